@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reasons ARx can refuse for, and the errors that carry them.  SPEC 10.
+
+``REASONS`` is the whole set: a code that is not in it cannot be raised, and a test holds it and the table in SPEC
+together.  An error carries its code, a status hint and facts for people; never a key, a token or a signature.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+
+class Reason(NamedTuple):
+    """One line of the reason table.
+
+    Attributes:
+        status: HTTP status of the answer.
+        oauth_error: The RFC 6750 error of the answer, or None where that RFC has none.
+        retry: What a client can do about it.
+    """
+
+    status: int
+    oauth_error: str | None
+    retry: str
+
+
+_NEW_TOKEN: Final = Reason(401, "invalid_token", "with a new token")
+_NO: Final = Reason(403, "insufficient_scope", "no")
+_SIGN_ANEW: Final = Reason(401, "invalid_token", "sign anew")
+_LATER: Final = Reason(503, None, "after Retry-After")
+
+REASONS: Final[dict[str, Reason]] = {
+    "missing_token": Reason(401, None, "with a token"),
+    "malformed_request": Reason(400, "invalid_request", "with a well-formed request"),
+    "malformed": _NEW_TOKEN,
+    "unknown_key": _NEW_TOKEN,
+    "bad_signature": _NEW_TOKEN,
+    "unknown_caveat": _NEW_TOKEN,
+    "wrong_audience": _NEW_TOKEN,
+    "not_yet_valid": _NEW_TOKEN,
+    "expired": _NEW_TOKEN,
+    "revoked": _NEW_TOKEN,
+    "banned": _NEW_TOKEN,
+    "missing_discharge": Reason(403, "insufficient_scope", "after approval"),
+    "tool_not_allowed": _NO,
+    "argument_not_allowed": _NO,
+    "too_deep": _NO,
+    "name_not_allowed": _NO,
+    "network_not_allowed": _NO,
+    "budget_exhausted": _NO,
+    "proof_missing": _SIGN_ANEW,
+    "proof_invalid": _SIGN_ANEW,
+    "replayed": _SIGN_ANEW,
+    "syncing": _LATER,
+    "stale": _LATER,
+    "behind": _LATER,
+    "fenced": _LATER,
+    "closed": _LATER,
+    "store_unavailable": _LATER,
+    "audit_unavailable": _LATER,
+}
+
+
+class Failure(NamedTuple):
+    """One thing that did not hold, told only once the token's signature is proven.
+
+    Attributes:
+        place: Where it stands: ``"identifier"``, ``"caveat 3 (acme/worker)"``, ``"request"``.
+        rule: What was asked for, in the caveat's own words, for example ``amount range``.
+        expected: What would have been allowed.
+        came: What the request had, shortened; never a secret.
+    """
+
+    place: str
+    rule: str
+    expected: str
+    came: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.rule}: expected {self.expected}, came {self.came}"
+
+
+class ArxError(Exception):
+    """Everything ARx refuses.  Catch ``TokenError``, ``AccessError``, ``UnavailableError`` or ``GrantError``.
+
+    Attributes:
+        code: The stable, public reason code.
+        status_hint: The HTTP status that fits.
+        failures: What was expected and what came, when that may be told.
+    """
+
+    code: str = "malformed"
+    status_hint: int = 400
+
+    def __init__(self, message: str, *, code: str | None = None, failures: Sequence[Failure] = ()) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        self.failures = tuple(failures)
+        reason = REASONS.get(self.code)
+        if reason is not None:
+            self.status_hint = reason.status
+
+
+class TokenError(ArxError):
+    """The presented token is not usable."""
+
+    status_hint = 401
+
+
+class MalformedTokenError(TokenError):
+    """The bytes break SPEC 2 or 3: size, version, shape or byte form."""
+
+    code = "malformed"
+
+
+class UnknownKeyError(TokenError):
+    """No audience key has this token's key id."""
+
+    code = "unknown_key"
+
+
+class SignatureMismatchError(TokenError):
+    """The chain does not end in this signature."""
+
+    code = "bad_signature"
+
+
+class ValidityError(TokenError):
+    """Authentic, and not for this audience or not at this time."""
+
+    code = "expired"
+
+
+class RevokedError(TokenError):
+    """A scope of this token was killed after its birth, or is banned."""
+
+    code = "revoked"
+
+
+class UnknownCaveatError(TokenError):
+    """A caveat that this version does not understand; what is unknown prohibits."""
+
+    code = "unknown_caveat"
+
+
+class ProofError(TokenError):
+    """The per-call proof is missing, wrong, or was used before."""
+
+    code = "proof_invalid"
+
+
+class AccessError(ArxError):
+    """Authentic, and does not allow this."""
+
+    code = "tool_not_allowed"
+    status_hint = 403
+
+
+class CaveatProhibitsError(AccessError):
+    """An authentic caveat says no to this request."""
+
+
+class MissingDischargeError(AccessError):
+    """A third-party caveat is not answered."""
+
+    code = "missing_discharge"
+
+
+class UnavailableError(ArxError):
+    """Cannot decide, and therefore refuses."""
+
+    code = "stale"
+    status_hint = 503
+
+
+class StaleEpochError(UnavailableError):
+    """The view of the revocation epoch is too old, behind, fenced or closed."""
+
+
+class AuditError(UnavailableError):
+    """The decision could not be recorded."""
+
+    code = "audit_unavailable"
+
+
+class StoreError(UnavailableError):
+    """A store that the decision or the command needs did not answer."""
+
+    code = "store_unavailable"
+
+
+class GrantError(ArxError):
+    """The mint's policy refuses to grant this."""
+
+    code = "not_granted"
+    status_hint = 403
+
+
+class AttenuationError(ArxError):
+    """A holder's own mistake, for example adding to a one-shot token."""
+
+    code = "attenuation"
+    status_hint = 400
+
+
+class SettingsError(ArxError):
+    """Start-up refused: a setting, a file or a key is missing or wrong."""
+
+    code = "settings"
+    status_hint = 500
+
+
+class RequestError(ArxError):
+    """The request itself, not its token, cannot be understood."""
+
+    code = "malformed_request"
+    status_hint = 400
+
+
+_CLASSES: Final[dict[str, type[ArxError]]] = {
+    "missing_token": TokenError,
+    "malformed_request": RequestError,
+    "malformed": MalformedTokenError,
+    "unknown_key": UnknownKeyError,
+    "bad_signature": SignatureMismatchError,
+    "unknown_caveat": UnknownCaveatError,
+    "wrong_audience": ValidityError,
+    "not_yet_valid": ValidityError,
+    "expired": ValidityError,
+    "revoked": RevokedError,
+    "banned": RevokedError,
+    "missing_discharge": MissingDischargeError,
+    "tool_not_allowed": CaveatProhibitsError,
+    "argument_not_allowed": CaveatProhibitsError,
+    "too_deep": CaveatProhibitsError,
+    "name_not_allowed": CaveatProhibitsError,
+    "network_not_allowed": CaveatProhibitsError,
+    "budget_exhausted": CaveatProhibitsError,
+    "proof_missing": ProofError,
+    "proof_invalid": ProofError,
+    "replayed": ProofError,
+    "syncing": StaleEpochError,
+    "stale": StaleEpochError,
+    "behind": StaleEpochError,
+    "fenced": StaleEpochError,
+    "closed": StaleEpochError,
+    "store_unavailable": StoreError,
+    "audit_unavailable": AuditError,
+}
+
+
+def refusal(code: str, message: str, failures: Sequence[Failure] = ()) -> ArxError:
+    """Build the error of a reason code.
+
+    Args:
+        code: A key of ``REASONS``.
+        message: A sentence for people, without secrets.
+        failures: What was expected and what came.
+
+    Returns:
+        An instance of the class that callers catch for this code.
+
+    Raises:
+        KeyError: The code is not in the table: a programmer's mistake.
+    """
+    return _CLASSES[code](message, code=code, failures=failures)
+
+
+def shorten(value: Any, limit: int = 80) -> str:
+    """Write a value for a refusal: one line, bounded, with its type visible (``"5"`` is not ``5``)."""
+    text = ascii(value) if not isinstance(value, str) else '"' + value[: limit + 1] + '"'
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: limit + 2])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
