@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is being asked for: one call of one tool, as a verifier judges it.  SPEC 5.
+
+Here stand the request's shape and the one strict reading of JSON arguments.  Which tool an HTTP request means is the
+adapter's to say; what a caveat makes of it stands in ``caveats``.  Whoever builds the request reads the clock, once.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, NoReturn
+
+import msgspec
+from arx_verifier.errors import RequestError
+
+MAX_JSON_DEPTH: Final = 32  # deeper than any tool's arguments, far above what recursion in a tool could mind
+MAX_INTEGER: Final = 2**53 - 1  # beyond it two readers of the same bytes can see two numbers (RFC 8785)
+_MAX_INTEGER_CHARS: Final = 17  # a sign and 16 digits; longer ones are refused before they are converted
+_MAX_FLOAT_CHARS: Final = 128  # conversion of a decimal is not linear in its length
+
+
+class HttpCall(NamedTuple):
+    """The HTTP request a call travelled in, as its proof covers it.  SPEC 6.
+
+    Attributes:
+        method: The method as sent, upper case.
+        target: Raw path and query as sent, before any decoding.
+        body_digest: SHA-256 of the body, 32 bytes; that of the empty string when there is no body.
+    """
+
+    method: str
+    target: bytes | str
+    body_digest: bytes
+
+
+class AccessRequest(msgspec.Struct, frozen=True):
+    """One call, to be allowed or refused.
+
+    Attributes:
+        tool: Name of the tool; empty when the request maps to none, which no token allows.
+        args: The arguments as they are on the wire, before validation or defaults.
+        at: The time of the request in ms since the Unix epoch.
+        peer: Network address the call came from, or None where there is none.
+        http: The HTTP request around it, or None for another transport.
+    """
+
+    tool: str
+    args: Mapping[str, Any]
+    at: int
+    peer: str | None = None
+    http: HttpCall | None = None
+
+
+def read_json_object(raw: bytes) -> dict[str, Any]:
+    """Read one JSON object so that no second reader can see another one in the same bytes.  SPEC 5.
+
+    Args:
+        raw: The body, UTF-8 without a byte-order mark.
+
+    Returns:
+        The object's members.
+
+    Raises:
+        RequestError: Not JSON, not an object, a name twice at any depth, NaN or an infinity, an integer beyond
+            2^53-1, a lone surrogate, or more than 32 levels.
+    """
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the JSON is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise RequestError(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels") from None
+    if not isinstance(value, dict):
+        raise RequestError("the JSON is not an object")
+    # Each level costs an opening bracket and each surrogate an escape: without them there is nothing to look for.
+    if raw.count(b"{") + raw.count(b"[") > MAX_JSON_DEPTH or b"\\ud" in raw.lower():
+        _check(value)
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise RequestError("the JSON has a name twice in one object")
+    return members
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _MAX_INTEGER_CHARS else MAX_INTEGER + 1
+    if not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise RequestError("the JSON has an integer beyond 2^53-1")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text) if len(text) <= _MAX_FLOAT_CHARS else float("inf")
+    if value in (float("inf"), float("-inf")):
+        raise RequestError("the JSON has a number too large or too long")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise RequestError(f"the JSON has {text}, which is not a number")
+
+
+# The arguments are checked by the hooks, the whole by ``_check``; the decoder holds no state and may be shared.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_integer, parse_float=_float, parse_constant=_constant, strict=True
+)
+
+
+def _check(value: Any) -> None:
+    waiting = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if isinstance(item, str):
+            _check_text(item)
+        elif isinstance(item, dict | list):
+            if depth > MAX_JSON_DEPTH:
+                raise RequestError(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels")
+            waiting.extend((inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item))
+            if isinstance(item, dict):
+                _check_text("".join(item))  # joining makes no pair whole: Python keeps two halves as two characters
+
+
+def _check_text(text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError("the JSON has half of a surrogate pair")
