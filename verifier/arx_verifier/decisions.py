@@ -29,23 +29,6 @@ _CALL_BYTES: Final = 4 * 1024  # a call's part above this has its texts cut
 _TEXT_CHARS: Final = 128
 _FAILURES: Final = 8
 
-# The fields of the JSON form that are their own; a chain's follow.
-_TOLD: Final = [
-    "id",
-    "outcome",
-    "code",
-    "at",
-    "tool",
-    "inc",
-    "applied",
-    "age_ms",
-    "peer",
-    "correlation",
-    "sequence",
-    "verifier",
-    "boot",
-]
-
 OK: Final = "ok"
 COUNTED: Final = "counted"
 
@@ -175,7 +158,9 @@ class Decision(msgspec.Struct):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision for JSON: bytes in hex, one level, nothing secret."""
-        values = {name: getattr(self, name) for name in _TOLD} | msgspec.structs.asdict(self.facts)
+        names = ("id", "outcome", *self.__struct_fields__)
+        values = {name: getattr(self, name) for name in names if name not in ("facts", "grant")}
+        values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
         values["failures"] = [failure._asdict() for failure in self.failures]
         values["counts"] = [counted._asdict() for counted in self.counts]
