@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remember which per-call nonces were spent.  SPEC 6.
+
+A store says whether a key is new and remembers it for as long as the call it belongs to could be repeated; it never
+forgets a live one to make room.  What the key covers and how long a call may live is the verifier's to say.
+"""
+
+import os
+import threading
+import time
+from typing import Any, Final, Protocol
+
+from arx_verifier.errors import SettingsError, StoreError
+
+MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
+_TIMEOUT_S: Final = 0.25  # a nonce store is on the way of each call: slower than this is down
+
+
+class NonceStore(Protocol):
+    """What a verifier needs in order to refuse a repeated call.
+
+    Attributes:
+        waits: Whether ``spend`` may wait for a network.
+        not_before_ms: What was issued before this must be refused: the store may have forgotten it.  Read it after
+            ``spend``, which may move it.
+    """
+
+    waits: bool
+    not_before_ms: int
+
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+        """Spend a key, in one indivisible step.
+
+        Args:
+            key: What may be used once, made unique by audience and call.
+            expires_ms: Until when it must be remembered, ms since the Unix epoch.
+            now_ms: The time of the request, ms since the Unix epoch.
+
+        Returns:
+            True if it was new, False if it was seen before.
+
+        Raises:
+            StoreError: It cannot be told: the store is full or did not answer.
+        """
+
+
+class MemoryNonces:
+    """Nonces in this process's memory: right for exactly one process.
+
+    Another process, another worker or a forked child knows nothing of them, so a call could be repeated there.  A
+    forked child refuses; workers that are started apart cannot be seen from here and need ``RedisNonces``.
+
+    Args:
+        now_ms: The start, ms since the Unix epoch; None reads the clock.
+        capacity: How many live nonces are held before the store is full.
+    """
+
+    waits = False
+
+    def __init__(self, *, now_ms: int | None = None, capacity: int = MAX_NONCES) -> None:
+        self.not_before_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        self._pid, self._capacity = os.getpid(), capacity
+        self._seen: set[bytes | str] = set()
+        self._by_second: dict[int, list[bytes | str]] = {}
+        self._purged_s = self.not_before_ms // 1000
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+        """Spend a key; see ``NonceStore``."""
+        if os.getpid() != self._pid:
+            raise StoreError("a forked process shares no nonces with its parent: use RedisNonces")
+        with self._lock:
+            if now_ms // 1000 > self._purged_s:
+                self._purge(now_ms // 1000)
+            # A clock that was set back must not bring back to life what the purge has forgotten.
+            if key in self._seen or expires_ms // 1000 < self._purged_s:
+                return False
+            if len(self._seen) >= self._capacity:
+                raise StoreError(f"the nonce store is full: {self._capacity} calls are still live")
+            self._seen.add(key)
+            self._by_second.setdefault(expires_ms // 1000, []).append(key)
+        return True
+
+    def _purge(self, now_s: int) -> None:
+        self._purged_s = now_s
+        for second in [second for second in self._by_second if second < now_s]:
+            self._seen.difference_update(self._by_second.pop(second))
+
+
+class RedisNonces:
+    """Nonces in Redis or Valkey, shared by all workers of a service.
+
+    Use an instance (or at least a database) of its own, with ``maxmemory-policy noeviction``: an evicted nonce is a
+    call that can be repeated.  The policy is checked where the server allows asking.  Nothing issued before the server
+    started is accepted, so a restart without its data opens no gap; a failover to a replica that lacks the last writes
+    does, for the seconds a call lives.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://`` address.
+        prefix: What keys begin with, for example ``arx:nonce:orders:``.
+        timeout_s: Longest wait for an answer, in seconds.
+
+    Raises:
+        SettingsError: The address cannot be read.
+    """
+
+    waits = True
+
+    def __init__(self, url: str, prefix: str, *, timeout_s: float = _TIMEOUT_S) -> None:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        self.not_before_ms = 0
+        self._unfit = ""
+        self._prefix = prefix.encode()
+        options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        # No retry: a command that was carried out but not answered would find its own key and call it a replay.
+        options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._connected}
+        try:
+            self._redis = Redis.from_url(url, **options)
+        except (ValueError, TypeError) as error:
+            raise SettingsError("the nonce store's address is not a redis://, rediss:// or unix:// URL") from error
+
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+        """Spend a key; see ``NonceStore``."""
+        from redis.exceptions import RedisError
+
+        name = self._prefix + (key if isinstance(key, bytes) else key.encode())
+        try:
+            return bool(self._redis.set(name, b"", nx=True, px=max(1, expires_ms - now_ms)))
+        except (RedisError, OSError) as error:
+            raise StoreError(self._unfit or f"the nonce store did not answer: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _connected(self, connection: Any) -> None:
+        """Look at the server at the start of each connection: a restarted one has forgotten, an evicting one will."""
+        from redis.exceptions import RedisError, ResponseError
+
+        self._unfit = ""
+        connection.on_connect()
+        told = b""
+        try:
+            for section in ("server", "memory"):
+                connection.send_command("INFO", section)
+                told += _bytes(connection.read_response()) + b"\n"
+        except ResponseError:  # not permitted: the start counts as now, the policy is the operator's promise
+            pass
+        up_s, policy = _field(told, b"uptime_in_seconds"), _field(told, b"maxmemory_policy")
+        self.not_before_ms = max(self.not_before_ms, time.time_ns() // 1_000_000 - 1000 * int(up_s or 0))
+        if policy not in (None, b"noeviction"):
+            self._unfit = "the nonce store may evict live nonces: set its maxmemory-policy to noeviction"
+            raise RedisError(self._unfit)  # of redis-py's own kind, so that it drops the connection
+
+
+def _bytes(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else str(answer).encode()
+
+
+def _field(info: bytes, name: bytes) -> bytes | None:
+    """Find one line of an INFO answer."""
+    lines = (line.partition(b":") for line in info.splitlines())
+    return next((value for key, _, value in lines if key == name), None)
