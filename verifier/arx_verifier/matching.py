@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Match an argument's text: glob, path, URL, network.  SPEC 5.3.
+
+Holders write these operands and verifiers must run them, so nothing takes more than linear time: there is no
+backtracking anywhere.  All is lexical: no file system, no name lookup, no decoding of what was escaped.  Text that two
+readers could understand differently is not matched at all, also under ``not``.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from arx_verifier.comparing import Test, is_text
+from arx_verifier.errors import MalformedTokenError
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# What makes a path mean another one: control characters, a backslash, an empty segment, an escaped dot, slash,
+# backslash, NUL or per cent sign (decoded twice somewhere), and segments of dots only, also before a path parameter
+# (``..;``) or padded with spaces (which Windows drops).
+_UNCLEAN: Final = re.compile(
+    r"[\x00-\x1f\x7f\\]|//|%(?:2[ef5]|5c|00)|(?:\A|/)[. ]+(?:;[^/]*)?(?:/|\Z)", re.IGNORECASE | re.ASCII
+)
+_NOT_IN_URL: Final = re.compile(r'[^\x21-\x7e]|[\\"<>^`{|}]')
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?[^#]*)?(?:#.*)?")
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([1-9][0-9]{0,4}))?")
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER_LIKE: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label that makes URL readers see an IPv4 address
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_MAX_HOST_CHARS: Final = 253  # RFC 1035 2.3.4
+_MAX_ADDRESS_CHARS: Final = 45  # the longest way to write an IPv6 address
+
+
+def glob(operand: Any) -> Test:
+    """The text matches a pattern whose only metacharacter, ``*``, is any run of characters without ``/``."""
+    if type(operand) is not str or operand == "":
+        raise MalformedTokenError("glob must be text, and not empty")
+    if "**" in operand:
+        # Elsewhere it crosses slashes; a writer who expects that under ``not`` would refuse less than meant.
+        raise MalformedTokenError("glob has no '**': use subpath for everything below a path")
+    if "*" not in operand:
+        return is_text, lambda value: type(value) is str and value == operand
+    if operand.count("*") == 1:
+        return is_text, _one_star(*operand.split("*"))
+    # ``*`` matches no slash, so each slash of the value answers one of the pattern: compare segment by segment.
+    matches = [_segment(part) for part in operand.split("/")]
+
+    def holds(value: Any) -> bool:
+        if type(value) is not str or value.count("/") != len(matches) - 1:
+            return False
+        return all(match(part) for match, part in zip(matches, value.split("/"), strict=True))
+
+    return is_text, holds
+
+
+def subpath(operand: Any) -> Test:
+    """The text is this path or below it, with nothing in it that could mean another path."""
+    if type(operand) is not str or not is_clean_path(operand):
+        raise MalformedTokenError("subpath must be a path without '.', '..', '//', a backslash or escapes of these")
+    if operand == "/":
+        return is_clean_path, lambda value: is_clean_path(value) and value.startswith("/")
+    if operand.endswith("/"):
+        raise MalformedTokenError("subpath must not end with '/'")
+    below = operand + "/"
+    return is_clean_path, lambda value: is_clean_path(value) and (value == operand or value.startswith(below))
+
+
+def is_clean_path(value: Any) -> bool:
+    """Tell whether *value* is a path that can mean only itself."""
+    return type(value) is str and value != "" and _UNCLEAN.search(value) is None
+
+
+def cidr(operand: Any) -> Test:
+    """The text is an IP address inside this network; IPv4 inside IPv6 is unwrapped first.
+
+    A network speaks of addresses of its own version only.
+    """
+    try:
+        network = ipaddress.ip_network(operand) if type(operand) is str else None
+    except ValueError as error:
+        raise MalformedTokenError("cidr must be a network such as '10.0.0.0/8', without host bits") from error
+    if network is None or str(network) != operand:
+        raise MalformedTokenError("cidr must be written in its one form, such as '10.0.0.0/8' or '2001:db8::/32'")
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise MalformedTokenError("cidr must name an IPv4 network as such, not inside IPv6")
+    version = network.version
+
+    def speaks(value: Any) -> bool:
+        address = read_address(value)
+        return address is not None and address.version == version
+
+    return speaks, lambda value: (address := read_address(value)) is not None and address in network
+
+
+def read_address(value: Any) -> _Address | None:
+    """Read an IP address strictly: no zone, no leading zeros, no short form; IPv4 inside IPv6 is unwrapped."""
+    if type(value) is not str or len(value) > _MAX_ADDRESS_CHARS or "%" in value:
+        return None
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+class _Location(NamedTuple):
+    scheme: str
+    host: str  # lower case; an IP address in its one form, in brackets when it is IPv6
+    port: int | None
+    path: str
+
+
+def url(scheme: Any, host: Any, port: Any, path: Any) -> Test:
+    """The text is a URL with this scheme and host and, where given, this port and a path at or below this one.
+
+    Args:
+        scheme: In lower case.
+        host: Exact, or ``*.example.com`` for every name below ``example.com``.  An IP address, a private one above
+            all, and ``localhost`` match only where the operand is that very address or name.
+        port: 1-65535, or None for any; a URL without one has its scheme's.
+        path: As for ``subpath``, beginning with ``/``, or None for any.
+    """
+    if type(scheme) is not str or _SCHEME.fullmatch(scheme) is None:
+        raise MalformedTokenError("url scheme must be in lower case, such as 'https'")
+    speaks_of_host, host_holds = _host(host)
+    if port is not None and (type(port) is not int or not 1 <= port <= 65535):
+        raise MalformedTokenError("url port must be 1-65535")
+    if path is not None and (type(path) is not str or not path.startswith("/")):
+        raise MalformedTokenError("url path must begin with '/'")
+    speaks_of_path, path_holds = subpath(path) if path is not None else (is_text, is_text)
+
+    def speaks(value: Any) -> bool:
+        found = _read_url(value)
+        return found is not None and speaks_of_host(found.host) and speaks_of_path(found.path)
+
+    def holds(value: Any) -> bool:
+        found = _read_url(value)
+        if found is None or found.scheme != scheme or not host_holds(found.host):
+            return False
+        return (port is None or found.port == port) and path_holds(found.path)
+
+    return speaks, holds
+
+
+def _host(operand: Any) -> Test:
+    wild = type(operand) is str and operand.startswith("*.")
+    name = operand[2:] if wild else operand
+    if type(name) is not str or name != _one_form(name) or (wild and _is_literal(name)):
+        raise MalformedTokenError("url host must be a name in lower case, '*.name', or an IP address in its one form")
+    suffix = operand[1:]
+
+    def speaks(value: str) -> bool:
+        # A number, or this machine's own name, could be any host in disguise: only naming it speaks of it.
+        return value == operand or not _is_literal(value)
+
+    return speaks, (lambda value: value.endswith(suffix)) if wild else (lambda value: value == operand)
+
+
+def _is_literal(host: str) -> bool:
+    """Tell whether *host* is an IP address or a name of this machine; not whether it is private: none is spared."""
+    if host.startswith("[") or host == "localhost" or host.endswith(".localhost"):
+        return True
+    return _NUMBER_LIKE.fullmatch(host.rpartition(".")[2]) is not None
+
+
+def _one_form(host: str) -> str | None:
+    """Bring a host to its one form; None for odd IP notations and for what is no host."""
+    if host.startswith("["):
+        address = read_address(host[1:-1])
+        return f"[{address.compressed}]" if isinstance(address, ipaddress.IPv6Address) else None
+    host = host.lower()
+    labels = host.split(".")
+    if _NUMBER_LIKE.fullmatch(labels[-1]) is not None:
+        # 0x7f.1, 2130706433 and 0177.0.0.1 are 127.0.0.1 to many clients.
+        return host if read_address(host) is not None else None
+    if len(host) > _MAX_HOST_CHARS or not all(map(_LABEL.fullmatch, labels)):
+        return None
+    return host
+
+
+def _read_url(value: Any) -> _Location | None:
+    if type(value) is not str or _NOT_IN_URL.search(value) is not None:
+        return None
+    parts = _URL.fullmatch(value)
+    # User information is refused with all else that is no host and port: ``good.example@evil.example``.
+    authority = _AUTHORITY.fullmatch(parts[2]) if parts is not None else None
+    if parts is None or authority is None:
+        return None
+    host = _one_form(authority[1])
+    scheme = parts[1].lower()
+    port = int(authority[2]) if authority[2] else _DEFAULT_PORTS.get(scheme)
+    if host is None or (port is not None and port > 65535):
+        return None
+    return _Location(scheme, host, port, parts[3] or "/")
+
+
+def _one_star(first: str, last: str) -> Callable[[Any], bool]:
+    start, shortest = len(first), len(first) + len(last)
+
+    def holds(value: Any) -> bool:
+        if type(value) is not str or not value.startswith(first) or not value.endswith(last):
+            return False
+        return len(value) >= shortest and value.find("/", start, len(value) - len(last)) < 0
+
+    return holds
+
+
+def _segment(pattern: str) -> Callable[[str], bool]:
+    """Match text without slashes: first and last literal at the ends, each other one at its leftmost place.
+
+    The leftmost place leaves the most for what follows, so no second choice is ever needed.
+    """
+    if "*" not in pattern:
+        return lambda text: text == pattern
+    first, *middle, last = pattern.split("*")
+    literals = [part for part in middle if part]
+    shortest = len(first) + len(last)
+
+    def match(text: str) -> bool:
+        if len(text) < shortest or not text.startswith(first) or not text.endswith(last):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for literal in literals:
+            at = text.find(literal, at, end)
+            if at < 0:
+                return False
+            at += len(literal)
+        return True
+
+    return match

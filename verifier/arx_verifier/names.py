@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grammars of names, and which path a pattern covers.  SPEC 2.
+
+One home for what a realm, an audience, an agent path, a tool and a key id look like, so that the mint, a holder and a
+verifier cannot disagree.  Each ``is_…`` answers for any value, also for one that is no text; each ``check_…`` returns
+the name or refuses.  What a name is used for is left to others.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from arx_verifier.errors import MalformedTokenError, shorten
+
+MAX_PATH_BYTES: Final = 64  # an agent path with ``agent:`` before it stays below the 96 bytes of a scope
+MAX_PATH_SEGMENTS: Final = 8  # each ancestor is one more scope to look up on every check
+MAX_TOOL_CHARS: Final = 96  # longer than any tool name seen in the wild; keeps a record's line readable
+MINT_AUDIENCE: Final = "arx.mint"
+
+_SEGMENT: Final = r"[a-z0-9][a-z0-9._-]*"
+_REALM: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+_AUDIENCE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_PATH: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_TOOL: Final = re.compile(r"[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*")
+_ROOT_NAME: Final = re.compile(r"[a-z0-9]{1,16}")
+_KID: Final = re.compile(r"[a-z0-9]{1,16}\.(?:0|[1-9][0-9]{0,8})")
+
+
+def is_realm(text: Any) -> bool:
+    """Tell whether *text* can name a realm: ``[a-z0-9][a-z0-9._-]{0,31}``."""
+    return isinstance(text, str) and _REALM.fullmatch(text) is not None
+
+
+def is_audience(text: Any) -> bool:
+    """Tell whether *text* can name a tool service: at most 64 characters, not beginning with ``arx``.
+
+    ``arx.mint``, the mint's own audience, is not one: a caller that takes it says so.
+    """
+    return isinstance(text, str) and _AUDIENCE.fullmatch(text) is not None and not text.startswith("arx")
+
+
+def is_agent_path(text: Any) -> bool:
+    """Tell whether *text* is an agent path: 1-8 segments ``[a-z0-9][a-z0-9._-]*`` joined by ``/``, 64 bytes."""
+    return (
+        isinstance(text, str)
+        and len(text) <= MAX_PATH_BYTES
+        and text.count("/") < MAX_PATH_SEGMENTS
+        and _PATH.fullmatch(text) is not None
+    )
+
+
+def is_path_pattern(text: Any) -> bool:
+    """Tell whether *text* is a pattern of agent paths: ``*`` for one segment, ``**`` only as the last."""
+    if not isinstance(text, str) or len(text) > MAX_PATH_BYTES:
+        return False
+    segments = text.split("/")
+    if len(segments) > MAX_PATH_SEGMENTS:
+        return False
+    if segments[-1] == "**":
+        segments.pop()
+    return all(segment == "*" or _PATH.fullmatch(segment) is not None for segment in segments)
+
+
+def is_tool(text: Any) -> bool:
+    """Tell whether *text* can name a tool: dotted parts of ``[A-Za-z0-9_/:-]``, none empty, at most 96 characters."""
+    return isinstance(text, str) and len(text) <= MAX_TOOL_CHARS and _TOOL.fullmatch(text) is not None
+
+
+def is_tool_pattern(text: Any) -> bool:
+    """Tell whether *text* is what a rule may name: a tool, ``prefix.*`` or ``*``."""
+    if not isinstance(text, str) or len(text) > MAX_TOOL_CHARS:
+        return False
+    return text == "*" or is_tool(text.removesuffix(".*"))
+
+
+def is_root_name(text: Any) -> bool:
+    """Tell whether *text* can name a root key: ``[a-z0-9]{1,16}``."""
+    return isinstance(text, str) and _ROOT_NAME.fullmatch(text) is not None
+
+
+def is_kid(text: Any) -> bool:
+    """Tell whether *text* is a key id, ``<root name>.<n>``, the number without leading zeros."""
+    return isinstance(text, str) and _KID.fullmatch(text) is not None
+
+
+def check_realm(text: Any) -> str:
+    """Return *text* if it can name a realm.
+
+    Raises:
+        MalformedTokenError: It cannot.
+    """
+    return _checked(is_realm(text), text, "a realm's name: [a-z0-9][a-z0-9._-]{0,31}")
+
+
+def check_agent_path(text: Any) -> str:
+    """Return *text* if it is an agent path.
+
+    Raises:
+        MalformedTokenError: It is not.
+    """
+    return _checked(is_agent_path(text), text, "an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
+
+
+def check_path_pattern(text: Any) -> str:
+    """Return *text* if it is a pattern of agent paths.
+
+    Raises:
+        MalformedTokenError: It is not.
+    """
+    return _checked(is_path_pattern(text), text, "a pattern of agent paths: '*' a segment, '**' only as the last")
+
+
+def _checked(holds: bool, text: Any, wanted: str) -> str:
+    if not holds:
+        raise MalformedTokenError(f"{shorten(text)} is not {wanted}")
+    return str(text)
+
+
+def agent_scopes(path: str) -> list[str]:
+    """List the scopes whose kill or ban ends what this agent holds: itself and everyone above it.  SPEC 8."""
+    return [f"agent:{above}" for above in ancestors(path)]
+
+
+def subject_scope(issuer: str, subject: str) -> str:
+    """Return the scope of a subject: a digest, because a scope is short and shown to many."""
+    return "subject:" + hashlib.sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:32]
+
+
+def ancestors(path: str) -> list[str]:
+    """List *path* and every path above it, nearest first.
+
+    ``acme`` is above ``acme/x`` and not above ``acme2``: paths are cut at ``/``, never compared as prefixes of text.
+    """
+    found = [path]
+    while (cut := path.rfind("/")) >= 0:
+        path = path[:cut]
+        found.append(path)
+    return found
+
+
+def matches_path(pattern: str, path: str) -> bool:
+    """Tell whether a pattern of agent paths covers *path*.
+
+    Args:
+        pattern: Segments are exact, ``*`` is any one segment, and a last ``**`` is any number of further segments,
+            none included: ``acme/**`` covers ``acme`` and all below it.
+        path: An agent path.
+    """
+    wanted, segments = pattern.split("/"), path.split("/")
+    if wanted[-1] == "**":
+        wanted.pop()
+        segments = segments[: len(wanted)]
+    if len(wanted) != len(segments):
+        return False
+    return all(want in ("*", segment) for want, segment in zip(wanted, segments, strict=True))
+
+
+def matches_any_path(patterns: Sequence[str], path: str) -> bool:
+    """Tell whether one of *patterns* covers *path*; an empty list covers nothing."""
+    return any(matches_path(pattern, path) for pattern in patterns)
+
+
+def matches_tool(pattern: str, tool: str) -> bool:
+    """Tell whether a tool pattern covers *tool*: exact, ``prefix.*`` (cut at a dot), or ``*``."""
+    if pattern == "*":
+        return True
+    if pattern.endswith(".*"):
+        return len(tool) >= len(pattern) and tool.startswith(pattern[:-1])
+    return pattern == tool
