@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rule says of one argument, and the test that is made of it.  SPEC 5.
+
+``Leaf`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  How one value is matched is in
+``comparing`` and ``matching``; what a rule does with its arguments, in ``constraints``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from arx_verifier import comparing, matching
+from arx_verifier.canonical import MAX_INTEGER
+from arx_verifier.comparing import Predicate, Test
+from arx_verifier.errors import MalformedTokenError
+
+Integer: TypeAlias = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+Size: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Scalar: TypeAlias = str | Integer | bool
+Bound: TypeAlias = str | Integer  # text is a decimal
+
+
+class Url(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The parts of a URL that a constraint fixes; see ``matching.url``."""
+
+    scheme: str
+    host: str
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    path: str | None = None
+
+
+class Leaf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Tests of one value, without nesting.  Every member restricts; together they are a conjunction."""
+
+    equal: Scalar | None = None
+    one_of: tuple[Scalar, ...] | None = None
+    none_of: tuple[Scalar, ...] | None = None
+    range: tuple[Bound, Bound] | None = None
+    min: Bound | None = None
+    max: Bound | None = None
+    glob: str | None = None
+    subpath: str | None = None
+    url: Url | None = None
+    cidr: str | None = None
+    length: Size | None = None
+    min_length: Size | None = None
+    max_length: Size | None = None
+    contains: tuple[Scalar, ...] | None = None
+    subset: tuple[Scalar, ...] | None = None
+
+
+LeafLike: TypeAlias = Scalar | Leaf  # a bare scalar means ``equal``
+
+
+class Constraint(Leaf, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a rule says of one argument: the tests of ``Leaf``, one level of logic, and whether it may be absent.
+
+    The levels are types, not a recursion, so that no token decides how deep a verifier goes.
+    """
+
+    all_of: tuple[LeafLike, ...] | None = None
+    any_of: tuple[LeafLike, ...] | None = None
+    not_: LeafLike | None = field(default=None, name="not")
+    optional: bool = False
+
+
+ConstraintLike: TypeAlias = Scalar | Constraint
+
+
+def compile_constraint(constraint: ConstraintLike) -> Predicate:
+    """Make the test of one argument: a callable that takes any value and is True when the constraint holds.
+
+    Raises:
+        MalformedTokenError: An operand that SPEC 5 does not allow, or a constraint that says nothing.
+    """
+    return all_hold([holds for _, holds in tests_of(constraint)])
+
+
+def read_constraint(data: Any) -> ConstraintLike:
+    """Make a constraint of plain data and check its operands.
+
+    Raises:
+        MalformedTokenError: As ``read_rule``.
+    """
+    try:
+        constraint: ConstraintLike = msgspec.convert(data, ConstraintLike)
+    except msgspec.ValidationError as error:
+        raise MalformedTokenError(str(error)) from error
+    compile_constraint(constraint)
+    return constraint
+
+
+def said(constraint: Any) -> list[tuple[str, Any]]:
+    """List what a constraint says: each member's name and operand."""
+    if not isinstance(constraint, Leaf):
+        return [("equal", constraint)]
+    operands = msgspec.structs.astuple(constraint)
+    return [(word, operand) for word, operand in zip(_MAKERS, operands, strict=False) if operand is not None]
+
+
+def tests_of(constraint: Any) -> list[Test]:
+    """Check what a constraint says and make a test of each member, in the order of ``said``."""
+    if not isinstance(constraint, Leaf):
+        return [comparing.equal(constraint)]
+    operands = msgspec.structs.astuple(constraint)[: len(_IN_ORDER)]  # without ``optional``, which tests no value
+    count = len(operands) - operands.count(None)
+    made: list[Test] = []
+    for make, operand in zip(_IN_ORDER, operands, strict=False):  # a leaf ends earlier: it has no logic
+        if len(made) == count:
+            break
+        if operand is not None:
+            made.append(make(operand))
+    if not made:
+        # Nothing to test would let any value through without having said so.
+        raise MalformedTokenError("a constraint must test something")
+    if len(made) > 1:
+        _refuse_crossed_bounds(constraint)
+    return made
+
+
+def weigh(constraint: Any) -> int:
+    """Count the tests of one argument, those inside its logic included."""
+    total = len(said(constraint))
+    if isinstance(constraint, Constraint):
+        inner = (*(constraint.all_of or ()), *(constraint.any_of or ()), constraint.not_)
+        total += sum(weigh(part) for part in inner if part is not None)
+    return total
+
+
+def all_hold(tests: Sequence[Predicate]) -> Predicate:
+    """Make one predicate of several that must all be true."""
+    if len(tests) == 1:
+        return tests[0]
+    if len(tests) == 2:
+        first, second = tests
+        return lambda value: first(value) and second(value)
+    return lambda value: all(holds(value) for holds in tests)
+
+
+def _refuse_crossed_bounds(leaf: Leaf) -> None:
+    if leaf.min is not None and leaf.max is not None and type(leaf.min) is type(leaf.max):
+        comparing.within((leaf.min, leaf.max))
+    if leaf.min_length is not None and leaf.max_length is not None and leaf.min_length > leaf.max_length:
+        raise MalformedTokenError("min_length is above max_length")
+
+
+def _all_of(operand: tuple[LeafLike, ...]) -> Test:
+    parts = [_leaf(part) for part in _some("all_of", operand)]
+    speaks, holds = zip(*parts, strict=True)
+    return all_hold(speaks), all_hold(holds)
+
+
+def _any_of(operand: tuple[LeafLike, ...]) -> Test:
+    parts = [_leaf(part) for part in _some("any_of", operand)]
+    speaks, holds = zip(*parts, strict=True)
+    return (lambda value: any(speak(value) for speak in speaks)), lambda value: any(hold(value) for hold in holds)
+
+
+def _not(operand: LeafLike) -> Test:
+    speaks, holds = _leaf(operand)
+    return speaks, lambda value: speaks(value) and not holds(value)
+
+
+def _leaf(leaf: LeafLike) -> Test:
+    if isinstance(leaf, Constraint):  # a holder's own struct; the decoder would not make one here
+        raise MalformedTokenError("all_of, any_of and not take plain tests, without further nesting")
+    speaks, holds = zip(*tests_of(leaf), strict=True)
+    return all_hold(speaks), all_hold(holds)
+
+
+def _some(word: str, parts: tuple[LeafLike, ...]) -> tuple[LeafLike, ...]:
+    if not parts:
+        raise MalformedTokenError(f"{word} needs at least one constraint")
+    return parts
+
+
+def _url(operand: Url) -> Test:
+    return matching.url(operand.scheme, operand.host, operand.port, operand.path)
+
+
+# Every member there is but ``optional``, in the order of the structs, and what makes its test.
+_MAKERS: Final[dict[str, Callable[[Any], Test]]] = {
+    "equal": comparing.equal,
+    "one_of": comparing.one_of,
+    "none_of": comparing.none_of,
+    "range": comparing.within,
+    "min": comparing.at_least,
+    "max": comparing.at_most,
+    "glob": matching.glob,
+    "subpath": matching.subpath,
+    "url": _url,
+    "cidr": matching.cidr,
+    "length": comparing.has_length,
+    "min_length": comparing.has_min_length,
+    "max_length": comparing.has_max_length,
+    "contains": comparing.contains,
+    "subset": comparing.subset,
+    "all_of": _all_of,
+    "any_of": _any_of,
+    "not": _not,
+}
+_IN_ORDER: Final = tuple(_MAKERS.values())
+assert (*_MAKERS, "optional") == Constraint.__struct_encode_fields__
