@@ -60,6 +60,38 @@ REASONS: Final[dict[str, Reason]] = {
 }
 
 
+MEANINGS: Final[dict[str, str]] = {
+    "missing_token": "the request carries no token",
+    "malformed_request": "the request cannot be understood in one way only",
+    "malformed": "the token is not an ARx token of this version in its one form",
+    "unknown_key": "the token was made with a key that this service does not have",
+    "bad_signature": "the token was altered, or was not made for this service's key",
+    "unknown_caveat": "the token carries a restriction that this version does not know",
+    "wrong_audience": "the token is for another service",
+    "not_yet_valid": "the token is not valid yet",
+    "expired": "the token's time is over",
+    "revoked": "the token, or something it depends on, was ended",
+    "banned": "the token, or something it depends on, is frozen",
+    "missing_discharge": "the token needs an approval that was not presented",
+    "tool_not_allowed": "the token does not allow this tool",
+    "argument_not_allowed": "the token does not allow these arguments",
+    "too_deep": "the token was handed over more often than it allows",
+    "name_not_allowed": "the token was handed over to an agent that it does not allow",
+    "network_not_allowed": "the token does not allow calls from this address",
+    "budget_exhausted": "the token's budget is used up",
+    "proof_missing": "the token must be signed for each call, and was not",
+    "proof_invalid": "the token was signed for another call, or too long ago",
+    "replayed": "this call was made before",
+    "syncing": "this verifier is still loading the revocation epoch",
+    "stale": "this verifier has lost touch with the revocation epoch",
+    "behind": "this verifier has not seen the revocation epoch of this token yet",
+    "fenced": "this verifier does not trust the revocation store it sees",
+    "closed": "this verifier is shut down",
+    "store_unavailable": "a store that the decision needs did not answer",
+    "audit_unavailable": "the decision could not be recorded",
+}
+
+
 class Failure(NamedTuple):
     """One thing that did not hold, told only once the token's signature is proven.
 
@@ -249,12 +281,11 @@ _CLASSES: Final[dict[str, type[ArxError]]] = {
 }
 
 
-def refusal(code: str, message: str, failures: Sequence[Failure] = ()) -> ArxError:
+def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
     """Build the error of a reason code.
 
     Args:
         code: A key of ``REASONS``.
-        message: A sentence for people, without secrets.
         failures: What was expected and what came.
 
     Returns:
@@ -263,6 +294,9 @@ def refusal(code: str, message: str, failures: Sequence[Failure] = ()) -> ArxErr
     Raises:
         KeyError: The code is not in the table: a programmer's mistake.
     """
+    message = MEANINGS[code]
+    if failures:
+        message += ": " + "; ".join(map(str, failures))
     return _CLASSES[code](message, code=code, failures=failures)
 
 

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes <-> packets <-> text, strict and bounded.  SPEC 2.
+
+One token has exactly one byte form and one text form: minimal lengths, nothing after the signature, canonical unpadded
+base64url.  Anything else is refused, because two spellings of one token would be two cache keys, two replay keys and
+two log lines.  What the bytes mean is decided elsewhere.
+"""
+
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from typing import Final, NamedTuple
+
+from arx_verifier.errors import MalformedTokenError
+
+TOKEN_PREFIX: Final = "arx1_"  # noqa: S105 - a marker for secret scanners, not a secret
+BUNDLE_PREFIX: Final = "arxb1_"
+MAX_CREDENTIAL_CHARS: Final = 7168  # with its header name below the common 8 KiB header limit
+MAX_CAVEATS: Final = 64  # work of one chain: 64 HMACs are about 60 us
+SIGNATURE_BYTES: Final = 32
+
+VERSION: Final = 2  # macaroon format version, the first byte
+EOS: Final = 0
+LOCATION: Final = 1
+IDENTIFIER: Final = 2
+VERIFICATION_ID: Final = 4
+SIGNATURE: Final = 6
+TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # what stands between the last caveat and the signature
+
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_NOT_URL: Final = frozenset("+/=\n\r \t")
+
+
+class ThirdParty(NamedTuple):
+    """A caveat that another service answers for."""
+
+    location: bytes | None
+    identifier: bytes
+    verification_id: bytes
+
+
+class Packets(NamedTuple):
+    """The parts of a macaroon, nothing of them interpreted.
+
+    Attributes:
+        location: The unsigned hint, or None.
+        identifier: The identifier's bytes.
+        caveats: First-party caveats as bytes, third-party ones as ``ThirdParty``, in order.
+        signature: 32 bytes, a secret of whoever holds the token.
+    """
+
+    location: bytes | None
+    identifier: bytes
+    caveats: tuple[bytes | ThirdParty, ...]
+    signature: bytes
+
+
+def text_of(raw: bytes) -> str:
+    """Write bytes as canonical base64url without padding."""
+    return b2a_base64(raw, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
+
+
+def bytes_of(text: str) -> bytes:
+    """Read canonical base64url without padding.
+
+    Args:
+        text: The characters, without prefix.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        MalformedTokenError: Another alphabet, padding, white space, or bits after the last byte.
+    """
+    try:
+        raw = a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=="[: -len(text) % 4])
+    except (Base64Error, UnicodeEncodeError) as error:
+        raise MalformedTokenError("this is not base64url text") from error
+    # Python's decoder skips what it does not know and ignores trailing bits: only what encodes back to the same text is
+    # the one form.
+    if text_of(raw) != text:
+        raise MalformedTokenError("this base64url text is not in its canonical form")
+    return raw
+
+
+def split_text(text: str) -> bytes:
+    """Read the text form of one macaroon.
+
+    Args:
+        text: ``arx1_`` and base64url, at most 7 168 characters.
+
+    Returns:
+        The macaroon's bytes.
+
+    Raises:
+        MalformedTokenError: Too long, another prefix, or not canonical.
+    """
+    if len(text) > MAX_CREDENTIAL_CHARS:
+        raise MalformedTokenError(f"this token has more than {MAX_CREDENTIAL_CHARS} characters")
+    if not text.startswith(TOKEN_PREFIX):
+        if text.startswith(BUNDLE_PREFIX):
+            raise MalformedTokenError("this is a bundle; a service is sent one token of it, never the bundle")
+        raise MalformedTokenError(f"a token begins with {TOKEN_PREFIX}")
+    if "~" in text:
+        raise MalformedTokenError("discharges are reserved; this version accepts a single token")
+    return bytes_of(text[len(TOKEN_PREFIX) :])
+
+
+def packet(kind: int, data: bytes) -> bytes:
+    """Write one packet with its length in the fewest bytes."""
+    size = len(data)
+    if size < 0x80:
+        return bytes((kind, size)) + data
+    if size < 0x4000:
+        return bytes((kind, size & 0x7F | 0x80, size >> 7)) + data
+    raise MalformedTokenError("a packet has at most 16 383 bytes")
+
+
+def caveat_packet(caveat: bytes | ThirdParty) -> bytes:
+    """Write one caveat with its end marker."""
+    if isinstance(caveat, bytes):
+        return packet(IDENTIFIER, caveat) + b"\0"
+    location = packet(LOCATION, caveat.location) if caveat.location is not None else b""
+    return location + packet(IDENTIFIER, caveat.identifier) + packet(VERIFICATION_ID, caveat.verification_id) + b"\0"
+
+
+def encode(packets: Packets) -> bytes:
+    """Write a macaroon, version 2."""
+    head = packet(LOCATION, packets.location) if packets.location is not None else b""
+    body = b"".join([caveat_packet(caveat) for caveat in packets.caveats])
+    return b"\x02" + head + packet(IDENTIFIER, packets.identifier) + b"\0" + body + TAIL + packets.signature
+
+
+def decode(raw: bytes) -> Packets:
+    """Read a macaroon, version 2.
+
+    Args:
+        raw: The whole macaroon and nothing else.
+
+    Returns:
+        Its parts, uninterpreted and unproven.
+
+    Raises:
+        MalformedTokenError: Another version, a field missing, out of place or not minimal, more than 64 caveats, or
+            bytes after the signature.
+    """
+    body, signature = raw[: -SIGNATURE_BYTES - len(TAIL)], raw[-SIGNATURE_BYTES:]
+    if raw[len(body) : -SIGNATURE_BYTES] != TAIL:
+        raise MalformedTokenError("this macaroon does not end in a signature of 32 bytes")
+    location, identifier, caveats = walk(body)
+    return Packets(location, identifier, caveats, signature)
+
+
+def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ...]]:
+    """Read a macaroon up to, and without, the end marker before its signature.
+
+    Args:
+        body: Version, location, identifier and caveats.
+
+    Returns:
+        Location, identifier and caveats.
+
+    Raises:
+        MalformedTokenError: As ``decode``.
+    """
+    if body[:1] != b"\x02":
+        raise MalformedTokenError("this is not a macaroon of version 2")
+    try:
+        location = None
+        at = 1
+        if body[at] == LOCATION:
+            location, at = _field(body, at)
+        if body[at] != IDENTIFIER:
+            raise MalformedTokenError("a macaroon's identifier is missing")
+        identifier, at = _field(body, at)
+        if body[at] != EOS:
+            raise MalformedTokenError("a macaroon's header is not closed")
+        return location, identifier, _caveats(body, at + 1)
+    except IndexError as error:
+        raise MalformedTokenError("this macaroon is cut short") from error
+
+
+def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdParty, ...]:
+    caveats: list[bytes | ThirdParty] = []
+    end = len(body)
+    while at < end:
+        if len(caveats) == MAX_CAVEATS:
+            raise MalformedTokenError(f"a token has at most {MAX_CAVEATS} caveats")
+        location = None
+        if body[at] == LOCATION:
+            location, at = _field(body, at)
+        if body[at] != IDENTIFIER:
+            raise MalformedTokenError("a caveat's identifier is missing")
+        identifier, at = _field(body, at)
+        kind = body[at]
+        if kind == VERIFICATION_ID:
+            verification_id, at = _field(body, at)
+            caveats.append(ThirdParty(location, identifier, verification_id))
+            kind = body[at]
+        elif location is not None:
+            raise MalformedTokenError("only a third-party caveat has a location")
+        else:
+            caveats.append(identifier)
+        if kind != EOS:
+            raise MalformedTokenError("a caveat is not closed")
+        at += 1
+    return tuple(caveats)
+
+
+def _field(body: bytes, at: int) -> tuple[bytes, int]:
+    """Read the field at ``at``: its data and where the next one begins."""
+    size = body[at + 1]
+    start = at + 2
+    if size >= 0x80:
+        high = body[start]
+        # A length below 128 written in two bytes would be a second spelling of the same token.
+        if not 0 < high < 0x80:
+            raise MalformedTokenError("a packet's length is not in its shortest form, or is above 16 383")
+        size = size & 0x7F | high << 7
+        start += 1
+    end = start + size
+    data = body[start:end]
+    if len(data) != size:
+        raise MalformedTokenError("this macaroon is cut short")
+    return data, end

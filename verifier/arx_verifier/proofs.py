@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The per-call proof: bind a one-shot token to one call.  SPEC 8.
+
+The holder of a task's token signs each call by appending a ``call`` caveat of fixed width; the task's token itself
+never travels.  Here stand the digest, both ends of that caveat, and the split of a presented text into the part that
+stays the same from call to call and the part that does not.  Whether a nonce was used before is for ``counters``.
+"""
+
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from arx_verifier import canonical, chain, codec
+from arx_verifier.access import AccessRequest, HttpCall
+from arx_verifier.errors import AttenuationError, MalformedTokenError
+from arx_verifier.macaroon import Macaroon
+
+LABEL: Final = b"arx/1/call"
+NONCE_BYTES: Final = 16
+MAX_AGE_MS: Final = 10_000  # how long a call may take to arrive
+MAX_AHEAD_MS: Final = 2_000  # how far the holder's clock may be ahead
+KEEP_MS: Final = 15_000  # how long a nonce stays spent: longer than both together
+
+# {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}: every call caveat has this width, so that a token's text can be
+# split without decoding what stands before.
+_OPEN: Final = b'{"call":["'
+_CAVEAT_BYTES: Final = 10 + 43 + 2 + 13 + 2 + 22 + 3
+_PACKET_HEAD: Final = bytes((codec.IDENTIFIER, _CAVEAT_BYTES))
+MARK: Final = _PACKET_HEAD + _OPEN
+_END: Final = b"\0" + codec.TAIL
+TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
+# The tail's text begins where the text before it is whole groups of three bytes: 0, 1 or 2 bytes of the parent fall
+# into it, and the number of characters modulo 4 tells how many.
+_TAIL_CHARS: Final = {2: (178, 0), 3: (179, 1), 0: (180, 2)}
+_LAST_OF_16_BYTES: Final = b"AQgw"  # the last of 22 characters carries two bits of the sixteenth byte
+_LAST_OF_32_BYTES: Final = b"AEIMQUYcgkosw048"
+
+
+def _field(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def http_fields(call: HttpCall) -> bytes:
+    """Return the fields of an HTTP call that its digest covers: kind, method, raw path and query, body digest."""
+    target = call.target if isinstance(call.target, bytes) else call.target.encode("utf-8")
+    method = call.method.encode("ascii")
+    return (
+        b"\0\0\0\4http"
+        + len(method).to_bytes(4, "big")
+        + method
+        + len(target).to_bytes(4, "big")
+        + target
+        + b"\0\0\0\x20"
+        + call.body_digest
+    )
+
+
+def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
+    """Return the fields of a call without HTTP: kind, tool, RFC 8785 of the arguments as they are on the wire.
+
+    Raises:
+        RequestError: The arguments have no RFC 8785 form.
+    """
+    return _field(b"tool") + _field(tool.encode("utf-8")) + _field(canonical.jcs(dict(args)))
+
+
+def fields_of(request: AccessRequest) -> bytes:
+    """Return the fields that a proof for this request covers: of its HTTP call where it has one, else of its tool.
+
+    Raises:
+        RequestError: The arguments have no RFC 8785 form.
+    """
+    return http_fields(request.http) if request.http is not None else tool_fields(request.tool, request.args)
+
+
+def digest_prefix(audience: str) -> bytes:
+    """Return what every digest for this audience begins with."""
+    return _field(LABEL) + _field(audience.encode("ascii"))
+
+
+def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
+    """Digest one call.
+
+    Args:
+        prefix: ``digest_prefix`` of the audience.
+        stamp: ``<13 digits>,"<22 characters>`` as it stands in the caveat.
+        fields: ``http_fields`` or ``tool_fields``.
+
+    Returns:
+        The digest as 43 base64url characters.
+    """
+    raw = sha256(prefix + b"\0\0\0\x0d" + stamp[:13] + b"\0\0\0\x16" + stamp[15:] + fields).digest()
+    return codec.text_of(raw).encode("ascii")
+
+
+class Call(NamedTuple):
+    """A one-shot token's text, taken apart but proven by nothing.
+
+    Attributes:
+        head: The text before the tail: the same for every call with one parent.
+        rest: The 0 to 2 bytes of the parent that fall into the tail.
+        caveat: The call caveat's bytes.
+        signature: 32 bytes.
+    """
+
+    head: str
+    rest: bytes
+    caveat: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """43 characters."""
+        return self.caveat[10:53]
+
+    @property
+    def stamp(self) -> bytes:
+        """Time and nonce as they stand in the caveat."""
+        return self.caveat[55:92]
+
+    @property
+    def issued_at(self) -> int:
+        """When the holder signed, ms since the Unix epoch."""
+        return int(self.caveat[55:68])
+
+
+def split_call(text: str) -> Call | None:
+    """Take a presented text apart, if it ends in a call.
+
+    Args:
+        text: A token's text form.
+
+    Returns:
+        Its parts, or None when it does not end in a well-formed call in canonical text; the ordinary way of reading
+        then says what is wrong with it, or that it is no one-shot token at all.
+    """
+    split = _TAIL_CHARS.get((len(text) - len(codec.TOKEN_PREFIX)) & 3)
+    if split is None or len(text) > codec.MAX_CREDENTIAL_CHARS:
+        return None
+    chars, extra = split
+    tail = text[-chars:]
+    try:
+        raw = codec.bytes_of(tail)
+    except MalformedTokenError:
+        return None
+    if raw[extra : extra + 12] != MARK or raw[-codec.SIGNATURE_BYTES - 4 : -codec.SIGNATURE_BYTES] != _END:
+        return None
+    caveat = raw[extra + 2 : extra + 2 + _CAVEAT_BYTES]
+    return Call(text[:-chars], raw[:extra], caveat, raw[-codec.SIGNATURE_BYTES :])
+
+
+def is_well_formed(caveat: bytes) -> bool:
+    """Whether a call caveat of the right width is canonical: one spelling of digest, time and nonce."""
+    return (
+        caveat[53:55] == b'",'
+        and caveat[68:70] == b',"'
+        and caveat[92:] == b'"]}'
+        and caveat[55:68].isdigit()
+        and caveat[55] != 0x30
+        and caveat[52] in _LAST_OF_32_BYTES
+        and caveat[91] in _LAST_OF_16_BYTES
+        and (caveat[10:53] + caveat[70:92]).translate(None, b"-_").isalnum()
+    )
+
+
+class CallSigner:
+    """Makes one-shot tokens from one task token; keep it for as long as the token is used.
+
+    A parent's text is encoded once; a call costs one digest, one HMAC and the text of the tail.
+    """
+
+    __slots__ = ("_head", "_prefix", "_rest", "_signature")
+
+    def __init__(self, macaroon: Macaroon, audience: str) -> None:
+        """Prepare.
+
+        Args:
+            macaroon: The task's token for this audience.
+            audience: The service that will be called.
+
+        Raises:
+            AttenuationError: The token is a one-shot token itself, or too large to carry a call.
+        """
+        if macaroon.is_one_shot:
+            raise AttenuationError("this token is for one call already; sign with the task's token")
+        body, self._signature = macaroon.parts()
+        whole = len(body) // 3 * 3
+        self._head = codec.TOKEN_PREFIX + codec.text_of(body[:whole])
+        self._rest = body[whole:] + MARK
+        self._prefix = digest_prefix(audience)
+        if len(self._head) + 180 > codec.MAX_CREDENTIAL_CHARS or len(macaroon.packets) >= codec.MAX_CAVEATS:
+            raise AttenuationError("the task's token is too large to carry a call")
+
+    def sign(self, fields: bytes, at_ms: int, nonce: bytes | None = None) -> str:
+        """Make the token of one call.
+
+        Args:
+            fields: ``http_fields`` or ``tool_fields`` of the call.
+            at_ms: The holder's clock, ms since the Unix epoch.
+            nonce: 16 random bytes; fresh ones when left out.  Every attempt needs its own.
+
+        Returns:
+            The text to send, good for this call alone and for 10 s.
+
+        Raises:
+            ValueError: The time does not have 13 digits: it is not in ms since the Unix epoch.
+        """
+        if not 10**12 <= at_ms < 10**13:
+            raise ValueError("at_ms is the time in ms since the Unix epoch, 13 digits")
+        name = codec.text_of(os.urandom(NONCE_BYTES) if nonce is None else nonce)
+        stamp = b'%013d,"%b' % (at_ms, name.encode("ascii"))
+        inner = b'%b",%b"]}' % (call_digest(self._prefix, stamp, fields), stamp)
+        signature = chain.extend(self._signature, _OPEN + inner)
+        return self._head + codec.text_of(self._rest + inner + _END + signature)
+
+    def __repr__(self) -> str:
+        return "<CallSigner>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a CallSigner is a secret and is not pickled")

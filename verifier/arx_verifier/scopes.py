@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scopes that a token names: what a kill or a ban can be aimed at.  SPEC 9.
+
+Mint, verifiers and operators must write one scope alike, or a kill would miss: this is its only spelling.
+"""
+
+from functools import lru_cache
+from hashlib import sha256
+from typing import Final
+
+from arx_verifier import names
+
+REALM: Final = "realm"
+MAX_SCOPE_BYTES: Final = 96
+
+
+@lru_cache(maxsize=4096)
+def agent_scopes(path: str) -> tuple[str, ...]:
+    """Return the scopes of an agent and of everyone above it: killing ``acme`` ends ``acme/x`` and not ``acme2``."""
+    return tuple(f"agent:{ancestor}" for ancestor in names.ancestors(path))
+
+
+def subject_scope(issuer: str, subject: str) -> str:
+    """Return the scope of a person or service; hashed, because two joined texts would be ambiguous and too long."""
+    return "subject:" + sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:32]

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verification, in order; the only code that grants.  SPEC 8.
+
+Authenticity comes before interpretation, everything that can miss ends in a refusal, and a refusal is a value with
+facts.  Time and the epoch view are passed in.  How a caveat restricts stands in ``proven``, what is remembered of a
+call in ``counters``, where decisions go in ``decisions``.
+"""
+
+import functools
+import threading
+import time
+from typing import Final
+
+from arx_verifier import chain, codec, proofs
+from arx_verifier.access import AccessRequest
+from arx_verifier.counters import MemoryNonces, NonceStore
+from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments
+from arx_verifier.epochs import Epochs
+from arx_verifier.errors import ArxError, AuditError, Failure, RequestError, SettingsError, StoreError, refusal
+from arx_verifier.grant import Grant
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import MINT_AUDIENCE, read_identifier
+from arx_verifier.names import is_audience
+from arx_verifier.proven import CACHE_OVERHEAD, ProvenChain, Refused, check_identifier
+
+BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
+FRESH_WAIT_S: Final = 1.0  # as long as the default lease: a store that takes longer has ended every lease anyway
+CACHE_BYTES: Final = 32 * 1024 * 1024  # about 8 000 live parents
+
+
+class Verifier:
+    """Decides on calls for one audience.  Reusable, shared by threads; has one mode, enforce.
+
+    Args:
+        audience: The service's own name; a token for another one is refused.
+        keys: The audience's keys.
+        epochs: The view of the realm's kill epoch.
+        decisions: Where every decision is recorded before it is answered.
+        nonces: Which calls were made before; the default is right for exactly one process.
+        cache_bytes: Memory for proven parents, about.
+    """
+
+    def __init__(
+        self,
+        *,
+        audience: str,
+        keys: KeyRing,
+        epochs: Epochs,
+        decisions: DecisionSink,
+        nonces: NonceStore | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if not is_audience(audience) and audience != MINT_AUDIENCE:
+            raise SettingsError(
+                f"{audience!r:.80} cannot name an audience: lower-case, at most 64, not beginning with arx"
+            )
+        self.audience = audience
+        self.keys = keys
+        self.epochs = epochs
+        self.decisions = decisions
+        self.nonces = nonces if nonces is not None else MemoryNonces()
+        self._prefix = proofs.digest_prefix(audience)
+        # A head and a whole text never share a map: a parent's text followed by a call would otherwise be found as if
+        # it were a head, and pass warm where a cold check refuses it.
+        self._parents: dict[str, ProvenChain] = {}
+        self._wholes: dict[str, ProvenChain] = {}
+        self._cache_bytes, self._cached = cache_bytes, 0
+        self._lock = threading.Lock()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a decision may have to wait for a network or a disk."""
+        return self.nonces.waits or self.decisions.waits
+
+    def verify(self, token: str, request: AccessRequest) -> Grant:
+        """Allow a call or raise.
+
+        Args:
+            token: What was presented, a secret.
+            request: What is asked for.
+
+        Returns:
+            The grant.
+
+        Raises:
+            TokenError: The token is not usable (401).
+            AccessError: It is authentic and does not allow this (403).
+            UnavailableError: No decision is possible now (503).
+            RequestError: The request's arguments have no JSON form (400).
+        """
+        decision = self.decide(token, request)
+        if isinstance(decision.grant, Grant):
+            return decision.grant
+        raise refusal(decision.code, decision.failures)
+
+    def decide(self, token: str, request: AccessRequest) -> Decision:
+        """Allow or refuse a call; may wait for a probe, a shared store or a disk.
+
+        Args:
+            token: What was presented, a secret.
+            request: What is asked for.
+
+        Returns:
+            The decision as it was recorded; ``grant`` is set when it is an allow.
+        """
+        decision = self._decide(token, request, may_wait=True)
+        assert decision is not None
+        return decision
+
+    def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
+        """Decide without waiting for anything, for event loops.
+
+        Returns:
+            The decision, or None when it would have to wait: then call ``decide`` from a thread.
+        """
+        return None if self.waits else self._decide(token, request, may_wait=False)
+
+    def refuse(self, code: str, request: AccessRequest) -> Decision:
+        """Count a refusal of what never came to a verification, such as a request without a token."""
+        return self._unproven(Refused(code, ()), request)
+
+    def start(self) -> None:
+        """Begin to follow the kill epoch."""
+        self.epochs.start()
+
+    def close(self) -> None:
+        """Stop following, finish the journal, forget the cache; every later call is refused as ``closed``."""
+        self.epochs.close()
+        self.decisions.close()
+        self._forget()
+
+    def _decide(self, token: str, request: AccessRequest, *, may_wait: bool) -> Decision | None:
+        call = proofs.split_call(token)
+        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
+        # 1. to 3.: form, key, signature.  From here on the content is authentic.
+        proven = self._recall(known, call) if known is not None else None
+        if proven is None:
+            proven = self._prove(token, call)
+        if isinstance(proven, Refused):
+            return self._unproven(proven, request)
+        refused = self._judge(proven, call, request)  # 4. each caveat may prohibit
+        if refused is None:
+            refused = self._ask_epochs(proven, may_wait)  # 5. the lease; no scope killed or banned
+            if refused is not None and refused.code == "wait":
+                return None
+        if refused is None and call is not None:
+            refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
+        decision = self._record(proven, request, refused)  # 7. no record, no allow
+        if self.waits and decision.code == OK:
+            refused = self._ask_epochs(proven, may_wait)  # 8. whatever waited since 5. may have outlived the lease
+            if refused is not None:
+                decision = self._record(proven, request, refused)
+        if decision.code == OK:
+            decision.grant = Grant(
+                proven.facts, request.tool, decision.id, proven.exp, functools.partial(self._recheck, proven)
+            )
+            if proven is not known:
+                self._remember(token, call, proven)
+        return decision
+
+    def _recall(self, known: ProvenChain, call: proofs.Call | None) -> ProvenChain | Refused | None:
+        """Use a parent that was proven before; None when its key was replaced or it is another parent after all."""
+        if self.keys.get(known.key.kid) is not known.key:
+            return None
+        if call is not None:
+            # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two parents
+            # that differ only there would share one proof.
+            if call.rest != known.rest:
+                return None
+            if not chain.equal(chain.extend(known.signature, call.caveat), call.signature):
+                return Refused("bad_signature", ())
+        return known
+
+    def _prove(self, token: str, call: proofs.Call | None) -> ProvenChain | Refused:
+        try:
+            if call is None:
+                raw = codec.split_text(token)
+                cut = len(raw) - codec.SIGNATURE_BYTES
+                body, signature = raw[: cut - len(codec.TAIL)], raw[cut:]
+                if raw[len(body) : cut] != codec.TAIL:
+                    return Refused("malformed", ())
+            else:
+                body, signature = codec.split_text(call.head) + call.rest, call.signature
+            location, raw_identifier, packets = codec.walk(body)
+            unverified = read_identifier(raw_identifier)
+            if location != self.keys.realm.encode("ascii") or len(packets) + (call is not None) > codec.MAX_CAVEATS:
+                return Refused("malformed", ())
+        except ArxError as error:
+            return Refused(error.code, ())
+        if unverified.aud != self.audience:
+            return Refused("wrong_audience", ())
+        key = self.keys.get(unverified.kid)
+        if key is None:
+            return Refused("unknown_key", ())
+        parent = chain.extend(key.derived, raw_identifier)
+        for packet in packets:
+            if isinstance(packet, bytes):
+                parent = chain.extend(parent, packet)
+            else:
+                parent = chain.extend_third_party(parent, packet.verification_id, packet.identifier)
+        folded = chain.extend(parent, call.caveat) if call is not None else parent
+        if not chain.equal(folded, signature):
+            return Refused("bad_signature", ())
+        try:
+            identifier = check_identifier(raw_identifier, self.audience, self.keys)
+        except ArxError as error:
+            return Refused(error.code, ())
+        proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
+        proven.read_caveats(packets, self.audience)
+        return proven
+
+    def _judge(self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest) -> Refused | None:
+        if proven.refused is not None:
+            return proven.refused
+        at = request.at
+        if at >= proven.exp:
+            return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(at)),))
+        if at < proven.nbf:
+            return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(at)),))
+        if call is not None:
+            refused = self._judge_call(call, request)
+            if refused is not None:
+                return refused
+        elif proven.needs_call:
+            expected = "a one-shot token, signed for this call"
+            return Refused("proof_missing", (Failure("token", "require", expected, "the task's token itself"),))
+        if proven.networks:
+            refused = proven.judge_peer(request.peer)
+            if refused is not None:
+                return refused
+        return proven.judge_tool(request.tool, request.args)
+
+    def _judge_call(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
+        if not proofs.is_well_formed(call.caveat):
+            return Refused("malformed", (Failure("call", "shape", "digest, time and nonce of SPEC 7", "another"),))
+        age = request.at - call.issued_at
+        if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
+            expected = f"an age of at most {proofs.MAX_AGE_MS} ms, at most {proofs.MAX_AHEAD_MS} ms ahead"
+            return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{age} ms"),))
+        try:
+            digest = proofs.call_digest(self._prefix, call.stamp, proofs.fields_of(request))
+        except (RequestError, UnicodeEncodeError) as error:
+            return Refused("malformed_request", (Failure("request", "arguments", "JSON as in RFC 8785", str(error)),))
+        if not chain.equal(digest, call.digest):
+            what = "method, path, query and body" if request.http is not None else "tool and arguments"
+            return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),))
+        return None
+
+    def _ask_epochs(self, proven: ProvenChain, may_wait: bool) -> Refused | None:
+        epochs, identifier = self.epochs, proven.identifier
+        inc, born = identifier.born
+        fresh = proven.fresh_ms
+        sent_after = 0 if fresh is None else epochs.boot_ns() - fresh * 1_000_000
+        refused = epochs.check(inc, born, proven.scopes, sent_after)
+        if refused is None:
+            return None
+        if refused.code == "behind" or (fresh is not None and refused.code == "stale"):
+            if not may_wait:
+                return Refused("wait", ())
+            epochs.catch_up(sent_after, born, BEHIND_WAIT_S if refused.code == "behind" else FRESH_WAIT_S)
+            refused = epochs.check(inc, born, proven.scopes, sent_after)
+            if refused is None:
+                return None
+        # What a caller may learn of a kill is that there was one, not whose.
+        return Refused(refused.code, ())
+
+    def _spend(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
+        issued_at = call.issued_at
+        if issued_at < self.nonces.not_before_ms:
+            expected = "a call signed after this service started; sign it anew"
+            return Refused("proof_invalid", (Failure("call", "issued_at", expected, "an earlier one"),))
+        try:
+            # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
+            if self.nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at):
+                return None
+        except StoreError:
+            return Refused("store_unavailable", ())
+        return Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
+
+    def _record(self, proven: ProvenChain, request: AccessRequest, refused: Refused | None) -> Decision:
+        inc, applied, age_ms = self.epochs.view()
+        digest, salt = digest_arguments(request.args)
+        code, failures = (OK, ()) if refused is None else refused
+        decision = Decision(
+            code, request.at, proven.facts, request.tool, digest, salt, inc, applied, age_ms, failures, request.peer
+        )
+        try:
+            self.decisions.append(decision)
+        except AuditError:
+            decision.code, decision.failures = "audit_unavailable", ()
+        return decision
+
+    def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
+        """Refuse what nobody proved: its code and no more, counted and not recorded singly."""
+        self.decisions.count(refused.code, request.peer)
+        return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
+
+    def _recheck(self, proven: ProvenChain) -> ArxError | None:
+        if time.time_ns() // 1_000_000 >= proven.exp:
+            return refusal("expired")
+        refused = self._ask_epochs(proven, may_wait=True)
+        return refusal(refused.code, refused.failures) if refused is not None else None
+
+    def _remember(self, token: str, call: proofs.Call | None, proven: ProvenChain) -> None:
+        """Keep a chain after full success; what contains a call is never a parent."""
+        key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
+        cost = len(key) + CACHE_OVERHEAD
+        with self._lock:
+            if key not in entries:
+                self._cached += cost
+            entries[key] = proven
+            while self._cached > self._cache_bytes:
+                oldest = self._parents or self._wholes
+                dropped = next(iter(oldest))
+                del oldest[dropped]
+                self._cached -= len(dropped) + CACHE_OVERHEAD
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._parents.clear()
+            self._wholes.clear()
+            self._cached = 0
+
+    def __repr__(self) -> str:
+        return f"<Verifier for {self.audience}>"
