@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run one server as a child that cannot outlive the process that asked for it.
+
+A program of its own, started by ``arx_caps.embedded``: one thread, so that forking is safe and the kernel's
+parent-death signal, which follows the forking *thread*, means this process.  Whoever started it holds the other end of
+its standard input; when that closes, however its holder died, the server is asked to stop.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+POLL_S = 0.5  # a fork of the holder keeps the pipe open: the parent's id is looked at too
+PATIENCE_S = 5.0  # from SIGTERM to SIGKILL; the append-only file is already on disk
+
+
+def die_with(parent: int) -> None:
+    """In the child, before exec: end with ``parent``, even if it ended a moment ago."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def wait_for_end(holder: int, child: int, woken: int) -> int | None:
+    """Wait until the server ended (its exit code) or its holder is gone (None)."""
+    while os.getppid() == holder:
+        ready = select.select([0, woken], [], [], POLL_S)[0]
+        if woken in ready:
+            os.read(woken, 64)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if 0 in ready and not os.read(0, 64):
+            return None
+    return None
+
+
+def stop(child: int) -> None:
+    """End the server: politely, then not."""
+    os.kill(child, signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE_S
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return
+        time.sleep(0.005)
+
+
+def main(holder: int, command: list[str]) -> int:
+    """Start ``command`` and guard it; returns its exit code."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    guard = os.getpid()
+    child = os.fork()
+    if child == 0:
+        die_with(guard)
+        os.execv(command[0], command)  # noqa: S606  no shell is wanted
+    code = wait_for_end(holder, child, woken)
+    if code is None:
+        stop(child)
+        code = 0
+    return abs(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

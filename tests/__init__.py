@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests; ``servers`` and other shared parts are imported as ``tests.servers``."""
