@@ -2,7 +2,8 @@
 """The token that anyone may hold: read it, narrow it, hand it over.  SPEC 2 to 5.
 
 Everything here is offline and pure.  Nothing is proven by it: what is read from a ``Macaroon`` is ``unverified_…``
-until a ``Verifier`` has said yes.  What a caveat means is not known here; a holder can pass on what it does not understand.
+until a ``Verifier`` has said yes.  What a caveat means is not known here: a holder can pass on what it does not
+understand.
 """
 
 import os
