@@ -35,12 +35,12 @@ class Tally:
     def __bool__(self) -> bool:
         return bool(self._counts)
 
-    def add(self, code: str, peer: str | None) -> None:
-        """Count one refusal."""
+    def add(self, code: str, peer: str | None, times: int = 1) -> None:
+        """Count a refusal, or whatever else there are ``times`` of."""
         key = (code, peer or "")
         if key not in self._counts and len(self._counts) >= _KEYS:
             key = (code, "*")
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[key] = self._counts.get(key, 0) + times
 
     def due(self, now_s: float) -> bool:
         """Whether there is something to record and a second has passed since the last time (any steady clock)."""

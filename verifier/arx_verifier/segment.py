@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file of a decision journal: its bytes, its mapping, its end.  SPEC 8.2.
+
+A segment is reserved in full and then mapped, so that writing a record is a copy in memory which survives the death of
+the process and cannot meet a full disk.  A record's checksum and payload are written first and its length last: what
+has a length is whole.  When to open the next segment is ``spool``'s to say; reading them in order is ``replay``'s.
+
+::
+
+    0   magic "ARXJRNL1"        16  length and CRC-32 of the header, 2 x u32
+    8   state, one byte         24  header: MessagePack [verifier, audience, boot, first sequence, created]
+    256 records: u32 length of the payload, u32 CRC-32, payload, zeros up to a multiple of four
+"""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from arx_verifier.errors import AuditError
+
+SUFFIX: Final = ".arxj"
+HEADER_BYTES: Final = 256
+RECORD_HEADER: Final = struct.Struct("<II")
+_MAGIC: Final = b"ARXJRNL1"
+_STATE_AT: Final = 8
+_OPEN, _CLOSED = b"\0", b"\1"
+_LENGTHS_AT, _BODY_AT = 16, 24
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Whose records a segment holds.
+
+    Attributes:
+        verifier: The verifier's id.
+        audience: Its audience.
+        boot: The run of the verifier that wrote it.
+        first: Sequence of the first record.
+        created: When, in ms since the Unix epoch.
+    """
+
+    verifier: str
+    audience: str
+    boot: str
+    first: int
+    created: int
+
+    @property
+    def name(self) -> str:
+        """The file's name; names sort by time."""
+        return f"{self.created:014d}-{self.boot}-{self.first:012d}{SUFFIX}"
+
+    def pack(self) -> bytes:
+        """Return the first bytes of the file."""
+        body = msgspec.msgpack.encode(self)
+        if _BODY_AT + len(body) > HEADER_BYTES:
+            raise AuditError("the verifier's id or audience is too long for a journal")
+        start = _MAGIC.ljust(_LENGTHS_AT, b"\0") + RECORD_HEADER.pack(len(body), crc32(body))
+        return (start + body).ljust(HEADER_BYTES, b"\0")
+
+
+def read_header(raw: bytes) -> Header:
+    """Read the first ``HEADER_BYTES`` of a segment.
+
+    Raises:
+        AuditError: Not a segment, or its header is damaged.
+    """
+    if len(raw) < HEADER_BYTES or not raw.startswith(_MAGIC):
+        raise AuditError("not a journal segment")
+    length, checksum = RECORD_HEADER.unpack_from(raw, _LENGTHS_AT)
+    body = raw[_BODY_AT : _BODY_AT + length]
+    if crc32(body) != checksum:
+        raise AuditError("the segment's header is damaged")
+    try:
+        return msgspec.msgpack.decode(body, type=Header)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AuditError("the segment's header is damaged") from error
+
+
+def checksum_of(payload: bytes, sequence: int) -> int:
+    """CRC-32 of a record; it covers the sequence, so that a record out of its place is seen."""
+    return crc32(payload, sequence & 0xFFFFFFFF)
+
+
+def stored_size(payload: int) -> int:
+    """Bytes that a record with so long a payload takes."""
+    return (RECORD_HEADER.size + payload + 3) & ~3
+
+
+class Segment:
+    """A segment being written by this process, under its lock.
+
+    Args:
+        folder: The journal's folder.
+        header: Whose records.
+        size: Bytes to reserve.
+
+    Raises:
+        OSError: It cannot be made: the disk is full, read-only or not ours.
+    """
+
+    def __init__(self, folder: Path, header: Header, size: int) -> None:
+        self.path, self.header, self.size = folder / header.name, header, size
+        self._position = HEADER_BYTES
+        making = self.path.with_suffix(".making")
+        self._fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _reserve(self._fd, size)
+            os.pwrite(self._fd, header.pack(), 0)
+            self._map = mmap.mmap(self._fd, size)
+            making.rename(self.path)  # readers never see one that is half made
+        except BaseException:
+            os.close(self._fd)
+            making.unlink(missing_ok=True)
+            raise
+
+    @property
+    def room(self) -> int:
+        """Bytes left."""
+        return self.size - self._position
+
+    def write(self, payload: bytes, sequence: int) -> None:
+        """Add a record; the caller has seen that there is room.  The length is written last and makes it count."""
+        start, length = self._position, len(payload)
+        end = start + 8 + length
+        self._map[start + 4 : end] = checksum_of(payload, sequence).to_bytes(4, "little") + payload
+        self._map[start : start + 4] = length.to_bytes(4, "little")
+        self._position = (end + 3) & ~3
+
+    def healthy(self) -> bool:
+        """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
+        try:
+            there, here = self.path.stat(follow_symlinks=False), os.fstat(self._fd)
+        except OSError:
+            return False
+        return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev) and here.st_size == self.size
+
+    def sync(self) -> None:
+        """Return when all that was written is on the disk.
+
+        Raises:
+            OSError: The disk could not keep it.
+        """
+        if hasattr(os, "fdatasync"):  # Linux: covers what was written through a mapping, and lets other threads run
+            os.fdatasync(self._fd)
+        else:
+            self._map.flush()
+            fcntl.fcntl(self._fd, getattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD))
+
+    def close(self) -> None:
+        """Give back the room that was not used, and mark the segment closed; idempotent."""
+        if self._fd < 0:
+            return
+        self._map.close()
+        with contextlib.suppress(OSError):  # the records are safe; only room is lost
+            finish(self._fd, self._position)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of a segment that another process, the parent, still writes."""
+        self._map.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def finish(fd: int, end: int) -> None:
+    """Cut a segment at its end and mark it closed.  The caller holds its lock."""
+    os.ftruncate(fd, end)
+    os.pwrite(fd, _CLOSED, _STATE_AT)
+
+
+def is_closed(raw: bytes) -> bool:
+    """Whether a segment's first bytes say that it was closed."""
+    return raw[_STATE_AT : _STATE_AT + 1] != _OPEN
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Take the room now: a disk that fills up later would otherwise end the process at a write to the mapping."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    zeros = bytes(min(size, 1 << 20))
+    for start in range(0, size, len(zeros)):
+        os.pwrite(fd, zeros[: size - start], start)

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep every decision in a local journal, on the way of the request and without waiting.  SPEC 8.2.
+
+An allow that cannot be kept is refused (``audit_unavailable``); a denial never waits for room and is counted instead.
+A record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal
+does not prove that nobody edited it: that needs a log elsewhere.  Reading it back is ``replay``'s.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from mmap import PAGESIZE
+from pathlib import Path
+from typing import Final, Literal
+
+from arx_verifier.decisions import COUNTED, MAX_RECORD_BYTES, OK, UNPROVEN, Decision
+from arx_verifier.errors import AuditError, SettingsError
+from arx_verifier.replay import end_of_records, read_journal
+from arx_verifier.segment import HEADER_BYTES, SUFFIX, Header, Segment, finish, is_closed
+from arx_verifier.tally import Tally
+
+__all__ = ["Journal", "prune_journal", "read_journal"]
+
+LOST: Final = "lost"  # counted when somebody deleted or cut the file that records were in
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
+MAX_BYTES: Final = 1024 * 1024 * 1024  # about 3.5 million decisions
+MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
+_DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
+_RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
+_LOOK_MS: Final = 1000  # how often the file is looked after
+_RETRY_S: Final = 1.0  # how long a journal that could not be opened is left alone
+_STALE_S: Final = 3600
+
+_JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
+
+
+class Journal:
+    """Decisions of one verifier in preallocated, mapped files.  Opened at the first decision; safe across fork.
+
+    Args:
+        folder: Where the files are; made if it is not there, and for this user only.
+        verifier_id: Whose decisions.
+        audience: Its audience.
+        segment_bytes: Size of a file.
+        mode: ``strict`` returns when the record is in memory that the kernel keeps; ``durable`` when it is on the disk.
+        max_bytes: What all files of the folder may take.
+        clock: Wall clock in ms, for file names and counts.
+
+    Raises:
+        SettingsError: The sizes or the mode make no sense.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        verifier_id: str,
+        audience: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        mode: Literal["strict", "durable"] = "strict",
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:
+            raise SettingsError(f"segment_bytes is whole pages from {MIN_SEGMENT_BYTES} up to max_bytes")
+        if mode not in ("strict", "durable"):
+            raise SettingsError("a journal's mode is 'strict' or 'durable'")
+        self.folder, self.verifier_id, self.audience = Path(folder), verifier_id, audience
+        self.waits = mode == "durable"
+        self._segment_bytes, self._max_bytes, self._clock = segment_bytes, max_bytes, clock
+        self._reserve = min(_RESERVE_BYTES, segment_bytes // _RESERVE_SHARE)
+        self._begin()
+        _JOURNALS.add(self)
+
+    def _begin(self) -> None:
+        """Start a run: at construction, and in a forked child, which shares nothing with its parent's."""
+        self.boot = os.urandom(6).hex()
+        self._segment: Segment | None = None
+        self._retired: list[Segment] = []
+        self._sequence = self._synced = 0
+        self._denied: dict[Path, int] = {}
+        self._denied_bytes = 0
+        self._looked_ms = 0
+        self._tally = Tally()
+        self._broken, self._retry_at_s = "", 0.0
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+
+    def append(self, decision: Decision) -> int:
+        """Keep a decision; see ``DecisionSink``."""
+        allow = decision.code == OK
+        try:
+            payload = decision.pack()
+            with self._lock:
+                sequence = self._write(payload, allow, decision.at)
+            decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
+            if self.waits:
+                self._sync(sequence)
+        except AuditError:
+            if allow:
+                raise
+            with self._lock:
+                self._tally.add(decision.code, decision.peer)
+            return 0
+        return sequence
+
+    def count(self, code: str, peer: str | None) -> None:
+        """Count an unproven refusal; see ``DecisionSink``."""
+        with self._lock:
+            self._tally.add(code, peer)
+            self._flush()
+
+    def close(self) -> None:
+        """Keep the counts, give back unused room and let go.  A later decision opens the journal again."""
+        with self._sync_lock, self._lock:
+            self._flush(last=True)
+            for segment in (*self._retired, self._segment):
+                if segment is not None:
+                    segment.close()
+            self._retired, self._segment = [], None
+
+    def reset(self) -> None:
+        """Begin a new run without touching the files of this one: they are the parent's, or those of the snapshot."""
+        for segment in (*self._retired, self._segment):
+            if segment is not None:
+                segment.abandon()
+        self._begin()
+
+    def _write(self, payload: bytes, allow: bool, at: int) -> int:
+        if not 0 <= at - self._looked_ms < _LOOK_MS:
+            self._looked_ms = at
+            self._look()
+        return self._put(payload, allow)
+
+    def _put(self, payload: bytes, allow: bool) -> int:
+        needed = len(payload) + 12
+        segment = self._segment
+        if segment is None or segment.room < needed + (self._reserve if allow else 0):
+            segment = self._next()
+        if not allow:
+            if self._denied_bytes + needed > self._max_bytes // _DENIED_SHARE:
+                raise AuditError("denials have used their share of the journal")
+            self._denied_bytes += needed
+            self._denied[segment.path] = self._denied.get(segment.path, 0) + needed
+        sequence = self._sequence + 1
+        segment.write(payload, sequence)
+        self._sequence = sequence
+        return sequence
+
+    def _look(self) -> None:
+        """Once a second: is the file still there, is there something counted, did room for denials come back?"""
+        if self._segment is not None and not self._segment.healthy():
+            self._tally.add(LOST, None, self._sequence + 1 - self._segment.header.first)
+            self._segment.abandon()
+            self._segment = None
+        if self._denied_bytes > self._max_bytes // (2 * _DENIED_SHARE):
+            self._denied = {path: size for path, size in self._denied.items() if path.exists()}
+            self._denied_bytes = sum(self._denied.values())
+        self._flush()
+
+    def _flush(self, last: bool = False) -> None:
+        now_s = time.monotonic()
+        if not (self._tally.due(now_s) or (last and self._tally)):
+            return
+        counted = Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts())
+        try:
+            self._put(counted.pack(), allow=False)
+            self._tally.clear(now_s)
+        except AuditError:
+            self._tally.postpone(now_s)
+
+    def _next(self) -> Segment:
+        """Open the next file; the one before is kept if that fails, since denials may still fit there."""
+        now_s = time.monotonic()
+        if now_s < self._retry_at_s:
+            raise AuditError(self._broken)
+        try:
+            self._retry_at_s = now_s + _RETRY_S
+            segment = self._open()
+        except OSError as error:
+            self._broken = f"the decision journal {self.folder} cannot be written: {error.strerror or error}"
+            raise AuditError(self._broken) from error
+        except AuditError as error:
+            self._broken = str(error)
+            raise
+        self._retry_at_s = 0.0
+        if self._segment is not None:
+            self._retired.append(self._segment)
+            if not self.waits:
+                self._retired.pop().close()
+        self._segment = segment
+        return segment
+
+    def _open(self) -> Segment:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._segment is None:
+            finish_stale(self.folder)
+        used = sum(path.stat().st_size for path in self.folder.glob("*" + SUFFIX))
+        if used + self._segment_bytes > self._max_bytes:
+            raise AuditError(
+                f"the decision journal {self.folder} has used {used} of its {self._max_bytes} bytes: "
+                "prune old decisions or allow it more"
+            )
+        header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock())
+        return Segment(self.folder, header, self._segment_bytes)
+
+    def _sync(self, sequence: int) -> None:
+        """Wait until a record is on the disk; whoever comes first does it for all that wait behind it."""
+        with self._sync_lock:
+            if self._synced >= sequence:
+                return
+            with self._lock:
+                retired, segment, written = self._retired, self._segment, self._sequence
+                self._retired = []
+            try:
+                for old in retired:
+                    old.sync()
+                    old.close()
+                if segment is not None:
+                    segment.sync()
+            except OSError as error:
+                # What a failed sync left behind is unknown; the next decision starts a new file.
+                with self._lock:
+                    if segment is not None:
+                        segment.abandon()
+                    self._segment = None
+                raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
+            self._synced = written
+
+
+def finish_stale(folder: Path) -> None:
+    """Cut the files of runs that died at the end of their records, and remove half-made ones."""
+    for path in folder.glob("*" + SUFFIX):
+        with contextlib.suppress(OSError, AuditError):
+            _finish_stale(path)
+    for path in folder.glob("*.making"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
+
+
+def _finish_stale(path: Path) -> None:
+    with path.open("r+b") as file:
+        if is_closed(file.read(HEADER_BYTES)):
+            return
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a run that lives: not ours to end
+        file.seek(0)
+        end = end_of_records(file.read())
+        if end is not None:  # what cannot be told apart from damage stays as it is
+            finish(file.fileno(), end)
+
+
+def prune_journal(folder: str | os.PathLike[str], before_ms: int) -> int:
+    """Remove files of a journal that are closed and were last written before a time.
+
+    Args:
+        folder: The journal's folder.
+        before_ms: Milliseconds since the Unix epoch.
+
+    Returns:
+        Bytes given back.
+
+    Raises:
+        OSError: A file could not be removed.
+    """
+    freed = 0
+    for path in sorted(Path(folder).glob("*" + SUFFIX)):
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_mtime * 1000 < before_ms and is_closed(file.read(HEADER_BYTES)):
+                path.unlink()
+                freed += status.st_size
+    return freed
+
+
+def _fork_all() -> None:
+    for journal in tuple(_JOURNALS):
+        journal.reset()
+
+
+os.register_at_fork(after_in_child=_fork_all)
