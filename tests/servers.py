@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import RevocationStore
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def realm_store(valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
+    """A store of a fresh realm: functions loaded, history begun."""
+    with RevocationStore(valkey.url, realm_name) as store:
+        store.load_functions()
+        store.init()
+        yield store

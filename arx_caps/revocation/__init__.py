@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kill, ban and lift scopes of a realm, and learn who has confirmed it.  SPEC 7."""
+
+from arx_caps.revocation.report import KillReport
+from arx_caps.revocation.scopes import KINDS, Scope, parse_scope, parse_scopes
+from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
+from arx_caps.revocation.wire import Bump, Entry, Header, Registry, StoreHistoryError, VerifierSeen
+
+__all__ = [
+    "DEFAULT_LEASE_MS",
+    "DEFAULT_MAX_TTL_MS",
+    "KINDS",
+    "Bump",
+    "Entry",
+    "Header",
+    "KillReport",
+    "Registry",
+    "RevocationStore",
+    "Scope",
+    "StoreHistoryError",
+    "VerifierSeen",
+    "parse_scope",
+    "parse_scopes",
+]

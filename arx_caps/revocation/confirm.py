@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait until every verifier has a kill in force, or until its lease has run out, and report which.  SPEC 7.
+
+The store is asked again and again who has not applied it yet; a verifier that has, has probed, and that is the
+confirmation.  What the numbers mean is ``report``'s matter.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from arx_caps.revocation.report import KillReport, fenced_after_ms, write_summary
+from arx_caps.revocation.wire import Bump, Registry
+from arx_verifier.errors import StoreError
+
+POLL_S: Final = 0.0015
+MARGIN_MS: Final = 100  # a probe on its way when the store took the kill
+
+
+def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_ms: int | None = None) -> KillReport:
+    """Wait for the confirmations of a bump.
+
+    Args:
+        unacked: Asks the store which verifiers, heard of since a time (ms), have not applied a sequence.
+        bump: What the store acknowledged.
+        timeout_ms: How long to wait from the call on; until the last lease is over when not given.
+
+    Returns:
+        The report; also when the store stops answering meanwhile, because the kill is in force by then.
+    """
+    header = bump.header
+    fence_s = bump.sent + fenced_after_ms(header.lease_ms) / 1000
+    until = fence_s if timeout_ms is None else bump.sent + timeout_ms / 1000
+    # Whoever holds a lease that does not know of the kill probed less than a lease before it.
+    since_ms = header.at_ms - header.lease_ms - MARGIN_MS
+    while True:
+        try:
+            registry = unacked(header.seq, since_ms)
+        except StoreError:
+            return _report(bump, None, fence_s)
+        if not registry.missing or time.monotonic() >= until:
+            return _report(bump, registry, fence_s)
+        time.sleep(POLL_S)
+
+
+def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport:
+    now = time.monotonic()
+    header, took_ms = bump.header, (now - bump.sent) * 1000
+    seen = registry or Registry(header.at_ms, header.at_ms, 0, ())
+    unreachable = tuple(name for name, _, _ in seen.missing)
+    confirmed = seen.verifiers - len(unreachable)
+    status, summary = write_summary(
+        confirmed=confirmed,
+        verifiers=seen.verifiers,
+        unreachable=unreachable,
+        registry_age_ms=header.at_ms - seen.since_ms,
+        lease_ms=header.lease_ms,
+        durable=bump.durable,
+        took_ms=took_ms,
+    )
+    if registry is None:
+        fence = f"+{fenced_after_ms(header.lease_ms) / 1000:.3f} s"
+        summary = f"in force; the store stopped answering, so none confirmed; leases end by {fence}"
+    return KillReport(
+        scopes=bump.scopes,
+        seq=header.seq,
+        inc=header.inc,
+        durable=bump.durable,
+        status=status,
+        verifiers=seen.verifiers,
+        confirmed=confirmed,
+        unreachable=unreachable,
+        fenced_in_ms=None if status == "dead" else max(0, round((fence_s - now) * 1000)),
+        took_ms=round(took_ms, 3),
+        summary=summary,
+    )

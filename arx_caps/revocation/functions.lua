@@ -1,0 +1,293 @@
+#!lua name=arx1
+-- SPDX-License-Identifier: Apache-2.0
+--
+-- The revocation epoch of a realm, as functions of the store.  SPEC 7.
+--
+-- Keys of a realm R, one hash slot:  arx:{R}:h    hash   inc seq low n lease_ms lease_max_ms lease_until
+--                                                        maxttl_ms maxttl_max_ms maxttl_until taken
+--                                    arx:{R}:f    hash   scope -> floor          arx:{R}:b  hash  scope -> ban
+--                                    arx:{R}:x    zset   scope -> retain until   arx:{R}:log stream  seq-0
+--                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
+--                                    arx:{R}:ch   shard channel                  (v and a are volatile)
+--
+-- No function is flagged no-writes, not even those that mostly read: a replica, a deposed master and an isolated one go
+-- on answering reads, and refuse these.  All are flagged allow-oom: a full store must still be able to kill.
+-- A script that fails halfway is not rolled back, so the header's seq and n are written last: what was written before
+-- them then no longer adds up, and every probe says CORRUPT.
+
+local SKEW_MS = 30000           -- how far a verifier's clock may be from the store's
+local MARGIN_MS = 60000         -- delays between reading a clock and acting on it
+local PRUNE = 50                -- expired floors dropped by one bump; more than it adds, so the rest shrinks
+local KEEP_LOG = 10000          -- entries a follower may be behind before it must copy the floors
+local KEEP_VERIFIERS_MS = 600000 -- verifiers not heard of for longer are forgotten; far above 10 leases
+local MAX_SCOPE = 96
+local MAX_SCOPES = 1000
+
+local FLOORS = {kill = true, ['kill+ban'] = true}
+local BANS = {ban = true, ['kill+ban'] = true}
+local OPS = {kill = true, ban = true, ['kill+ban'] = true, lift = true}
+local SHORTER = {['task:'] = true, ['session:'] = true}
+
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function channel(header_key)
+  return string.sub(header_key, 1, -2) .. 'ch'
+end
+
+-- The registry is volatile, but a rewrite of the append-only file includes it.  It is therefore kept with the run_id of
+-- the server process that began it.  A library lives as long as that process, so one look is enough.
+local run
+local function run_id()
+  if not run then
+    run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  end
+  return run
+end
+
+local function registry_since(acks_key, verifiers_key, now)
+  local mark = '!since:' .. run_id()
+  local since = redis.call('ZSCORE', acks_key, mark)
+  if since then
+    return tonumber(since)
+  end
+  redis.call('ZREMRANGEBYRANK', verifiers_key, 0, -1)
+  redis.call('ZREMRANGEBYRANK', acks_key, 0, -1)
+  redis.call('ZADD', acks_key, now, mark)
+  return now
+end
+
+local function lease_of(header, now)
+  -- After the lease was lowered, verifiers may still act on a longer one until it has run out.
+  if header.lease_until > now and header.lease_max_ms > header.lease_ms then
+    return header.lease_max_ms
+  end
+  return header.lease_ms
+end
+
+local function keep_of(header, now)
+  local ttl = header.maxttl_ms
+  if header.maxttl_until > now and header.maxttl_max_ms > ttl then
+    ttl = header.maxttl_max_ms
+  end
+  return ttl + SKEW_MS + MARGIN_MS
+end
+
+local FIELDS = {'seq', 'low', 'n', 'lease_ms', 'lease_max_ms', 'lease_until', 'maxttl_ms', 'maxttl_max_ms',
+                'maxttl_until', 'taken'}
+
+local function read_header(key)
+  local values = redis.call('HMGET', key, 'inc', unpack(FIELDS))
+  if not values[1] then
+    return nil
+  end
+  local header = {inc = values[1]}
+  for index, name in ipairs(FIELDS) do
+    header[name] = tonumber(values[index + 1] or (name == 'taken' and -1 or 0))
+  end
+  return header
+end
+
+local NOINIT = {err = 'NOINIT the realm has no header in this store'}
+
+-- arx1_init  KEYS h f b x log   ARGV inc lease_ms maxttl_ms seq
+-- Begins a history if there is none.  Bans found without a header stay: they do not depend on any history.
+-- Reply: inc, seq, store ms, lease_ms, 1 if it began now.
+local function init(keys, argv)
+  local now = now_ms()
+  local header = read_header(keys[1])
+  if header then
+    return {header.inc, header.seq, now, lease_of(header, now), 0}
+  end
+  redis.call('DEL', keys[2], keys[4], keys[5])
+  local seq = int(tonumber(argv[4]))
+  redis.call('HSET', keys[1], 'inc', argv[1], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
+             'lease_ms', argv[2], 'maxttl_ms', argv[3])
+  return {argv[1], tonumber(seq), now, tonumber(argv[2]), 1}
+end
+
+local function add_entry(keys, header, op, scope, seq, now, by, why)
+  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', scope, 't', int(now), 'by', by, 'why', why)
+  if FLOORS[op] then
+    header.n = header.n + redis.call('HSET', keys[2], scope, seq)
+  end
+  if BANS[op] then
+    header.n = header.n + redis.call('HSET', keys[3], scope, seq)
+  elseif op == 'lift' then
+    header.n = header.n - redis.call('HDEL', keys[3], scope)
+  end
+end
+
+local function prune(keys, header, now)
+  local expired = redis.call('ZRANGEBYSCORE', keys[4], '-inf', int(now), 'LIMIT', 0, PRUNE)
+  if #expired > 0 then
+    header.n = header.n - redis.call('HDEL', keys[2], unpack(expired))
+    redis.call('ZREM', keys[4], unpack(expired))
+  end
+  local low = header.seq - KEEP_LOG
+  if header.taken >= 0 and header.taken < low then
+    low = header.taken -- the mint has not read these yet
+  end
+  if low > header.low then
+    redis.call('XTRIM', keys[5], 'MINID', '=', int(low + 1) .. '-0')
+    header.low = low
+  end
+end
+
+local function check_bump(header, argv)
+  if argv[1] ~= header.inc then
+    return {err = 'INCARNATION the store is in another history than the caller'}
+  end
+  if tonumber(argv[2]) > header.seq then
+    return {err = 'REGRESSED the store is at ' .. int(header.seq) .. ', the caller has seen ' .. argv[2]}
+  end
+  if not OPS[argv[3]] or #argv < 7 or #argv > 6 + MAX_SCOPES then
+    return {err = 'ERR bump: unknown operation, or not 1 to ' .. MAX_SCOPES .. ' scopes'}
+  end
+  for index = 7, #argv do
+    local scope = argv[index]
+    if #scope > MAX_SCOPE or not string.match(scope, '^[!-~]+$') then
+      return {err = 'ERR bump: a scope is not 1 to 96 printable characters'}
+    end
+    if argv[4] ~= '' and not SHORTER[string.match(scope, '^%l+:') or ''] then
+      return {err = 'ERR bump: only tasks and sessions have an end that is known'}
+    end
+  end
+end
+
+-- arx1_bump  KEYS h f b x log   ARGV inc seen op until by why scope...
+-- `until`, ms or empty: when the last token of these tasks or sessions expires, if that is sooner than the maximum.
+-- Reply: inc, seq, store ms, lease in force.
+local function bump(keys, argv)
+  local header = read_header(keys[1])
+  if not header then
+    return NOINIT
+  end
+  local refused = check_bump(header, argv)
+  if refused then
+    return refused
+  end
+  local now, op = now_ms(), argv[3]
+  local retain = now + keep_of(header, now)
+  if argv[4] ~= '' then
+    retain = math.min(retain, math.max(now, tonumber(argv[4])) + SKEW_MS + MARGIN_MS)
+  end
+  local first = header.seq + 1
+  for index = 7, #argv do
+    header.seq = header.seq + 1
+    add_entry(keys, header, op, argv[index], int(header.seq), now, argv[5], argv[6])
+    if FLOORS[op] then
+      redis.call('ZADD', keys[4], 'GT', int(retain), argv[index])
+    end
+  end
+  prune(keys, header, now)
+  redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n))
+  for index = 7, #argv do
+    local message = header.inc .. ' ' .. int(first + index - 7) .. ' ' .. op .. ' ' .. argv[index]
+    redis.call('SPUBLISH', channel(keys[1]), message)
+  end
+  return {header.inc, header.seq, now, lease_of(header, now)}
+end
+
+-- arx1_probe  KEYS h f b log v a   ARGV verifier inc applied limit
+-- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing.
+-- Reply: inc, seq, store ms, lease_ms, status, keep ms, entries after `applied`.
+local function probe(keys, argv)
+  local header = read_header(keys[1])
+  if not header then
+    return NOINIT
+  end
+  local now, applied = now_ms(), tonumber(argv[3])
+  local same = argv[2] == header.inc
+  redis.set_repl(redis.REPL_NONE)
+  registry_since(keys[6], keys[5], now)
+  redis.call('ZADD', keys[5], int(now), argv[1])
+  redis.call('ZADD', keys[6], same and int(applied) or '-1', argv[1])
+  local status, entries = 'OK', {}
+  if redis.call('HLEN', keys[2]) + redis.call('HLEN', keys[3]) ~= header.n
+      or redis.call('XLEN', keys[4]) ~= header.seq - header.low then
+    status = 'CORRUPT'
+  elseif same and applied > header.seq then
+    status = 'REGRESSED'
+  elseif not same or applied < header.low then
+    status = 'RESYNC'
+  elseif applied < header.seq then
+    entries = redis.call('XRANGE', keys[4], int(applied + 1) .. '-0', '+', 'COUNT', argv[4])
+  end
+  return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), entries}
+end
+
+-- arx1_leave  KEYS v a   ARGV verifier
+-- A verifier that has given up its lease is not waited for.
+local function leave(keys, argv)
+  redis.set_repl(redis.REPL_NONE)
+  redis.call('ZREM', keys[2], argv[1])
+  return redis.call('ZREM', keys[1], argv[1])
+end
+
+-- arx1_unacked  KEYS v a   ARGV seq since_ms
+-- Reply: store ms, registry since ms, verifiers heard of since, then id, last probe ms, applied of each that has not
+-- applied seq.
+local function unacked(keys, argv)
+  local now = now_ms()
+  redis.set_repl(redis.REPL_NONE)
+  local since = registry_since(keys[2], keys[1], now)
+  local gone = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now - KEEP_VERIFIERS_MS), 'LIMIT', 0, PRUNE)
+  if #gone > 0 then
+    redis.call('ZREM', keys[1], unpack(gone))
+    redis.call('ZREM', keys[2], unpack(gone))
+  end
+  local seen = redis.call('ZRANGEBYSCORE', keys[1], argv[2], '+inf', 'WITHSCORES')
+  local wanted, missing = tonumber(argv[1]), {}
+  for index = 1, #seen, 2 do
+    local applied = tonumber(redis.call('ZSCORE', keys[2], seen[index]) or -1)
+    if applied < wanted then
+      missing[#missing + 1] = {seen[index], tonumber(seen[index + 1]), applied}
+    end
+  end
+  return {now, since, #seen / 2, missing}
+end
+
+-- arx1_rotate  KEYS h f b x log v a   ARGV inc_expected inc seq_at_least lease_ms maxttl_ms
+-- Ends the history: every token born in it is dead.  The sequence goes on, bans stay.  Zero keeps a setting.
+-- The registry begins anew: what was confirmed under the old history says nothing about this one.
+-- Reply: inc, seq, store ms, lease in force.
+local function rotate(keys, argv)
+  local header = read_header(keys[1])
+  if not header then
+    return NOINIT
+  end
+  if argv[1] ~= header.inc then
+    return {err = 'INCARNATION the store is in another history than the caller'}
+  end
+  local now, seq = now_ms(), int(math.max(header.seq, tonumber(argv[3])))
+  local lease, ttl = tonumber(argv[4]), tonumber(argv[5])
+  lease = lease > 0 and lease or header.lease_ms
+  ttl = ttl > 0 and ttl or header.maxttl_ms
+  local old_lease = lease_of(header, now)
+  local old_ttl = keep_of(header, now) - SKEW_MS - MARGIN_MS
+  redis.call('DEL', keys[2], keys[4], keys[5], keys[6], keys[7])
+  redis.call('HSET', keys[1], 'inc', argv[2], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
+             'lease_ms', int(lease), 'lease_max_ms', int(old_lease), 'lease_until', int(now + old_lease),
+             'maxttl_ms', int(ttl), 'maxttl_max_ms', int(old_ttl), 'maxttl_until', int(now + old_ttl))
+  if header.taken >= 0 then
+    redis.call('HSET', keys[1], 'taken', seq)
+  end
+  redis.call('SPUBLISH', channel(keys[1]), argv[2] .. ' ' .. seq .. ' rotate realm')
+  header.lease_ms, header.lease_max_ms, header.lease_until = lease, old_lease, now + old_lease
+  return {argv[2], tonumber(seq), now, lease_of(header, now)}
+end
+
+local flags = {'allow-oom'}
+redis.register_function{function_name = 'arx1_init', callback = init, flags = flags}
+redis.register_function{function_name = 'arx1_bump', callback = bump, flags = flags}
+redis.register_function{function_name = 'arx1_probe', callback = probe, flags = flags}
+redis.register_function{function_name = 'arx1_leave', callback = leave, flags = flags}
+redis.register_function{function_name = 'arx1_unacked', callback = unacked, flags = flags}
+redis.register_function{function_name = 'arx1_rotate', callback = rotate, flags = flags}

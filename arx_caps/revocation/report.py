@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say what is known about a kill: who has confirmed it, who has not, and when the rest is over.  SPEC 7.
+
+A verifier confirms by the probe it sends after applying the kill.  Whoever could still accept holds a lease, and only a
+probe grants one, so a registry that is older than a lease knows them all.  A younger or empty one proves nothing, and
+then nothing is called confirmed.  Asking the store is ``confirm``'s matter.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+DRIFT: Final = 1e-3  # how much faster or slower a verifier's clock may run
+
+
+def fenced_after_ms(lease_ms: int) -> float:
+    """Return how long after a kill the last lease that does not know of it is over, ms."""
+    return lease_ms * (1 + DRIFT)
+
+
+@dataclass(frozen=True, slots=True)
+class KillReport:
+    """What is known about one kill, ban or lift.
+
+    Attributes:
+        scopes: What it names.
+        seq: Its place in the realm's kill sequence; the last one, for several scopes.
+        inc: The history it belongs to.
+        durable: Whether the store has it on disk.
+        status: ``dead`` (every verifier confirmed), ``partial`` (some did not, their leases end them), ``unconfirmed``
+            (in force, but the registry cannot tell who is out there), or ``unknown`` (the store did not answer).
+        verifiers: How many verifiers the registry knows.
+        confirmed: How many of them have it in force.
+        unreachable: The others.
+        fenced_in_ms: From this report until every lease that does not know of it is over; None when all confirmed or
+            nothing is known, 0 when that time has passed.
+        took_ms: From the call to this report.
+        summary: One line for people.
+    """
+
+    scopes: tuple[str, ...]
+    seq: int
+    inc: str
+    durable: bool
+    status: str
+    verifiers: int
+    confirmed: int
+    unreachable: tuple[str, ...]
+    fenced_in_ms: int | None
+    took_ms: float
+    summary: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+    @classmethod
+    def unknown(cls, scopes: tuple[str, ...], took_ms: float, why: str) -> Self:
+        """Report that the outcome is not known: it may be in force, and must be repeated."""
+        summary = f"unknown: {why}; repeat it until it is confirmed, repeating is harmless"
+        return cls(scopes, -1, "", False, "unknown", 0, 0, (), None, took_ms, summary)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def write_summary(
+    *,
+    confirmed: int,
+    verifiers: int,
+    unreachable: tuple[str, ...],
+    registry_age_ms: int,
+    lease_ms: int,
+    durable: bool,
+    took_ms: float,
+) -> tuple[str, str]:
+    """Choose the status and its line.
+
+    Args:
+        confirmed: Verifiers that have it in force.
+        verifiers: Verifiers that the registry knows.
+        unreachable: The others' ids.
+        registry_age_ms: How long the registry had existed at the kill.
+        lease_ms: The longest lease in force.
+        durable: Whether the store has it on disk.
+        took_ms: From the call to now.
+
+    Returns:
+        The status and the summary.
+    """
+    count = f"{confirmed} of {verifiers}"
+    fence = f"+{fenced_after_ms(lease_ms) / 1000:.3f} s"
+    if verifiers == 0:
+        status, line = "unconfirmed", f"in force; no verifier has reported, so none confirmed; leases end by {fence}"
+    elif registry_age_ms <= lease_ms:
+        age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
+        status, line = "unconfirmed", f"in force; {count} known verifiers have it, but {age}; leases end by {fence}"
+    elif unreachable:
+        their = "its lease" if len(unreachable) == 1 else "their leases"
+        shown = ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
+        status = "partial"
+        line = f"dead: {count} confirmed, {len(unreachable)} ({shown}) unreachable, fenced by {their} at {fence}"
+    else:
+        status, line = "dead", f"dead: {count} verifiers confirmed in {took_ms:.1f} ms"
+    if not durable:
+        return "unconfirmed", f"NOT DURABLE, a crash of the store could undo it. {line}"
+    return status, line

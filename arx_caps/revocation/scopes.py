@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kill or a ban may name, and which of the two a kind of scope gets.  SPEC 9.
+
+A mistyped scope would kill nothing and say that it was killed, so a scope is held to its kind's grammar before it goes
+to the store.  Whether such an agent or session exists is not known here.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from arx_verifier import names
+from arx_verifier.errors import RequestError, shorten
+from arx_verifier.scopes import MAX_SCOPE_BYTES
+
+
+def _matches(pattern: str) -> Callable[[str], bool]:
+    compiled = re.compile(pattern)
+    return lambda text: compiled.fullmatch(text) is not None
+
+
+class Kind(NamedTuple):
+    """One kind of scope.
+
+    Attributes:
+        fits: Whether a text is a name of this kind.
+        example: One, for error messages.
+        kill: What ``kill`` does to it.  A kill alone leaves room for new tokens.  Where somebody else could hand over
+            to the killed one again, offline, a moment later, it is banned in the same entry.
+    """
+
+    fits: Callable[[str], bool]
+    example: str
+    kill: str
+
+
+KINDS: Final = {
+    "realm": Kind(lambda text: text == "", "realm", "kill+ban"),
+    "key": Kind(names.is_kid, "key:k1.0", "ban"),
+    "subject": Kind(_matches(r"[0-9a-f]{32}"), "subject:" + "0123456789abcdef" * 2, "kill+ban"),
+    "policy": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "policy:" + "A" * 22, "ban"),
+    "agent": Kind(names.is_agent_path, "agent:acme/support", "kill+ban"),
+    "session": Kind(_matches(r"s-[a-z2-7]{16}"), "session:s-abcdefghijklmnop", "kill"),
+    "task": Kind(_matches(r"t-[a-z2-7]{16}"), "task:t-abcdefghijklmnop", "kill"),
+    "link": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "link:" + "A" * 22, "kill"),
+    "operator": Kind(_matches(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"), "operator:ada", "kill+ban"),
+}
+
+
+class Scope(NamedTuple):
+    """A scope that fits its kind's grammar.
+
+    Attributes:
+        kind: A key of ``KINDS``.
+        name: What comes after the colon; empty for the realm.
+    """
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+    @property
+    def kill_op(self) -> str:
+        """What a kill of this scope is: ``kill``, ``kill+ban``, or ``ban`` where only a standing refusal helps."""
+        return KINDS[self.kind].kill
+
+
+def parse_scope(text: str) -> Scope:
+    """Read a scope such as ``agent:acme/support`` or ``realm``.
+
+    Raises:
+        RequestError: The kind is unknown or the name does not fit it; the message shows what would.
+    """
+    kind, colon, name = text.partition(":")
+    if kind not in KINDS:
+        raise RequestError(f"{shorten(text)} names no kind of scope; the kinds are {', '.join(KINDS)}")
+    if bool(colon) != (kind != "realm") or not KINDS[kind].fits(name) or len(text) > MAX_SCOPE_BYTES:
+        raise RequestError(f"{shorten(text)} is not a scope of kind {kind}; one looks like {KINDS[kind].example}")
+    return Scope(kind, name)
+
+
+def parse_scopes(texts: Iterable[str]) -> tuple[Scope, ...]:
+    """Read several scopes, each once, in order.
+
+    Raises:
+        RequestError: There is none, or one of them is wrong.
+    """
+    scopes = tuple(dict.fromkeys(parse_scope(text) for text in texts))
+    if not scopes:
+        raise RequestError("name at least one scope")
+    return scopes

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of a realm's keys in the store, the shapes of its answers, and its errors in our words.  SPEC 7.
+
+The functions behind them are in ``functions.lua``; ``store`` calls them.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import redis
+
+from arx_verifier.errors import StoreError
+
+HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED")
+
+
+class StoreHistoryError(StoreError):
+    """The store is not in the history that the caller knows.
+
+    Attributes:
+        kind: ``NOINIT`` (no header), ``INCARNATION`` (another history), ``REGRESSED`` (it has lost entries).
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Keys(NamedTuple):
+    """The keys of a realm; one hash tag, so one slot of a cluster."""
+
+    header: str
+    floors: str
+    bans: str
+    retention: str
+    log: str
+    probes: str
+    acks: str
+
+    @classmethod
+    def of(cls, realm: str) -> "Keys":
+        """Name them."""
+        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "f", "b", "x", "log", "v", "a")))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The keys of init and bump."""
+        return self.header, self.floors, self.bans, self.retention, self.log
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The keys of rotate."""
+        return tuple(self)
+
+    @property
+    def registry(self) -> tuple[str, ...]:
+        """The keys of unacked and leave."""
+        return self.probes, self.acks
+
+
+class Header(NamedTuple):
+    """Where a realm's history stands.
+
+    Attributes:
+        inc: The history's name.
+        seq: Its last entry.
+        at_ms: The store's clock.
+        lease_ms: The longest lease in force.
+    """
+
+    inc: str
+    seq: int
+    at_ms: int
+    lease_ms: int
+
+
+class Bump(NamedTuple):
+    """An acknowledged kill, ban or lift.
+
+    Attributes:
+        op: kill, ban, kill+ban or lift.
+        scopes: What it names.
+        header: Where the history stands after it.
+        durable: Whether the store has it on disk, and on the replicas asked for.
+        sent: Monotonic clock at the call, s.
+    """
+
+    op: str
+    scopes: tuple[str, ...]
+    header: Header
+    durable: bool
+    sent: float
+
+
+class Registry(NamedTuple):
+    """What the store knows about its verifiers.
+
+    Attributes:
+        at_ms: The store's clock.
+        since_ms: When this registry began.
+        verifiers: How many were heard of in the time asked for.
+        missing: Those that have not applied the sequence asked for: id, last probe (ms), applied.
+    """
+
+    at_ms: int
+    since_ms: int
+    verifiers: int
+    missing: tuple[tuple[str, int, int], ...]
+
+
+class VerifierSeen(NamedTuple):
+    """One verifier in the registry.
+
+    Attributes:
+        id: Its name.
+        age_ms: Since its last probe.
+        applied: What it had applied then; -1 before its first copy.
+    """
+
+    id: str
+    age_ms: int
+    applied: int
+
+
+class Entry(NamedTuple):
+    """One line of the log: who did what to which scope, when and why."""
+
+    seq: int
+    op: str
+    scope: str
+    at_ms: int
+    by: str
+    why: str
+
+
+def text(value: Any) -> str:
+    """Decode a string of the store.
+
+    Raises:
+        StoreError: It is none.
+    """
+    if not isinstance(value, bytes):
+        raise StoreError("the store answered in an unknown form")
+    return value.decode("utf-8", "replace")
+
+
+def read_header(reply: Any) -> Header:
+    """Read the first four members of an answer.
+
+    Raises:
+        StoreError: They are not there.
+    """
+    try:
+        return Header(text(reply[0]), int(reply[1]), int(reply[2]), int(reply[3]))
+    except (TypeError, ValueError, IndexError) as error:
+        raise StoreError("the store answered in an unknown form") from error
+
+
+def read_entry(reply: Any) -> Entry:
+    """Read one entry of the log.
+
+    Raises:
+        StoreError: It is none.
+    """
+    try:
+        key, fields = reply
+        members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+        at = {text(name): text(value) for name, value in members.items()}
+        return Entry(int(key.split(b"-")[0]), at["op"], at["s"], int(at["t"]), at["by"], at["why"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise StoreError("the store's log has an entry of an unknown form") from error
+
+
+def told(error: Exception) -> StoreError:
+    """Put an error of the client library into our words; never with an address, which may hold a password."""
+    said = str(error)
+    for kind in HISTORY_ERRORS:
+        if said.startswith(kind):
+            return StoreHistoryError(kind, said.removeprefix(kind).strip())
+    if isinstance(error, redis.AuthenticationError):
+        return StoreError("the store refused the user or password")
+    if "unction not found" in said:
+        return StoreError("the ARx functions are not loaded in this store")
+    if isinstance(error, redis.ResponseError):
+        return StoreError(f"the store refused: {said}")
+    return StoreError("the store did not answer")
