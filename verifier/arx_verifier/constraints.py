@@ -163,7 +163,7 @@ def explain(rule: Rule, args: Mapping[str, Any], place: str) -> list[Failure]:
     failures: list[Failure] = []
     named = rule.args or {}
     for name, constraint in named.items():
-        shown = shorten(name).strip('"')
+        shown = _shown(name)
         if name not in args:
             if not (isinstance(constraint, Constraint) and constraint.optional):
                 failures.append(Failure(place, shown, "a value", "nothing"))
@@ -175,11 +175,8 @@ def explain(rule: Rule, args: Mapping[str, Any], place: str) -> list[Failure]:
                 note = "" if speaks(value) else " (a kind or form it does not speak of)"
                 failures.append(Failure(place, f"{shown} {word}", _written(operand), shorten(value) + note))
     if rule.args is not None and not rule.open:
-        for name in args:
-            if name not in named:
-                failures.append(
-                    Failure(place, shorten(name).strip('"'), "no argument of this name", shorten(args[name]))
-                )
+        unnamed = [name for name in args if name not in named]
+        failures += [Failure(place, _shown(name), "no argument of this name", shorten(args[name])) for name in unnamed]
     return failures
 
 
@@ -204,6 +201,10 @@ def read_rule(data: Any) -> Rule:
 
 def _or_absent(holds: Predicate) -> Predicate:
     return lambda value: value is ABSENT or holds(value)
+
+
+def _shown(name: str) -> str:
+    return shorten(name).strip('"')
 
 
 def _written(operand: Any) -> str:

@@ -162,9 +162,12 @@ def matches_any_path(patterns: Sequence[str], path: str) -> bool:
 
 
 def matches_tool(pattern: str, tool: str) -> bool:
-    """Tell whether a tool pattern covers *tool*: exact, ``prefix.*`` (cut at a dot), or ``*``."""
+    """Tell whether a tool pattern covers *tool*: exact, ``prefix.*`` (cut at a dot), or ``*``.
+
+    The empty name, which is a request that means no tool, is covered by nothing.
+    """
     if pattern == "*":
-        return True
+        return tool != ""
     if pattern.endswith(".*"):
         return len(tool) >= len(pattern) and tool.startswith(pattern[:-1])
     return pattern == tool
