@@ -13,7 +13,7 @@ from arx_caps.revocation.report import KillReport, fenced_after_ms, write_summar
 from arx_caps.revocation.wire import Bump, Registry
 from arx_verifier.errors import StoreError
 
-POLL_S: Final = 0.0015
+POLL_S: Final = (0.000_2, 0.001_5)  # most verifiers need less than a millisecond; the rest need not be hammered for
 MARGIN_MS: Final = 100  # a probe on its way when the store took the kill
 
 
@@ -33,6 +33,7 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
     until = fence_s if timeout_ms is None else bump.sent + timeout_ms / 1000
     # Whoever holds a lease that does not know of the kill probed less than a lease before it.
     since_ms = header.at_ms - header.lease_ms - MARGIN_MS
+    pause = POLL_S[0]
     while True:
         try:
             registry = unacked(header.seq, since_ms)
@@ -40,7 +41,8 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
             return _report(bump, None, fence_s)
         if not registry.missing or time.monotonic() >= until:
             return _report(bump, registry, fence_s)
-        time.sleep(POLL_S)
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_S[1])
 
 
 def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport:

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep an epoch view current: follow the revocation store with one thread and one connection.  SPEC 7.
+
+Pushes make kills fast, and nothing rests on them.  Everything rests on the *probe*, a question that this process asks:
+its answer holds what was missed, its sending confirms what was applied, and the lease runs from the moment before it
+left.  A lease counted from anything that was received could be extended by a delayed network.  The rules of floors,
+bans and leases are ``epochs``'; bytes are ``feed_wire``'s.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import threading
+import weakref
+from concurrent.futures import Future, InvalidStateError
+from typing import Final, NamedTuple
+
+from arx_verifier.epochs import KILLING, EpochRefusal, EpochTable, Lease, State
+from arx_verifier.errors import SettingsError
+from arx_verifier.feed_wire import CORRUPT, OK, REGRESSED, Address, Answer, Entry, FeedError, Link
+from arx_verifier.names import is_realm
+from arx_verifier.retention import Retention
+
+MS: Final = 1_000_000  # ns
+PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
+MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they share one
+ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
+SKEW_MS: Final = 30_000  # how far this clock and the store's may be apart
+ENTRIES: Final = 1_000  # asked for in one answer
+BACKOFF_S: Final = (0.02, 0.5)
+JOIN_S: Final = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Waiter(NamedTuple):
+    """Somebody who waits for a probe sent at or after ``sent_after`` and for ``born`` to be applied."""
+
+    sent_after: int
+    born: int
+    asked: int
+    done: "Future[bool]"
+
+
+class Follower(EpochTable):
+    """An epoch view that keeps itself current.  Starts on first use, and again in a forked child.
+
+    Args:
+        url: The store: ``unix://``, ``redis://`` or ``rediss://``.
+        realm: The realm's name.
+        verifier_id: How the store names this process to operators; no other process may use it.
+        password: In place of one in the URL.
+        lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
+
+    Raises:
+        SettingsError: The URL or a name is not usable.
+    """
+
+    def __init__(
+        self, url: str, realm: str, verifier_id: str, *, password: str | None = None, lease_ms: int | None = None
+    ) -> None:
+        super().__init__()
+        if not is_realm(realm) or not verifier_id or verifier_id.startswith("!") or len(verifier_id) > 200:
+            raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
+        self.realm = realm
+        self.verifier_id = self._given_id = verifier_id
+        self._address = Address(url, password)
+        self._lease_ms = lease_ms
+        self._interval = PROBE_MS * MS
+        self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
+        self._retention = Retention()
+        self._lazy = True
+        self._reset()
+        _FOLLOWERS.add(self)
+
+    def __repr__(self) -> str:
+        return f"Follower(realm={self.realm!r}, verifier_id={self.verifier_id!r})"
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._waiters: list[_Waiter] = []
+        self._pair: tuple[socket.socket, socket.socket] | None = None  # what is sent to the first wakes the second
+        self._link: Link | None = None
+        self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
+        self._last = 0  # when the last probe left, boot clock
+        self._due = 0  # when the next one must, boot clock
+
+    # Any thread.
+
+    def start(self) -> None:
+        """Begin to follow; does nothing when already following."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            super().start()
+            self._lazy = True
+            self._stop = threading.Event()
+            self._pair = pair = socket.socketpair()
+            for end in pair:
+                end.setblocking(False)
+            self._thread = threading.Thread(
+                target=self._run, args=(pair, self._stop), name=f"arx-follower-{self.realm}", daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop following; every check refuses as ``closed`` until the next ``start``."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._lazy = False
+            self._stop.set()
+        self._rouse()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_S)
+        super().close()
+        self._answer_all(False)
+
+    def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
+        """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied.
+
+        Args:
+            sent_after: Boot clock, ns.
+            born: A place in the kill sequence.
+            timeout: How long to wait, s.
+
+        Returns:
+            Whether that happened in time.
+        """
+        waiter = self._wait_for(sent_after, born)
+        try:
+            return waiter.done.result(timeout)
+        except TimeoutError:
+            return self._give_up(waiter)
+
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109
+        """Do as ``catch_up`` does, without holding the event loop."""
+        waiter = self._wait_for(sent_after, born)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(waiter.done), timeout)
+        except TimeoutError:
+            return self._give_up(waiter)
+
+    def _wait_for(self, sent_after: int, born: int) -> _Waiter:
+        waiter = _Waiter(sent_after, born, self._boot(), Future())
+        if super().catch_up(sent_after, born, 0):
+            waiter.done.set_result(True)
+        elif not self._lazy:
+            waiter.done.set_result(False)
+        else:
+            self.start()
+            with self._lock:
+                self._waiters.append(waiter)
+            self._rouse()
+        return waiter
+
+    def _give_up(self, waiter: _Waiter) -> bool:
+        with self._lock:
+            self._waiters = [other for other in self._waiters if other is not waiter]
+        return False
+
+    def _unleased(self, state: State) -> EpochRefusal:
+        thread = self._thread
+        if self._lazy and (thread is None or not thread.is_alive()):
+            self.start()
+        return super()._unleased(state)
+
+    def _rouse(self) -> None:
+        if self._pair is not None:
+            with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+                self._pair[0].send(b"!")
+
+    def _after_fork(self) -> None:
+        """In a forked child: hold no lease, touch no shared socket, and be another verifier from here on."""
+        if self._link is not None:
+            self._link.close()
+        for end in self._pair or ():
+            end.close()
+        lazy = self._lazy
+        self._reset()
+        self._lazy = lazy
+        self.verifier_id = f"{self._given_id}.{os.getpid()}"
+        super().close()
+
+    # The follower's thread.
+
+    def _run(self, pair: tuple[socket.socket, socket.socket], stop: threading.Event) -> None:
+        pause = BACKOFF_S[0]
+        with pair[0], pair[1]:
+            while not stop.is_set():
+                before = self._last_grant()
+                link = Link(self._address.connection(self._timeout_s), self.realm, pair[1])
+                try:
+                    self._link = link.open()
+                    self._follow(link, stop)
+                    if self._stop is stop:  # else it was started again already
+                        self._say_goodbye(link)
+                except FeedError as error:
+                    _log.info("%s: connection to the revocation store dropped: %s", self, error)
+                finally:
+                    self._link = None
+                    link.close()
+                pause = BACKOFF_S[0] if self._last_grant() != before else min(2 * pause, BACKOFF_S[1])
+                stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads a herd, keeps no secret
+
+    def _follow(self, link: Link, stop: threading.Event) -> None:
+        self._probe(link)
+        while not stop.is_set():
+            now = self._boot()
+            if self._sent is not None:
+                until = self._sent[0] + int(self._timeout_s * 1e9)
+                if now >= until:
+                    raise FeedError("no answer in time")
+            else:
+                until = self._next_probe()
+                if now >= until:
+                    self._probe(link)
+                    continue
+            link.wait((until - now) / 1e9)
+            for frame in link.frames():
+                if isinstance(frame, Entry):
+                    self._take_push(frame)
+                else:
+                    self._take_answer(link, frame)
+
+    def _next_probe(self) -> int:
+        if self._waiters:
+            return min(self._due, self._last + MIN_GAP_MS * MS)
+        return self._due
+
+    def _probe(self, link: Link) -> None:
+        # Both clocks are read before a byte leaves: the lease must not outlive the store's last word by a slow network.
+        state = self._state
+        self._sent = (self._boot(), self._wall())
+        self._last = self._sent[0]
+        self._due = self._last + self._interval
+        link.probe(self.verifier_id, state.inc, state.applied, ENTRIES)
+
+    def _take_push(self, entry: Entry) -> None:
+        state = self._state
+        if entry.inc == state.inc and entry.seq <= state.applied:
+            return
+        if entry.inc == state.inc:
+            self._apply(entry)  # never touches the lease
+        self._due = 0  # confirms it, or fills the gap, or finds the new history
+
+    def _apply(self, entry: Entry) -> bool:
+        try:
+            in_order = self.apply(entry.seq, entry.op, entry.scope)
+        except ValueError as error:
+            raise FeedError("an entry of an unknown kind") from error
+        if entry.op in KILLING:
+            self._retention.learn(self._boot(), entry.scope, entry.seq)
+        return in_order
+
+    def _take_answer(self, link: Link, answer: Answer) -> None:
+        sent, self._sent = self._sent, None
+        if sent is None:
+            raise FeedError("an answer that nobody asked for")
+        if answer.status == OK:
+            self._take_entries(answer, *sent)
+        elif answer.status in (REGRESSED, CORRUPT):
+            seen = f"{self._state.applied} was applied here, the store is at {answer.seq}"
+            self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
+        else:
+            floors, bans = link.scan("f"), link.scan("b")
+            self.adopt(answer.inc, answer.seq, floors, bans)
+            self._retention.restart(self._boot(), self._state)
+            self._due = 0  # entries after answer.seq repair what the copy missed
+        self._answer_waiters()
+
+    def _take_entries(self, answer: Answer, sent: int, sent_wall: int) -> None:
+        if answer.inc != self._state.inc:
+            raise FeedError("an answer from another history")
+        if not sent_wall // MS - SKEW_MS <= answer.at_ms <= self._wall() // MS + SKEW_MS:
+            self._alarm("this clock and the revocation store's are more than 30 s apart", retire=False)
+            return
+        for entry in answer.entries:
+            if not self._apply(entry):
+                raise FeedError("entries are missing in the store's log")
+        if self._state.applied < answer.seq:
+            self._due = 0  # cut short: no lease before the rest is here
+            return
+        lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
+        self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
+        self._interval = min(PROBE_MS, max(1, lease_ms // 4)) * MS
+        self._due = min(self._due, sent + self._interval)
+        lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
+        self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
+        self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
+
+    def _alarm(self, detail: str, *, retire: bool) -> None:
+        if self._state.refuses != "fenced":
+            _log.error("%s: refusing everything: %s", self, detail)
+        self.fence(detail, retire=retire)
+
+    def _answer_waiters(self) -> None:
+        state = self._state
+        lease = state.lease
+        if lease is None or not self._waiters:
+            return
+        with self._lock:
+            waiting, self._waiters = self._waiters, []
+            for waiter in waiting:
+                if lease.sent >= waiter.sent_after and state.applied >= waiter.born:
+                    _settle(waiter, True)
+                elif lease.sent >= max(waiter.asked, waiter.sent_after):
+                    _settle(waiter, False)  # asked afterwards, the store itself had no such entry
+                else:
+                    self._waiters.append(waiter)
+
+    def _answer_all(self, value: bool) -> None:
+        with self._lock:
+            waiting, self._waiters = self._waiters, []
+        for waiter in waiting:
+            _settle(waiter, value)
+
+    def _last_grant(self) -> int:
+        lease = self._state.lease
+        return 0 if lease is None else lease.sent
+
+    def _say_goodbye(self, link: Link) -> None:
+        super().close()  # the lease first: what has left is not waited for
+        link.leave(self.verifier_id)
+
+
+def _settle(waiter: _Waiter, value: bool) -> None:
+    with contextlib.suppress(InvalidStateError):  # it was cancelled
+        waiter.done.set_result(value)
+
+
+_FOLLOWERS: "weakref.WeakSet[Follower]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for follower in tuple(_FOLLOWERS):
+        follower._after_fork()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to the revocation store: subscribed, and used for probes.  SPEC 7.
+
+It frames, parses and refuses: any error, time-out or answer of an unknown form is a ``FeedError``, after which the
+connection must be dropped.  The client library's retries are off and a dropped connection is never opened again: a
+hidden reconnect loses what was published in between.  What an answer means is ``feed``'s matter.
+"""
+
+import contextlib
+import math
+import select
+import socket
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, Self
+
+import redis
+from redis.connection import Connection, parse_url
+
+from arx_verifier.errors import SettingsError
+
+OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
+PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
+SCAN_PAGE: Final = 1_000
+
+
+class FeedError(Exception):
+    """The connection is of no use any more."""
+
+
+class Entry(NamedTuple):
+    """One entry of the log, or a push of one: what happened to which scope, and in which history."""
+
+    inc: str
+    seq: int
+    op: str
+    scope: str
+
+
+class Answer(NamedTuple):
+    """The store's answer to a probe.
+
+    Attributes:
+        inc: The history's name.
+        seq: Its last entry.
+        at_ms: The store's clock.
+        lease_ms: How long the answer may be acted on.
+        status: OK, RESYNC, REGRESSED or CORRUPT.
+        keep_ms: How long after a kill no token that it ends can still be alive.
+        entries: What follows the sequence that the probe named, as far as it fits.
+    """
+
+    inc: str
+    seq: int
+    at_ms: int
+    lease_ms: int
+    status: str
+    keep_ms: int
+    entries: tuple[Entry, ...]
+
+
+class Address:
+    """Where the store is.  Shows no password.
+
+    Args:
+        url: ``unix://``, ``redis://`` or ``rediss://``, with user and password where needed.
+        password: In place of one in the URL.
+
+    Raises:
+        SettingsError: The URL is none of these.
+    """
+
+    def __init__(self, url: str, password: str | None = None) -> None:
+        try:
+            settings: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        except ValueError:
+            # Not chained: what could not be read may be a piece of a password.
+            raise SettingsError("the store's address is not a unix://, redis:// or rediss:// URL") from None
+        self._kind = settings.pop("connection_class", Connection)
+        self._settings = settings if password is None else {**settings, "password": password}
+
+    def __repr__(self) -> str:
+        return f"Address({self._kind.__name__})"
+
+    def connection(self, timeout_s: float) -> Any:
+        """Make a connection that is not open yet."""
+        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        return self._kind(**{**self._settings, **timeouts, "protocol": 3, "decode_responses": False})
+
+
+class Link:
+    """An open connection, subscribed to a realm's channel.
+
+    Args:
+        connection: Not open yet.
+        realm: The realm's name.
+        wake: A socket that becomes readable when ``wait`` should return early.
+    """
+
+    def __init__(self, connection: Any, realm: str, wake: socket.socket) -> None:
+        self._connection = connection
+        self._wake = wake
+        self._tag = f"arx:{{{realm}}}:"
+        self._probe_keys = [self._tag + part for part in ("h", "f", "b", "log", "v", "a")]
+        self._early: deque[Any] = deque()  # pushes that came while something else was read
+
+    def open(self) -> Self:
+        """Connect, then subscribe, so that nothing falls between the two and the first probe.
+
+        Raises:
+            FeedError: It cannot.
+        """
+        try:
+            self._connection.connect()
+        except (redis.RedisError, OSError) as error:
+            raise FeedError(f"cannot connect: {type(error).__name__}") from error
+        self._send("SSUBSCRIBE", self._tag + "ch")
+        self._poll = select.poll()
+        self._poll.register(self._socket(), select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        return self
+
+    def close(self) -> None:
+        """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
+        self._connection.disconnect()
+
+    def probe(self, verifier_id: str, inc: str, applied: int, limit: int) -> None:
+        """Send a probe; its answer is among the frames.
+
+        Raises:
+            FeedError: The bytes could not be sent.
+        """
+        keys = self._probe_keys
+        self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, inc, applied, limit)
+
+    def leave(self, verifier_id: str) -> None:
+        """Tell the store that this verifier holds no lease any more.
+
+        Raises:
+            FeedError: The bytes could not be sent.
+        """
+        self._send("FCALL", "arx1_leave", 2, self._tag + "v", self._tag + "a", verifier_id)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is something to read, somebody wakes us, or the time is over."""
+        if not self._early:
+            self._poll.poll(max(0, math.ceil(timeout_s * 1000)))
+        with contextlib.suppress(BlockingIOError):
+            while self._wake.recv(4096):
+                pass
+
+    def frames(self) -> Iterator[Entry | Answer]:
+        """Read what has arrived, in order.
+
+        Raises:
+            FeedError: The store refused, closed, or answered in an unknown form.
+        """
+        while self._early or self._readable():
+            frame = self._early.popleft() if self._early else self._read()
+            if not is_push(frame):
+                yield read_answer(frame)
+            elif frame[0] == b"smessage":
+                yield read_push(frame)
+            elif frame[0] == b"sunsubscribe":
+                raise FeedError("the store ended the subscription")
+
+    def scan(self, part: str) -> dict[str, int]:
+        """Copy a hash of scopes, page by page; what changes meanwhile may be missing.
+
+        Raises:
+            FeedError: The store refused, closed, or answered in an unknown form.
+        """
+        found: dict[str, int] = {}
+        cursor = b"0"
+        while True:
+            self._send("HSCAN", self._tag + part, cursor, "COUNT", SCAN_PAGE)
+            try:
+                cursor, pairs = self._read_reply()
+                for scope, seq in zip(pairs[::2], pairs[1::2], strict=True):
+                    name = scope.decode()
+                    found[name] = max(found.get(name, 0), int(seq))
+            except (TypeError, ValueError, AttributeError) as error:
+                raise FeedError("an answer of an unknown form") from error
+            if cursor == b"0":
+                return found
+
+    def _socket(self) -> Any:
+        sock = self._connection._sock  # noqa: SLF001  the library has no public way to wait for it and for a wake
+        if sock is None:
+            raise FeedError("the connection is closed")
+        return sock
+
+    def _send(self, *command: Any) -> None:
+        self._socket()  # the library would open a dropped connection again, without the subscription
+        try:
+            self._connection.send_command(*command, check_health=False)
+        except (redis.RedisError, OSError) as error:
+            raise FeedError(f"cannot send: {type(error).__name__}") from error
+
+    def _readable(self) -> bool:
+        self._socket()
+        try:
+            return bool(self._connection.can_read(0))
+        except (redis.RedisError, OSError) as error:
+            raise FeedError(f"cannot read: {type(error).__name__}") from error
+
+    def _read(self) -> Any:
+        try:
+            return self._connection.read_response(disable_decoding=True, push_request=True)
+        except redis.ResponseError as error:
+            raise FeedError(f"the store refused: {error}") from error
+        except (redis.RedisError, OSError) as error:
+            raise FeedError(f"cannot read: {type(error).__name__}") from error
+
+    def _read_reply(self) -> Any:
+        while is_push(frame := self._read()):
+            self._early.append(frame)
+        return frame
+
+
+def is_push(frame: Any) -> bool:
+    """Whether a frame was pushed, and answers nothing."""
+    return isinstance(frame, list) and bool(frame) and isinstance(frame[0], bytes) and frame[0] in PUSHES
+
+
+def read_push(frame: Any) -> Entry:
+    """Read a published entry: ``inc seq op scope``.
+
+    Raises:
+        FeedError: It has another form.
+    """
+    try:
+        inc, seq, op, scope = frame[2].decode("ascii").split(" ")
+        return Entry(inc, int(seq), op, scope)
+    except (ValueError, IndexError, AttributeError) as error:
+        raise FeedError("a push of an unknown form") from error
+
+
+def read_answer(frame: Any) -> Answer:
+    """Read the answer to a probe.
+
+    Raises:
+        FeedError: It has another form.
+    """
+    try:
+        inc, seq, at_ms, lease_ms, status, keep_ms, entries = frame
+        inc, status = inc.decode("ascii"), status.decode("ascii")
+        numbers = (seq, at_ms, lease_ms, keep_ms)
+        if not all(type(number) is int for number in numbers) or status not in (OK, RESYNC, REGRESSED, CORRUPT):
+            raise ValueError("not an answer")
+        listed = tuple(_read_entry(inc, entry) for entry in entries)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise FeedError("an answer of an unknown form") from error
+    return Answer(inc, seq, at_ms, lease_ms, status, keep_ms, listed)
+
+
+def _read_entry(inc: str, entry: Any) -> Entry:
+    key, fields = entry
+    at = dict(zip(fields[::2], fields[1::2], strict=True))
+    return Entry(inc, int(key.split(b"-")[0]), at[b"op"].decode("ascii"), at[b"s"].decode("ascii"))
