@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assertions and proofs of possession: how an agent or an operator shows the mint who it is.  SPEC 11.
+
+An assertion (RFC 7523) says who is calling, once; a proof (RFC 9449) binds one HTTP call to a key.  Both are Ed25519
+signatures, made and checked by ``joserfc``.  A check here answers for signature, times, address and form; that a
+``jti`` is used once is for whoever holds the shared memory of used ones.  Keys are ``keyfile``'s.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+from joserfc.errors import JoseError
+from msgspec import Meta
+
+from arx_caps.keyfile import KeyFile, PublicKey, SigningKey
+from arx_verifier import codec
+from arx_verifier.access import read_json_object
+from arx_verifier.errors import ArxError, GrantError, RequestError
+
+__all__ = [
+    "Assertion",
+    "KeyFile",
+    "Proof",
+    "PublicKey",
+    "SigningKey",
+    "check_assertion",
+    "check_dpop",
+    "make_assertion",
+    "make_dpop",
+    "token_hash",
+]
+
+ASSERTION_S: Final = 60  # the longest life of an assertion; also how long its jti is remembered, about
+AHEAD_S: Final = 30  # how far a caller's clock may be ahead of the mint's
+PROOF_S: Final = 30  # how old a proof may be
+MAX_JWT_CHARS: Final = 4096  # an honest one has about 500; nothing longer is decoded
+BAD_ASSERTION: Final = "bad_assertion"
+BAD_PROOF: Final = "bad_proof"
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a header may say: no ``jku``, no ``x5u``, no ``crit`` that somebody would have to obey."""
+
+    alg: Literal["EdDSA", "Ed25519"]
+    typ: str
+    kid: Annotated[str, Meta(max_length=64)] | None = None
+    jwk: dict[str, Any] | None = None
+
+
+_HEADER: Final = msgspec.json.Decoder(_Header)
+
+
+class Assertion(NamedTuple):
+    """A checked assertion.
+
+    Attributes:
+        subject: Who is calling.
+        kid: The enrolled key that signed it.
+        jti: To be spent once for this key.
+        until: How long the jti must be remembered, ms since the Unix epoch.
+    """
+
+    subject: str
+    kid: str
+    jti: str
+    until: int
+
+
+class Proof(NamedTuple):
+    """A checked proof of possession.
+
+    Attributes:
+        key: The key that signed it, which the proof itself names.
+        jti: To be spent once for this key.
+        until: How long the jti must be remembered, ms since the Unix epoch.
+    """
+
+    key: PublicKey
+    jti: str
+    until: int
+
+
+def make_assertion(key: KeyFile, *, audience: str, now: int) -> str:
+    """Sign who is calling.
+
+    Args:
+        key: The enrolled key.
+        audience: The mint's issuer URL.
+        now: ms since the Unix epoch.
+    """
+    at = now // 1000
+    claims = {"iss": key.subject, "sub": key.subject, "aud": audience, "iat": at, "exp": at + ASSERTION_S}
+    return key.key.sign({"typ": "JWT", "kid": key.key.kid}, {**claims, "jti": secrets.token_urlsafe(16)})
+
+
+def make_dpop(key: SigningKey, *, method: str, url: str, now: int, token: str | None = None) -> str:
+    """Sign one HTTP call.  RFC 9449 4.2.
+
+    Args:
+        key: The key that the token is bound to.
+        method: The HTTP method.
+        url: Scheme, host and path; what follows a ``?`` or ``#`` is left out.
+        now: ms since the Unix epoch.
+        token: The token sent along.
+    """
+    target = url.partition("#")[0].partition("?")[0]
+    claims = {"htm": method, "htu": target, "jti": secrets.token_urlsafe(16), "iat": now // 1000}
+    if token is not None:
+        claims["ath"] = token_hash(token)
+    return key.sign({"typ": "dpop+jwt", "jwk": key.public.jwk}, claims)
+
+
+def check_assertion(
+    token: str, find_key: Callable[[str, str], PublicKey | None], *, audience: str, now: int
+) -> Assertion:
+    """Check an assertion, except that its jti is new.
+
+    Args:
+        token: What was presented.
+        find_key: Returns the key that a subject enrolled under a thumbprint, or None.
+        audience: The mint's issuer URL.
+        now: ms since the Unix epoch.
+
+    Raises:
+        GrantError: ``bad_assertion``, with what is wrong.
+    """
+    header, claims = _read(token, "JWT", BAD_ASSERTION)
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or claims.get("iss") != subject:
+        raise GrantError("an assertion's iss and sub both name the caller", code=BAD_ASSERTION)
+    # Until the signature holds, subject and kid choose a key and nothing else.
+    key = find_key(subject, header.kid or "")
+    if key is None:
+        raise GrantError("this key is not enrolled for this caller", code=BAD_ASSERTION)
+    _prove(token, key, BAD_ASSERTION)
+    if claims.get("aud") != audience:
+        raise GrantError(f"the assertion is for another mint; this one is {audience}", code=BAD_ASSERTION)
+    issued, expires = _seconds(claims, "iat", BAD_ASSERTION), _seconds(claims, "exp", BAD_ASSERTION)
+    if not 0 < expires - issued <= ASSERTION_S:
+        raise GrantError(f"an assertion lives at most {ASSERTION_S} seconds", code=BAD_ASSERTION)
+    if now >= expires * 1000:
+        raise GrantError("the assertion's time is over", code=BAD_ASSERTION)
+    if now < (issued - AHEAD_S) * 1000:
+        raise GrantError("the assertion was made in the future; check the clocks", code=BAD_ASSERTION)
+    return Assertion(subject, key.kid, _jti(claims, BAD_ASSERTION), expires * 1000)
+
+
+def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None = None) -> Proof:
+    """Check a proof of possession, except that its jti is new and its key the right one.
+
+    Args:
+        proof: The ``DPoP`` header.
+        method: The request's method.
+        url: The request's address as clients know it, without query.
+        now: ms since the Unix epoch.
+        token: The token that came along; None where none is expected.
+
+    Raises:
+        GrantError: ``bad_proof``, with what is wrong.
+    """
+    header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
+    try:
+        key = PublicKey(header.jwk)
+    except RequestError as error:
+        raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
+    _prove(proof, key, BAD_PROOF)
+    if claims.get("htm") != method:
+        raise GrantError(f"the proof is for another method than {method}", code=BAD_PROOF)
+    if claims.get("htu") != url:
+        raise GrantError(f"the proof is for another address than {url}", code=BAD_PROOF)
+    if claims.get("ath") != (None if token is None else token_hash(token)):
+        raise GrantError("the proof's ath is not the hash of the token that came along", code=BAD_PROOF)
+    issued = _seconds(claims, "iat", BAD_PROOF)
+    if not (issued - AHEAD_S) * 1000 <= now < (issued + PROOF_S) * 1000:
+        raise GrantError(f"the proof is older than {PROOF_S} seconds or from the future", code=BAD_PROOF)
+    return Proof(key, _jti(claims, BAD_PROOF), (issued + PROOF_S) * 1000)
+
+
+def token_hash(token: str) -> str:
+    """Return ``ath``: SHA-256 of the token's text as base64url."""
+    return codec.text_of(hashlib.sha256(token.encode()).digest())
+
+
+def _read(token: str, typ: str, code: str) -> tuple[_Header, dict[str, Any]]:
+    """Read header and claims; nothing is proven by it."""
+    if len(token) > MAX_JWT_CHARS or token.count(".") != 2:
+        raise GrantError("not a compact JWS", code=code)
+    first, second, _ = token.split(".")
+    try:
+        header = _HEADER.decode(codec.bytes_of(first))
+        claims = read_json_object(codec.bytes_of(second))
+    except (ArxError, msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise GrantError("header or claims are not what is expected; the algorithm is EdDSA", code=code) from error
+    if header.typ != typ:
+        raise GrantError(f"the header's typ is not {typ}", code=code)
+    return header, claims
+
+
+def _prove(token: str, key: PublicKey, code: str) -> None:
+    try:
+        key.open(token)
+    except (JoseError, ArxError, ValueError) as error:
+        raise GrantError("the signature does not hold", code=code) from error
+
+
+def _seconds(claims: dict[str, Any], name: str, code: str) -> int:
+    value = claims.get(name)
+    if type(value) is not int or value < 0:
+        raise GrantError(f"{name} is not a whole number of seconds", code=code)
+    return value
+
+
+def _jti(claims: dict[str, Any], code: str) -> str:
+    jti = claims.get("jti")
+    if not isinstance(jti, str) or not 16 <= len(jti) <= 128:
+        raise GrantError("jti is missing, or not of 16 to 128 characters", code=code)
+    return jti

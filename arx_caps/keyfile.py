@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ed25519 keys of agents, operators and sessions, in memory and in files.  SPEC 11.
+
+A key file is a private JWK with whose it is.  It is made once, for one user, and never overwritten.  Signatures are
+``joserfc``'s work; what is signed stands in ``jose``.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import msgspec
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from arx_verifier import codec
+from arx_verifier.access import read_json_object
+from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
+
+# RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  The older
+# one is written, because more libraries read it.
+ALGORITHMS: Final = ("EdDSA", "Ed25519")
+
+Role = Literal["agent", "operator"]
+
+
+class _Registry(jws.JWSRegistry):
+    """joserfc's registry with these two algorithms; it warns at the older name, and this is the answer to that."""
+
+    def get_alg(self, name: str) -> Any:
+        if name not in ALGORITHMS:
+            raise MalformedTokenError("the algorithm is EdDSA with an Ed25519 key")
+        return self.algorithms["Ed25519"]
+
+
+_REGISTRY: Final = _Registry()
+
+
+class PublicKey:
+    """An Ed25519 public key and its RFC 7638 thumbprint.
+
+    Attributes:
+        x: The 32 bytes as base64url.
+        kid: The thumbprint.
+    """
+
+    __slots__ = ("_key", "kid", "x")
+
+    def __init__(self, jwk: Any) -> None:
+        """Read a public JWK.
+
+        Raises:
+            RequestError: Another kind of key, a malformed one, or a private one, which nobody should ever send.
+        """
+        if not isinstance(jwk, dict) or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
+            raise RequestError("a key is a JWK with kty OKP and crv Ed25519")
+        if "d" in jwk:
+            raise RequestError("this is a private key: send the public half, and make a new key, since this one is out")
+        x = jwk.get("x")
+        try:
+            # One spelling only, or one key would have two thumbprints.
+            good = isinstance(x, str) and len(codec.bytes_of(x)) == 32
+            self._key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": str(x) if good else ""})
+        except (MalformedTokenError, JoseError, ValueError) as error:
+            raise RequestError("the key's x is not 32 bytes of base64url") from error
+        self.x = str(x)
+        self.kid: str = self._key.thumbprint()
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        """The public JWK, nothing more."""
+        return {"crv": "Ed25519", "kty": "OKP", "x": self.x}
+
+    def open(self, token: str) -> bytes:
+        """Return what a compact JWS says, if this key signed it.
+
+        Raises:
+            JoseError: It did not.
+        """
+        return bytes(jws.deserialize_compact(token, self._key, registry=_REGISTRY).payload or b"")
+
+    def __repr__(self) -> str:
+        return f"<PublicKey {self.kid}>"
+
+
+class SigningKey:
+    """An Ed25519 private key.  In memory only unless a ``KeyFile`` holds it; ``repr`` shows its thumbprint.
+
+    Attributes:
+        public: The public half.
+    """
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, key: OKPKey) -> None:
+        self._key = key
+        self.public = PublicKey(key.as_dict(private=False))
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Make a fresh key, for example that of one session."""
+        return cls(OKPKey.generate_key("Ed25519", private=True))
+
+    @property
+    def kid(self) -> str:
+        """The RFC 7638 thumbprint."""
+        return self.public.kid
+
+    def private_jwk(self) -> dict[str, str]:
+        """Return the private JWK.  It is a secret."""
+        whole = self._key.as_dict(private=True)
+        return {name: str(whole[name]) for name in ("crv", "d", "kty", "x")}
+
+    def sign(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
+        """Return a compact JWS of ``claims``."""
+        payload = json.dumps(claims, separators=(",", ":"))
+        return jws.serialize_compact({**header, "alg": "EdDSA"}, payload, self._key, registry=_REGISTRY)
+
+    def __repr__(self) -> str:
+        return f"<SigningKey {self.kid}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a SigningKey is a secret and is not pickled")
+
+
+class _Annotation(msgspec.Struct, frozen=True):
+    role: Role
+    name: str
+    issuer: str
+
+
+class KeyFile:
+    """A private key on disk, with whose it is and which mint knows it.
+
+    Attributes:
+        role: ``agent`` or ``operator``.
+        name: The agent's path or the operator's id.
+        issuer: The mint's public base URL.
+        key: The key.
+    """
+
+    __slots__ = ("issuer", "key", "name", "role")
+
+    def __init__(self, role: Role, name: str, issuer: str, key: SigningKey) -> None:
+        self.role, self.name, self.issuer, self.key = role, name, issuer, key
+
+    @classmethod
+    def generate(cls, role: Role, name: str, issuer: str) -> Self:
+        """Make a fresh key for an agent or an operator."""
+        return cls(role, name, issuer, SigningKey.generate())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a key file.
+
+        Raises:
+            SettingsError: It is not there, others can read it, or it is no key file.
+        """
+        raw = read_secret(Path(path))
+        try:
+            jwk = read_json_object(raw)
+            about = msgspec.convert(jwk.pop("arx", None), _Annotation)
+            key = SigningKey(OKPKey.import_key({name: jwk[name] for name in ("kty", "crv", "x", "d")}))
+        except (ArxError, JoseError, msgspec.ValidationError, KeyError, ValueError) as error:
+            # Not chained: the text of a parser could quote the private half.
+            raise SettingsError(f"{path} is not an ARx key file ({type(error).__name__})") from None
+        return cls(about.role, about.name, about.issuer, key)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the key file with mode 0600; an existing file is never replaced.
+
+        Raises:
+            SettingsError: The file exists, or cannot be written.
+        """
+        about = {"issuer": self.issuer, "name": self.name, "role": self.role}
+        content = {**self.key.private_jwk(), "kid": self.key.kid, "arx": about}
+        write_secret(Path(path), json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
+
+    @property
+    def subject(self) -> str:
+        """What an assertion says: the agent's path, or ``operator:<id>``."""
+        return self.name if self.role == "agent" else f"operator:{self.name}"
+
+    def __repr__(self) -> str:
+        return f"<KeyFile of {self.subject}>"
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a new file that only this user can read, and have it on the disk.
+
+    Raises:
+        SettingsError: The file exists, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise SettingsError(f"{path} exists; it is not overwritten") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a file that only this user can read.
+
+    Raises:
+        SettingsError: It is not there, or its mode lets others in.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise SettingsError(f"{path} can be read by others; run `chmod 600 {path}`, and think who has read it")
+            return file.read()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
