@@ -266,15 +266,17 @@ class Verifier:
 
     def _spend(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
         issued_at = call.issued_at
-        if issued_at < self.nonces.not_before_ms:
-            expected = "a call signed after this service started; sign it anew"
-            return Refused("proof_invalid", (Failure("call", "issued_at", expected, "an earlier one"),))
         try:
             # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
-            if self.nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at):
-                return None
+            fresh = self.nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at)
         except StoreError:
             return Refused("store_unavailable", ())
+        if issued_at < self.nonces.not_before_ms:
+            # Read after spending, which may have moved it: the store cannot know what was used before that time.
+            expected = "a call signed after this service started; sign it anew"
+            return Refused("proof_invalid", (Failure("call", "issued_at", expected, "an earlier one"),))
+        if fresh:
+            return None
         return Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
 
     def _record(self, proven: ProvenChain, request: AccessRequest, refused: Refused | None) -> Decision:

@@ -1,0 +1,35 @@
+# Two commands do everything on a new machine with Python 3.11 or later: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast bench check clean
+
+demo: $(READY)
+	$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not servers and not install" $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results.json $(ARGS)
+	$(BIN)/python benchmarks/report.py benchmarks/results.json
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml verifier/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ARx needs Python 3.11 or later; set PYTHON=python3.x")'
+	@echo "making $(VENV) and installing what ARx needs: under a minute, once" >&2
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "hint: Debian has venv in the package python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./verifier -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports flow one way: the trusted base knows nothing of what is built on it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VERIFIER = ROOT / "verifier" / "arx_verifier"
+CAPS = ROOT / "arx_caps"
+
+# Each module of the verifier imports only from those before it.
+ORDER = """
+    errors
+    names canonical codec chain access scopes
+    comparing matching arguments constraints
+    macaroon caveats
+    proofs keys epochs counters tally decisions
+    grant proven
+    verify
+    resp follow feed segment replay spool routes
+    asgi guard service
+""".split()
+PLACE = {name: place for place, name in enumerate(ORDER)}
+
+# Each room of arx-caps imports only these others, and whatever it likes of arx_verifier.
+ROOMS = {
+    "durations": set(),
+    "_embedded_guard": set(),
+    "embedded": {"_embedded_guard"},
+    "jose": set(),
+    "realm": {"jose", "durations"},
+    "revocation": set(),
+    "trail": set(),
+    "agent": {"jose", "durations"},
+    "mint": {"jose", "durations", "realm", "revocation", "embedded"},
+    "cli": {"jose", "durations", "realm", "revocation", "embedded", "trail", "agent", "mint"},
+    "demo": {"jose", "durations", "realm", "revocation", "embedded", "trail", "agent", "mint", "cli"},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield every imported module, function-level imports included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+            if node.module in ("arx_verifier", "arx_caps"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top_level(path: Path) -> Iterator[str]:
+    """Yield the modules that are imported when this one is."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("path", sorted(VERIFIER.glob("*.py")), ids=lambda path: path.stem)
+def test_a_verifier_module_imports_only_from_below(path: Path) -> None:
+    """
+    No module of arx_verifier imports a later one, nor anything of arx_caps.
+    """
+    if path.stem == "__init__":
+        return
+    assert path.stem in PLACE, f"{path.name} is new: give it its place in this test's table"
+    for module in imported(path):
+        package, _, name = module.partition(".")
+        assert package != "arx_caps", f"{path.name} imports {module}"
+        if package == "arx_verifier" and name in PLACE:
+            assert PLACE[name] < PLACE[path.stem], f"{path.name} imports {module}, which stands above it"
+
+
+def test_macaroon_and_caveats_do_not_know_each_other() -> None:
+    """
+    A token can be read, narrowed and passed on without knowing what its caveats mean.
+    """
+    assert "arx_verifier.caveats" not in set(imported(VERIFIER / "macaroon.py"))
+    assert "arx_verifier.macaroon" not in set(imported(VERIFIER / "caveats.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(CAPS).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(CAPS.rglob("*.py")), ids=lambda path: str(path.relative_to(CAPS)))
+def test_a_room_imports_only_its_neighbours(path: Path) -> None:
+    """
+    Agent and mint never meet but over HTTP; nothing imports the command line or the demo.
+    """
+    room = room_of(path)
+    if room in ("__init__", "__main__"):
+        return
+    assert room in ROOMS, f"{room} is new: give it its place in this test's table"
+    for module in imported(path):
+        package, _, rest = module.partition(".")
+        name = rest.partition(".")[0]
+        if package == "arx_caps" and name and name != room:
+            assert name in ROOMS[room], f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted(VERIFIER.glob("*.py")), ids=lambda path: path.stem)
+def test_the_trusted_base_needs_no_framework(path: Path) -> None:
+    """
+    Importing any module of the verifier loads no web framework and no HTTP client; redis only where it is followed.
+    """
+    forbidden = {"starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "joserfc", "click"}
+    assert not forbidden & {module.partition(".")[0] for module in imported(path)}
+    if path.stem not in ("feed", "follow", "resp"):
+        assert "redis" not in set(top_level(path))
+
+
+@pytest.mark.parametrize("path", [*sorted(VERIFIER.rglob("*.py")), *sorted(CAPS.rglob("*.py"))], ids=str)
+def test_a_file_holds_one_idea(path: Path) -> None:
+    """
+    Every file has its licence line, opens with what it decides, and stays under 350 lines.
+    """
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    assert text.count("\n") <= 350
+    assert ast.get_docstring(ast.parse(text))

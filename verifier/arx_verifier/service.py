@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a verifier from a service file: the short way to embed one.  SPEC 15.2.
+
+The file is what the mint gives a tool service: its audience keys, where the kill epoch is followed, where decisions are
+kept.  Nothing is connected or opened here: follower and journal start with the first call, or with the application.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from arx_verifier.codec import bytes_of
+from arx_verifier.counters import NonceStore
+from arx_verifier.decisions import DecisionSink
+from arx_verifier.epochs import Epochs
+from arx_verifier.errors import MalformedTokenError, SettingsError
+from arx_verifier.keys import KeyRing
+from arx_verifier.verify import Verifier
+
+
+class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a tool service needs to know.  ``repr`` shows no key.
+
+    Attributes:
+        audience: The service's name.
+        journal: Folder of the decision journal.
+        keys: Key id to base64url of the 32-byte audience key.
+        max_ttl_ms: The realm's longest token life, ms.
+        realm: The realm's name.
+        store: URL of the realm's epoch store; a password may come from ``ARX_STORE_PASSWORD`` instead.
+        nonces: URL of a Redis for used calls, when several processes share the audience; an instance of its own.
+        v: 1.
+    """
+
+    audience: str
+    journal: str | None = None
+    keys: dict[str, str]
+    max_ttl_ms: Annotated[int, Meta(ge=1000)]
+    realm: str
+    store: str | None = None
+    nonces: str | None = None
+    v: Annotated[int, Meta(ge=1, le=1)]
+
+    def __repr__(self) -> str:
+        return f"<ServiceFile of {self.audience} in {self.realm}>"
+
+
+_FILE: Final = msgspec.json.Decoder(ServiceFile)
+
+
+def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
+    """Read a service file.
+
+    Args:
+        path: Where it is; only its owner may read it.
+
+    Returns:
+        Its content.
+
+    Raises:
+        SettingsError: It is missing, open to others, or not a service file.
+    """
+    file = Path(path)
+    try:
+        mode = file.stat().st_mode
+        raw = file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}; `arx service enrol AUDIENCE --out {file}` makes it") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise SettingsError(f"{file} holds keys and can be read by others; run `chmod 600 {file}`")
+    try:
+        return _FILE.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not a service file: {error}") from error
+
+
+def open_verifier(
+    path: str | os.PathLike[str],
+    *,
+    epochs: Epochs | None = None,
+    decisions: DecisionSink | None = None,
+    nonces: NonceStore | None = None,
+) -> Verifier:
+    """Make the verifier of a service file.
+
+    Args:
+        path: The service file.
+        epochs: Another view of the kill epoch than the file's store.
+        decisions: Another sink than the file's journal.
+        nonces: Another nonce store than the file's, or than this process's memory.
+
+    Returns:
+        A verifier that starts to follow the epoch with its first call or with ``start``.
+
+    Raises:
+        SettingsError: The file is unusable or leaves something open that was not given here.
+    """
+    file = read_service_file(path)
+    try:
+        keys = KeyRing(
+            {kid: bytes_of(key) for kid, key in file.keys.items()}, realm=file.realm, max_ttl_ms=file.max_ttl_ms
+        )
+    except MalformedTokenError as error:
+        raise SettingsError(f"{path}: a key is not base64url") from error
+    verifier_id = f"{file.audience}-{os.getpid()}-{secrets.token_hex(3)}"
+    return Verifier(
+        audience=file.audience,
+        keys=keys,
+        epochs=epochs if epochs is not None else _follow(file, verifier_id),
+        decisions=decisions if decisions is not None else _journal(file, verifier_id),
+        nonces=nonces if nonces is not None else _nonces(file),
+    )
+
+
+def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
+    from arx_verifier.feed import Follower  # redis is loaded where it is used
+
+    if file.store is None:
+        raise SettingsError("the service file names no epoch store; give `store` in it or `epochs` here")
+    return Follower(file.store, file.realm, verifier_id, password=os.environ.get("ARX_STORE_PASSWORD"))
+
+
+def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
+    from arx_verifier.spool import Journal
+
+    if file.journal is None:
+        raise SettingsError("the service file names no journal; give `journal` in it or `decisions` here")
+    return Journal(file.journal, verifier_id, file.audience)
+
+
+def _nonces(file: ServiceFile) -> NonceStore | None:
+    if file.nonces is None:
+        return None
+    from arx_verifier.counters import RedisNonces
+
+    return RedisNonces(file.nonces, f"arx:nonce:{file.realm}:{file.audience}:")
