@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints import Rule, compile_rule, explain, permits, read_rule, weight
+from arx_verifier.constraints import Rule, compile_rule, explain, permits, read_rule
 from arx_verifier.errors import MalformedTokenError
 
 
@@ -154,6 +154,12 @@ def test_weight_counts_every_test() -> None:
     """
     Logic counts itself and what is inside it.
     """
-    assert weight(Rule(tool="t")) == 1
-    assert weight(read_rule({"tool": "t", "args": {"a": 1, "b": {"min": 1, "max": 2, "optional": True}}})) == 4
-    assert weight(read_rule({"tool": "t", "args": {"a": {"any_of": [1, {"min": 1, "max": 2}], "not": "x"}}})) == 7
+    assert compile_rule(Rule(tool="t")).weight == 1
+    assert (
+        compile_rule(read_rule({"tool": "t", "args": {"a": 1, "b": {"min": 1, "max": 2, "optional": True}}})).weight
+        == 4
+    )
+    assert (
+        compile_rule(read_rule({"tool": "t", "args": {"a": {"any_of": [1, {"min": 1, "max": 2}], "not": "x"}}})).weight
+        == 7
+    )

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from arx_verifier import comparing, matching
-from arx_verifier.canonical import MAX_INTEGER
+from arx_verifier.canonical import MAX_INTEGER, encode
 from arx_verifier.comparing import Predicate, Test
 from arx_verifier.errors import MalformedTokenError
 
@@ -76,6 +76,32 @@ def compile_constraint(constraint: ConstraintLike) -> Predicate:
         MalformedTokenError: An operand that SPEC 5 does not allow, or a constraint that says nothing.
     """
     return all_hold([holds for _, holds in tests_of(constraint)])
+
+
+# Policies write the same constraints into every token, so what was compiled is kept, by canonical bytes: equality of
+# structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
+_KEPT: Final[dict[bytes, tuple[Predicate, int]]] = {}
+_MAX_KEPT: Final = 4096
+_MAX_KEPT_BYTES: Final = 256
+
+
+def compile_weighed(constraint: ConstraintLike) -> tuple[Predicate, int]:
+    """Make the test of one argument, and count the tests it is made of.
+
+    Raises:
+        MalformedTokenError: As ``compile_constraint``.
+    """
+    if not isinstance(constraint, Leaf):
+        return comparing.equal(constraint)[1], 1
+    written = encode(constraint)
+    found = _KEPT.get(written)
+    if found is None:
+        found = (compile_constraint(constraint), weigh(constraint))
+        if len(written) <= _MAX_KEPT_BYTES:
+            if len(_KEPT) >= _MAX_KEPT:
+                _KEPT.clear()
+            _KEPT[written] = found
+    return found
 
 
 def read_constraint(data: Any) -> ConstraintLike:

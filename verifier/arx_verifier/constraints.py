@@ -18,11 +18,10 @@ from arx_verifier.arguments import (
     ConstraintLike,
     Leaf,
     Url,
-    compile_constraint,
+    compile_weighed,
     read_constraint,
     said,
     tests_of,
-    weigh,
 )
 from arx_verifier.canonical import encode, is_plain_name
 from arx_verifier.comparing import Predicate
@@ -37,13 +36,11 @@ __all__ = [
     "Leaf",
     "Rule",
     "Url",
-    "compile_constraint",
     "compile_rule",
     "explain",
     "permits",
     "read_constraint",
     "read_rule",
-    "weight",
 ]
 
 ABSENT: Final = object()  # what an argument that is not there is tested as: no constraint takes it
@@ -72,26 +69,26 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         return compile_rule(self)
 
 
-class CompiledRule(Struct, frozen=True, kw_only=True):
+class CompiledRule(Struct, frozen=True):
     """A rule whose operands were checked, made ready to be asked many times.
 
     Attributes:
         tool: The tool this rule is for, or None when ``prefix`` says it.
         prefix: What the tool's name begins with (``"orders."``; ``""`` for any tool), or None.
         tests: One callable an argument, value -> bool; an absent argument is tested as ``ABSENT``.
-        names: Every argument the rule names.
-        required: Those of them that must be there.
+        names: Every argument that a closed rule names.
         closed: Whether other arguments are refused.
         exact: Whether the arguments must be just ``names``, which a count of them shows.
+        weight: How many tests it is made of.
     """
 
     tool: str | None
     prefix: str | None
     tests: tuple[tuple[str, Predicate], ...]
     names: frozenset[str]
-    required: frozenset[str]
     closed: bool
     exact: bool
+    weight: int
 
     def matches_tool(self, tool: str) -> bool:
         """Tell whether the rule is about *tool*."""
@@ -109,26 +106,27 @@ def compile_rule(rule: Rule) -> CompiledRule:
     if not is_tool_pattern(rule.tool):
         raise MalformedTokenError("a rule's tool must be a tool's name, 'prefix.*' or '*'")
     tests: list[tuple[str, Predicate]] = []
-    required: list[str] = []
+    optional = 0
+    count = 1
     for name, constraint in (rule.args or {}).items():
         if not is_plain_name(name):
             raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
-        holds = compile_constraint(constraint)
+        holds, tests_of_it = compile_weighed(constraint)
+        count += tests_of_it
         if isinstance(constraint, Constraint) and constraint.optional:
             holds = _or_absent(holds)  # the one member that takes a restriction away: it says when not to ask
-        else:
-            required.append(name)
+            optional += 1
         tests.append((name, holds))
     closed = rule.args is not None and not rule.open
     wild = rule.tool.endswith("*")
     return CompiledRule(
-        tool=None if wild else rule.tool,
-        prefix=rule.tool[:-1] if wild else None,
-        tests=tuple(tests),
-        names=frozenset(rule.args or ()),
-        required=frozenset(required),
-        closed=closed,
-        exact=closed and len(required) == len(tests),
+        None if wild else rule.tool,
+        rule.tool[:-1] if wild else None,
+        tuple(tests),
+        frozenset(rule.args) if closed and rule.args is not None else frozenset(),
+        closed,
+        closed and optional == 0,
+        count,
     )
 
 
@@ -178,11 +176,6 @@ def explain(rule: Rule, args: Mapping[str, Any], place: str) -> list[Failure]:
         unnamed = [name for name in args if name not in named]
         failures += [Failure(place, _shown(name), "no argument of this name", shorten(args[name])) for name in unnamed]
     return failures
-
-
-def weight(rule: Rule) -> int:
-    """Count a rule's tests, each of them linear in its argument: what a verifier multiplies to bound its work."""
-    return 1 + sum(weigh(constraint) for constraint in (rule.args or {}).values())
 
 
 def read_rule(data: Any) -> Rule:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import caveats, chain, codec, names, scopes
-from arx_verifier.constraints import CompiledRule, Rule, compile_rule, explain, permits, weight
+from arx_verifier.constraints import CompiledRule, Rule, compile_rule, explain, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
@@ -169,7 +169,7 @@ class ProvenChain:
     def allow(self, place: str, rules: tuple[Rule, ...]) -> None:
         """Add one ``allow``, its operands checked now, so that a bad one refuses alike on first and later sight."""
         compiled = tuple([compile_rule(rule) for rule in rules])
-        self._allows.append(_Allow(place, rules, compiled, sum([weight(rule) for rule in rules])))
+        self._allows.append(_Allow(place, rules, compiled, sum([rule.weight for rule in compiled])))
 
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
