@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``arx`` command's frame: which nouns there are, and how every command ends.
+
+A noun's module is imported when it is used, so that ``arx --help`` needs nothing but click.  Whatever goes wrong ends
+in one line on stderr and an exit code of ``exits``; a traceback is shown only with ``--debug``.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import click
+
+from arx_caps.cli import exits
+from arx_caps.cli.frame import common_options
+from arx_caps.cli.output import Console, json_line, plain
+
+NOUNS: Final[Mapping[str, tuple[str, str]]] = {
+    "init": ("init", "make a realm: its folder, keys and first operator"),
+    "up": ("up", "run the whole realm on this machine"),
+    "mint": ("mint", "run the mint alone, with a store of your own"),
+    "doctor": ("doctor", "look for what is wrong, and say how to mend it"),
+    "policy": ("policy", "check a policy file"),
+    "agent": ("agent", "enrol, list and deactivate agents"),
+    "service": ("service", "enrol tool services"),
+    "session": ("session", "open, list and end sessions"),
+    "task": ("task", "start and finish tasks"),
+    "token": ("token", "read, hand over and explain tokens and bundles"),
+    "kill": ("kill", "end what was born so far in a scope, and see who confirmed"),
+    "freeze": ("kill", "refuse a scope until it is thawed"),
+    "thaw": ("kill", "end a freeze"),
+    "reinstate": ("kill", "lift the ban that a kill of an agent, subject or realm left"),
+    "verifier": ("verifier", "list the verifiers and what they have applied"),
+    "decisions": ("decisions", "show what verifiers decided, and why"),
+    "completion": ("completion", "write a shell's completion script"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a noun's module only when the noun is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the nouns in the table's order."""
+        return list(NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of a noun and return its command."""
+        if cmd_name not in NOUNS:
+            return None
+        module = importlib.import_module(f"arx_caps.cli.{NOUNS[cmd_name][0]}")
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of nouns from the table, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(noun, help_text) for noun, (_, help_text) in NOUNS.items()])
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
+        """Run a command line and exit with its code."""
+        argv = list(sys.argv[1:] if args is None else args)
+        console = Console()
+        extra |= {"standalone_mode": False, "obj": console, "prog_name": "arx"}
+        try:
+            code: Any = super().main(argv, **extra)
+            sys.stdout.flush()
+        except Exception as error:
+            code = _end(error, console, as_json=console.json or "--json" in argv, debug="--debug" in argv)
+        raise SystemExit(code if isinstance(code, int) else exits.OK)
+
+
+def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> int:
+    """Tell a person and a script how it ended."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read has gone (`arx decisions | head`); the interpreter must not complain about it again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.OK
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return exits.USAGE
+    message, code, exit_code, hint = _describe(error)
+    if debug:
+        click.echo("".join(traceback.format_exception(error)), err=True)
+    click.echo(f"arx: {plain(message)}", err=True)
+    if hint:
+        console.hint(hint)
+    if as_json:
+        click.echo(json_line("error", {"code": code, "error": message, "exit_code": exit_code, "hint": hint}))
+    return exit_code
+
+
+def _describe(error: Exception) -> tuple[str, str, int, str | None]:
+    """Return message, code, exit code and hint of whatever ended a command."""
+    from arx_verifier.errors import ArxError
+
+    if isinstance(error, exits.Stop):
+        return str(error), error.code, error.exit_code, error.hint
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx is not None else "arx"
+        return _ours(error.format_message()), "usage", exits.USAGE, f"{where} --help"
+    if isinstance(error, click.ClickException):
+        return _ours(error.format_message()), "usage", exits.USAGE, None
+    if isinstance(error, click.Abort):
+        return "interrupted", "interrupted", exits.INTERRUPTED, None
+    if isinstance(error, ArxError):
+        return str(error), error.code, exits.exit_of(error), None
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", "file", exits.USAGE, None
+    # The text of an unexpected error could hold anything, a token included: its type says enough here.
+    return f"internal error: {type(error).__name__}", "internal", exits.INTERNAL, "run it again with --debug"
+
+
+def _ours(message: str) -> str:
+    """Put a message of click into ARx's form."""
+    return (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"auto_envvar_prefix": "ARX", "help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 ok, 1 check failed or denied, 2 usage, 3 incomplete or unknown, 4 not authenticated, "
+    "5 unreachable, 70 internal error.",
+)
+@click.version_option(package_name="arx-caps", prog_name="arx", message="%(prog)s %(version)s")
+@common_options
+def cli() -> None:
+    """Authenticate and authorize AI agents: tokens that narrow offline, kills that are confirmed."""
+
+
+def main() -> NoReturn:
+    """Run ``arx``."""
+    cli.main()

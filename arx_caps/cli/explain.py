@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx token explain``: would this call be allowed, and if not, why not?  SPEC 8.
+
+With a service file it is the whole verification with the service's key, and the store's kills and bans when the store
+can be asked.  Without one the caveats alone are judged, and the signature is not.  Nothing is spent or recorded.  The
+proof of a call is made here, as the holder would make it: what is explained is the token, not one attempt.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import click
+
+from arx_caps.agent.outline import outline
+from arx_caps.cli.exits import DENIED, OK, Stop
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.holding import Holding
+from arx_caps.cli.kills import known_kills
+from arx_caps.cli.output import Console, plain
+from arx_caps.cli.reading import fingerprint, unverified_chain
+from arx_caps.cli.values import Moment, read_pairs, show_time
+from arx_verifier import proofs
+from arx_verifier.access import AccessRequest
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.errors import MEANINGS, Failure
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.names import matches_tool
+from arx_verifier.proven import ProvenChain, Refused
+from arx_verifier.service import ServiceFile, open_verifier, read_service_file
+
+
+class Verdict(NamedTuple):
+    """What a service would answer.
+
+    Attributes:
+        code: ``ok`` or a reason code.
+        failures: What was expected and what came.
+        notes: What was assumed or left out.
+    """
+
+    code: str
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+
+
+class _NothingSpent:
+    """A nonce store that knows of no call: an explanation must neither spend a call nor fail by one."""
+
+    waits = False
+    not_before_ms = 0
+
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:  # noqa: ARG002
+        """Say that the call is new."""
+        return True
+
+
+@click.command("explain")
+@click.argument("file")
+@click.option("--tool", required=True, help="the tool that would be called")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="one of its arguments; name:=JSON")
+@click.option("--audience", help="the service, where FILE is a bundle for several")
+@click.option("--service", metavar="FILE", help="the service's file: checks the signature, and kills if it can")
+@click.option("--at", type=Moment(), help="judge as of this time; now when left out")
+@click.option("--peer", help="the address the call would come from")
+@common_options
+@pass_console
+def explain_command(console: Console, /, file: str, tool: str, arguments: tuple[str, ...], **where: Any) -> None:
+    """Say whether a call with this token would be allowed; exits with 1 when it would be denied."""
+    holding = Holding.read(file)
+    service = read_service_file(where["service"]) if where["service"] else None
+    audience = where["audience"] or (service.audience if service else None)
+    macaroon = _choose(holding, tool, audience)
+    at_ms = where["at"] if where["at"] is not None else time.time_ns() // 1_000_000
+    request = AccessRequest(tool, read_pairs(arguments), at_ms, where["peer"])
+    verdict = _verified(macaroon, request, where["service"], service) if service else _unverified(macaroon, request)
+    allowed = verdict.code == "ok"
+    value = {
+        "allowed": allowed,
+        "code": verdict.code,
+        "meaning": MEANINGS.get(verdict.code),
+        "failures": [failure._asdict() for failure in verdict.failures],
+        "notes": list(verdict.notes),
+        "signature_checked": service is not None,
+        "audience": macaroon.unverified_identifier.aud,
+        "tool": tool,
+        "at": at_ms,
+        "fingerprint": fingerprint(macaroon.encode()),
+    }
+    console.data("explanation", value, lambda: _show(verdict, tool, at_ms))
+    for note in verdict.notes:
+        console.say(f"note: {note}")
+    click.get_current_context().exit(OK if allowed else DENIED)
+
+
+def _choose(holding: Holding, tool: str, audience: str | None) -> Macaroon:
+    """Pick the token that the call would use: the named service's, the only one, or the one that knows the tool."""
+    if audience is not None:
+        return holding.token(audience)
+    if len(holding.tokens) == 1:
+        return next(iter(holding.tokens.values()))
+    knowing = [token for token in holding.tokens.values() if _knows(token, tool)]
+    if len(knowing) == 1:
+        return knowing[0]
+    raise Stop(
+        f"it holds tokens for {', '.join(sorted(holding.tokens))}; say which service is called",
+        hint="give --audience",
+        code="audience",
+    )
+
+
+def _knows(macaroon: Macaroon, tool: str) -> bool:
+    return any(matches_tool(pattern, tool) for pattern in outline(macaroon).tools)
+
+
+def _unverified(macaroon: Macaroon, request: AccessRequest) -> Verdict:
+    """Judge the caveats alone."""
+    notes = ["the signature is not checked, nor any kill: give --service for both"]
+    chain = unverified_chain(macaroon)
+    if macaroon.is_one_shot:
+        notes.append("this token is for one call; whether it is this one is not checked")
+    elif chain.needs_call:
+        notes.append("the token must be signed for each call: explained as if it were")
+    refused = chain.refused or _judge(chain, request)
+    return Verdict("ok", (), tuple(notes)) if refused is None else Verdict(*refused, tuple(notes))
+
+
+def _judge(chain: ProvenChain, request: AccessRequest) -> Refused | None:
+    """Judge what depends on the request, in the verifier's order."""
+    if request.at >= chain.exp:
+        return Refused("expired", (Failure("token", "exp", f"before {show_time(chain.exp)}", show_time(request.at)),))
+    if request.at < chain.nbf:
+        expected = f"{show_time(chain.nbf)} or later"
+        return Refused("not_yet_valid", (Failure("token", "nbf", expected, show_time(request.at)),))
+    refused = chain.judge_peer(request.peer) if chain.networks else None
+    return refused or chain.judge_tool(request.tool, request.args)
+
+
+def _verified(macaroon: Macaroon, request: AccessRequest, path: str, service: ServiceFile) -> Verdict:
+    """Verify as the service would, with a proof of this call made here."""
+    epochs, note = known_kills(service, macaroon)
+    notes = [note] if note else []
+    verifier = open_verifier(path, epochs=epochs, decisions=InMemoryDecisions(), nonces=_NothingSpent())
+    text = macaroon.encode()
+    if macaroon.is_one_shot:
+        notes.append("this token is for one call, and is judged as one of this tool and these arguments")
+    else:
+        notes.append("explained as if the call were signed, with a proof made here")
+        fields = proofs.fields_of(request)
+        try:
+            text = proofs.CallSigner(macaroon, service.audience).sign(fields, request.at)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--at") from error
+    decision = verifier.decide(text, request)
+    return Verdict(decision.code, decision.failures, tuple(notes))
+
+
+def _show(verdict: Verdict, tool: str, at_ms: int) -> str:
+    if verdict.code == "ok":
+        return f"allowed: {plain(tool)} at {show_time(at_ms)}"
+    lines = [f"denied: {verdict.code}: {MEANINGS.get(verdict.code, '')}".rstrip(": ")]
+    for failure in verdict.failures:
+        lines.append(f"  {failure.place}: {plain(failure.rule)}")
+        lines += [f"    expected  {plain(failure.expected)}", f"    came      {plain(failure.came)}"]
+    return "\n".join(lines)

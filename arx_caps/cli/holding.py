@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody holds: one token, or a bundle of tokens, read from a file or stdin.  SPEC 2."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.cli.exits import DENIED, Stop
+from arx_caps.cli.files import read_text
+from arx_verifier import codec
+from arx_verifier.caveats import Caveat
+from arx_verifier.errors import ArxError
+from arx_verifier.macaroon import HOP_BYTES, Macaroon
+
+SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # a token that was copied from a header
+
+
+class Holding:
+    """One token, or the tokens of one task; nothing of it proven.
+
+    Attributes:
+        tokens: By audience.
+        bundle: What else the bundle says, or None for a single token.
+    """
+
+    __slots__ = ("bundle", "tokens")
+
+    def __init__(self, tokens: Mapping[str, Macaroon], bundle: Bundle | None) -> None:
+        self.tokens, self.bundle = tokens, bundle
+
+    @classmethod
+    def read(cls, path: str) -> "Holding":
+        """Read a holding from a file or stdin.
+
+        Raises:
+            Stop: The file cannot be read, or holds neither a token nor a bundle.
+        """
+        text = read_text(path)
+        if text.lower().startswith(SCHEMES):
+            text = text.split(maxsplit=1)[1]
+        try:
+            if text.startswith(codec.BUNDLE_PREFIX):
+                bundle = Bundle.parse(text)
+                return cls(bundle.tokens, bundle)
+            macaroon = Macaroon.parse(text)
+            return cls({macaroon.unverified_identifier.aud: macaroon}, None)
+        except ArxError as error:
+            raise Stop(f"{'stdin' if path == '-' else path}: {error}", DENIED, code=error.code) from error
+
+    @property
+    def kind(self) -> str:
+        """``bundle`` or ``token``."""
+        return "token" if self.bundle is None else "bundle"
+
+    def token(self, audience: str) -> Macaroon:
+        """Return the token for one service.
+
+        Raises:
+            Stop: There is none for it.
+        """
+        if audience not in self.tokens:
+            raise Stop(f"it holds no token for {audience}, only for {', '.join(sorted(self.tokens))}", code="audience")
+        return self.tokens[audience]
+
+    def hand_over(self, to: str, caveats: Mapping[str, Caveat | None]) -> "Holding":
+        """Return what the next holder gets; every token of it has the same link.
+
+        Args:
+            to: The next holder's agent path.
+            caveats: What is taken from each token; an audience that is not named is left out.
+
+        Raises:
+            AttenuationError: A token would become too large, or is a one-shot token.
+        """
+        hop = os.urandom(HOP_BYTES)
+        given = {audience: self.tokens[audience].hand_over(to, caveat, hop=hop) for audience, caveat in caveats.items()}
+        return Holding(given, None if self.bundle is None else self.bundle.with_tokens(given))
+
+    def encode(self) -> str:
+        """Return the text that the next holder is given, a secret."""
+        return self.bundle.encode() if self.bundle is not None else next(iter(self.tokens.values())).encode()
+
+    def about(self) -> dict[str, Any]:
+        """Return what stands beside the tokens, for JSON."""
+        held = self.bundle
+        return {} if held is None else {"agent": held.agent, "issuer": held.issuer, "task": held.task}

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a store knows of kills and bans, read once, for an explanation.  SPEC 9.
+
+It is no verifier's view: it takes no lease and joins no registry, or a kill would wait for it to confirm.
+"""
+
+import os
+
+from arx_caps.revocation import RevocationStore
+from arx_verifier.epochs import FOREVER_NS, EpochTable, Lease
+from arx_verifier.errors import StoreError
+from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.service import ServiceFile
+
+
+def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, str | None]:
+    """Read the store's floors and bans.
+
+    Args:
+        service: Names the store.
+        macaroon: The token to explain; where the store cannot be asked, its own birth is believed.
+
+    Returns:
+        A view to verify with, and a note on what it leaves out, or None.
+    """
+    table, because = EpochTable(), "the service file names no store"
+    if service.store is not None:
+        store = RevocationStore(service.store, service.realm, password=os.environ.get("ARX_STORE_PASSWORD"))
+        try:
+            header = store.header()
+            table.adopt(header.inc, header.seq, store.floors(), store.bans())
+        except StoreError as error:
+            because = str(error)
+        else:
+            table.renew(header.inc, header.seq, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+            return table, None
+    identifier = macaroon.unverified_identifier
+    inc, born = identifier.born if isinstance(identifier, Identifier) else ("", 0)
+    table = EpochTable()
+    table.adopt(inc, born, {}, {})
+    table.renew(inc, born, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+    return table, f"kills and bans are not checked: {because}"

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a token that nobody has proven, and say in words what each of its caveats takes away.  SPEC 3 to 6.
+
+Everything here is *unverified*: whoever prints it says so.  Only a verifier with the audience's key can tell whether
+the chain is authentic.
+"""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from arx_caps.cli.values import show_json, show_span, show_time
+from arx_verifier import caveats, codec
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import ArxError, MalformedTokenError
+from arx_verifier.keys import KEY_BYTES, AudienceKey
+from arx_verifier.macaroon import Identifier, Macaroon, OperatorIdentifier
+from arx_verifier.proven import ProvenChain
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One caveat in words.
+
+    Attributes:
+        place: Its place, as refusals name it: ``caveat 1``.
+        kind: ``mint``, ``hand-over``, ``narrowing`` or ``call``.
+        to: Who a hand-over names, or None.
+        removes: What it takes away, a phrase each.
+        caveat: Its members, or None when it cannot be read.
+    """
+
+    place: str
+    kind: str
+    to: str | None
+    removes: tuple[str, ...]
+    caveat: dict[str, Any] | None
+
+
+def fingerprint(text: str) -> str:
+    """Name a secret text without showing it: the first 16 hex digits of its SHA-256."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def unverified_chain(macaroon: Macaroon) -> ProvenChain:
+    """Work out what a chain says as a verifier would, with a stand-in for the key: nothing is proven by it.
+
+    Raises:
+        MalformedTokenError: It is an operator's token, or its identifier cannot be read.
+    """
+    identifier = macaroon.unverified_identifier
+    if not isinstance(identifier, Identifier):
+        raise MalformedTokenError("an operator's token is good for the mint alone, and names no tools of a service")
+    reading = ProvenChain(AudienceKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
+    packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
+    reading.read_caveats(packets, identifier.aud)
+    return reading
+
+
+def describe_token(macaroon: Macaroon) -> dict[str, Any]:
+    """Return what a token says, for JSON; no signature and no text of it.
+
+    Raises:
+        MalformedTokenError: Its identifier cannot be read.
+    """
+    identifier = macaroon.unverified_identifier
+    facts: dict[str, Any] = {
+        "audience": identifier.aud,
+        "fingerprint": fingerprint(macaroon.encode()),
+        "realm": macaroon.location,
+        "kid": identifier.kid,
+        "issued_at": identifier.iat,
+        "expires_at": identifier.exp,
+        "one_shot": macaroon.is_one_shot,
+        "caveats": [msgspec.to_builtins(step) for step in steps(macaroon)],
+    }
+    if isinstance(identifier, OperatorIdentifier):
+        return {"operator": identifier.operator} | facts
+    chain = unverified_chain(macaroon)
+    refused = chain.refused
+    return facts | {
+        "agent": identifier.agent,
+        "session": identifier.session,
+        "task": identifier.task,
+        "subject": list(identifier.subject) if identifier.subject else None,
+        "model": identifier.model,
+        "policy": identifier.policy,
+        "born": list(identifier.born),
+        "expires_at": chain.exp,
+        "not_before": chain.nbf or None,
+        "holder": chain.facts.named[-1] if chain.facts.named else identifier.agent,
+        "named": list(chain.facts.named),
+        "link": chain.facts.links[-1] if chain.facts.links else identifier.id,
+        "links": [identifier.id, *chain.facts.links],
+        "needs_call": chain.needs_call,
+        "scopes": list(chain.scopes),
+        "never_accepted": None if refused is None else {"code": refused.code, "failures": list(map(str, refused[1]))},
+    }
+
+
+def steps(macaroon: Macaroon) -> list[Step]:
+    """Say of each caveat what it takes away."""
+    found: list[Step] = []
+    handed = False
+    for index, packet in enumerate(macaroon.packets):
+        place = f"caveat {index + 1}"
+        if isinstance(packet, codec.ThirdParty):
+            found.append(Step(place, "narrowing", None, ("needs an approval that this version cannot take",), None))
+            continue
+        try:
+            caveat = caveats.read_caveat(packet)
+        except ArxError as error:
+            found.append(Step(place, "narrowing", None, (f"everything: {error}",), None))
+            continue
+        handed = handed or caveat.to is not None
+        kind = "hand-over" if caveat.to is not None else "call" if caveat.call is not None else "narrowing"
+        kind = "mint" if kind == "narrowing" and not handed and index == 0 else kind
+        found.append(Step(place, kind, caveat.to, tuple(_phrases(caveat)), msgspec.to_builtins(caveat)))
+    return found
+
+
+def describe_rule(rule: Rule) -> str:
+    """Write one rule in words: the tool, then its arguments in brackets."""
+    if rule.args is None:
+        return f"{rule.tool} with any arguments"
+    arguments = [f"{name} {_constraint(constraint)}" for name, constraint in rule.args.items()]
+    if rule.open:
+        arguments.append("others as before")
+    if not arguments:
+        return f"{rule.tool} without arguments"
+    return f"{rule.tool}({', '.join(arguments)})"
+
+
+def _constraint(constraint: Any) -> str:
+    said = msgspec.to_builtins(constraint)
+    if not isinstance(said, dict):
+        return f"= {show_json(said)}"
+    optional = "optional, " if said.pop("optional", False) else ""
+    return optional + " and ".join(f"{word} {show_json(operand)}" for word, operand in said.items())
+
+
+def _phrases(caveat: Caveat) -> list[str]:
+    """Say what a caveat takes away, a phrase for each member."""
+    phrases = []
+    if caveat.allow is not None:
+        phrases.append("every tool but " + "; ".join(map(describe_rule, caveat.allow)))
+    if caveat.exp is not None:
+        phrases.append(f"all time from {show_time(caveat.exp)} on")
+    if caveat.nbf is not None:
+        phrases.append(f"all time before {show_time(caveat.nbf)}")
+    if caveat.depth is not None:
+        phrases.append(f"hand-overs after the next {caveat.depth}" if caveat.depth else "every further hand-over")
+    if caveat.hand_to is not None:
+        phrases.append("hand-overs to agents other than " + " or ".join(caveat.hand_to))
+    if caveat.aud is not None:
+        phrases.append("services other than " + " or ".join(caveat.aud))
+    if caveat.net is not None:
+        phrases.append("callers in none of " + ", ".join(caveat.net))
+    if caveat.require is not None:
+        phrases.append("calls without a proof made for that call" if "call" in caveat.require else "calls unsigned")
+    if caveat.fresh is not None:
+        phrases.append(f"verifiers whose view of kills is older than {show_span(caveat.fresh)}")
+    if caveat.task is not None:
+        phrases.append(f"everything once sub-task {caveat.task} has ended")
+    if caveat.call is not None:
+        phrases.append(f"every call but the one signed at {show_time(caveat.call[1])}")
+    return phrases

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx token``: read a token, hand it over, explain what a service would say of it.  All of it offline."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.agent.narrowing import rules_for
+from arx_caps.agent.outline import outline
+from arx_caps.cli.exits import DENIED, Stop
+from arx_caps.cli.explain import explain_command
+from arx_caps.cli.files import write_private
+from arx_caps.cli.frame import common_options, out_option, pass_console
+from arx_caps.cli.holding import Holding
+from arx_caps.cli.output import Console, pairs, plain
+from arx_caps.cli.reading import describe_token, fingerprint, unverified_chain
+from arx_caps.cli.values import Duration, read_pairs, show_json, show_time, show_until
+from arx_caps.durations import parse_duration
+from arx_verifier.caveats import Caveat
+from arx_verifier.names import is_agent_path
+
+
+@click.group("token")
+def token_command() -> None:
+    """Read, hand over and explain tokens and bundles.
+
+    A token is read from a file, or from stdin with "-"; it is never part of the command line.
+    """
+
+
+token_command.add_command(explain_command)
+
+
+@token_command.command("inspect")
+@click.argument("file", type=str)
+@common_options
+@pass_console
+def inspect(console: Console, file: str) -> None:
+    """Say what a token or a bundle says, without proving any of it."""
+    holding = Holding.read(file)
+    now_ms = time.time_ns() // 1_000_000
+    tokens = [describe_token(macaroon) for _, macaroon in sorted(holding.tokens.items())]
+    value = {"verified": False, "kind": holding.kind, **holding.about(), "tokens": tokens}
+    console.data("token", value, lambda: "\n\n".join([_head(holding), *(_show(token, now_ms) for token in tokens)]))
+
+
+@token_command.command("hand-over")
+@click.argument("to")
+@click.option("--in", "file", required=True, help='the token or bundle, "-" for stdin')
+@click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="narrow an argument of every tool left")
+@click.option("--audience", "audiences", multiple=True, help="keep only the token of this service; may be repeated")
+@click.option("--ttl", type=Duration(), help="how long it works, such as 5m; never longer than before")
+@click.option("--depth", type=click.IntRange(0, 16), help="how many hand-overs may follow")
+@out_option
+@common_options
+@pass_console
+def hand_over(console: Console, /, to: str, file: str, out: Path | None, **narrower: Any) -> None:
+    """Narrow what FILE holds and hand it to the agent TO, without asking the mint.
+
+    \b
+    --arg amount:='{"range":[0,50]}'   any constraint, as JSON
+    --arg order_id=o-1                 equal to this text (or integer, or boolean)
+    """
+    if not is_agent_path(to):
+        raise click.BadParameter(f"{to[:60]!r} is not an agent path such as acme/worker", param_hint="TO")
+    holding = Holding.read(file)
+    given = holding.hand_over(to, _caveats(holding, **narrower))
+    _refuse_the_useless(given)
+    _give(console, given, to, out)
+
+
+def _caveats(
+    holding: Holding,
+    tools: tuple[str, ...],
+    arguments: tuple[str, ...],
+    audiences: tuple[str, ...],
+    ttl: str | None,
+    depth: int | None,
+) -> dict[str, Caveat | None]:
+    """Work out what the hand-over takes from each token; None for nothing but the name."""
+    kept = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
+    rules = rules_for(kept, tools or None, read_pairs(arguments, constraints=True))
+    exp = time.time_ns() // 1_000_000 + parse_duration(ttl) if ttl else None
+    caveats: dict[str, Caveat | None] = {}
+    for audience, allow in rules.items():
+        said = (allow, exp, depth) != (None, None, None)
+        caveats[audience] = Caveat(allow=allow, exp=exp, depth=depth).check() if said else None
+    return caveats
+
+
+def _refuse_the_useless(given: Holding) -> None:
+    """Refuse to hand over what every verifier would refuse: the next holder could do nothing about it."""
+    for audience, macaroon in given.tokens.items():
+        refused = unverified_chain(macaroon).refused
+        if refused is not None:
+            because = "; ".join(map(str, refused.failures))
+            raise Stop(f"the token for {audience} would never be accepted: {because}", DENIED, code=refused.code)
+
+
+def _give(console: Console, given: Holding, to: str, out: Path | None) -> None:
+    chains = {audience: unverified_chain(macaroon) for audience, macaroon in given.tokens.items()}
+    first = next(iter(chains.values()))
+    link, exp, text = first.facts.links[-1], min(chain.exp for chain in chains.values()), given.encode()
+    value: dict[str, Any] = {"kind": given.kind, "to": to, "link": link, "expires_at": exp}
+    value |= {"fingerprint": fingerprint(text), "audiences": sorted(given.tokens)}
+    if out is not None:
+        write_private(out, text + "\n")
+        console.data("hand-over", value | {"out": str(out)}, "")
+    else:
+        console.data("hand-over", value | {given.kind: text}, text)
+    console.say(f"handed to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}")
+    console.hint(f"arx kill link:{link} ends it, and all that is made of it")
+
+
+def _head(holding: Holding) -> str:
+    lines = ["not verified: only the service's key can tell whether this is authentic"]
+    if holding.bundle is not None:
+        lines.append(
+            pairs(
+                [
+                    (holding.kind, f"{len(holding.tokens)} token{'s'[: len(holding.tokens) > 1]}"),
+                    *holding.about().items(),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def _show(token: dict[str, Any], now_ms: int) -> str:
+    named = token.get("named") or ()
+    facts = [
+        ("token", token["audience"] + (", for one call" if token["one_shot"] else "")),
+        ("fingerprint", token["fingerprint"]),
+        ("realm", f"{token['realm']}, key {token['kid']}"),
+        ("operator", token.get("operator")),
+        ("agent", token.get("agent")),
+        ("named", " -> ".join(named) + " (as each holder wrote it)" if named else None),
+        ("session", token.get("session")),
+        ("task", token.get("task")),
+        ("subject", " ".join(token["subject"]) if token.get("subject") else None),
+        ("model", token.get("model")),
+        ("policy", token.get("policy")),
+        ("link", token.get("link")),
+        ("issued", show_time(token["issued_at"])),
+        ("expires", show_until(token["expires_at"], now_ms)),
+    ]
+    lines = [pairs(facts)]
+    lines += [_show_step(step) for step in token["caveats"]]
+    never = token.get("never_accepted")
+    if never:
+        lines.append(f"never accepted: {never['code']}: " + plain("; ".join(never["failures"])))
+    return "\n".join(lines)
+
+
+def _show_step(step: dict[str, Any]) -> str:
+    title = {"mint": "the mint granted", "hand-over": f"handed to {step['to']}", "call": "signed for a call"}
+    removes = [f"    takes away {phrase}" for phrase in step["removes"]] or ["    takes away nothing"]
+    body = [plain(line) for line in removes] if step["caveat"] is not None else [plain(show_json(step["removes"]))]
+    return "\n".join([f"  {step['place']}: {title.get(step['kind'], 'narrowed')}", *body])

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read what people type: durations, times, ``name=value``, scopes; and show times and sizes to them."""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+
+from arx_caps.durations import parse_duration
+from arx_verifier.access import read_json_object
+from arx_verifier.errors import RequestError
+
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
+_WORDS: Final = {"true": True, "false": False}
+
+
+class Duration(click.ParamType[str]):
+    """A length of time such as ``10m``, kept as text for the mint."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check it."""
+        try:
+            ms = parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if ms == 0:
+            self.fail("a duration of nothing", param, ctx)
+        return value
+
+
+class Moment(click.ParamType[int]):
+    """A time: ms since the Unix epoch, or ``2026-01-31T12:00:00Z``; the value is in ms."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it."""
+        if isinstance(value, int):
+            return value
+        if str(value).isascii() and str(value).isdigit() and len(str(value)) <= 15:
+            return int(value)
+        try:
+            read = dt.datetime.fromisoformat(str(value))
+        except ValueError:
+            read = None
+        if read is None or read.tzinfo is None:
+            self.fail(f"{value!r} is neither ms since 1970 nor a time with its zone, 2026-01-31T12:00:00Z", param, ctx)
+        return int(read.timestamp() * 1000)
+
+
+def read_pairs(texts: Iterable[str], *, constraints: bool = False) -> dict[str, Any]:
+    """Read ``name=value`` and ``name:=JSON``.
+
+    Args:
+        texts: As typed.
+        constraints: Whether a value that begins with ``{``, ``[`` or ``"`` is JSON without a colon as well.
+
+    Returns:
+        Values by name.  A plain value is an integer or a boolean if it looks like one, else text.
+
+    Raises:
+        click.BadParameter: No name, no ``=``, a name twice, or bad JSON.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        is_json = name.endswith(":") or (constraints and value[:1] in ("{", "[", '"'))
+        name = name.removesuffix(":")
+        if not equals or not name:
+            raise click.BadParameter(f"{text[:60]!r} is not name=value")
+        if name in values:
+            raise click.BadParameter(f"{name[:60]!r} is given twice")
+        values[name] = _json(name, value) if is_json else _scalar(value)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    return int(text) if _INTEGER.fullmatch(text) else text
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        # The strict reader takes objects; wrapped, it holds any value to the same rules.
+        return read_json_object(b'{"value":' + text.encode("utf-8", "surrogateescape") + b"}")["value"]
+    except RequestError as error:
+        raise click.BadParameter(f"the value of {name[:60]!r} cannot be read: {error}") from error
+
+
+def show_time(ms: int) -> str:
+    """Write a time for people, UTC, to the second."""
+    try:
+        at = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms after 1970"
+    return at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def show_span(ms: int) -> str:
+    """Write a length of time for people, its two largest units."""
+    if ms < 1000:
+        return f"{ms} ms"
+    parts = []
+    left = ms // 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if left >= size:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def show_until(ms: int, now_ms: int) -> str:
+    """Write an end for people: when, and how far away."""
+    away = f"in {show_span(ms - now_ms)}" if ms > now_ms else f"{show_span(now_ms - ms)} ago"
+    return f"{show_time(ms)} ({away})"
+
+
+def show_json(value: Any) -> str:
+    """Write a value on one line, as JSON."""
+    return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
