@@ -1,20 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers for tests: one Valkey a run, a fresh realm a test."""
+"""Real servers for tests: one Valkey a run, a fresh realm a test, verifiers in processes of their own.
+
+What only ``arx_caps`` can start is imported by the fixtures, so that the verifier's tests also run where it alone is
+installed.
+"""
+
+from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+if TYPE_CHECKING:
+    from arx_caps.embedded import EmbeddedValkey
+    from arx_caps.revocation import RevocationStore
+
+FAST_LEASE_MS = 300
+
+VERIFIER = """
+import sys
+from arx_verifier.feed import Follower
+url, realm, name = sys.argv[1:4]
+follower = Follower(url, realm, name)
+print("live" if follower.catch_up(0, 0, 10) else "dead", flush=True)
+for line in sys.stdin:
+    command, inc, born, scope = line.split()
+    refused = follower.check(inc, int(born), (scope,))
+    while command == "watch" and refused is None:
+        refused = follower.check(inc, int(born), (scope,))
+    print("accepted" if refused is None else refused.code, flush=True)
+"""
+
+
+def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+    """Wait for a condition that gives no event: another process's, or a server's.
+
+    Raises:
+        AssertionError: It did not hold in time.
+    """
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.002)
+
+
+class VerifierProcess:
+    """A verifier in a process of its own, which decides when told to."""
+
+    def __init__(self, url: str, realm: str, name: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", VERIFIER, url, realm, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+        assert self.read() == "live"
+
+    def read(self) -> str:
+        """Read one answer."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def tell(self, command: str, inc: str, born: int, scope: str) -> None:
+        """Say ``check`` for one decision, or ``watch`` for decisions until one is a refusal."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command} {inc} {born} {scope}\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
 
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
     """A running server with ``.url``; its data end with the run."""
+    from arx_caps.embedded import EmbeddedValkey
+
     with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """A running server that the test may stop, freeze and break."""
+    from arx_caps.embedded import EmbeddedValkey
+
+    with EmbeddedValkey(tmp_path_factory.mktemp("own")) as server:
         yield server
 
 
@@ -25,17 +105,30 @@ def realm_name() -> str:
 
 
 @pytest.fixture
+def realm_store(valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
+    """A store of a fresh realm: functions loaded, history begun."""
+    from arx_caps.revocation import RevocationStore
+
+    with RevocationStore(valkey.url, realm_name) as store:
+        store.load_functions()
+        store.init()
+        yield store
+
+
+@pytest.fixture
+def fast_store(valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
+    """As ``realm_store``, with a lease of ``FAST_LEASE_MS``."""
+    from arx_caps.revocation import RevocationStore
+
+    with RevocationStore(valkey.url, realm_name) as store:
+        store.load_functions()
+        store.init(lease_ms=FAST_LEASE_MS)
+        yield store
+
+
+@pytest.fixture
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def realm_store(valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
-    """A store of a fresh realm: functions loaded, history begun."""
-    with RevocationStore(valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init()
-        yield store

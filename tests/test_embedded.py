@@ -6,8 +6,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from redis.retry import Retry
 
 from arx_caps.embedded import MAX_SOCKET_PATH, EmbeddedValkey, socket_path
 from arx_verifier.errors import SettingsError
+from tests.servers import until
 
 pytestmark = pytest.mark.servers
 
@@ -28,14 +27,6 @@ server.start()
 print(server.server_pid, flush=True)
 sys.stdin.read()
 """
-
-
-def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Wait for a condition of another process, which gives no event."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def gone(pid: int) -> bool:

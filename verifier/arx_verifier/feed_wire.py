@@ -246,7 +246,8 @@ def read_answer(frame: Any) -> Answer:
         inc, seq, at_ms, lease_ms, status, keep_ms, entries = frame
         inc, status = inc.decode("ascii"), status.decode("ascii")
         numbers = (seq, at_ms, lease_ms, keep_ms)
-        if not all(type(number) is int for number in numbers) or status not in (OK, RESYNC, REGRESSED, CORRUPT):
+        known = isinstance(entries, list) and status in (OK, RESYNC, REGRESSED, CORRUPT)
+        if not known or not all(type(number) is int for number in numbers):
             raise ValueError("not an answer")
         listed = tuple(_read_entry(inc, entry) for entry in entries)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
