@@ -91,8 +91,6 @@ def compile_weighed(constraint: ConstraintLike) -> tuple[Predicate, int]:
     Raises:
         MalformedTokenError: As ``compile_constraint``.
     """
-    if not isinstance(constraint, Leaf):
-        return comparing.equal(constraint)[1], 1
     written = encode(constraint)
     found = _KEPT.get(written)
     if found is None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import caveats, chain, codec, names, scopes
-from arx_verifier.constraints import CompiledRule, Rule, compile_rule, explain, permits
+from arx_verifier.constraints import CompiledRule, Rule, compile_rule, explain, merge, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
@@ -140,6 +140,8 @@ class ProvenChain:
             if not group:
                 return None
             groups.append(group)
+        if all(len(group) == 1 for group in groups):
+            groups = [(merge([rule for (rule,) in groups]),)]
         if len(self._by_tool) >= MAX_TOOLS:
             self._by_tool.clear()
         rules = ToolRules(tuple(groups), sum([allow.tests for allow in self._allows]))
