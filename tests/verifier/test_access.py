@@ -7,10 +7,11 @@ import time
 
 import msgspec
 import pytest
-from arx_verifier.access import MAX_JSON_DEPTH, AccessRequest, HttpCall, read_json_object
-from arx_verifier.errors import RequestError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from arx_verifier.access import MAX_JSON_DEPTH, AccessRequest, HttpCall, read_json_object
+from arx_verifier.errors import RequestError
 
 VALUES = st.recursive(
     st.none()

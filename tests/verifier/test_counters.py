@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from arx_verifier.counters import MemoryNonces, RedisNonces
 from arx_verifier.errors import SettingsError, StoreError
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from arx_verifier.decisions import (
     MAX_RECORD_BYTES,
     UNPROVEN,
@@ -17,8 +20,6 @@ from arx_verifier.decisions import (
 )
 from arx_verifier.errors import AuditError, Failure
 from arx_verifier.tally import Counted
-from hypothesis import given
-from hypothesis import strategies as st
 
 FACTS = ChainFacts(
     agent="acme/support",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
+
 from arx_verifier.errors import RequestError
 
 MAX_JSON_DEPTH: Final = 32  # deeper than any tool's arguments, far above what recursion in a tool could mind

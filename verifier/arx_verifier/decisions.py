@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Final, Protocol
 
 import msgspec
+
 from arx_verifier.errors import AuditError, Failure
 from arx_verifier.tally import Counted, Tally
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request means, where it came from, and how a refusal is told: each in one way only."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_verifier.errors import REASONS, Failure, RequestError, SettingsError
+from arx_verifier.peers import Peers
+from arx_verifier.problems import answer
+from arx_verifier.routes import RouteMap, read_query
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "peer"),
+    [
+        ("192.0.2.9", ["1.1.1.1"], "192.0.2.9"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["6.6.6.6, 192.0.2.1, 10.0.0.2"], "192.0.2.1"),
+        ("10.0.0.1", ["6.6.6.6", "192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.1:4711"], "192.0.2.1"),
+        ("10.0.0.1", ["[2001:db8::1]:80"], "2001:db8::1"),
+        ("10.0.0.1", ["192.0.2.1, unknown"], None),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("::ffff:192.0.2.9", [], "192.0.2.9"),
+        ("::ffff:10.0.0.1", ["::ffff:192.0.2.1"], "192.0.2.1"),
+        ("/run/app.sock", ["192.0.2.1"], None),
+        (None, ["192.0.2.1"], None),
+    ],
+)
+def test_the_right_most_untrusted_address_counts(client: str | None, forwarded: list[str], peer: str | None) -> None:
+    """What stands left of it, anybody may have written."""
+    assert Peers(["10.0.0.0/8"]).of(client, forwarded) == peer
+
+
+def test_settings_that_cannot_be_meant_are_refused_at_start() -> None:
+    """Bad networks, routes and tools do not wait for the first request."""
+    with pytest.raises(SettingsError):
+        Peers(["10.0.0.1/8"])
+    for route in ("orders", "get /x", "GET x", "GET /a//b", "GET /{a}/{a}", "GET /{a:path}", "GET /a?b", "GET /a%20b"):
+        with pytest.raises(SettingsError):
+            RouteMap({route: "orders.get"})
+    with pytest.raises(SettingsError):
+        RouteMap({"GET /x": "not a tool"})
+    with pytest.raises(SettingsError, match="same requests"):
+        RouteMap({"GET /a/{x}": "one", "GET /a/{y}": "two"})
+
+
+def test_literal_segments_win() -> None:
+    """As in the frameworks where the literal route is registered first; a mounted application's root is left out."""
+    tools = RouteMap({"GET /{a}/{b}": "both", "GET /x/{b}": "left", "GET /{a}/y": "right", "GET /x/y": "none"})
+
+    def meaning(path: str, root: str = "") -> Any:
+        scope = {"method": "GET", "path": path, "root_path": root, "query_string": b"", "headers": []}
+        return tools(scope, b"")
+
+    assert meaning("/x/y") == ("none", {})
+    assert meaning("/x/z") == ("left", {"b": "z"})
+    assert meaning("/z/y") == ("right", {"a": "z"})
+    assert meaning("/z/z") == ("both", {"a": "z", "b": "z"})
+    assert meaning("/api/x/y", "/api") == ("none", {})
+    assert meaning("/apix/y", "/api") == ("right", {"a": "apix"})
+    assert meaning("/x/") is None
+
+
+@given(st.binary(max_size=40))
+def test_any_query_is_read_or_refused(raw: bytes) -> None:
+    """No query string ends in anything but values or a ``RequestError``."""
+    try:
+        values = read_query(raw)
+    except RequestError:
+        return
+    assert all(isinstance(value, str) for value in values.values())
+
+
+@pytest.mark.parametrize("code", sorted(REASONS))
+def test_every_refusal_has_an_answer_of_its_own(code: str) -> None:
+    """Each reason's answer carries its status; no text can end a header or leave its quotes."""
+    told = answer(
+        code, realm='a"b\\c\r\nX: y', detail='x"\r\nSet-Cookie: a=b\u2028', failures=[Failure("p", "r", "e", "c")]
+    )
+    assert told.status == REASONS[code].status
+    for _, value in told.headers:
+        assert not set(value) & set(b"\r\n")
+    challenge = dict(told.headers).get(b"www-authenticate")
+    if challenge is not None:
+        assert challenge.count(b'"') == (2 if code == "missing_token" else 6)
+        assert b"\\" not in challenge
+    assert json.loads(told.body)["code"] == code

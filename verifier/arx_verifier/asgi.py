@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put a verifier before any ASGI application: no request reaches it without a grant.  SPEC 9.
+
+Here the bytes are collected, the clock is read and the answer is sent.  What a request means stands in ``routes``, from
+where it came in ``peers``, how a refusal is told in ``problems``; the decision itself is the verifier's.
+
+The body is read once, bounded, and exactly those bytes are passed on: what was checked is what the application sees.
+WebSockets are refused: a grant is for one call, and a connection outlives it.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from arx_verifier.access import AccessRequest, HttpCall
+from arx_verifier.decisions import Decision
+from arx_verifier.errors import ArxError, RequestError
+from arx_verifier.peers import Peers
+from arx_verifier.problems import Answer, answer
+from arx_verifier.routes import Meaning, RouteMap, Scope, Tools
+from arx_verifier.verify import Verifier
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
+_NO_TOOL: Final[Meaning] = ("", {})
+
+
+class _Refuse(Exception):  # noqa: N818 - never leaves this module
+    """Ends the handling of a request with a refusal that needs no token."""
+
+    def __init__(self, code: str, detail: str | None = None, status: int | None = None) -> None:
+        super().__init__(code)
+        self.code, self.detail, self.status = code, detail, status
+
+
+class _Disconnected(Exception):  # noqa: N818 - never leaves this module
+    """The client went away while it was sending."""
+
+
+class ArxMiddleware:
+    """ASGI middleware that lets a request through with a grant, which is then ``scope["arx"]``, and else refuses it.
+
+    Args:
+        app: The application.
+        verifier: Decides; started before the application and closed after it where the server runs ``lifespan``.
+        tools: Which requests mean which tool; what is not in it is refused.
+        max_body: Longest body that is read, in bytes.
+        trusted_proxies: Networks of proxies whose ``X-Forwarded-For`` is believed.
+
+    Raises:
+        SettingsError: A route or a network cannot be read.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        verifier: Verifier,
+        tools: Tools,
+        max_body: int = MAX_BODY_BYTES,
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
+        self.app, self.verifier = app, verifier
+        self._meaning = RouteMap(tools) if isinstance(tools, Mapping) else tools
+        self._max_body, self._peers = max_body, Peers(trusted_proxies)
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection; see the ASGI specification."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        else:
+            raise NotImplementedError(f"nothing is let through that is not http, such as {scope['type']!r:.40}")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._start()
+        peer = self._peer(scope)
+        try:
+            token = _token(scope)
+            body = await self._body(scope, receive)
+            request = self._request(scope, body, peer)
+        except _Disconnected:
+            return None
+        except _Refuse as refused:
+            self.verifier.refuse(refused.code, AccessRequest("", {}, _now_ms(), peer))
+            told = answer(refused.code, realm=self._realm, detail=refused.detail, status=refused.status)
+            return await _send(told, scope, send)
+        decision = await self._decide(token, request)
+        if not decision.allowed or decision.grant is None or not request.tool:
+            code = "tool_not_allowed" if decision.allowed else decision.code
+            told = answer(code, realm=self._realm, failures=decision.failures, decision=decision.id)
+            return await _send(told, scope, send)
+        scope["arx"] = decision.grant
+        return await self.app(scope, _replay(body, receive), send)
+
+    async def _decide(self, token: str, request: AccessRequest) -> Decision:
+        decision = self.verifier.try_decide(token, request)
+        if decision is None:  # it would have to wait, and an event loop must not
+            decision = await asyncio.to_thread(self.verifier.decide, token, request)
+        return decision
+
+    def _request(self, scope: Scope, body: bytes, peer: str | None) -> AccessRequest:
+        try:
+            tool, args = self._meaning(scope, body) or _NO_TOOL
+        except RequestError as error:
+            raise _Refuse("malformed_request", str(error)) from error
+        raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
+        target = raw + b"?" + scope["query_string"] if scope["query_string"] else raw
+        call = HttpCall(scope["method"], target, hashlib.sha256(body).digest())
+        return AccessRequest(tool, args, _now_ms(), peer, call)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        declared = _header(scope, b"content-length")
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
+            raise self._too_large()
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_body:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _too_large(self) -> _Refuse:
+        return _Refuse("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
+
+    def _peer(self, scope: Scope) -> str | None:
+        client = scope.get("client")
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+        return self._peers.of(client[0] if client else None, forwarded)
+
+    @property
+    def _realm(self) -> str:
+        return self.verifier.keys.realm
+
+    async def _start(self) -> None:
+        if not self._started:
+            await asyncio.to_thread(self.verifier.start)  # twice is once
+            self._started = True
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start before the application and close after it, also around one that has no lifespan of its own."""
+        begun = False
+
+        async def receive_and_start() -> Message:
+            nonlocal begun
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start()
+                begun = True
+            return message
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed", "lifespan.startup.failed"):
+                await self._close()
+            await send(message)
+
+        try:
+            await self.app(scope, receive_and_start, send_and_close)
+        except ArxError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except Exception:
+            if begun:
+                await self._close()
+                raise
+            await self._own_lifespan(receive_and_start, send_and_close)
+
+    async def _own_lifespan(self, receive: Receive, send: Send) -> None:
+        for phase in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{phase}.complete"})
+
+    async def _close(self) -> None:
+        if self._started:
+            self._started = False
+            await asyncio.to_thread(self.verifier.close)
+
+
+def _token(scope: Scope) -> str:
+    values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    if len(values) > 1:
+        raise _Refuse("malformed_request", "there is more than one Authorization header")
+    scheme, _, token = values[0].partition(b" ") if values else (b"", b"", b"")
+    if scheme.lower() != b"bearer" or not token.strip(b" "):
+        raise _Refuse("missing_token")
+    return token.strip(b" ").decode("latin-1")
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((bytes(value) for name, value in scope["headers"] if name.lower() == wanted), b"")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hand out the body that was checked, once; then whatever comes, which can only be the end of the connection."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _send(told: Answer, scope: Scope, send: Send) -> None:
+    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
+    body = b"" if scope["method"] == "HEAD" else told.body
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put a verifier before a plain function: no call runs without a grant.  SPEC 9.
+
+For transports without HTTP, such as a tool of an agent framework or a worker of a queue.  The arguments that are
+checked are those the function is called with, by name, so they must be what came over the wire.
+"""
+
+import asyncio
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
+
+from arx_verifier.access import AccessRequest
+from arx_verifier.decisions import Decision
+from arx_verifier.errors import SettingsError, refusal
+from arx_verifier.grant import Grant
+from arx_verifier.names import is_tool
+from arx_verifier.verify import Verifier
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ARGUMENT: Final = "arx_token"
+_GRANT: ContextVar[Grant | None] = ContextVar("arx_grant", default=None)
+
+
+def current_grant() -> Grant | None:
+    """Return the grant that the running protected function was called with, or None outside of one."""
+    return _GRANT.get()
+
+
+def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
+    """Make a function demand a token: ``f(order_id="A-1", arx_token=text)``.
+
+    Arguments are given by name; the token is taken out before the function runs.
+
+    Args:
+        verifier: Decides, and is started by whoever made it.
+        tool: What the function is called in tokens.
+
+    Returns:
+        A decorator for a function or a coroutine function.  The decorated one raises ``ArxError`` instead of running
+        when the call is refused, and ``TypeError`` for an argument without a name.
+
+    Raises:
+        SettingsError: The tool's name cannot stand in a token, or the function can take no token.
+    """
+    if not is_tool(tool):
+        raise SettingsError(f"{tool!r:.100} cannot name a tool")
+
+    def decorate(function: F) -> F:
+        if ARGUMENT in inspect.signature(function).parameters:
+            raise SettingsError(f"{ARGUMENT} is taken out before the function runs: it cannot be a parameter")
+        if not inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            def guarded(*positional: Any, arx_token: str = "", **args: Any) -> Any:
+                request = _request(tool, positional, args)
+                if not arx_token:
+                    decision = verifier.refuse("missing_token", request)
+                else:
+                    decision = verifier.decide(arx_token, request)
+                with _granted(decision):
+                    return function(**args)
+
+            return guarded  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
+            request = _request(tool, positional, args)
+            decision: Decision | None
+            if not arx_token:
+                decision = verifier.refuse("missing_token", request)
+            else:
+                decision = verifier.try_decide(arx_token, request)
+            if decision is None:
+                decision = await asyncio.to_thread(verifier.decide, arx_token, request)
+            with _granted(decision):
+                return await function(**args)
+
+        return guarded_async  # type: ignore[return-value]
+
+    return decorate
+
+
+class _granted:  # noqa: N801 - used as a statement
+    """Raises unless the decision is an allow; else makes its grant the current one."""
+
+    def __init__(self, decision: Decision) -> None:
+        if not decision.allowed or not isinstance(decision.grant, Grant):
+            raise refusal(decision.code, decision.failures)
+        self._grant = decision.grant
+
+    def __enter__(self) -> None:
+        self._before = _GRANT.set(self._grant)
+
+    def __exit__(self, *_: object) -> None:
+        _GRANT.reset(self._before)
+
+
+def _request(tool: str, positional: tuple[Any, ...], args: dict[str, Any]) -> AccessRequest:
+    if positional:
+        raise TypeError("a protected function takes its arguments by name: a token's rules know them by name")
+    return AccessRequest(tool, args, time.time_ns() // 1_000_000)
