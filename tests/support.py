@@ -111,7 +111,7 @@ def verifier(
         keys=keys or KeyRing({"k1.0": KEY}, realm=REALM),
         epochs=epochs or UnsafeLocalEpochs(INC),
         decisions=decisions or InMemoryDecisions(clock=lambda: AT),
-        nonces=nonces or MemoryNonces(now_ms=AT - 60_000),
+        nonces=MemoryNonces(now_ms=AT - 60_000) if nonces is None else nonces,  # an empty store is false
         **more,
     )
 

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proven chain allows: who, through whom, under which scopes, and how much work that may cost."""
+
+import pickle
+
+import pytest
+
+from arx_verifier import chain, codec, scopes
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.errors import MalformedTokenError
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.proven import MAX_TOOLS, ProvenChain, check_identifier, size_of
+from tests.support import ANYTHING, AT, AUDIENCE, INC, KEY, REALM, TOKEN_ID, access, code_of, identifier, mint, verifier
+
+HOPS = (b"\1" * 9, b"\2" * 9)
+RING = KeyRing({"k1.0": KEY}, realm=REALM, max_ttl_ms=600_000)
+
+
+def proven(token: Macaroon) -> ProvenChain:
+    """A chain as a verifier keeps it."""
+    key = RING.get("k1.0")
+    assert key is not None
+    made = ProvenChain(key, check_identifier(token.identifier, AUDIENCE, RING), token.parts()[1], b"")
+    made.read_caveats(token.packets, AUDIENCE)
+    return made
+
+
+def test_scopes_name_everything_whose_end_ends_the_token() -> None:
+    """Realm, key, subject, policy, agent and its ancestors, session, links, tasks, each holder and its ancestors."""
+    token = (
+        mint(subject=("https://idp.example", "ann"))
+        .hand_over("acme/a/b", Caveat(task="t-sub"), hop=HOPS[0])
+        .hand_over("acme/c", hop=HOPS[1])
+    )
+    first = chain.next_link(codec.bytes_of(TOKEN_ID), HOPS[0])
+    second = chain.next_link(first, HOPS[1])
+    assert set(proven(token).scopes) == {
+        "realm",
+        "key:k1.0",
+        scopes.subject_scope("https://idp.example", "ann"),
+        "policy:" + "p" * 22,
+        "agent:acme/support",
+        "agent:acme",
+        "session:s-aaaaaaaaaaaaaaaa",
+        f"link:{TOKEN_ID}",
+        "task:t-aaaaaaaaaaaaaaaa",
+        "agent:acme/a/b",
+        "agent:acme/a",
+        "task:t-sub",
+        f"link:{codec.text_of(first)}",
+        "agent:acme/c",
+        f"link:{codec.text_of(second)}",
+    }
+    assert all(len(scope.encode()) <= scopes.MAX_SCOPE_BYTES for scope in proven(token).scopes)
+
+
+def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:
+    """The agent is proven; the holders are what the one before them wrote."""
+    token = mint().hand_over("acme/a", Caveat(task="t-sub"), hop=HOPS[0]).hand_over("acme/b", hop=HOPS[1])
+    facts = proven(token).facts
+    assert (facts.agent, facts.named, facts.assurance) == ("acme/support", ("acme/a", "acme/b"), "bearer")
+    assert (facts.task, facts.tasks, facts.session) == ("t-aaaaaaaaaaaaaaaa", ("t-sub",), "s-aaaaaaaaaaaaaaaa")
+    assert len(facts.links) == 2
+    grant = verifier().verify(token.encode(), access())
+    assert (grant.agent, grant.holder, grant.task) == ("acme/support", "acme/b", "t-aaaaaaaaaaaaaaaa")
+    assert verifier().verify(mint().encode(), access()).holder == "acme/support"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"exp": AT, "iat": AT}, "ends when it begins"),
+        ({"exp": AT - 1, "iat": AT}, "ends before it begins"),
+        ({"exp": AT + 600_001, "iat": AT}, "lives longer than the realm's tokens"),
+        ({"exp": 2**53 - 1, "iat": 0}, "lives for ever"),
+        ({"holder": "x" * 43}, "is a bound token"),
+        ({"task": None}, "has no task"),
+        ({"id": "B" * 22}, "has an id with trailing bits"),
+        ({"id": "+" * 21 + "A"}, "has an id in another alphabet"),
+    ],
+)
+def test_identifiers_keep_the_realms_outer_limits(changes: dict[str, object], why: str) -> None:
+    """A token whose identifier breaks a limit is malformed, although a right key made it."""
+    token = Macaroon.mint(identifier(**changes), key=KEY, realm=REALM, caveats=(ANYTHING,))
+    with pytest.raises(MalformedTokenError):
+        check_identifier(token.identifier, AUDIENCE, RING)
+    assert code_of(token.encode(), access(at=AT - 1), keys=RING) == "malformed"
+
+
+def test_the_longest_life_is_allowed() -> None:
+    """``exp - iat`` may be exactly the realm's maximum."""
+    assert code_of(mint(exp=AT + 600_000, iat=AT).encode(), keys=RING) == "ok"
+
+
+def test_a_chain_is_silent_and_is_not_pickled() -> None:
+    """A cached chain holds a live signature, and shows none of it."""
+    made = proven(mint())
+    assert repr(made) == "<ProvenChain of session s-aaaaaaaaaaaaaaaa>"
+    with pytest.raises(TypeError, match="signature"):
+        pickle.dumps(made)
+
+
+def test_compiled_tools_are_bounded() -> None:
+    """A rule for any tool does not let a holder fill memory with names of tools."""
+    made = proven(mint())
+    for number in range(3 * MAX_TOOLS):
+        assert made.judge_tool(f"tool.n{number}", {}) is None
+    assert len(made._by_tool) <= MAX_TOOLS
+
+
+def test_work_is_bounded_before_it_is_done() -> None:
+    """Many tests times long arguments is refused by a count, not by a clock."""
+    many = tuple(Constraint(min_length=n) for n in range(1, 41))
+    rules = Caveat(allow=(Rule(tool="*", args={"x": Constraint(any_of=many[:40])}),))
+    token = mint(rules).encode()
+    assert code_of(token, access(args={"x": "y" * 100})) == "ok"
+    decision = verifier().decide(token, access(args={"x": "y" * 1_000_000}))
+    assert decision.code == "argument_not_allowed"
+    assert decision.failures[0].rule == "size of the arguments"
+
+
+def test_few_tests_are_free() -> None:
+    """Ordinary rules take long arguments."""
+    token = mint(Caveat(allow=(Rule(tool="*", args={"x": Constraint(max_length=2_000_000)}),))).encode()
+    assert code_of(token, access(args={"x": "y" * 1_000_000})) == "ok"
+
+
+def test_size_counts_characters_and_items() -> None:
+    """What constraints could look at: text, the items of lists and their text, one for each argument."""
+    assert size_of({}) == 0
+    assert size_of({"a": 1, "b": "xyz", "c": ["de", 5]}) == 3 + 3 + 3
+
+
+def test_born_is_carried_with_the_incarnation() -> None:
+    """A token born in another history of the kill store is over."""
+    assert code_of(mint(born=(INC, 0)).encode()) == "ok"
+    assert code_of(mint(born=(codec.text_of(rb"\9" * 2 + b"\1" * 14), 0)).encode()) == "revoked"
+
+
+def test_every_chain_refused_for_its_caveats_keeps_its_facts() -> None:
+    """A proven refusal is recorded with who it was, as far as the chain could be read."""
+    checked = verifier()
+    decision = checked.decide(mint(ANYTHING, Caveat(aud=("billing",))).encode(), access())
+    assert decision.code == "wrong_audience"
+    assert decision.facts.agent == "acme/support"
+    assert decision.failures[0].place == "caveat 2"

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every reason a verifier can give, made through ``decide``; and what is asked before what."""
+
+from collections.abc import Callable
+
+import pytest
+
+from arx_verifier import chain, codec
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.counters import MemoryNonces
+from arx_verifier.decisions import Decision, InMemoryDecisions
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.errors import (
+    MEANINGS,
+    REASONS,
+    AccessError,
+    ArxError,
+    SettingsError,
+    StoreError,
+    TokenError,
+    UnavailableError,
+    refusal,
+)
+from arx_verifier.grant import Grant
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.verify import Verifier
+from tests.support import (
+    ANYTHING,
+    AT,
+    INC,
+    KEY,
+    OTHER_KEY,
+    REALM,
+    FullDecisions,
+    MovedEpochs,
+    access,
+    forge_caveats,
+    mint,
+    sign,
+    verifier,
+)
+
+HOP = "BwcHBwcHBwcH"
+THIRD_PARTY = codec.ThirdParty(b"https://approve.example", b"who", b"v" * 48)
+
+
+def with_third_party() -> str:
+    """A rightly signed token with a third-party caveat."""
+    parent = mint()
+    body, signature = parent.parts()
+    body += codec.caveat_packet(THIRD_PARTY)
+    signature = chain.extend_third_party(signature, THIRD_PARTY.verification_id, THIRD_PARTY.identifier)
+    return Macaroon(body, signature).encode()
+
+
+def epochs_after(*steps: tuple[str, str]) -> UnsafeLocalEpochs:
+    """An epoch in which this was killed or banned."""
+    epochs = UnsafeLocalEpochs(INC)
+    for op, scope in steps:
+        {"kill": epochs.kill, "ban": epochs.ban}[op](scope)
+    return epochs
+
+
+def moved(ms: int, *, answers: bool = True) -> MovedEpochs:
+    """An epoch whose clock has moved on since its last probe."""
+    epochs = MovedEpochs()
+    epochs.move(ms)
+    epochs.answers = answers
+    return epochs
+
+
+def in_state(change: Callable[[MovedEpochs], object]) -> MovedEpochs:
+    """An epoch that something happened to."""
+    epochs = MovedEpochs()
+    change(epochs)
+    return epochs
+
+
+class NoNonces(MemoryNonces):
+    """A nonce store that does not answer."""
+
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+        """Fail as a network store does."""
+        raise StoreError("no answer")
+
+
+def replayed() -> Decision:
+    """The second of two equal calls."""
+    checked, token = verifier(), sign(mint(), access())
+    assert checked.decide(token, access()).code == "ok"
+    return checked.decide(token, access())
+
+
+def told(token: str, request: object = None, **parts: object) -> Callable[[], Decision]:
+    """A decision of a verifier with these parts."""
+    return lambda: verifier(**parts).decide(token, access() if request is None else request)  # type: ignore[arg-type]
+
+
+NARROW = Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),))
+CASES: dict[str, list[Callable[[], Decision]]] = {
+    "malformed_request": [told(sign(mint(), access()), access(args={"x": float("nan")}))],
+    "malformed": [
+        told(""),
+        told("arx1_"),
+        told(mint().encode() + "A"),
+        told(mint(realm="acme2").encode()),
+        told(mint(exp=AT + 1, iat=0).encode()),
+        told(mint(holder="h" * 43).encode()),
+        told(forge_caveats(b"{}")),
+        told(forge_caveats(*(b'{"exp":1900000000000}',) * 64)),
+    ],
+    "unknown_key": [told(mint(kid="k2.0").encode()), told(mint(kid="k1.1").encode())],
+    "bad_signature": [told(mint(key=OTHER_KEY).encode()), told(sign(mint(key=OTHER_KEY), access()))],
+    "unknown_caveat": [told(forge_caveats(b'{"spend":1}'))],
+    "wrong_audience": [
+        told(mint(aud="billing").encode()),
+        told(mint(ANYTHING, Caveat(aud=("billing",))).encode()),
+        told(mint().encode(), audience="billing"),
+    ],
+    "not_yet_valid": [told(mint(ANYTHING, Caveat(nbf=AT + 1)).encode())],
+    "expired": [told(mint(exp=AT).encode()), told(mint(ANYTHING, Caveat(exp=AT)).encode())],
+    "revoked": [
+        told(mint().encode(), epochs=epochs_after(("kill", "session:s-aaaaaaaaaaaaaaaa"))),
+        told(mint(born=("another-history", 0)).encode()),
+    ],
+    "banned": [told(mint().encode(), epochs=epochs_after(("ban", "agent:acme")))],
+    "missing_discharge": [told(with_third_party())],
+    "tool_not_allowed": [told(mint(NARROW).encode(), access("orders.put")), told(mint().encode(), access(""))],
+    "argument_not_allowed": [told(mint(NARROW).encode(), access(args={"id": "o-2"}))],
+    "too_deep": [told(mint(ANYTHING, Caveat(to="acme/w", hop=HOP), depth=0).encode())],
+    "name_not_allowed": [told(mint(ANYTHING, Caveat(hand_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
+    "network_not_allowed": [told(mint(ANYTHING, Caveat(net=("10.0.0.0/8",))).encode())],
+    "proof_missing": [told(mint(ANYTHING, Caveat(require=("call",))).encode())],
+    "proof_invalid": [
+        told(sign(mint(), access("orders.put"))),
+        told(sign(mint(), access()), access(at=AT + 10_001)),
+        told(sign(mint(), access()), nonces=MemoryNonces(now_ms=AT + 1)),
+    ],
+    "replayed": [replayed],
+    "syncing": [told(mint().encode(), epochs=in_state(lambda e: e.adopt(INC, 0, {}, {})))],
+    "stale": [
+        told(mint().encode(), epochs=moved(1000)),
+        told(mint(ANYTHING, Caveat(fresh=10)).encode(), epochs=moved(11, answers=False)),
+    ],
+    "behind": [told(mint(born=(INC, 5)).encode(), epochs=moved(0, answers=False))],
+    "fenced": [told(mint().encode(), epochs=in_state(lambda e: e.fence("it went back", retire=True)))],
+    "closed": [told(mint().encode(), epochs=in_state(lambda e: e.close()))],
+    "store_unavailable": [
+        told(sign(mint(), access()), nonces=NoNonces(now_ms=0)),
+        told(sign(mint(), access()), nonces=MemoryNonces(now_ms=0, capacity=0)),
+    ],
+    "audit_unavailable": [told(mint().encode(), decisions=FullDecisions())],
+}
+
+
+def test_every_reason_is_made_here() -> None:
+    """The table of reasons and these cases hold each other."""
+    not_of_a_token = {"missing_token"}  # what an adapter refuses before there is a token
+    reserved = {"budget_exhausted"}  # the counter of ``spend``, a caveat that this version does not know
+    assert set(CASES) == set(REASONS) - not_of_a_token - reserved
+    assert set(MEANINGS) == set(REASONS)
+
+
+@pytest.mark.parametrize(("code", "case"), [(code, case) for code, cases in CASES.items() for case in cases])
+def test_each_reason_is_given(code: str, case: Callable[[], Decision]) -> None:
+    """A refusal has its code, no grant, and an error of the class that its status says."""
+    decision = case()
+    assert decision.code == code
+    assert decision.grant is None
+    assert not decision.allowed
+    error = refusal(decision.code, decision.failures)
+    expected = {401: TokenError, 403: AccessError, 503: UnavailableError, 400: ArxError}[REASONS[code].status]
+    assert isinstance(error, expected)
+    assert error.code == code
+    assert error.status_hint == REASONS[code].status
+
+
+def test_verify_grants_or_raises_what_decide_says() -> None:
+    """``verify`` returns a grant or raises the error of the same code, with the same facts."""
+    checked = verifier()
+    grant = checked.verify(mint(NARROW).encode(), access(args={"id": "o-1"}))
+    assert isinstance(grant, Grant)
+    assert (grant.tool, grant.session, grant.exp) == ("orders.get", "s-aaaaaaaaaaaaaaaa", AT + 540_000)
+    assert repr(grant).startswith("<Grant of orders.get to acme/support")
+    with pytest.raises(AccessError) as caught:
+        checked.verify(mint(NARROW).encode(), access(args={"id": "o-2"}))
+    assert caught.value.code == "argument_not_allowed"
+    assert "o-2" in str(caught.value)
+    with pytest.raises(TokenError):
+        checked.verify("junk", access())
+
+
+UNPROVEN = ("malformed", "unknown_key", "bad_signature", "wrong_audience")
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "arx1_AAAA", mint(key=OTHER_KEY).encode(), mint(kid="k9.0").encode(), mint(aud="billing").encode()],
+)
+def test_before_the_signature_a_refusal_says_its_code_and_no_more(token: str) -> None:
+    """Nothing of an unproven token comes back or is recorded singly; it is counted."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    decision = verifier(decisions=sink).decide(token, access())
+    assert decision.code in UNPROVEN
+    assert decision.failures == ()
+    assert decision.facts.agent == ""
+    assert [(kept.code, kept.counts[0].code) for kept in sink.decisions] == [("counted", decision.code)]
+
+
+def spoilt(token: Macaroon) -> str:
+    """The same token with a wrong signature."""
+    body, signature = token.parts()
+    return Macaroon(body, bytes(signature[:-1]) + bytes([signature[-1] ^ 1])).encode()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        mint(exp=AT),
+        mint(exp=AT + 1, iat=0),
+        mint(ANYTHING, Caveat(nbf=AT + 1)),
+        mint(ANYTHING, Caveat(net=("10.0.0.0/8",))),
+        mint(NARROW),
+        mint(born=("another-history", 0)),
+        mint(ANYTHING, Caveat(require=("call",))),
+        mint(holder="h" * 43),
+        Macaroon.parse(forge_caveats(b'{"spend":1}')),
+        Macaroon.parse(forge_caveats(b"{}")),
+        Macaroon.parse(with_third_party()),
+    ],
+)
+def test_a_bad_signature_wins_over_everything_it_could_have_said(token: Macaroon) -> None:
+    """Whatever else is wrong with an altered token, that is not told: it is not authentic."""
+    killed = epochs_after(("ban", "realm"), ("kill", "realm"))
+    assert verifier(epochs=killed).decide(spoilt(token), access("nothing")).code == "bad_signature"
+
+
+def test_the_order_of_the_checks() -> None:
+    """Caveats before the epoch, the epoch before the nonce, and the record last: each spoilt in turn."""
+    closed = MovedEpochs()
+    closed.close()
+    expired = mint(ANYTHING, Caveat(exp=AT))
+    token = sign(expired, access())
+    full = FullDecisions(clock=lambda: AT)
+    assert verifier(epochs=closed, nonces=NoNonces(), decisions=full).decide(token, access()).code == "expired"
+    token = sign(mint(), access())
+    assert verifier(epochs=closed, nonces=NoNonces(), decisions=full).decide(token, access()).code == "closed"
+    assert verifier(nonces=NoNonces(now_ms=0), decisions=full).decide(token, access()).code == "store_unavailable"
+    assert verifier(decisions=full).decide(token, access()).code == "audit_unavailable"
+    assert verifier().decide(token, access()).code == "ok"
+
+
+def test_what_a_caller_learns_of_a_kill() -> None:
+    """That there was one; not whose, and not when."""
+    decision = verifier(epochs=epochs_after(("kill", "subject:of-somebody"), ("kill", "realm"))).decide(
+        mint().encode(), access()
+    )
+    assert (decision.code, decision.failures) == ("revoked", ())
+
+
+def test_a_request_without_a_token_is_counted() -> None:
+    """An adapter refuses it through the verifier, so that a flood is seen."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    assert verifier(decisions=sink).refuse("missing_token", access()).code == "missing_token"
+    assert sink.decisions[0].counts[0].code == "missing_token"
+
+
+@pytest.mark.parametrize("audience", ["", "Orders", "arx", "arx.other", "arxiv", "a" * 65, "a/b", "orders\n"])
+def test_no_start_under_a_name_that_is_no_audience(audience: str) -> None:
+    """A service's name is checked when it starts; names of ARx's own are reserved."""
+    with pytest.raises(SettingsError):
+        verifier(audience=audience)
+
+
+def test_the_mints_own_tokens_have_no_task() -> None:
+    """A verifier for the mint takes what a tool service refuses, and the other way round."""
+    ring = KeyRing({"m1.0": KEY}, realm=REALM)
+    session = mint(aud="arx.mint", task=None, kid="m1.0").encode()
+    assert verifier(audience="arx.mint", keys=ring).decide(session, access()).code == "ok"
+    task = mint(aud="arx.mint", kid="m1.0").encode()
+    assert verifier(audience="arx.mint", keys=ring).decide(task, access()).code == "malformed"
+    assert verifier().decide(mint(task=None).encode(), access()).code == "malformed"
+
+
+def test_a_closed_verifier_refuses_all() -> None:
+    """After close nothing is granted, warm tokens included; closing twice is harmless."""
+    checked = verifier()
+    token = mint().encode()
+    assert checked.decide(token, access()).code == "ok"
+    checked.close()
+    checked.close()
+    assert checked.decide(token, access()).code == "closed"
+    assert repr(checked) == "<Verifier for orders>"
+    assert isinstance(checked, Verifier)

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A verifier that met a token before says what one says that did not; what is remembered is shared with nobody."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_verifier import chain, codec, proofs
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.counters import MemoryNonces
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.errors import RevokedError, UnavailableError, ValidityError
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Macaroon
+from tests.support import (
+    ANYTHING,
+    AT,
+    AUDIENCE,
+    INC,
+    KEY,
+    OTHER_KEY,
+    QUICK,
+    REALM,
+    TASK,
+    MovedEpochs,
+    SlowDecisions,
+    access,
+    aligned_parents,
+    code_of,
+    mint,
+    sign,
+    verifier,
+)
+
+CAVEATS = st.lists(
+    st.sampled_from(
+        [
+            Caveat(exp=AT + 4_000),
+            Caveat(nbf=AT - 4_000),
+            Caveat(net=("192.0.2.0/24",)),
+            Caveat(aud=(AUDIENCE, "billing")),
+            Caveat(to="acme/w", hop="BwcHBwcHBwcH"),
+            Caveat(allow=(Rule(tool="orders.*", args={"id": Constraint(glob="o-*")}, open=True),)),
+            Caveat(allow=(Rule(tool="orders.get"), Rule(tool="warm.up"))),
+            Caveat(fresh=60_000),
+            Caveat(require=("call",)),
+        ]
+    ),
+    max_size=4,
+)
+REQUESTS = st.builds(
+    access,
+    tool=st.sampled_from(["orders.get", "orders.put", "warm.up", ""]),
+    args=st.sampled_from([{}, {"id": "o-1"}, {"id": 5}, {"id": "x"}, {"id": "o-1", "more": "m"}]),
+    at=st.sampled_from([AT - 5_000, AT, AT + 3_999, AT + 4_000, AT + 10_001]),
+    peer=st.sampled_from(["192.0.2.7", "198.51.100.1", None]),
+)
+
+
+@QUICK
+@given(CAVEATS, REQUESTS, st.integers(0, 2), st.booleans())
+def test_cold_and_warm_always_agree(caveats: list[Caveat], request_: Any, alignment: int, alter: bool) -> None:
+    """Whatever a token says and whatever is asked, having seen its parent changes no decision."""
+    parent = aligned_parents()[alignment].attenuate(*caveats)
+    warm = verifier()
+    for tool in ("warm.up", "orders.get"):
+        for args in ({}, {"id": "o-1"}):
+            earlier = access(tool, args, at=AT)
+            warm.decide(sign(parent, earlier), earlier)
+            warm.decide(parent.encode(), earlier)
+    for token in (sign(parent, access(request_.tool, dict(request_.args))), parent.encode()):
+        text = token[:-9] + ("A" if token[-9] != "A" else "B") + token[-8:] if alter else token
+        assert warm.decide(text, request_).code == code_of(text, request_)
+
+
+@pytest.mark.parametrize("first", ["whole", "signed"])
+def test_a_parents_text_followed_by_a_call_is_refused(first: str) -> None:
+    """A whole token is no head: what is met as the one is never found as the other, warm or cold."""
+    for parent in aligned_parents(ANYTHING, Caveat(exp=AT + 1000)):
+        text = parent.encode()
+        raw = parent.to_bytes()
+        good = Macaroon.parse(sign(parent, access(at=AT + 1))).packets[-1]
+        assert isinstance(good, bytes)
+        for signed_with in (parent.parts()[1], raw[-32:], KEY):
+            tail = proofs.MARK + good[10:] + b"\0" + codec.TAIL + chain.extend(signed_with, good)
+            joined = text + codec.text_of(tail)
+            warm = verifier()
+            seen = text if first == "whole" else sign(parent, access())
+            assert warm.decide(seen, access()).code == "ok"
+            request = access(at=AT + 1)
+            assert warm.decide(joined, request).code == code_of(joined, request) == "malformed"
+            assert warm.decide(codec.TOKEN_PREFIX + codec.text_of(raw + tail), request).code == "malformed"
+
+
+def test_the_parent_is_proven_once() -> None:
+    """The second call of a parent costs no second chain: its entry is found and kept."""
+    checked, parent = verifier(), mint()
+    for n in range(3):
+        assert checked.decide(sign(parent, access(at=AT + n)), access(at=AT + n)).code == "ok"
+        assert len(checked._parents) == 1
+    kept = next(iter(checked._parents.values()))
+    assert checked.decide(sign(parent, access()), access()).code == "ok"
+    assert next(iter(checked._parents.values())) is kept
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        access("orders.put"),
+        access(peer="198.51.100.1"),
+        access(at=AT + 20_000),
+    ],
+)
+def test_only_what_was_granted_is_remembered(refused: Any) -> None:
+    """A refusal leaves nothing behind."""
+    parent = mint(Caveat(allow=(Rule(tool="orders.get"),)), Caveat(net=("192.0.2.0/24",)), Caveat(exp=AT + 9_000))
+    checked = verifier()
+    assert checked.decide(sign(parent, refused), refused).code != "ok"
+    assert checked.decide(parent.encode(), refused).code != "ok"
+    assert not checked._parents
+    assert not checked._wholes
+
+
+def test_a_whole_token_does_not_stand_for_its_calls() -> None:
+    """Having met the bare token says nothing about a call with it, and the other way round."""
+    parent = mint()
+    checked = verifier()
+    assert checked.decide(parent.encode(), access()).code == "ok"
+    forged = sign(mint(key=OTHER_KEY), access())
+    assert checked.decide(forged, access()).code == "bad_signature"
+    signed = verifier()
+    assert signed.decide(sign(parent, access()), access()).code == "ok"
+    assert signed.decide(mint(key=OTHER_KEY).encode(), access()).code == "bad_signature"
+
+
+def test_nothing_leaks_between_audiences_and_keys() -> None:
+    """What one service proved helps a token at no other, even under one key ring."""
+    ring = KeyRing({"k1.0": KEY}, realm=REALM)
+    orders, billing = verifier(keys=ring), verifier(audience="billing", keys=ring)
+    parent = mint()
+    assert orders.decide(sign(parent, access()), access()).code == "ok"
+    assert billing.decide(sign(parent, access()), access()).code == "wrong_audience"
+    assert billing.decide(sign(parent, access(), audience="billing"), access()).code == "wrong_audience"
+    other_realm = verifier(keys=KeyRing({"k1.0": KEY}, realm="acme2"))
+    assert other_realm.decide(sign(parent, access()), access()).code == "malformed"
+    other_key = verifier(keys=KeyRing({"k1.0": OTHER_KEY}, realm=REALM))
+    assert other_key.decide(sign(parent, access()), access()).code == "bad_signature"
+
+
+def test_a_replaced_key_is_noticed_at_once() -> None:
+    """A warm token is proven anew when its key was replaced, and refused when it is gone."""
+    ring = KeyRing({"k1.0": KEY}, realm=REALM)
+    checked, parent = verifier(keys=ring), mint()
+
+    def codes(at: int) -> tuple[str, str]:
+        request = access(at=AT + at)
+        return checked.decide(sign(parent, request), request).code, checked.decide(parent.encode(), request).code
+
+    assert codes(0) == ("ok", "ok")
+    kept = next(iter(checked._parents.values()))
+    ring.replace({"k1.0": KEY, "k2.0": OTHER_KEY})
+    assert codes(1) == ("ok", "ok")
+    assert next(iter(checked._parents.values())) is not kept
+    ring.replace({"k1.0": OTHER_KEY})
+    assert codes(2) == ("bad_signature", "bad_signature")
+    ring.replace({"k2.0": OTHER_KEY})
+    assert codes(3) == ("unknown_key", "unknown_key")
+    ring.replace({"k1.0": KEY})
+    assert codes(4) == ("ok", "ok")
+
+
+def test_the_cache_is_bounded_in_bytes() -> None:
+    """Any number of parents takes a bounded memory, and each is decided alike after it was dropped."""
+    checked = verifier(cache_bytes=40_000)
+    parents = [mint(session=f"s-{n}") for n in range(40)]
+    for parent in parents * 2:
+        assert checked.decide(sign(parent, access()), access()).code == "ok"
+        assert checked.decide(parent.encode(), access()).code == "ok"
+        assert checked._cached <= 40_000
+    assert len(checked._parents) + len(checked._wholes) <= 12
+    assert verifier(cache_bytes=0).decide(mint().encode(), access()).code == "ok"
+
+
+def test_warm_tokens_meet_every_check_of_the_moment() -> None:
+    """Time, kills, bans and the caller's address are asked on every call, seen or not."""
+    epochs = UnsafeLocalEpochs(INC)
+    checked = verifier(epochs=epochs)
+    parent = mint(ANYTHING, Caveat(net=("192.0.2.0/24",)))
+
+    def code(**request: Any) -> str:
+        asked = access(**request)
+        return checked.decide(sign(parent, asked), asked).code
+
+    assert code() == "ok"
+    assert code(at=AT + 540_000) == "expired"
+    assert code(peer="10.0.0.1") == "network_not_allowed"
+    epochs.ban("agent:acme")
+    assert code() == "banned"
+    epochs.lift("agent:acme")
+    assert code() == "ok"
+    epochs.kill(f"task:{TASK}")
+    assert code() == "revoked"
+
+
+def test_a_refused_call_spends_no_nonce() -> None:
+    """Only a call that passed every other check uses up its nonce: repaired, the same call goes through once."""
+    epochs = UnsafeLocalEpochs(INC)
+    nonces = MemoryNonces(now_ms=AT - 60_000)
+    checked = verifier(epochs=epochs, nonces=nonces)
+    parent = mint(ANYTHING, Caveat(net=("192.0.2.0/24",)))
+    token = sign(parent, access())
+    epochs.ban("realm")
+    assert checked.decide(token, access()).code == "banned"
+    epochs.lift("realm")
+    assert checked.decide(token, access(peer=None)).code == "network_not_allowed"
+    assert checked.decide(token, access("other")).code == "proof_invalid"
+    assert len(nonces) == 0
+    assert checked.decide(token, access()).code == "ok"
+    assert checked.decide(token, access()).code == "replayed"
+    assert len(nonces) == 1
+
+
+def test_one_call_wins_among_threads() -> None:
+    """The same one-shot token in many threads at once is allowed exactly once."""
+    checked, parent = verifier(), mint()
+    with ThreadPoolExecutor(4) as threads:
+        for n in range(20):
+            request = access(at=AT + n)
+            token = sign(parent, request)
+            codes = threads.map(lambda _, token=token, request=request: checked.decide(token, request).code, range(4))
+            assert sorted(codes) == ["ok", "replayed", "replayed", "replayed"]
+
+
+def test_fresh_waits_for_a_probe() -> None:
+    """``fresh`` accepts a young view, asks for a newer one, and never more than it must."""
+    epochs = MovedEpochs()
+    checked = verifier(epochs=epochs)
+    token = mint(ANYTHING, Caveat(fresh=100)).encode()
+    epochs.move(100)
+    assert checked.decide(token, access()).code == "ok"
+    assert epochs.asked == 0
+    epochs.move(1)
+    assert checked.try_decide(token, access()) is None
+    assert checked.decide(token, access()).code == "ok"
+    assert epochs.asked == 1
+    assert checked.try_decide(token, access()) is not None
+
+
+def test_fresh_zero_asks_after_the_request() -> None:
+    """0 means a probe that left after the request came; the smallest of several counts."""
+    epochs = MovedEpochs()
+    checked = verifier(epochs=epochs)
+    token = mint(ANYTHING, Caveat(fresh=0), Caveat(fresh=60_000)).encode()
+    epochs.move(1)
+    assert checked.decide(token, access()).code == "ok"
+    assert epochs.asked == 1
+    epochs.move(1)
+    epochs.answers = False
+    assert checked.decide(token, access()).code == "stale"
+
+
+def test_a_token_of_tomorrow_makes_the_view_catch_up() -> None:
+    """A token born after this view is asked about, and accepted once the view has its birth."""
+    epochs = MovedEpochs()
+    checked = verifier(epochs=epochs)
+    token = mint(born=(INC, 3)).encode()
+    assert checked.try_decide(token, access()) is None
+    assert checked.decide(token, access()).code == "behind"
+    epochs.store = 3
+    assert checked.decide(token, access()).code == "ok"
+
+
+@pytest.mark.parametrize("scope", ["session:s-aaaaaaaaaaaaaaaa", "realm"])
+def test_a_kill_while_the_record_is_written_is_seen(scope: str) -> None:
+    """Step 8: an allow whose record took a while is asked about again, refused, and recorded a second time."""
+    epochs = UnsafeLocalEpochs(INC)
+    sink = SlowDecisions(lambda: epochs.kill(scope))
+    checked = verifier(epochs=epochs, decisions=sink)
+    assert checked.waits
+    decision = checked.decide(mint().encode(), access())
+    assert decision.code == "revoked"
+    assert decision.grant is None
+    assert [kept.code for kept in sink.decisions] == ["ok", "revoked"]
+    assert sink.decisions[1] is decision
+    assert not checked._wholes
+
+
+def test_a_lease_that_ends_while_the_record_is_written_is_seen() -> None:
+    """Step 8 reads the clocks too."""
+    epochs = MovedEpochs()
+    sink = SlowDecisions(lambda: epochs.move(1000))
+    assert verifier(epochs=epochs, decisions=sink).decide(mint().encode(), access()).code == "stale"
+    assert [kept.code for kept in sink.decisions] == ["ok", "stale"]
+
+
+def test_a_slow_nonce_store_is_followed_by_a_second_look() -> None:
+    """A kill while a shared store answers is seen, although the record itself does not wait."""
+    epochs = UnsafeLocalEpochs(INC)
+
+    class Slow(MemoryNonces):
+        waits = True
+
+        def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+            epochs.kill("realm")
+            return super().spend(key, expires_ms, now_ms)
+
+    sink = InMemoryDecisions(clock=lambda: AT)
+    checked = verifier(epochs=epochs, nonces=Slow(now_ms=0), decisions=sink)
+    assert checked.try_decide(sign(mint(), access()), access()) is None, "an event loop must not wait"
+    assert checked.decide(sign(mint(), access()), access()).code == "revoked"
+    assert [kept.code for kept in sink.decisions] == ["ok", "revoked"]
+
+
+def test_a_checkpoint_asks_again() -> None:
+    """Before an irreversible step a grant can be asked whether everything still stands."""
+    now = time.time_ns() // 1_000_000
+    epochs = UnsafeLocalEpochs(INC)
+    checked = verifier(epochs=epochs, nonces=MemoryNonces())
+    grant = checked.verify(mint(iat=now, exp=now + 60_000).encode(), access(at=now))
+    grant.checkpoint()
+    epochs.kill("agent:acme/support")
+    with pytest.raises(RevokedError):
+        grant.checkpoint()
+    with pytest.raises(ValidityError):
+        verifier().verify(mint(iat=now - 9_000, exp=now - 1_000).encode(), access(at=now - 2_000)).checkpoint()
+    other = verifier()
+    grant = other.verify(mint(iat=now, exp=now + 60_000).encode(), access(at=now))
+    other.close()
+    with pytest.raises(UnavailableError):
+        grant.checkpoint()
+
+
+def test_a_decision_records_what_was_decided_under_which_view() -> None:
+    """The record has the request, the view and the facts, and no secret."""
+    sink = InMemoryDecisions(clock=lambda: AT, verifier="v-1")
+    token = sign(mint(), access(args={"card": "4111"}))
+    decision = verifier(decisions=sink).decide(token, access(args={"card": "4111"}))
+    assert sink.decisions == [decision]
+    assert (decision.tool, decision.peer, decision.inc, decision.applied) == ("orders.get", "192.0.2.7", INC, 0)
+    assert decision.agent == "acme/support"
+    told = repr(decision.to_dict()) + repr(decision.pack())
+    for secret in ("4111", token, codec.text_of(mint().parts()[1]), KEY.hex()):
+        assert secret not in told
