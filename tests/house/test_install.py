@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheels build, and what they install runs on its own: the verifier without any web framework."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a command away from the source tree; fail with what it wrote."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ARX_", "VIRTUAL_ENV"))}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, env=clean | environment, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def environment_with(folder: Path, *requirements: str) -> Path:
+    """Make a fresh environment and return its interpreter."""
+    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements, cwd=folder.parent)
+    return python
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Both wheels, built from a copy of the tree."""
+    place = tmp_path_factory.mktemp("wheels")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).exists():
+            (place / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place / "tree" / name)
+    for folder in (place / "tree" / "verifier", place / "tree"):
+        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", folder, cwd=place)
+    return {wheel.name.partition("-")[0]: wheel for wheel in (place / "dist").glob("*.whl")}
+
+
+def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp_path: Path) -> None:
+    """
+    With only arx-verifier installed, the README's first example runs, and no framework is even there.
+    """
+    python = environment_with(tmp_path / "env", str(wheels["arx_verifier"]))
+    (tmp_path / "example.py").write_text(re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0], encoding="utf-8")
+    told = run(python, "-W", "error", "example.py", cwd=tmp_path)
+    assert "<Grant of refund to acme/worker" in told
+    assert "expected 20, came 50" in told
+    absent = ("starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "click", "joserfc", "arx_caps")
+    probe = f"import importlib.util as u; print([n for n in {absent!r} if u.find_spec(n)])"
+    assert run(python, "-c", probe, cwd=tmp_path).strip() == "[]"
+    probe = "import sys, arx_verifier; print(sorted({'redis', 'asyncio', 'ssl'} & set(sys.modules)))"
+    assert run(python, "-I", "-c", probe, cwd=tmp_path).strip() == "[]"
+
+
+def test_the_whole_installs_and_runs(wheels: Mapping[str, Path], tmp_path: Path) -> None:
+    """
+    The built wheels bring the `arx` command, the sample policy and the store's functions; the demo runs from them.
+    """
+    both = (str(wheels["arx_verifier"]), f"{wheels['arx_caps']}[mint,embedded]")
+    python = environment_with(tmp_path / "env", *both)
+    assert run(python.parent / "arx", "--version", cwd=tmp_path).startswith("arx")
+    told = run(python, "-m", "arx_caps.demo", cwd=tmp_path, NO_COLOR="1")
+    assert "as expected" in told
+    assert "NOT AS EXPECTED" not in told
+
+
+def test_uv_sync_works(tmp_path: Path) -> None:
+    """
+    `uv sync` resolves the workspace, and the environment it makes has both distributions.
+    """
+    uv = Path(sys.executable).parent / "uv"
+    shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".venv", ".git", "*.egg-info", ".*_cache"))
+    tree = tmp_path / "tree"
+    run(uv, "sync", "--quiet", "--python", sys.executable, cwd=tree, UV_PROJECT_ENVIRONMENT=str(tmp_path / "env"))
+    run(tmp_path / "env" / "bin" / "python", "-c", "import arx_caps.agent, arx_verifier", cwd=tmp_path)
