@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign every request of an HTTP client, and only what goes where the task's tokens belong.  SPEC 7.
+
+One class for httpx and httpx2, sync and async.  Each request gets its own one-shot token over method, raw path and
+query and the body's SHA-256; the task's token never travels.  A request to an origin of no audience is not sent at all:
+sent without a token, the mistake would show up as somebody else's 401.
+
+Redirects: both libraries drop the Authorization header when a redirect leaves the origin, except from http port 80 to
+https port 443 of the same host; what they then carry on is good for the one call that was signed.  A redirect within
+the origin carries it too, and is refused there as signed for another call.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import httpx
+
+from arx_caps.agent.origins import Origin, origin_of, read_origin
+from arx_verifier.errors import AttenuationError
+
+if TYPE_CHECKING:
+
+    class _OtherAuth:
+        """Stands for the base class of httpx2 where types are checked: the two cannot both be checked against."""
+else:
+    try:
+        from httpx2 import Auth as _OtherAuth
+    except ImportError:
+
+        class _OtherAuth:
+            """httpx2 is not installed."""
+
+
+_MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
+
+
+class Sign(Protocol):
+    """What makes the one-shot token of one HTTP call."""
+
+    def __call__(self, audience: str, method: str, target: bytes, body: bytes) -> str:
+        """Return the token's text."""
+        ...
+
+
+class ArxAuth(httpx.Auth, _OtherAuth):
+    """Authentication for ``httpx.Client``, ``httpx.AsyncClient`` and both of httpx2; made by ``Task.auth``.
+
+    Args:
+        origins: The origins of each audience that tokens may be sent to.
+        sign: Makes the token of one call.
+
+    Raises:
+        AttenuationError: There is no origin to send a token to.
+    """
+
+    requires_request_body = True
+    requires_response_body = False
+
+    def __init__(self, origins: Mapping[str, Sequence[str]], sign: Sign) -> None:
+        self._sign = sign
+        self._audiences: dict[Origin, list[str]] = {}
+        for audience, texts in origins.items():
+            for text in texts:
+                self._audiences.setdefault(read_origin(text), []).append(audience)
+        if not self._audiences:
+            raise AttenuationError(f"the policy names no origin for {', '.join(origins) or 'any audience'}")
+
+    def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Sign one request; the client calls this.
+
+        Args:
+            request: An ``httpx.Request`` or ``httpx2.Request`` whose body was read.
+
+        Raises:
+            AttenuationError: The request goes to no origin of the task, or to one of several audiences, or has an
+                Authorization header of somebody else.  Nothing was sent.
+        """
+        audience = self._audience_of(request.url)
+        written = request.headers.get("Authorization")
+        if written is not None and written != request.extensions.get(_MARK):
+            raise AttenuationError("this request has an Authorization header already; it is not overwritten")
+        target = request.extensions.get("target", request.url.raw_path)
+        header = "Bearer " + self._sign(audience, request.method, target, request.content)
+        request.headers["Authorization"] = header
+        request.extensions = {**request.extensions, _MARK: header}
+        yield request  # once: a refusal is never answered with another, wider token
+
+    def _audience_of(self, url: Any) -> str:
+        origin = origin_of(url.scheme, url.raw_host.decode("ascii"), url.port)
+        audiences = self._audiences.get(origin)
+        if audiences is None:
+            known = ", ".join(sorted(map(str, self._audiences)))
+            raise AttenuationError(
+                f"origin {origin} belongs to no audience of this task; known: {known}", code="unknown_origin"
+            )
+        if len(audiences) > 1:
+            raise AttenuationError(
+                f"origin {origin} serves {' and '.join(sorted(audiences))}: say which, with task.auth(audience=…)",
+                code="unknown_origin",
+            )
+        return audiences[0]
+
+    def __repr__(self) -> str:
+        return f"<ArxAuth for {', '.join(sorted(map(str, self._audiences)))}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("an ArxAuth signs with a live token and is not pickled")

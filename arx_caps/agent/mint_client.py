@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Talk to the mint over HTTP: proofs go with each call, its problems come back as typed errors.  SPEC 11; RFC 9457.
+
+Nothing is tried twice: a proof is good for one attempt, and whoever starts a task should know that it may have started.
+No answer's text goes into an error but the mint's own detail, so that no token can.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from arx_caps.jose import SigningKey, make_dpop
+from arx_verifier.errors import (
+    REASONS,
+    ArxError,
+    Failure,
+    GrantError,
+    StoreError,
+    TokenError,
+    UnavailableError,
+    refusal,
+    shorten,
+)
+
+# A kill that is waited for takes its time; a mint that does not even accept a connection will not.
+TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+MAX_ANSWER_BYTES: Final = 1024 * 1024  # above the largest bundle
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """What is read of an RFC 9457 problem."""
+
+    code: str = ""
+    detail: str = ""
+    title: str = ""
+    failures: tuple[dict[str, str], ...] = ()
+
+
+class MintClient:
+    """Calls one mint.
+
+    Args:
+        issuer: The mint's public base URL.
+        now: The caller's clock, ms since the Unix epoch.
+        client: Sends; a client of its own when left out.
+    """
+
+    __slots__ = ("_http", "_now", "issuer")
+
+    def __init__(self, issuer: str, *, now: Callable[[], int], client: httpx.Client | None = None) -> None:
+        self.issuer = issuer.rstrip("/")
+        self._now = now
+        # A redirect would carry assertion and proofs to where they were not made for.
+        self._http = client if client is not None else httpx.Client(timeout=TIMEOUT, follow_redirects=False)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        key: SigningKey,
+        token: str | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Make one call with a proof by ``key``.
+
+        Args:
+            method: GET, POST or DELETE.
+            path: From ``/v1`` on.
+            key: The session's key.
+            token: The session's token, once there is one.
+            body: JSON; members that are None are left out.
+
+        Returns:
+            The answer's JSON object.
+
+        Raises:
+            StoreError: The mint does not answer.
+            UnavailableError: It answers that it cannot do this now.
+            TokenError: It does not accept who is asking.
+            GrantError: It refuses what is asked for.
+        """
+        url = self.issuer + path
+        headers = {"DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
+        if token is not None:
+            headers["Authorization"] = f"DPoP {token}"
+        said = None if body is None else {name: value for name, value in body.items() if value is not None}
+        try:
+            response = self._http.request(method, url, headers=headers, json=said, auth=None)
+        except httpx.InvalidURL as error:
+            raise StoreError(f"{shorten(self.issuer)} is not the address of a mint") from error
+        except httpx.TransportError as error:
+            raise StoreError(
+                f"the mint at {self.issuer} does not answer ({type(error).__name__}): see that it runs (`arx up`) and "
+                "that the address is right; whether it heard this call is not known"
+            ) from error
+        return self._read(response)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
+        if not response.is_success:
+            raise _error_of(response, self.issuer)
+        try:
+            if len(response.content) > MAX_ANSWER_BYTES:
+                raise ValueError("too long")
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            # Not chained: what was sent could be quoted.
+            raise StoreError(f"what answers at {self.issuer} is not a mint of this version") from None
+
+    def __repr__(self) -> str:
+        return f"<MintClient of {self.issuer}>"
+
+
+def _error_of(response: httpx.Response, issuer: str) -> ArxError:
+    """Make the typed error of a refusal."""
+    status = response.status_code
+    try:
+        problem = msgspec.json.decode(response.content[:MAX_ANSWER_BYTES], type=_Problem)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        problem = _Problem()
+    if not problem.code:
+        return UnavailableError(f"{issuer} answered {status} without saying why; is it a mint?", code="not_a_mint")
+    failures = [Failure(*(failure.get(name, "") for name in Failure._fields)) for failure in problem.failures]
+    kind: type[ArxError] = type(refusal(problem.code)) if problem.code in REASONS else _kind_of(status)
+    message = problem.detail or problem.title or f"the mint answered {status}"
+    if failures:
+        message += ": " + "; ".join(map(str, failures))
+    error = kind(message, code=problem.code, failures=failures)
+    error.status_hint = status
+    return error
+
+
+def _kind_of(status: int) -> type[ArxError]:
+    if status == httpx.codes.UNAUTHORIZED:
+        return TokenError
+    return UnavailableError if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS else GrantError

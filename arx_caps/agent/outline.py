@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a held token says of itself, read without a key.  SPEC 3, 5, 6.
+
+Nothing here is proven: a holder reads its own token to explain it and to notice a mistake before a service does.  What
+this version does not understand is passed over, never dropped; the verifier judges it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from arx_verifier import chain, codec
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import MalformedTokenError
+from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.names import matches_tool
+
+
+class _Glimpse(msgspec.Struct, frozen=True):
+    """The members of a caveat that a holder looks at; others are left alone."""
+
+    allow: msgspec.Raw = msgspec.Raw(b"")
+    depth: int | None = None
+    exp: int | None = None
+    hand_to: tuple[str, ...] = ()
+    hop: str | None = None
+    require: tuple[str, ...] = ()
+    to: str | None = None
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """A token's limits as its caveats write them.
+
+    Attributes:
+        identifier: What the mint wrote.
+        named: The agents it was handed to, in order.
+        hops: The names of those hand-overs.
+        link: The public name of this hand-over, what a kill of it names.
+        depth: How many hand-overs may follow.
+        exp: The earliest end, ms since the Unix epoch.
+        hand_to: Each list of patterns that a next holder must match.
+        groups: Each ``allow``; one rule of every group must match a call.
+        needs_call: Whether each call must be signed.
+    """
+
+    identifier: Identifier
+    named: tuple[str, ...]
+    hops: tuple[str, ...]
+    link: str
+    depth: int
+    exp: int
+    hand_to: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[Rule, ...], ...]
+    needs_call: bool
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The tool patterns that every ``allow`` leaves, sorted."""
+        left: set[str] = {"*"} if self.groups else set()
+        for group in self.groups:
+            left = set(meet_all(left, [rule.tool for rule in group]))
+        return tuple(sorted(left))
+
+    def takes(self, tool: str, argument: str) -> bool:
+        """Tell whether some call of this tool may carry this argument at all."""
+        return all(
+            any(
+                meet(rule.tool, tool) is not None and (rule.args is None or rule.open or argument in rule.args)
+                for rule in group
+            )
+            for group in self.groups
+        )
+
+
+def meet(pattern: str, other: str) -> str | None:
+    """Return the narrower of two tool patterns, or None when no tool matches both: patterns nest or are apart."""
+    if matches_tool(pattern, other):
+        return other
+    return pattern if matches_tool(other, pattern) else None
+
+
+def meet_all(patterns: Iterable[str], others: Sequence[str]) -> list[str]:
+    """Return every pattern that some pair of the two lists has in common."""
+    return [common for pattern in patterns for other in others if (common := meet(pattern, other)) is not None]
+
+
+def outline(macaroon: Macaroon) -> Outline:
+    """Read a held token.
+
+    Args:
+        macaroon: A task's token.
+
+    Returns:
+        What it says, unproven.
+
+    Raises:
+        MalformedTokenError: It is no token of an agent.
+    """
+    identifier = macaroon.unverified_identifier
+    if not isinstance(identifier, Identifier):
+        raise MalformedTokenError("this is an operator's token, not an agent's")
+    glimpses = [_glimpse(packet) for packet in macaroon.packets if isinstance(packet, bytes)]
+    depth, exp = identifier.depth, identifier.exp
+    named, hops, link = [], [], codec.bytes_of(identifier.id)
+    for glimpse in glimpses:
+        if glimpse.to is not None and glimpse.hop is not None:
+            named.append(glimpse.to)
+            hops.append(glimpse.hop)
+            link = chain.next_link(link, codec.bytes_of(glimpse.hop))
+            depth -= 1
+        depth = depth if glimpse.depth is None else min(depth, glimpse.depth)
+        exp = exp if glimpse.exp is None else min(exp, glimpse.exp)
+    return Outline(
+        identifier=identifier,
+        named=tuple(named),
+        hops=tuple(hops),
+        link=codec.text_of(link),
+        depth=max(depth, 0),
+        exp=exp,
+        hand_to=tuple([glimpse.hand_to for glimpse in glimpses if glimpse.hand_to]),
+        groups=tuple([rules for glimpse in glimpses if (rules := _rules(glimpse))]),
+        needs_call=any("call" in glimpse.require for glimpse in glimpses),
+    )
+
+
+def caveats_of(macaroon: Macaroon) -> list[Any]:
+    """Return a token's caveats as plain data, in order, for people to read."""
+    return [_plain(packet) for packet in macaroon.packets]
+
+
+def _glimpse(packet: bytes) -> _Glimpse:
+    try:
+        return msgspec.json.decode(packet, type=_Glimpse)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _Glimpse()
+
+
+def _rules(glimpse: _Glimpse) -> tuple[Rule, ...]:
+    try:
+        return msgspec.json.decode(glimpse.allow, type=tuple[Rule, ...]) if bytes(glimpse.allow) else ()
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ()
+
+
+def _plain(packet: bytes | codec.ThirdParty) -> Any:
+    if not isinstance(packet, bytes):
+        return {"third_party": (packet.location or b"").decode("utf-8", "replace")}
+    try:
+        return msgspec.json.decode(packet)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return {"unreadable": f"{len(packet)} bytes"}

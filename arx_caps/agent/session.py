@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent's way to power: prove who it is, open a session, start the tasks it needs, end them.  SPEC 11.
+
+A session is bound to a key made for it, which never leaves this process: its token alone starts no task.  The session's
+token is good for the mint and for nothing else; what services accept is a task's.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.task import Task, end_block, now_ms
+from arx_caps.jose import KeyFile, SigningKey, make_assertion
+from arx_verifier.errors import ArxError, SettingsError, StoreError, shorten
+
+
+class Agent:
+    """A persistent identity: a path and an enrolled key.
+
+    Args:
+        key: The agent's key file.
+        issuer: The mint's public base URL; the key file's own when left out.
+        now: The agent's clock, ms since the Unix epoch.
+        client: What to call the mint with; a client of its own when left out.
+
+    Raises:
+        SettingsError: The key is an operator's, or no issuer is known.
+    """
+
+    __slots__ = ("_key", "_mint", "_now")
+
+    def __init__(
+        self,
+        key: KeyFile,
+        *,
+        issuer: str | None = None,
+        now: Callable[[], int] = now_ms,
+        client: httpx.Client | None = None,
+    ) -> None:
+        if key.role != "agent":
+            raise SettingsError(f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent add`)")
+        address = issuer or key.issuer
+        if not address:
+            raise SettingsError("the key file names no mint; give its address as `issuer`")
+        self._key, self._now = key, now
+        self._mint = MintClient(address, now=now, client=client)
+
+    @classmethod
+    def from_key_file(
+        cls, path: str | os.PathLike[str], issuer: str | None = None, *, now: Callable[[], int] = now_ms
+    ) -> Self:
+        """Read an agent's key file.
+
+        Args:
+            path: A private JWK, mode 0600.
+            issuer: The mint's public base URL; the key file's own when left out.
+            now: The agent's clock, ms since the Unix epoch.
+
+        Raises:
+            SettingsError: The file is missing, readable by others, or no key of an agent.
+        """
+        return cls(KeyFile.load(path), issuer=issuer, now=now)
+
+    @property
+    def path(self) -> str:
+        """The agent's path."""
+        return self._key.name
+
+    @property
+    def issuer(self) -> str:
+        """The mint's public base URL."""
+        return self._mint.issuer
+
+    def open_session(self, *, ttl: str | None = None, purpose: str | None = None) -> "Session":
+        """Prove who this is and open a session, which a ``with`` block ends.
+
+        Args:
+            ttl: Life, such as ``"1h"``; the policy's limit when left out.
+            purpose: What it is for, in words; it goes into the record.
+
+        Returns:
+            The session.
+
+        Raises:
+            GrantError: The key is not enrolled, or the policy refuses; ``failures`` says why.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot open one now.
+        """
+        key = SigningKey.generate()
+        assertion = make_assertion(self._key, audience=self._mint.issuer, now=self._now())
+        body = {"assertion": assertion, "ttl": ttl, "purpose": purpose}
+        answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
+        return Session(self._mint, key, _text(answer, "token"), _part(answer, "session"), now=self._now)
+
+    def close(self) -> None:
+        """Close the connections to the mint; sessions stay open and can then not be ended from here."""
+        self._mint.close()
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.path} at {self.issuer}>"
+
+
+class Session:
+    """One bounded run of an agent.  Made by ``Agent.open_session``; ``repr`` shows no secret.
+
+    Attributes:
+        id: The session's id, which a kill can name.
+        agent: The agent's path.
+        expires_at: When it ends by itself, ms since the Unix epoch.
+        purpose: What it is for.
+    """
+
+    __slots__ = ("_key", "_mint", "_now", "_token", "agent", "expires_at", "id", "purpose")
+
+    def __init__(
+        self, mint: MintClient, key: SigningKey, token: str, about: Mapping[str, Any], *, now: Callable[[], int]
+    ) -> None:
+        self._mint, self._key, self._token, self._now = mint, key, token, now
+        self.id, self.agent = _text(about, "id"), _text(about, "agent")
+        self.expires_at, self.purpose = about.get("expires_at"), about.get("purpose")
+
+    def start_task(
+        self,
+        template: str,
+        params: Mapping[str, Any] | None = None,
+        /,
+        *,
+        ttl: str | None = None,
+        tools: Sequence[str] | None = None,
+        depth: int | None = None,
+        **more: Any,
+    ) -> Task:
+        """Ask for the power that one piece of work needs.
+
+        Args:
+            template: The policy's name for it.
+            params: The template's parameters; the form for one that is called ``ttl``, ``tools`` or ``depth``.
+            ttl: A shorter life than the template's, such as ``"60s"``.
+            tools: Fewer tools than the template's.
+            depth: Fewer hand-overs than the template's.
+            more: The template's parameters, as in ``order_id="o-1"``.
+
+        Returns:
+            The task, which a ``with`` block finishes.
+
+        Raises:
+            GrantError: The policy refuses; ``failures`` names every parameter that is at fault.
+            TokenError: The session is over or was ended.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot grant anything now.
+        """
+        body: dict[str, Any] = {"template": template, "params": {**(params or {}), **more}, "ttl": ttl, "depth": depth}
+        body["tools"] = None if tools is None else list(tools)
+        answer = self._call("POST", "/v1/tasks", body)
+        try:
+            bundle = Bundle.parse(_text(answer, "bundle"))
+        except ArxError as error:
+            raise StoreError(
+                f"the mint at {self._mint.issuer} answered with a bundle that cannot be used: {error}"
+            ) from error
+        if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
+            raise StoreError(f"the mint at {self._mint.issuer} answered with a task of another agent or session")
+        return Task(bundle, now=self._now, finish=lambda: self._call("DELETE", f"/v1/tasks/{bundle.task}"))
+
+    def end(self) -> dict[str, Any]:
+        """End the session, and with it every token of every task of it.
+
+        Returns:
+            The mint's answer: the session, and the report of its kill.
+
+        Raises:
+            TokenError: It was over or ended before.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot end it now; the session may still be open.
+        """
+        return self._call("DELETE", f"/v1/sessions/{self.id}")
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._mint.call(method, path, key=self._key, token=self._token, body=body)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end_block(self.end, error)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} of {self.agent}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a Session is a secret and is not pickled; hand over a task's encode() instead")
+
+
+def _part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = answer.get(name)
+    if not isinstance(part, dict):
+        raise StoreError(f"the mint's answer has no {name}; is it of another version?")
+    return part
+
+
+def _text(answer: Mapping[str, Any], name: str) -> str:
+    text = answer.get(name)
+    if not isinstance(text, str):
+        raise StoreError(f"the mint's answer has no {shorten(name)}; is it of another version?")
+    return text

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a holder does with a task: call services, narrow it, hand it over.  Offline.  SPEC 5, 6, 7.
+
+A ``Task`` is a bundle with a clock.  Handing over needs no mint and no network: the sub-agent gets one text, narrower
+than what it came from and killable by a link of its own.  Starting and finishing tasks is the session's.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from types import TracebackType
+from typing import Any, Final, Self
+
+from arx_caps.agent.auth import ArxAuth
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.narrowing import caveats_for
+from arx_verifier import names, proofs
+from arx_verifier.access import HttpCall
+from arx_verifier.caveats import Caveat
+from arx_verifier.errors import ArxError, AttenuationError, shorten
+from arx_verifier.macaroon import HOP_BYTES
+from arx_verifier.proofs import CallSigner
+
+OVER: Final = ("expired", "revoked")  # a refusal to end what has ended
+
+
+def now_ms() -> int:
+    """Read the wall clock, ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Task:
+    """One piece of work and the power it needs, held by an agent.
+
+    A ``with`` block around a task that a session started finishes it at its end.
+
+    Args:
+        bundle: Its tokens.
+        now: The holder's clock, ms since the Unix epoch.
+        finish: Tells the mint that the task is done; only the session that started it can.
+    """
+
+    __slots__ = ("_finish", "_now", "_signers", "bundle")
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        now: Callable[[], int] = now_ms,
+        finish: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.bundle, self._now, self._finish = bundle, now, finish
+        self._signers: dict[str, CallSigner] = {}
+
+    @classmethod
+    def from_text(cls, text: str, *, now: Callable[[], int] = now_ms) -> Self:
+        """Take over a task.
+
+        Args:
+            text: What ``encode`` gave the previous holder, a secret; white space around it is ignored.
+            now: The holder's clock, ms since the Unix epoch.
+
+        Raises:
+            MalformedTokenError: The text is not a bundle, or its tokens do not belong together.
+        """
+        return cls(Bundle.parse(text.strip()), now=now)
+
+    def encode(self) -> str:
+        """Return the text that hands this very task to another holder, ``arxb1_…``.  It is a secret."""
+        return self.bundle.encode()
+
+    @property
+    def id(self) -> str:
+        """The task's id, which a kill can name."""
+        return self.bundle.task
+
+    @property
+    def session(self) -> str:
+        """The session's id, which a kill can name."""
+        return self.bundle.outline.identifier.session
+
+    @property
+    def agent(self) -> str:
+        """The agent that the mint gave the task to."""
+        return self.bundle.agent
+
+    @property
+    def holder(self) -> str:
+        """The agent that holds it now: the last one it was handed to."""
+        return self.bundle.holder
+
+    @property
+    def link(self) -> str:
+        """The public name of this hand-over; a kill of it ends this task here and all that was handed on."""
+        return self.bundle.outline.link
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """The services that this task can call."""
+        return self.bundle.audiences
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """The text of each audience's token, for code that signs calls in its own way.  They are secrets."""
+        return {audience: macaroon.encode() for audience, macaroon in self.bundle.tokens.items()}
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The tool patterns that some token of this task allows."""
+        return tuple(sorted({tool for held in self.bundle.outlines.values() for tool in held.tools}))
+
+    @property
+    def expires_at(self) -> int:
+        """When the first of its tokens ends, ms since the Unix epoch."""
+        return min(held.exp for held in self.bundle.outlines.values())
+
+    @property
+    def depth(self) -> int:
+        """How many hand-overs may follow."""
+        return min(held.depth for held in self.bundle.outlines.values())
+
+    def auth(self, audience: str | None = None) -> ArxAuth:
+        """Return authentication for an HTTP client of httpx or httpx2, sync or async.
+
+        Args:
+            audience: Use this audience's token only; needed where two audiences live at one origin.
+
+        Raises:
+            AttenuationError: The task has no such audience, or the policy names no origin for it.
+        """
+        chosen = self.audiences if audience is None else (self._checked(audience),)
+        return ArxAuth({each: self.bundle.origins[each] for each in chosen}, self.http_token)
+
+    def call_token(self, audience: str, tool: str, args: Mapping[str, Any]) -> str:
+        """Make the one-shot token of one call without HTTP.
+
+        Args:
+            audience: The service that is called.
+            tool: The tool's name.
+            args: Its arguments as they go on the wire.
+
+        Returns:
+            A token for this call, to be used within 10 seconds.
+
+        Raises:
+            AttenuationError: The task has no token for this audience.
+            RequestError: The arguments have no RFC 8785 form.
+        """
+        return self._signer(audience).sign(proofs.tool_fields(tool, args), self._now())
+
+    def http_token(self, audience: str, method: str, target: bytes, body: bytes = b"") -> str:
+        """Make the one-shot token of one HTTP call, for clients that ``auth`` is not for.
+
+        Args:
+            audience: The service that is called.
+            method: The method, upper case.
+            target: Raw path and query as they go on the wire.
+            body: The body as it goes on the wire.
+
+        Returns:
+            A token for this call, to be sent as ``Authorization: Bearer …`` within 10 seconds.
+
+        Raises:
+            AttenuationError: The task has no token for this audience.
+        """
+        call = HttpCall(method, target, sha256(body).digest())
+        return self._signer(audience).sign(proofs.http_fields(call), self._now())
+
+    def hand_over(
+        self,
+        to: str,
+        *,
+        tools: Sequence[str] | None = None,
+        args: Mapping[str, Any] | None = None,
+        ttl: str | None = None,
+        depth: int | None = None,
+        audiences: Sequence[str] | None = None,
+    ) -> "Task":
+        """Make a task for another agent, narrower or equal, with a link of its own.  Offline.
+
+        Args:
+            to: The next holder's agent path.
+            tools: Tools or patterns to leave; None leaves them all.
+            args: Argument to constraint, for every tool left that can take it; or tool to such a mapping.  Constraints
+                are plain data as in a policy: ``"o-1"``, ``{"range": [0, 20]}``, ``{"one_of": ["a", "b"]}``.  An
+                argument that is constrained must be there, unless its constraint says ``"optional": True``.
+            ttl: Life from now on, such as ``"60s"``; never longer than what this task has left.
+            depth: How many hand-overs may follow this one.
+            audiences: Leave these services; None leaves those that still have a tool.
+
+        Returns:
+            The task to pass on with ``encode``.
+
+        Raises:
+            AttenuationError: The sub-agent could do nothing with it: a tool or name that the task does not allow, an
+                argument no tool takes, no hand-over left; or a value that cannot be read.
+        """
+        if not names.is_agent_path(to):
+            raise AttenuationError(f"{shorten(to)} is not an agent path such as acme/worker")
+        for held in self.bundle.outlines.values():
+            if held.depth == 0:
+                raise AttenuationError("this task may not be handed over any further (depth 0)")
+            for patterns in held.hand_to:
+                if not names.matches_any_path(patterns, to):
+                    raise AttenuationError(f"this task may be handed to {' or '.join(patterns)}, not to {to}")
+        hop = os.urandom(HOP_BYTES)
+        caveats = self._caveats(tools, args, ttl, depth, audiences)
+        tokens = self.bundle.tokens
+        return Task(
+            self.bundle.with_tokens(
+                {audience: tokens[audience].hand_over(to, caveat, hop=hop) for audience, caveat in caveats.items()}
+            ),
+            now=self._now,
+        )
+
+    def narrow(
+        self,
+        *,
+        tools: Sequence[str] | None = None,
+        args: Mapping[str, Any] | None = None,
+        ttl: str | None = None,
+        depth: int | None = None,
+        audiences: Sequence[str] | None = None,
+    ) -> "Task":
+        """Return a narrower copy for the same holder; this one keeps its power.  Offline.
+
+        Args:
+            tools: As for ``hand_over``, like all that follow.
+            args: Constraints.
+            ttl: Life from now on.
+            depth: How many hand-overs may follow.
+            audiences: Leave these services.
+
+        Raises:
+            AttenuationError: Nothing would be left to do, or a value cannot be read.
+        """
+        caveats = self._caveats(tools, args, ttl, depth, audiences)
+        tokens = self.bundle.tokens
+        narrower = {
+            audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
+            for audience, caveat in caveats.items()
+        }
+        return Task(self.bundle.with_tokens(narrower), now=self._now, finish=self._finish)
+
+    def finish(self) -> Mapping[str, Any]:
+        """Tell the mint that the task is done, which ends all its tokens, also those handed over.
+
+        Returns:
+            The mint's answer: the task and the report of its kill.
+
+        Raises:
+            AttenuationError: It was handed over: only the session that started it can finish it.
+            TokenError: The session is over or was ended.
+            UnavailableError: The mint cannot be reached or cannot end it now.
+        """
+        if self._finish is None:
+            raise AttenuationError("only the session that started this task can finish it")
+        return self._finish()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the task says it allows as plain data; see ``Bundle.describe``."""
+        return self.bundle.describe()
+
+    def _caveats(
+        self,
+        tools: Sequence[str] | None,
+        args: Mapping[str, Any] | None,
+        ttl: str | None,
+        depth: int | None,
+        audiences: Sequence[str] | None,
+    ) -> dict[str, Caveat | None]:
+        if isinstance(audiences, str):
+            raise TypeError("audiences is a list of names, not one text")
+        chosen = self.audiences if audiences is None else [self._checked(audience) for audience in audiences]
+        outlines = {audience: self.bundle.outlines[audience] for audience in chosen}
+        caveats = caveats_for(outlines, tools=tools, args=args, ttl=ttl, depth=depth, now=self._now())
+        idle = [audience for audience in chosen if audience not in caveats]
+        if (audiences is not None and idle) or not caveats:
+            raise AttenuationError(f"no tool would be left at {', '.join(idle) or 'any service: audiences is empty'}")
+        return caveats
+
+    def _signer(self, audience: str) -> CallSigner:
+        signer = self._signers.get(audience)
+        if signer is None:
+            signer = self._signers[audience] = CallSigner(self.bundle.tokens[self._checked(audience)], audience)
+        return signer
+
+    def _checked(self, audience: str) -> str:
+        if audience not in self.bundle.tokens:
+            raise AttenuationError(
+                f"this task has no token for {shorten(audience)}; it has {', '.join(self.audiences)}"
+            )
+        return audience
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finish is not None:
+            end_block(self._finish, error)
+
+    def __eq__(self, other: object) -> bool:
+        return self.bundle == other.bundle if isinstance(other, Task) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.bundle)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id} of {self.agent}, held by {self.holder}: {', '.join(self.audiences)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a Task is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def end_block(end: Callable[[], object], error: BaseException | None) -> None:
+    """End something at the end of its ``with`` block, without hiding what went wrong inside.
+
+    Args:
+        end: Tells the mint.
+        error: What left the block, or None.
+
+    Raises:
+        ArxError: It could not be ended, and the block itself went well.
+    """
+    try:
+        end()
+    except ArxError as failed:
+        if failed.code in OVER:  # over by itself or killed: there is nothing left to end
+            return
+        if error is None:
+            raise
+        error.add_note(f"besides, the mint was not told that it is over: {failed}")
