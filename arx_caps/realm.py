@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realm's folder: what is where in it, how it is made, how it is opened.  SPEC 12.
+
+Everything that a mint keeps stands below one folder that only its user can enter.  It is made whole or not at all, and
+never over something that is there.  Nothing in it has a default secret.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from arx_caps.durations import format_duration, parse_duration
+from arx_caps.keyfile import KeyFile
+from arx_verifier import names
+from arx_verifier.errors import SettingsError
+from arx_verifier.keys import DEFAULT_MAX_TTL_MS
+
+DEFAULT_FOLDER: Final = ".arx"
+DEFAULT_LISTEN: Final = "127.0.0.1:8700"
+FIRST_OPERATOR: Final = "root"
+MIN_TTL_MS: Final = 1000
+
+_LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """An existing realm's folder and settings.
+
+    Attributes:
+        folder: The folder, absolute.
+        name: The realm's name; every token says it.
+        issuer: The mint's public base URL, without a final slash.
+        listen: Host and port the mint listens at.
+        store: URL of the revocation store; None when ``arx up`` runs one in the folder.
+        max_ttl_ms: The longest life of a token, ms; kills are remembered so long.
+    """
+
+    folder: Path
+    name: str
+    issuer: str
+    listen: str
+    store: str | None
+    max_ttl_ms: int
+
+    @classmethod
+    def init(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        name: str,
+        issuer: str,
+        listen: str = DEFAULT_LISTEN,
+        passphrase: str | None = None,
+        store: str | None = None,
+    ) -> Self:
+        """Make a realm: folder, root key, first operator, sample policy, empty database.
+
+        Args:
+            folder: Where; must not exist, or be empty.
+            name: The realm's name.
+            issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
+            listen: Host and port to listen at.
+            passphrase: Seals the root key; a key file in the folder does when left out.
+            store: URL of a revocation store of your own.
+
+        Returns:
+            The realm.
+
+        Raises:
+            SettingsError: Something is there already, or a setting is not usable.
+        """
+        path = Path(folder).absolute()
+        realm = cls(path, *_checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")
+        half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            half_made.mkdir(mode=0o700)
+            _fill(replace(realm, folder=half_made), passphrase)
+            half_made.rename(path)
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be made: {error.strerror}") from error
+        finally:
+            shutil.rmtree(half_made, ignore_errors=True)
+        return realm
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a realm's settings.
+
+        Raises:
+            SettingsError: There is no realm, or its settings are not usable.
+        """
+        path = Path(folder).absolute()
+        file = path / "realm.toml"
+        try:
+            settings = tomllib.loads(file.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise SettingsError(f"there is no realm in {path}; make one with `arx init`") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{file} cannot be read: {error}") from error
+        unknown = sorted(set(settings) - {"name", "issuer", "listen", "store", "max_ttl"})
+        if unknown:
+            raise SettingsError(f"{file}: unknown setting {unknown[0]}")
+        try:
+            max_ttl_ms = parse_duration(settings.get("max_ttl", format_duration(DEFAULT_MAX_TTL_MS)))
+        except ValueError as error:
+            raise SettingsError(f"{file}: max_ttl: {error}") from error
+        name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
+        return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms))
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy."""
+        return self.folder / "policy.toml"
+
+    @property
+    def root_path(self) -> Path:
+        """The sealed root keys."""
+        return self.folder / "keys" / "root.json"
+
+    @property
+    def root_key_path(self) -> Path:
+        """What opens them, unless a passphrase does; may be mounted from elsewhere."""
+        return self.folder / "keys" / "root.key"
+
+    @property
+    def operator_key_path(self) -> Path:
+        """The first operator's key file; belongs into safe hands."""
+        return self.folder / "operator.key"
+
+    @property
+    def database_url(self) -> str:
+        """The mint's state."""
+        return f"sqlite:///{self.folder / 'mint.db'}"
+
+    @property
+    def valkey_dir(self) -> Path:
+        """Data and socket of the embedded revocation store."""
+        return self.folder / "valkey"
+
+    @property
+    def journals_dir(self) -> Path:
+        """Decision journals of verifiers on this machine, the mint's among them."""
+        return self.folder / "journals"
+
+    @property
+    def services_dir(self) -> Path:
+        """Service files."""
+        return self.folder / "services"
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Where the mint listens."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def default_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder of a realm that is not named: ``$ARX_HOME``, else ``./.arx``."""
+    return Path(environment.get("ARX_HOME") or DEFAULT_FOLDER)
+
+
+def _fill(realm: Realm, passphrase: str | None) -> None:
+    # The mint's parts are optional to install; whoever makes a realm has them.
+    from arx_caps.mint.keys import RootKeys
+    from arx_caps.mint.state import State
+
+    for part in ("keys", "valkey", "journals", "services"):
+        (realm.folder / part).mkdir(mode=0o700)
+    (realm.folder / "realm.toml").write_text(_settings(realm), "utf-8")
+    sample = files("arx_caps.mint").joinpath("sample_policy.toml").read_text("utf-8")
+    realm.policy_path.write_text(sample, "utf-8")
+    RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
+    operator.save(realm.operator_key_path)
+    with State(realm.database_url) as state:
+        state.create()
+        state.add_operator(FIRST_OPERATOR, operator.key.public)
+
+
+def _settings(realm: Realm) -> str:
+    lines = {"name": realm.name, "issuer": realm.issuer, "listen": realm.listen, "store": realm.store}
+    lines["max_ttl"] = format_duration(realm.max_ttl_ms)
+    # A JSON string without characters beyond ASCII is a TOML string.
+    written = [f"{key} = {json.dumps(value)}" for key, value in lines.items() if value is not None]
+    return "# The realm's settings.  The mint reads them when it starts.\n" + "\n".join(written) + "\n"
+
+
+def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:
+    if not names.is_realm(name):
+        raise SettingsError("a realm's name is [a-z0-9][a-z0-9._-]{0,31}")
+    if not isinstance(issuer, str) or not _is_base_url(issuer):
+        raise SettingsError(
+            "the issuer is the mint's public base URL: https://host or http://host:port, no final slash"
+        )
+    found = _LISTEN.fullmatch(listen) if isinstance(listen, str) else None
+    if found is None or not 0 <= int(found[2]) <= 65535:
+        raise SettingsError("listen is host:port, such as 127.0.0.1:8700")
+    if store is not None and (not isinstance(store, str) or not store.startswith(("unix://", "redis://", "rediss://"))):
+        raise SettingsError("store is a unix://, redis:// or rediss:// URL")
+    if max_ttl_ms < MIN_TTL_MS:
+        raise SettingsError("max_ttl is at least 1s")
+    return name, issuer, found[0], store, max_ttl_ms
+
+
+def _is_base_url(text: str) -> bool:
+    if not text.isascii() or not text.isprintable() or len(text) > 200:
+        return False
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    bare = f"{parts.scheme}://{parts.netloc}"
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in text and text == bare and port != 0

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realm's folder: made whole, closed to others, never overwritten, and refused when anything in it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from arx_caps.jose import KeyFile
+from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.policy import Policy
+from arx_caps.mint.state import State
+from arx_caps.realm import DEFAULT_FOLDER, Realm, default_folder
+from arx_verifier.errors import SettingsError
+
+ISSUER = "http://127.0.0.1:8700"
+
+
+def make(folder: Path, **settings: str) -> Realm:
+    return Realm.init(folder, **{"name": "acme", "issuer": ISSUER, **settings})
+
+
+def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:
+    """The folder holds settings, policy, sealed root key, operator and database, and reads back as it was made."""
+    realm = make(tmp_path / "realm", listen="127.0.0.1:9999", store="redis://127.0.0.1:1/0")
+    assert Realm.open(tmp_path / "realm") == realm
+    assert realm.host_and_port == ("127.0.0.1", 9999)
+    assert Policy.load(realm.policy_path).templates
+    operator = KeyFile.load(realm.operator_key_path)
+    assert (operator.role, operator.name, operator.issuer) == ("operator", "root", ISSUER)
+    with State(realm.database_url) as state:
+        assert state.find_key("operator:root", operator.key.kid) is not None
+    assert RootKeys.load(realm.root_path, realm="acme", passphrase=None, key_path=realm.root_key_path).current == "k1"
+    assert {path.name for path in tmp_path.iterdir()} == {"realm"}
+
+
+def test_nobody_else_can_look_in(tmp_path: Path) -> None:
+    """Folder and secrets are for one user."""
+    realm = make(tmp_path / "realm")
+    assert realm.folder.stat().st_mode & 0o777 == 0o700
+    for path in (realm.root_path, realm.root_key_path, realm.operator_key_path):
+        assert path.stat().st_mode & 0o777 == 0o600
+    for path in (realm.valkey_dir, realm.journals_dir, realm.services_dir, realm.root_path.parent):
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_realm_is_never_overwritten(tmp_path: Path) -> None:
+    """A folder that holds anything is refused and left as it was; an empty one is taken."""
+    realm = make(tmp_path / "realm")
+    before = realm.root_path.read_bytes()
+    with pytest.raises(SettingsError, match="not overwritten"):
+        make(tmp_path / "realm")
+    assert realm.root_path.read_bytes() == before
+    (tmp_path / "other").mkdir()
+    assert make(tmp_path / "other").folder.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="not overwritten"):
+        make(tmp_path / "file")
+
+
+def test_a_failed_init_leaves_nothing(tmp_path: Path) -> None:
+    """An empty passphrase is refused, and no half-made folder stays behind."""
+    with pytest.raises(SettingsError, match="passphrase"):
+        make(tmp_path / "realm", passphrase="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_key_a_realm_does_not_open(tmp_path: Path) -> None:
+    """No key file, another one, or one that others can read: no root key, so no start."""
+    realm = make(tmp_path / "realm")
+    other = make(tmp_path / "other")
+
+    def load() -> RootKeys:
+        return RootKeys.load(realm.root_path, realm="acme", passphrase=None, key_path=realm.root_key_path)
+
+    realm.root_key_path.write_bytes(other.root_key_path.read_bytes())
+    with pytest.raises(SettingsError, match="does not open"):
+        load()
+    realm.root_key_path.chmod(0o640)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        load()
+    realm.root_key_path.unlink()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load()
+
+
+def test_a_passphrase_seals_the_root_key(tmp_path: Path) -> None:
+    """With a passphrase there is no key file, and only the passphrase opens the key."""
+    realm = make(tmp_path / "realm", passphrase="correct horse")
+    assert not realm.root_key_path.exists()
+
+    def load(passphrase: str | None) -> RootKeys:
+        return RootKeys.load(realm.root_path, realm="acme", passphrase=passphrase, key_path=realm.root_key_path)
+
+    assert load("correct horse").mint_key() == load("correct horse").mint_key()
+    with pytest.raises(SettingsError, match="does not open"):
+        load("correct horsf")
+    with pytest.raises(SettingsError, match="ARX_ROOT_PASSPHRASE"):
+        load(None)
+
+
+BAD_SETTINGS = {
+    "capital name": {"name": "Acme"},
+    "no name": {"name": ""},
+    "issuer with a path": {"issuer": "http://127.0.0.1:8700/"},
+    "issuer without scheme": {"issuer": "127.0.0.1:8700"},
+    "issuer of another scheme": {"issuer": "ftp://127.0.0.1"},
+    "issuer with a user": {"issuer": "http://me@127.0.0.1"},
+    "issuer with a bad port": {"issuer": "http://127.0.0.1:99999"},
+    "issuer with a query": {"issuer": "http://127.0.0.1?x"},
+    "issuer with a line break": {"issuer": "http://127.0.0.1\n"},
+    "listen without port": {"listen": "127.0.0.1"},
+    "listen with a bad port": {"listen": "127.0.0.1:70000"},
+    "store of another kind": {"store": "mysql://x"},
+}
+
+
+@pytest.mark.parametrize("settings", BAD_SETTINGS.values(), ids=BAD_SETTINGS.keys())
+def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, str]) -> None:
+    """A setting that could not work is refused before anything is made."""
+    with pytest.raises(SettingsError):
+        make(tmp_path / "realm", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ["nonsense", 'name = "x"', "surprise = 1", 'max_ttl = "1y"', 'max_ttl = "1ms"'])
+def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
+    """Unknown settings, bad values and bad TOML are errors, and so is no realm at all."""
+    realm = make(tmp_path / "realm")
+    file = realm.folder / "realm.toml"
+    kept = [kept for kept in file.read_text().splitlines() if not kept.startswith("max_ttl")]
+    file.write_text("\n".join([*kept, line]))
+    with pytest.raises(SettingsError):
+        Realm.open(realm.folder)
+    with pytest.raises(SettingsError, match="arx init"):
+        Realm.open(tmp_path / "nowhere")
+
+
+def test_the_default_folder_is_said_by_the_environment() -> None:
+    """``ARX_HOME`` names the folder, else it is ``./.arx``."""
+    assert default_folder({"ARX_HOME": "/srv/arx"}) == Path("/srv/arx")
+    assert default_folder({}) == default_folder({"ARX_HOME": ""}) == Path(DEFAULT_FOLDER)
