@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durations as people write them: ``10m``, ``60s``, ``500ms``.
+
+One number and one unit, so that a length of time has no second reading.  Inside, times are integers of milliseconds.
+"""
+
+import re
+from typing import Any, Final
+
+UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+MAX_MS: Final = 366 * UNITS["d"]  # longer than anything here lives; keeps sums of times within 2**53
+
+_FORM: Final = re.compile(r"(0|[1-9][0-9]{0,14})(ms|s|m|h|d)")
+
+
+def parse_duration(text: Any) -> int:
+    """Read a duration.
+
+    Args:
+        text: A whole number and a unit: ``ms``, ``s``, ``m``, ``h`` or ``d``.
+
+    Returns:
+        Milliseconds, 0 to one year.
+
+    Raises:
+        ValueError: Another form, or longer than a year.
+    """
+    form = _FORM.fullmatch(text) if isinstance(text, str) else None
+    if form is None:
+        raise ValueError('a duration is a whole number and a unit, such as "500ms", "60s", "10m", "8h" or "2d"')
+    length = int(form[1]) * UNITS[form[2]]
+    if length > MAX_MS:
+        raise ValueError("a duration is at most 366d")
+    return length
+
+
+def format_duration(ms: int) -> str:
+    """Write milliseconds in the largest unit that divides them: 600000 is ``10m``."""
+    for unit, size in reversed(UNITS.items()):
+        if ms and ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms"

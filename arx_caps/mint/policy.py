@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy: which agents may open sessions, and what each task grants.
+
+A TOML file, checked whole when it is loaded and named by a digest that goes into tokens and decisions.  A ``Policy``
+never changes; a reload makes another one.  It answers with rules and limits; tokens are made elsewhere.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from msgspec import Struct
+
+from arx_caps.durations import format_duration, parse_duration
+from arx_caps.mint.policy_file import SessionTerms, Template, read_audiences, read_sessions, read_template
+from arx_caps.mint.policy_text import PolicyText, Section
+from arx_verifier import canonical, names
+from arx_verifier.constraints import Rule, explain
+from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
+
+__all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
+
+MAX_BYTES: Final = 1 << 20  # far above any policy a person could review
+MAX_PARAMETER_CHARS: Final = 1024  # a value goes into every token of the task, and these into one header
+
+
+class TaskGrant(Struct, frozen=True, kw_only=True):
+    """What one task may do, for the mint to put into tokens.
+
+    Attributes:
+        template: The template's name.
+        ttl_ms: How long the task may live.
+        depth: How many hand-overs may follow.
+        rules: By audience, the rules of its token.
+        narrow: By audience, the tools that the agent asked to be narrowed to: one more ``allow`` beside ``rules``.
+        origins: By audience, where it lives.
+        hand_to: Patterns of the agents that may be handed to.
+        require: Proofs that every call must carry.
+        fresh: Largest age of a verifier's view of the kill epoch, ms, or None for its lease.
+        net: Networks that calls may come from; empty for any.
+    """
+
+    template: str
+    ttl_ms: int
+    depth: int
+    rules: dict[str, tuple[Rule, ...]]
+    narrow: dict[str, tuple[Rule, ...]]
+    origins: dict[str, tuple[str, ...]]
+    hand_to: tuple[str, ...]
+    require: tuple[str, ...]
+    fresh: int | None
+    net: tuple[str, ...]
+
+
+class Policy:
+    """A policy, checked.
+
+    Attributes:
+        digest: Its name: the first 16 bytes of the SHA-256 of what it says, base64url.  Comments do not count.
+        audiences: Origins by audience.
+        sessions: Terms by name.
+        templates: Templates by name.
+    """
+
+    def __init__(self, text: PolicyText) -> None:
+        """Check a policy; ``parse`` and ``load`` are the ways to one.
+
+        Raises:
+            SettingsError: The first mistake, with file, line and key.
+        """
+        root = Section(text, (), text.document)
+        self.audiences = read_audiences(root)
+        self.sessions = read_sessions(root)
+        tasks = root.take_sections("task")
+        self.templates = {name: read_template(name, section, self.audiences) for name, section in tasks}
+        root.finish()
+        self.digest = _digest(text)
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Self:
+        """Read a policy.
+
+        Args:
+            text: TOML.
+            name: What errors call it.
+
+        Raises:
+            SettingsError: As the constructor.
+        """
+        return cls(PolicyText(text, name))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a policy from a file.
+
+        Raises:
+            SettingsError: It cannot be read, is no UTF-8 or larger than 1 MiB; or as the constructor.
+        """
+        try:
+            raw = Path(path).read_bytes()
+            text = raw.decode()
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read: {error.strerror}", code="policy") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path}: is not UTF-8 (byte {error.start})", code="policy") from error
+        if len(raw) > MAX_BYTES:
+            raise SettingsError(f"{path}: is larger than {MAX_BYTES} bytes", code="policy")
+        return cls.parse(text, str(path))
+
+    def may_open(self, agent: str) -> SessionTerms:
+        """Tell on what terms an agent may open a session.
+
+        Returns:
+            The terms; where several fit, those that end first.
+
+        Raises:
+            GrantError: No terms are for this agent (``session_not_allowed``).
+        """
+        fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
+        if not fitting:
+            raise GrantError(
+                f"the policy lets no session be opened by {agent}: add it to `agents` of a [session]",
+                code="session_not_allowed",
+            )
+        return min(fitting, key=lambda terms: (terms.ttl_ms, terms.name))
+
+    def grant(
+        self,
+        template: str,
+        agent: str,
+        params: Mapping[str, Any],
+        *,
+        ttl: str | None = None,
+        tools: Sequence[str] | None = None,
+        depth: int | None = None,
+    ) -> TaskGrant:
+        """Work out what a task grants to an agent.
+
+        Args:
+            template: The template's name.
+            agent: The agent's path.
+            params: A value for each of the template's parameters, as it came from the agent.
+            ttl: A shorter life, as a duration.
+            tools: Fewer tools: names or patterns.
+            depth: Fewer hand-overs.
+
+        Returns:
+            Rules by audience, and the limits around them.
+
+        Raises:
+            GrantError: ``unknown_task``, with those that this agent may start; ``bad_parameters``, with a failure for
+                each thing that does not fit.
+        """
+        found = self.templates.get(template)
+        if found is None or not names.matches_any_path(found.agents, agent):
+            may = [name for name, other in self.templates.items() if names.matches_any_path(other.agents, agent)]
+            raise GrantError(
+                f"{agent} may start no task {shorten(template)}; it may start: {', '.join(may) or 'none'}",
+                code="unknown_task",
+            )
+        asked = _Asked(found, params)
+        ttl_ms, fewer = asked.ttl(ttl), asked.depth(depth)
+        narrow = asked.narrow(tools)
+        rules = asked.rules()
+        if tools is not None:
+            rules = {audience: rules[audience] for audience in narrow}
+        return TaskGrant(
+            template=template,
+            ttl_ms=ttl_ms,
+            depth=fewer,
+            rules=rules,
+            narrow=narrow,
+            origins={audience: self.audiences[audience] for audience in rules},
+            hand_to=found.hand_to if found.hand_to is not None else (f"{agent.partition('/')[0]}/**",),
+            require=found.require,
+            fresh=found.fresh,
+            net=found.net,
+        )
+
+
+class _Asked:
+    """One request for a task, checked against its template; failures are collected and raised together."""
+
+    def __init__(self, template: Template, params: Mapping[str, Any]) -> None:
+        self._template = template
+        self._place = f"task {template.name}"
+        self._params = params
+        self._failures = explain(Rule(tool="*", args=template.params), params, self._place)
+        named = {failure.rule.partition(" ")[0] for failure in self._failures}
+        for name in template.params:
+            value = params.get(name)
+            if name in params and name not in named and not _is_value(value):
+                wanted = f"one value of at most {MAX_PARAMETER_CHARS} characters"
+                self._fail(name, wanted, shorten(value))
+
+    def ttl(self, text: str | None) -> int:
+        longest = self._template.ttl_ms
+        if text is None:
+            return longest
+        try:
+            asked = parse_duration(text)
+        except ValueError:
+            asked = 0
+        if not 0 < asked <= longest:
+            self._fail("ttl", f"a duration of at most {format_duration(longest)}", shorten(text))
+        return asked
+
+    def depth(self, asked: int | None) -> int:
+        most = self._template.depth
+        if asked is not None and (type(asked) is not int or not 0 <= asked <= most):
+            self._fail("depth", f"an integer, 0 to {most}", shorten(asked))
+        return most if asked is None else asked
+
+    def narrow(self, tools: Sequence[str] | None) -> dict[str, tuple[Rule, ...]]:
+        if tools is None:
+            return {}
+        kept: dict[str, tuple[Rule, ...]] = {}
+        if not tools:
+            self._fail("tools", "at least one tool", "none")
+        for tool in dict.fromkeys(tools):
+            at = (
+                [rule.at for rule in self._template.rules if _overlap(tool, rule.tool)]
+                if names.is_tool_pattern(tool)
+                else []
+            )
+            if not at:
+                allowed = ", ".join(sorted({rule.tool for rule in self._template.rules}))
+                self._fail("tools", f"tools within {allowed}", shorten(tool))
+            for audience in dict.fromkeys(at):
+                kept[audience] = (*kept.get(audience, ()), Rule(tool=tool))
+        return {audience: kept[audience] for audience in self._template.audiences if audience in kept}
+
+    def rules(self) -> dict[str, tuple[Rule, ...]]:
+        """Fill the rules in, last, when all else is known to fit.
+
+        Raises:
+            GrantError: With every failure so far.
+        """
+        made: dict[str, tuple[Rule, ...]] = dict.fromkeys(self._template.audiences, ())
+        if not self._failures:
+            for rule in self._template.rules:
+                try:
+                    made[rule.at] = (*made[rule.at], rule.fill(self._params))
+                except MalformedTokenError as error:
+                    self._fail("params", f"values that fit the rule for {rule.tool}", str(error))
+        if self._failures:
+            told = "; ".join(f"{failure.rule}: expected {failure.expected}" for failure in self._failures)
+            raise GrantError(f"{self._place}: {told}", code="bad_parameters", failures=self._failures)
+        return made
+
+    def _fail(self, rule: str, expected: str, came: str) -> None:
+        self._failures.append(Failure(self._place, rule, expected, came))
+
+
+def _digest(text: PolicyText) -> str:
+    try:
+        raw = canonical.jcs(text.document)
+    except RequestError as error:
+        raise SettingsError(f"{text.name}: {error}", code="policy") from error
+    return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()[:16]).rstrip(b"=").decode()
+
+
+def _is_value(value: Any) -> bool:
+    # A length is also one of lists; a parameter is a single value.
+    return isinstance(value, int) or (isinstance(value, str) and len(value) <= MAX_PARAMETER_CHARS)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return _covers(one, other) or _covers(other, one)
+
+
+def _covers(pattern: str, tool: str) -> bool:
+    return pattern == tool or names.matches_tool(pattern, tool)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of a policy file: audiences, sessions, task templates.
+
+Each ``read_…`` turns one section into a frozen struct or refuses it with file, line and key.  What is granted is
+``policy``'s answer; rules with parameters are in ``templates``.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from arx_caps.mint.policy_text import Section
+from arx_caps.mint.templates import TemplateRule, read_params, read_template_rule
+from arx_verifier import matching, names
+from arx_verifier.caveats import MAX_FRESH_MS, MAX_HOPS
+from arx_verifier.constraints import ConstraintLike
+from arx_verifier.errors import MalformedTokenError, shorten
+
+DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a decision
+PROOFS: Final = ("call",)
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
+
+
+class SessionTerms(Struct, frozen=True, kw_only=True):
+    """On what terms agents may open a session.
+
+    Attributes:
+        name: The section's name.
+        agents: Patterns of agent paths.
+        ttl_ms: How long a session may live, absolutely.
+    """
+
+    name: str
+    agents: tuple[str, ...]
+    ttl_ms: int
+
+
+class Template(Struct, frozen=True, kw_only=True):
+    """One kind of task, as the policy writes it.  Attributes as in ``TaskGrant``, before anything is filled in."""
+
+    name: str
+    agents: tuple[str, ...]
+    params: dict[str, ConstraintLike]
+    ttl_ms: int
+    depth: int
+    audiences: tuple[str, ...]
+    rules: tuple[TemplateRule, ...]
+    hand_to: tuple[str, ...] | None
+    require: tuple[str, ...]
+    fresh: int | None
+    net: tuple[str, ...]
+
+
+def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
+    """Read where each audience lives.
+
+    Raises:
+        SettingsError: A name or an origin that is not allowed, or one origin for two audiences.
+    """
+    audiences: dict[str, tuple[str, ...]] = {}
+    owners: dict[str, str] = {}
+    for name, section in root.take_sections("audience"):
+        if not names.is_audience(name):
+            raise section.error(None, "an audience's name is [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
+        audiences[name] = section.take_texts("origins")
+        if not audiences[name]:
+            raise section.error("origins", 'needs at least one, such as "http://127.0.0.1:9001"')
+        for index, origin in enumerate(audiences[name]):
+            if _ORIGIN.fullmatch(origin) is None:
+                raise section.error("origins", f"{shorten(origin)} is no origin: scheme, host in lower case, and port")
+            if origin in owners:
+                # A client chooses the token by the origin: two audiences would leave it a choice.
+                raise section.error("origins", f"number {index + 1} is already an origin of {owners[origin]}")
+            owners[origin] = name
+        section.finish()
+    return audiences
+
+
+def read_sessions(root: Section) -> dict[str, SessionTerms]:
+    """Read one ``[session]``, or several ``[session.NAME]``.
+
+    Raises:
+        SettingsError: A mistake in one of them.
+    """
+    written = root.take("session", {})
+    if isinstance(written, dict) and not all(isinstance(value, dict) for value in written.values()):
+        sections = [("default", root.inner(("session",), written))]
+    else:
+        sections = root.sections("session", written)
+    sessions = {}
+    for name, section in sections:
+        _check_name(name, section)
+        agents = _read_agents(section)
+        sessions[name] = SessionTerms(name=name, agents=agents, ttl_ms=section.take_duration("ttl"))
+        section.finish()
+    return sessions
+
+
+def read_template(name: str, section: Section, audiences: Mapping[str, Any]) -> Template:
+    """Read one ``[task.NAME]``.
+
+    Raises:
+        SettingsError: A mistake anywhere in it.
+    """
+    _check_name(name, section)
+    agents = _read_agents(section)
+    params = read_params(section, section.take("params", {}))
+    ttl_ms = section.take_duration("ttl")
+    depth = section.take_integer("depth", DEFAULT_DEPTH, MAX_HOPS)
+    wanted = section.take_texts("audience")
+    unknown = [audience for audience in wanted if audience not in audiences]
+    if unknown or not wanted:
+        known = ", ".join(audiences) or "none: add [audience.NAME]"
+        raise section.error("audience", f"{', '.join(unknown) or 'nothing'} is not among the audiences: {known}")
+    hand_to = section.take_texts("hand_to", None)
+    if hand_to is not None:
+        _check_patterns("hand_to", hand_to, section, "to let nobody be handed to, say depth = 0")
+    require = section.take_texts("require", PROOFS)
+    for proof in require:
+        if proof not in PROOFS:
+            raise section.error("require", f"{shorten(proof)} is no proof that this version knows; it knows: call")
+    fresh = section.take_duration("fresh", None, least=0, most=MAX_FRESH_MS)
+    net = section.take_texts("net", ())
+    rules = _read_rules(section, params, wanted)
+    section.finish()
+    _check_networks(net, section)
+    return Template(
+        name=name,
+        agents=agents,
+        params=params,
+        ttl_ms=ttl_ms,
+        depth=depth,
+        audiences=wanted,
+        rules=rules,
+        hand_to=hand_to,
+        require=require,
+        fresh=fresh,
+        net=net,
+    )
+
+
+def _read_rules(
+    section: Section, params: Mapping[str, ConstraintLike], audiences: tuple[str, ...]
+) -> tuple[TemplateRule, ...]:
+    written = section.take("allow")
+    if not isinstance(written, list) or not written:
+        raise section.error("allow", 'expected a list of rules such as { tool = "orders.get", args = { … } }')
+    rules = tuple(
+        read_template_rule(section.inner(("allow", index), rule), params, audiences)
+        for index, rule in enumerate(written)
+    )
+    for audience in audiences:
+        if all(rule.at != audience for rule in rules):
+            raise section.error("allow", f"no rule is for {audience}: add one, or take it out of `audience`")
+    return rules
+
+
+def _read_agents(section: Section) -> tuple[str, ...]:
+    agents: tuple[str, ...] = section.take_texts("agents")
+    _check_patterns("agents", agents, section, 'for all of them, say ["**"]')
+    return agents
+
+
+def _check_patterns(key: str, patterns: tuple[str, ...], section: Section, when_empty: str) -> None:
+    if not patterns:
+        raise section.error(key, f"needs at least one pattern; {when_empty}")
+    for pattern in patterns:
+        if not names.is_path_pattern(pattern):
+            raise section.error(key, f"{shorten(pattern)} is no pattern: segments, `*` for one, `**` only as the last")
+
+
+def _check_networks(networks: tuple[str, ...], section: Section) -> None:
+    for network in networks:
+        try:
+            matching.cidr(network)
+        except MalformedTokenError as error:
+            raise section.error("net", f"{shorten(network)}: {error}") from error
+
+
+def _check_name(name: str, section: Section) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise section.error(None, "a name here is [a-z0-9][a-z0-9._-]*, at most 64 characters")

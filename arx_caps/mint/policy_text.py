@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a policy's TOML so that a mistake is told with its file, line and key.
+
+``tomllib`` reads the text; a small scan beside it remembers the line of each key.  A ``Section`` hands out a table's
+members by name and type, and refuses what nobody asked for: a key that is not understood could have been a restriction.
+What the members mean is left to ``policy`` and ``templates``.
+"""
+
+import re
+import tomllib
+from typing import Any, Final, TypeAlias
+
+from arx_caps.durations import parse_duration
+from arx_verifier.errors import SettingsError, shorten
+
+Path: TypeAlias = tuple[str | int, ...]
+
+_BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_SPACE: Final = re.compile(r"[ \t]*")
+_KEY: Final = re.compile(r'[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
+_VALUE: Final = re.compile(
+    r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^,\]}#\n]+', re.DOTALL
+)
+_AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
+
+
+class PolicyText:
+    """A policy's text, read: the document, and where its keys stand.
+
+    Attributes:
+        name: What errors call the file.
+        document: The whole document as plain data.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        """Read *text*.
+
+        Raises:
+            SettingsError: It is not TOML.
+        """
+        self.name = name
+        self._lines: dict[Path, int] = {}
+        try:
+            self.document = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            told = _AT_LINE.match(str(error))
+            line = f":{told[2] or text.count(chr(10)) + 1}" if told else ""
+            raise SettingsError(f"{name}{line}: not TOML: {told[1] if told else error}", code="policy") from error
+        _Scan(text, self._lines).run()
+
+    def error(self, path: Path, message: str) -> SettingsError:
+        """Make the error of one key: file, line, the key's full name, and what to do."""
+        return SettingsError(f"{self.name}:{self.line(path)}: {_dotted(path)}: {message}", code="policy")
+
+    def line(self, path: Path) -> int:
+        """Return the line of a key, or of the nearest thing around it."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+
+class Section:
+    """One table of a policy.  Each member is taken once; ``finish`` refuses the rest."""
+
+    def __init__(self, text: PolicyText, path: Path, data: Any) -> None:
+        self._text = text
+        self.path = path
+        if not isinstance(data, dict):
+            raise text.error(path, f"expected a table, came {shorten(data)}")
+        self._data = dict(data)
+        self._known: list[str] = []
+
+    def error(self, key: str | int | None, message: str) -> SettingsError:
+        """Make an error about one member, or with None about the table."""
+        return self._text.error(self.path if key is None else (*self.path, key), message)
+
+    def inner(self, path: Path, data: Any) -> "Section":
+        """Read a table inside this one."""
+        return Section(self._text, (*self.path, *path), data)
+
+    def take(self, key: str, default: Any = ...) -> Any:
+        """Take a member, whatever it is.
+
+        Raises:
+            SettingsError: It is missing and there is no default.
+        """
+        self._known.append(key)
+        if key in self._data:
+            return self._data.pop(key)
+        if default is ...:
+            raise self.error(None, f"needs `{key}`")
+        return default
+
+    def take_text(self, key: str, default: Any = ...) -> Any:
+        """Take a member that is text."""
+        return self._typed(key, default, str, "text in quotes")
+
+    def take_flag(self, key: str) -> bool:
+        """Take a member that is ``true`` where it is written."""
+        flag = self.take(key, False)
+        if flag is not False and flag is not True:
+            raise self.error(key, f"expected true or false, came {shorten(flag)}")
+        return flag
+
+    def take_integer(self, key: str, default: Any, most: int) -> Any:
+        """Take a member that is an integer from 0 to *most*."""
+        value = self._typed(key, default, int, f"an integer, 0 to {most}")
+        if not 0 <= value <= most:
+            raise self.error(key, f"expected an integer, 0 to {most}, came {value}")
+        return value
+
+    def take_duration(self, key: str, default: Any = ..., *, least: int = 1, most: int | None = None) -> Any:
+        """Take a duration.
+
+        Args:
+            key: The member's name.
+            default: What it is when it is not written.
+            least: The shortest allowed, ms.
+            most: The longest allowed, ms.
+
+        Returns:
+            Milliseconds, or *default*.
+        """
+        value = self.take(key, default)
+        if value is default and default is not ...:
+            return value
+        try:
+            length = parse_duration(value)
+        except ValueError as error:
+            raise self.error(key, f"{error}; came {shorten(value)}") from error
+        if length < least or (most is not None and length > most):
+            limit = f"at most {most} ms" if most is not None and length > most else f"at least {least} ms"
+            raise self.error(key, f"must be {limit}; came {shorten(value)}")
+        return length
+
+    def take_texts(self, key: str, default: Any = ...) -> Any:
+        """Take a list of text without repetitions, as a tuple."""
+        value = self._typed(key, default, list, 'a list such as ["a", "b"]')
+        if value is default:
+            return value
+        for index, item in enumerate(value):
+            if not isinstance(item, str):
+                raise self._text.error((*self.path, key, index), f"expected text in quotes, came {shorten(item)}")
+            if item in value[:index]:
+                raise self._text.error((*self.path, key, index), f"{shorten(item)} is listed twice")
+        return tuple(value)
+
+    def take_sections(self, key: str) -> list[tuple[str, "Section"]]:
+        """Take a table of named tables; none at all is an empty list."""
+        return self.sections(key, self.take(key, {}))
+
+    def sections(self, key: str, tables: Any) -> list[tuple[str, "Section"]]:
+        """Read a table of named tables that was taken."""
+        if not isinstance(tables, dict):
+            raise self.error(key, f"expected tables such as [{key}.name], came {shorten(tables)}")
+        return [(name, self.inner((key, name), data)) for name, data in tables.items()]
+
+    def finish(self) -> None:
+        """Refuse what was not taken.
+
+        Raises:
+            SettingsError: A key that is not known here; the known ones are listed.
+        """
+        for key in self._data:
+            raise self.error(key, f"unknown key; known here: {', '.join(sorted(set(self._known)))}")
+
+    def _typed(self, key: str, default: Any, kind: type, wanted: str) -> Any:
+        value = self.take(key, default)
+        if value is default and default is not ...:
+            return value
+        if type(value) is not kind:  # not isinstance: true is no integer
+            raise self.error(key, f"expected {wanted}, came {shorten(value)}")
+        return value
+
+
+class _Scan:
+    """Walk text that ``tomllib`` has accepted, and note the line of every key."""
+
+    def __init__(self, text: str, lines: dict[Path, int]) -> None:
+        self._text = text.replace("\r\n", "\n")
+        self._lines = lines
+        self._at = 0
+        self._counts: dict[Path, int] = {}
+
+    def run(self) -> None:
+        base: Path = ()
+        while self._skip(_BLANK) < len(self._text):
+            if self._text.startswith("[", self._at):
+                base = self._header()
+            else:
+                self._pair(base)
+
+    def _header(self) -> Path:
+        many = self._text.startswith("[[", self._at)
+        self._at += 2 if many else 1
+        path: Path = ()
+        keys = self._keys()
+        for index, key in enumerate(keys):
+            path = (*path, key)
+            if many and index == len(keys) - 1:
+                self._counts[path] = self._counts.get(path, -1) + 1
+            self._note(path)
+            if path in self._counts:
+                path = (*path, self._counts[path])
+                self._note(path)
+        self._at += 2 if many else 1
+        return path
+
+    def _pair(self, base: Path) -> None:
+        path = base
+        for key in self._keys():
+            path = (*path, key)
+            self._note(path)
+        self._at += 1  # the equals sign
+        self._skip(_SPACE)
+        self._value(path)
+
+    def _keys(self) -> list[str]:
+        keys = []
+        while True:
+            self._skip(_SPACE)
+            match = _KEY.match(self._text, self._at)
+            assert match is not None, "tomllib has accepted this text"
+            raw = match[0]
+            keys.append(raw if raw[0] not in "\"'" else next(iter(tomllib.loads(f"{raw} = 1"))))
+            self._at = match.end()
+            self._skip(_SPACE)
+            if not self._text.startswith(".", self._at):
+                return keys
+            self._at += 1
+
+    def _value(self, path: Path) -> None:
+        opening = self._text[self._at]
+        if opening not in "[{":
+            match = _VALUE.match(self._text, self._at)
+            assert match is not None, "tomllib has accepted this text"
+            self._at = match.end()
+            return
+        self._at += 1
+        closing = "]" if opening == "[" else "}"
+        index = 0
+        while self._text[self._skip(_BLANK)] != closing:
+            if self._text[self._at] == ",":
+                self._at += 1
+            elif opening == "[":
+                self._note((*path, index))
+                self._value((*path, index))
+                index += 1
+            else:
+                self._pair(path)
+        self._at += 1
+
+    def _skip(self, what: re.Pattern[str]) -> int:
+        match = what.match(self._text, self._at)
+        assert match is not None
+        self._at = match.end()
+        return self._at
+
+    def _note(self, path: Path) -> None:
+        self._lines.setdefault(path, self._line())
+
+    def _line(self) -> int:
+        return self._text.count("\n", 0, self._at) + 1
+
+
+def _dotted(path: Path) -> str:
+    shown = ""
+    for part in path:
+        shown += f"[{part + 1}]" if isinstance(part, int) else f"{'.' if shown else ''}{part}"
+    return shown or "the policy"

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy: what it cannot mean is refused with file, line and key."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_caps.mint.policy import Policy
+from arx_verifier.errors import SettingsError
+
+BASE = """\
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+
+[audience.payments]
+origins = ["https://pay.example.com", "http://[::1]:9002"]
+
+[session]
+agents = ["acme/**"]
+ttl = "8h"
+
+[task.refund]
+agents = ["acme/support/*"]
+params = { order_id = { length = 3 }, amount = { range = [0, 100] }, fast = { one_of = [true, false] } }
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [0, "$amount"] }, fast = "$fast" } },
+  { tool = "payments.*", args = { note = "$$5" } },
+]
+"""
+
+
+def policy(text: str = BASE) -> Policy:
+    return Policy.parse(text, "policy.toml")
+
+
+# Every mistake, the line it is on, and words of the refusal.
+MISTAKES: list[tuple[str, str, int, str]] = [
+    ("ttl = \"10m\"", "ttl = 10", 14, "whole number and a unit"),
+    ("ttl = \"10m\"", "ttl = \"10 m\"", 14, "whole number and a unit"),
+    ("ttl = \"10m\"", "ttl = \"0s\"", 14, "at least"),
+    ("ttl = \"10m\"", "ttl = \"900d\"", 14, "at most"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\nidle = \"1h\"", 15, "unknown key"),
+    ("ttl = \"10m\"\n", "", 11, "needs `ttl`"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\ndepth = 17", 15, "0 to 16"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\ndepth = true", 15, "an integer"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\nrequire = [\"holder\"]", 15, "no proof"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\nfresh = \"2m\"", 15, "at most"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\nnet = [\"10.0.0.1/8\"]", 15, "host bits"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\nhand_to = []", 15, "depth = 0"),
+    ("ttl = \"10m\"", "ttl = \"10m\"\nhand_to = [\"acme*\"]", 15, "no pattern"),
+    ("ttl = \"8h\"", "ttl = \"8h\"\nidle = \"1h\"", 10, "unknown key; known here: agents, ttl"),
+    ("agents = [\"acme/**\"]", "agents = \"acme/**\"", 8, "a list"),
+    ("agents = [\"acme/**\"]", "agents = []", 8, "at least one"),
+    ("agents = [\"acme/**\"]", "agents = [\"acme/**\", \"acme/**\"]", 8, "twice"),
+    ("agents = [\"acme/**\"]", "agents = [\n  \"acme\",\n  7,\n]", 10, "text in quotes"),
+    ("[audience.orders]", "[audience.arxx]", 1, "not beginning with arx"),
+    ("[audience.orders]", "[audience.Orders]", 1, "an audience's name"),
+    ("http://127.0.0.1:9001", "http://127.0.0.1:9001/", 2, "no origin"),
+    ("http://127.0.0.1:9001", "ftp://x", 2, "no origin"),
+    ("http://127.0.0.1:9001", "https://pay.example.com", 5, "already an origin of orders"),
+    ("\"http://127.0.0.1:9001\"", "", 2, "at least one"),
+    ("audience = [\"orders\", \"payments\"]", "audience = [\"orders\", \"mail\"]", 15, "mail is not among"),
+    ("audience = [\"orders\", \"payments\"]", "audience = []", 15, "nothing is not among"),
+    ("audience = [\"orders\", \"payments\"]", "audience = [\"orders\"]", 18, "none of the task's audiences"),
+    ("\"orders.get\"", "\"get\"", 17, "none of the task's audiences: add at = \"orders\""),
+    ("\"orders.get\"", "\"orders.get\", at = \"mail\"", 17, "one of the task's audiences"),
+    ("\"orders.get\"", "\"orders.get\", at = \"payments\"", 16, "no rule is for orders"),
+    ("\"orders.get\"", "\"orders get\"", 17, "tool's name"),
+    ("\"orders.get\"", "\"$order_id\"", 17, "tool's name"),
+    ("\"orders.get\"", "\"orders.get\", open = true", 17, "unknown key"),
+    ("\"orders.get\"", "\"orders.get\", any = true", 17, "either args"),
+    (", args = { order_id = \"$order_id\" } }", " }", 17, "either args"),
+    (", args = { order_id = \"$order_id\" } }", ", any = false }", 17, "either args"),
+    ("{ note = \"$$5\" }", "{ note = \"$5\" }", 19, "no parameter of this task"),
+    ("{ note = \"$$5\" }", "{ note = \"$order\" }", 19, "no parameter of this task"),
+    ("{ note = \"$$5\" }", "{ note = \"$subject\" }", 19, "on behalf of a subject"),
+    ("{ note = \"$$5\" }", "{ note = \"for $order_id\" }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = \"$$$order_id\" }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { glob = \"$order_id\" } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { glob = \"o/$order_id\" } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { subpath = \"$order_id\" } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { one_of = [\"$order_id\"] } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { none_of = [\"$order_id\"] } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { contains = [\"$order_id\"] } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { url = { scheme = \"https\", host = \"$order_id\" } } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { length = \"$amount\" } }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { \"$order_id\" = 1 } }", 19, "unknown field"),
+    ("{ note = \"$$5\" }", "{ \"$order_id\" = 1 }", 19, "stands alone"),
+    ("{ note = \"$$5\" }", "{ note = { max = \"$order_id\" } }", 19, "a bound here must be"),
+    ("{ note = \"$$5\" }", "{ note = { range = [0, \"$fast\"] } }", 19, "a bound here must be integer"),
+    ("{ note = \"$$5\" }", "{ note = { range = [9, 1] } }", 19, "above the upper"),
+    ("{ note = \"$$5\" }", "{ note = { range = [0.5, 1] } }", 19, "decimal as text"),
+    ("{ note = \"$$5\" }", "{ note = { range = [0.5, \"$amount\"] } }", 19, "decimal as text"),
+    ("{ note = \"$$5\" }", "{ note = { max = 4, nonsense = 1 } }", 19, "unknown field"),
+    ("{ note = \"$$5\" }", "{ note = { } }", 19, "must test something"),
+    ("{ note = \"$$5\" }", "{ note = { optional = true } }", 19, "must test something"),
+    ("{ note = \"$$5\" }", "{ note = { not = { any_of = [\"$order_id\"] } } }", 19, "unknown field"),
+    ("{ note = \"$$5\" }", "{ note = 2026-01-01 }", 19, "got `date`"),
+    ("{ note = \"$$5\" }", "{ note = 1.5 }", 19, "decimal as text"),
+    ("{ note = \"$$5\" }", "[]", 19, "expected a table"),
+    ("{ length = 3 }", "{ lenght = 3 }", 13, "unknown field"),
+    ("{ length = 3 }", "{ length = 3, optional = true }", 13, "always given"),
+    ("{ length = 3 }", "{ contains = [\"a\"] }", 13, "no single value"),
+    ("{ length = 3 }", "{ length = 3, min = 1 }", 13, "no single value"),
+    ("{ length = 3 }", "{ equal = \"$amount\" }", 13, "stands alone"),
+    ("{ length = 3 }", "{ cidr = \"10.0.0.1/8\" }", 13, "host bits"),
+    ("{ order_id = { length", "{ subject = { length = 1 }, order_id = { length", 13, "kept for the session's subject"),
+    ("{ order_id = { length", "{ Order = { length = 1 }, order_id = { length", 13, "a parameter's name"),
+    ("[task.refund]", "[task.Refund]", 11, "a name here is"),
+    ("[task.refund]", "[tasks.refund]", 11, "unknown key; known here: audience, session, task"),
+    ("[session]", "[session.a]\nagents = [\"x\"]\nttl = \"1h\"\n[session]", 7, "unknown key"),
+    ("[session]", "realm = \"x\"\n[session]", 7, "realm: unknown key"),
+    ("[session]", "[session", 7, "not TOML"),
+    ("[session]", "[audience.orders]", 7, "not TOML"),
+]  # fmt: skip
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(("old", "new", "line", "words"), MISTAKES, ids=lambda value: str(value)[:40])
+    def test_a_mistake_is_told_with_its_file_and_line(self, old: str, new: str, line: int, words: str) -> None:
+        """
+        File, line, key and what to do, for everything that a policy cannot mean.
+        """
+        assert old in BASE
+        with pytest.raises(SettingsError) as caught:
+            policy(BASE.replace(old, new, 1))
+        assert caught.value.code == "policy"
+        told = str(caught.value)
+        assert told.startswith(f"policy.toml:{line}: "), told
+        assert words in told
+
+    def test_lines_are_found_in_every_way_to_write_toml(self) -> None:
+        """
+        Arrays of tables, dotted and quoted keys, strings that look like keys, comments and CRLF.
+        """
+        text = (
+            '# ttl = "x"\r\n[audience]\r\norders.origins = [ # ]\r\n  "http://a:1", ]\r\n[task."t"]\r\n'
+            'agents = ["a"]\r\n"ttl" = "1m"\r\naudience = ["orders"]\r\n'
+            '[[task.t.allow]]\r\ntool = "orders.a"\r\nany = true\r\n'
+            "[[ task.t.allow ]]\r\ntool = 'orders.b'\r\n[task.t.allow.args]\r\nx = '''\r\ny = 1\r\n'''\r\n"
+            '"y" = {glob = """\\\r\n   ["""}\r\nz.range = [5, 1]\r\n'
+        )
+        with pytest.raises(SettingsError) as caught:
+            policy(text)
+        assert str(caught.value).startswith("policy.toml:20: task.t.allow[2].args.z: ")
+        assert policy(text.replace("[5, 1]", "[1, 5]")).templates["t"].rules[1].args == {
+            "x": "y = 1\n",
+            "y": {"glob": "["},
+            "z": {"range": [1, 5]},
+        }
+
+    @given(st.text(max_size=60) | st.text("[]{}=.,\"'\n# at-1\\", max_size=60))
+    def test_no_text_raises_anything_else(self, text: str) -> None:
+        """
+        Any text is a policy or a ``SettingsError``.
+        """
+        try:
+            policy(text)
+        except SettingsError:
+            return
+
+    def test_a_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+        """
+        Missing, not UTF-8, or huge.
+        """
+        latin, huge = tmp_path / "latin.toml", tmp_path / "huge.toml"
+        latin.write_bytes(b"# \xe9\n")
+        huge.write_bytes(b"#" * (2 << 20))
+        for path in (tmp_path / "none.toml", tmp_path, latin, huge):
+            with pytest.raises(SettingsError) as caught:
+                Policy.load(path)
+            assert str(path) in str(caught.value)
