@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is being asked for: one call of one tool, as a verifier judges it.  SPEC 5.
+"""What is being asked for: one call of one tool, as a verifier judges it.  SPEC 8.
 
 Here stand the request's shape and the one strict reading of JSON arguments.  Which tool an HTTP request means is the
 adapter's to say; what a caveat makes of it stands in ``caveats``.  Whoever builds the request reads the clock, once.
@@ -20,7 +20,7 @@ _MAX_FLOAT_CHARS: Final = 128  # conversion of a decimal is not linear in its le
 
 
 class HttpCall(NamedTuple):
-    """The HTTP request a call travelled in, as its proof covers it.  SPEC 6.
+    """The HTTP request a call travelled in, as its proof covers it.  SPEC 8.2.
 
     Attributes:
         method: The method as sent, upper case.
@@ -52,7 +52,7 @@ class AccessRequest(msgspec.Struct, frozen=True):
 
 
 def read_json_object(raw: bytes) -> dict[str, Any]:
-    """Read one JSON object so that no second reader can see another one in the same bytes.  SPEC 5.
+    """Read one JSON object so that no second reader can see another one in the same bytes.  SPEC 8.2.
 
     Args:
         raw: The body, UTF-8 without a byte-order mark.

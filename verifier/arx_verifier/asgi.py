@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a verifier before any ASGI application: no request reaches it without a grant.  SPEC 9.
+"""Put a verifier before any ASGI application: no request reaches it without a grant.  SPEC 11.
 
 Here the bytes are collected, the clock is read and the answer is sent.  What a request means stands in ``routes``, from
 where it came in ``peers``, how a refusal is told in ``problems``; the decision itself is the verifier's.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remember which per-call nonces were spent.  SPEC 6.
+"""Remember which per-call nonces were spent.  SPEC 8.3.
 
 A store says whether a key is new and remembers it for as long as the call it belongs to could be repeated; it never
 forgets a live one to make room.  What the key covers and how long a call may live is the verifier's to say.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One decision: who asked, through whom, for what, under which policy and epoch view, and why it came out so.  SPEC 8.
+"""One decision: who asked, through whom, for what, under which policy and epoch view, and why so.  SPEC 12.
 
 Here stand a decision's facts, its one byte form and what a verifier needs of a sink.  Keeping the bytes is a sink's
 work (``spool``), telling the story of a session is a reader's.  No token, key or signature is ever part of a decision.

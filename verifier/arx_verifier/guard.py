@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a verifier before a plain function: no call runs without a grant.  SPEC 9.
+"""Put a verifier before a plain function: no call runs without a grant.  SPEC 11.
 
 For transports without HTTP, such as a tool of an agent framework or a worker of a queue.  The arguments that are
 checked are those the function is called with, by name, so they must be what came over the wire.

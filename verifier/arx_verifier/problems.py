@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP answer to a refusal: RFC 6750 in the header, RFC 9457 in the body.  SPEC 10.
+"""The HTTP answer to a refusal: RFC 6750 in the header, RFC 9457 in the body.  SPEC 13.
 
 What may be told is decided before: an unproven refusal has no failures to tell.  Nothing here knows ASGI.
 """

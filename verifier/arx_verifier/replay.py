@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read decision journals back: every run's records in order, runs merged by time, damage named.  SPEC 8.2.
+"""Read decision journals back: every run's records in order, runs merged by time, damage named.  SPEC 12.
 
 Any number of verifiers may have written below the folder, and may be writing still.  A record that was being written
 when its process died was never acknowledged and is passed over; anything else that cannot be read is damage.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tool an HTTP request means, and with which arguments.  SPEC 9.
+"""Which tool an HTTP request means, and with which arguments.  SPEC 8.4.
 
 The map is the service's configuration, in the shape of its own routes.  A request that could mean two things to two
 readers is refused here; one that means no tool is for the verifier to refuse, once the token is proven.

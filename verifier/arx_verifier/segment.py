@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file of a decision journal: its bytes, its mapping, its end.  SPEC 8.2.
+"""One file of a decision journal: its bytes, its mapping, its end.  SPEC 12.
 
 A segment is reserved in full and then mapped, so that writing a record is a copy in memory which survives the death of
 the process and cannot meet a full disk.  A record's checksum and payload are written first and its length last: what

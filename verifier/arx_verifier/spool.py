@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep every decision in a local journal, on the way of the request and without waiting.  SPEC 8.2.
+"""Keep every decision in a local journal, on the way of the request and without waiting.  SPEC 12.
 
 An allow that cannot be kept is refused (``audit_unavailable``); a denial never waits for room and is counted instead.
 A record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what cannot be recorded singly: refusals that nobody proved, denials without room.  SPEC 8.
+"""Count what cannot be recorded singly: refusals that nobody proved, denials without room.  SPEC 12.2.
 
 A flood of junk tokens must neither fill the journal nor go unseen: it is counted by reason and peer, the number of
 peers is bounded, and at most once a second the counts become one record.  Making that record is the sink's work.

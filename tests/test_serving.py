@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server around a real application: what a client signs is what is checked, run, journalled and told."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from arx_caps.trail import trails
+from arx_verifier.access import HttpCall
+from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.proofs import CallSigner, http_fields
+from arx_verifier.spool import Journal, read_journal
+from tests.verifier.serving import TOOLS, Realm
+
+pytestmark = pytest.mark.servers
+
+
+async def refund(request: Request) -> JSONResponse:
+    body = await request.json()
+    return JSONResponse(
+        {"order": request.path_params["order_id"], "amount": body["amount"], "by": request["arx"].holder}
+    )
+
+
+@pytest.fixture
+def service(tmp_path: Path, free_port: int) -> Iterator[tuple[Realm, str]]:
+    realm = Realm(Journal(tmp_path, "v1", "orders"))  # type: ignore[arg-type]
+    app = Starlette(routes=[Route("/orders/{order_id}/refund", refund, methods=["POST"])])
+    guarded = ArxMiddleware(app, verifier=realm.verifier, tools=TOOLS)
+    config = uvicorn.Config(guarded, port=free_port, log_level="error", lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    yield realm, f"http://127.0.0.1:{free_port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Path) -> None:
+    """A hand-over signs a call with an escaped path; it runs once, and the trail tells both outcomes under its name."""
+    realm, url = service
+    parent = realm.token(Caveat(require=("call",)), rules=(Rule(tool="orders.refund"),))
+    signer = CallSigner(parent.hand_over("acme/worker"), "orders")
+    body = b'{"amount": 5}'
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        sending = client.build_request("POST", "/orders/A%C3%A9 1/refund?note=a+b&x=%20", content=body)
+        sending.headers["content-type"] = "application/json"
+        fields = http_fields(HttpCall("POST", sending.url.raw_path, sha256(body).digest()))
+        sending.headers["authorization"] = "Bearer " + signer.sign(fields, time.time_ns() // 1_000_000)
+        first = client.send(sending)
+        assert (first.status_code, first.json()) == (200, {"order": "Aé 1", "amount": 5, "by": "acme/worker"})
+        second = client.send(sending)
+        assert (second.status_code, second.json()["code"]) == (401, "replayed")
+        assert client.get("/anything").json()["code"] == "missing_token"
+        assert client.head("/anything").status_code == 401
+    decisions = list(read_journal(tmp_path))
+    (told,) = trails(decisions).values()
+    (worker,) = told.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
+    assert [decision.code for decision in worker.decisions] == ["ok", "replayed"]
+    assert second.json()["decision"] == worker.decisions[1].id
+    assert first.headers["content-type"] == "application/json"

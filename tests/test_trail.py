@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trail: a session's tree is what its decisions say, and nothing in it steers a terminal."""
+
+import json
+import re
+from typing import Any
+
+from arx_caps.trail import render, trail, trails
+from arx_verifier.decisions import COUNTED, UNPROVEN, ChainFacts, Decision
+from arx_verifier.errors import Failure
+from arx_verifier.tally import Counted
+
+T0 = 1_700_000_000_000
+
+
+def decide(at: int, *hops: tuple[str, str], code: str = "ok", task: str = "t-1", **more: Any) -> Decision:
+    facts = ChainFacts(
+        agent="acme/support",
+        session=more.pop("session", "s-1"),
+        named=tuple(name for name, _ in hops),
+        links=tuple(link for _, link in hops),
+        task=task,
+        audience="orders",
+        policy="P" * 22,
+        subject=more.pop("subject", None),
+    )
+    return Decision(code, T0 + at, facts, more.pop("tool", "orders.get"), **more)
+
+
+FAILURE = Failure("caveat 2 (acme/worker)", "amount range", "1 to 20", "50")
+STORY = [
+    decide(0),
+    decide(1, ("acme/worker", "AAAAAAAAAA")),
+    decide(2, ("acme/worker", "BBBBBBBBBB"), code="argument_not_allowed", tool="orders.refund", failures=(FAILURE,)),
+    decide(3, ("acme/worker", "AAAAAAAAAA"), ("acme/tool", "CCCCCCCCCC")),
+    decide(4, session="s-2"),
+    decide(5, ("acme/worker", "AAAAAAAAAA"), code="revoked"),
+    decide(6, task="t-2"),
+    Decision(COUNTED, T0 + 7, UNPROVEN, counts=(Counted("malformed", "", 3),)),
+]
+
+
+def test_the_tree_follows_links_and_not_names() -> None:
+    """Two hand-overs to the same name are two nodes, each with its own decisions, in order."""
+    told = trail(STORY, "s-1")
+    assert list(told.tasks) == ["t-1", "t-2"]
+    root = told.tasks["t-1"]
+    assert (root.name, root.proven, root.allowed, root.denied) == ("acme/support", True, 1, 0)
+    first, second = root.children.values()
+    assert (first.name, second.name) == ("acme/worker", "acme/worker")
+    assert [decision.at - T0 for decision in first.decisions] == [1, 5]
+    assert (first.allowed, first.denied) == (1, 1)
+    assert (second.allowed, second.denied) == (0, 1)
+    assert [child.name for child in first.children.values()] == ["acme/tool"]
+    assert (told.allowed, told.denied) == (4, 2)
+
+
+def test_sessions_are_told_apart_and_counts_belong_to_none() -> None:
+    """Every decision with a session is in exactly one trail."""
+    told = trails(STORY)
+    assert list(told) == ["s-1", "s-2"]
+    assert told["s-1"] == trail(STORY, "s-1")
+    assert sum(one.allowed + one.denied for one in told.values()) == len(STORY) - 1
+    assert trail(STORY, "s-9").tasks == {}
+
+
+def test_a_drawn_tree_reads_from_top_to_bottom() -> None:
+    """Names, assurance, links, counts, and for a denial the reason with what was expected and what came."""
+    text = render(trail(STORY, "s-1"), colour=False)
+    assert text.splitlines() == [
+        "s-1  acme/support  4 allowed, 2 denied",
+        "policy PPPPPPPPPPPPPPPPPPPPPP",
+        "├─ acme/support (proven, bearer)  task t-1  1 allowed",
+        "│  ├─ ✓ 2023-11-14 22:13:20.000Z  orders  orders.get",
+        "│  ├─ acme/worker (named, bearer)  link AAAAAA  1 allowed, 1 denied",
+        "│  │  ├─ ✓ 2023-11-14 22:13:20.001Z  orders  orders.get",
+        "│  │  ├─ ✗ 2023-11-14 22:13:20.005Z  orders  orders.get  revoked",
+        "│  │  └─ acme/tool (named, bearer)  link CCCCCC  1 allowed",
+        "│  │     └─ ✓ 2023-11-14 22:13:20.003Z  orders  orders.get",
+        "│  └─ acme/worker (named, bearer)  link BBBBBB  0 allowed, 1 denied",
+        "│     └─ ✗ 2023-11-14 22:13:20.002Z  orders  orders.refund  argument_not_allowed"
+        "  amount range: expected 1 to 20, came 50",
+        "└─ acme/support (proven, bearer)  task t-2  1 allowed",
+        "   └─ ✓ 2023-11-14 22:13:20.006Z  orders  orders.get",
+    ]
+
+
+def test_colour_and_width_change_only_the_looks() -> None:
+    """Without its colours a coloured tree is the plain one; no line is wider than asked for."""
+    told = trail(STORY, "s-1")
+    coloured = render(told, colour=True, width=50)
+    plain = render(told, colour=False, width=50)
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+    assert "\x1b[31m" in coloured
+    assert max(len(line) for line in plain.splitlines()) == 50
+    assert "…" in plain
+
+
+def test_nothing_from_a_token_or_request_steers_the_terminal() -> None:
+    """Control characters of any origin are shown as a question mark."""
+    evil = "x\x1b[2J\r\n\x07\u202e"
+    told = trail(
+        [decide(0, (evil, evil), tool=evil, subject=evil, code="expired", failures=(Failure(*[evil] * 4),))], "s-1"
+    )
+    text = render(told, colour=False)
+    assert not set(text) & set("\x1b\r\x07\u202e")
+    assert len(text.splitlines()) == 6
+
+
+def test_the_json_form_is_whole() -> None:
+    """``to_dict`` is plain JSON and holds every decision once, under its holder."""
+    told = json.loads(json.dumps(trail(STORY, "s-1").to_dict()))
+    assert (told["session"], told["allowed"], told["denied"]) == ("s-1", 4, 2)
+    worker = told["tasks"][0]["children"][0]
+    assert (worker["name"], worker["proven"], worker["assurance"]) == ("acme/worker", False, "bearer")
+    assert [decision["code"] for decision in worker["decisions"]] == ["ok", "revoked"]
+    assert told["tasks"][0]["children"][1]["decisions"][0]["failures"][0]["came"] == "50"
