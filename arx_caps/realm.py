@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A realm's folder: what is where in it, how it is made, how it is opened.  SPEC 12.
+"""A realm's folder: what is where in it, and its settings.  SPEC 12.
 
-Everything that a mint keeps stands below one folder that only its user can enter.  It is made whole or not at all, and
-never over something that is there.  Nothing in it has a default secret.
+Everything that a mint keeps stands below one folder that only its user can enter.  ``mint.founding`` makes it.
 """
 
 import json
 import os
 import re
-import secrets
-import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from arx_caps.durations import format_duration, parse_duration
-from arx_caps.keyfile import KeyFile
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
 from arx_verifier.keys import DEFAULT_MAX_TTL_MS
 
 DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
-FIRST_OPERATOR: Final = "root"
 MIN_TTL_MS: Final = 1000
 
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
@@ -53,47 +47,28 @@ class Realm:
     max_ttl_ms: int
 
     @classmethod
-    def init(
+    def plan(
         cls,
         folder: str | os.PathLike[str],
         *,
         name: str,
         issuer: str,
         listen: str = DEFAULT_LISTEN,
-        passphrase: str | None = None,
         store: str | None = None,
     ) -> Self:
-        """Make a realm: folder, root key, first operator, sample policy, empty database.
+        """Check the settings of a realm that is yet to be made; ``mint.founding`` makes it.
 
         Args:
-            folder: Where; must not exist, or be empty.
+            folder: Where it will be.
             name: The realm's name.
             issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
             listen: Host and port to listen at.
-            passphrase: Seals the root key; a key file in the folder does when left out.
             store: URL of a revocation store of your own.
 
-        Returns:
-            The realm.
-
         Raises:
-            SettingsError: Something is there already, or a setting is not usable.
+            SettingsError: A setting is not usable.
         """
-        path = Path(folder).absolute()
-        realm = cls(path, *_checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS))
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")
-        half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half_made.mkdir(mode=0o700)
-            _fill(replace(realm, folder=half_made), passphrase)
-            half_made.rename(path)
-        except OSError as error:
-            raise SettingsError(f"{path} cannot be made: {error.strerror}") from error
-        finally:
-            shutil.rmtree(half_made, ignore_errors=True)
-        return realm
+        return cls(Path(folder).absolute(), *_checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -119,6 +94,14 @@ class Realm:
             raise SettingsError(f"{file}: max_ttl: {error}") from error
         name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
         return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms))
+
+    def settings(self) -> str:
+        """Write ``realm.toml``."""
+        lines = {"name": self.name, "issuer": self.issuer, "listen": self.listen, "store": self.store}
+        lines["max_ttl"] = format_duration(self.max_ttl_ms)
+        # A JSON string without characters beyond ASCII is a TOML string.
+        written = [f"{key} = {json.dumps(value)}" for key, value in lines.items() if value is not None]
+        return "# The realm's settings.  The mint reads them when it starts.\n" + "\n".join(written) + "\n"
 
     @property
     def policy_path(self) -> Path:
@@ -170,32 +153,6 @@ class Realm:
 def default_folder(environment: Mapping[str, str]) -> Path:
     """Return the folder of a realm that is not named: ``$ARX_HOME``, else ``./.arx``."""
     return Path(environment.get("ARX_HOME") or DEFAULT_FOLDER)
-
-
-def _fill(realm: Realm, passphrase: str | None) -> None:
-    # The mint's parts are optional to install; whoever makes a realm has them.
-    from arx_caps.mint.keys import RootKeys
-    from arx_caps.mint.state import State
-
-    for part in ("keys", "valkey", "journals", "services"):
-        (realm.folder / part).mkdir(mode=0o700)
-    (realm.folder / "realm.toml").write_text(_settings(realm), "utf-8")
-    sample = files("arx_caps.mint").joinpath("sample_policy.toml").read_text("utf-8")
-    realm.policy_path.write_text(sample, "utf-8")
-    RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
-    operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
-    operator.save(realm.operator_key_path)
-    with State(realm.database_url) as state:
-        state.create()
-        state.add_operator(FIRST_OPERATOR, operator.key.public)
-
-
-def _settings(realm: Realm) -> str:
-    lines = {"name": realm.name, "issuer": realm.issuer, "listen": realm.listen, "store": realm.store}
-    lines["max_ttl"] = format_duration(realm.max_ttl_ms)
-    # A JSON string without characters beyond ASCII is a TOML string.
-    written = [f"{key} = {json.dumps(value)}" for key, value in lines.items() if value is not None]
-    return "# The realm's settings.  The mint reads them when it starts.\n" + "\n".join(written) + "\n"
 
 
 def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.jose import KeyFile
+from arx_caps.mint.founding import init_realm
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import State
@@ -16,7 +17,7 @@ ISSUER = "http://127.0.0.1:8700"
 
 
 def make(folder: Path, **settings: str) -> Realm:
-    return Realm.init(folder, **{"name": "acme", "issuer": ISSUER, **settings})
+    return init_realm(folder, **{"name": "acme", "issuer": ISSUER, **settings})
 
 
 def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:

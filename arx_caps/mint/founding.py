@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a realm: its folder, root key, first operator, a sample policy, an empty database.  SPEC 12.
+
+It is made whole or not at all, and never over something that is there.  Nothing in it has a default secret.
+"""
+
+import os
+import secrets
+import shutil
+from dataclasses import replace
+from importlib.resources import files
+from typing import Final
+
+from arx_caps.keyfile import KeyFile
+from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.state import State
+from arx_caps.realm import DEFAULT_LISTEN, Realm
+from arx_verifier.errors import SettingsError
+
+FIRST_OPERATOR: Final = "root"
+
+
+def init_realm(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    issuer: str,
+    listen: str = DEFAULT_LISTEN,
+    passphrase: str | None = None,
+    store: str | None = None,
+) -> Realm:
+    """Make a realm.
+
+    Args:
+        folder: Where; must not exist, or be empty.
+        name: The realm's name.
+        issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
+        listen: Host and port to listen at.
+        passphrase: Seals the root key; a key file in the folder does when left out.
+        store: URL of a revocation store of your own.
+
+    Returns:
+        The realm.
+
+    Raises:
+        SettingsError: Something is there already, or a setting is not usable.
+    """
+    realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store)
+    path = realm.folder
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")
+    half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half_made.mkdir(mode=0o700)
+        _fill(replace(realm, folder=half_made), passphrase)
+        half_made.rename(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be made: {error.strerror}") from error
+    finally:
+        shutil.rmtree(half_made, ignore_errors=True)
+    return realm
+
+
+def _fill(realm: Realm, passphrase: str | None) -> None:
+    for part in ("keys", "valkey", "journals", "services"):
+        (realm.folder / part).mkdir(mode=0o700)
+    (realm.folder / "realm.toml").write_text(realm.settings(), "utf-8")
+    sample = files("arx_caps.mint").joinpath("sample_policy.toml").read_text("utf-8")
+    realm.policy_path.write_text(sample, "utf-8")
+    RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
+    operator.save(realm.operator_key_path)
+    with State(realm.database_url) as state:
+        state.create()
+        state.add_operator(FIRST_OPERATOR, operator.key.public)
