@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a kill: it says confirmed only where that is proven."""
+
+import json
+from typing import Any
+
+import pytest
+
+from arx_caps.revocation.confirm import wait_confirmed
+from arx_caps.revocation.report import KillReport, write_summary
+from arx_caps.revocation.wire import Bump, Header, Registry
+from arx_verifier.errors import StoreError
+
+PROVEN: dict[str, Any] = {
+    "confirmed": 48,
+    "verifiers": 48,
+    "unreachable": (),
+    "registry_age_ms": 60_000,
+    "lease_ms": 1_000,
+    "durable": True,
+    "took_ms": 3.14,
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "status", "summary"),
+    [
+        ({}, "dead", "dead: 48 of 48 verifiers confirmed in 3.1 ms"),
+        (
+            {"confirmed": 47, "unreachable": ("tool-7",)},
+            "partial",
+            "dead: 47 of 48 confirmed, 1 (tool-7) unreachable, fenced by its lease at +1.001 s",
+        ),
+        (
+            {"confirmed": 44, "unreachable": ("a", "b", "c", "d")},
+            "partial",
+            "dead: 44 of 48 confirmed, 4 (a, b, c, …) unreachable, fenced by their leases at +1.001 s",
+        ),
+        (
+            {"confirmed": 0, "verifiers": 0},
+            "unconfirmed",
+            "in force; no verifier has reported, so none confirmed; leases end by +1.001 s",
+        ),
+        (
+            {"registry_age_ms": 400},
+            "unconfirmed",
+            "in force; 48 of 48 known verifiers have it, but the registry is younger than a lease (0.4 s); "
+            "leases end by +1.001 s",
+        ),
+    ],
+)
+def test_each_case_has_its_line(facts: dict[str, Any], status: str, summary: str) -> None:
+    """One status and one line for each thing that can be known."""
+    assert write_summary(**{**PROVEN, **facts}) == (status, summary)
+
+
+@pytest.mark.parametrize("facts", [{}, {"confirmed": 0, "verifiers": 0}, {"registry_age_ms": 0}])
+def test_what_is_not_durable_is_never_confirmed(facts: dict[str, Any]) -> None:
+    """A kill that a crash of the store could undo is said to be one, first of all."""
+    status, summary = write_summary(**{**PROVEN, **facts, "durable": False})
+    assert status == "unconfirmed"
+    assert summary.startswith("NOT DURABLE")
+
+
+def test_an_unknown_outcome_says_so() -> None:
+    """Nothing is claimed, and the remedy is told."""
+    report = KillReport.unknown(("realm",), 5_000.0, "the store did not answer")
+    assert report.status == "unknown"
+    assert report.confirmed == 0
+    assert "repeat it" in report.summary
+
+
+def test_a_report_is_json() -> None:
+    """Every member, with lists for tuples."""
+    told = KillReport.unknown(("realm",), 1.0, "why").to_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert list(told) == list(KillReport.__slots__)
+    assert told["scopes"] == ["realm"]
+
+
+def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:
+    """The kill is in force by then; that nobody could confirm it is the report."""
+
+    def gone(seq: int, since_ms: int) -> Registry:
+        raise StoreError("gone")
+
+    bump = Bump("kill", ("realm",), Header("I", 1, 1_000, 1_000), True, 0.0)
+    report = wait_confirmed(gone, bump, 60_000)
+    assert report.status == "unconfirmed"
+    assert report.fenced_in_ms == 0
+    assert report.summary == "in force; the store stopped answering, so none confirmed; leases end by +1.001 s"
