@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command away from the source tree; fail with what it wrote."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ARX_", "VIRTUAL_ENV"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ARX_", "VIRTUAL_ENV"))
+    }
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, capture_output=True, text=True, env=clean | environment, check=False
     )

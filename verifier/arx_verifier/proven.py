@@ -103,7 +103,7 @@ class ProvenChain:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments."""
         rules = self._by_tool.get(tool)
         if rules is None:
-            rules = self._compile(tool)
+            rules = self._compile(tool) if tool else None  # a request that maps to no tool: not even `*` allows it
             if rules is None:
                 return self._explain_tool(tool)
         if rules.tests > FREE_TESTS and rules.tests * size_of(args) > MAX_WORK:

@@ -289,7 +289,9 @@ class Verifier:
         try:
             self.decisions.append(decision)
         except AuditError:
+            # Only an allow raises.  The refusal in its place is itself recorded: a sink keeps room for that.
             decision.code, decision.failures = "audit_unavailable", ()
+            self.decisions.append(decision)
         return decision
 
     def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
