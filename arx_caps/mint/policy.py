@@ -192,7 +192,7 @@ class _Asked:
         for name in template.params:
             value = params.get(name)
             if name in params and name not in named and not _is_value(value):
-                wanted = f"one value of at most {MAX_PARAMETER_CHARS} characters"
+                wanted = f"one value of at most {MAX_PARAMETER_CHARS} whole characters"
                 self._fail(name, wanted, shorten(value))
 
     def ttl(self, text: str | None) -> int:
@@ -263,8 +263,13 @@ def _digest(text: PolicyText) -> str:
 
 
 def _is_value(value: Any) -> bool:
-    # A length is also one of lists; a parameter is a single value.
-    return isinstance(value, int) or (isinstance(value, str) and len(value) <= MAX_PARAMETER_CHARS)
+    if not isinstance(value, str):
+        return isinstance(value, int)  # a length is also one of lists; a parameter is a single value
+    try:
+        value.encode()  # half of a surrogate pair could stand in no token
+    except UnicodeEncodeError:
+        return False
+    return len(value) <= MAX_PARAMETER_CHARS
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -172,10 +172,10 @@ class TestGrant:
 
     def test_a_list_is_no_parameter_though_it_has_a_length(self) -> None:
         """
-        A parameter is one value; and not a huge one.
+        A parameter is one value, not a huge one, and no half of a character.
         """
         text = BASE.replace("{ length = 3 }", "{ min_length = 0 }")
-        for value in (["a", "b", "c"], [], "x" * 1025):
+        for value in (["a", "b", "c"], [], "x" * 1025, "\ud800"):
             with pytest.raises(GrantError) as caught:
                 policy(text).grant("refund", AGENT, {**GOOD, "order_id": value})
             assert [failure.rule for failure in caught.value.failures] == ["order_id"]

@@ -11,11 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from arx_verifier import canonical
+from arx_verifier.arguments import compile_constraint
 from arx_verifier.canonical import MAX_INTEGER
 from arx_verifier.constraints import (
     Constraint,
     Rule,
-    compile_constraint,
     compile_rule,
     explain,
     permits,

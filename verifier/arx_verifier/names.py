@@ -2,21 +2,17 @@
 """The grammars of names, and which path a pattern covers.  SPEC 2.
 
 One home for what a realm, an audience, an agent path, a tool and a key id look like, so that the mint, a holder and a
-verifier cannot disagree.  Each ``is_…`` answers for any value, also for one that is no text; each ``check_…`` returns
-the name or refuses.  What a name is used for is left to others.
+verifier cannot disagree.  Each ``is_…`` answers for any value, also for one that is no text.  Nothing here knows what
+a name is used for, or raises.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from arx_verifier.errors import MalformedTokenError, shorten
-
 MAX_PATH_BYTES: Final = 64  # an agent path with ``agent:`` before it stays below the 96 bytes of a scope
 MAX_PATH_SEGMENTS: Final = 8  # each ancestor is one more scope to look up on every check
 MAX_TOOL_CHARS: Final = 96  # longer than any tool name seen in the wild; keeps a record's line readable
-MINT_AUDIENCE: Final = "arx.mint"
 
 _SEGMENT: Final = r"[a-z0-9][a-z0-9._-]*"
 _REALM: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -82,49 +78,6 @@ def is_root_name(text: Any) -> bool:
 def is_kid(text: Any) -> bool:
     """Tell whether *text* is a key id, ``<root name>.<n>``, the number without leading zeros."""
     return isinstance(text, str) and _KID.fullmatch(text) is not None
-
-
-def check_realm(text: Any) -> str:
-    """Return *text* if it can name a realm.
-
-    Raises:
-        MalformedTokenError: It cannot.
-    """
-    return _checked(is_realm(text), text, "a realm's name: [a-z0-9][a-z0-9._-]{0,31}")
-
-
-def check_agent_path(text: Any) -> str:
-    """Return *text* if it is an agent path.
-
-    Raises:
-        MalformedTokenError: It is not.
-    """
-    return _checked(is_agent_path(text), text, "an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
-
-
-def check_path_pattern(text: Any) -> str:
-    """Return *text* if it is a pattern of agent paths.
-
-    Raises:
-        MalformedTokenError: It is not.
-    """
-    return _checked(is_path_pattern(text), text, "a pattern of agent paths: '*' a segment, '**' only as the last")
-
-
-def _checked(holds: bool, text: Any, wanted: str) -> str:
-    if not holds:
-        raise MalformedTokenError(f"{shorten(text)} is not {wanted}")
-    return str(text)
-
-
-def agent_scopes(path: str) -> list[str]:
-    """List the scopes whose kill or ban ends what this agent holds: itself and everyone above it.  SPEC 8."""
-    return [f"agent:{above}" for above in ancestors(path)]
-
-
-def subject_scope(issuer: str, subject: str) -> str:
-    """Return the scope of a subject: a digest, because a scope is short and shown to many."""
-    return "subject:" + hashlib.sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:32]
 
 
 def ancestors(path: str) -> list[str]:
