@@ -172,7 +172,7 @@ class Bundle:
             "hand_to": [list(patterns) for patterns in held.hand_to],
             "needs_call": held.needs_call,
             "tools": list(held.tools),
-            "rules": [msgspec.to_builtins(group) for group in held.groups],
+            "rules": msgspec.json.decode(msgspec.json.encode(held.groups)),  # lists, not tuples, at every level
             "caveats": caveats_of(self.tokens[audience]),
         }
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from arx_caps.agent.outline import Outline, meet
 from arx_caps.durations import parse_duration
+from arx_verifier.arguments import ConstraintLike, read_constraint
 from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import ConstraintLike, Rule, read_constraint
+from arx_verifier.constraints import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 from arx_verifier.macaroon import MAX_HOPS
 from arx_verifier.names import is_tool_pattern, matches_tool
