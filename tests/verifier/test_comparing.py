@@ -40,6 +40,24 @@ class TestNumbers:
         assert holds({"min": low}, value) == (low <= value <= MAX_INTEGER)
         assert holds({"max": high}, value) == (-MAX_INTEGER <= value <= high)
 
+    @pytest.mark.parametrize(
+        ("constraint", "last", "first_out"),
+        [
+            ({"min": "0.5"}, 1, 0),
+            ({"min": "-0.5"}, 0, -1),
+            ({"max": "0.5"}, 0, 1),
+            ({"max": "-0.5"}, -1, 0),
+            ({"max": "9" * 20}, MAX_INTEGER, MAX_INTEGER + 1),
+            ({"min": "-" + "9" * 20}, -MAX_INTEGER, -MAX_INTEGER - 1),
+        ],
+    )
+    def test_an_integer_beside_a_decimal_bound(self, constraint: Any, last: int, first_out: int) -> None:
+        """
+        A fraction excludes the integer beyond it, and a huge bound admits no integer that JSON would round.
+        """
+        assert holds(constraint, last)
+        assert not holds(constraint, first_out)
+
     def test_no_float_s_rounding_is_involved(self) -> None:
         """
         A difference in the last of 32 digits counts.
