@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule says of one argument, and the test that is made of it.  SPEC 5.
+"""What a rule says of one argument, and the test that is made of it.  SPEC 7.
 
 ``Leaf`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  How one value is matched is in
 ``comparing`` and ``matching``; what a rule does with its arguments, in ``constraints``.
@@ -73,7 +73,7 @@ def compile_constraint(constraint: ConstraintLike) -> Predicate:
     """Make the test of one argument: a callable that takes any value and is True when the constraint holds.
 
     Raises:
-        MalformedTokenError: An operand that SPEC 5 does not allow, or a constraint that says nothing.
+        MalformedTokenError: An operand that SPEC 7 does not allow, or a constraint that says nothing.
     """
     return all_hold([holds for _, holds in tests_of(constraint)])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare an argument with scalars, numbers, lengths and lists.  SPEC 5.2.
+"""Compare an argument with scalars, numbers, lengths and lists.  SPEC 7.2.
 
 Each function checks an operand once and returns a ``Test``: whether a value is of a kind that the constraint speaks
 of, and whether it holds for it.  Text forms (glob, path, URL, network) are in ``matching``; what a member is called,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about tools and their arguments, and whether a call keeps them.  SPEC 5.
+"""Rules about tools and their arguments, and whether a call keeps them.  SPEC 7.
 
 A rule names a tool and constrains its arguments in a closed world: what it does not name is refused, what it names must
 be there.  ``compile_rule`` checks every operand and makes one callable an argument; ``permits`` is the hot path and
@@ -61,7 +61,7 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     open: bool = False
 
     def check(self) -> "CompiledRule":
-        """Refuse operands that SPEC 5 does not allow, and return the tests made on the way.
+        """Refuse operands that SPEC 7 does not allow, and return the tests made on the way.
 
         Raises:
             MalformedTokenError: As ``compile_rule``.
@@ -101,7 +101,7 @@ def compile_rule(rule: Rule) -> CompiledRule:
     """Check a rule's operands and make its tests.
 
     Raises:
-        MalformedTokenError: A name or an operand that SPEC 5 does not allow, wherever in the rule it is.
+        MalformedTokenError: A name or an operand that SPEC 7 does not allow, wherever in the rule it is.
     """
     if not is_tool_pattern(rule.tool):
         raise MalformedTokenError("a rule's tool must be a tool's name, 'prefix.*' or '*'")
@@ -201,7 +201,7 @@ def read_rule(data: Any) -> Rule:
     """Make a rule of plain data, as it comes from TOML or a caller's dicts, and check its operands.
 
     Raises:
-        MalformedTokenError: A member that is unknown, of another type, or not allowed by SPEC 5.
+        MalformedTokenError: A member that is unknown, of another type, or not allowed by SPEC 7.
     """
     try:
         rule = msgspec.convert(data, Rule)

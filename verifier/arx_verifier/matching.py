@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Match an argument's text: glob, path, URL, network.  SPEC 5.3.
+"""Match an argument's text: glob, path, URL, network.  SPEC 7.3.
 
 Holders write these operands and verifiers must run them, so nothing takes more than linear time: there is no
 backtracking anywhere.  All is lexical: no file system, no name lookup, no decoding of what was escaped.  Text that two
