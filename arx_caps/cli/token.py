@@ -83,6 +83,9 @@ def _caveats(
     """Work out what the hand-over takes from each token; None for nothing but the name."""
     kept = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
     rules = rules_for(kept, tools or None, read_pairs(arguments, constraints=True))
+    idle = sorted(set(kept) - set(rules))
+    if idle and (audiences or not rules):
+        raise Stop(f"no tool would be left at {', '.join(idle)}", code="attenuation")
     exp = time.time_ns() // 1_000_000 + parse_duration(ttl) if ttl else None
     caveats: dict[str, Caveat | None] = {}
     for audience, allow in rules.items():
@@ -121,7 +124,7 @@ def _head(holding: Holding) -> str:
         lines.append(
             pairs(
                 [
-                    (holding.kind, f"{len(holding.tokens)} token{'s'[: len(holding.tokens) > 1]}"),
+                    (holding.kind, "1 token" if len(holding.tokens) == 1 else f"{len(holding.tokens)} tokens"),
                     *holding.about().items(),
                 ]
             )

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx agent``: enrol, list, look at and deactivate agents.  SPEC 11."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.files import read_object
+from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.output import Console, pairs, table
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.values import show_time
+from arx_caps.keyfile import KeyFile, PublicKey
+from arx_verifier.names import is_agent_path
+
+
+@click.group("agent")
+def agent_command() -> None:
+    """Enrol, list and deactivate agents."""
+
+
+def _checked(path: str) -> str:
+    if not is_agent_path(path):
+        raise click.BadParameter(f"{path[:60]!r} is not an agent path such as acme/support", param_hint="PATH")
+    return path
+
+
+@agent_command.command("enrol")
+@click.argument("path")
+@click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
+@click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
+@click.option("--owner", help="who answers for it")
+@click.option("--purpose", help="what it is for")
+@click.option("--model", help="which model it runs")
+@operator_options
+@common_options
+@pass_console
+def enrol(
+    console: Console, /, path: str, place: Place, key_out: Path | None, public_jwk: str | None, **about: str | None
+) -> None:
+    """Enrol the agent PATH with a key."""
+    _checked(path)
+    if (key_out is None) == (public_jwk is None):
+        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    mint = place.mint()
+    if key_out is not None:
+        key = KeyFile.generate("agent", path, mint.issuer)
+        key.save(key_out)
+        public = key.key.public
+    else:
+        public = PublicKey(read_object(str(public_jwk)))
+    metadata = {name: about[name] for name in ("model", "purpose") if about[name] is not None}
+    body = {"path": path, "jwk": public.jwk, "owner": about["owner"], "metadata": metadata or None}
+    try:
+        answer = mint.call("POST", "/v1/agents", body)
+    except Stop:
+        if key_out is not None:
+            key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
+        raise
+    agent = answer.get("agent", answer)
+    value = {"agent": agent, "kid": public.kid, "key_file": str(key_out) if key_out else None}
+    console.data("agent", value, lambda: pairs([("agent", path), ("key", public.kid), ("key file", value["key_file"])]))
+
+
+@agent_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_agents(console: Console, place: Place) -> None:
+    """List the enrolled agents."""
+    agents = place.mint().call("GET", "/v1/agents").get("agents", [])
+    heads = ("AGENT", "STATE", "OWNER", "ENROLLED")
+    rows = [(a.get("path"), a.get("state"), a.get("owner"), _time(a, "created_at")) for a in agents]
+    console.data("agents", {"agents": agents}, lambda: table(heads, rows))
+
+
+@agent_command.command("show")
+@click.argument("path")
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, path: str, place: Place) -> None:
+    """Show one agent."""
+    answer = place.mint().call("GET", f"/v1/agents/{_checked(path)}")
+    agent = answer.get("agent", answer)
+    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+
+
+@agent_command.command("deactivate")
+@click.argument("path")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
+    """Deactivate an agent: it opens no session any more, and what it and those below it hold is dead."""
+    console.confirm(f"deactivate {_checked(path)} and end everything it holds?", yes=yes)
+    answer = place.mint().call("DELETE", f"/v1/agents/{path}")
+    console.data("agent", answer, lambda: pairs([("agent", path), ("kill", answer.get("kill", {}).get("summary"))]))
+
+
+def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return a row's members for people: times as times, lists and objects in words."""
+    return [(name.replace("_", " "), _in_words(name, value)) for name, value in row.items()]
+
+
+def _in_words(name: str, value: Any) -> Any:
+    if name.endswith("_at") and isinstance(value, int):
+        return show_time(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items()) or None
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or None
+    return value
+
+
+def _time(row: dict[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    return show_time(value) if isinstance(value, int) else None

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands' way to the mint: who calls it, and with which exit code a refusal ends.  SPEC 11.
+
+That the mint refuses, that it does not know who asks and that it does not answer are three things which a script tells
+apart.  The HTTP itself is the agents' own client's.
+"""
+
+import ipaddress
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import httpx
+
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.cli import exits
+from arx_caps.cli.exits import Stop
+from arx_caps.jose import make_assertion
+from arx_caps.keyfile import KeyFile, SigningKey
+from arx_verifier.errors import ArxError, UnavailableError
+
+TIMEOUT_S: Final = 30.0  # a kill waits for leases to run out before it answers
+CONNECT_S: Final = 3.0
+MALFORMED: Final = (400, 413, 415, 422)  # what was asked is wrong in itself, whoever asks
+
+
+class Unreachable(Stop):
+    """The mint did not answer, or answered that it cannot do it now."""
+
+
+class Caller:
+    """Somebody who calls the mint.
+
+    Args:
+        issuer: The mint's public base URL.
+        key: Signs each call.
+        token: Goes along, or None before there is one.
+        timeout_s: How long an answer may take, in seconds.
+    """
+
+    def __init__(self, issuer: str, key: SigningKey, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self.issuer, self._key, self._token = issuer.rstrip("/"), key, token
+        try:
+            timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+            # A proxy has no business between two programs of one machine.
+            self._http = httpx.Client(timeout=timeout, trust_env=not _is_loopback(httpx.URL(issuer).host))
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Stop(f"{issuer!r:.100} is no address of a mint", code="issuer") from error
+        self._mint = MintClient(self.issuer, now=now_ms, client=self._http)
+
+    @classmethod
+    def operator(cls, key_file: Path, issuer: str | None = None, timeout_s: float = TIMEOUT_S) -> "Caller":
+        """Sign in with an operator's key file.
+
+        Args:
+            key_file: The private key; says the issuer.
+            issuer: Another issuer than the file's.
+            timeout_s: How long an answer may take, in seconds.
+
+        Raises:
+            Stop: The mint does not answer or does not know this key.
+            SettingsError: The key file cannot be used.
+        """
+        key = load_key(key_file, "operator")
+        caller = cls(issuer or key.issuer, key.key, timeout_s=timeout_s)
+        caller._token = str(caller.call("POST", "/v1/operators/token", {"assertion": caller.assertion(key)})["token"])
+        return caller
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """Say how long the following answers may take, in seconds."""
+        self._http.timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+
+    def assertion(self, key: KeyFile) -> str:
+        """Say who is calling, for the first call."""
+        return make_assertion(key, audience=self.issuer, now=now_ms())
+
+    def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Make one call.
+
+        Args:
+            method: The HTTP method.
+            path: From ``/v1`` on.
+            body: Sent as JSON; members that are None are left out.
+            query: Parameters; those that are None are left out.
+
+        Returns:
+            The answer's JSON object.
+
+        Raises:
+            Unreachable: No answer, or one that says it cannot be done now.
+            Stop: The mint refused.
+        """
+        asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
+        try:
+            return self._mint.call(
+                method, f"{path}?{asked}" if asked else path, key=self._key, token=self._token, body=body
+            )
+        except ArxError as error:
+            raise _stop(error) from error
+
+
+def load_key(path: Path, role: str) -> KeyFile:
+    """Read a key file of a role.
+
+    Raises:
+        SettingsError: It is missing, open to others, or no key file.
+        Stop: It is of the other role.
+    """
+    key = KeyFile.load(path)
+    if key.role != role:
+        raise Stop(f"{path} is the key of {key.subject}; this needs the key of an {role}", code="wrong_key")
+    return key
+
+
+def now_ms() -> int:
+    """Read the wall clock, ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _stop(error: ArxError) -> Stop:
+    if isinstance(error, UnavailableError):
+        return Unreachable(str(error), exits.UNREACHABLE, code=error.code)
+    if error.status_hint == httpx.codes.UNAUTHORIZED:
+        return Stop(str(error), exits.UNAUTHENTICATED, code=error.code)
+    return Stop(str(error), exits.USAGE if error.status_hint in MALFORMED else exits.DENIED, code=error.code)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx decisions``: what the verifiers of this machine decided, from their journals.  SPEC 12.
+
+A session is told as a tree, everything else as a table.  Damage in a journal is said on stderr, what lies behind it is
+still read, and the command then ends with 3: what it shows is not all there was.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from arx_caps.cli import exits
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, colours, json_line, plain, table
+from arx_caps.cli.place import realm_dir_option
+from arx_caps.cli.values import show_time
+from arx_caps.trail import render, trail
+from arx_verifier.decisions import Decision
+from arx_verifier.names import is_path_pattern, matches_path, matches_tool
+from arx_verifier.replay import Damage, read_journal
+
+HEADS = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
+
+
+class Filter(NamedTuple):
+    """What to show; a member that is None lets everything through.
+
+    Attributes:
+        session: The session's id.
+        agent: A path or a pattern: the proven agent, or anyone in the chain.
+        code: A reason code, or ``allow`` or ``deny``.
+        tool: A tool or a pattern.
+    """
+
+    session: str | None = None
+    agent: str | None = None
+    code: str | None = None
+    tool: str | None = None
+
+    def takes(self, decision: Decision) -> bool:
+        """Tell whether a decision is to be shown."""
+        facts = decision.facts
+        return (
+            (self.session is None or facts.session == self.session)
+            and (self.code is None or self.code in (decision.code, decision.outcome))
+            and (self.tool is None or matches_tool(self.tool, decision.tool))
+            and (self.agent is None or any(matches_path(self.agent, name) for name in (facts.agent, *facts.named)))
+        )
+
+
+@click.command("decisions")
+@click.option("--session", help="tell this session as a tree")
+@click.option("--agent", help="only where this agent (or pattern, acme/**) stands in the chain")
+@click.option("--code", help="only this reason code, or `allow` or `deny`")
+@click.option("--tool", help="only this tool, or a pattern such as orders.*")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="only the last so many"
+)
+@click.option("--follow", "-f", is_flag=True, help="go on with what is decided from now on")
+@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@click.option(
+    "--journal", type=click.Path(path_type=Path), envvar="ARX_JOURNAL", help="else the realm folder's journals"
+)
+@realm_dir_option
+@common_options
+@pass_console
+def decisions_command(
+    console: Console,
+    /,
+    realm_dir: Path,
+    journal: Path | None,
+    limit: int,
+    follow: bool,
+    jsonl: bool,
+    **filters: str | None,
+) -> None:
+    """Show what verifiers decided, and why; the records of this machine's journals."""
+    folder = journal or realm_dir / "journals"
+    if not folder.is_dir():
+        raise Stop(f"{folder}: there are no journals", hint="--journal names their folder", code="no_journal")
+    wanted = Filter(**filters)
+    if wanted.agent is not None and not is_path_pattern(wanted.agent):
+        raise click.BadParameter(f"{wanted.agent[:60]!r} is no agent path or pattern", param_hint="--agent")
+    damage: list[Damage] = []
+    found = _found(folder, wanted, damage.append, follow=follow)
+    if follow:
+        _follow(console, found, jsonl or console.json)
+    elif jsonl:
+        for decision in deque(found, maxlen=limit):
+            console.raw(json_line("decision", decision.to_dict()))
+    elif wanted.session is not None:
+        told = trail(found, wanted.session)
+        if not told.tasks:
+            raise Stop(f"no decision names session {wanted.session}", exits.DENIED, code="unknown_session")
+        console.data("trail", told.to_dict(), lambda: render(told, colour=colours()).rstrip("\n"))
+    else:
+        _table(console, deque(found, maxlen=limit))
+    for each in damage:
+        console.say(f"damaged: {each}")
+    click.get_current_context().exit(exits.INCOMPLETE if damage else exits.OK)
+
+
+def _found(folder: Path, wanted: Filter, on_damage: Callable[[Damage], None], *, follow: bool) -> Iterator[Decision]:
+    for decision in read_journal(folder, follow=follow, on_damage=on_damage):
+        if wanted.takes(decision):
+            yield decision
+
+
+def _follow(console: Console, found: Iterable[Decision], jsonl: bool) -> None:
+    try:
+        for decision in found:
+            console.raw(json_line("decision", decision.to_dict()) if jsonl else "  ".join(map(str, _row(decision))))
+    except KeyboardInterrupt:
+        return  # how following ends
+
+
+def _table(console: Console, found: deque[Decision]) -> None:
+    value = {"decisions": [decision.to_dict() for decision in found]}
+    console.data("decisions", value, lambda: table(HEADS, [_row(decision) for decision in found]))
+
+
+def _row(decision: Decision) -> list[Any]:
+    facts = decision.facts
+    why = decision.code if decision.outcome == "deny" else ""
+    if decision.counts:
+        why = ", ".join(f"{counted.count} {counted.code}" for counted in decision.counts)
+    elif decision.failures:
+        first = decision.failures[0]
+        why += f": {first.rule}: expected {first.expected}, came {first.came}"
+    who = " -> ".join((facts.agent, *facts.named))
+    cells = (show_time(decision.at), decision.outcome, facts.audience, decision.tool, who, facts.session, why)
+    return [plain(cell) or "-" for cell in cells]

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx init``: make a realm's folder, with its root key, its first operator and a policy to begin with.  SPEC 12."""
+
+from pathlib import Path
+
+import click
+
+from arx_caps.cli.files import read_text
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, pairs
+from arx_caps.cli.place import store_url_option
+from arx_caps.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
+
+
+@click.command("init")
+@click.argument("directory", required=False, type=click.Path(path_type=Path), envvar="ARX_HOME")
+@click.option("--name", default="local", show_default=True, help="the realm's name; every token says it")
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port that the mint listens at")
+@click.option("--issuer", envvar="ARX_ISSUER", help="the mint's public address; else http:// and where it listens")
+@store_url_option
+@click.option("--passphrase-file", type=click.Path(), help='seal the root key with this file\'s text ("-": stdin)')
+@common_options
+@pass_console
+def init_command(
+    console: Console,
+    directory: Path | None,
+    name: str,
+    listen: str,
+    issuer: str | None,
+    store: str | None,
+    passphrase_file: str | None,
+) -> None:
+    """Make a realm in DIRECTORY, ./.arx when left out.  What is there already is never overwritten."""
+    from arx_caps.mint.founding import init_realm  # the mint's parts are optional to install
+
+    folder = directory or Path(DEFAULT_FOLDER)
+    passphrase = read_text(passphrase_file) if passphrase_file else None
+    realm = init_realm(
+        folder, name=name, issuer=issuer or f"http://{listen}", listen=listen, passphrase=passphrase, store=store
+    )
+    value = {
+        "realm": realm.name,
+        "folder": str(realm.folder),
+        "issuer": realm.issuer,
+        "listen": realm.listen,
+        "policy": str(realm.policy_path),
+        "operator_key": str(realm.operator_key_path),
+        "sealed_with": "passphrase" if passphrase else "key file",
+    }
+    console.data("realm", value, lambda: pairs(list(value.items())))
+    console.hint(f"edit {realm.policy_path}, then `arx up{_where(directory)}`")
+
+
+def _where(directory: Path | None) -> str:
+    return "" if directory is None else f" --realm-dir {directory}"

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx kill``, ``freeze``, ``thaw``, ``reinstate``: end or refuse scopes, and say who has confirmed it.  SPEC 9.
+
+The mint is asked first.  When it does not answer, the same entry goes straight into the store, because an operator who
+needs a kill needs it now.  A mint that answers and refuses is obeyed.
+"""
+
+import getpass
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+
+from arx_caps.cli import exits
+from arx_caps.cli.caller import Unreachable
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.output import Console, plain
+from arx_caps.cli.place import Place, all_options
+from arx_caps.cli.values import Duration
+from arx_caps.durations import parse_duration
+from arx_caps.keyfile import KeyFile
+from arx_caps.revocation import KINDS, KillReport, RevocationStore, parse_scopes
+from arx_verifier.errors import ArxError, StoreError
+
+SIGN_IN_S: Final = 5.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
+WAIT_S: Final = 15.0  # beyond any lease: how long the mint may take to answer a kill that waits
+
+
+class Action(NamedTuple):
+    """One of the four commands.
+
+    Attributes:
+        verb: The command's name.
+        path: Where the mint takes it.
+        store: The store's method for it.
+        done: How a confirmed one is reported.
+    """
+
+    verb: str
+    path: str
+    store: str
+    done: str
+
+
+KILL: Final = Action("kill", "/v1/kills", "kill_by_kind", "dead")
+FREEZE: Final = Action("freeze", "/v1/bans", "ban", "frozen")
+THAW: Final = Action("thaw", "/v1/bans/lift", "lift", "thawed")
+REINSTATE: Final = Action("reinstate", "/v1/bans/lift", "lift", "reinstated")
+
+
+def _command(action: Action, text: str) -> click.Command:
+    @click.command(action.verb, help=text)
+    @click.argument("scopes", nargs=-1, required=True, metavar="SCOPE...")
+    @click.option("--reason", help="why; goes into the record")
+    @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier confirmed")
+    @click.option("--timeout", type=Duration(), help="wait no longer than this; else until every lease is over")
+    @click.option("--direct", is_flag=True, help="do not ask the mint, write into the store")
+    @yes_option
+    @all_options
+    @common_options
+    @pass_console
+    def command(console: Console, /, scopes: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
+        _act(console, action, scopes, place, yes=yes, **options)
+
+    return command
+
+
+_SCOPES: Final = """
+
+    A SCOPE is KIND:ID, such as session:s-abcdefghijklmnop, or the word realm; one kind may stand before its ids:
+    `arx kill session s-abcdefghijklmnop`.  Exits with 0 only when every verifier has confirmed, with 3 when that is
+    not known.
+"""
+kill_command: Final = _command(KILL, "End every token born before now in these scopes, for ever." + _SCOPES)
+freeze_command: Final = _command(FREEZE, "Refuse every token in these scopes until they are thawed." + _SCOPES)
+thaw_command: Final = _command(THAW, "End the freeze of these scopes." + _SCOPES)
+reinstate_command: Final = _command(
+    REINSTATE,
+    "Lift the ban that a kill of an agent, a subject or the realm left; what was killed stays dead." + _SCOPES,
+)
+
+
+def _act(
+    console: Console,
+    action: Action,
+    texts: Sequence[str],
+    place: Place,
+    *,
+    yes: bool,
+    reason: str | None,
+    wait: bool,
+    timeout: str | None,
+    direct: bool,
+) -> None:
+    scopes = read_scopes(texts)
+    reason = reason or _ask_reason(console)
+    console.confirm(f"{action.verb} {', '.join(scopes)}?", yes=yes)
+    timeout_ms = parse_duration(timeout) if timeout else None
+    began = time.monotonic()
+    report, by = None, "store"
+    if not direct:
+        try:
+            report, by = _by_mint(action, scopes, place, reason, wait, timeout_ms), "mint"
+        except Unreachable as error:
+            console.say(f"{plain(error)}; going straight to the store")
+    if report is None:
+        report = _by_store(action, scopes, place, reason, timeout_ms if wait else 0, began)
+    summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
+    console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
+    click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
+
+
+def read_scopes(texts: Sequence[str]) -> list[str]:
+    """Read scopes as typed: ``KIND:ID`` each, or a kind and then its ids.
+
+    Raises:
+        RequestError: One of them is no scope.
+    """
+    kind = texts[0]
+    if kind in KINDS and kind != "realm" and len(texts) > 1:
+        texts = [f"{kind}:{name.removeprefix(kind + ':')}" for name in texts[1:]]
+    return [str(scope) for scope in parse_scopes(texts)]
+
+
+def _ask_reason(console: Console) -> str:
+    if console.no_input or not sys.stdin.isatty():
+        raise click.UsageError("a reason is needed: --reason TEXT goes into the record")
+    return str(click.prompt("reason", err=True))
+
+
+def _by_mint(
+    action: Action, scopes: list[str], place: Place, reason: str, wait: bool, timeout_ms: int | None
+) -> dict[str, Any]:
+    caller = place.mint(SIGN_IN_S)
+    caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
+    return caller.call("POST", action.path, {"scopes": scopes, "reason": reason, "wait": wait})
+
+
+def _by_store(
+    action: Action, scopes: list[str], place: Place, reason: str, timeout_ms: int | None, began: float
+) -> dict[str, Any]:
+    store = place.store()
+    try:
+        store.header()  # asked first: while this fails, nothing can have been written
+    except StoreError as error:
+        raise Stop(f"nothing was done: {error}", exits.UNREACHABLE, code=error.code) from error
+    return _bump(store, action, scopes, f"{reason}", _who(place), timeout_ms, began).to_dict()
+
+
+def _bump(
+    store: RevocationStore,
+    action: Action,
+    scopes: list[str],
+    reason: str,
+    by: str,
+    timeout_ms: int | None,
+    began: float,
+) -> KillReport:
+    try:
+        bump = getattr(store, action.store)(scopes, reason, by)
+    except StoreError as error:
+        return KillReport.unknown(tuple(scopes), round((time.monotonic() - began) * 1000, 3), str(error))
+    return store.wait_confirmed(bump, timeout_ms)
+
+
+def _who(place: Place) -> str:
+    """Say who writes straight into the store: the operator of the key file, if there is one, and the machine's user."""
+    try:
+        name = KeyFile.load(place.operator_key).subject
+    except ArxError:
+        name = "operator:?"
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "?"
+    return f"{name} (direct, user {user})"

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a command works: the realm's folder, the mint, the operator's key, the store.
+
+Each is an option, else an ``ARX_…`` variable, else the default: ``./.arx``, and in it ``operator.key``, which also says
+the issuer, and ``realm.toml``, which also says the store.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import click
+from click.core import ParameterSource
+
+from arx_caps.cli.exits import Stop
+from arx_caps.realm import DEFAULT_FOLDER, Realm
+
+if TYPE_CHECKING:
+    from arx_caps.cli.caller import Caller
+    from arx_caps.revocation import RevocationStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_path = click.Path(path_type=Path)
+realm_dir_option = click.option(
+    "--realm-dir",
+    type=_path,
+    envvar="ARX_HOME",
+    default=Path(DEFAULT_FOLDER),
+    show_default=True,
+    help="the realm's folder",
+)
+issuer_option = click.option("--issuer", envvar="ARX_ISSUER", help="the mint's address; else as the key file says")
+_operator_key_option = click.option(
+    "--operator-key", type=_path, envvar="ARX_OPERATOR_KEY", help="an operator's key file; else the realm folder's"
+)
+
+
+def _without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a password on the command line, where every user of the machine could read it."""
+    typed = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    if value is not None and typed and ":" in urlsplit(value).netloc.rpartition("@")[0]:
+        raise click.BadParameter("a password does not belong on the command line; set ARX_STORE_PASSWORD", ctx, param)
+    return value
+
+
+store_url_option = click.option(
+    "--store",
+    envvar="ARX_STORE",
+    callback=_without_password,
+    help="the revocation store's URL; else the realm folder's (password: ARX_STORE_PASSWORD)",
+)
+_realm_option = click.option(
+    "--realm", envvar="ARX_REALM", help="the realm's name, with --store; else the realm folder's"
+)
+
+
+class Place:
+    """Where an operator's command works.
+
+    Attributes:
+        realm_dir: The realm's folder, which a remote operator need not have.
+        issuer: The mint's address, or None: as the key says.
+        operator_key: The key file.
+    """
+
+    def __init__(
+        self,
+        realm_dir: Path,
+        issuer: str | None = None,
+        operator_key: Path | None = None,
+        store: str | None = None,
+        realm: str | None = None,
+    ) -> None:
+        self.realm_dir, self.issuer = realm_dir, issuer
+        self.operator_key = operator_key or realm_dir / "operator.key"
+        self._store, self._realm = store, realm
+
+    def mint(self, timeout_s: float = 30.0) -> "Caller":
+        """Sign in to the mint.
+
+        Raises:
+            Stop: There is no key, or the mint does not answer or does not know it.
+            SettingsError: The key file cannot be used.
+        """
+        from arx_caps.cli.caller import Caller
+
+        if not self.operator_key.exists():
+            hint = "name one with --operator-key, or the realm's folder with --realm-dir or ARX_HOME"
+            raise Stop(f"{self.operator_key}: there is no operator's key", hint=hint, code="no_key")
+        return Caller.operator(self.operator_key, self.issuer, timeout_s)
+
+    def store(self) -> "RevocationStore":
+        """Open the realm's revocation store, without asking the mint.
+
+        Raises:
+            Stop: It is not known where it is.
+            SettingsError: The realm's settings or the URL cannot be used.
+        """
+        from arx_caps.revocation import RevocationStore
+
+        url, name = self._store, self._realm
+        if url is None or name is None:
+            realm = Realm.open(self.realm_dir)
+            url, name = url or store_url(realm), name or realm.name
+        return RevocationStore(url, name, password=os.environ.get("ARX_STORE_PASSWORD"))
+
+
+def store_url(realm: Realm) -> str:
+    """Say where a realm's store is: its own setting, else the socket of the server that ``arx up`` runs."""
+    from arx_caps.embedded import socket_path
+
+    return realm.store or f"unix://{quote(str(socket_path(realm.valkey_dir)))}"
+
+
+def operator_options(function: F) -> F:
+    """Add the options that lead to the mint, passed on as ``place``."""
+    return realm_dir_option(issuer_option(_operator_key_option(_placed(function))))
+
+
+def store_options(function: F) -> F:
+    """Add the options that lead to the store, passed on as ``place``."""
+    return realm_dir_option(store_url_option(_realm_option(_placed(function))))
+
+
+def all_options(function: F) -> F:
+    """Add the options that lead to the mint and to the store, passed on as ``place``."""
+    return operator_options_of(store_url_option(_realm_option(_placed(function))))
+
+
+def operator_options_of(function: F) -> F:
+    """Add the options that lead to the mint to a function that takes them one by one."""
+    return realm_dir_option(issuer_option(_operator_key_option(function)))
+
+
+def _placed(function: F) -> F:
+    """Collect the options into one ``Place``."""
+
+    @functools.wraps(function)
+    def with_place(*args: Any, **options: Any) -> Any:
+        names = ("realm_dir", "issuer", "operator_key", "store", "realm")
+        place = Place(**{name: options.pop(name) for name in names if name in options})
+        return function(*args, place=place, **options)
+
+    return with_place  # type: ignore[return-value]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx session``: open one as an agent; list, look at and end them as an operator.  SPEC 11."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.agent import facts_of
+from arx_caps.cli.caller import Caller, load_key
+from arx_caps.cli.files import write_object
+from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
+from arx_caps.cli.output import Console, json_line, pairs, table
+from arx_caps.cli.place import Place, issuer_option, operator_options
+from arx_caps.cli.session_file import open_session_file, session_object
+from arx_caps.cli.values import Duration, show_time
+from arx_caps.keyfile import SigningKey
+
+
+@click.group("session")
+def session_command() -> None:
+    """Open, list and end sessions."""
+
+
+@session_command.command("open")
+@click.option("--key", "key_file", type=click.Path(path_type=Path), required=True, help="the agent's key file")
+@click.option("--ttl", type=Duration(), help="a shorter life than the policy's, such as 30m")
+@click.option("--purpose", help="what the session is for; goes into the record")
+@issuer_option
+@out_option
+@common_options
+@pass_console
+def open_(
+    console: Console, key_file: Path, ttl: str | None, purpose: str | None, issuer: str | None, out: Path | None
+) -> None:
+    """Open a session as an agent; writes a session file, a secret, for `arx task start`."""
+    key, session_key = load_key(key_file, "agent"), SigningKey.generate()
+    caller = Caller(issuer or key.issuer, session_key)
+    body = {"assertion": caller.assertion(key), "ttl": ttl, "purpose": purpose}
+    answer = caller.call("POST", "/v1/sessions", body)
+    session = answer["session"]
+    file = session_object(caller.issuer, session, answer["token"], session_key)
+    if out is None:
+        console.raw(json_line("session", file))
+    else:
+        write_object(out, file)
+        value = {"session": session, "file": str(out)}
+        console.data("session", value, lambda: pairs([*facts_of(session), ("file", out)]))
+    console.hint(f"arx kill session {session.get('id')} ends it, and everything that came of it")
+
+
+@session_command.command("list")
+@click.option("--agent", help="only those of this agent")
+@click.option("--state", help="only those in this state, such as open")
+@operator_options
+@common_options
+@pass_console
+def list_sessions(console: Console, place: Place, agent: str | None, state: str | None) -> None:
+    """List sessions, the newest first."""
+    answer = place.mint().call("GET", "/v1/sessions", query={"agent": agent, "state": state})
+    sessions = answer.get("sessions", [])
+    heads = ("SESSION", "AGENT", "STATE", "OPENED", "EXPIRES", "PURPOSE")
+    rows = [
+        (s.get("id"), s.get("agent"), s.get("state"), *_times(s, "opened_at", "expires_at"), s.get("purpose"))
+        for s in sessions
+    ]
+    console.data("sessions", {"sessions": sessions}, lambda: table(heads, rows))
+
+
+@session_command.command("show")
+@click.argument("session")
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, session: str, place: Place) -> None:
+    """Show one session and its tasks."""
+    mint = place.mint()
+    answer = mint.call("GET", f"/v1/sessions/{_id(session)}")
+    found = answer.get("session", answer)
+    tasks = mint.call("GET", "/v1/tasks", query={"session": session}).get("tasks", [])
+    heads = ("TASK", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
+    rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
+    facts = [(name, value) for name, value in facts_of(found) if name != "tasks"]
+    console.data("session", {"session": found, "tasks": tasks}, lambda: pairs(facts) + "\n\n" + table(heads, rows))
+
+
+@session_command.command("end")
+@click.argument("session", required=False)
+@click.option("--session", "file", metavar="FILE", help="end the session of this session file, as its agent")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def end(console: Console, place: Place, session: str | None, file: str | None, yes: bool) -> None:
+    """End a session, and with it every token that came of it."""
+    if (session is None) == (file is None):
+        raise click.UsageError("give the session's id, or its agent's --session FILE")
+    caller: Caller | None = None
+    if file is not None:
+        caller, known = open_session_file(file, place.issuer)
+        session = str(known.get("id"))
+    console.confirm(f"end {session} and everything that came of it?", yes=yes or file is not None)
+    answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{_id(str(session))}")
+    kill = answer.get("kill") or {}
+    console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'in force')}")
+
+
+def _id(session: str) -> str:
+    if not session.startswith("s-") or not session.removeprefix("s-").isalnum() or not session.isascii():
+        raise click.BadParameter(f"{session[:60]!r} is not a session's id such as s-abcdefghijklmnop")
+    return session
+
+
+def _times(row: dict[str, Any], *names: str) -> tuple[str | None, ...]:
+    return tuple(show_time(row[name]) if isinstance(row.get(name), int) else None for name in names)

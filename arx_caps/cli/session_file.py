@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An open session in a file, so that the next command can go on with it: its token and the key it is bound to.
+
+It is a secret of the agent, mode 0600, and ends with the session.
+"""
+
+from typing import Any
+
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from arx_caps.cli.caller import Caller
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.files import read_object
+from arx_caps.keyfile import SigningKey
+
+VERSION = 1
+
+
+def session_object(issuer: str, session: dict[str, Any], token: str, key: SigningKey) -> dict[str, Any]:
+    """Return what a session file holds, a secret."""
+    return {"v": VERSION, "issuer": issuer, "session": session, "token": token, "key": key.private_jwk()}
+
+
+def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dict[str, Any]]:
+    """Read a session file.
+
+    Args:
+        path: The file, or ``-`` for stdin.
+        issuer: Another issuer than the file's.
+
+    Returns:
+        The agent as a caller of the mint, and what the mint said of the session when it was opened.
+
+    Raises:
+        Stop: It is no session file.
+    """
+    content = read_object(path)
+    session, token, said = content.get("session"), content.get("token"), content.get("issuer")
+    if content.get("v") != VERSION or not isinstance(session, dict) or not isinstance(token, str):
+        raise Stop(f"{path}: not a session file", hint="`arx session open --out FILE` makes one", code="file")
+    try:
+        key = SigningKey(OKPKey.import_key({name: content["key"][name] for name in ("kty", "crv", "x", "d")}))
+    except (JoseError, KeyError, TypeError, ValueError):
+        # Not chained: the text of a parser could quote the private half.
+        raise Stop(f"{path}: the session's key cannot be read", code="file") from None
+    return Caller(issuer or str(said), key, token), session

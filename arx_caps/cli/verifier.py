@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx verifier``: which verifiers the store has heard of, and how far each has applied the kill sequence.  SPEC 9."""
+
+from typing import Any
+
+import click
+
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, table
+from arx_caps.cli.place import Place, store_options
+from arx_caps.cli.values import show_span
+
+
+@click.group("verifier")
+def verifier_command() -> None:
+    """Look at the verifiers."""
+
+
+@verifier_command.command("list")
+@store_options
+@common_options
+@pass_console
+def list_verifiers(console: Console, place: Place) -> None:
+    """List the verifiers that reported within the last minutes, from the store itself."""
+    store = place.store()
+    header = store.header()
+    verifiers: list[dict[str, Any]] = [
+        {
+            "id": seen.id,
+            "applied": seen.applied,
+            "age_ms": seen.age_ms,
+            "live": seen.age_ms < header.lease_ms,
+            "behind": max(0, header.seq - seen.applied),
+        }
+        for seen in store.verifiers()
+    ]
+    value = {"seq": header.seq, "inc": header.inc, "lease_ms": header.lease_ms, "verifiers": verifiers}
+    rows = [
+        (v["id"], v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", "live" if v["live"] else "no lease")
+        for v in verifiers
+    ]
+    console.data("verifiers", value, lambda: table(("VERIFIER", "APPLIED", "BEHIND", "LAST PROBE", "STATE"), rows))
+    live = sum(bool(v["live"]) for v in verifiers)
+    console.say(f"{live} of {len(verifiers)} live; the kill sequence is at {header.seq}")

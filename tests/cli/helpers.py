@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command's tests share: how to run it, and files that hold what agents and services hold."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from click.testing import CliRunner
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.cli.app import cli
+from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule, codec
+
+KEY = b"k" * 32
+SESSION, TASK = "s-abcdefghijklmnop", "t-abcdefghijklmnop"
+INC = "A" * 22
+
+
+class Ran(NamedTuple):
+    """One command line and what came of it."""
+
+    exit_code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        assert value["schema"].startswith("arx/")
+        return value
+
+
+def arx(*args: str | Path, stdin: str | bytes = "", env: dict[str, str] | None = None) -> Ran:
+    """Run a command line in this process."""
+    clean = {name: None for name in os.environ if name.startswith("ARX_")}
+    result = CliRunner(env={**clean, **(env or {})}).invoke(cli, [str(arg) for arg in args], input=stdin)
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def macaroon(audience: str, *rules: Rule, **identifier: Any) -> Macaroon:
+    """Mint a token that lives ten minutes."""
+    now = time.time_ns() // 1_000_000
+    facts = {"agent": "acme/support", "aud": audience, "born": (INC, 0), "depth": 4, "kid": "k1.0", "v": 1}
+    facts |= {"iat": now, "exp": now + 600_000, "id": codec.text_of(b"i" * 16), "session": SESSION, "task": TASK}
+    caveat = Caveat(allow=rules, require=("call",), hand_to=("acme/**",))
+    return Macaroon.mint(Identifier(**(facts | identifier)), key=KEY, realm="acme", caveats=(caveat,))
+
+
+def orders(**identifier: Any) -> Macaroon:
+    """Mint a token for one order."""
+    rule = Rule(tool="orders.get", args={"order_id": "o-1"})
+    return macaroon("orders", rule, Rule(tool="orders.list", args={}), **identifier)
+
+
+def bundle() -> Bundle:
+    """Mint a bundle for two services."""
+    payments = macaroon("payments", Rule(tool="payments.refund", args={"amount": Constraint(range=(0, 50))}))
+    return Bundle(
+        agent="acme/support",
+        issuer="http://127.0.0.1:8700",
+        origins={"orders": ("http://127.0.0.1:9001",), "payments": ("http://127.0.0.1:9002",)},
+        realm="acme",
+        task=TASK,
+        tokens={"orders": orders(), "payments": payments},
+    )
+
+
+def service_file(path: Path, key: bytes = KEY, store: str | None = None) -> Path:
+    """Write the service file of ``orders``."""
+    content = {"v": 1, "realm": "acme", "audience": "orders", "max_ttl_ms": 3_600_000, "store": store}
+    path.write_text(json.dumps({**content, "keys": {"k1.0": codec.text_of(key)}}))
+    path.chmod(0o600)
+    return path

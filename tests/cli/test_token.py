@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx token``: inspect, hand-over, explain."""
+
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_verifier import AccessRequest, Caveat, Macaroon, Rule, proofs
+from arx_verifier.proofs import CallSigner
+from tests.cli.helpers import SESSION, arx, bundle, orders, service_file
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A file with a bundle for two services."""
+    path = tmp_path / "held"
+    path.write_text(bundle().encode() + "\n")
+    return path
+
+
+def test_inspect_says_who_what_and_that_nothing_is_proven(held: Path) -> None:
+    """
+    People see agent, session, what each caveat takes away, and first of all that none of it is verified.
+    """
+    ran = arx("token", "inspect", held)
+    assert ran.exit_code == 0
+    assert ran.out.startswith("not verified")
+    for text in ("acme/support", SESSION, 'orders.get(order_id = "o-1")', "other than acme/**", "in 9m"):
+        assert text in ran.out
+
+
+def test_inspect_shows_no_token(held: Path) -> None:
+    """
+    What is inspected is a secret; fingerprints name it.
+    """
+    for ran in (arx("token", "inspect", held), arx("--json", "token", "inspect", held)):
+        assert "arx1_" not in ran.out
+        assert "arxb1_" not in ran.out
+        assert "sha256:" in ran.out
+
+
+def test_inspect_as_json_names_every_hand_over(held: Path) -> None:
+    """
+    The links that a kill can name are all there, the first one and that of each hand-over.
+    """
+    handed = arx("token", "hand-over", "acme/worker", "--in", held, "--json", "--depth", "0").json
+    ran = arx("token", "inspect", "-", "--json", stdin=handed["bundle"])
+    token = ran.json["tokens"][0]
+    assert ran.json["verified"] is False
+    assert token["holder"] == "acme/worker"
+    assert token["links"][-1] == handed["link"]
+    assert [step["kind"] for step in token["caveats"]] == ["mint", "hand-over"]
+
+
+def test_a_token_copied_from_a_header_is_read() -> None:
+    """
+    ``Bearer`` before a token is no reason to refuse it.
+    """
+    assert arx("token", "inspect", "-", stdin=f"Bearer {orders().encode()}\n").exit_code == 0
+
+
+def test_hand_over_narrows_and_tells_the_link(held: Path, tmp_path: Path) -> None:
+    """
+    The result is a bundle of the tokens that still have a tool, private on disk, with the way to kill it on stderr.
+    """
+    out = tmp_path / "given"
+    ran = arx("token", "hand-over", "acme/worker", "--in", held, "--tool", "orders.get", "--ttl", "1m", "--out", out)
+    assert ran.exit_code == 0
+    assert ran.out == ""
+    assert "arx kill link:" in ran.err
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    given = Bundle.parse(out.read_text().strip())
+    assert given.audiences == ("orders",)
+    assert given.outline.named == ("acme/worker",)
+    assert given.outline.exp < time.time_ns() // 1_000_000 + 61_000
+
+
+def test_hand_over_of_a_single_token_gives_a_token() -> None:
+    """
+    What came as a token goes on as a token, on stdout and nothing else there.
+    """
+    ran = arx("token", "hand-over", "acme/worker", "--in", "-", stdin=orders().encode())
+    assert ran.exit_code == 0
+    assert len(Macaroon.parse(ran.out.strip()).packets) == 2
+
+
+def test_hand_over_takes_constraints_as_json(held: Path) -> None:
+    """
+    A constraint narrows the argument of every tool left that takes it.
+    """
+    amount = 'amount={"range":[0,20]}'
+    ran = arx("token", "hand-over", "acme/w", "--in", held, "--tool", "payments.refund", "--arg", amount)
+    for value, exit_code in (("20", 0), ("21", 1)):
+        call = ("--tool", "payments.refund", "--arg", f"amount={value}")
+        assert arx("token", "explain", "-", *call, stdin=ran.out).exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "says"),
+    [
+        (("other/worker",), 1, "hand_to"),
+        (("Not/A/Path",), 2, "agent path"),
+        (("acme/w", "--tool", "orders.delete"), 2, "orders.delete"),
+        (("acme/w", "--tool", "orders.get", "--arg", 'order_id={"rang":[0,1]}'), 2, "rang"),
+        (("acme/w", "--tool", "orders.get", "--arg", "order_id"), 2, "name=value"),
+        (("acme/w", "--audience", "mail"), 2, "mail"),
+        (("acme/w", "--ttl", "soon"), 2, "duration"),
+        (("acme/w", "--depth", "17"), 2, "17"),
+    ],
+)
+def test_a_hand_over_that_would_be_useless_is_refused(
+    held: Path, args: tuple[str, ...], exit_code: int, says: str
+) -> None:
+    """
+    The holder hears of a mistake, not its sub-agent later; nothing is written to stdout.
+    """
+    ran = arx("token", "hand-over", *args, "--in", held)
+    assert (ran.exit_code, ran.out) == (exit_code, "")
+    assert says in ran.err
+
+
+def test_explain_shows_every_failing_argument(held: Path) -> None:
+    """
+    Each argument that does not fit is there with what was expected and what came.
+    """
+    ran = arx("token", "explain", held, "--tool", "payments.refund", "--arg", "amount=70", "--arg", "note=x", "--json")
+    assert ran.exit_code == 1
+    assert ran.json["code"] == "argument_not_allowed"
+    assert [(f["rule"], f["came"]) for f in ran.json["failures"]] == [("amount range", "70"), ("note", '"x"')]
+
+
+def test_explain_without_a_service_file_says_what_it_leaves_out(held: Path) -> None:
+    """
+    Caveats alone prove nothing, and the command says so.
+    """
+    ran = arx("token", "explain", held, "--tool", "orders.get", "--arg", "order_id=o-1")
+    assert ran.exit_code == 0
+    assert "signature is not checked" in ran.err
+    assert "as if it were" in ran.err
+
+
+def test_explain_with_a_service_file_checks_the_signature(held: Path, tmp_path: Path) -> None:
+    """
+    The right key says allowed, another one says that the token was not made for it.
+    """
+    call = ("token", "explain", held, "--tool", "orders.get", "--arg", "order_id=o-1", "--json")
+    good = arx(*call, "--service", service_file(tmp_path / "good"))
+    bad = arx(*call, "--service", service_file(tmp_path / "bad", key=b"x" * 32))
+    assert (good.exit_code, good.json["signature_checked"], good.json["allowed"]) == (0, True, True)
+    assert (bad.exit_code, bad.json["code"]) == (1, "bad_signature")
+
+
+def test_with_and_without_the_key_the_verdict_is_the_same(held: Path, tmp_path: Path) -> None:
+    """
+    For an authentic token the caveats' judgement is the verifier's.
+    """
+    service = service_file(tmp_path / "service")
+    later = str(time.time_ns() // 1_000_000 + 3_600_000)
+    for args in (
+        ("--tool", "orders.get", "--arg", "order_id=o-1"),
+        ("--tool", "orders.get", "--arg", "order_id=o-2", "--arg", "x:=[1,2]"),
+        ("--tool", "orders.get"),
+        ("--tool", "orders.list"),
+        ("--tool", "mail.send"),
+        ("--tool", "orders.list", "--at", later),
+    ):
+        alone = arx("token", "explain", held, "--audience", "orders", "--json", *args).json
+        whole = arx("token", "explain", held, "--json", "--service", service, *args).json
+        assert (alone["code"], len(alone["failures"])) == (whole["code"], len(whole["failures"])), args
+
+
+def test_explain_judges_time_and_network(held: Path) -> None:
+    """
+    ``--at`` and ``--peer`` stand for the request's time and address.
+    """
+    net = orders().attenuate(Caveat(net=("10.0.0.0/8",))).encode()
+    call = ("token", "explain", "-", "--tool", "orders.list", "--json")
+    assert arx(*call, "--at", "2050-01-01T00:00:00Z", stdin=net).json["code"] == "expired"
+    assert arx(*call, stdin=net).json["code"] == "network_not_allowed"
+    assert arx(*call, "--peer", "192.0.2.1", stdin=net).json["code"] == "network_not_allowed"
+    assert arx(*call, "--peer", "10.1.2.3", stdin=net).json["code"] == "ok"
+
+
+def test_a_one_shot_token_is_explained_for_its_call(tmp_path: Path) -> None:
+    """
+    A token captured from a call is judged as that call where the key is there, and by its caveats where it is not.
+    """
+    now = time.time_ns() // 1_000_000
+    request = AccessRequest("orders.list", {}, now)
+    text = CallSigner(orders(), "orders").sign(proofs.fields_of(request), now)
+    service = service_file(tmp_path / "service")
+    call = ("token", "explain", "-", "--json", "--service", service, "--tool")
+    assert arx(*call, "orders.list", stdin=text).json["code"] == "ok"
+    assert arx(*call, "orders.get", "--arg", "order_id=o-1", stdin=text).json["code"] == "proof_invalid"
+    assert arx("token", "explain", "-", "--tool", "orders.list", stdin=text).exit_code == 0
+    assert "for one call" in arx("token", "inspect", "-", stdin=text).out
+
+
+def test_a_tool_of_no_token_asks_which_service(held: Path) -> None:
+    """
+    Where a bundle does not say which token a call would use, the operator must.
+    """
+    ran = arx("token", "explain", held, "--tool", "mail.send")
+    assert ran.exit_code == 2
+    assert "--audience" in ran.err
+
+
+def test_text_of_a_holder_cannot_steer_a_terminal() -> None:
+    """
+    Control characters in a caveat are shown, not obeyed.
+    """
+    evil = orders().attenuate(Caveat(allow=(Rule(tool="orders.list", args={"x": "\x1b[2J\n"}),))).encode()
+    for args in (("inspect", "-"), ("explain", "-", "--tool", "orders.list", "--arg", "x=\x1b[2J")):
+        ran = arx("token", *args, stdin=evil)
+        assert "\x1b" not in ran.out + ran.err
