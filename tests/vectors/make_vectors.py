@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the vectors of SPEC: one idea a file, refusals first.  Run as README.md says; the result never changes.
+
+Keys, time and nonces are fixed, and the bytes come from ``second.py``, not from the code that the vectors test.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.vectors import caveat_vectors, epoch_vectors, form_vectors, rule_vectors
+from tests.vectors.second import AT, INC, KEY, Token
+
+FOLDER = Path(__file__).parent / "tokens"
+
+
+def whole(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what a vector does not say."""
+    token = given["token"]
+    request = {"args": {}, "at": AT, "peer": "192.0.2.7", "tool": "orders.get"} | given.get("request", {})
+    epoch = {"applied": 7, "bans": {}, "floors": {}, "inc": INC} | given.get("epoch", {})
+    return {
+        "comment": given["comment"],
+        "spec": given["spec"],
+        "realm": "acme",
+        "audience": given.get("audience", "orders"),
+        "max_ttl_ms": 86_400_000,
+        "keys": {"k1.0": KEY.hex()},
+        "epoch": epoch,
+        "token": token.text() if isinstance(token, Token) else token,
+        "request": request,
+        "times": given.get("times", 1),
+        "expect": given["expect"],
+    }
+
+
+def build() -> dict[str, str]:
+    """Make all vectors.
+
+    Returns:
+        File name to content.
+    """
+    files: dict[str, str] = {}
+    for module in (form_vectors, caveat_vectors, rule_vectors, epoch_vectors):
+        for name, given in module.vectors().items():
+            assert f"{name}.json" not in files, name
+            files[f"{name}.json"] = json.dumps(whole(given), indent=1, ensure_ascii=True) + "\n"
+    return files
+
+
+def main() -> None:
+    """Write the files, and take away what is no vector any more."""
+    files = build()
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.glob("*.json"):
+        if path.name not in files:
+            path.unlink()
+    for name, content in files.items():
+        (FOLDER / name).write_text(content)
+    print(f"{len(files)} vectors in {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors of rules and constraints (SPEC 7)."""
+
+from typing import Any
+
+from tests.vectors.form_vectors import Vectors, vector
+from tests.vectors.second import ANYTHING, mint
+
+NO, TOOL = "argument_not_allowed", "tool_not_allowed"
+# name: constraint, value, expect, comment; the argument is called x.
+ONE: dict[str, tuple[Any, Any, str, str]] = {
+    "equal-other": ("o-1", "o-2", NO, "another text"),
+    "equal-type": (5, "5", NO, "text is not a number"),
+    "equal-bool": (1, True, NO, "true is not 1"),
+    "equal-float": (1, 1.0, NO, "a fraction is no integer"),
+    "equal-case": ("O-1", "o-1", NO, "compared by code point"),
+    "equal-normalised": ("\u00e9", "e\u0301", NO, "no Unicode normalisation"),
+    "one-of-none": ({"one_of": ["a", "b"]}, "c", NO, "not among them"),
+    "none-of-hit": ({"none_of": ["a"]}, "a", NO, "among them"),
+    "none-of-other-kind": ({"none_of": ["a"]}, 5, NO, "a kind that it does not speak of"),
+    "not-other-kind": ({"not": {"range": [0, 5]}}, "9", NO, "under not too"),
+    "not-hit": ({"not": "a"}, "a", NO, "what is excluded"),
+    "range-above": ({"range": [0, 5]}, 6, NO, "above"),
+    "range-below": ({"range": [0, 5]}, -1, NO, "below"),
+    "range-text": ({"range": [0, 5]}, "3", NO, "a decimal where integers are spoken of"),
+    "range-float": ({"range": ["0", "5"]}, 3.0, NO, "a fraction written as a number"),
+    "range-decimal-above": ({"max": "5.5"}, "5.51", NO, "above, exactly"),
+    "range-exponent": ({"max": "5.5"}, "5e0", NO, "no decimal"),
+    "glob-slash": ({"glob": "a/*"}, "a/b/c", NO, "* is no slash"),
+    "glob-anchored": ({"glob": "a*"}, "ba", NO, "the whole text"),
+    "subpath-sibling": ({"subpath": "/data"}, "/database", NO, "cut at a slash"),
+    "subpath-dots": ({"subpath": "/data"}, "/data/../etc", NO, "two dots"),
+    "subpath-escaped": ({"subpath": "/data"}, "/data/%2e%2e/etc", NO, "two escaped dots"),
+    "subpath-backslash": ({"subpath": "/data"}, "/data\\..\\etc", NO, "a backslash"),
+    "url-user": (
+        {"url": {"host": "a.example", "scheme": "https"}},
+        "https://a.example@b.example/",
+        NO,
+        "user information",
+    ),
+    "url-host": ({"url": {"host": "a.example", "scheme": "https"}}, "https://a.example.b.example/", NO, "another host"),
+    "url-scheme": ({"url": {"host": "a.example", "scheme": "https"}}, "http://a.example/", NO, "another scheme"),
+    "url-address": ({"url": {"host": "*.example", "scheme": "http"}}, "http://169.254.169.254/", NO, "an address"),
+    "cidr-outside": ({"cidr": "10.0.0.0/8"}, "11.0.0.1", NO, "another network"),
+    "cidr-zeros": ({"cidr": "10.0.0.0/8"}, "010.0.0.1", NO, "an odd spelling"),
+    "length-above": ({"max_length": 3}, "abcd", NO, "too long"),
+    "contains-missing": ({"contains": ["a", "b"]}, ["a", "c"], NO, "b is missing"),
+    "subset-more": ({"subset": ["a", "b"]}, ["a", "c"], NO, "c is more"),
+    "all-of-one": ({"all_of": [{"min": 1}, {"max": 5}]}, 6, NO, "one of two fails"),
+    "any-of-none": ({"any_of": ["a", {"glob": "b*"}]}, "c", NO, "none holds"),
+    "equal": ("o-1", "o-1", "grant", "the same text"),
+    "range-edges": ({"range": [5, 5]}, 5, "grant", "both ends included"),
+    "range-negative": ({"range": [-9007199254740991, -1]}, -1, "grant", "operands may be negative"),
+    "range-decimal": ({"max": "5.5"}, "5.50", "grant", "a value may have trailing zeros"),
+    "range-decimal-integer": ({"max": "5.5"}, 5, "grant", "an integer under decimal bounds"),
+    "glob": ({"glob": "a/*/c-*"}, "a/b/c-d", "grant", "two stars, two segments"),
+    "subpath": ({"subpath": "/data"}, "/data/a/b", "grant", "below"),
+    "url": (
+        {"url": {"host": "*.a.example", "path": "/v1", "scheme": "https"}},
+        "https://x.a.example/v1/y?z",
+        "grant",
+        "fits",
+    ),
+    "cidr-mapped": ({"cidr": "10.0.0.0/8"}, "::ffff:10.1.1.1", "grant", "IPv4 inside IPv6"),
+    "any-of": ({"any_of": ["a", {"glob": "b*"}]}, "bc", "grant", "the second holds"),
+    "length-code-points": ({"length": 1}, "\U0001f600", "grant", "by code points"),
+}
+
+
+def vectors() -> Vectors:
+    """All of this file."""
+    found = {}
+    for name, (constraint, value, expect, comment) in ONE.items():
+        token = mint({"allow": [{"args": {"x": constraint}, "tool": "orders.get"}]})
+        found[f"rule-{name}"] = vector("7.2", expect, token, comment, request={"args": {"x": value}})
+    return found | worlds() | operands()
+
+
+def worlds() -> Vectors:
+    """SPEC 7.1: tools, and the closed world of arguments."""
+
+    def rule(expect: str, comment: str, rules: list[dict[str, Any]], **request: Any) -> dict[str, Any]:
+        return vector("7.1", expect, mint({"allow": rules}), comment, request=request)
+
+    get, wild = {"tool": "orders.get"}, {"tool": "orders.*"}
+    closed = {"args": {"x": 1}, "tool": "*"}
+    both = mint({"allow": [get]}, {"allow": [{"tool": "orders.put"}]})
+    narrowed = mint({"allow": [closed]}, {"allow": [{"args": {}, "open": True, "tool": "*"}]})
+    return {
+        "tool-other": rule(TOOL, "another tool", [get], tool="orders.put"),
+        "tool-prefix-alone": rule(TOOL, "something follows the dot", [wild], tool="orders"),
+        "tool-prefix-longer": rule(TOOL, "cut at a dot", [wild], tool="orders2.get"),
+        "tool-none": rule(TOOL, "a request that is no tool", [{"tool": "*"}], tool=""),
+        "tool-both": vector("6.1", TOOL, both, "caveats hold together"),
+        "args-unnamed": rule(NO, "an argument that is not named", [closed], args={"x": 1, "y": 2}),
+        "args-missing": rule(NO, "a named argument that is not there", [closed], args={}),
+        "args-none": rule(NO, "an empty world", [{"args": {}, "tool": "*"}], args={"x": 1}),
+        "args-not-reopened": vector(
+            "7.1", NO, narrowed, "a later open opens nothing", request={"args": {"x": 1, "y": 2}}
+        ),
+        "args-optional-wrong": rule(
+            NO, "optional is not any", [{"args": {"x": {"equal": 1, "optional": True}}, "tool": "*"}], args={"x": 2}
+        ),
+        "tool-prefix": rule("grant", "below the prefix", [wild], tool="orders.get.one"),
+        "tool-second-rule": rule("grant", "rules of one caveat are alternatives", [{"tool": "a"}, get]),
+        "args-any": rule("grant", "without args any pass", [get], args={"x": [1, {"y": None}]}),
+        "args-open": rule("grant", "open", [{"args": {"x": 1}, "open": True, "tool": "*"}], args={"x": 1, "y": 2}),
+        "args-optional": rule(
+            "grant", "absent", [{"args": {"x": {"equal": 1, "optional": True}}, "tool": "*"}], args={}
+        ),
+    }
+
+
+def operands() -> Vectors:
+    """SPEC 7.2: what no constraint may be, refused alike whether it is asked or not."""
+    bad: dict[str, tuple[Any, str]] = {
+        "empty": ({}, "it tests nothing"),
+        "optional-alone": ({"optional": True}, "it tests nothing"),
+        "unknown": ({"regex": "a+"}, "no such test"),
+        "null": (None, "null does not exist"),
+        "crossed": ({"range": [5, 1]}, "no number is in it"),
+        "fraction": ({"max": 1.5}, "a fraction is written as text"),
+        "decimal-zeros": ({"max": "1.50"}, "an operand has one spelling"),
+        "mixed": ({"range": [1, "2.5"]}, "bounds of two kinds"),
+        "host-bits": ({"cidr": "10.0.0.1/8"}, "bits beyond the prefix"),
+        "two-stars": ({"glob": "a/**"}, "no such wildcard"),
+        "dots": ({"subpath": "/data/../etc"}, "a path that means another"),
+        "nested": ({"not": {"any_of": ["a"]}}, "one level of logic"),
+        "empty-one-of": ({"one_of": []}, "nothing is among nothing"),
+    }
+    found = {}
+    for name, (constraint, comment) in bad.items():
+        token = mint(ANYTHING, {"allow": [{"tool": "*"}, {"args": {"x": constraint}, "tool": "never.asked"}]})
+        found[f"operand-{name}"] = vector("7.2", "malformed", token, comment)
+    return found

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second implementation of the token's bytes, from SPEC alone: what the vectors are made with.
+
+It shares no line with ``arx_verifier``, so that a mistake has to be made twice to go unseen.  It only makes tokens, and
+makes wrong ones as readily as right ones.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any, NamedTuple
+
+AT = 1_800_000_000_000
+KEY = hashlib.sha256(b"arx vectors: the key k1.0 of orders").digest()
+OTHER_KEY = hashlib.sha256(b"arx vectors: another key").digest()
+INC = "aW5jYXJuYXRpb24tMDAwMQ"
+NONCE = b"nonce-0000000001"
+HOP, HOP2 = "aG9wLTAwMDAx", "aG9wLTAwMDAy"
+
+Caveat = dict[str, Any] | bytes
+
+
+def canonical(value: Any) -> bytes:
+    """SPEC 3: sorted, no white space, UTF-8; the standard library's writer, told so."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def text(raw: bytes) -> str:
+    """SPEC 2.2: base64url without padding."""
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def step(key: bytes, data: bytes) -> bytes:
+    """HMAC-SHA256."""
+    return hmac.new(key, data, hashlib.sha256).digest()
+
+
+def packet(kind: int, data: bytes) -> bytes:
+    """SPEC 2.1: kind, length, data."""
+    size = len(data)
+    return bytes([kind, size] if size < 128 else [kind, size % 128 + 128, size // 128]) + data
+
+
+class Third(NamedTuple):
+    """A third-party caveat."""
+
+    location: bytes
+    identifier: bytes
+    verification_id: bytes
+
+
+class Token(NamedTuple):
+    """The parts of a token, to be changed at will before it is written."""
+
+    location: bytes
+    identifier: bytes
+    caveats: tuple[bytes | Third, ...]
+    signature: bytes
+
+    def raw(self) -> bytes:
+        """SPEC 2.1."""
+        out = b"\x02" + packet(1, self.location) + packet(2, self.identifier) + b"\0"
+        for caveat in self.caveats:
+            if isinstance(caveat, bytes):
+                out += packet(2, caveat) + b"\0"
+            else:
+                out += packet(1, caveat.location) + packet(2, caveat.identifier) + packet(4, caveat.verification_id)
+                out += b"\0"
+        return out + b"\0" + packet(6, self.signature)
+
+    def text(self) -> str:
+        """SPEC 2.2."""
+        return "arx1_" + text(self.raw())
+
+    def with_caveats(self, *caveats: Caveat | Third) -> "Token":
+        """SPEC 5.1: fold more caveats in."""
+        signature, added = self.signature, []
+        for caveat in caveats:
+            if isinstance(caveat, Third):
+                parts = step(signature, caveat.verification_id) + step(signature, caveat.identifier)
+                signature = step(signature, parts)
+                added.append(caveat)
+            else:
+                raw = caveat if isinstance(caveat, bytes) else canonical(caveat)
+                signature = step(signature, raw)
+                added.append(raw)
+        return self._replace(caveats=(*self.caveats, *added), signature=signature)
+
+
+def identifier(**changes: Any) -> dict[str, Any]:
+    """SPEC 4: an ordinary identifier; a change to None leaves a member out."""
+    fields: dict[str, Any] = {
+        "agent": "acme/support",
+        "aud": "orders",
+        "born": [INC, 7],
+        "depth": 4,
+        "exp": AT + 600_000,
+        "iat": AT - 60_000,
+        "id": text(b"token-id-0000001"),
+        "kid": "k1.0",
+        "policy": "cG9saWN5LTAwMDAwMDAwMDE",
+        "session": "s-aaaabbbbccccdddd",
+        "task": "t-aaaabbbbccccdddd",
+        "v": 1,
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not None}
+
+
+ANYTHING: dict[str, Any] = {"allow": [{"tool": "*"}]}
+
+
+def mint(
+    *caveats: Caveat | Third, key: bytes = KEY, location: bytes = b"acme", raw: bytes | None = None, **changes: Any
+) -> Token:
+    """SPEC 5.1: a root token; without caveats it allows anything."""
+    named = canonical(identifier(**changes)) if raw is None else raw
+    start = step(step(b"macaroons-key-generator" + bytes(9), key), named)
+    return Token(location, named, (), start).with_caveats(*(caveats or (ANYTHING,)))
+
+
+def prefixed(*fields: bytes) -> bytes:
+    """SPEC 8.2: each field behind its length."""
+    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+
+
+def call(request: dict[str, Any], *, at: int = AT, audience: str = "orders", nonce: bytes = NONCE) -> dict[str, Any]:
+    """SPEC 8: the caveat that signs a request."""
+    http = request.get("http")
+    if http is None:
+        fields = (b"tool", request["tool"].encode(), canonical(request["args"]))
+    else:
+        body = hashlib.sha256(http["body"].encode()).digest()
+        fields = (b"http", http["method"].encode(), http["target"].encode(), body)
+    start = (b"arx/1/call", audience.encode(), str(at).encode(), text(nonce).encode())
+    digest = hashlib.sha256(prefixed(*start, *fields)).digest()
+    return {"call": [text(digest), at, text(nonce)]}
+
+
+def links(token_id: bytes, *hops: str) -> list[str]:
+    """SPEC 5.3: the links of a chain."""
+    found = [token_id]
+    for hop in hops:
+        found.append(hashlib.sha256(b"arx/1/link" + found[-1] + base64.urlsafe_b64decode(hop)).digest()[:16])
+    return [text(link) for link in found]

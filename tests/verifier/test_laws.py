@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three laws of a token, as properties: narrowing never widens, nothing can be taken out, one form only."""
+
+import contextlib
+from itertools import permutations
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_verifier import codec
+from arx_verifier.access import AccessRequest
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.errors import MalformedTokenError
+from arx_verifier.macaroon import Macaroon
+from tests.support import ANYTHING, AT, AUDIENCE, QUICK, access, code_of, mint, sign, verifier
+
+SCALARS = st.sampled_from(["o-1", "o-2", "a/b", "a/b/c", "5", 5, 6, 0, True, False, "10.0.0.1", "https://a.example/x"])
+LEAVES: dict[str, st.SearchStrategy[Any]] = {
+    "equal": SCALARS,
+    "one_of": st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
+    "none_of": st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
+    "range": st.sampled_from([(0, 5), (5, 5), ("0.5", "5.5"), (-3, 0)]),
+    "glob": st.sampled_from(["o-*", "*", "a/*", "*-1"]),
+    "subpath": st.sampled_from(["a", "a/b"]),
+    "cidr": st.just("10.0.0.0/8"),
+    "max_length": st.integers(0, 6),
+    "contains": st.just(("o-1",)),
+    "subset": st.just(("o-1", "o-2", 5)),
+    "not": SCALARS,
+    "optional": st.just(True),
+}
+
+
+def constraint(members: dict[str, Any]) -> Constraint:
+    """A constraint of these members."""
+    return Constraint(**{"not_" if name == "not" else name: value for name, value in members.items()})
+
+
+CONSTRAINTS = SCALARS | st.builds(
+    lambda name, value_of, optional: constraint({name: value_of[name]} | ({"optional": True} if optional else {})),
+    st.sampled_from([name for name in LEAVES if name != "optional"]),
+    st.fixed_dictionaries(LEAVES),
+    st.booleans(),
+)
+RULES = st.builds(
+    Rule,
+    tool=st.sampled_from(["orders.get", "orders.put", "orders.*", "*", "files.read"]),
+    args=st.none() | st.dictionaries(st.sampled_from(["id", "path", "n"]), CONSTRAINTS, max_size=2),
+    open=st.booleans(),
+)
+CAVEATS = st.one_of(
+    st.builds(Caveat, allow=st.lists(RULES, min_size=1, max_size=3).map(tuple)),
+    st.builds(Caveat, exp=st.integers(AT - 2, AT + 2)),
+    st.builds(Caveat, nbf=st.integers(AT - 2, AT + 2)),
+    st.builds(Caveat, depth=st.integers(0, 3)),
+    st.builds(Caveat, aud=st.sampled_from([(AUDIENCE,), ("billing",), (AUDIENCE, "billing")])),
+    st.builds(Caveat, net=st.sampled_from([("192.0.2.0/24",), ("10.0.0.0/8", "2001:db8::/32")])),
+    st.builds(Caveat, hand_to=st.sampled_from([("acme/**",), ("acme/*",), ("**",), ("other",)])),
+    st.builds(Caveat, task=st.sampled_from(["t-1", "t-2"])),
+    st.builds(Caveat, fresh=st.sampled_from([0, 60_000])),
+    st.builds(Caveat, require=st.just(("call",))),
+    st.builds(
+        Caveat,
+        to=st.sampled_from(["acme/w", "acme", "other", "acme/a/b"]),
+        hop=st.sampled_from(["BwcHBwcHBwcH", "CAgICAgICAgI"]),
+        exp=st.none() | st.just(AT + 1),
+    ),
+)
+CHAINS = st.lists(CAVEATS, max_size=4)
+REQUESTS = st.builds(
+    access,
+    tool=st.sampled_from(["orders.get", "orders.put", "files.read", "x"]),
+    args=st.dictionaries(st.sampled_from(["id", "path", "n", "m"]), SCALARS | st.just(["o-1"]), max_size=3),
+    at=st.integers(AT - 2, AT + 2),
+    peer=st.sampled_from(["192.0.2.7", "10.1.1.1", "2001:db8::1", None]),
+)
+
+
+def permits(token: Macaroon, request: AccessRequest) -> bool:
+    """Whether a verifier allows it, bare or signed: a demanded call is always given."""
+    return code_of(sign(token, request), request) == "ok"
+
+
+@QUICK
+@given(st.lists(RULES, min_size=1, max_size=3), CHAINS, CHAINS, REQUESTS)
+def test_attenuation_never_widens(
+    granted: list[Rule], held: list[Caveat], added: list[Caveat], asked: AccessRequest
+) -> None:
+    """First law: what a narrower token permits, the token it was made of permits too, whatever was added."""
+    wider = mint(Caveat(allow=tuple(granted)), *held)
+    narrower = wider.attenuate(*added)
+    if permits(narrower, asked):
+        assert permits(wider, asked)
+    if code_of(narrower.encode(), asked) == "ok":
+        assert code_of(wider.encode(), asked) == "ok", "a bare token is no wider than a signed one"
+
+
+@QUICK
+@given(CHAINS, REQUESTS, st.sampled_from(["acme/w", "acme", "other"]), st.none() | CAVEATS)
+def test_hand_over_never_widens(held: list[Caveat], asked: AccessRequest, to: str, taken: Caveat | None) -> None:
+    """First law, for hand-overs: whoever is handed a token can do no more than who handed it over."""
+    wider = mint(ANYTHING, *held)
+    if permits(wider.hand_over(to, taken), asked):
+        assert permits(wider, asked)
+
+
+@QUICK
+@given(CHAINS, REQUESTS)
+def test_the_order_of_restrictions_of_a_request_does_not_matter(held: list[Caveat], asked: AccessRequest) -> None:
+    """Restrictions of the request alone hold in any order; only hand-overs and what binds them have one."""
+    plain = [caveat for caveat in held if caveat.to is None and caveat.hand_to is None and caveat.depth is None][:3]
+    outcomes = {permits(mint(ANYTHING, *order), asked) for order in permutations(plain)}
+    assert len(outcomes) == 1
+
+
+def spliced(token: Macaroon, packets: list[Any]) -> str:
+    """The token with other caveats under its own signature."""
+    parts = codec.decode(token.to_bytes())
+    return codec.TOKEN_PREFIX + codec.text_of(codec.encode(parts._replace(caveats=tuple(packets))))
+
+
+@QUICK
+@given(st.lists(CAVEATS, min_size=1, max_size=4), st.data())
+def test_nothing_is_removed_reordered_doubled_or_altered(held: list[Caveat], data: st.DataObject) -> None:
+    """Second law: any other sequence of caveats under the same signature is refused as ``bad_signature``."""
+    token = mint(ANYTHING, *held)
+    packets = list(token.packets)
+    how = data.draw(st.sampled_from(["remove", "reorder", "double", "splice", "alter", "cut", "empty"]))
+    at = data.draw(st.integers(0, len(packets) - 1))
+    if how == "remove":
+        other = packets[:at] + packets[at + 1 :]
+    elif how == "reorder":
+        other = data.draw(st.permutations(packets))
+    elif how == "double":
+        other = [*packets[: at + 1], packets[at], *packets[at + 1 :]]
+    elif how == "splice":
+        other = [*packets[:at], data.draw(CAVEATS).encode(), *packets[at:]]
+    elif how == "alter":
+        other = [*packets[:at], data.draw(CAVEATS).encode(), *packets[at + 1 :]]
+    else:
+        other = packets[:at] if how == "cut" else []
+    if other != packets:
+        assert code_of(spliced(token, other)) == "bad_signature"
+
+
+@QUICK
+@given(CHAINS, st.data())
+def test_no_bit_can_be_flipped(held: list[Caveat], data: st.DataObject) -> None:
+    """Second law, byte by byte: a flipped bit anywhere is refused before anything is believed."""
+    raw = bytearray(mint(ANYTHING, *held).to_bytes())
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    code = code_of(codec.TOKEN_PREFIX + codec.text_of(bytes(raw)))
+    assert code in ("malformed", "bad_signature", "unknown_key", "wrong_audience")
+
+
+@QUICK
+@given(CHAINS, CHAINS)
+def test_chains_cannot_be_crossed(mine: list[Caveat], theirs: list[Caveat]) -> None:
+    """Second law, for two tokens: no signature of one is good for the caveats of the other."""
+    first, second = mint(ANYTHING, *mine), mint(ANYTHING, *theirs)
+    if first.packets != second.packets:
+        assert code_of(spliced(first, list(second.packets))) == "bad_signature"
+        assert code_of(spliced(second, list(first.packets))) == "bad_signature"
+
+
+@QUICK
+@given(CHAINS)
+def test_bytes_and_text_have_one_form(held: list[Caveat]) -> None:
+    """Third law: encode and parse are inverse, for every token there is."""
+    token = mint(ANYTHING, *held)
+    text = token.encode()
+    assert Macaroon.parse(text).encode() == text
+    assert Macaroon.from_bytes(token.to_bytes()).to_bytes() == token.to_bytes()
+    assert codec.encode(codec.decode(token.to_bytes())) == token.to_bytes()
+
+
+@QUICK
+@given(CHAINS, st.data())
+def test_every_other_text_is_another_token_or_none(held: list[Caveat], data: st.DataObject) -> None:
+    """Third law, the other way: a text that differs is refused by the reader or reads as another token."""
+    token = mint(ANYTHING, *held)
+    text = token.encode()
+    at = data.draw(st.integers(0, len(text)))
+    junk = data.draw(st.text(st.sampled_from("AQgw-_+/=~ \n"), max_size=3))
+    other = text[:at] + junk + text[at + data.draw(st.integers(0, 3)) :]
+    if other != text:
+        with contextlib.suppress(MalformedTokenError):
+            assert Macaroon.parse(other) != token
+        assert verifier().decide(other, access()).code != "ok"

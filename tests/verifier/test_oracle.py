@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pymacaroons as an independent witness: it reads our tokens and we read its, to the same signatures."""
+
+from typing import Any
+
+import pymacaroons
+from hypothesis import given
+from hypothesis import strategies as st
+from pymacaroons import MACAROON_V2
+from pymacaroons.exceptions import MacaroonInvalidSignatureException
+
+from arx_verifier import chain, codec
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.macaroon import Macaroon
+from tests.support import ANYTHING, AT, KEY, QUICK, REALM, access, mint, refused, sign
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+CHAINS = st.lists(
+    st.one_of(
+        st.builds(Caveat, exp=st.integers(0, 2**53 - 1)),
+        st.builds(Caveat, task=NAMES),
+        st.builds(
+            lambda name, value: Caveat(allow=(Rule(tool="orders.get", args={name: value}),)), NAMES.map(ascii), NAMES
+        ),
+        st.builds(Caveat, to=st.just("acme/w"), hop=st.just("BwcHBwcHBwcH")),
+    ),
+    max_size=6,
+)
+
+
+def theirs(token: Macaroon) -> pymacaroons.Macaroon:
+    """The same token as pymacaroons reads it."""
+    return pymacaroons.Macaroon.deserialize(codec.text_of(token.to_bytes()))
+
+
+def accepts(token: pymacaroons.Macaroon, key: bytes) -> bool:
+    """Whether pymacaroons finds the chain to be made with this key, all caveats granted."""
+    witness = pymacaroons.Verifier()
+    witness.satisfy_general(lambda _: True)
+    return bool(witness.verify(token, key))
+
+
+@QUICK
+@given(CHAINS)
+def test_it_reads_every_token_we_make(caveats: list[Caveat]) -> None:
+    """Location, identifier, caveats and signature are the same, and the chain verifies under the same key."""
+    token = mint(ANYTHING, *caveats)
+    read = theirs(token)
+    assert read.version == MACAROON_V2
+    assert read.location == REALM
+    assert read.identifier_bytes == token.identifier
+    assert tuple(caveat.caveat_id_bytes for caveat in read.caveats) == token.packets
+    assert bytes.fromhex(read.signature) == token.parts()[1]
+    assert accepts(read, KEY)
+    assert isinstance(refused(MacaroonInvalidSignatureException, lambda: accepts(read, KEY[:-1] + b"x")), Exception)
+    assert read.serialize().rstrip("=") == codec.text_of(token.to_bytes())
+
+
+@QUICK
+@given(st.binary(min_size=16, max_size=16))
+def test_a_signed_call_is_an_ordinary_macaroon_to_it(nonce: bytes) -> None:
+    """What a holder signs by text is what any macaroon library would have made."""
+    parent = mint()
+    signed = Macaroon.parse(sign(parent, access(), nonce=nonce))
+    made = theirs(parent)
+    made.add_first_party_caveat(signed.packets[-1])
+    assert made.signature == signed.parts()[1].hex()
+    assert accepts(theirs(signed), KEY)
+
+
+@QUICK
+@given(st.text(max_size=10), NAMES, st.lists(NAMES, max_size=5), st.binary(min_size=1, max_size=40))
+def test_we_read_what_it_makes(location: str, name: str, caveats: list[str], key: bytes) -> None:
+    """First-party tokens of pymacaroons decode here, fold to the same signature and re-encode to the same bytes."""
+    made = pymacaroons.Macaroon(location or None, name, key, version=MACAROON_V2)
+    for caveat in caveats:
+        made.add_first_party_caveat(caveat)
+    raw = codec.bytes_of(made.serialize().rstrip("="))
+    packets = codec.decode(raw)
+    assert (packets.location or b"").decode() == location
+    assert packets.identifier == name.encode()
+    assert list(packets.caveats) == [caveat.encode() for caveat in caveats]
+    assert (
+        chain.fold(chain.derive(key), packets.identifier, [caveat.encode() for caveat in caveats]).hex()
+        == made.signature
+    )
+    assert codec.encode(packets) == raw
+
+
+def folded(key: bytes, packets: codec.Packets) -> bytes:
+    """The chain's signature, third-party caveats included."""
+    signature = chain.extend(chain.derive(key), packets.identifier)
+    for caveat in packets.caveats:
+        if isinstance(caveat, codec.ThirdParty):
+            signature = chain.extend_third_party(signature, caveat.verification_id, caveat.identifier)
+        else:
+            signature = chain.extend(signature, caveat)
+    return signature
+
+
+@QUICK
+@given(st.lists(st.tuples(st.booleans(), NAMES), min_size=1, max_size=4), st.binary(min_size=1, max_size=40))
+def test_third_party_caveats_fold_alike(caveats: list[tuple[bool, str]], key: bytes) -> None:
+    """Sealed caveats of pymacaroons are read whole, and their chain is the same."""
+    made = pymacaroons.Macaroon("here", "id", key, version=MACAROON_V2)
+    for third, text in caveats:
+        if third:
+            made.add_third_party_caveat("https://approve.example", "shared secret", text)
+        else:
+            made.add_first_party_caveat(text)
+    raw = codec.bytes_of(made.serialize().rstrip("="))
+    packets = codec.decode(raw)
+    assert [isinstance(caveat, codec.ThirdParty) for caveat in packets.caveats] == [third for third, _ in caveats]
+    assert folded(key, packets) == packets.signature
+    assert packets.signature.hex() == made.signature
+    assert codec.encode(packets) == raw
+
+
+def test_it_narrows_our_tokens_and_we_accept_them() -> None:
+    """Any macaroon library can narrow an ARx token; the result is the token that we would have made."""
+    made: Any = theirs(mint())
+    made.add_first_party_caveat(Caveat(exp=AT + 5).encode())
+    assert Macaroon.from_bytes(codec.bytes_of(made.serialize().rstrip("="))) == mint().attenuate(Caveat(exp=AT + 5))

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vectors of SPEC: made by a second implementation, decided by this one, and never changed unseen."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_verifier import canonical, proofs
+from arx_verifier.access import AccessRequest, HttpCall
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.counters import MemoryNonces
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.epochs import FOREVER_NS, EpochTable, Lease
+from arx_verifier.errors import REASONS
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.verify import Verifier
+from tests.support import QUICK, identifier
+from tests.vectors import make_vectors, second
+
+FOLDER = Path(__file__).parent.parent / "vectors" / "tokens"
+VECTORS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def verifier_of(vector: dict[str, Any]) -> Verifier:
+    """The verifier that a vector describes."""
+    epoch = vector["epoch"]
+    epochs = EpochTable()
+    epochs.adopt(epoch["inc"], epoch["applied"], epoch["floors"], epoch["bans"])
+    assert epochs.renew(epoch["inc"], epoch["applied"], Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+    keys = {kid: bytes.fromhex(key) for kid, key in vector["keys"].items()}
+    return Verifier(
+        audience=vector["audience"],
+        keys=KeyRing(keys, realm=vector["realm"], max_ttl_ms=vector["max_ttl_ms"]),
+        epochs=epochs,
+        decisions=InMemoryDecisions(clock=lambda: second.AT),
+        nonces=MemoryNonces(now_ms=second.AT - 60_000),
+    )
+
+
+def request_of(vector: dict[str, Any]) -> AccessRequest:
+    """The request that a vector describes."""
+    asked = dict(vector["request"])
+    http = asked.pop("http", None)
+    if http is not None:
+        http = HttpCall(http["method"], http["target"].encode(), hashlib.sha256(http["body"].encode()).digest())
+    return AccessRequest(**asked, http=http)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_each_vector_comes_out_as_it_says(name: str) -> None:
+    """Grant or the very reason, on first sight."""
+    vector = VECTORS[name]
+    checked, request = verifier_of(vector), request_of(vector)
+    for _ in range(vector["times"]):
+        decision = checked.decide(vector["token"], request)
+    assert ("grant" if decision.allowed else decision.code) == vector["expect"], vector["comment"]
+
+
+@pytest.mark.parametrize("name", [name for name, vector in VECTORS.items() if vector["times"] == 1])
+def test_each_vector_comes_out_alike_when_seen(name: str) -> None:
+    """A verifier that decided it before decides it again alike; only a call that was granted is spent."""
+    vector = VECTORS[name]
+    checked, request = verifier_of(vector), request_of(vector)
+    first = checked.decide(vector["token"], request).code
+    again = checked.decide(vector["token"], request).code
+    assert again == first or (first == "ok" and again == "replayed" and proofs.split_call(vector["token"]))
+
+
+def test_the_files_are_what_the_script_makes() -> None:
+    """Running the script again changes nothing: no file differs, is missing or is left over."""
+    made = make_vectors.build()
+    assert {path.name: path.read_text() for path in FOLDER.glob("*.json")} == made
+
+
+def test_there_are_enough_and_refusals_lead() -> None:
+    """Every reason that a token alone can bring about has a vector, and most vectors are refusals."""
+    expected = Counter(vector["expect"] for vector in VECTORS.values())
+    of_the_process = {
+        *("missing_token", "malformed_request", "budget_exhausted", "syncing", "stale", "fenced", "closed"),
+        *("store_unavailable", "audit_unavailable"),
+    }
+    assert set(expected) == (set(REASONS) - of_the_process) | {"grant"}
+    assert len(VECTORS) >= 60
+    assert expected["grant"] * 3 < len(VECTORS)
+    assert all(vector["comment"] and vector["spec"] for vector in VECTORS.values())
+
+
+@pytest.mark.parametrize("name", [name for name, vector in VECTORS.items() if vector["expect"] == "grant"])
+def test_what_is_granted_is_canonical_to_both_writers(name: str) -> None:
+    """Every object in a good token is written alike by the typed writer and by the standard library's."""
+    token = Macaroon.parse(VECTORS[name]["token"])
+    for raw in (token.identifier, *token.packets):
+        assert isinstance(raw, bytes)
+        assert second.canonical(json.loads(raw)) == raw
+        assert canonical.encode(msgspec.json.decode(raw)) == raw
+
+
+TEXTS = st.text(st.characters(codec="utf-8", max_codepoint=0xFFFF), max_size=12)
+SCALARS = st.one_of(TEXTS, st.integers(-(2**53) + 1, 2**53 - 1), st.booleans())
+CONSTRAINTS = SCALARS | st.builds(
+    Constraint,
+    one_of=st.none() | st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
+    not_=st.none() | SCALARS,
+    glob=st.none() | TEXTS,
+    optional=st.booleans(),
+)
+RULES = st.builds(
+    Rule, tool=TEXTS, args=st.none() | st.dictionaries(TEXTS.filter(bool), CONSTRAINTS, max_size=3), open=st.booleans()
+)
+
+
+@QUICK
+@given(st.lists(RULES, min_size=1, max_size=2), st.none() | TEXTS.filter(bool), st.none() | st.integers(0, 2**53 - 1))
+def test_caveats_are_canonical_to_a_second_writer(rules: list[Rule], task: str | None, exp: int | None) -> None:
+    """The bytes of any caveat are those that ``json.dumps`` writes of the same value."""
+    raw = Caveat(allow=tuple(rules), task=task, exp=exp).encode()
+    assert second.canonical(json.loads(raw)) == raw
+
+
+@QUICK
+@given(TEXTS.filter(bool), st.none() | st.tuples(TEXTS, TEXTS), st.integers(0, 2**53 - 1))
+def test_identifiers_are_canonical_to_a_second_writer(agent: str, subject: tuple[str, str] | None, exp: int) -> None:
+    """The bytes of any identifier are those that ``json.dumps`` writes of the same value."""
+    raw = canonical.encode(identifier(agent=agent, subject=subject, exp=exp))
+    assert second.canonical(json.loads(raw)) == raw
+
+
+def test_the_second_writer_signs_calls_alike() -> None:
+    """Both implementations make the same one-shot token of the same call."""
+    for request in (
+        {"tool": "orders.put", "args": {"a": "ä", "b": [1, None]}},
+        {"tool": "x", "args": {}, "http": {"method": "GET", "target": "/a?b", "body": ""}},
+    ):
+        made = second.mint().with_caveats(second.call(request)).text()
+        signer = proofs.CallSigner(Macaroon.parse(second.mint().text()), "orders")
+        asked = request_of({"request": request | {"at": second.AT}})
+        assert signer.sign(proofs.fields_of(asked), second.AT, second.NONCE) == made
