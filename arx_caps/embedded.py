@@ -22,11 +22,11 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 import redis
-from arx_verifier.errors import SettingsError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from arx_caps import _embedded_guard
+from arx_verifier.errors import SettingsError
 
 MAX_SOCKET_PATH: Final = 103  # bytes; sun_path holds 104 on macOS and 108 on Linux, with the final NUL
 MIN_VERSION: Final = (7, 2)  # WAITAOF, functions, sharded channels, channel ACLs
@@ -77,7 +77,7 @@ def server_binary() -> Path:
 
 
 def _require_version(binary: str) -> None:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     match = re.search(r"\bv=(\d+)\.(\d+)", said)
     if match is None or (int(match[1]), int(match[2])) < MIN_VERSION:
         raise SettingsError(f"{binary} is older than 7.2, or does not tell its version")
@@ -119,6 +119,7 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = self.data_dir / "valkey.sock"
         self._password: str | None = None
+        self._owner = 0
 
     def __repr__(self) -> str:
         return f"EmbeddedValkey({str(self.data_dir)!r})"
@@ -181,6 +182,7 @@ class EmbeddedValkey:
         try:
             self._password = self._own_password() if self._port else None
             self._socket.unlink(missing_ok=True)  # holding the lock, nobody listens on it
+            self._owner = os.getpid()
             self._process = self._spawn(binary, self._write_config(), lock)
         finally:
             os.close(lock)  # the guard and the server hold it from here on
@@ -194,8 +196,8 @@ class EmbeddedValkey:
     def stop(self) -> None:
         """End the server and wait for it; its data stay.  Does nothing when it does not run."""
         process, self._process = self._process, None
-        if process is None:
-            return
+        if process is None or self._owner != os.getpid():
+            return  # a forked child inherits this object, and not the server
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
@@ -251,7 +253,7 @@ class EmbeddedValkey:
     def _spawn(self, binary: Path, config: Path, lock: int) -> subprocess.Popen[bytes]:
         guard = [sys.executable, "-I", "-S", _embedded_guard.__file__, str(os.getpid()), str(binary), str(config)]
         # A session of its own: Ctrl-C must reach the program, not take the store away while it shuts down.
-        return subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(
             guard,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

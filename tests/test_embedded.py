@@ -20,11 +20,17 @@ from tests.servers import until
 pytestmark = pytest.mark.servers
 
 HOLDER = """
-import sys, time
+import os, sys, time
 from arx_caps.embedded import EmbeddedValkey
 server = EmbeddedValkey(sys.argv[1])
 server.start()
-print(server.server_pid, flush=True)
+server_pid = server.server_pid
+child = os.fork() if sys.argv[2] == "forked" else 0
+if child == 0 and sys.argv[2] == "forked":
+    server.stop()
+    time.sleep(60)
+    os._exit(0)
+print(server_pid, child, flush=True)
 sys.stdin.read()
 """
 
@@ -70,18 +76,24 @@ def test_a_second_server_on_the_same_data_is_refused(valkey: EmbeddedValkey) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("victim", ["parent", "guard"])
-def test_the_server_does_not_outlive_a_killed_parent(tmp_path: Path, victim: str) -> None:
-    """SIGKILL the parent, or the guard between them: the server ends, and the next start works."""
+@pytest.mark.parametrize(("victim", "forked"), [("parent", "alone"), ("parent", "forked"), ("guard", "alone")])
+def test_the_server_does_not_outlive_a_killed_parent(tmp_path: Path, victim: str, forked: str) -> None:
+    """
+    SIGKILL the parent, or the guard between them: the server ends, and the next start works.  A forked child can
+    neither stop the server nor keep it alive.
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(tmp_path), forked], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        server = int(parent.stdout.readline())
+        server, child = map(int, parent.stdout.readline().split())
+        assert not gone(server)
         guard = int(Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[1])
         os.kill(parent.pid if victim == "parent" else guard, signal.SIGKILL)
         until(lambda: gone(server))
         parent.kill()
+        if child:
+            os.kill(child, signal.SIGKILL)
     with EmbeddedValkey(tmp_path) as again:
         assert again.running
 

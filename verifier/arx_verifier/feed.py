@@ -200,7 +200,8 @@ class Follower(EpochTable):
                     if self._stop is stop:  # else it was started again already
                         self._say_goodbye(link)
                 except FeedError as error:
-                    _log.info("%s: connection to the revocation store dropped: %s", self, error)
+                    level = logging.WARNING if pause == BACKOFF_S[0] else logging.DEBUG  # said once an outage
+                    _log.log(level, "%s: connection to the revocation store dropped: %s", self, error)
                 finally:
                     self._link = None
                     link.close()

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What breaks: the store, the network, the processes.  Whatever it is, nothing is accepted beyond the lease."""
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import Header, RevocationStore, StoreHistoryError
+from arx_verifier.feed import Follower
+from tests.servers import FAST_LEASE_MS, VerifierProcess, until
+
+pytestmark = pytest.mark.servers
+
+SESSION = "session:s-" + "a" * 16
+BY = "operator:ada"
+L_NS = FAST_LEASE_MS * 1_000_000
+
+
+def code(follower: Follower, inc: str, born: int = 0) -> str | None:
+    """The refusal's code for a token of the session, None for an acceptance."""
+    refused = follower.check(inc, born, (SESSION,))
+    return None if refused is None else refused.code
+
+
+@pytest.fixture
+def own_store(own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
+    """A fast realm in a server that may be broken."""
+    with RevocationStore(own_valkey.url, realm_name) as store:
+        store.load_functions()
+        store.init(lease_ms=FAST_LEASE_MS)
+        yield store
+
+
+@pytest.fixture
+def follower(own_valkey: EmbeddedValkey, own_store: RevocationStore) -> Iterator[Follower]:
+    """A live follower of it."""
+    follower = Follower(own_valkey.url, own_store.realm, "v")
+    assert follower.catch_up(0, 0, 10)
+    yield follower
+    follower.close()
+
+
+def test_a_frozen_store_ends_every_lease(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+) -> None:
+    """SIGSTOP: nothing is accepted after L; SIGCONT: it comes back by itself, and a kill made then arrives."""
+    inc, pid = own_store.header().inc, own_valkey.server_pid
+    os.kill(pid, signal.SIGSTOP)
+    frozen = last = follower.boot_ns()
+    while (now := follower.boot_ns()) < frozen + 2 * L_NS:
+        if code(follower, inc) is None:
+            last = now
+    assert code(follower, inc) == "stale"
+    assert last - frozen < L_NS + 5_000_000, "the last acceptance was later than a lease after the freeze"
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: code(follower, inc) is None)
+    bump = own_store.kill([SESSION], "test", BY)
+    assert follower.catch_up(0, bump.header.seq, 10)
+    assert code(follower, inc) == "revoked"
+
+
+def test_a_killed_connection_is_replaced(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+) -> None:
+    """CLIENT KILL loses pushes in silence; the new connection asks for what is missing, within the old lease."""
+    inc = own_store.header().inc
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        for number in range(20):
+            raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            bump = own_store.kill([SESSION], "test", BY)
+            assert follower.catch_up(0, bump.header.seq, 10)
+            assert code(follower, inc, number) == "revoked"
+            assert code(follower, inc, bump.header.seq) is None
+
+
+def test_a_restart_keeps_everything(own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower) -> None:
+    """kill -9 and a new start: the same history, every kill, no fence; who is new learns all of it."""
+    header = own_store.kill_and_ban([SESSION], "test", BY).header
+    os.kill(own_valkey.server_pid, signal.SIGKILL)
+    until(lambda: not own_valkey.running)
+    until(lambda: follower.check(header.inc, header.seq, ()) is not None)
+    own_valkey.stop()
+    own_valkey.start()
+    until(lambda: follower.check(header.inc, header.seq, ()) is None)
+    assert code(follower, header.inc) == "revoked"
+    assert code(follower, header.inc, header.seq) == "banned"
+    with_all = Follower(own_valkey.url, own_store.realm, "new")
+    assert with_all.catch_up(0, header.seq, 10)
+    assert code(with_all, header.inc) == "revoked"
+    with_all.close()
+    assert own_store.kill([SESSION], "test", BY).header.seq == header.seq + 1
+
+
+def test_an_emptied_store_is_a_new_history(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+) -> None:
+    """FLUSHALL: refused until the mint begins a new history, in which old tokens are dead."""
+    old = own_store.header().inc
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        raw.flushall()
+    until(lambda: code(follower, old) == "stale")
+    new = own_store.init(lease_ms=FAST_LEASE_MS).inc
+    until(lambda: code(follower, new) is None)
+    assert code(follower, old) == "revoked"
+
+
+def never_again(store: RevocationStore, follower: Follower, old: Header) -> None:
+    """Fenced, and not healed by anything but a rotation."""
+    asked = follower.boot_ns()
+    assert not follower.catch_up(asked, 0, 2 * FAST_LEASE_MS / 1000), "the old history must not come back"
+    assert code(follower, old.inc, old.seq) == "fenced"
+    new = store.rotate(seq_at_least=old.seq).header
+    until(lambda: code(follower, new.inc, new.seq) is None)
+    assert code(follower, old.inc, old.seq) == "revoked"
+
+
+def test_a_store_that_went_back_is_not_believed_again(
+    own_valkey: EmbeddedValkey,
+    own_store: RevocationStore,
+    follower: Follower,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    An older file restored has fewer entries than were applied.  It is fenced, also once new kills use the lost numbers
+    again: whoever went by the number alone would miss them.
+    """
+    own_store.kill(["session:s-" + "b" * 16], "test", BY)
+    written = own_valkey.data_dir / "appendonlydir"
+    shutil.copytree(written, tmp_path / "older")
+    old = own_store.kill(["session:s-" + "c" * 16], "test", BY).header
+    assert follower.catch_up(0, old.seq, 10)
+    own_valkey.stop()
+    shutil.rmtree(written)
+    shutil.copytree(tmp_path / "older", written)
+    own_valkey.start()
+    until(lambda: code(follower, old.inc, old.seq) == "fenced")
+    assert "refusing everything" in caplog.text
+    with RevocationStore(own_valkey.url, own_store.realm) as unaware:
+        assert unaware.kill([SESSION], "test", BY).header.seq == old.seq
+    own_store.remember(old.inc, old.seq + 1)
+    with pytest.raises(StoreHistoryError):
+        own_store.kill([SESSION], "test", BY)
+    never_again(own_store, follower, old)
+
+
+def test_a_store_that_lost_a_floor_is_not_believed_again(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+) -> None:
+    """Evicted or deleted by hand: fenced, also after somebody wrote something in its place."""
+    old = own_store.kill(["session:s-" + "c" * 16], "test", BY).header
+    assert follower.catch_up(0, old.seq, 10)
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        raw.hdel(own_store.keys.floors, "session:s-" + "c" * 16)
+        until(lambda: code(follower, old.inc, old.seq) == "fenced")
+        raw.hset(own_store.keys.floors, "session:s-" + "c" * 16, "1")
+    never_again(own_store, follower, old)
+
+
+def test_clocks_apart_fence_until_they_agree(own_store: RevocationStore, follower: Follower) -> None:
+    """More than 30 s between this clock and the store's: nothing about expiry can be trusted."""
+    inc = own_store.header().inc
+    follower._wall = lambda: time.time_ns() + 40 * 10**9
+    until(lambda: code(follower, inc) == "fenced")
+    follower._wall = time.time_ns
+    until(lambda: code(follower, inc) is None)
+
+
+def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: str) -> None:
+    """No functions, then no header, then a history: syncing until there is one, then live without a restart."""
+    follower = Follower(own_valkey.url, realm_name, "v")
+    assert not follower.catch_up(0, 0, 0.05)
+    assert code(follower, "I") == "syncing"
+    with RevocationStore(own_valkey.url, realm_name) as store:
+        store.load_functions()
+        assert not follower.catch_up(0, 0, 0.05)
+        inc = store.init().inc
+        assert follower.catch_up(0, 0, 10)
+        assert code(follower, inc) is None
+    follower.close()
+
+
+def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_store: RevocationStore) -> None:
+    """Whoever can publish can only refuse: an unknown push is dropped with its connection, and the truth asked for."""
+    follower = Follower(own_valkey.url, own_store.realm, "v")
+    assert follower.catch_up(0, 0, 10)
+    inc, link = own_store.header().inc, follower._link
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        raw.execute_command("SPUBLISH", f"arx:{{{own_store.realm}}}:ch", "what is this")
+    until(lambda: follower._link is not link)
+    assert follower.catch_up(follower.boot_ns(), 0, 10)
+    assert code(follower, inc) is None
+    follower.close()
+
+
+def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore
+) -> None:
+    """The report names it and says when its lease is over; its first decision after the thaw is a refusal."""
+    inc = own_store.header().inc
+    well, ill = (VerifierProcess(own_valkey.url, own_store.realm, name) for name in ("tool-1", "tool-7"))
+    try:
+        until(lambda: own_store.unacked(0, 0).at_ms - own_store.unacked(0, 0).since_ms > FAST_LEASE_MS)
+        os.kill(ill.pid, signal.SIGSTOP)
+        report = own_store.wait_confirmed(own_store.kill([SESSION], "test", BY))
+        assert report.status == "partial"
+        assert (report.verifiers, report.confirmed, report.unreachable) == (2, 1, ("tool-7",))
+        assert report.summary == "dead: 1 of 2 confirmed, 1 (tool-7) unreachable, fenced by its lease at +0.300 s"
+        assert report.fenced_in_ms == 0, "it was waited for until then"
+        for verifier in (well, ill):
+            verifier.tell("check", inc, 0, SESSION)
+        os.kill(ill.pid, signal.SIGCONT)
+        assert well.read() == "revoked"
+        assert ill.read() in ("stale", "revoked")
+    finally:
+        well.close()
+        ill.close()
+
+
+FORKING = """
+import os, sys
+from arx_verifier.feed import Follower
+follower = Follower(sys.argv[1], sys.argv[2], "parent")
+assert follower.catch_up(0, 0, 10)
+inc = follower.view()[0]
+child = os.fork()
+if child == 0:
+    first = follower.check(inc, 0, ())
+    live = follower.catch_up(0, 0, 10)
+    named = follower.verifier_id == f"parent.{os.getpid()}"
+    print("child", first.code, live, follower.check(inc, 0, ()), named, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", follower.check(inc, 0, ()), follower.catch_up(follower.boot_ns(), 0, 10), flush=True)
+"""
+
+
+def test_a_forked_child_holds_no_lease(own_valkey: EmbeddedValkey, own_store: RevocationStore) -> None:
+    """It refuses as closed, then follows on its own connection under its own name; the parent notices nothing."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, own_valkey.url, own_store.realm]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    assert said == ["child closed True None True", "parent None True"]
+
+
+class SlowLine:
+    """A line to the store that holds back what the store says."""
+
+    def __init__(self, path: Path, store: Path, delay_s: float) -> None:
+        self.url = f"unix://{path}"
+        self._store, self._delay_s = store, delay_s
+        self._stop = threading.Event()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(8)
+        self._listener.settimeout(0.02)
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                near, _ = self._listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(str(self._store))
+                thread = threading.Thread(target=self._carry, args=(near, far))
+                thread.start()
+                self._threads.append(thread)
+        self._listener.close()
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far, contextlib.suppress(OSError):
+            while not self._stop.is_set():
+                for ready in select.select([near, far], [], [], 0.02)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    if ready is far:
+                        self._stop.wait(self._delay_s if b"arx" in data or b"OK" in data else 0)
+                    (near if ready is far else far).sendall(data)
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize(("share", "live"), [(0.5, True), (1.5, False)])
+def test_the_lease_runs_from_before_the_probe_left(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore, tmp_path: Path, share: float, live: bool
+) -> None:
+    """
+    An answer half a lease late is worth half a lease; one that is later than a lease is worth nothing.  A lease counted
+    from the answer's arrival would accept killed tokens for as long as the network likes.
+    """
+    delay_ns = int(share * L_NS)
+    line = SlowLine(tmp_path / "line.sock", own_valkey.data_dir / "valkey.sock", delay_ns / 1e9)
+    follower = Follower(line.url, own_store.realm, "far", lease_ms=FAST_LEASE_MS)
+    try:
+        assert follower.catch_up(0, 0, 10 if live else 8 * L_NS / 1e9) is live
+        lease = follower._state.lease
+        if live:
+            assert lease is not None
+            assert lease.boot - lease.sent == L_NS
+            assert lease.boot - follower.boot_ns() <= L_NS - delay_ns
+        else:
+            assert lease is None
+    finally:
+        follower.close()
+        line.close()
+
+
+def test_losing_the_store_is_told_without_its_address(
+    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the realm and the verifier."""
+    caplog.set_level(logging.INFO)
+    own_valkey.stop()
+    until(lambda: "dropped" in caplog.text)
+    assert f"realm={own_store.realm!r}" in caplog.text
+    assert str(own_valkey.data_dir) not in caplog.text

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A follower and a real store: kills arrive, leases end, histories change.  ``test_failures`` breaks things."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import RevocationStore
+from arx_verifier.feed import PROBE_MS, Follower
+from tests.servers import FAST_LEASE_MS, VerifierProcess, until
+
+pytestmark = pytest.mark.servers
+
+SESSION, OTHER = "session:s-" + "a" * 16, "session:s-" + "b" * 16
+BY = "operator:ada"
+Start = Callable[..., Follower]
+
+
+@pytest.fixture
+def follow(valkey: EmbeddedValkey, realm_name: str) -> Iterator[Start]:
+    """Start followers of the test's realm, live when returned."""
+    started: list[Follower] = []
+
+    def start(name: str = "v", **settings: int) -> Follower:
+        follower = Follower(valkey.url, realm_name, name, **settings)
+        started.append(follower)
+        assert follower.catch_up(0, 0, 10)
+        return follower
+
+    yield start
+    for follower in started:
+        follower.close()
+
+
+def code(follower: Follower, inc: str, born: int, *scopes: str, sent_after: int = 0) -> str | None:
+    """The refusal's code, None for an acceptance."""
+    refused = follower.check(inc, born, scopes, sent_after)
+    return None if refused is None else refused.code
+
+
+def old_registry(store: RevocationStore) -> None:
+    """Wait until the registry is older than a lease."""
+    header = store.header()
+    until(lambda: store.unacked(0, 0).at_ms - store.unacked(0, 0).since_ms > header.lease_ms)
+
+
+def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey, fast_store: RevocationStore) -> None:
+    """Two verifiers accept, one kill, both refuse; the report is proven, and names nobody."""
+    header = fast_store.header()
+    verifiers = [VerifierProcess(valkey.url, fast_store.realm, f"tool-{number}") for number in range(2)]
+    try:
+        old_registry(fast_store)
+        for verifier in verifiers:
+            verifier.tell("check", header.inc, 0, SESSION)
+            assert verifier.read() == "accepted"
+            verifier.tell("watch", header.inc, 0, SESSION)
+        report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
+        assert [verifier.read() for verifier in verifiers] == ["revoked", "revoked"]
+        assert (report.status, report.confirmed, report.unreachable) == ("dead", 2, ())
+        assert report.summary == f"dead: 2 of 2 verifiers confirmed in {report.took_ms:.1f} ms"
+        assert report.fenced_in_ms is None
+        for verifier in verifiers:
+            verifier.tell("check", header.inc, 1, SESSION)
+            assert verifier.read() == "accepted", "a token born after the kill is alive"
+    finally:
+        for verifier in verifiers:
+            verifier.close()
+
+
+def test_a_confirmed_kill_is_in_force(follow: Start, fast_store: RevocationStore) -> None:
+    """Whenever the report says dead, the very next decision refuses."""
+    follower = follow()
+    inc = fast_store.header().inc
+    old_registry(fast_store)
+    for _ in range(100):
+        bump = fast_store.kill([SESSION], "test", BY)
+        report = fast_store.wait_confirmed(bump)
+        assert report.status == "dead"
+        assert code(follower, inc, bump.header.seq - 1, SESSION) == "revoked"
+        assert code(follower, inc, bump.header.seq, SESSION) is None
+
+
+def test_a_young_or_empty_registry_confirms_nothing(follow: Start, realm_store: RevocationStore) -> None:
+    """Nobody reported yet, or only since a moment ago: others may hold leases that this registry does not know."""
+    report = realm_store.wait_confirmed(realm_store.kill([SESSION], "test", BY))
+    assert (report.status, report.verifiers) == ("unconfirmed", 0)
+    follow()
+    report = realm_store.wait_confirmed(realm_store.kill([SESSION], "test", BY))
+    assert (report.status, report.verifiers, report.confirmed) == ("unconfirmed", 1, 1)
+    assert "younger than a lease" in report.summary
+    assert report.fenced_in_ms is not None
+    assert 0 < report.fenced_in_ms <= 1_001
+
+
+def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationStore) -> None:
+    """A verifier that closed gave up its lease and says so."""
+    leaving = follow("leaving")
+    follow("staying")
+    old_registry(fast_store)
+    leaving.close()
+    until(lambda: len(fast_store.verifiers()) == 1)
+    report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
+    assert (report.status, report.verifiers) == ("dead", 1)
+
+
+def test_bans_and_lifts_arrive_in_order(follow: Start, realm_store: RevocationStore) -> None:
+    """Freeze and thaw: refused while it stands, whenever born; a kill under it stays."""
+    follower, inc = follow(), realm_store.header().inc
+    seq = realm_store.ban([SESSION], "freeze", BY).header.seq
+    assert follower.catch_up(0, seq, 10)
+    assert code(follower, inc, seq, SESSION) == "banned"
+    seq = realm_store.lift([SESSION], "thaw", BY).header.seq
+    assert follower.catch_up(0, seq, 10)
+    assert code(follower, inc, 0, SESSION) is None
+    seq = realm_store.kill_and_ban([SESSION], "off", BY).header.seq
+    seq = realm_store.lift([SESSION], "on", BY).header.seq
+    assert follower.catch_up(0, seq, 10)
+    assert code(follower, inc, 0, SESSION) == "revoked"
+    assert code(follower, inc, seq, SESSION) is None
+
+
+def test_a_token_from_ahead_catches_the_follower_up(follow: Start, realm_store: RevocationStore) -> None:
+    """Born after the last entry applied: one probe settles it; a birth that the store never saw is told at once."""
+    follower, inc = follow(), realm_store.header().inc
+    bump = realm_store.kill([SESSION], "test", BY)
+    assert follower.catch_up(0, bump.header.seq, 10)
+    assert code(follower, inc, bump.header.seq, SESSION) is None
+    assert code(follower, inc, 10**6, SESSION) == "behind"
+    began = time.monotonic()
+    assert not follower.catch_up(0, 10**6, 60)
+    assert time.monotonic() - began < 30
+
+
+def test_fresh_awaits_a_probe_sent_after_the_request(follow: Start, realm_store: RevocationStore) -> None:
+    """``fresh = 0``: a kill that was acknowledged before the request is always seen, in threads and event loops."""
+    follower, inc = follow(), realm_store.header().inc
+    for number in range(20):
+        bump = realm_store.kill([SESSION], "test", BY)
+        asked = follower.boot_ns()
+        if number % 2:
+            assert follower.catch_up(asked, 0, 10)
+        else:
+            assert asyncio.run(follower.catch_up_async(asked, 0, 10))
+        assert code(follower, inc, bump.header.seq - 1, SESSION, sent_after=asked) == "revoked"
+        assert code(follower, inc, bump.header.seq, SESSION, sent_after=asked) is None
+
+
+def test_waiting_requests_share_a_probe(follow: Start, realm_store: RevocationStore) -> None:
+    """A hundred requests that ask for a fresh view at once cost a few probes, not a hundred."""
+    follower = follow()
+
+    async def many() -> list[bool]:
+        asked = follower.boot_ns()
+        return await asyncio.gather(*(follower.catch_up_async(asked, 0, 10) for _ in range(100)))
+
+    with redis.Redis.from_url(f"unix://{follower._address._settings['path']}") as raw:
+        before = raw.info("commandstats")["cmdstat_fcall"]["calls"]
+        assert all(asyncio.run(many()))
+        assert raw.info("commandstats")["cmdstat_fcall"]["calls"] - before < 30
+
+
+def test_a_gap_in_the_pushes_is_filled_by_a_probe(
+    follow: Start, valkey: EmbeddedValkey, realm_store: RevocationStore
+) -> None:
+    """A kill beyond missing entries counts at once; a lift waits for the log; both ask at once."""
+    follower, inc = follow(), realm_store.header().inc
+    seq = realm_store.ban([OTHER], "freeze", BY).header.seq
+    assert follower.catch_up(0, seq, 10)
+    with redis.Redis.from_url(valkey.url) as raw:
+        for op, scope in (("lift", OTHER), ("kill", SESSION)):
+            asked = follower.boot_ns()
+            raw.execute_command("SPUBLISH", f"arx:{{{realm_store.realm}}}:ch", f"{inc} {seq + 5} {op} {scope}")
+            until(lambda: follower._state.lease is not None and follower._state.lease.sent > asked)  # noqa: B023
+            assert follower.boot_ns() - asked < PROBE_MS * 1_000_000
+    assert code(follower, inc, seq, SESSION) == "revoked"
+    assert code(follower, inc, seq, OTHER) == "banned"
+    assert follower.view()[1] == seq
+
+
+def test_a_rotation_kills_every_token_and_no_ban(follow: Start, realm_store: RevocationStore) -> None:
+    """A new history: what was born in the old one is dead, what is banned stays banned, and kills go on."""
+    follower, old = follow(), realm_store.header().inc
+    realm_store.ban([OTHER], "freeze", BY)
+    new = realm_store.rotate().header
+    until(lambda: follower.view()[0] == new.inc and code(follower, new.inc, new.seq, SESSION) is None)
+    assert code(follower, old, new.seq, SESSION) == "revoked"
+    assert code(follower, new.inc, new.seq, OTHER) == "banned"
+    bump = realm_store.kill([SESSION], "test", BY)
+    assert follower.catch_up(0, bump.header.seq, 10)
+    assert code(follower, new.inc, new.seq, SESSION) == "revoked"
+
+
+def test_a_rotation_confirms_nothing_by_old_numbers(follow: Start, fast_store: RevocationStore) -> None:
+    """The registry begins anew with the history."""
+    follow()
+    old_registry(fast_store)
+    report = fast_store.wait_confirmed(fast_store.rotate())
+    assert report.status == "unconfirmed"
+
+
+def test_a_long_absence_is_copied_or_replayed(follow: Start, realm_store: RevocationStore) -> None:
+    """Thousands of entries behind: several cut answers; beyond the log: a copy.  No lease before all is there."""
+    follower, inc = follow(), realm_store.header().inc
+    for entries in (2_500, 11_000):
+        follower.close()
+        for start in range(0, entries, 500):
+            scopes = [f"operator:o{number}" for number in range(start, start + 500)]
+            seq = realm_store.kill(scopes, "test", BY).header.seq
+        follower.start()
+        assert follower.catch_up(0, seq, 10)
+        assert follower._state.floors == realm_store.floors()
+        assert code(follower, inc, 0, "operator:o17") == "revoked"
+    late = follow("late")
+    assert late._state.floors == realm_store.floors()
+
+
+def test_the_lease_is_the_shorter_of_both(follow: Start, realm_store: RevocationStore) -> None:
+    """A verifier may be stricter than its realm, not laxer."""
+    for own, lease in ((200, 200), (60_000, 1_000)):
+        state = follow(f"v{own}", lease_ms=own)._state
+        assert state.lease is not None
+        assert state.lease.boot - state.lease.sent == lease * 1_000_000
+
+
+def test_a_quiet_store_keeps_a_follower_live(follow: Start, fast_store: RevocationStore) -> None:
+    """Probes alone renew the lease, over several leases, with no refusal in between."""
+    follower, inc = follow(), fast_store.header().inc
+    refusals = set()
+    until_ns = follower.boot_ns() + 3 * FAST_LEASE_MS * 1_000_000
+    while follower.boot_ns() < until_ns:
+        refusals.add(code(follower, inc, 0, SESSION))
+    assert refusals == {None}
+
+
+def test_forgotten_floors_leave_the_memory(follow: Start, realm_store: RevocationStore) -> None:
+    """A floor is dropped when the store's retention is over, and not before."""
+    follower = follow()
+    bump = realm_store.kill([SESSION], "test", BY)
+    assert follower.catch_up(0, bump.header.seq, 10)
+    assert follower.catch_up(follower.boot_ns(), 0, 10)
+    assert SESSION in follower._state.floors
+    follower._retention._learned = type(follower._retention._learned)(
+        (at - 2 * 60 * 60 * 10**9, scope, seq) for at, scope, seq in follower._retention._learned
+    )
+    assert follower.catch_up(follower.boot_ns(), 0, 10)
+    assert SESSION not in follower._state.floors
