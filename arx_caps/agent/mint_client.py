@@ -26,7 +26,6 @@ from arx_verifier.errors import (
 
 # A kill that is waited for takes its time; a mint that does not even accept a connection will not.
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
-MAX_ANSWER_BYTES: Final = 1024 * 1024  # above the largest bundle
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -52,8 +51,7 @@ class MintClient:
     def __init__(self, issuer: str, *, now: Callable[[], int], client: httpx.Client | None = None) -> None:
         self.issuer = issuer.rstrip("/")
         self._now = now
-        # A redirect would carry assertion and proofs to where they were not made for.
-        self._http = client if client is not None else httpx.Client(timeout=TIMEOUT, follow_redirects=False)
+        self._http = client if client is not None else httpx.Client(timeout=TIMEOUT)
 
     def call(
         self,
@@ -88,10 +86,11 @@ class MintClient:
             headers["Authorization"] = f"DPoP {token}"
         said = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
-            response = self._http.request(method, url, headers=headers, json=said, auth=None)
+            # A redirect would carry assertion and token to where they are not for.
+            response = self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
         except httpx.InvalidURL as error:
             raise StoreError(f"{shorten(self.issuer)} is not the address of a mint") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise StoreError(
                 f"the mint at {self.issuer} does not answer ({type(error).__name__}): see that it runs (`arx up`) and "
                 "that the address is right; whether it heard this call is not known"
@@ -106,8 +105,6 @@ class MintClient:
         if not response.is_success:
             raise _error_of(response, self.issuer)
         try:
-            if len(response.content) > MAX_ANSWER_BYTES:
-                raise ValueError("too long")
             return msgspec.json.decode(response.content, type=dict[str, Any])
         except (msgspec.DecodeError, ValueError, RecursionError):
             # Not chained: what was sent could be quoted.
@@ -121,7 +118,7 @@ def _error_of(response: httpx.Response, issuer: str) -> ArxError:
     """Make the typed error of a refusal."""
     status = response.status_code
     try:
-        problem = msgspec.json.decode(response.content[:MAX_ANSWER_BYTES], type=_Problem)
+        problem = msgspec.json.decode(response.content, type=_Problem)
     except (msgspec.DecodeError, ValueError, RecursionError):
         problem = _Problem()
     if not problem.code:
@@ -129,8 +126,9 @@ def _error_of(response: httpx.Response, issuer: str) -> ArxError:
     failures = [Failure(*(failure.get(name, "") for name in Failure._fields)) for failure in problem.failures]
     kind: type[ArxError] = type(refusal(problem.code)) if problem.code in REASONS else _kind_of(status)
     message = problem.detail or problem.title or f"the mint answered {status}"
-    if failures:
-        message += ": " + "; ".join(map(str, failures))
+    untold = [str(failure) for failure in failures if str(failure) not in message]
+    if untold:
+        message += ": " + "; ".join(untold)
     error = kind(message, code=problem.code, failures=failures)
     error.status_hint = status
     return error

@@ -87,7 +87,8 @@ class Agent:
             The session.
 
         Raises:
-            GrantError: The key is not enrolled, or the policy refuses; ``failures`` says why.
+            TokenError: The key is not enrolled for this agent, or the agent was deactivated.
+            GrantError: The policy refuses; ``failures`` says why.
             StoreError: The mint does not answer.
             UnavailableError: It cannot open one now.
         """
