@@ -10,25 +10,20 @@ https port 443 of the same host; what they then carry on is good for the one cal
 the origin carries it too, and is refused there as signed for another call.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import httpx
 
 from arx_caps.agent.origins import Origin, origin_of, read_origin
 from arx_verifier.errors import AttenuationError
 
-if TYPE_CHECKING:
+try:
+    from httpx2 import Auth as _OtherAuth
+except ImportError:
 
-    class _OtherAuth:
-        """Stands for the base class of httpx2 where types are checked: the two cannot both be checked against."""
-else:
-    try:
-        from httpx2 import Auth as _OtherAuth
-    except ImportError:
-
-        class _OtherAuth:
-            """httpx2 is not installed."""
+    class _OtherAuth:  # type: ignore[no-redef]
+        """Stands for the base class of httpx2, which is not installed."""
 
 
 _MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
@@ -84,6 +79,17 @@ class ArxAuth(httpx.Auth, _OtherAuth):
         request.headers["Authorization"] = header
         request.extensions = {**request.extensions, _MARK: header}
         yield request  # once: a refusal is never answered with another, wider token
+
+    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Read the body and sign; for synchronous clients."""
+        request.read()
+        yield from self.auth_flow(request)
+
+    async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        """Read the body and sign; for asynchronous clients."""
+        await request.aread()
+        for signed in self.auth_flow(request):
+            yield signed
 
     def _audience_of(self, url: Any) -> str:
         origin = origin_of(url.scheme, url.raw_host.decode("ascii"), url.port)
