@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign every request of an HTTP client, and only what goes where the task's tokens belong.  SPEC 7.
+"""Sign every request of an HTTP client, and only what goes where the task's tokens belong.  SPEC 8.
 
 One class for httpx and httpx2, sync and async.  Each request gets its own one-shot token over method, raw path and
 query and the body's SHA-256; the task's token never travels.  A request to an origin of no audience is not sent at all:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's tokens, one an audience, handed around as one text.  SPEC 2.4.
+"""A task's tokens, one an audience, handed around as one text.  SPEC 15.1.
 
 ``arxb1_`` and base64url of one canonical JSON object.  A bundle is read strictly, so that a text which was cut, mixed
 or edited is noticed by the holder and not by the third service it calls.  What its tokens allow is proven by no one but
@@ -189,7 +189,7 @@ class Bundle:
 
     def _check_names(self, origins: Mapping[str, tuple[str, ...]]) -> None:
         if not names.is_agent_path(self.agent) or not names.is_realm(self.realm):
-            raise MalformedTokenError("the bundle's agent or realm is not a name of SPEC 2")
+            raise MalformedTokenError("the bundle's agent is no agent path, or its realm no realm's name")
         if not self.tokens:
             raise MalformedTokenError("a bundle holds at least one token")
         for audience in (*self.tokens, *origins):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Talk to the mint over HTTP: proofs go with each call, its problems come back as typed errors.  SPEC 11; RFC 9457.
+"""Talk to the mint over HTTP: proofs go with each call, its problems come back as typed errors.  RFC 9449, RFC 9457.
 
 Nothing is tried twice: a proof is good for one attempt, and whoever starts a task should know that it may have started.
 No answer's text goes into an error but the mint's own detail, so that no token can.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a holder wants to leave to the caveat that says it.  SPEC 5, 6.
+"""From what a holder wants to leave to the caveat that says it.  SPEC 6, 7.
 
 A caveat only takes away, so nothing here can widen a task.  What is checked is whether the result is of use: a tool
 that the task does not allow, an argument that no tool takes, or a misspelt constraint is told to the holder now, not to

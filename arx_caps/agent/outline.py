@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a held token says of itself, read without a key.  SPEC 3, 5, 6.
+"""What a held token says of itself, read without a key.  SPEC 4 to 7.
 
 Nothing here is proven: a holder reads its own token to explain it and to notice a mistake before a service does.  What
 this version does not understand is passed over, never dropped; the verifier judges it.

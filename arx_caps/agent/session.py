@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent's way to power: prove who it is, open a session, start the tasks it needs, end them.  SPEC 11.
+"""An agent's way to power: prove who it is, open a session, start the tasks it needs, end them.  RFC 7523, RFC 9449.
 
 A session is bound to a key made for it, which never leaves this process: its token alone starts no task.  The session's
 token is good for the mint and for nothing else; what services accept is a task's.

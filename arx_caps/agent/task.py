@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a holder does with a task: call services, narrow it, hand it over.  Offline.  SPEC 5, 6, 7.
+"""What a holder does with a task: call services, narrow it, hand it over.  Offline.  SPEC 5, 6, 8.
 
 A ``Task`` is a bundle with a clock.  Handing over needs no mint and no network: the sub-agent gets one text, narrower
 than what it came from and killable by a link of its own.  Starting and finishing tasks is the session's.
