@@ -196,7 +196,8 @@ local function bump(keys, argv)
 end
 
 -- arx1_probe  KEYS h f b log v a   ARGV verifier inc applied limit
--- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing.
+-- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
+-- neither do numbers that this store never gave: after a rollback they would confirm kills that reuse them.
 -- Reply: inc, seq, store ms, lease_ms, status, keep ms, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
@@ -208,7 +209,7 @@ local function probe(keys, argv)
   redis.set_repl(redis.REPL_NONE)
   registry_since(keys[6], keys[5], now)
   redis.call('ZADD', keys[5], int(now), argv[1])
-  redis.call('ZADD', keys[6], same and int(applied) or '-1', argv[1])
+  redis.call('ZADD', keys[6], same and applied <= header.seq and int(applied) or '-1', argv[1])
   local status, entries = 'OK', {}
   if redis.call('HLEN', keys[2]) + redis.call('HLEN', keys[3]) ~= header.n
       or redis.call('XLEN', keys[4]) ~= header.seq - header.low then

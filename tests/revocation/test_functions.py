@@ -206,11 +206,14 @@ def test_a_probe_notices_damage(
 def test_what_was_applied_under_another_history_confirms_nothing(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
 ) -> None:
-    """A high number of an old history, or of no history, is not an acknowledgement."""
-    bump("kill", SESSION)
-    probe("J" * 22, 500)
-    registry = realm_store.unacked(1, 0)
-    assert [(name, applied) for name, _, applied in registry.missing] == [("v", -1)]
+    """A number of another history, or one that this store never gave, is not an acknowledgement."""
+    inc = bump("kill", SESSION)[0].decode()
+    for known, applied in (("J" * 22, 1), (inc, 500)):
+        probe(known, applied)
+        registry = realm_store.unacked(1, 0)
+        assert [(name, seen) for name, _, seen in registry.missing] == [("v", -1)]
+    probe(inc, 1)
+    assert realm_store.unacked(1, 0).missing == ()
 
 
 def test_a_restart_begins_the_registry_anew(own_valkey: EmbeddedValkey, realm_name: str) -> None:
