@@ -88,16 +88,16 @@ class Caveat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         for rule in self.allow or ():
             compile_rule(rule)
+        if self.hop is not None:
+            canonical_hop(self.hop)
         return self.check_operands()
 
     def check_operands(self) -> Self:
-        """Check everything but the rules of ``allow``, whose operands are checked where they are compiled."""
+        """Check all but ``allow`` and ``hop``: rules are checked where they are compiled, hops where they are read."""
         if (self.to is None) != (self.hop is None):
             raise MalformedTokenError("`to` and `hop` come together")
-        if self.to is not None:
-            if not names.is_agent_path(self.to):
-                raise MalformedTokenError("`to` is an agent path such as acme/worker")
-            canonical_hop(self.hop or "")
+        if self.to is not None and not names.is_agent_path(self.to):
+            raise MalformedTokenError("`to` is an agent path such as acme/worker")
         for pattern in self.hand_to or ():
             if not names.is_path_pattern(pattern):
                 raise MalformedTokenError("`hand_to` holds patterns such as acme/* or acme/**")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grammars of names, and which path a pattern covers.  SPEC 2.
+"""The grammars of names, and which path a pattern covers.  SPEC 4.4.
 
 One home for what a realm, an audience, an agent path, a tool and a key id look like, so that the mint, a holder and a
 verifier cannot disagree.  Each ``is_…`` answers for any value, also for one that is no text.  Nothing here knows what
@@ -8,6 +8,7 @@ a name is used for, or raises.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 MAX_PATH_BYTES: Final = 64  # an agent path with ``agent:`` before it stays below the 96 bytes of a scope
@@ -20,6 +21,9 @@ _AUDIENCE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PATH: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _TOOL: Final = re.compile(r"[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*")
 _ROOT_NAME: Final = re.compile(r"[a-z0-9]{1,16}")
+# The same few names and patterns come with every call of a chain; short texts only, and few of them.
+_remember: Final = lru_cache(maxsize=2048)
+
 _KID: Final = re.compile(r"[a-z0-9]{1,16}\.(?:0|[1-9][0-9]{0,8})")
 
 
@@ -38,24 +42,12 @@ def is_audience(text: Any) -> bool:
 
 def is_agent_path(text: Any) -> bool:
     """Tell whether *text* is an agent path: 1-8 segments ``[a-z0-9][a-z0-9._-]*`` joined by ``/``, 64 bytes."""
-    return (
-        isinstance(text, str)
-        and len(text) <= MAX_PATH_BYTES
-        and text.count("/") < MAX_PATH_SEGMENTS
-        and _PATH.fullmatch(text) is not None
-    )
+    return isinstance(text, str) and len(text) <= MAX_PATH_BYTES and _is_agent_path(text)
 
 
 def is_path_pattern(text: Any) -> bool:
     """Tell whether *text* is a pattern of agent paths: ``*`` for one segment, ``**`` only as the last."""
-    if not isinstance(text, str) or len(text) > MAX_PATH_BYTES:
-        return False
-    segments = text.split("/")
-    if len(segments) > MAX_PATH_SEGMENTS:
-        return False
-    if segments[-1] == "**":
-        segments.pop()
-    return all(segment == "*" or _PATH.fullmatch(segment) is not None for segment in segments)
+    return isinstance(text, str) and len(text) <= MAX_PATH_BYTES and _is_path_pattern(text)
 
 
 def is_tool(text: Any) -> bool:
@@ -65,9 +57,7 @@ def is_tool(text: Any) -> bool:
 
 def is_tool_pattern(text: Any) -> bool:
     """Tell whether *text* is what a rule may name: a tool, ``prefix.*`` or ``*``."""
-    if not isinstance(text, str) or len(text) > MAX_TOOL_CHARS:
-        return False
-    return text == "*" or is_tool(text.removesuffix(".*"))
+    return isinstance(text, str) and len(text) <= MAX_TOOL_CHARS and _is_tool_pattern(text)
 
 
 def is_root_name(text: Any) -> bool:
@@ -111,7 +101,7 @@ def matches_path(pattern: str, path: str) -> bool:
 
 def matches_any_path(patterns: Sequence[str], path: str) -> bool:
     """Tell whether one of *patterns* covers *path*; an empty list covers nothing."""
-    return any(matches_path(pattern, path) for pattern in patterns)
+    return _matches_any_path(tuple(patterns), path)
 
 
 def matches_tool(pattern: str, tool: str) -> bool:
@@ -124,3 +114,28 @@ def matches_tool(pattern: str, tool: str) -> bool:
     if pattern.endswith(".*"):
         return len(tool) >= len(pattern) and tool.startswith(pattern[:-1])
     return pattern == tool
+
+
+@_remember
+def _is_agent_path(text: str) -> bool:
+    return text.count("/") < MAX_PATH_SEGMENTS and _PATH.fullmatch(text) is not None
+
+
+@_remember
+def _is_path_pattern(text: str) -> bool:
+    segments = text.split("/")
+    if len(segments) > MAX_PATH_SEGMENTS:
+        return False
+    if segments[-1] == "**":
+        segments.pop()
+    return all(segment == "*" or _PATH.fullmatch(segment) is not None for segment in segments)
+
+
+@_remember
+def _is_tool_pattern(text: str) -> bool:
+    return text == "*" or is_tool(text.removesuffix(".*"))
+
+
+@_remember
+def _matches_any_path(patterns: tuple[str, ...], path: str) -> bool:
+    return any(matches_path(pattern, path) for pattern in patterns)

@@ -203,10 +203,10 @@ class Verifier:
             return Refused("bad_signature", ())
         try:
             identifier = check_identifier(raw_identifier, self.audience, self.keys)
+            proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
+            proven.read_caveats(packets, self.audience)
         except ArxError as error:
             return Refused(error.code, ())
-        proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
-        proven.read_caveats(packets, self.audience)
         return proven
 
     def _judge(self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest) -> Refused | None:
