@@ -20,7 +20,7 @@ from arx_verifier.errors import ArxError, SettingsError, StoreError, shorten
 
 
 class Agent:
-    """A persistent identity: a path and an enrolled key.
+    """A persistent identity: a path and an enrolled key.  A ``with`` block closes its connections to the mint.
 
     Args:
         key: The agent's key file.
@@ -101,6 +101,12 @@ class Agent:
     def close(self) -> None:
         """Close the connections to the mint; sessions stay open and can then not be ended from here."""
         self._mint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<Agent {self.path} at {self.issuer}>"
