@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a real Valkey server as a child process: the revocation store of one machine.  SPEC 7.
+"""Run a real Valkey server as a child process: the revocation store of one machine.  SPEC 10.
 
 Every acknowledged kill is on disk before it is acknowledged (``appendfsync always``), nothing is evicted, the server is
 reached through a unix socket that only this user can open, and it ends with the process that started it.  The binary

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill, ban and lift scopes of a realm, and learn who has confirmed it.  SPEC 7."""
+"""Kill, ban and lift scopes of a realm, and learn who has confirmed it.  SPEC 10."""
 
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.scopes import KINDS, Scope, parse_scope, parse_scopes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait until every verifier has a kill in force, or until its lease has run out, and report which.  SPEC 7.
+"""Wait until every verifier has a kill in force, or until its lease has run out, and report which.  SPEC 10.
 
 The store is asked again and again who has not applied it yet; a verifier that has, has probed, and that is the
 confirmation.  What the numbers mean is ``report``'s matter.

@@ -1,7 +1,7 @@
 #!lua name=arx1
 -- SPDX-License-Identifier: Apache-2.0
 --
--- The revocation epoch of a realm, as functions of the store.  SPEC 7.
+-- The revocation epoch of a realm, as functions of the store.  SPEC 10.
 --
 -- Keys of a realm R, one hash slot:  arx:{R}:h    hash   inc seq low n lease_ms lease_max_ms lease_until
 --                                                        maxttl_ms maxttl_max_ms maxttl_until taken

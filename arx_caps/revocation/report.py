@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what is known about a kill: who has confirmed it, who has not, and when the rest is over.  SPEC 7.
+"""Say what is known about a kill: who has confirmed it, who has not, and when the rest is over.  SPEC 10.
 
 A verifier confirms by the probe it sends after applying the kill.  Whoever could still accept holds a lease, and only a
 probe grants one, so a registry that is older than a lease knows them all.  A younger or empty one proves nothing, and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kill or a ban may name, and which of the two a kind of scope gets.  SPEC 9.
+"""What a kill or a ban may name, and which of the two a kind of scope gets.  SPEC 10.1.
 
 A mistyped scope would kill nothing and say that it was killed, so a scope is held to its kind's grammar before it goes
 to the store.  Whether such an agent or session exists is not known here.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a realm's kill sequence, and read what operators look at.  SPEC 7.
+"""Write a realm's kill sequence, and read what operators look at.  SPEC 10.
 
 A kill is reported only once the store has it on disk.  A lost answer means *unknown*: the call is repeated until its
 outcome is known, which is harmless, because a second kill of a scope is one more entry.  Who has confirmed it is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of a realm's keys in the store, the shapes of its answers, and its errors in our words.  SPEC 7.
+"""Names of a realm's keys in the store, the shapes of its answers, and its errors in our words.  SPEC 10.
 
 The functions behind them are in ``functions.lua``; ``store`` calls them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HMAC step, and the names that hang from it.  SPEC 4, 5.
+"""One HMAC step, and the names that hang from it.  SPEC 5.1, 5.
 
 ``extend`` turns (signature, caveat) into the next signature; a token is that step repeated.  Nothing here parses, reads
 a clock or knows what a caveat means.  The chain is that of libmacaroons, so any macaroon library can check it.
@@ -76,7 +76,7 @@ def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes]) -> byt
 
 
 def next_link(link: bytes, hop: bytes) -> bytes:
-    """Name the token that a hand-over makes.  SPEC 5.
+    """Name the token that a hand-over makes.  SPEC 5.3.
 
     Args:
         link: The 16-byte name before the hand-over (the token id for the first).

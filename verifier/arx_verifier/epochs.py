@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide whether a token's scopes still stand: floors, bans and the lease on them.  SPEC 7.
+"""Decide whether a token's scopes still stand: floors, bans and the lease on them.  SPEC 10.
 
 ``EpochTable`` is a view of a realm's one kill sequence.  A *floor* ends what was born before it, a *ban* refuses while
 it stands, and the *lease* says how long the view may be acted on.  Nothing here does I/O; clocks are passed in, and
@@ -134,7 +134,7 @@ class EpochTable:
         self._fence = _DETAIL["fenced"]
 
     def check(self, inc: str | None, born: int, scopes: Sequence[str], sent_after: int = 0) -> EpochRefusal | None:
-        """Decide on one token, in the order that the proof of SPEC 7 needs.
+        """Decide on one token, in the order that the proof of SPEC 10 needs.
 
         Args:
             inc: The incarnation the token was born in; None for an operator's token, which outlives histories.

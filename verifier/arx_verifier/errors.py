@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reasons ARx can refuse for, and the errors that carry them.  SPEC 10.
+"""The reasons ARx can refuse for, and the errors that carry them.  SPEC 13.
 
 ``REASONS`` is the whole set: a code that is not in it cannot be raised, and a test holds it and the table in SPEC
 together.  An error carries its code, a status hint and facts for people; never a key, a token or a signature.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep an epoch view current: follow the revocation store with one thread and one connection.  SPEC 7.
+"""Keep an epoch view current: follow the revocation store with one thread and one connection.  SPEC 10.
 
 Pushes make kills fast, and nothing rests on them.  Everything rests on the *probe*, a question that this process asks:
 its answer holds what was missed, its sending confirms what was applied, and the lease runs from the moment before it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to the revocation store: subscribed, and used for probes.  SPEC 7.
+"""One connection to the revocation store: subscribed, and used for probes.  SPEC 10.
 
 It frames, parses and refuses: any error, time-out or answer of an unknown form is a ``FeedError``, after which the
 connection must be dropped.  The client library's retries are off and a dropped connection is never opened again: a

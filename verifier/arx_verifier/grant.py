@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a successful verification returns: on whose behalf the call may run, and how to ask again.  SPEC 8."""
+"""What a successful verification returns: on whose behalf the call may run, and how to ask again.  SPEC 11."""
 
 from collections.abc import Callable
 

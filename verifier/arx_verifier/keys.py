@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Audience keys by key id.  SPEC 7.
+"""Audience keys by key id.  SPEC 9.
 
 A verifier holds the keys of its own audience and no other: with HMAC whoever verifies can also mint, so a stolen
 audience key forges tokens for that one service and for nothing else.  Where keys come from is not decided here.

@@ -27,7 +27,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=96)]
 
 
 class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Who holds the token and its outer limits, set by the mint alone.  SPEC 3.
+    """Who holds the token and its outer limits, set by the mint alone.  SPEC 4.
 
     Attributes:
         agent: The agent's path.
@@ -65,7 +65,7 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class OperatorIdentifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An operator's token for the mint: no session, no epoch, so that a realm kill locks no operator out.  SPEC 3.3."""
+    """An operator's token for the mint: no session, no epoch, so that a realm kill locks no operator out.  SPEC 4.3."""
 
     aud: Name
     exp: Natural

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From which address a request came, when proxies stand in between.  SPEC 6.
+"""From which address a request came, when proxies stand in between.  SPEC 6.1.
 
 Only what a trusted proxy added is believed: the forwarded addresses are read from the right, up to the first that no
 trusted proxy has.  An address that cannot be told is none, and a ``net`` caveat refuses none.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forget floors that can end nothing any more.  SPEC 7.
+"""Forget floors that can end nothing any more.  SPEC 10.
 
 A floor is of no use once every token that it ends has expired.  The store forgets it then; a verifier that runs for
 months must do so too, or its memory grows with every kill.  How long that is, is told by the store.

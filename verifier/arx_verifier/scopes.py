@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scopes that a token names: what a kill or a ban can be aimed at.  SPEC 9.
+"""The scopes that a token names: what a kill or a ban can be aimed at.  SPEC 10.1.
 
 Mint, verifiers and operators must write one scope alike, or a kill would miss: this is its only spelling.
 """

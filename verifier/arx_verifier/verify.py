@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verification, in order; the only code that grants.  SPEC 8.
+"""The verification, in order; the only code that grants.  SPEC 11.
 
 Authenticity comes before interpretation, everything that can miss ends in a refusal, and a refusal is a value with
 facts.  Time and the epoch view are passed in.  How a caveat restricts stands in ``proven``, what is remembered of a
@@ -232,7 +232,7 @@ class Verifier:
 
     def _judge_call(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
         if not proofs.is_well_formed(call.caveat):
-            return Refused("malformed", (Failure("call", "shape", "digest, time and nonce of SPEC 7", "another"),))
+            return Refused("malformed", (Failure("call", "shape", "digest, time and nonce of SPEC 8", "another"),))
         age = request.at - call.issued_at
         if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
             expected = f"an age of at most {proofs.MAX_AGE_MS} ms, at most {proofs.MAX_AHEAD_MS} ms ahead"
