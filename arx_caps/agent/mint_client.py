@@ -79,6 +79,7 @@ class MintClient:
             UnavailableError: It answers that it cannot do this now.
             TokenError: It does not accept who is asking.
             GrantError: It refuses what is asked for.
+            RequestError: It cannot read what is asked for.
         """
         url = self.issuer + path
         headers = {"DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}

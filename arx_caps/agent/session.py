@@ -157,6 +157,7 @@ class Session:
 
         Raises:
             GrantError: The policy refuses; ``failures`` names every parameter that is at fault.
+            RequestError: What is asked for cannot be read, such as an integer beyond 2^53-1.
             TokenError: The session is over or was ended.
             StoreError: The mint does not answer.
             UnavailableError: It cannot grant anything now.

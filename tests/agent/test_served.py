@@ -3,7 +3,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,13 +11,13 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-import uvicorn
 
 from arx_caps.agent import Task
 from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.counters import MemoryNonces
 from tests.agent.holding import bundle, token
+from tests.agent.live import serving
 from tests.support import verifier
 
 pytestmark = pytest.mark.servers
@@ -50,30 +49,11 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Server(uvicorn.Server):
-    """A server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
-        self.listening.set()
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The address of a service behind the middleware."""
-    app = ArxMiddleware(application, verifier=verifier(nonces=MemoryNonces()), tools=ROUTES)
-    server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert server.listening.wait(20), "the service did not start"
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(ArxMiddleware(application, verifier=verifier(nonces=MemoryNonces()), tools=ROUTES)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def held(address: str) -> Task:

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real mint with a real store, reached over HTTP as agents and operators reach it."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from arx_caps.agent import Agent
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.task import now_ms
+from arx_caps.jose import make_assertion
+from arx_caps.keyfile import KeyFile
+from arx_caps.mint.app import create_app
+from arx_caps.mint.core import Mint
+from arx_caps.mint.founding import init_realm
+from arx_caps.realm import Realm
+from arx_verifier.service import open_verifier
+from arx_verifier.verify import Verifier
+
+POLICY = """
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+
+[audience.payments]
+origins = ["http://127.0.0.1:9002"]
+
+[session]
+agents = ["acme/**"]
+ttl = "1h"
+
+[task.refund]
+agents = ["acme/support/*"]
+params = { order_id = { max_length = 8 }, amount = { range = [1, 100] } }
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, "$amount"] } } },
+]
+depth = 2
+"""
+
+
+class Server(uvicorn.Server):
+    """A server in a thread that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@contextmanager
+def serving(app: Any, port: int = 0) -> Iterator[int]:
+    """Serve an application on loopback and yield its port."""
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert server.listening.wait(20), "the server did not start"
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+class LiveMint:
+    """A mint that runs, and what an operator does with it."""
+
+    def __init__(self, realm: Realm, folder: Path) -> None:
+        self.realm, self._folder = realm, folder
+        self._key = KeyFile.load(realm.operator_key_path)
+        self._client = MintClient(realm.issuer, now=now_ms)
+        assertion = make_assertion(self._key, audience=realm.issuer, now=now_ms())
+        answer = self._client.call("POST", "/v1/operators/token", key=self._key.key, body={"assertion": assertion})
+        self._token = answer["token"]
+
+    def operator(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Make one call as the realm's first operator."""
+        return self._client.call(method, path, key=self._key.key, token=self._token, body=body)
+
+    def enrol(self, path: str) -> Path:
+        """Enrol an agent and return its key file."""
+        key = KeyFile.generate("agent", path, self.realm.issuer)
+        self.operator("POST", "/v1/agents", {"path": path, "jwk": key.key.public.jwk})
+        file = self._folder / f"{path.replace('/', '-')}.json"
+        key.save(file)
+        return file
+
+    def agent(self, path: str) -> Agent:
+        """Enrol an agent and be it."""
+        return Agent.from_key_file(self.enrol(path))
+
+    @contextmanager
+    def service(self, audience: str) -> Iterator[Verifier]:
+        """Enrol a tool service and open its verifier, which follows the store."""
+        file = self._folder / f"{audience}-{time.monotonic_ns()}.json"
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(msgspec.json.encode(self.operator("POST", "/v1/services", {"audience": audience})))
+        verifier = open_verifier(file)
+        verifier.start()
+        try:
+            yield verifier
+        finally:
+            verifier.close()
+
+    def close(self) -> None:
+        """Close the operator's connections."""
+        self._client.close()
+
+
+@contextmanager
+def live_mint(folder: Path, *, store_url: str, name: str, port: int) -> Iterator[LiveMint]:
+    """Make a realm and run its mint."""
+    realm = init_realm(folder / "realm", name=name, issuer=f"http://127.0.0.1:{port}", listen=f"127.0.0.1:{port}")
+    realm.policy_path.write_text(POLICY)
+    with serving(create_app(Mint.open(realm, store_url=store_url)), port):
+        live = LiveMint(realm, folder)
+        try:
+            yield live
+        finally:
+            live.close()

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent against a real mint: sessions, tasks and their ends, over HTTP."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from arx_caps.agent import Agent, Task
+from arx_caps.agent.task import now_ms
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.keyfile import KeyFile
+from arx_verifier.access import AccessRequest
+from arx_verifier.errors import GrantError, RevokedError, TokenError
+from arx_verifier.verify import Verifier
+from tests.agent.live import LiveMint, live_mint
+
+pytestmark = pytest.mark.servers
+
+REFUND = {"order_id": "o-1", "amount": 20}
+
+
+@pytest.fixture(scope="module")
+def mint(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMint]:
+    """One running mint for this file."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("agent")
+    with live_mint(folder, store_url=valkey.url, name="agents", port=port) as live:
+        yield live
+
+
+@pytest.fixture
+def agent(mint: LiveMint, request: pytest.FixtureRequest) -> Iterator[Agent]:
+    """An agent of this test alone."""
+    name = request.node.name.removeprefix("test_").partition("[")[0][:30]
+    with mint.agent(f"acme/support/{name}") as enrolled:
+        yield enrolled
+
+
+def judged(verifier: Verifier, task: Task, tool: str, args: dict[str, object]) -> str:
+    """What a service says of one signed call now."""
+    text = task.call_token(verifier.audience, tool, args)
+    return verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
+
+
+def test_a_task_works_until_it_is_finished(mint: LiveMint, agent: Agent) -> None:
+    """
+    What the mint grants, a service accepts, also handed over; when the task is finished, both are dead.
+    """
+    with mint.service("orders") as orders, mint.service("payments") as payments, agent.open_session() as session:
+        with session.start_task("refund", order_id="o-1", amount=50) as task:
+            assert (task.agent, task.session, task.depth) == (agent.path, session.id, 2)
+            worker = Task.from_text(task.hand_over("acme/worker", args={"amount": {"max": 20}}, ttl="60s").encode())
+            assert judged(orders, task, "orders.get", {"order_id": "o-1"}) == "ok"
+            assert judged(payments, worker, "payments.refund", REFUND) == "ok"
+            assert judged(payments, worker, "payments.refund", {**REFUND, "amount": 21}) == "argument_not_allowed"
+            assert judged(payments, task, "payments.refund", {**REFUND, "amount": 50}) == "ok"
+            assert judged(payments, task, "payments.refund", {**REFUND, "amount": 51}) == "argument_not_allowed"
+        ended = [judged(orders, held, "orders.get", {"order_id": "o-1"}) for held in (task, worker)]
+        assert ended == ["revoked", "revoked"]
+        again = session.start_task("refund", order_id="o-1", amount=50)
+        assert judged(orders, again, "orders.get", {"order_id": "o-1"}) == "ok"
+
+
+def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent: Agent) -> None:
+    """
+    After the block nothing of the session works, at a service or at the mint; ending it twice is told.
+    """
+    with mint.service("orders") as orders:
+        with agent.open_session(ttl="5m", purpose="look at an order") as session:
+            assert session.purpose == "look at an order"
+            assert 0 < session.expires_at - now_ms() <= 300_000
+            task = session.start_task("refund", order_id="o-1", amount=5)
+        assert judged(orders, task, "orders.get", {"order_id": "o-1"}) == "revoked"
+    with pytest.raises(RevokedError):
+        session.start_task("refund", order_id="o-1", amount=5)
+    with pytest.raises(RevokedError):
+        session.end()
+    shown = mint.operator("GET", f"/v1/sessions/{session.id}")["session"]
+    assert shown["state"] == "ended"
+
+
+def test_what_is_asked_for_beyond_the_template_narrows(agent: Agent) -> None:
+    """
+    Fewer tools, a shorter life and fewer hand-overs are the mint's to write, and stand in the task.
+    """
+    with agent.open_session() as session:
+        task = session.start_task("refund", REFUND, ttl="30s", tools=["orders.get"], depth=1)
+        assert (task.audiences, task.tools, task.depth) == (("orders",), ("orders.get",), 1)
+        assert task.expires_at - now_ms() <= 30_000
+
+
+def test_a_refusal_of_the_policy_shows_what_failed(agent: Agent) -> None:
+    """
+    Every parameter at fault is named with what was expected; an unknown template is another code.
+    """
+    with agent.open_session() as session:
+        with pytest.raises(GrantError) as caught:
+            session.start_task("refund", order_id="a name that is too long", amount=500)
+        assert caught.value.code == "bad_parameters"
+        assert len(caught.value.failures) == 2
+        assert {"500"} <= {failure.came for failure in caught.value.failures}
+        with pytest.raises(GrantError) as caught:
+            session.start_task("no-such-template")
+        assert caught.value.code == "unknown_task"
+
+
+def test_another_key_opens_no_session(mint: LiveMint, agent: Agent) -> None:
+    """
+    A key that is not enrolled for this path is refused, whatever it says of itself.
+    """
+    forger = KeyFile.generate("agent", agent.path, mint.realm.issuer)
+    with Agent(forger) as forged, pytest.raises(TokenError) as caught:
+        forged.open_session()
+    assert caught.value.code == "bad_assertion"
+
+
+@pytest.mark.parametrize("off_ms", [-120_000, 120_000])
+def test_a_clock_that_is_wrong_is_told(mint: LiveMint, off_ms: int) -> None:
+    """
+    An assertion from the past or the future is refused with a word about time, not accepted and not a riddle.
+    """
+    key = KeyFile.load(mint.enrol(f"acme/clock{abs(off_ms) + off_ms}"))
+    with (
+        Agent(key, now=lambda: now_ms() + off_ms) as wrong,
+        pytest.raises(TokenError, match=r"time|clock|older|future"),
+    ):
+        wrong.open_session()
+
+
+def test_a_stolen_session_token_starts_nothing(mint: LiveMint, agent: Agent) -> None:
+    """
+    The session's token with a proof by another key is refused.
+    """
+    with agent.open_session() as session:
+        other = agent.open_session()
+        own, other._token = other._token, session._token
+        with pytest.raises(TokenError) as caught:
+            other.start_task("refund", order_id="o-1", amount=5)
+        assert caught.value.code == "bad_proof"
+        other._token = own
+        other.end()
+
+
+def test_a_deactivated_agent_gets_nothing_more(mint: LiveMint, agent: Agent) -> None:
+    """
+    Its session is over, and it opens no other.
+    """
+    with agent.open_session() as session:
+        mint.operator("DELETE", f"/v1/agents/{agent.path}")
+        with pytest.raises(TokenError) as caught:
+            session.start_task("refund", order_id="o-1", amount=5)
+        assert caught.value.code in ("revoked", "banned")
+    with pytest.raises(TokenError) as caught:
+        agent.open_session()
+    assert caught.value.code == "banned"
