@@ -2,6 +2,7 @@
 """An agent against a real mint: sessions, tasks and their ends, over HTTP."""
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -156,3 +157,16 @@ def test_a_deactivated_agent_gets_nothing_more(mint: LiveMint, agent: Agent) -> 
     with pytest.raises(TokenError) as caught:
         agent.open_session()
     assert caught.value.code == "banned"
+
+
+def test_a_session_that_is_over_by_itself_is_told(agent: Agent) -> None:
+    """
+    When its time is over it starts nothing, and its block ends without an error: there is nothing left to end.
+    """
+    with agent.open_session(ttl="250ms") as session:
+        task = session.start_task("refund", order_id="o-1", amount=5)
+        assert task.expires_at <= session.expires_at
+        time.sleep(max(0, session.expires_at - now_ms() + 5) / 1000)  # only the clock says when
+        with pytest.raises(TokenError) as caught:
+            session.start_task("refund", order_id="o-1", amount=5)
+        assert caught.value.code == "expired"
