@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 from arx_verifier import chain, codec, proofs
@@ -201,10 +200,3 @@ class FullDecisions(InMemoryDecisions):
         if decision.allowed:
             raise AuditError("no room")
         return super().append(decision)
-
-
-def refused(error: type[Exception], call: Callable[[], object]) -> Exception:
-    """Call, expect the error, and return it."""
-    with pytest.raises(error) as caught:
-        call()
-    return caught.value
