@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx agent``: enrol, list, look at and deactivate agents.  SPEC 11."""
+"""``arx agent``: enrol, list, look at and deactivate agents."""
 
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ def enrol(
     _checked(path)
     if (key_out is None) == (public_jwk is None):
         raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    public = PublicKey(read_object(public_jwk)) if public_jwk is not None else None
     mint = place.mint()
     if key_out is not None:
         key = KeyFile.generate("agent", path, mint.issuer)
         key.save(key_out)
         public = key.key.public
-    else:
-        public = PublicKey(read_object(str(public_jwk)))
+    assert public is not None
     metadata = {name: about[name] for name in ("model", "purpose") if about[name] is not None}
     body = {"path": path, "jwk": public.jwk, "owner": about["owner"], "metadata": metadata or None}
     try:
@@ -83,7 +83,8 @@ def list_agents(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, path: str, place: Place) -> None:
     """Show one agent."""
-    answer = place.mint().call("GET", f"/v1/agents/{_checked(path)}")
+    _checked(path)
+    answer = place.mint().call("GET", f"/v1/agents/{path}")
     agent = answer.get("agent", answer)
     console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
 

@@ -37,6 +37,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "decisions": ("decisions", "show what verifiers decided, and why"),
     "completion": ("completion", "write a shell's completion script"),
 }
+EXTRAS: Final[Mapping[str, str]] = {"sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
 
 
 class LazyGroup(click.Group):
@@ -108,6 +109,14 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
         return "interrupted", "interrupted", exits.INTERRUPTED, None
     if isinstance(error, ArxError):
         return str(error), error.code, exits.exit_of(error), None
+    extra = EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+    if extra is not None:
+        return (
+            "a part that this needs is not installed",
+            "not_installed",
+            exits.USAGE,
+            f"pip install 'arx-caps[{extra}]'",
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "file", exits.USAGE, None
     # The text of an unexpected error could hold anything, a token included: its type says enough here.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands' way to the mint: who calls it, and with which exit code a refusal ends.  SPEC 11.
+"""The commands' way to the mint: who calls it, and with which exit code a refusal ends.
 
 That the mint refuses, that it does not know who asks and that it does not answer are three things which a script tells
 apart.  The HTTP itself is the agents' own client's.
@@ -124,7 +124,8 @@ def now_ms() -> int:
 def _stop(error: ArxError) -> Stop:
     if isinstance(error, UnavailableError):
         return Unreachable(str(error), exits.UNREACHABLE, code=error.code)
-    if error.status_hint == httpx.codes.UNAUTHORIZED:
+    # Who is killed or frozen is known; to sign in again would not help.
+    if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "banned"):
         return Stop(str(error), exits.UNAUTHENTICATED, code=error.code)
     return Stop(str(error), exits.USAGE if error.status_hint in MALFORMED else exits.DENIED, code=error.code)
 

@@ -7,7 +7,6 @@ read it.
 
 import os
 import secrets
-import stat
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -88,11 +87,6 @@ def write_object(path: Path, value: dict[str, Any], *, replace: bool = True) -> 
     """Write one JSON object to a private file; see ``write_private``."""
     text = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
     write_private(path, text + "\n", replace=replace)
-
-
-def is_private(path: Path) -> bool:
-    """Whether nobody but this user can read or write it."""
-    return stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
 
 def _read_file(path: Path) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody holds: one token, or a bundle of tokens, read from a file or stdin.  SPEC 2."""
+"""What somebody holds: one token, or a bundle of tokens, read from a file or stdin.  SPEC 2, 15."""
 
 import os
 from collections.abc import Mapping

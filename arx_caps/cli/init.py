@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx init``: make a realm's folder, with its root key, its first operator and a policy to begin with.  SPEC 12."""
+"""``arx init``: make a realm's folder, with its root key, its first operator and a policy to begin with."""
 
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -11,11 +13,13 @@ from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import store_url_option
 from arx_caps.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
 
+LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
+
 
 @click.command("init")
 @click.argument("directory", required=False, type=click.Path(path_type=Path), envvar="ARX_HOME")
 @click.option("--name", default="local", show_default=True, help="the realm's name; every token says it")
-@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port that the mint listens at")
+@click.option("--listen", help=f"host:port that the mint listens at; else a loopback issuer's, else {DEFAULT_LISTEN}")
 @click.option("--issuer", envvar="ARX_ISSUER", help="the mint's public address; else http:// and where it listens")
 @store_url_option
 @click.option("--passphrase-file", type=click.Path(), help='seal the root key with this file\'s text ("-": stdin)')
@@ -25,7 +29,7 @@ def init_command(
     console: Console,
     directory: Path | None,
     name: str,
-    listen: str,
+    listen: str | None,
     issuer: str | None,
     store: str | None,
     passphrase_file: str | None,
@@ -34,6 +38,7 @@ def init_command(
     from arx_caps.mint.founding import init_realm  # the mint's parts are optional to install
 
     folder = directory or Path(DEFAULT_FOLDER)
+    listen = listen or _listen_of(issuer)
     passphrase = read_text(passphrase_file) if passphrase_file else None
     realm = init_realm(
         folder, name=name, issuer=issuer or f"http://{listen}", listen=listen, passphrase=passphrase, store=store
@@ -49,6 +54,12 @@ def init_command(
     }
     console.data("realm", value, lambda: pairs(list(value.items())))
     console.hint(f"edit {realm.policy_path}, then `arx up{_where(directory)}`")
+
+
+def _listen_of(issuer: str | None) -> str:
+    """Listen where the issuer says, if it is on this machine; a public issuer has something in front of it."""
+    host_and_port = urlsplit(issuer or "").netloc
+    return host_and_port if host_and_port.startswith(LOOPBACK) else DEFAULT_LISTEN
 
 
 def _where(directory: Path | None) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx kill``, ``freeze``, ``thaw``, ``reinstate``: end or refuse scopes, and say who has confirmed it.  SPEC 9.
+"""``arx kill``, ``freeze``, ``thaw``, ``reinstate``: end or refuse scopes, and say who has confirmed it.  SPEC 10.
 
 The mint is asked first.  When it does not answer, the same entry goes straight into the store, because an operator who
 needs a kill needs it now.  A mint that answers and refuses is obeyed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a store knows of kills and bans, read once, for an explanation.  SPEC 9.
+"""What a store knows of kills and bans, read once, for an explanation.  SPEC 10.
 
 It is no verifier's view: it takes no lease and joins no registry, or a kill would wait for it to confirm.
 """

@@ -49,7 +49,7 @@ def _without_password(ctx: click.Context, param: click.Parameter, value: str | N
 
 store_url_option = click.option(
     "--store",
-    envvar="ARX_STORE",
+    envvar="ARX_STORE_URL",
     callback=_without_password,
     help="the revocation store's URL; else the realm folder's (password: ARX_STORE_PASSWORD)",
 )
@@ -65,6 +65,7 @@ class Place:
         realm_dir: The realm's folder, which a remote operator need not have.
         issuer: The mint's address, or None: as the key says.
         operator_key: The key file.
+        given_store: The store's URL as it was given, or None: as the realm's folder says.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Place:
     ) -> None:
         self.realm_dir, self.issuer = realm_dir, issuer
         self.operator_key = operator_key or realm_dir / "operator.key"
-        self._store, self._realm = store, realm
+        self.given_store, self._realm = store, realm
 
     def mint(self, timeout_s: float = 30.0) -> "Caller":
         """Sign in to the mint.
@@ -102,7 +103,7 @@ class Place:
         """
         from arx_caps.revocation import RevocationStore
 
-        url, name = self._store, self._realm
+        url, name = self.given_store, self._realm
         if url is None or name is None:
             realm = Realm.open(self.realm_dir)
             url, name = url or store_url(realm), name or realm.name

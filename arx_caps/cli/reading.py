@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a token that nobody has proven, and say in words what each of its caveats takes away.  SPEC 3 to 6.
+"""Read a token that nobody has proven, and say in words what each of its caveats takes away.  SPEC 4 to 8.
 
 Everything here is *unverified*: whoever prints it says so.  Only a verifier with the audience's key can tell whether
 the chain is authentic.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx service``: enrol a tool service and write the file it verifies with.  SPEC 7."""
+"""``arx service``: enrol a tool service and write the file it verifies with.  SPEC 9, 15."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx session``: open one as an agent; list, look at and end them as an operator.  SPEC 11."""
+"""``arx session``: open one as an agent; list, look at and end them as an operator."""
 
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,13 @@ def list_sessions(console: Console, place: Place, agent: str | None, state: str 
 @pass_console
 def show(console: Console, session: str, place: Place) -> None:
     """Show one session and its tasks."""
-    mint = place.mint()
-    answer = mint.call("GET", f"/v1/sessions/{_id(session)}")
-    found = answer.get("session", answer)
-    tasks = mint.call("GET", "/v1/tasks", query={"session": session}).get("tasks", [])
+    _checked(session)
+    answer = place.mint().call("GET", f"/v1/sessions/{session}")
+    found, tasks = answer.get("session", {}), answer.get("tasks", [])
     heads = ("TASK", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
     rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
-    facts = [(name, value) for name, value in facts_of(found) if name != "tasks"]
-    console.data("session", {"session": found, "tasks": tasks}, lambda: pairs(facts) + "\n\n" + table(heads, rows))
+    value = {"session": found, "tasks": tasks}
+    console.data("session", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows))
 
 
 @session_command.command("end")
@@ -99,13 +98,14 @@ def end(console: Console, place: Place, session: str | None, file: str | None, y
     if file is not None:
         caller, known = open_session_file(file, place.issuer)
         session = str(known.get("id"))
+    session = _checked(str(session))
     console.confirm(f"end {session} and everything that came of it?", yes=yes or file is not None)
-    answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{_id(str(session))}")
+    answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{session}")
     kill = answer.get("kill") or {}
-    console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'in force')}")
+    console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'it had ended before')}")
 
 
-def _id(session: str) -> str:
+def _checked(session: str) -> str:
     if not session.startswith("s-") or not session.removeprefix("s-").isalnum() or not session.isascii():
         raise click.BadParameter(f"{session[:60]!r} is not a session's id such as s-abcdefghijklmnop")
     return session

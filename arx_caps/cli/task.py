@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task``: start a task from a template of the policy, and finish it.  SPEC 11."""
+"""``arx task``: start a task from a template of the policy, and finish it."""
 
 from pathlib import Path
 
@@ -72,4 +72,4 @@ def finish(console: Console, task: str, file: str | None, place: Place) -> None:
     caller = open_session_file(file, place.issuer)[0] if file is not None else place.mint()
     answer = caller.call("DELETE", f"/v1/tasks/{task}")
     kill = answer.get("kill") or {}
-    console.data("task", answer, lambda: f"{task} finished: {kill.get('summary', 'in force')}")
+    console.data("task", answer, lambda: f"{task} finished: {kill.get('summary', 'it had ended before')}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx verifier``: which verifiers the store has heard of, and how far each has applied the kill sequence.  SPEC 9."""
+"""``arx verifier``: which verifiers the store knows, and how far each has applied the kill sequence.  SPEC 10."""
 
 from typing import Any
 

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write docs/cli.md from the commands themselves: ``python -m tests.cli.reference > docs/cli.md``."""
+
+from collections.abc import Iterator
+
+import click
+
+from arx_caps.cli.app import cli
+from arx_caps.cli.frame import common_options
+
+HEAD = """\
+# The `arx` command
+
+<!-- Written by `python -m tests.cli.reference`; a test holds it and the command together. -->
+
+Data go to stdout, everything else to stderr. `--json` gives one object with a `schema`, `arx/<noun>/1`; tables are for
+people. An error under `--json` is an object too, `arx/error/1`. A message is one line; what to do about it is a line of
+its own, `hint: …`.
+
+| exit code | means |
+| --- | --- |
+| 0 | ok; for `kill` and its kin: every verifier has confirmed |
+| 1 | a check failed: denied, tampered, refused by the policy |
+| 2 | usage: the command line or a file is not as it must be |
+| 3 | incomplete or unknown: done in part, or not known to be done |
+| 4 | not authenticated |
+| 5 | the mint or the store did not answer |
+| 70 | an internal error; `--debug` shows where |
+
+A secret is never part of the command line: tokens, bundles and session files are read from a file, or from stdin as
+`-`. Output names them by fingerprint, except where a token or bundle is what was asked for; with `--out` it goes to a
+file of mode 0600.
+
+An option wins over its environment variable, that over the realm's folder and its `realm.toml`, that over the default.
+Every option has a variable: `--ttl` of `arx session open` is `ARX_SESSION_OPEN_TTL`. Where the table names another one,
+that is it. `NO_COLOR` is respected. `arx completion bash|zsh|fish` writes a completion script.
+
+Every command takes `--json`, `--quiet`, `--no-input` (never ask; what needs a yes then needs `--yes`), `--debug` and
+`--help`.
+"""
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its words, groups before what is in them."""
+    ctx = click.Context(cli, info_name="arx", **cli.context_settings)
+    for noun in cli.list_commands(ctx):
+        command = cli.get_command(ctx, noun)
+        assert command is not None
+        yield f"arx {noun}", command
+        if isinstance(command, click.Group):
+            for verb, inner in command.commands.items():
+                yield f"arx {noun} {verb}", inner
+
+
+def reference() -> str:
+    """Return the text of docs/cli.md."""
+    return HEAD + "".join(_section(words, command) for words, command in commands())
+
+
+def _section(words: str, command: click.Command) -> str:
+    text = (command.help or "").replace("\b\n", "").strip()
+    lines = [f"\n{'##' if words.count(' ') == 1 else '###'} `{words}`", "", *map(str.strip, text.splitlines())]
+    if isinstance(command, click.Group):
+        return "\n".join(lines) + "\n"
+    common = {param.name for param in common_options(lambda: None).__click_params__}  # type: ignore[attr-defined]
+    own = [param for param in command.params if param.name not in common]
+    arguments = [param.make_metavar(click.Context(command)) for param in own if isinstance(param, click.Argument)]
+    options = [param for param in own if isinstance(param, click.Option)]
+    lines += ["", f"    {' '.join([words, '[OPTIONS]' if options else '', *arguments]).replace('  ', ' ')}"]
+    if options:
+        lines += ["", "| option | |", "| --- | --- |", *(_row(command, option) for option in options)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(command: click.Command, option: click.Option) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    value = "" if option.is_flag else f" {option.make_metavar(click.Context(command))}"
+    notes = [option.help or ""]
+    if option.required:
+        notes.append("required")
+    if option.show_default and not option.is_flag:
+        notes.append(f"default {option.default}")
+    if option.envvar:
+        notes.append(f"`{option.envvar}`")
+    return f"| {names}{value} | {'; '.join(notes)} |".replace("|bool", "")
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

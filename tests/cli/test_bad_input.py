@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is given to a command, it ends with a line and an exit code, and shows nothing of a secret file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from tests.cli.helpers import arx, bundle, orders, service_file
+from tests.cli.reference import commands
+
+MARK = "SECRETMARK"
+CONTENTS = {
+    "empty": b"",
+    "truncated": orders().encode()[:-40].encode(),
+    "cut bundle": bundle().encode()[:-41].encode(),
+    "oversized": b"arx1_" + b"A" * (2 << 20),
+    "binary": bytes(range(256)) + MARK.encode(),
+    "another type": b'["' + MARK.encode() + b'"]',
+    "another object": b'{"d":"' + MARK.encode() + b'","v":1,"kty":"OKP"}',
+    "twice": b'{"v":1,"v":1,"k":"' + MARK.encode() + b'"}',
+    "deep": b"[" * 100_000,
+    "nonsense": MARK.encode(),
+}
+READERS = {
+    "inspect": ("token", "inspect", "FILE"),
+    "hand over": ("token", "hand-over", "acme/worker", "--in", "FILE"),
+    "explain": ("token", "explain", "FILE", "--tool", "orders.get"),
+    "explain, service": ("token", "explain", "GOOD", "--tool", "orders.list", "--service", "FILE"),
+    "open": ("session", "open", "--key", "FILE"),
+    "end": ("session", "end", "--session", "FILE"),
+    "start": ("task", "start", "lookup", "--session", "FILE"),
+    "finish": ("task", "finish", "t-abcdefghijklmnop", "--session", "FILE"),
+    "enrol": ("agent", "enrol", "acme/x", "--public-jwk", "FILE", "--operator-key", "OPERATOR"),
+    "operator": ("agent", "list", "--operator-key", "FILE"),
+}
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> dict[str, str]:
+    """Files that the command lines name."""
+    from arx_caps.keyfile import KeyFile
+
+    good, operator = tmp_path / "good", tmp_path / "operator"
+    good.write_text(orders().encode())
+    KeyFile.generate("operator", "root", "http://127.0.0.1:9").save(operator)
+    return {"GOOD": str(good), "OPERATOR": str(operator), "FILE": str(tmp_path / "bad")}
+
+
+def ended_well(exit_code: int, out: str, err: str) -> None:
+    """Demand one line that says what is wrong, a small first letter, no full stop, no traceback, no secret."""
+    assert "Traceback" not in out + err
+    assert MARK not in out + err
+    first = err.splitlines()[0]
+    assert first.startswith("arx: "), err
+    assert not first.endswith("."), err
+    assert exit_code in (exits.DENIED, exits.USAGE), err
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("words", READERS.values(), ids=READERS)
+def test_no_file_breaks_a_command(put: dict[str, str], words: tuple[str, ...], content: bytes) -> None:
+    """
+    A file that is cut, too large, binary or something else is refused in words.
+    """
+    path = Path(put["FILE"])
+    path.write_bytes(content)
+    path.chmod(0o600)
+    ended_well(*arx(*(put.get(word, word) for word in words)))
+
+
+@pytest.mark.parametrize("words", READERS.values(), ids=READERS)
+def test_a_missing_file_or_a_folder_is_said(put: dict[str, str], words: tuple[str, ...]) -> None:
+    """
+    So is a file that is not there, and a folder in its place.
+    """
+    line = [put.get(word, word) for word in words]
+    ended_well(*arx(*line))
+    Path(put["FILE"]).mkdir()
+    ended_well(*arx(*line))
+
+
+@pytest.mark.parametrize("name", ["truncated", "oversized", "binary", "another object", "deep", "nonsense"])
+def test_no_file_breaks_the_policy_check(put: dict[str, str], name: str) -> None:
+    """
+    A policy is no secret, and what is wrong in it fails the check.
+    """
+    Path(put["FILE"]).write_bytes(CONTENTS[name])
+    ran = arx("policy", "check", put["FILE"])
+    assert ran.exit_code == exits.DENIED
+    assert ran.err.startswith("arx: ")
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_stdin_is_held_to_the_same(content: bytes) -> None:
+    """
+    A pipe is read like a file: bounded, and refused in words.
+    """
+    ended_well(*arx("token", "inspect", "-", stdin=content))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nonsense",),
+        ("token", "nonsense"),
+        ("token", "inspect"),
+        ("token", "inspect", "a", "b"),
+        ("token", "inspect", "a", "--nonsense"),
+        ("token", "explain", "GOOD"),
+        ("token", "explain", "GOOD", "--tool", "t", "--arg", "x"),
+        ("token", "explain", "GOOD", "--tool", "t", "--arg", "x:=nope"),
+        ("token", "explain", "GOOD", "--tool", "t", "--arg", "x=1", "--arg", "x=2"),
+        ("token", "explain", "GOOD", "--tool", "t", "--arg", 'x:={"a":1,"a":2}'),
+        ("token", "explain", "GOOD", "--tool", "t", "--at", "yesterday"),
+        ("token", "explain", "GOOD", "--tool", "t", "--at", "2026-01-01T00:00:00"),
+        ("token", "explain", "GOOD", "--tool", "t", "--audience", "mail"),
+        ("kill", "--yes", "--reason", "x"),
+        ("kill", "s-abc", "--yes", "--reason", "x"),
+        ("kill", "session", "s-ABC", "--yes", "--reason", "x"),
+        ("kill", "session:s-abc", "agent:A", "--yes", "--reason", "x"),
+        ("kill", "realm:acme", "--yes", "--reason", "x"),
+        ("kill", "session:s-abcdefghijklmnop", "--reason", "x"),
+        ("kill", "session:s-abcdefghijklmnop", "--yes"),
+        ("kill", "session:s-abcdefghijklmnop", "--yes", "--reason", "x", "--timeout", "soon"),
+        ("kill", "session:s-abcdefghijklmnop", "--yes", "--reason", "x", "--store", "redis://:pass@h/0"),
+        ("freeze", "agent", "acme/*", "--yes", "--reason", "x"),
+        ("verifier", "list", "--store", "http://x", "--realm", "acme"),
+        ("verifier", "list", "--realm-dir", "/nonexistent"),
+        ("decisions", "--journal", "/nonexistent"),
+        ("agent", "enrol", "Not A Path", "--key-out", "FILE"),
+        ("agent", "enrol", "acme/x"),
+        ("agent", "show", "../../x", "--operator-key", "OPERATOR"),
+        ("agent", "deactivate", "acme/x", "--operator-key", "OPERATOR"),
+        ("session", "show", "s-../x", "--operator-key", "OPERATOR"),
+        ("session", "end"),
+        ("task", "finish", "t-x?y", "--operator-key", "OPERATOR"),
+        ("service", "enrol", "arx.mint", "--out", "FILE"),
+        ("init", "FILE", "--name", "Not A Realm"),
+        ("init", "FILE", "--listen", "nowhere"),
+        ("init", "FILE", "--issuer", "http://x/path/"),
+        ("completion", "powershell"),
+    ],
+)
+def test_no_command_line_breaks_a_command(put: dict[str, str], words: tuple[str, ...]) -> None:
+    """
+    A mistyped command line is a usage error with its reason, before anything is touched or asked.
+    """
+    ran = arx(*(put.get(word, word) for word in words))
+    ended_well(*ran)
+    assert ran.exit_code == exits.USAGE
+    assert not Path(put["FILE"]).exists()
+    as_json = arx("--json", *(put.get(word, word) for word in words))
+    assert as_json.json["schema"] == "arx/error/1"
+    assert as_json.json["exit_code"] == as_json.exit_code == exits.USAGE
+
+
+def test_an_internal_error_is_a_line_and_70(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A bug shows no traceback and nothing of its text, which could hold a token; ``--debug`` shows it all.
+    """
+    import arx_caps.cli.token as module
+
+    def break_(_: str) -> None:
+        raise RuntimeError(MARK)
+
+    monkeypatch.setattr(module.Holding, "read", break_)
+    ran = arx("token", "inspect", "-")
+    assert (ran.exit_code, ran.out) == (exits.INTERNAL, "")
+    assert ran.err == "arx: internal error: RuntimeError\nhint: run it again with --debug\n"
+    assert "Traceback" in arx("token", "inspect", "-", "--debug").err
+
+
+def test_unreachable_and_unauthenticated_are_not_the_same(put: dict[str, str]) -> None:
+    """
+    A mint that does not answer is 5, and every command of an operator says so.
+    """
+    for words in (("agent", "list"), ("session", "list"), ("session", "show", "s-abcdefghijklmnop")):
+        ran = arx(*words, "--operator-key", put["OPERATOR"])
+        assert ran.exit_code == exits.UNREACHABLE
+        assert "does not answer" in ran.err
+
+
+def test_a_key_of_the_wrong_role_is_refused(put: dict[str, str]) -> None:
+    """
+    An operator's key opens no session, and that is said before anything is sent.
+    """
+    ran = arx("session", "open", "--key", put["OPERATOR"])
+    assert ran.exit_code == exits.USAGE
+    assert "operator:root" in ran.err
+
+
+def test_a_token_for_another_service_than_the_file_is_refused(put: dict[str, str], tmp_path: Path) -> None:
+    """
+    The service file says which audience is meant.
+    """
+    other = service_file(tmp_path / "service")
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"audience": "mail"}))
+    ran = arx("token", "explain", put["GOOD"], "--tool", "orders.list", "--service", other)
+    assert ran.exit_code == exits.USAGE
+    assert "mail" in ran.err
+
+
+def test_every_command_takes_the_common_options() -> None:
+    """
+    ``--json`` and its kin are everywhere but at the groups.
+    """
+    import click
+
+    for words, command in commands():
+        if not isinstance(command, click.Group):
+            names = {name for param in command.params for name in param.opts}
+            assert {"--json", "--quiet", "--no-input", "--debug"} <= names, words
