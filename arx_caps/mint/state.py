@@ -29,10 +29,17 @@ Record = Callable[[], None]
 
 
 class HighWater(NamedTuple):
-    """The furthest place in the kill sequence that was acted on."""
+    """The furthest place in the kill sequence that was acted on.
+
+    Attributes:
+        inc: The history.
+        seq: The place in it.
+        max_ttl_ms: How long tokens may live for the store to remember their kills; 0 leaves it as it is.
+    """
 
     inc: str
     seq: int
+    max_ttl_ms: int = 0
 
 
 def now_ms() -> int:
@@ -270,13 +277,13 @@ class State:
                 if abs(now - self._pruned_ms) > PRUNE_MS:
                     c.execute(delete(USED_JTI).where(USED_JTI.c.until < now - KEEP_MS))
                     self._pruned_ms = now
-        except IntegrityError as error:
+        except GrantError as error:  # the unique key
             raise GrantError(f"this {kind} was used before; sign anew", code="replayed") from error
 
     def high_water(self, realm: str) -> HighWater | None:
         """Return the furthest place in the kill sequence that was acted on, or None."""
         row = self._row(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm))
-        return HighWater(row["inc"], row["seq"]) if row is not None else None
+        return HighWater(row["inc"], row["seq"], row["max_ttl_ms"]) if row is not None else None
 
     def raise_high_water(self, realm: str, mark: HighWater, record: Record = _nothing) -> None:
         """Remember a place in the kill sequence; within one history it only rises."""
@@ -290,7 +297,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except IntegrityError:
-        raise
+        raise GrantError("somebody else changed this at the same time; look again", code="conflict") from None
     except SQLAlchemyError as error:
         # Its text would quote statement and values.
         raise StoreError(f"the mint's database did not answer ({type(error).__name__})") from None
@@ -313,7 +320,8 @@ def _end(c: Connection, table: Any, which: Any, at: int) -> None:
 def _raise_high_water(c: Connection, realm: str, mark: HighWater) -> None:
     row = c.execute(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm)).first()
     if row is None:
-        c.execute(insert(HIGH_WATER).values(realm=realm, inc=mark.inc, seq=mark.seq))
-    elif row.inc != mark.inc or row.seq < mark.seq:
-        seq = max(row.seq, mark.seq)
-        c.execute(update(HIGH_WATER).where(HIGH_WATER.c.realm == realm).values(inc=mark.inc, seq=seq))
+        c.execute(insert(HIGH_WATER).values(realm=realm, **mark._asdict()))
+        return
+    values = {"inc": mark.inc, "seq": max(row.seq, mark.seq), "max_ttl_ms": mark.max_ttl_ms or row.max_ttl_ms}
+    if values != {name: row._mapping[name] for name in values}:  # noqa: SLF001 - its public name
+        c.execute(update(HIGH_WATER).where(HIGH_WATER.c.realm == realm).values(**values))

@@ -122,6 +122,7 @@ HIGH_WATER: Final = Table(
     Column("realm", String(32), primary_key=True),
     Column("inc", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
+    Column("max_ttl_ms", BigInteger, nullable=False),
 )
 
 

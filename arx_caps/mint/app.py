@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint's HTTP application: its routes, and what stands around them.  SPEC 11.
+
+Every route but the two of health is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the lifespan
+and never at import.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from arx_caps.mint import problems, routes_access, routes_kills, routes_work
+from arx_caps.mint.core import Mint
+from arx_caps.mint.endpoint import Endpoint, serve
+
+ENDPOINTS: Final = (*routes_access.ENDPOINTS, *routes_work.ENDPOINTS, *routes_kills.ENDPOINTS)
+
+
+def create_app(mint: Mint) -> Starlette:
+    """Make the application of a mint; it starts and closes the mint with itself."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(mint.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(mint.close)
+
+    app = Starlette(
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz), *_routes(mint)],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
+    )
+    # A redirect would send a proof to an address that it was not made for.
+    app.router.redirect_slashes = False
+    app.state.mint = mint
+    return app
+
+
+async def healthz(_: Request) -> Response:
+    """Say that the process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Say whether the mint can grant: it records, and knows the kill epoch."""
+    because = await run_in_threadpool(request.app.state.mint.ready)
+    return JSONResponse({"ready": not because, "because": because}, 503 if because else 200)
+
+
+def _routes(mint: Mint) -> list[Route]:
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [Route(path, _dispatch(mint, methods), methods=sorted(methods)) for path, methods in paths.items()]
+
+
+def _dispatch(mint: Mint, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def dispatch(request: Request) -> Response:
+        # HEAD comes with GET; what it would have answered, it answers without the body.
+        return await serve(methods["GET" if request.method == "HEAD" else request.method], mint, request)
+
+    return dispatch

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint's parts in one place, and its view of the kill epoch.  SPEC 9, 11.
+
+Nothing is granted on a view that may be old: ``born`` is read first, then authority is looked at, then a token is
+signed with what was read.  A token that is behind merely dies earlier.  A store that lost kills is noticed by the
+high-water mark in the database and gets a new history, so that no restore brings a token back to life.
+"""
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Self
+
+from arx_caps.mint.events import FILE_NAME, EventLog
+from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.policy import Policy
+from arx_caps.mint.state import HighWater, State
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.decisions import DecisionSink
+from arx_verifier.epochs import Epochs, new_inc
+from arx_verifier.errors import ArxError, SettingsError, StoreError, refusal
+from arx_verifier.feed import Follower
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import MINT_AUDIENCE
+from arx_verifier.spool import Journal
+from arx_verifier.verify import Verifier
+
+KEEPER_S: Final = 1.0  # how often a view that is not live makes the mint look at the store itself
+CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
+MINT: Final = "mint"  # who did it, when the mint itself did
+
+_log = logging.getLogger(__name__)
+
+
+class Born(NamedTuple):
+    """Where the kill epoch stood before authority was looked at."""
+
+    inc: str
+    seq: int
+
+
+class Mint:
+    """A realm's mint.  ``open`` builds one; ``start`` and ``close`` belong to the application's lifespan.
+
+    Attributes:
+        realm: The realm's settings.
+        state: The database.
+        roots: The root keys.
+        policy: The policy in force; replaced whole.
+        epochs: The view of the kill epoch.
+        store: Where kills are written.
+        store_url: Its address, as tool services are told it.
+        events: The mint's own record.
+        keys: The keys of the mint's own tokens.
+        verifier: Verifies session tokens, which are tokens like any other.
+    """
+
+    def __init__(
+        self,
+        realm: Realm,
+        *,
+        state: State,
+        roots: RootKeys,
+        policy: Policy,
+        epochs: Epochs,
+        store: RevocationStore,
+        store_url: str,
+        decisions: DecisionSink,
+    ) -> None:
+        self.realm, self.state, self.roots, self.policy = realm, state, roots, policy
+        self.epochs, self.store, self.store_url = epochs, store, store_url
+        self.events = EventLog(realm.journals_dir / FILE_NAME)
+        self.keys = KeyRing(roots.mint_keys(), realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
+        self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
+        self._stop = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    @classmethod
+    def open(cls, realm: Realm, *, store_url: str, passphrase: str | None = None, database: str | None = None) -> Self:
+        """Open a realm's mint.  Nothing is connected yet.
+
+        Args:
+            realm: The realm.
+            store_url: The revocation store.
+            passphrase: Opens the root keys, where a passphrase seals them.
+            database: Another database than the realm folder's, in SQLAlchemy's form.
+
+        Raises:
+            SettingsError: A key, the policy or a setting is missing or wrong: there is no start without.
+        """
+        roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+        policy = Policy.load(realm.policy_path)
+        verifier_id = f"{MINT_AUDIENCE}-{os.getpid()}-{secrets.token_hex(3)}"
+        password = os.environ.get("ARX_STORE_PASSWORD")
+        return cls(
+            realm,
+            state=State(database or realm.database_url),
+            roots=roots,
+            policy=policy,
+            epochs=Follower(store_url, realm.name, verifier_id, password=password),
+            store=RevocationStore(store_url, realm.name, password=password),
+            store_url=store_url,
+            decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
+        )
+
+    def start(self) -> None:
+        """Bring database and store into a known state and follow the kill epoch; does nothing when started already.
+
+        Raises:
+            SettingsError: The database belongs to another version.
+            StoreError: Database or store do not answer.
+            AuditError: Nothing can be recorded.
+        """
+        if self._keeper is not None:
+            return
+        self.state.create()
+        self.events.check()
+        self.attest()
+        self.verifier.start()
+        self.epochs.catch_up(0, 0, CATCH_UP_S)
+        self._stop.clear()
+        self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Stop following, and let everything go."""
+        self._stop.set()
+        if self._keeper is not None:
+            self._keeper.join(CATCH_UP_S + KEEPER_S)
+            self._keeper = None
+        self.verifier.close()
+        self.store.close()
+        self.state.close()
+        self.events.close()
+
+    def reload_policy(self) -> str:
+        """Read the policy file again and return its digest; running tasks keep what they were granted.
+
+        Raises:
+            SettingsError: It has a mistake; the old one stays in force.
+        """
+        self.policy = Policy.load(self.realm.policy_path)
+        return self.policy.digest
+
+    # The kill epoch.
+
+    def born(self) -> Born:
+        """Read where the kill epoch stands; to be called before any authority is looked at.
+
+        Raises:
+            UnavailableError: The view is not live: nothing can be granted now.
+        """
+        refused = self.epochs.check(None, 0, ())
+        if refused is not None:
+            raise refusal(refused.code)
+        inc, seq, _ = self.epochs.view()
+        return Born(inc, seq)
+
+    def require(self, born: Born, scopes: Sequence[str]) -> None:
+        """Demand that nothing in these scopes was killed since ``born``, and nothing is banned.
+
+        Raises:
+            RevokedError: Something was or is.
+            UnavailableError: The view is not live.
+        """
+        refused = self.epochs.check(born.inc, born.seq, scopes)
+        if refused is not None:
+            raise refusal(refused.code)
+
+    def noted(self, inc: str, seq: int) -> None:
+        """Remember a change of the kill epoch and see it in force here, so that whoever made it finds it so."""
+        self.state.raise_high_water(self.realm.name, HighWater(inc, seq))
+        self.epochs.catch_up(0, seq, CATCH_UP_S)
+
+    def attest(self) -> None:
+        """Compare the store with what this mint remembers; begin or renew its history where they differ.
+
+        Raises:
+            StoreError: Store or database do not answer.
+        """
+        realm, ttl = self.realm.name, self.realm.max_ttl_ms
+        mark = self.state.high_water(realm)
+        self.store.load_functions()
+        fresh = new_inc()
+        header = self.store.init(fresh, max_ttl_ms=ttl, seq=mark.seq if mark is not None else 0)
+        kind = "epoch.begun"
+        why: str | None
+        if header.inc == fresh:
+            why = "the store was empty" if mark is not None else "the realm is new"
+        else:
+            why = _why_rotate(mark, header.inc, header.seq, ttl)
+            if why is not None:
+                kind = "epoch.rotated"
+                header = self.store.rotate(seq_at_least=mark.seq if mark is not None else 0, max_ttl_ms=ttl).header
+        self.store.remember(header.inc, header.seq)
+        if why is None:
+            return
+        _log.warning("realm %s: a new history of the kill epoch (%s): every older token is dead", realm, why)
+        self.state.raise_high_water(
+            realm,
+            HighWater(header.inc, header.seq, ttl),
+            lambda: self.events.record(kind, MINT, inc=header.inc, seq=header.seq, why=why),
+        )
+
+    def _keep(self) -> None:
+        """While the view is not live, see whether the store needs a new history."""
+        told = False
+        while not self._stop.wait(KEEPER_S):
+            if self.epochs.check(None, 0, ()) is None:
+                told = False
+                continue
+            try:
+                self.attest()
+            except ArxError as error:
+                if not told:
+                    _log.error("realm %s: %s", self.realm.name, error)
+                told = True
+
+    def ready(self) -> list[str]:
+        """Return what keeps the mint from granting; empty when it is ready."""
+        found = []
+        refused = self.epochs.check(None, 0, ())
+        if refused is not None:
+            found.append(refused.detail)
+        for check in (self.state.ping, self.events.check):
+            try:
+                check()
+            except (StoreError, ArxError) as error:
+                found.append(str(error))
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Mint of {self.realm.name}>"
+
+
+def _why_rotate(mark: HighWater | None, inc: str, seq: int, max_ttl_ms: int) -> str | None:
+    """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
+    if mark is None or inc != mark.inc:
+        return "the store's history is unknown here"
+    if seq < mark.seq:
+        return "the store has lost kills"
+    if mark.max_ttl_ms < max_ttl_ms:
+        # Kills are forgotten when the longest token of their time is over: longer tokens need longer memory first.
+        return "tokens may live longer than kills were remembered"
+    return None
+
+
+def need_store(realm: Realm, given: str | None) -> str:
+    """Return the store's URL: as given, else as the realm's settings say.
+
+    Raises:
+        SettingsError: Neither says it.
+    """
+    url = given or realm.store
+    if url is None:
+        raise SettingsError("no revocation store: run `arx up`, give --store, or write `store` into realm.toml")
+    return url

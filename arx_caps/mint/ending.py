@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End things: kills, bans and lifts, and what they mean for the mint's own rows.  SPEC 9, 11.
+
+The store comes first: what is written there is in force, whatever happens to the rest.  Then the database and the
+record follow, and only then is it answered.  Repeating any of it is harmless, which is how a crash in between is
+mended.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from arx_caps.mint.core import Mint
+from arx_caps.mint.state import now_ms
+from arx_caps.revocation import Bump, StoreHistoryError, parse_scopes
+from arx_verifier.errors import AuditError
+
+Op = Literal["kill", "kill+ban", "ban", "lift"]
+NO_WAIT_MS: Final = 0
+
+
+def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: str, wait: bool) -> dict[str, Any]:
+    """Kill, ban or lift scopes, as an operator asks.
+
+    Args:
+        mint: The mint.
+        op: ``kill`` does to each scope what a kill of its kind is.
+        scopes: At least one.
+        reason: Kept in the log.
+        by: Who.
+        wait: Whether to wait until every verifier has confirmed.
+
+    Returns:
+        The kill report.
+
+    Raises:
+        RequestError: A scope is not one.
+        StoreError: The outcome is not known; repeat it.
+        AuditError: It is in force, and could not be recorded.
+    """
+    parse_scopes(scopes)
+    store = mint.store
+    what: dict[str, Callable[[], Bump]] = {
+        "kill": lambda: store.kill_by_kind(scopes, reason, by),
+        "kill+ban": lambda: store.kill_and_ban(scopes, reason, by),
+        "ban": lambda: store.ban(scopes, reason, by),
+        "lift": lambda: store.lift(scopes, reason, by),
+    }
+    bump = _in_history(mint, what[op])
+    mint.noted(bump.header.inc, bump.header.seq)
+    if op == "lift":
+        _reinstate(mint, scopes, by)
+    _record(mint, bump, f"scopes.{'lifted' if op == 'lift' else 'banned' if op == 'ban' else 'killed'}", by, reason)
+    return _report(mint, bump, wait)
+
+
+def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> dict[str, Any] | None:
+    """Finish a task: every token of it is dead.
+
+    Returns:
+        The kill report; None when it had ended before, and so needed none.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    return _end_row(mint, "task", task, by, lambda record: mint.state.end_task(task["id"], record))
+
+
+def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> dict[str, Any] | None:
+    """End a session: it and every task of it are dead.
+
+    Returns:
+        The kill report; None when it had ended before, and so needed none.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    return _end_row(mint, "session", session, by, lambda record: mint.state.end_session(session["id"], record))
+
+
+def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
+    """Deactivate an agent: what it and all below it hold is dead, and it gets nothing more until it is reinstated.
+
+    Returns:
+        The kill report.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    scopes = [f"agent:{path}"]
+    # In the database first: a crash in between leaves an agent that gets nothing, never one that goes on.
+    mint.state.set_agent_status(
+        path, "deactivated", lambda: mint.events.record("agent.deactivated", by, agent=path, reason=reason)
+    )
+    return end_scopes(mint, "kill+ban", scopes, reason=reason, by=by, wait=True)
+
+
+def _end_row(
+    mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Callable[[], None]], None]
+) -> dict[str, Any] | None:
+    if row["status"] != "open" or row["expires_at"] <= now_ms():
+        return None
+    scopes = [f"{kind}:{row['id']}"]
+    # The record of the kill is kept until the last token it ends has expired, and not for a realm's whole max_ttl.
+    until = int(row["expires_at"])
+    bump = _in_history(mint, lambda: mint.store.kill(scopes, f"{kind} ended", by, until_ms=until))
+    mint.noted(bump.header.inc, bump.header.seq)
+    end(lambda: mint.events.record(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
+    return _report(mint, bump, wait=False)
+
+
+def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:
+    """Make a change; if somebody gave the store a new history meanwhile, look at it and try once more."""
+    try:
+        return change()
+    except StoreHistoryError:
+        mint.attest()
+        return change()
+
+
+def _reinstate(mint: Mint, scopes: Sequence[str], by: str) -> None:
+    for scope in scopes:
+        path = scope.removeprefix("agent:")
+        agent = mint.state.agent(path) if path != scope else None
+        if agent is not None and agent["status"] != "active":
+            record = functools.partial(mint.events.record, "agent.reinstated", by, agent=path)
+            mint.state.set_agent_status(path, "active", record)
+
+
+def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
+    seq = bump.header.seq
+    try:
+        mint.events.record(kind, by, scopes=list(bump.scopes), seq=seq, reason=reason, durable=bump.durable)
+    except AuditError as error:
+        raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
+
+
+def _report(mint: Mint, bump: Bump, wait: bool) -> dict[str, Any]:
+    return mint.store.wait_confirmed(bump, None if wait else NO_WAIT_MS).to_dict()

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One shape for every route: who may call it, what its body is, what it does.  SPEC 11.
+
+A caller is proven before its body is looked at, and a body is decoded once, strictly, into a typed struct.  Handlers
+block on database and store, so they run in a thread; the event loop only moves bytes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arx_caps.jose import Proof
+from arx_caps.mint import problems
+from arx_caps.mint.callers import Call, Caller, identify, read_proof
+from arx_caps.mint.core import Mint
+from arx_verifier.access import read_json_object
+from arx_verifier.errors import ArxError, GrantError, RequestError, refusal
+
+MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; nothing that is asked of a mint is larger
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request's body.  A member that is not known here is refused: it could have been a restriction."""
+
+
+class NoBody(Body, frozen=True):
+    """Nothing is said in the body."""
+
+
+class Asked(NamedTuple):
+    """One call of a handler.
+
+    Attributes:
+        mint: The mint.
+        caller: Who is calling; None where the body says it.
+        proof: The proof of a call without a token.
+        body: The decoded body.
+        path: The path's members.
+        query: The query's members.
+    """
+
+    mint: Mint
+    caller: Caller | None
+    proof: Proof | None
+    body: Any
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+
+    @property
+    def by(self) -> Caller:
+        """The caller, where there must be one."""
+        if self.caller is None:
+            raise refusal("missing_token")
+        return self.caller
+
+
+class Answer(NamedTuple):
+    """What a handler answers."""
+
+    content: Mapping[str, Any]
+    status: int = 200
+
+
+class Endpoint(NamedTuple):
+    """A method of a path.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, in Starlette's form.
+        action: What the caller's token must allow; None for a call that brings an assertion in place of a token.
+        handler: Answers; runs in a thread.
+        body: The body's type.
+        callers: Who may call.
+        query: The members that the query may have.
+    """
+
+    method: str
+    path: str
+    action: str | None
+    handler: Callable[[Asked], Answer]
+    body: type[Body] = NoBody
+    callers: tuple[str, ...] = ("operator",)
+    query: tuple[str, ...] = ()
+
+
+async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
+    """Answer one request."""
+    raw = bytearray()
+    # Counted here and not by the framework, whose own refusal is no problem of RFC 9457.
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            said = f"a body has at most {MAX_BODY_BYTES} bytes"
+            return problems.problem("too_large", said, realm=mint.realm.name, headers={"Connection": "close"})
+    response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw))
+    return response
+
+
+def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Response:
+    try:
+        answer = endpoint.handler(_ask(endpoint, mint, request, raw))
+    except ArxError as error:
+        return problems.of_error(error, mint.realm.name)
+    body = msgspec.json.encode(answer.content)
+    # Answers hold tokens: no cache on the way may keep one.
+    return Response(body, answer.status, {"Cache-Control": "no-store"}, media_type="application/json")
+
+
+def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
+    call = _call(mint, request)
+    proof = read_proof(call, None) if endpoint.action is None else None
+    members: dict[str, Any] = {}
+    broken: ArxError | None = None
+    try:
+        members = _members(endpoint, request, raw)
+    except ArxError as error:
+        broken = error  # told to nobody but a proven caller
+    query = dict(request.query_params)
+    caller = None
+    if endpoint.action is not None:
+        caller = identify(mint, call, endpoint.action, members | query | request.path_params)
+        if caller.kind not in endpoint.callers:
+            raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
+    if broken is not None:
+        raise broken
+    unknown = sorted(set(query) - set(endpoint.query))
+    if unknown or len(query) != len(request.query_params.multi_items()):
+        raise RequestError("the query has an unknown member, or one twice")
+    try:
+        body = msgspec.convert(members, endpoint.body)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the body is not what is expected: {error}") from error
+    return Asked(mint, caller, proof, body, request.path_params, query)
+
+
+def _call(mint: Mint, request: Request) -> Call:
+    path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
+    url = mint.realm.issuer + path.decode("latin-1")
+    authorization = request.headers.getlist("authorization")
+    if len(authorization) > 1:
+        raise RequestError("a request carries one Authorization header")
+    proofs = tuple(request.headers.getlist("dpop"))
+    peer = request.client.host if request.client is not None else None
+    return Call(request.method, url, authorization[0] if authorization else None, proofs, peer)
+
+
+def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:
+    if endpoint.body is NoBody:
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise GrantError("the body is JSON: say Content-Type: application/json", code="unsupported_media_type")
+    return read_json_object(raw)

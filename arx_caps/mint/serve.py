@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve a realm's mint over HTTP.  SPEC 11, 12.
+
+Plain HTTP is for loopback; anywhere else TLS must end before the mint, and whoever starts it says so.  The store's URL,
+which may hold a password, and the passphrase come from the environment, never from a command line that every user of
+the machine could read.
+"""
+
+import argparse
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from arx_caps.mint.app import create_app
+from arx_caps.mint.core import Mint, need_store
+from arx_caps.realm import Realm, default_folder
+from arx_verifier.errors import ArxError, SettingsError
+
+PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
+STORE_VARIABLE: Final = "ARX_STORE_URL"
+GRACE_S: Final = 2  # for requests that run when the mint is stopped
+KEEP_ALIVE_S: Final = 15
+SETTINGS_EXIT: Final = 2  # somebody must mend something first
+LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says on stderr, in one JSON line, that it listens."""
+
+    announcement: dict[str, object]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(json.dumps(self.announcement), file=sys.stderr, flush=True)
+
+
+def serve(
+    realm_dir: str | os.PathLike[str],
+    host: str | None = None,
+    port: int | None = None,
+    store_url: str | None = None,
+    *,
+    behind_tls: bool = False,
+    passphrase: str | None = None,
+    database: str | None = None,
+    until_eof: bool = False,
+) -> None:
+    """Serve until a signal says to stop.
+
+    Args:
+        realm_dir: The realm's folder.
+        host: The address to listen at; the realm's own when left out.
+        port: The port; the realm's own when left out.
+        store_url: The revocation store; the realm's own when left out.
+        behind_tls: TLS ends before the mint, so it may listen beyond loopback.
+        passphrase: Opens the root keys, where a passphrase seals them.
+        database: Another database than the realm folder's, in SQLAlchemy's form.
+        until_eof: Also stop when standard input ends: whoever started the mint is gone.
+
+    Raises:
+        SettingsError: A key, the policy or a setting is missing or wrong, or it would listen beyond loopback in the
+            clear.
+        StoreError: Store or database do not answer.
+    """
+    realm = Realm.open(realm_dir)
+    own_host, own_port = realm.host_and_port
+    host, port = host or own_host, own_port if port is None else port
+    if not behind_tls and not is_loopback(host):
+        raise SettingsError(
+            f"the mint speaks plain HTTP and would listen at {host}: give it a loopback address, or say that TLS ends "
+            "before it (--behind-tls)"
+        )
+    listener = _listen(host, port)
+    try:
+        mint = Mint.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
+        # What a start can fail for is told here, where there is somebody to tell; the application finds it started.
+        mint.start()
+    except ArxError:
+        listener.close()
+        raise
+    config = uvicorn.Config(
+        create_app(mint),
+        log_config=None,
+        access_log=False,  # a line a request would tell who works on what to whoever reads logs
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        lifespan="on",
+    )
+    server = _Server(config)
+    server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
+    server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policy.digest}
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise SettingsError(f"the mint cannot listen at {host}:{port}: {error.strerror}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address cannot be reached from another machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stop_at_eof(server: uvicorn.Server) -> None:
+    while os.read(0, 4096):
+        pass
+    server.should_exit = True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the mint as a program; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m arx_caps.mint.serve", description="Serve a realm's mint.")
+    parser.add_argument("--realm-dir", type=Path, default=default_folder(os.environ))
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--behind-tls", action="store_true")
+    parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(
+            options.realm_dir,
+            options.host,
+            options.port,
+            os.environ.get(STORE_VARIABLE),
+            behind_tls=options.behind_tls,
+            passphrase=os.environ.get(PASSPHRASE_VARIABLE),
+            until_eof=options.until_eof,
+        )
+    except ArxError as error:
+        print(json.dumps({"ready": False, "code": error.code, "error": str(error)}), file=sys.stderr, flush=True)
+        return SETTINGS_EXIT if isinstance(error, SettingsError) else LATER_EXIT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

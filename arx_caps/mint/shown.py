@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API shows of rows: ids, times, and the state that the clock and the kill epoch make of a row.  SPEC 11.
+
+A row says what the mint did; whether the thing still stands is the epoch's word, so a session that was killed straight
+in the store is shown as killed.  No token, key or proof is ever shown.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from arx_caps.mint.core import Mint
+from arx_caps.mint.state import now_ms
+from arx_verifier.scopes import agent_scopes
+
+STATES: Final = ("open", "ended", "expired", "killed", "frozen")
+_OF_CODE: Final = {"revoked": "killed", "banned": "frozen"}
+
+
+def show_agent(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Show an agent."""
+    state = row["status"]
+    if state == "active":
+        _, applied, _ = mint.epochs.view()
+        refused = mint.epochs.check(None, max(applied, 0), agent_scopes(row["path"]))
+        if refused is not None and refused.code == "banned":
+            state = "frozen"
+    return {
+        "path": row["path"],
+        "state": state,
+        "owner": row["owner"],
+        "metadata": msgspec.json.decode(row["metadata"]),
+        "keys": mint.state.kids(row["path"]),
+        "created_at": row["created_at"],
+        "ended_at": row["ended_at"],
+    }
+
+
+def show_session(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Show a session."""
+    shown = {name: row[name] for name in ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ended_at")}
+    return shown | {"state": _state(mint, row, [f"session:{row['id']}"])}
+
+
+def show_task(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Show a task."""
+    names = ("id", "session", "agent", "template", "policy", "link", "started_at", "expires_at", "ended_at")
+    shown = {name: row[name] for name in names}
+    shown |= {name: msgspec.json.decode(row[name]) for name in ("params", "audiences")}
+    scopes = [f"task:{row['id']}", f"session:{row['session']}", f"link:{row['link']}"]
+    return shown | {"state": _state(mint, row, scopes)}
+
+
+def _state(mint: Mint, row: Mapping[str, Any], scopes: list[str]) -> str:
+    if row["status"] != "open":
+        return str(row["status"])
+    if row["expires_at"] <= now_ms():
+        return "expired"
+    everything = ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *scopes)
+    refused = mint.epochs.check(row["inc"], row["born"], everything)
+    return _OF_CODE.get(refused.code, "open") if refused is not None else "open"

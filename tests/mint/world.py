@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realm, its mint, and those who call it, for tests: real keys, real proofs, real tokens.
+
+Without servers the kill epoch is a table in this process and the store cannot be reached; with them it is a real one.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from starlette.testclient import TestClient
+
+from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
+from arx_caps.mint.app import create_app
+from arx_caps.mint.core import Mint
+from arx_caps.mint.events import FILE_NAME
+from arx_caps.mint.founding import init_realm
+from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.policy import Policy
+from arx_caps.mint.state import State
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.epochs import UnsafeLocalEpochs
+
+ISSUER = "http://127.0.0.1:8700"
+AGENT = "acme/support/triage"
+LOOKUP = {"template": "lookup", "params": {"order_id": "o-1"}}
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def make_realm(folder: Path, name: str = "acme") -> Realm:
+    return init_realm(folder, name=name, issuer=ISSUER)
+
+
+def local_mint(realm: Realm) -> tuple[Mint, UnsafeLocalEpochs]:
+    """A mint whose kill epoch is local and whose store does not answer."""
+    epochs = UnsafeLocalEpochs()
+    url = f"unix://{realm.folder}/no-store.sock"
+    mint = Mint(
+        realm,
+        state=State(realm.database_url),
+        roots=RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path),
+        policy=Policy.load(realm.policy_path),
+        epochs=epochs,
+        store=RevocationStore(url, realm.name),
+        store_url=url,
+        decisions=InMemoryDecisions(),
+    )
+    return mint, epochs
+
+
+class Holder:
+    """Somebody with a key and a token, who signs each call."""
+
+    def __init__(self, world: "World", key: SigningKey, token: str | None) -> None:
+        self.world, self.key, self.token = world, key, token
+
+    def headers(self, method: str, path: str, **changes: Any) -> dict[str, str]:
+        url = ISSUER + path
+        signed = {"method": method, "url": url, "now": now_ms(), "token": self.token} | changes
+        headers = {"DPoP": make_dpop(self.key, **signed)}
+        return headers if self.token is None else headers | {"Authorization": f"DPoP {self.token}"}
+
+    def call(self, method: str, path: str, body: Any = None, **query: str) -> httpx2.Response:
+        headers = self.headers(method, path)
+        return self.world.client.request(method, path, json=body, headers=headers, params=query)
+
+
+class World:
+    """A realm with a running application."""
+
+    def __init__(self, mint: Mint, client: TestClient) -> None:
+        self.mint, self.client = mint, client
+        self.operator_key = KeyFile.load(mint.realm.operator_key_path)
+
+    @property
+    def realm(self) -> Realm:
+        return self.mint.realm
+
+    def operator(self) -> Holder:
+        """Sign in as the first operator."""
+        holder = Holder(self, self.operator_key.key, None)
+        answer = holder.call("POST", "/v1/operators/token", {"assertion": self.assertion(self.operator_key)})
+        assert answer.status_code == 201, answer.text
+        return Holder(self, self.operator_key.key, answer.json()["token"])
+
+    def assertion(self, key: KeyFile) -> str:
+        return make_assertion(key, audience=ISSUER, now=now_ms())
+
+    def enrol(self, path: str = AGENT, **about: Any) -> KeyFile:
+        """Enrol an agent."""
+        key = KeyFile.generate("agent", path, ISSUER)
+        answer = self.operator().call("POST", "/v1/agents", {"path": path, "jwk": key.key.public.jwk, **about})
+        assert answer.status_code == 201, answer.text
+        return key
+
+    def open_session(self, key: KeyFile, **asked: Any) -> tuple[Holder, dict[str, Any]]:
+        """Open a session for an agent."""
+        holder = Holder(self, SigningKey.generate(), None)
+        answer = holder.call("POST", "/v1/sessions", {"assertion": self.assertion(key), **asked})
+        assert answer.status_code == 201, answer.text
+        told = answer.json()
+        return Holder(self, holder.key, told["token"]), told["session"]
+
+    def session(self, path: str = AGENT) -> tuple[Holder, dict[str, Any]]:
+        """Enrol an agent and open a session for it."""
+        return self.open_session(self.enrol(path))
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the mint recorded."""
+        return [json.loads(line) for line in (self.realm.journals_dir / FILE_NAME).read_text().splitlines()]
+
+
+def local_world(folder: Path) -> tuple[World, UnsafeLocalEpochs]:
+    """A world without servers."""
+    mint, epochs = local_mint(make_realm(folder))
+    return World(mint, TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)), epochs
