@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call the mint: nobody without a proof, nobody with somebody else's, nobody twice."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
+from arx_caps.mint.app import ENDPOINTS
+from arx_caps.mint.state import State
+from arx_verifier import codec
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.errors import GrantError
+from arx_verifier.macaroon import Macaroon
+from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm")
+    yield made
+    made.mint.close()
+
+
+@pytest.fixture
+def epochs(world: World) -> UnsafeLocalEpochs:
+    view = world.mint.epochs
+    assert isinstance(view, UnsafeLocalEpochs)
+    return view
+
+
+def sample(path: str) -> str:
+    return path.replace("{path:path}", AGENT).replace("{session}", "s-" + "a" * 16).replace("{task}", "t-" + "a" * 16)
+
+
+ROUTES = [(endpoint.method, sample(endpoint.path)) for endpoint in ENDPOINTS]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_nothing_is_done_without_a_proof(world: World, method: str, path: str) -> None:
+    """Every route but those of health answers a stranger with 401, a challenge and a problem, whatever is sent."""
+    for headers in (
+        {},
+        {"Authorization": "DPoP arx1_abc"},
+        {"Authorization": "Bearer x", "DPoP": "x"},
+        {"DPoP": "x.y.z"},
+    ):
+        answer = world.client.request(method, path, headers=headers)
+        assert answer.status_code == 401, (headers, answer.text)
+        assert answer.headers["www-authenticate"].startswith('DPoP realm="acme"')
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.json()["code"]
+
+
+def test_health_tells_nothing_but_health(world: World) -> None:
+    """The two open routes say whether it runs and whether it can grant."""
+    assert world.client.get("/healthz").json() == {"status": "ok"}
+    assert world.client.get("/readyz").json() == {"ready": True, "because": []}
+    world.mint.epochs.close()
+    answer = world.client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+
+
+def test_each_knows_who_it_is(world: World) -> None:
+    """``whoami`` names operator and agent as the mint proved them."""
+    assert world.operator().call("GET", "/v1/whoami").json()["name"] == "root"
+    holder, session = world.session()
+    told = holder.call("GET", "/v1/whoami").json()
+    assert (told["kind"], told["name"], told["session"]) == ("agent", AGENT, session["id"])
+    assert holder.call("HEAD", "/v1/whoami").status_code == 200
+
+
+def test_a_stolen_session_token_starts_no_task(world: World) -> None:
+    """Without the key that the session was opened with, its token is good for nothing."""
+    holder, _ = world.session()
+    for key in (SigningKey.generate(), world.operator_key.key):
+        thief = Holder(world, key, holder.token)
+        answer = thief.call("POST", "/v1/tasks", LOOKUP)
+        assert (answer.status_code, answer.json()["code"]) == (401, "bad_proof")
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+
+
+def test_a_stolen_operator_token_kills_nothing(world: World) -> None:
+    """An operator's token goes with an enrolled key of that operator alone."""
+    operator = world.operator()
+    agent = world.enrol()
+    for key in (SigningKey.generate(), agent.key):
+        answer = Holder(world, key, operator.token).call("GET", "/v1/agents")
+        assert (answer.status_code, answer.json()["code"]) == (401, "bad_proof")
+
+
+def test_a_proof_is_for_one_call(world: World) -> None:
+    """Another method, address or token than the signed one, an old proof, two proofs, and a repetition are refused."""
+    holder, _ = world.session()
+    other, _ = world.open_session(world.enrol("acme/support/other"))
+    path = "/v1/whoami"
+
+    def ask(headers: dict[str, str], code: str) -> None:
+        answer = world.client.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, code)
+        assert "invalid_dpop_proof" in answer.headers["www-authenticate"]
+
+    ask(holder.headers("POST", path), "bad_proof")
+    ask(holder.headers("GET", "/v1/tasks"), "bad_proof")
+    ask(holder.headers("GET", path, url="http://evil.example" + path), "bad_proof")
+    ask(holder.headers("GET", path, token=None), "bad_proof")
+    ask(holder.headers("GET", path, token=other.token), "bad_proof")
+    ask(holder.headers("GET", path, now=now_ms() - 60_000), "bad_proof")
+    ask({"Authorization": f"DPoP {holder.token}"}, "bad_proof")
+    both = [("DPoP", holder.headers("GET", path)["DPoP"]), ("DPoP", holder.headers("GET", path)["DPoP"])]
+    answer = world.client.get(path, headers=[("Authorization", f"DPoP {holder.token}"), *both])
+    assert answer.json()["code"] == "bad_proof"
+    once = holder.headers("GET", path)
+    assert world.client.get(path, headers=once).status_code == 200
+    ask(once, "replayed")
+
+
+def test_a_refused_proof_is_not_spent_for_its_owner(world: World) -> None:
+    """A stranger who sees a proof cannot use up its id: only its own key's calls count."""
+    holder, _ = world.session()
+    headers = holder.headers("GET", "/v1/whoami")
+    stolen = world.client.get("/v1/whoami", headers={**headers, "Authorization": "DPoP arx1_other"})
+    assert stolen.status_code == 401
+    assert world.client.get("/v1/whoami", headers=headers).status_code == 200
+
+
+def open_with(world: World, assertion: str, key: SigningKey | None = None) -> tuple[int, str]:
+    holder = Holder(world, key or SigningKey.generate(), None)
+    answer = holder.call("POST", "/v1/sessions", {"assertion": assertion})
+    return answer.status_code, answer.json().get("code", "ok")
+
+
+def test_an_assertion_opens_one_session(world: World) -> None:
+    """A second use, another audience, an unknown key, no algorithm and an operator's assertion open none."""
+    agent = world.enrol()
+    good = world.assertion(agent)
+    assert open_with(world, good) == (201, "ok")
+    assert open_with(world, good) == (401, "replayed")
+    assert open_with(world, make_assertion(agent, audience="http://127.0.0.1:1", now=now_ms())) == (
+        401,
+        "bad_assertion",
+    )
+    stranger = KeyFile.generate("agent", AGENT, ISSUER)
+    assert open_with(world, world.assertion(stranger)) == (401, "bad_assertion")
+    posing = KeyFile("agent", "acme/support/other", ISSUER, agent.key)
+    assert open_with(world, world.assertion(posing)) == (401, "bad_assertion")
+    _, claims, _ = world.assertion(agent).split(".")
+    header = codec.text_of(b'{"alg":"none","typ":"JWT","kid":"%b"}' % agent.key.kid.encode())
+    assert open_with(world, f"{header}.{claims}.") == (401, "bad_assertion")
+    assert open_with(world, world.assertion(world.operator_key)) == (403, "wrong_caller")
+
+
+def test_signing_in_needs_the_enrolled_key_twice(world: World) -> None:
+    """An operator's assertion with a proof by another key buys nothing, nor does an agent's."""
+    agent = world.enrol()
+
+    def sign_in(key: SigningKey, assertion: str) -> tuple[int, str]:
+        answer = Holder(world, key, None).call("POST", "/v1/operators/token", {"assertion": assertion})
+        return answer.status_code, answer.json().get("code", "ok")
+
+    assert sign_in(SigningKey.generate(), world.assertion(world.operator_key)) == (401, "bad_proof")
+    assert sign_in(agent.key, world.assertion(agent)) == (403, "wrong_caller")
+    assert sign_in(world.operator_key.key, world.assertion(world.operator_key)) == (201, "ok")
+
+
+def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
+    """Of many threads that use an id at once, one succeeds, also on two connections to the database."""
+    answers: list[str] = []
+    with State(world.realm.database_url) as other:
+        barrier = threading.Barrier(8)
+
+        def use(state: State) -> None:
+            barrier.wait()
+            try:
+                state.spend("assertion", "kid", "one", now_ms() + 60_000)
+                answers.append("ok")
+            except GrantError as error:
+                answers.append(error.code)
+
+        threads = [threading.Thread(target=use, args=((world.mint.state, other)[n % 2],)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(answers) == ["ok"] + ["replayed"] * 7
+
+
+def narrowed(holder: Holder, *caveats: Caveat) -> Holder:
+    assert holder.token is not None
+    return Holder(holder.world, holder.key, Macaroon.parse(holder.token).attenuate(*caveats).encode())
+
+
+def test_an_operator_narrows_a_token_offline(world: World) -> None:
+    """A kill-only credential kills and does nothing else; an expired or unknown caveat refuses everything."""
+    operator = world.operator()
+    reader = narrowed(operator, Caveat(allow=(Rule(tool="arx.agents.read"),)))
+    assert reader.call("GET", "/v1/agents").status_code == 200
+    refused = reader.call("POST", "/v1/kills", {"scopes": ["realm"], "reason": "x"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "tool_not_allowed")
+    assert refused.json()["failures"][0]["came"] == "arx.kill"
+    over = narrowed(operator, Caveat(exp=now_ms() - 1))
+    assert over.call("GET", "/v1/agents").json()["code"] == "expired"
+    early = narrowed(operator, Caveat(nbf=now_ms() + 60_000))
+    assert early.call("GET", "/v1/agents").json()["code"] == "not_yet_valid"
+    for caveat in (Caveat(depth=0), Caveat(aud=("arx.mint",)), Caveat(net=("127.0.0.0/8",)), Caveat(require=("call",))):
+        assert narrowed(operator, caveat).call("GET", "/v1/agents").json()["code"] == "unknown_caveat"
+
+
+def test_an_operators_arguments_can_be_narrowed(world: World) -> None:
+    """A token for one agent's path looks at that agent and at no other."""
+    world.enrol()
+    world.enrol("acme/support/other")
+    one = narrowed(world.operator(), Caveat(allow=(Rule(tool="arx.agents.read", args={"path": AGENT}),)))
+    assert one.call("GET", f"/v1/agents/{AGENT}").status_code == 200
+    refused = one.call("GET", "/v1/agents/acme/support/other")
+    assert (refused.status_code, refused.json()["code"]) == (403, "argument_not_allowed")
+
+
+def test_altered_tokens_are_refused(world: World) -> None:
+    """A changed byte of an operator's or a session's token breaks it."""
+    for holder in (world.operator(), world.session()[0]):
+        assert holder.token is not None
+        raw = bytearray(codec.bytes_of(holder.token.removeprefix("arx1_")))
+        raw[-1] ^= 1
+        forged = Holder(world, holder.key, "arx1_" + codec.text_of(bytes(raw)))
+        answer = forged.call("GET", "/v1/whoami")
+        assert (answer.status_code, answer.json()["code"]) == (401, "bad_signature")
+
+
+def test_each_stays_on_its_side(world: World) -> None:
+    """An agent's token does no operator's work, an operator's token starts no task."""
+    holder, _ = world.session()
+    for method, path, body in (
+        ("GET", "/v1/agents", None),
+        ("GET", "/v1/sessions", None),
+        ("DELETE", f"/v1/agents/{AGENT}", None),
+        ("POST", "/v1/kills", {"scopes": ["realm"], "reason": "x"}),
+        ("POST", "/v1/services", {"audience": "orders"}),
+    ):
+        answer = holder.call(method, path, body)
+        assert answer.status_code == 403, answer.text
+    answer = world.operator().call("POST", "/v1/tasks", LOOKUP)
+    assert (answer.status_code, answer.json()["code"]) == (403, "wrong_caller")
+
+
+def test_an_agent_sees_its_own_session_alone(world: World) -> None:
+    """Another's session and task are not there, to look at or to end."""
+    holder, session = world.session()
+    other, other_session = world.open_session(world.enrol("acme/support/other"))
+    task = other.call("POST", "/v1/tasks", LOOKUP).json()["task"]
+    assert holder.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "open"
+    for method, path in (
+        ("GET", f"/v1/sessions/{other_session['id']}"),
+        ("DELETE", f"/v1/sessions/{other_session['id']}"),
+        ("DELETE", f"/v1/tasks/{task['id']}"),
+    ):
+        assert holder.call(method, path).status_code == 404
+    assert holder.call("GET", "/v1/tasks").json() == {"tasks": []}
+    assert holder.call("GET", "/v1/tasks", session=other_session["id"]).status_code == 404
+
+
+@pytest.mark.parametrize("scope", ["session", f"agent:{AGENT}", "agent:acme", "policy", "realm", "key:k1.0"])
+def test_a_dead_session_does_nothing(world: World, epochs: UnsafeLocalEpochs, scope: str) -> None:
+    """A kill of session, agent, one above it, policy, realm or key ends the session's token at the mint as anywhere."""
+    holder, session = world.session()
+    killed = {"session": f"session:{session['id']}", "policy": f"policy:{session['policy']}"}.get(scope, scope)
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    epochs.kill(killed)
+    answer = holder.call("POST", "/v1/tasks", LOOKUP)
+    assert (answer.status_code, answer.json()["code"]) == (401, "revoked")
+
+
+def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: UnsafeLocalEpochs) -> None:
+    """What an operator sees is what the kill epoch says, not what the database last heard."""
+    holder, session = world.session()
+    holder.call("POST", "/v1/tasks", LOOKUP)
+    epochs.ban(f"agent:{AGENT}")
+    operator = world.operator()
+    path = f"/v1/sessions/{session['id']}"
+    assert operator.call("GET", path).json()["session"]["state"] == "frozen"
+    assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "frozen"
+    epochs.lift(f"agent:{AGENT}")
+    assert operator.call("GET", path).json()["session"]["state"] == "open"
+    epochs.kill(f"session:{session['id']}")
+    told = operator.call("GET", path).json()
+    assert (told["session"]["state"], told["tasks"][0]["state"]) == ("killed", "killed")
+    assert operator.call("GET", "/v1/sessions", state="open").json() == {"sessions": []}
+    assert len(operator.call("GET", "/v1/sessions", state="killed").json()["sessions"]) == 1
+
+
+def test_nothing_is_granted_while_a_scope_is_frozen(world: World, epochs: UnsafeLocalEpochs) -> None:
+    """A ban on an agent, one above it, the policy or the realm stops sessions and tasks until it is lifted."""
+    agent = world.enrol()
+    holder, _ = world.open_session(agent)
+    for scope in (f"agent:{AGENT}", "agent:acme", f"policy:{world.mint.policy.digest}", "realm", "key:k1.0"):
+        epochs.ban(scope)
+        assert open_with(world, world.assertion(agent)) == (401, "banned")
+        assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "banned"
+        epochs.lift(scope)
+        assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+
+
+def test_no_operator_is_locked_out_by_a_realm_kill(world: World, epochs: UnsafeLocalEpochs) -> None:
+    """Operators go on after the realm was killed and banned, and stop when they are banned themselves."""
+    operator = world.operator()
+    epochs.kill("realm")
+    epochs.ban("realm")
+    assert operator.call("GET", "/v1/agents").status_code == 200
+    epochs.ban("operator:root")
+    answer = operator.call("GET", "/v1/agents")
+    assert (answer.status_code, answer.json()["code"]) == (401, "banned")
+
+
+def test_a_stale_view_grants_nothing_and_stops_no_kill(world: World) -> None:
+    """With the kill epoch unknown agents get 503; an operator still looks, and still reaches the store with a kill."""
+    agent = world.enrol()
+    holder, _ = world.open_session(agent)
+    operator = world.operator()
+    world.mint.epochs.close()
+    answer = holder.call("POST", "/v1/tasks", LOOKUP)
+    assert (answer.status_code, answer.json()["code"]) == (503, "closed")
+    assert answer.headers["retry-after"] == "1"
+    assert open_with(world, world.assertion(agent)) == (503, "closed")
+    assert operator.call("GET", "/v1/sessions").status_code == 200
+    assert operator.call("POST", "/v1/services", {"audience": "orders"}).json()["code"] == "closed"
+    kill = operator.call("POST", "/v1/kills", {"scopes": ["realm"], "reason": "x"})
+    assert (kill.status_code, kill.json()["code"]) == (503, "store_unavailable")
+
+
+def test_secrets_are_not_shown(world: World) -> None:
+    """No answer but the one that gives a token, no record and no repr holds a token or a key."""
+    holder, session = world.session()
+    bundle = holder.call("POST", "/v1/tasks", LOOKUP).json()["bundle"]
+    operator = world.operator()
+    shown: Any = [operator.call("GET", path).text for path in ("/v1/agents", "/v1/sessions", "/v1/tasks")]
+    shown += [operator.call("GET", f"/v1/sessions/{session['id']}").text, str(world.events())]
+    shown += [repr(part) for part in (world.mint, world.mint.roots, world.mint.keys, world.mint.state)]
+    assert holder.token is not None
+    for secret in (holder.token, bundle, holder.token[-40:], bundle[-40:], token_hash(holder.token)):
+        assert not any(secret in text for text in shown)

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mint makes of requests: bad ones end in a problem, good ones in exactly what the policy grants."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.jose import KeyFile, SigningKey
+from arx_verifier.access import AccessRequest
+from arx_verifier.codec import bytes_of
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.errors import AccessError, TokenError
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.verify import Verifier
+from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
+
+JWK = SigningKey.generate().public.jwk
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm")
+    yield made
+    made.mint.close()
+
+
+BAD_BODIES: dict[str, tuple[str, Any]] = {
+    "agent: not a path": ("/v1/agents", {"path": "Acme", "jwk": JWK}),
+    "agent: path up": ("/v1/agents", {"path": "acme/../x", "jwk": JWK}),
+    "agent: path of 9": ("/v1/agents", {"path": "/".join("abcdefghi"), "jwk": JWK}),
+    "agent: no key": ("/v1/agents", {"path": "acme/x"}),
+    "agent: a private key": ("/v1/agents", {"path": "acme/x", "jwk": SigningKey.generate().private_jwk()}),
+    "agent: another key": ("/v1/agents", {"path": "acme/x", "jwk": {"kty": "RSA"}}),
+    "agent: key is text": ("/v1/agents", {"path": "acme/x", "jwk": "x"}),
+    "agent: unknown member": ("/v1/agents", {"path": "acme/x", "jwk": JWK, "admin": True}),
+    "agent: metadata of another type": ("/v1/agents", {"path": "acme/x", "jwk": JWK, "metadata": {"a": 1}}),
+    "agent: too long an owner": ("/v1/agents", {"path": "acme/x", "jwk": JWK, "owner": "x" * 201}),
+    "service: not a name": ("/v1/services", {"audience": "Orders"}),
+    "service: the mint's": ("/v1/services", {"audience": "arx.mint"}),
+    "service: nothing": ("/v1/services", {}),
+    "kill: no scope": ("/v1/kills", {"scopes": [], "reason": "x"}),
+    "kill: unknown kind": ("/v1/kills", {"scopes": ["sesion:s-abcdefghijklmnop"], "reason": "x"}),
+    "kill: half a scope": ("/v1/kills", {"scopes": ["session:"], "reason": "x"}),
+    "kill: no reason": ("/v1/kills", {"scopes": ["realm"]}),
+    "kill: empty reason": ("/v1/kills", {"scopes": ["realm"], "reason": ""}),
+    "kill: wait is text": ("/v1/kills", {"scopes": ["realm"], "reason": "x", "wait": "yes"}),
+    "kill: scopes is text": ("/v1/kills", {"scopes": "realm", "reason": "x"}),
+    "kill: a number in it": ("/v1/kills", {"scopes": [1], "reason": "x"}),
+    "ban: a line break": ("/v1/bans", {"scopes": ["agent:acme\n"], "reason": "x"}),
+    "lift: a long scope": ("/v1/bans/lift", {"scopes": ["agent:" + "a" * 97], "reason": "x"}),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
+def test_a_bad_body_is_a_problem(world: World, path: str, body: Any) -> None:
+    """An operator's body that does not fit is 400 ``malformed_request``, and says what was wrong."""
+    answer = world.operator().call("POST", path, body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.json()["detail"]) > 10
+
+
+RAW_BODIES = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "a name twice": b'{"scopes":["realm"],"scopes":["realm"],"reason":"x"}',
+    "not a number": b'{"scopes":["realm"],"reason":"x","wait":NaN}',
+    "huge number": b'{"scopes":["realm"],"reason":"x","wait":' + b"9" * 5000 + b"}",
+    "half a surrogate": b'{"scopes":["realm"],"reason":"\\ud800"}',
+    "not UTF-8": b'{"reason":"\xff"}',
+    "deep": b'{"reason":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "after the end": b'{"scopes":["realm"],"reason":"x"} x',
+    "a mark before it": b'\xef\xbb\xbf{"scopes":["realm"],"reason":"x"}',
+}
+
+
+@pytest.mark.parametrize("raw", RAW_BODIES.values(), ids=RAW_BODIES.keys())
+def test_bytes_that_are_no_json_are_a_problem(world: World, raw: bytes) -> None:
+    """Whatever the bytes are, the answer is a 400 and never a 500."""
+    operator = world.operator()
+    headers = {**operator.headers("POST", "/v1/kills"), "Content-Type": "application/json"}
+    answer = world.client.post("/v1/kills", content=raw, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+def test_a_body_says_that_it_is_json(world: World, kind: str | None) -> None:
+    """Another content type is 415, so that no form of a web page is taken for a request."""
+    operator = world.operator()
+    headers = operator.headers("POST", "/v1/kills") | ({"Content-Type": kind} if kind else {})
+    answer = world.client.post("/v1/kills", content=b'{"scopes":["realm"],"reason":"x"}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_large_body_is_refused_unread(world: World) -> None:
+    """More than 64 KiB is 413, with and without its length said before."""
+    for content in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):
+        answer = world.client.post("/v1/kills", content=content)
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_unknown_paths_and_methods_are_problems(world: World) -> None:
+    """404 and 405 are problems like any other, and no path is redirected to another."""
+    for path in ("/", "/v1", "/v1/agent", "/v1/tasks/", "/v2/tasks", "/V1/tasks", "/v1//tasks", "/docs"):
+        answer = world.client.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    answer = world.client.put("/v1/tasks")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+
+
+def test_what_is_not_there_is_not_found(world: World) -> None:
+    """Unknown ids, odd ids and ids of another kind are 404 for an operator."""
+    operator = world.operator()
+    for path in ("/v1/agents/acme/none", "/v1/agents/", "/v1/agents/%00", "/v1/sessions/s-none", "/v1/sessions/%E2%82"):
+        answer = operator.call("GET", path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    assert operator.call("DELETE", "/v1/tasks/t-none").status_code == 404
+    assert operator.call("GET", "/v1/sessions", state="asleep").status_code == 400
+    assert operator.call("GET", "/v1/sessions", nonsense="1").status_code == 400
+
+
+def test_an_agent_is_enrolled_once_and_with_a_key_of_its_own(world: World) -> None:
+    """Neither path nor key can be taken twice, not even by an operator's key."""
+    key = world.enrol(owner="ada", metadata={"model": "m-1"})
+    operator = world.operator()
+    again = operator.call("POST", "/v1/agents", {"path": AGENT, "jwk": JWK})
+    assert (again.status_code, again.json()["code"]) == (409, "agent_exists")
+    for taken in (key.key, world.operator_key.key):
+        same = operator.call("POST", "/v1/agents", {"path": "acme/other", "jwk": taken.public.jwk})
+        assert (same.status_code, same.json()["code"]) == (409, "key_enrolled")
+    shown = operator.call("GET", f"/v1/agents/{AGENT}").json()
+    assert (shown["path"], shown["owner"], shown["metadata"]) == (AGENT, "ada", {"model": "m-1"})
+    assert (shown["state"], shown["keys"]) == ("active", [key.key.kid])
+    assert operator.call("GET", "/v1/agents").json() == {"agents": [shown]}
+
+
+def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(world: World) -> None:
+    """A shorter life is given, a longer or odd one refused with what would have been right."""
+    key = world.enrol()
+    _, session = world.open_session(key, ttl="5m", purpose="to test")
+    assert session["expires_at"] - session["opened_at"] == 300_000
+    assert session["purpose"] == "to test"
+    _, session = world.open_session(key)
+    assert session["expires_at"] - session["opened_at"] == 8 * 3_600_000
+    for ttl in ("9h", "0s", "soon", "-1m", ""):
+        holder = Holder(world, SigningKey.generate(), None)
+        answer = holder.call("POST", "/v1/sessions", {"assertion": world.assertion(key), "ttl": ttl})
+        assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
+        assert answer.json()["failures"][0]["expected"] == "a duration of at most 8h"
+
+
+def test_whom_the_policy_does_not_name_opens_nothing(world: World) -> None:
+    """An enrolled agent outside the policy is refused, and told so."""
+    key = world.enrol("elsewhere/x")
+    answer = Holder(world, SigningKey.generate(), None).call(
+        "POST", "/v1/sessions", {"assertion": world.assertion(key)}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (403, "session_not_allowed")
+
+
+REFUSED_TASKS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "unknown template": ({"template": "nonsense", "params": {}}, 403, "unknown_task"),
+    "a parameter missing": ({"template": "lookup", "params": {}}, 403, "bad_parameters"),
+    "no parameters": ({"template": "lookup"}, 403, "bad_parameters"),
+    "a parameter too many": ({"template": "lookup", "params": {"order_id": "o", "x": 1}}, 403, "bad_parameters"),
+    "another type": ({"template": "lookup", "params": {"order_id": 5}}, 403, "bad_parameters"),
+    "a nested value": ({"template": "lookup", "params": {"order_id": {"any": True}}}, 403, "bad_parameters"),
+    "above the limit": ({"template": "refund", "params": {"order_id": "o", "amount": 101}}, 403, "bad_parameters"),
+    "a float": ({"template": "refund", "params": {"order_id": "o", "amount": 5.5}}, 403, "bad_parameters"),
+    "too long a life": ({**LOOKUP, "ttl": "11m"}, 403, "bad_parameters"),
+    "too many hand-overs": ({**LOOKUP, "depth": 9}, 403, "bad_parameters"),
+    "negative hand-overs": ({**LOOKUP, "depth": -1}, 403, "bad_parameters"),
+    "a tool it does not have": ({**LOOKUP, "tools": ["payments.refund"]}, 403, "bad_parameters"),
+    "no tool at all": ({**LOOKUP, "tools": []}, 403, "bad_parameters"),
+    "params of another type": ({"template": "lookup", "params": []}, 400, "malformed_request"),
+    "an unknown member": ({**LOOKUP, "any": True}, 400, "malformed_request"),
+    "depth as text": ({**LOOKUP, "depth": "1"}, 400, "malformed_request"),
+    "nothing": ({}, 400, "malformed_request"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "code"), REFUSED_TASKS.values(), ids=REFUSED_TASKS.keys())
+def test_a_task_that_the_policy_does_not_grant(world: World, body: dict[str, Any], status: int, code: str) -> None:
+    """A refusal names every thing that does not fit, and leaves no task behind."""
+    holder, _ = world.session()
+    answer = holder.call("POST", "/v1/tasks", body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    if code == "bad_parameters":
+        assert {"place", "rule", "expected", "came"} == set(answer.json()["failures"][0])
+    assert holder.call("GET", "/v1/tasks").json() == {"tasks": []}
+    assert "task.started" not in [event["kind"] for event in world.events()]
+
+
+def open_service(world: World, audience: str) -> tuple[Verifier, dict[str, Any]]:
+    file = world.operator().call("POST", "/v1/services", {"audience": audience}).json()
+    keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
+    ring = KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"])
+    decisions = InMemoryDecisions()
+    return Verifier(audience=audience, keys=ring, epochs=world.mint.epochs, decisions=decisions), file
+
+
+def call_tool(verifier: Verifier, bundle: Bundle, tool: str, **args: Any) -> Any:
+    token = Task(bundle).call_token(verifier.audience, tool, args)
+    return verifier.verify(token, AccessRequest(tool, args, now_ms()))
+
+
+def test_a_bundle_does_what_its_task_is_for_and_nothing_else(world: World) -> None:
+    """Real verifiers, opened with the keys that the mint gives them, accept the task's calls and refuse others."""
+    holder, session = world.session()
+    body = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
+    told = holder.call("POST", "/v1/tasks", body).json()
+    bundle, task = Bundle.parse(told["bundle"]), told["task"]
+    orders, file = open_service(world, "orders")
+    payments, _ = open_service(world, "payments")
+    assert file["store"] == world.mint.store_url
+    assert (bundle.task, bundle.agent, bundle.issuer) == (task["id"], AGENT, ISSUER)
+    assert dict(bundle.origins) == {"orders": ("http://127.0.0.1:9001",), "payments": ("http://127.0.0.1:9002",)}
+    grant = call_tool(orders, bundle, "orders.get", order_id="o-1")
+    assert (grant.agent, grant.session, grant.task) == (AGENT, session["id"], task["id"])
+    assert grant.facts.policy == world.mint.policy.digest == task["policy"]
+    call_tool(payments, bundle, "payments.refund", order_id="o-1", amount=50)
+    with pytest.raises(AccessError):
+        call_tool(payments, bundle, "payments.refund", order_id="o-1", amount=51)
+    with pytest.raises(AccessError):
+        call_tool(orders, bundle, "orders.get", order_id="o-2")
+    token = Task(bundle).call_token("orders", "orders.get", {"order_id": "o-1"})
+    with pytest.raises(TokenError):
+        payments.verify(token, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms()))
+
+
+def test_asking_for_less_gives_less(world: World) -> None:
+    """Fewer tools, hand-overs and minutes are taken from the template, and end up in the token."""
+    holder, _ = world.session()
+    asked = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}, "tools": ["orders.get"]}
+    told = holder.call("POST", "/v1/tasks", {**asked, "depth": 0, "ttl": "60s"}).json()
+    bundle = Bundle.parse(told["bundle"])
+    assert bundle.audiences == ("orders",)
+    identifier = bundle.outline.identifier
+    assert (identifier.depth, identifier.exp - identifier.iat) == (0, 60_000)
+    assert told["task"]["expires_at"] == identifier.exp
+
+
+def test_a_task_ends_with_its_session_at_the_latest(world: World) -> None:
+    """A task's token does not outlive its session."""
+    holder, session = world.open_session(world.enrol(), ttl="90s")
+    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    assert told["task"]["expires_at"] == session["expires_at"]
+    assert Bundle.parse(told["bundle"]).outline.exp == session["expires_at"]
+
+
+def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World) -> None:
+    """``born`` is the sequence that was applied when the request came, in session and task."""
+    epochs: Any = world.mint.epochs
+    epochs.kill("agent:elsewhere")
+    holder, _ = world.session()
+    assert holder.token is not None
+    identifier = Macaroon.parse(holder.token).unverified_identifier
+    assert isinstance(identifier, Identifier)
+    assert identifier.born == (epochs.inc, 1)
+    epochs.kill("agent:elsewhere")
+    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    assert Bundle.parse(told["bundle"]).outline.identifier.born == (epochs.inc, 2)
+    mark = world.mint.state.high_water("acme")
+    assert mark is not None
+    assert (mark.inc, mark.seq) == (epochs.inc, 2)
+
+
+def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
+    """With a record that cannot be written, nothing changes and the answer is 503."""
+    key = world.enrol()
+    holder, _ = world.open_session(key)
+    operator = world.operator()
+    events = world.mint.events
+    events.close()
+    kept = events.path.read_bytes()
+    events.path.unlink()
+    events.path.mkdir()
+    body = {"path": "acme/second", "jwk": JWK}
+    for answer in (operator.call("POST", "/v1/agents", body), holder.call("POST", "/v1/tasks", LOOKUP)):
+        assert (answer.status_code, answer.json()["code"]) == (503, "audit_unavailable")
+    assert operator.call("GET", "/v1/tasks").json() == {"tasks": []}
+    assert world.client.get("/readyz").status_code == 503
+    events.path.rmdir()
+    events.path.write_bytes(kept + b'{"cut')
+    assert operator.call("POST", "/v1/agents", body).status_code == 201
+    last = events.path.read_text().splitlines()[-2:]
+    assert last[0] == '{"cut'
+    assert json.loads(last[1])["kind"] == "agent.enrolled"
+
+
+def test_a_reload_changes_the_policy_whole_or_not_at_all(world: World) -> None:
+    """A policy with a mistake leaves the old one in force; a good one is used from the next grant on."""
+    holder, _ = world.session()
+    before = world.mint.policy.digest
+    path = world.realm.policy_path
+    good = path.read_text()
+    path.write_text(good + "\n[task.broken]\n")
+    with pytest.raises(Exception, match=r"task\.broken"):
+        world.mint.reload_policy()
+    assert world.mint.policy.digest == before
+    path.write_text(good.replace('ttl = "10m"', 'ttl = "9m"'))
+    assert world.mint.reload_policy() != before
+    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    assert told["task"]["policy"] == world.mint.policy.digest
+
+
+def test_a_bug_is_a_problem_without_its_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails inside is a 500 problem that says nothing of the inside."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    holder, _ = world.session()
+    monkeypatch.setattr(world.mint.state, "tasks", broken)
+    answer = holder.call("GET", "/v1/tasks")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "secret" not in answer.text
+
+
+def test_a_foreign_database_is_refused(world: World) -> None:
+    """A database of another schema stops the start, and its key file is not enough to go on."""
+    from sqlalchemy import update
+
+    from arx_caps.mint.tables import META
+    from arx_verifier.errors import SettingsError
+
+    with world.mint.state._write() as c:
+        c.execute(update(META).values(value="99"))
+    with pytest.raises(SettingsError, match="schema 99"):
+        world.mint.state.create()
+    assert KeyFile.load(world.realm.operator_key_path)
