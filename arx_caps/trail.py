@@ -6,10 +6,12 @@ previous holder wrote; only the agent at the root was proven, and the tree says 
 package's; choosing what to print is the command's.
 """
 
+import itertools
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,6 +22,8 @@ _SHORT: Final = 6  # characters of a link that are shown: enough to tell sibling
 _STYLES: Final = {"allow": "32", "deny": "31", "bold": "1", "dim": "2"}
 _MAX_DEPTH: Final = 32  # a token holds 16 hand-overs; a record that claims more is cut here, not followed
 _NO_LIMIT: Final = 1 << 20
+_RUN: Final = 6  # more allowed calls than this without a refusal between them are drawn as one line
+_SHOWN_TOOLS: Final = 4
 
 
 @dataclass(slots=True)
@@ -190,9 +194,10 @@ def _lines(told: Trail) -> Iterator[list[_Part]]:
 def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
     yield [("dim", indent + ("└─ " if last else "├─ ")), *_title(node)]
     indent += "   " if last else "│  "
-    for position, decision in enumerate(node.decisions):
-        end = not node.children and position == len(node.decisions) - 1
-        yield [("dim", indent + ("└─ " if end else "├─ ")), *_call(decision)]
+    rows = list(_rows(node.decisions))
+    for position, row in enumerate(rows):
+        end = not node.children and position == len(rows) - 1
+        yield [("dim", indent + ("└─ " if end else "├─ ")), *row]
     for position, child in enumerate(node.children.values()):
         yield from _tree(child, indent, last=position == len(node.children) - 1)
 
@@ -214,8 +219,31 @@ def _counts(allowed: int, denied: int) -> list[_Part]:
     return [*parts, ("", ", "), ("deny", f"{denied} denied")] if denied else parts
 
 
+def _rows(decisions: Sequence[Decision]) -> Iterator[list[_Part]]:
+    """Write each decision in a line, but a long run of allowed ones in one: what was refused must not drown."""
+    for allowed, run in itertools.groupby(decisions, key=lambda decision: decision.allowed):
+        calls = list(run)
+        if allowed and len(calls) > _RUN:
+            yield _run(calls)
+        else:
+            yield from map(_call, calls)
+
+
+def _run(calls: Sequence[Decision]) -> list[_Part]:
+    tools = Counter(f"{call.facts.audience}  {call.tool}" for call in calls).most_common(_SHOWN_TOOLS + 1)
+    what = ", ".join(f"{tool} x{count}" for tool, count in tools[:_SHOWN_TOOLS]) + (
+        ", …" if tools[_SHOWN_TOOLS:] else ""
+    )
+    until = _time(calls[-1])[len("2026-11-25 ") :]
+    return [("allow", "✓ "), ("dim", f"{_time(calls[0])}Z to {until}Z  "), ("", f"{len(calls)} calls: {what}")]
+
+
+def _time(decision: Decision) -> str:
+    return datetime.fromtimestamp(decision.at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
 def _call(decision: Decision) -> list[_Part]:
-    at = datetime.fromtimestamp(decision.at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    at = _time(decision)
     what = f"{decision.facts.audience}  {decision.tool or '(no tool)'}"
     if decision.allowed:
         return [("allow", "✓ "), ("dim", at + "Z  "), ("", what)]

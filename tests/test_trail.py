@@ -115,3 +115,16 @@ def test_the_json_form_is_whole() -> None:
     assert (worker["name"], worker["proven"], worker["assurance"]) == ("acme/worker", False, "bearer")
     assert [decision["code"] for decision in worker["decisions"]] == ["ok", "revoked"]
     assert told["tasks"][0]["children"][1]["decisions"][0]["failures"][0]["came"] == "50"
+
+
+def test_a_long_run_of_allowed_calls_is_one_line_and_no_refusal_drowns_in_it() -> None:
+    """
+    Allowed calls in a row are drawn together with their counts; a refused one stands in a line of its own.
+    """
+    facts = ChainFacts(agent="acme/a", session="s-1", task="t-1", audience="orders")
+    codes = ["ok"] * 9 + ["revoked"] + ["ok"] * 2
+    decisions = [Decision(code, 1_700_000_000_000 + i, facts, tool="orders.get") for i, code in enumerate(codes)]
+    drawn = render(trail(decisions, "s-1"), colour=False)
+    assert drawn.count("\n") == 2 + 1 + 1 + 2
+    assert "9 calls: orders  orders.get x9" in drawn
+    assert drawn.count("revoked") == 1

@@ -74,5 +74,6 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         unreachable=unreachable,
         fenced_in_ms=None if status == "dead" else max(0, round((fence_s - now) * 1000)),
         took_ms=round(took_ms, 3),
+        at_ms=header.at_ms,
         summary=summary,
     )

@@ -34,6 +34,7 @@ class KillReport:
         fenced_in_ms: From this report until every lease that does not know of it is over; None when all confirmed or
             nothing is known, 0 when that time has passed.
         took_ms: From the call to this report.
+        at_ms: When the store took it, by the store's clock, ms since the Unix epoch; -1 when that is not known.
         summary: One line for people.
     """
 
@@ -47,6 +48,7 @@ class KillReport:
     unreachable: tuple[str, ...]
     fenced_in_ms: int | None
     took_ms: float
+    at_ms: int
     summary: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class KillReport:
     def unknown(cls, scopes: tuple[str, ...], took_ms: float, why: str) -> Self:
         """Report that the outcome is not known: it may be in force, and must be repeated."""
         summary = f"unknown: {why}; repeat it until it is confirmed, repeating is harmless"
-        return cls(scopes, -1, "", False, "unknown", 0, 0, (), None, took_ms, summary)
+        return cls(scopes, -1, "", False, "unknown", 0, 0, (), None, took_ms, -1, summary)
 
 
 def _plain(value: Any) -> Any:
