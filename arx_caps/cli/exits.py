@@ -5,15 +5,10 @@ A script reads the number, a person the line on stderr.  A message begins small 
 it is a line of its own, a hint.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from arx_verifier.errors import (
-    AccessError,
-    ArxError,
-    GrantError,
-    TokenError,
-    UnavailableError,
-)
+if TYPE_CHECKING:
+    from arx_verifier.errors import ArxError
 
 OK: Final = 0
 DENIED: Final = 1  # a check failed: denied, tampered, refused by the policy
@@ -40,8 +35,10 @@ class Stop(Exception):  # noqa: N818 - it also ends commands that did their work
         self.exit_code, self.hint, self.code = exit_code, hint, code
 
 
-def exit_of(error: ArxError) -> int:
+def exit_of(error: "ArxError") -> int:
     """Return the exit code of an error of ARx."""
+    from arx_verifier.errors import AccessError, GrantError, TokenError, UnavailableError  # `arx --help` needs none
+
     if isinstance(error, UnavailableError):
         return UNREACHABLE
     if isinstance(error, TokenError | AccessError | GrantError):

@@ -26,7 +26,7 @@ from arx_caps.revocation import KINDS, KillReport, RevocationStore, parse_scopes
 from arx_verifier.errors import ArxError, StoreError
 
 SIGN_IN_S: Final = 5.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
-WAIT_S: Final = 15.0  # beyond any lease: how long the mint may take to answer a kill that waits
+WAIT_S: Final = 90.0  # beyond the longest lease: how long the mint may take to answer a kill that waits
 
 
 class Action(NamedTuple):

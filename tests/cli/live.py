@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realm that really runs, made and driven by the command line alone."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from arx_caps.agent import Task
+from arx_verifier import AccessRequest, Decision, Verifier
+
+AGENT = "acme/support/triage"
+DEADLINE_S = 20.0
+
+
+class Live:
+    """A running realm; made first, if it is not there.
+
+    Attributes:
+        folder: Its folder.
+        ready: What ``arx up`` said when it was ready.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
+        self._environment |= {"ARX_HOME": str(folder), "PYTHONWARNINGS": "error"}
+        if not folder.exists():
+            self.ok("init", "--name", "acme", "--issuer", f"http://127.0.0.1:{port}")
+        command = [sys.executable, "-m", "arx_caps.cli", "up", "--json"]
+        with (folder / "up.err").open("w") as err:
+            self._up: subprocess.Popen[str] = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=err, text=True, env=self._environment
+            )
+        assert self._up.stdout is not None
+        line = self._up.stdout.readline()
+        assert line, (folder / "up.err").read_text()
+        self.ready: dict[str, Any] = json.loads(line)
+
+    def run(self, *words: str | Path) -> tuple[int, dict[str, Any], str]:
+        """Run a command with ``--json``; returns exit code, object and stderr."""
+        command = [sys.executable, "-m", "arx_caps.cli", *map(str, words), "--json"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self._environment, timeout=60, stdin=subprocess.DEVNULL
+        )
+        told: dict[str, Any] = json.loads(done.stdout)
+        assert told["schema"].startswith("arx/")
+        assert "Traceback" not in done.stderr
+        return done.returncode, told, done.stderr
+
+    def ok(self, *words: str | Path) -> dict[str, Any]:
+        """Run a command that must succeed."""
+        exit_code, told, err = self.run(*words)
+        assert exit_code == 0, (words, told, err)
+        return told
+
+    def kill_mint(self) -> None:
+        """End the mint without mercy; the store goes on, and nobody starts the mint again."""
+        self._up.send_signal(signal.SIGSTOP)
+        os.kill(self.ready["pid"], signal.SIGKILL)
+
+    def revive(self) -> None:
+        """Let the mint be started again, and wait until it is."""
+        self._up.send_signal(signal.SIGCONT)
+        self.until(lambda: self.run("agent", "list")[0] == 0)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Look again and again until something is so."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not holds():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Stop the realm in order and return the exit code."""
+        self._up.send_signal(signal.SIGCONT)
+        self._up.terminate()
+        assert self._up.stdout is not None
+        self._up.stdout.close()
+        return self._up.wait(30)
+
+
+@contextlib.contextmanager
+def live_realm(folder: Path, port: int) -> Iterator[Live]:
+    """Run a realm; everything of it is stopped at the end."""
+    live = Live(folder, port)
+    try:
+        yield live
+    finally:
+        live.stop()
+
+
+def call(verifier: Verifier, held: Path, tool: str, **args: Any) -> Decision:
+    """Call a tool with what a file holds, as its holder would, and return what the service decides."""
+    task = Task.from_text(held.read_text())
+    text = task.call_token(verifier.audience, tool, args)
+    return verifier.decide(text, AccessRequest(tool, args, time.time_ns() // 1_000_000, "127.0.0.1"))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx decisions``: filters, forms, damage."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_verifier.decisions import ChainFacts, Decision
+from arx_verifier.errors import Failure
+from arx_verifier.spool import Journal
+from tests.cli.helpers import SESSION, TASK, arx
+
+AT = 1_760_000_000_000
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A journal with five decisions of two sessions, one of them refused."""
+    about = {"agent": "acme/a", "session": SESSION, "task": TASK, "token": "i" * 22, "audience": "orders"}
+    own, handed = ChainFacts(**about), ChainFacts(**about, named=("acme/w",), links=("L" * 22,))
+    other = ChainFacts(agent="acme/b", session="s-" + "z" * 16, task=TASK, token="j" * 22, audience="mail")
+    failure = Failure("caveat 2", "amount range", "[0,5]", "6\x1b[2J")
+    sink = Journal(tmp_path / "journals" / "orders", "orders-1", "orders")
+    for at, facts, tool in (
+        (AT, own, "orders.get"),
+        (AT + 1, handed, "orders.get"),
+        (AT + 2, other, "mail.send"),
+        (AT + 3, own, "orders.list"),
+    ):
+        sink.append(Decision("ok", at, facts, tool))
+    sink.append(Decision("argument_not_allowed", AT + 9, handed, "orders.refund", failures=(failure,)))
+    sink.close()
+    return tmp_path / "journals"
+
+
+def tools(journal: Path, *words: str) -> list[str]:
+    """Return the tools of the decisions that a filter lets through."""
+    return [each["tool"] for each in arx("decisions", "--journal", journal, "--json", *words).json["decisions"]]
+
+
+def test_filters_hold_together(journal: Path) -> None:
+    """
+    Each filter takes away; an agent is found wherever it stands in the chain.
+    """
+    assert tools(journal) == ["orders.get", "orders.get", "mail.send", "orders.list", "orders.refund"]
+    assert tools(journal, "--code", "deny") == ["orders.refund"]
+    assert tools(journal, "--code", "argument_not_allowed", "--tool", "orders.*") == ["orders.refund"]
+    assert tools(journal, "--agent", "acme/w") == ["orders.get", "orders.refund"]
+    assert tools(journal, "--agent", "acme/*", "--tool", "mail.send") == ["mail.send"]
+    assert tools(journal, "--limit", "2") == ["orders.list", "orders.refund"]
+
+
+def test_a_session_is_told_as_a_tree(journal: Path) -> None:
+    """
+    Hand-overs stand below whom they came from, with what each of them did.
+    """
+    ran = arx("decisions", "--journal", journal, "--session", SESSION)
+    assert ran.exit_code == exits.OK
+    assert ran.out.index("acme/a") < ran.out.index("acme/w") < ran.out.index("argument_not_allowed")
+    assert "mail.send" not in ran.out
+    assert "\x1b" not in ran.out
+    trail = arx("decisions", "--journal", journal, "--session", SESSION, "--json").json
+    assert (trail["schema"], trail["allowed"], trail["denied"]) == ("arx/trail/1", 3, 1)
+
+
+def test_lines_for_machines(journal: Path) -> None:
+    """
+    ``--jsonl`` is one object a line, each with its schema.
+    """
+    lines = arx("decisions", "--journal", journal, "--jsonl").out.splitlines()
+    assert [json.loads(line)["schema"] for line in lines] == ["arx/decision/1"] * 5
+
+
+def test_a_table_for_people_shows_no_control_characters(journal: Path) -> None:
+    """
+    What a tool was called with cannot steer the terminal of who reads it.
+    """
+    ran = arx("decisions", "--journal", journal)
+    assert "acme/a -> acme/w" in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_damage_is_said_and_read_past(journal: Path) -> None:
+    """
+    A journal that is not as it was written ends with 3; what can still be read is shown.
+    """
+    segment = next(path for path in journal.rglob("*") if path.is_file())
+    raw = bytearray(segment.read_bytes())
+    at = raw.index(b"mail.send")
+    raw[at] ^= 1
+    segment.write_bytes(bytes(raw))
+    ran = arx("decisions", "--journal", journal)
+    assert ran.exit_code == exits.INCOMPLETE
+    assert "damaged:" in ran.err

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command's frame: help, version, completion, documentation, colours and environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from arx_caps.cli.app import NOUNS
+from arx_caps.cli.output import plain, table
+from arx_caps.cli.values import show_span
+from tests.cli.helpers import arx, bundle
+from tests.cli.reference import commands, reference
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_documentation_says_what_the_commands_say() -> None:
+    """
+    docs/cli.md is what ``python -m tests.cli.reference`` writes.
+    """
+    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == reference()
+
+
+def test_help_imports_nothing_but_click() -> None:
+    """
+    ``arx --help`` is quick because no noun is loaded for it.
+    """
+    script = (
+        "import sys\nfrom arx_caps.cli.app import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'httpx', 'redis', 'joserfc', 'cryptography', 'sqlalchemy', 'starlette', 'msgspec', 'arx_verifier'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(noun in done.stdout for noun in NOUNS)
+
+
+def test_every_command_has_help_that_works() -> None:
+    """
+    ``--help`` of every command exits with 0, and each option says what it is for.
+    """
+    for words, command in commands():
+        assert arx(*words.split()[1:], "--help").exit_code == 0
+        assert all(param.help for param in command.params if isinstance(param, click.Option)), words
+
+
+def test_version() -> None:
+    """
+    ``arx --version`` is one line.
+    """
+    assert arx("--version").out.startswith("arx ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell: str) -> None:
+    """
+    Each shell gets a script that asks ``arx`` itself.
+    """
+    ran = arx("completion", shell)
+    assert ran.exit_code == 0
+    assert "_ARX_COMPLETE" in ran.out
+
+
+def test_completion_completes_nouns_and_verbs() -> None:
+    """
+    The script's question is answered without running anything.
+    """
+    asked = {"_ARX_COMPLETE": "bash_complete", "COMP_WORDS": "arx token ", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "arx_caps.cli"], capture_output=True, text=True, env={**os.environ, **asked}, timeout=60
+    )
+    assert {"plain,inspect", "plain,hand-over", "plain,explain"} <= set(done.stdout.split())
+
+
+def test_quiet_leaves_data_and_errors_alone() -> None:
+    """
+    ``--quiet`` silences hints and notes, never data or what is wrong.
+    """
+    words = ("token", "hand-over", "acme/w", "--in", "-", "--quiet")
+    ran = arx(*words, stdin=bundle().encode())
+    assert ran.out.startswith("arxb1_")
+    assert ran.err == ""
+    assert arx("-q", "token", "inspect", "/nonexistent").err.startswith("arx: ")
+
+
+def test_options_come_from_the_environment(tmp_path: Path) -> None:
+    """
+    A flag wins over its variable, the variable over the default.
+    """
+    (tmp_path / "policy.toml").write_text("")
+    assert "arx/policy/1" in arx("policy", "check", tmp_path / "policy.toml", env={"ARX_JSON": "1"}).out
+    missing = tmp_path / "from-environment"
+    assert "from-environment" in arx("decisions", env={"ARX_HOME": str(missing)}).err
+    ran = arx("decisions", "--realm-dir", tmp_path / "from-flag", env={"ARX_HOME": str(missing)})
+    assert "from-flag" in ran.err
+
+
+def test_a_password_on_the_command_line_is_refused_and_not_repeated() -> None:
+    """
+    Every user of the machine can read a command line.
+    """
+    ran = arx("verifier", "list", "--realm", "acme", "--store", "redis://:hunter2@127.0.0.1:1/0")
+    assert ran.exit_code == 2
+    assert "hunter2" not in ran.out + ran.err
+    ran = arx("verifier", "list", "--realm", "acme", env={"ARX_STORE_URL": "redis://:hunter2@127.0.0.1:1/0"})
+    assert ran.exit_code == 5
+    assert "hunter2" not in ran.out + ran.err
+
+
+def test_text_for_people() -> None:
+    """
+    Spans are short, tables line up, control characters are shown.
+    """
+    assert [show_span(ms) for ms in (999, 60_000, 3_661_000, 90_000_000)] == ["999 ms", "1m", "1h 1m", "1d 1h"]
+    assert plain("a\x1b[31m\n") == "a\\x1b[31m\\n"
+    assert table(("A", "B"), [("x", None), ("long", 1)]).splitlines()[1:] == ["x     -", "long  1"]

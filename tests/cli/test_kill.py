@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx kill`` and its kin straight at a store: what is reported, and what the exit code promises."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_caps.cli.kill import read_scopes
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.keyfile import KeyFile
+from arx_caps.revocation import RevocationStore
+from arx_verifier.errors import RequestError, StoreError
+from tests.cli.helpers import SESSION, TASK, Ran, arx
+
+WORDS = ("--reason", "a test", "--yes", "--json")
+
+
+@pytest.fixture
+def store(valkey: EmbeddedValkey, realm_name: str) -> RevocationStore:
+    """A realm's store without a mint and without verifiers."""
+    made = RevocationStore(valkey.url, realm_name)
+    made.load_functions()
+    made.init()
+    return made
+
+
+def direct(valkey: EmbeddedValkey, store: RevocationStore, *words: str) -> Ran:
+    """Run a command against the store alone."""
+    return arx(*words, "--direct", "--store", valkey.url, "--realm", store.realm, *WORDS)
+
+
+def test_scopes_are_read_as_typed() -> None:
+    """
+    A kind may stand once before its ids, or before each; the realm is a word.
+    """
+    assert read_scopes(["session", SESSION]) == [f"session:{SESSION}"]
+    assert read_scopes(["agent", "acme/a", "acme/b"]) == ["agent:acme/a", "agent:acme/b"]
+    assert read_scopes([f"session:{SESSION}", f"task:{TASK}"]) == [f"session:{SESSION}", f"task:{TASK}"]
+    assert read_scopes(["session", f"session:{SESSION}"]) == [f"session:{SESSION}"]
+    assert read_scopes(["realm"]) == ["realm"]
+    for wrong in (["session"], [SESSION], ["realm", "acme"], ["session", TASK], ["agent", "session:" + SESSION]):
+        with pytest.raises(RequestError):
+            read_scopes(wrong)
+
+
+@pytest.mark.servers
+def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationStore) -> None:
+    """
+    A kill that is in force and durable, and that no verifier has confirmed, does not exit with 0.
+    """
+    ran = direct(valkey, store, "kill", "session", SESSION)
+    assert (ran.exit_code, ran.json["status"], ran.json["by"]) == (exits.INCOMPLETE, "unconfirmed", "store")
+    assert store.floors() == {f"session:{SESSION}": ran.json["seq"]}
+
+
+@pytest.mark.servers
+def test_each_command_writes_what_it_says(valkey: EmbeddedValkey, store: RevocationStore) -> None:
+    """
+    Kill ends, freeze bans, thaw and reinstate lift; the log has operation and reason, and who.
+    """
+    for verb, scope in (("freeze", "session:" + SESSION), ("thaw", "session:" + SESSION), ("kill", "agent:acme/a")):
+        assert direct(valkey, store, verb, scope).exit_code == exits.INCOMPLETE
+    assert direct(valkey, store, "reinstate", "agent", "acme/a").exit_code == exits.INCOMPLETE
+    log = store.log()
+    assert [entry.op for entry in log] == ["ban", "lift", "kill+ban", "lift"]
+    assert {entry.why for entry in log} == {"a test"}
+    assert all("direct" in entry.by for entry in log)
+
+
+@pytest.mark.servers
+def test_a_dead_mint_is_passed_by(valkey: EmbeddedValkey, store: RevocationStore, tmp_path: Path) -> None:
+    """
+    Where nothing listens the store is written at once; where something listens and says nothing, soon after.
+    """
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        KeyFile.generate("operator", "root", f"http://127.0.0.1:{port}").save(tmp_path / "key")
+        place = ("--operator-key", tmp_path / "key", "--store", valkey.url, "--realm", store.realm)
+        ran = arx("kill", "session", SESSION, *place, *WORDS)
+        assert (ran.json["by"], ran.json["status"]) == ("store", "unconfirmed")
+        assert "going straight to the store" in ran.err
+        assert "root" in store.log()[-1].by
+
+
+@pytest.mark.servers
+def test_a_lost_answer_is_unknown(
+    valkey: EmbeddedValkey, store: RevocationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A store that takes the kill and does not say so leaves it unknown: 3, and to be repeated.
+    """
+
+    def lost(*_: object) -> None:
+        raise StoreError("the store did not answer: whether it took the kill is unknown")
+
+    monkeypatch.setattr(RevocationStore, "kill_by_kind", lost)
+    ran = direct(valkey, store, "kill", "session", SESSION)
+    assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unknown")
+    assert "repeat" in ran.json["summary"]
+
+
+def test_without_store_and_mint_nothing_is_claimed(tmp_path: Path) -> None:
+    """
+    Nothing answered, nothing was done, and the command says both.
+    """
+    KeyFile.generate("operator", "root", "http://127.0.0.1:9").save(tmp_path / "key")
+    place = ("--operator-key", tmp_path / "key", "--store", "unix:///nonexistent/x.sock", "--realm", "acme")
+    ran = arx("kill", "session", SESSION, *place, *WORDS)
+    assert ran.exit_code == exits.UNREACHABLE
+    assert "nothing was done" in ran.err
+    assert ran.json["schema"] == "arx/error/1"
+
+
+@pytest.mark.servers
+def test_verifier_list_of_an_empty_realm(valkey: EmbeddedValkey, store: RevocationStore) -> None:
+    """
+    No verifier is a list of none, not an error; a realm without a history is one.
+    """
+    ran = arx("verifier", "list", "--store", valkey.url, "--realm", store.realm, "--json")
+    assert (ran.exit_code, ran.json["verifiers"], ran.json["seq"]) == (exits.OK, [], 0)
+    assert arx("verifier", "list", "--store", valkey.url, "--realm", "other").exit_code == exits.UNREACHABLE

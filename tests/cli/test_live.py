@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line against a realm that runs: the whole job, with the mint alive and with it dead."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_verifier import Verifier
+from arx_verifier.service import open_verifier
+from tests.cli.live import AGENT, Live, call, live_realm
+
+pytestmark = pytest.mark.servers
+WORKER = "acme/support/worker"
+
+
+@pytest.fixture
+def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
+    """A running realm with one agent and the services of the sample policy."""
+    with live_realm(tmp_path / "realm", free_port) as realm:
+        realm.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key", "--owner", "ada")
+        for service in ("orders", "payments"):
+            realm.ok("service", "enrol", service, "--out", tmp_path / f"{service}.json")
+        yield realm
+
+
+@pytest.fixture
+def payments(live: Live, tmp_path: Path) -> Iterator[Verifier]:
+    """The payments service's verifier, live in the store's registry."""
+    verifier = open_verifier(tmp_path / "payments.json")
+    verifier.start()
+    live.until(lambda: verifier.epochs.check(None, 0, ()) is None)
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture
+def session(live: Live, tmp_path: Path) -> str:
+    """An open session with a refund task in ``held`` and what a worker was given of it in ``given``."""
+    opened = live.ok(
+        "session", "open", "--key", tmp_path / "agent.key", "--purpose", "a refund", "--out", tmp_path / "s"
+    )
+    params = ("--param", "order_id=o-1", "--param", "amount=20")
+    live.ok("task", "start", "refund", "--session", tmp_path / "s", *params, "--out", tmp_path / "held")
+    narrower = ("--tool", "payments.refund", "--arg", 'amount={"range":[1,5]}', "--depth", "0")
+    live.ok("token", "hand-over", WORKER, "--in", tmp_path / "held", *narrower, "--out", tmp_path / "given")
+    return str(opened["session"]["id"])
+
+
+def kill(live: Live, *words: str) -> dict[str, object]:
+    """Kill, again and again while the registry is younger than a lease and proves nothing; repeating is harmless."""
+    reports: list[tuple[int, dict[str, object], str]] = []
+
+    def confirmed() -> bool:
+        reports.append(live.run("kill", *words, "--reason", "a test", "--yes"))
+        assert reports[-1][0] in (exits.OK, exits.INCOMPLETE), reports[-1]
+        return reports[-1][0] == exits.OK
+
+    live.until(confirmed)
+    return reports[-1][1]
+
+
+def test_the_whole_job(live: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
+    """
+    Enrol, open, start, hand over, call, be refused, explain why, kill, and read it all in one tree.
+    """
+    assert stat.S_IMODE((tmp_path / "given").stat().st_mode) == 0o600
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
+    refused = call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=6)
+    words = ("token", "explain", tmp_path / "given", "--service", tmp_path / "payments.json", "--tool", refused.tool)
+    exit_code, told, _ = live.run(*words, "--arg", "order_id=o-1", "--arg", "amount=6")
+    assert (exit_code, told["code"], told["signature_checked"]) == (exits.DENIED, refused.code, True)
+    assert told["failures"] == [failure._asdict() for failure in refused.failures]
+
+    report = kill(live, "session", session)
+    assert (report["by"], report["status"], report["confirmed"]) == ("mint", "dead", 2)
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
+    assert live.run(*words, "--arg", "order_id=o-1", "--arg", "amount=5")[1]["code"] == "revoked"
+    assert live.ok("session", "show", session)["session"]["state"] == "killed"
+
+    trail = live.ok("decisions", "--session", session)
+    worker = next(node for task in trail["tasks"] for node in task["children"] if node["name"] == WORKER)
+    assert [decision["code"] for decision in worker["decisions"]] == ["ok", "argument_not_allowed", "revoked"]
+    denied = live.ok("decisions", "--code", "deny", "--agent", "acme/**", "--tool", "payments.*")["decisions"]
+    assert [decision["code"] for decision in denied] == ["argument_not_allowed", "revoked"]
+
+
+def test_a_kill_needs_no_mint(live: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
+    """
+    With the mint dead the kill goes straight into the store, is confirmed there, and the mint that comes back obeys it.
+    """
+    live.kill_mint()
+    exit_code, told, _ = live.run("session", "list")
+    assert (exit_code, told["schema"], told["exit_code"]) == (exits.UNREACHABLE, "arx/error/1", exits.UNREACHABLE)
+
+    def mint_forgotten() -> bool:
+        view = live.ok("verifier", "list")
+        return all(v["live"] or v["age_ms"] > view["lease_ms"] + 200 for v in view["verifiers"])
+
+    live.until(mint_forgotten)  # its lease is over: who is left can confirm for all
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
+    report = kill(live, "agent", WORKER)
+    assert (report["by"], report["status"], report["verifiers"]) == ("store", "dead", 1)
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
+    live.revive()
+    assert kill(live, "task", task_of(live, session))["by"] == "mint"
+
+
+def task_of(live: Live, session: str) -> str:
+    """Return the id of a session's task."""
+    return str(live.ok("session", "show", session)["tasks"][0]["id"])
+
+
+def test_freeze_and_thaw(live: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
+    """
+    What is frozen is refused, what is thawed works again; the words for it are those of the command.
+    """
+    live.until(lambda: live.run("freeze", "session", session, "--reason", "look", "--yes")[0] == exits.OK)
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "banned"
+    assert live.ok("thaw", "session", session, "--reason", "fine", "--yes")["status"] == "dead"
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
+
+
+def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> None:
+    """
+    A finished task, an ended session and a deactivated agent say so; what is unknown is denied, not broken.
+    """
+    task = task_of(live, session)
+    assert live.ok("task", "finish", task, "--session", tmp_path / "s")["task"]["state"] == "ended"
+    assert live.ok("session", "end", "--session", tmp_path / "s")["session"]["state"] == "ended"
+    assert live.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exits.OK
+    assert live.ok("agent", "deactivate", AGENT, "--yes")["agent"]["state"] == "deactivated"
+    for words in (
+        ("agent", "show", "acme/nobody"),
+        ("session", "show", "s-aaaaaaaaaaaaaaaa"),
+        ("task", "finish", "t-aaaaaaaaaaaaaaaa"),
+        ("agent", "deactivate", "acme/nobody", "--yes"),
+        ("decisions", "--session", "s-aaaaaaaaaaaaaaaa"),
+        ("session", "open", "--key", tmp_path / "agent.key"),
+    ):
+        exit_code, told, _ = live.run(*words)
+        assert exit_code in (exits.DENIED, exits.UNAUTHENTICATED), words
+        assert told["schema"] == "arx/error/1"
+
+
+def test_the_policy_refuses_in_words(live: Live, session: str, tmp_path: Path) -> None:
+    """
+    A task beyond the policy is denied with what was expected; a second enrolment of an agent too, without its key.
+    """
+    words = ("task", "start", "refund", "--session", tmp_path / "s", "--param", "order_id=o-1", "--param", "amount=101")
+    exit_code, told, _ = live.run(*words)
+    assert (exit_code, told["code"]) == (exits.DENIED, "bad_parameters")
+    assert "amount" in told["error"]
+    assert live.run("agent", "enrol", AGENT, "--key-out", tmp_path / "again.key")[0] == exits.DENIED
+    assert not (tmp_path / "again.key").exists()
+
+
+def test_a_stranger_is_not_authenticated(live: Live, tmp_path: Path) -> None:
+    """
+    An operator's key that the mint does not know is 4, and the store is not gone to behind its back.
+    """
+    from arx_caps.keyfile import KeyFile
+
+    KeyFile.generate("operator", "eve", live.ready["issuer"]).save(tmp_path / "eve")
+    words = ("kill", "realm", "--reason", "x", "--yes", "--operator-key", tmp_path / "eve")
+    exit_code, told, err = live.run(*words)
+    assert (exit_code, told["schema"]) == (exits.UNAUTHENTICATED, "arx/error/1")
+    assert "store" not in err
+
+
+def test_the_doctor_finds_it_well_and_then_not(live: Live, tmp_path: Path) -> None:
+    """
+    A realm that runs is well; one whose secret others can read, or whose mint is dead, is not.
+    """
+    live.until(lambda: live.run("doctor")[0] == exits.OK)
+    (live.folder / "operator.key").chmod(0o644)
+    live.kill_mint()
+    exit_code, told, _ = live.run("doctor")
+    bad = {check["name"] for check in told["checks"] if not check["ok"]}
+    assert (exit_code, bad) == (exits.DENIED, {"permissions", "mint"})
+    assert all(check["mend"] for check in told["checks"] if not check["ok"])
+
+
+def test_up_stops_in_order(tmp_path: Path, free_port: int) -> None:
+    """
+    SIGTERM ends store and mint, with 0, and the same realm comes up again with what it knew.
+    """
+    first = Live(tmp_path / "realm", free_port)
+    first.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key")
+    assert first.stop() == 0
+    assert not list((tmp_path / "realm" / "valkey").glob("*.sock"))
+    with live_realm(tmp_path / "realm", free_port) as again:
+        assert [agent["path"] for agent in again.ok("agent", "list")["agents"]] == [AGENT]
+
+
+def test_a_session_goes_through_a_pipe(live: Live, tmp_path: Path) -> None:
+    """
+    Without ``--out`` a session file and a bundle go to stdout, and ``-`` takes them from stdin.
+    """
+    opened = live.ok("session", "open", "--key", tmp_path / "agent.key")
+    (tmp_path / "s").write_text(json.dumps(opened))
+    started = live.ok("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=7x", "--ttl", "1m")
+    assert started["bundle"].startswith("arxb1_")
+    (tmp_path / "held").write_text(started["bundle"])
+    assert live.ok("token", "inspect", tmp_path / "held")["task"] == started["task"]["id"]
