@@ -198,7 +198,8 @@ class Mint:
         self.store.remember(header.inc, header.seq)
         if why is None:
             return
-        _log.warning("realm %s: a new history of the kill epoch (%s): every older token is dead", realm, why)
+        level = logging.INFO if mark is None else logging.WARNING
+        _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is dead", realm, why)
         self.state.raise_high_water(
             realm,
             HighWater(header.inc, header.seq, ttl),

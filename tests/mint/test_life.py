@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole life against a real store: what is ended is dead everywhere, and no restart or loss brings it back."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.jose import SigningKey
+from arx_caps.mint.app import create_app
+from arx_caps.mint.core import Mint
+from arx_caps.mint.state import HighWater
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.access import AccessRequest
+from arx_verifier.codec import bytes_of
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.errors import ArxError
+from arx_verifier.feed import Follower
+from arx_verifier.keys import KeyRing
+from arx_verifier.verify import Verifier
+from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, make_realm, now_ms
+
+pytestmark = pytest.mark.servers
+
+Open = Callable[[], World]
+
+
+@pytest.fixture
+def realm(tmp_path: Path, realm_name: str) -> Realm:
+    return make_realm(tmp_path / "realm", realm_name)
+
+
+@pytest.fixture
+def open_world(realm: Realm, valkey: EmbeddedValkey) -> Iterator[Open]:
+    """Start the realm's mint; called again, stop it and start it anew."""
+    running: list[TestClient] = []
+
+    def stop() -> None:
+        while running:
+            running.pop().__exit__(None, None, None)
+
+    def start() -> World:
+        stop()
+        mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+        client = TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)
+        client.__enter__()
+        running.append(client)
+        return World(mint, client)
+
+    yield start
+    stop()
+
+
+@pytest.fixture
+def world(open_world: Open) -> World:
+    return open_world()
+
+
+@pytest.fixture
+def orders(world: World, valkey: EmbeddedValkey) -> Iterator[Verifier]:
+    """A tool service's verifier, made of what the mint gives it, following the real store."""
+    file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
+    verifier = Verifier(
+        audience="orders",
+        keys=KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"]),
+        epochs=Follower(file["store"], file["realm"], "orders-test"),
+        decisions=InMemoryDecisions(),
+    )
+    verifier.start()
+    yield verifier
+    verifier.close()
+
+
+def ask(verifier: Verifier, bundle: str) -> str:
+    """Call the task's tool and return the outcome."""
+    token = Task(Bundle.parse(bundle)).call_token("orders", "orders.get", {"order_id": "o-1"})
+    return verifier.decide(token, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms())).code
+
+
+def start_task(holder: Holder) -> tuple[str, str]:
+    told = holder.call("POST", "/v1/tasks", LOOKUP)
+    assert told.status_code == 201, told.text
+    return told.json()["task"]["id"], told.json()["bundle"]
+
+
+def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> None:
+    """Enrol, open, start, call; then task, session and agent end one after the other, and what they held with them."""
+    key = world.enrol()
+    holder, session = world.open_session(key)
+    (first, one), (_, two) = start_task(holder), start_task(holder)
+    assert [ask(orders, one), ask(orders, two)] == ["ok", "ok"]
+    told = holder.call("DELETE", f"/v1/tasks/{first}").json()
+    assert told["task"]["state"] == "ended"
+    assert told["kill"]["durable"] is True
+    assert told["kill"]["scopes"] == [f"task:{first}"]
+    wait_applied(orders, told["kill"]["seq"])
+    assert [ask(orders, one), ask(orders, two)] == ["revoked", "ok"]
+    assert holder.call("DELETE", f"/v1/tasks/{first}").json()["kill"] is None
+    told = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
+    assert told["session"]["state"] == "ended"
+    wait_applied(orders, told["kill"]["seq"])
+    assert ask(orders, two) == "revoked"
+    assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
+    holder, _ = world.open_session(key)
+    _, three = start_task(holder)
+    assert ask(orders, three) == "ok"
+    told = world.operator().call("DELETE", f"/v1/agents/{AGENT}").json()
+    assert (told["agent"]["state"], told["kill"]["status"] in ("dead", "unconfirmed")) == ("deactivated", True)
+    wait_applied(orders, told["kill"]["seq"])
+    assert ask(orders, three) == "revoked"
+    again = Holder(world, SigningKey.generate(), None)
+    refused = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
+    assert (refused.status_code, refused.json()["code"]) == (401, "banned")
+    kinds = [event["kind"] for event in world.events() if event["kind"] != "operator.signed_in"]
+    assert kinds == [
+        "epoch.begun",
+        "service.enrolled",
+        "agent.enrolled",
+        "session.opened",
+        "task.started",
+        "task.started",
+        "task.ended",
+        "session.ended",
+        "session.opened",
+        "task.started",
+        "agent.deactivated",
+        "scopes.killed",
+    ]
+
+
+def wait_applied(verifier: Verifier, seq: int) -> None:
+    assert verifier.epochs.catch_up(0, seq, 5.0)
+
+
+def test_a_reinstated_agent_starts_over(world: World, orders: Verifier) -> None:
+    """A lift of the ban lets a deactivated agent in again, and nothing it held before comes back."""
+    key = world.enrol()
+    holder, _ = world.open_session(key)
+    _, bundle = start_task(holder)
+    operator = world.operator()
+    operator.call("DELETE", f"/v1/agents/{AGENT}")
+    told = operator.call("POST", "/v1/bans/lift", {"scopes": [f"agent:{AGENT}"], "reason": "a mistake"}).json()
+    assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "active"
+    wait_applied(orders, told["seq"])
+    assert ask(orders, bundle) == "revoked"
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 401
+    _, fresh = start_task(world.open_session(key)[0])
+    assert ask(orders, fresh) == "ok"
+
+
+def test_an_operator_kills_and_is_told_who_confirmed(world: World, orders: Verifier) -> None:
+    """The kill report names scopes, place and verifiers; freeze and thaw come and go."""
+    holder, session = world.session()
+    _, bundle = start_task(holder)
+    operator = world.operator()
+    scope = f"session:{session['id']}"
+    report = operator.call("POST", "/v1/bans", {"scopes": [scope], "reason": "look"}).json()
+    assert (report["verifiers"], report["confirmed"], report["unreachable"]) == (2, 2, [])
+    assert ask(orders, bundle) == "banned"
+    operator.call("POST", "/v1/bans/lift", {"scopes": [scope], "reason": "fine"})
+    assert ask(orders, bundle) == "ok"
+    report = operator.call("POST", "/v1/kills", {"scopes": [scope], "reason": "stop"}).json()
+    told = {"seq", "inc", "status", "verifiers", "unreachable", "fenced_in_ms", "took_ms", "summary"}
+    assert told <= set(report)
+    assert (report["scopes"], report["confirmed"], report["durable"]) == ([scope], 2, True)
+    assert ask(orders, bundle) == "revoked"
+    assert operator.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "killed"
+    last = world.events()[-1]
+    assert (last["kind"], last["seq"], last["reason"]) == ("scopes.killed", report["seq"], "stop")
+
+
+def test_a_restart_keeps_everything(open_world: Open) -> None:
+    """Agents, open sessions, running tasks, used ids and the history of kills are as they were."""
+    world = open_world()
+    key = world.enrol()
+    assertion = world.assertion(key)
+    holder = Holder(world, SigningKey.generate(), None)
+    token = holder.call("POST", "/v1/sessions", {"assertion": assertion}).json()["token"]
+    task, _ = start_task(Holder(world, holder.key, token))
+    mark = world.mint.state.high_water(world.realm.name)
+    world = open_world()
+    assert world.mint.state.high_water(world.realm.name) == mark
+    again = Holder(world, SigningKey.generate(), None).call("POST", "/v1/sessions", {"assertion": assertion})
+    assert again.json()["code"] == "replayed"
+    holder = Holder(world, holder.key, token)
+    assert [each["id"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]] == [task]
+    assert holder.call("DELETE", f"/v1/tasks/{task}").json()["task"]["state"] == "ended"
+    assert [event["kind"] for event in world.events()].count("epoch.begun") == 1
+
+
+def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: EmbeddedValkey, realm_name: str) -> None:
+    """A store that is behind what the mint remembers, as after a restore, kills every older token at the next start."""
+    world = open_world()
+    key = world.enrol()
+    holder, _ = world.open_session(key)
+    mark = world.mint.state.high_water(realm_name)
+    assert mark is not None
+    world.mint.state.raise_high_water(realm_name, HighWater(mark.inc, mark.seq + 5))
+    world = open_world()
+    fresh = world.mint.state.high_water(realm_name)
+    assert fresh is not None
+    assert (fresh.inc != mark.inc, fresh.seq) == (True, mark.seq + 5)
+    assert Holder(world, holder.key, holder.token).call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
+    start_task(world.open_session(key)[0])
+    last = [event for event in world.events() if event["kind"].startswith("epoch.")][-1]
+    assert (last["kind"], last["why"]) == ("epoch.rotated", "the store has lost kills")
+    with RevocationStore(valkey.url, realm_name) as store:
+        assert store.header().inc == fresh.inc
+
+
+def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
+    world: World, valkey: EmbeddedValkey, realm_name: str
+) -> None:
+    """The mint notices, begins a new history above the old number, and grants again; old tokens are dead."""
+    import redis
+
+    key = world.enrol()
+    holder, session = world.open_session(key)
+    told = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
+    holder, _ = world.open_session(key)
+    with redis.Redis.from_url(valkey.url) as client:
+        for name in client.scan_iter(f"arx:{{{realm_name}}}:*"):
+            client.delete(name)
+    report = world.operator().call("POST", "/v1/kills", {"scopes": ["agent:elsewhere"], "reason": "x"}).json()
+    assert report["seq"] > told["kill"]["seq"]
+    assert report["inc"] != told["kill"]["inc"]
+    assert world.mint.epochs.catch_up(world.mint.epochs.boot_ns(), report["seq"], 10.0)
+    assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
+    start_task(world.open_session(key)[0])
+
+
+def test_longer_tokens_need_a_longer_memory_of_kills(open_world: Open, realm: Realm) -> None:
+    """With a longer max_ttl the history begins anew, because the old one would have forgotten kills too early."""
+    world = open_world()
+    mark = world.mint.state.high_water(realm.name)
+    (realm.folder / "realm.toml").write_text(dataclasses.replace(realm, max_ttl_ms=2 * realm.max_ttl_ms).settings())
+    world = open_world()
+    fresh = world.mint.state.high_water(realm.name)
+    assert mark is not None
+    assert fresh is not None
+    assert (fresh.inc != mark.inc, fresh.max_ttl_ms) == (True, 2 * mark.max_ttl_ms)
+
+
+def test_without_its_store_a_mint_does_not_start(realm: Realm, tmp_path: Path) -> None:
+    """No store, no start: a mint that cannot kill must not grant."""
+    mint = Mint.open(realm, store_url=f"unix://{tmp_path}/none.sock")
+    with pytest.raises(ArxError, match="store"):
+        mint.start()
+    mint.close()
+
+
+def test_many_agents_at_once(world: World, orders: Verifier) -> None:
+    """Concurrent sessions and tasks each get their own, and all of them work."""
+    import threading
+
+    keys = [world.enrol(f"acme/support/a{n}") for n in range(6)]
+    done: list[Any] = []
+
+    def work(n: int) -> None:
+        holder, _ = world.open_session(keys[n])
+        task, bundle = start_task(holder)
+        done.append((task, ask(orders, bundle), holder.call("DELETE", f"/v1/tasks/{task}").status_code))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({task for task, _, _ in done}) == 6
+    assert {outcome for _, *outcome in map(list, done) for outcome in [tuple(outcome)]} == {("ok", 200)}

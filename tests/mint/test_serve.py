@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint as a process: it starts only when it is safe to, says so, and leaves nothing running."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import pytest
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.jose import KeyFile, make_assertion, make_dpop
+from arx_caps.mint.founding import init_realm
+from arx_caps.mint.serve import is_loopback, serve
+from arx_caps.realm import Realm
+from arx_verifier.errors import SettingsError
+from tests.mint.world import now_ms
+
+UP = """
+import json, sys
+from arx_caps.mint.supervise import up
+up(sys.argv[1], on_ready=lambda said: print(json.dumps(said), flush=True))
+"""
+
+
+@pytest.fixture
+def realm(tmp_path: Path, realm_name: str, free_port: int) -> Realm:
+    listen = f"127.0.0.1:{free_port}"
+    return init_realm(tmp_path / "realm", name=realm_name, issuer=f"http://{listen}", listen=listen)
+
+
+@contextlib.contextmanager
+def started(command: list[str], **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, *command], text=True, **pipes, **settings)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None and not pipe.closed:
+                pipe.close()
+
+
+@contextlib.contextmanager
+def mint_process(realm: Realm, store: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "ARX_STORE_URL": store}
+    command = ["-m", "arx_caps.mint.serve", "--realm-dir", str(realm.folder), *options]
+    with started(command, env=environment) as process:
+        yield process
+
+
+def line_of(pipe: IO[str] | None) -> dict[str, Any]:
+    assert pipe is not None
+    told: dict[str, Any] = json.loads(pipe.readline())
+    return told
+
+
+def sign_in(realm: Realm) -> httpx.Response:
+    key, url = KeyFile.load(realm.operator_key_path), realm.issuer + "/v1/operators/token"
+    proof = make_dpop(key.key, method="POST", url=url, now=now_ms())
+    body = {"assertion": make_assertion(key, audience=realm.issuer, now=now_ms())}
+    return httpx.post(url, json=body, headers={"DPoP": proof}, timeout=10)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # A zombie whose parent has not looked yet is gone as well.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "mint.example"])
+def test_plain_http_is_for_loopback(realm: Realm, host: str) -> None:
+    """Beyond loopback the mint does not listen, unless it is said that TLS ends before it."""
+    with pytest.raises(SettingsError, match="behind-tls"):
+        serve(realm.folder, host=host, store_url="unix:///none")
+
+
+def test_loopback_is_told_apart() -> None:
+    """Every loopback address is one, and nothing that only looks like it."""
+    assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "", "localhost.example", "127.0.0.1.example", "::")))
+
+
+def test_no_store_is_no_start(realm: Realm) -> None:
+    """Without a store named anywhere there is an error that says what to do."""
+    with pytest.raises(SettingsError, match="arx up"):
+        serve(realm.folder)
+
+
+@pytest.mark.servers
+def test_it_says_when_it_is_ready_and_stops_when_told(realm: Realm, valkey: EmbeddedValkey) -> None:
+    """One JSON line on stderr, then it answers; SIGTERM ends it, and nothing secret was written."""
+    with mint_process(realm, valkey.url) as process:
+        told = line_of(process.stderr)
+        assert (told["ready"], told["realm"], told["issuer"]) == (True, realm.name, realm.issuer)
+        assert sign_in(realm).status_code == 201
+        assert httpx.get(realm.issuer + "/readyz").json()["ready"] is True
+        assert "server" not in httpx.get(realm.issuer + "/healthz").headers
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+        assert out + err == ""
+
+
+@pytest.mark.servers
+def test_it_ends_with_whoever_started_it(realm: Realm, valkey: EmbeddedValkey) -> None:
+    """When standard input ends, the mint stops by itself."""
+    with mint_process(realm, valkey.url, "--until-eof") as process:
+        assert line_of(process.stderr)["ready"] is True
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def break_root(realm: Realm) -> None:
+    realm.root_key_path.unlink()
+
+
+def break_policy(realm: Realm) -> None:
+    realm.policy_path.write_text("[task.x]")
+
+
+def open_root(realm: Realm) -> None:
+    realm.root_path.chmod(0o644)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("damage", [break_root, break_policy, open_root])
+def test_a_damaged_realm_does_not_start(realm: Realm, valkey: EmbeddedValkey, damage: Callable[[Realm], None]) -> None:
+    """No key, an open key or a broken policy: it ends with one line that says why."""
+    damage(realm)
+    with mint_process(realm, valkey.url) as process:
+        assert process.wait(20) == 2
+        told = line_of(process.stderr)
+        assert told["ready"] is False
+        assert told["error"]
+
+
+@pytest.mark.servers
+def test_a_port_is_not_shared(realm: Realm, valkey: EmbeddedValkey) -> None:
+    """A second mint at the same address does not start."""
+    with mint_process(realm, valkey.url) as first:
+        assert line_of(first.stderr)["ready"] is True
+        with mint_process(realm, valkey.url) as second:
+            assert second.wait(20) == 2
+            assert "cannot listen" in line_of(second.stderr)["error"]
+
+
+@pytest.mark.servers
+def test_a_store_that_is_down_may_come_back(realm: Realm, tmp_path: Path) -> None:
+    """The exit code tells what trying again can help from what it cannot."""
+    with mint_process(realm, f"unix://{tmp_path}/none.sock") as process:
+        assert process.wait(20) == 3
+        assert line_of(process.stderr)["code"] == "store_unavailable"
+
+
+def valkey_pid(realm: Realm) -> int:
+    return EmbeddedValkey(realm.valkey_dir).server_pid
+
+
+@pytest.mark.servers
+def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
+    """Store and mint come up, a killed mint is started again with its state, and SIGTERM ends both."""
+    with started(["-c", UP, str(realm.folder)]) as process:
+        first = line_of(process.stdout)["pid"]
+        assert sign_in(realm).status_code == 201
+        os.kill(first, signal.SIGKILL)
+        second = line_of(process.stdout)["pid"]
+        assert second != first
+        assert sign_in(realm).status_code == 201
+        server = valkey_pid(realm)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert gone(second)
+        assert gone(server)
+    events = (realm.journals_dir / "mint-events.jsonl").read_text().splitlines()
+    assert [json.loads(event)["kind"] for event in events].count("epoch.begun") == 1
+
+
+@pytest.mark.servers
+def test_nothing_outlives_a_killed_up(realm: Realm) -> None:
+    """When the supervisor is killed outright, mint and store end by themselves, and it can be started again."""
+    with started(["-c", UP, str(realm.folder)]) as process:
+        mint, server = line_of(process.stdout)["pid"], valkey_pid(realm)
+        process.kill()
+        wait_until(lambda: gone(mint) and gone(server))
+    with started(["-c", UP, str(realm.folder)]) as process:
+        assert line_of(process.stdout)["ready"] is True
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.servers
+def test_up_tells_what_must_be_mended(realm: Realm) -> None:
+    """A realm that cannot start is not tried for ever."""
+    break_policy(realm)
+    with started(["-c", UP, str(realm.folder)]) as process:
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        assert "policy.toml" in process.stderr.read().splitlines()[-1]
