@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks have in common: one request, five constraints, and tokens handed over several times."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arx_verifier import codec, proofs
+from arx_verifier.access import AccessRequest
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, ConstraintLike, Rule
+from arx_verifier.counters import MemoryNonces
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.spool import Journal
+from arx_verifier.verify import Verifier
+
+AT = 1_800_000_000_000
+KEY = bytes(range(32))
+INC = codec.text_of(b"\1" * 16)
+TOOL = "orders.refund"
+ARGS: dict[str, Any] = {
+    "order": "o-4711",
+    "amount": 50,
+    "region": "eu",
+    "path": "/data/reports",
+    "note": "late delivery",
+}
+REQUEST = AccessRequest(TOOL, ARGS, AT, "192.0.2.7")
+FIELDS = proofs.fields_of(REQUEST)
+
+
+def constraints(limit: int) -> dict[str, ConstraintLike]:
+    """Five constraints, one an argument; the amount is what a hop narrows."""
+    return {
+        "order": "o-4711",
+        "amount": Constraint(range=(0, limit)),
+        "region": Constraint(one_of=("eu", "us")),
+        "path": Constraint(glob="/data/*"),
+        "note": Constraint(max_length=100),
+    }
+
+
+def five(limit: int) -> Caveat:
+    """All five constraints, as every hop restates them."""
+    return Caveat(allow=(Rule(tool=TOOL, args=constraints(limit), open=True),))
+
+
+def root(number: int = 0) -> Macaroon:
+    """A task's token from the mint."""
+    identifier = Identifier(
+        agent="acme/support",
+        aud="orders",
+        born=(INC, 0),
+        depth=6,
+        exp=AT + 600_000,
+        iat=AT - 60_000,
+        id=codec.text_of(number.to_bytes(16, "big")),
+        kid="k1.0",
+        policy="cG9saWN5LTAwMDAwMDAwMDE",
+        session="s-aaaabbbbccccdddd",
+        task="t-aaaabbbbccccdddd",
+        v=1,
+    )
+    first = Caveat(allow=(Rule(tool=TOOL, args=constraints(1000)),), hand_to=("acme/**",), require=("call",))
+    return Macaroon.mint(identifier, key=KEY, realm="acme", caveats=(first,))
+
+
+def handed(hops: int, number: int = 0, *, restate: bool = True) -> Macaroon:
+    """A token after so many hand-overs, each with five constraints, or with only what it narrows."""
+    token = root(number)
+    for hop in range(hops):
+        narrow = Caveat(allow=(Rule(tool=TOOL, args={"amount": Constraint(max=900 - hop)}, open=True),))
+        token = token.hand_over(f"acme/worker-{hop}", five(900 - hop) if restate else narrow)
+    return token
+
+
+def verifier(folder: Path, **more: Any) -> Verifier:
+    """A verifier as a service has one, with its journal on disk."""
+    return Verifier(
+        audience="orders",
+        keys=KeyRing({"k1.0": KEY}, realm="acme"),
+        epochs=UnsafeLocalEpochs(INC),
+        decisions=Journal(folder, "bench-1", "orders"),
+        nonces=MemoryNonces(now_ms=AT - 60_000),
+        **more,
+    )
+
+
+def calls(*parents: Macaroon, count: int) -> Iterator[str]:
+    """One-shot tokens of these parents in turn; each is good once."""
+    signers = [proofs.CallSigner(parent, "orders") for parent in parents]
+    texts = [signer.sign(FIELDS, AT, os.urandom(16)) for signer in itertools.islice(itertools.cycle(signers), count)]
+    return iter(texts)
