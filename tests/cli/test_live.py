@@ -2,13 +2,17 @@
 """The command line against a realm that runs: the whole job, with the mint alive and with it dead."""
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from arx_caps.cli import exits
+from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, call, live_realm
@@ -206,3 +210,26 @@ def test_a_session_goes_through_a_pipe(live: Live, tmp_path: Path) -> None:
     assert started["bundle"].startswith("arxb1_")
     (tmp_path / "held").write_text(started["bundle"])
     assert live.ok("token", "inspect", tmp_path / "held")["task"] == started["task"]["id"]
+
+
+def test_the_mint_alone_serves_with_a_store_of_ones_own(
+    valkey: EmbeddedValkey, realm_name: str, free_port: int, tmp_path: Path
+) -> None:
+    """
+    ``arx mint serve`` says that it listens, answers, and stops at a signal; without a store it does not start.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
+    environment["ARX_HOME"] = str(tmp_path / "realm")
+    arx = [sys.executable, "-m", "arx_caps.cli"]
+    made = [*arx, "init", "--name", realm_name, "--issuer", f"http://127.0.0.1:{free_port}"]
+    subprocess.run(made, env=environment, check=True, capture_output=True)
+    alone = subprocess.run([*arx, "mint", "serve"], env=environment, capture_output=True, text=True, timeout=60)
+    assert alone.returncode == exits.USAGE
+    assert "--store" in alone.stderr
+    serve = [*arx, "mint", "serve", "--store", valkey.url]
+    with subprocess.Popen(serve, env=environment, stderr=subprocess.PIPE, text=True) as mint:
+        assert mint.stderr is not None
+        assert any('"ready": true' in line for line in iter(mint.stderr.readline, ""))
+        listed = subprocess.run([*arx, "agent", "list", "--json"], env=environment, capture_output=True, text=True)
+        mint.terminate()
+    assert json.loads(listed.stdout) == {"schema": "arx/agents/1", "agents": []}
