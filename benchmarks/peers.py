@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jwt
-import pymacaroons
+import pymacaroons  # type: ignore[import-untyped]
 import tenuo
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pymacaroons import MACAROON_V2
@@ -131,6 +131,11 @@ def pymacaroons_hand_over() -> Work:
 def pymacaroons_mint() -> Work:
     """A new macaroon with five predicates, to text."""
     return lambda: pymacaroon(0).serialize()
+
+
+def tenuo_text(chain: Tenuo) -> str:
+    """A chain's text, written anew."""
+    return str(tenuo.encode_warrant_stack(chain.chain))
 
 
 def claims(hops: int) -> dict[str, Any]:

@@ -70,10 +70,11 @@ def test_an_odd_number_keeps_no_limit(value: Any) -> None:
 
 def test_ordinary_amounts_keep_it() -> None:
     """What the limit is for goes through, to both of its ends."""
+    amounts: tuple[int | str, ...] = (0, 100, "0", "99.99", "100.00")
     for amount in (0, 5, 100):
         assert code_of(limited(range=(0, 100)), access("pay", {"amount": amount})) == "ok"
-    for amount in (0, 100, "0", "99.99", "100.00"):
-        assert code_of(limited(range=("0", "100")), access("pay", {"amount": amount})) == "ok"
+    for decimal in amounts:
+        assert code_of(limited(range=("0", "100")), access("pay", {"amount": decimal})) == "ok"
 
 
 def test_text_keeps_no_limit_of_integers() -> None:

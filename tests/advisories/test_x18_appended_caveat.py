@@ -4,9 +4,8 @@
 No authority is gained by it, but the chain that is audited can be forged.  ARx refuses it as ``bad_signature``.
 """
 
-import pymacaroons
+import pymacaroons  # type: ignore[import-untyped]
 import pytest
-from pymacaroons.caveat import Caveat as TheirCaveat
 
 from arx_verifier import codec
 from arx_verifier.caveats import Caveat
@@ -38,5 +37,5 @@ def test_the_defect_is_there() -> None:
     token = pymacaroons.Macaroon.deserialize(codec.text_of(appended(b"junk")))
     witness = pymacaroons.Verifier()
     witness.satisfy_exact(mint().packets[0].decode())  # type: ignore[union-attr]
-    assert isinstance(token.caveats[-1], TheirCaveat)
+    assert token.caveats[-1].caveat_id_bytes == b"junk"
     assert witness.verify(token, KEY)

@@ -75,7 +75,8 @@ class Token(NamedTuple):
 
     def with_caveats(self, *caveats: Caveat | Third) -> "Token":
         """SPEC 5.1: fold more caveats in."""
-        signature, added = self.signature, []
+        signature = self.signature
+        added: list[bytes | Third] = []
         for caveat in caveats:
             if isinstance(caveat, Third):
                 parts = step(signature, caveat.verification_id) + step(signature, caveat.identifier)
@@ -127,6 +128,7 @@ def prefixed(*fields: bytes) -> bytes:
 def call(request: dict[str, Any], *, at: int = AT, audience: str = "orders", nonce: bytes = NONCE) -> dict[str, Any]:
     """SPEC 8: the caveat that signs a request."""
     http = request.get("http")
+    fields: tuple[bytes, ...]
     if http is None:
         fields = (b"tool", request["tool"].encode(), canonical(request["args"]))
     else:

@@ -3,12 +3,12 @@
 
 from typing import Any
 
-import pymacaroons
+import pymacaroons  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pymacaroons import MACAROON_V2
-from pymacaroons.exceptions import MacaroonInvalidSignatureException
+from pymacaroons.exceptions import MacaroonInvalidSignatureException  # type: ignore[import-untyped]
 
 from arx_verifier import chain, codec
 from arx_verifier.caveats import Caveat
