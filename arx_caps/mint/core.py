@@ -117,7 +117,7 @@ class Mint:
         if self._keeper is not None:
             return
         self.state.create()
-        self.events.check()
+        self.events.record("mint.started", MINT, policy=self.policy.digest, root=self.roots.current)
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
@@ -141,9 +141,13 @@ class Mint:
 
         Raises:
             SettingsError: It has a mistake; the old one stays in force.
+            AuditError: The change could not be recorded; the old one stays in force.
         """
-        self.policy = Policy.load(self.realm.policy_path)
-        return self.policy.digest
+        policy = Policy.load(self.realm.policy_path)
+        if policy.digest != self.policy.digest:
+            self.events.record("policy.loaded", MINT, policy=policy.digest, before=self.policy.digest)
+        self.policy = policy
+        return policy.digest
 
     # The kill epoch.
 

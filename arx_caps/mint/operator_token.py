@@ -16,6 +16,7 @@ from arx_verifier.constraints import Rule, compile_rule, explain, permits
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import ID_BYTES, MINT_AUDIENCE, Macaroon, OperatorIdentifier
+from arx_verifier.proven import MAX_WORK, size_of
 
 TTL_MS: Final = 10 * 60 * 1000
 ALL_ACTIONS: Final = (Rule(tool="arx.*"),)
@@ -105,6 +106,9 @@ def _judge(place: str, packet: bytes, *, first: bool, action: str | None, args: 
     if not matching:
         wanted = " or ".join(rule.tool for rule in caveat.allow)
         raise refusal("tool_not_allowed", (Failure(place, "tool", wanted, action),))
+    if sum(compiled.weight for compiled, _ in matching) * size_of(args) > MAX_WORK:
+        failure = Failure(place, "size", "fewer or shorter arguments", "more work than is allowed")
+        raise refusal("argument_not_allowed", (failure,))
     if not any(permits(compiled, args) for compiled, _ in matching):
         failures = [failure for _, rule in matching for failure in explain(rule, args, place)]
         raise refusal("argument_not_allowed", failures)

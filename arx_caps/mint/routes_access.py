@@ -32,6 +32,13 @@ class AgentBody(Body, frozen=True):
     metadata: Annotated[dict[Name, Short], Meta(max_length=16)] | None = None
 
 
+class AgentKeysBody(Body, frozen=True):
+    """A key to add to an agent's, a key to take away."""
+
+    add_jwk: dict[str, Any] | None = None
+    remove_kid: Name | None = None
+
+
 class ServiceBody(Body, frozen=True):
     """A tool service to enrol."""
 
@@ -74,6 +81,19 @@ def get_agent(asked: Asked) -> Answer:
     return Answer(show_agent(asked.mint, _agent(asked, asked.path["path"])))
 
 
+def patch_agent(asked: Asked) -> Answer:
+    """Rotate an agent's keys.  Sessions that were opened with a key that goes are not ended by it."""
+    body, mint, path = asked.body, asked.mint, _agent(asked, asked.path["path"])["path"]
+    if body.add_jwk is None and body.remove_kid is None:
+        raise RequestError("say add_jwk, remove_kid, or both")
+    key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
+    told = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
+    mint.state.change_keys(
+        path, key, body.remove_kid, lambda: mint.events.record("agent.keys_changed", asked.by.by, **told)
+    )
+    return Answer(show_agent(mint, _agent(asked, path)))
+
+
 def delete_agent(asked: Asked) -> Answer:
     """Deactivate an agent, for everything it holds and everything below it."""
     path = _agent(asked, asked.path["path"])["path"]
@@ -114,6 +134,7 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody),
     Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents),
     Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent),
+    Endpoint("PATCH", "/v1/agents/{path:path}", "arx.agents.write", patch_agent, AgentKeysBody),
     Endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", delete_agent),
     Endpoint("POST", "/v1/services", "arx.services.write", enrol_service, ServiceBody),
     Endpoint("GET", "/v1/whoami", "arx.whoami", whoami, callers=("operator", "agent")),

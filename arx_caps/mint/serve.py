@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -55,7 +56,7 @@ def serve(
     database: str | None = None,
     until_eof: bool = False,
 ) -> None:
-    """Serve until a signal says to stop.
+    """Serve until SIGINT or SIGTERM; SIGHUP reads the policy again.
 
     Args:
         realm_dir: The realm's folder.
@@ -88,7 +89,18 @@ def serve(
     except ArxError:
         listener.close()
         raise
-    config = uvicorn.Config(
+    server = _Server(_config(mint))
+    server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
+    server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policy.digest}
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, lambda *_: _reload(mint))
+    server.run(sockets=[listener])
+
+
+def _config(mint: Mint) -> uvicorn.Config:
+    return uvicorn.Config(
         create_app(mint),
         log_config=None,
         access_log=False,  # a line a request would tell who works on what to whoever reads logs
@@ -98,12 +110,15 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         lifespan="on",
     )
-    server = _Server(config)
-    server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
-    server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policy.digest}
-    if until_eof:
-        threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
-    server.run(sockets=[listener])
+
+
+def _reload(mint: Mint) -> None:
+    """Take the policy file as it is now; one with a mistake changes nothing."""
+    try:
+        told: dict[str, object] = {"reloaded": True, "policy": mint.reload_policy()}
+    except ArxError as error:
+        told = {"reloaded": False, "code": error.code, "error": str(error), "policy": mint.policy.digest}
+    print(json.dumps(told), file=sys.stderr, flush=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

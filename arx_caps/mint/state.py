@@ -174,6 +174,24 @@ class State:
                 _end(c, SESSIONS, SESSIONS.c.agent == path, at)
             record()
 
+    def change_keys(self, holder: str, add: PublicKey | None, remove: str | None, record: Record) -> None:
+        """Enrol another key of a holder, take one away, or both in one step.
+
+        Raises:
+            GrantError: ``key_enrolled``; ``not_found``; ``conflict``: it would be left without a key.
+        """
+        with self._write() as c:
+            if add is not None:
+                _add_key(c, holder, add)
+            if remove is not None:
+                which = (HOLDER_KEYS.c.holder == holder, HOLDER_KEYS.c.kid == remove)
+                if c.execute(delete(HOLDER_KEYS).where(*which)).rowcount == 0:
+                    raise GrantError("there is no such key of this agent", code="not_found")
+            left = c.execute(select(func.count()).select_from(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder))
+            if not left.scalar():
+                raise GrantError("an agent keeps one key; deactivate it, or add another first", code="conflict")
+            record()
+
     def find_key(self, holder: str, kid: str) -> PublicKey | None:
         """Return a holder's enrolled key by its thumbprint, or None."""
         statement = select(HOLDER_KEYS).where(HOLDER_KEYS.c.kid == kid, HOLDER_KEYS.c.holder == holder)

@@ -59,10 +59,17 @@ class Supervisor:
         self._passphrase, self._on_ready = passphrase, on_ready
         self._stop = threading.Event()
         self._refused: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None  # once it said that it is ready
 
     def stop(self) -> None:
         """Stop everything; may be called from a signal handler or another thread."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Have the mint read its policy again; what it makes of it is on its stderr."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGHUP)
 
     def run(self) -> None:
         """Run store and mint until ``stop`` is called.
@@ -121,6 +128,7 @@ class Supervisor:
             except ValueError:
                 said = None
             if isinstance(said, dict) and said.get("ready") is True:
+                self._process = process
                 self._on_ready(said)
             elif isinstance(said, dict) and said.get("ready") is False:
                 self._refused = str(said.get("error"))
@@ -147,7 +155,7 @@ def up(
     passphrase: str | None = None,
     on_ready: OnReady = lambda _: None,
 ) -> None:
-    """Run a realm in the foreground until SIGINT or SIGTERM.
+    """Run a realm in the foreground until SIGINT or SIGTERM; SIGHUP reads the policy again.
 
     Args:
         realm_dir: The realm's folder.
@@ -169,6 +177,7 @@ def up(
         on_ready=on_ready,
     )
     before = {number: signal.signal(number, lambda *_: supervisor.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
     try:
         supervisor.run()
     finally:

@@ -143,6 +143,31 @@ def test_an_agent_is_enrolled_once_and_with_a_key_of_its_own(world: World) -> No
     assert operator.call("GET", "/v1/agents").json() == {"agents": [shown]}
 
 
+def test_an_agents_keys_are_rotated(world: World) -> None:
+    """A new key opens sessions beside the old one, the removed one opens none, and the last one stays."""
+    old = world.enrol()
+    fresh = KeyFile.generate("agent", AGENT, ISSUER)
+    operator, path = world.operator(), f"/v1/agents/{AGENT}"
+    shown = operator.call("PATCH", path, {"add_jwk": fresh.key.public.jwk}).json()
+    assert set(shown["keys"]) == {old.key.kid, fresh.key.kid}
+    world.open_session(old)
+    world.open_session(fresh)
+    assert operator.call("PATCH", path, {"remove_kid": old.key.kid}).json()["keys"] == [fresh.key.kid]
+    refused = Holder(world, SigningKey.generate(), None).call(
+        "POST", "/v1/sessions", {"assertion": world.assertion(old)}
+    )
+    assert refused.json()["code"] == "bad_assertion"
+    for body, status in (
+        ({"remove_kid": fresh.key.kid}, 409),
+        ({"remove_kid": old.key.kid}, 404),
+        ({"add_jwk": fresh.key.public.jwk}, 409),
+        ({"add_jwk": world.operator_key.key.public.jwk, "remove_kid": fresh.key.kid}, 409),
+        ({}, 400),
+    ):
+        assert operator.call("PATCH", path, body).status_code == status
+    assert operator.call("GET", path).json()["keys"] == [fresh.key.kid]
+
+
 def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(world: World) -> None:
     """A shorter life is given, a longer or odd one refused with what would have been right."""
     key = world.enrol()

@@ -209,6 +209,22 @@ def test_nothing_outlives_a_killed_up(realm: Realm) -> None:
 
 
 @pytest.mark.servers
+def test_a_hangup_reads_the_policy_again(realm: Realm) -> None:
+    """SIGHUP goes through to the mint: a good policy is taken, one with a mistake is told and changes nothing."""
+    policy = realm.policy_path.read_text()
+    with started(["-c", UP, str(realm.folder)]) as process:
+        first = line_of(process.stdout)["policy"]
+        realm.policy_path.write_text(policy.replace('ttl = "8h"', 'ttl = "7h"'))
+        process.send_signal(signal.SIGHUP)
+        told = line_of(process.stderr)
+        assert (told["reloaded"], told["policy"] != first) == (True, True)
+        break_policy(realm)
+        process.send_signal(signal.SIGHUP)
+        assert line_of(process.stderr) | {"error": ""} == told | {"reloaded": False, "code": "policy", "error": ""}
+        assert sign_in(realm).status_code == 201
+
+
+@pytest.mark.servers
 def test_up_tells_what_must_be_mended(realm: Realm) -> None:
     """A realm that cannot start is not tried for ever."""
     break_policy(realm)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint's database: what it keeps, under concurrency and across a restart, and that it is no system's own."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from arx_caps.jose import SigningKey
+from arx_caps.mint import state as state_module
+from arx_caps.mint import tables
+from arx_caps.mint.state import KEEP_MS, PRUNE_MS, HighWater, State
+from arx_verifier.errors import GrantError, StoreError
+
+NOW = 1_700_000_000_000
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with State(f"sqlite:///{tmp_path}/mint.db") as made:
+        made.create()
+        yield made
+
+
+def test_what_was_answered_survives_a_power_cut(state: State, tmp_path: Path) -> None:
+    """The database writes ahead and waits for the disk."""
+    with state._write() as c:
+        assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert c.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_a_writer_waits_for_another_one(state: State, tmp_path: Path) -> None:
+    """A transaction that holds the write lock delays a second one; none fails in its middle, and readers go on."""
+    state.raise_high_water("acme", HighWater("a", 0, 1))
+    inside, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        def wait() -> None:
+            inside.set()
+            let_go.wait(5)
+
+        state.raise_high_water("acme", HighWater("a", 1), wait)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(5)
+    assert state.high_water("acme") == HighWater("a", 0, 1)
+    other = threading.Thread(target=state.raise_high_water, args=("acme", HighWater("a", 2)))
+    other.start()
+    let_go.set()
+    thread.join()
+    other.join()
+    assert state.high_water("acme") == HighWater("a", 2, 1)
+
+
+def test_the_high_water_mark_only_rises(state: State) -> None:
+    """A late writer does not lower it, in the same history or across one."""
+    assert state.high_water("acme") is None
+    state.raise_high_water("acme", HighWater("a", 7, 100))
+    state.raise_high_water("acme", HighWater("a", 5))
+    assert state.high_water("acme") == HighWater("a", 7, 100)
+    state.raise_high_water("acme", HighWater("b", 6, 200))
+    assert state.high_water("acme") == HighWater("b", 7, 200)
+
+
+def test_a_record_that_fails_undoes_the_change(state: State) -> None:
+    """The change and its record stand or fall together."""
+
+    def fail() -> None:
+        raise StoreError("no")
+
+    with pytest.raises(StoreError):
+        state.add_agent("acme/x", SigningKey.generate().public, owner=None, metadata={}, record=fail)
+    assert state.agent("acme/x") is None
+    assert state.kids("acme/x") == []
+
+
+def test_used_ids_are_forgotten_when_they_no_longer_matter(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id is kept until what it belongs to would be refused for its age, and a minute more."""
+    clock = [NOW]
+    monkeypatch.setattr(state_module, "now_ms", lambda: clock[0])
+    state.spend("proof", "k", "one", NOW + 30_000)
+    clock[0] = NOW + 30_000 + KEEP_MS - 1
+    state.spend("proof", "k", "two", clock[0] + 30_000)
+    with pytest.raises(GrantError):
+        state.spend("proof", "k", "one", clock[0] + 30_000)
+    clock[0] += PRUNE_MS + 1
+    state.spend("proof", "k", "three", clock[0] + 30_000)
+    with state._read() as c:
+        assert len(c.execute(select(tables.USED_JTI)).all()) == 2
+
+
+def test_ids_of_different_keys_do_not_meet(state: State) -> None:
+    """The same id under another key or of another kind is another one; nobody uses up somebody else's."""
+    for kind, kid in (("proof", "a"), ("proof", "b"), ("assertion", "a")):
+        state.spend(kind, kid, "one", state_module.now_ms())
+        with pytest.raises(GrantError) as caught:
+            state.spend(kind, kid, "one", state_module.now_ms())
+        assert caught.value.code == "replayed"
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_values(state: State, tmp_path: Path) -> None:
+    """A lost table is a ``StoreError`` that quotes no statement."""
+    with sqlite3.connect(tmp_path / "mint.db") as raw:
+        raw.execute("DROP TABLE used_jti")
+    raw.close()
+    with pytest.raises(StoreError) as caught:
+        state.spend("proof", "secret-kid", "secret-jti", NOW)
+    assert "secret" not in str(caught.value)
+    assert "INSERT" not in str(caught.value)
+
+
+def test_the_tables_are_also_postgresql() -> None:
+    """Every table, index and kind of statement compiles for PostgreSQL."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    for table in tables.METADATA.sorted_tables:
+        assert str(CreateTable(table).compile(dialect=dialect)).strip().startswith("CREATE TABLE")
+        for index in table.indexes:
+            str(CreateIndex(index).compile(dialect=dialect))
+        for statement in (select(table).limit(1), update(table), delete(table), table.insert()):
+            assert str(statement.compile(dialect=dialect))
