@@ -40,6 +40,8 @@ class Live:
             )
         assert self._up.stdout is not None
         line = self._up.stdout.readline()
+        if not line:
+            self.stop()
         assert line, (folder / "up.err").read_text()
         self.ready: dict[str, Any] = json.loads(line)
 
