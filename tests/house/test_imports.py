@@ -20,7 +20,7 @@ ORDER = """
     proofs keys epochs counters tally decisions
     grant proven
     verify
-    retention feed_wire feed segment replay spool
+    retention feed_wire following feed segment replay spool
     routes peers problems
     asgi guard service
 """.split()

@@ -3,8 +3,9 @@
 
 Pushes make kills fast, and nothing rests on them.  Everything rests on the *probe*, a question that this process asks:
 its answer holds what was missed, its sending confirms what was applied, and the lease runs from the moment before it
-left.  A lease counted from anything that was received could be extended by a delayed network.  The rules of floors,
-bans and leases are ``epochs``'; bytes are ``feed_wire``'s.
+left.  A lease counted from anything that was received could be extended by a delayed network.  What is asked and what
+an answer is worth is decided in ``following``, the rules of floors, bans and leases are ``epochs``', bytes are
+``feed_wire``'s; here are the thread, its connection, and those who wait for it.
 """
 
 import asyncio
@@ -18,17 +19,12 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import Final, NamedTuple
 
-from arx_verifier.epochs import KILLING, EpochRefusal, EpochTable, Lease, State
+from arx_verifier.epochs import EpochRefusal, State
 from arx_verifier.errors import SettingsError
-from arx_verifier.feed_wire import CORRUPT, OK, REGRESSED, Address, Answer, Entry, FeedError, Link
+from arx_verifier.feed_wire import Address, Entry, FeedError, Link
+from arx_verifier.following import Following
 from arx_verifier.names import is_realm
-from arx_verifier.retention import Retention
 
-MS: Final = 1_000_000  # ns
-PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
-MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they share one
-ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
-SKEW_MS: Final = 30_000  # how far this clock and the store's may be apart
 ENTRIES: Final = 1_000  # asked for in one answer
 BACKOFF_S: Final = (0.02, 0.5)
 JOIN_S: Final = 3.0
@@ -45,7 +41,7 @@ class _Waiter(NamedTuple):
     done: "Future[bool]"
 
 
-class Follower(EpochTable):
+class Follower(Following):
     """An epoch view that keeps itself current.  Starts on first use, and again in a forked child.
 
     Args:
@@ -62,16 +58,12 @@ class Follower(EpochTable):
     def __init__(
         self, url: str, realm: str, verifier_id: str, *, password: str | None = None, lease_ms: int | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(lease_ms=lease_ms)
         if not is_realm(realm) or not verifier_id or verifier_id.startswith("!") or len(verifier_id) > 200:
             raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
         self.realm = realm
         self.verifier_id = self._given_id = verifier_id
         self._address = Address(url, password)
-        self._lease_ms = lease_ms
-        self._interval = PROBE_MS * MS
-        self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
-        self._retention = Retention()
         self._lazy = True
         self._reset()
         _FOLLOWERS.add(self)
@@ -86,9 +78,6 @@ class Follower(EpochTable):
         self._waiters: list[_Waiter] = []
         self._pair: tuple[socket.socket, socket.socket] | None = None  # what is sent to the first wakes the second
         self._link: Link | None = None
-        self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
-        self._last = 0  # when the last probe left, boot clock
-        self._due = 0  # when the next one must, boot clock
 
     # Any thread.
 
@@ -209,95 +198,18 @@ class Follower(EpochTable):
                 stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads a herd, keeps no secret
 
     def _follow(self, link: Link, stop: threading.Event) -> None:
-        self._probe(link)
+        self.begin()
         while not stop.is_set():
-            now = self._boot()
-            if self._sent is not None:
-                until = self._sent[0] + int(self._timeout_s * 1e9)
-                if now >= until:
-                    raise FeedError("no answer in time")
-            else:
-                until = self._next_probe()
-                if now >= until:
-                    self._probe(link)
-                    continue
-            link.wait((until - now) / 1e9)
+            question = self.ask(hurry=bool(self._waiters))
+            if question is not None:
+                link.probe(self.verifier_id, *question, ENTRIES)
+            link.wait((self.next_at(hurry=bool(self._waiters)) - self._boot()) / 1e9)
             for frame in link.frames():
                 if isinstance(frame, Entry):
-                    self._take_push(frame)
+                    self.take_push(frame)
                 else:
-                    self._take_answer(link, frame)
-
-    def _next_probe(self) -> int:
-        if self._waiters:
-            return min(self._due, self._last + MIN_GAP_MS * MS)
-        return self._due
-
-    def _probe(self, link: Link) -> None:
-        # Both clocks are read before a byte leaves: the lease must not outlive the store's last word by a slow network.
-        state = self._state
-        self._sent = (self._boot(), self._wall())
-        self._last = self._sent[0]
-        self._due = self._last + self._interval
-        link.probe(self.verifier_id, state.inc, state.applied, ENTRIES)
-
-    def _take_push(self, entry: Entry) -> None:
-        state = self._state
-        if entry.inc == state.inc and entry.seq <= state.applied:
-            return
-        if entry.inc == state.inc:
-            self._apply(entry)  # never touches the lease
-        self._due = 0  # confirms it, or fills the gap, or finds the new history
-
-    def _apply(self, entry: Entry) -> bool:
-        try:
-            in_order = self.apply(entry.seq, entry.op, entry.scope)
-        except ValueError as error:
-            raise FeedError("an entry of an unknown kind") from error
-        if entry.op in KILLING:
-            self._retention.learn(self._boot(), entry.scope, entry.seq)
-        return in_order
-
-    def _take_answer(self, link: Link, answer: Answer) -> None:
-        sent, self._sent = self._sent, None
-        if sent is None:
-            raise FeedError("an answer that nobody asked for")
-        if answer.status == OK:
-            self._take_entries(answer, *sent)
-        elif answer.status in (REGRESSED, CORRUPT):
-            seen = f"{self._state.applied} was applied here, the store is at {answer.seq}"
-            self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
-        else:
-            floors, bans = link.scan("f"), link.scan("b")
-            self.adopt(answer.inc, answer.seq, floors, bans)
-            self._retention.restart(self._boot(), self._state)
-            self._due = 0  # entries after answer.seq repair what the copy missed
-        self._answer_waiters()
-
-    def _take_entries(self, answer: Answer, sent: int, sent_wall: int) -> None:
-        if answer.inc != self._state.inc:
-            raise FeedError("an answer from another history")
-        if not sent_wall // MS - SKEW_MS <= answer.at_ms <= self._wall() // MS + SKEW_MS:
-            self._alarm("this clock and the revocation store's are more than 30 s apart", retire=False)
-            return
-        for entry in answer.entries:
-            if not self._apply(entry):
-                raise FeedError("entries are missing in the store's log")
-        if self._state.applied < answer.seq:
-            self._due = 0  # cut short: no lease before the rest is here
-            return
-        lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
-        self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
-        self._interval = min(PROBE_MS, max(1, lease_ms // 4)) * MS
-        self._due = min(self._due, sent + self._interval)
-        lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
-        self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
-        self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
-
-    def _alarm(self, detail: str, *, retire: bool) -> None:
-        if self._state.refuses != "fenced":
-            _log.error("%s: refusing everything: %s", self, detail)
-        self.fence(detail, retire=retire)
+                    self.take_answer(frame, link.scan)
+                    self._answer_waiters()
 
     def _answer_waiters(self) -> None:
         state = self._state
