@@ -47,11 +47,11 @@ def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: st
         "lift": lambda: store.lift(scopes, reason, by),
     }
     bump = _in_history(mint, what[op])
-    mint.noted(bump.header.inc, bump.header.seq)
+    report = _settle(mint, bump, wait)
     if op == "lift":
         _reinstate(mint, scopes, by)
     _record(mint, bump, f"scopes.{'lifted' if op == 'lift' else 'banned' if op == 'ban' else 'killed'}", by, reason)
-    return _report(mint, bump, wait)
+    return report
 
 
 def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> dict[str, Any] | None:
@@ -104,9 +104,9 @@ def _end_row(
     # The record of the kill is kept until the last token it ends has expired, and not for a realm's whole max_ttl.
     until = int(row["expires_at"])
     bump = _in_history(mint, lambda: mint.store.kill(scopes, f"{kind} ended", by, until_ms=until))
-    mint.noted(bump.header.inc, bump.header.seq)
+    report = _settle(mint, bump, wait=False)
     end(lambda: mint.events.record(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
-    return _report(mint, bump, wait=False)
+    return report
 
 
 def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:
@@ -135,5 +135,8 @@ def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
         raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
 
 
-def _report(mint: Mint, bump: Bump, wait: bool) -> dict[str, Any]:
-    return mint.store.wait_confirmed(bump, None if wait else NO_WAIT_MS).to_dict()
+def _settle(mint: Mint, bump: Bump, wait: bool) -> dict[str, Any]:
+    """Learn who has confirmed, then remember the place in the kill sequence; it is not answered before both."""
+    report = mint.store.wait_confirmed(bump, None if wait else NO_WAIT_MS)
+    mint.noted(bump.header.inc, bump.header.seq)
+    return report.to_dict()

@@ -30,6 +30,7 @@ PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not
 STORE_VARIABLE: Final = "ARX_STORE_URL"
 GRACE_S: Final = 2  # for requests that run when the mint is stopped
 KEEP_ALIVE_S: Final = 15
+BACKLOG: Final = 512  # connections that wait to be accepted
 SETTINGS_EXIT: Final = 2  # somebody must mend something first
 LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
 
@@ -123,10 +124,16 @@ def _reload(mint: Mint) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is said: asyncio turns Nagle's delay off only for sockets that say it, and 40 ms is a long time.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
+        listener.close()
         raise SettingsError(f"the mint cannot listen at {host}:{port}: {error.strerror}") from error
+    return listener
 
 
 def is_loopback(host: str) -> bool:

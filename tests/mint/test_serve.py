@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.mint.founding import init_realm
-from arx_caps.mint.serve import is_loopback, serve
+from arx_caps.mint.serve import _listen, is_loopback, serve
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.mint.world import now_ms
@@ -98,6 +99,12 @@ def test_loopback_is_told_apart() -> None:
     """Every loopback address is one, and nothing that only looks like it."""
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "", "localhost.example", "127.0.0.1.example", "::")))
+
+
+def test_answers_are_not_delayed() -> None:
+    """The listening socket says that it speaks TCP: only then does asyncio turn Nagle's delay off."""
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_no_store_is_no_start(realm: Realm) -> None:
