@@ -74,8 +74,18 @@ class EventLog:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(self.path, flags, 0o600)
+            _sync_folder(self.path.parent)
         # A line that was cut by a crash or a full disk must not swallow the next one.
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
         return self._file
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new file's name on the disk as well."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -22,7 +22,7 @@ from arx_caps.mint.state import HighWater, now_ms
 from arx_verifier import canonical, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
-from arx_verifier.errors import AttenuationError, Failure, GrantError, refusal, shorten
+from arx_verifier.errors import AttenuationError, Failure, GrantError, MalformedTokenError, refusal, shorten
 from arx_verifier.macaroon import ID_BYTES, MINT_AUDIENCE, Identifier, Macaroon
 from arx_verifier.scopes import agent_scopes
 
@@ -214,7 +214,7 @@ def _tokens(mint: Mint, birth: _Birth, grant: TaskGrant, keys: Mapping[str, tupl
         caveats = (first, Caveat(allow=narrow)) if narrow else (first,)
         try:
             tokens[audience] = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=caveats).encode()
-        except AttenuationError as error:
+        except (AttenuationError, MalformedTokenError) as error:
             raise GrantError(
                 f"what task {grant.template} grants at {audience} does not fit into a token: {error}",
                 code="bad_parameters",

@@ -57,7 +57,7 @@ def serve(
     database: str | None = None,
     until_eof: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; SIGHUP reads the policy again.
+    """Serve until SIGINT or SIGTERM; SIGHUP reads the policy again, or stops what a terminal holds.
 
     Args:
         realm_dir: The realm's folder.
@@ -95,7 +95,7 @@ def serve(
     server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policy.digest}
     if until_eof:
         threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread() and not has_terminal():
         signal.signal(signal.SIGHUP, lambda *_: _reload(mint))
     server.run(sockets=[listener])
 
@@ -134,6 +134,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise SettingsError(f"the mint cannot listen at {host}:{port}: {error.strerror}") from error
     return listener
+
+
+def has_terminal() -> bool:
+    """Tell whether a person's terminal started this process: its end, a SIGHUP, is then to be obeyed."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
 def is_loopback(host: str) -> bool:

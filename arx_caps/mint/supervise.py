@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.serve import GRACE_S, PASSPHRASE_VARIABLE, SETTINGS_EXIT, STORE_VARIABLE
+from arx_caps.mint.serve import GRACE_S, PASSPHRASE_VARIABLE, SETTINGS_EXIT, STORE_VARIABLE, has_terminal
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 
@@ -155,7 +155,7 @@ def up(
     passphrase: str | None = None,
     on_ready: OnReady = lambda _: None,
 ) -> None:
-    """Run a realm in the foreground until SIGINT or SIGTERM; SIGHUP reads the policy again.
+    """Run a realm until SIGINT or SIGTERM; SIGHUP reads the policy again, or stops what a terminal holds.
 
     Args:
         realm_dir: The realm's folder.
@@ -177,7 +177,8 @@ def up(
         on_ready=on_ready,
     )
     before = {number: signal.signal(number, lambda *_: supervisor.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: supervisor.reload())
+    on_hangup = supervisor.stop if has_terminal() else supervisor.reload
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: on_hangup())
     try:
         supervisor.run()
     finally:

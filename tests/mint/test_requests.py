@@ -274,6 +274,25 @@ def test_asking_for_less_gives_less(world: World) -> None:
     assert told["task"]["expires_at"] == identifier.exp
 
 
+def test_a_grant_that_fits_into_no_token_is_refused(world: World) -> None:
+    """Parameters that would make a token too large are the caller's mistake, not a broken token."""
+    names = [f"p{n:02}" for n in range(20)]
+    path = world.realm.policy_path
+    params = ", ".join(f"{name} = {{ max_length = 1024 }}" for name in names)
+    args = ", ".join(f'{name} = "${name}"' for name in names)
+    task = f'[task.wide]\nagents = ["**"]\nparams = {{ {params} }}\nttl = "1m"\naudience = ["orders"]\n'
+    path.write_text(path.read_text() + task + f'allow = [{{ tool = "orders.get", args = {{ {args} }} }}]\n')
+    world.mint.reload_policy()
+    holder, _ = world.session()
+    for length in (400, 1024):
+        asked = {"template": "wide", "params": dict.fromkeys(names, "x" * length)}
+        answer = holder.call("POST", "/v1/tasks", asked)
+        assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
+    assert (
+        holder.call("POST", "/v1/tasks", {"template": "wide", "params": dict.fromkeys(names, "x")}).status_code == 201
+    )
+
+
 def test_a_task_ends_with_its_session_at_the_latest(world: World) -> None:
     """A task's token does not outlive its session."""
     holder, session = world.open_session(world.enrol(), ttl="90s")
