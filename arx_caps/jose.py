@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assertions and proofs of possession: how an agent or an operator shows the mint who it is.  SPEC 11.
+"""Assertions and proofs of possession: how an agent or an operator shows the mint who it is.  SPEC 16.
 
 An assertion (RFC 7523) says who is calling, once; a proof (RFC 9449) binds one HTTP call to a key.  Both are Ed25519
 signatures, made and checked by ``joserfc``.  A check here answers for signature, times, address and form; that a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ed25519 keys of agents, operators and sessions, in memory and in files.  SPEC 11.
+"""Ed25519 keys of agents, operators and sessions, in memory and in files.  SPEC 16.
 
 A key file is a private JWK with whose it is.  It is made once, for one user, and never overwritten.  Signatures are
 ``joserfc``'s work; what is signed stands in ``jose``.

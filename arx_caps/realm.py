@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A realm's folder: what is where in it, and its settings.  SPEC 12.
+"""A realm's folder: what is where in it, and its settings.
 
 Everything that a mint keeps stands below one folder that only its user can enter.  ``mint.founding`` makes it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's HTTP application: its routes, and what stands around them.  SPEC 11.
+"""The mint's HTTP application: its routes, and what stands around them.  SPEC 16.
 
 Every route but the two of health is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the lifespan
 and never at import.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is calling: a token, and a proof by the key it belongs to, both checked before anything is done.  SPEC 11.
+"""Who is calling: a token, and a proof by the key it belongs to, both checked before anything is done.  SPEC 16.
 
 An operator's token goes with an enrolled key of that operator, a session's with the key the session was opened with: a
 stolen token alone does nothing.  The proof is spent only once its key is known, so that strangers cannot fill the

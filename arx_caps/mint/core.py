@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's parts in one place, and its view of the kill epoch.  SPEC 9, 11.
+"""The mint's parts in one place, and its view of the kill epoch.  SPEC 10.
 
 Nothing is granted on a view that may be old: ``born`` is read first, then authority is looked at, then a token is
 signed with what was read.  A token that is behind merely dies earlier.  A store that lost kills is noticed by the

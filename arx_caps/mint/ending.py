@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End things: kills, bans and lifts, and what they mean for the mint's own rows.  SPEC 9, 11.
+"""End things: kills, bans and lifts, and what they mean for the mint's own rows.  SPEC 10.
 
 The store comes first: what is written there is in force, whatever happens to the rest.  Then the database and the
 record follow, and only then is it answered.  Repeating any of it is harmless, which is how a crash in between is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shape for every route: who may call it, what its body is, what it does.  SPEC 11.
+"""One shape for every route: who may call it, what its body is, what it does.  SPEC 16.
 
 A caller is proven before its body is looked at, and a body is decoded once, strictly, into a typed struct.  Handlers
 block on database and store, so they run in a thread; the event loop only moves bytes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's own record: one JSON line for each change of state, on the disk before the change is answered.  SPEC 13.
+"""The mint's own record: one JSON line for each change of state, on the disk before the change is answered.
 
 Lines are only ever appended.  Ids go in, tokens and keys never do.  What verifiers decide stands in their journals.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a realm: its folder, root key, first operator, a sample policy, an empty database.  SPEC 12.
+"""Make a realm: its folder, root key, first operator, a sample policy, an empty database.  SPEC 9.
 
 It is made whole or not at all, and never over something that is there.  Nothing in it has a default secret.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open sessions and start tasks: what the policy grants becomes tokens.  SPEC 3, 4, 11.
+"""Open sessions and start tasks: what the policy grants becomes tokens.  SPEC 4, 15.1, 16.
 
 The order is the point: the kill epoch is read, then authority is looked at, then a token is signed with what was read.
 A session's token is good for the mint alone; a task's bundle is what services accept.
@@ -223,7 +223,7 @@ def _tokens(mint: Mint, birth: _Birth, grant: TaskGrant, keys: Mapping[str, tupl
 
 
 def _bundle(mint: Mint, birth: _Birth, grant: TaskGrant, tokens: Mapping[str, str]) -> str:
-    """Write the bundle's text.  SPEC 2.4."""
+    """Write the bundle's text.  SPEC 15.1."""
     content = {
         "agent": birth.path,
         "issuer": mint.realm.issuer,

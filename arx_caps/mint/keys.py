@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root keys: made here, stored encrypted, and never anywhere else.  SPEC 7.
+"""Root keys: made here, stored encrypted, and never anywhere else.  SPEC 9.
 
 Every audience key is derived from a root key, so a tool service can be given its own and learns nothing of the others'.
 The file is sealed with a passphrase (scrypt) or a key file; without either nothing starts.  Which services exist is not

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators' tokens: macaroons of the mint for the mint, which know no session and no epoch.  SPEC 3.3.
+"""Operators' tokens: macaroons of the mint for the mint, which know no session and no epoch.  SPEC 4.3.
 
 A realm kill or a restored store must lock no operator out, so these carry neither incarnation nor birth; ten minutes
 and the operator's enrolled key bound them.  Their ``allow`` rules name operator actions, and an operator narrows one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the mint says no: RFC 9457 problems with a stable code.  SPEC 10, 11.
+"""How the mint says no: RFC 9457 problems with a stable code.  SPEC 13.
 
 ``STATUS`` is the whole set of codes that the mint adds to ``REASONS``.  A problem says what was expected; never a key,
 a token, or a line of a program.

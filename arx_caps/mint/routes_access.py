@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of operators' tokens, agents and services: who there is.  SPEC 11."""
+"""Routes of operators' tokens, agents and services: who there is.  SPEC 16."""
 
 from typing import Annotated, Any, Final
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of kills and bans: the end of anything, and who has confirmed it.  SPEC 9, 11."""
+"""Routes of kills and bans: the end of anything, and who has confirmed it.  SPEC 10."""
 
 from typing import Annotated, Final
 

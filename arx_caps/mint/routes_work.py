@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of sessions and tasks: what is being done.  SPEC 11.
+"""Routes of sessions and tasks: what is being done.  SPEC 16.
 
 An agent sees and ends its own session and that session's tasks; what is another's is not there for it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve a realm's mint over HTTP.  SPEC 11, 12.
+"""Serve a realm's mint over HTTP.
 
 Plain HTTP is for loopback; anywhere else TLS must end before the mint, and whoever starts it says so.  The store's URL,
 which may hold a password, and the passphrase come from the environment, never from a command line that every user of

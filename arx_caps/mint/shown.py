@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API shows of rows: ids, times, and the state that the clock and the kill epoch make of a row.  SPEC 11.
+"""What the API shows of rows: ids, times, and the state that the clock and the kill epoch make of a row.  SPEC 16.
 
 A row says what the mint did; whether the thing still stands is the epoch's word, so a session that was killed straight
 in the store is shown as killed.  No token, key or proof is ever shown.

@@ -2,7 +2,7 @@
 """What the mint remembers: agents, operators, sessions, tasks, services, used proofs, and how far the epoch had come.
 
 One method a question or a change; each change is one transaction, and what must be durable with it (the event record)
-is written inside.  What may be granted is decided by others.  SPEC 12.2.
+is written inside.  What may be granted is decided by others.
 """
 
 import contextlib

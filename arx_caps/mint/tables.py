@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's tables, and how a database is opened for them.  SPEC 12.2.
+"""The mint's tables, and how a database is opened for them.
 
 SQLite in the realm's folder, or PostgreSQL when several mints share a realm: nothing here but the hooks below is one
 system's own.  Times are ms since the Unix epoch.  No table holds a token or a private key.
