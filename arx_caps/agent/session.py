@@ -43,7 +43,7 @@ class Agent:
         client: httpx.Client | None = None,
     ) -> None:
         if key.role != "agent":
-            raise SettingsError(f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent add`)")
+            raise SettingsError(f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent enrol`)")
         address = issuer or key.issuer
         if not address:
             raise SettingsError("the key file names no mint; give its address as `issuer`")
