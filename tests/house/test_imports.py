@@ -20,7 +20,7 @@ ORDER = """
     proofs keys epochs counters tally decisions
     grant proven
     verify
-    retention feed_wire following feed segment replay spool
+    retention store_address feed_wire following feed segment replay spool
     routes peers problems
     asgi guard service
 """.split()
@@ -114,7 +114,7 @@ def test_the_trusted_base_needs_no_framework(path: Path) -> None:
     """
     forbidden = {"starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "joserfc", "click"}
     assert not forbidden & {module.partition(".")[0] for module in imported(path)}
-    if path.stem not in ("feed", "feed_wire"):
+    if path.stem not in ("feed", "feed_wire", "store_address"):
         assert "redis" not in set(top_level(path))
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from arx_verifier.errors import SettingsError
 from arx_verifier.feed import Follower
-from arx_verifier.feed_wire import Address, Answer, Entry, FeedError, Link, read_answer, read_push
+from arx_verifier.feed_wire import Answer, Entry, FeedError, Link, read_answer, read_push
+from arx_verifier.store_address import Address
 from tests.servers import until
 
 INC = "I" * 22

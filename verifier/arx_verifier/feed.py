@@ -21,9 +21,10 @@ from typing import Final, NamedTuple
 
 from arx_verifier.epochs import EpochRefusal, State
 from arx_verifier.errors import SettingsError
-from arx_verifier.feed_wire import Address, Entry, FeedError, Link
+from arx_verifier.feed_wire import Entry, FeedError, Link
 from arx_verifier.following import Following
 from arx_verifier.names import is_realm
+from arx_verifier.store_address import Address
 
 ENTRIES: Final = 1_000  # asked for in one answer
 BACKOFF_S: Final = (0.02, 0.5)
@@ -45,7 +46,7 @@ class Follower(Following):
     """An epoch view that keeps itself current.  Starts on first use, and again in a forked child.
 
     Args:
-        url: The store: ``unix://``, ``redis://`` or ``rediss://``.
+        url: The store, as ``store_address`` reads it.
         realm: The realm's name.
         verifier_id: How the store names this process to operators; no other process may use it.
         password: In place of one in the URL.
@@ -63,7 +64,7 @@ class Follower(Following):
             raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
         self.realm = realm
         self.verifier_id = self._given_id = verifier_id
-        self._address = Address(url, password)
+        self._address = Address(url, password, realm)
         self._lazy = True
         self._reset()
         _FOLLOWERS.add(self)

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
 
 import redis
-from redis.connection import Connection, parse_url
-
-from arx_verifier.errors import SettingsError
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
@@ -57,35 +54,6 @@ class Answer(NamedTuple):
     status: str
     keep_ms: int
     entries: tuple[Entry, ...]
-
-
-class Address:
-    """Where the store is.  Shows no password.
-
-    Args:
-        url: ``unix://``, ``redis://`` or ``rediss://``, with user and password where needed.
-        password: In place of one in the URL.
-
-    Raises:
-        SettingsError: The URL is none of these.
-    """
-
-    def __init__(self, url: str, password: str | None = None) -> None:
-        try:
-            settings: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        except ValueError:
-            # Not chained: what could not be read may be a piece of a password.
-            raise SettingsError("the store's address is not a unix://, redis:// or rediss:// URL") from None
-        self._kind = settings.pop("connection_class", Connection)
-        self._settings = settings if password is None else {**settings, "password": password}
-
-    def __repr__(self) -> str:
-        return f"Address({self._kind.__name__})"
-
-    def connection(self, timeout_s: float) -> Any:
-        """Make a connection that is not open yet."""
-        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        return self._kind(**{**self._settings, **timeouts, "protocol": 3, "decode_responses": False})
 
 
 class Link:
