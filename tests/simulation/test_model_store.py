@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulator's store answers as the real functions do: random calls to both, on a real server."""
+
+import random
+import secrets
+from typing import Any
+
+import pytest
+import redis
+
+from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.wire import HISTORY_ERRORS
+from arx_verifier.feed_wire import Answer, Entry, read_answer
+from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
+
+pytestmark = pytest.mark.servers
+
+SCOPES = ["realm", *(f"{kind}:{name * 3}" for kind in ("agent", "session", "task") for name in "abcd")]
+ODD = ["", "x" * 97, "a b", "session:é"]
+CALLS = 250
+
+
+class Both:
+    """A realm in a real store and in the model; whatever one says, the other must say."""
+
+    def __init__(self, client: redis.Redis, store: RevocationStore, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.client, self.keys = client, store.keys
+        self.at_ms = 0
+        self.published: list[tuple[str, int, str, str]] = []
+        self.model = ModelStore(lambda: self.at_ms, lambda *entry: self.published.append(entry))
+        self.channel = client.pubsub()
+        self.channel.ssubscribe(store.keys.header[:-1] + "ch")
+        assert self.channel.get_sharded_message(timeout=5) is not None
+
+    def call(self, function: str, keys: tuple[str, ...], *arguments: Any, model: tuple[Any, ...]) -> None:
+        """Call both, the real one first: the model's clock is then what the server's was."""
+        expected: Any
+        try:
+            reply: Any = self.client.fcall(f"arx1_{function}", len(keys), *keys, *arguments)
+        except redis.ResponseError as error:
+            word = str(error).split(" ")[0]
+            reply = word if word in HISTORY_ERRORS else "ERR"
+        else:
+            self.at_ms = reply[2]
+        try:
+            expected = getattr(self.model, function)(*model)
+        except StoreRefused as error:
+            expected = str(error)
+        if function == "probe" and isinstance(expected, list):
+            entries = tuple(Entry(expected[0], entry.seq, entry.op, entry.scope) for entry in expected.pop())
+            assert read_answer(reply) == Answer(*expected, entries)
+        else:
+            said = [value.decode() if isinstance(value, bytes) else value for value in reply]
+            assert said == list(expected), (function, arguments)
+
+    def step(self) -> None:
+        """Make one random call."""
+        draw, header = self.random, self.model.header
+        inc = header.inc if header is not None and draw.random() < 0.95 else "X" * 22
+        seq = header.seq if header is not None else 0
+        kind = draw.choices(["bump", "probe", "rotate", "init", "expire", "evict", "take"], [40, 30, 3, 2, 5, 0.5, 3])[
+            0
+        ]
+        if kind == "bump":
+            op = draw.choice(["kill", "ban", "kill+ban", "lift", "lift", "undo" if draw.random() < 0.1 else "ban"])
+            scopes = draw.choices(SCOPES, k=draw.randint(1, 4))
+            scopes += draw.choices(ODD, k=1) if draw.random() < 0.03 else []
+            if draw.random() < 0.03:
+                scopes = [f"task:{number}" for number in range(draw.choice([1000, 1001]))]
+            seen = draw.choice([0, 0, seq, seq + (draw.random() < 0.1)])
+            until = str(self.at_ms + 5_000) if draw.random() < 0.1 else ""
+            real = (inc, seen, op, until, "by", "why", *scopes)
+            self.call("bump", self.keys.written, *real, model=(inc, seen, op, until, *scopes))
+        elif kind == "probe":
+            applied = draw.choice([-1, seq, seq + 1, draw.randint(0, seq), max(0, seq - draw.randint(0, 30))])
+            keys = tuple(self.keys.header[:-1] + part for part in ("h", "f", "b", "log", "v", "a"))
+            asked = (draw.choice("vw"), inc, applied, draw.choice([1, 3, 1000]))
+            self.call("probe", keys, *asked, model=asked)
+        elif kind == "rotate":
+            asked = (inc, secrets.token_hex(11), draw.choice([0, seq + 5]), draw.choice([0, 400]), draw.choice([0, 9]))
+            self.call("rotate", self.keys.all, *asked, model=asked)
+        elif kind == "init":
+            begun = (secrets.token_hex(11), 1_000, 60_000, draw.randint(0, 5))
+            self.call("init", self.keys.written, *begun, model=begun)
+        else:
+            self.meddle(kind)
+
+    def meddle(self, kind: str) -> None:
+        """Do to the keys of both what time, a careless neighbour or a mint would."""
+        draw, model = self.random, self.model
+        if kind == "expire" and model.retain:
+            scope = draw.choice(list(model.retain))
+            model.retain[scope] = 1
+            self.client.zadd(self.keys.retention, {scope: 1})
+        elif kind == "evict" and model.floors:
+            scope = draw.choice(list(model.floors))
+            del model.floors[scope]
+            self.client.hdel(self.keys.floors, scope)
+        elif kind == "take" and model.header is not None:
+            model.header = model.header._replace(taken=draw.randint(model.header.low, model.header.seq))
+            self.client.hset(self.keys.header, "taken", str(model.header.taken))
+
+    def compare(self) -> None:
+        """Hold every key of the one against the other."""
+        raw: Any = self.client.hgetall(self.keys.header)
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        header = Header(fields.pop("inc"), **{name: int(value) for name, value in fields.items()})
+        assert header == self.model.header
+        for key, hash_ in ((self.keys.floors, self.model.floors), (self.keys.bans, self.model.bans)):
+            found: Any = self.client.hgetall(key)
+            assert {scope.decode(): int(seq) for scope, seq in found.items()} == hash_
+        retained: Any = self.client.zrange(self.keys.retention, 0, -1, withscores=True)
+        assert {scope.decode(): int(until) for scope, until in retained} == self.model.retain
+        entries: Any = self.client.xrange(self.keys.log)
+        said = [
+            Logged(int(key.split(b"-")[0]), at[b"op"].decode(), at[b"s"].decode(), int(at[b"t"])) for key, at in entries
+        ]
+        assert said == self.model.log
+        acks: Any = self.client.zrange(self.keys.acks, 0, -1, withscores=True)
+        assert {name.decode(): seq for name, seq in acks if not name.startswith(b"!")} == self.model.acks
+
+    def compare_published(self) -> None:
+        """Hold every push against the model's, in order."""
+        for entry in self.published:
+            message = self.channel.get_sharded_message(timeout=5)
+            assert message is not None, entry
+            assert message["data"].decode() == " ".join(map(str, entry))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_model_answers_as_the_store_does(seed: int, valkey: Any, realm_name: str) -> None:
+    """Bumps, probes, rotations, pruning, trimming and lost keys: the same answers, keys and pushes."""
+    with RevocationStore(valkey.url, realm_name) as store, redis.Redis.from_url(valkey.url) as client:
+        store.load_functions()
+        both = Both(client, store, seed)
+        for number in range(CALLS):
+            if number == CALLS // 2 and both.model.header is not None:  # enough for the log to be trimmed
+                for _ in range(11):
+                    scopes = [f"task:{number}" for number in range(1000)]
+                    inc = both.model.header.inc
+                    real = (inc, 0, "kill", "", "by", "why", *scopes)
+                    both.call("bump", both.keys.written, *real, model=(inc, 0, "kill", "", *scopes))
+            both.step()
+        both.compare()
+        both.compare_published()
+        both.channel.close()
