@@ -16,15 +16,18 @@ from arx_verifier.errors import MalformedTokenError
 from arx_verifier.macaroon import Macaroon
 from tests.support import ANYTHING, AT, AUDIENCE, QUICK, access, code_of, mint, sign, verifier
 
-SCALARS = st.sampled_from(["o-1", "o-2", "a/b", "a/b/c", "5", 5, 6, 0, True, False, "10.0.0.1", "https://a.example/x"])
+SCALARS = st.sampled_from(["o-1", "o-2", "a/b", "a/b/c", "5", "5.5", 5, 6, 0, True, False, "10.0.0.1", "10.1.0.1"])
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "equal": SCALARS,
     "one_of": st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
     "none_of": st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
-    "range": st.sampled_from([(0, 5), (5, 5), ("0.5", "5.5"), (-3, 0)]),
+    "range": st.sampled_from([(0, 5), (5, 5), (6, 9), ("0.5", "5.5"), ("5", "6"), (-3, 0)]),
+    "min": st.sampled_from([0, 5, "5", "5.5"]),
+    "max": st.sampled_from([0, 5, "5", "5.5"]),
     "glob": st.sampled_from(["o-*", "*", "a/*", "*-1"]),
-    "subpath": st.sampled_from(["a", "a/b"]),
-    "cidr": st.just("10.0.0.0/8"),
+    "subpath": st.sampled_from(["a", "a/b", "a/b/c"]),
+    "cidr": st.sampled_from(["10.0.0.0/8", "10.0.0.0/16", "11.0.0.0/8", "::/0"]),
+    "min_length": st.integers(0, 6),
     "max_length": st.integers(0, 6),
     "contains": st.just(("o-1",)),
     "subset": st.just(("o-1", "o-2", 5)),
@@ -104,6 +107,24 @@ def test_hand_over_never_widens(held: list[Caveat], asked: AccessRequest, to: st
     wider = mint(ANYTHING, *held)
     if permits(wider.hand_over(to, taken), asked):
         assert permits(wider, asked)
+
+
+@QUICK
+@given(st.lists(RULES, min_size=2, max_size=4), REQUESTS)
+def test_a_chain_permits_what_each_of_its_rules_permits(rules: list[Rule], asked: AccessRequest) -> None:
+    """First law, exactly: caveats are a conjunction, however a verifier puts their rules together."""
+    alone = [permits(mint(Caveat(allow=(rule,))), asked) for rule in rules]
+    assert permits(mint(*(Caveat(allow=(rule,)) for rule in rules)), asked) == all(alone)
+
+
+@QUICK
+@given(st.lists(CONSTRAINTS, min_size=2, max_size=4), SCALARS | st.none() | st.just(["o-1"]))
+def test_constraints_of_one_argument_are_a_conjunction(constraints: list[Any], value: Any) -> None:
+    """The same for one argument that every hop constrains, where putting together does the most."""
+    rules = [Rule(tool="*", args={"x": each}) for each in constraints]
+    asked = access(args={"x": value})
+    alone = [permits(mint(Caveat(allow=(rule,))), asked) for rule in rules]
+    assert permits(mint(*(Caveat(allow=(rule,)) for rule in rules)), asked) == all(alone)
 
 
 @QUICK
