@@ -6,13 +6,13 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from arx_verifier import comparing, matching
-from arx_verifier.canonical import MAX_INTEGER, encode
+from arx_verifier.canonical import MAX_INTEGER, decode
 from arx_verifier.comparing import Predicate, Test
 from arx_verifier.errors import MalformedTokenError
 
@@ -67,6 +67,9 @@ class Constraint(Leaf, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 ConstraintLike: TypeAlias = Scalar | Constraint
+_CONSTRAINT: Final[msgspec.json.Decoder[ConstraintLike]] = msgspec.json.Decoder(ConstraintLike)
+
+ABSENT: Final = object()  # what an argument that is not there is tested as: no constraint takes it
 
 
 def compile_constraint(constraint: ConstraintLike) -> Predicate:
@@ -78,28 +81,57 @@ def compile_constraint(constraint: ConstraintLike) -> Predicate:
     return all_hold([holds for _, holds in tests_of(constraint)])
 
 
+class CompiledConstraint(NamedTuple):
+    """A constraint whose operands were checked.
+
+    Attributes:
+        holds: Takes the argument's value, or ``ABSENT``.
+        weight: How many tests it is made of.
+        optional: Whether it holds for an absent argument.
+    """
+
+    holds: Predicate
+    weight: int
+    optional: bool
+
+
 # Policies write the same constraints into every token, so what was compiled is kept, by canonical bytes: equality of
 # structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
-_KEPT: Final[dict[bytes, tuple[Predicate, int]]] = {}
+_KEPT: Final[dict[bytes, CompiledConstraint]] = {}
 _MAX_KEPT: Final = 4096
 _MAX_KEPT_BYTES: Final = 256
 
 
-def compile_weighed(constraint: ConstraintLike) -> tuple[Predicate, int]:
-    """Make the test of one argument, and count the tests it is made of.
+def compile_written(written: bytes) -> CompiledConstraint:
+    """Make the test of one argument from its constraint's bytes.
+
+    Args:
+        written: The constraint as it stands in a caveat.
 
     Raises:
-        MalformedTokenError: As ``compile_constraint``.
+        MalformedTokenError: Not canonical, or as ``compile_constraint``.
     """
-    written = encode(constraint)
     found = _KEPT.get(written)
     if found is None:
-        found = (compile_constraint(constraint), weigh(constraint))
+        constraint = decode(_CONSTRAINT, written)
+        holds = compile_constraint(constraint)
+        optional = isinstance(constraint, Constraint) and constraint.optional
+        # The one member that takes a restriction away: it says when not to ask.
+        found = CompiledConstraint(_or_absent(holds) if optional else holds, weigh(constraint), optional)
         if len(written) <= _MAX_KEPT_BYTES:
             if len(_KEPT) >= _MAX_KEPT:
                 _KEPT.clear()
             _KEPT[written] = found
     return found
+
+
+def read_written(written: bytes) -> ConstraintLike:
+    """Read a constraint's bytes, to explain what it says.
+
+    Raises:
+        MalformedTokenError: Not canonical.
+    """
+    return decode(_CONSTRAINT, written)
 
 
 def read_constraint(data: Any) -> ConstraintLike:
@@ -161,6 +193,10 @@ def all_hold(tests: Sequence[Predicate]) -> Predicate:
         first, second = tests
         return lambda value: first(value) and second(value)
     return lambda value: all(holds(value) for holds in tests)
+
+
+def _or_absent(holds: Predicate) -> Predicate:
+    return lambda value: value is ABSENT or holds(value)
 
 
 def _refuse_crossed_bounds(leaf: Leaf) -> None:

@@ -7,13 +7,13 @@ ignore a restriction that a newer holder added.
 """
 
 import ipaddress
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from arx_verifier import canonical, codec, names
-from arx_verifier.constraints import Rule, compile_rule
+from arx_verifier.constraints import Rule, WireRule, compile_rule
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
 
 MAX_INTEGER: Final = 2**53 - 1
@@ -22,17 +22,18 @@ MAX_FRESH_MS: Final = 60_000  # above any lease: a larger number would promise w
 PROOFS: Final = ("call", "holder")
 RESERVED: Final = ("key", "sig", "spend")  # bound tokens and budgets; refused as unknown in this version
 
+_T = TypeVar("_T")
+
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Path = Annotated[str, Meta(min_length=1, max_length=64)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=96)]
 Audience = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class Caveat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Restrictions that all hold together.  Every member may only take away.
+class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Every member of a caveat but ``allow``.
 
     Attributes:
-        allow: The tool and its arguments must match one of these rules.
         aud: The verifier's audience must be one of these.
         call: Digest, time and nonce of the one call this token is for; alone and last.
         depth: How many hand-overs may follow.
@@ -47,7 +48,6 @@ class Caveat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         to: The agent that this token was handed to; with ``hop``.
     """
 
-    allow: Annotated[tuple[Rule, ...], Meta(min_length=1)] | None = None
     aud: Annotated[tuple[Audience, ...], Meta(min_length=1)] | None = None
     call: tuple[str, Natural, str] | None = None
     depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = None
@@ -60,6 +60,32 @@ class Caveat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     require: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     task: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     to: Path | None = None
+
+    def check_operands(self) -> Self:
+        """Check all but ``allow`` and ``hop``: rules are checked where they are compiled, hops where they are read."""
+        if (self.to is None) != (self.hop is None):
+            raise MalformedTokenError("`to` and `hop` come together")
+        if self.to is not None and not names.is_agent_path(self.to):
+            raise MalformedTokenError("`to` is an agent path such as acme/worker")
+        for pattern in self.hand_to or ():
+            if not names.is_path_pattern(pattern):
+                raise MalformedTokenError("`hand_to` holds patterns such as acme/* or acme/**")
+        for network in self.net or ():
+            read_network(network)
+        for proof in self.require or ():
+            if proof not in PROOFS:
+                raise UnknownCaveatError(f"`require` names a proof that this version does not know: {proof[:20]!r}")
+        return self
+
+
+class Caveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Restrictions that all hold together; see the members above.  Every member may only take away.
+
+    Attributes:
+        allow: The tool and its arguments must match one of these rules.
+    """
+
+    allow: Annotated[tuple[Rule, ...], Meta(min_length=1)] | None = None
 
     def encode(self) -> bytes:
         """Return the canonical JSON.
@@ -92,29 +118,20 @@ class Caveat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             canonical_hop(self.hop)
         return self.check_operands()
 
-    def check_operands(self) -> Self:
-        """Check all but ``allow`` and ``hop``: rules are checked where they are compiled, hops where they are read."""
-        if (self.to is None) != (self.hop is None):
-            raise MalformedTokenError("`to` and `hop` come together")
-        if self.to is not None and not names.is_agent_path(self.to):
-            raise MalformedTokenError("`to` is an agent path such as acme/worker")
-        for pattern in self.hand_to or ():
-            if not names.is_path_pattern(pattern):
-                raise MalformedTokenError("`hand_to` holds patterns such as acme/* or acme/**")
-        for network in self.net or ():
-            read_network(network)
-        for proof in self.require or ():
-            if proof not in PROOFS:
-                raise UnknownCaveatError(f"`require` names a proof that this version does not know: {proof[:20]!r}")
-        return self
+
+class WireCaveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A proven caveat as it stands in a token: the constraints of its rules are compiled from their bytes."""
+
+    allow: Annotated[tuple[WireRule, ...], Meta(min_length=1)] | None = None
 
 
 KNOWN: Final = frozenset(Caveat.__struct_fields__)
 _CAVEAT: Final = msgspec.json.Decoder(Caveat)
+_WIRE: Final = msgspec.json.Decoder(WireCaveat)
 
 
 def read_caveat(raw: bytes) -> Caveat:
-    """Read one proven caveat.
+    """Read one caveat whole, for a person or a holder.
 
     Args:
         raw: The caveat's bytes as received.
@@ -126,8 +143,22 @@ def read_caveat(raw: bytes) -> Caveat:
         UnknownCaveatError: It has a member that this version does not know.
         MalformedTokenError: It is empty, not canonical JSON, or a member's value is wrong.
     """
+    return _read(_CAVEAT, raw).check()
+
+
+def read_proven(raw: bytes) -> WireCaveat:
+    """Read one proven caveat, its rules not compiled yet; see ``read_caveat``.
+
+    Raises:
+        UnknownCaveatError: As ``read_caveat``.
+        MalformedTokenError: As ``read_caveat``, but for what stands inside ``allow`` and ``hop``.
+    """
+    return _read(_WIRE, raw).check_operands()
+
+
+def _read(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
     try:
-        caveat = canonical.decode(_CAVEAT, raw)
+        caveat = canonical.decode(decoder, raw)
     except MalformedTokenError as error:
         unknown = _unknown_members(raw)
         if unknown:
@@ -135,7 +166,7 @@ def read_caveat(raw: bytes) -> Caveat:
         raise
     if len(raw) == 2:
         raise MalformedTokenError("an empty caveat restricts nothing and is refused")
-    return caveat.check_operands()
+    return caveat
 
 
 def _unknown_members(raw: bytes) -> list[str]:

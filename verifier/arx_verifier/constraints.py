@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from arx_verifier.arguments import (
+    ABSENT,
     Constraint,
     ConstraintLike,
     Leaf,
     Url,
-    compile_weighed,
+    compile_written,
     read_constraint,
+    read_written,
     said,
     tests_of,
 )
@@ -36,14 +38,17 @@ __all__ = [
     "Leaf",
     "Rule",
     "Url",
+    "WireRule",
     "compile_rule",
+    "compile_wire",
     "explain",
     "permits",
     "read_constraint",
     "read_rule",
+    "read_wire",
 ]
 
-ABSENT: Final = object()  # what an argument that is not there is tested as: no constraint takes it
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -67,6 +72,14 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             MalformedTokenError: As ``compile_rule``.
         """
         return compile_rule(self)
+
+
+class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A rule as it stands in a proven caveat, its constraints not read yet: most were compiled before."""
+
+    tool: str
+    args: dict[str, Raw] | None = None
+    open: bool = False
 
 
 class CompiledRule(Struct, frozen=True):
@@ -103,31 +116,51 @@ def compile_rule(rule: Rule) -> CompiledRule:
     Raises:
         MalformedTokenError: A name or an operand that SPEC 7 does not allow, wherever in the rule it is.
     """
-    if not is_tool_pattern(rule.tool):
+    args = rule.args
+    written = None if args is None else {name: encode(constraint) for name, constraint in args.items()}
+    return _compile(rule.tool, written, rule.open)
+
+
+def compile_wire(rule: WireRule) -> CompiledRule:
+    """Do as ``compile_rule`` does, for a rule as it stands in a caveat.
+
+    Raises:
+        MalformedTokenError: As ``compile_rule``, or a constraint is not canonical.
+    """
+    args = rule.args
+    written = None if args is None else {name: bytes(constraint) for name, constraint in args.items()}
+    return _compile(rule.tool, written, rule.open)
+
+
+def read_wire(rule: WireRule) -> Rule:
+    """Read a rule as it stands in a caveat whole, to explain it.
+
+    Raises:
+        MalformedTokenError: A constraint is not canonical.
+    """
+    args = rule.args
+    read = None if args is None else {name: read_written(bytes(constraint)) for name, constraint in args.items()}
+    return Rule(tool=rule.tool, args=read, open=rule.open)
+
+
+def _compile(tool: str, args: dict[str, bytes] | None, opened: bool) -> CompiledRule:
+    if not is_tool_pattern(tool):
         raise MalformedTokenError("a rule's tool must be a tool's name, 'prefix.*' or '*'")
     tests: list[tuple[str, Predicate]] = []
-    optional = 0
-    count = 1
-    for name, constraint in (rule.args or {}).items():
-        if not is_plain_name(name):
-            raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
-        holds, tests_of_it = compile_weighed(constraint)
-        count += tests_of_it
-        if isinstance(constraint, Constraint) and constraint.optional:
-            holds = _or_absent(holds)  # the one member that takes a restriction away: it says when not to ask
-            optional += 1
-        tests.append((name, holds))
-    closed = rule.args is not None and not rule.open
-    wild = rule.tool.endswith("*")
-    return CompiledRule(
-        None if wild else rule.tool,
-        rule.tool[:-1] if wild else None,
-        tuple(tests),
-        frozenset(rule.args) if closed and rule.args is not None else frozenset(),
-        closed,
-        closed and optional == 0,
-        count,
-    )
+    weight, exact = 1, True
+    if args is not None:
+        for name, written in args.items():
+            if not is_plain_name(name):
+                raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
+            holds, tests_of_it, optional = compile_written(written)
+            weight += tests_of_it
+            exact = exact and not optional
+            tests.append((name, holds))
+    closed = args is not None and not opened
+    names = frozenset(args) if closed and args is not None else _NO_NAMES
+    wild = tool.endswith("*")
+    own, prefix = (None, tool[:-1]) if wild else (tool, None)
+    return CompiledRule(own, prefix, tuple(tests), names, closed, closed and exact, weight)
 
 
 def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
@@ -209,10 +242,6 @@ def read_rule(data: Any) -> Rule:
         raise MalformedTokenError(str(error)) from error
     compile_rule(rule)
     return rule
-
-
-def _or_absent(holds: Predicate) -> Predicate:
-    return lambda value: value is ABSENT or holds(value)
 
 
 def _shown(name: str) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import caveats, chain, codec, names, scopes
-from arx_verifier.constraints import CompiledRule, Rule, compile_rule, explain, merge, permits
+from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, explain, merge, permits, read_wire
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
@@ -37,7 +37,7 @@ class _Allow(NamedTuple):
     """One ``allow``: where it stands, as it is written, and ready to be asked."""
 
     place: str
-    rules: tuple[Rule, ...]
+    rules: tuple[WireRule, ...]
     compiled: tuple[CompiledRule, ...]
     tests: int
 
@@ -165,12 +165,12 @@ class ProvenChain:
             matching = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
             if not any(permits(compiled, args) for compiled, _ in matching):
                 for _, rule in matching:
-                    failures += explain(rule, args, allow.place)
+                    failures += explain(read_wire(rule), args, allow.place)
         return Refused("argument_not_allowed", tuple(failures))
 
-    def allow(self, place: str, rules: tuple[Rule, ...]) -> None:
+    def allow(self, place: str, rules: tuple[WireRule, ...]) -> None:
         """Add one ``allow``, its operands checked now, so that a bad one refuses alike on first and later sight."""
-        compiled = tuple([compile_rule(rule) for rule in rules])
+        compiled = tuple([compile_wire(rule) for rule in rules])
         self._allows.append(_Allow(place, rules, compiled, sum([rule.weight for rule in compiled])))
 
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
@@ -182,7 +182,7 @@ class ProvenChain:
                 place = f"caveat {index + 1}"
                 if not isinstance(packet, bytes):
                     raise _prohibits("missing_discharge", place, "third-party caveat", "its discharge", "none")
-                reading.take(place, caveats.read_caveat(packet))
+                reading.take(place, caveats.read_proven(packet))
             if not packets or not self._allows or self._allows[0].place != "caveat 1":
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
@@ -222,7 +222,7 @@ class _Reading:
         if identifier.task is not None:
             self.scopes.append(f"task:{identifier.task}")
 
-    def take(self, place: str, caveat: caveats.Caveat) -> None:
+    def take(self, place: str, caveat: caveats.WireCaveat) -> None:
         """Take in one caveat."""
         proven = self._proven
         if caveat.to is not None and caveat.hop is not None:
