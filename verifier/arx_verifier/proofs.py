@@ -7,6 +7,7 @@ stays the same from call to call and the part that does not.  Whether a nonce wa
 """
 
 import os
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -33,8 +34,12 @@ TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
 # The tail's text begins where the text before it is whole groups of three bytes: 0, 1 or 2 bytes of the parent fall
 # into it, and the number of characters modulo 4 tells how many.
 _TAIL_CHARS: Final = {2: (178, 0), 3: (179, 1), 0: (180, 2)}
-_LAST_OF_16_BYTES: Final = b"AQgw"  # the last of 22 characters carries two bits of the sixteenth byte
-_LAST_OF_32_BYTES: Final = b"AEIMQUYcgkosw048"
+# One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.
+_TAIL: Final = re.compile(
+    rb"\x02\x5f\{\"call\":\[\"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\",[1-9][0-9]{12},\"[A-Za-z0-9_-]{21}[AQgw]\"\]\}"
+    rb"\0\0\x06\x20[\0-\xff]{32}",
+    re.DOTALL,
+)
 
 
 def _field(data: bytes) -> bytes:
@@ -144,24 +149,10 @@ def split_call(text: str) -> Call | None:
         raw = codec.bytes_of(tail)
     except MalformedTokenError:
         return None
-    if raw[extra : extra + 12] != MARK or raw[-codec.SIGNATURE_BYTES - 4 : -codec.SIGNATURE_BYTES] != _END:
+    if _TAIL.fullmatch(raw, extra) is None:
         return None
-    caveat = raw[extra + 2 : extra + 2 + _CAVEAT_BYTES]
-    return Call(text[:-chars], raw[:extra], caveat, raw[-codec.SIGNATURE_BYTES :])
-
-
-def is_well_formed(caveat: bytes) -> bool:
-    """Whether a call caveat of the right width is canonical: one spelling of digest, time and nonce."""
-    return (
-        caveat[53:55] == b'",'
-        and caveat[68:70] == b',"'
-        and caveat[92:] == b'"]}'
-        and caveat[55:68].isdigit()
-        and caveat[55] != 0x30
-        and caveat[52] in _LAST_OF_32_BYTES
-        and caveat[91] in _LAST_OF_16_BYTES
-        and (caveat[10:53] + caveat[70:92]).translate(None, b"-_").isalnum()
-    )
+    start = extra + len(_PACKET_HEAD)
+    return Call(text[:-chars], raw[:extra], raw[start : start + _CAVEAT_BYTES], raw[-codec.SIGNATURE_BYTES :])
 
 
 class CallSigner:

