@@ -22,7 +22,14 @@ from arx_verifier.keys import DEFAULT_MAX_TTL_MS
 DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000
+# Above a cluster's default node time-out and the default of min-replicas-max-lag.
+DEFAULT_WINDOW_MS: Final = 16_000
+ON_FAILOVER: Final = ("rotate", "trust")
+SETTINGS: Final = frozenset(
+    ("name", "issuer", "listen", "store", "max_ttl", "replicas", "on_failover", "failover_window")
+)
 
+_STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 
@@ -37,6 +44,9 @@ class Realm:
         listen: Host and port the mint listens at.
         store: URL of the revocation store; None when ``arx up`` runs one in the folder.
         max_ttl_ms: The longest life of a token, ms; kills are remembered so long.
+        replicas: How many of the store's replicas must have a kill on disk.
+        on_failover: ``rotate`` ends every token when the store fails over; ``trust`` only where no kill can be lost.
+        failover_window_ms: How long a deposed primary of the store may go on answering.
     """
 
     folder: Path
@@ -45,6 +55,9 @@ class Realm:
     listen: str
     store: str | None
     max_ttl_ms: int
+    replicas: int = 0
+    on_failover: str = "rotate"
+    failover_window_ms: int = DEFAULT_WINDOW_MS
 
     @classmethod
     def plan(
@@ -85,15 +98,17 @@ class Realm:
             raise SettingsError(f"there is no realm in {path}; make one with `arx init`") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{file} cannot be read: {error}") from error
-        unknown = sorted(set(settings) - {"name", "issuer", "listen", "store", "max_ttl"})
+        unknown = sorted(set(settings) - SETTINGS)
         if unknown:
             raise SettingsError(f"{file}: unknown setting {unknown[0]}")
         try:
             max_ttl_ms = parse_duration(settings.get("max_ttl", format_duration(DEFAULT_MAX_TTL_MS)))
+            window_ms = parse_duration(settings.get("failover_window", format_duration(DEFAULT_WINDOW_MS)))
         except ValueError as error:
-            raise SettingsError(f"{file}: max_ttl: {error}") from error
+            raise SettingsError(f"{file}: max_ttl or failover_window: {error}") from error
         name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
-        return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms))
+        topology = _topology(settings.get("replicas", 0), settings.get("on_failover", "rotate"), window_ms)
+        return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms), *topology)
 
     def settings(self) -> str:
         """Write ``realm.toml``."""
@@ -165,11 +180,21 @@ def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -
     found = _LISTEN.fullmatch(listen) if isinstance(listen, str) else None
     if found is None or not 0 <= int(found[2]) <= 65535:
         raise SettingsError("listen is host:port, such as 127.0.0.1:8700")
-    if store is not None and (not isinstance(store, str) or not store.startswith(("unix://", "redis://", "rediss://"))):
-        raise SettingsError("store is a unix://, redis:// or rediss:// URL")
+    if store is not None and (not isinstance(store, str) or not _STORE.match(store)):
+        raise SettingsError("store is a URL: unix:, redis: or rediss:, the latter two also +sentinel: or +cluster:")
     if max_ttl_ms < MIN_TTL_MS:
         raise SettingsError("max_ttl is at least 1s")
     return name, issuer, found[0], store, max_ttl_ms
+
+
+def _topology(replicas: Any, on_failover: Any, window_ms: int) -> tuple[int, str, int]:
+    if type(replicas) is not int or not 0 <= replicas <= 16:
+        raise SettingsError("replicas is a number from 0 to 16")
+    if on_failover not in ON_FAILOVER:
+        raise SettingsError("on_failover is rotate or trust")
+    if not 0 < window_ms <= 60_000:
+        raise SettingsError("failover_window is at most 60s")
+    return replicas, on_failover, window_ms
 
 
 def _is_base_url(text: str) -> bool:

@@ -18,7 +18,8 @@ from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import HighWater, State
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs, new_inc
 from arx_verifier.errors import ArxError, SettingsError, StoreError, refusal
@@ -72,6 +73,7 @@ class Mint:
     ) -> None:
         self.realm, self.state, self.roots, self.policy = realm, state, roots, policy
         self.epochs, self.store, self.store_url = epochs, store, store_url
+        self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.events = EventLog(realm.journals_dir / FILE_NAME)
         self.keys = KeyRing(roots.mint_keys(), realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
@@ -101,7 +103,7 @@ class Mint:
             roots=roots,
             policy=policy,
             epochs=Follower(store_url, realm.name, verifier_id, password=password),
-            store=RevocationStore(store_url, realm.name, password=password),
+            store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas),
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
         )
@@ -199,6 +201,10 @@ class Mint:
             if why is not None:
                 kind = "epoch.rotated"
                 header = self.store.rotate(seq_at_least=mark.seq if mark is not None else 0, max_ttl_ms=ttl).header
+        seq = max(header.seq, mark.seq if mark is not None else 0)
+        header, failed_over = attest(self.store, self.topology, seq_at_least=seq, max_ttl_ms=ttl)
+        if failed_over is not None:
+            kind, why = "epoch.rotated", failed_over
         self.store.remember(header.inc, header.seq)
         if why is None:
             return
@@ -211,14 +217,13 @@ class Mint:
         )
 
     def _keep(self) -> None:
-        """While the view is not live, see whether the store needs a new history."""
+        """While the view is not live, or the store has changed hands, see whether it needs a new history."""
         told = False
         while not self._stop.wait(KEEPER_S):
-            if self.epochs.check(None, 0, ()) is None:
-                told = False
-                continue
             try:
-                self.attest()
+                if self.epochs.check(None, 0, ()) is not None or must_attest(self.store, self.topology):
+                    self.attest()
+                told = False
             except ArxError as error:
                 if not told:
                     _log.error("realm %s: %s", self.realm.name, error)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kill, ban and lift scopes of a realm, and learn who has confirmed it.  SPEC 10."""
 
+from arx_caps.revocation.failover import Topology
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.scopes import KINDS, Scope, parse_scope, parse_scopes
 from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
-from arx_caps.revocation.wire import Bump, Entry, Header, Registry, StoreHistoryError, VerifierSeen
+from arx_caps.revocation.wire import Bump, Entry, Header, OutcomeUnknownError, Registry, StoreHistoryError, VerifierSeen
 
 __all__ = [
     "DEFAULT_LEASE_MS",
@@ -14,10 +15,12 @@ __all__ = [
     "Entry",
     "Header",
     "KillReport",
+    "OutcomeUnknownError",
     "Registry",
     "RevocationStore",
     "Scope",
     "StoreHistoryError",
+    "Topology",
     "VerifierSeen",
     "parse_scope",
     "parse_scopes",

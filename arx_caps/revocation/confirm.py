@@ -29,7 +29,7 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
         The report; also when the store stops answering meanwhile, because the kill is in force by then.
     """
     header = bump.header
-    fence_s = bump.sent + fenced_after_ms(header.lease_ms) / 1000
+    fence_s = bump.sent + fenced_after_ms(header.lease_ms + header.lag_ms) / 1000
     until = fence_s if timeout_ms is None else bump.sent + timeout_ms / 1000
     # Whoever holds a lease that does not know of the kill probed less than a lease before it.
     since_ms = header.at_ms - header.lease_ms - MARGIN_MS
@@ -59,9 +59,10 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         lease_ms=header.lease_ms,
         durable=bump.durable,
         took_ms=took_ms,
+        lag_ms=header.lag_ms,
     )
     if registry is None:
-        fence = f"+{fenced_after_ms(header.lease_ms) / 1000:.3f} s"
+        fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
         summary = f"in force; the store stopped answering, so none confirmed; leases end by {fence}"
     return KillReport(
         scopes=bump.scopes,
@@ -76,4 +77,5 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         took_ms=round(took_ms, 3),
         at_ms=header.at_ms,
         summary=summary,
+        lag_ms=header.lag_ms,
     )

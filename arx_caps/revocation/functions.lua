@@ -5,6 +5,7 @@
 --
 -- Keys of a realm R, one hash slot:  arx:{R}:h    hash   inc seq low n lease_ms lease_max_ms lease_until
 --                                                        maxttl_ms maxttl_max_ms maxttl_until taken
+--                                                        replid node guard moved lag_ms replicas
 --                                    arx:{R}:f    hash   scope -> floor          arx:{R}:b  hash  scope -> ban
 --                                    arx:{R}:x    zset   scope -> retain until   arx:{R}:log stream  seq-0
 --                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
@@ -20,6 +21,7 @@ local MARGIN_MS = 60000         -- delays between reading a clock and acting on 
 local PRUNE = 50                -- expired floors dropped by one bump; more than it adds, so the rest shrinks
 local KEEP_LOG = 10000          -- entries a follower may be behind before it must copy the floors
 local KEEP_VERIFIERS_MS = 600000 -- verifiers not heard of for longer are forgotten; far above 10 leases
+local MOVED_MS = 60000          -- after a failover, how long the deposed primary is reckoned with; at least lag_ms
 local MAX_SCOPE = 96
 local MAX_SCOPES = 1000
 
@@ -42,7 +44,8 @@ local function channel(header_key)
 end
 
 -- The registry is volatile, but a rewrite of the append-only file includes it.  It is therefore kept with the run_id of
--- the server process that began it.  A library lives as long as that process, so one look is enough.
+-- the server process that began it, and with the replication id: a primary that is deposed and comes back does not know
+-- who has followed another one meanwhile.  A library lives as long as the process; a replication id does not.
 local run
 local function run_id()
   if not run then
@@ -51,8 +54,12 @@ local function run_id()
   return run
 end
 
-local function registry_since(acks_key, verifiers_key, now)
-  local mark = '!since:' .. run_id()
+local function repl_id()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+end
+
+local function registry_since(acks_key, verifiers_key, now, id)
+  local mark = '!since:' .. run_id() .. ':' .. id
   local since = redis.call('ZSCORE', acks_key, mark)
   if since then
     return tonumber(since)
@@ -71,6 +78,14 @@ local function lease_of(header, now)
   return header.lease_ms
 end
 
+local function lag_of(header, now, id)
+  -- A primary that was deposed may answer probes for so long still.
+  if header.lag_ms > 0 and header.replid and (header.replid ~= id or now < header.moved + MOVED_MS) then
+    return header.lag_ms
+  end
+  return 0
+end
+
 local function keep_of(header, now)
   local ttl = header.maxttl_ms
   if header.maxttl_until > now and header.maxttl_max_ms > ttl then
@@ -80,36 +95,37 @@ local function keep_of(header, now)
 end
 
 local FIELDS = {'seq', 'low', 'n', 'lease_ms', 'lease_max_ms', 'lease_until', 'maxttl_ms', 'maxttl_max_ms',
-                'maxttl_until', 'taken'}
+                'maxttl_until', 'taken', 'guard', 'moved', 'lag_ms'}
 
 local function read_header(key)
-  local values = redis.call('HMGET', key, 'inc', unpack(FIELDS))
+  local values = redis.call('HMGET', key, 'inc', 'replid', unpack(FIELDS))
   if not values[1] then
     return nil
   end
-  local header = {inc = values[1]}
+  local header = {inc = values[1], replid = values[2]}
   for index, name in ipairs(FIELDS) do
-    header[name] = tonumber(values[index + 1] or (name == 'taken' and -1 or 0))
+    header[name] = tonumber(values[index + 2] or (name == 'taken' and -1 or 0))
   end
   return header
 end
 
 local NOINIT = {err = 'NOINIT the realm has no header in this store'}
+local UNATTESTED = {err = 'UNATTESTED the store has changed hands, and the mint has not looked at it yet'}
 
 -- arx1_init  KEYS h f b x log   ARGV inc lease_ms maxttl_ms seq
 -- Begins a history if there is none.  Bans found without a header stay: they do not depend on any history.
--- Reply: inc, seq, store ms, lease_ms, 1 if it began now.
+-- Reply: inc, seq, store ms, lease in force, lag, 1 if it began now.
 local function init(keys, argv)
   local now = now_ms()
   local header = read_header(keys[1])
   if header then
-    return {header.inc, header.seq, now, lease_of(header, now), 0}
+    return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), 0}
   end
   redis.call('DEL', keys[2], keys[4], keys[5])
   local seq = int(tonumber(argv[4]))
   redis.call('HSET', keys[1], 'inc', argv[1], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
              'lease_ms', argv[2], 'maxttl_ms', argv[3])
-  return {argv[1], tonumber(seq), now, tonumber(argv[2]), 1}
+  return {argv[1], tonumber(seq), now, tonumber(argv[2]), 0, 1}
 end
 
 local function add_entry(keys, header, op, scope, seq, now, by, why)
@@ -140,6 +156,15 @@ local function prune(keys, header, now)
   end
 end
 
+-- `each` gives every scope its own operation, so that one step can do different things to different kinds.
+local function read_scope(op, text)
+  if op ~= 'each' then
+    return op, text
+  end
+  local own, scope = string.match(text, '^(%S+) (%S+)$')
+  return own or '', scope or ''
+end
+
 local function check_bump(header, argv)
   if argv[1] ~= header.inc then
     return {err = 'INCARNATION the store is in another history than the caller'}
@@ -147,11 +172,14 @@ local function check_bump(header, argv)
   if tonumber(argv[2]) > header.seq then
     return {err = 'REGRESSED the store is at ' .. int(header.seq) .. ', the caller has seen ' .. argv[2]}
   end
-  if not OPS[argv[3]] or #argv < 7 or #argv > 6 + MAX_SCOPES then
-    return {err = 'ERR bump: unknown operation, or not 1 to ' .. MAX_SCOPES .. ' scopes'}
+  if #argv < 7 or #argv > 6 + MAX_SCOPES then
+    return {err = 'ERR bump: not 1 to ' .. MAX_SCOPES .. ' scopes'}
   end
   for index = 7, #argv do
-    local scope = argv[index]
+    local op, scope = read_scope(argv[3], argv[index])
+    if not OPS[op] then
+      return {err = 'ERR bump: unknown operation'}
+    end
     if #scope > MAX_SCOPE or not string.match(scope, '^[!-~]+$') then
       return {err = 'ERR bump: a scope is not 1 to 96 printable characters'}
     end
@@ -163,7 +191,8 @@ end
 
 -- arx1_bump  KEYS h f b x log   ARGV inc seen op until by why scope...
 -- `until`, ms or empty: when the last token of these tasks or sessions expires, if that is sooner than the maximum.
--- Reply: inc, seq, store ms, lease in force.
+-- A store that has changed hands takes it too: whatever it is then found to be, a kill is not refused.
+-- Reply: inc, seq, store ms, lease in force, lag.
 local function bump(keys, argv)
   local header = read_header(keys[1])
   if not header then
@@ -173,26 +202,27 @@ local function bump(keys, argv)
   if refused then
     return refused
   end
-  local now, op = now_ms(), argv[3]
+  local now = now_ms()
   local retain = now + keep_of(header, now)
   if argv[4] ~= '' then
     retain = math.min(retain, math.max(now, tonumber(argv[4])) + SKEW_MS + MARGIN_MS)
   end
   local first = header.seq + 1
   for index = 7, #argv do
+    local op, scope = read_scope(argv[3], argv[index])
     header.seq = header.seq + 1
-    add_entry(keys, header, op, argv[index], int(header.seq), now, argv[5], argv[6])
+    add_entry(keys, header, op, scope, int(header.seq), now, argv[5], argv[6])
     if FLOORS[op] then
-      redis.call('ZADD', keys[4], 'GT', int(retain), argv[index])
+      redis.call('ZADD', keys[4], 'GT', int(retain), scope)
     end
   end
   prune(keys, header, now)
   redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n))
   for index = 7, #argv do
-    local message = header.inc .. ' ' .. int(first + index - 7) .. ' ' .. op .. ' ' .. argv[index]
-    redis.call('SPUBLISH', channel(keys[1]), message)
+    local op, scope = read_scope(argv[3], argv[index])
+    redis.call('SPUBLISH', channel(keys[1]), header.inc .. ' ' .. int(first + index - 7) .. ' ' .. op .. ' ' .. scope)
   end
-  return {header.inc, header.seq, now, lease_of(header, now)}
+  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id())}
 end
 
 -- arx1_probe  KEYS h f b log v a   ARGV verifier inc applied limit
@@ -204,10 +234,15 @@ local function probe(keys, argv)
   if not header then
     return NOINIT
   end
+  -- After a failover this store may lack kills that another one acknowledged: it grants nothing unexamined.
+  local id = repl_id()
+  if header.guard == 1 and header.replid ~= id then
+    return UNATTESTED
+  end
   local now, applied = now_ms(), tonumber(argv[3])
   local same = argv[2] == header.inc
   redis.set_repl(redis.REPL_NONE)
-  registry_since(keys[6], keys[5], now)
+  registry_since(keys[6], keys[5], now, id)
   redis.call('ZADD', keys[5], int(now), argv[1])
   redis.call('ZADD', keys[6], same and applied <= header.seq and int(applied) or '-1', argv[1])
   local status, entries = 'OK', {}
@@ -238,7 +273,7 @@ end
 local function unacked(keys, argv)
   local now = now_ms()
   redis.set_repl(redis.REPL_NONE)
-  local since = registry_since(keys[2], keys[1], now)
+  local since = registry_since(keys[2], keys[1], now, repl_id())
   local gone = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now - KEEP_VERIFIERS_MS), 'LIMIT', 0, PRUNE)
   if #gone > 0 then
     redis.call('ZREM', keys[1], unpack(gone))
@@ -258,7 +293,7 @@ end
 -- arx1_rotate  KEYS h f b x log v a   ARGV inc_expected inc seq_at_least lease_ms maxttl_ms
 -- Ends the history: every token born in it is dead.  The sequence goes on, bans stay.  Zero keeps a setting.
 -- The registry begins anew: what was confirmed under the old history says nothing about this one.
--- Reply: inc, seq, store ms, lease in force.
+-- Reply: inc, seq, store ms, lease in force, lag.
 local function rotate(keys, argv)
   local header = read_header(keys[1])
   if not header then
@@ -282,7 +317,32 @@ local function rotate(keys, argv)
   end
   redis.call('SPUBLISH', channel(keys[1]), argv[2] .. ' ' .. seq .. ' rotate realm')
   header.lease_ms, header.lease_max_ms, header.lease_until = lease, old_lease, now + old_lease
-  return {argv[2], tonumber(seq), now, lease_of(header, now)}
+  return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, repl_id())}
+end
+
+-- arx1_attest  KEYS h   ARGV inc replid node guard lag_ms replicas
+-- The mint has looked at this server, as which it names `node`, and lets it grant leases.  With `guard` no other server
+-- does so before it was looked at; a deposed one may for `lag_ms`; `replicas` must have a kill on disk, too.
+-- Reply: inc, seq, store ms, lease in force, lag.
+local function attest(keys, argv)
+  local header = read_header(keys[1])
+  if not header then
+    return NOINIT
+  end
+  if argv[1] ~= header.inc then
+    return {err = 'INCARNATION the store is in another history than the caller'}
+  end
+  local now, id = now_ms(), repl_id()
+  if argv[2] ~= id then
+    return {err = 'UNATTESTED the store has changed hands again'}
+  end
+  if header.replid and header.replid ~= id then
+    header.moved = now
+  end
+  header.replid, header.lag_ms = id, tonumber(argv[5])
+  redis.call('HSET', keys[1], 'replid', id, 'node', argv[3], 'guard', argv[4], 'lag_ms', argv[5], 'replicas', argv[6],
+             'moved', int(header.moved))
+  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, id)}
 end
 
 local flags = {'allow-oom'}
@@ -292,3 +352,4 @@ redis.register_function{function_name = 'arx1_probe', callback = probe, flags = 
 redis.register_function{function_name = 'arx1_leave', callback = leave, flags = flags}
 redis.register_function{function_name = 'arx1_unacked', callback = unacked, flags = flags}
 redis.register_function{function_name = 'arx1_rotate', callback = rotate, flags = flags}
+redis.register_function{function_name = 'arx1_attest', callback = attest, flags = flags}

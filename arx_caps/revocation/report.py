@@ -33,6 +33,7 @@ class KillReport:
         unreachable: The others.
         fenced_in_ms: From this report until every lease that does not know of it is over; None when all confirmed or
             nothing is known, 0 when that time has passed.
+        lag_ms: How long a primary deposed within the last minute may still grant leases, which the wait includes.
         took_ms: From the call to this report.
         at_ms: When the store took it, by the store's clock, ms since the Unix epoch; -1 when that is not known.
         summary: One line for people.
@@ -50,6 +51,7 @@ class KillReport:
     took_ms: float
     at_ms: int
     summary: str
+    lag_ms: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -75,6 +77,7 @@ def write_summary(
     lease_ms: int,
     durable: bool,
     took_ms: float,
+    lag_ms: int = 0,
 ) -> tuple[str, str]:
     """Choose the status and its line.
 
@@ -86,15 +89,18 @@ def write_summary(
         lease_ms: The longest lease in force.
         durable: Whether the store has it on disk.
         took_ms: From the call to now.
+        lag_ms: How long a primary deposed within the last minute may still grant leases.
 
     Returns:
         The status and the summary.
     """
     count = f"{confirmed} of {verifiers}"
-    fence = f"+{fenced_after_ms(lease_ms) / 1000:.3f} s"
+    fence = f"+{fenced_after_ms(lease_ms + lag_ms) / 1000:.3f} s"
+    if lag_ms:
+        fence += f" (the store failed over within the last minute: lease + {lag_ms / 1000:g} s)"
     if verifiers == 0:
         status, line = "unconfirmed", f"in force; no verifier has reported, so none confirmed; leases end by {fence}"
-    elif registry_age_ms <= lease_ms:
+    elif registry_age_ms <= lease_ms + lag_ms:
         age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
         status, line = "unconfirmed", f"in force; {count} known verifiers have it, but {age}; leases end by {fence}"
     elif unreachable:

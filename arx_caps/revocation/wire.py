@@ -10,19 +10,24 @@ import redis
 
 from arx_verifier.errors import StoreError
 
-HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED")
+HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
 
 class StoreHistoryError(StoreError):
     """The store is not in the history that the caller knows.
 
     Attributes:
-        kind: ``NOINIT`` (no header), ``INCARNATION`` (another history), ``REGRESSED`` (it has lost entries).
+        kind: ``NOINIT`` (no header), ``INCARNATION`` (another history), ``REGRESSED`` (it has lost entries),
+            ``UNATTESTED`` (it has changed hands).
     """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class OutcomeUnknownError(StoreError):
+    """The store may or may not have taken a kill; it must be repeated, which is harmless."""
 
 
 class Keys(NamedTuple):
@@ -65,12 +70,14 @@ class Header(NamedTuple):
         seq: Its last entry.
         at_ms: The store's clock.
         lease_ms: The longest lease in force.
+        lag_ms: How long a primary deposed within the last minute may still grant leases; 0 when none was.
     """
 
     inc: str
     seq: int
     at_ms: int
     lease_ms: int
+    lag_ms: int = 0
 
 
 class Bump(NamedTuple):
@@ -144,13 +151,13 @@ def text(value: Any) -> str:
 
 
 def read_header(reply: Any) -> Header:
-    """Read the first four members of an answer.
+    """Read the first members of an answer.
 
     Raises:
         StoreError: They are not there.
     """
     try:
-        return Header(text(reply[0]), int(reply[1]), int(reply[2]), int(reply[3]))
+        return Header(text(reply[0]), int(reply[1]), int(reply[2]), int(reply[3]), *map(int, reply[4:5]))
     except (TypeError, ValueError, IndexError) as error:
         raise StoreError("the store answered in an unknown form") from error
 
@@ -170,6 +177,13 @@ def read_entry(reply: Any) -> Entry:
         raise StoreError("the store's log has an entry of an unknown form") from error
 
 
+def is_elsewhere(error: Exception) -> bool:
+    """Whether a server refused because it is, for now, not the one to ask; nothing was written then."""
+    kinds = (redis.ReadOnlyError, redis.exceptions.ClusterError, redis.exceptions.AskError)
+    more = (redis.exceptions.TryAgainError, redis.exceptions.BusyLoadingError)
+    return isinstance(error, kinds + more) or str(error).startswith(("NOREPLICAS", "READONLY"))
+
+
 def told(error: Exception) -> StoreError:
     """Put an error of the client library into our words; never with an address, which may hold a password."""
     said = str(error)
@@ -178,6 +192,12 @@ def told(error: Exception) -> StoreError:
             return StoreHistoryError(kind, said.removeprefix(kind).strip())
     if isinstance(error, redis.AuthenticationError):
         return StoreError("the store refused the user or password")
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return StoreError("the store does not permit this user to do that; `arx redis acl` prints what each role needs")
+    if is_elsewhere(error):
+        return StoreError(
+            "the server that answers takes no writes: it is a replica, cut off, or not the owner any more"
+        )
     if "unction not found" in said:
         return StoreError("the ARx functions are not loaded in this store")
     if isinstance(error, redis.ResponseError):

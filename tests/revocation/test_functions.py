@@ -54,7 +54,15 @@ def test_none_is_a_read(raw: redis.Redis, realm_store: RevocationStore) -> None:
     functions = library[library.index(b"functions") + 1]
     flags = {function[1]: set(function[5]) for function in functions}
     assert all(found == {b"allow-oom"} for found in flags.values())
-    assert set(flags) == {b"arx1_init", b"arx1_bump", b"arx1_probe", b"arx1_leave", b"arx1_unacked", b"arx1_rotate"}
+    assert set(flags) == {
+        b"arx1_init",
+        b"arx1_bump",
+        b"arx1_probe",
+        b"arx1_leave",
+        b"arx1_unacked",
+        b"arx1_rotate",
+        b"arx1_attest",
+    }
 
 
 def test_a_realm_without_a_header_refuses(raw: redis.Redis, realm_store: RevocationStore) -> None:
