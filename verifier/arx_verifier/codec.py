@@ -187,21 +187,24 @@ def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdParty, ...]:
         if len(caveats) == MAX_CAVEATS:
             raise MalformedTokenError(f"a token has at most {MAX_CAVEATS} caveats")
         location = None
-        if body[at] == LOCATION:
+        kind = body[at]
+        if kind == LOCATION:
             location, at = _field(body, at)
-        if body[at] != IDENTIFIER:
+            kind = body[at]
+        if kind != IDENTIFIER:
             raise MalformedTokenError("a caveat's identifier is missing")
         identifier, at = _field(body, at)
         kind = body[at]
-        if kind == VERIFICATION_ID:
+        if kind == EOS and location is None:
+            caveats.append(identifier)
+        elif kind == VERIFICATION_ID:
             verification_id, at = _field(body, at)
+            if body[at] != EOS:
+                raise MalformedTokenError("a caveat is not closed")
             caveats.append(ThirdParty(location, identifier, verification_id))
-            kind = body[at]
         elif location is not None:
             raise MalformedTokenError("only a third-party caveat has a location")
         else:
-            caveats.append(identifier)
-        if kind != EOS:
             raise MalformedTokenError("a caveat is not closed")
         at += 1
     return tuple(caveats)

@@ -7,7 +7,7 @@ be there.  ``compile_rule`` checks every operand and makes one callable an argum
 ``arguments``; which rules a token has, in ``caveats``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -116,9 +116,7 @@ def compile_rule(rule: Rule) -> CompiledRule:
     Raises:
         MalformedTokenError: A name or an operand that SPEC 7 does not allow, wherever in the rule it is.
     """
-    args = rule.args
-    written = None if args is None else {name: encode(constraint) for name, constraint in args.items()}
-    return _compile(rule.tool, written, rule.open)
+    return _compile(rule, encode)
 
 
 def compile_wire(rule: WireRule) -> CompiledRule:
@@ -127,9 +125,7 @@ def compile_wire(rule: WireRule) -> CompiledRule:
     Raises:
         MalformedTokenError: As ``compile_rule``, or a constraint is not canonical.
     """
-    args = rule.args
-    written = None if args is None else {name: bytes(constraint) for name, constraint in args.items()}
-    return _compile(rule.tool, written, rule.open)
+    return _compile(rule, bytes)
 
 
 def read_wire(rule: WireRule) -> Rule:
@@ -143,24 +139,33 @@ def read_wire(rule: WireRule) -> Rule:
     return Rule(tool=rule.tool, args=read, open=rule.open)
 
 
-def _compile(tool: str, args: dict[str, bytes] | None, opened: bool) -> CompiledRule:
+def _compile(rule: Rule | WireRule, write: Callable[[Any], bytes]) -> CompiledRule:
+    tool, args = rule.tool, rule.args
     if not is_tool_pattern(tool):
         raise MalformedTokenError("a rule's tool must be a tool's name, 'prefix.*' or '*'")
     tests: list[tuple[str, Predicate]] = []
-    weight, exact = 1, True
-    if args is not None:
-        for name, written in args.items():
-            if not is_plain_name(name):
-                raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
-            holds, tests_of_it, optional = compile_written(written)
+    weight, exact, names = 1, False, _NO_NAMES
+    if args:
+        exact = True
+        for name, constraint in args.items():
+            if not name.isascii() or not name:
+                _refuse_odd_name(name)
+            holds, tests_of_it, optional = compile_written(write(constraint))
             weight += tests_of_it
-            exact = exact and not optional
+            if optional:
+                exact = False
             tests.append((name, holds))
-    closed = args is not None and not opened
-    names = frozenset(args) if closed and args is not None else _NO_NAMES
-    wild = tool.endswith("*")
-    own, prefix = (None, tool[:-1]) if wild else (tool, None)
-    return CompiledRule(own, prefix, tuple(tests), names, closed, closed and exact, weight)
+    closed = args is not None and not rule.open
+    if closed:
+        names, exact = frozenset(args or ()), exact or not args
+    if tool.endswith("*"):
+        return CompiledRule(None, tool[:-1], tuple(tests), names, closed, closed and exact, weight)
+    return CompiledRule(tool, None, tuple(tests), names, closed, closed and exact, weight)
+
+
+def _refuse_odd_name(name: str) -> None:
+    if not is_plain_name(name):
+        raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
 
 
 def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:

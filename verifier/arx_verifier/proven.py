@@ -16,7 +16,7 @@ from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, expla
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
-from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, read_identifier
+from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier
 
 MAX_TOOLS: Final = 256  # compiled tools of one chain; a rule `*` would otherwise let a holder fill memory with names
 MAX_WORK: Final = 1 << 24  # constraint tests times characters of arguments; above it the call is refused undone
@@ -38,15 +38,16 @@ class _Allow(NamedTuple):
 
     place: str
     rules: tuple[WireRule, ...]
-    compiled: tuple[CompiledRule, ...]
+    compiled: Sequence[CompiledRule]
     tests: int
 
 
 class ToolRules(NamedTuple):
-    """The rules of each ``allow`` that match one tool, compiled; and how many tests they can cost."""
+    """The rules of each ``allow`` that match one tool, how many tests they can cost, and whether they were merged."""
 
-    groups: tuple[tuple[CompiledRule, ...], ...]
+    groups: Sequence[Sequence[CompiledRule]]
     tests: int
+    merged: bool
 
 
 class ProvenChain:
@@ -103,9 +104,11 @@ class ProvenChain:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments."""
         rules = self._by_tool.get(tool)
         if rules is None:
-            rules = self._compile(tool) if tool else None  # a request that maps to no tool: not even `*` allows it
+            rules = self._gather(tool) if tool else None  # a request that maps to no tool: not even `*` allows it
             if rules is None:
                 return self._explain_tool(tool)
+        elif not rules.merged:  # asked for again, so worth the work
+            rules = self._merge(tool, rules)
         if rules.tests > FREE_TESTS and rules.tests * size_of(args) > MAX_WORK:
             return Refused(
                 "argument_not_allowed",
@@ -133,20 +136,25 @@ class ProvenChain:
                 return Refused("network_not_allowed", (Failure(place, "net", expected, came),))
         return None
 
-    def _compile(self, tool: str) -> ToolRules | None:
-        groups = []
+    def _gather(self, tool: str) -> ToolRules | None:
+        groups, tests = [], 0
         for allow in self._allows:
-            group = tuple([rule for rule in allow.compiled if rule.matches_tool(tool)])
+            group = [rule for rule in allow.compiled if rule.matches_tool(tool)]
             if not group:
                 return None
             groups.append(group)
-        if all(len(group) == 1 for group in groups):
-            groups = [(merge([rule for (rule,) in groups]),)]
+            tests += allow.tests
         if len(self._by_tool) >= MAX_TOOLS:
             self._by_tool.clear()
-        rules = ToolRules(tuple(groups), sum([allow.tests for allow in self._allows]))
-        self._by_tool[tool] = rules
+        self._by_tool[tool] = rules = ToolRules(groups, tests, False)
         return rules
+
+    def _merge(self, tool: str, rules: ToolRules) -> ToolRules:
+        groups = rules.groups
+        if all(len(group) == 1 for group in groups):
+            groups = [[merge([rule for (rule,) in groups])]]
+        self._by_tool[tool] = merged = ToolRules(groups, rules.tests, True)
+        return merged
 
     def _explain_tool(self, tool: str) -> Refused:
         came = shorten(tool) if tool else "a request that is no tool"
@@ -170,7 +178,7 @@ class ProvenChain:
 
     def allow(self, place: str, rules: tuple[WireRule, ...]) -> None:
         """Add one ``allow``, its operands checked now, so that a bad one refuses alike on first and later sight."""
-        compiled = tuple([compile_wire(rule) for rule in rules])
+        compiled = [compile_wire(rule) for rule in rules]
         self._allows.append(_Allow(place, rules, compiled, sum([rule.weight for rule in compiled])))
 
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
@@ -189,7 +197,7 @@ class ProvenChain:
         except ArxError as error:
             failures = error.failures or (Failure(place, "shape", "a caveat of SPEC 6", str(error)),)
             self.refused = Refused(error.code, failures)
-        self.scopes = tuple(dict.fromkeys(reading.scopes))
+        self.scopes = tuple(reading.scopes)
         self.facts = reading.facts()
 
     def __repr__(self) -> str:
@@ -290,21 +298,20 @@ def _prohibits(code: str, place: str, rule: str, expected: str, came: str) -> Ar
     return ArxError(rule, code=code, failures=(Failure(place, rule, expected, came),))
 
 
-def check_identifier(raw: bytes, audience: str, keys: KeyRing) -> Identifier:
-    """Read a proven identifier and hold it to the realm's outer limits.
+def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str, keys: KeyRing) -> Identifier:
+    """Hold a proven identifier to the realm's outer limits.
 
     Args:
-        raw: The identifier's bytes.
+        identifier: What ``read_identifier`` read.
         audience: This verifier's audience.
         keys: For the realm's longest token life.
 
     Returns:
-        The identifier.
+        The identifier, an agent's.
 
     Raises:
-        MalformedTokenError: Another shape, a life longer than the realm's, a bound token, or no task.
+        MalformedTokenError: An operator's, a life longer than the realm's, a bound token, or no task.
     """
-    identifier = read_identifier(raw)
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("an operator's token is good for the mint alone")
     if not 0 < identifier.exp - identifier.iat <= keys.max_ttl_ms:
@@ -314,7 +321,6 @@ def check_identifier(raw: bytes, audience: str, keys: KeyRing) -> Identifier:
         raise MalformedTokenError("bound tokens are reserved and not accepted by this version")
     if (identifier.task is None) != (audience == MINT_AUDIENCE):
         raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
-    codec.bytes_of(identifier.id)
     return identifier
 
 

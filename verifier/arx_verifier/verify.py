@@ -6,9 +6,9 @@ facts.  Time and the epoch view are passed in.  How a caveat restricts stands in
 call in ``counters``, where decisions go in ``decisions``.
 """
 
+import asyncio
 import functools
 import threading
-import time
 from typing import Final
 
 from arx_verifier import chain, codec, proofs
@@ -22,9 +22,8 @@ from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, read_identifier
 from arx_verifier.names import is_audience
 from arx_verifier.proven import CACHE_OVERHEAD, ProvenChain, Refused, check_identifier
+from arx_verifier.standing import Wait, ask, ask_and_wait, recheck
 
-BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
-FRESH_WAIT_S: Final = 1.0  # as long as the default lease: a store that takes longer has ended every lease anyway
 CACHE_BYTES: Final = 32 * 1024 * 1024  # about 8 000 live parents
 
 
@@ -103,7 +102,7 @@ class Verifier:
             The decision as it was recorded; ``grant`` is set when it is an allow.
         """
         decision = self._decide(token, request, may_wait=True)
-        assert decision is not None
+        assert isinstance(decision, Decision)
         return decision
 
     def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
@@ -112,7 +111,28 @@ class Verifier:
         Returns:
             The decision, or None when it would have to wait: then call ``decide`` from a thread.
         """
-        return None if self.waits else self._decide(token, request, may_wait=False)
+        decision = None if self.waits else self._decide(token, request, may_wait=False)
+        return decision if isinstance(decision, Decision) else None
+
+    async def decide_async(self, token: str, request: AccessRequest) -> Decision:
+        """Decide as ``decide`` does, and never hold the event loop: a probe is awaited, a disk left to a thread.
+
+        Args:
+            token: What was presented, a secret.
+            request: What is asked for.
+
+        Returns:
+            The decision as it was recorded.
+        """
+        if self.waits:
+            return await asyncio.to_thread(self.decide, token, request)
+        decision = self._decide(token, request, may_wait=False)
+        if isinstance(decision, Wait):
+            # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
+            await self.epochs.catch_up_async(*decision)
+            decision = self._decide(token, request, may_wait=False, waited=decision)
+        assert isinstance(decision, Decision)
+        return decision
 
     def refuse(self, code: str, request: AccessRequest) -> Decision:
         """Count a refusal of what never came to a verification, such as a request without a token."""
@@ -128,7 +148,9 @@ class Verifier:
         self.decisions.close()
         self._forget()
 
-    def _decide(self, token: str, request: AccessRequest, *, may_wait: bool) -> Decision | None:
+    def _decide(
+        self, token: str, request: AccessRequest, *, may_wait: bool, waited: Wait | None = None
+    ) -> Decision | Wait:
         call = proofs.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         # 1. to 3.: form, key, signature.  From here on the content is authentic.
@@ -139,19 +161,21 @@ class Verifier:
             return self._unproven(proven, request)
         refused = self._judge(proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
-            refused = self._ask_epochs(proven, may_wait)  # 5. the lease; no scope killed or banned
-            if refused is not None and refused.code == "wait":
-                return None
+            # 5. the lease; no scope killed or banned
+            asked = ask_and_wait(self.epochs, proven) if may_wait else ask(self.epochs, proven, waited)
+            if isinstance(asked, Wait):
+                return asked
+            refused = asked
         if refused is None and call is not None:
             refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
         decision = self._record(proven, request, refused)  # 7. no record, no allow
         if self.waits and decision.code == OK:
-            refused = self._ask_epochs(proven, may_wait)  # 8. whatever waited since 5. may have outlived the lease
+            refused = ask_and_wait(self.epochs, proven)  # 8. whatever waited since 5. may have outlived the lease
             if refused is not None:
                 decision = self._record(proven, request, refused)
         if decision.code == OK:
             decision.grant = Grant(
-                proven.facts, request.tool, decision.id, proven.exp, functools.partial(self._recheck, proven)
+                proven.facts, request.tool, decision.id, proven.exp, functools.partial(recheck, self.epochs, proven)
             )
             if proven is not known:
                 self._remember(token, call, proven)
@@ -201,7 +225,7 @@ class Verifier:
         if not chain.equal(folded, signature):
             return Refused("bad_signature", ())
         try:
-            identifier = check_identifier(raw_identifier, self.audience, self.keys)
+            identifier = check_identifier(unverified, self.audience, self.keys)
             proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
             proven.read_caveats(packets, self.audience)
         except ArxError as error:
@@ -243,24 +267,6 @@ class Verifier:
             return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),))
         return None
 
-    def _ask_epochs(self, proven: ProvenChain, may_wait: bool) -> Refused | None:
-        epochs, identifier = self.epochs, proven.identifier
-        inc, born = identifier.born
-        fresh = proven.fresh_ms
-        sent_after = 0 if fresh is None else epochs.boot_ns() - fresh * 1_000_000
-        refused = epochs.check(inc, born, proven.scopes, sent_after)
-        if refused is None:
-            return None
-        if refused.code == "behind" or (fresh is not None and refused.code == "stale"):
-            if not may_wait:
-                return Refused("wait", ())
-            epochs.catch_up(sent_after, born, BEHIND_WAIT_S if refused.code == "behind" else FRESH_WAIT_S)
-            refused = epochs.check(inc, born, proven.scopes, sent_after)
-            if refused is None:
-                return None
-        # What a caller may learn of a kill is that there was one, not whose.
-        return Refused(refused.code, ())
-
     def _spend(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
         issued_at = call.issued_at
         try:
@@ -295,12 +301,6 @@ class Verifier:
         """Refuse what nobody proved: its code and no more, counted and not recorded singly."""
         self.decisions.count(refused.code, request.peer)
         return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
-
-    def _recheck(self, proven: ProvenChain) -> ArxError | None:
-        if time.time_ns() // 1_000_000 >= proven.exp:
-            return refusal("expired")
-        refused = self._ask_epochs(proven, may_wait=True)
-        return refusal(refused.code, refused.failures) if refused is not None else None
 
     def _remember(self, token: str, call: proofs.Call | None, proven: ProvenChain) -> None:
         """Keep a chain after full success; what contains a call is never a parent."""
