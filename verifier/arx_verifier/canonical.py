@@ -78,7 +78,7 @@ def jcs(value: Any) -> bytes:
             another type, or more than 32 nested containers.
     """
     try:
-        if _is_simple(value, MAX_DEPTH):
+        if _is_flat(value) or _is_simple(value, MAX_DEPTH):
             return _ENCODER.encode(value)
         return _write(value).encode()
     except UnicodeEncodeError as error:
@@ -114,6 +114,19 @@ def _place(digits: str, point: int) -> str:
         return "0." + "0" * -point + digits
     fraction = f".{digits[1:]}" if len(digits) > 1 else ""
     return f"{digits[0]}{fraction}e{point - 1:+d}"
+
+
+def _is_flat(value: Any) -> bool:
+    """Tell whether *value* is what most calls carry: a dict of text and small integers under ASCII names."""
+    if type(value) is not dict:
+        return False
+    for name, item in value.items():
+        if type(name) is not str or not name.isascii():
+            return False
+        kind = type(item)
+        if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER) and kind is not bool:
+            return False
+    return True
 
 
 def _is_simple(value: Any, depth: int) -> bool:

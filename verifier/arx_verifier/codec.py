@@ -57,9 +57,14 @@ class Packets(NamedTuple):
     signature: bytes
 
 
+def base64_of(raw: bytes) -> bytes:
+    """Write bytes as canonical base64url without padding, in ASCII bytes."""
+    return b2a_base64(raw, newline=False).translate(_TO_URL).rstrip(b"=")
+
+
 def text_of(raw: bytes) -> str:
     """Write bytes as canonical base64url without padding."""
-    return b2a_base64(raw, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
+    return base64_of(raw).decode("ascii")
 
 
 def bytes_of(text: str) -> bytes:

@@ -96,7 +96,7 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
         The digest as 43 base64url characters.
     """
     raw = sha256(prefix + b"\0\0\0\x0d" + stamp[:13] + b"\0\0\0\x16" + stamp[15:] + fields).digest()
-    return codec.text_of(raw).encode("ascii")
+    return codec.base64_of(raw)
 
 
 class Call(NamedTuple):
