@@ -9,7 +9,7 @@ from arx_verifier import codec
 from arx_verifier.caveats import KNOWN, Caveat, read_caveat
 from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
+from arx_verifier.errors import Failure, MalformedTokenError, UnknownCaveatError
 from tests.support import ANYTHING, AT, INC, access, code_of, forge_caveats, identifier, mint, sign, verifier
 
 HOP = codec.text_of(b"\7" * 9)
@@ -291,3 +291,11 @@ def test_a_denial_says_which_caveat_and_what_came() -> None:
         ("caveat 2", "max range", "[1,5]", "9"),
     ]
     assert identifier().id not in str(decision.failures)
+
+
+def test_a_denied_tool_names_each_caveat_that_denies_it() -> None:
+    """Only the caveats that do not allow the tool are told, with what they allow."""
+    get_or_put = Caveat(allow=(Rule(tool="orders.get"), Rule(tool="orders.put")))
+    decision = verifier().decide(after(get_or_put, Caveat(allow=(Rule(tool="files.*"),))), access("orders.get"))
+    assert decision.code == "tool_not_allowed"
+    assert decision.failures == (Failure("caveat 3", "tool", "files.*", '"orders.get"'),)

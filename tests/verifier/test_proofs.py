@@ -252,6 +252,8 @@ def raw_call(digest: str = "A" * 43, at: str = str(AT), nonce: str = "A" * 22) -
         raw_call(digest="+" + "A" * 42),
         raw_call(nonce="A" * 21 + "B"),
         raw_call(nonce="A" * 21 + '"'),
+        raw_call(nonce="+" + "A" * 21),
+        raw_call(nonce='"' + "A" * 21),
         raw_call(at="0" + str(AT)[1:]),
         raw_call(at="+" + str(AT)[1:]),
         raw_call(at="1_00000000000"),
