@@ -48,9 +48,9 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
 def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport:
     now = time.monotonic()
     header, took_ms = bump.header, (now - bump.sent) * 1000
-    seen = registry or Registry(header.at_ms, header.at_ms, 0, ())
-    unreachable = tuple(name for name, _, _ in seen.missing)
-    confirmed = seen.verifiers - len(unreachable)
+    seen = registry or Registry(header.at_ms, header.at_ms, 0, 0, ())
+    unreachable = tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in seen.missing)
+    confirmed = seen.confirmed
     status, summary = write_summary(
         confirmed=confirmed,
         verifiers=seen.verifiers,

@@ -9,7 +9,8 @@
 --                                    arx:{R}:f    hash   scope -> floor          arx:{R}:b  hash  scope -> ban
 --                                    arx:{R}:x    zset   scope -> retain until   arx:{R}:log stream  seq-0
 --                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
---                                    arx:{R}:ch   shard channel                  (v and a are volatile)
+--                                    arx:{R}:r    zset   0, relay LF who is behind it
+--                                    arx:{R}:ch   shard channel                  (v, a and r are volatile)
 --
 -- No function is flagged no-writes, not even those that mostly read: a replica, a deposed master and an isolated one go
 -- on answering reads, and refuse these.  All are flagged allow-oom: a full store must still be able to kill.
@@ -225,9 +226,10 @@ local function bump(keys, argv)
   return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id())}
 end
 
--- arx1_probe  KEYS h f b log v a   ARGV verifier inc applied limit
+-- arx1_probe  KEYS h f b log v a [r]   ARGV verifier inc applied limit [counted crowd]
 -- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
 -- neither do numbers that this store never gave: after a rollback they would confirm kills that reuse them.
+-- A relay also says who is behind it, and what all of those have applied: that is what counts.
 -- Reply: inc, seq, store ms, lease_ms, status, keep ms, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
@@ -240,11 +242,16 @@ local function probe(keys, argv)
     return UNATTESTED
   end
   local now, applied = now_ms(), tonumber(argv[3])
+  local counted = tonumber(argv[5] or argv[3])
   local same = argv[2] == header.inc
   redis.set_repl(redis.REPL_NONE)
   registry_since(keys[6], keys[5], now, id)
   redis.call('ZADD', keys[5], int(now), argv[1])
-  redis.call('ZADD', keys[6], same and applied <= header.seq and int(applied) or '-1', argv[1])
+  redis.call('ZADD', keys[6], same and counted <= header.seq and int(counted) or '-1', argv[1])
+  if keys[7] then
+    redis.call('ZREMRANGEBYLEX', keys[7], '[' .. argv[1] .. '\n', '(' .. argv[1] .. '\v')
+    redis.call('ZADD', keys[7], '0', argv[1] .. '\n' .. argv[6])
+  end
   local status, entries = 'OK', {}
   if redis.call('HLEN', keys[2]) + redis.call('HLEN', keys[3]) ~= header.n
       or redis.call('XLEN', keys[4]) ~= header.seq - header.low then
@@ -267,9 +274,9 @@ local function leave(keys, argv)
   return redis.call('ZREM', keys[1], argv[1])
 end
 
--- arx1_unacked  KEYS v a   ARGV seq since_ms
--- Reply: store ms, registry since ms, verifiers heard of since, then id, last probe ms, applied of each that has not
--- applied seq.
+-- arx1_unacked  KEYS v a r   ARGV seq since_ms
+-- Reply: store ms, registry since ms, how many were heard of since, then id, last probe ms, applied of each that has not
+-- applied seq; and id, applied, crowd of each that is a relay.
 local function unacked(keys, argv)
   local now = now_ms()
   redis.set_repl(redis.REPL_NONE)
@@ -287,7 +294,17 @@ local function unacked(keys, argv)
       missing[#missing + 1] = {seen[index], tonumber(seen[index + 1]), applied}
     end
   end
-  return {now, since, #seen / 2, missing}
+  local relays = {}
+  for _, member in ipairs(keys[3] and redis.call('ZRANGE', keys[3], 0, -1) or {}) do
+    local id, crowd = string.match(member, '^([^\n]*)\n(.*)$')
+    local last = redis.call('ZSCORE', keys[1], id)
+    if not last then
+      redis.call('ZREM', keys[3], member)
+    elseif tonumber(last) >= tonumber(argv[2]) then
+      relays[#relays + 1] = {id, tonumber(redis.call('ZSCORE', keys[2], id) or -1), crowd}
+    end
+  end
+  return {now, since, #seen / 2, missing, relays}
 end
 
 -- arx1_rotate  KEYS h f b x log v a   ARGV inc_expected inc seq_at_least lease_ms maxttl_ms

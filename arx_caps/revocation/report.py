@@ -104,10 +104,10 @@ def write_summary(
         age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
         status, line = "unconfirmed", f"in force; {count} known verifiers have it, but {age}; leases end by {fence}"
     elif unreachable:
-        their = "its lease" if len(unreachable) == 1 else "their leases"
+        their = "its lease" if verifiers - confirmed == 1 else "their leases"
         shown = ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
         status = "partial"
-        line = f"dead: {count} confirmed, {len(unreachable)} ({shown}) unreachable, fenced by {their} at {fence}"
+        line = f"dead: {count} confirmed, {verifiers - confirmed} ({shown}) unreachable, fenced by {their} at {fence}"
     else:
         status, line = "dead", f"dead: {count} verifiers confirmed in {took_ms:.1f} ms"
     if not durable:

@@ -26,8 +26,10 @@ from arx_caps.revocation.wire import (
     Registry,
     StoreHistoryError,
     VerifierSeen,
+    read_crowd,
     read_entry,
     read_header,
+    read_registry,
     text,
 )
 from arx_verifier.epochs import new_inc
@@ -268,18 +270,18 @@ class RevocationStore:
             StoreError: The store did not answer.
         """
         reply = self.exchange.call("arx1_unacked", self.keys.registry, seq, since_ms)
-        missing = tuple((text(name), int(last), int(applied)) for name, last, applied in reply[3])
-        return Registry(int(reply[0]), int(reply[1]), int(reply[2]), missing)
+        return read_registry(reply, seq, since_ms)
 
     def verifiers(self) -> tuple[VerifierSeen, ...]:
-        """List the verifiers that probed within the last minutes, by name.
+        """List the verifiers and relays that probed within the last minutes, by name.
 
         Raises:
             StoreError: The store did not answer.
         """
         reply = self.exchange.call("arx1_unacked", self.keys.registry, 2**53, 0)
-        seen = (VerifierSeen(text(name), int(reply[0] - last), int(applied)) for name, last, applied in reply[3])
-        return tuple(sorted(seen))
+        behind = {text(name): read_crowd(crowd).verifiers for name, _, crowd in reply[4]}
+        seen = ((text(name), int(reply[0] - last), int(applied)) for name, last, applied in reply[3])
+        return tuple(sorted(VerifierSeen(*one, behind.get(one[0])) for one in seen))
 
     def floors(self) -> dict[str, int]:
         """Return each killed scope that is still remembered, with the sequence of its last kill."""

@@ -4,11 +4,14 @@
 The functions behind them are in ``functions.lua``; ``store`` calls them.
 """
 
+import contextlib
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
+from arx_verifier.feed_wire import Crowd
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
@@ -40,11 +43,12 @@ class Keys(NamedTuple):
     log: str
     probes: str
     acks: str
+    relays: str
 
     @classmethod
     def of(cls, realm: str) -> "Keys":
         """Name them."""
-        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "f", "b", "x", "log", "v", "a")))
+        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "f", "b", "x", "log", "v", "a", "r")))
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -54,12 +58,12 @@ class Keys(NamedTuple):
     @property
     def all(self) -> tuple[str, ...]:
         """The keys of rotate."""
-        return tuple(self)
+        return (*self.written, self.probes, self.acks)
 
     @property
     def registry(self) -> tuple[str, ...]:
-        """The keys of unacked and leave."""
-        return self.probes, self.acks
+        """The keys of unacked."""
+        return self.probes, self.acks, self.relays
 
 
 class Header(NamedTuple):
@@ -104,28 +108,32 @@ class Registry(NamedTuple):
     Attributes:
         at_ms: The store's clock.
         since_ms: When this registry began.
-        verifiers: How many were heard of in the time asked for.
-        missing: Those that have not applied the sequence asked for: id, last probe (ms), applied.
+        verifiers: How many were heard of in the time asked for, themselves or through a relay.
+        confirmed: How many of them have applied the sequence asked for.
+        missing: The others: id, last probe (ms), applied, and for how many it stands: a relay for all behind it.
     """
 
     at_ms: int
     since_ms: int
     verifiers: int
-    missing: tuple[tuple[str, int, int], ...]
+    confirmed: int
+    missing: tuple[tuple[str, int, int, int], ...]
 
 
 class VerifierSeen(NamedTuple):
-    """One verifier in the registry.
+    """One verifier in the registry, or a relay.
 
     Attributes:
         id: Its name.
         age_ms: Since its last probe.
-        applied: What it had applied then; -1 before its first copy.
+        applied: What it had applied then, for a relay what all behind it had; -1 before its first copy.
+        behind: How many verifiers a relay stands for; None for a verifier itself.
     """
 
     id: str
     age_ms: int
     applied: int
+    behind: int | None = None
 
 
 class Entry(NamedTuple):
@@ -160,6 +168,37 @@ def read_header(reply: Any) -> Header:
         return Header(text(reply[0]), int(reply[1]), int(reply[2]), int(reply[3]), *map(int, reply[4:5]))
     except (TypeError, ValueError, IndexError) as error:
         raise StoreError("the store answered in an unknown form") from error
+
+
+def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
+    """Read who has not applied ``seq``, of those heard of since then.
+
+    Raises:
+        StoreError: It has another form.
+    """
+    try:
+        at_ms, began_ms, heard = int(reply[0]), int(reply[1]), int(reply[2])
+        relays = {text(name): read_crowd(crowd) for name, _, crowd in reply[4]}
+        missing = [
+            (name, int(last), int(applied), relays[name].verifiers if name in relays else 1)
+            for name, last, applied in ((text(name), last, applied) for name, last, applied in reply[3])
+        ]
+    except (TypeError, ValueError, IndexError) as error:
+        raise StoreError("the store answered in an unknown form") from error
+    late = [one for crowd in relays.values() for one in crowd.late if one.heard_ms >= since_ms]
+    missing += [(one.name, one.heard_ms, one.applied, one.verifiers) for one in late if one.applied < seq]
+    stood_for = sum(crowd.verifiers for crowd in relays.values()) + sum(one.verifiers for one in late)
+    verifiers = heard - len(relays) + stood_for
+    # A relay with nobody behind it has nobody to wait for.
+    waited_for = tuple(one for one in missing if one[3] > 0)
+    return Registry(at_ms, began_ms, verifiers, verifiers - sum(one[3] for one in waited_for), waited_for)
+
+
+def read_crowd(value: Any) -> Crowd:
+    """Read what a relay says of those behind it; one that cannot be read stands for a verifier that never confirms."""
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(value, type=Crowd)
+    return Crowd(1, -1, ())
 
 
 def read_entry(reply: Any) -> Entry:

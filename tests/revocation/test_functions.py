@@ -219,7 +219,7 @@ def test_what_was_applied_under_another_history_confirms_nothing(
     for known, applied in (("J" * 22, 1), (inc, 500)):
         probe(known, applied)
         registry = realm_store.unacked(1, 0)
-        assert [(name, seen) for name, _, seen in registry.missing] == [("v", -1)]
+        assert [(name, seen) for name, _, seen, _ in registry.missing] == [("v", -1)]
     probe(inc, 1)
     assert realm_store.unacked(1, 0).missing == ()
 

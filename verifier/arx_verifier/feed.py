@@ -22,11 +22,10 @@ from typing import Final, NamedTuple
 from arx_verifier.epochs import EpochRefusal, State
 from arx_verifier.errors import SettingsError
 from arx_verifier.feed_wire import Entry, FeedError, Link
-from arx_verifier.following import Following
+from arx_verifier.following import Following, Question
 from arx_verifier.names import is_realm
 from arx_verifier.store_address import Address
 
-ENTRIES: Final = 1_000  # asked for in one answer
 BACKOFF_S: Final = (0.02, 0.5)
 JOIN_S: Final = 3.0
 
@@ -203,7 +202,7 @@ class Follower(Following):
         while not stop.is_set():
             question = self.ask(hurry=bool(self._waiters))
             if question is not None:
-                link.probe(self.verifier_id, *question, ENTRIES)
+                self._send(link, question)
             link.wait((self.next_at(hurry=bool(self._waiters)) - self._boot()) / 1e9)
             for frame in link.frames():
                 if isinstance(frame, Entry):
@@ -211,6 +210,9 @@ class Follower(Following):
                 else:
                     self.take_answer(frame, link.scan)
                     self._answer_waiters()
+
+    def _send(self, link: Link, question: Question) -> None:
+        link.probe(self.verifier_id, question.inc, question.applied, hurry=question.hurry)
 
     def _answer_waiters(self) -> None:
         state = self._state

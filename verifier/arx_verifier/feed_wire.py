@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
 
+import msgspec
 import redis
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
+ENTRIES: Final = 1_000  # asked for in one answer
 
 
 class FeedError(Exception):
@@ -34,6 +36,36 @@ class Entry(NamedTuple):
     scope: str
 
 
+class Late(NamedTuple):
+    """A verifier, or another relay, that a relay has not heard lately.
+
+    Attributes:
+        name: Its id.
+        heard_ms: When it was heard last, by the store's clock.
+        applied: What it had applied then.
+        verifiers: How many it stands for.
+    """
+
+    name: str
+    heard_ms: int
+    applied: int
+    verifiers: int
+
+
+class Crowd(NamedTuple):
+    """For whom a relay probes.
+
+    Attributes:
+        verifiers: How many are behind it and talk.
+        applied: What all of those have applied.
+        late: Those that were there a moment ago, and may still hold a lease.
+    """
+
+    verifiers: int
+    applied: int
+    late: tuple[Late, ...]
+
+
 class Answer(NamedTuple):
     """The store's answer to a probe.
 
@@ -45,6 +77,7 @@ class Answer(NamedTuple):
         status: OK, RESYNC, REGRESSED or CORRUPT.
         keep_ms: How long after a kill no token that it ends can still be alive.
         entries: What follows the sequence that the probe named, as far as it fits.
+        age_ns: How long before the probe came the answer had been true, ns; a relay tells what it was told.
     """
 
     inc: str
@@ -54,6 +87,7 @@ class Answer(NamedTuple):
     status: str
     keep_ms: int
     entries: tuple[Entry, ...]
+    age_ns: int = 0
 
 
 class Link:
@@ -69,7 +103,7 @@ class Link:
         self._connection = connection
         self._wake = wake
         self._tag = f"arx:{{{realm}}}:"
-        self._probe_keys = [self._tag + part for part in ("h", "f", "b", "log", "v", "a")]
+        self._probe_keys = [self._tag + part for part in ("h", "f", "b", "log", "v", "a", "r")]
         self._early: deque[Any] = deque()  # pushes that came while something else was read
 
     def open(self) -> Self:
@@ -92,14 +126,23 @@ class Link:
         """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
         self._connection.disconnect()
 
-    def probe(self, verifier_id: str, inc: str, applied: int, limit: int) -> None:
+    def probe(self, verifier_id: str, inc: str, applied: int, *, hurry: bool, crowd: Crowd | None = None) -> None:
         """Send a probe; its answer is among the frames.
+
+        Args:
+            verifier_id: Who asks.
+            inc: The history that it knows.
+            applied: Up to where it has applied it.
+            hurry: Somebody waits for news; the store always has the newest.
+            crowd: For whom a relay asks.
 
         Raises:
             FeedError: The bytes could not be sent.
         """
-        keys = self._probe_keys
-        self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, inc, applied, limit)
+        del hurry
+        more = () if crowd is None else (crowd.applied, msgspec.json.encode(crowd))
+        keys = self._probe_keys if more else self._probe_keys[:-1]
+        self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, inc, applied, ENTRIES, *more)
 
     def leave(self, verifier_id: str) -> None:
         """Tell the store that this verifier holds no lease any more.

@@ -18,6 +18,8 @@ from arx_verifier.retention import Retention
 
 MS: Final = 1_000_000  # ns
 PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
+PROBES: Final = 4  # in a lease
+DRIFT_DIVISOR: Final = 500  # two clocks, each at most 0.1 % off, differ by no more than one part in so many
 MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they share one
 ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
 SKEW_MS: Final = 30_000  # how far this clock and the store's may be apart
@@ -26,10 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class Question(NamedTuple):
-    """What a probe says of this view: its history, and up to where it has applied it."""
+    """What a probe says of this view: its history, up to where it has applied it, and whether somebody waits."""
 
     inc: str
     applied: int
+    hurry: bool = False
 
 
 class Following(EpochTable):
@@ -37,6 +40,7 @@ class Following(EpochTable):
 
     Args:
         lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
+        probes: How often to ask while a lease lasts.
         boot: Clock in ns that never steps and counts sleep.
         wall: Wall clock in ns, the second witness.
     """
@@ -45,11 +49,13 @@ class Following(EpochTable):
         self,
         *,
         lease_ms: int | None = None,
+        probes: int = PROBES,
         boot: Callable[[], int] = boot_clock,
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__(boot=boot, wall=wall)
         self._lease_ms = lease_ms
+        self._probes = probes
         self._interval = PROBE_MS * MS
         self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
         self._retention = Retention()
@@ -92,7 +98,7 @@ class Following(EpochTable):
         self._sent = (self._boot(), self._wall())
         self._last = self._sent[0]
         self._due = self._last + self._interval
-        return Question(state.inc, state.applied)
+        return Question(state.inc, state.applied, hurry)
 
     def take_push(self, entry: Entry) -> None:
         """Apply what was published, and let a probe be due: it confirms, or fills a gap, or finds a new history.
@@ -121,7 +127,9 @@ class Following(EpochTable):
         if sent is None:
             raise FeedError("an answer that nobody asked for")
         if answer.status == OK:
-            self._take_entries(answer, *sent)
+            # What a relay answers was true before it was asked: so much less is the answer worth.  SPEC 10.7
+            age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
+            self._take_entries(answer, sent[0] - age, sent[1] - age)
         elif answer.status in (REGRESSED, CORRUPT):
             seen = f"{self._state.applied} was applied here, the store is at {answer.seq}"
             self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
@@ -145,8 +153,8 @@ class Following(EpochTable):
             return
         lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
         self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
-        self._interval = min(PROBE_MS, max(1, lease_ms // 4)) * MS
-        self._due = min(self._due, sent + self._interval)
+        self._interval = min(PROBE_MS, max(1, lease_ms // self._probes)) * MS
+        self._due = min(self._due, self._last + self._interval)
         lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
         self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
         self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
