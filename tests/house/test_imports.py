@@ -19,9 +19,10 @@ ORDER = """
     macaroon caveats
     proofs keys epochs counters tally decisions
     grant proven
+    standing
     verify
     retention store_address feed_wire following feed segment replay spool
-    routes peers problems
+    routes peers problems streams
     asgi guard service
 """.split()
 PLACE = {name: place for place, name in enumerate(ORDER)}

@@ -5,27 +5,23 @@ Here the bytes are collected, the clock is read and the answer is sent.  What a 
 where it came in ``peers``, how a refusal is told in ``problems``; the decision itself is the verifier's.
 
 The body is read once, bounded, and exactly those bytes are passed on: what was checked is what the application sees.
-WebSockets are refused: a grant is for one call, and a connection outlives it.
+WebSockets are refused: a grant is for one call, and a connection outlives it.  A response that lasts is ended with its
+grant; that is ``streams``' matter.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.decisions import Decision
-from arx_verifier.errors import ArxError, RequestError
+from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.peers import Peers
 from arx_verifier.problems import Answer, answer
 from arx_verifier.routes import Meaning, RouteMap, Scope, Tools
+from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Watch
 from arx_verifier.verify import Verifier
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
@@ -53,9 +49,10 @@ class ArxMiddleware:
         tools: Which requests mean which tool; what is not in it is refused.
         max_body: Longest body that is read, in bytes.
         trusted_proxies: Networks of proxies whose ``X-Forwarded-For`` is believed.
+        recheck_ms: How long a response may last before its grant is looked at again, and again after as long, ms.
 
     Raises:
-        SettingsError: A route or a network cannot be read.
+        SettingsError: A route or a network cannot be read, or the time is none.
     """
 
     def __init__(
@@ -66,8 +63,11 @@ class ArxMiddleware:
         tools: Tools,
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
+        recheck_ms: int = RECHECK_MS,
     ) -> None:
-        self.app, self.verifier = app, verifier
+        if recheck_ms < 1:
+            raise SettingsError("recheck_ms is at least 1")
+        self.app, self.verifier, self._recheck_ms = app, verifier, recheck_ms
         self._meaning = RouteMap(tools) if isinstance(tools, Mapping) else tools
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._started = False
@@ -92,24 +92,24 @@ class ArxMiddleware:
             body = await self._body(scope, receive)
             request = self._request(scope, body, peer)
         except _Disconnected:
-            return None
+            return
         except _Refuse as refused:
             self.verifier.refuse(refused.code, AccessRequest("", {}, _now_ms(), peer))
             told = answer(refused.code, realm=self._realm, detail=refused.detail, status=refused.status)
-            return await _send(told, scope, send)
-        decision = await self._decide(token, request)
+            await _send(told, scope, send)
+            return
+        decision = await self.verifier.decide_async(token, request)
         if not decision.allowed or decision.grant is None or not request.tool:
             code = "tool_not_allowed" if decision.allowed else decision.code
             told = answer(code, realm=self._realm, failures=decision.failures, decision=decision.id)
-            return await _send(told, scope, send)
+            await _send(told, scope, send)
+            return
         scope["arx"] = decision.grant
-        return await self.app(scope, _replay(body, receive), send)
-
-    async def _decide(self, token: str, request: AccessRequest) -> Decision:
-        decision = self.verifier.try_decide(token, request)
-        if decision is None:  # it would have to wait, and an event loop must not
-            decision = await asyncio.to_thread(self.verifier.decide, token, request)
-        return decision
+        watch = Watch(decision.grant, self.verifier.epochs, self._recheck_ms)
+        ended = await watch.run(self.app, scope, _replay(body, receive), send)
+        if ended is not None and not watch.started:
+            told = answer(ended.code, realm=self._realm, failures=ended.failures, decision=decision.id)
+            await _send(told, scope, send)
 
     def _request(self, scope: Scope, body: bytes, peer: str | None) -> AccessRequest:
         try:

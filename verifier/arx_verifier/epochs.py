@@ -104,6 +104,9 @@ class Epochs(Protocol):
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
 
+    def lease_left_ns(self) -> int:
+        """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
+
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
         """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied."""
 
@@ -191,6 +194,11 @@ class EpochTable:
         age = -1 if lease is None else max(0, self._boot() - lease.sent) // 1_000_000
         return state.inc, state.applied, age
 
+    def lease_left_ns(self) -> int:
+        """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
+        lease = self._state.lease
+        return 0 if lease is None else max(0, min(lease.boot - self._boot(), lease.wall - self._wall()))
+
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ARG002
         """Say whether the view has caught up already; a table alone has nothing to wait for."""
         state = self._state
@@ -213,10 +221,7 @@ class EpochTable:
     # The writer's side.  One thread only.
 
     def apply(self, seq: int, op: str, scope: str) -> bool:
-        """Apply an entry.  Older ones are ignored; over a gap only a floor or a ban is taken.
-
-        Returns:
-            False when entries before this one are missing.
+        """Apply an entry, or say False: entries before it are missing, and only its floor or ban was taken.
 
         Raises:
             ValueError: The operation is unknown.
@@ -252,16 +257,13 @@ class EpochTable:
         self._state = State(inc, merged, dict(bans), applied, "fenced" if inc in self._retired else "syncing")
 
     def renew(self, inc: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
-        """Grant a lease, if the view holds everything the answer knew.
+        """Grant a lease, if the view holds everything the answer knew; say whether it does.
 
         Args:
             inc: The incarnation in the answer.
             seq: The sequence in the answer.
             lease: Counted from before the probe left.
             store_ns: The store's clock in the answer, ns.
-
-        Returns:
-            Whether the lease was granted.
         """
         state = self._state
         if state.refuses == "closed" or inc != state.inc or seq != state.applied:

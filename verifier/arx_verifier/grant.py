@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a successful verification returns: on whose behalf the call may run, and how to ask again.  SPEC 11."""
+"""What a successful verification returns: on whose behalf the call may run, and how to ask again.  SPEC 11.
 
+A decision is not its effect.  What runs for long asks again with ``checkpoint``, and learns with ``on_end`` that the
+middleware has ended it.  What is asked stands in ``standing``.
+"""
+
+import logging
+import threading
 from collections.abc import Callable
 
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError
+
+_log = logging.getLogger(__name__)
+_ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
 
 
 class Grant:
@@ -16,15 +25,18 @@ class Grant:
         tool: The tool that was allowed.
         decision: The id of the recorded decision.
         exp: When the token's time is over, ms since the Unix epoch.
+        ended: Why the middleware ended the call before it was over; None while it may go on.
     """
 
-    __slots__ = ("_recheck", "decision", "exp", "facts", "tool")
+    __slots__ = ("_callbacks", "_recheck", "decision", "ended", "exp", "facts", "tool")
 
     def __init__(
-        self, facts: ChainFacts, tool: str, decision: str, exp: int, recheck: Callable[[], ArxError | None]
+        self, facts: ChainFacts, tool: str, decision: str, exp: int, recheck: Callable[[bool], ArxError | None]
     ) -> None:
         self.facts, self.tool, self.decision, self.exp = facts, tool, decision, exp
         self._recheck = recheck
+        self.ended: ArxError | None = None
+        self._callbacks: list[Callable[[ArxError], object]] | None = None
 
     @property
     def agent(self) -> str:
@@ -49,14 +61,61 @@ class Grant:
     def checkpoint(self) -> None:
         """Ask once more, before an irreversible step of a long call, whether everything still stands.
 
+        Waits for the revocation store when the token asks for a fresh view; from an event loop use
+        ``checkpoint_async``.
+
         Raises:
             RevokedError: A scope of the token was killed or banned meanwhile.
             StaleEpochError: The verifier cannot know.
             ValidityError: The token's time is over.
         """
-        refused = self._recheck()
+        refused = self._recheck(True)
         if refused is not None:
             raise refused
+
+    async def checkpoint_async(self) -> None:
+        """Ask as ``checkpoint`` does, without holding the event loop.
+
+        Raises:
+            RevokedError: A scope of the token was killed or banned meanwhile.
+            StaleEpochError: The verifier cannot know.
+            ValidityError: The token's time is over.
+        """
+        from asyncio import to_thread
+
+        await to_thread(self.checkpoint)
+
+    def on_end(self, callback: Callable[[ArxError], object]) -> None:
+        """Be told when the middleware ends this call because the token no longer stands.
+
+        It ends what runs in the event loop itself, by cancelling it.  This is for the rest: a thread, a process, a
+        database's query.
+
+        Args:
+            callback: Called once, with the reason, in the event loop's thread: it must not wait.  Called at once when
+                the call has ended already.
+        """
+        with _ENDING:
+            if self.ended is None:
+                self._callbacks = [*(self._callbacks or ()), callback]
+                return
+        callback(self.ended)
+
+    def look_again(self) -> ArxError | None:
+        """Look, without waiting, whether the token no longer stands; by the lease alone, whatever it asks for."""
+        return self._recheck(False)
+
+    def end(self, reason: ArxError) -> None:
+        """End the call: for who runs it, such as the middleware.  Later ends than the first change nothing."""
+        with _ENDING:
+            if self.ended is not None:
+                return
+            self.ended, callbacks = reason, self._callbacks or ()
+        for callback in callbacks:
+            try:
+                callback(reason)
+            except Exception:
+                _log.exception("a callback of an ended call failed; the call is ended all the same")
 
     def __repr__(self) -> str:
         return f"<Grant of {self.tool} to {self.holder}, decision {self.decision}>"

@@ -5,7 +5,6 @@ For transports without HTTP, such as a tool of an agent framework or a worker of
 checked are those the function is called with, by name, so they must be what came over the wire.
 """
 
-import asyncio
 import functools
 import inspect
 import time
@@ -70,13 +69,10 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
         @functools.wraps(function)
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
             request = _request(tool, positional, args)
-            decision: Decision | None
             if not arx_token:
                 decision = verifier.refuse("missing_token", request)
             else:
-                decision = verifier.try_decide(arx_token, request)
-            if decision is None:
-                decision = await asyncio.to_thread(verifier.decide, arx_token, request)
+                decision = await verifier.decide_async(arx_token, request)
             with _granted(decision):
                 return await function(**args)
 

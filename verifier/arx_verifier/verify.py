@@ -6,7 +6,6 @@ facts.  Time and the epoch view are passed in.  How a caveat restricts stands in
 call in ``counters``, where decisions go in ``decisions``.
 """
 
-import asyncio
 import functools
 import threading
 from typing import Final
@@ -125,7 +124,9 @@ class Verifier:
             The decision as it was recorded.
         """
         if self.waits:
-            return await asyncio.to_thread(self.decide, token, request)
+            from asyncio import to_thread  # whoever has a loop has it loaded; whoever has none need not
+
+            return await to_thread(self.decide, token, request)
         decision = self._decide(token, request, may_wait=False)
         if isinstance(decision, Wait):
             # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask whether a proven token stands: before it is accepted, and again while what it allowed goes on.  SPEC 10, 11.
+
+``epochs`` decides; here is what is asked, for how long an answer may be waited for, and who waits: a thread, or the
+caller, who is told what for.
+"""
+
+import time
+from typing import Final, NamedTuple
+
+from arx_verifier.epochs import Epochs
+from arx_verifier.errors import ArxError, refusal
+from arx_verifier.proven import ProvenChain, Refused
+
+BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
+FRESH_WAIT_S: Final = 1.0  # as long as the default lease: a store that takes longer has ended every lease anyway
+
+
+class Wait(NamedTuple):
+    """What an answer has to wait for, as ``Epochs.catch_up`` takes it.
+
+    Attributes:
+        sent_after: A probe must have been sent at or after this time, boot clock, ns.
+        born: It must have brought the view to here.
+        timeout_s: How long to wait.
+    """
+
+    sent_after: int
+    born: int
+    timeout_s: float
+
+
+def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refused | Wait | None:
+    """Ask without waiting.
+
+    Args:
+        epochs: The view.
+        proven: The token.
+        waited: What this call was told to wait for before, and has; it is then told to wait no more.
+
+    Returns:
+        None when the token stands, the refusal, or what to wait for before asking again.
+    """
+    fresh = proven.fresh_ms
+    inc, born = proven.identifier.born
+    sent_after = 0
+    if waited is not None:
+        sent_after = waited.sent_after
+    elif fresh is not None:
+        sent_after = epochs.boot_ns() - fresh * 1_000_000
+    refused = epochs.check(inc, born, proven.scopes, sent_after)
+    if refused is None:
+        return None
+    if waited is None:
+        if refused.code == "behind":
+            return Wait(sent_after, born, BEHIND_WAIT_S)
+        if fresh is not None and refused.code == "stale":
+            return Wait(sent_after, born, FRESH_WAIT_S)
+    # What a caller may learn of a kill is that there was one, not whose.
+    return Refused(refused.code, ())
+
+
+def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
+    """Ask, and where an answer is worth waiting for, wait in this thread and ask again."""
+    found = ask(epochs, proven)
+    if isinstance(found, Wait):
+        epochs.catch_up(*found)
+        found = ask(epochs, proven, found)
+    assert not isinstance(found, Wait)
+    return found
+
+
+def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | None:
+    """Ask whether what was allowed may go on.
+
+    Args:
+        epochs: The view.
+        proven: The token.
+        may_wait: Whether this thread may wait for a probe, as the token's ``fresh`` may ask; else the lease decides.
+
+    Returns:
+        None while it may.
+    """
+    if time.time_ns() // 1_000_000 >= proven.exp:
+        return refusal("expired")
+    if may_wait:
+        refused = ask_and_wait(epochs, proven)
+        return refusal(refused.code, refused.failures) if refused is not None else None
+    inc, born = proven.identifier.born
+    found = epochs.check(inc, born, proven.scopes)
+    return refusal(found.code) if found is not None else None
