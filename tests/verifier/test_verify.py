@@ -35,6 +35,7 @@ from tests.support import (
     REALM,
     FullDecisions,
     MovedEpochs,
+    SlowDecisions,
     access,
     forge_caveats,
     mint,
@@ -294,3 +295,12 @@ def test_a_closed_verifier_refuses_all() -> None:
     assert checked.decide(token, access()).code == "closed"
     assert repr(checked) == "<Verifier for orders>"
     assert isinstance(checked, Verifier)
+
+
+def test_a_refusal_is_recorded_once() -> None:
+    """Only an allow is looked at again: a refusal stays what it was, whatever happens while it is written."""
+    epochs = UnsafeLocalEpochs(INC)
+    sink = SlowDecisions(lambda: epochs.kill("realm"))
+    decision = verifier(epochs=epochs, decisions=sink).decide(mint(NARROW).encode(), access(args={"id": "o-2"}))
+    assert decision.code == "argument_not_allowed"
+    assert sink.decisions == [decision]
