@@ -98,8 +98,8 @@ class Epochs(Protocol):
     def boot_ns(self) -> int:
         """Read the clock of ``Lease.sent``."""
 
-    def times_ms(self) -> tuple[int, int]:
-        """Return the earliest and the latest it can be, by this machine's clock and the store's."""
+    def times_ms(self, at: int) -> tuple[int, int]:
+        """Return the earliest and the latest it can be, by the caller's clock and the store's."""
 
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
@@ -174,18 +174,17 @@ class EpochTable:
         """Read the clock of ``Lease.sent``, in ns."""
         return self._boot()
 
-    def times_ms(self) -> tuple[int, int]:
+    def times_ms(self, at: int) -> tuple[int, int]:
         """Return the earliest and the latest it can be, ms since the Unix epoch.
 
-        A floor is forgotten once the store's clock says that all it could end has expired.  A verifier whose clock is
-        late must not then see such a token alive: test ``nbf`` with the first value and ``exp`` with the second.
+        A floor is forgotten once the store's clock says that all it could end has expired.  A caller whose clock ``at``
+        (ms) is late must not see such a token alive: ``nbf`` is for the first value, ``exp`` for the second.
         """
-        own = self._wall() // 1_000_000
         if self._store_clock is None:
-            return own, own
+            return at, at
         store_ns, sent = self._store_clock
         store = (store_ns + self._boot() - sent) // 1_000_000
-        return min(own, store), max(own, store)
+        return (at, store) if at < store else (store, at)
 
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""

@@ -301,7 +301,31 @@ def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
 
 
 def shorten(value: Any, limit: int = 80) -> str:
-    """Write a value for a refusal: one line, bounded, with its type visible (``"5"`` is not ``5``)."""
-    text = ascii(value) if not isinstance(value, str) else '"' + value[: limit + 1] + '"'
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: limit + 2])
+    """Write a value for a refusal: one line, bounded, with its type visible (``"5"`` is not ``5``).
+
+    Nothing of the value is run and no work depends on its size: a caller chose it.
+    """
+    if isinstance(value, str):
+        text = '"' + value[:limit] + '"' if len(value) <= limit else '"' + value[:limit]
+    elif type(value) is int:
+        text = str(value) if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
+    elif value is None or type(value) in (bool, float):
+        text = str(value)
+    elif type(value) in (list, dict):
+        text = ascii(value) if _is_plain(value) else f"a {type(value).__name__} of {len(value)}"
+    else:
+        text = f"a {type(value).__name__}"
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a container is small and holds nothing but short text and small numbers."""
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    return len(value) <= 8 and all(
+        item is None
+        or type(item) in (bool, float)
+        or (type(item) is int and item.bit_length() < 64)
+        or (type(item) is str and len(item) <= 40)
+        for item in items
+    )

@@ -236,11 +236,11 @@ class Verifier:
     def _judge(self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest) -> Refused | None:
         if proven.refused is not None:
             return proven.refused
-        at = request.at
-        if at >= proven.exp:
-            return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(at)),))
-        if at < proven.nbf:
-            return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(at)),))
+        early, late = self.epochs.times_ms(request.at)
+        if late >= proven.exp:
+            return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),))
+        if early < proven.nbf:
+            return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),))
         if call is not None:
             refused = self._judge_call(call, request)
             if refused is not None:
