@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store's server breaks: frozen, killed, emptied, cut, full.  Nothing is accepted after L; service comes back."""
+
+import os
+import secrets
+import shutil
+import signal
+import time
+
+import pytest
+import redis
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import RevocationStore
+from arx_verifier.epochs import boot_clock
+from tests.faults.conftest import BY, Watch, bounded, kill, tell, token
+from tests.faults.witness import freeze
+from tests.servers import FAST_LEASE_MS, until
+
+pytestmark = pytest.mark.servers
+
+
+def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """SIGSTOP: three processes accept for L at most, then say stale; SIGCONT: they accept again, and a kill arrives."""
+    witnesses = [start(own_valkey.url, f"tool-{number}") for number in range(3)]
+    pid = own_valkey.server_pid
+    stopped = freeze(pid)
+    for witness in witnesses:
+        witness.until("stale")
+    os.kill(pid, signal.SIGCONT)
+    for witness in witnesses:
+        runs = witness.runs()
+        assert [run.code for run in runs[:2]] == ["ok", "stale"]
+        assert (runs[0].last - stopped) / 1e6 < FAST_LEASE_MS
+        tell((runs[0].last - stopped) / 1e6)
+        witness.until("ok")
+    killed = kill(store)
+    for witness in witnesses:
+        witness.until("revoked")
+        bounded(witness, killed)
+
+
+def kill_server(server: EmbeddedValkey) -> int:
+    """kill -9; returns when it was dead, boot clock, ns."""
+    os.kill(server.server_pid, signal.SIGKILL)
+    until(lambda: not server.running)
+    return boot_clock()
+
+
+def test_a_killed_server_with_its_file(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """kill -9 while a kill is acknowledged: the new process has it, and no verifier accepts it any more."""
+    witness = start(own_valkey.url)
+    witness.watch(token=token(store), other=token(store, "s-bbbbbbbbbbbbbbbb"))
+    witness.until("ok", "other")
+    killed = kill(store)
+    dead = kill_server(own_valkey)
+    witness.until("stale", "other")
+    assert (witness.last_accepted("other") - dead) / 1e6 < FAST_LEASE_MS
+    own_valkey.stop()
+    own_valkey.start()
+    witness.until("ok", "other")
+    assert witness.code() == "revoked"
+    bounded(witness, killed)
+
+
+def test_a_killed_server_without_its_file(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """The data are gone: refused until a new history begins; then its tokens are good and the old ones dead."""
+    witness = start(own_valkey.url)
+    dead = kill_server(own_valkey)
+    own_valkey.stop()
+    shutil.rmtree(own_valkey.data_dir / "appendonlydir")
+    own_valkey.start()
+    witness.until("stale")
+    bounded(witness, dead)
+    with RevocationStore(own_valkey.url, store.realm) as anew:
+        anew.load_functions()
+        anew.init(lease_ms=FAST_LEASE_MS)
+        witness.until("revoked")
+        witness.watch(token=token(anew))
+        witness.until("ok")
+
+
+def test_a_file_whose_tail_is_cut(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """
+    What a power cut leaves: the server starts without complaint, some kills short.  Only a memory notices: fenced, also
+    once the lost numbers are used again.  After a rotation there is service.
+    """
+    witness = start(own_valkey.url)
+    for number in range(8):
+        kill(store, "s-" + "bcdefghi"[number] * 16)
+    last = store.header()
+    witness.watch(token=token(store))  # born where the verifier must have been
+    witness.until("ok")
+    dead = kill_server(own_valkey)
+    own_valkey.stop()
+    [tail] = (own_valkey.data_dir / "appendonlydir").glob("*.incr.aof")
+    os.truncate(tail, tail.stat().st_size - 900)
+    own_valkey.start()
+    witness.until("fenced")
+    bounded(witness, dead)
+    with RevocationStore(own_valkey.url, store.realm) as unaware:
+        assert unaware.header().seq < last.seq
+        while unaware.header().seq <= last.seq:
+            kill(unaware, "s-zzzzzzzzzzzzzzzz")
+    time.sleep(FAST_LEASE_MS / 1000)
+    assert witness.code() == "fenced", "a number that was used twice proves nothing"
+    store.rotate(seq_at_least=last.seq)
+    witness.until("revoked")
+    witness.watch(token=token(store))
+    witness.until("ok")
+
+
+def test_killed_clients(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """CLIENT KILL of every subscriber loses pushes in silence; the kill is in force within L all the same."""
+    witness = start(own_valkey.url)
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        for number in range(5):
+            name = "s-" + "bcdef"[number] * 16
+            witness.watch(token=token(store, name))
+            witness.until("ok")
+            raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            killed = kill(store, name)
+            witness.until("revoked")
+            bounded(witness, killed)
+            assert {run.code for run in witness.runs()} <= {"ok", "revoked", "stale"}
+
+
+def test_a_slow_consumer(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """
+    A verifier stands still while more is published than the server keeps for it: it is disconnected, has missed
+    thousands, and its first decision when it goes on is a refusal.  It catches up by itself.
+    """
+    witness = start(own_valkey.url)
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        # Far below the default, and well above the largest answer to a probe, which is held to the same limit.
+        raw.config_set("client-output-buffer-limit", "pubsub 512kb 256kb 5")
+        stopped = witness.freeze()
+        killed = kill(store)
+        batch = 0
+        while raw.client_list("pubsub"):
+            store.kill([f"operator:o{batch}-{number}" for number in range(1000)], "test", BY)
+            batch += 1
+    until(lambda: boot_clock() - stopped > FAST_LEASE_MS * 1_000_000)
+    thawed = boot_clock()
+    witness.thaw()
+    witness.until("revoked")
+    bounded(witness, killed, bound_ns=thawed - killed)
+    assert witness.last_accepted() <= stopped
+    witness.watch(token=token(store))
+    witness.until("ok")
+
+
+@pytest.mark.parametrize("loss", ["flushall", "evicted", "deleted"])
+def test_a_store_that_lost_something(
+    own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, loss: str
+) -> None:
+    """Emptied, evicted under memory pressure, or one floor deleted by hand: refused within L, until a new history."""
+    witness = start(own_valkey.url)
+    kill(store, "s-bbbbbbbbbbbbbbbb")
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        if loss == "flushall":
+            raw.flushall()
+        elif loss == "deleted":
+            raw.hdel(store.keys.floors, "session:s-bbbbbbbbbbbbbbbb")
+        else:
+            raw.config_set("maxmemory-policy", "allkeys-random")
+            raw.config_set("maxmemory", raw.info("memory")["used_memory"] + 1_000_000)
+            until(lambda: _fill(raw) and not raw.exists(store.keys.floors, store.keys.header))
+            raw.config_set("maxmemory", 0)
+            raw.config_set("maxmemory-policy", "noeviction")
+        lost = boot_clock()
+        until(lambda: witness.code() in ("fenced", "stale"))
+        bounded(witness, lost)
+        if loss == "deleted":
+            assert witness.code() == "fenced"
+            store.rotate()
+        else:
+            store.init(lease_ms=FAST_LEASE_MS)
+    witness.until("revoked")
+    with RevocationStore(own_valkey.url, store.realm) as anew:
+        witness.watch(token=token(anew))
+        witness.until("ok")
+
+
+def _fill(raw: redis.Redis) -> bool:
+    for _ in range(400):
+        raw.set(f"somebody-elses:{secrets.token_hex(8)}", "x" * 4000)
+    return True
+
+
+def test_a_full_store(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """Out of memory, nothing may be written any more, except a kill: it is acknowledged, on disk and in force."""
+    witness = start(own_valkey.url)
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        raw.config_set("maxmemory", 1)
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            raw.set("anything", "at all")
+        time.sleep(FAST_LEASE_MS / 1000)
+        assert {run.code for run in witness.runs()} == {"ok"}, "probes are still answered"
+        killed = kill(store)
+        witness.until("revoked")
+        bounded(witness, killed)
+        raw.config_set("maxmemory", 0)
+    witness.watch(token=token(store))
+    witness.until("ok")

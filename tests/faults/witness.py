@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tool service's process that decides all the time, and can tell afterwards when it last accepted what.
+
+As a program it is the process; as a module it is the test's handle on it.  The clock that is read before each decision
+counts the same time in every process of a machine, so the test's own readings compare with these.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arx_verifier.access import AccessRequest
+from arx_verifier.decisions import Decision, InMemoryDecisions
+from arx_verifier.epochs import boot_clock
+from arx_verifier.feed import Follower
+from arx_verifier.keys import KeyRing
+from arx_verifier.verify import Verifier
+from tests.servers import until
+from tests.support import AUDIENCE, KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+PAUSE_S = 0.0005
+
+
+class Run(NamedTuple):
+    """Decisions in a row that came out alike; times are boot clock, ns, read before the decision."""
+
+    code: str
+    first: int
+    last: int
+    count: int
+
+
+class Witness:
+    """The test's handle.
+
+    Args:
+        url: Where the process finds the store.
+        realm: The realm's name.
+        name: What the store calls it.
+    """
+
+    def __init__(self, url: str, realm: str, name: str = "tool") -> None:
+        command = [sys.executable, "-m", "tests.faults.witness", url, realm, name]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self.pid = self._process.pid
+
+    def watch(self, **tokens: str) -> None:
+        """Decide about these tokens from now on, each under its name; forget what was before."""
+        self.say(watch=tokens)
+
+    def say(self, **command: Any) -> Any:
+        """Give a command and wait for its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def runs(self, name: str = "token") -> list[Run]:
+        """What was decided about a token since ``watch``."""
+        return [Run(*run) for run in self.say(tell=name)]
+
+    def code(self, name: str = "token") -> str:
+        """The last decision about a token, empty before the first."""
+        runs = self.runs(name)
+        return runs[-1].code if runs else ""
+
+    def until(self, code: str, name: str = "token", within_s: float = 15.0) -> None:
+        """Wait until a token is decided so."""
+        until(lambda: self.code(name) == code, within_s)
+
+    def last_accepted(self, name: str = "token") -> int:
+        """When the last decision that accepted it began, boot clock, ns; 0 if none did."""
+        return max((run.last for run in self.runs(name) if run.code == "ok"), default=0)
+
+    def freeze(self) -> int:
+        """Stop the process; returns when it had stopped, boot clock, ns."""
+        return freeze(self.pid)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def freeze(pid: int) -> int:
+    """Stop a process and wait until it has; returns the time, boot clock, ns."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    return boot_clock()
+
+
+class Forgetful(InMemoryDecisions):
+    """Keeps no decision: there will be many."""
+
+    def append(self, decision: Decision) -> int:
+        """Take it and let it go."""
+        return 1
+
+
+class Process:
+    """The process itself."""
+
+    def __init__(self, url: str, realm: str, name: str) -> None:
+        self.follower = Follower(url, realm, name)
+        keys = KeyRing({"k1.0": KEY}, realm=realm)
+        self.verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=self.follower, decisions=Forgetful())
+        self.verifier.start()
+        self.tokens: dict[str, str] = {}
+        self.runs: dict[str, list[list[Any]]] = {}
+        self.lock = threading.Lock()
+        self.fork = False
+
+    def decide_for_ever(self) -> None:
+        """Decide about every token, again and again."""
+        while True:
+            with self.lock:
+                tokens = tuple(self.tokens.items())
+            for name, token in tokens:
+                began = boot_clock()
+                code = self.verifier.decide(token, AccessRequest("orders.get", {}, time.time_ns() // 1_000_000)).code
+                with self.lock:
+                    self.note(name, code, began)
+            if self.fork:
+                self.fork_once()
+            time.sleep(PAUSE_S)
+
+    def note(self, name: str, code: str, began: int) -> None:
+        """Lengthen the last run, or begin one."""
+        runs = self.runs.get(name)
+        if runs is None:
+            return
+        if runs and runs[-1][0] == code:
+            runs[-1][2], runs[-1][3] = began, runs[-1][3] + 1
+        else:
+            runs.append([code, began, began, 1])
+
+    def fork_once(self) -> None:
+        """Fork between two decisions; the child tells its first one, and how it stands once it follows by itself."""
+        self.fork = False
+        if os.fork():
+            return
+        token = next(iter(self.tokens.values()))
+        request = AccessRequest("orders.get", {}, time.time_ns() // 1_000_000)
+        first = self.verifier.decide(token, request).code
+        live = self.follower.catch_up(0, 0, 10)
+        told = [first, live, self.verifier.decide(token, request).code, self.follower.verifier_id]
+        os.write(1, (json.dumps(told) + "\n").encode())
+        os._exit(0)
+
+    def obey(self, line: str) -> None:
+        """Do what the test says, and answer."""
+        [(command, value)] = json.loads(line).items()
+        answer: Any = None
+        if command == "watch":
+            with self.lock:
+                self.tokens, self.runs = value, {name: [] for name in value}
+        elif command == "tell":
+            with self.lock:
+                answer = list(self.runs[value])
+        elif command == "wall":
+            self.follower._wall = lambda: time.time_ns() + value
+        elif command == "busy":
+            for _ in range(value):
+                threading.Thread(target=_be_busy, daemon=True).start()
+        elif command == "fork":
+            self.fork = True
+            return  # the child answers
+        print(json.dumps(answer), flush=True)
+
+
+def _be_busy() -> None:
+    while True:
+        sum(range(1000))
+
+
+def main() -> None:
+    """Decide in one thread and obey in this one."""
+    process = Process(*sys.argv[1:4])
+    threading.Thread(target=process.decide_for_ever, daemon=True).start()
+    for line in sys.stdin:
+        process.obey(line)
+
+
+if __name__ == "__main__":
+    main()
