@@ -22,6 +22,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "init": ("init", "make a realm: its folder, keys and first operator"),
     "up": ("up", "run the whole realm on this machine"),
     "mint": ("mint", "run the mint alone, with a store of your own"),
+    "relay": ("relay", "follow the store once for many verifiers"),
     "doctor": ("doctor", "look for what is wrong, and say how to mend it"),
     "policy": ("policy", "check a policy file"),
     "agent": ("agent", "enrol, list and deactivate agents"),

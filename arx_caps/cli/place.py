@@ -103,11 +103,19 @@ class Place:
         """
         from arx_caps.revocation import RevocationStore
 
+        return RevocationStore(*self.followed(), password=os.environ.get("ARX_STORE_PASSWORD"))
+
+    def followed(self) -> tuple[str, str]:
+        """Say where the store, or a relay to it, is, and of which realm.
+
+        Raises:
+            SettingsError: The realm's settings cannot be used.
+        """
         url, name = self.given_store, self._realm
         if url is None or name is None:
             realm = Realm.open(self.realm_dir)
             url, name = url or store_url(realm), name or realm.name
-        return RevocationStore(url, name, password=os.environ.get("ARX_STORE_PASSWORD"))
+        return url, name
 
 
 def store_url(realm: Realm) -> str:

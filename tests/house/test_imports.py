@@ -21,7 +21,7 @@ ORDER = """
     grant proven
     standing
     verify
-    retention store_address feed_wire following feed segment replay spool
+    retention store_address feed_wire feed_relay following feed segment replay spool
     routes peers problems streams
     asgi guard service
 """.split()
@@ -37,10 +37,11 @@ ROOMS = {
     "realm": {"keyfile", "durations"},
     "revocation": set(),
     "trail": set(),
+    "relay": set(),
     "agent": {"jose", "keyfile", "durations"},
     "mint": {"jose", "keyfile", "durations", "realm", "revocation", "embedded"},
-    "cli": {"jose", "keyfile", "durations", "realm", "revocation", "embedded", "trail", "agent", "mint"},
-    "demo": {"jose", "keyfile", "durations", "realm", "revocation", "embedded", "trail", "agent", "mint", "cli"},
+    "cli": {"jose", "keyfile", "durations", "realm", "revocation", "embedded", "trail", "relay", "agent", "mint"},
+    "demo": {"jose", "keyfile", "durations", "realm", "revocation", "embedded", "trail", "relay", "agent", "mint", "cli"},
 }
 
 

@@ -21,8 +21,9 @@ from typing import Final, NamedTuple
 
 from arx_verifier.epochs import EpochRefusal, State
 from arx_verifier.errors import SettingsError
+from arx_verifier.feed_relay import RelayAddress, RelayLink, is_relay
 from arx_verifier.feed_wire import Entry, FeedError, Link
-from arx_verifier.following import Following, Question
+from arx_verifier.following import PROBES, Following, Question
 from arx_verifier.names import is_realm
 from arx_verifier.store_address import Address
 
@@ -45,25 +46,34 @@ class Follower(Following):
     """An epoch view that keeps itself current.  Starts on first use, and again in a forked child.
 
     Args:
-        url: The store, as ``store_address`` reads it.
+        url: The store, as ``store_address`` reads it, or a relay, as ``feed_relay`` does.
         realm: The realm's name.
         verifier_id: How the store names this process to operators; no other process may use it.
         password: In place of one in the URL.
         lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
+        probes: How often to ask while a lease lasts.
 
     Raises:
         SettingsError: The URL or a name is not usable.
     """
 
     def __init__(
-        self, url: str, realm: str, verifier_id: str, *, password: str | None = None, lease_ms: int | None = None
+        self,
+        url: str,
+        realm: str,
+        verifier_id: str,
+        *,
+        password: str | None = None,
+        lease_ms: int | None = None,
+        probes: int = PROBES,
     ) -> None:
-        super().__init__(lease_ms=lease_ms)
-        if not is_realm(realm) or not verifier_id or verifier_id.startswith("!") or len(verifier_id) > 200:
+        super().__init__(lease_ms=lease_ms, probes=probes)
+        named = verifier_id.isprintable() and 0 < len(verifier_id) <= 200 and not verifier_id.startswith("!")
+        if not is_realm(realm) or not named:
             raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
         self.realm = realm
         self.verifier_id = self._given_id = verifier_id
-        self._address = Address(url, password, realm)
+        self._address = RelayAddress(url, password) if is_relay(url) else Address(url, password, realm)
         self._lazy = True
         self._reset()
         _FOLLOWERS.add(self)
@@ -77,7 +87,7 @@ class Follower(Following):
         self._stop = threading.Event()
         self._waiters: list[_Waiter] = []
         self._pair: tuple[socket.socket, socket.socket] | None = None  # what is sent to the first wakes the second
-        self._link: Link | None = None
+        self._link: Link | RelayLink | None = None
 
     # Any thread.
 
@@ -182,7 +192,7 @@ class Follower(Following):
         with pair[0], pair[1]:
             while not stop.is_set():
                 before = self._last_grant()
-                link = Link(self._address.connection(self._timeout_s), self.realm, pair[1])
+                link = self._new_link(pair[1])
                 try:
                     self._link = link.open()
                     self._follow(link, stop)
@@ -197,7 +207,12 @@ class Follower(Following):
                 pause = BACKOFF_S[0] if self._last_grant() != before else min(2 * pause, BACKOFF_S[1])
                 stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads a herd, keeps no secret
 
-    def _follow(self, link: Link, stop: threading.Event) -> None:
+    def _new_link(self, wake: socket.socket) -> Link | RelayLink:
+        if isinstance(self._address, RelayAddress):
+            return RelayLink(self._address, self._timeout_s, self.realm, wake)
+        return Link(self._address.connection(self._timeout_s), self.realm, wake)
+
+    def _follow(self, link: Link | RelayLink, stop: threading.Event) -> None:
         self.begin()
         while not stop.is_set():
             question = self.ask(hurry=bool(self._waiters))
@@ -211,7 +226,7 @@ class Follower(Following):
                     self.take_answer(frame, link.scan)
                     self._answer_waiters()
 
-    def _send(self, link: Link, question: Question) -> None:
+    def _send(self, link: Link | RelayLink, question: Question) -> None:
         link.probe(self.verifier_id, question.inc, question.applied, hurry=question.hurry)
 
     def _answer_waiters(self) -> None:
@@ -239,7 +254,7 @@ class Follower(Following):
         lease = self._state.lease
         return 0 if lease is None else lease.sent
 
-    def _say_goodbye(self, link: Link) -> None:
+    def _say_goodbye(self, link: Link | RelayLink) -> None:
         super().close()  # the lease first: what has left is not waited for
         link.leave(self.verifier_id)
 

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relays: one process follows the revocation store for the many verifiers of a host or a site.  SPEC 10.7."""
+
+from arx_caps.relay.serve import serve
+
+__all__ = ["serve"]

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide what a relay may answer to those behind it, and what it may say of them.  SPEC 10.7.
+
+Two rules carry the bound and the confirmation.  An answer says how long before the question its knowledge was true, and
+the asker takes that off its lease.  And what a relay says to have been applied is what *all* behind it have applied:
+one that was not heard lately is named apart, until no lease that it can hold is left.
+
+Everything here runs in one event loop and waits for nothing; ``upstream`` hands in what it learns, ``serving`` what
+those behind say.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from arx_caps.relay.upstream import Granted
+from arx_verifier.epochs import State, boot_clock
+from arx_verifier.feed_relay import Page, Probe, Push, Told
+from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Crowd, Entry, Late
+
+KEEP: Final = 10_000  # entries that one behind may lack before it must copy the floors
+PAGE: Final = 5_000
+COPY_NS: Final = 10_000_000_000  # how long a copy is given to whoever needs one
+MS: Final = 1_000_000  # ns
+
+
+class Listener(Protocol):
+    """A connection to somebody behind the relay, and the copy that it was offered."""
+
+    copy: "Copy | None"
+
+    def send(self, message: Told | Push | Page) -> None:
+        """Send, unless it reads too slowly."""
+
+    def drop(self) -> None:
+        """End the connection."""
+
+
+class Copy(NamedTuple):
+    """Floors and bans as they were at ``seq`` or later."""
+
+    seq: int
+    made: int
+    parts: dict[str, list[tuple[str, int]]]
+
+    def page(self, part: str, cursor: int) -> Page:
+        """Give a page; raises ``KeyError`` for another part than ``f`` and ``b``."""
+        rows, end = self.parts[part], cursor + PAGE
+        return Page(end if end < len(rows) else 0, dict(rows[cursor:end]))
+
+
+class Member:
+    """Somebody behind the relay: a verifier, or another relay with its crowd."""
+
+    __slots__ = ("asked", "crowd", "heard", "heard_ms", "inc", "listener", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.listener: Listener | None = None
+        self.heard = 0  # boot clock, ns
+        self.heard_ms = 0  # the same moment by the store's clock, never too early
+        self.inc = ""
+        self.crowd = Crowd(1, -1, ())
+        self.asked: tuple[Probe, int] | None = None  # a probe that waits for news, and when it came
+
+    def applied(self, inc: str) -> int:
+        """What all that it stands for have applied of a history."""
+        return self.crowd.applied if self.inc == inc else -1
+
+
+class Hub:
+    """The relay's knowledge, and those behind it.
+
+    Args:
+        state: Gives the view that upstream keeps.
+        stand_for: Takes history, crowd, whether to tell it at once, and whether somebody waits for news.
+        later: Calls back soon, once for everything that happens meanwhile.
+        boot: Clock in ns that never steps and counts sleep.
+    """
+
+    def __init__(
+        self,
+        state: Callable[[], State],
+        stand_for: Callable[[str, Crowd, bool, bool], None],
+        later: Callable[[Callable[[], None]], object],
+        boot: Callable[[], int] = boot_clock,
+    ) -> None:
+        self._state, self._stand_for, self._later, self._boot = state, stand_for, later, boot
+        self.inc, self.seq = "", -1
+        self.granted: Granted | None = None
+        self.members: dict[str, Member] = {}
+        self.listeners: set[Listener] = set()
+        self._entries: deque[Entry] = deque(maxlen=KEEP)  # up to seq, without a gap
+        self._copy: Copy | None = None
+        self._told = Crowd(0, -1, ())
+        self._settling = False
+
+    # From upstream.
+
+    def take_entry(self, entry: Entry, *, in_order: bool) -> None:
+        """Keep an entry for those who will ask for it, and push it to everybody."""
+        if in_order and entry.inc == self.inc and entry.seq == self.seq + 1:
+            self._entries.append(entry)
+            self.seq = entry.seq
+        self._push(Push(entry.inc, entry.seq, entry.op, entry.scope))
+        self.settle_soon()
+
+    def take_grant(self, granted: Granted) -> None:
+        """Answer those who waited for news."""
+        self.granted = granted
+        for member in list(self.members.values()):
+            if member.asked is not None and member.listener is not None:
+                self._answer(member, *member.asked)
+        self.settle_soon()
+
+    def take_copy(self, inc: str, seq: int) -> None:
+        """Begin anew: whoever lacks what was skipped must copy the floors as well."""
+        other = inc != self.inc
+        self.inc, self.seq = inc, seq
+        self._entries.clear()
+        self._copy = None
+        if other:
+            self.granted = None
+        self._push(Push(inc, seq, "rotate", "realm"))
+        self.settle_soon()
+
+    def take_fence(self) -> None:
+        """Answer nobody: every lease below runs out."""
+        self.granted = None
+        for listener in list(self.listeners):
+            listener.drop()
+
+    # From below.
+
+    def take_probe(self, listener: Listener, probe: Probe) -> None:
+        """Note what somebody has applied, and answer."""
+        came = self._boot()
+        member = self.members.get(probe.name)
+        if member is None:
+            member = self.members[probe.name] = Member(probe.name)
+        if member.listener is not listener:
+            if member.listener is not None:
+                member.listener.drop()  # its connection was lost without a word; or two use one name, and none shall
+            member.listener = listener
+        member.heard, member.inc = came, probe.inc
+        if self.granted is not None:
+            member.heard_ms = self.granted.at_ms + (came - self.granted.sent) // MS
+        member.crowd = probe.crowd or Crowd(1, probe.applied, ())
+        self._answer(member, probe, came)
+        self.settle_soon()
+
+    def take_leave(self, listener: Listener) -> None:
+        """Forget somebody who holds no lease any more."""
+        for member in [one for one in self.members.values() if one.listener is listener]:
+            del self.members[member.name]
+        self.settle_soon()
+
+    def take_end(self, listener: Listener) -> None:
+        """A connection has ended; whoever it was may hold a lease still."""
+        self.listeners.discard(listener)
+        for member in self.members.values():
+            if member.listener is listener:
+                member.listener = member.asked = None
+        self.settle_soon()
+
+    def _answer(self, member: Member, probe: Probe, came: int) -> None:
+        granted, listener = self.granted, member.listener
+        assert listener is not None
+        member.asked = None
+        if granted is None:
+            listener.drop()
+            return
+        same = probe.inc == self.inc
+        if granted.sent < came and (probe.hurry or (same and probe.applied > self.seq)):
+            member.asked = (probe, came)  # upstream is asked first; see _settle
+            return
+        low = self.seq - len(self._entries)
+        seq, status, entries = self.seq, OK, []
+        if same and probe.applied > self.seq:
+            status = REGRESSED
+        elif not same or probe.applied < low:
+            copy = self._copied(low)
+            if copy is None:
+                listener.drop()  # upstream is between two histories
+                return
+            seq, status, listener.copy = copy.seq, RESYNC, copy
+        else:
+            first = probe.applied - low
+            wanted = range(first, min(first + probe.limit, len(self._entries)))
+            entries = [(e.seq, e.op, e.scope) for e in (self._entries[index] for index in wanted)]
+        # Counted to the coming of the question, which left its sender before: the sum never hides a moment.
+        age = max(0, came - granted.sent)
+        facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms)
+        listener.send(Told(*facts, entries, age))
+
+    def _copied(self, low: int) -> Copy | None:
+        now = self._boot()
+        if self._copy is None or self._copy.seq < low or now - self._copy.made > COPY_NS:
+            state, seq = self._state(), self.seq
+            if state.inc != self.inc:
+                return None
+            # A dict is copied in one step, while the other thread goes on: what it lacks follows in the entries.
+            floors, bans = state.floors.copy(), state.bans.copy()
+            self._copy = Copy(seq, now, {"f": list(floors.items()), "b": list(bans.items())})
+        return self._copy
+
+    # Of those below.
+
+    def tick(self) -> None:
+        """Notice who has fallen silent, and that nobody needs the copy any more."""
+        if self._copy is not None and self._boot() - self._copy.made > COPY_NS:
+            self._copy = None
+        self.settle_soon()
+
+    def settle_soon(self) -> None:
+        """Look again at what to say upstream, once for everything that happens in this turn of the loop."""
+        if not self._settling:
+            self._settling = True
+            self._later(self._settle)
+
+    def _settle(self) -> None:
+        self._settling = False
+        crowd = self.crowd()
+        asked = any(member.asked is not None for member in self.members.values())
+        changed = crowd != self._told
+        self._told = crowd
+        self._stand_for(self.inc, crowd, changed, asked)
+
+    def crowd(self) -> Crowd:
+        """Say who is behind this relay, and forget those whose leases are long over."""
+        now, granted = self._boot(), self.granted
+        lease = granted.lease_ms * MS if granted is not None else 1_000 * MS
+        verifiers, applied, late = 0, self.seq, []
+        for member in list(self.members.values()):
+            silent = now - member.heard
+            # Named for so long, a report that waits for a lease's end still finds it, whenever the kill came.
+            if silent > 5 * lease // 2:
+                del self.members[member.name]
+            elif silent > lease // 2 or member.listener is None:
+                if member.crowd.verifiers > 0:
+                    applies = member.applied(self.inc)
+                    late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
+                late.extend(member.crowd.late)
+            else:
+                verifiers += member.crowd.verifiers
+                applied = min(applied, member.applied(self.inc))
+                late.extend(member.crowd.late)
+        return Crowd(verifiers, applied, tuple(late))
+
+    def _push(self, push: Push) -> None:
+        for listener in list(self.listeners):
+            listener.send(push)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a relay: follow a store or another relay, and serve those who follow this one.  SPEC 10.7.
+
+A unix socket is for the processes of one user on one host.  A TCP port asks for a password, and beyond loopback for a
+certificate: whoever can change an answer on its way could freeze every kill below.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from arx_caps.relay.hub import Hub
+from arx_caps.relay.serving import Connection
+from arx_caps.relay.upstream import Upstream
+from arx_verifier.epochs import State
+from arx_verifier.errors import SettingsError
+from arx_verifier.feed_wire import Crowd
+
+TICK_S: Final = 0.05  # how often somebody's silence is noticed
+FIRST_LOOK_S: Final = 0.02
+
+
+class Place(NamedTuple):
+    """Where a relay listens: a unix socket's path, or host and port."""
+
+    path: Path | None
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, text: str) -> "Place":
+        """Read ``unix:///PATH`` or ``HOST:PORT``.
+
+        Raises:
+            SettingsError: It is neither.
+        """
+        scheme, found, rest = text.partition("://")
+        if found and scheme == "unix" and rest.startswith("/"):
+            return cls(Path(unquote(rest)), "", 0)
+        host, _, port = (rest if found and scheme == "tcp" else text).rpartition(":")
+        if host and port.isdigit() and int(port) < 65536 and (not found or scheme == "tcp"):
+            return cls(None, host.strip("[]"), int(port))
+        raise SettingsError("a relay listens at unix:///PATH or at HOST:PORT")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether no other machine can reach it."""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
+
+def serve(
+    store: str,
+    realm: str,
+    listen: str,
+    *,
+    name: str | None = None,
+    store_password: str | None = None,
+    password: str | None = None,
+    certificate: tuple[str, str] | None = None,
+    on_ready: Callable[[dict[str, object]], None] = lambda _: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        store: The store, or the relay, to follow.
+        realm: The realm's name.
+        listen: Where to listen, as ``Place.of`` reads it.
+        name: How reports of kills name this relay; the host's name when not given.
+        store_password: In place of one in the store's URL.
+        password: What those who follow must know; needed for a TCP port.
+        certificate: Files of certificate and key, for TLS; needed beyond loopback.
+        on_ready: Called once it follows and listens, with what there is to tell.
+
+    Raises:
+        SettingsError: It cannot listen there, or not so.
+    """
+    place = Place.of(listen)
+    context = _tls(place, password, certificate)
+    # A name of its own for each process: the leases of one that was killed are not this one's to confirm.
+    full = f"relay:{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    asyncio.run(_serve(place, (store, realm, full), store_password, password, context, on_ready))
+
+
+def _tls(place: Place, password: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
+    if place.path is None and not password:
+        raise SettingsError("any user of the machine can reach a TCP port: set ARX_RELAY_PASSWORD, or use unix:///PATH")
+    if certificate is None:
+        if place.path is None and not place.loopback:
+            raise SettingsError(f"a relay at {place.host} needs a certificate and its key, or must listen at loopback")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(*certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError("certificate and key cannot be read, or do not belong together") from error
+    return context
+
+
+async def _serve(
+    place: Place,
+    follow: tuple[str, str, str],
+    store_password: str | None,
+    password: str | None,
+    context: ssl.SSLContext | None,
+    on_ready: Callable[[dict[str, object]], None],
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def state() -> State:
+        return upstream.state
+
+    def stand_for(inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
+        upstream.stand_for(inc, crowd, now=now, hurry=hurry)
+
+    hub = Hub(state, stand_for, loop.call_soon)
+    upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub)
+    listener = _listen(place)
+    try:
+        upstream.start()
+        while hub.granted is None and not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), FIRST_LOOK_S)
+        _, realm, name = follow
+        server = await loop.create_server(lambda: Connection(hub, realm, password), sock=listener, ssl=context)
+        if not stop.is_set():
+            at = str(place.path) if place.path else f"{place.host}:{listener.getsockname()[1]}"
+            on_ready({"ready": True, "realm": realm, "name": name, "pid": os.getpid(), "listen": at})
+        while not stop.is_set():
+            hub.tick()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), TICK_S)
+        server.close()
+        for one in list(hub.listeners):
+            one.drop()
+    finally:
+        listener.close()
+        upstream.close()
+        if place.path is not None:
+            place.path.unlink(missing_ok=True)
+
+
+def _listen(place: Place) -> socket.socket:
+    if place.path is None:
+        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    else:
+        _clear(place.path)
+        listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)  # only this user may connect
+    try:
+        listener.bind(str(place.path) if place.path else (place.host, place.port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"the relay cannot listen there: {error.strerror or error}") from error
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket that a relay left which was killed.
+
+    Raises:
+        SettingsError: Another one listens there, or it is no socket.
+    """
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise SettingsError(f"{path} is not a socket")
+    with socket.socket(socket.AF_UNIX) as other:
+        try:
+            other.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}") from error
+    raise SettingsError(f"another relay listens at {path}")

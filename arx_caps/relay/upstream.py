@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follow the store, or another relay, for a relay's hub.  SPEC 10.7.
+
+It is a verifier's own follower, in its thread, with two differences: whatever it learns it also hands to the hub, and
+what it says of itself is what the hub says of all who are behind it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+from arx_verifier.epochs import EpochTable, State
+from arx_verifier.feed import Follower
+from arx_verifier.feed_relay import RelayLink
+from arx_verifier.feed_wire import RESYNC, Answer, Crowd, Entry, Link
+from arx_verifier.following import Question
+
+PROBES: Final = 20  # in a lease: what passes between two of them is taken off every lease below
+
+
+class Granted(NamedTuple):
+    """What the last answer that granted a lease said, and when its question had not left yet (boot clock, ns)."""
+
+    at_ms: int
+    lease_ms: int
+    keep_ms: int
+    sent: int
+
+
+class Hearer(Protocol):
+    """Who is told, in its own event loop."""
+
+    def take_entry(self, entry: Entry, *, in_order: bool) -> None:
+        """Take an entry that is new."""
+
+    def take_grant(self, granted: Granted) -> None:
+        """Take what a lease rests on."""
+
+    def take_copy(self, inc: str, seq: int) -> None:
+        """Begin anew: the view was copied whole."""
+
+    def take_fence(self) -> None:
+        """There is no view to act on any more."""
+
+
+class Upstream(Follower):
+    """A follower that hands on what it learns.  Arguments as ``Follower``'s, and who hears it, in which loop."""
+
+    def __init__(self, *where: Any, loop: asyncio.AbstractEventLoop, hearer: Hearer, **settings: Any) -> None:
+        super().__init__(*where, probes=PROBES, **settings)
+        self._loop, self._hearer = loop, hearer
+        self._wanted = False
+        self._crowd: tuple[str, Crowd] = ("", Crowd(0, -1, ()))
+        self._hurried = False
+
+    @property
+    def state(self) -> State:
+        """The view; another thread writes it."""
+        return self._state
+
+    def stand_for(self, inc: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
+        """Say from now on who is behind this relay.
+
+        Args:
+            inc: The history that they are in.
+            crowd: Who they are.
+            now: Tell it at once, not with the next probe that is due.
+            hurry: Somebody among them waits for news.
+        """
+        self._crowd = (inc, crowd)
+        self._hurried = hurry
+        if now or hurry:
+            self._wanted = True
+            self._rouse()
+
+    # The follower's thread.
+
+    def next_at(self, *, hurry: bool = False) -> int:
+        """As ``Following.next_at``; at once when the hub wants to say something."""
+        return 0 if self._wanted and self._sent is None else super().next_at(hurry=hurry)
+
+    def ask(self, *, hurry: bool = False) -> Question | None:
+        """As ``Following.ask``; at once when the hub wants to say something."""
+        if self._wanted and self._sent is None:
+            self._wanted = False  # before the crowd is read: what is said meanwhile wants another probe
+            self._due = 0
+        return super().ask(hurry=hurry or self._hurried)
+
+    def take_answer(self, answer: Answer, copy: Callable[[str], dict[str, int]]) -> None:
+        """Act on it, and hand on what it granted."""
+        before = self._last_grant()
+        super().take_answer(answer, copy)
+        state = self._state
+        if state.refuses == "fenced" and state.lease is None:
+            self._tell(self._hearer.take_fence)
+        elif answer.status == RESYNC:
+            self._tell(self._hearer.take_copy, state.inc, state.applied)
+        elif state.lease is not None and state.lease.sent != before:
+            self._tell(
+                self._hearer.take_grant, Granted(answer.at_ms, answer.lease_ms, answer.keep_ms, state.lease.sent)
+            )
+
+    def _apply(self, entry: Entry) -> bool:
+        new = entry.seq > self._state.applied
+        in_order = super()._apply(entry)
+        if new:
+            self._tell(self._hand_entry, entry, in_order)
+        return in_order
+
+    def _hand_entry(self, entry: Entry, in_order: bool) -> None:
+        self._hearer.take_entry(entry, in_order=in_order)
+
+    def _send(self, link: Link | RelayLink, question: Question) -> None:
+        inc, crowd = self._crowd
+        if inc != question.inc:
+            crowd = crowd._replace(applied=-1)  # what was applied in another history confirms nothing
+        link.probe(self.verifier_id, question.inc, question.applied, hurry=question.hurry, crowd=crowd)
+
+    def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002
+        # Those behind it may hold leases that no registry would know of any more: it stays in it until they are over.
+        EpochTable.close(self)
+
+    def _tell(self, what: Callable[..., None], *facts: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(what, *facts)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relays, as processes: kills pass, confirmations count, and the bound holds at any depth whatever stops."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import RevocationStore
+from arx_verifier.epochs import boot_clock
+from arx_verifier.errors import SettingsError
+from arx_verifier.feed import Follower
+from tests.cli.helpers import arx
+from tests.faults.witness import Witness, freeze
+from tests.relay.processes import BY, L_NS, SESSION, RelayProcess, watch
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+Relays = Callable[..., RelayProcess]
+Verifiers = Callable[[str, int], list[Witness]]
+SCOPE = [f"session:{SESSION}"]
+
+
+def chain(relay: Relays, url: str, depth: int) -> list[RelayProcess]:
+    """Relays one behind the other."""
+    found: list[RelayProcess] = []
+    for level in range(depth):
+        found.append(relay(found[-1].url if found else url, f"level{level + 1}"))
+    return found
+
+
+def task(index: int) -> str:
+    """One of many scopes."""
+    return f"task:t-{chr(97 + index // 20)}{chr(97 + index % 20)}{'a' * 14}"
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_kill_passes_and_everybody_is_counted(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers, depth: int
+) -> None:
+    """
+    Verifiers behind relays are counted as those that follow the store; the relays themselves are not.
+    """
+    last = chain(relay, own_valkey.url, depth)[-1]
+    behind, direct = verifiers(last.url, 2), verifiers(own_valkey.url, 1)
+    until(lambda: store.unacked(0, 0).verifiers == 3)
+    report = store.wait_confirmed(store.kill(SCOPE, "test", BY))
+    assert (report.status, report.verifiers, report.confirmed) == ("dead", 3, 3), report.summary
+    killed = boot_clock()
+    for one in [*behind, *direct]:
+        one.until("revoked")
+        assert one.last_accepted() < killed  # confirmed: not one of them accepted it after the report
+
+
+def test_a_frozen_store_ends_every_lease_at_any_depth(
+    own_valkey: EmbeddedValkey, relay: Relays, verifiers: Verifiers
+) -> None:
+    """
+    The store stops: two relays away nothing is accepted after L, and all comes back with it.
+    """
+    behind = verifiers(chain(relay, own_valkey.url, 2)[-1].url, 2)
+    pid = own_valkey.server_pid
+    frozen = freeze(pid)
+    try:
+        for one in behind:
+            one.until("stale")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for one in behind:
+        one.until("ok")
+        first_run = one.runs()[0]
+        assert first_run.last - frozen < L_NS
+
+
+def test_a_frozen_relay_ends_the_leases_below_it(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
+) -> None:
+    """
+    A kill that a stopped relay does not pass: its verifiers accept nothing after L, the report says so, and when it
+    wakes with old answers nobody believes them.
+    """
+    stopped = relay(own_valkey.url)
+    behind, direct = verifiers(stopped.url, 2), verifiers(own_valkey.url, 1)
+    until(lambda: store.unacked(0, 0).verifiers == 3)
+    freeze(stopped.pid)
+    bump = store.kill(SCOPE, "test", BY)
+    killed = boot_clock()
+    report = store.wait_confirmed(bump)
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert (report.status, report.verifiers, report.confirmed) == ("partial", 3, 1)
+    assert report.unreachable == (f"{stopped.ready['name']}, 2 verifiers",)
+    for one in [*behind, *direct]:
+        one.until("revoked")
+        assert one.last_accepted() - killed < L_NS
+
+
+def test_a_relay_that_dies_and_returns(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
+) -> None:
+    """
+    A killed relay's verifiers are still waited for; another one at its place serves them, with the kill in force.
+    """
+    first = relay(own_valkey.url)
+    behind = verifiers(first.url, 2)
+    until(lambda: store.unacked(0, 0).verifiers == 2)
+    first.kill()
+    bump = store.kill(SCOPE, "test", BY)
+    killed = boot_clock()
+    assert store.unacked(bump.header.seq, bump.header.at_ms - 700).confirmed == 0
+    second = relay(own_valkey.url)
+    assert second.ready["name"] != first.ready["name"]
+    for one in behind:
+        one.until("revoked")
+        assert one.last_accepted() - killed < L_NS
+    watch(store, behind, "s-" + "b" * 16)
+
+
+def test_a_frozen_verifier_is_named_through_relays(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
+) -> None:
+    """
+    One of three behind two relays does not answer: the report names it, and the others are confirmed.
+    """
+    behind = verifiers(chain(relay, own_valkey.url, 2)[-1].url, 3)
+    until(lambda: store.unacked(0, 0).verifiers == 3)
+    behind[1].freeze()
+    report = store.wait_confirmed(store.kill(SCOPE, "test", BY))
+    behind[1].thaw()
+    assert (report.status, report.verifiers, report.confirmed) == ("partial", 3, 2), report.summary
+    assert report.unreachable == ("tool-1",)
+    for one in behind:
+        one.until("revoked")
+    until(lambda: store.unacked(report.seq, 0).confirmed == 3)
+
+
+def test_who_comes_late_gets_everything(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
+) -> None:
+    """
+    A verifier, and a relay with one, that come after kills and bans have them; so after a rotation.
+    """
+    first = relay(own_valkey.url, "first")
+    early = verifiers(first.url, 1)
+    store.kill([task(index) for index in range(300)], "test", BY)
+    store.ban(["agent:acme/rogue"], "test", BY)
+    for url in (first.url, relay(first.url, "second").url):
+        follower = Follower(url, store.realm, f"late-{len(url)}")
+        try:
+            assert follower.catch_up(0, 301, 10)
+            inc = follower.view()[0]
+            assert {getattr(follower.check(inc, 0, (task(index),)), "code", "") for index in (0, 299)} == {"revoked"}
+            assert getattr(follower.check(inc, 301, ("agent:acme/rogue",)), "code", "") == "banned"
+            assert follower.check(inc, 301, (task(0),)) is None
+        finally:
+            follower.close()
+    store.rotate()
+    early[0].until("revoked")
+    watch(store, early)
+
+
+def test_whoever_waits_for_news_gets_it_from_the_store(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays
+) -> None:
+    """
+    ``fresh`` through two relays: the view is not older than the request, though the relays' own views were.
+    """
+    follower = Follower(chain(relay, own_valkey.url, 2)[-1].url, store.realm, "v")
+    try:
+        assert follower.catch_up(0, 0, 10)
+        inc = follower.view()[0]
+        for _ in range(20):
+            seq = store.kill(SCOPE, "test", BY).header.seq
+            asked = follower.boot_ns()
+            assert follower.catch_up(asked, 0, 5)
+            assert follower.view()[1] >= seq
+            assert getattr(follower.check(inc, seq - 1, SCOPE, asked), "code", "") == "revoked"
+            assert follower.check(inc, seq, SCOPE, asked) is None
+    finally:
+        follower.close()
+    until(lambda: store.unacked(0, 0).verifiers == 0)  # it said goodbye, through both
+
+
+def test_a_relay_ends_in_order(own_valkey: EmbeddedValkey, relay: Relays) -> None:
+    """
+    SIGTERM ends it with 0 and takes its socket away.
+    """
+    one = relay(own_valkey.url)
+    path = Path(one.url.removeprefix("relay+unix://"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert one.stop() == 0
+    assert not path.exists()
+
+
+def test_where_a_relay_does_not_listen(own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays) -> None:
+    """
+    Not at another's socket, not on a port without a password, not beyond loopback without TLS.
+    """
+    taken = relay(own_valkey.url)
+    given = ("--store", own_valkey.url, "--realm", store.realm, "--listen")
+    at = taken.url.replace("relay+unix", "unix")
+    assert "another relay listens" in arx("relay", *given, at).err
+    assert "ARX_RELAY_PASSWORD" in arx("relay", *given, "127.0.0.1:0").err
+    assert "certificate" in arx("relay", *given, "0.0.0.0:0", env={"ARX_RELAY_PASSWORD": "p"}).err
+    assert "unix:///PATH" in arx("relay", *given, "nowhere").err
+
+
+@pytest.mark.parametrize("url", ["relay://", "relay://host", "relay+unix://", "relays://h:1?x=1", "relay://:pw@h:port"])
+def test_an_address_that_is_none(url: str) -> None:
+    """
+    A relay's URL that cannot be read is refused, and not shown.
+    """
+    with pytest.raises(SettingsError, match="form") as caught:
+        Follower(url, "acme", "v")
+    assert "pw" not in str(caught.value)
