@@ -266,6 +266,14 @@ local function probe(keys, argv)
   return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), entries}
 end
 
+-- arx1_copy  KEYS f or b   ARGV cursor count
+-- A page of floors or bans as one string, which a client cuts far faster than it reads thousands of answers.
+-- Reply: next cursor, scope and sequence in turn, a space between.
+local function copy(keys, argv)
+  local page = redis.call('HSCAN', keys[1], argv[1], 'COUNT', argv[2])
+  return {page[1], table.concat(page[2], ' ')}
+end
+
 -- arx1_leave  KEYS v a   ARGV verifier
 -- A verifier that has given up its lease is not waited for.
 local function leave(keys, argv)
@@ -366,6 +374,7 @@ local flags = {'allow-oom'}
 redis.register_function{function_name = 'arx1_init', callback = init, flags = flags}
 redis.register_function{function_name = 'arx1_bump', callback = bump, flags = flags}
 redis.register_function{function_name = 'arx1_probe', callback = probe, flags = flags}
+redis.register_function{function_name = 'arx1_copy', callback = copy, flags = flags}
 redis.register_function{function_name = 'arx1_leave', callback = leave, flags = flags}
 redis.register_function{function_name = 'arx1_unacked', callback = unacked, flags = flags}
 redis.register_function{function_name = 'arx1_rotate', callback = rotate, flags = flags}

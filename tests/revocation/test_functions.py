@@ -58,6 +58,7 @@ def test_none_is_a_read(raw: redis.Redis, realm_store: RevocationStore) -> None:
         b"arx1_init",
         b"arx1_bump",
         b"arx1_probe",
+        b"arx1_copy",
         b"arx1_leave",
         b"arx1_unacked",
         b"arx1_rotate",
@@ -266,7 +267,7 @@ def test_a_verifier_with_only_its_rights_can_follow_and_not_kill(
     tag = f"arx:{{{realm_store.realm}}}:"
     keys = [f"~{tag}{part}" for part in ("h", "f", "b", "log", "v", "a")]
     commands = "+fcall|arx1_probe +fcall|arx1_leave +ssubscribe +hello +auth +client|setinfo +hmget +hlen +xlen +xrange"
-    commands += " +hscan +zadd +zscore +zrem +zremrangebyrank +time +info"
+    commands += " +fcall|arx1_copy +hscan +zadd +zscore +zrem +zremrangebyrank +time +info"
     rules = ["on", ">secret", "resetchannels", f"&{tag}ch", "-@all", *commands.split(), *keys]
     raw.execute_command("ACL", "SETUSER", realm_store.realm, *rules)
     path = valkey.url.removeprefix("unix://")

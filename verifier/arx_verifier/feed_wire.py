@@ -184,12 +184,12 @@ class Link:
         found: dict[str, int] = {}
         cursor = b"0"
         while True:
-            self._send("HSCAN", self._tag + part, cursor, "COUNT", SCAN_PAGE)
+            self._send("FCALL", "arx1_copy", 1, self._tag + part, cursor, SCAN_PAGE)
             try:
-                cursor, pairs = self._read_reply()
-                for scope, seq in zip(pairs[::2], pairs[1::2], strict=True):
-                    name = scope.decode()
-                    found[name] = max(found.get(name, 0), int(seq))
+                cursor, page = self._read_reply()
+                words = page.decode("ascii").split(" ") if page else []
+                # A scope that comes twice has the higher sequence the second time: it only rises.
+                found.update(zip(words[::2], map(int, words[1::2]), strict=True))
             except (TypeError, ValueError, AttributeError) as error:
                 raise FeedError("an answer of an unknown form") from error
             if cursor == b"0":
