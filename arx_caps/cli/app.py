@@ -35,6 +35,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "thaw": ("kill", "end a freeze"),
     "reinstate": ("kill", "lift the ban that a kill of an agent, subject or realm left"),
     "verifier": ("verifier", "list the verifiers and what they have applied"),
+    "redis": ("redis", "prepare a store of your own: its users, its functions"),
     "decisions": ("decisions", "show what verifiers decided, and why"),
     "completion": ("completion", "write a shell's completion script"),
 }

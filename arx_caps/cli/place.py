@@ -94,6 +94,14 @@ class Place:
             raise Stop(f"{self.operator_key}: there is no operator's key", hint=hint, code="no_key")
         return Caller.operator(self.operator_key, self.issuer, timeout_s)
 
+    def realm_name(self) -> str:
+        """Return the realm's name, as given, else as its folder says.
+
+        Raises:
+            SettingsError: There is no realm in the folder.
+        """
+        return self._realm or Realm.open(self.realm_dir).name
+
     def store(self) -> "RevocationStore":
         """Open the realm's revocation store, without asking the mint.
 

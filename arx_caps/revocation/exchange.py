@@ -20,7 +20,7 @@ from arx_verifier.errors import StoreError
 from arx_verifier.store_address import Address
 
 BACKOFF_S: Final = (0.02, 0.5)
-# A replica answers WAITAOF with what was on its disk before, and again of itself only after a second: it is asked often.
+# A replica answers WAITAOF with what was on its disk before, and by itself only once a second: so it is asked often.
 REPLICA_MS: Final = (1, 2, 5, 10, 50)
 T = TypeVar("T")
 

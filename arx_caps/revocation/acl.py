@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The least that each role needs in the store, as rules of its access control.  SPEC 10.
+
+A function runs with its caller's rights, so a role needs the commands that its functions use, and could also send them
+by themselves.  What that leaves open is said with each role in ``docs/store.md``.  What a user already has is measured
+by ``too_wide``.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from arx_caps.revocation.wire import Keys
+
+# Every client: say who it is, learn which server it speaks to.
+CONNECT: Final = "hello auth ping select client|setname client|setinfo role cluster|slots time info"
+FOLLOW: Final = (
+    "fcall|arx1_probe fcall|arx1_copy fcall|arx1_leave ssubscribe sunsubscribe hmget hlen hscan xlen xrange"
+    " zadd zscore zrem zremrangebyrank zremrangebylex"
+)
+END: Final = (
+    "fcall|arx1_bump fcall|arx1_unacked hmget hget hgetall hset hdel hlen xadd xtrim xlen xrange"
+    " zadd zscore zrem zrange zrangebyscore zremrangebyrank spublish waitaof"
+)
+BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
+LOAD: Final = "function|load function|list"
+# Parts of a realm's data, by the last member of their names.
+READ_BY_ALL: Final = ("h", "f", "b", "log", "v", "a", "r")
+DANGEROUS: Final = ("FLUSHALL", "CONFIG", "FUNCTION", "EVAL", "ACL", "SHUTDOWN", "REPLICAOF", "KEYS", "DEBUG")
+
+
+class Role(NamedTuple):
+    """What a role may do.
+
+    Attributes:
+        commands: Its commands.
+        parts: The parts of the realm's data that it reaches.
+    """
+
+    commands: str
+    parts: tuple[str, ...]
+
+
+ROLES: Final = {
+    "verifier": Role(f"{CONNECT} {FOLLOW}", READ_BY_ALL),
+    "operator": Role(f"{CONNECT} {END}", (*READ_BY_ALL, "x")),
+    "mint": Role(f"{CONNECT} {FOLLOW} {END} {BEGIN}", (*READ_BY_ALL, "x")),
+    "admin": Role(f"{CONNECT} {LOAD} {END} {BEGIN}", (*READ_BY_ALL, "x")),
+}
+
+
+def user_name(role: str, realm: str) -> str:
+    """Return the name of a role's user."""
+    return f"arx-{role}-{realm}"
+
+
+def rules(role: str, realm: str, password: str) -> list[str]:
+    """Write the rules of a role's user.
+
+    Args:
+        role: One of ``ROLES``.
+        realm: The realm.
+        password: Only its SHA-256 is written.
+
+    Returns:
+        The arguments of ``ACL SETUSER NAME``.
+    """
+    what = ROLES[role]
+    tag = Keys.of(realm).header[:-1]
+    commands = sorted(dict.fromkeys(what.commands.split()))
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    keys = [f"~{tag}{part}" for part in what.parts]
+    return ["reset", "on", f"#{digest}", "-@all", *(f"+{command}" for command in commands), *keys, f"&{tag}ch"]
+
+
+def new_password() -> str:
+    """Draw a password."""
+    return secrets.token_urlsafe(32)
+
+
+def too_wide(user: Mapping[str, Any], realm: str) -> list[str]:
+    """Say what a user of the store has that no role needs.
+
+    Args:
+        user: As ``ACL GETUSER`` tells it.
+        realm: The realm.
+    """
+    tag = Keys.of(realm).header[:-1]
+    found = []
+    keys = [text for text in _words(user.get("keys")) if not text.startswith(f"~{tag}") or "*" in text]
+    channels = [text for text in _words(user.get("channels")) if text != f"&{tag}ch"]
+    words = [*_words(user.get("commands")), *_words(user.get("categories"))]
+    commands = {word for word in words if word.startswith("+")} - {"+function|load", "+function|list"}
+    wide = sorted(word for word in commands if word[1] == "@" or word[1:].split("|")[0].upper() in DANGEROUS)
+    if keys:
+        found.append(f"keys beyond the realm's parts ({' '.join(keys[:3])})")
+    if channels:
+        found.append(f"channels beyond the realm's ({' '.join(channels[:3])})")
+    if wide:
+        found.append(f"commands that no role needs ({' '.join(wide[:3])})")
+    if "nopass" in _words(user.get("flags")):
+        found.append("no password")
+    return found
+
+
+def _words(value: Any) -> Iterable[str]:
+    """Read a member of ACL GETUSER, which is a text or a list of them."""
+    if isinstance(value, str):
+        return value.split()
+    return [str(word) for word in value or ()]
