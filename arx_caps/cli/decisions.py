@@ -7,8 +7,9 @@ still read, and the command then ends with 3: what it shows is not all there was
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -19,10 +20,13 @@ from arx_caps.cli.output import Console, colours, json_line, plain, table
 from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.values import show_time
 from arx_caps.trail import render, trail
-from arx_verifier.decisions import Decision
+from arx_verifier.decisions import COUNTED, OK, Decision
+from arx_verifier.errors import REASONS
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
 from arx_verifier.replay import Damage, read_journal
+from arx_verifier.spool import LOST
 
+CODES: Final = {"allow", "deny", OK, COUNTED, LOST, *REASONS}
 HEADS = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
 
 
@@ -46,7 +50,10 @@ class Filter(NamedTuple):
         facts = decision.facts
         return (
             (self.session is None or facts.session == self.session)
-            and (self.code is None or self.code in (decision.code, decision.outcome))
+            and (
+                self.code is None
+                or self.code in (decision.code, decision.outcome, *(each.code for each in decision.counts))
+            )
             and (self.tool is None or matches_tool(self.tool, decision.tool))
             and (self.agent is None or any(matches_path(self.agent, name) for name in (facts.agent, *facts.named)))
         )
@@ -81,10 +88,15 @@ def decisions_command(
     """Show what verifiers decided, and why; the records of this machine's journals."""
     folder = journal or realm_dir / "journals"
     if not folder.is_dir():
-        raise Stop(f"{folder}: there are no journals", hint="--journal names their folder", code="no_journal")
+        hint = "name the realm's folder with --realm-dir or ARX_HOME, or that of other journals with --journal"
+        raise Stop(f"{folder}: there are no journals", hint=hint, code="no_journal")
     wanted = Filter(**filters)
     if wanted.agent is not None and not is_path_pattern(wanted.agent):
         raise click.BadParameter(f"{wanted.agent[:60]!r} is no agent path or pattern", param_hint="--agent")
+    if wanted.code is not None and wanted.code not in CODES:
+        near = get_close_matches(wanted.code, CODES, 1)
+        said = f"; is it {near[0]}?" if near else ": allow, deny, or a code that `arx decisions` shows as WHY"
+        raise click.BadParameter(f"there is no code {wanted.code[:60]!r}{said}", param_hint="--code")
     damage: list[Damage] = []
     found = _found(folder, wanted, damage.append, follow=follow)
     if follow:
@@ -121,13 +133,15 @@ def _follow(console: Console, found: Iterable[Decision], jsonl: bool) -> None:
 def _table(console: Console, found: deque[Decision]) -> None:
     value = {"decisions": [decision.to_dict() for decision in found]}
     console.data("decisions", value, lambda: table(HEADS, [_row(decision) for decision in found]))
+    if not found:
+        console.say("no decision in these journals is like that")
 
 
 def _row(decision: Decision) -> list[Any]:
     facts = decision.facts
     why = decision.code if decision.outcome == "deny" else ""
     if decision.counts:
-        why = ", ".join(f"{counted.count} {counted.code}" for counted in decision.counts)
+        why = ", ".join(f"{counted.times} {counted.code}" for counted in decision.counts)
     elif decision.failures:
         first = decision.failures[0]
         why += f": {first.rule}: expected {first.expected}, came {first.came}"

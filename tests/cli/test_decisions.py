@@ -52,6 +52,31 @@ def test_filters_hold_together(journal: Path) -> None:
     assert tools(journal, "--limit", "2") == ["orders.list", "orders.refund"]
 
 
+def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
+    """
+    A mistyped code is not answered with an empty table; one that nothing has is, and it is said.
+    """
+    ran = arx("decisions", "--journal", journal, "--code", "argument_not_alowed")
+    assert ran.exit_code == exits.USAGE
+    assert "argument_not_allowed?" in ran.err
+    ran = arx("decisions", "--journal", journal, "--code", "revoked")
+    assert (ran.exit_code, ran.err) == (exits.OK, "no decision in these journals is like that\n")
+
+
+def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
+    """
+    Refusals that nobody proved stand in the table as how many of which code, and are found by it.
+    """
+    sink = Journal(tmp_path / "orders", "orders-1", "orders")
+    for _ in range(3):
+        sink.count("missing_token", "127.0.0.1")
+    sink.close()
+    for words in ((), ("--code", "missing_token"), ("--code", "counted")):
+        rows = arx("decisions", "--journal", tmp_path, *words).out.splitlines()[1:]
+        assert all(row.endswith(" missing_token") for row in rows)
+        assert sum(int(row.split()[-2]) for row in rows) == 3
+
+
 def test_a_session_is_told_as_a_tree(journal: Path) -> None:
     """
     Hand-overs stand below whom they came from, with what each of them did.
