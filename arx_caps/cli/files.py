@@ -15,6 +15,7 @@ import msgspec
 
 from arx_caps.cli.exits import Stop
 from arx_verifier.access import read_json_object
+from arx_verifier.codec import BUNDLE_PREFIX, TOKEN_PREFIX
 from arx_verifier.errors import RequestError
 
 MAX_FILE_BYTES: Final = 1024 * 1024  # a bundle of many tokens; nothing that ARx reads whole is larger
@@ -94,6 +95,11 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:  # a pipe is welcome: `arx token inspect <(pass show token)`
             return file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
+        if path.name.startswith((TOKEN_PREFIX, BUNDLE_PREFIX)):
+            # Not repeated, nor chained: it stands in the shell's history by now, and need not in a log.
+            hint = 'write it to a file and name that, or give it to stdin and say "-"'
+            said = "a token or bundle was given where a file's name belongs"
+            raise Stop(said, hint=hint, code="secret_in_argv") from None
         raise Stop(f"{path}: {error.strerror}", code="file") from error
 
 

@@ -37,8 +37,12 @@ class Holding:
             Stop: The file cannot be read, or holds neither a token nor a bundle.
         """
         text = read_text(path)
+        shown = "stdin" if path == "-" else path
         if text.lower().startswith(SCHEMES):
-            text = text.split(maxsplit=1)[1]
+            text = text.split(maxsplit=1)[-1]
+        if not text.startswith((codec.BUNDLE_PREFIX, codec.TOKEN_PREFIX)):
+            prefixes = f"({codec.TOKEN_PREFIX}…) nor a bundle ({codec.BUNDLE_PREFIX}…)"
+            raise Stop(f"{shown}: neither a token {prefixes}", DENIED, hint=_hint(text), code="malformed_token")
         try:
             if text.startswith(codec.BUNDLE_PREFIX):
                 bundle = Bundle.parse(text)
@@ -46,7 +50,7 @@ class Holding:
             macaroon = Macaroon.parse(text)
             return cls({macaroon.unverified_identifier.aud: macaroon}, None)
         except ArxError as error:
-            raise Stop(f"{'stdin' if path == '-' else path}: {error}", DENIED, code=error.code) from error
+            raise Stop(f"{shown}: {error}", DENIED, code=error.code) from error
 
     @property
     def kind(self) -> str:
@@ -85,3 +89,10 @@ class Holding:
         """Return what stands beside the tokens, for JSON."""
         held = self.bundle
         return {} if held is None else {"agent": held.agent, "issuer": held.issuer, "task": held.task}
+
+
+def _hint(text: str) -> str | None:
+    """Say where a token comes from to somebody who gave another of ARx's files."""
+    if not text.startswith("{"):
+        return None
+    return "this is JSON, such as a key, session or service file; `arx task start … --out FILE` writes a bundle"

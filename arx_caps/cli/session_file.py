@@ -4,7 +4,7 @@
 It is a secret of the agent, mode 0600, and ends with the session.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
@@ -14,7 +14,8 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object
 from arx_caps.keyfile import SigningKey
 
-VERSION = 1
+VERSION: Final = 1
+HINT: Final = "`arx session open --key FILE --out FILE` makes a session file"
 
 
 def session_object(issuer: str, session: dict[str, Any], token: str, key: SigningKey) -> dict[str, Any]:
@@ -35,10 +36,13 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
     Raises:
         Stop: It is no session file.
     """
-    content = read_object(path)
+    try:
+        content = read_object(path)
+    except Stop as error:
+        raise Stop(str(error), error.exit_code, hint=error.hint or HINT, code=error.code) from error
     session, token, said = content.get("session"), content.get("token"), content.get("issuer")
     if content.get("v") != VERSION or not isinstance(session, dict) or not isinstance(token, str):
-        raise Stop(f"{path}: not a session file", hint="`arx session open --out FILE` makes one", code="file")
+        raise Stop(f"{path}: not a session file", hint=HINT, code="file")
     try:
         key = SigningKey(OKPKey.import_key({name: content["key"][name] for name in ("kty", "crv", "x", "d")}))
     except (JoseError, KeyError, TypeError, ValueError):

@@ -213,3 +213,24 @@ def test_every_command_takes_the_common_options() -> None:
         if not isinstance(command, click.Group):
             names = {name for param in command.params for name in param.opts}
             assert {"--json", "--quiet", "--no-input", "--debug"} <= names, words
+
+
+def test_a_token_in_the_place_of_a_file_is_not_repeated() -> None:
+    """
+    A token that somebody typed stands in their shell's history; no message puts it into a log as well.
+    """
+    for text in (orders().encode(), bundle().encode()):
+        ran = arx("token", "inspect", text)
+        ended_well(*ran)
+        assert text[:20] not in ran.out + ran.err
+        assert "stdin" in ran.err
+
+
+def test_a_key_file_in_the_place_of_a_token_is_told_apart(put: dict[str, str]) -> None:
+    """
+    Whoever gives another of ARx's files is told what a token looks like and where one comes from.
+    """
+    ran = arx("token", "inspect", put["OPERATOR"])
+    ended_well(*ran)
+    assert "arxb1_" in ran.err
+    assert "arx task start" in ran.err
