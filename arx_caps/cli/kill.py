@@ -25,6 +25,7 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import KINDS, KillReport, RevocationStore, parse_scopes
 from arx_verifier.errors import ArxError, StoreError
 
+BANNED: Final = ("agent:", "subject:", "realm")  # a kill of these leaves a ban
 SIGN_IN_S: Final = 5.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
 WAIT_S: Final = 90.0  # beyond the longest lease: how long the mint may take to answer a kill that waits
 
@@ -54,7 +55,7 @@ REINSTATE: Final = Action("reinstate", "/v1/bans/lift", "lift", "reinstated")
 def _command(action: Action, text: str) -> click.Command:
     @click.command(action.verb, help=text)
     @click.argument("scopes", nargs=-1, required=True, metavar="SCOPE...")
-    @click.option("--reason", help="why; goes into the record")
+    @click.option("--reason", help="why, always needed; goes into the record; asked for when left out")
     @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier confirmed")
     @click.option("--timeout", type=Duration(), help="wait no longer than this; else until every lease is over")
     @click.option("--direct", is_flag=True, help="do not ask the mint, write into the store")
@@ -110,6 +111,9 @@ def _act(
         report = _by_store(action, scopes, place, reason, timeout_ms if wait else 0, began)
     summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
     console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
+    banned = [scope for scope in scopes if scope.startswith(BANNED)] if action is KILL else []
+    if banned:
+        console.hint(f"nothing new is accepted there either, until `arx reinstate {' '.join(banned)}`")
     click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
 
 
@@ -146,7 +150,10 @@ def _by_store(
     try:
         store.header()  # asked first: while this fails, nothing can have been written
     except StoreError as error:
-        raise Stop(f"nothing was done: {error}", exits.UNREACHABLE, code=error.code) from error
+        hint = (
+            "start it (`arx up`) and try again; while it is away, verifiers refuse every call once their lease is over"
+        )
+        raise Stop(f"nothing was done: {error}", exits.UNREACHABLE, hint=hint, code=error.code) from error
     return _bump(store, action, scopes, f"{reason}", _who(place), timeout_ms, began).to_dict()
 
 
