@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from arx_verifier.decisions import Decision
 
-_SHORT: Final = 6  # characters of a link that are shown: enough to tell siblings apart
 _STYLES: Final = {"allow": "32", "deny": "31", "bold": "1", "dim": "2"}
 _MAX_DEPTH: Final = 32  # a token holds 16 hand-overs; a record that claims more is cut here, not followed
 _NO_LIMIT: Final = 1 << 20
@@ -206,7 +205,7 @@ def _title(node: Node) -> list[_Part]:
     if node.proven:
         place = f"task {node.task}" if node.task else "the session itself"
         return [("bold", node.name), ("dim", f" (proven, {node.assurance})  {place}"), *_counts_of(node)]
-    link = f"  link {node.link[:_SHORT]}"
+    link = f"  link:{node.link}"  # whole, as `arx kill` takes it
     return [("bold", node.name), ("dim", f" (named, {node.assurance}){link}"), *_counts_of(node)]
 
 
