@@ -216,7 +216,8 @@ class EmbeddedValkey:
                 if _alive(owner) or time.monotonic() > deadline:
                     os.close(lock)
                     raise SettingsError(
-                        f"{self.data_dir} is in use by another server (started by process {owner})"
+                        f"{self.data_dir} is in use by another server (started by process {owner}); "
+                        "is `arx up` running already?"
                     ) from error
                 time.sleep(0.02)
             else:

@@ -95,7 +95,9 @@ class Realm:
         try:
             settings = tomllib.loads(file.read_text("utf-8"))
         except FileNotFoundError as error:
-            raise SettingsError(f"there is no realm in {path}; make one with `arx init`") from error
+            raise SettingsError(
+                f"there is no realm in {path}; make one with `arx init`, or name its folder (--realm-dir, ARX_HOME)"
+            ) from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{file} cannot be read: {error}") from error
         unknown = sorted(set(settings) - SETTINGS)

@@ -89,12 +89,17 @@ class MintClient:
         try:
             # A redirect would carry assertion and token to where they are not for.
             response = self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
-        except httpx.InvalidURL as error:
-            raise StoreError(f"{shorten(self.issuer)} is not the address of a mint") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise StoreError(
+                f"{shorten(self.issuer)} is not the address of a mint, such as http://127.0.0.1:8700"
+            ) from error
         except httpx.RequestError as error:
+            # Where no connection came about, nothing was sent.
+            unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            known = "it did not hear this call" if unheard else "whether it heard this call is not known"
             raise StoreError(
                 f"the mint at {self.issuer} does not answer ({type(error).__name__}): see that it runs (`arx up`) and "
-                "that the address is right; whether it heard this call is not known"
+                f"that the address is right; {known}"
             ) from error
         return self._read(response)
 

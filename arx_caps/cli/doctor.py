@@ -66,7 +66,10 @@ def _checks(place: Place) -> Iterator[Check]:
     try:
         realm = Realm.open(place.realm_dir)
     except ArxError as error:
-        yield Check("realm", False, str(error), "run `arx init`, or name the folder with --realm-dir or ARX_HOME")
+        mend = "run `arx init`, or name the folder with --realm-dir or ARX_HOME"
+        if (place.realm_dir / "realm.toml").exists():
+            mend = "correct that file; `arx init` in another folder shows how one looks"
+        yield Check("realm", False, str(error), mend)
         return
     yield Check("realm", True, f"{realm.name} in {realm.folder}")
     yield _permissions(realm)
@@ -161,5 +164,8 @@ def _mint(issuer: str) -> Check:
         return Check("mint", False, found, "run `arx up` or `arx mint serve`")
     if answer.is_success:
         return Check("mint", True, f"{issuer} is ready")
+    if "json" not in answer.headers.get("Content-Type", ""):
+        found = f"{issuer} answers {answer.status_code}, and not as a mint does"
+        return Check("mint", False, found, "something else listens there: end it, or correct `issuer` and `listen`")
     said = f"{issuer} answers {answer.status_code}: {answer.text[:300]}"
     return Check("mint", False, said, "see its log; it is ready once it can record and follows the store")

@@ -246,8 +246,8 @@ class _Asked:
                 except MalformedTokenError as error:
                     self._fail("params", f"values that fit the rule for {rule.tool}", str(error))
         if self._failures:
-            told = "; ".join(f"{failure.rule}: expected {failure.expected}" for failure in self._failures)
-            raise GrantError(f"{self._place}: {told}", code="bad_parameters", failures=self._failures)
+            told = "; ".join(map(str, self._failures))
+            raise GrantError(told, code="bad_parameters", failures=self._failures)
         return made
 
     def _fail(self, rule: str, expected: str, came: str) -> None:
