@@ -72,6 +72,7 @@ class ModelStore:
         self.log: list[Logged] = []
         self.probes: dict[str, int] = {}
         self.acks: dict[str, int] = {}
+        self.since: int | None = None  # when this registry began
 
     def kept(self) -> tuple[Any, ...]:
         """Return a copy of what is on disk: everything but the registry."""
@@ -81,16 +82,16 @@ class ModelStore:
         """Go back to a copy; the registry of a new process is empty."""
         self.header = kept[0]
         self.floors, self.bans, self.retain, self.log = dict(kept[1]), dict(kept[2]), dict(kept[3]), list(kept[4])
-        self.probes, self.acks = {}, {}
+        self.probes, self.acks, self.since = {}, {}, None
 
     def init(self, inc: str, lease_ms: int, maxttl_ms: int, seq: int) -> list[Any]:
         """Begin a history if there is none."""
         now = self.now_ms()
         if self.header is not None:
-            return [self.header.inc, self.header.seq, now, self.header.lease(now), 0]
+            return [self.header.inc, self.header.seq, now, self.header.lease(now), 0, 0]
         self.floors, self.retain, self.log = {}, {}, []
         self.header = Header(inc, seq, seq, len(self.bans), lease_ms, maxttl_ms)
-        return [inc, seq, now, lease_ms, 1]
+        return [inc, seq, now, lease_ms, 0, 1]
 
     def bump(self, inc: str, seen: int, op: str, until: str, *scopes: str) -> list[Any]:
         """Add one entry for each scope."""
@@ -115,13 +116,14 @@ class ModelStore:
         self.header = header._replace(seq=header.seq + len(scopes), low=low, n=header.n + self._grown)
         for seq, scope in enumerate(scopes, header.seq + 1):
             self.publish(inc, seq, op, scope)
-        return [inc, self.header.seq, now, self.header.lease(now)]
+        return [inc, self.header.seq, now, self.header.lease(now), 0]
 
     def probe(self, name: str, inc: str, applied: int, limit: int) -> list[Any]:
         """Record the verifier and answer from the header."""
         header = self._known()
         now = self.now_ms()
         same = inc == header.inc
+        self.since = now if self.since is None else self.since
         self.probes[name] = now
         self.acks[name] = applied if same and applied <= header.seq else -1
         status, entries = "OK", []
@@ -136,6 +138,14 @@ class ModelStore:
             entries = self.log[first : first + limit]
         return [header.inc, header.seq, now, header.lease_ms, status, header.keep(now), entries]
 
+    def unacked(self, seq: int, since_ms: int) -> list[Any]:
+        """Say which verifiers, heard of since then, have not applied ``seq``."""
+        now = self.now_ms()
+        self.since = now if self.since is None else self.since
+        seen = {name for name, at_ms in self.probes.items() if at_ms >= since_ms}
+        missing = [[name, self.probes[name], self.acks[name]] for name in sorted(seen) if self.acks[name] < seq]
+        return [now, self.since, len(seen), missing, []]
+
     def rotate(self, expected: str, inc: str, least: int, lease_ms: int, maxttl_ms: int) -> list[Any]:
         """End the history; bans stay."""
         header = self._known()
@@ -143,13 +153,13 @@ class ModelStore:
             raise StoreRefused("INCARNATION")
         now, seq = self.now_ms(), max(header.seq, least)
         old_lease, old_ttl = header.lease(now), header.keep(now) - SKEW_MS - MARGIN_MS
-        self.floors, self.retain, self.log, self.probes, self.acks = {}, {}, [], {}, {}
+        self.floors, self.retain, self.log, self.probes, self.acks, self.since = {}, {}, [], {}, {}, None
         lease, ttl = lease_ms or header.lease_ms, maxttl_ms or header.maxttl_ms
         taken = seq if header.taken >= 0 else -1
         limits = (lease, ttl, old_lease, now + old_lease, old_ttl, now + old_ttl)
         self.header = Header(inc, seq, seq, len(self.bans), *limits, taken)
         self.publish(inc, seq, "rotate", "realm")
-        return [inc, seq, now, self.header.lease(now)]
+        return [inc, seq, now, self.header.lease(now), 0]
 
     def _known(self) -> Header:
         if self.header is None:
@@ -171,7 +181,7 @@ class ModelStore:
         self._grown += len(self.floors) + len(self.bans) - before
 
     def _prune(self, header: Header, seq: int, now: int) -> int:
-        if len(self.retain) and min(self.retain.values()) <= now:
+        if self.retain and min(self.retain.values()) <= now:
             expired = sorted((until, scope) for scope, until in self.retain.items() if until <= now)[:PRUNE]
             for _, scope in expired:
                 del self.retain[scope]

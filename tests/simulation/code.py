@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code that is simulated: as it is, or with one mistake patched into its source text.
+
+A patch names the text it replaces, and that text must be there exactly once: a change of the code that would make a
+mistake harmless fails the test instead.
+"""
+
+import ast
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arx_caps.mint import callers
+from arx_caps.mint.core import Mint
+from arx_verifier import epochs, following
+
+Patches = dict[str, tuple[tuple[str, str], ...]]
+LUA = Path(callers.__file__).parents[1] / "revocation" / "functions.lua"
+
+
+class Code(NamedTuple):
+    """What the simulator runs.
+
+    Attributes:
+        following: The class ``Following``.
+        caller: The mint's check of who asks, which reads ``born``.
+        mint: The class whose ``born`` and ``require`` are used.
+        replicas_answer: Whether a replica answers a probe: it does if the function claims not to write.
+        pauses: The lines between which other things may happen, by code object.
+    """
+
+    following: type[following.Following]
+    caller: Callable[..., callers.Caller]
+    mint: type[Mint]
+    replicas_answer: bool
+    pauses: dict[types.CodeType, frozenset[int]]
+
+
+def load(patches: Patches | None = None) -> Code:
+    """Return the real code, or fresh modules made of its text with every patch applied."""
+    patched = patches or {}
+    used: dict[str, Any] = {}
+    for module in (epochs, following, callers):
+        name = module.__name__.rpartition(".")[2]
+        # What is above a patched module must use the patched one, and so be made afresh as well.
+        fresh = name in patched or (name == "following" and "epochs" in patched)
+        used[name] = _fresh(module, patched.get(name, ()), used) if fresh else module
+    lua = _replace(LUA.read_text("utf-8"), patched.get("functions.lua", ()))
+    (flags,) = [line for line in lua.splitlines() if line.startswith("local flags = ")]
+    table, following_class = used["epochs"].EpochTable, used["following"].Following
+    assert issubclass(following_class, table)
+    steps = [table.check, table.apply, table.renew, table.adopt, table.fence, used["callers"]._agent]
+    steps += [following_class._take_entries, following_class._apply, following_class.take_push]
+    pauses = {step.__code__: _lines(step.__code__) for step in steps}
+    assert set(patched) <= {*used, "functions.lua"}
+    return Code(following_class, used["callers"]._agent, Mint, "no-writes" in flags, pauses)
+
+
+def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:
+    for old, new in patches:
+        assert text.count(old) == 1, f"the text to be broken is there {text.count(old)} times: {old!r}"
+        text = text.replace(old, new)
+    return text
+
+
+def _fresh(module: types.ModuleType, patches: tuple[tuple[str, str], ...], used: dict[str, Any]) -> types.ModuleType:
+    path = str(module.__file__)
+    text = _replace(Path(path).read_text("utf-8"), patches)
+    name = module.__name__ + "_broken"
+    made = types.ModuleType(name)
+    covered = {other.__name__.removesuffix("_broken"): other for other in used.values()}
+    before = {real: sys.modules[real] for real in covered}
+    sys.modules.update(covered | {name: made})
+    try:
+        exec(compile(text, f"{path} (broken)", "exec"), made.__dict__)
+    finally:
+        sys.modules.update(before)
+        del sys.modules[name]
+    _TEXTS[f"{path} (broken)"] = text
+    return made
+
+
+_TEXTS: dict[str, str] = {}
+
+
+def _lines(code: types.CodeType) -> frozenset[int]:
+    """Return the lines before which a thread may be held up.
+
+    ``return None`` is none of them: a decision is made by its last look at the state and the clocks.
+    """
+    text = _TEXTS.get(code.co_filename) or Path(code.co_filename).read_text("utf-8")
+    returns = {
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is None
+    }
+    return frozenset(line for _, _, line in code.co_lines() if line) - returns

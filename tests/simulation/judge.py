@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must never be seen, whatever breaks: the theorem of SPEC 10, as a spectator with true time sees it.
+
+The bound counts from when a kill *returned*, in real time, and a verifier's clock may be wrong by ``DRIFT``.  Where a
+fault breaks the theorem's assumption that an acknowledged entry is kept or the history changes, its record is marked
+lost, and binds only those who had applied it.
+"""
+
+from typing import Any
+
+from tests.simulation.verifiers import Machine, Token
+from tests.simulation.world import DRIFT, MS, World
+
+FOREIGN = "foreign"  # a history that no store ever had
+
+
+class Record:
+    """One acknowledged entry.
+
+    Attributes:
+        returned: When whoever made it was told so, real ns.
+        confirmed: When its confirmation was complete, real ns.
+        lifted: When the ban was lifted in the store, real ns.
+        known_to: After a loss: the views that had applied it.  None while nothing was lost.
+    """
+
+    def __init__(self, inc: str, seq: int, op: str, scope: str) -> None:
+        self.inc, self.seq, self.op, self.scope = inc, seq, op, scope
+        self.returned: int | None = None
+        self.confirmed: int | None = None
+        self.lifted: int | None = None
+        self.known_to: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.op} of {self.scope} at {self.seq} in {self.inc}"
+
+
+class Judge:
+    """Holds every acceptance against every kill and ban."""
+
+    def __init__(self, world: World, lease_ms: int) -> None:
+        self._world = world
+        self._bound = int(lease_ms * MS / (1 - DRIFT)) + 1
+        self._of: dict[str, list[Record]] = {}
+        self.accepted = self.refused = 0
+        self.worst = 0
+        self.dead: list[str] = []  # what was killed, in order
+
+    def executed(self, inc: str, seq: int, op: str, scope: str) -> Record:
+        """Note what the store has done."""
+        record = Record(inc, seq, op, scope)
+        if op != "lift":
+            self.dead.append(scope)
+        records = self._of.setdefault(scope, [])
+        if op == "lift":
+            for other in records:
+                other.lifted = other.lifted or self._world.now
+        records.append(record)
+        return record
+
+    def lost(self, inc: str, after: int, machines: list[Machine]) -> None:
+        """Note that the store went back to ``after`` without a new history."""
+        for record in (record for records in self._of.values() for record in records):
+            if record.inc == inc and record.seq > after and record.known_to is None:
+                record.known_to = [
+                    machine.following for machine in machines if machine.following._state.applied >= record.seq
+                ]
+
+    def rotated(self, old: str, new: str, bans: dict[str, int]) -> list[Record]:
+        """Note that the bans of a history stand in the next one; they bind once the rotation has returned."""
+        return [self.executed(new, seq, "ban", scope) for scope, seq in bans.items()]
+
+    def look(self, machine: Machine, token: Token) -> None:
+        """Let a verifier decide, and hold an acceptance against all that is known."""
+        began, following = self._world.now, machine.following
+        left = dict(machine.left)
+        refusal = machine.check(token)
+        if refusal is not None:
+            self.refused += 1
+            return
+        self.accepted += 1
+        if following is not machine.following:
+            return  # its process ended meanwhile
+        now = self._world.now
+        for inc in {token.inc, token.root[0]}:
+            if inc == FOREIGN or left.get(inc, now + 1) <= began:
+                self._world.blame(f"{machine.name} accepted a token of {inc}, another history")
+        for scope in token.scopes:
+            for record in self._of.get(scope, ()):
+                self._hold(record, machine, token, began, now)
+
+    def _hold(self, record: Record, machine: Machine, token: Token, began: int, now: int) -> None:
+        if record.returned is None or record.inc != token.inc or record.op == "lift":
+            return
+        if record.known_to is not None and machine.following not in record.known_to:
+            return
+        killed = "kill" in record.op and token.root[1] < record.seq
+        banned = "ban" in record.op and record.lifted is None
+        if not killed and not banned:
+            return
+        late = now - record.returned
+        self.worst = max(self.worst, late)
+        # A thread held up in the middle of a decision may still end it: a confirmation binds what begins after it.
+        if record.confirmed is not None and began >= record.confirmed:
+            self._world.blame(f"{machine.name} accepted {token} after the {record} was confirmed")
+        elif late >= self._bound:
+            self._world.blame(f"{machine.name} accepted {token} {late / MS:.1f} ms after the {record} returned")

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint as far as the epoch goes: the real check of who asks, on a real view, with a model of its database."""
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from arx_caps.mint.core import Born
+from arx_verifier.errors import ArxError, refusal
+from tests.simulation.verifiers import Machine, Token
+from tests.simulation.world import World
+
+
+class Session(NamedTuple):
+    """An open session and its token."""
+
+    name: str
+    token: Token
+
+
+class SimulatedMint:
+    """Opens sessions and starts tasks on what a machine's view says.
+
+    Args:
+        world: Where it is.
+        machine: Whose view it uses.
+    """
+
+    def __init__(self, world: World, machine: Machine) -> None:
+        self._world, self._machine = world, machine
+        self.sessions: list[Session] = []
+        self.tokens: list[Token] = []
+
+    def open_session(self, agent: str) -> None:
+        """Open a session, if the view allows."""
+        name = f"s{len(self.sessions)}"
+        front = self._front(None)
+        try:
+            born = front.born()
+            self._world.code.mint.require(front, born, ("realm", f"agent:{agent}"))
+        except ArxError:
+            return
+        scopes = ("realm", f"agent:{agent}", f"session:{name}")
+        token = Token(born.inc, born.seq, (born.inc, born.seq), scopes)
+        self.sessions.append(Session(name, token))
+        self.tokens.append(token)
+
+    def start_task(self, session: Session) -> None:
+        """Start a task in a session, if the view allows; other things may happen meanwhile."""
+        front = self._front(session)
+        proof = SimpleNamespace(key=SimpleNamespace(kid="key"), jti="", until=0)
+        call = SimpleNamespace(peer=None)
+        check = self._world.code.caller
+        try:
+            caller = self._world.interleaved(
+                lambda: check(front, "", session.name, proof, call, "arx.tasks.start", {}),  # type: ignore[arg-type]
+                lambda length: self._world.reader_held_up(self._machine, session.token, length),
+            )
+            born = caller.born
+            assert born is not None
+            self._world.code.mint.require(front, born, ("policy:p",))
+        except ArxError:
+            return
+        number = len(self.tokens)
+        scopes = (*session.token.scopes, f"task:t{number}", f"link:l{number}")
+        self._world.note("mint started task", number, "in", session.name, "born", born.seq)
+        self.tokens.append(Token(born.inc, born.seq, session.token.root, scopes))
+
+    def _front(self, session: Session | None) -> Any:
+        """Return a mint whose database says that all is well, so that only the epoch can refuse."""
+        following, machine = self._machine.following, self._machine
+
+        def verify(token: str, request: Any) -> Any:
+            assert session is not None
+            refused = machine.check(session.token)
+            if refused is not None:
+                raise refusal(refused.code)
+            return SimpleNamespace(agent="a", session=session.name, exp=0)
+
+        state = SimpleNamespace(
+            session=lambda name: {"jkt": "key", "status": "open"},
+            agent=lambda path: {"status": "active"},
+            spend=lambda *args: None,
+        )
+        front: Any = SimpleNamespace(epochs=following, state=state, verifier=SimpleNamespace(verify=verify))
+
+        def born() -> Born:
+            found: Born = self._world.code.mint.born(front)
+            return found
+
+        front.born = born
+        return front

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ten simplifications that each break the bound: what they replace in the real code, and by what."""
+
+from tests.simulation.code import Patches
+
+LEASE = "        lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)\n"
+CLOCKS = "self._boot() >= lease.boot or self._wall() >= lease.wall"
+
+MUTATIONS: dict[str, Patches] = {
+    # The lease runs from when the answer arrived, not from before the question left.
+    "lease from receipt": {
+        "following": (
+            (LEASE, "        lease = Lease(self._boot() + lease_ms * MS, self._wall() + lease_ms * MS, sent)\n"),
+        ),
+    },
+    # What was pushed counts as a sign of life.
+    "beat lease": {
+        "following": (
+            (
+                "            self._apply(entry)  # never touches the lease\n",
+                "            if self._apply(entry) and state.lease is not None:\n"
+                "                length = state.lease.boot - state.lease.sent\n"
+                "                state.lease = Lease(self._boot() + length, self._wall() + length, state.lease.sent)\n",
+            ),
+        ),
+    },
+    # A reader looks at the clock first.
+    "clock before floors": {
+        "epochs": (
+            (
+                "        floors, bans = state.floors, state.bans\n",
+                "        boot, wall = self._boot(), self._wall()\n        floors, bans = state.floors, state.bans\n",
+            ),
+            (CLOCKS, "boot >= lease.boot or wall >= lease.wall"),
+        ),
+    },
+    # A reader takes the lease after the floors: a renewal in between vouches for an old look.
+    "deadline after floors": {
+        "epochs": (
+            (
+                "        if lease.sent < sent_after:\n",
+                "        lease = state.lease or lease\n        if lease.sent < sent_after:\n",
+            ),
+        ),
+    },
+    # The writer grants the lease before it applies the entries.
+    "deadline published before entries": {
+        "following": (
+            (
+                "        for entry in answer.entries:\n",
+                "        length = answer.lease_ms * MS\n"
+                "        self._state.lease = Lease(sent + length, sent_wall + length, sent)\n"
+                "        for entry in answer.entries:\n",
+            ),
+        ),
+    },
+    # A push moves the sequence on although entries before it are missing.
+    "applied moved over a gap": {
+        "epochs": (("        if in_order:\n            state.applied = seq\n", "        state.applied = seq\n"),),
+    },
+    # An answer that was cut short earns a lease.
+    "lease though behind": {
+        "epochs": ((" or inc != state.inc or seq != state.applied:\n", " or inc != state.inc:\n"),),
+        "following": (
+            (
+                "            self._due = 0  # cut short: no lease before the rest is here\n            return\n",
+                "            self._due = 0\n",
+            ),
+        ),
+    },
+    # Sequences of different histories are compared.
+    "no incarnation": {
+        "epochs": (("        if inc != state.inc and inc is not None:\n", "        if inc == '':\n"),),
+    },
+    # The mint looks at who asks, and only then where the epoch stands.
+    "born read after the check": {
+        "callers": (
+            ("    born = mint.born()  # before any authority is looked at\n", ""),
+            (
+                'return Caller("agent", grant.agent, row, born, grant.exp)',
+                'return Caller("agent", grant.agent, row, mint.born(), grant.exp)',
+            ),
+        ),
+    },
+    # The probe claims not to write, so that a replica answers it.
+    "probe answered by a replica": {
+        "functions.lua": (("local flags = {'allow-oom'}\n", "local flags = {'allow-oom', 'no-writes'}\n"),),
+    },
+}

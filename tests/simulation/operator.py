@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator, who kills, bans and lifts at random, and whoever wants to be let in at the worst moment.
+
+The operator is told what happened, late or never, and remembers how far the store was.  The intruder knows what is
+going on inside a verifier: it kills what is being looked at, and shows dead tokens where a writer is half done.
+"""
+
+from typing import TYPE_CHECKING
+
+from tests.simulation.judge import Judge, Record
+from tests.simulation.model_store import StoreRefused
+from tests.simulation.network import Server
+from tests.simulation.verifiers import Machine, Token
+from tests.simulation.world import MS, World
+
+if TYPE_CHECKING:
+    from tests.simulation.mint import SimulatedMint
+
+MARGIN_MS = 100  # as in ``confirm``
+
+
+class Operator:
+    """Bumps, and learns from the answers.
+
+    Attributes:
+        inc: The history that it knows.
+        seen: How far it knows the store to have been.
+        distrusts: The store went back under the same name: numbers may be given twice until it is rotated.
+    """
+
+    def __init__(self, world: World, server: Server, judge: Judge, machines: list[Machine], lease_ms: int) -> None:
+        self._world, self._server, self._judge, self._machines = world, server, judge, machines
+        self._lease_ms = lease_ms
+        self.inc, self.seen, self.distrusts = "", 0, False
+        self.mint: SimulatedMint | None = None
+        self._waiting: tuple[list[Record], int] | None = None
+        self.learn()
+
+    def kill(self) -> None:
+        """Kill, ban or lift what a few tokens name."""
+        draw = self._world.random
+        op = draw.choices(["kill", "kill+ban", "ban", "lift"], [8, 1, 2, 2])[0]
+        scopes = [self._scope(draw.choice(self._tokens[-6:]), op) for _ in range(draw.choice([1, 1, 2, 4]))]
+        if op == "lift" and self._server.store.bans:
+            scopes = [draw.choice(list(self._server.store.bans))]
+        self._send(op, scopes)
+
+    def strike(self, token: Token) -> None:
+        """Kill what this token names."""
+        self._send("kill", [self._scope(token, "kill")])
+
+    def learn(self) -> None:
+        """Look where the store is."""
+        header = self._server.store.header
+        if header is not None:
+            self.inc, self.seen = header.inc, header.seq
+
+    def confirm(self) -> None:
+        """Ask who has confirmed the last kill, as ``arx_caps.revocation.confirm`` does."""
+        header = self._server.store.header
+        if self._waiting is None or header is None or self.distrusts:
+            return
+        records, at_ms = self._waiting
+        last = records[-1]
+        _, since, verifiers, missing, _ = self._server.store.unacked(last.seq, at_ms - self._lease_ms - MARGIN_MS)
+        whole = verifiers and not missing and since <= at_ms - self._lease_ms
+        if whole and last.known_to is None and last.inc == header.inc:
+            self._waiting = None
+            self._world.note("operator:", records, "confirmed by", verifiers)
+            for record in records:
+                record.confirmed = self._world.now
+
+    @property
+    def _tokens(self) -> list[Token]:
+        assert self.mint is not None
+        return self.mint.tokens
+
+    def _scope(self, token: Token, op: str) -> str:
+        draw = self._world.random
+        if draw.random() < 0.03 and op == "kill":
+            return "realm"
+        return draw.choice(token.scopes[1:] or ("agent:a",))
+
+    def _send(self, op: str, scopes: list[str]) -> None:
+        inc, seen = self.inc, self.seen
+        self._world.after(self._world.delay(), lambda: self._arrive(inc, seen, op, scopes))
+
+    def _arrive(self, inc: str, seen: int, op: str, scopes: list[str]) -> None:
+        world = self._world
+        if world.now < self._server.frozen_until:
+            world.at(self._server.frozen_until, lambda: self._arrive(inc, seen, op, scopes))
+            return
+        try:
+            _, seq, at_ms, _, _ = self._server.call(lambda store: store.bump(inc, seen, op, "", *scopes))
+        except StoreRefused as error:
+            if str(error) != "REGRESSED":
+                world.after(world.delay(), self.learn)
+            return
+        first = seq - len(scopes) + 1
+        records = [self._judge.executed(inc, number, op, scope) for number, scope in enumerate(scopes, first)]
+        world.note("operator:", records, "done")
+        if self.distrusts:
+            for record in records:
+                record.known_to = []  # the theorem assumes that no number is given twice in a history
+        if world.random.random() > 0.05:  # else the answer is lost: an unknown outcome binds nobody
+            world.after(world.delay(), lambda: self._returned(records, at_ms))
+
+    def _returned(self, records: list[Record], at_ms: int) -> None:
+        world = self._world
+        world.note("operator:", records, "returned")
+        for record in records:
+            record.returned = world.now
+            if record.inc == self.inc:
+                self.seen = max(self.seen, record.seq)
+            self._show(record)
+        self._waiting = (records, at_ms)
+
+    def _show(self, record: Record) -> None:
+        """Show what was killed to every verifier, before its lease must be over and after."""
+        world = self._world
+        dead = [token for token in self._tokens if record.scope in token.scopes and token.inc == record.inc]
+        for machine in self._machines if dead else ():
+            for _ in range(4):
+                late = int(world.random.uniform(0.2, 3.2) * self._lease_ms * MS)
+                self._look(late, machine, world.random.choice(dead[-4:]))
+
+    def _look(self, late: int, machine: Machine, token: Token) -> None:
+        self._world.after(late, lambda: self._judge.look(machine, token))
+
+
+class Intruder(Operator):
+    """An operator whose kills come when they are least expected, and who tries what is dead."""
+
+    def reader_held_up(self, machine: Machine, token: Token, length: int) -> None:
+        """A reader is held up while it decides on a token; perhaps its whole process is."""
+        draw = self._world.random
+        if draw.random() < 0.5:
+            self._world.after(int(draw.uniform(0, length / 2)), lambda: self.strike(token))
+        if draw.random() < 0.5:
+            machine.hold_up(length)
+
+    def writer_held_up(self, machine: Machine, length: int) -> None:
+        """A follower is held up while it changes its view, or has just renewed its lease."""
+        dead = self._judge.dead[-3:]
+        for scope in dead if machine in self._machines else ():
+            known = [token for token in self._tokens[-30:] if scope in token.scopes]
+            if known:
+                late = int(self._world.random.uniform(0, length))
+                self._look(late, machine, self._world.random.choice(known))

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run: an operator who kills, a mint, verifiers, and faults; then calm, in which everything must work again.
+
+``python -m tests.simulation.run --runs 10000`` looks longer than the tests do; ``--seed`` tells one run's story.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.simulation.code import Code, load
+from tests.simulation.judge import FOREIGN, Judge
+from tests.simulation.mint import SimulatedMint
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.network import Server
+from tests.simulation.operator import Intruder
+from tests.simulation.verifiers import Machine, Token
+from tests.simulation.world import MS, SECOND, World
+
+FAULTS_BEGIN, FAULTS_END = SECOND // 2, 8 * SECOND
+# How often the mint, the operator and the readers do something, ms.
+PERIODS = (("_kill", 450), ("_open", 500), ("_start", 150), ("_look", 60), ("_confirm", 40))
+CALM_WITHIN = 10 * SECOND
+
+
+class Run:
+    """A realm in a world; everything follows from the seed."""
+
+    def __init__(self, seed: int, code: Code) -> None:
+        self.world = world = World(seed, code)
+        self.random = world.random
+        self.lease_ms = self.random.choice([300, 300, 1_000])
+        self.judge = Judge(world, self.lease_ms)
+        self.primary, replica = Server(world, replica=False), Server(world, replica=True)
+        self.primary.followers = [replica]
+        self.histories = 0
+        self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, 0))
+        self.machines = [Machine(world, f"v{number}", [self.primary, replica]) for number in range(2)]
+        office = Machine(world, "mint", [self.primary])
+        self.mint = SimulatedMint(world, office)
+        self.operator = Intruder(world, self.primary, self.judge, self.machines, self.lease_ms)
+        self.operator.mint = self.mint
+        world.reader_held_up, world.writer_held_up = self.operator.reader_held_up, self.operator.writer_held_up
+        self.everyone = [*self.machines, office]
+        self.tokens = self.mint.tokens
+        self.tokens.append(Token(FOREIGN, 0, (FOREIGN, 0), ("realm",)))
+
+    def play(self) -> "Run":
+        """Run the faults, then the calm."""
+        for _ in range(self.random.randint(1, 4)):
+            self.world.at(self.random.randrange(FAULTS_BEGIN, FAULTS_END), self._fault())
+        for work, period_ms in PERIODS:
+            self._often(period_ms * MS, getattr(self, work))
+        self.world.at(FAULTS_BEGIN, self._begin)
+        self.world.at(FAULTS_END, self._mend)
+        self.world.run(FAULTS_END)
+        self._end()
+        return self
+
+    # What goes on all the time.
+
+    def _often(self, period: int, work: Callable[[], None]) -> None:
+        def again() -> None:
+            if self.world.now < FAULTS_END:
+                self.world.after(int(self.random.expovariate(1 / period)), again)
+                work()
+
+        self.world.after(int(self.random.uniform(0, period)), again)
+
+    def _kill(self) -> None:
+        self.operator.kill()
+
+    def _confirm(self) -> None:
+        self.operator.confirm()
+
+    def _open(self) -> None:
+        self.mint.open_session(self.random.choice("abc"))
+
+    def _start(self) -> None:
+        if self.mint.sessions:
+            self.mint.start_task(self.random.choice(self.mint.sessions[-3:]))
+
+    def _look(self) -> None:
+        self.judge.look(self.random.choice(self.machines), self.random.choice(self.tokens[-8:] + self.tokens[:1]))
+
+    # Faults.
+
+    def _fault(self) -> Callable[[], None]:
+        faults = [self._freeze, self._rotate, self._fail_over, self._regress, self._return, self._evict, self._forget]
+        faults += [self._step, self._step, self._end_process, self._freeze, self._fail_over, self._regress]
+        return self.random.choice([*faults, self._restart])
+
+    def _freeze(self) -> None:
+        self.primary.frozen_until = self.world.now + int(self.random.uniform(0.1, 3) * SECOND)
+        self.world.note("store frozen until", self.primary.frozen_until)
+
+    def _restart(self) -> None:
+        self.world.note("store restarted")
+        self.primary.restart()
+
+    def _rotate(self) -> None:
+        """End the history, as operators and mints do when something is wrong."""
+        if self.primary.store.header is None:
+            self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, self.operator.seen))
+        else:
+            old, bans = self._inc, dict(self.primary.store.bans)
+            self.primary.call(lambda store: store.rotate(old, self._name(), self.operator.seen, 0, 0))
+            for record in self.judge.rotated(old, self._inc, bans):
+                record.returned = self.world.now
+        self.operator.distrusts = False
+        self.world.note("rotated to", self._inc)
+        self.world.after(self.world.delay(), self.operator.learn)
+
+    def _rotate_soon(self) -> None:
+        self.operator.distrusts = True
+        self.world.after(
+            int(self.random.uniform(0.2, 3) * SECOND), lambda: self._rotate() if self.operator.distrusts else None
+        )
+
+    def _older(self, among: list[tuple[Any, ...]]) -> bool:
+        if among:
+            kept = self.random.choice(among)
+            inc, before = self._inc, self.primary.store.header
+            self.world.note("store went back from", before and before.seq, "to", kept[0].inc, kept[0].seq)
+            self.primary.store.restore(kept)
+            self.judge.lost(kept[0].inc, kept[0].seq, self.everyone)
+            self.judge.lost(inc, -1, self.everyone) if inc != kept[0].inc else None
+            self.primary.restart()
+        return bool(among)
+
+    def _fail_over(self) -> None:
+        """Lose the last entries, and rotate before anybody is served."""
+        if self._older(self.primary.snapshots[-6:]):
+            if self.random.random() < 0.3:
+                self.operator.seen = 0  # and nobody remembers how far it was
+            self._rotate()
+
+    def _regress(self) -> None:
+        """Lose the last entries, go on under the same name, and rotate when the mint has seen it."""
+        inc = self._inc
+        if self._older([kept for kept in self.primary.snapshots[:-1] if kept[0].inc == inc]):
+            self._rotate_soon()
+
+    def _return(self) -> None:
+        """Restore a backup of a history that had ended."""
+        inc = self._inc
+        if self._older([kept for kept in self.primary.snapshots if kept[0].inc != inc]):
+            self._rotate_soon()
+
+    def _evict(self) -> None:
+        floors = self.primary.store.floors
+        if floors:
+            del floors[self.random.choice(list(floors))]
+            self.world.note("store lost a floor")
+            self._rotate_soon()
+
+    def _forget(self) -> None:
+        self.world.note("store lost everything")
+        self.judge.lost(self._inc, -1, self.everyone) if self.primary.store.header else None
+        self.primary.store.restore((None, {}, {}, {}, []))
+        self.primary.restart()
+        self._rotate_soon()
+
+    def _step(self) -> None:
+        for machine in self.everyone:
+            machine.clocks.step()
+
+    def _end_process(self) -> None:
+        machine = self.random.choice(self.machines)
+        self.world.note(machine.name, "restarted")
+        machine.restart()
+
+    # Afterwards.
+
+    def _begin(self) -> None:
+        self.world.faults = True
+
+    def _mend(self) -> None:
+        self.world.faults = False
+        self.world.note("no more faults")
+        self._step()
+        self.primary.frozen_until = 0
+        if self.operator.distrusts or self.primary.store.header is None:
+            self._rotate()
+
+    def _end(self) -> None:
+        """Every view must become live, and accept what is alive and nothing else."""
+        world = self.world
+        until = world.now + CALM_WITHIN
+        while not world.violations:
+            world.run(world.now + 200 * MS)
+            refused = [machine.check(self._alive()) for machine in self.everyone]
+            if not any(refused):
+                break
+            if world.now > until:
+                world.blame(f"not live in time: {refused}")
+        for token in self.tokens:
+            for machine in self.machines:
+                self.judge.look(machine, token)
+
+    def _alive(self) -> Token:
+        header = self.primary.store.header
+        assert header is not None
+        return Token(header.inc, header.seq, (header.inc, header.seq), ("agent:new", "session:new"))
+
+    @property
+    def _inc(self) -> str:
+        header = self.primary.store.header
+        return header.inc if header is not None else ""
+
+    def _name(self) -> str:
+        self.histories += 1
+        return f"history{self.histories}"
+
+
+def story(run: Run, lines: int = 40) -> str:
+    """Return what happened last, for people."""
+    told = [f"{at / MS:12.3f} ms  {' '.join(map(str, what))}" for at, *what in run.world.trace[-lines:]]
+    return f"seed {run.world.seed}:\n" + "\n".join(told)
+
+
+def main() -> None:
+    """Look for violations from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.run")
+    parser.add_argument("--runs", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, help="only this run, with its story")
+    parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="break the code in this way")
+    asked = parser.parse_args()
+    logging.disable()
+    code = load(MUTATIONS[asked.mutation] if asked.mutation else None)
+    began, events, violations, worst = time.process_time(), 0, 0, 0
+    for seed in range(asked.runs) if asked.seed is None else [asked.seed]:
+        run = Run(seed, code).play()
+        events += run.world.events
+        worst = max(worst, run.judge.worst)
+        violations += bool(run.world.violations)
+        if run.world.violations or asked.seed is not None:
+            print(story(run, 40 if asked.seed is None else 100_000) if not violations > 3 else seed)
+    print(
+        f"{events} events, {violations} runs with a violation, last accept {worst / MS:.1f} ms after a kill, "
+        f"{time.process_time() - began:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that run the real ``Following``: its follower's thread as events, its readers as checks.
+
+What ``feed.Follower`` does with a thread and a socket is done here with the world's events: subscribe, ask, take what
+arrives in order, drop the connection on any error and try again after a pause.
+"""
+
+from collections import deque
+from functools import partial
+from typing import Any, NamedTuple
+
+from arx_verifier.epochs import EpochRefusal
+from arx_verifier.feed_wire import Answer, Entry, FeedError
+from tests.simulation.network import Connection, Refused, Server
+from tests.simulation.world import DEPTH, LONG, MS, Clocks, World
+
+RECONNECT = 0.08  # how often a connection breaks after a probe was sent on it
+REPLICA = 0.12  # how often a connection ends up at a replica
+
+
+class Token(NamedTuple):
+    """A token, as far as revocation is concerned.
+
+    Attributes:
+        inc: The history it names.
+        born: The sequence it names.
+        root: History and sequence of the oldest authority it was derived from, which its holder cannot see.
+        scopes: What it names.
+    """
+
+    inc: str
+    born: int
+    root: tuple[str, int]
+    scopes: tuple[str, ...]
+
+
+class Machine:
+    """A process with a follower and readers.
+
+    Args:
+        world: Where it is.
+        name: Its verifier id.
+        servers: The primary, then replicas.
+    """
+
+    def __init__(self, world: World, name: str, servers: list[Server]) -> None:
+        self.world, self.name, self._servers = world, name, servers
+        self.clocks = Clocks(world)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with an empty view, as a new process does."""
+        self._drop()
+        self.following = self.world.code.following(boot=self.clocks.boot, wall=self.clocks.wall)
+        self.left: dict[str, int] = {}  # histories that this process has seen end, and when
+        self._pause = 20 * MS
+        self._connect()
+
+    def check(self, token: Token) -> EpochRefusal | None:
+        """Decide on a token, perhaps slowly."""
+        following = self.following
+        return self.world.interleaved(
+            lambda: following.check(token.inc, token.born, token.scopes),
+            lambda length: self.world.reader_held_up(self, token, length),
+        )
+
+    def hold_up(self, length: int) -> None:
+        """Hold the follower's thread up from now on."""
+        self._held_until = max(self._held_until, self.world.now + length)
+        self.world.at(self._held_until, self._turn)
+
+    def arrived(self, connection: Connection, frame: Entry | Answer | Refused | None) -> None:
+        """Receive a frame, or find the connection closed."""
+        if connection is self._connection:
+            if frame is not None:
+                self._inbox.append(frame)
+            self._turn()
+
+    # The follower's thread.
+
+    _connection: Connection | None = None
+    _busy = False
+    _held_until = 0
+    _wakes_at = -1
+
+    def _connect(self) -> None:
+        draw = self.world.random
+        replica = self.world.faults and draw.random() < REPLICA
+        self._connection = connection = Connection(self.world, self._servers[-1 if replica else 0], self)
+        connection.send("subscribe")
+        self.following.begin()
+        self._turn()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.open = False
+            self._connection = None
+        self._inbox: deque[Entry | Answer | Refused] = deque()
+
+    def _turn(self) -> None:
+        world, connection = self.world, self._connection
+        if self._busy or connection is None or world.now < self._held_until:
+            return
+        if world.faults and world.random.random() < world.stalls:
+            self.hold_up(int(world.random.uniform(0, 1) * LONG))
+            return
+        following, self._busy = self.following, True
+        try:
+            self._take(connection)
+            while following is self.following and (question := following.ask()) is not None:
+                connection.send("probe", self.name, question.inc, question.applied)
+                self._perhaps_break(connection)
+                self._take(connection)
+        except FeedError as error:
+            world.note(self.name, "dropped:", str(error))
+            if following is self.following:
+                self._drop()
+                world.after(int(self._pause * world.random.uniform(0.5, 1)), self._reconnect(following))
+                self._pause = min(2 * self._pause, 500 * MS)
+        finally:
+            self._busy = False
+        if self._connection is not None:
+            self._wake()
+
+    def _take(self, connection: Connection) -> None:
+        following, world = self.following, self.world
+        held_up = partial(world.writer_held_up, self)
+        while self._inbox or connection.broken:
+            if following is not self.following:
+                return  # the process was restarted while this was going on
+            if connection.broken:
+                raise FeedError("closed")
+            frame = self._inbox.popleft()
+            before = following._state
+            if isinstance(frame, Refused):
+                raise FeedError(f"the store refused: {frame.why}")
+            if isinstance(frame, Entry):
+                world.interleaved(partial(following.take_push, frame), held_up)
+            else:
+                world.interleaved(partial(following.take_answer, frame, self._copy), held_up)
+            self._look(before, following)
+
+    def _look(self, before: Any, following: Any) -> None:
+        after = following._state
+        if following is not self.following:
+            return
+        if before.inc and before.inc != after.inc:
+            self.left.setdefault(before.inc, self.world.now)
+        if after.lease is not None and (before.lease is None or after.lease.sent != before.lease.sent):
+            self._pause = 20 * MS
+            self.world.note(self.name, "live at", after.applied, "of", after.inc)
+            if self.world.random.random() < 0.1:
+                self.world.writer_held_up(self, MS)
+
+    def _copy(self, part: str) -> dict[str, int]:
+        world, connection, following = self.world, self._connection, self.following
+        found: dict[str, int] = {}
+        cursor: int | None = -1
+        assert connection is not None
+        if world.depth >= DEPTH:
+            raise FeedError("the simulator's stack is deep enough")
+        while cursor is not None:
+            connection.page = None
+            connection.send("scan", {"f": "floors", "b": "bans"}[part], cursor)
+            over = world.now + int(following._timeout_s * 1e9)
+            world.run(over, lambda: connection.page is not None or connection.broken or not connection.open)
+            if connection.page is None or not connection.open:
+                raise FeedError("a scan was not answered")
+            cursor, page = connection.page
+            found.update({scope: max(seq, found.get(scope, 0)) for scope, seq in page.items()})
+        return found
+
+    def _reconnect(self, following: Any) -> Any:
+        def again() -> None:
+            if following is self.following and self._connection is None:
+                self._connect()
+
+        return again
+
+    def _perhaps_break(self, connection: Connection) -> None:
+        world = self.world
+        if world.faults and world.random.random() < RECONNECT:
+            world.after(int(world.random.uniform(0, 500) * MS), connection.cut)
+
+    def _wake(self) -> None:
+        when = self.world.now + max(MS // 10, self.following.next_at() - self.clocks.boot() + MS // 100)
+        if self.world.now < self._wakes_at <= when:
+            return
+        self._wakes_at = when
+
+        def wake() -> None:
+            if self._wakes_at == when:
+                self._turn()
+
+        self.world.at(when, wake)
