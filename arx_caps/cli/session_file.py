@@ -4,6 +4,7 @@
 It is a secret of the agent, mode 0600, and ends with the session.
 """
 
+from pathlib import Path
 from typing import Any, Final
 
 from joserfc.errors import JoseError
@@ -34,8 +35,9 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
         The agent as a caller of the mint, and what the mint said of the session when it was opened.
 
     Raises:
-        Stop: It is no session file.
+        Stop: It is no session file, or others can read it.
     """
+    _refuse_open_to_others(path)
     try:
         content = read_object(path)
     except Stop as error:
@@ -49,3 +51,10 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
         # Not chained: the text of a parser could quote the private half.
         raise Stop(f"{path}: the session's key cannot be read", code="file") from None
     return Caller(issuer or str(said), key, token), session
+
+
+def _refuse_open_to_others(path: str) -> None:
+    """Hold a session file to what holds for a key file; a pipe is nobody else's."""
+    file = Path(path)
+    if path != "-" and file.is_file() and file.stat().st_mode & 0o077:
+        raise Stop(f"{path} can be read by others; run `chmod 600 {path}`, and think who has read it", code="file")

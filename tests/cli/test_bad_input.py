@@ -234,3 +234,15 @@ def test_a_key_file_in_the_place_of_a_token_is_told_apart(put: dict[str, str]) -
     ended_well(*ran)
     assert "arxb1_" in ran.err
     assert "arx task start" in ran.err
+
+
+def test_a_session_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    """
+    It holds a key; so what holds for a key file holds for it.
+    """
+    path = tmp_path / "session.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+    ran = arx("task", "start", "lookup", "--session", path)
+    ended_well(*ran)
+    assert "chmod 600" in ran.err
