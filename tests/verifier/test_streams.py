@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs under a grant ends with it: open streams, awaited answers, long calls.  Real servers are in ``faults``."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.caveats import Caveat
+from arx_verifier.epochs import Lease
+from arx_verifier.errors import ArxError, RevokedError, SettingsError, StaleEpochError, ValidityError
+from arx_verifier.grant import Grant
+from arx_verifier.guard import current_grant, protect
+from tests.support import MovedEpochs, access, mint, verifier
+from tests.verifier.serving import RULES, TOOLS, Realm
+
+SESSION = "session:s-aaaaaaaaaaaaaaaa"
+START = {"type": "http.response.start", "status": 200, "headers": []}
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def part(body: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+class Call:
+    """One request through the middleware, and all that was sent back."""
+
+    def __init__(self, realm: Realm, app: App, *, recheck_ms: int = 5, caveats: tuple[Caveat, ...] = ()) -> None:
+        self.sent: list[Any] = []
+        self._middleware = ArxMiddleware(app, verifier=realm.verifier, tools=TOOLS, recheck_ms=recheck_ms)
+        token = b"Bearer " + realm.token(*caveats, rules=RULES).encode().encode()
+        self._scope = {"type": "http", "method": "GET", "path": "/orders/A-1", "raw_path": b"/orders/A-1"}
+        self._scope |= {"query_string": b"", "headers": [(b"authorization", token)], "client": ("10.0.0.7", 1)}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def receive(self) -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def __call__(self) -> None:
+        await asyncio.wait_for(self._middleware(self._scope, self.receive, self.send), 10)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+@pytest.fixture
+def realm() -> Realm:
+    return Realm()
+
+
+def test_an_idle_stream_is_cut(realm: Realm) -> None:
+    """Killed while nothing is sent: the application is cancelled, and its response stays unfinished."""
+    ends: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["arx"].on_end(lambda reason: ends.append(reason.code))
+        await send(START)
+        await send(part(b"one"))
+        realm.epochs.kill(SESSION)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    call = Call(realm, app)
+    asyncio.run(call())
+    assert ends == ["revoked", "cancelled"]
+    assert call.sent == [START, part(b"one")]
+
+
+def test_a_busy_stream_is_cut(realm: Realm) -> None:
+    """A killed stream that is always sending sends no more; the application sees what it would of a client gone."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            while True:
+                await send(part(b"-"))
+                realm.epochs.kill(SESSION)
+                await asyncio.sleep(0)
+        except OSError as error:
+            seen.append(str(error))
+            with pytest.raises(OSError, match="no longer stands"):
+                await send(part(b"after all"))
+            raise
+
+    call = Call(realm, app)
+    asyncio.run(call())
+    assert seen == ["the call was ended: its token no longer stands"] or seen == []  # or it was cancelled in its sleep
+    assert b"after all" not in call.body
+    assert call.sent[-1]["more_body"]
+
+
+def test_a_stream_that_blocks_its_loop_sends_nothing_late(realm: Realm) -> None:
+    """The timer had no chance: the send itself looks at the clock."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        realm.epochs.kill(SESSION)
+        threading.Event().wait(0.02)
+        await send(part(b"late"))
+
+    call = Call(realm, app)
+    asyncio.run(call())
+    assert call.sent == [START]
+
+
+def test_a_killed_call_is_answered_if_nothing_was(realm: Realm) -> None:
+    """Work whose answer is awaited is cancelled too, and the refusal takes the answer's place."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        realm.epochs.kill(SESSION)
+        await asyncio.Event().wait()
+
+    call = Call(realm, app)
+    asyncio.run(call())
+    assert call.sent[0]["status"] == 401
+    assert json.loads(call.body)["code"] == "revoked"
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_work_is_not_stopped_by_a_slow_store_but_its_answer_is(realm: Realm, comes_back: bool) -> None:
+    """Stale is not killed: what has sent nothing runs on, and may answer if the lease came back meanwhile."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        lease, realm.epochs._state.lease = realm.epochs._state.lease, Lease(0, 0, 0)
+        await asyncio.sleep(0.05)
+        if comes_back:
+            realm.epochs._state.lease = lease
+        await send(START)
+        await send(part(b"done", more=False))
+
+    call = Call(realm, app)
+    asyncio.run(call())
+    if comes_back:
+        assert call.sent == [START, part(b"done", more=False)]
+    else:
+        assert call.sent[0]["status"] == 503
+        assert json.loads(call.body)["code"] == "stale"
+
+
+def test_a_stream_ends_with_the_lease_whatever_its_interval(realm: Realm) -> None:
+    """The next look is never later than the lease: an interval of an hour does not lengthen the bound."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await asyncio.Event().wait()
+
+    epochs = realm.epochs
+    soon = epochs.boot_ns() + 50_000_000
+    epochs._state.lease = Lease(soon, 2**62, epochs.boot_ns())
+    call = Call(realm, app, recheck_ms=3_600_000)
+    call._middleware._started = True  # a start would grant a lease without end
+    asyncio.run(call())
+    assert call.sent == [START]
+    assert epochs.boot_ns() >= soon
+
+
+def test_a_stream_ends_with_its_token(realm: Realm) -> None:
+    """An hour-long response to a token of a moment ends after that moment."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["arx"].on_end(lambda reason: ends.append(reason.code))
+        await send(START)
+        await asyncio.Event().wait()
+
+    ends: list[str] = []
+    asyncio.run(Call(realm, app, caveats=(Caveat(exp=time.time_ns() // 1_000_000 + 200),))())
+    assert ends == ["expired"]
+
+
+def test_a_short_response_costs_no_task(realm: Realm) -> None:
+    """The application runs in the server's own task, and nothing is left of its watch."""
+    tasks: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"done", more=False))
+        tasks.append(len(asyncio.all_tasks()))
+
+    async def main() -> None:
+        await call()
+        realm.epochs.kill(SESSION)
+        await asyncio.sleep(0.02)
+
+    call = Call(realm, app)
+    asyncio.run(main())
+    assert tasks == [2]  # ours, and that of wait_for
+    assert call.sent == [START, part(b"done", more=False)]
+
+
+def test_an_error_of_the_application_stays_one(realm: Realm) -> None:
+    """Only what an ended call raises is swallowed."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        asyncio.run(Call(realm, app)())
+
+
+def test_an_interval_of_nothing_is_refused(realm: Realm) -> None:
+    """A mistake in a setting is found at the start."""
+    with pytest.raises(SettingsError):
+        ArxMiddleware(lambda *_: asyncio.sleep(0), verifier=realm.verifier, tools=TOOLS, recheck_ms=0)
+
+
+def test_who_asks_late_is_told_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
+    """A callback given after the end is called; one that fails does not keep the others from being told."""
+    told: list[ArxError] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        grant: Grant = scope["arx"]
+        grant.on_end(lambda _: 1 // 0)
+        grant.on_end(told.append)
+        realm.epochs.kill(SESSION)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            grant.on_end(told.append)
+            assert isinstance(grant.ended, RevokedError)
+
+    asyncio.run(Call(realm, app)())
+    assert [type(error) for error in told] == [RevokedError, RevokedError]
+    assert "the call is ended all the same" in caplog.text
+
+
+def test_a_long_call_stops_at_its_checkpoint(realm: Realm) -> None:
+    """``grant.checkpoint()`` before each irreversible step: the steps after the kill are not made."""
+    steps: list[int] = []
+
+    @protect(realm.verifier, "orders.get")
+    def work() -> None:
+        for step in range(5):
+            grant = current_grant()
+            assert grant is not None
+            grant.checkpoint()
+            steps.append(step)
+            if step == 2:
+                realm.epochs.kill(SESSION)
+
+    with pytest.raises(RevokedError):
+        work(arx_token=realm.token().encode())
+    assert steps == [0, 1, 2]
+
+
+def test_a_checkpoint_says_why() -> None:
+    """Killed, out of touch, out of time; and a token that asks for a fresh view has it asked for at each."""
+    epochs = MovedEpochs()
+    checked = verifier(epochs=epochs)
+    grant = checked.verify(mint().encode(), access())
+    at = 1_700_000_000_000  # the tests' clock is not today's
+    old = checked.verify(mint(iat=at, exp=at + 60_000).encode(), access(at=at))
+    with pytest.raises(ValidityError):
+        old.checkpoint()
+    grant.checkpoint()
+    epochs.move(1_001)
+    with pytest.raises(StaleEpochError):
+        grant.checkpoint()
+    epochs.probe()
+    grant.checkpoint()
+    fresh = checked.verify(mint().attenuate(Caveat(fresh=0)).encode(), access())
+    asked = epochs.asked
+    epochs.move(1)
+    fresh.checkpoint()
+    assert epochs.asked == asked + 1
+    epochs.move(1)
+    asyncio.run(fresh.checkpoint_async())
+    assert epochs.asked == asked + 2
