@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from arx_caps.jose import Proof
@@ -93,11 +93,14 @@ async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
     """Answer one request."""
     raw = bytearray()
     # Counted here and not by the framework, whose own refusal is no problem of RFC 9457.
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            said = f"a body has at most {MAX_BODY_BYTES} bytes"
-            return problems.problem("too_large", said, realm=mint.realm.name, headers={"Connection": "close"})
+    try:
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > MAX_BODY_BYTES:
+                said = f"a body has at most {MAX_BODY_BYTES} bytes"
+                return problems.problem("too_large", said, realm=mint.realm.name, headers={"Connection": "close"})
+    except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
+        return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm.name)
     response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw))
     return response
 

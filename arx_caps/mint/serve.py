@@ -22,6 +22,7 @@ from typing import Final
 import uvicorn
 
 from arx_caps.mint.app import create_app
+from arx_caps.mint.connections import AT_ONCE, BACKLOG, bounded
 from arx_caps.mint.core import Mint, need_store
 from arx_caps.realm import Realm, default_folder
 from arx_verifier.errors import ArxError, SettingsError
@@ -30,7 +31,6 @@ PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not
 STORE_VARIABLE: Final = "ARX_STORE_URL"
 GRACE_S: Final = 2  # for requests that run when the mint is stopped
 KEEP_ALIVE_S: Final = 15
-BACKLOG: Final = 512  # connections that wait to be accepted
 SETTINGS_EXIT: Final = 2  # somebody must mend something first
 LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
 
@@ -42,6 +42,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has one number for how many wait and how many it accepts at once
         if self.started:
             print(json.dumps(self.announcement), file=sys.stderr, flush=True)
 
@@ -103,7 +105,11 @@ def serve(
 def _config(mint: Mint) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(mint),
+        http=bounded(),
+        ws="none",
+        backlog=AT_ONCE,
         log_config=None,
+        log_level="error",  # a stranger's malformed request is no line of the log
         access_log=False,  # a line a request would tell who works on what to whoever reads logs
         server_header=False,
         proxy_headers=False,

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a connection may cost before anybody is proven: time for a request to arrive, and a place among so many.
+
+uvicorn waits for a request for ever, and a process that has no file left to open can neither accept, record nor kill.
+So a request that does not arrive is given up, and when all places are taken, whoever has waited longest makes room for
+the next: strangers who hold connections open cannot shut an operator out.  What is asked is the application's.
+"""
+
+import asyncio
+import resource
+from typing import Any, ClassVar, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for an answer to be taken
+BACKLOG: Final = 512  # connections that wait to be accepted
+AT_ONCE: Final = 64  # accepted in one turn of the event loop; it takes some turns until a place is given back
+MAX_CONNECTIONS: Final = 2048
+OTHER_FILES: Final = 4 * AT_ONCE + 128  # and database, record, journal, store, standard streams
+
+
+class BoundedProtocol(H11Protocol):
+    """HTTP/1.1 of which each connection is held to a time, and all of them to a number; ``bounded`` makes one."""
+
+    most: ClassVar[int] = MAX_CONNECTIONS
+    held: ClassVar[dict[H11Protocol, None]]  # in the order in which they began to wait
+    _timer: asyncio.TimerHandle | None = None
+    _begun = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a place; when there is none, the one that has waited longest is given up."""
+        super().connection_made(transport)
+        self._watch()
+        if len(self.held) > self.most:
+            longest = next((each for each in self.held if _waits(each)), self)
+            longest.transport.abort()
+            self.held.pop(longest, None)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; the first ones of a request start its time, the following ones do not."""
+        if not self._begun:
+            self._begun = True
+            self._watch()
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._begun = False
+        if not self.transport.is_closing():
+            self._watch()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self.held.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        self.held.pop(self, None)
+        self.held[self] = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(REQUEST_S, self._look)
+
+    def _look(self) -> None:
+        if _waits(self) or self.flow.write_paused or self.transport.is_closing():
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(REQUEST_S, self._look)  # the application is at work
+
+
+def _waits(protocol: H11Protocol) -> bool:
+    """Tell whether a request is not there yet, or not whole."""
+    return protocol.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+
+def bounded() -> type[BoundedProtocol]:
+    """Make the protocol of one server, with as many places as this process can open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - OTHER_FILES)
+    members: dict[str, Any] = {"most": max(most, 1), "held": {}}
+    return type("Bounded", (BoundedProtocol,), members)
