@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fresh``: from a line of the policy to a kill that no later request gets past, at the cost of a shared probe."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from starlette.testclient import TestClient
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.app import create_app
+from arx_caps.mint.core import Mint
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.access import AccessRequest
+from arx_verifier.codec import bytes_of
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.feed import Follower
+from arx_verifier.keys import KeyRing
+from arx_verifier.verify import Verifier
+from tests.faults.witness import freeze
+from tests.mint.world import ISSUER, World, make_realm, now_ms
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+TOOL, ARGS = "payments.refund", {"order_id": "o-1", "amount": 5}
+REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 5}}
+
+
+@pytest.fixture
+def world(tmp_path: Path, own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[World]:
+    """A realm whose policy asks for a fresh view before money moves."""
+    realm = make_realm(tmp_path / "realm", realm_name)
+    policy = realm.policy_path.read_text()
+    assert policy.count('# fresh = "0ms"') == 1
+    realm.policy_path.write_text(policy.replace('# fresh = "0ms"', 'fresh = "0ms"'))
+    mint = Mint.open(Realm.open(realm.folder), store_url=own_valkey.url)
+    with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
+        yield World(mint, client)
+
+
+@pytest.fixture
+def payments(world: World, own_valkey: EmbeddedValkey) -> Iterator[Verifier]:
+    """The service's verifier, with what the mint gives it."""
+    file = world.operator().call("POST", "/v1/services", {"audience": "payments"}).json()
+    keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
+    follower = Follower(own_valkey.url, file["realm"], "payments-1")
+    ring = KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"])
+    verifier = Verifier(audience="payments", keys=ring, epochs=follower, decisions=InMemoryDecisions())
+    verifier.start()
+    assert follower.catch_up(0, 0, 10)
+    yield verifier
+    verifier.close()
+
+
+def start_refund(world: World) -> tuple[Bundle, str]:
+    """Start a task that moves money; returns its bundle and its session's id."""
+    holder, session = world.session()
+    told = holder.call("POST", "/v1/tasks", REFUND)
+    assert told.status_code == 201, told.text
+    return Bundle.parse(told.json()["bundle"]), session["id"]
+
+
+def ask() -> AccessRequest:
+    return AccessRequest(TOOL, ARGS, now_ms())
+
+
+def probes(server: EmbeddedValkey) -> int:
+    with redis.Redis.from_url(server.url) as raw:
+        return int(raw.info("commandstats")["cmdstat_fcall"]["calls"])
+
+
+def test_a_policy_line_closes_the_window(world: World, payments: Verifier) -> None:
+    """
+    The token carries it, each decision rests on a probe sent after the request came, and what was acknowledged before
+    the request is never missed, however short before.
+    """
+    bundle, session = start_refund(world)
+    task, follower = Task(bundle), payments.epochs
+    assert any(b'"fresh":0' in packet for packet in bundle.tokens["payments"].packets if isinstance(packet, bytes))
+    assert isinstance(follower, Follower)
+
+    def decide() -> str:
+        token, came = task.call_token("payments", TOOL, ARGS), follower.boot_ns()
+        code = payments.decide(token, ask()).code
+        lease = follower._state.lease
+        assert lease is not None
+        assert lease.sent >= came or code != "ok"
+        return code
+
+    with RevocationStore(world.mint.store_url, world.realm.name) as store:
+        for _ in range(20):
+            assert decide() == "ok"
+            store.ban([f"session:{session}"], "test", "operator:ada")
+            assert decide() == "banned"
+            store.lift([f"session:{session}"], "test", "operator:ada")
+        assert decide() == "ok"
+        store.kill([f"task:{bundle.task}"], "test", "operator:ada")
+        assert decide() == "revoked"
+
+
+def test_many_that_wait_share_a_probe(world: World, payments: Verifier, own_valkey: EmbeddedValkey) -> None:
+    """Two hundred requests at once in one event loop: all allowed, after a few probes, without a thread each."""
+    task = Task(start_refund(world)[0])
+    tokens = [task.call_token("payments", TOOL, ARGS) for _ in range(200)]
+
+    async def main() -> list[str]:
+        threads = threading.active_count()
+        decisions = await asyncio.gather(*(payments.decide_async(token, ask()) for token in tokens))
+        assert threading.active_count() == threads
+        return [decision.code for decision in decisions]
+
+    before = probes(own_valkey)
+    assert set(asyncio.run(main())) == {"ok"}
+    asked = probes(own_valkey) - before
+    print(f"{len(tokens)} requests cost {asked} probes of all verifiers")
+    assert asked < len(tokens) / 4
+
+
+def test_waiting_does_not_hold_the_loop(world: World, payments: Verifier, own_valkey: EmbeddedValkey) -> None:
+    """The store is frozen: requests wait for a probe in vain and are refused, while the loop serves others."""
+    task = Task(start_refund(world)[0])
+    tokens = [task.call_token("payments", TOOL, ARGS) for _ in range(50)]
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            await asyncio.sleep(0.005)
+            gaps.append(loop.time() - began)
+
+    async def main() -> list[str]:
+        beating = asyncio.create_task(beat())
+        decisions = await asyncio.gather(*(payments.decide_async(token, ask()) for token in tokens))
+        beating.cancel()
+        return [decision.code for decision in decisions]
+
+    pid = own_valkey.server_pid
+    freeze(pid)
+    try:
+        assert set(asyncio.run(main())) == {"stale"}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    print(f"{len(gaps)} beats while waiting, the longest gap {max(gaps) * 1000:.0f} ms")
+    assert len(gaps) > 20, "held once for the whole wait, there would be one"
+    until(lambda: payments.decide(task.call_token("payments", TOOL, ARGS), ask()).code == "ok")
