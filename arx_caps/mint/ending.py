@@ -93,7 +93,10 @@ def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
     mint.state.set_agent_status(
         path, "deactivated", lambda: mint.events.record("agent.deactivated", by, agent=path, reason=reason)
     )
-    return end_scopes(mint, "kill+ban", scopes, reason=reason, by=by, wait=True)
+    report = end_scopes(mint, "kill+ban", scopes, reason=reason, by=by, wait=True)
+    # Last: a row that says "ended" is never killed again, so it may say so only once the store has the kill.
+    mint.state.end_sessions_of(path)
+    return report
 
 
 def _end_row(

@@ -163,16 +163,18 @@ class State:
         return self._rows(select(AGENTS).order_by(AGENTS.c.path))
 
     def set_agent_status(self, path: str, status: str, record: Record) -> None:
-        """Deactivate or reinstate an agent; the sessions of a deactivated one are over."""
-        at = now_ms()
+        """Deactivate or reinstate an agent; what it holds is not ended by it."""
         with self._write() as c:
-            ended = at if status == "deactivated" else None
+            ended = now_ms() if status == "deactivated" else None
             c.execute(update(AGENTS).where(AGENTS.c.path == path).values(status=status, ended_at=ended))
-            if status == "deactivated":
-                theirs = select(SESSIONS.c.id).where(SESSIONS.c.agent == path)
-                _end(c, TASKS, TASKS.c.session.in_(theirs), at)
-                _end(c, SESSIONS, SESSIONS.c.agent == path, at)
             record()
+
+    def end_sessions_of(self, path: str) -> None:
+        """Note that the sessions and tasks of an agent are over."""
+        at, theirs = now_ms(), select(SESSIONS.c.id).where(SESSIONS.c.agent == path)
+        with self._write() as c:
+            _end(c, TASKS, TASKS.c.session.in_(theirs), at)
+            _end(c, SESSIONS, SESSIONS.c.agent == path, at)
 
     def change_keys(self, holder: str, add: PublicKey | None, remove: str | None, record: Record) -> None:
         """Enrol another key of a holder, take one away, or both in one step.
