@@ -58,6 +58,11 @@ class Judge:
         records.append(record)
         return record
 
+    def alive(self, token: Token) -> bool:
+        """Whether nothing was done to a token that anybody was told of."""
+        records = (record for scope in token.scopes for record in self._of.get(scope, ()))
+        return not any(record.seq > token.root[1] and record.op != "lift" for record in records)
+
     def lost(self, inc: str, after: int, machines: list[Machine]) -> None:
         """Note that the store went back to ``after`` without a new history."""
         for record in (record for records in self._of.values() for record in records):

@@ -52,6 +52,7 @@ class SimulatedMint:
         check = self._world.code.caller
         try:
             caller = self._world.interleaved(
+                self._world.reader_pauses,
                 lambda: check(front, "", session.name, proof, call, "arx.tasks.start", {}),  # type: ignore[arg-type]
                 lambda length: self._world.reader_held_up(self._machine, session.token, length),
             )

@@ -120,9 +120,14 @@ class Operator:
         world = self._world
         dead = [token for token in self._tokens if record.scope in token.scopes and token.inc == record.inc]
         for machine in self._machines if dead else ():
-            for _ in range(4):
+            for _ in range(2):
                 late = int(world.random.uniform(0.2, 3.2) * self._lease_ms * MS)
                 self._look(late, machine, world.random.choice(dead[-4:]))
+
+    def try_out(self, token: Token) -> None:
+        """Show a token that was just minted."""
+        for machine in self._machines:
+            self._look(int(self._world.random.uniform(0, 2.5) * self._lease_ms * MS), machine, token)
 
     def _look(self, late: int, machine: Machine, token: Token) -> None:
         self._world.after(late, lambda: self._judge.look(machine, token))
@@ -135,14 +140,16 @@ class Intruder(Operator):
         """A reader is held up while it decides on a token; perhaps its whole process is."""
         draw = self._world.random
         if draw.random() < 0.5:
-            self._world.after(int(draw.uniform(0, length / 2)), lambda: self.strike(token))
+            self._world.after(int(draw.uniform(0, length / 4)), lambda: self.strike(token))
         if draw.random() < 0.5:
             machine.hold_up(length)
 
     def writer_held_up(self, machine: Machine, length: int) -> None:
         """A follower is held up while it changes its view, or has just renewed its lease."""
-        dead = self._judge.dead[-3:]
-        for scope in dead if machine in self._machines else ():
+        dead = self._judge.dead[-12:]
+        if machine not in self._machines:
+            return
+        for scope in self._world.random.sample(dead, min(len(dead), 5)):
             known = [token for token in self._tokens[-30:] if scope in token.scopes]
             if known:
                 late = int(self._world.random.uniform(0, length))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulation.code import Code, load
 from tests.simulation.judge import FOREIGN, Judge
-from tests.simulation.mint import SimulatedMint
+from tests.simulation.mint import Session, SimulatedMint
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.network import Server
 from tests.simulation.operator import Intruder
@@ -21,7 +21,7 @@ from tests.simulation.world import MS, SECOND, World
 
 FAULTS_BEGIN, FAULTS_END = SECOND // 2, 8 * SECOND
 # How often the mint, the operator and the readers do something, ms.
-PERIODS = (("_kill", 450), ("_open", 500), ("_start", 150), ("_look", 60), ("_confirm", 40))
+PERIODS = (("_kill", (150, 450)), ("_open", (400,)), ("_start", (150,)), ("_look", (60,)), ("_confirm", (40,)))
 CALM_WITHIN = 10 * SECOND
 
 
@@ -31,7 +31,7 @@ class Run:
     def __init__(self, seed: int, code: Code) -> None:
         self.world = world = World(seed, code)
         self.random = world.random
-        self.lease_ms = self.random.choice([300, 300, 1_000])
+        self.lease_ms = self.random.choice([150, 300, 300, 1_000])
         self.judge = Judge(world, self.lease_ms)
         self.primary, replica = Server(world, replica=False), Server(world, replica=True)
         self.primary.followers = [replica]
@@ -49,10 +49,10 @@ class Run:
 
     def play(self) -> "Run":
         """Run the faults, then the calm."""
-        for _ in range(self.random.randint(1, 4)):
+        for _ in range(self.random.choice([0, 1, 1, 2, 3])):
             self.world.at(self.random.randrange(FAULTS_BEGIN, FAULTS_END), self._fault())
-        for work, period_ms in PERIODS:
-            self._often(period_ms * MS, getattr(self, work))
+        for work, periods_ms in PERIODS:
+            self._often(self.random.choice(periods_ms) * MS, getattr(self, work))
         self.world.at(FAULTS_BEGIN, self._begin)
         self.world.at(FAULTS_END, self._mend)
         self.world.run(FAULTS_END)
@@ -80,10 +80,18 @@ class Run:
 
     def _start(self) -> None:
         if self.mint.sessions:
-            self.mint.start_task(self.random.choice(self.mint.sessions[-3:]))
+            sessions, before = [*filter(self._works, self.mint.sessions)], len(self.tokens)
+            self.mint.start_task(self.random.choice(sessions[-3:] or self.mint.sessions))
+            for token in self.tokens[before:]:
+                self.operator.try_out(token)
+
+    def _works(self, session: Session) -> bool:
+        return session.token.inc == self._inc and self.judge.alive(session.token)
 
     def _look(self) -> None:
-        self.judge.look(self.random.choice(self.machines), self.random.choice(self.tokens[-8:] + self.tokens[:1]))
+        alive = [token for token in self.tokens[-12:] if token.inc == self._inc and self.judge.alive(token)]
+        token = self.random.choice(alive or self.tokens[-5:]) if self.random.random() < 0.97 else self.tokens[0]
+        self.judge.look(self.random.choice(self.machines), token)
 
     # Faults.
 

@@ -9,7 +9,7 @@ from collections import deque
 from functools import partial
 from typing import Any, NamedTuple
 
-from arx_verifier.epochs import EpochRefusal
+from arx_verifier.epochs import EpochRefusal, Lease
 from arx_verifier.feed_wire import Answer, Entry, FeedError
 from tests.simulation.network import Connection, Refused, Server
 from tests.simulation.world import DEPTH, LONG, MS, Clocks, World
@@ -60,6 +60,7 @@ class Machine:
         """Decide on a token, perhaps slowly."""
         following = self.following
         return self.world.interleaved(
+            self.world.reader_pauses,
             lambda: following.check(token.inc, token.born, token.scopes),
             lambda length: self.world.reader_held_up(self, token, length),
         )
@@ -131,26 +132,26 @@ class Machine:
             if connection.broken:
                 raise FeedError("closed")
             frame = self._inbox.popleft()
-            before = following._state
+            before, lease = following._state, following._state.lease
             if isinstance(frame, Refused):
                 raise FeedError(f"the store refused: {frame.why}")
             if isinstance(frame, Entry):
-                world.interleaved(partial(following.take_push, frame), held_up)
+                world.interleaved(world.writer_pauses, partial(following.take_push, frame), held_up)
             else:
-                world.interleaved(partial(following.take_answer, frame, self._copy), held_up)
-            self._look(before, following)
+                world.interleaved(world.writer_pauses, partial(following.take_answer, frame, self._copy), held_up)
+            self._look(before.inc, lease, following)
 
-    def _look(self, before: Any, following: Any) -> None:
+    def _look(self, inc: str, lease: Lease | None, following: Any) -> None:
         after = following._state
         if following is not self.following:
             return
-        if before.inc and before.inc != after.inc:
-            self.left.setdefault(before.inc, self.world.now)
-        if after.lease is not None and (before.lease is None or after.lease.sent != before.lease.sent):
+        if inc and inc != after.inc:
+            self.left.setdefault(inc, self.world.now)
+        if after.lease is not None and after.lease is not lease:
             self._pause = 20 * MS
             self.world.note(self.name, "live at", after.applied, "of", after.inc)
-            if self.world.random.random() < 0.1:
-                self.world.writer_held_up(self, MS)
+            if lease is None or lease.boot <= self.clocks.boot():
+                self.world.writer_held_up(self, MS)  # come to life again: a good moment to try what died meanwhile
 
     def _copy(self, part: str) -> dict[str, int]:
         world, connection, following = self.world, self._connection, self.following

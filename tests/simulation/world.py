@@ -19,7 +19,6 @@ MS = 1_000_000
 SECOND = 1_000 * MS
 DRIFT = 1e-3  # how wrong the rate of a boot clock may be
 START_MS = 1_800_000_000_000
-PAUSES = 0.5  # how often a piece of real code may be held up
 DEPTH = 5  # so many pieces of code wait for each other at most
 LONG = 3 * SECOND  # the longest that a thread is held up
 T = TypeVar("T")
@@ -39,6 +38,8 @@ class World:
         self.now = 0
         self.faults = False
         self._slow = self.random.choice([0.002, 0.01, 0.05])  # how often a message is late
+        self.reader_pauses = self.random.choice([0.2, 0.9])  # how often a decision may be held up
+        self.writer_pauses = self.random.choice([0.02, 0.3])  # how often a change of a view may be
         self.stalls = self.random.choice([0.001, 0.005, 0.02])  # how often a thread is held up between two steps
         self.events = self.depth = 0  # depth: how many pieces of code wait for each other
         self.trace: list[tuple[Any, ...]] = []
@@ -94,18 +95,19 @@ class World:
     def hold_up(self) -> int:
         """Draw how long a thread is held up."""
         draw = self.random.random()
-        if draw < 0.4:
+        if draw < 0.3:
             return int(draw * 10 * MS)
-        return int(draw * 400 * MS) if draw < 0.7 else int(self.random.uniform(0.3, 1) * LONG)
+        return int(self.random.uniform(0.1, 0.4 if draw < 0.9 else 1) * LONG)
 
-    def interleaved(self, work: Callable[[], T], held_up: Callable[[int], None]) -> T:
+    def interleaved(self, chance: float, work: Callable[[], T], held_up: Callable[[int], None]) -> T:
         """Run real code; between two of its lines other things may happen.
 
         Args:
+            chance: How often.
             work: Calls the code.
             held_up: Told for how long, ns, whenever it is held up.
         """
-        if self._tracing or self._paused or self.depth > 2 or not self.faults or self.random.random() > PAUSES:
+        if self._tracing or self._paused or self.depth > 2 or not self.faults or self.random.random() > chance:
             return work()
         before = sys.gettrace()
         self._tracing, self._held_up = True, held_up
@@ -129,7 +131,7 @@ class World:
         lines = self.code.pauses.get(frame.f_code)
         if lines is None:
             return None
-        left = self.random.randrange(2 * len(lines))  # lines that may pass before it is held up, if that many come
+        left = self.random.randrange(1, len(lines) + 5)  # lines that may pass before it is held up, if that many come
 
         def on_line(frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
             nonlocal left

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bound of SPEC 10 in a simulated world, and ten mistakes that the simulation must notice.
+
+``python -m tests.simulation.run`` looks at more seeds, tells one run's story, and plays any of the mistakes.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.code import load
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.run import Run, story
+from tests.simulation.world import MS
+
+RUNS, PARTS = 1_400, 4
+TRIES = 300  # a mistake is found within so many runs; most within twenty
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """A thousand worlds have thousands of alarms."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_bound_holds_and_service_comes_back(part: int) -> None:
+    """
+    No killed or banned token is accepted later than the lease, nor once that was confirmed, and no history comes back;
+    when the faults are over, every verifier accepts what is alive.
+    """
+    code, accepted, late, events = load(), 0, 0, 0
+    for seed in range(part * RUNS // PARTS, (part + 1) * RUNS // PARTS):
+        run = Run(seed, code).play()
+        assert not run.world.violations, story(run)
+        accepted += run.judge.accepted
+        late = max(late, run.judge.worst)
+        events += run.world.events
+    # Else the worlds were so bad that nobody accepted anything, which proves nothing.
+    assert accepted > 10 * RUNS / PARTS
+    assert late > 500 * MS, "some acceptance comes close to the bound of a second"
+    assert events > 500 * RUNS / PARTS
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mistake_is_noticed(name: str) -> None:
+    """
+    Each of ten simplifications of the real code lets a dead token in, and the simulation sees it.
+    """
+    code = load(MUTATIONS[name])
+    for seed in range(TRIES):
+        found = Run(seed, code).play().world.violations
+        if any("accepted" in violation for violation in found):
+            return
+    pytest.fail(f"{TRIES} runs did not notice: {name}")
+
+
+def test_a_run_can_be_repeated() -> None:
+    """
+    The same seed gives the same story, event by event: a violation can be looked at.
+    """
+    code = load()
+    first, again = (Run(7, code).play().world for _ in range(2))
+    assert first.events == again.events
+    assert list(map(str, first.trace)) == list(map(str, again.trace))
+
+
+def test_a_mistake_that_no_longer_fits_the_code_is_an_error() -> None:
+    """
+    A patch whose text is not there exactly once is refused, so that no change of the code disables it silently.
+    """
+    with pytest.raises(AssertionError, match="0 times"):
+        load({"epochs": (("no such line", ""),)})
+    with pytest.raises(AssertionError, match="times"):
+        load({"following": (("self._due", ""),)})
