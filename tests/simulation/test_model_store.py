@@ -18,6 +18,7 @@ pytestmark = pytest.mark.servers
 SCOPES = ["realm", *(f"{kind}:{name * 3}" for kind in ("agent", "session", "task") for name in "abcd")]
 ODD = ["", "x" * 97, "a b", "session:é"]
 CALLS = 250
+CHANCES = {"bump": 40, "probe": 30, "unacked": 10, "rotate": 3, "init": 2, "expire": 5, "evict": 0.5, "take": 3}
 
 
 class Both:
@@ -42,7 +43,7 @@ class Both:
             word = str(error).split(" ")[0]
             reply = word if word in HISTORY_ERRORS else "ERR"
         else:
-            self.at_ms = reply[2]
+            self.at_ms = reply[0] if function == "unacked" else reply[2]
         try:
             expected = getattr(self.model, function)(*model)
         except StoreRefused as error:
@@ -50,6 +51,9 @@ class Both:
         if function == "probe" and isinstance(expected, list):
             entries = tuple(Entry(expected[0], entry.seq, entry.op, entry.scope) for entry in expected.pop())
             assert read_answer(reply) == Answer(*expected, entries)
+        elif function == "unacked":
+            reply[3] = sorted([name.decode(), at_ms, applied] for name, at_ms, applied in reply[3])
+            assert reply == expected
         else:
             said = [value.decode() if isinstance(value, bytes) else value for value in reply]
             assert said == list(expected), (function, arguments)
@@ -59,9 +63,7 @@ class Both:
         draw, header = self.random, self.model.header
         inc = header.inc if header is not None and draw.random() < 0.95 else "X" * 22
         seq = header.seq if header is not None else 0
-        kind = draw.choices(["bump", "probe", "rotate", "init", "expire", "evict", "take"], [40, 30, 3, 2, 5, 0.5, 3])[
-            0
-        ]
+        kind = draw.choices(list(CHANCES), list(CHANCES.values()))[0]
         if kind == "bump":
             op = draw.choice(["kill", "ban", "kill+ban", "lift", "lift", "undo" if draw.random() < 0.1 else "ban"])
             scopes = draw.choices(SCOPES, k=draw.randint(1, 4))
@@ -77,6 +79,9 @@ class Both:
             keys = tuple(self.keys.header[:-1] + part for part in ("h", "f", "b", "log", "v", "a"))
             asked = (draw.choice("vw"), inc, applied, draw.choice([1, 3, 1000]))
             self.call("probe", keys, *asked, model=asked)
+        elif kind == "unacked":
+            wanted = (draw.randint(0, seq + 1), draw.choice([0, self.at_ms, self.at_ms + 10**6]))
+            self.call("unacked", self.keys.registry, *wanted, model=wanted)
         elif kind == "rotate":
             asked = (inc, secrets.token_hex(11), draw.choice([0, seq + 5]), draw.choice([0, 400]), draw.choice([0, 9]))
             self.call("rotate", self.keys.all, *asked, model=asked)
