@@ -29,6 +29,7 @@ _UNCLEAN_PATH: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|(?:\A|/)\.{1,2}(?:/|\Z)
 _UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)|;", re.IGNORECASE)
 _ESCAPE_CUT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
+_UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
 class _Route:
@@ -129,13 +130,23 @@ def read_body(scope: Scope, body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: Not JSON by its type or its bytes: arguments in another form would go unseen.
     """
+    types = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"content-type"]
+    parameters = [part for kind in types for part in kind.split(";") if "charset" in part.lower()]
+    if not all(map(_UTF_8.fullmatch, parameters)):
+        # Some frameworks decode body and query with it: what is one text in UTF-8 is two arguments in UTF-7.
+        raise RequestError("the charset is not UTF-8")
     if not body:
         return {}
-    types = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
-    media = types[0].decode("latin-1").partition(";")[0].strip() if len(types) == 1 else ""
+    if any(_is_encoded(value) for name, value in scope["headers"] if name.lower() == b"content-encoding"):
+        raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
+    media = types[0].partition(";")[0].strip() if len(types) == 1 else ""
     if not _JSON_TYPE.fullmatch(media):
         raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
     return read_json_object(body)
+
+
+def _is_encoded(value: bytes) -> bool:
+    return value.strip().lower() not in (b"", b"identity")
 
 
 def _clean_path(scope: Scope) -> str:
@@ -143,7 +154,7 @@ def _clean_path(scope: Scope) -> str:
     root: str = scope.get("root_path", "").rstrip("/")
     if root and (path == root or path.startswith(root + "/")):
         path = path[len(root) :]  # as frameworks do, so that both see the same route
-    if _UNCLEAN_PATH.search(path) or _UNCLEAN_RAW.search(scope.get("raw_path") or b""):
+    if path[:1] not in ("", "/") or _UNCLEAN_PATH.search(path) or _UNCLEAN_RAW.search(scope.get("raw_path") or b""):
         raise RequestError("the path can be read in more than one way")
     return path
 
