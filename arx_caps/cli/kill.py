@@ -113,7 +113,7 @@ def _act(
     console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
     banned = [scope for scope in scopes if scope.startswith(BANNED)] if action is KILL else []
     if banned:
-        console.hint(f"nothing new is accepted there either, until `arx reinstate {' '.join(banned)}`")
+        console.hint(f"what is begun later is refused as well, until `arx reinstate {' '.join(banned)}`")
     click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
 
 
