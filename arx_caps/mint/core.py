@@ -214,6 +214,7 @@ class Mint:
             realm,
             HighWater(header.inc, header.seq, ttl),
             lambda: self.events.record(kind, MINT, inc=header.inc, seq=header.seq, why=why),
+            begins=True,
         )
 
     def _keep(self) -> None:

@@ -305,10 +305,10 @@ class State:
         row = self._row(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm))
         return HighWater(row["inc"], row["seq"], row["max_ttl_ms"]) if row is not None else None
 
-    def raise_high_water(self, realm: str, mark: HighWater, record: Record = _nothing) -> None:
-        """Remember a place in the kill sequence; within one history it only rises."""
+    def raise_high_water(self, realm: str, mark: HighWater, record: Record = _nothing, *, begins: bool = False) -> None:
+        """Remember a place in the kill sequence; it only rises, but where a history ``begins``."""
         with self._write() as c:
-            _raise_high_water(c, realm, mark)
+            _raise_high_water(c, realm, mark, begins=begins)
             record()
 
 
@@ -337,11 +337,13 @@ def _end(c: Connection, table: Any, which: Any, at: int) -> None:
     c.execute(update(table).where(which, table.c.status == "open").values(status="ended", ended_at=at))
 
 
-def _raise_high_water(c: Connection, realm: str, mark: HighWater) -> None:
+def _raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool = False) -> None:
     row = c.execute(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm)).first()
     if row is None:
         c.execute(insert(HIGH_WATER).values(realm=realm, **mark._asdict()))
         return
+    if not begins and mark.inc != row.inc and mark.seq <= row.seq:
+        return  # a history goes on where the one before it ended: this is a late word of one that is over
     values = {"inc": mark.inc, "seq": max(row.seq, mark.seq), "max_ttl_ms": mark.max_ttl_ms or row.max_ttl_ms}
     if values != {name: row._mapping[name] for name in values}:  # noqa: SLF001 - its public name
         c.execute(update(HIGH_WATER).where(HIGH_WATER.c.realm == realm).values(**values))

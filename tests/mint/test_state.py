@@ -65,7 +65,7 @@ def test_the_high_water_mark_only_rises(state: State) -> None:
     state.raise_high_water("acme", HighWater("a", 7, 100))
     state.raise_high_water("acme", HighWater("a", 5))
     assert state.high_water("acme") == HighWater("a", 7, 100)
-    state.raise_high_water("acme", HighWater("b", 6, 200))
+    state.raise_high_water("acme", HighWater("b", 6, 200), begins=True)
     assert state.high_water("acme") == HighWater("b", 7, 200)
 
 
