@@ -205,6 +205,7 @@ def test_a_session_goes_through_a_pipe(live: Live, tmp_path: Path) -> None:
     Without ``--out`` a session file and a bundle go to stdout, and ``-`` takes them from stdin.
     """
     opened = live.ok("session", "open", "--key", tmp_path / "agent.key")
+    (tmp_path / "s").touch(mode=0o600)
     (tmp_path / "s").write_text(json.dumps(opened))
     started = live.ok("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=7x", "--ttl", "1m")
     assert started["bundle"].startswith("arxb1_")
