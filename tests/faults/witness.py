@@ -20,12 +20,16 @@ from arx_verifier.decisions import Decision, InMemoryDecisions
 from arx_verifier.epochs import boot_clock
 from arx_verifier.feed import Follower
 from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.proofs import CallSigner, tool_fields
 from arx_verifier.verify import Verifier
 from tests.servers import until
 from tests.support import AUDIENCE, KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 PAUSE_S = 0.0005
+TOOL, ARGS = "orders.get", {"order_id": "o-1"}
+CALL = tool_fields(TOOL, ARGS)
 
 
 class Run(NamedTuple):
@@ -44,10 +48,11 @@ class Witness:
         url: Where the process finds the store.
         realm: The realm's name.
         name: What the store calls it.
+        key: The audience's key, when the tokens are not the tests' own.
     """
 
-    def __init__(self, url: str, realm: str, name: str = "tool") -> None:
-        command = [sys.executable, "-m", "tests.faults.witness", url, realm, name]
+    def __init__(self, url: str, realm: str, name: str = "tool", *, key: bytes = KEY) -> None:
+        command = [sys.executable, "-m", "tests.faults.witness", url, realm, name, key.hex()]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
         self.pid = self._process.pid
@@ -70,8 +75,11 @@ class Witness:
 
     def code(self, name: str = "token") -> str:
         """The last decision about a token, empty before the first."""
-        runs = self.runs(name)
-        return runs[-1].code if runs else ""
+        return self.codes()[name]
+
+    def codes(self) -> dict[str, str]:
+        """The last decision about each token."""
+        return dict(self.say(codes=True))
 
     def until(self, code: str, name: str = "token", within_s: float = 15.0) -> None:
         """Wait until a token is decided so."""
@@ -113,12 +121,12 @@ class Forgetful(InMemoryDecisions):
 class Process:
     """The process itself."""
 
-    def __init__(self, url: str, realm: str, name: str) -> None:
+    def __init__(self, url: str, realm: str, name: str, key: str) -> None:
         self.follower = Follower(url, realm, name)
-        keys = KeyRing({"k1.0": KEY}, realm=realm)
+        keys = KeyRing({"k1.0": bytes.fromhex(key)}, realm=realm)
         self.verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=self.follower, decisions=Forgetful())
         self.verifier.start()
-        self.tokens: dict[str, str] = {}
+        self.tokens: dict[str, CallSigner] = {}
         self.runs: dict[str, list[list[Any]]] = {}
         self.lock = threading.Lock()
         self.fork = False
@@ -128,14 +136,19 @@ class Process:
         while True:
             with self.lock:
                 tokens = tuple(self.tokens.items())
-            for name, token in tokens:
+            for name, signer in tokens:
                 began = boot_clock()
-                code = self.verifier.decide(token, AccessRequest("orders.get", {}, time.time_ns() // 1_000_000)).code
+                code = self.decide(signer)
                 with self.lock:
                     self.note(name, code, began)
             if self.fork:
                 self.fork_once()
             time.sleep(PAUSE_S)
+
+    def decide(self, signer: CallSigner) -> str:
+        """Sign a call, as its holder would, and decide on it."""
+        now = time.time_ns() // 1_000_000
+        return self.verifier.decide(signer.sign(CALL, now), AccessRequest(TOOL, ARGS, now)).code
 
     def note(self, name: str, code: str, began: int) -> None:
         """Lengthen the last run, or begin one."""
@@ -152,11 +165,10 @@ class Process:
         self.fork = False
         if os.fork():
             return
-        token = next(iter(self.tokens.values()))
-        request = AccessRequest("orders.get", {}, time.time_ns() // 1_000_000)
-        first = self.verifier.decide(token, request).code
+        signer = next(iter(self.tokens.values()))
+        first = self.decide(signer)
         live = self.follower.catch_up(0, 0, 10)
-        told = [first, live, self.verifier.decide(token, request).code, self.follower.verifier_id]
+        told = [first, live, self.decide(signer), self.follower.verifier_id]
         os.write(1, (json.dumps(told) + "\n").encode())
         os._exit(0)
 
@@ -165,11 +177,15 @@ class Process:
         [(command, value)] = json.loads(line).items()
         answer: Any = None
         if command == "watch":
+            tokens = {name: CallSigner(Macaroon.parse(text), AUDIENCE) for name, text in value.items()}
             with self.lock:
-                self.tokens, self.runs = value, {name: [] for name in value}
+                self.tokens, self.runs = tokens, {name: [] for name in value}
         elif command == "tell":
             with self.lock:
                 answer = list(self.runs[value])
+        elif command == "codes":
+            with self.lock:
+                answer = {name: runs[-1][0] if runs else "" for name, runs in self.runs.items()}
         elif command == "wall":
             self.follower._wall = lambda: time.time_ns() + value
         elif command == "busy":
@@ -188,7 +204,7 @@ def _be_busy() -> None:
 
 def main() -> None:
     """Decide in one thread and obey in this one."""
-    process = Process(*sys.argv[1:4])
+    process = Process(*sys.argv[1:5])
     threading.Thread(target=process.decide_for_ever, daemon=True).start()
     for line in sys.stdin:
         process.obey(line)
