@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast bench check clean
+.PHONY: demo test test-fast bench bench-kill check clean
 
 demo: $(READY)
 	$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -18,6 +18,9 @@ test-fast: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results.json $(ARGS)
 	$(BIN)/python benchmarks/report.py benchmarks/results.json
+
+bench-kill: $(READY)
+	$(BIN)/python -m benchmarks.kill $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ KEEP: Final = 10_000  # entries that one behind may lack before it must copy the
 PAGE: Final = 5_000
 COPY_NS: Final = 10_000_000_000  # how long a copy is given to whoever needs one
 MS: Final = 1_000_000  # ns
+NEWS: Final = Push("-", 0, "rotate", "realm")  # of no history: it changes nothing, and makes who gets it ask at once
 
 
 class Listener(Protocol):
@@ -107,7 +108,9 @@ class Hub:
 
     def take_grant(self, granted: Granted) -> None:
         """Answer those who waited for news."""
-        self.granted = granted
+        before, self.granted = self.granted, granted
+        if before is None or granted.sent - before.sent > granted.lease_ms * MS:
+            self._push(NEWS)  # nobody below has a lease any more
         for member in list(self.members.values()):
             if member.asked is not None and member.listener is not None:
                 self._answer(member, *member.asked)
@@ -121,7 +124,7 @@ class Hub:
         self._copy = None
         if other:
             self.granted = None
-        self._push(Push(inc, seq, "rotate", "realm"))
+        self._push(NEWS)
         self.settle_soon()
 
     def take_fence(self) -> None:

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What many kills and many verifiers cost: a check, a copy, a probe, a message, a connection, a floor."""
+
+import subprocess
+import sys
+import time
+import timeit
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from arx_caps.revocation.wire import Keys
+from arx_verifier.epochs import UnsafeLocalEpochs
+from benchmarks.kill_child import Child, memory
+from benchmarks.kill_stage import BY, SESSION, Stage, cpu_s
+
+MILLION: Final = 1_000_000
+SCOPES: Final = (
+    "realm", "key:k1.0", "policy:AAAAAAAAAAAAAAAAAAAAAA", "agent:acme", "agent:acme/support",
+    "agent:acme/support/triage", "session:s-abcdefghijklmnop", "task:t-abcdefghijklmnop", "link:AAAAAAAAAAAAAAAAAAAAAA",
+)  # fmt: skip
+DIGITS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+
+PINGER: Final = """
+import sys, time, redis
+client = redis.Redis(unix_socket_path=sys.argv[1], protocol=2)
+client.ping()
+print("ready", flush=True)
+longest = count = 0
+import threading
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+while not stop.is_set():
+    began = time.monotonic()
+    client.ping()
+    longest, count = max(longest, time.monotonic() - began), count + 1
+    time.sleep(0.0005)
+print(longest * 1000, count, flush=True)
+"""
+
+
+def scope(index: int) -> str:
+    """Name one of very many tasks."""
+    letters = ""
+    for _ in range(16):
+        index, digit = divmod(index, 32)
+        letters = DIGITS[digit] + letters
+    return f"task:t-{letters}"
+
+
+def check_cost(kills: int) -> dict[str, Any]:
+    """Time one check of a token with nine scopes beside so many live kills, ns."""
+    epochs = UnsafeLocalEpochs()
+    for first in range(0, kills, 1_000):
+        epochs.kill(*(scope(index) for index in range(first, first + 1_000)))
+    inc, born = epochs.inc, epochs.seq
+    assert epochs.check(inc, born, SCOPES) is None
+    rounds = 20_000
+    times = timeit.repeat(lambda: epochs.check(inc, born, SCOPES), number=rounds, repeat=15)
+    return {"kills": kills, "check_ns": round(min(times) / rounds * 1e9)}
+
+
+class Pinger:
+    """Another client of the server, in a process of its own, and the longest it had to wait."""
+
+    def __init__(self, path: Path) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", PINGER, path], stdin=pipe, stdout=pipe, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def stop(self) -> float:
+        """End it; returns the longest wait for an answer, ms."""
+        told, _ = self._process.communicate("stop\n")
+        return round(float(told.split()[0]), 2)
+
+
+def load(stage: Stage, floors: int) -> dict[str, Any]:
+    """Kill very many tasks, then let a new verifier copy it all, and ask how long another client had to wait."""
+    store = stage.realm(1_000)
+    client = redis.Redis(unix_socket_path=str(stage.server.data_dir / "valkey.sock"))
+    before = _used(client)
+    began = time.monotonic()
+    for first in range(0, floors, 1_000):
+        store.kill([scope(index) for index in range(first, first + 1_000)], "benchmark", BY)
+    filled_s = time.monotonic() - began
+    path = stage.server.data_dir / "valkey.sock"
+    pinger = Pinger(path)
+    time.sleep(2)
+    quiet_ms = pinger.stop()
+    empty = Child(stage.server.url, "nobody", "v").say(memory=True)
+    child, pinger = Child(stage.server.url, store.realm, "v"), Pinger(path)
+    began = time.monotonic()
+    child.ready()
+    loaded_s = time.monotonic() - began
+    longest_ms = pinger.stop()
+    full = child.say(memory=True)
+    child.close()
+    facts = {
+        "floors": floors,
+        "filled_s": round(filled_s, 1),
+        "loaded_s": round(loaded_s, 2),
+        "ping_longest_ms": longest_ms,
+        "ping_longest_without_ms": quiet_ms,
+        "verifier_bytes_a_floor": round((full - empty) / floors),
+        "server_bytes_a_floor": round((_used(client) - before) / floors),
+    }
+    client.close()
+    return facts
+
+
+def _used(client: redis.Redis) -> int:
+    facts: Any = client.info("memory")
+    return int(facts["used_memory"])
+
+
+def unit_costs(stage: Stage, rounds: int) -> dict[str, Any]:
+    """What a probe, a pushed message and a connection cost the server, and what a probe costs a relay."""
+    store = stage.realm(1_000)
+    keys = Keys.of(store.realm)
+    path = str(stage.server.data_dir / "valkey.sock")
+    client = redis.Redis(unix_socket_path=path)
+    header = store.header()
+    names = (keys.header, keys.floors, keys.bans, keys.log, keys.probes, keys.acks)
+    before = _server_us(client)
+    for _ in range(rounds):
+        client.fcall("arx1_probe", len(names), *names, "v", header.inc, header.seq, 1000)
+    probe_us = (_server_us(client) - before) / rounds
+    alone_us = _kills_us(stage, client, rounds // 10)
+    subscribers, memory_before = [], _used(client)
+    for _ in range(SUBSCRIBERS):
+        one = redis.connection.UnixDomainSocketConnection(path=path, protocol=3)
+        one.connect()
+        one.send_command("SSUBSCRIBE", f"arx:{{{store.realm}}}:ch")
+        one.read_response(push_request=True)
+        subscribers.append(one)
+    bytes_each = (_used(client) - memory_before) / SUBSCRIBERS
+    fan_us = (_kills_us(stage, client, rounds // 10) - alone_us) / SUBSCRIBERS
+    for one in subscribers:
+        one.disconnect()
+    client.close()
+    facts = {"probe_us": probe_us, "kill_us": alone_us, "message_us": fan_us, "connection_bytes": bytes_each}
+    return {name: round(value, 1) for name, value in facts.items()} | relay_cost(stage)
+
+
+SUBSCRIBERS: Final = 200
+
+
+def _kills_us(stage: Stage, client: redis.Redis, rounds: int) -> float:
+    before = _server_us(client)
+    for _ in range(rounds):
+        stage.store.kill([SESSION], "benchmark", BY)
+    return (_server_us(client) - before) / rounds
+
+
+def _server_us(client: redis.Redis) -> float:
+    facts: Any = client.info("cpu")
+    return float(facts["used_cpu_user"] + facts["used_cpu_sys"]) * 1e6
+
+
+def relay_cost(stage: Stage, verifiers: int = 20, seconds: float = 10.0) -> dict[str, Any]:
+    """What a relay costs itself and the server while nothing happens, and what a kill costs it."""
+    store = stage.realm(1_000)
+    with stage.relays(1) as relays, stage.verifiers(verifiers, relays[0].url):
+        before, server_before = cpu_s(relays[0].pid), cpu_s(stage.server.server_pid)
+        time.sleep(seconds)
+        idle = cpu_s(relays[0].pid) - before
+        server = cpu_s(stage.server.server_pid) - server_before
+        before = cpu_s(relays[0].pid)
+        kills = 200
+        for _ in range(kills):
+            store.wait_confirmed(store.kill([SESSION], "benchmark", BY))
+            time.sleep(0.003)
+        busy = cpu_s(relays[0].pid) - before
+        size = memory(relays[0].pid)
+    return {
+        "relay_verifiers": verifiers,
+        "relay_idle_percent": round(idle / seconds * 100, 2),
+        "relay_server_percent": round(server / seconds * 100, 2),
+        "relay_kill_us_a_verifier": round(busy / kills / verifiers * 1e6, 1),
+        "relay_bytes": size,
+    }
