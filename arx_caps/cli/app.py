@@ -85,6 +85,8 @@ def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> i
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return exits.USAGE
+    if isinstance(error, click.Abort) and sys.stderr.isatty():
+        click.echo(err=True)  # after the terminal's own ^C
     message, code, exit_code, hint = _describe(error)
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True)

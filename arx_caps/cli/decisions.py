@@ -5,8 +5,9 @@ A session is told as a tree, everything else as a table.  Damage in a journal is
 still read, and the command then ends with 3: what it shows is not all there was.
 """
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -67,7 +68,7 @@ class Filter(NamedTuple):
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="only the last so many"
 )
-@click.option("--follow", "-f", is_flag=True, help="go on with what is decided from now on")
+@click.option("--follow", "-f", is_flag=True, help="then go on with what is decided from now on")
 @click.option("--jsonl", is_flag=True, help="write one JSON object a line")
 @click.option(
     "--journal", type=click.Path(path_type=Path), envvar="ARX_JOURNAL", help="else the realm folder's journals"
@@ -90,17 +91,12 @@ def decisions_command(
     if not folder.is_dir():
         hint = "name the realm's folder with --realm-dir or ARX_HOME, or that of other journals with --journal"
         raise Stop(f"{folder}: there are no journals", hint=hint, code="no_journal")
-    wanted = Filter(**filters)
-    if wanted.agent is not None and not is_path_pattern(wanted.agent):
-        raise click.BadParameter(f"{wanted.agent[:60]!r} is no agent path or pattern", param_hint="--agent")
-    if wanted.code is not None and wanted.code not in CODES:
-        near = get_close_matches(wanted.code, CODES, 1)
-        said = f"; is it {near[0]}?" if near else ": allow, deny, or a code that `arx decisions` shows as WHY"
-        raise click.BadParameter(f"there is no code {wanted.code[:60]!r}{said}", param_hint="--code")
+    wanted = _checked(Filter(**filters))
     damage: list[Damage] = []
-    found = _found(folder, wanted, damage.append, follow=follow)
+    found = filter(wanted.takes, read_journal(folder, on_damage=damage.append))
     if follow:
-        _follow(console, found, jsonl or console.json)
+        with contextlib.suppress(KeyboardInterrupt):  # how following ends
+            _follow(console, folder, wanted, damage.append, limit, jsonl=jsonl or console.json)
     elif jsonl:
         for decision in deque(found, maxlen=limit):
             console.raw(json_line("decision", decision.to_dict()))
@@ -116,18 +112,45 @@ def decisions_command(
     click.get_current_context().exit(exits.INCOMPLETE if damage else exits.OK)
 
 
-def _found(folder: Path, wanted: Filter, on_damage: Callable[[Damage], None], *, follow: bool) -> Iterator[Decision]:
-    for decision in read_journal(folder, follow=follow, on_damage=on_damage):
+def _checked(wanted: Filter) -> Filter:
+    """Refuse a filter that nothing could ever pass: it is a slip, and an empty table would hide it.
+
+    Raises:
+        click.BadParameter: The agent is no path or pattern, or there is no such code.
+    """
+    if wanted.agent is not None and not is_path_pattern(wanted.agent):
+        raise click.BadParameter(f"{wanted.agent[:60]!r} is no agent path or pattern", param_hint="--agent")
+    if wanted.code is not None and wanted.code not in CODES:
+        near = get_close_matches(wanted.code, CODES, 1)
+        said = f"; is it {near[0]}?" if near else ": allow, deny, or a code that `arx decisions` shows as WHY"
+        raise click.BadParameter(f"there is no code {wanted.code[:60]!r}{said}", param_hint="--code")
+    return wanted
+
+
+def _follow(
+    console: Console, folder: Path, wanted: Filter, on_damage: Callable[[Damage], None], limit: int, *, jsonl: bool
+) -> None:
+    """Write the last decisions and then each new one; what is there at first is read twice and written once."""
+    known: dict[str, int] = {}
+    past: deque[Decision] = deque(maxlen=limit)
+    for decision in read_journal(folder, on_damage=lambda _: None):
+        known[decision.boot] = decision.sequence
         if wanted.takes(decision):
-            yield decision
+            past.append(decision)
+    widths = [max(len(str(cell)) for cell in column) for column in zip(HEADS, *map(_row, past), strict=True)]
+    for decision in past:
+        _write_line(console, decision, widths, jsonl)
+    for decision in read_journal(folder, follow=True, on_damage=on_damage):
+        if decision.sequence > known.get(decision.boot, 0) and wanted.takes(decision):
+            _write_line(console, decision, widths, jsonl)
 
 
-def _follow(console: Console, found: Iterable[Decision], jsonl: bool) -> None:
-    try:
-        for decision in found:
-            console.raw(json_line("decision", decision.to_dict()) if jsonl else "  ".join(map(str, _row(decision))))
-    except KeyboardInterrupt:
-        return  # how following ends
+def _write_line(console: Console, decision: Decision, widths: Sequence[int], jsonl: bool) -> None:
+    if jsonl:
+        console.raw(json_line("decision", decision.to_dict()))
+    else:
+        cells = [str(cell).ljust(width) for cell, width in zip(_row(decision), widths, strict=True)]
+        console.raw("  ".join(cells).rstrip())
 
 
 def _table(console: Console, found: deque[Decision]) -> None:

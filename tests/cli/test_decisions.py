@@ -2,6 +2,9 @@
 """``arx decisions``: filters, forms, damage."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,30 @@ def test_a_table_for_people_shows_no_control_characters(journal: Path) -> None:
     ran = arx("decisions", "--journal", journal)
     assert "acme/a -> acme/w" in ran.out
     assert "\x1b" not in ran.out
+
+
+@pytest.mark.servers
+def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
+    """
+    ``--follow`` writes the last decisions once, then whatever a verifier decides from now on.
+    """
+    command = [sys.executable, "-m", "arx_caps.cli", "decisions", "--journal", str(journal), "--follow", "--limit", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as following:
+        assert following.stdout is not None
+        try:
+            told = [following.stdout.readline() for _ in range(2)]
+            sink = Journal(journal / "mail", "mail-1", "mail")
+            sink.append(
+                Decision("ok", AT + 20, ChainFacts(agent="acme/c", session=SESSION, audience="mail"), "mail.read")
+            )
+            told.append(following.stdout.readline())
+            sink.close()
+            following.send_signal(signal.SIGINT)
+            assert following.wait(20) == exits.OK
+            assert following.stdout.read() == ""
+        finally:
+            following.kill()
+    assert ["orders.list" in told[0], "orders.refund" in told[1], "mail.read" in told[2]] == [True] * 3
 
 
 def test_damage_is_said_and_read_past(journal: Path) -> None:
