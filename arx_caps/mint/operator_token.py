@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from arx_verifier import chain, codec
+from arx_verifier.bounds import MAX_WORK, size_of
 from arx_verifier.caveats import Caveat, read_caveat
 from arx_verifier.constraints import Rule, compile_rule, explain, permits
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import ID_BYTES, MINT_AUDIENCE, Macaroon, OperatorIdentifier
-from arx_verifier.proven import MAX_WORK, size_of
 
 TTL_MS: Final = 10 * 60 * 1000
 ALL_ACTIONS: Final = (Rule(tool="arx.*"),)

@@ -14,7 +14,7 @@ CAPS = ROOT / "arx_caps"
 # Each module of the verifier imports only from those before it.
 ORDER = """
     errors
-    names canonical codec chain access scopes
+    names canonical codec chain access scopes bounds
     comparing matching arguments constraints
     macaroon caveats
     proofs keys epochs counters tally decisions

@@ -6,12 +6,13 @@ import pickle
 import pytest
 
 from arx_verifier import chain, codec, scopes
+from arx_verifier.bounds import MAX_TOOLS, size_of
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Macaroon
-from arx_verifier.proven import MAX_TOOLS, ProvenChain, check_identifier, size_of
+from arx_verifier.proven import ProvenChain, check_identifier
 from tests.support import ANYTHING, AT, AUDIENCE, INC, KEY, REALM, TOKEN_ID, access, code_of, identifier, mint, verifier
 
 HOPS = (b"\1" * 9, b"\2" * 9)

@@ -100,6 +100,7 @@ class CompiledConstraint(NamedTuple):
 _KEPT: Final[dict[bytes, CompiledConstraint]] = {}
 _MAX_KEPT: Final = 4096
 _MAX_KEPT_BYTES: Final = 256
+_MAX_KEPT_WEIGHT: Final = 16  # a test takes about 270 bytes, and `any_of` has room for a hundred
 
 
 def compile_written(written: bytes) -> CompiledConstraint:
@@ -118,7 +119,7 @@ def compile_written(written: bytes) -> CompiledConstraint:
         optional = isinstance(constraint, Constraint) and constraint.optional
         # The one member that takes a restriction away: it says when not to ask.
         found = CompiledConstraint(_or_absent(holds) if optional else holds, weigh(constraint), optional)
-        if len(written) <= _MAX_KEPT_BYTES:
+        if len(written) <= _MAX_KEPT_BYTES and found.weight <= _MAX_KEPT_WEIGHT:
             if len(_KEPT) >= _MAX_KEPT:
                 _KEPT.clear()
             _KEPT[written] = found

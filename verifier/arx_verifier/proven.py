@@ -9,19 +9,14 @@ holds a live signature, so it stays in memory, is never pickled and shows nothin
 import ipaddress
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from arx_verifier import caveats, chain, codec, names, scopes
+from arx_verifier import bounds, caveats, chain, codec, names, scopes
 from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, explain, merge, permits, read_wire
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier
-
-MAX_TOOLS: Final = 256  # compiled tools of one chain; a rule `*` would otherwise let a holder fill memory with names
-MAX_WORK: Final = 1 << 24  # constraint tests times characters of arguments; above it the call is refused undone
-FREE_TESTS: Final = 32  # below this many tests the arguments' size is not even looked at
-CACHE_OVERHEAD: Final = 3000  # bytes that a chain takes beside its texts, measured with tracemalloc
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
@@ -65,6 +60,7 @@ class ProvenChain:
         fresh_ms: The smallest ``fresh``, or None.
         networks: One tuple of networks for each ``net``, with its place.
         facts: Who and through whom, for the decision record.
+        parts: How much there is of it to keep in memory.
         refused: What speaks against this chain whatever is asked, or None.
     """
 
@@ -79,6 +75,7 @@ class ProvenChain:
         "nbf",
         "needs_call",
         "networks",
+        "parts",
         "refused",
         "rest",
         "scopes",
@@ -92,6 +89,7 @@ class ProvenChain:
         self.rest = rest
         self.nbf, self.exp = 0, identifier.exp
         self.needs_call = False
+        self.parts = 0
         self.fresh_ms: int | None = None
         self.networks: list[tuple[str, Networks]] = []
         self.refused: Refused | None = None
@@ -109,7 +107,7 @@ class ProvenChain:
                 return self._explain_tool(tool)
         elif not rules.merged:  # asked for again, so worth the work
             rules = self._merge(tool, rules)
-        if rules.tests > FREE_TESTS and rules.tests * size_of(args) > MAX_WORK:
+        if rules.tests > bounds.FREE_TESTS and rules.tests * bounds.size_of(args) > bounds.MAX_WORK:
             return Refused(
                 "argument_not_allowed",
                 (
@@ -144,7 +142,7 @@ class ProvenChain:
                 return None
             groups.append(group)
             tests += allow.tests
-        if len(self._by_tool) >= MAX_TOOLS:
+        if len(self._by_tool) >= bounds.tools_for(self.parts):
             self._by_tool.clear()
         self._by_tool[tool] = rules = ToolRules(groups, tests, False)
         return rules
@@ -184,6 +182,7 @@ class ProvenChain:
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
         reading = _Reading(self, audience)
+        self.parts = bounds.parts_of(packets)
         place = "identifier"
         try:
             for index, packet in enumerate(packets):
@@ -322,17 +321,6 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
     if (identifier.task is None) != (audience == MINT_AUDIENCE):
         raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
     return identifier
-
-
-def size_of(args: Mapping[str, Any]) -> int:
-    """Count the characters and items that constraints could have to look at."""
-    total = 0
-    for value in args.values():
-        if isinstance(value, str):
-            total += len(value)
-        elif isinstance(value, list | tuple):
-            total += sum(len(item) if isinstance(item, str) else 1 for item in value)
-    return total + len(args)
 
 
 @lru_cache(maxsize=1024)

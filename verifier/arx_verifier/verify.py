@@ -10,7 +10,7 @@ import functools
 import threading
 from typing import Final
 
-from arx_verifier import chain, codec, proofs
+from arx_verifier import bounds, chain, codec, proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.counters import MemoryNonces, NonceStore
 from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments
@@ -20,10 +20,10 @@ from arx_verifier.grant import Grant
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, read_identifier
 from arx_verifier.names import is_audience
-from arx_verifier.proven import CACHE_OVERHEAD, ProvenChain, Refused, check_identifier
+from arx_verifier.proven import ProvenChain, Refused, check_identifier
 from arx_verifier.standing import Wait, ask, ask_and_wait, recheck
 
-CACHE_BYTES: Final = 32 * 1024 * 1024  # about 8 000 live parents
+CACHE_BYTES: Final = 32 * 1024 * 1024  # about 3 000 live parents of three hand-overs
 
 
 class Verifier:
@@ -306,16 +306,17 @@ class Verifier:
     def _remember(self, token: str, call: proofs.Call | None, proven: ProvenChain) -> None:
         """Keep a chain after full success; what contains a call is never a parent."""
         key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
-        cost = len(key) + CACHE_OVERHEAD
         with self._lock:
-            if key not in entries:
-                self._cached += cost
+            known = entries.get(key)
+            if known is not None:
+                self._cached -= _cost(key, known)
             entries[key] = proven
+            self._cached += _cost(key, proven)
             while self._cached > self._cache_bytes:
-                oldest = self._parents or self._wholes
+                # From the map that has more: else whoever fills one would keep the other one empty for everybody.
+                oldest = self._parents if len(self._parents) >= len(self._wholes) else self._wholes
                 dropped = next(iter(oldest))
-                del oldest[dropped]
-                self._cached -= len(dropped) + CACHE_OVERHEAD
+                self._cached -= _cost(dropped, oldest.pop(dropped))
 
     def _forget(self) -> None:
         with self._lock:
@@ -325,3 +326,7 @@ class Verifier:
 
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"
+
+
+def _cost(key: str, proven: ProvenChain) -> int:
+    return len(key) + bounds.memory_of(proven.parts)

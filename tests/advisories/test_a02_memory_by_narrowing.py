@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A02.  A holder could fill a verifier's memory, or empty its cache for everybody else.
+
+Whoever held one token that allows anything narrowed it again and again, each time by an ``any_of`` of two thousand
+operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
+below 256 bytes went the same way into a table of their own.  And tokens shown whole pushed out every parent and were
+never pushed out themselves: all other holders paid for a cold check on every call, for good.
+"""
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from arx_verifier import arguments
+from arx_verifier.bounds import MAX_TOOL_PARTS
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.macaroon import Macaroon
+from tests.support import ANYTHING, access, mint, sign, verifier
+
+CACHE_BYTES = 1_000_000
+
+
+def many_operands(number: int) -> Caveat:
+    """One argument that may be left out, and two thousand tests of it."""
+    return Caveat(
+        allow=(Rule(tool="*", args={"z": Constraint(any_of=(*(1,) * 2200, number), optional=True)}, open=True),)
+    )
+
+
+def many_rules(number: int) -> Caveat:
+    """The same rule, three hundred times."""
+    return Caveat(allow=(*(Rule(tool="*"),) * 300, Rule(tool=f"x{number}")))
+
+
+def many_networks(number: int) -> Caveat:
+    """The caller's network, and all that there is room for."""
+    return Caveat(net=("192.0.2.7/32", *(f"10.{number}.{low // 250}.{low % 250}/32" for low in range(270))))
+
+
+def many_members(number: int) -> Caveat:
+    """What an ordinary hand-over says."""
+    return Caveat(allow=tuple(Rule(tool=tool) for tool in (f"x{number}", "orders.get")), exp=2**52, nbf=0, depth=0)
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("narrowing", [many_operands, many_rules, many_networks, many_members])
+def test_what_is_kept_is_charged_by_what_it_takes(narrowing: Callable[[int], Caveat]) -> None:
+    """However a holder narrows, the cache takes about as much as it was given."""
+    checked = verifier(cache_bytes=CACHE_BYTES)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(40):
+        assert checked.decide(mint().attenuate(narrowing(number)).encode(), access()).code == "ok"
+    checked.decisions.decisions.clear()  # type: ignore[attr-defined]
+    gc.collect()
+    assert checked._cached <= CACHE_BYTES
+    assert tracemalloc.get_traced_memory()[0] - before <= 1.6 * checked._cached + 200_000
+
+
+def test_short_constraints_of_many_tests_are_not_kept() -> None:
+    """What one process keeps for all tokens is bounded by what it takes too."""
+    for number in range(20):
+        constraint = Constraint(any_of=(*(1,) * 100, number), optional=True)
+        token = mint().attenuate(Caveat(allow=(Rule(tool="*", args={"z": constraint}, open=True),)))
+        assert verifier().decide(token.encode(), access()).code == "ok"
+    assert all(kept.weight <= 16 for kept in arguments._KEPT.values())
+
+
+def test_a_chain_of_many_rules_keeps_few_tools() -> None:
+    """The rules gathered for each tool are bounded together, not tool by tool."""
+    checked = verifier()
+    parent = mint().attenuate(many_rules(0)).encode()
+    for number in range(40):
+        assert checked.decide(parent, access(f"tool.n{number}")).code == "ok"
+    [kept] = checked._wholes.values()
+    assert len(kept._by_tool) * kept.parts <= MAX_TOOL_PARTS
+
+
+def test_nobody_keeps_the_cache_empty_for_others() -> None:
+    """However many tokens one holder shows whole, another's parent is found again at its next call."""
+    checked = verifier(cache_bytes=100_000)
+    for number in range(60):
+        whole: Macaroon = mint(ANYTHING, session=f"s-{number}")
+        assert checked.decide(whole.encode(), access()).code == "ok"
+    parent = mint(session="s-other")
+    assert checked.decide(sign(parent, access()), access()).code == "ok"
+    assert len(checked._parents) == 1
+    assert checked._wholes

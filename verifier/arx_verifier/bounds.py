@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one chain may cost in work and in memory.  SPEC 7.4, 14.
+
+Whoever holds a token narrows it as often and as widely as its text has room for, and every narrowed token is kept once
+it was accepted.  So what is kept is charged by what it takes, and not by the length of its text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+MAX_WORK: Final = 1 << 24  # constraint tests times characters of arguments; above it the call is refused undone
+FREE_TESTS: Final = 32  # below this many tests the arguments' size is not even looked at
+MAX_TOOLS: Final = 64  # gathered tools of one chain; a rule `*` would otherwise let a holder fill memory with names
+MAX_TOOL_PARTS: Final = 2048  # rules and operands in all of these together
+
+# Measured with tracemalloc, beside the text: rules, operands, networks and members take 230 to 430 bytes each.
+_CHAIN_BYTES: Final = 3000
+_PART_BYTES: Final = 400
+_FREE_PARTS: Final = 32  # what the first number has room for
+
+
+def parts_of(packets: Sequence[object]) -> int:
+    """Count what a chain is made of, from above: each rule, operand, network and member has a comma behind it."""
+    return len(packets) + sum([packet.count(b",") for packet in packets if isinstance(packet, bytes)])
+
+
+def memory_of(parts: int) -> int:
+    """Return the bytes that a chain of so many parts takes beside its text."""
+    return _CHAIN_BYTES + _PART_BYTES * max(0, parts - _FREE_PARTS)
+
+
+def tools_for(parts: int) -> int:
+    """Return for how many tools a chain of so many parts may keep its rules gathered."""
+    return max(1, min(MAX_TOOLS, MAX_TOOL_PARTS // max(1, parts)))
+
+
+def size_of(args: Mapping[str, Any]) -> int:
+    """Count the characters and items that constraints could have to look at."""
+    total = 0
+    for value in args.values():
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, list | tuple):
+            total += sum(len(item) if isinstance(item, str) else 1 for item in value)
+    return total + len(args)
