@@ -128,6 +128,7 @@ class Process:
         self.verifier.start()
         self.tokens: dict[str, CallSigner] = {}
         self.runs: dict[str, list[list[Any]]] = {}
+        self.first = ""
         self.lock = threading.Lock()
         self.fork = False
 
@@ -150,6 +151,10 @@ class Process:
         now = time.time_ns() // 1_000_000
         return self.verifier.decide(signer.sign(CALL, now), AccessRequest(TOOL, ARGS, now)).code
 
+    def decide_whole(self) -> str:
+        """Decide on the first token itself: who was forked shares no memory of used calls, and refuses signed ones."""
+        return self.verifier.decide(self.first, AccessRequest(TOOL, ARGS, time.time_ns() // 1_000_000)).code
+
     def note(self, name: str, code: str, began: int) -> None:
         """Lengthen the last run, or begin one."""
         runs = self.runs.get(name)
@@ -165,10 +170,9 @@ class Process:
         self.fork = False
         if os.fork():
             return
-        signer = next(iter(self.tokens.values()))
-        first = self.decide(signer)
+        first = self.decide_whole()
         live = self.follower.catch_up(0, 0, 10)
-        told = [first, live, self.decide(signer), self.follower.verifier_id]
+        told = [first, live, self.decide_whole(), self.follower.verifier_id]
         os.write(1, (json.dumps(told) + "\n").encode())
         os._exit(0)
 
@@ -179,6 +183,7 @@ class Process:
         if command == "watch":
             tokens = {name: CallSigner(Macaroon.parse(text), AUDIENCE) for name, text in value.items()}
             with self.lock:
+                self.first = next(iter(value.values()), "")
                 self.tokens, self.runs = tokens, {name: [] for name in value}
         elif command == "tell":
             with self.lock:
