@@ -5,42 +5,23 @@ It only looks.  Each check answers for one thing that ARx rests on and cannot it
 that the store writes to disk before it answers and evicts nothing, that the clocks agree.
 """
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import click
 import httpx
-import redis
 
 from arx_caps.cli import exits
+from arx_caps.cli.doctor_check import Check
+from arx_caps.cli.doctor_store import check_store
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, plain
-from arx_caps.cli.place import Place, all_options, store_url
+from arx_caps.cli.place import Place, all_options
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError
 
 TIMEOUT_S: Final = 3.0
-MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
-LIBRARY: Final = "arx1"
-
-
-class Check(NamedTuple):
-    """What was found about one thing.
-
-    Attributes:
-        name: The thing.
-        ok: Whether it is as it should be.
-        found: What it is.
-        mend: What to do about it; empty when it is well.
-    """
-
-    name: str
-    ok: bool
-    found: str
-    mend: str = ""
 
 
 @click.command("doctor")
@@ -74,7 +55,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield Check("realm", True, f"{realm.name} in {realm.folder}")
     yield _permissions(realm)
     yield _policy(realm)
-    yield from _store(place.given_store or store_url(realm), realm)
+    yield from check_store(place.given_store, realm)
     yield _mint(place.issuer or realm.issuer)
 
 
@@ -99,61 +80,6 @@ def _policy(realm: Realm) -> Check:
     except ArxError as error:
         return Check("policy", False, str(error), f"edit it, then `arx policy check {realm.policy_path}`")
     return Check("policy", True, f"{len(policy.templates)} task templates, digest {policy.digest}")
-
-
-def _store(url: str, realm: Realm) -> Iterator[Check]:
-    try:
-        client: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            decode_responses=True,
-            **({"password": os.environ["ARX_STORE_PASSWORD"]} if os.environ.get("ARX_STORE_PASSWORD") else {}),
-        )
-        at = client.time()
-    except (redis.RedisError, OSError, ValueError) as error:
-        mend = "start it (`arx up`)" if realm.store is None else "start it, or correct `store` in realm.toml"
-        yield Check("store", False, f"it did not answer ({type(error).__name__})", mend)
-        return
-    with client:
-        yield Check("store", True, "it answers")
-        away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
-        mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP; from 30 s on nothing is granted or accepted"
-        yield Check("clock", not mend, f"{away_ms} ms from the store's", mend)
-        for check in (_persistence, _eviction, _functions):
-            yield _asked(check, client)
-
-
-def _asked(check: Callable[[Any], Check], client: Any) -> Check:
-    """Make one check; a store that does not let this user ask is no failure of the store."""
-    name = check.__name__.removeprefix("_")
-    try:
-        return check(client)
-    except redis.exceptions.NoPermissionError:
-        return Check(name, True, "this user may not ask")
-    except (redis.RedisError, OSError) as error:
-        return Check(name, False, f"it did not say ({type(error).__name__})", "look at the store's log")
-
-
-def _persistence(client: Any) -> Check:
-    on = str(client.info("persistence").get("aof_enabled")) == "1"
-    fsync = client.config_get("appendfsync").get("appendfsync")
-    if on and fsync == "always":
-        return Check("persistence", True, "each kill is on disk before it is acknowledged")
-    found = f"appendfsync {fsync}" if on else "no append-only file"
-    return Check("persistence", False, f"{found}: a crash can undo a kill", "set appendonly yes, appendfsync always")
-
-
-def _eviction(client: Any) -> Check:
-    policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
-    mend = "" if policy == "noeviction" else "set maxmemory-policy noeviction; an evicted kill is forgotten"
-    return Check("eviction", not mend, str(policy), mend)
-
-
-def _functions(client: Any) -> Check:
-    there = bool(client.function_list(library=LIBRARY))
-    mend = "" if there else "start the mint once: it loads them"
-    return Check("functions", there, f"{LIBRARY} {'is' if there else 'is not'} loaded", mend)
 
 
 def _mint(issuer: str) -> Check:

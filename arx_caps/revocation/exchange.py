@@ -20,8 +20,7 @@ from arx_verifier.errors import StoreError
 from arx_verifier.store_address import Address
 
 BACKOFF_S: Final = (0.02, 0.5)
-# A replica answers WAITAOF with what was on its disk before, and by itself only once a second: so it is asked often.
-REPLICA_MS: Final = (1, 2, 5, 10, 50)
+REPLICA_S: Final = (0.002, 0.05)
 T = TypeVar("T")
 
 
@@ -81,16 +80,32 @@ class Exchange:
         Returns:
             The answer, and whether it is on the primary's disk and on those of so many replicas.
         """
-        # One pipeline is one connection: WAITAOF on another one would wait for somebody else's writes.
-        pipeline = self.client.pipeline(transaction=False)
-        pipeline.fcall(function, len(keys), *keys, *arguments)
-        for wait_ms in (*(REPLICA_MS if replicas else ()), self._timeout_ms):
-            pipeline.execute_command("WAITAOF", 1, replicas, wait_ms)
-        reply, *_, disk = pipeline.execute(raise_on_error=False)
-        if isinstance(reply, Exception):
-            raise reply
-        # A time-out is an answer too, with smaller numbers; a store without an append-only file answers an error.
-        return reply, isinstance(disk, list) and disk[0] >= 1 and disk[1] >= replicas
+        # One connection, to its end: WAITAOF on another one would wait for somebody else's writes, and say yes at once.
+        with self.client.client() as one:
+            pipeline = one.pipeline(transaction=False)
+            pipeline.fcall(function, len(keys), *keys, *arguments)
+            pipeline.execute_command("WAITAOF", 1, 0, self._timeout_ms)
+            reply, disk = pipeline.execute(raise_on_error=False)
+            if isinstance(reply, Exception):
+                raise reply
+            # A time-out is an answer too, with smaller numbers; a store without an append-only file answers an error.
+            durable = isinstance(disk, list) and disk[0] >= 1
+            return reply, durable and (replicas == 0 or self._on_replicas(one, replicas))
+
+    def _on_replicas(self, one: Any, replicas: int) -> bool:
+        """Wait until so many replicas have this connection's writes on their disks.
+
+        A replica answers with what was on its disk before it was asked, and by itself only once a second.  So it gets a
+        moment first, and is asked again.
+        """
+        deadline, pause = time.monotonic() + self._timeout_ms / 1000, REPLICA_S[0]
+        while True:
+            time.sleep(pause)
+            if one.execute_command("WAITAOF", 1, replicas, 1)[1] >= replicas:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            pause = min(2 * pause, REPLICA_S[1])
 
     def until_known(self, ask: Callable[[], T], deadline: float, tell: Callable[[str], None]) -> T:
         """Exchange until the outcome is known.

@@ -110,7 +110,11 @@ def attest(
     if why is not None:
         inc = store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header.inc
     terms = _terms(seen, topology, store.fails_over)
-    return read_header(store.exchange.call("arx1_attest", (store.keys.header,), inc, *terms)), why
+    reply = store.exchange.call("arx1_attest", store.keys.attested, inc, *terms)
+    if reply[5] == b"CORRUPT":
+        why = "the store has lost entries, or somebody wrote past its functions"
+        return store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header, why
+    return read_header(reply), why
 
 
 def _why_rotate(seen: Look, topology: Topology, fails_over: bool) -> str | None:

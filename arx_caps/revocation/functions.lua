@@ -110,6 +110,11 @@ local function read_header(key)
   return header
 end
 
+local function is_whole(header, floors_key, bans_key, log_key)
+  return redis.call('HLEN', floors_key) + redis.call('HLEN', bans_key) == header.n
+    and redis.call('XLEN', log_key) == header.seq - header.low
+end
+
 local NOINIT = {err = 'NOINIT the realm has no header in this store'}
 local UNATTESTED = {err = 'UNATTESTED the store has changed hands, and the mint has not looked at it yet'}
 
@@ -253,8 +258,7 @@ local function probe(keys, argv)
     redis.call('ZADD', keys[7], '0', argv[1] .. '\n' .. argv[6])
   end
   local status, entries = 'OK', {}
-  if redis.call('HLEN', keys[2]) + redis.call('HLEN', keys[3]) ~= header.n
-      or redis.call('XLEN', keys[4]) ~= header.seq - header.low then
+  if not is_whole(header, keys[2], keys[3], keys[4]) then
     status = 'CORRUPT'
   elseif same and applied > header.seq then
     status = 'REGRESSED'
@@ -345,10 +349,10 @@ local function rotate(keys, argv)
   return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, repl_id())}
 end
 
--- arx1_attest  KEYS h   ARGV inc replid node guard lag_ms replicas
+-- arx1_attest  KEYS h f b log   ARGV inc replid node guard lag_ms replicas
 -- The mint has looked at this server, as which it names `node`, and lets it grant leases.  With `guard` no other server
 -- does so before it was looked at; a deposed one may for `lag_ms`; `replicas` must have a kill on disk, too.
--- Reply: inc, seq, store ms, lease in force, lag.
+-- Reply: inc, seq, store ms, lease in force, lag, OK or CORRUPT.
 local function attest(keys, argv)
   local header = read_header(keys[1])
   if not header then
@@ -367,7 +371,8 @@ local function attest(keys, argv)
   header.replid, header.lag_ms = id, tonumber(argv[5])
   redis.call('HSET', keys[1], 'replid', id, 'node', argv[3], 'guard', argv[4], 'lag_ms', argv[5], 'replicas', argv[6],
              'moved', int(header.moved))
-  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, id)}
+  local status = is_whole(header, keys[2], keys[3], keys[4]) and 'OK' or 'CORRUPT'
+  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, id), status}
 end
 
 local flags = {'allow-oom'}

@@ -56,6 +56,11 @@ class Keys(NamedTuple):
         return self.header, self.floors, self.bans, self.retention, self.log
 
     @property
+    def attested(self) -> tuple[str, ...]:
+        """The keys of attest."""
+        return self.header, self.floors, self.bans, self.log
+
+    @property
     def all(self) -> tuple[str, ...]:
         """The keys of rotate."""
         return (*self.written, self.probes, self.acks)

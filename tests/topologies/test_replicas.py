@@ -152,5 +152,5 @@ def test_attesting_a_store_that_changes_hands_meanwhile_fails(pair: Pair) -> Non
     old = pair.store.header()
     promote(pair)
     with pair.at_replica() as store, pytest.raises(StoreHistoryError) as caught:
-        store.exchange.call("arx1_attest", (store.keys.header,), old.inc, "0" * 40, "", 1, 0, 1)
+        store.exchange.call("arx1_attest", store.keys.attested, old.inc, "0" * 40, "", 1, 0, 1)
     assert caught.value.kind == "UNATTESTED"

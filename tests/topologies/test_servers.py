@@ -202,7 +202,7 @@ def forbidden(users: Users) -> dict[str, list[tuple[Any, ...]]]:
             (*bump, "I", 0, "lift", "", BY, "why", "realm"),
             (*rotate, "I", "J", 0, 0, 0),
             ("FCALL", "arx1_init", 5, *(tag + part for part in ("h", "f", "b", "x", "log")), "I", 1, 1, 0),
-            ("FCALL", "arx1_attest", 1, tag + "h", "I", "r", "", 0, 0, 0),
+            ("FCALL", "arx1_attest", 4, *(tag + part for part in ("h", "f", "b", "log")), "I", "r", "", 0, 0, 0),
             ("HSET", tag + "h", "seq", 0),
             ("HDEL", tag + "f", SESSION),
             ("DEL", tag + "h"),

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare what the store holds with its own log, with the mint's database and with the mint's record.  SPEC 10.
+
+Whoever may write into the store can undo what is in it: an operator's user, a restored file, somebody with a console.
+A verifier that has seen more notices by itself.  This is what shows it to people, and what was ended past the mint.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from arx_caps.cli.doctor_check import Check
+from arx_caps.realm import Realm
+from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
+from arx_verifier.epochs import BANNING, KILLING
+from arx_verifier.errors import ArxError
+
+PAGE: Final = 1_000
+EVENTS: Final = {"scopes.killed", "scopes.banned", "scopes.lifted"}
+TAIL_BYTES: Final = 1 << 20  # of the mint's record
+ROTATE: Final = "restart the mint: it ends this history, and every older token is dead"
+
+
+def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
+    """Look at a realm's kills as the store, its log and the mint tell them.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    try:
+        header = store.header()
+    except StoreHistoryError:
+        yield Check("history", False, "the store holds no history of this realm", "start the mint: it begins one")
+        return
+    log = list(_log(store))
+    yield _log_and_maps(store, log, header.seq)
+    yield _high_water(realm, header.inc, header.seq)
+    yield _record(realm, {entry.seq: entry for entry in log})
+
+
+def _log(store: RevocationStore) -> Iterator[Entry]:
+    after = 0
+    while page := store.log(after, PAGE):
+        yield from page
+        after = page[-1].seq
+
+
+def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int) -> Check:
+    """Replay the log: what it says last about a scope is what the maps must hold, unless it was forgotten in time."""
+    floors, bans = store.floors(), store.bans()
+    killed: dict[str, int] = {}
+    banned: dict[str, int] = {}
+    for entry in log:
+        if entry.op in KILLING:
+            killed[entry.scope] = entry.seq
+        if entry.op in BANNING:
+            banned[entry.scope] = entry.seq
+        elif entry.op == "lift":
+            banned[entry.scope] = 0
+    wrong = [scope for scope, at in killed.items() if floors.get(scope, at) < at]
+    wrong += [scope for scope, at in banned.items() if bans.get(scope, 0) != at and at <= seq]
+    if log and log[-1].seq != seq:
+        return Check("history", False, f"the store is at {seq}, its log at {log[-1].seq}", ROTATE)
+    if wrong:
+        found = f"{wrong[0]} is not as the log says: somebody wrote past the functions"
+        return Check("history", False, found, f"{ROTATE}; then look for whose password that was")
+    direct = sum("direct" in entry.by for entry in log)
+    past = f", {direct} of them written past the mint" if direct else ""
+    return Check("history", True, f"at {seq}; {len(log)} entries in the log{past}")
+
+
+def _high_water(realm: Realm, inc: str, seq: int) -> Check:
+    from arx_caps.mint.state import State
+
+    path = realm.folder / "mint.db"
+    if not path.exists():
+        found = f"{path} is gone: the mint knows no agent, session or operator, and not what was killed"
+        return Check("memory", False, found, "restore it from a backup, then restart the mint; kills work meanwhile")
+    try:
+        with State(realm.database_url) as state:
+            mark = state.high_water(realm.name)
+    except ArxError as error:
+        return Check("memory", False, str(error), f"look at {path}")
+    if mark is None:
+        return Check("memory", False, "the mint has never seen this store", "start the mint")
+    if mark.inc != inc:
+        return Check("memory", False, "the store is in another history than the mint knows", ROTATE)
+    if mark.seq > seq:
+        return Check("memory", False, f"the store has lost {mark.seq - seq} entries that the mint saw", ROTATE)
+    return Check("memory", True, f"the mint has seen {mark.seq} of {seq}")
+
+
+def _record(realm: Realm, log: dict[int, Entry]) -> Check:
+    """Hold the log to what the mint recorded: after a rollback other entries have the old numbers."""
+    from arx_caps.mint.events import FILE_NAME
+
+    path = realm.journals_dir / FILE_NAME
+    compared = 0
+    for event in _events(path):
+        entry = log.get(int(event["seq"]))
+        if entry is None:
+            continue
+        compared += 1
+        if entry.scope not in event["scopes"]:
+            found = f"number {entry.seq} is {entry.scope} in the store, {event['scopes'][-1]} in the mint's record"
+            return Check("record", False, found, ROTATE)
+    return Check("record", True, f"{compared} entries are as the mint recorded them")
+
+
+def _events(path: Any) -> Iterator[dict[str, Any]]:
+    """Read the last events about scopes in the newest history."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    found: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the first one may be cut, and so may one after a crash
+        if not isinstance(event, dict):
+            continue
+        if event.get("kind") in ("epoch.begun", "epoch.rotated"):
+            found.clear()
+        elif event.get("kind") in EVENTS and isinstance(event.get("scopes"), list) and event.get("seq"):
+            found.append(event)
+    yield from found

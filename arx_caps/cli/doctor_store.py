@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``arx doctor`` looks at in the revocation store: its server, its users, the realm's data, who follows them.
+
+It only looks, as the user of the store's address.  What that user may not ask is said, and is no fault of the store.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import redis
+
+from arx_caps.cli.doctor_check import Check
+from arx_caps.cli.doctor_history import check_history
+from arx_caps.cli.place import store_url
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore, Topology, acl
+from arx_caps.revocation.failover import look, must_attest
+from arx_caps.revocation.store import functions
+from arx_verifier.errors import ArxError, SettingsError, StoreError
+from arx_verifier.store_address import Address
+
+TIMEOUT_S: Final = 3.0
+MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
+LIBRARY: Final = "arx1"
+ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
+SETTLE_S: Final = 0.3  # what is behind now may have caught up in a moment
+
+
+class Patient(NamedTuple):
+    """What is looked at.
+
+    Attributes:
+        client: The store's server, answers as text.
+        store: The realm in it.
+        realm: The realm's settings.
+        own: Whether it is the server that ``arx up`` runs, which nobody else can reach.
+    """
+
+    client: Any
+    store: RevocationStore
+    realm: Realm
+    own: bool
+
+
+def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
+    """Look at a realm's store.
+
+    Args:
+        url: Where it is, if not where the realm's folder says.
+        realm: The realm.
+    """
+    password, own = os.environ.get("ARX_STORE_PASSWORD"), url is None and realm.store is None
+    where = url or store_url(realm)
+    try:
+        pool = Address(where, password, realm.name).pool(
+            protocol=3, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )
+    except SettingsError as error:
+        yield Check("store", False, str(error), "correct `store` in realm.toml")
+        return
+    client: Any = redis.Redis(connection_pool=pool)
+    store = RevocationStore(where, realm.name, password=password)
+    try:
+        at = client.time()
+    except (redis.RedisError, OSError) as error:
+        mend = "start it (`arx up`)" if own else "start it, or correct `store` in realm.toml"
+        yield Check("store", False, f"it did not answer ({type(error).__name__})", mend)
+        return
+    with client, store:
+        yield Check("store", True, "it answers")
+        away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
+        mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP; from 30 s on nothing is granted or accepted"
+        yield Check("clock", not mend, f"{away_ms} ms from the store's", mend)
+        for check in CHECKS:
+            yield _asked(check, Patient(client, store, realm, own))
+        try:
+            yield from check_history(store, realm)
+        except StoreError as error:
+            yield Check("history", True, f"not compared: {error}")
+
+
+def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
+    """Make one check; a store that does not let this user ask is no failure of the store."""
+    name = check.__name__.removeprefix("_")
+    try:
+        return check(patient)
+    except redis.exceptions.NoPermissionError:
+        return Check(name, True, "this user may not ask")
+    except ArxError as error:
+        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+            return Check(name, True, "this user may not ask")
+        return Check(name, False, str(error), "start the mint once: it loads the functions and begins the history")
+    except (redis.RedisError, OSError) as error:
+        return Check(name, False, f"it did not say ({type(error).__name__})", "look at the store's log")
+
+
+def _persistence(patient: Patient) -> Check:
+    info = patient.client.info("persistence")
+    on = str(info.get("aof_enabled")) == "1"
+    if not on:
+        found = "no append-only file: a crash can undo a kill"
+        return Check("persistence", False, found, "CONFIG SET appendonly yes and appendfsync always, in its file too")
+    if info.get("aof_last_write_status") != "ok":
+        return Check("persistence", False, "the last write to its file failed", "make room on the store's disk")
+    fsync = patient.client.config_get("appendfsync").get("appendfsync")
+    if fsync != "always":
+        found = f"appendfsync {fsync}: a power cut can undo a kill"
+        return Check("persistence", False, found, "CONFIG SET appendfsync always, in its file too")
+    return Check("persistence", True, "each kill is on disk before it is acknowledged")
+
+
+def _eviction(patient: Patient) -> Check:
+    policy = patient.client.config_get("maxmemory-policy").get("maxmemory-policy")
+    mend = "" if policy == "noeviction" else "set maxmemory-policy noeviction; an evicted kill is forgotten"
+    return Check("eviction", not mend, str(policy), mend)
+
+
+def _functions(patient: Patient) -> Check:
+    found = patient.client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+    mend = "start the mint, which loads them, or `arx redis load` as a user of the admin role"
+    if not found:
+        return Check("functions", False, f"{LIBRARY} is not loaded", mend)
+    library = found[0]
+    facts = library if isinstance(library, dict) else dict(zip(library[::2], library[1::2], strict=True))
+    if facts["library_code"] != functions():
+        return Check("functions", False, f"{LIBRARY} is of another version of ARx than this command", mend)
+    return Check("functions", True, f"{LIBRARY} is loaded, of this version")
+
+
+def _access(patient: Patient) -> Check:
+    if patient.own:
+        return Check("access", True, "the store's socket can be opened by this user alone")
+    name = patient.client.acl_whoami()
+    wide = acl.too_wide(patient.client.acl_getuser(name), patient.realm.name)
+    if wide:
+        return Check("access", False, f"the user {name} has {'; '.join(wide)}", ACLS)
+    return Check("access", True, f"the user {name} has what a role needs")
+
+
+def _replication(patient: Patient) -> Check:
+    info, realm = patient.client.info("replication"), patient.realm
+    replicas = int(info.get("connected_slaves", 0))
+    if info.get("role") != "master":
+        return Check("replication", False, "this server is a replica", "name the primary, or its Sentinels, in `store`")
+    topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
+    if must_attest(patient.store, topology):
+        found = "the store changed hands and the mint has not looked at it: nothing is accepted"
+        return Check("replication", False, found, "start the mint; it decides as `on_failover` in realm.toml says")
+    if not (replicas or realm.replicas or patient.store.fails_over):
+        return Check("replication", True, "one server, nothing to fail over to")
+    if replicas < realm.replicas:
+        found = f"{replicas} of {realm.replicas} replicas follow: kills are not durable"
+        return Check("replication", False, found, "start the missing replicas, or lower `replicas` in realm.toml")
+    if replicas and not realm.replicas and not look(patient.store).node.startswith("cluster"):
+        found = f"{replicas} replicas, and kills do not wait for them: a promoted one can lack a kill"
+        return Check("replication", False, found, f"set replicas = {replicas} in realm.toml")
+    return _window(patient, replicas)
+
+
+def _window(patient: Patient, replicas: int) -> Check:
+    """Compare how long a deposed primary goes on answering with what reports reckon with."""
+    settings, window_ms = patient.client.config_get("*"), patient.realm.failover_window_ms
+    if settings.get("cluster-enabled") == "yes":
+        lasts_ms = int(settings["cluster-node-timeout"]) + 500
+    elif int(settings.get("min-replicas-to-write", 0)):
+        lasts_ms = int(settings["min-replicas-max-lag"]) * 1000 + 1000
+    else:
+        found = "min-replicas-to-write is 0: a deposed primary goes on granting leases"
+        return Check(
+            "replication", False, found, "set min-replicas-to-write 1 and min-replicas-max-lag 2 on each server"
+        )
+    if lasts_ms > window_ms:
+        found = f"a deposed primary answers for {lasts_ms} ms, reports reckon with {window_ms} ms"
+        return Check("replication", False, found, f'set failover_window = "{lasts_ms}ms" in realm.toml')
+    return Check("replication", True, f"{replicas} replicas; a failover adds at most {lasts_ms} ms to the bound")
+
+
+def _registry(patient: Patient) -> Check:
+    header = patient.store.header()
+    registry = patient.store.unacked(2**53, 0)
+    ahead = [name for name, last, *_ in registry.missing if last > registry.at_ms + 1000]
+    if ahead:
+        found = f"{ahead[0]} was heard of in the future: the store's clock was set back"
+        return Check(
+            "registry", False, found, "set the store's clock by NTP, never back by hand; restart its verifiers"
+        )
+    seqs = {name: applied for name, _, applied, _ in registry.missing if applied > header.seq}
+    if seqs:
+        name, applied = next(iter(seqs.items()))
+        found = f"{name} has applied {applied}, the store is at {header.seq}"
+        return Check("registry", False, found, "the store went back: restart the mint, which ends its history")
+    age_ms = registry.at_ms - registry.since_ms
+    if age_ms <= header.lease_ms:
+        return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed once it is older than a lease")
+    return Check("registry", True, f"{registry.verifiers} verifiers in the last minutes, known for {age_ms // 1000} s")
+
+
+def _verifiers(patient: Patient) -> Check:
+    seq = patient.store.header().seq
+    behind = {seen.id for seen in patient.store.verifiers() if seen.applied < seq}
+    if behind:
+        time.sleep(SETTLE_S)
+    seen = patient.store.verifiers()
+    late = [verifier for verifier in seen if verifier.applied < seq and verifier.id in behind]
+    silent = [verifier for verifier in seen if verifier.age_ms > patient.store.header().lease_ms]
+    if late:
+        worst = max(late, key=lambda verifier: verifier.age_ms)
+        found = (
+            f"{len(late)} of {len(seen)} lag: {worst.id} is at {worst.applied} of {seq}, heard {worst.age_ms} ms ago"
+        )
+        mend = "look at that process and its link to the store; until it follows again it refuses every call"
+        return Check("verifiers", False, found, mend)
+    quiet = f"; {len(silent)} hold no lease and accept nothing ({silent[0].id})" if silent else ""
+    return Check("verifiers", True, f"{len(seen)} have applied every kill{quiet}")
+
+
+CHECKS: Final = (
+    _persistence,
+    _eviction,
+    _functions,
+    _access,
+    _replication,
+    _registry,
+    _verifiers,
+)
