@@ -169,5 +169,6 @@ def _row(decision: Decision) -> list[Any]:
         first = decision.failures[0]
         why += f": {first.rule}: expected {first.expected}, came {first.came}"
     who = " -> ".join((facts.agent, *facts.named))
-    cells = (show_time(decision.at), decision.outcome, facts.audience, decision.tool, who, facts.session, why)
+    service = facts.audience or decision.verifier  # of what was only counted, no token says the service
+    cells = (show_time(decision.at), decision.outcome, service, decision.tool, who, facts.session, why)
     return [plain(cell) or "-" for cell in cells]
