@@ -5,6 +5,7 @@ Nothing is tried twice: a proof is good for one attempt, and whoever starts a ta
 No answer's text goes into an error but the mint's own detail, so that no token can.
 """
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -37,6 +38,26 @@ class _Problem(msgspec.Struct, frozen=True):
     failures: tuple[dict[str, str], ...] = ()
 
 
+def takes_proxy(issuer: str) -> bool:
+    """Tell whether a proxy that the environment names may stand between a caller and this mint.
+
+    Over plain HTTP it would read assertions and bundles, with which it could act as the agent; and between two programs
+    of one machine it has no business.  Who needs one all the same brings a client of its own.
+    """
+    try:
+        url = httpx.URL(issuer)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme == "https" and not _is_loopback(url.host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class MintClient:
     """Calls one mint.
 
@@ -51,7 +72,7 @@ class MintClient:
     def __init__(self, issuer: str, *, now: Callable[[], int], client: httpx.Client | None = None) -> None:
         self.issuer = issuer.rstrip("/")
         self._now = now
-        self._http = client if client is not None else httpx.Client(timeout=TIMEOUT)
+        self._http = client or httpx.Client(timeout=TIMEOUT, trust_env=takes_proxy(self.issuer))
 
     def call(
         self,

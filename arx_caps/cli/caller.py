@@ -5,7 +5,6 @@ That the mint refuses, that it does not know who asks and that it does not answe
 apart.  The HTTP itself is the agents' own client's.
 """
 
-import ipaddress
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from urllib.parse import urlencode
 
 import httpx
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.mint_client import MintClient, takes_proxy
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
 from arx_caps.jose import make_assertion
@@ -43,9 +42,9 @@ class Caller:
     def __init__(self, issuer: str, key: SigningKey, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.issuer, self._key, self._token = issuer.rstrip("/"), key, token
         try:
+            httpx.URL(issuer)  # what is no address is told before anything is asked
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
-            # A proxy has no business between two programs of one machine.
-            self._http = httpx.Client(timeout=timeout, trust_env=not _is_loopback(httpx.URL(issuer).host))
+            self._http = httpx.Client(timeout=timeout, trust_env=takes_proxy(self.issuer))
         except (httpx.InvalidURL, ValueError) as error:
             raise Stop(f"{issuer!r:.100} is no address of a mint", code="issuer") from error
         self._mint = MintClient(self.issuer, now=now_ms, client=self._http)
@@ -128,10 +127,3 @@ def _stop(error: ArxError) -> Stop:
     if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "banned"):
         return Stop(str(error), exits.UNAUTHENTICATED, code=error.code)
     return Stop(str(error), exits.USAGE if error.status_hint in MALFORMED else exits.DENIED, code=error.code)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
