@@ -120,20 +120,40 @@ def has_max_length(operand: Any) -> Test:
 def contains(operand: Sequence[Any]) -> Test:
     """The list has all of these scalars, and only items of their kinds."""
     sets = _by_kind("contains", operand)
-    speaks = _speaks_of_items(sets)
 
     def holds(value: Any) -> bool:
-        if not speaks(value):
-            return False
-        return all(wanted <= {item for item in value if type(item) is kind} for kind, wanted in sets.items())
+        found = _items_by_kind(value, sets)
+        return found is not None and all(wanted.issubset(found.get(kind, ())) for kind, wanted in sets.items())
 
-    return speaks, holds
+    return lambda value: _items_by_kind(value, sets) is not None, holds
 
 
 def subset(operand: Sequence[Any]) -> Test:
     """Every item of the list is among these scalars; an empty operand takes the empty list only."""
     sets = _by_kind("subset", operand) if operand else {}
-    return _speaks_of_items(sets), lambda value: type(value) is list and all(_is_among(item, sets) for item in value)
+
+    def holds(value: Any) -> bool:
+        found = _items_by_kind(value, sets)
+        return found is not None and all(sets[kind].issuperset(items) for kind, items in found.items())
+
+    return lambda value: _items_by_kind(value, sets) is not None, holds
+
+
+def _items_by_kind(value: Any, sets: dict[type, frozenset[Any]]) -> dict[type, list[Any]] | None:
+    """Sort a list's items by type; None for what is no list, or has an item of a type that is not spoken of.
+
+    Each item is looked at by functions written in C: a caller may send half a million, to thirty tests.
+    """
+    if type(value) is not list:
+        return None
+    kinds = set(map(type, value))
+    if not kinds <= sets.keys():
+        return None
+    found = {kind: value if len(kinds) == 1 else [item for item in value if type(item) is kind] for kind in kinds}
+    numbers = found.get(int)
+    if numbers is not None and not (min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER):
+        return None
+    return found
 
 
 def is_decimal(value: Any) -> bool:
@@ -159,11 +179,6 @@ def _is_among(value: Any, sets: dict[type, frozenset[Any]]) -> bool:
 def _speaks_of(sets: dict[type, frozenset[Any]]) -> Predicate:
     kinds = tuple(_SPEAKS[kind] for kind in sets)
     return lambda value: any(speaks(value) for speaks in kinds)
-
-
-def _speaks_of_items(sets: dict[type, frozenset[Any]]) -> Predicate:
-    speaks = _speaks_of(sets)
-    return lambda value: type(value) is list and all(map(speaks, value))
 
 
 def _size(word: str, operand: Any) -> int:

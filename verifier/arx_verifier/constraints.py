@@ -7,7 +7,8 @@ be there.  ``compile_rule`` checks every operand and makes one callable an argum
 ``arguments``; which rules a token has, in ``caveats``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -48,6 +49,7 @@ __all__ = [
     "read_wire",
 ]
 
+MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
@@ -204,35 +206,39 @@ def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
     return CompiledRule(None, None, tests, names, bool(closed), exact, sum(rule.weight for rule in rules))
 
 
-def explain(rule: Rule, args: Mapping[str, Any], place: str) -> list[Failure]:
-    """Name every argument for which ``permits`` says no; empty when it says yes.
+def explain(rule: Rule, args: Mapping[str, Any], place: str, most: int = MAX_TOLD) -> list[Failure]:
+    """Name the arguments for which ``permits`` says no; empty when it says yes.
 
     Args:
         rule: The rule, as it stands in the token.
         args: The call's arguments.
         place: Where the rule stands, for the failures.
+        most: How many to name; a caller chooses how many there are.
 
     Raises:
         MalformedTokenError: As ``compile_rule``.
     """
-    failures: list[Failure] = []
+    return list(islice(_failures(rule, args, place), most))
+
+
+def _failures(rule: Rule, args: Mapping[str, Any], place: str) -> Iterator[Failure]:
     named = rule.args or {}
     for name, constraint in named.items():
         shown = _shown(name)
         if name not in args:
             if not (isinstance(constraint, Constraint) and constraint.optional):
-                failures.append(Failure(place, shown, "a value", "nothing"))
+                yield Failure(place, shown, "a value", "nothing")
             continue
         value = args[name]
         for (word, operand), (speaks, holds) in zip(said(constraint), tests_of(constraint), strict=True):
             if not holds(value):
                 # A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
                 note = "" if speaks(value) else " (a kind or form it does not speak of)"
-                failures.append(Failure(place, f"{shown} {word}", _written(operand), shorten(value) + note))
+                yield Failure(place, f"{shown} {word}", _written(operand), shorten(value) + note)
     if rule.args is not None and not rule.open:
-        unnamed = [name for name in args if name not in named]
-        failures += [Failure(place, _shown(name), "no argument of this name", shorten(args[name])) for name in unnamed]
-    return failures
+        for name in args:
+            if name not in named:
+                yield Failure(place, _shown(name), "no argument of this name", shorten(args[name]))
 
 
 def read_rule(data: Any) -> Rule:

@@ -60,11 +60,18 @@ def subpath(operand: Any) -> Test:
     if type(operand) is not str or not is_clean_path(operand):
         raise MalformedTokenError("subpath must be a path without '.', '..', '//', a backslash or escapes of these")
     if operand == "/":
-        return is_clean_path, lambda value: is_clean_path(value) and value.startswith("/")
+        return is_clean_path, lambda value: type(value) is str and value.startswith("/") and is_clean_path(value)
     if operand.endswith("/"):
         raise MalformedTokenError("subpath must not end with '/'")
     below = operand + "/"
-    return is_clean_path, lambda value: is_clean_path(value) and (value == operand or value.startswith(below))
+
+    def holds(value: Any) -> bool:
+        # How it begins is asked first: the search looks at each character, and a caller may send a million.
+        if type(value) is not str or not (value.startswith(below) or value == operand):
+            return False
+        return is_clean_path(value)
+
+    return is_clean_path, holds
 
 
 def is_clean_path(value: Any) -> bool:

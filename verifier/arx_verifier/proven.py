@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from arx_verifier import bounds, caveats, chain, codec, names, scopes
-from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, explain, merge, permits, read_wire
+from arx_verifier.constraints import MAX_TOLD, CompiledRule, WireRule, compile_wire, explain, merge, permits, read_wire
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
@@ -171,7 +171,9 @@ class ProvenChain:
             matching = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
             if not any(permits(compiled, args) for compiled, _ in matching):
                 for _, rule in matching:
-                    failures += explain(read_wire(rule), args, allow.place)
+                    if len(failures) == MAX_TOLD:
+                        return Refused("argument_not_allowed", tuple(failures))
+                    failures += explain(read_wire(rule), args, allow.place, MAX_TOLD - len(failures))
         return Refused("argument_not_allowed", tuple(failures))
 
     def allow(self, place: str, rules: tuple[WireRule, ...]) -> None:
