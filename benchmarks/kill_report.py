@@ -73,7 +73,8 @@ def figures(results: dict[str, Any]) -> str:
             f"A verifier that starts beside {load['floors']:,} live kills is ready after **{load['loaded_s']} s** (its "
             f"process start included). Another client's longest wait for an answer meanwhile was "
             f"{load['ping_longest_ms']} ms, and {load['ping_longest_without_ms']} ms while nothing was copied. "
-            f"A live kill takes {load['verifier_bytes_a_floor']} bytes in a verifier and {load['server_bytes_a_floor']} in the store.",
+            f"A live kill takes {load['verifier_bytes_a_floor']} bytes in a verifier and "
+            f"{load['server_bytes_a_floor']} in the store.",
         ]
     )
 

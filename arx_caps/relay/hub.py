@@ -109,8 +109,8 @@ class Hub:
     def take_grant(self, granted: Granted) -> None:
         """Answer those who waited for news."""
         before, self.granted = self.granted, granted
-        if before is None or granted.sent - before.sent > granted.lease_ms * MS:
-            self._push(NEWS)  # nobody below has a lease any more
+        if before is None or granted.sent - before.sent > granted.lease_ms * MS // 4:
+            self._push(NEWS)  # whoever is below has little left of a lease, or nothing
         for member in list(self.members.values()):
             if member.asked is not None and member.listener is not None:
                 self._answer(member, *member.asked)

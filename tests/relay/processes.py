@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from arx_caps.revocation import RevocationStore
@@ -24,15 +25,26 @@ class RelayProcess:
     Args:
         store: What it follows.
         realm: The realm's name.
-        path: Its socket.
+        path: Its socket; or host and port.
         name: How reports name it.
+        options: More of the command's options.
+        variables: More of its environment.
     """
 
-    def __init__(self, store: str, realm: str, path: Path, name: str = "host") -> None:
+    def __init__(
+        self,
+        store: str,
+        realm: str,
+        path: Path | str,
+        name: str = "host",
+        options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = f"relay+unix://{path}"
         command = [sys.executable, "-m", "arx_caps.cli", "relay", "--store", store, "--realm", realm, "--json"]
-        command += ["--listen", f"unix://{path}", "--name", name]
+        command += ["--listen", f"unix://{path}" if isinstance(path, Path) else path, "--name", name, *options]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ARX_")}
+        environment |= variables or {}
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         )

@@ -4,9 +4,14 @@
 import os
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import NameOID
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
@@ -193,6 +198,45 @@ def test_a_relay_ends_in_order(own_valkey: EmbeddedValkey, relay: Relays) -> Non
     assert path.stat().st_mode & 0o777 == 0o600
     assert one.stop() == 0
     assert not path.exists()
+
+
+def test_a_port_asks_for_a_password_and_shows_a_certificate(
+    own_valkey: EmbeddedValkey, store: RevocationStore, tmp_path: Path
+) -> None:
+    """
+    Over TLS whoever knows the password follows; who does not, or does not trust the certificate, has no view.
+    """
+    certificate, key = self_signed(tmp_path)
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    secret = {"ARX_RELAY_PASSWORD": "open sesame"}
+    relay = RelayProcess(own_valkey.url, store.realm, "127.0.0.1:0", options=options, variables=secret)
+    at = f"localhost:{relay.ready['listen'].rpartition(':')[2]}"
+    trusting = f"?ca={certificate}"
+    try:
+        for url, password, live in (
+            (f"relays://{at}{trusting}", "open sesame", True),
+            (f"relays://{at}{trusting}", "guess", False),
+            (f"relays://{at}", "open sesame", False),
+            (f"relay://{at}", "open sesame", False),
+        ):
+            follower = Follower(url, store.realm, "v", password=password)
+            assert follower.catch_up(0, 0, 10 if live else 0.5) is live
+            follower.close()
+    finally:
+        relay.kill()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost, and its key."""
+    key, name = ed25519.Ed25519PrivateKey.generate(), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    built = built.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "cert.pem").write_bytes(built.sign(key, None).public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
 
 
 def test_where_a_relay_does_not_listen(own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays) -> None:

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a relay answers, and what it says of those behind it, with a clock moved by hand."""
+
+import asyncio
+
+import pytest
+
+from arx_caps.relay.hub import KEEP, NEWS, Copy, Hub
+from arx_caps.relay.serving import Connection
+from arx_caps.relay.upstream import Granted
+from arx_verifier.epochs import State
+from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Push, Scan, Told, frame
+from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Answer, Crowd, Entry, Late
+from arx_verifier.following import Following
+
+INC, MS, L_MS = "I" * 22, 1_000_000, 1_000
+START = 10_000 * MS
+
+
+class World:
+    """A hub, its clock, and what it said upstream."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.state = State(INC, {}, {}, 5)
+        self.said: list[tuple[Crowd, bool, bool]] = []
+        self.hub = Hub(lambda: self.state, self.stand_for, lambda call: call(), lambda: self.now)
+        self.hub.take_copy(INC, 5)
+        self.grant()
+
+    def stand_for(self, inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
+        self.said.append((crowd, now, hurry))
+
+    def grant(self) -> None:
+        """Let upstream have asked now, and been answered."""
+        self.hub.take_grant(Granted(1_800_000_000_000 + self.now // MS, L_MS, 3_600_000, self.now))
+
+    def entry(self, seq: int) -> None:
+        """Let upstream learn of an entry."""
+        self.state.applied = seq
+        self.hub.take_entry(Entry(INC, seq, "kill", "realm"), in_order=True)
+
+    def wait(self, ms: float) -> None:
+        """Let time pass."""
+        self.now += int(ms * MS)
+        self.hub.tick()
+
+    @property
+    def crowd(self) -> Crowd:
+        """What it says now of those behind it."""
+        return self.said[-1][0]
+
+
+class Somebody:
+    """Somebody behind the relay."""
+
+    def __init__(self, world: World, name: str = "v") -> None:
+        self.world, self.name = world, name
+        self.got: list[Told | Push | Page] = []
+        self.copy: Copy | None = None
+        self.dropped = False
+        world.hub.listeners.add(self)
+
+    def send(self, message: Told | Push | Page) -> None:
+        self.got.append(message)
+
+    def drop(self) -> None:
+        self.dropped = True
+        self.world.hub.take_end(self)
+
+    def probe(self, applied: int, *, inc: str = INC, hurry: bool = False, crowd: Crowd | None = None) -> Told | None:
+        """Ask; the answer, if it came at once."""
+        before = len(self.got)
+        self.world.hub.take_probe(self, Probe(self.name, inc, applied, 1_000, hurry, crowd))
+        told = [message for message in self.got[before:] if isinstance(message, Told)]
+        return told[0] if told else None
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_an_answer_says_its_age(world: World) -> None:
+    """
+    The age is what passed between upstream's question and this one's coming.
+    """
+    world.wait(40)
+    told = Somebody(world).probe(5)
+    assert told is not None
+    assert (told.status, told.seq, told.age_ns) == (OK, 5, 40 * MS)
+
+
+@pytest.mark.parametrize("age_ms", [0, 40, 999, 1_001, 60_000])
+def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
+    """
+    Whatever the age, a verifier's lease ends no later than the one that the relay itself has.
+    """
+    world = World()
+    somebody = Somebody(world)
+    clock = [world.now]
+    following = Following(boot=lambda: clock[0], wall=lambda: 1_800_000_000_000 * MS + clock[0])
+    following.adopt(INC, 5, {}, {})
+    world.now = clock[0] = START + age_ms * MS
+    question = following.ask()
+    assert question is not None
+    told = somebody.probe(question.applied)
+    assert told is not None
+    clock[0] += 3 * MS  # the answer travels
+    following.take_answer(
+        Answer(told.inc, told.seq, told.at_ms, told.lease_ms, OK, told.keep_ms, (), told.age_ns), dict
+    )
+    lease = following._state.lease
+    assert lease is not None
+    assert lease.boot <= START + L_MS * MS
+    assert lease.sent <= START
+    assert (following.check(INC, 5, ()) is None) == (age_ms < 990)
+
+
+def test_whoever_waits_for_news_is_answered_from_news(world: World) -> None:
+    """
+    A hurried question waits for an answer that upstream asked for afterwards; the age is then nothing.
+    """
+    world.wait(40)
+    somebody = Somebody(world)
+    assert somebody.probe(5, hurry=True) is None
+    assert world.said[-1][2]
+    world.wait(1)
+    world.grant()
+    told = somebody.got[-1]
+    assert isinstance(told, Told)
+    assert told.age_ns == 0
+
+
+def test_who_knows_more_is_not_told_less(world: World) -> None:
+    """
+    Somebody ahead of the relay waits until it has asked, and only then hears of a store that went back.
+    """
+    world.wait(40)
+    somebody = Somebody(world)
+    assert somebody.probe(6) is None
+    world.grant()
+    assert isinstance(told := somebody.got[-1], Told)
+    assert told.status == REGRESSED
+
+
+def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
+    """
+    Entries within what is kept, a copy beyond; what is pushed while it is copied follows in the entries.
+    """
+    somebody = Somebody(world)
+    world.entry(6)
+    told = somebody.probe(5)
+    assert told is not None
+    assert told.entries == [(6, "kill", "realm")]
+    world.state.floors["task:t"] = 7
+    for seq in range(7, KEEP + 8):
+        world.entry(seq)
+    told = somebody.probe(5)
+    assert told is not None
+    assert (told.status, told.seq) == (RESYNC, KEEP + 7)
+    assert somebody.copy is not None
+    assert somebody.copy.page("f", 0) == Page(0, {"task:t": 7})
+    stranger = somebody.probe(5, inc="J" * 22)
+    assert stranger is not None
+    assert stranger.status == RESYNC
+
+
+def test_all_must_have_applied_it(world: World) -> None:
+    """
+    What is said to be applied is what the last of those behind has, not what the relay has.
+    """
+    one, two = Somebody(world, "one"), Somebody(world, "two")
+    one.probe(5)
+    two.probe(5)
+    world.entry(6)
+    assert world.crowd == Crowd(2, 5, ())
+    one.probe(6)
+    assert world.crowd == Crowd(2, 5, ())
+    two.probe(6)
+    assert world.crowd == Crowd(2, 6, ())
+    assert world.said[-1][1]  # told at once
+
+
+def test_another_history_confirms_nothing(world: World) -> None:
+    """
+    What somebody had applied of another history is no confirmation.
+    """
+    Somebody(world).probe(5, inc="J" * 22)
+    assert world.crowd == Crowd(1, -1, ())
+
+
+def test_a_silent_one_is_named_until_no_lease_is_left(world: World) -> None:
+    """
+    Counted while it talks, named apart for two leases more, then forgotten; back in the count when it talks again.
+    """
+    quick, slow = Somebody(world, "quick"), Somebody(world, "slow")
+    slow.probe(5)
+    heard_ms = 1_800_000_000_000 + START // MS
+    world.entry(6)
+    for _ in range(6):
+        world.wait(100)
+        world.grant()
+        quick.probe(6)
+    assert world.crowd == Crowd(1, 6, (Late("slow", heard_ms, 5, 1),))
+    for _ in range(20):
+        world.wait(100)
+        world.grant()
+        quick.probe(6)
+    assert world.crowd == Crowd(1, 6, ())
+    slow.probe(6)
+    assert world.crowd == Crowd(2, 6, ())
+
+
+def test_a_lost_connection_is_named_at_once_and_a_goodbye_is_not(world: World) -> None:
+    """
+    Without a word it may hold a lease; with one it does not.
+    """
+    one, two = Somebody(world, "one"), Somebody(world, "two")
+    one.probe(5)
+    two.probe(5)
+    one.drop()
+    world.hub.take_leave(two)
+    assert [late.name for late in world.crowd.late] == ["one"]
+    assert world.crowd.verifiers == 0
+
+
+def test_one_name_has_one_connection(world: World) -> None:
+    """
+    Two that use one name cannot both be served: one of them would not be counted.
+    """
+    first, second = Somebody(world), Somebody(world)
+    first.probe(5)
+    second.probe(5)
+    assert first.dropped
+    assert not second.dropped
+    assert world.crowd.verifiers == 1
+
+
+def test_relays_add_up(world: World) -> None:
+    """
+    Another relay's crowd counts as it says, its late ones with it.
+    """
+    late = Late("far", 1_800_000_000_000, 3, 1)
+    Somebody(world, "relay:far").probe(5, crowd=Crowd(7, 4, (late,)))
+    Somebody(world, "near").probe(5)
+    assert world.crowd == Crowd(8, 4, (late,))
+
+
+def test_a_relay_without_a_view_answers_nobody(world: World) -> None:
+    """
+    Fenced upstream: every connection ends, and a new one does not help.
+    """
+    one, two = Somebody(world, "one"), Somebody(world, "two")
+    one.probe(5)
+    world.hub.take_fence()
+    assert one.dropped
+    assert two.probe(5) is None
+    assert two.dropped
+
+
+def test_after_an_outage_all_ask_at_once(world: World) -> None:
+    """
+    The first news after a silence is pushed, as of no history.
+    """
+    somebody = Somebody(world)
+    world.wait(50)
+    world.grant()
+    assert NEWS not in somebody.got
+    world.wait(2_000)
+    world.grant()
+    assert somebody.got[-1] == NEWS
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Probe("v", INC, 5, 10, False)],
+        [Hello(2, "acme", "secret")],
+        [Hello(1, "other", "secret")],
+        [Hello(1, "acme", "guess")],
+        [Hello(1, "acme")],
+        [Hello(1, "acme", "secret"), Scan("f", 0)],
+        [Hello(1, "acme", "secret"), Scan("h", 0)],
+    ],
+)
+def test_a_stranger_is_dropped(world: World, messages: list[Hello | Probe | Scan]) -> None:
+    """
+    Without the greeting, the password, the realm, or an offer of a copy: the connection ends.
+    """
+    assert asyncio.run(_talk(world, b"".join(map(frame, messages))))
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\2hi", b"GET / HTTP/1.1\r\n\r\n"])
+def test_noise_is_dropped(world: World, data: bytes) -> None:
+    """
+    Whatever is no message ends the connection.
+    """
+    assert asyncio.run(_talk(world, data))
+
+
+async def _talk(world: World, data: bytes) -> bool:
+    """Send bytes to a connection; whether it was ended."""
+
+    class Transport(asyncio.Transport):
+        ended = False
+
+        def abort(self) -> None:
+            self.ended = True
+
+        def is_closing(self) -> bool:
+            return self.ended
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            """Nobody reads."""
+
+    connection, transport = Connection(world.hub, "acme", "secret"), Transport()
+    connection.connection_made(transport)
+    connection.data_received(data)
+    return transport.ended
+
+
+def test_messages_are_cut_wherever_they_break() -> None:
+    """
+    Byte by byte or all at once, the same messages come out.
+    """
+    data = frame(Hello(1, "acme")) + frame(Scan("f", 3)) + frame(Probe("v", INC, 1, 2, True, Crowd(1, 2, ())))
+    slow, quick = Frames(), Frames()
+    assert [body for byte in data for body in slow.feed(bytes([byte]))] == list(quick.feed(data))
