@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-fast bench bench-kill check clean
 
 demo: $(READY)
-	$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
+	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
