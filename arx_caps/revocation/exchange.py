@@ -6,9 +6,10 @@ leaves it known: nothing was written there.  Both are tried again, on a fresh co
 only the first kind then has to be called unknown.  What is asked is ``store``'s matter.
 """
 
+import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import redis
@@ -53,14 +54,30 @@ class Exchange:
         """Give up connections to a server that is not the primary any more: the next one is looked for."""
         self.client.connection_pool.disconnect(inuse_connections=False)
 
-    def once(self, ask: Callable[[], T]) -> T:
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Hold one connection, for what must be asked of one server: the client's own pipelines may take another.
+
+        WAITAOF on another connection than the write's would wait for nothing, and say yes.
+        """
+        pool = self.client.connection_pool
+        one = pool.get_connection()
+        try:
+            yield one
+        except BaseException:
+            one.disconnect()  # an answer may still be on its way
+            raise
+        finally:
+            pool.release(one)
+
+    def once(self, exchange: Callable[[], T]) -> T:
         """Exchange once.
 
         Raises:
             StoreError: The store did not answer, or refused.
         """
         try:
-            return ask()
+            return exchange()
         except (redis.RedisError, OSError) as error:
             self._leave_if_elsewhere(error)
             raise told(error) from error
@@ -80,12 +97,9 @@ class Exchange:
         Returns:
             The answer, and whether it is on the primary's disk and on those of so many replicas.
         """
-        # One connection, to its end: WAITAOF on another one would wait for somebody else's writes, and say yes at once.
-        with self.client.client() as one:
-            pipeline = one.pipeline(transaction=False)
-            pipeline.fcall(function, len(keys), *keys, *arguments)
-            pipeline.execute_command("WAITAOF", 1, 0, self._timeout_ms)
-            reply, disk = pipeline.execute(raise_on_error=False)
+        call = ("FCALL", function, len(keys), *keys, *arguments)
+        with self.connection() as one:
+            reply, disk = ask(one, call, ("WAITAOF", 1, 0, self._timeout_ms))
             if isinstance(reply, Exception):
                 raise reply
             # A time-out is an answer too, with smaller numbers; a store without an append-only file answers an error.
@@ -101,17 +115,18 @@ class Exchange:
         deadline, pause = time.monotonic() + self._timeout_ms / 1000, REPLICA_S[0]
         while True:
             time.sleep(pause)
-            if one.execute_command("WAITAOF", 1, replicas, 1)[1] >= replicas:
+            (disk,) = ask(one, ("WAITAOF", 1, replicas, 1))
+            if isinstance(disk, list) and disk[1] >= replicas:
                 return True
             if time.monotonic() > deadline:
                 return False
             pause = min(2 * pause, REPLICA_S[1])
 
-    def until_known(self, ask: Callable[[], T], deadline: float, tell: Callable[[str], None]) -> T:
+    def until_known(self, exchange: Callable[[], T], deadline: float, tell: Callable[[str], None]) -> T:
         """Exchange until the outcome is known.
 
         Args:
-            ask: Harmless to repeat.
+            exchange: Harmless to repeat.
             deadline: Monotonic clock, s.
             tell: Called once for each sentence about what is not known yet.
 
@@ -122,7 +137,7 @@ class Exchange:
         pause, lost, said = BACKOFF_S[0], False, ""
         while True:
             try:
-                return ask()
+                return exchange()
             except (redis.RedisError, OSError) as error:
                 elsewhere = is_elsewhere(error)
                 answered = elsewhere or isinstance(error, redis.ResponseError | redis.AuthenticationError)
@@ -140,6 +155,18 @@ class Exchange:
     def _leave_if_elsewhere(self, error: Exception) -> None:
         if is_elsewhere(error):
             self.forget_connections()
+
+
+def ask(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
+    """Send commands at once on one connection and return their answers, refusals among them as exceptions."""
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(connection.read_response())
+        except redis.ResponseError as error:
+            answers.append(error)
+    return answers
 
 
 def _unknown(error: Exception, lost: bool) -> StoreError:

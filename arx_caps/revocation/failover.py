@@ -9,8 +9,9 @@ say, lacks nothing.  The fence itself is in ``functions.lua``; connections come 
 
 from typing import Any, Final, NamedTuple
 
+from arx_caps.revocation.exchange import ask
 from arx_caps.revocation.store import RevocationStore
-from arx_caps.revocation.wire import Header, StoreHistoryError, read_header
+from arx_caps.revocation.wire import Header, StoreHistoryError, read_header, text
 from arx_verifier.errors import StoreError
 
 DEFAULT_WINDOW_MS: Final = 16_000  # above a cluster's default node time-out and min-replicas-max-lag's default
@@ -57,22 +58,23 @@ def look(store: RevocationStore) -> Look:
     """
     exchange = store.exchange
 
-    def ask() -> tuple[Any, Any, str]:
-        with exchange.client.client() as one:  # one connection: the node it was found as, and what that one says
-            pipeline = one.pipeline(transaction=False)
-            pipeline.hmget(store.keys.header, FIELDS)
-            pipeline.info("replication")
-            found, info = pipeline.execute()
-            return found, info, str(getattr(one.connection, "node", ""))
+    def see() -> tuple[Any, str, str]:
+        with exchange.connection() as one:  # what it was found as, and what that very server says
+            found, info = ask(one, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"))
+            for answer in (found, info):
+                if isinstance(answer, Exception):
+                    raise answer
+            return found, text(info), str(getattr(one, "node", ""))
 
-    found, info, node = exchange.once(ask)
-    if info.get("role") != "master":
+    found, info, node = exchange.once(see)
+    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    if facts.get("role") != "master":
         exchange.forget_connections()
         raise StoreError("the server that answers is a replica")
     if found[0] is None:
         raise StoreHistoryError("NOINIT", "the realm has no history in this store")
     inc, *known = (value.decode() if value is not None else "" for value in found)
-    return Look(inc, str(info["master_replid"]), node, tuple(known))
+    return Look(inc, facts["master_replid"], node, tuple(known))
 
 
 def must_attest(store: RevocationStore, topology: Topology) -> bool:
