@@ -81,6 +81,28 @@ def test_a_link_that_costs_most_of_the_lease(store: RevocationStore, link: Proxy
     witness.until("ok")
 
 
+def test_a_link_that_falls_silent_behind_a_late_answer(store: RevocationStore, link: Proxy, start: Watch) -> None:
+    """
+    The last answer was given before the kill and arrives 200 ms later; the news of the kill never does.  A lease that
+    ran from its arrival would last until 500 ms after the kill.
+    """
+    witness = start(link.url)
+    for number in range(3):
+        name = "s-" + "bcd"[number] * 16
+        witness.watch(token=token(store, name))
+        witness.until("ok")
+        link.from_store.delay_s = 0.2
+        settled = boot_clock()
+        until(lambda: witness.last_accepted() - settled > L_NS)  # noqa: B023
+        link.from_store.delay_s = 60.0  # of what is sent from now on
+        killed = kill(store, name)
+        until(lambda: boot_clock() - killed > 3 * L_NS)  # noqa: B023
+        bounded(witness, killed)
+        link.heal()
+        link.drop()
+        witness.until("revoked")
+
+
 def test_a_link_that_is_closed(store: RevocationStore, link: Proxy, start: Watch) -> None:
     """Closed and refused: at most L; and back at once when it opens."""
     witness = start(link.url)

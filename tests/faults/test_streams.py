@@ -4,26 +4,33 @@
 import asyncio
 import http.client
 import os
+import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.epochs import boot_clock
+from arx_verifier.errors import ArxError
 from arx_verifier.feed import Follower
+from arx_verifier.grant import Grant
 from arx_verifier.keys import KeyRing
 from arx_verifier.verify import Verifier
 from tests.faults.conftest import L_NS, kill, tell, token
 from tests.faults.witness import Forgetful, freeze
 from tests.servers import until
-from tests.support import AUDIENCE, KEY
+from tests.support import AUDIENCE, KEY, access
 
 pytestmark = pytest.mark.servers
 
@@ -32,15 +39,43 @@ START = {"type": "http.response.start", "status": 200, "headers": [(b"content-ty
 
 
 class Service:
-    """A tool service: ``/busy`` sends the time for ever, ``/idle`` says one word and then nothing."""
+    """
+    A tool service: ``/busy`` sends the time for ever, ``/idle`` says one word and then nothing.  ``/framework`` is as
+    idle, in Starlette's words; ``/thread`` waits in a thread, which nobody can cancel, until it is told.
+    """
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, int]] = []  # what on_end and a cancelled application were told, and when
         self.port = 0
+        framework = (Route("/framework", self.framework), Route("/thread", self.thread))
+        self._framework = Starlette(routes=framework)
+
+    async def framework(self, request: Request) -> StreamingResponse:
+        """Say one word, and nothing more."""
+
+        async def words() -> AsyncIterator[bytes]:
+            yield b"data: hello\n\n"
+            await asyncio.Event().wait()
+
+        return StreamingResponse(words())
+
+    def thread(self, request: Request) -> StreamingResponse:
+        """Say one word, and wait in a thread."""
+        over = threading.Event()
+        request.scope["arx"].on_end(lambda _: over.set())
+
+        def words() -> Iterator[bytes]:
+            yield b"data: hello\n\n"
+            over.wait(20)
+
+        return StreamingResponse(words())
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
         scope["arx"].on_end(lambda reason: self.ends.append((reason.code, boot_clock())))
+        if scope["path"] in ("/framework", "/thread"):
+            await self._framework(scope, receive, send)
+            return
         await send(START)
         try:
             if scope["path"] == "/idle":
@@ -112,7 +147,7 @@ def serve(store: RevocationStore, own_valkey: EmbeddedValkey) -> Iterator[Serve]
         keys = KeyRing({"k1.0": KEY}, realm=store.realm)
         follower = Follower(own_valkey.url, store.realm, "tool")
         verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=follower, decisions=Forgetful())
-        tools = {"GET /idle": "orders.idle", "GET /busy": "orders.busy"}
+        tools = {f"GET /{name}": f"orders.{name}" for name in ("idle", "busy", "framework", "thread")}
         app = ArxMiddleware(service.app, verifier=verifier, tools=tools, recheck_ms=recheck_ms)
         config = uvicorn.Config(app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
@@ -134,7 +169,7 @@ def times(stream: Stream) -> list[int]:
     return [int(line.split()[1]) for line in stream.lines]
 
 
-@pytest.mark.parametrize("path", ["/idle", "/busy"])
+@pytest.mark.parametrize("path", ["/idle", "/busy", "/framework", "/thread"])
 def test_an_open_stream_of_a_killed_session_is_cut(store: RevocationStore, serve: Serve, path: str) -> None:
     """Also while it is idle: the application is cancelled, the connection closed, and another session's goes on."""
     service = serve()
@@ -145,7 +180,7 @@ def test_an_open_stream_of_a_killed_session_is_cut(store: RevocationStore, serve
     ended = stream.wait()
     assert stream.cut, "an end that looks like one would be taken for the whole answer"
     assert service.ends[0][0] == "revoked"
-    until(lambda: len(service.ends) == 2 or path == "/busy")
+    until(lambda: len(service.ends) == 2 or path != "/idle")
     if path == "/busy":
         assert max(times(stream)) - killed < L_NS
     assert ended - killed < L_NS + SLACK_NS
@@ -195,3 +230,43 @@ def test_a_stream_outlives_many_leases(store: RevocationStore, serve: Serve) -> 
     assert not service.ends
     kill(store)
     stream.wait()
+
+
+def test_a_long_call_stops_at_its_checkpoint(store: RevocationStore, own_valkey: EmbeddedValkey) -> None:
+    """``grant.checkpoint()`` before each step: none begins later than L after a kill, or the silence."""
+    keys, pid = KeyRing({"k1.0": KEY}, realm=store.realm), own_valkey.server_pid
+    follower = Follower(own_valkey.url, store.realm, "tool")
+    verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=follower, decisions=Forgetful())
+    try:
+        assert follower.catch_up(0, 0, 10)
+        for frozen in (False, True):
+            grant = verifier.verify(token(store), access(at=time.time_ns() // 1_000_000))
+            steps, why = work_on(grant)
+            until(lambda: len(steps) > 10)  # noqa: B023
+            event = freeze(pid) if frozen else kill(store)
+            assert why.get(timeout=20) == ("stale" if frozen else "revoked")
+            assert steps[-1] - event < L_NS
+            tell((steps[-1] - event) / 1e6)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        verifier.close()
+
+
+def work_on(grant: Grant) -> tuple[list[int], queue.Queue[str]]:
+    """Make step after step in a thread, each behind a checkpoint; returns when each was begun, and why it stopped."""
+    steps: list[int] = []
+    why: queue.Queue[str] = queue.Queue()
+
+    def work() -> None:
+        while True:
+            began = boot_clock()
+            try:
+                grant.checkpoint()
+            except ArxError as error:
+                why.put(error.code)
+                return
+            steps.append(began)
+            time.sleep(0.002)
+
+    threading.Thread(target=work, daemon=True).start()
+    return steps, why
