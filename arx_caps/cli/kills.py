@@ -9,6 +9,7 @@ import os
 from arx_caps.revocation import RevocationStore
 from arx_verifier.epochs import FOREVER_NS, EpochTable, Lease
 from arx_verifier.errors import StoreError
+from arx_verifier.feed_relay import is_relay
 from arx_verifier.macaroon import Identifier, Macaroon
 from arx_verifier.service import ServiceFile
 
@@ -24,7 +25,9 @@ def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, s
         A view to verify with, and a note on what it leaves out, or None.
     """
     table, because = EpochTable(), "the service file names no store"
-    if service.store is not None:
+    if service.store is not None and is_relay(service.store):
+        because = "the service follows a relay, which answers followers only"
+    elif service.store is not None:
         store = RevocationStore(service.store, service.realm, password=os.environ.get("ARX_STORE_PASSWORD"))
         try:
             header = store.header()

@@ -21,7 +21,10 @@ def verifier_command() -> None:
 @common_options
 @pass_console
 def list_verifiers(console: Console, place: Place) -> None:
-    """List the verifiers that reported within the last minutes, from the store itself."""
+    """List the verifiers that reported within the last minutes, from the store itself.
+
+    A relay stands for those behind it: it has applied what all of them have.
+    """
     store = place.store()
     header = store.header()
     verifiers: list[dict[str, Any]] = [
@@ -31,14 +34,21 @@ def list_verifiers(console: Console, place: Place) -> None:
             "age_ms": seen.age_ms,
             "live": seen.age_ms < header.lease_ms,
             "behind": max(0, header.seq - seen.applied),
+            "relay_of": seen.behind,
         }
         for seen in store.verifiers()
     ]
     value = {"seq": header.seq, "inc": header.inc, "lease_ms": header.lease_ms, "verifiers": verifiers}
     rows = [
-        (v["id"], v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", "live" if v["live"] else "no lease")
+        (_name(v), v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", "live" if v["live"] else "no lease")
         for v in verifiers
     ]
     console.data("verifiers", value, lambda: table(("VERIFIER", "APPLIED", "BEHIND", "LAST PROBE", "STATE"), rows))
-    live = sum(bool(v["live"]) for v in verifiers)
-    console.say(f"{live} of {len(verifiers)} live; the kill sequence is at {header.seq}")
+    counts = [1 if v["relay_of"] is None else v["relay_of"] for v in verifiers]
+    live = sum(count for v, count in zip(verifiers, counts, strict=True) if v["live"])
+    console.say(f"{live} of {sum(counts)} live; the kill sequence is at {header.seq}")
+
+
+def _name(verifier: dict[str, Any]) -> str:
+    of = verifier["relay_of"]
+    return str(verifier["id"]) if of is None else f"{verifier['id']}, for {of}"

@@ -53,6 +53,8 @@ def test_a_kill_passes_and_everybody_is_counted(
     last = chain(relay, own_valkey.url, depth)[-1]
     behind, direct = verifiers(last.url, 2), verifiers(own_valkey.url, 1)
     until(lambda: store.unacked(0, 0).verifiers == 3)
+    listed = arx("verifier", "list", "--store", own_valkey.url, "--realm", store.realm, "--json").json["verifiers"]
+    assert sorted(str(one["relay_of"]) for one in listed) == ["2", "None"]
     report = store.wait_confirmed(store.kill(SCOPE, "test", BY))
     assert (report.status, report.verifiers, report.confirmed) == ("dead", 3, 3), report.summary
     killed = boot_clock()
