@@ -22,11 +22,12 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.values import Duration
 from arx_caps.durations import parse_duration
 from arx_caps.keyfile import KeyFile
-from arx_caps.revocation import KINDS, KillReport, RevocationStore, parse_scopes
+from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_scopes
 from arx_verifier.errors import ArxError, StoreError
 
 BANNED: Final = ("agent:", "subject:", "realm")  # a kill of these leaves a ban
 SIGN_IN_S: Final = 5.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
+OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a store that fell silent whether it took the kill
 WAIT_S: Final = 90.0  # beyond the longest lease: how long the mint may take to answer a kill that waits
 
 
@@ -108,7 +109,7 @@ def _act(
         except Unreachable as error:
             console.say(f"{plain(error)}; going straight to the store")
     if report is None:
-        report = _by_store(action, scopes, place, reason, timeout_ms if wait else 0, began)
+        report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began)
     summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
     console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
     banned = [scope for scope in scopes if scope.startswith(BANNED)] if action is KILL else []
@@ -138,15 +139,21 @@ def _ask_reason(console: Console) -> str:
 def _by_mint(
     action: Action, scopes: list[str], place: Place, reason: str, wait: bool, timeout_ms: int | None
 ) -> dict[str, Any]:
-    caller = place.mint(SIGN_IN_S)
+    try:
+        caller = place.mint(SIGN_IN_S)
+    except Stop as error:
+        if error.code == "no_key" or error.exit_code == exits.UNAUTHENTICATED:
+            error.hint = "an operator without a key, or whose mint has lost its database, kills with --direct"
+        raise
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
     return caller.call("POST", action.path, {"scopes": scopes, "reason": reason, "wait": wait})
 
 
 def _by_store(
-    action: Action, scopes: list[str], place: Place, reason: str, timeout_ms: int | None, began: float
+    console: Console, action: Action, scopes: list[str], place: Place, reason: str, timeout_ms: int | None, began: float
 ) -> dict[str, Any]:
-    store = place.store()
+    outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
+    store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
     try:
         store.header()  # asked first: while this fails, nothing can have been written
     except StoreError as error:
@@ -168,8 +175,10 @@ def _bump(
 ) -> KillReport:
     try:
         bump = getattr(store, action.store)(scopes, reason, by)
-    except StoreError as error:
+    except OutcomeUnknownError as error:
         return KillReport.unknown(tuple(scopes), round((time.monotonic() - began) * 1000, 3), str(error))
+    except StoreError as error:
+        raise Stop(f"nothing was done: {error}", exits.UNREACHABLE, code=error.code) from error
     return store.wait_confirmed(bump, timeout_ms)
 
 

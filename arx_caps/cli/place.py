@@ -102,8 +102,14 @@ class Place:
         """
         return self._realm or Realm.open(self.realm_dir).name
 
-    def store(self) -> "RevocationStore":
+    def store(
+        self, *, outcome_s: float | None = None, tell: Callable[[str], None] = lambda _: None
+    ) -> "RevocationStore":
         """Open the realm's revocation store, without asking the mint.
+
+        Args:
+            outcome_s: How long to ask for the outcome of a kill.
+            tell: Called with a sentence while it is not known.
 
         Raises:
             Stop: It is not known where it is.
@@ -111,7 +117,8 @@ class Place:
         """
         from arx_caps.revocation import RevocationStore
 
-        return RevocationStore(*self.followed(), password=os.environ.get("ARX_STORE_PASSWORD"))
+        password = os.environ.get("ARX_STORE_PASSWORD")
+        return RevocationStore(*self.followed(), password=password, outcome_s=outcome_s, tell=tell)
 
     def followed(self) -> tuple[str, str]:
         """Say where the store, or a relay to it, is, and of which realm.

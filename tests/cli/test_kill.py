@@ -10,8 +10,8 @@ from arx_caps.cli import exits
 from arx_caps.cli.kill import read_scopes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
-from arx_caps.revocation import RevocationStore
-from arx_verifier.errors import RequestError, StoreError
+from arx_caps.revocation import OutcomeUnknownError, RevocationStore
+from arx_verifier.errors import RequestError
 from tests.cli.helpers import SESSION, TASK, Ran, arx
 
 WORDS = ("--reason", "a test", "--yes", "--json")
@@ -94,7 +94,7 @@ def test_a_lost_answer_is_unknown(
     """
 
     def lost(*_: object) -> None:
-        raise StoreError("the store did not answer: whether it took the kill is unknown")
+        raise OutcomeUnknownError("the store did not answer: whether it took the kill is unknown")
 
     monkeypatch.setattr(RevocationStore, "kill_by_kind", lost)
     ran = direct(valkey, store, "kill", "session", SESSION)

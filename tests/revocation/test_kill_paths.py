@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to kill when something is missing: the mint, its database, its trust, the store's voice; and what is said."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from arx_caps.cli import exits
+from arx_caps.cli import kill as kill_command
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.app import ENDPOINTS
+from arx_caps.mint.core import Mint
+from arx_caps.revocation import OutcomeUnknownError, RevocationStore, acl
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import StoreError
+from arx_verifier.feed import Follower
+from arx_verifier.macaroon import Macaroon
+from tests.cli.helpers import arx
+from tests.cli.live import Live, live_realm
+from tests.mint.world import Holder, World, local_world, make_realm
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+SESSION, AGENT, BY = "session:s-" + "a" * 16, "agent:acme/support", "operator:ada"
+WORDS = ("--reason", "a test", "--yes", "--json")
+
+
+def test_a_break_glass_user_kills_with_nothing_else(
+    valkey: EmbeddedValkey, realm_store: RevocationStore, tmp_path: Path
+) -> None:
+    """
+    No mint, no realm folder, no key file: a store user's password is enough, several scopes go in one step, and the log
+    says that it went past the mint.
+    """
+    name = acl.user_name("operator", realm_store.realm)
+    with redis.Redis.from_url(valkey.url) as raw:
+        raw.execute_command("ACL", "SETUSER", name, *acl.rules("operator", realm_store.realm, "glass"))
+    url = f"unix://{name}@{valkey.url.removeprefix('unix://')}"
+    follower = Follower(valkey.url, realm_store.realm, "v")
+    try:
+        assert follower.catch_up(0, 0, 10)
+        until(lambda: (seen := realm_store.unacked(0, 0)).at_ms - seen.since_ms > 1_000)
+        place = ("--store", url, "--realm", realm_store.realm, "--realm-dir", tmp_path / "none", "--direct")
+        ran = arx("kill", SESSION, AGENT, "key:k1.0", *place, *WORDS, env={"ARX_STORE_PASSWORD": "glass"})
+        assert ran.exit_code == exits.OK, ran.err
+        assert (ran.json["status"], ran.json["confirmed"], ran.json["seq"]) == ("dead", 1, 3)
+        assert all("(direct, user" in entry.by for entry in realm_store.log())
+        assert len({entry.at_ms for entry in realm_store.log()}) == 1, "one step"
+        refused = follower.check(ran.json["inc"], 0, (SESSION,))
+        assert refused is not None
+    finally:
+        follower.close()
+
+
+@pytest.fixture
+def frozen_midway(
+    own_valkey: EmbeddedValkey, realm_name: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[EmbeddedValkey, RevocationStore]]:
+    """A realm whose store falls silent once a kill was begun."""
+    with RevocationStore(own_valkey.url, realm_name) as store:
+        store.load_functions()
+        store.init()
+        pid, real = own_valkey.server_pid, RevocationStore.kill_by_kind
+
+        def freeze(self: RevocationStore, *arguments: object) -> object:
+            os.kill(pid, signal.SIGSTOP)
+            return real(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(RevocationStore, "kill_by_kind", freeze)
+        yield own_valkey, store
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
+    frozen_midway: tuple[EmbeddedValkey, RevocationStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The store is silent in the middle of a kill: it is said to be unknown meanwhile, and settled when the store is back.
+    """
+    server, store = frozen_midway
+    pid, says = server.server_pid, kill_command.Console.say
+    told: list[str] = []
+
+    def say(console: kill_command.Console, text: str) -> None:
+        told.append(text)
+        says(console, text)
+        os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.setattr(kill_command.Console, "say", say)
+    ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", *WORDS)
+    assert told == ["unknown so far: the store does not answer; trying again"]
+    assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unconfirmed"), "in force; nobody was there"
+    assert ran.json["seq"] == store.header().seq >= 1
+    assert SESSION in store.floors()
+
+
+def test_an_outcome_that_stays_unknown_is_never_called_done(
+    frozen_midway: tuple[EmbeddedValkey, RevocationStore],
+) -> None:
+    """
+    The patience ends first: exit 3, status unknown, and to be repeated.
+    """
+    server, store = frozen_midway
+    ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", "--timeout", "1s", *WORDS)
+    assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unknown")
+    assert "repeat it" in ran.json["summary"]
+    assert ran.json["confirmed"] == 0
+
+
+def test_what_was_refused_is_not_unknown(own_valkey: EmbeddedValkey, realm_name: str) -> None:
+    """
+    A store that answers that it takes no writes has taken none: said as such, after as many tries.
+    """
+    with RevocationStore(own_valkey.url, realm_name, outcome_s=0.2) as store:
+        store.load_functions()
+        store.init()
+        with redis.Redis.from_url(own_valkey.url) as raw, socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            raw.replicaof("127.0.0.1", str(nobody.getsockname()[1]))
+            with pytest.raises(StoreError, match="takes no writes") as caught:
+                store.kill([SESSION], "test", BY)
+            assert not isinstance(caught.value, OutcomeUnknownError)
+            raw.replicaof("NO", "ONE")
+        assert store.kill([SESSION], "test", BY).header.seq == 1
+
+
+@pytest.fixture
+def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
+    """A realm run by ``arx up``."""
+    with live_realm(tmp_path / "realm", free_port) as realm:
+        yield realm
+
+
+def test_a_kill_needs_no_database(live: Live) -> None:
+    """
+    The mint's database is deleted under it: the kill is in force all the same.  Started anew, the mint knows nobody;
+    it is obeyed, and the way past it is named.
+    """
+    for path in live.folder.glob("mint.db*"):
+        path.unlink()
+    words = ("--reason", "no database", "--yes", "--timeout", "5s")
+    exit_code, told, _ = live.run("kill", SESSION, *words)
+    assert exit_code in (exits.OK, exits.INCOMPLETE)
+    assert told["seq"] == 1
+    live.kill_mint()
+    live._up.send_signal(signal.SIGCONT)
+    live.until(lambda: live.run("agent", "list")[0] == exits.UNAUTHENTICATED)
+    exit_code, told, err = live.run("kill", SESSION, *words)
+    assert (exit_code, told["exit_code"]) == (exits.UNAUTHENTICATED, exits.UNAUTHENTICATED)
+    assert "--direct" in err
+    exit_code, told, _ = live.run("kill", SESSION, "--direct", *words)
+    assert exit_code in (exits.OK, exits.INCOMPLETE)
+    assert (told["by"], told["durable"]) == ("store", True)
+
+
+def test_a_damaged_store_gets_a_new_history_by_itself(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """
+    Somebody deletes a kill: verifiers refuse everything, the mint ends the history, and then there is service again, in
+    which what was born before is dead.
+    """
+    mint = Mint.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
+    mint.start()
+    follower = Follower(own_valkey.url, "acme", "v")
+    try:
+        old = mint.store.kill([SESSION], "test", BY).header
+        assert follower.catch_up(0, old.seq, 10)
+        with redis.Redis.from_url(own_valkey.url) as raw:
+            raw.hdel(mint.store.keys.floors, SESSION)
+        until(lambda: follower.check(old.inc, old.seq, ()) is not None)
+        until(lambda: follower.view()[0] != old.inc and follower.check(*follower.view()[:2], ()) is None)
+        refused = follower.check(old.inc, old.seq, ())
+        assert refused is not None
+        assert refused.code == "revoked"
+        until(lambda: mint.ready() == [])
+    finally:
+        follower.close()
+        mint.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm")
+    yield made
+    made.mint.close()
+
+
+def test_a_kill_only_token_does_nothing_else_at_the_mint(world: World) -> None:
+    """
+    Narrowed to ``arx.kill`` it is refused at every route but that one, by its rule, before the body is looked at.
+    """
+    operator = world.operator()
+    assert operator.token is not None
+    token = Macaroon.parse(operator.token).attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
+    only = Holder(world, operator.key, token)
+    tried = []
+    for endpoint in ENDPOINTS:
+        if endpoint.action in (None, "arx.whoami"):  # these take no token's rights: an assertion, or only a name
+            continue
+        path = endpoint.path.replace("{path:path}", "acme/a").replace("{session}", SESSION[8:])
+        answer = only.call(endpoint.method, path.replace("{task}", "t-" + "a" * 16), {"anything": 1})
+        if endpoint.action == "arx.kill":
+            assert answer.json()["code"] != "tool_not_allowed"
+            continue
+        assert (answer.status_code, answer.json()["code"]) in ((403, "tool_not_allowed"), (403, "wrong_caller")), path
+        tried.append(endpoint.action)
+    assert len(tried) >= 12
