@@ -61,12 +61,14 @@ class Assertion(NamedTuple):
         kid: The enrolled key that signed it.
         jti: To be spent once for this key.
         until: How long the jti must be remembered, ms since the Unix epoch.
+        bound_to: Thumbprint of the key of the session that it is to open, or None.
     """
 
     subject: str
     kid: str
     jti: str
     until: int
+    bound_to: str | None
 
 
 class Proof(NamedTuple):
@@ -83,16 +85,20 @@ class Proof(NamedTuple):
     until: int
 
 
-def make_assertion(key: KeyFile, *, audience: str, now: int) -> str:
+def make_assertion(key: KeyFile, *, audience: str, now: int, session_key: PublicKey | None = None) -> str:
     """Sign who is calling.
 
     Args:
         key: The enrolled key.
         audience: The mint's issuer URL.
         now: ms since the Unix epoch.
+        session_key: The key of the session that an agent opens with it: whoever else gets hold of it opens none.
     """
     at = now // 1000
-    claims = {"iss": key.subject, "sub": key.subject, "aud": audience, "iat": at, "exp": at + ASSERTION_S}
+    claims: dict[str, Any] = {"iss": key.subject, "sub": key.subject, "aud": audience}
+    claims |= {"iat": at, "exp": at + ASSERTION_S}
+    if session_key is not None:
+        claims["cnf"] = {"jkt": session_key.kid}
     return key.key.sign({"typ": "JWT", "kid": key.key.kid}, {**claims, "jti": secrets.token_urlsafe(16)})
 
 
@@ -145,7 +151,10 @@ def check_assertion(
         raise GrantError("the assertion's time is over", code=BAD_ASSERTION)
     if now < (issued - AHEAD_S) * 1000:
         raise GrantError("the assertion was made in the future; check the clocks", code=BAD_ASSERTION)
-    return Assertion(subject, key.kid, _jti(claims, BAD_ASSERTION), expires * 1000)
+    bound = claims.get("cnf", {"jkt": None})
+    if not isinstance(bound, dict) or set(bound) != {"jkt"}:
+        raise GrantError("cnf says jkt, the thumbprint of a key, and nothing else", code=BAD_ASSERTION)
+    return Assertion(subject, key.kid, _jti(claims, BAD_ASSERTION), expires * 1000, bound["jkt"])
 
 
 def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None = None) -> Proof:

@@ -63,6 +63,9 @@ def test_an_assertion_says_who_and_which_key() -> None:
     assert (checked.subject, checked.kid) == ("acme/support", AGENT.key.kid)
     assert NOW < checked.until <= NOW + 60_000
     assert len(checked.jti) >= 16
+    assert checked.bound_to is None
+    bound = make_assertion(AGENT, audience=ISSUER, now=NOW, session_key=KEY.public)
+    assert check_assertion(bound, find, audience=ISSUER, now=NOW).bound_to == KEY.kid
 
 
 def test_an_assertion_reads_as_a_plain_jwt() -> None:
@@ -88,6 +91,9 @@ BAD_ASSERTIONS = {
     "no subject": assertion(iss=None, sub=None),
     "no exp": assertion(exp=None),
     "no iat": assertion(iat=None),
+    "bound to no key": assertion(cnf={}),
+    "bound to something else": assertion(cnf={"jkt": KEY.kid, "x5t#S256": "a"}),
+    "bound by a list": assertion(cnf=["jkt"]),
     "too long a life": assertion(exp=NOW // 1000 + 61),
     "ends before it begins": assertion(exp=NOW // 1000 - 1),
     "stale": assertion(iat=NOW // 1000 - 70, exp=NOW // 1000 - 10),

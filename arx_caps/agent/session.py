@@ -43,7 +43,9 @@ class Agent:
         client: httpx.Client | None = None,
     ) -> None:
         if key.role != "agent":
-            raise SettingsError(f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent enrol`)")
+            raise SettingsError(
+                f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent enrol`)"
+            )
         address = issuer or key.issuer
         if not address:
             raise SettingsError("the key file names no mint; give its address as `issuer`")
@@ -93,7 +95,7 @@ class Agent:
             UnavailableError: It cannot open one now.
         """
         key = SigningKey.generate()
-        assertion = make_assertion(self._key, audience=self._mint.issuer, now=self._now())
+        assertion = make_assertion(self._key, audience=self._mint.issuer, now=self._now(), session_key=key.public)
         body = {"assertion": assertion, "ttl": ttl, "purpose": purpose}
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
         return Session(self._mint, key, _text(answer, "token"), _part(answer, "session"), now=self._now)

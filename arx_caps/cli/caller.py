@@ -73,7 +73,8 @@ class Caller:
 
     def assertion(self, key: KeyFile) -> str:
         """Say who is calling, for the first call."""
-        return make_assertion(key, audience=self.issuer, now=now_ms())
+        session_key = self._key.public if key.role == "agent" else None
+        return make_assertion(key, audience=self.issuer, now=now_ms(), session_key=session_key)
 
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None

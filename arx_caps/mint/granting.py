@@ -103,6 +103,9 @@ def open_session(mint: Mint, assertion: str, proof: Proof, *, ttl: str | None, p
     agent = mint.state.agent(checked.subject)
     if agent is None:
         raise GrantError("this key is an operator's; sessions are for agents", code="wrong_caller")
+    # Else whoever saw the assertion on its way could be first, with a key of his own.
+    if checked.bound_to != proof.key.kid:
+        raise GrantError("the assertion names (cnf, jkt) another session's key than the proof's", code="bad_assertion")
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
     if agent["status"] != "active":

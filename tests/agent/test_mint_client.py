@@ -62,6 +62,7 @@ def test_a_session_is_opened_with_an_assertion_and_bound_to_a_fresh_key() -> Non
         assertion = check_assertion(said.pop("assertion"), lambda *who: KEY.key.public, audience=ISSUER, now=AT)
         proof = check_dpop(request.headers["DPoP"], method="POST", url=f"{ISSUER}/v1/sessions", now=AT)
         assert (assertion.subject, said) == ("acme/support", {"ttl": "1h"})
+        assert assertion.bound_to == proof.key.kid
         assert "Authorization" not in request.headers
         keys.append(proof.key.kid)
         return httpx.Response(201, json=OPENED)

@@ -131,7 +131,7 @@ def test_a_refused_proof_is_not_spent_for_its_owner(world: World) -> None:
 
 
 def open_with(world: World, assertion: str, key: SigningKey | None = None) -> tuple[int, str]:
-    holder = Holder(world, key or SigningKey.generate(), None)
+    holder = Holder(world, key or world.session_key, None)
     answer = holder.call("POST", "/v1/sessions", {"assertion": assertion})
     return answer.status_code, answer.json().get("code", "ok")
 

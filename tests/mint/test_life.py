@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import SigningKey
 from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.mint.state import HighWater
@@ -116,7 +115,7 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
     assert (told["agent"]["state"], told["kill"]["status"] in ("dead", "unconfirmed")) == ("deactivated", True)
     wait_applied(orders, told["kill"]["seq"])
     assert ask(orders, three) == "revoked"
-    again = Holder(world, SigningKey.generate(), None)
+    again = Holder(world, world.session_key, None)
     refused = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
     assert (refused.status_code, refused.json()["code"]) == (401, "banned")
     kinds = [event["kind"] for event in world.events() if event["kind"] != "operator.signed_in"]
@@ -183,13 +182,13 @@ def test_a_restart_keeps_everything(open_world: Open) -> None:
     world = open_world()
     key = world.enrol()
     assertion = world.assertion(key)
-    holder = Holder(world, SigningKey.generate(), None)
+    holder = Holder(world, world.session_key, None)
     token = holder.call("POST", "/v1/sessions", {"assertion": assertion}).json()["token"]
     task, _ = start_task(Holder(world, holder.key, token))
     mark = world.mint.state.high_water(world.realm.name)
     world = open_world()
     assert world.mint.state.high_water(world.realm.name) == mark
-    again = Holder(world, SigningKey.generate(), None).call("POST", "/v1/sessions", {"assertion": assertion})
+    again = Holder(world, holder.key, None).call("POST", "/v1/sessions", {"assertion": assertion})
     assert again.json()["code"] == "replayed"
     holder = Holder(world, holder.key, token)
     assert [each["id"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]] == [task]

@@ -153,9 +153,7 @@ def test_an_agents_keys_are_rotated(world: World) -> None:
     world.open_session(old)
     world.open_session(fresh)
     assert operator.call("PATCH", path, {"remove_kid": old.key.kid}).json()["keys"] == [fresh.key.kid]
-    refused = Holder(world, SigningKey.generate(), None).call(
-        "POST", "/v1/sessions", {"assertion": world.assertion(old)}
-    )
+    refused = Holder(world, world.session_key, None).call("POST", "/v1/sessions", {"assertion": world.assertion(old)})
     assert refused.json()["code"] == "bad_assertion"
     for body, status in (
         ({"remove_kid": fresh.key.kid}, 409),
@@ -177,7 +175,7 @@ def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(world: Worl
     _, session = world.open_session(key)
     assert session["expires_at"] - session["opened_at"] == 8 * 3_600_000
     for ttl in ("9h", "0s", "soon", "-1m", ""):
-        holder = Holder(world, SigningKey.generate(), None)
+        holder = Holder(world, world.session_key, None)
         answer = holder.call("POST", "/v1/sessions", {"assertion": world.assertion(key), "ttl": ttl})
         assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
         assert answer.json()["failures"][0]["expected"] == "a duration of at most 8h"
@@ -186,9 +184,7 @@ def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(world: Worl
 def test_whom_the_policy_does_not_name_opens_nothing(world: World) -> None:
     """An enrolled agent outside the policy is refused, and told so."""
     key = world.enrol("elsewhere/x")
-    answer = Holder(world, SigningKey.generate(), None).call(
-        "POST", "/v1/sessions", {"assertion": world.assertion(key)}
-    )
+    answer = Holder(world, world.session_key, None).call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
     assert (answer.status_code, answer.json()["code"]) == (403, "session_not_allowed")
 
 

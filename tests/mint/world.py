@@ -78,6 +78,7 @@ class World:
     def __init__(self, mint: Mint, client: TestClient) -> None:
         self.mint, self.client = mint, client
         self.operator_key = KeyFile.load(mint.realm.operator_key_path)
+        self.session_key = SigningKey.generate()  # of sessions that a test opens by hand
 
     @property
     def realm(self) -> Realm:
@@ -90,8 +91,8 @@ class World:
         assert answer.status_code == 201, answer.text
         return Holder(self, self.operator_key.key, answer.json()["token"])
 
-    def assertion(self, key: KeyFile) -> str:
-        return make_assertion(key, audience=ISSUER, now=now_ms())
+    def assertion(self, key: KeyFile, session_key: SigningKey | None = None) -> str:
+        return make_assertion(key, audience=ISSUER, now=now_ms(), session_key=(session_key or self.session_key).public)
 
     def enrol(self, path: str = AGENT, **about: Any) -> KeyFile:
         """Enrol an agent."""
@@ -103,7 +104,7 @@ class World:
     def open_session(self, key: KeyFile, **asked: Any) -> tuple[Holder, dict[str, Any]]:
         """Open a session for an agent."""
         holder = Holder(self, SigningKey.generate(), None)
-        answer = holder.call("POST", "/v1/sessions", {"assertion": self.assertion(key), **asked})
+        answer = holder.call("POST", "/v1/sessions", {"assertion": self.assertion(key, holder.key), **asked})
         assert answer.status_code == 201, answer.text
         told = answer.json()
         return Holder(self, holder.key, told["token"]), told["session"]
