@@ -24,6 +24,7 @@ from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Watch
 from arx_verifier.verify import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
+SCREEN_BYTES: Final = 4096  # a longer body is read, kept and parsed only for a token that this service's key made
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _NO_TOOL: Final[Meaning] = ("", {})
 
@@ -89,7 +90,7 @@ class ArxMiddleware:
         peer = self._peer(scope)
         try:
             token = _token(scope)
-            body = await self._body(scope, receive)
+            body = await self._body(scope, receive, token)
             request = self._request(scope, body, peer)
         except _Disconnected:
             return
@@ -121,11 +122,11 @@ class ArxMiddleware:
         call = HttpCall(scope["method"], target, hashlib.sha256(body).digest())
         return AccessRequest(tool, args, _now_ms(), peer, call)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, token: str) -> bytes:
         declared = _header(scope, b"content-length")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
-        parts, size, more = [], 0, True
+        parts, size, more, screened = [], 0, True, False
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -134,6 +135,11 @@ class ArxMiddleware:
             size += len(parts[-1])
             if size > self._max_body:
                 raise self._too_large()
+            if size > SCREEN_BYTES and not screened:
+                code = self.verifier.screen(token)
+                if code is not None:
+                    raise _Refuse(code)
+                screened = True
             more = message.get("more_body", False)
         return b"".join(parts)
 

@@ -139,6 +139,19 @@ class Verifier:
         """Count a refusal of what never came to a verification, such as a request without a token."""
         return self._unproven(Refused(code, ()), request)
 
+    def screen(self, token: str) -> str | None:
+        """Ask whether a token was made with this service's key, before work is spent on what came with it.
+
+        Args:
+            token: What was presented, a secret.
+
+        Returns:
+            The code to refuse it with, or None when its signature holds.  No grant: that takes a decision.
+        """
+        call = proofs.split_call(token)
+        proven = self._authenticate(token, call, self._known(token, call))
+        return proven.code if isinstance(proven, Refused) else None
+
     def start(self) -> None:
         """Begin to follow the kill epoch."""
         self.epochs.start()
@@ -153,11 +166,8 @@ class Verifier:
         self, token: str, request: AccessRequest, *, may_wait: bool, waited: Wait | None = None
     ) -> Decision | Wait:
         call = proofs.split_call(token)
-        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
-        # 1. to 3.: form, key, signature.  From here on the content is authentic.
-        proven = self._recall(known, call) if known is not None else None
-        if proven is None:
-            proven = self._prove(token, call)
+        known = self._known(token, call)
+        proven = self._authenticate(token, call, known)  # 1. to 3.: from here on the content is authentic
         if isinstance(proven, Refused):
             return self._unproven(proven, request)
         refused = self._judge(proven, call, request)  # 4. each caveat may prohibit
@@ -181,6 +191,13 @@ class Verifier:
             if proven is not known:
                 self._remember(token, call, proven)
         return decision
+
+    def _known(self, token: str, call: proofs.Call | None) -> ProvenChain | None:
+        return self._parents.get(call.head) if call is not None else self._wholes.get(token)
+
+    def _authenticate(self, token: str, call: proofs.Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
+        proven = self._recall(known, call) if known is not None else None
+        return proven if proven is not None else self._prove(token, call)
 
     def _recall(self, known: ProvenChain, call: proofs.Call | None) -> ProvenChain | Refused | None:
         """Use a parent that was proven before; None when its key was replaced or it is another parent after all."""
