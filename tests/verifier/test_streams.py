@@ -2,8 +2,8 @@
 """What runs under a grant ends with it: open streams, awaited answers, long calls.  Real servers are in ``faults``."""
 
 import asyncio
-import sys
 import json
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
