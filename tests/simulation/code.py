@@ -35,7 +35,7 @@ class Code(NamedTuple):
     caller: Callable[..., callers.Caller]
     mint: type[Mint]
     replicas_answer: bool
-    pauses: dict[types.CodeType, frozenset[int]]
+    pauses: dict[types.CodeType, tuple[int, ...]]
 
 
 def load(patches: Patches | None = None) -> Code:
@@ -85,15 +85,19 @@ def _fresh(module: types.ModuleType, patches: tuple[tuple[str, str], ...], used:
 _TEXTS: dict[str, str] = {}
 
 
-def _lines(code: types.CodeType) -> frozenset[int]:
+def _lines(code: types.CodeType) -> tuple[int, ...]:
     """Return the lines before which a thread may be held up.
 
-    ``return None`` is none of them: a decision is made by its last look at the state and the clocks.
+    Plain returns are none of them: a decision is made by its last look at the state and the clocks.
     """
     text = _TEXTS.get(code.co_filename) or Path(code.co_filename).read_text("utf-8")
     returns = {
         node.lineno
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is None
+        if isinstance(node, ast.Return) and (not isinstance(node.value, ast.Call) or _refuses(node.value))
     }
-    return frozenset(line for _, _, line in code.co_lines() if line) - returns
+    return tuple(sorted({line for _, _, line in code.co_lines() if line} - returns - {code.co_firstlineno}))
+
+
+def _refuses(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "EpochRefusal"

@@ -39,7 +39,7 @@ class Operator:
     def kill(self) -> None:
         """Kill, ban or lift what a few tokens name."""
         draw = self._world.random
-        op = draw.choices(["kill", "kill+ban", "ban", "lift"], [8, 1, 2, 2])[0]
+        op = draw.choices(["kill", "kill+ban", "ban", "lift"], [8, 1, 1, 3])[0]
         scopes = [self._scope(draw.choice(self._tokens[-6:]), op) for _ in range(draw.choice([1, 1, 2, 4]))]
         if op == "lift" and self._server.store.bans:
             scopes = [draw.choice(list(self._server.store.bans))]
@@ -79,7 +79,8 @@ class Operator:
         draw = self._world.random
         if draw.random() < 0.03 and op == "kill":
             return "realm"
-        return draw.choice(token.scopes[1:] or ("agent:a",))
+        scopes = token.scopes[1:] or ("agent:a",)
+        return draw.choice(scopes if draw.random() < 0.3 else scopes[-2:])
 
     def _send(self, op: str, scopes: list[str]) -> None:
         inc, seen = self.inc, self.seen
@@ -139,9 +140,9 @@ class Intruder(Operator):
     def reader_held_up(self, machine: Machine, token: Token, length: int) -> None:
         """A reader is held up while it decides on a token; perhaps its whole process is."""
         draw = self._world.random
-        if draw.random() < 0.5:
+        if draw.random() < 0.8:
             self._world.after(int(draw.uniform(0, length / 4)), lambda: self.strike(token))
-        if draw.random() < 0.5:
+        if draw.random() < 0.35:
             machine.hold_up(length)
 
     def writer_held_up(self, machine: Machine, length: int) -> None:

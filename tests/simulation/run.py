@@ -31,7 +31,7 @@ class Run:
     def __init__(self, seed: int, code: Code) -> None:
         self.world = world = World(seed, code)
         self.random = world.random
-        self.lease_ms = self.random.choice([150, 300, 300, 1_000])
+        self.lease_ms = world.lease_ms
         self.judge = Judge(world, self.lease_ms)
         self.primary, replica = Server(world, replica=False), Server(world, replica=True)
         self.primary.followers = [replica]
@@ -76,12 +76,12 @@ class Run:
         self.operator.confirm()
 
     def _open(self) -> None:
-        self.mint.open_session(self.random.choice("abc"))
+        self.mint.open_session(self.random.choice("abcdef"))
 
     def _start(self) -> None:
         if self.mint.sessions:
             sessions, before = [*filter(self._works, self.mint.sessions)], len(self.tokens)
-            self.mint.start_task(self.random.choice(sessions[-3:] or self.mint.sessions))
+            self.mint.start_task(self.random.choice(sessions[-6:] or self.mint.sessions))
             for token in self.tokens[before:]:
                 self.operator.try_out(token)
 

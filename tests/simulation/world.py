@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class World:
-    """Real time in ns, and what will happen.
+    """Real time in ns, and what will happen; everything random in it, the lease included.
 
     Args:
         seed: Everything follows from it.
@@ -37,9 +37,10 @@ class World:
         self.random = random.Random(seed)
         self.now = 0
         self.faults = False
+        self.lease_ms = self.random.choice([150, 300, 300, 1_000])
         self._slow = self.random.choice([0.002, 0.01, 0.05])  # how often a message is late
         self.reader_pauses = self.random.choice([0.2, 0.9])  # how often a decision may be held up
-        self.writer_pauses = self.random.choice([0.02, 0.3])  # how often a change of a view may be
+        self.writer_pauses = self.random.choice([0.01, 0.1])  # how often a change of a view may be
         self.stalls = self.random.choice([0.001, 0.005, 0.02])  # how often a thread is held up between two steps
         self.events = self.depth = 0  # depth: how many pieces of code wait for each other
         self.trace: list[tuple[Any, ...]] = []
@@ -97,7 +98,7 @@ class World:
         draw = self.random.random()
         if draw < 0.3:
             return int(draw * 10 * MS)
-        return int(self.random.uniform(0.1, 0.4 if draw < 0.9 else 1) * LONG)
+        return min(LONG, int(self.random.uniform(0.5, 3) * self.lease_ms * MS))
 
     def interleaved(self, chance: float, work: Callable[[], T], held_up: Callable[[int], None]) -> T:
         """Run real code; between two of its lines other things may happen.
@@ -131,11 +132,11 @@ class World:
         lines = self.code.pauses.get(frame.f_code)
         if lines is None:
             return None
-        left = self.random.randrange(1, len(lines) + 5)  # lines that may pass before it is held up, if that many come
+        where, left = self.random.choice(lines), self.random.choice((1, 1, 1, 3))  # at a line, when it comes again
 
         def on_line(frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
             nonlocal left
-            if event == "line" and frame.f_lineno in lines:
+            if event == "line" and frame.f_lineno == where:
                 left -= 1
                 if left == 0:
                     self._hold_up()
