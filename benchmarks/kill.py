@@ -75,7 +75,8 @@ def machine(on: Stage) -> str:
         if "model name" in line
     ]
     server = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
-    return f"{cpu[0]}, {os.cpu_count()} cores, shared; Python {platform.python_version()}, {server}, appendfsync always"
+    cores = f"{os.cpu_count()} cores, shared, load {os.getloadavg()[0]:.1f} before it began"
+    return f"{cpu[0]}, {cores}; Python {platform.python_version()}, {server}, appendfsync always"
 
 
 def main() -> None:

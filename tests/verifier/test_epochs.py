@@ -275,6 +275,19 @@ def test_forgetting_spares_what_was_raised_since() -> None:
     assert len(retention) == 0
 
 
+def test_many_copied_floors_are_forgotten_in_parts() -> None:
+    """A copy of very many floors ends at one time; no call looks at all of them, and none is left in the end."""
+    state = State("I", {f"s{index}": index for index in range(25_000)}, {}, 20_000)
+    retention = Retention()
+    retention.restart(10, state)
+    retention.forget(state, 11)
+    assert 10_000 < len(state.floors) < 25_000
+    retention.forget(state, 11)
+    retention.forget(state, 11)
+    assert min(state.floors.values()) == 20_001  # what the copy held too early is learned again
+    assert len(retention) == 0
+
+
 def test_a_table_alone_waits_for_nothing(table: EpochTable) -> None:
     """Catching up answers at once whether it is so."""
     assert table.catch_up(1_000, 5, 60.0)
