@@ -6,6 +6,7 @@ can be asked.  Without one the caveats alone are judged, and the signature is no
 proof of a call is made here, as the holder would make it: what is explained is the token, not one attempt.
 """
 
+import re
 import time
 from typing import Any, NamedTuple
 
@@ -160,5 +161,13 @@ def _show(verdict: Verdict, tool: str, at_ms: int) -> str:
     lines = [f"denied: {verdict.code}: {MEANINGS.get(verdict.code, '')}".rstrip(": ")]
     for failure in verdict.failures:
         lines.append(f"  {failure.place}: {plain(failure.rule)}")
-        lines += [f"    expected  {plain(failure.expected)}", f"    came      {plain(failure.came)}"]
+        expected, came = _timed(failure) if failure.rule in ("exp", "nbf") else (failure.expected, failure.came)
+        lines += [f"    expected  {plain(expected)}", f"    came      {plain(came)}"]
     return "\n".join(lines)
+
+
+def _timed(failure: Failure) -> tuple[str, ...]:
+    """Write a failure's times, ms since the Unix epoch, as a person reads them."""
+    return tuple(
+        re.sub(r"[0-9]{12,}", lambda ms: show_time(int(ms[0])), text) for text in (failure.expected, failure.came)
+    )

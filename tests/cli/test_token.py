@@ -172,13 +172,16 @@ def test_with_and_without_the_key_the_verdict_is_the_same(held: Path, tmp_path: 
         assert (alone["code"], len(alone["failures"])) == (whole["code"], len(whole["failures"])), args
 
 
-def test_explain_judges_time_and_network(held: Path) -> None:
+def test_explain_judges_time_and_network(tmp_path: Path) -> None:
     """
     ``--at`` and ``--peer`` stand for the request's time and address.
     """
     net = orders().attenuate(Caveat(net=("10.0.0.0/8",))).encode()
     call = ("token", "explain", "-", "--tool", "orders.list", "--json")
     assert arx(*call, "--at", "2050-01-01T00:00:00Z", stdin=net).json["code"] == "expired"
+    late = (*call[:-1], "--at", "2050-01-01T00:00:00Z")
+    for words in (late, (*late, "--service", service_file(tmp_path / "orders.json"))):
+        assert "came      2050-01-01 00:00:00Z" in arx(*words, stdin=net).out
     assert arx(*call, stdin=net).json["code"] == "network_not_allowed"
     assert arx(*call, "--peer", "192.0.2.1", stdin=net).json["code"] == "network_not_allowed"
     assert arx(*call, "--peer", "10.1.2.3", stdin=net).json["code"] == "ok"
