@@ -51,6 +51,10 @@ class AccessRequest(msgspec.Struct, frozen=True):
     peer: str | None = None
     http: HttpCall | None = None
 
+    def after(self, waited_ns: int) -> "AccessRequest":
+        """Return the same request after a wait: a call must not grow younger than its nonce in a queue."""
+        return msgspec.structs.replace(self, at=self.at + waited_ns // 1_000_000)
+
 
 def read_json_object(raw: bytes) -> dict[str, Any]:
     """Read one JSON object so that no second reader can see another one in the same bytes.  SPEC 8.2.

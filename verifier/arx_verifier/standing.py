@@ -81,7 +81,7 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
     Returns:
         None while it may.
     """
-    if time.time_ns() // 1_000_000 >= proven.exp:
+    if epochs.times_ms(time.time_ns() // 1_000_000)[1] >= proven.exp:
         return refusal("expired")
     if may_wait:
         refused = ask_and_wait(epochs, proven)

@@ -8,6 +8,7 @@ call in ``counters``, where decisions go in ``decisions``.
 
 import functools
 import threading
+import time
 from typing import Final
 
 from arx_verifier import bounds, chain, codec, proofs
@@ -126,7 +127,8 @@ class Verifier:
         if self.waits:
             from asyncio import to_thread  # whoever has a loop has it loaded; whoever has none need not
 
-            return await to_thread(self.decide, token, request)
+            arrived = time.monotonic_ns()
+            return await to_thread(lambda: self.decide(token, request.after(time.monotonic_ns() - arrived)))
         decision = self._decide(token, request, may_wait=False)
         if isinstance(decision, Wait):
             # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
@@ -140,13 +142,10 @@ class Verifier:
         return self._unproven(Refused(code, ()), request)
 
     def screen(self, token: str) -> str | None:
-        """Ask whether a token was made with this service's key, before work is spent on what came with it.
+        """Return the code to refuse a token with that this service's key did not make; None is no grant.
 
         Args:
-            token: What was presented, a secret.
-
-        Returns:
-            The code to refuse it with, or None when its signature holds.  No grant: that takes a decision.
+            token: What was presented, a secret; before work is spent on what came with it.
         """
         call = proofs.split_call(token)
         proven = self._authenticate(token, call, self._known(token, call))
