@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 WIDTH, HEIGHT = 720, 360
-LEFT, RIGHT, TOP, BOTTOM = 56, 176, 36, 48
+LEFT, RIGHT, TOP, BOTTOM = 56, 200, 36, 48
 COLOURS: Final = ("#2f81f7", "#d1791f", "#2da44e", "#a371f7", "#d6409f")  # told apart on white and on black
 STYLE: Final = """<style>
 text { font: 12px system-ui, sans-serif; fill: #57606a }
