@@ -41,7 +41,19 @@ ROOMS = {
     "agent": {"jose", "keyfile", "durations"},
     "mint": {"jose", "keyfile", "durations", "realm", "revocation", "embedded"},
     "cli": {"jose", "keyfile", "durations", "realm", "revocation", "embedded", "trail", "relay", "agent", "mint"},
-    "demo": {"jose", "keyfile", "durations", "realm", "revocation", "embedded", "trail", "relay", "agent", "mint", "cli"},
+    "demo": {
+        "jose",
+        "keyfile",
+        "durations",
+        "realm",
+        "revocation",
+        "embedded",
+        "trail",
+        "relay",
+        "agent",
+        "mint",
+        "cli",
+    },
 }
 
 
