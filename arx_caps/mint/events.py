@@ -70,6 +70,9 @@ class EventLog:
                 self._file = None
 
     def _open(self) -> int:
+        if self._file is not None and not self._is_there(self._file):
+            os.close(self._file)  # moved away or removed: nobody would find what is written there
+            self._file = None
         if self._file is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -80,6 +83,12 @@ class EventLog:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
         return self._file
+
+    def _is_there(self, file: int) -> bool:
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(file))
+        except FileNotFoundError:
+            return False
 
 
 def _sync_folder(folder: Path) -> None:
