@@ -5,6 +5,7 @@ Each ``read_…`` turns one section into a frozen struct or refuses it with file
 ``policy``'s answer; rules with parameters are in ``templates``.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -22,7 +23,8 @@ DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a
 PROOFS: Final = ("call",)
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[1-9][0-9]{0,4})?")
+_ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class SessionTerms(Struct, frozen=True, kw_only=True):
@@ -62,7 +64,7 @@ def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
         SettingsError: A name or an origin that is not allowed, or one origin for two audiences.
     """
     audiences: dict[str, tuple[str, ...]] = {}
-    owners: dict[str, str] = {}
+    owners: dict[tuple[str, str, int], str] = {}
     for name, section in root.take_sections("audience"):
         if not names.is_audience(name):
             raise section.error(None, "an audience's name is [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
@@ -70,14 +72,29 @@ def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
         if not audiences[name]:
             raise section.error("origins", 'needs at least one, such as "http://127.0.0.1:9001"')
         for index, origin in enumerate(audiences[name]):
-            if _ORIGIN.fullmatch(origin) is None:
+            place = _place(origin)
+            if place is None:
                 raise section.error("origins", f"{shorten(origin)} is no origin: scheme, host in lower case, and port")
-            if origin in owners:
+            if place in owners:
                 # A client chooses the token by the origin: two audiences would leave it a choice.
-                raise section.error("origins", f"number {index + 1} is already an origin of {owners[origin]}")
-            owners[origin] = name
+                raise section.error("origins", f"number {index + 1} is already an origin of {owners[place]}")
+            owners[place] = name
         section.finish()
     return audiences
+
+
+def _place(origin: str) -> tuple[str, str, int] | None:
+    """Read scheme, host and port of an origin, a port that is left out written in; None when it is no origin."""
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        return None
+    scheme, address, name, digits = found.groups()
+    port = int(digits) if digits else _PORTS[scheme]
+    try:
+        one_spelling = address is None or str(ipaddress.IPv6Address(address)) == address
+    except ValueError:
+        return None
+    return (scheme, address or name, port) if one_spelling and port <= 65535 else None
 
 
 def read_sessions(root: Section) -> dict[str, SessionTerms]:
