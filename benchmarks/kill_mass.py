@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import timeit
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,8 @@ import redis
 from arx_caps.revocation.wire import Keys
 from arx_verifier.epochs import UnsafeLocalEpochs
 from benchmarks.kill_child import Child, memory
-from benchmarks.kill_stage import BY, SESSION, Stage, cpu_s
+from benchmarks.kill_crowd import Crowd
+from benchmarks.kill_stage import BY, SESSION, Stage, cpu_s, spread
 
 MILLION: Final = 1_000_000
 SCOPES: Final = (
@@ -161,25 +163,40 @@ def _server_us(client: redis.Redis) -> float:
     return float(facts["used_cpu_user"] + facts["used_cpu_sys"]) * 1e6
 
 
-def relay_cost(stage: Stage, verifiers: int = 20, seconds: float = 10.0) -> dict[str, Any]:
-    """What a relay costs itself and the server while nothing happens, and what a kill costs it."""
-    store = stage.realm(1_000)
-    with stage.relays(1) as relays, stage.verifiers(verifiers, relays[0].url):
-        before, server_before = cpu_s(relays[0].pid), cpu_s(stage.server.server_pid)
-        time.sleep(seconds)
-        idle = cpu_s(relays[0].pid) - before
-        server = cpu_s(stage.server.server_pid) - server_before
-        before = cpu_s(relays[0].pid)
-        kills = 200
-        for _ in range(kills):
-            store.wait_confirmed(store.kill([SESSION], "benchmark", BY))
-            time.sleep(0.003)
-        busy = cpu_s(relays[0].pid) - before
-        size = memory(relays[0].pid)
+def relay_cost(stage: Stage, verifiers: int = 500, seconds: float = 10.0) -> dict[str, Any]:
+    """What a relay costs itself and the server while nothing happens, and what a kill costs both."""
+    store, server = stage.realm(1_000), stage.server.server_pid
+    with stage.relays(1) as relays:
+        crowd = Crowd(relays[0].url, store.realm, verifiers)
+        while store.unacked(0, 0).verifiers < verifiers:
+            time.sleep(0.05)
+        time.sleep(1.2)
+        relay = relays[0].pid
+        idle = _used_s(lambda: time.sleep(seconds), relay, server)
+        took: list[float] = []
+
+        def kills() -> None:
+            for _ in range(30):
+                report = store.wait_confirmed(store.kill([SESSION], "benchmark", BY))
+                assert (report.status, report.confirmed) == ("dead", verifiers), report.summary
+                took.append(report.took_ms)
+                time.sleep(0.05)
+
+        busy = _used_s(kills, relay, server)
+        size = memory(relay)
+        crowd.close()
     return {
         "relay_verifiers": verifiers,
-        "relay_idle_percent": round(idle / seconds * 100, 2),
-        "relay_server_percent": round(server / seconds * 100, 2),
-        "relay_kill_us_a_verifier": round(busy / kills / verifiers * 1e6, 1),
+        "relay_idle_percent": round(idle[0] / seconds * 100, 1),
+        "relay_server_percent": round(idle[1] / seconds * 100, 2),
+        "relay_kill_ms": round(busy[0] / 30 * 1000, 1),
+        "relay_confirmed_ms": spread(took),
         "relay_bytes": size,
     }
+
+
+def _used_s(what: Callable[[], None], *pids: int) -> list[float]:
+    """Return the processor time that each process used meanwhile, s."""
+    before = [cpu_s(pid) for pid in pids]
+    what()
+    return [cpu_s(pid) - used for pid, used in zip(pids, before, strict=True)]

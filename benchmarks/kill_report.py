@@ -82,6 +82,7 @@ def figures(results: dict[str, Any]) -> str:
 def costs(results: dict[str, Any]) -> str:
     """Write the table for ``docs/scale.md``."""
     cost, load = results["costs"], results["load"]
+    waits = cost["relay_confirmed_ms"]
     rows = [
         ("a probe, processor time of the store", f"{cost['probe_us']:.0f} us"),
         ("a kill without subscribers, with its fsync", f"{cost['kill_us']:.0f} us"),
@@ -89,9 +90,13 @@ def costs(results: dict[str, Any]) -> str:
         ("a connection, memory of the store", f"{cost['connection_bytes'] / 1000:.0f} kB"),
         ("a live kill, memory of the store", f"{load['server_bytes_a_floor']} B"),
         ("a live kill, memory of a verifier", f"{load['verifier_bytes_a_floor']} B"),
-        (f"a relay with {cost['relay_verifiers']} idle verifiers, of one core", f"{cost['relay_idle_percent']:.1f} %"),
+        (
+            f"a relay of {cost['relay_verifiers']} verifiers, nothing killed, of one core",
+            f"{cost['relay_idle_percent']:.0f} %",
+        ),
         ("the store under that relay, of one core", f"{cost['relay_server_percent']:.1f} %"),
-        ("a kill, processor time of a relay for each verifier", f"{cost['relay_kill_us_a_verifier']:.0f} us"),
+        ("a kill and all its confirmations, processor time of that relay", f"{cost['relay_kill_ms']:.0f} ms"),
+        ("until all behind it have confirmed, p50 / max", f"{waits['p50']:.0f} / {waits['max']:.0f} ms"),
         ("a relay, memory", f"{cost['relay_bytes'] / 1e6:.0f} MB"),
     ]
     return f"{results['machine']}.\n\n" + table(("what", "measured"), rows)

@@ -20,6 +20,7 @@ from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Crowd, Entry, Late
 
 KEEP: Final = 10_000  # entries that one behind may lack before it must copy the floors
 PAGE: Final = 5_000
+LOOK_S: Final = 4e-6  # for each one behind, between two looks at all of them: eight times what one look takes
 COPY_NS: Final = 10_000_000_000  # how long a copy is given to whoever needs one
 MS: Final = 1_000_000  # ns
 NEWS: Final = Push("-", 0, "rotate", "realm")  # of no history: it changes nothing, and makes who gets it ask at once
@@ -75,7 +76,7 @@ class Hub:
     Args:
         state: Gives the view that upstream keeps.
         stand_for: Takes history, crowd, whether to tell it at once, and whether somebody waits for news.
-        later: Calls back soon, once for everything that happens meanwhile.
+        later: Calls back after so many seconds.
         boot: Clock in ns that never steps and counts sleep.
     """
 
@@ -83,7 +84,7 @@ class Hub:
         self,
         state: Callable[[], State],
         stand_for: Callable[[str, Crowd, bool, bool], None],
-        later: Callable[[Callable[[], None]], object],
+        later: Callable[[float, Callable[[], None]], object],
         boot: Callable[[], int] = boot_clock,
     ) -> None:
         self._state, self._stand_for, self._later, self._boot = state, stand_for, later, boot
@@ -141,16 +142,20 @@ class Hub:
         member = self.members.get(probe.name)
         if member is None:
             member = self.members[probe.name] = Member(probe.name)
+        new = member.listener is not listener or self._silent(member, came)
         if member.listener is not listener:
             if member.listener is not None:
                 member.listener.drop()  # its connection was lost without a word; or two use one name, and none shall
             member.listener = listener
+        before = (member.inc, member.crowd)
         member.heard, member.inc = came, probe.inc
         if self.granted is not None:
             member.heard_ms = self.granted.at_ms + (came - self.granted.sent) // MS
         member.crowd = probe.crowd or Crowd(1, probe.applied, ())
         self._answer(member, probe, came)
-        self.settle_soon()
+        # Most probes say nothing new, and with many behind it a look at all of them is no trifle.
+        if new or member.asked is not None or before != (member.inc, member.crowd):
+            self.settle_soon()
 
     def take_leave(self, listener: Listener) -> None:
         """Forget somebody who holds no lease any more."""
@@ -216,10 +221,10 @@ class Hub:
         self.settle_soon()
 
     def settle_soon(self) -> None:
-        """Look again at what to say upstream, once for everything that happens in this turn of the loop."""
+        """Look again at what to say upstream, once for everything that happens in a moment."""
         if not self._settling:
             self._settling = True
-            self._later(self._settle)
+            self._later(len(self.members) * LOOK_S, self._settle)
 
     def _settle(self) -> None:
         self._settling = False
@@ -231,15 +236,13 @@ class Hub:
 
     def crowd(self) -> Crowd:
         """Say who is behind this relay, and forget those whose leases are long over."""
-        now, granted = self._boot(), self.granted
-        lease = granted.lease_ms * MS if granted is not None else 1_000 * MS
+        now, lease = self._boot(), self._lease
         verifiers, applied, late = 0, self.seq, []
         for member in list(self.members.values()):
-            silent = now - member.heard
             # Named for so long, a report that waits for a lease's end still finds it, whenever the kill came.
-            if silent > 5 * lease // 2:
+            if now - member.heard > 5 * lease // 2:
                 del self.members[member.name]
-            elif silent > lease // 2 or member.listener is None:
+            elif self._silent(member, now):
                 if member.crowd.verifiers > 0:
                     applies = member.applied(self.inc)
                     late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
@@ -249,6 +252,13 @@ class Hub:
                 applied = min(applied, member.applied(self.inc))
                 late.extend(member.crowd.late)
         return Crowd(verifiers, applied, tuple(late))
+
+    def _silent(self, member: Member, now: int) -> bool:
+        return member.listener is None or now - member.heard > self._lease // 2
+
+    @property
+    def _lease(self) -> int:
+        return (self.granted.lease_ms if self.granted is not None else 1_000) * MS
 
     def _push(self, push: Push) -> None:
         for listener in list(self.listeners):

@@ -127,7 +127,7 @@ async def _serve(
     def stand_for(inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
         upstream.stand_for(inc, crowd, now=now, hurry=hurry)
 
-    hub = Hub(state, stand_for, loop.call_soon)
+    hub = Hub(state, stand_for, loop.call_later)
     upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub)
     listener = _listen(place)
     try:

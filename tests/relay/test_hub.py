@@ -24,7 +24,7 @@ class World:
         self.now = START
         self.state = State(INC, {}, {}, 5)
         self.said: list[tuple[Crowd, bool, bool]] = []
-        self.hub = Hub(lambda: self.state, self.stand_for, lambda call: call(), lambda: self.now)
+        self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
         self.hub.take_copy(INC, 5)
         self.grant()
 
