@@ -79,6 +79,12 @@ def in_state(change: Callable[[MovedEpochs], object]) -> MovedEpochs:
     return epochs
 
 
+def syncing(epochs: MovedEpochs) -> None:
+    """A view without a lease, whose store does not answer."""
+    epochs.answers = False
+    epochs.adopt(INC, 0, {}, {})
+
+
 class NoNonces(MemoryNonces):
     """A nonce store that does not answer."""
 
@@ -140,7 +146,7 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
         told(sign(mint(), access()), nonces=MemoryNonces(now_ms=AT + 1)),
     ],
     "replayed": [replayed],
-    "syncing": [told(mint().encode(), epochs=in_state(lambda e: e.adopt(INC, 0, {}, {})))],
+    "syncing": [told(mint().encode(), epochs=in_state(syncing))],
     "stale": [
         told(mint().encode(), epochs=moved(1000)),
         told(mint(ANYTHING, Caveat(fresh=10)).encode(), epochs=moved(11, answers=False)),
@@ -304,3 +310,12 @@ def test_a_refusal_is_recorded_once() -> None:
     decision = verifier(epochs=epochs, decisions=sink).decide(mint(NARROW).encode(), access(args={"id": "o-2"}))
     assert decision.code == "argument_not_allowed"
     assert sink.decisions == [decision]
+
+
+def test_the_first_call_waits_for_the_view() -> None:
+    """A verifier that has just begun asks for its view before it refuses a call: one probe brings it."""
+    epochs = in_state(lambda e: e.adopt(INC, 0, {}, {}))
+    checked = verifier(epochs=epochs)
+    assert checked.try_decide(mint().encode(), access()) is None
+    assert checked.decide(mint().encode(), access()).code == "ok"
+    assert epochs.asked == 1

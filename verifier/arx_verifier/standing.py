@@ -13,6 +13,7 @@ from arx_verifier.errors import ArxError, refusal
 from arx_verifier.proven import ProvenChain, Refused
 
 BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
+SYNCING_WAIT_S: Final = 0.5  # a view that has just begun is normally whole within milliseconds
 FRESH_WAIT_S: Final = 1.0  # as long as the default lease: a store that takes longer has ended every lease anyway
 
 
@@ -54,6 +55,8 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     if waited is None:
         if refused.code == "behind":
             return Wait(sent_after, born, BEHIND_WAIT_S)
+        if refused.code == "syncing":
+            return Wait(sent_after, born, SYNCING_WAIT_S)
         if fresh is not None and refused.code == "stale":
             return Wait(sent_after, born, FRESH_WAIT_S)
     # What a caller may learn of a kill is that there was one, not whose.
