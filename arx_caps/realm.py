@@ -23,7 +23,7 @@ DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000
 # Above a cluster's default node time-out and the default of min-replicas-max-lag.
-DEFAULT_WINDOW_MS: Final = 16_000
+DEFAULT_WINDOW_MS: Final = 24_000
 ON_FAILOVER: Final = ("rotate", "trust")
 SETTINGS: Final = frozenset(
     ("name", "issuer", "listen", "store", "max_ttl", "replicas", "on_failover", "failover_window")

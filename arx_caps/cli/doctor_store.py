@@ -163,9 +163,11 @@ def _window(patient: Patient, replicas: int) -> Check:
     """Compare how long a deposed primary goes on answering with what reports reckon with."""
     settings, window_ms = patient.client.config_get("*"), patient.realm.failover_window_ms
     if settings.get("cluster-enabled") == "yes":
-        lasts_ms = int(settings["cluster-node-timeout"]) + 500
+        # A node is asked for a sign of life after half of it, and given up when none came for all of it.
+        lasts_ms = int(settings["cluster-node-timeout"]) * 3 // 2 + 500
     elif int(settings.get("min-replicas-to-write", 0)):
-        lasts_ms = int(settings["min-replicas-max-lag"]) * 1000 + 1000
+        # The server counts in whole seconds, and looks once a second.
+        lasts_ms = int(settings["min-replicas-max-lag"]) * 1000 + 2000
     else:
         found = "min-replicas-to-write is 0: a deposed primary goes on granting leases"
         return Check(

@@ -14,7 +14,7 @@ from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import Header, StoreHistoryError, read_header, text
 from arx_verifier.errors import StoreError
 
-DEFAULT_WINDOW_MS: Final = 16_000  # above a cluster's default node time-out and min-replicas-max-lag's default
+DEFAULT_WINDOW_MS: Final = 24_000  # above a cluster's default node time-out and min-replicas-max-lag's default
 FIELDS: Final = ("inc", "replid", "node", "guard", "lag_ms", "replicas")
 
 
@@ -24,8 +24,8 @@ class Topology(NamedTuple):
     Attributes:
         replicas: How many replicas must have a kill on disk before it is acknowledged.
         on_failover: ``rotate`` or ``trust``.
-        window_ms: How long a deposed primary may go on answering: ``min-replicas-max-lag`` and a second, or a cluster's
-            node time-out and half a second.
+        window_ms: How long a deposed primary may go on answering: ``min-replicas-max-lag`` and two seconds, or one and
+            a half of a cluster's node time-out and half a second.
     """
 
     replicas: int = 0

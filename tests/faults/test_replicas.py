@@ -19,7 +19,7 @@ from tests.topologies.fleet import LASTING, Server, free_ports, replicated, runn
 pytestmark = pytest.mark.servers
 
 LAG_S = 1
-WINDOW_MS = (LAG_S + 1) * 1000  # how long a deposed primary may go on answering
+WINDOW_MS = (LAG_S + 2) * 1000  # how long a deposed primary may go on answering
 ROTATE = Topology(replicas=1, window_ms=WINDOW_MS)
 
 

@@ -244,16 +244,16 @@ def test_replicas_that_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
         assert "kills do not wait" in found("")
         assert "has not looked" in found("replicas = 1\n")
         mint.close()
-        settings.write_text(plain + 'replicas = 1\nfailover_window = "3s"\n')
+        settings.write_text(plain + 'replicas = 1\nfailover_window = "4s"\n')
         mint = Mint.open(Realm.open(realm.folder), store_url=url)
         stack.callback(mint.close)
         mint.start()
-        settled = 'replicas = 1\nfailover_window = "3s"\n'
+        settled = 'replicas = 1\nfailover_window = "4s"\n'
         assert "min-replicas-to-write is 0" in found(settled)
         with primary.client() as raw:
             raw.config_set("min-replicas-to-write", 1)
             raw.config_set("min-replicas-max-lag", 10)
-            assert "answers for 11000 ms, reports reckon with 3000 ms" in found(settled)
+            assert "answers for 12000 ms, reports reckon with 4000 ms" in found(settled)
             raw.config_set("min-replicas-max-lag", 2)
             assert found(settled) == ""
         assert "is a replica" in found(settled, f"redis://127.0.0.1:{ports[1]}")
