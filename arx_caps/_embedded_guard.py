@@ -62,6 +62,7 @@ def main(holder: int, command: list[str]) -> int:
     guard = os.getpid()
     child = os.fork()
     if child == 0:
+        os.umask(0o077)
         die_with(guard)
         os.execv(command[0], command)  # noqa: S606  no shell is wanted
     code = wait_for_end(holder, child, woken)

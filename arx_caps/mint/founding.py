@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Final
 
-from arx_caps.keyfile import KeyFile
+from arx_caps.keyfile import KeyFile, write_secret
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.state import State
 from arx_caps.realm import DEFAULT_LISTEN, Realm
@@ -65,9 +65,10 @@ def init_realm(
 def _fill(realm: Realm, passphrase: str | None) -> None:
     for part in ("keys", "valkey", "journals", "services"):
         (realm.folder / part).mkdir(mode=0o700)
-    (realm.folder / "realm.toml").write_text(realm.settings(), "utf-8")
-    sample = files("arx_caps.mint").joinpath("sample_policy.toml").read_text("utf-8")
-    realm.policy_path.write_text(sample, "utf-8")
+    # Each is private by itself, whatever the umask: a folder that is opened later must not let a policy be written.
+    write_secret(realm.folder / "realm.toml", realm.settings().encode())
+    write_secret(realm.policy_path, files("arx_caps.mint").joinpath("sample_policy.toml").read_bytes())
+    write_secret(realm.folder / "mint.db", b"")  # SQLite gives its other files the mode of this one
     RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)

@@ -116,7 +116,8 @@ class Supervisor:
             reader.join(STOP_S)
             if process.stderr is not None:
                 process.stderr.close()
-        if process.returncode != SETTINGS_EXIT:
+        if process.returncode != SETTINGS_EXIT and self._refused is not None:
+            sys.stderr.write(f"the mint did not start, and is started again: {self._refused}\n")
             self._refused = None
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
