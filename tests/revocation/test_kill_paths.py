@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from arx_caps.cli import exits
-from arx_caps.cli import kill as kill_command
+from arx_caps.cli.output import Console
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.app import ENDPOINTS
 from arx_caps.mint.core import Mint
@@ -85,15 +85,15 @@ def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
     The store is silent in the middle of a kill: it is said to be unknown meanwhile, and settled when the store is back.
     """
     server, store = frozen_midway
-    pid, says = server.server_pid, kill_command.Console.say
+    pid, says = server.server_pid, Console.say
     told: list[str] = []
 
-    def say(console: kill_command.Console, text: str) -> None:
+    def say(console: Console, text: str) -> None:
         told.append(text)
         says(console, text)
         os.kill(pid, signal.SIGCONT)
 
-    monkeypatch.setattr(kill_command.Console, "say", say)
+    monkeypatch.setattr(Console, "say", say)
     ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", *WORDS)
     assert told == ["unknown so far: the store does not answer; trying again"]
     assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unconfirmed"), "in force; nobody was there"

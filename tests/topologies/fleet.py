@@ -84,7 +84,7 @@ class Server:
 def free_ports(count: int) -> list[int]:
     """Loopback ports that were free a moment ago, and whose cluster bus ports exist."""
     with contextlib.ExitStack() as held:
-        ports = []
+        ports: list[int] = []
         while len(ports) < count:
             one = held.enter_context(socket.socket())
             one.bind(("127.0.0.1", 0))

@@ -12,6 +12,7 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.errors import StoreError
 from arx_verifier.feed import Follower
+from arx_verifier.feed_wire import Link
 from tests.servers import FAST_LEASE_MS, until
 from tests.topologies.fleet import LASTING, Server, free_ports, running
 
@@ -78,6 +79,12 @@ def realm_of(cluster: Cluster, server: Server) -> str:
     return next(name for n in range(1000) if cluster.owner(slot_of(name := f"realm{n}")) is server)
 
 
+def port_of(follower: Follower) -> int:
+    """Which server it is connected to."""
+    assert isinstance(follower._link, Link)
+    return int(follower._link._connection.port)
+
+
 def begin(cluster: Cluster, realm: str) -> RevocationStore:
     store = RevocationStore(cluster.url, realm, timeout_ms=500)
     store.load_functions()
@@ -114,9 +121,8 @@ def test_each_realm_lives_at_its_owner(cluster: Cluster) -> None:
             assert follower.catch_up(0, 0, 10)
             bump = store.kill([SESSION], "test", BY)
             assert bump.durable
-            until(lambda of=follower, at=bump: of.view()[1] == at.header.seq)
-            assert follower._link is not None
-            assert follower._link._connection.port == server.port
+            assert follower.catch_up(0, bump.header.seq, 10)
+            assert port_of(follower) == server.port
             follower.close()
             assert server.client().exists(store.keys.header) == 1
 
@@ -136,8 +142,7 @@ def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
         until(lambda: follower.check(inc, follower.view()[1], ()) is not None)
         assert look_again(store) == "the store failed over to another server, which may lack kills"
         until(lambda: follower.view()[0] != inc and follower.check(*follower.view()[:2], ()) is None)
-        assert follower._link is not None
-        assert follower._link._connection.port == target.port
+        assert port_of(follower) == target.port
         follower.close()
 
 
@@ -166,8 +171,7 @@ def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(clus
         owner.kill()
         assert look_again(store) is not None
         until(lambda: follower.view()[0] != inc and follower.check(*follower.view()[:2], ()) is None)
-        assert follower._link is not None
-        assert follower._link._connection.port == cluster.replica.port
+        assert port_of(follower) == cluster.replica.port
         assert store.kill([SESSION], "test", BY).header.lag_ms == 2_000
         follower.close()
     with begin(cluster, other) as store:

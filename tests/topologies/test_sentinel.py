@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store watched by Sentinels: the mint ends the history after a failover, and the old primary convinces nobody."""
 
+import functools
 import signal
 import tomllib
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         replicated(first, 2)
         with running(*sentinels):  # later, because they look for replicas at once and then every ten seconds
             for sentinel in sentinels:
-                until(lambda of=sentinel: sentinel_knows(of), 20)
+                until(functools.partial(sentinel_knows, sentinel), 20)
             yield Watched([first, *others], sentinels)
 
 
@@ -60,7 +61,7 @@ def sentinel_knows(sentinel: Server) -> bool:
     """Whether it has found the replicas and the other Sentinels, without which there is no failover."""
     with sentinel.client() as client:
         told = client.sentinel_master("kills")
-    return told["num-slaves"] == 2 and told["num-other-sentinels"] == 2
+    return bool(told["num-slaves"] == 2 and told["num-other-sentinels"] == 2)
 
 
 def patience(watched: Watched, ms: int) -> None:

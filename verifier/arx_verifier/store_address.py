@@ -104,6 +104,8 @@ def _read_many(kind: str, several: str, rest: str) -> tuple[list[tuple[str, int]
     login, at, listed = parts.netloc.rpartition("@")
     hosts = [_host(name, PORTS[several]) for name in listed.split(",")]
     service, _, db = parts.path.strip("/").partition("/")
+    if "@" in login:
+        raise ValueError("one login for all hosts, before the first")
     if bool(service) != (several == "sentinel") or (db and not db.isdigit()):
         raise ValueError("a service is named for Sentinels, and only for them")
     settings = _read(f"{kind}://{login}{at}any/{db or 0}?{parts.query}")
