@@ -105,7 +105,7 @@ class MintClient:
         url = self.issuer + path
         headers = {"DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
         if token is not None:
-            headers["Authorization"] = f"DPoP {token}"
+            headers["Authorization"] = f"DPoP {_sendable(token)}"
         said = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
             # A redirect would carry assertion and token to where they are not for.
@@ -139,6 +139,13 @@ class MintClient:
 
     def __repr__(self) -> str:
         return f"<MintClient of {self.issuer}>"
+
+
+def _sendable(token: str) -> str:
+    """Refuse what no header can hold, here and without a word of it: the HTTP client's error would quote it whole."""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise refusal("malformed")
+    return token
 
 
 def _error_of(response: httpx.Response, issuer: str) -> ArxError:
