@@ -67,9 +67,8 @@ class Judge:
         """Note that the store went back to ``after`` without a new history."""
         for record in (record for records in self._of.values() for record in records):
             if record.inc == inc and record.seq > after and record.known_to is None:
-                record.known_to = [
-                    machine.following for machine in machines if machine.following._state.applied >= record.seq
-                ]
+                views = [(machine.following, machine.following._state) for machine in machines]
+                record.known_to = [view for view, state in views if state.inc == inc and state.applied >= record.seq]
 
     def rotated(self, old: str, new: str, bans: dict[str, int]) -> list[Record]:
         """Note that the bans of a history stand in the next one; they bind once the rotation has returned."""
