@@ -50,13 +50,15 @@ def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
     try:
         value = decoder.decode(raw)
         same = _ENCODER.encode(value) == raw
+        # A name beyond U+FFFF needs a four-byte character somewhere; only then is the second reading paid for.  It is
+        # of the whole, also of what the types left raw, and may fail where the first did not.
+        plain = raw.isascii() or max(raw) < 0xF0 or _names_are_plain(msgspec.json.decode(raw))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         # msgspec's text names a field and a type, never a value.
         raise MalformedTokenError(f"not what is expected here: {_because(error)}") from error
     if not same:
         raise MalformedTokenError("not canonical JSON: another order, spacing, escape, or a member said twice")
-    # A name beyond U+FFFF needs a four-byte character somewhere; only then is the second reading paid for.
-    if not raw.isascii() and max(raw) >= 0xF0 and not _names_are_plain(msgspec.json.decode(raw)):
+    if not plain:
         raise MalformedTokenError("a name has a character beyond U+FFFF")
     return value
 

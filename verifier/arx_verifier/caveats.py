@@ -184,12 +184,15 @@ def read_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Read one network in CIDR form.
 
     Raises:
-        MalformedTokenError: It is not one, or has bits beyond its prefix.
+        MalformedTokenError: It is not one in its one form, or has bits beyond its prefix.
     """
     try:
-        return ipaddress.ip_network(text, strict=True)
+        network = ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise MalformedTokenError(f"`net` holds networks such as 10.0.0.0/8, not {text[:40]!r}") from error
+    if str(network) != text:  # a mask, a host mask, no prefix: what another reader may take for another network
+        raise MalformedTokenError(f"`net` holds networks in their one form, such as {network}")
+    return network
 
 
 def canonical_hop(text: str) -> bytes:
