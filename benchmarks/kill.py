@@ -6,6 +6,7 @@ them, and the plot, into ``docs/``.  About five minutes; with ``--quick`` one, w
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -17,11 +18,12 @@ from typing import Any
 import redis
 
 from benchmarks import kill_mass, kill_report, kill_sections
-from benchmarks.kill_stage import Stage, say, stage
+from benchmarks.kill_stage import Stage, say, stage, wait_for_calm
 
 
-def run(on: Stage, quick: bool) -> dict[str, Any]:
-    """Measure everything."""
+def run(on: Stage, *, quick: bool, calm_s: float) -> dict[str, Any]:
+    """Measure everything; before each row wait so long at most until others leave the machine alone."""
+    told = functools.partial(_told, calm_s)
     few = 10 if quick else 1
     latency: list[tuple[int, int, int]] = [
         (1, 1000, 0),
@@ -52,14 +54,19 @@ def run(on: Stage, quick: bool) -> dict[str, Any]:
     for kills in (0, 1, 100_000, kill_mass.MILLION):
         told(results, "checks", kill_mass.check_cost, kills)
     say("costs")
+    wait_for_calm(calm_s)
     results["costs"] = kill_mass.unit_costs(on, 20_000 // few)
     say("load")
+    wait_for_calm(calm_s)
     results["load"] = kill_mass.load(on, kill_mass.MILLION // few)
     return results
 
 
-def told(results: dict[str, Any], section: str, measure: Callable[..., dict[str, Any]], *how: Any, **more: Any) -> None:
+def _told(
+    calm_s: float, results: dict[str, Any], section: str, measure: Callable[..., dict[str, Any]], *how: Any, **more: Any
+) -> None:
     """Measure one row, and say what came out."""
+    wait_for_calm(calm_s)
     row = measure(*how, **more)
     results[section].append(row)
     say(f"{section}: {json.dumps({name: value for name, value in row.items() if name != 'last_all_ms'})}")
@@ -83,6 +90,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description="Measure kills.")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
+    parser.add_argument("--calm", type=float, default=0, metavar="S", help="before each row wait until others are idle")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to this file")
     parser.add_argument("--write", action="store_true", help="put tables and plot into docs/")
     parser.add_argument(
@@ -93,7 +101,7 @@ def main() -> None:
         results = json.loads(options.given.read_text("utf-8"))
     else:
         with stage() as on:
-            results = run(on, options.quick)
+            results = run(on, quick=options.quick, calm_s=options.calm)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     if options.write:

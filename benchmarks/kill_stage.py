@@ -125,6 +125,20 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_for_calm(at_most_s: float) -> None:
+    """Wait until others leave half of the machine alone for two seconds, or for so long."""
+    until = time.monotonic() + at_most_s
+    while time.monotonic() < until:
+        before = _idle_s()
+        time.sleep(2)
+        if _idle_s() - before > (os.cpu_count() or 1):
+            return
+
+
+def _idle_s() -> float:
+    return int(Path("/proc/stat").read_text().split(maxsplit=5)[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def say(text: str) -> None:
     """Tell how far it is."""
     print(text, file=sys.stderr, flush=True)
