@@ -14,6 +14,7 @@ import redis
 
 from arx_caps.revocation.wire import Keys
 from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.store_address import Address
 from benchmarks.kill_child import Child, memory
 from benchmarks.kill_crowd import Crowd
 from benchmarks.kill_stage import BY, SESSION, Stage, cpu_s, spread
@@ -134,7 +135,7 @@ def unit_costs(stage: Stage, rounds: int) -> dict[str, Any]:
     alone_us = _kills_us(stage, client, rounds // 10)
     subscribers, memory_before = [], _used(client)
     for _ in range(SUBSCRIBERS):
-        one = redis.connection.UnixDomainSocketConnection(path=path, protocol=3)
+        one = Address(f"unix://{path}").connection(5.0)
         one.connect()
         one.send_command("SSUBSCRIBE", f"arx:{{{store.realm}}}:ch")
         one.read_response(push_request=True)
