@@ -14,7 +14,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Run, story
 from tests.simulation.world import MS
 
-RUNS, PARTS = 1_400, 4
+RUNS, PARTS = 2_000, 4
 TRIES = 300  # a mistake is found within so many runs; most within twenty
 
 
