@@ -3,7 +3,7 @@
 
 Whoever held one token that allows anything narrowed it again and again, each time by an ``any_of`` of two thousand
 operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
-below 256 bytes went the same way into a table of their own.  And tokens shown whole pushed out every parent and were
+below 256 bytes, and lists of ``hand_to``, went the same way into tables of their own.  And tokens shown whole pushed out every parent and were
 never pushed out themselves: all other holders paid for a cold check on every call, for good.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from arx_verifier import arguments
+from arx_verifier import arguments, names
 from arx_verifier.bounds import MAX_TOOL_PARTS
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
@@ -74,6 +74,18 @@ def test_short_constraints_of_many_tests_are_not_kept() -> None:
         token = mint().attenuate(Caveat(allow=(Rule(tool="*", args={"z": constraint}, open=True),)))
         assert verifier().decide(token.encode(), access()).code == "ok"
     assert all(kept.weight <= 16 for kept in arguments._KEPT.values())
+
+
+def test_long_lists_of_names_are_not_kept() -> None:
+    """A list of patterns as long as a token is compared, and not remembered for all tokens."""
+    before = names._matches_any_path.cache_info().currsize
+    for number in range(20):
+        patterns = ("acme/**", *(f"a{number}/{other}" for other in range(500)))
+        token = mint(depth=2).attenuate(Caveat(hand_to=patterns)).hand_over("acme/worker")
+        assert verifier().decide(token.encode(), access()).code == "ok"
+        refused = mint(depth=2).attenuate(Caveat(hand_to=patterns)).hand_over("other/worker")
+        assert verifier().decide(refused.encode(), access()).code == "name_not_allowed"
+    assert names._matches_any_path.cache_info().currsize == before
 
 
 def test_a_chain_of_many_rules_keeps_few_tools() -> None:

@@ -23,6 +23,7 @@ _TOOL: Final = re.compile(r"[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*")
 _ROOT_NAME: Final = re.compile(r"[a-z0-9]{1,16}")
 # The same few names and patterns come with every call of a chain; short texts only, and few of them.
 _remember: Final = lru_cache(maxsize=2048)
+_MAX_REMEMBERED: Final = 8  # patterns in one list
 
 _KID: Final = re.compile(r"[a-z0-9]{1,16}\.(?:0|[1-9][0-9]{0,8})")
 
@@ -101,6 +102,8 @@ def matches_path(pattern: str, path: str) -> bool:
 
 def matches_any_path(patterns: Sequence[str], path: str) -> bool:
     """Tell whether one of *patterns* covers *path*; an empty list covers nothing."""
+    if len(patterns) > _MAX_REMEMBERED:  # a holder wrote them: what is remembered for all must stay small
+        return any(matches_path(pattern, path) for pattern in patterns)
     return _matches_any_path(tuple(patterns), path)
 
 
