@@ -3,8 +3,8 @@
 
 Whoever held one token that allows anything narrowed it again and again, each time by an ``any_of`` of two thousand
 operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
-below 256 bytes, and lists of ``hand_to``, went the same way into tables of their own.  And tokens shown whole pushed out every parent and were
-never pushed out themselves: all other holders paid for a cold check on every call, for good.
+below 256 bytes, and lists of ``hand_to``, went the same way into tables of their own.  And tokens shown whole pushed
+out every parent and were never pushed out themselves: all other holders paid for a cold check on every call, for good.
 """
 
 import gc
