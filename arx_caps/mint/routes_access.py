@@ -12,6 +12,7 @@ from arx_caps.mint.granting import grant_operator
 from arx_caps.mint.shown import show_agent
 from arx_verifier import codec, names
 from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.store_address import without_login
 
 Short = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(max_length=64)]
@@ -116,7 +117,9 @@ def enrol_service(asked: Asked) -> Answer:
     n = mint.state.enrol_service(audience, by, lambda: mint.events.record("service.enrolled", by, audience=audience))
     keys = {kid: codec.text_of(key) for kid, key in mint.roots.audience_keys(audience, n).items()}
     file = {"v": 1, "realm": mint.realm.name, "audience": audience, "max_ttl_ms": mint.realm.max_ttl_ms, "keys": keys}
-    return Answer(file | {"store": mint.store_url, "journal": str(mint.realm.journals_dir / audience)}, 201)
+    # The mint's own login may kill and lift: a service follows with one of its own, or none.
+    store = without_login(mint.store_url)
+    return Answer(file | {"store": store, "journal": str(mint.realm.journals_dir / audience)}, 201)
 
 
 def whoami(asked: Asked) -> Answer:

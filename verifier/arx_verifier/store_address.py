@@ -21,6 +21,7 @@ from arx_verifier.errors import SettingsError
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"
 SLOTS: Final = 16384
 ASK_S: Final = 0.5  # for one Sentinel or node: the next one may be better
+_LOGIN: Final = ("username", "password", "sentinel_username", "sentinel_password")
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -89,6 +90,17 @@ class Address:
     def pool(self, **settings: Any) -> ConnectionPool:
         """Make a pool of such connections."""
         return ConnectionPool(connection_class=self._kind, **{**self._settings, **settings})
+
+
+def without_login(url: str) -> str:
+    """Return an address without users and passwords: what others may be told of where the store is."""
+    scheme, mark, rest = url.partition("://")
+    place, question, query = rest.partition("?")
+    authority, slash, path = place.partition("/")
+    kept = [field for field in query.split("&") if field.partition("=")[0] not in _LOGIN]
+    return (
+        scheme + mark + authority.rpartition("@")[2] + slash + path + (question + "&".join(kept) if any(kept) else "")
+    )
 
 
 def _read(url: str) -> dict[str, Any]:
