@@ -50,6 +50,8 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
     def decorate(function: F) -> F:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise SettingsError("a generator runs after its call was decided: protect the function that consumes it")
         if ARGUMENT in inspect.signature(function).parameters:
             raise SettingsError(f"{ARGUMENT} is taken out before the function runs: it cannot be a parameter")
         if not inspect.iscoroutinefunction(function):
@@ -57,10 +59,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
             @functools.wraps(function)
             def guarded(*positional: Any, arx_token: str = "", **args: Any) -> Any:
                 request = _request(tool, positional, args)
-                if not arx_token:
-                    decision = verifier.refuse("missing_token", request)
-                else:
-                    decision = verifier.decide(arx_token, request)
+                decision = _unusable(verifier, arx_token, request) or verifier.decide(arx_token, request)
                 with _granted(decision):
                     return function(**args)
 
@@ -69,16 +68,20 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
         @functools.wraps(function)
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
             request = _request(tool, positional, args)
-            if not arx_token:
-                decision = verifier.refuse("missing_token", request)
-            else:
-                decision = await verifier.decide_async(arx_token, request)
+            decision = _unusable(verifier, arx_token, request) or await verifier.decide_async(arx_token, request)
             with _granted(decision):
                 return await function(**args)
 
         return guarded_async  # type: ignore[return-value]
 
     return decorate
+
+
+def _unusable(verifier: Verifier, token: object, request: AccessRequest) -> Decision | None:
+    """Refuse what is no text: it came in a message, and may be anything that JSON has."""
+    if isinstance(token, str) and token:
+        return None
+    return verifier.refuse("malformed" if token else "missing_token", request)
 
 
 class _granted:  # noqa: N801 - used as a statement
