@@ -110,8 +110,15 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     app = ArxMiddleware(APPS[given.name](given.data), verifier=verifier, tools=TOOLS[given.name])
+    # uvicorn would believe a local caller's X-Forwarded-For; whose headers are believed is the middleware's setting.
     uvicorn.run(
-        app, host=given.host, port=given.port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        app,
+        host=given.host,
+        port=given.port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
     )
     return 0
 

@@ -58,7 +58,7 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     require: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
-    task: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    task: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] | None = None
     to: Path | None = None
 
     def check_operands(self) -> Self:

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every sub-task that a token names can be killed.
+
+Found in ARx before its first release: a holder could name a sub-task in letters of four bytes each, whose scope is
+longer than the 96 bytes that the kill store takes, so that no kill could name it.
+"""
+
+import pytest
+
+from arx_verifier.caveats import Caveat
+from arx_verifier.scopes import MAX_SCOPE_BYTES
+from tests.support import ANYTHING, access, mint, verifier
+
+
+@pytest.mark.parametrize("task", ["\U0001f600" * 64, "é", "a b", "a\n", "a/b", "", "x" * 65])
+def test_a_sub_task_that_no_kill_could_name_is_refused(task: str) -> None:
+    """
+    A sub-task is 1 to 64 plain characters, else the token is malformed.
+    """
+    assert verifier().decide(mint(ANYTHING, Caveat(task=task)).encode(), access()).code == "malformed"
+
+
+def test_the_longest_sub_task_has_a_scope() -> None:
+    """
+    The longest name that is accepted fits into a scope.
+    """
+    assert verifier().decide(mint(ANYTHING, Caveat(task="x" * 64)).encode(), access()).code == "ok"
+    assert len("task:" + "x" * 64) <= MAX_SCOPE_BYTES
