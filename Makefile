@@ -16,7 +16,7 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not servers and not install" $(ARGS)
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results.json $(ARGS)
+	$(BIN)/python -m pytest -q benchmarks/bench_*.py --benchmark-json=benchmarks/results.json $(ARGS)
 	$(BIN)/python benchmarks/report.py benchmarks/results.json
 
 bench-kill: $(READY)

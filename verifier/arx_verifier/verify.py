@@ -24,7 +24,7 @@ from arx_verifier.names import is_audience
 from arx_verifier.proven import ProvenChain, Refused, check_identifier
 from arx_verifier.standing import Wait, ask, ask_and_wait, recheck
 
-CACHE_BYTES: Final = 32 * 1024 * 1024  # about 3 000 live parents of three hand-overs
+CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 
 
 class Verifier:
