@@ -7,7 +7,7 @@ from typing import Final
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 56, 200, 36, 48
-COLOURS: Final = ("#2f81f7", "#d1791f", "#2da44e", "#a371f7", "#d6409f")  # told apart on white and on black
+COLOURS: Final = ("#2f81f7", "#d1791f", "#2da44e", "#a371f7", "#d6409f", "#12a5a0")  # told apart on white and on black
 STYLE: Final = """<style>
 text { font: 12px system-ui, sans-serif; fill: #57606a }
 .axis { stroke: #8b949e; stroke-width: 1; fill: none } .grid { stroke: #8b949e; stroke-opacity: .25 }
