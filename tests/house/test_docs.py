@@ -159,7 +159,7 @@ class Reader:
             assert matches(shown, line), line or Path(log.name).read_text()
             self._up_since = time.monotonic()
             return
-        port, deadline = int(command.rpartition("--port ")[2]), time.monotonic() + DEADLINE_S
+        port, deadline = int(command.rpartition("--port ")[2].split()[0]), time.monotonic() + DEADLINE_S
         while True:
             assert process.poll() is None, Path(log.name).read_text()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
