@@ -116,7 +116,20 @@ local function is_whole(header, floors_key, bans_key, log_key)
 end
 
 local NOINIT = {err = 'NOINIT the realm has no header in this store'}
+local INCARNATION = {err = 'INCARNATION the store is in another history than the caller'}
 local UNATTESTED = {err = 'UNATTESTED the store has changed hands, and the mint has not looked at it yet'}
+
+-- Whoever changes a history says which one it means.
+local function header_in(key, inc)
+  local header = read_header(key)
+  if not header then
+    return nil, NOINIT
+  end
+  if header.inc ~= inc then
+    return nil, INCARNATION
+  end
+  return header
+end
 
 -- arx1_init  KEYS h f b x log   ARGV inc lease_ms maxttl_ms seq
 -- Begins a history if there is none.  Bans found without a header stay: they do not depend on any history.
@@ -172,9 +185,6 @@ local function read_scope(op, text)
 end
 
 local function check_bump(header, argv)
-  if argv[1] ~= header.inc then
-    return {err = 'INCARNATION the store is in another history than the caller'}
-  end
   if tonumber(argv[2]) > header.seq then
     return {err = 'REGRESSED the store is at ' .. int(header.seq) .. ', the caller has seen ' .. argv[2]}
   end
@@ -200,9 +210,9 @@ end
 -- A store that has changed hands takes it too: whatever it is then found to be, a kill is not refused.
 -- Reply: inc, seq, store ms, lease in force, lag.
 local function bump(keys, argv)
-  local header = read_header(keys[1])
+  local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
-    return NOINIT
+    return elsewhere
   end
   local refused = check_bump(header, argv)
   if refused then
@@ -324,12 +334,9 @@ end
 -- The registry begins anew: what was confirmed under the old history says nothing about this one.
 -- Reply: inc, seq, store ms, lease in force, lag.
 local function rotate(keys, argv)
-  local header = read_header(keys[1])
+  local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
-    return NOINIT
-  end
-  if argv[1] ~= header.inc then
-    return {err = 'INCARNATION the store is in another history than the caller'}
+    return elsewhere
   end
   local now, seq = now_ms(), int(math.max(header.seq, tonumber(argv[3])))
   local lease, ttl = tonumber(argv[4]), tonumber(argv[5])
@@ -354,12 +361,9 @@ end
 -- does so before it was looked at; a deposed one may for `lag_ms`; `replicas` must have a kill on disk, too.
 -- Reply: inc, seq, store ms, lease in force, lag, OK or CORRUPT.
 local function attest(keys, argv)
-  local header = read_header(keys[1])
+  local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
-    return NOINIT
-  end
-  if argv[1] ~= header.inc then
-    return {err = 'INCARNATION the store is in another history than the caller'}
+    return elsewhere
   end
   local now, id = now_ms(), repl_id()
   if argv[2] ~= id then
