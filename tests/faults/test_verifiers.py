@@ -27,7 +27,8 @@ def test_a_suspended_verifier(
     until(lambda: boot_clock() - stopped > 2 * L_NS)
     thawed = boot_clock()
     witness.thaw()
-    until(lambda: any(run.last > thawed for run in witness.runs()))  # before, its last word is that of before the freeze
+    # Until it has decided again, its last word is that of before the freeze.
+    until(lambda: any(run.last > thawed for run in witness.runs()))
     witness.until("revoked" if killed_too else "ok")
     runs = witness.runs()
     after = next(run for run in runs if run.last > thawed)
