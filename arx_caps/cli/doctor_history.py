@@ -5,7 +5,6 @@ Whoever may write into the store can undo what is in it: an operator's user, a r
 A verifier that has seen more notices by itself.  This is what shows it to people, and what was ended past the mint.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -16,8 +15,8 @@ from arx_verifier.epochs import BANNING, KILLING
 from arx_verifier.errors import ArxError
 
 PAGE: Final = 1_000
-EVENTS: Final = {"scopes.killed", "scopes.banned", "scopes.lifted"}
-TAIL_BYTES: Final = 1 << 20  # of the mint's record
+EVENTS: Final = ("scopes.killed", "scopes.banned", "scopes.lifted")
+HISTORIES: Final = ("epoch.begun", "epoch.rotated")
 ROTATE: Final = "restart the mint: it ends this history, and every older token is dead"
 
 
@@ -92,11 +91,12 @@ def _high_water(realm: Realm, inc: str, seq: int) -> Check:
 
 def _record(realm: Realm, log: dict[int, Entry]) -> Check:
     """Hold the log to what the mint recorded: after a rollback other entries have the old numbers."""
-    from arx_caps.mint.events import FILE_NAME
-
-    path = realm.journals_dir / FILE_NAME
     compared = 0
-    for event in _events(path):
+    try:
+        events = _events(realm)
+    except ArxError as error:
+        return Check("record", False, str(error), "look at the mint's database")
+    for event in events:
         entry = log.get(int(event["seq"]))
         if entry is None:
             continue
@@ -107,24 +107,13 @@ def _record(realm: Realm, log: dict[int, Entry]) -> Check:
     return Check("record", True, f"{compared} entries are as the mint recorded them")
 
 
-def _events(path: Any) -> Iterator[dict[str, Any]]:
+def _events(realm: Realm) -> list[dict[str, Any]]:
     """Read the last events about scopes in the newest history."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return
-    found: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the first one may be cut, and so may one after a crash
-        if not isinstance(event, dict):
-            continue
-        if event.get("kind") in ("epoch.begun", "epoch.rotated"):
-            found.clear()
-        elif event.get("kind") in EVENTS and isinstance(event.get("scopes"), list) and event.get("seq"):
-            found.append(event)
-    yield from found
+    from arx_caps.mint.state import State
+
+    if not (realm.folder / "mint.db").exists():
+        return []  # said already
+    with State(realm.database_url) as state:
+        recorded = state.outbox.since(0, (*EVENTS, *HISTORIES))
+    newest = max((place for place, event in enumerate(recorded) if event.kind in HISTORIES), default=-1)
+    return [event.facts for event in recorded[newest + 1 :]]

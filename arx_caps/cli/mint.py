@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx mint``: run the mint alone, with a revocation store of your own."""
+"""``arx mint``: run the mint alone, with a revocation store of your own, and read what it recorded."""
 
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_text
-from arx_caps.cli.frame import common_options
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, json_line, plain, table
 from arx_caps.cli.place import realm_dir_option, store_url_option
+from arx_caps.cli.values import Duration, show_time
+from arx_caps.durations import parse_duration
+from arx_caps.realm import Realm
 
 PASSPHRASE = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - the name of a variable
 passphrase_option = click.option(
@@ -28,7 +33,7 @@ def read_passphrase(file: str | None) -> str | None:
 
 @click.group("mint")
 def mint_command() -> None:
-    """Run the mint alone, with a store of your own."""
+    """Run the mint alone, with a store of your own; read what it recorded."""
 
 
 @mint_command.command("serve")
@@ -55,3 +60,42 @@ def serve_command(
         serve(realm_dir, host, port, store, behind_tls=behind_tls, passphrase=read_passphrase(passphrase_file))
     except SystemExit as error:  # how uvicorn says that it could not listen
         raise Stop("the mint could not listen; its log says why", exits.UNREACHABLE, code="not_listening") from error
+
+
+@mint_command.command("events")
+@click.option("--since", type=Duration(), help="only what was recorded in this time, such as 15m; else all")
+@click.option("--kind", "kinds", multiple=True, help="only this kind, such as session.opened; may be given again")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="only the last so many"
+)
+@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@realm_dir_option
+@common_options
+@pass_console
+def events_command(
+    console: Console, realm_dir: Path, since: str | None, kinds: tuple[str, ...], limit: int, jsonl: bool
+) -> None:
+    """Show what the mint did, for whom: sessions, tasks, kills, enrolments; straight from its database."""
+    from arx_caps.mint.state import State, now_ms
+
+    with State(Realm.open(realm_dir).database_url) as state:
+        found = state.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
+    if jsonl:
+        for event in found:
+            console.raw(json_line("event", event.to_dict()))
+        return
+    rows = [(show_time(event.at_ms), event.kind, event.by, _told(event.facts)) for event in found]
+    value = {"events": [event.to_dict() for event in found]}
+    console.data("events", value, lambda: table(("TIME", "EVENT", "BY", "FACTS"), rows))
+    if not found:
+        console.say("nothing like that is recorded")
+
+
+def _told(facts: dict[str, Any]) -> str:
+    """Show an event's facts on one line."""
+    known = {name: value for name, value in facts.items() if value not in (None, {}, [])}
+    return plain(" ".join(f"{name}={_one(value)}" for name, value in known.items()))
+
+
+def _one(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
-from arx_caps.mint.events import FILE_NAME, EventLog
+from arx_caps.mint.events import Event
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import HighWater, State
@@ -22,7 +22,7 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs, new_inc
-from arx_verifier.errors import ArxError, SettingsError, StoreError, refusal
+from arx_verifier.errors import ArxError, SettingsError, refusal
 from arx_verifier.feed import Follower
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
@@ -54,7 +54,6 @@ class Mint:
         epochs: The view of the kill epoch.
         store: Where kills are written.
         store_url: Its address, as tool services are told it.
-        events: The mint's own record.
         keys: The keys of the mint's own tokens.
         verifier: Verifies session tokens, which are tokens like any other.
     """
@@ -74,7 +73,6 @@ class Mint:
         self.realm, self.state, self.roots, self.policy = realm, state, roots, policy
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
-        self.events = EventLog(realm.journals_dir / FILE_NAME)
         self.keys = KeyRing(roots.mint_keys(), realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
         self._stop = threading.Event()
@@ -99,7 +97,7 @@ class Mint:
         password = os.environ.get("ARX_STORE_PASSWORD")
         return cls(
             realm,
-            state=State(database or realm.database_url),
+            state=State(database or realm.database_url, writer=verifier_id),
             roots=roots,
             policy=policy,
             epochs=Follower(store_url, realm.name, verifier_id, password=password),
@@ -119,7 +117,7 @@ class Mint:
         if self._keeper is not None:
             return
         self.state.create()
-        self.events.record("mint.started", MINT, policy=self.policy.digest, root=self.roots.current)
+        self.state.record(Event.of("mint.started", MINT, policy=self.policy.digest, root=self.roots.current))
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
@@ -136,7 +134,6 @@ class Mint:
         self.verifier.close()
         self.store.close()
         self.state.close()
-        self.events.close()
 
     def reload_policy(self) -> str:
         """Read the policy file again and return its digest; running tasks keep what they were granted.
@@ -147,7 +144,7 @@ class Mint:
         """
         policy = Policy.load(self.realm.policy_path)
         if policy.digest != self.policy.digest:
-            self.events.record("policy.loaded", MINT, policy=policy.digest, before=self.policy.digest)
+            self.state.record(Event.of("policy.loaded", MINT, policy=policy.digest, before=self.policy.digest))
         self.policy = policy
         return policy.digest
 
@@ -213,7 +210,7 @@ class Mint:
         self.state.raise_high_water(
             realm,
             HighWater(header.inc, header.seq, ttl),
-            lambda: self.events.record(kind, MINT, inc=header.inc, seq=header.seq, why=why),
+            Event.of(kind, MINT, inc=header.inc, seq=header.seq, why=why),
             begins=True,
         )
 
@@ -236,11 +233,10 @@ class Mint:
         refused = self.epochs.check(None, 0, ())
         if refused is not None:
             found.append(refused.detail)
-        for check in (self.state.ping, self.events.check):
-            try:
-                check()
-            except (StoreError, ArxError) as error:
-                found.append(str(error))
+        try:
+            self.state.outbox.check()
+        except ArxError as error:
+            found.append(str(error))
         return found
 
     def __repr__(self) -> str:

@@ -6,14 +6,14 @@ record follow, and only then is it answered.  Repeating any of it is harmless, w
 mended.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from arx_caps.mint.core import Mint
+from arx_caps.mint.events import Event
 from arx_caps.mint.state import now_ms
 from arx_caps.revocation import Bump, StoreHistoryError, parse_scopes
-from arx_verifier.errors import AuditError
+from arx_verifier.errors import AuditError, UnavailableError
 
 Op = Literal["kill", "kill+ban", "ban", "lift"]
 NO_WAIT_MS: Final = 0
@@ -64,7 +64,7 @@ def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> dict[str, Any] 
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _end_row(mint, "task", task, by, lambda record: mint.state.end_task(task["id"], record))
+    return _end_row(mint, "task", task, by, lambda what: mint.state.end_task(task["id"], what))
 
 
 def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> dict[str, Any] | None:
@@ -76,7 +76,7 @@ def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> dict[str, An
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _end_row(mint, "session", session, by, lambda record: mint.state.end_session(session["id"], record))
+    return _end_row(mint, "session", session, by, lambda what: mint.state.end_session(session["id"], what))
 
 
 def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
@@ -90,9 +90,7 @@ def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
     """
     scopes = [f"agent:{path}"]
     # In the database first: a crash in between leaves an agent that gets nothing, never one that goes on.
-    mint.state.set_agent_status(
-        path, "deactivated", lambda: mint.events.record("agent.deactivated", by, agent=path, reason=reason)
-    )
+    mint.state.set_agent_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason=reason))
     report = end_scopes(mint, "kill+ban", scopes, reason=reason, by=by, wait=True)
     # Last: a row that says "ended" is never killed again, so it may say so only once the store has the kill.
     mint.state.end_sessions_of(path)
@@ -100,7 +98,7 @@ def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
 
 
 def _end_row(
-    mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Callable[[], None]], None]
+    mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Event], None]
 ) -> dict[str, Any] | None:
     if row["status"] != "open" or row["expires_at"] <= now_ms():
         return None
@@ -109,7 +107,7 @@ def _end_row(
     until = int(row["expires_at"])
     bump = _in_history(mint, lambda: mint.store.kill(scopes, f"{kind} ended", by, until_ms=until))
     report = _settle(mint, bump, BRIEFLY_MS)
-    end(lambda: mint.events.record(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
+    end(Event.of(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
     return report
 
 
@@ -127,15 +125,14 @@ def _reinstate(mint: Mint, scopes: Sequence[str], by: str) -> None:
         path = scope.removeprefix("agent:")
         agent = mint.state.agent(path) if path != scope else None
         if agent is not None and agent["status"] != "active":
-            record = functools.partial(mint.events.record, "agent.reinstated", by, agent=path)
-            mint.state.set_agent_status(path, "active", record)
+            mint.state.set_agent_status(path, "active", Event.of("agent.reinstated", by, agent=path))
 
 
 def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
     seq = bump.header.seq
     try:
-        mint.events.record(kind, by, scopes=list(bump.scopes), seq=seq, reason=reason, durable=bump.durable)
-    except AuditError as error:
+        mint.state.record(Event.of(kind, by, scopes=list(bump.scopes), seq=seq, reason=reason, durable=bump.durable))
+    except UnavailableError as error:
         raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
 
 

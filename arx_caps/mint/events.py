@@ -1,100 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's own record: one JSON line for each change of state, on the disk before the change is answered.
+"""What happened at the mint, as it is recorded: one event for each change of state.
 
-Lines are only ever appended.  Ids go in, tokens and keys never do.  What verifiers decide stands in their journals.
+An event is written in the very transaction that makes the change (``Database.write``): there is no change without its
+record, and no record of a change that was undone.  Ids go in, tokens and keys never do.  What verifiers decide stands
+in their journals.
 """
 
-import json
-import os
-import threading
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
-from arx_caps.mint.state import now_ms
-from arx_verifier.errors import AuditError
-
-FILE_NAME: Final = "mint-events.jsonl"
+import msgspec
 
 
-class EventLog:
-    """The file of events.  Opened with the first one; any thread may record.
+class Event(NamedTuple):
+    """Something that happened; ``of`` makes one.
 
-    Args:
-        path: The file; made if it is not there, for this user only.
+    Attributes:
+        kind: What, such as ``session.opened``.
+        by: Who did it: ``operator:<id>``, ``agent:<path>`` or ``mint``.
+        facts: Ids and settings; no secret.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: int | None = None
-        self._lock = threading.Lock()
+    kind: str
+    by: str
+    facts: Mapping[str, Any]
 
-    def record(self, kind: str, by: str, **facts: Any) -> None:
-        """Append one event.
+    @classmethod
+    def of(cls, kind: str, by: str, /, **facts: Any) -> Self:
+        """Name what happened, who did it, and its facts."""
+        return cls(kind, by, facts)
 
-        Args:
-            kind: What happened, such as ``session.opened``.
-            by: Who did it: ``operator:<id>``, ``agent:<path>`` or ``mint``.
-            facts: Ids and settings; no secret.
-
-        Raises:
-            AuditError: It is not on the disk; the change must not be answered as done.
-        """
-        line = json.dumps({"at_ms": now_ms(), "kind": kind, "by": by, **facts}, separators=(",", ":")).encode() + b"\n"
-        try:
-            with self._lock:
-                file = self._open()
-                written = os.write(file, line)
-                os.fsync(file)
-        except OSError as error:
-            raise AuditError(f"the mint's record {self.path} cannot be written: {error.strerror}") from error
-        if written != len(line):
-            raise AuditError(f"the mint's record {self.path} took only a part of a line; the disk is full")
-
-    def check(self) -> None:
-        """Find out whether events can be recorded.
-
-        Raises:
-            AuditError: They cannot.
-        """
-        try:
-            with self._lock:
-                self._open()
-        except OSError as error:
-            raise AuditError(f"the mint's record {self.path} cannot be opened: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Let the file go; a later event opens it again."""
-        with self._lock:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-
-    def _open(self) -> int:
-        if self._file is not None and not self._is_there(self._file):
-            os.close(self._file)  # moved away or removed: nobody would find what is written there
-            self._file = None
-        if self._file is None:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self.path, flags, 0o600)
-            _sync_folder(self.path.parent)
-        # A line that was cut by a crash or a full disk must not swallow the next one.
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
-        return self._file
-
-    def _is_there(self, file: int) -> bool:
-        try:
-            return os.path.samestat(self.path.stat(), os.fstat(file))
-        except FileNotFoundError:
-            return False
+    def body(self) -> bytes:
+        """Write the facts as JSON."""
+        return msgspec.json.encode(self.facts, order="sorted")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have a new file's name on the disk as well."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class Recorded(NamedTuple):
+    """An event as it is kept.
+
+    Attributes:
+        id: Its number; numbers rise, and some may be left out.
+        at_ms: When it was recorded, ms.
+        mint: The process that recorded it.
+        kind: What happened.
+        by: Who did it.
+        body: Its facts as JSON.
+    """
+
+    id: int
+    at_ms: int
+    mint: str
+    kind: str
+    by: str
+    body: bytes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The facts, read back."""
+        return msgspec.json.decode(self.body, type=dict[str, Any])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Show it in one object: what every event has, then its own facts."""
+        own = {"id": self.id, "at_ms": self.at_ms, "mint": self.mint, "kind": self.kind, "by": self.by}
+        return self.facts | own

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Final
 
 from arx_caps.keyfile import KeyFile, write_secret
+from arx_caps.mint.events import Event
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.state import State
 from arx_caps.realm import DEFAULT_LISTEN, Realm
@@ -72,6 +73,7 @@ def _fill(realm: Realm, passphrase: str | None) -> None:
     RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
-    with State(realm.database_url) as state:
+    what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)
+    with State(realm.database_url, writer="init") as state:
         state.create()
-        state.add_operator(FIRST_OPERATOR, operator.key.public)
+        state.add_operator(FIRST_OPERATOR, operator.key.public, what)

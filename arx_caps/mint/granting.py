@@ -16,6 +16,7 @@ from arx_caps.durations import format_duration, parse_duration
 from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Born, Mint
+from arx_caps.mint.events import Event
 from arx_caps.mint.operator_token import mint_operator_token
 from arx_caps.mint.policy import SessionTerms, TaskGrant
 from arx_caps.mint.state import HighWater, now_ms
@@ -86,7 +87,7 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
         raise refusal("banned")
     kid, key = mint.roots.mint_key()
     token, expires_at = mint_operator_token(name, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
-    mint.events.record("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at)
+    mint.state.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
     return token.encode(), expires_at
 
 
@@ -118,13 +119,8 @@ def open_session(mint: Mint, assertion: str, proof: Proof, *, ttl: str | None, p
     token = Macaroon.mint(birth.identifier(MINT_AUDIENCE, kid), key=key, realm=mint.realm.name, caveats=caveats)
     told = {"agent": birth.path, "expires_at": expires_at, "policy": policy.digest, "purpose": purpose}
     row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid}
-    by = f"agent:{birth.path}"
-    mint.state.add_session(
-        row,
-        HighWater(*born),
-        mint.realm.name,
-        lambda: mint.events.record("session.opened", by, session=birth.session, key=proof.key.kid, **told),
-    )
+    what = Event.of("session.opened", f"agent:{birth.path}", session=birth.session, key=proof.key.kid, **told)
+    mint.state.add_session(row, HighWater(*born), mint.realm.name, what)
     return Opened(row, token.encode())
 
 
@@ -155,9 +151,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path}
     row |= {"params": _json(params), "audiences": _json(audiences)}
     told |= {"task": birth.task, "params": params, "audiences": audiences}
-    mint.state.add_task(
-        row, HighWater(*born), mint.realm.name, lambda: mint.events.record("task.started", caller.by, **told)
-    )
+    mint.state.add_task(row, HighWater(*born), mint.realm.name, Event.of("task.started", caller.by, **told))
     return Started(row, _bundle(mint, birth, grant, tokens))
 
 

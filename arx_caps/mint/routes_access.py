@@ -8,6 +8,7 @@ from msgspec import Meta
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.ending import deactivate
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.events import Event
 from arx_caps.mint.granting import grant_operator
 from arx_caps.mint.shown import show_agent
 from arx_verifier import codec, names
@@ -60,15 +61,9 @@ def enrol_agent(asked: Asked) -> Answer:
     if not names.is_agent_path(body.path):
         raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
     key, metadata = PublicKey(body.jwk), body.metadata or {}
-    mint.state.add_agent(
-        body.path,
-        key,
-        owner=body.owner,
-        metadata=metadata,
-        record=lambda: mint.events.record(
-            "agent.enrolled", asked.by.by, agent=body.path, key=key.kid, owner=body.owner, metadata=metadata
-        ),
-    )
+    told = {"agent": body.path, "key": key.kid, "owner": body.owner, "metadata": metadata}
+    what = Event.of("agent.enrolled", asked.by.by, **told)
+    mint.state.add_agent(body.path, key, owner=body.owner, metadata=metadata, what=what)
     return Answer(show_agent(mint, _agent(asked, body.path)), 201)
 
 
@@ -89,9 +84,7 @@ def patch_agent(asked: Asked) -> Answer:
         raise RequestError("say add_jwk, remove_kid, or both")
     key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
     told = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
-    mint.state.change_keys(
-        path, key, body.remove_kid, lambda: mint.events.record("agent.keys_changed", asked.by.by, **told)
-    )
+    mint.state.change_keys(path, key, body.remove_kid, Event.of("agent.keys_changed", asked.by.by, **told))
     return Answer(show_agent(mint, _agent(asked, path)))
 
 
@@ -114,7 +107,7 @@ def enrol_service(asked: Asked) -> Answer:
     mint, audience, by = asked.mint, asked.body.audience, asked.by.by
     if not names.is_audience(audience):
         raise RequestError("audience is [a-z0-9][a-z0-9._-]{0,63} and does not begin with arx")
-    n = mint.state.enrol_service(audience, by, lambda: mint.events.record("service.enrolled", by, audience=audience))
+    n = mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: codec.text_of(key) for kid, key in mint.roots.audience_keys(audience, n).items()}
     file = {"v": 1, "realm": mint.realm.name, "audience": audience, "max_ttl_ms": mint.realm.max_ttl_ms, "keys": keys}
     # The mint's own login may kill and lift: a service follows with one of its own, or none.

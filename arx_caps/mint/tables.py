@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's tables, and how a database is opened for them.
+"""The mint's tables, on SQLite and PostgreSQL alike.
 
-SQLite in the realm's folder, or PostgreSQL when several mints share a realm: nothing here but the hooks below is one
-system's own.  Times are ms since the Unix epoch.  No table holds a token or a private key.
+Times are ms since the Unix epoch.  No table holds a token or a private key.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -13,18 +12,14 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
-    create_engine,
-    event,
 )
-from sqlalchemy.engine import Connection, Engine
 
 SCHEMA: Final = 1
-BUSY_S: Final = 5  # how long a writer waits for another one
-READING: Final = "arx_reading"  # execution option: a transaction that takes no write lock
 
 METADATA: Final = MetaData()
 
@@ -125,32 +120,16 @@ HIGH_WATER: Final = Table(
     Column("max_ttl_ms", BigInteger, nullable=False),
 )
 
-
-def open_engine(url: str) -> Engine:
-    """Open a database.
-
-    Args:
-        url: SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db``.
-    """
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False})
-    event.listen(engine, "connect", _on_sqlite_connect)
-    event.listen(engine, "begin", _on_sqlite_begin)
-    return engine
-
-
-def _on_sqlite_connect(connection: Any, _record: Any) -> None:
-    # The driver would begin transactions by its own rules, and late: BEGIN is said below.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # what was answered survives a power cut
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _on_sqlite_begin(connection: Connection) -> None:
-    # IMMEDIATE: a transaction that reads first and writes later could otherwise fail in its middle.
-    reading = connection.get_execution_options().get(READING)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+# What happened, written with the change that it tells; numbers are never used again.
+OUTBOX: Final = Table(
+    "outbox",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("mint", String(64), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("by", String(96), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("outbox_by_time", "at_ms"),
+    sqlite_autoincrement=True,
+)

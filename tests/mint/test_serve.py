@@ -20,6 +20,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.serve import _listen, is_loopback, serve
+from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.mint.world import now_ms
@@ -198,8 +199,8 @@ def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
         assert process.wait(20) == 0
         assert gone(second)
         assert gone(server)
-    events = (realm.journals_dir / "mint-events.jsonl").read_text().splitlines()
-    assert [json.loads(event)["kind"] for event in events].count("epoch.begun") == 1
+    with State(realm.database_url) as state:
+        assert [event.kind for event in state.outbox.after(0)].count("epoch.begun") == 1
 
 
 @pytest.mark.servers

@@ -12,10 +12,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint import state as state_module
-from arx_caps.mint import tables
-from arx_caps.mint.state import KEEP_MS, PRUNE_MS, HighWater, State
-from arx_verifier.errors import GrantError, StoreError
+from arx_caps.mint import database, state_epoch, state_proofs, tables
+from arx_caps.mint.events import Event
+from arx_caps.mint.state import HighWater, State
+from arx_caps.mint.state_proofs import KEEP_MS, PRUNE_MS
+from arx_verifier.errors import AuditError, GrantError, StoreError
 
 NOW = 1_700_000_000_000
 
@@ -29,23 +30,22 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 def test_what_was_answered_survives_a_power_cut(state: State, tmp_path: Path) -> None:
     """The database writes ahead and waits for the disk."""
-    with state._write() as c:
+    with state.write() as c:
         assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert c.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 
 
-def test_a_writer_waits_for_another_one(state: State, tmp_path: Path) -> None:
-    """A transaction that holds the write lock delays a second one; none fails in its middle, and readers go on."""
+def test_a_writer_waits_for_another_one(state: State) -> None:
+    """A transaction that has changed something delays a second one; none fails in its middle, and readers go on."""
     state.raise_high_water("acme", HighWater("a", 0, 1))
     inside, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        def wait() -> None:
+        with state.write() as c:
+            state_epoch.raise_high_water(c, "acme", HighWater("a", 1))
             inside.set()
             let_go.wait(5)
-
-        state.raise_high_water("acme", HighWater("a", 1), wait)
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -71,20 +71,42 @@ def test_the_high_water_mark_only_rises(state: State) -> None:
 
 def test_a_record_that_fails_undoes_the_change(state: State) -> None:
     """The change and its record stand or fall together."""
-
-    def fail() -> None:
-        raise StoreError("no")
-
-    with pytest.raises(StoreError):
-        state.add_agent("acme/x", SigningKey.generate().public, owner=None, metadata={}, record=fail)
+    with state.write() as c:
+        c.exec_driver_sql("DROP TABLE outbox")
+    enrolled = Event.of("agent.enrolled", "operator:root")
+    with pytest.raises(AuditError) as caught:
+        state.add_agent("acme/x", SigningKey.generate().public, owner=None, metadata={}, what=enrolled)
+    assert "INSERT" not in str(caught.value)
     assert state.agent("acme/x") is None
     assert state.kids("acme/x") == []
+    with pytest.raises(AuditError):
+        state.outbox.check()
+
+
+def test_a_change_that_fails_is_not_recorded(state: State) -> None:
+    """What was refused leaves no event, and the next one is there with its facts, once, in order."""
+    key = SigningKey.generate().public
+    state.add_operator("root", key, Event.of("operator.enrolled", "init", operator="root"))
+    with pytest.raises(GrantError) as caught:
+        state.add_agent("acme/x", key, owner=None, metadata={}, what=Event.of("agent.enrolled", "operator:root"))
+    assert caught.value.code == "key_enrolled"
+    assert state.agent("acme/x") is None
+    state.outbox.check()
+    state.record(Event.of("mint.started", "mint", policy="p"))
+    first, second = state.outbox.after(0)
+    assert [first.kind, second.kind] == ["operator.enrolled", "mint.started"]
+    assert (second.facts, second.by, second.mint) == ({"policy": "p"}, "mint", "mint")
+    assert state.outbox.after(first.id) == [second]
+    assert state.outbox.since(0, ["mint.started"]) == [second]
+    assert state.outbox.since(second.at_ms + 60_000) == []
+    state.outbox.forget(first.id)
+    assert (state.outbox.waiting(), state.outbox.after(0)) == (1, [second])
 
 
 def test_used_ids_are_forgotten_when_they_no_longer_matter(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is kept until what it belongs to would be refused for its age, and a minute more."""
     clock = [NOW]
-    monkeypatch.setattr(state_module, "now_ms", lambda: clock[0])
+    monkeypatch.setattr(state_proofs, "now_ms", lambda: clock[0])
     state.spend("proof", "k", "one", NOW + 30_000)
     clock[0] = NOW + 30_000 + KEEP_MS - 1
     state.spend("proof", "k", "two", clock[0] + 30_000)
@@ -92,16 +114,16 @@ def test_used_ids_are_forgotten_when_they_no_longer_matter(state: State, monkeyp
         state.spend("proof", "k", "one", clock[0] + 30_000)
     clock[0] += PRUNE_MS + 1
     state.spend("proof", "k", "three", clock[0] + 30_000)
-    with state._read() as c:
+    with state.read() as c:
         assert len(c.execute(select(tables.USED_JTI)).all()) == 2
 
 
 def test_ids_of_different_keys_do_not_meet(state: State) -> None:
     """The same id under another key or of another kind is another one; nobody uses up somebody else's."""
     for kind, kid in (("proof", "a"), ("proof", "b"), ("assertion", "a")):
-        state.spend(kind, kid, "one", state_module.now_ms())
+        state.spend(kind, kid, "one", database.now_ms())
         with pytest.raises(GrantError) as caught:
-            state.spend(kind, kid, "one", state_module.now_ms())
+            state.spend(kind, kid, "one", database.now_ms())
         assert caught.value.code == "replayed"
 
 

@@ -4,7 +4,6 @@
 Without servers the kill epoch is a table in this process and the store cannot be reached; with them it is a real one.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from starlette.testclient import TestClient
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
-from arx_caps.mint.events import FILE_NAME
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.policy import Policy
@@ -115,7 +113,7 @@ class World:
 
     def events(self) -> list[dict[str, Any]]:
         """What the mint recorded."""
-        return [json.loads(line) for line in (self.realm.journals_dir / FILE_NAME).read_text().splitlines()]
+        return [event.to_dict() for event in self.mint.state.outbox.after(0) if event.mint != "init"]
 
 
 def local_world(folder: Path) -> tuple[World, UnsafeLocalEpochs]:

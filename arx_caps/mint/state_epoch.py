@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the kill epoch had come: the durable mark by which a store that lost kills is noticed.  SPEC 10."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from arx_caps.mint.database import Database, plain
+from arx_caps.mint.events import Event
+from arx_caps.mint.tables import HIGH_WATER
+
+
+class HighWater(NamedTuple):
+    """The furthest place in the kill sequence that was acted on.
+
+    Attributes:
+        inc: The history.
+        seq: The place in it.
+        max_ttl_ms: How long tokens may live for the store to remember their kills; 0 leaves it as it is.
+    """
+
+    inc: str
+    seq: int
+    max_ttl_ms: int = 0
+
+
+class EpochState(Database):
+    """The high-water mark of each realm."""
+
+    def high_water(self, realm: str) -> HighWater | None:
+        """Return the furthest place in the kill sequence that was acted on, or None."""
+        row = self.row(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm))
+        return HighWater(row["inc"], row["seq"], row["max_ttl_ms"]) if row is not None else None
+
+    def raise_high_water(self, realm: str, mark: HighWater, what: Event | None = None, *, begins: bool = False) -> None:
+        """Remember a place in the kill sequence; it only rises, but where a history ``begins``."""
+        with self.write(what) as c:
+            raise_high_water(c, realm, mark, begins=begins)
+
+
+def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool = False) -> None:
+    """Raise a realm's mark in a transaction that is open.
+
+    Args:
+        c: The transaction.
+        realm: The realm.
+        mark: The place that was acted on.
+        begins: A history begins with it, so it may also be another history's.
+    """
+    which = select(HIGH_WATER).where(HIGH_WATER.c.realm == realm)
+    row = c.execute(which).first()
+    if row is None:
+        try:
+            with c.begin_nested():
+                c.execute(insert(HIGH_WATER).values(realm=realm, **mark._asdict()))
+        except IntegrityError:  # another mint was first
+            raise_high_water(c, realm, mark, begins=begins)
+        return
+    if not _raised(plain(row), mark, begins):
+        return
+    # Looked at again once nobody else can change it: of two writers the one that is behind must not come last.
+    values = _raised(plain(c.execute(which.with_for_update()).one()), mark, begins)
+    if values:
+        c.execute(update(HIGH_WATER).where(HIGH_WATER.c.realm == realm).values(**values))
+
+
+def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
+    """Return what a mark changes in the row."""
+    before = HighWater(row["inc"], row["seq"], row["max_ttl_ms"])
+    if not begins and mark.inc != before.inc and mark.seq <= before.seq:
+        return {}  # a history goes on where the one before it ended: this is a late word of one that is over
+    after = HighWater(mark.inc, max(before.seq, mark.seq), mark.max_ttl_ms or before.max_ttl_ms)
+    return after._asdict() if after != before else {}

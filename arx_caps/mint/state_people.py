@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agents and operators, and the keys by which each is known.
+
+A key belongs to one holder, so who signs is never ambiguous.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from arx_caps.keyfile import PublicKey
+from arx_caps.mint.database import Database, now_ms
+from arx_caps.mint.events import Event
+from arx_caps.mint.tables import AGENTS, HOLDER_KEYS, OPERATORS
+from arx_verifier.errors import GrantError
+
+
+class PeopleState(Database):
+    """Agents, operators and their keys."""
+
+    def add_operator(self, name: str, key: PublicKey, what: Event) -> None:
+        """Enrol an operator's first or next key.
+
+        Raises:
+            GrantError: ``key_enrolled``: somebody has this key already.
+        """
+        with self.write(what) as c:
+            if c.execute(select(OPERATORS.c.id).where(OPERATORS.c.id == name)).first() is None:
+                c.execute(insert(OPERATORS).values(id=name, status="active", created_at=now_ms()))
+            _add_key(c, f"operator:{name}", key)
+
+    def operator(self, name: str) -> dict[str, Any] | None:
+        """Return an operator's row, or None."""
+        return self.row(select(OPERATORS).where(OPERATORS.c.id == name))
+
+    def add_agent(
+        self, path: str, key: PublicKey, *, owner: str | None, metadata: Mapping[str, str], what: Event
+    ) -> None:
+        """Enrol an agent with its first key.
+
+        Raises:
+            GrantError: ``agent_exists`` or ``key_enrolled``.
+        """
+        row = {"path": path, "status": "active", "owner": owner, "created_at": now_ms()}
+        row["metadata"] = msgspec.json.encode(dict(metadata), order="sorted").decode()
+        with self.write(what) as c:
+            try:
+                with c.begin_nested():
+                    c.execute(insert(AGENTS).values(**row))
+            except IntegrityError:
+                raise GrantError(f"the agent {path} is enrolled already", code="agent_exists") from None
+            _add_key(c, path, key)
+
+    def agent(self, path: str) -> dict[str, Any] | None:
+        """Return an agent's row, or None."""
+        return self.row(select(AGENTS).where(AGENTS.c.path == path))
+
+    def agents(self) -> list[dict[str, Any]]:
+        """Return the agents by path."""
+        return self.rows(select(AGENTS).order_by(AGENTS.c.path))
+
+    def set_agent_status(self, path: str, status: str, what: Event) -> None:
+        """Deactivate or reinstate an agent; what it holds is not ended by it."""
+        with self.write(what) as c:
+            ended = now_ms() if status == "deactivated" else None
+            c.execute(update(AGENTS).where(AGENTS.c.path == path).values(status=status, ended_at=ended))
+
+    def change_keys(self, holder: str, add: PublicKey | None, remove: str | None, what: Event) -> None:
+        """Enrol another key of a holder, take one away, or both in one step.
+
+        Raises:
+            GrantError: ``key_enrolled``; ``not_found``; ``conflict``: it would be left without a key.
+        """
+        with self.write(what) as c:
+            _lock(c, holder)
+            if add is not None:
+                _add_key(c, holder, add)
+            if remove is not None:
+                which = (HOLDER_KEYS.c.holder == holder, HOLDER_KEYS.c.kid == remove)
+                if c.execute(delete(HOLDER_KEYS).where(*which)).rowcount == 0:
+                    raise GrantError("there is no such key of this agent", code="not_found")
+            left = c.execute(select(func.count()).select_from(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder))
+            if not left.scalar():
+                raise GrantError("an agent keeps one key; deactivate it, or add another first", code="conflict")
+
+    def find_key(self, holder: str, kid: str) -> PublicKey | None:
+        """Return a holder's enrolled key by its thumbprint, or None."""
+        statement = select(HOLDER_KEYS).where(HOLDER_KEYS.c.kid == kid, HOLDER_KEYS.c.holder == holder)
+        row = self.row(statement)
+        return PublicKey({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
+
+    def kids(self, holder: str) -> list[str]:
+        """Return the thumbprints of a holder's enrolled keys."""
+        rows = self.rows(select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder).order_by(HOLDER_KEYS.c.added_at))
+        return [row["kid"] for row in rows]
+
+
+def _lock(c: Connection, holder: str) -> None:
+    """Be alone with a holder: of two who take away its last two keys, one must see what the other left."""
+    operator = holder.removeprefix("operator:")
+    which = select(AGENTS.c.path).where(AGENTS.c.path == holder)
+    if operator != holder:
+        which = select(OPERATORS.c.id).where(OPERATORS.c.id == operator)
+    c.execute(which.with_for_update())
+
+
+def _add_key(c: Connection, holder: str, key: PublicKey) -> None:
+    try:
+        with c.begin_nested():
+            c.execute(insert(HOLDER_KEYS).values(kid=key.kid, holder=holder, x=key.x, added_at=now_ms()))
+    except IntegrityError:
+        raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx mint events``: what the mint recorded, for people and for scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_caps.mint.events import Event
+from arx_caps.mint.founding import init_realm
+from arx_caps.mint.state import State
+from tests.cli.helpers import arx
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A realm with two events after its making, one of them with a hostile text."""
+    realm = init_realm(tmp_path / "realm", name="acme", issuer="http://127.0.0.1:8700")
+    with State(realm.database_url, writer="arx-mint-1") as state:
+        state.record(Event.of("session.opened", "agent:acme/a", session="s-1", purpose="\x1b[2J"))
+        state.record(Event.of("scopes.killed", "operator:root", scopes=["session:s-1"], seq=3, reason="stop"))
+    return realm.folder
+
+
+def test_events_are_told_in_order(folder: Path) -> None:
+    """
+    Every event with who and its facts, the oldest first; filters take away.
+    """
+    events = arx("mint", "events", "--realm-dir", folder, "--json").json["events"]
+    assert [event["kind"] for event in events] == ["operator.enrolled", "session.opened", "scopes.killed"]
+    assert events[2]["scopes"] == ["session:s-1"]
+    assert (events[2]["by"], events[2]["mint"], events[0]["mint"]) == ("operator:root", "arx-mint-1", "init")
+    lines = arx("mint", "events", "--realm-dir", folder, "--kind", "scopes.killed", "--since", "1h", "--jsonl").out
+    assert [json.loads(line)["seq"] for line in lines.splitlines()] == [3]
+    assert len(arx("mint", "events", "--realm-dir", folder, "--limit", "1").out.splitlines()) == 2
+
+
+def test_what_others_wrote_cannot_move_the_cursor(folder: Path) -> None:
+    """
+    A purpose with control characters is shown with them escaped.
+    """
+    ran = arx("mint", "events", "--realm-dir", folder)
+    assert (ran.exit_code, "\x1b" in ran.out, "purpose=\\x1b[2J" in ran.out) == (exits.OK, False, True)
+    none = arx("mint", "events", "--realm-dir", folder, "--kind", "nothing.like.it")
+    assert none.err == "nothing like that is recorded\n"
