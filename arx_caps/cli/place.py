@@ -2,15 +2,15 @@
 """Where a command works: the realm's folder, the mint, the operator's key, the store.
 
 Each is an option, else an ``ARX_…`` variable, else the default: ``./.arx``, and in it ``operator.key``, which also says
-the issuer, and ``realm.toml``, which also says the store.
+the issuer, and ``realm.toml``, which also says the store.  That default is only used where it is this user's alone.
 """
 
 import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
 
 import click
 from click.core import ParameterSource
@@ -24,13 +24,45 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ROOT_UID: Final = 0
 _path = click.Path(path_type=Path)
+
+
+def _own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Refuse a folder that nobody named and that is not this user's alone.
+
+    It says where the store and the mint are: found in somebody else's folder, or in an unpacked source tree, it would
+    be sent the store's password, and could report kills that never were.
+    """
+    given = param.name is None or ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
+    if given or not os.path.lexists(value):
+        return value
+    wrong = _foreign(value)
+    if wrong:
+        hint = f"`arx init` makes it private; if it is yours, `chmod go= {value}`, else name it: --realm-dir, ARX_HOME"
+        raise Stop(f"{value.absolute()} {wrong}, so it is not used unasked", hint=hint, code="foreign_realm")
+    return value
+
+
+def _foreign(folder: Path) -> str | None:
+    """Say in which way a folder is not this user's alone, or None."""
+    try:
+        link, found = folder.lstat(), folder.stat()
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    strangers = {link.st_uid, found.st_uid} - {os.geteuid(), ROOT_UID}
+    if strangers:
+        return f"belongs to another user (uid {min(strangers)})"
+    return "is open to other users" if found.st_mode & 0o077 else None
+
+
 realm_dir_option = click.option(
     "--realm-dir",
     type=_path,
     envvar="ARX_HOME",
     default=Path(DEFAULT_FOLDER),
     show_default=True,
+    callback=_own,
     help="the realm's folder",
 )
 issuer_option = click.option("--issuer", envvar="ARX_ISSUER", help="the mint's address; else as the key file says")
@@ -42,8 +74,14 @@ _operator_key_option = click.option(
 def _without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse a password on the command line, where every user of the machine could read it."""
     typed = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-    if value is not None and typed and ":" in urlsplit(value).netloc.rpartition("@")[0]:
+    if value is None or not typed:
+        return value
+    _, _, rest = value.partition("://")
+    place, _, query = rest.partition("?")
+    if ":" in place.partition("/")[0].rpartition("@")[0]:
         raise click.BadParameter("a password does not belong on the command line; set ARX_STORE_PASSWORD", ctx, param)
+    if any(field.partition("=")[0].endswith("password") for field in query.split("&")):
+        raise click.BadParameter("a password does not belong on the command line; set ARX_STORE_URL", ctx, param)
     return value
 
 

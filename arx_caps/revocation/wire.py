@@ -12,6 +12,7 @@ import redis
 
 from arx_verifier.errors import StoreError
 from arx_verifier.feed_wire import Crowd
+from arx_verifier.store_address import FinderLoginError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
@@ -234,6 +235,8 @@ def told(error: Exception) -> StoreError:
     for kind in HISTORY_ERRORS:
         if said.startswith(kind):
             return StoreHistoryError(kind, said.removeprefix(kind).strip())
+    if isinstance(error, FinderLoginError):
+        return StoreError(said)
     if isinstance(error, redis.AuthenticationError):
         return StoreError("the store refused the user or password")
     if isinstance(error, redis.exceptions.NoPermissionError):

@@ -104,9 +104,15 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated() -> None:
     """
     Every user of the machine can read a command line.
     """
-    ran = arx("verifier", "list", "--realm", "acme", "--store", "redis://:hunter2@127.0.0.1:1/0")
-    assert ran.exit_code == 2
-    assert "hunter2" not in ran.out + ran.err
+    for url in (
+        "redis://:hunter2@127.0.0.1:1/0",
+        "redis+sentinel://127.0.0.1:1/kills?sentinel_password=hunter2",
+        "rediss://127.0.0.1:1?ssl_password=hunter2",
+        "redis://[:hunter2@",
+    ):
+        ran = arx("verifier", "list", "--realm", "acme", "--store", url)
+        assert ran.exit_code == 2
+        assert "hunter2" not in ran.out + ran.err
     ran = arx("verifier", "list", "--realm", "acme", env={"ARX_STORE_URL": "redis://:hunter2@127.0.0.1:1/0"})
     assert ran.exit_code == 5
     assert "hunter2" not in ran.out + ran.err

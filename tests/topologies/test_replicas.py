@@ -13,7 +13,7 @@ from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.errors import StoreError
 from arx_verifier.feed import Follower
 from tests.servers import FAST_LEASE_MS, until
-from tests.topologies.fleet import LASTING, Server, free_ports, replicated, running
+from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, replicated, running
 
 pytestmark = pytest.mark.servers
 
@@ -33,11 +33,14 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture
-def pair(tmp_path: Path, realm_name: str) -> Iterator[Pair]:
-    ports = free_ports(2)
+def pair(request: pytest.FixtureRequest, tmp_path: Path, realm_name: str) -> Iterator[Pair]:
+    """Both in step, of the wheel's kind or of the one that a test names."""
+    ports, binary = free_ports(2), need(getattr(request, "param", NAMES[0]))
     writes = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-diskless-sync-delay", "0")
-    primary = Server(tmp_path / "primary", ports[0], *LASTING, *writes, "--repl-ping-replica-period", "1")
-    replica = Server(tmp_path / "replica", ports[1], *LASTING, "--replicaof", "127.0.0.1", str(ports[0]))
+    primary = Server(
+        tmp_path / "primary", ports[0], *LASTING, *writes, "--repl-ping-replica-period", "1", binary=binary
+    )
+    replica = Server(tmp_path / "replica", ports[1], *LASTING, "--replicaof", "127.0.0.1", str(ports[0]), binary=binary)
     with running(primary, replica):
         replicated(primary, 1)
         with RevocationStore(f"redis://127.0.0.1:{primary.port}", realm_name, replicas=1, timeout_ms=500) as store:
@@ -93,6 +96,7 @@ def kill_then_promote(pair: Pair, topology: Topology) -> Header:
     return header
 
 
+@pytest.mark.parametrize("pair", NAMES, indirect=True)
 def test_a_promoted_replica_grants_nothing_before_the_mint_ended_the_history(pair: Pair) -> None:
     """
     ``rotate``: probes are refused until the mint has looked, and then every older token is dead.  A kill is taken all

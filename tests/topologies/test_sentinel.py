@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store watched by Sentinels: the mint ends the history after a failover, and the old primary convinces nobody."""
 
+import contextlib
 import functools
 import signal
-import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,47 +13,47 @@ import pytest
 from arx_caps.mint.core import Mint
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.errors import StoreError
 from arx_verifier.feed import Follower
 from tests.servers import until
-from tests.topologies.fleet import LASTING, Server, free_ports, replicated, running, wait_for
+from tests.topologies.fleet import NAMES, Server, free_ports, replicated, running, wait_for
+from tests.topologies.guarded import FINDER, Guard, enrol, password
 
 pytestmark = pytest.mark.servers
 
 SESSION, BY = "session:s-" + "a" * 16, "operator:ada"
-WATCH = """
-sentinel monitor kills 127.0.0.1 {port} 2
-sentinel down-after-milliseconds kills 500
-sentinel failover-timeout kills 3000
-"""
+SETTINGS = "sentinel down-after-milliseconds kills 500\nsentinel failover-timeout kills 3000\n"
+MORE = 'replicas = 1\nfailover_window = "3s"\n'
 
 
 class Watched(NamedTuple):
-    """Three servers, three Sentinels."""
+    """Three servers, three Sentinels, which all ask for a login, and for TLS where they have it."""
 
+    guard: Guard
     servers: list[Server]
     sentinels: list[Server]
 
-    @property
-    def url(self) -> str:
+    def url(self, role: str, realm: str) -> str:
+        """The realm's store as its Sentinels find it, for a role."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{hosts}/kills"
+        return self.guard.url("+sentinel", role, realm, f"{hosts}/kills")
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder, ports = tmp_path_factory.mktemp("watched"), free_ports(6)
-    safe = (*LASTING, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-diskless-sync-delay", "0")
-    first = Server(folder / "s0", ports[0], *safe)
-    others = [Server(folder / f"s{n}", ports[n], *safe, "--replicaof", "127.0.0.1", str(ports[0])) for n in (1, 2)]
-    sentinels = [Server(folder / f"sentinel{n}", ports[3 + n], "--sentinel") for n in range(3)]
-    for sentinel in sentinels:
-        (sentinel.folder / "server.conf").write_text(WATCH.format(port=ports[0]))
+    guard = Guard.of(request.param, folder)
+    safe = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--repl-diskless-sync-delay", "0")
+    first = guard.node(folder / "s0", ports[0], *safe)
+    others = [guard.node(folder / f"s{n}", ports[n], *safe, "--replicaof", "127.0.0.1", str(ports[0])) for n in (1, 2)]
+    sentinels = [guard.sentinel(folder / f"sentinel{n}", ports[3 + n], ports[0], SETTINGS) for n in range(3)]
     with running(first, *others):
         replicated(first, 2)
         with running(*sentinels):  # later, because they look for replicas at once and then every ten seconds
             for sentinel in sentinels:
                 until(functools.partial(sentinel_knows, sentinel), 20)
-            yield Watched([first, *others], sentinels)
+            yield Watched(guard, [first, *others], sentinels)
 
 
 def sentinel_knows(sentinel: Server) -> bool:
@@ -70,25 +69,33 @@ def patience(watched: Watched, ms: int) -> None:
         sentinel.ask("SENTINEL", "SET", "kills", "down-after-milliseconds", str(ms))
 
 
-def realm_with(folder: Path, name: str, url: str, more: str) -> Realm:
-    """Found a realm whose store is replicated."""
-    init_realm(folder, name=name, issuer="http://127.0.0.1:8700", store=url)
-    settings = folder / "realm.toml"
-    settings.write_text(settings.read_text() + more)
-    assert tomllib.loads(settings.read_text())["store"] == url
-    return Realm.open(folder)
+@contextlib.contextmanager
+def minting(watched: Watched, name: str, folder: Path) -> Iterator[Mint]:
+    """Found a realm in a replicated store, as its operator does, and run its mint as the mint's user."""
+    enrol(name, *watched.servers)
+    url = watched.url("mint", name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARX_STORE_PASSWORD", password("admin"))
+        with RevocationStore(watched.url("admin", name), name, password=password("admin")) as store:
+            assert store.load_functions()
+        patch.setenv("ARX_STORE_PASSWORD", password("mint"))
+        settings = init_realm(folder, name=name, issuer="http://127.0.0.1:8700", store=url).folder / "realm.toml"
+        settings.write_text(settings.read_text() + MORE)
+        mint = Mint.open(Realm.open(folder), store_url=url)
+        try:
+            mint.start()
+            yield mint
+        finally:
+            mint.close()
 
 
+@pytest.mark.parametrize("watched", NAMES[:1], indirect=True)
 def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name: str, tmp_path: Path) -> None:
     """
     Down for less than the Sentinels' patience: the same server with its own file, so tokens live on; yet it grants
     nothing until the mint has looked, and none of it needs anybody's hand.
     """
-    realm = realm_with(tmp_path / "realm", realm_name, watched.url, 'replicas = 1\nfailover_window = "3s"\n')
-    with ExitStack() as stack:
-        mint = Mint.open(realm, store_url=watched.url)
-        stack.callback(mint.close)
-        mint.start()
+    with minting(watched, realm_name, tmp_path / "realm") as mint:
         header = mint.store.kill([SESSION], "test", BY).header
         patience(watched, 60_000)
         primary = watched.servers[0]
@@ -96,6 +103,7 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
         primary.kill()
         primary.start()
         wait_for(primary)
+        enrol(realm_name, primary)
         until(lambda: primary.client().hget(mint.store.keys.header, "replid") not in (None, before), 20)
         until(lambda: mint.epochs.check(header.inc, header.seq, ()) is None, 20)
         refused = mint.epochs.check(header.inc, 0, (SESSION,))
@@ -103,25 +111,28 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
         assert refused.code == "revoked"
 
 
+@pytest.mark.parametrize("watched", NAMES, indirect=True)
 def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_name: str, tmp_path: Path) -> None:
     """
     The primary freezes: leases end.  The Sentinels promote another, which grants nothing until the mint has ended the
     history; then verifiers are live again, older tokens are dead, and the old primary, awake again, convinces nobody.
+    Everybody has a login with no more rights than needed, at servers and Sentinels, and TLS where there is any.
     """
-    realm = realm_with(tmp_path / "realm", realm_name, watched.url, 'replicas = 1\nfailover_window = "3s"\n')
-    with ExitStack() as stack:
-        mint = Mint.open(realm, store_url=watched.url)
-        stack.callback(mint.close)
-        mint.start()
-        follower = Follower(watched.url, realm_name, "v")
-        stack.callback(follower.close)
+    with minting(watched, realm_name, tmp_path / "realm") as mint, contextlib.ExitStack() as stack:
+        primary = watched.servers[0]
+
+        def follow(url: str, name: str) -> Follower:
+            follower = Follower(url, realm_name, name, password=password("verifier"))
+            stack.callback(follower.close)
+            return follower
+
+        follower = follow(watched.url("verifier", realm_name), "v")
         assert follower.catch_up(0, 0, 10)
-        replicated(watched.servers[0], 2)
+        replicated(primary, 2)
         old = mint.store.kill([SESSION], "test", BY)
         assert old.durable
         inc = old.header.inc
         assert follower.catch_up(0, old.header.seq, 10)
-        primary = watched.servers[0]
         patience(watched, 500)
         primary.signal(signal.SIGSTOP)
         began = follower.boot_ns()
@@ -132,8 +143,20 @@ def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_
         assert new.header.inc != inc
         assert new.header.lag_ms == 3_000
         assert new.durable
-        fooled = Follower(f"redis://127.0.0.1:{primary.port}", realm_name, "fooled")
-        stack.callback(fooled.close)
+        direct = watched.guard.url("", "verifier", realm_name, f"127.0.0.1:{primary.port}")
+        fooled = follow(direct, "fooled")
         primary.signal(signal.SIGCONT)
         assert not fooled.catch_up(0, 0, 1.0), "a deposed primary granted a lease"
         assert mint.ready() == []
+
+
+@pytest.mark.parametrize("watched", NAMES[-1:], indirect=True)
+def test_sentinels_that_refuse_the_login_are_named(watched: Watched, realm_name: str) -> None:
+    """
+    A wrong password for the Sentinels leads to no server; the error says where to look, and not the password.
+    """
+    url = watched.url("operator", realm_name).replace(f"sentinel_password={FINDER}", "sentinel_password=guess")
+    with RevocationStore(url, realm_name, password=password("operator")) as store:
+        with pytest.raises(StoreError, match="Sentinels refused the login") as caught:
+            store.header()
+        assert "guess" not in str(caught.value)

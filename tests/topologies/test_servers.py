@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same store on every server that ARx names: kills, leases, rights and a full memory; TLS where it is built in."""
 
-import datetime as dt
-import ipaddress
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,22 +8,18 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology, acl
 from arx_caps.revocation.failover import attest
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.feed import Follower
 from tests.servers import FAST_LEASE_MS, until
-from tests.topologies.fleet import LASTING, Server, free_ports, need, running
+from tests.topologies.authority import Ca
+from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, running
 
 pytestmark = pytest.mark.servers
 
 SESSION, AGENT, BY = "session:s-" + "a" * 16, "agent:acme/support", "operator:ada"
-NAMES = ("wheel", "redis-server", "valkey-server")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -260,50 +254,6 @@ def test_what_is_too_wide_is_named(users: Users) -> None:
 
 
 # TLS: the wheel's server has none.
-
-
-class Ca(NamedTuple):
-    """A certification authority of the test's own."""
-
-    folder: Path
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @classmethod
-    def make(cls, folder: Path) -> "Ca":
-        folder.mkdir(parents=True)
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
-        certificate = _builder(name, name, key).add_extension(x509.BasicConstraints(True, 0), True)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        ca = cls(folder, key, certificate.add_extension(usage, True).sign(key, hashes.SHA256()))
-        (folder / "ca.pem").write_bytes(ca.certificate.public_bytes(serialization.Encoding.PEM))
-        return ca
-
-    def issue(self, host: str) -> tuple[Path, Path]:
-        """Write a certificate for a host and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "store")])
-        try:
-            called: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-        except ValueError:
-            called = x509.DNSName(host)
-        made = _builder(name, self.certificate.subject, key).add_extension(x509.SubjectAlternativeName([called]), False)
-        own = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        signed = made.add_extension(own, False).sign(self.key, hashes.SHA256())
-        paths = self.folder / f"{host}.pem", self.folder / f"{host}.key"
-        paths[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-        pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-        paths[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-        return paths
-
-
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
-    day = dt.timedelta(days=1)
-    return (
-        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number(), now - day, now + day)
-    ).add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
 
 
 @pytest.fixture(scope="module", params=NAMES[1:])

@@ -22,7 +22,15 @@ FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster
 SLOTS: Final = 16384
 ASK_S: Final = 0.5  # for one Sentinel or node: the next one may be better
 _LOGIN: Final = ("username", "password", "sentinel_username", "sentinel_password")
+REFUSED: Final = {
+    True: "the Sentinels refused the login: sentinel_username and sentinel_password in the store's URL are for them",
+    False: "the cluster's nodes refused the user or password",
+}
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+
+
+class FinderLoginError(redis.AuthenticationError):
+    """The Sentinels, or the nodes of a cluster, refused the login; its text says which."""
 
 
 class Found(NamedTuple):
@@ -160,8 +168,10 @@ class _Finder:
         """Find the primary.
 
         Raises:
+            FinderLoginError: Nobody could tell, and somebody refused the login.
             redis.ConnectionError: Nobody could tell.
         """
+        refused = False
         within = min(ASK_S, timeout_s or ASK_S)
         settings = {**self._settings, "socket_timeout": within, "socket_connect_timeout": within, "protocol": 2}
         for host, port in random.sample(self._hosts, len(self._hosts)):
@@ -169,10 +179,14 @@ class _Finder:
             try:
                 one.connect()
                 return self._ask(one, host)
+            except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
+                refused = True  # another one may know the user
             except (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError):
                 continue  # it is down, does not know, or answers in an unknown form
             finally:
                 one.disconnect()
+        if refused:
+            raise FinderLoginError(REFUSED[self.require_role])
         raise redis.ConnectionError("none of the servers named can say which one is the primary")
 
 
