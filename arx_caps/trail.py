@@ -85,14 +85,14 @@ class Trail:
     Attributes:
         session: The session's id.
         agent: The agent that opened it.
-        subject: On whose behalf, if anybody's.
+        subject: On whose behalf, if anybody's: issuer and subject.
         policies: Digests of the policies its tokens were minted under.
         tasks: One tree a task, by task id (empty for the session's own token), in the order of their first decisions.
     """
 
     session: str
     agent: str = ""
-    subject: str | None = None
+    subject: tuple[str, str] | None = None
     policies: list[str] = field(default_factory=list)
     tasks: dict[str, Node] = field(default_factory=dict)
 
@@ -123,7 +123,7 @@ class Trail:
         return {
             "session": self.session,
             "agent": self.agent,
-            "subject": self.subject,
+            "subject": {"issuer": self.subject[0], "subject": self.subject[1]} if self.subject else None,
             "policies": self.policies,
             "allowed": self.allowed,
             "denied": self.denied,
@@ -183,7 +183,8 @@ _Part = tuple[str, str]  # style and text
 def _lines(told: Trail) -> Iterator[list[_Part]]:
     yield [("bold", told.session), ("", "  "), ("", told.agent), *_counts(told.allowed, told.denied)]
     if told.subject:
-        yield [("dim", f"on behalf of {told.subject}")]
+        issuer, subject = told.subject
+        yield [("dim", f"on behalf of {subject}, as {issuer} says")]
     for policy in told.policies:
         yield [("dim", f"policy {policy}")]
     for position, root in enumerate(told.tasks.values()):
@@ -249,7 +250,8 @@ def _call(decision: Decision) -> list[_Part]:
     why = "; ".join(
         f"{failure.rule}: expected {failure.expected}, came {failure.came}" for failure in decision.failures
     )
-    parts = [("deny", "✗ "), ("dim", at + "Z  "), ("", what + "  "), ("deny", decision.code)]
+    code = f"ended: {decision.code}" if decision.outcome == "end" else decision.code
+    parts = [("deny", "✗ "), ("dim", at + "Z  "), ("", what + "  "), ("deny", code)]
     return [*parts, ("", f"  {why}")] if why else parts
 
 

@@ -100,7 +100,8 @@ def test_nothing_from_a_token_or_request_steers_the_terminal() -> None:
     """Control characters of any origin are shown as a question mark."""
     evil = "x\x1b[2J\r\n\x07\u202e"
     told = trail(
-        [decide(0, (evil, evil), tool=evil, subject=evil, code="expired", failures=(Failure(*[evil] * 4),))], "s-1"
+        [decide(0, (evil, evil), tool=evil, subject=(evil, evil), code="expired", failures=(Failure(*[evil] * 4),))],
+        "s-1",
     )
     text = render(told, colour=False)
     assert not set(text) & set("\x1b\r\x07\u202e")

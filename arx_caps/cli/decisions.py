@@ -21,13 +21,13 @@ from arx_caps.cli.output import Console, colours, json_line, plain, table
 from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.values import show_time
 from arx_caps.trail import render, trail
-from arx_verifier.decisions import COUNTED, OK, Decision
+from arx_verifier.decisions import COUNTED, GAP, OK, Decision
 from arx_verifier.errors import REASONS
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
 from arx_verifier.replay import Damage, read_journal
-from arx_verifier.spool import LOST
+from arx_verifier.spool import DROPPED, LOST
 
-CODES: Final = {"allow", "deny", OK, COUNTED, LOST, *REASONS}
+CODES: Final = {"allow", "deny", "end", OK, COUNTED, GAP, LOST, DROPPED, *REASONS}
 HEADS = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
 
 
@@ -54,6 +54,7 @@ class Filter(NamedTuple):
             and (
                 self.code is None
                 or self.code in (decision.code, decision.outcome, *(each.code for each in decision.counts))
+                or (decision.gap is not None and self.code == decision.gap.why)
             )
             and (self.tool is None or matches_tool(self.tool, decision.tool))
             and (self.agent is None or any(matches_path(self.agent, name) for name in (facts.agent, *facts.named)))
@@ -162,8 +163,11 @@ def _table(console: Console, found: deque[Decision]) -> None:
 
 def _row(decision: Decision) -> list[Any]:
     facts = decision.facts
-    why = decision.code if decision.outcome == "deny" else ""
-    if decision.counts:
+    why = decision.code if decision.outcome in ("deny", "end") else ""
+    if decision.gap is not None:
+        gap = decision.gap
+        why = f"{gap.times} {gap.why}, {show_time(gap.since)} to {show_time(gap.until)}"
+    elif decision.counts:
         why = ", ".join(f"{counted.times} {counted.code}" for counted in decision.counts)
     elif decision.failures:
         first = decision.failures[0]

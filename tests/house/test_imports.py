@@ -17,11 +17,11 @@ ORDER = """
     names canonical codec chain access scopes bounds
     comparing matching arguments constraints
     macaroon caveats
-    proofs keys epochs counters tally decisions
+    proofs keys epochs counters tally digests records decisions
     grant proven
     standing
     verify
-    retention store_address feed_wire feed_relay following feed segment replay spool
+    retention store_address feed_wire feed_relay following feed segment replay tidying spool
     routes peers problems streams
     asgi guard service
 """.split()

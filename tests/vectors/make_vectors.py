@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import caveat_vectors, epoch_vectors, form_vectors, rule_vectors
+from tests.vectors import caveat_vectors, epoch_vectors, form_vectors, record_vectors, rule_vectors
 from tests.vectors.second import AT, INC, KEY, Token
 
 FOLDER = Path(__file__).parent / "tokens"
+RECORDS = Path(__file__).parent / "records"
 
 
 def whole(given: dict[str, Any]) -> dict[str, Any]:
@@ -48,16 +49,25 @@ def build() -> dict[str, str]:
     return files
 
 
+def build_records() -> dict[str, str]:
+    """Make the vectors of decision records.
+
+    Returns:
+        File name to content.
+    """
+    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in record_vectors.vectors().items()}
+
+
 def main() -> None:
     """Write the files, and take away what is no vector any more."""
-    files = build()
-    FOLDER.mkdir(exist_ok=True)
-    for path in FOLDER.glob("*.json"):
-        if path.name not in files:
-            path.unlink()
-    for name, content in files.items():
-        (FOLDER / name).write_text(content)
-    print(f"{len(files)} vectors in {FOLDER}")
+    for folder, files in ((FOLDER, build()), (RECORDS, build_records())):
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.json"):
+            if path.name not in files:
+                path.unlink()
+        for name, content in files.items():
+            (folder / name).write_text(content)
+        print(f"{len(files)} vectors in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decision records: one byte form, bounded, complete, without secrets."""
 
+import hashlib
 import json
+import os
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +17,16 @@ from arx_verifier.decisions import (
     UNPROVEN,
     ChainFacts,
     Decision,
+    Gap,
     InMemoryDecisions,
     digest_arguments,
+    keep_arguments,
     unpack,
+    unpack_record,
 )
+from arx_verifier.digests import new_salt
 from arx_verifier.errors import AuditError, Failure
+from arx_verifier.records import seal
 from arx_verifier.tally import Counted
 
 FACTS = ChainFacts(
@@ -41,7 +49,15 @@ def denied(**more: Any) -> Decision:
 
 
 @given(
-    st.builds(ChainFacts, agent=TEXT, named=st.tuples(TEXT, TEXT), task=st.none() | TEXT, subject=st.none() | TEXT),
+    st.builds(
+        ChainFacts,
+        agent=TEXT,
+        named=st.tuples(TEXT, TEXT),
+        task=st.none() | TEXT,
+        model=st.none() | TEXT,
+        subject=st.none() | st.tuples(TEXT, TEXT),
+        meta=st.tuples(st.tuples(TEXT, TEXT)),
+    ),
     st.integers(0, 2**60),
     TEXT,
     st.tuples(st.builds(Failure, TEXT, TEXT, TEXT, TEXT)),
@@ -52,26 +68,85 @@ def test_a_record_reads_back_as_it_was(
 ) -> None:
     """Packing and unpacking are inverse, and any MessagePack reader sees version, chain and call."""
     digest, salt = digest_arguments({"a": text})
-    decision = Decision("ok", at, facts, text, digest, salt, "i", 7, 12, failures, text, text, counts)
-    record = decision.pack()
-    assert unpack(record) == decision
-    version, chain, call = msgpack.unpackb(record)
-    assert (version, chain[0], call[0]) == (1, facts.agent, at)
+    more = {"request_id": text, "traceparent": text, "arguments": text.encode(), "ends": 3, "counts": counts}
+    gap = Gap("lost", 1, 2, 2, 5, 6)
+    decision = Decision("ok", at, facts, text, digest, salt, "i", 7, 12, failures, text, **more, gap=gap)
+    payload = decision.pack()
+    assert unpack(payload) == decision
+    version, chain, person, (call, rest) = msgpack.unpackb(payload)
+    assert (version, chain[0], call[0], rest[0]) == (2, facts.agent, at, salt)
+    assert person[0] == (list(facts.subject) if facts.subject else None)
+
+
+def test_a_record_keeps_its_leaf_when_its_body_is_erased() -> None:
+    """The kept part says who, what and why, names the body by its digest, and has nothing in it about a person."""
+    facts = msgspec.structs.replace(FACTS, subject=("https://idp.example", "ann"), meta=(("owner", "bob"),))
+    decision = denied(peer="192.0.2.77", request_id="rq-1", traceparent="00-abc", arguments=b'{"a":"zoe"}')
+    decision.facts = facts
+    kept, body = seal(decision.pack(), "v1", "b1", 7)
+    version, verifier, boot, sequence, chain, call, digest = msgpack.unpackb(kept)
+    assert (version, verifier, boot, sequence) == (2, "v1", "b1", 7)
+    assert digest == hashlib.sha256(body).digest()
+    assert call[7] == [["caveat 3 (acme/worker)", "amount range"]]
+    assert chain[:3] == ["acme/support", "s-abcdefghij234567", ["acme/worker", "acme/helper"]]
+    for private in (b"ann", b"bob", b"192.0.2.77", b"rq-1", b"00-abc", b"zoe", b"idp", b"at most 20", b"50"):
+        assert private not in kept
+        assert private in body
+    whole, erased = unpack_record(kept, body), unpack_record(kept, None)
+    assert whole == msgspec.structs.replace(decision, sequence=7, verifier="v1", boot="b1")
+    assert (erased.erased, erased.subject, erased.peer, erased.salt) == (True, None, None, b"")
+    assert (erased.code, erased.tool, erased.links) == (decision.code, decision.tool, decision.links)
+    assert erased.failures == (Failure("caveat 3 (acme/worker)", "amount range", "", ""),)
+    for other in (body + b"\0", body[:-1] + b"\x01", b""):
+        with pytest.raises(AuditError):
+            unpack_record(kept, other)
+
+
+def test_every_body_has_a_salt() -> None:
+    """Without one a body of few possible values, such as an address, could be guessed from its digest."""
+    counted = Decision("counted", 1, UNPROVEN, counts=(Counted("expired", "10.0.0.1", 3),))
+    bodies = {seal(msgspec.structs.replace(counted).pack(), "v", "b", 1).body for _ in range(600)}
+    assert len(bodies) == 600
+
+
+def test_a_forked_child_gives_out_other_salts() -> None:
+    """Salts are drawn many at a time; two processes never share what is left."""
+    new_salt()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"".join(new_salt() for _ in range(300)))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        theirs = file.read()
+    os.waitpid(child, 0)
+    ours = {new_salt() for _ in range(300)}
+    assert len(ours) == 300
+    assert not ours & {theirs[at : at + 16] for at in range(0, len(theirs), 16)}
 
 
 @given(st.binary(max_size=80))
 def test_junk_is_no_record(junk: bytes) -> None:
     """Whatever stands in a journal, reading it ends in a decision or an ``AuditError``."""
-    for record in (junk, b"\x93\x01" + junk, FACTS.packed + junk):
+    for record in (junk, b"\x94\x02" + junk, FACTS.packed + junk):
         with pytest.raises(AuditError):
             unpack(record)
+        with pytest.raises(AuditError):
+            seal(record, "v", "b", 1)
+    for record in (junk, b"\x97\x02" + junk):
+        with pytest.raises(AuditError):
+            unpack_record(record, None)
 
 
 def test_a_changed_shape_is_no_record() -> None:
     """Another version, a field more or less, and trailing bytes are refused."""
     record = denied().pack()
     whole = msgpack.unpackb(record)
-    for other in ([2, *whole[1:]], [*whole, 1], [1, [*whole[1], 1], whole[2]], [1, whole[1], [*whole[2], 1]]):
+    _, chain, person, (call, rest) = whole
+    others = [[3, *whole[1:]], [*whole, 1], [2, [*chain, 1], person, [call, rest]], [2, chain, person, [call]]]
+    others += [[2, chain, person, [[*call, 1], rest]], [2, chain, person, [call, [*rest[:1], [], *rest[2:]]]]]
+    for other in others:
         with pytest.raises(AuditError):
             unpack(msgpack.packb(other))
     with pytest.raises(AuditError):
@@ -93,7 +168,7 @@ def test_a_grant_is_never_recorded() -> None:
 
 def test_hostile_texts_neither_fail_nor_grow_a_record() -> None:
     """Endless names and half surrogates are cut and escaped; the decision is still recorded."""
-    decision = denied(peer="\ud800", correlation="x" * 100_000)
+    decision = denied(peer="\ud800", request_id="x" * 100_000)
     decision.tool = "t" * 100_000
     decision.failures = tuple(Failure("p" * 9_000, "\udfff", "e" * 9_000, "c" * 9_000) for _ in range(500))
     record = decision.pack()
@@ -116,7 +191,10 @@ def test_an_argument_digest_cannot_be_compared_between_records() -> None:
     assert one != two
     assert salt_one != salt_two
     assert len(digest_arguments({"a": Loud()})[0]) == 32
-    assert digest_arguments({"a": "\ud800"}) == (b"", b"")
+    assert digest_arguments({"a": "\ud800"})[0] == b""
+    assert keep_arguments({"b": 2, "a": Loud()}) == b'{"a":"(Loud)","b":2}'
+    assert keep_arguments({"a": "x" * 9_000}) == b""
+    assert digest_arguments({"b": 2})[0] != hashlib.sha256(b'{"b":2}').digest()
 
 
 def test_the_outcome_and_the_json_form_say_what_happened() -> None:

@@ -18,7 +18,7 @@ import pytest
 from arx_verifier.decisions import ChainFacts, Decision
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import Damage
-from arx_verifier.segment import HEADER_BYTES
+from arx_verifier.segment import HEADER_BYTES, is_last
 from arx_verifier.spool import Journal, prune_journal, read_journal
 
 T0 = 1_700_000_000_000
@@ -67,13 +67,16 @@ def test_nothing_is_opened_before_the_first_decision(tmp_path: Path) -> None:
 
 
 def test_a_closed_journal_opens_again(tmp_path: Path) -> None:
-    """A decision after closing starts a new file of the same run."""
+    """A decision after closing begins another run: what was ended in order stays whole."""
     journal = small(tmp_path)
     journal.append(allow(1))
     journal.close()
-    assert journal.append(allow(2)) == 2
+    first = journal.boot
+    assert journal.append(allow(2)) == 1
+    assert journal.boot != first
     journal.close()
-    assert [decision.sequence for decision in read_journal(tmp_path)] == [1, 2]
+    assert [(decision.tool, decision.sequence) for decision in read_journal(tmp_path)] == [("tool.1", 1), ("tool.2", 1)]
+    assert all(is_last(path.read_bytes()) for path in files(tmp_path))
 
 
 def test_sizes_and_modes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
@@ -169,7 +172,8 @@ def test_a_deleted_file_is_noticed_within_a_second(tmp_path: Path, spoil: Callab
     journal.close()
     read = list(read_journal(tmp_path))
     assert [decision.tool for decision in read if decision.allowed] == ["tool.1100", "tool.1101"]
-    assert [(counted.code, counted.times) for decision in read for counted in decision.counts] == [("lost", 2)]
+    assert [decision.gap[:4] for decision in read if decision.gap] == [("lost", 1, 2, 2)]
+    assert read[0].outcome == "gap"
 
 
 def test_a_cut_file_is_noticed_within_a_second(tmp_path: Path) -> None:
@@ -181,7 +185,7 @@ def test_a_cut_file_is_noticed_within_a_second(tmp_path: Path) -> None:
     journal.close()
     read = list(read_journal(tmp_path))
     assert [decision.tool for decision in read if decision.allowed] == ["tool.1100"]
-    assert [(counted.code, counted.times) for decision in read for counted in decision.counts] == [("lost", 1)]
+    assert [decision.gap[:4] for decision in read if decision.gap] == [("lost", 1, 1, 1)]
 
 
 def test_a_missing_file_in_between_is_told(tmp_path: Path) -> None:

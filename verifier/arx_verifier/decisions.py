@@ -1,93 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
 """One decision: who asked, through whom, for what, under which policy and epoch view, and why so.  SPEC 12.
 
-Here stand a decision's facts, its one byte form and what a verifier needs of a sink.  Keeping the bytes is a sink's
-work (``spool``), telling the story of a session is a reader's.  No token, key or signature is ever part of a decision.
+Here stand a decision's facts and what a verifier needs of a sink.  Its bytes are ``records``' matter, keeping them is a
+sink's work (``spool``), telling the story of a session is a reader's.  No token, key or signature is ever part of a
+decision.
 
-The byte form is a MessagePack array of fixed positions, ``[version, chain, call]``: ``chain`` is the same for every
-call with one token and is packed once, ``call`` holds the rest.  What could not be proven is not recorded singly, or
-junk could fill the journal: it is counted, and a second's counts are one record.
+What could not be proven is not recorded singly, or junk could fill the journal: it is counted, and a second's counts
+are one record.
 """
 
-import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from arx_verifier.digests import digest_arguments, keep_arguments, new_salt
 from arx_verifier.errors import AuditError, Failure
+from arx_verifier.records import (
+    MAX_RECORD_BYTES,
+    ChainFacts,
+    Gap,
+    Opened,
+    Rest,
+    encode,
+    read_payload,
+    read_sealed,
+)
 from arx_verifier.tally import Counted, Tally
 
-RECORD_VERSION: Final = 1
-MAX_RECORD_BYTES: Final = 32 * 1024  # a chain is bounded by its token, a call by the cuts below
-SALT_BYTES: Final = 16
-_PREFIX: Final = bytes((0x93, RECORD_VERSION))  # an array of three, the version in one byte
+__all__ = [
+    "MAX_RECORD_BYTES",
+    "UNPROVEN",
+    "ChainFacts",
+    "Decision",
+    "DecisionSink",
+    "Gap",
+    "InMemoryDecisions",
+    "digest_arguments",
+    "keep_arguments",
+    "unpack",
+    "unpack_record",
+]
+
 _CALL_BYTES: Final = 4 * 1024  # a call's part above this has its texts cut
 _TEXT_CHARS: Final = 128
 _FAILURES: Final = 8
 
 OK: Final = "ok"
 COUNTED: Final = "counted"
-
-
-class ChainFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """What one token's chain says, the same for each of its calls.  Positions are fixed: append, never reorder.
-
-    Attributes:
-        agent: The agent path the task was begun for.
-        session: The session.
-        named: The agents handed to, outermost first.
-        links: The public names of the hand-overs, one for each of ``named``.
-        task: The task, or None.
-        tasks: Sub-tasks that the chain narrows to.
-        token: The token's id.
-        subject: The person or account acted for, or None.
-        audience: The service that decided.
-        policy: Digest of the policy it was minted under, or None.
-        kid: The audience key's id.
-        assurance: How the last holder was known: ``bearer`` says by possession alone.
-    """
-
-    agent: str = ""
-    session: str = ""
-    named: tuple[str, ...] = ()
-    links: tuple[str, ...] = ()
-    task: str | None = None
-    tasks: tuple[str, ...] = ()
-    token: str = ""
-    subject: str | None = None
-    audience: str = ""
-    policy: str | None = None
-    kid: str = ""
-    assurance: str = "bearer"
-
-    @cached_property
-    def packed(self) -> bytes:
-        """The record's bytes up to the call, packed at the first use."""
-        return _PREFIX + _encode(msgspec.structs.astuple(self))
+GAP: Final = "gap"
 
 
 class Decision(msgspec.Struct):
     """One decision, allowed or refused.
 
     Attributes:
-        code: ``ok``, a code of ``REASONS``, or ``counted`` for a record of counts.
+        code: ``ok``, a code of ``REASONS``, ``counted`` for a record of counts, ``gap`` for one of what is missing.
         at: When, in ms since the Unix epoch.
         facts: What the proven chain says; its members can be read here too.
         tool: The tool asked for.
-        args_digest: SHA-256 over ``salt`` and the arguments; empty if none was made.
-        salt: 16 random bytes of this decision; erasing them ends guessing at the arguments.
+        args_digest: SHA-256 over ``salt`` and the arguments; empty if there is none.
+        salt: 16 random bytes of this decision; erasing them ends guessing.
         inc: Incarnation of the epoch view decided under.
         applied: The sequence that view had applied.
         age_ms: The age of that view, -1 when there was none.
         failures: What did not hold.
         peer: Network address of the caller, or None.
-        correlation: A request id of the adapter, or None.
+        request_id: The request's id in its own protocol, such as an MCP request's, or None.
+        traceparent: The caller's trace context (W3C), or None.
+        arguments: The arguments' JSON where the operator has it recorded; empty if it was too long; else None.
+        ends: Sequence of the decision whose running work this one ended, or 0.
         counts: For ``counted``: what was refused without a record of its own.
+        gap: For ``gap``: what is missing.
+        erased: Whether the body was erased: salt, subject, peer, what came and the like are gone.
         sequence: Position in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
         boot: The run of that verifier.
@@ -105,8 +93,13 @@ class Decision(msgspec.Struct):
     age_ms: int = -1
     failures: tuple[Failure, ...] = ()
     peer: str | None = None
-    correlation: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+    arguments: bytes | None = None
+    ends: int = 0
     counts: tuple[Counted, ...] = ()
+    gap: Gap | None = None
+    erased: bool = False
     sequence: int = 0
     verifier: str = ""
     boot: str = ""
@@ -119,8 +112,10 @@ class Decision(msgspec.Struct):
 
     @property
     def outcome(self) -> str:
-        """``allow``, ``deny``, or ``counted`` for a record of counts."""
-        return "allow" if self.code == OK else COUNTED if self.code == COUNTED else "deny"
+        """``allow``, ``deny``, ``end`` for running work that was ended, ``counted`` or ``gap``."""
+        if self.code in _OUTCOMES:
+            return _OUTCOMES[self.code]
+        return "end" if self.ends else "deny"
 
     @property
     def id(self) -> str:
@@ -139,23 +134,44 @@ class Decision(msgspec.Struct):
     policy = property(lambda self: self.facts.policy)
     kid = property(lambda self: self.facts.kid)
     assurance = property(lambda self: self.facts.assurance)
+    model = property(lambda self: self.facts.model)
 
     def pack(self) -> bytes:
-        """Return the record: what a sink keeps.
+        """Return what a journal keeps of this decision; gives it a salt if it has none.
 
         Returns:
-            One MessagePack array, at most ``MAX_RECORD_BYTES`` long.
+            One MessagePack array, at most ``MAX_RECORD_BYTES`` long, from which ``records.seal`` makes the record.
 
         Raises:
             AuditError: The chain's facts are longer than any token could make them.
         """
-        call = _encode(_call(self))
-        if len(call) > _CALL_BYTES:
-            call = _encode(_call(_shortened(self)))
+        if not self.salt:
+            self.salt = new_salt()
+        call = encode(_call(self))
+        if len(call) > _CALL_BYTES + len(self.arguments or b""):
+            call = encode(_call(_shortened(self)))
         record = self.facts.packed + call
         if len(record) > MAX_RECORD_BYTES:
             raise AuditError(f"a decision of {len(record)} bytes cannot be recorded")
         return record
+
+    @classmethod
+    def of(cls, opened: Opened) -> Self:
+        """Make the decision that a record tells of."""
+        call, rest = opened.call, opened.rest or _ERASED
+        details = rest.details if opened.rest else ((_GONE, _GONE),) * len(call.rules)
+        peers = rest.peers if opened.rest else (_GONE,) * len(call.counts)
+        if len(details) != len(call.rules) or len(peers) != len(call.counts):
+            raise AuditError("a decision record and its body do not fit")
+        values: dict[str, Any] = msgspec.structs.asdict(rest) | msgspec.structs.asdict(call)
+        for member in ("rules", "details", "peers"):
+            del values[member]
+        values["failures"] = tuple(Failure(*rule, *told) for rule, told in zip(call.rules, details, strict=True))
+        values["counts"] = tuple(
+            Counted(code, peer, times) for (code, times), peer in zip(call.counts, peers, strict=True)
+        )
+        values |= {"verifier": opened.verifier, "boot": opened.boot, "sequence": opened.sequence}
+        return cls(facts=opened.facts, erased=opened.rest is None, **values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision for JSON: bytes in hex, one level, nothing secret."""
@@ -165,95 +181,85 @@ class Decision(msgspec.Struct):
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
         values["failures"] = [failure._asdict() for failure in self.failures]
         values["counts"] = [counted._asdict() for counted in self.counts]
+        values["gap"] = self.gap._asdict() if self.gap else None
+        values["meta"] = dict(self.facts.meta)
+        subject = self.facts.subject
+        values["subject"] = {"issuer": subject[0], "subject": subject[1]} if subject else None
+        if self.arguments is not None:
+            values["arguments"] = self.arguments.decode("utf-8", "replace")
         return values
 
 
-class _Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    at: int
-    code: str
-    tool: str
-    args_digest: bytes
-    salt: bytes
-    inc: str
-    applied: int
-    age_ms: int
-    failures: tuple[Failure, ...]
-    peer: str | None
-    correlation: str | None
-    counts: tuple[Counted, ...]
-
-
 def _call(decision: Decision) -> tuple[Any, ...]:
-    """Return the fields of ``_Call`` in order; a tuple costs less than the struct and has the same bytes."""
+    """Return the fields of ``Call`` and of ``Rest`` in order; tuples cost less than structs and have the same bytes."""
+    failures, counts = decision.failures, decision.counts
     return (
-        decision.at,
-        decision.code,
-        decision.tool,
-        decision.args_digest,
-        decision.salt,
-        decision.inc,
-        decision.applied,
-        decision.age_ms,
-        decision.failures,
-        decision.peer,
-        decision.correlation,
-        decision.counts,
+        (
+            decision.at,
+            decision.code,
+            decision.tool,
+            decision.args_digest,
+            decision.inc,
+            decision.applied,
+            decision.age_ms,
+            tuple([failure[:2] for failure in failures]) if failures else (),
+            decision.ends,
+            tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
+            decision.gap,
+        ),
+        (
+            decision.salt,
+            tuple([failure[2:] for failure in failures]) if failures else (),
+            decision.peer,
+            decision.request_id,
+            decision.traceparent,
+            tuple([counted.peer for counted in counts]) if counts else (),
+            decision.arguments,
+        ),
     )
 
 
 def _shortened(decision: Decision) -> Decision:
-    cut = {name: _cut(getattr(decision, name)) for name in ("tool", "peer", "correlation")}
+    cut = {name: _cut(getattr(decision, name)) for name in ("tool", "peer", "request_id", "traceparent")}
     failures = tuple(Failure(*map(_cut, failure)) for failure in decision.failures[:_FAILURES])
     return msgspec.structs.replace(decision, failures=failures, **cut)
 
 
-class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    version: int
-    chain: ChainFacts
-    call: _Call
-
-
-_READ: Final = msgspec.msgpack.Decoder(_Record)
-_WRITE: Final = msgspec.msgpack.Encoder()
-_JSON: Final = msgspec.json.Encoder(order="deterministic", enc_hook=lambda value: f"({type(value).__name__})")
+_OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP}
+_ERASED: Final = Rest()
+_GONE: Final = ""  # what an erased body said
 UNPROVEN: Final = ChainFacts()  # the facts of what nobody proved: none
 
 
-def unpack(record: bytes) -> Decision:
-    """Read a record.
+def unpack(payload: bytes) -> Decision:
+    """Read what a journal holds.
 
     Args:
-        record: What ``Decision.pack`` made.
+        payload: What ``Decision.pack`` made.
 
     Returns:
         The decision, without its journal position and without a grant.
 
     Raises:
-        AuditError: Not a record of this version.
+        AuditError: Not of a journal of this version.
     """
-    if record[:2] != _PREFIX:
-        raise AuditError("not a decision record of version 1")
-    try:
-        read = _READ.decode(record)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AuditError(f"a decision record cannot be read: {error}") from error
-    return Decision(facts=read.chain, **msgspec.structs.asdict(read.call))
+    return Decision.of(read_payload(payload))
 
 
-def digest_arguments(args: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """Hash a call's arguments for its record.
+def unpack_record(kept: bytes, body: bytes | None) -> Decision:
+    """Read a record of the log.
 
     Args:
-        args: The arguments; a value that JSON has no form for counts by its type alone, so that none of its code runs.
+        kept: The leaf.
+        body: Its body, or None if that was erased.
 
     Returns:
-        SHA-256 over salt and deterministic JSON, and the 16-byte salt; two empty strings if there is no such JSON.
+        The decision, without a grant.
+
+    Raises:
+        AuditError: Not a record of this version, or not its body.
     """
-    salt = os.urandom(SALT_BYTES)
-    try:
-        return hashlib.sha256(salt + _JSON.encode(args)).digest(), salt
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError):
-        return b"", b""
+    return Decision.of(read_sealed(kept, body))
 
 
 class DecisionSink(Protocol):
@@ -323,20 +329,6 @@ class InMemoryDecisions:
         self.decisions.append(decision)
         decision.sequence, decision.verifier, decision.boot = len(self.decisions), self._verifier, self._boot
         return decision.sequence
-
-
-def _encode(value: Any) -> bytes:
-    try:
-        return _WRITE.encode(value)
-    except UnicodeEncodeError:
-        return _WRITE.encode(_clean(value))
-
-
-def _clean(value: Any) -> Any:
-    """Write half surrogates as escapes: a caller's odd text must not keep a decision out of the journal."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return tuple(map(_clean, value)) if isinstance(value, tuple) else value
 
 
 def _cut(text: Any) -> Any:

@@ -287,11 +287,12 @@ class _Reading:
             task=identifier.task,
             tasks=tuple(self._tasks),
             token=identifier.id,
-            subject=" ".join(identifier.subject) if identifier.subject is not None else None,
+            subject=identifier.subject,
             audience=identifier.aud,
             policy=identifier.policy,
             kid=identifier.kid,
             assurance="bearer",
+            model=identifier.model,
         )
 
 

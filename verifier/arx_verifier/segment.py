@@ -7,8 +7,8 @@ has a length is whole.  When to open the next segment is ``spool``'s to say; rea
 
 ::
 
-    0   magic "ARXJRNL1"        16  length and CRC-32 of the header, 2 x u32
-    8   state, one byte         24  header: MessagePack [verifier, audience, boot, first sequence, created]
+    0   magic "ARXJRNL2"        16  length and CRC-32 of the header, 2 x u32
+    8   state, one byte         24  header: MessagePack [verifier, audience, boot, first sequence, created, budget]
     256 records: u32 length of the payload, u32 CRC-32, payload, zeros up to a multiple of four
 """
 
@@ -29,9 +29,9 @@ from arx_verifier.errors import AuditError
 SUFFIX: Final = ".arxj"
 HEADER_BYTES: Final = 256
 RECORD_HEADER: Final = struct.Struct("<II")
-_MAGIC: Final = b"ARXJRNL1"
+_MAGIC: Final = b"ARXJRNL2"
 _STATE_AT: Final = 8
-_OPEN, _CLOSED = b"\0", b"\1"
+_OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
 _LENGTHS_AT, _BODY_AT = 16, 24
 
 
@@ -44,6 +44,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         boot: The run of the verifier that wrote it.
         first: Sequence of the first record.
         created: When, in ms since the Unix epoch.
+        budget: What all files of the folder may take, bytes.
     """
 
     verifier: str
@@ -51,6 +52,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     boot: str
     first: int
     created: int
+    budget: int
 
     @property
     def name(self) -> str:
@@ -155,13 +157,17 @@ class Segment:
             self._map.flush()
             fcntl.fcntl(self._fd, getattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD))
 
-    def close(self) -> None:
-        """Give back the room that was not used, and mark the segment closed; idempotent."""
+    def close(self, *, ended: bool = False) -> None:
+        """Give back the room that was not used, and mark the segment closed; idempotent.
+
+        Args:
+            ended: Whether the run ends with it, in order.
+        """
         if self._fd < 0:
             return
         self._map.close()
         with contextlib.suppress(OSError):  # the records are safe; only room is lost
-            finish(self._fd, self._position)
+            finish(self._fd, self._position, ended=ended)
         self.abandon()
 
     def abandon(self) -> None:
@@ -172,15 +178,20 @@ class Segment:
             self._fd = -1
 
 
-def finish(fd: int, end: int) -> None:
-    """Cut a segment at its end and mark it closed.  The caller holds its lock."""
+def finish(fd: int, end: int, *, ended: bool = False) -> None:
+    """Cut a segment at its end and mark it closed, and its run ended if it is.  The caller holds its lock."""
     os.ftruncate(fd, end)
-    os.pwrite(fd, _CLOSED, _STATE_AT)
+    os.pwrite(fd, _ENDED if ended else _CLOSED, _STATE_AT)
 
 
 def is_closed(raw: bytes) -> bool:
     """Whether a segment's first bytes say that it was closed."""
     return raw[_STATE_AT : _STATE_AT + 1] != _OPEN
+
+
+def is_last(raw: bytes) -> bool:
+    """Whether a segment's first bytes say that its run ended with it, in order."""
+    return raw[_STATE_AT : _STATE_AT + 1] == _ENDED
 
 
 def _reserve(fd: int, size: int) -> None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep every decision in a local journal, on the way of the request and without waiting.  SPEC 12.
 
-An allow that cannot be kept is refused (``audit_unavailable``); a denial never waits for room and is counted instead.
-A record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal
+An allow that cannot be kept is refused (``audit_unavailable``), unless the operator chose ``best_effort``: then it is
+counted, and the gap is recorded when there is room again.  A denial never waits for room and is counted instead.  A
+record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal
 does not prove that nobody edited it: that needs a log elsewhere.  Reading it back is ``replay``'s.
 """
 
 import contextlib
-import fcntl
+import logging
 import os
 import threading
 import time
@@ -17,15 +18,19 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
-from arx_verifier.decisions import COUNTED, MAX_RECORD_BYTES, OK, UNPROVEN, Decision
+from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
 from arx_verifier.errors import AuditError, SettingsError
-from arx_verifier.replay import end_of_records, read_journal
-from arx_verifier.segment import HEADER_BYTES, SUFFIX, Header, Segment, finish, is_closed
+from arx_verifier.replay import read_journal
+from arx_verifier.segment import SUFFIX, Header, Segment
 from arx_verifier.tally import Tally
+from arx_verifier.tidying import finish_stale, prune_journal
 
 __all__ = ["Journal", "prune_journal", "read_journal"]
 
-LOST: Final = "lost"  # counted when somebody deleted or cut the file that records were in
+LOST: Final = "lost"  # why a gap is: somebody deleted or cut the file that records were in
+DROPPED: Final = "dropped"  # why a gap is: no room for an allow in a journal that goes on without
+MODES: Final = ("strict", "durable", "best_effort")
+ALARMS: Final = (0.95, 0.8, 0.5)  # parts of its budget at which a journal warns
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_BYTES: Final = 1024 * 1024 * 1024  # about 3.5 million decisions
 MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
@@ -33,8 +38,8 @@ _DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refu
 _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
 _LOOK_MS: Final = 1000  # how often the file is looked after
 _RETRY_S: Final = 1.0  # how long a journal that could not be opened is left alone
-_STALE_S: Final = 3600
 
+_log = logging.getLogger(__name__)
 _JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
 
 
@@ -46,7 +51,8 @@ class Journal:
         verifier_id: Whose decisions.
         audience: Its audience.
         segment_bytes: Size of a file.
-        mode: ``strict`` returns when the record is in memory that the kernel keeps; ``durable`` when it is on the disk.
+        mode: ``strict`` returns when the record is in memory that the kernel keeps, ``durable`` when it is on the disk;
+            ``best_effort`` as ``strict``, but lets a call go ahead without a record and records the gap later.
         max_bytes: What all files of the folder may take.
         clock: Wall clock in ms, for file names and counts.
 
@@ -61,16 +67,16 @@ class Journal:
         audience: str,
         *,
         segment_bytes: int = SEGMENT_BYTES,
-        mode: Literal["strict", "durable"] = "strict",
+        mode: Literal["strict", "durable", "best_effort"] = "strict",
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:
             raise SettingsError(f"segment_bytes is whole pages from {MIN_SEGMENT_BYTES} up to max_bytes")
-        if mode not in ("strict", "durable"):
-            raise SettingsError("a journal's mode is 'strict' or 'durable'")
+        if mode not in MODES:
+            raise SettingsError(f"a journal's mode is one of {', '.join(MODES)}")
         self.folder, self.verifier_id, self.audience = Path(folder), verifier_id, audience
-        self.waits = mode == "durable"
+        self.waits, self._goes_on = mode == "durable", mode == "best_effort"
         self._segment_bytes, self._max_bytes, self._clock = segment_bytes, max_bytes, clock
         self._reserve = min(_RESERVE_BYTES, segment_bytes // _RESERVE_SHARE)
         self._begin()
@@ -78,16 +84,27 @@ class Journal:
 
     def _begin(self) -> None:
         """Start a run: at construction, and in a forked child, which shares nothing with its parent's."""
-        self.boot = os.urandom(6).hex()
         self._segment: Segment | None = None
         self._retired: list[Segment] = []
-        self._sequence = self._synced = 0
+        self._run()
+        self._gaps: dict[str, Gap] = {}
+        self._alarm = 0.0
         self._denied: dict[Path, int] = {}
         self._denied_bytes = 0
         self._looked_ms = 0
         self._tally = Tally()
         self._broken, self._retry_at_s = "", 0.0
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+
+    def _run(self) -> None:
+        self.boot = os.urandom(6).hex()
+        self._sequence = self._synced = 0
+        self._ended = False
+
+    @property
+    def fill(self) -> float:
+        """How much of its budget the journal has taken, 0.0 to 1.0."""
+        return min(1.0, self._used() / self._max_bytes)
 
     def append(self, decision: Decision) -> int:
         """Keep a decision; see ``DecisionSink``."""
@@ -100,10 +117,13 @@ class Journal:
             if self.waits:
                 self._sync(sequence)
         except AuditError:
-            if allow:
+            if allow and not self._goes_on:
                 raise
             with self._lock:
-                self._tally.add(decision.code, decision.peer)
+                if allow:
+                    self._drop(decision.at)
+                else:
+                    self._tally.add(decision.code, decision.peer)
             return 0
         return sequence
 
@@ -114,12 +134,16 @@ class Journal:
             self._flush()
 
     def close(self) -> None:
-        """Keep the counts, give back unused room and let go.  A later decision opens the journal again."""
+        """Keep the counts, give back unused room and end the run.  A later decision begins another one."""
         with self._sync_lock, self._lock:
             self._flush(last=True)
-            for segment in (*self._retired, self._segment):
-                if segment is not None:
-                    segment.close()
+            for segment in self._retired:
+                segment.close()
+            if self._segment is not None:
+                with contextlib.suppress(AuditError):
+                    self._tell_gaps()
+                self._segment.close(ended=True)
+                self._ended = True
             self._retired, self._segment = [], None
 
     def reset(self) -> None:
@@ -145,21 +169,47 @@ class Journal:
                 raise AuditError("denials have used their share of the journal")
             self._denied_bytes += needed
             self._denied[segment.path] = self._denied.get(segment.path, 0) + needed
+        return self._add(segment, payload)
+
+    def _add(self, segment: Segment, payload: bytes) -> int:
         sequence = self._sequence + 1
         segment.write(payload, sequence)
         self._sequence = sequence
         return sequence
 
+    def _tell_gaps(self) -> None:
+        """Record what is missing, at the start of a new file or at the end of the last one."""
+        segment = self._segment
+        for why, gap in tuple(self._gaps.items()):
+            payload = Decision(GAP, self._clock(), UNPROVEN, gap=gap).pack()
+            if segment is not None and segment.room > len(payload) + 12:
+                self._add(segment, payload)
+                del self._gaps[why]
+
+    def _drop(self, at: int) -> None:
+        known = self._gaps.get(DROPPED)
+        since, times = (known.since, known.times) if known is not None else (at, 0)
+        self._gaps[DROPPED] = Gap(DROPPED, 0, 0, times + 1, min(since, at), max(since, at))
+
     def _look(self) -> None:
         """Once a second: is the file still there, is there something counted, did room for denials come back?"""
         if self._segment is not None and not self._segment.healthy():
-            self._tally.add(LOST, None, self._sequence + 1 - self._segment.header.first)
-            self._segment.abandon()
-            self._segment = None
+            self._lost(self._segment)
         if self._denied_bytes > self._max_bytes // (2 * _DENIED_SHARE):
             self._denied = {path: size for path, size in self._denied.items() if path.exists()}
             self._denied_bytes = sum(self._denied.values())
         self._flush()
+
+    def _lost(self, segment: Segment) -> None:
+        """Leave a file that is gone; what it held is told at the start of the next one."""
+        segment.abandon()
+        self._segment = None
+        first, last = segment.header.first, self._sequence
+        if last >= first:
+            known = self._gaps.get(LOST)
+            first, since = (known.first, known.since) if known is not None else (first, segment.header.created)
+            self._gaps[LOST] = Gap(LOST, first, last, last + 1 - first, since, self._clock())
+        _log.error("the file %s of the decision journal is gone or was cut: decisions are lost", segment.path)
 
     def _flush(self, last: bool = False) -> None:
         now_s = time.monotonic()
@@ -192,20 +242,39 @@ class Journal:
             if not self.waits:
                 self._retired.pop().close()
         self._segment = segment
+        self._tell_gaps()
         return segment
 
     def _open(self) -> Segment:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._segment is None:
             finish_stale(self.folder)
-        used = sum(path.stat().st_size for path in self.folder.glob("*" + SUFFIX))
+        if self._ended:
+            self._run()
+        used = self._used()
+        self._warn((used + self._segment_bytes) / self._max_bytes)
         if used + self._segment_bytes > self._max_bytes:
             raise AuditError(
                 f"the decision journal {self.folder} has used {used} of its {self._max_bytes} bytes: "
-                "prune old decisions or allow it more"
+                "ship or prune old decisions, or allow it more"
             )
-        header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock())
+        first, now = self._sequence + 1, self._clock()
+        header = Header(self.verifier_id, self.audience, self.boot, first, now, self._max_bytes)
         return Segment(self.folder, header, self._segment_bytes)
+
+    def _used(self) -> int:
+        used = 0
+        for path in self.folder.glob("*" + SUFFIX):
+            with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
+                used += path.stat().st_size
+        return used
+
+    def _warn(self, fill: float) -> None:
+        level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
+        if level > self._alarm:
+            said = "the decision journal %s has taken %d %% of its %d bytes; when it is full, calls are refused"
+            _log.warning(said, self.folder, min(fill, 1.0) * 100, self._max_bytes)
+        self._alarm = level
 
     def _sync(self, sequence: int) -> None:
         """Wait until a record is on the disk; whoever comes first does it for all that wait behind it."""
@@ -229,51 +298,6 @@ class Journal:
                     self._segment = None
                 raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
             self._synced = written
-
-
-def finish_stale(folder: Path) -> None:
-    """Cut the files of runs that died at the end of their records, and remove half-made ones."""
-    for path in folder.glob("*" + SUFFIX):
-        with contextlib.suppress(OSError, AuditError):
-            _finish_stale(path)
-    for path in folder.glob("*.making"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_S:
-                path.unlink()
-
-
-def _finish_stale(path: Path) -> None:
-    with path.open("r+b") as file:
-        if is_closed(file.read(HEADER_BYTES)):
-            return
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a run that lives: not ours to end
-        file.seek(0)
-        end = end_of_records(file.read())
-        if end is not None:  # what cannot be told apart from damage stays as it is
-            finish(file.fileno(), end)
-
-
-def prune_journal(folder: str | os.PathLike[str], before_ms: int) -> int:
-    """Remove files of a journal that are closed and were last written before a time.
-
-    Args:
-        folder: The journal's folder.
-        before_ms: Milliseconds since the Unix epoch.
-
-    Returns:
-        Bytes given back.
-
-    Raises:
-        OSError: A file could not be removed.
-    """
-    freed = 0
-    for path in sorted(Path(folder).glob("*" + SUFFIX)):
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_mtime * 1000 < before_ms and is_closed(file.read(HEADER_BYTES)):
-                path.unlink()
-                freed += status.st_size
-    return freed
 
 
 def _fork_all() -> None:

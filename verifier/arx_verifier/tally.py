@@ -36,7 +36,7 @@ class Tally:
         return bool(self._counts)
 
     def add(self, code: str, peer: str | None, times: int = 1) -> None:
-        """Count a refusal, or whatever else there are ``times`` of."""
+        """Count refusals."""
         key = (code, peer or "")
         if key not in self._counts and len(self._counts) >= _KEYS:
             key = (code, "*")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors of decision records (SPEC 12): what a journal holds, the two parts made of it, and the leaf's hash.
+
+Made with ``msgpack``, which shares no code with the verifier's writer.
+"""
+
+import hashlib
+from typing import Any
+
+import msgpack
+
+from tests.vectors.second import AT, INC
+
+FACTS = [
+    "acme/support",
+    "s-abcdefghij234567",
+    ["acme/worker"],
+    ["L" * 22],
+    "t-abcdefghij234567",
+    [],
+    "T" * 22,
+    "orders",
+]
+FACTS += ["p" * 22, "k1.0", "bearer", "model-1"]
+NOBODY: list[Any] = ["", "", [], [], None, [], "", "", None, "", "bearer", None]
+SALT = b"salt-00000000001"
+ARGUMENTS = b'{"amount":20,"order":"A-1"}'
+
+
+def vectors() -> dict[str, dict[str, Any]]:
+    """All of this file."""
+    digest = hashlib.sha256(SALT + ARGUMENTS).digest()
+    person = [["https://idp.example", "ann"], [["owner", "bob"]]]
+    allow = [AT, "ok", "orders.refund", digest, INC, 7, 12, [], 0, [], None]
+    rest = [SALT, [], "192.0.2.7", "rq-1", "00-" + "a" * 32 + "-" + "b" * 16 + "-01", [], ARGUMENTS]
+    rule = ["caveat 2 (acme/worker)", "amount range"]
+    deny = [AT, "argument_not_allowed", "orders.refund", digest, INC, 7, 12, [rule], 0, [], None]
+    told = [SALT, [["at most 10", "20"]], "192.0.2.7", None, None, [], None]
+    end = [AT, "revoked", "orders.watch", b"", INC, 8, 3, [], 41, [], None]
+    counted = [AT, "counted", "", b"", "", 0, -1, [], 0, [["bad_signature", 900], ["malformed", 2]], None]
+    peers = [SALT, [], None, None, None, ["192.0.2.9", "*"], None]
+    gap = [AT, "gap", "", b"", "", 0, -1, [], 0, [], ["lost", 3, 40, 38, AT - 5000, AT]]
+    bare = [SALT, [], None, None, None, [], None]
+    return {
+        "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
+        "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, []], deny, told),
+        "record-end": record("12.4", "the work that decision 41 allowed was ended", 42, FACTS, person, end, bare),
+        "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, []], counted, peers),
+        "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, []], gap, bare),
+    }
+
+
+def record(spec: str, comment: str, sequence: int, facts: Any, person: Any, call: Any, rest: Any) -> dict[str, Any]:
+    """One vector."""
+    body = msgpack.packb([person, rest])
+    kept = msgpack.packb([2, "orders-1", "0123456789ab", sequence, facts, call, hashlib.sha256(body).digest()])
+    return {
+        "comment": comment,
+        "spec": spec,
+        "verifier": "orders-1",
+        "boot": "0123456789ab",
+        "sequence": sequence,
+        "journal": msgpack.packb([2, facts, person, [call, rest]]).hex(),
+        "kept": kept.hex(),
+        "body": body.hex(),
+        "leaf_hash": hashlib.sha256(b"\0" + kept).hexdigest(),
+    }
