@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and bytes of a log's files (c2sp.org/tlog-tiles).  SPEC 17.3.
+
+A tile is 256 hashes of one level, an entry bundle the 256 records below a tile of level 0; at the right edge each may
+be narrower.  Which of them exist follows from the log's size alone.  Nothing here touches a file.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from arx_caps.audit.errors import NoteError, TamperedError
+from arx_caps.audit.tree import HASH_BYTES
+
+WIDTH: Final = 256
+LEVEL_BITS: Final = 8
+MAX_ENTRY_BYTES: Final = 0xFFFF  # two length bytes
+ENTRIES: Final = -1  # stands for the level of entry bundles
+CHECKPOINT: Final = "checkpoint"
+_PATH: Final = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+
+
+class Tile(NamedTuple):
+    """One tile or entry bundle.
+
+    Attributes:
+        level: 0 for hashes of leaves, ``ENTRIES`` for records.
+        number: Its place in its level.
+        width: How many hashes or records it holds, 1 to 256.
+    """
+
+    level: int
+    number: int
+    width: int = WIDTH
+
+    @property
+    def path(self) -> str:
+        """Its path below the log's prefix."""
+        rest, last = divmod(self.number, 1000)
+        name = f"{last:03d}"
+        while rest:
+            rest, part = divmod(rest, 1000)
+            name = f"x{part:03d}/{name}"
+        level = "entries" if self.level == ENTRIES else self.level
+        return f"tile/{level}/{name}" + ("" if self.width == WIDTH else f".p/{self.width}")
+
+    @property
+    def full(self) -> "Tile":
+        """The same tile once it is full."""
+        return self._replace(width=WIDTH)
+
+    @classmethod
+    def parse(cls, path: str) -> "Tile":
+        """Read a path.
+
+        Raises:
+            NoteError: It names no tile, or names it in another spelling.
+        """
+        found = _PATH.fullmatch(path)
+        if found is None:
+            raise NoteError("this is not the path of a tile")
+        tile = cls(
+            ENTRIES if found[1] == "entries" else int(found[1]),
+            int(found[2].replace("x", "").replace("/", "")),
+            int(found[3] or WIDTH),
+        )
+        if tile.level > 63 or tile.path != path:
+            raise NoteError("this is not the path of a tile")
+        return tile
+
+
+def count_at(level: int, size: int) -> int:
+    """Say how many hashes, or records, a level has in a log of ``size`` records."""
+    return size >> LEVEL_BITS * max(level, 0)
+
+
+def tile_at(level: int, number: int, size: int) -> Tile:
+    """Return the tile as a log of ``size`` records has it; its width is 0 or less where there is none."""
+    return Tile(level, number, min(WIDTH, count_at(level, size) - number * WIDTH))
+
+
+def tiles_of(level: int, size: int) -> Iterator[Tile]:
+    """Yield a level's tiles in a log of ``size`` records."""
+    return (tile_at(level, number, size) for number in range(-(-count_at(level, size) // WIDTH)))
+
+
+def levels_of(size: int) -> range:
+    """Return the levels that have tiles in a log of ``size`` records."""
+    return range(max(0, size.bit_length() - 1) // LEVEL_BITS + 1 if size else 0)
+
+
+def hashes_in(raw: bytes, tile: Tile) -> list[bytes]:
+    """Read the hashes of a tile.
+
+    Raises:
+        TamperedError: There are not as many as its width says.
+    """
+    if len(raw) != tile.width * HASH_BYTES:
+        raise TamperedError(f"{tile.path} does not hold {tile.width} hashes", *covered(tile))
+    return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
+
+
+def covered(tile: Tile) -> tuple[int, int]:
+    """Return the first and the last record that a tile is about."""
+    span = 1 << LEVEL_BITS * max(tile.level, 0)
+    return tile.number * WIDTH * span, (tile.number * WIDTH + tile.width) * span - 1
+
+
+def pack_entries(records: Sequence[bytes]) -> bytes:
+    """Write an entry bundle: each record behind its length in two bytes, big-endian.
+
+    Raises:
+        ValueError: A record is longer than that can say.
+    """
+    if any(len(record) > MAX_ENTRY_BYTES for record in records):
+        raise ValueError(f"a record of the log has at most {MAX_ENTRY_BYTES} bytes")
+    return b"".join(part for record in records for part in (len(record).to_bytes(2, "big"), record))
+
+
+def unpack_entries(raw: bytes) -> tuple[list[bytes], bool]:
+    """Read an entry bundle as far as it goes.
+
+    Returns:
+        The records, and whether the bytes end where a record does.
+    """
+    records, at = [], 0
+    while at + 2 <= len(raw):
+        end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
+        if end > len(raw):
+            break
+        records.append(raw[at + 2 : end])
+        at = end
+    return records, at == len(raw)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A log's files: read proofs and records from them, and write them (c2sp.org/tlog-tiles).  SPEC 17.3.
+
+The files are a copy that anybody may have and check.  Whoever signs keeps the truth elsewhere and can write them again:
+``TileWriter`` never decides what is in the log.  Each file appears whole or not at all.  What a reader computes is as
+true as the files: the signed root decides, in ``tree`` and ``verify``.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from arx_caps.audit import tree
+from arx_caps.audit.errors import IncompleteError, TamperedError
+from arx_caps.audit.paths import (
+    CHECKPOINT,
+    ENTRIES,
+    LEVEL_BITS,
+    WIDTH,
+    Tile,
+    count_at,
+    covered,
+    hashes_in,
+    levels_of,
+    pack_entries,
+    tile_at,
+    unpack_entries,
+)
+
+# Gives the bytes of a path below the log's prefix, or None where there are none.
+Fetch = Callable[[str], bytes | None]
+_KEPT_TILES: Final = 128  # about 4 MiB with their inner hashes
+
+
+class Leaf(NamedTuple):
+    """What is appended: the hash, and the record or, where its bytes are erased, None."""
+
+    hash: bytes
+    record: bytes | None
+
+
+def leaf_of(record: bytes) -> Leaf:
+    """Return a record as it is appended."""
+    return Leaf(tree.leaf_hash(record), record)
+
+
+def fetch_from(folder: Path) -> Fetch:
+    """Read a log's files from a folder."""
+
+    def fetch(path: str) -> bytes | None:
+        try:
+            return (folder / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    return fetch
+
+
+class TileReader:
+    """Reads a log of a known size from its tiles.
+
+    Args:
+        fetch: Where the files are: ``fetch_from(folder)``, or over HTTP.
+        size: The log's size, as its checkpoint says.
+    """
+
+    def __init__(self, fetch: Fetch, size: int) -> None:
+        self.size, self._fetch = size, fetch
+        self._tile = lru_cache(_KEPT_TILES)(self._read)
+
+    def subtree(self, level: int, index: int) -> bytes:
+        """Return the hash of a complete subtree; ``tree.Subtrees``.
+
+        Raises:
+            IncompleteError: A tile that it needs is not there.
+            TamperedError: A tile is not of its form.
+        """
+        above, within = divmod(level, LEVEL_BITS)
+        place = index << within
+        whole = self._tile(above, place // WIDTH)
+        return whole.subtree(within, (place % WIDTH) >> within)
+
+    def root(self, size: int | None = None) -> bytes:
+        """Return the root over all records, or over the first ``size``."""
+        return tree.root_of(self.subtree, self._within(size))
+
+    def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
+        """Return the proof that a record is in the log, as it is or as it was with ``size`` records."""
+        return tree.inclusion_proof(self.subtree, index, self._within(size))
+
+    def consistency(self, old: int, size: int | None = None) -> list[bytes]:
+        """Return the proof that the log of ``old`` records is the beginning of this one."""
+        return tree.consistency_proof(self.subtree, old, self._within(size))
+
+    def leaves(self, block: int) -> list[bytes]:
+        """Return the hashes of the records in a block of 256, or of those that there are."""
+        return self._hashes(tile_at(0, block, self.size))
+
+    def records(self, block: int) -> list[bytes | None]:
+        """Return the records of a block of 256; None for each whose bytes are erased.
+
+        Raises:
+            IncompleteError: The bundle is not there: retention took it, or somebody.
+            TamperedError: It is not of its form.
+        """
+        tile = tile_at(ENTRIES, block, self.size)
+        records, whole = unpack_entries(self.raw(tile))
+        if not whole or len(records) < tile.width:
+            raise TamperedError(f"{tile.path} does not hold {tile.width} records", *covered(tile))
+        return [record or None for record in records[: tile.width]]
+
+    def record(self, index: int) -> bytes | None:
+        """Return one record; None where its bytes are erased.
+
+        Raises:
+            IncompleteError: Its bundle is not there.
+            TamperedError: Its bundle is not of its form.
+        """
+        return self.records(index // WIDTH)[index % WIDTH]
+
+    def raw(self, tile: Tile) -> bytes:
+        """Return the bytes of a tile or bundle of this log.
+
+        Raises:
+            IncompleteError: It is not there.
+        """
+        raw = self._fetch(tile.path)
+        if raw is None and tile.width < WIDTH:
+            # A log drops a partial tile when it is full, and the full one begins with the same.
+            full = self._fetch(tile.full.path)
+            raw = full if full is None or tile.level == ENTRIES else full[: tile.width * tree.HASH_BYTES]
+        if raw is None:
+            raise IncompleteError(f"{tile.path} is not there")
+        return raw
+
+    def _read(self, level: int, index: int) -> tree.Tree:
+        return tree.Tree(self._hashes(tile_at(level, index, self.size)))
+
+    def _hashes(self, tile: Tile) -> list[bytes]:
+        return hashes_in(self.raw(tile), tile)
+
+    def _within(self, size: int | None) -> int:
+        if size is not None and not 0 <= size <= self.size:
+            raise ValueError(f"this log has {self.size} records")
+        return self.size if size is None else size
+
+
+class TileWriter:
+    """Writes a log's files as it grows; one at a time for a folder.
+
+    Args:
+        folder: Where; made if it is not there.
+        durable: Whether each file is on the disk before it has its name; only a copy that is made anew can do without.
+
+    Attributes:
+        size: How many records the files hold.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self.folder, self.size, self._durable = folder, 0, durable
+        self._edge: dict[int, list[bytes]] = {}  # the hashes of each level's last tile
+        self._records: list[bytes] = []  # the records of the last bundle
+        _make_private(folder)
+
+    @classmethod
+    def resume(cls, folder: Path, size: int) -> "TileWriter":
+        """Go on with files that hold ``size`` records; their root tells whether they are the right ones.
+
+        Raises:
+            IncompleteError: Something at their right edge is not there; write them again from the records.
+            TamperedError: Something there is not of its form.
+        """
+        writer, reader = cls(folder), TileReader(fetch_from(folder), size)
+        for level in levels_of(size):
+            last = tile_at(level, count_at(level, size) // WIDTH, size)
+            writer._edge[level] = hashes_in(reader.raw(last), last) if last.width > 0 else []
+        if size % WIDTH:
+            writer._records = [record or b"" for record in reader.records(size // WIDTH)]
+        writer.size = size
+        return writer
+
+    def root(self) -> bytes:
+        """Return the root of what was appended."""
+        # A level's last tile holds complete subtrees, and those of the levels above stand to their left.
+        edges = (tree.Frontier.of(self._edge[level]).edge for level in sorted(self._edge, reverse=True))
+        return tree.Frontier(self.size, [each for edge in edges for each in edge]).root()
+
+    def append(self, leaves: Iterable[Leaf]) -> None:
+        """Append records.  Full tiles and bundles are written at once, the right edge by ``flush``."""
+        for leaf in leaves:
+            self._records.append(leaf.record or b"")
+            if len(self._records) == WIDTH:
+                self._write(Tile(ENTRIES, self.size // WIDTH), pack_entries(self._records))
+                self._records = []
+            self._add(0, leaf.hash)
+            self.size += 1
+
+    def flush(self) -> None:
+        """Write the tiles and the bundle at the right edge; a checkpoint of this size may then be published."""
+        for level in levels_of(self.size):
+            tile = tile_at(level, count_at(level, self.size) // WIDTH, self.size)
+            if tile.width > 0:
+                self._write(tile, b"".join(self._edge[level]))
+        if self._records:
+            self._write(tile_at(ENTRIES, self.size // WIDTH, self.size), pack_entries(self._records))
+
+    def publish(self, checkpoint: bytes) -> None:
+        """Replace the checkpoint; its size's tiles are there."""
+        write_whole(self.folder / CHECKPOINT, checkpoint, durable=self._durable)
+
+    def _add(self, level: int, new: bytes) -> None:
+        hashes = self._edge.setdefault(level, [])
+        hashes.append(new)
+        if len(hashes) == WIDTH:
+            place = self.size >> LEVEL_BITS * (level + 1)
+            self._write(Tile(level, place), b"".join(hashes))
+            self._edge[level] = []
+            self._add(level + 1, tree.Tree(hashes).root())
+
+    def _write(self, tile: Tile, raw: bytes) -> None:
+        write_whole(self.folder / tile.path, raw, durable=self._durable)
+        if tile.width == WIDTH:
+            shutil.rmtree(self.folder / f"{tile.path}.p", ignore_errors=True)
+
+
+def prune(folder: Path, size: int, before: int) -> int:
+    """Take away the bundles whose records all stand before an index.  The hashes stay, and with them every proof.
+
+    Args:
+        folder: The log's files.
+        size: The log's size.
+        before: Records from here on stay.
+
+    Returns:
+        The first record that is still there.
+    """
+    kept = min(before, size) // WIDTH
+    for block in range(kept):
+        (folder / Tile(ENTRIES, block).path).unlink(missing_ok=True)
+    return kept * WIDTH
+
+
+def erase(folder: Path, size: int, indices: Sequence[int]) -> None:
+    """Take the bytes of single records out of their bundles; in their place stands an empty entry.
+
+    The hash stays in its tile, so that every other record keeps its place and its proof.
+
+    Args:
+        folder: The log's files.
+        size: The log's size.
+        indices: The records.
+    """
+    for block in sorted({index // WIDTH for index in indices}):
+        gone = {index % WIDTH for index in indices if index // WIDTH == block}
+        full = Tile(ENTRIES, block)
+        for path in (folder / full.path, *(folder / f"{full.path}.p").glob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                records, whole = unpack_entries(path.read_bytes())
+                if not whole:
+                    raise TamperedError(f"{path} is not a bundle", *covered(tile_at(ENTRIES, block, size)))
+                kept = [b"" if place in gone else record for place, record in enumerate(records)]
+                write_whole(path, pack_entries(kept))
+
+
+def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
+    """Write a file so that it is there whole or not at all, whatever fails.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    _make_private(path.parent)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        beside.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it; records are about people, so that only this user may enter."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

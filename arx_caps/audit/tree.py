@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Merkle tree of RFC 9162 2.1 (that of RFC 6962): hashes, growth, proofs, and their verification.  SPEC 17.1.
+
+A proof is made from hashes of complete subtrees, wherever those are kept: a function gives them (``tiles`` reads them
+from files).  The verification algorithms are those of the RFC, step by step and unchanged: a log's proofs have been
+broken before by schemes of somebody's own.  Nothing here reads a file or knows what a record says.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from arx_caps.audit.errors import TamperedError
+
+HASH_BYTES: Final = 32
+EMPTY_ROOT: Final = hashlib.sha256(b"").digest()  # RFC 9162 2.1.1: the tree without leaves
+MAX_PROOF: Final = 64  # hashes; no tree of 2^63 leaves has a longer path
+
+# Gives the hash of the complete subtree over the leaves [index * 2**level, (index + 1) * 2**level).
+Subtrees = Callable[[int, int], bytes]
+
+
+def leaf_hash(record: bytes) -> bytes:
+    """Return the hash of a leaf: of the record's very bytes, never of a re-encoding of them."""
+    return hashlib.sha256(b"\0" + record).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash of an inner node."""
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+class Frontier:
+    """The right edge of a tree: all that is needed to grow it and to know its root.
+
+    Attributes:
+        size: How many leaves there are.
+    """
+
+    __slots__ = ("_edge", "size")
+
+    def __init__(self, size: int = 0, edge: Iterable[bytes] = ()) -> None:
+        """Begin with an empty tree, or go on with a known one.
+
+        Args:
+            size: Its number of leaves.
+            edge: Its complete subtrees, largest first, as ``edge`` gave them.
+
+        Raises:
+            TamperedError: The edge is not one of a tree of this size.
+        """
+        self.size, self._edge = size, list(edge)
+        if size < 0 or len(self._edge) != size.bit_count() or any(len(each) != HASH_BYTES for each in self._edge):
+            raise TamperedError(f"this is not the edge of a tree of {size} leaves")
+
+    @classmethod
+    def of(cls, leaves: Iterable[bytes]) -> "Frontier":
+        """Grow a tree from the hashes of its leaves, and keep its edge alone."""
+        frontier = cls()
+        for leaf in leaves:
+            frontier.append(leaf)
+        return frontier
+
+    @property
+    def edge(self) -> tuple[bytes, ...]:
+        """The complete subtrees that the tree consists of, largest first."""
+        return tuple(self._edge)
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf, by its hash."""
+        size, edge = self.size, self._edge
+        while size & 1:
+            leaf = node_hash(edge.pop(), leaf)
+            size >>= 1
+        edge.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Return the tree's root."""
+        if not self._edge:
+            return EMPTY_ROOT
+        root = self._edge[-1]
+        for left in self._edge[-2::-1]:
+            root = node_hash(left, root)
+        return root
+
+    def copy(self) -> "Frontier":
+        """Return one that grows on its own."""
+        return Frontier(self.size, self._edge)
+
+
+class Tree:
+    """A whole tree in memory: every complete subtree's hash.  It can be asked for any root and proof of its past.
+
+    Attributes:
+        size: How many leaves there are.
+    """
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        """Grow a tree from the hashes of its leaves."""
+        self._levels: list[list[bytes]] = [[]]
+        for leaf in leaves:
+            self.append(leaf)
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return len(self._levels[0])
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf, by its hash."""
+        level, hashes = 0, self._levels[0]
+        hashes.append(leaf)
+        while not len(hashes) & 1:
+            level += 1
+            if level == len(self._levels):
+                self._levels.append([])
+            above = self._levels[level]
+            above.append(node_hash(hashes[-2], hashes[-1]))
+            hashes = above
+
+    def subtree(self, level: int, index: int) -> bytes:
+        """Return the hash of a complete subtree; a ``Subtrees``."""
+        return self._levels[level][index]
+
+    def root(self, size: int | None = None) -> bytes:
+        """Return the root of the tree as it is, or as it was with ``size`` leaves."""
+        return root_of(self.subtree, self.size if size is None else size)
+
+
+def root_of(subtrees: Subtrees, size: int) -> bytes:
+    """Return the root over the first ``size`` leaves."""
+    return range_hash(subtrees, 0, size) if size else EMPTY_ROOT
+
+
+def range_hash(subtrees: Subtrees, start: int, end: int) -> bytes:
+    """Return MTH(D[start:end]) of a range that the recursion of RFC 9162 2.1.1 meets."""
+    count = end - start
+    if count & (count - 1) == 0:
+        level = count.bit_length() - 1
+        return subtrees(level, start >> level)
+    middle = start + _split(count)
+    return node_hash(range_hash(subtrees, start, middle), range_hash(subtrees, middle, end))
+
+
+def inclusion_proof(subtrees: Subtrees, index: int, size: int) -> list[bytes]:
+    """Return PATH(index, D[size]) of RFC 9162 2.1.3.1: the leaf's sibling first.
+
+    Raises:
+        ValueError: There is no such leaf in a tree of this size.
+    """
+    if not 0 <= index < size:
+        raise ValueError(f"a tree of {size} leaves has no leaf {index}")
+    proof: list[bytes] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            proof.append(range_hash(subtrees, middle, end))
+            end = middle
+        else:
+            proof.append(range_hash(subtrees, start, middle))
+            start = middle
+    return proof[::-1]
+
+
+def consistency_proof(subtrees: Subtrees, old: int, size: int) -> list[bytes]:
+    """Return PROOF(old, D[size]) of RFC 9162 2.1.4.1; empty when there is nothing to show.
+
+    Raises:
+        ValueError: The older tree is larger.
+    """
+    if not 0 <= old <= size:
+        raise ValueError(f"a tree of {size} leaves was never one of {old}")
+    proof: list[bytes] = []
+    start, end = 0, size if old else 0
+    whole = True  # SUBPROOF's flag: the verifier has the older root, so it is not sent
+    while old != end:
+        middle = start + _split(end - start)
+        if old <= middle:
+            proof.append(range_hash(subtrees, middle, end))
+            end = middle
+        else:
+            proof.append(range_hash(subtrees, start, middle))
+            start, whole = middle, False
+    if not whole:
+        proof.append(range_hash(subtrees, start, end))
+    return proof[::-1]
+
+
+def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
+    """Verify that a leaf is in a tree.  RFC 9162 2.1.3.2.
+
+    Args:
+        leaf: The leaf's hash.
+        index: Its index.
+        size: The tree's number of leaves.
+        proof: The path.
+        root: The tree's root.
+
+    Raises:
+        TamperedError: It is not proven.
+    """
+    no = TamperedError(f"record {index} is not in the log of {size} records that was signed", index)
+    if not 0 <= index < size or any(len(each) != HASH_BYTES for each in (leaf, root, *proof)):  # 1
+        raise no
+    fn, sn, r = index, size - 1, leaf  # 2, 3
+    for p in proof:  # 4
+        if sn == 0:
+            raise no
+        if fn & 1 or fn == sn:
+            r = node_hash(p, r)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node_hash(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    if sn != 0 or r != root:  # 5
+        raise no
+
+
+def check_consistency(old: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> None:
+    """Verify that one tree is the beginning of another.  RFC 9162 2.1.4.2.
+
+    Args:
+        old: The older tree's number of leaves.
+        old_root: Its root.
+        size: The newer tree's number of leaves.
+        root: Its root.
+        proof: The proof.
+
+    Raises:
+        TamperedError: It is not proven.
+    """
+    no = TamperedError(f"the log of {size} records does not begin with the {old} records that were signed before")
+    if not 0 <= old <= size or any(len(each) != HASH_BYTES for each in (old_root, root, *proof)):
+        raise no
+    # The RFC leaves out these two: the empty tree begins every other, and a tree begins itself; nothing is sent then.
+    if old in (0, size):
+        begins = old_root == (root if old == size else EMPTY_ROOT)
+        if proof or not begins or (size == 0 and root != EMPTY_ROOT):
+            raise no
+        return
+    if not proof:  # 1
+        raise no
+    path = [old_root, *proof] if old & (old - 1) == 0 else list(proof)  # 2
+    fn, sn = old - 1, size - 1  # 3
+    while fn & 1:  # 4
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]  # 5
+    for c in path[1:]:  # 6
+        if sn == 0:
+            raise no
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    if sn != 0 or fr != old_root or sr != root:  # 7
+        raise no
+
+
+def _split(count: int) -> int:
+    """Return the largest power of two smaller than ``count``."""
+    return 1 << ((count - 1).bit_length() - 1)

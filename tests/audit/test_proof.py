@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A proof file and a selection stand alone: they are checked with the log's key, and nothing in them can be changed."""
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.note import Note
+from arx_caps.audit.proof import Proof
+from arx_caps.audit.selection import is_selection, read_selection, write_selection
+from tests.audit.world import LOG, OTHER, WITNESS, Log, checkpoint_of, records, write
+from tests.support import QUICK
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """A log of some records."""
+    return write(tmp_path_factory.mktemp("log"), records(37))
+
+
+def proof_of(log: Log, index: int) -> Proof:
+    """The proof of one record."""
+    note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
+    return Proof(log.records[index], index, tuple(log.reader.inclusion(index)), note)
+
+
+def test_a_proof_file_is_read_back_and_holds(log: Log) -> None:
+    """For every record; who cosigned is told."""
+    for index in range(log.size):
+        made = proof_of(log, index)
+        read = Proof.parse(made.encode())
+        assert read == made
+        signed = read.check(LOG.key, [WITNESS.key])
+        assert (signed.checkpoint.size, list(signed.seen)) == (37, [WITNESS.key])
+    with pytest.raises(TamperedError):
+        made.check(OTHER.key)
+
+
+def test_its_form_is_the_specification_s(log: Log) -> None:
+    """Header, extra, index, path, empty line, checkpoint."""
+    made = proof_of(log, 0)
+    lines = made.encode().split(b"\n")
+    assert lines[0] == b"c2sp.org/tlog-proof@v1"
+    assert lines[1].startswith(b"extra ")
+    assert lines[2] == b"index 0"
+    assert lines[3 + len(made.path)] == b""
+    assert made.encode().endswith(b"\n\n" + made.note.encode())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"@v1", b"@v2"),
+        (b"extra ", b"Extra "),
+        (b"index 5", b"index 05"),
+        (b"index 5", b"index -5"),
+        (b"index 5", b"index 5 "),
+        (b"index 5\n", b""),
+        (b"\n\n", b"\n"),
+        (b"index 5\n", b"index 5\nAAAA\n"),
+        (b"index 5\n", b"index 5\n" + b"A" * 43 + b"=\n" + (b"A" * 43 + b"=\n") * 64),
+    ],
+)
+def test_no_other_form_is_read(log: Log, old: bytes, new: bytes) -> None:
+    """One spelling of everything, and bounded."""
+    with pytest.raises(NoteError):
+        Proof.parse(proof_of(log, 5).encode().replace(old, new, 1))
+
+
+@QUICK
+@given(st.data())
+def test_a_byte_that_changes_is_seen(log: Log, data: st.DataObject) -> None:
+    """Wherever it stands: refused, or a line of a signature that nobody asked for."""
+    made = proof_of(log, 11)
+    raw = bytearray(made.encode())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] ^= data.draw(st.integers(1, 255))
+    try:
+        read = Proof.parse(bytes(raw))
+        read.check(LOG.key)
+    except (NoteError, TamperedError):
+        return
+    assert (read.record, read.index, read.note.text) == (made.record, 11, made.note.text)
+
+
+def selection_of(log: Log, *indices: int) -> bytes:
+    """A selection of some records."""
+    proofs = ((index, log.records[index], log.reader.inclusion(index)) for index in indices)
+    return b"".join(write_selection(Note.parse(log.checkpoint), proofs))
+
+
+def test_a_selection_is_read_back_and_each_record_holds(log: Log) -> None:
+    """Also an empty one."""
+    raw = selection_of(log, 3, 4, 36)
+    assert is_selection(raw)
+    proofs = list(read_selection(io.BytesIO(raw)))
+    assert [proof.index for proof in proofs] == [3, 4, 36]
+    for proof in proofs:
+        proof.check(LOG.key)
+    assert list(read_selection(io.BytesIO(selection_of(log)))) == []
+
+
+def test_a_selection_that_breaks_off_is_incomplete(log: Log, tmp_path: Path) -> None:
+    """Wherever it is cut; at the end of a line, or within one."""
+    raw = selection_of(log, 3, 4, 36)
+    for length in range(0, len(raw), 41):
+        with pytest.raises(IncompleteError):
+            list(read_selection(io.BytesIO(raw[:length])))
+
+
+def test_a_selection_out_of_order_is_none(log: Log) -> None:
+    """A record twice, in another place, after the end, or an end that counts wrongly."""
+    head, one, two, end = selection_of(log, 3, 4).splitlines(keepends=True)
+    for lines in ([head, two, one, end], [head, one, one, end], [head, one, end], [head, one, two, end, one]):
+        with pytest.raises(NoteError):
+            list(read_selection(io.BytesIO(b"".join(lines))))
+    for bad in (b"{}\n", b"[]\n", head.replace(b"/1", b"/2"), b"\xff\n", b'{"end":0}\n'):
+        with pytest.raises(NoteError):
+            list(read_selection(io.BytesIO(bad + end)))

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small logs for tests: fixed keys, records of known bytes, files in a folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from arx_caps.audit import note, tree
+from arx_caps.audit.checkpoint import Checkpoint
+from arx_caps.audit.paths import CHECKPOINT
+from arx_caps.audit.tiles import TileReader, TileWriter, fetch_from, leaf_of
+
+ORIGIN = "mint.example/acme/log"
+AT_S = 1_800_000_000
+
+
+def signer(seed: int, name: str = ORIGIN, kind: int = note.LOG) -> note.Signer:
+    """A key that is the same in every run."""
+    return note.Signer(name, Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32), kind)
+
+
+LOG = signer(1)
+OTHER = signer(2)
+WITNESS = signer(3, "witness.example/w1", note.WITNESS)
+STRANGER = signer(4, "witness.example/w2", note.WITNESS)
+
+
+def records(count: int, salt: str = "") -> list[bytes]:
+    """Records of different lengths."""
+    return [f"record {salt}{number} ".encode() + b"." * (number % 7) for number in range(count)]
+
+
+class Log(NamedTuple):
+    """A log's files in a folder, and what they were made from."""
+
+    folder: Path
+    records: list[bytes]
+
+    @property
+    def size(self) -> int:
+        """How many records there are."""
+        return len(self.records)
+
+    @property
+    def reader(self) -> TileReader:
+        """A reader of the files."""
+        return TileReader(fetch_from(self.folder), self.size)
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The checkpoint of all records."""
+        return checkpoint_of(self.records)
+
+    @property
+    def published(self) -> Path:
+        """The checkpoint's file."""
+        return self.folder / CHECKPOINT
+
+
+def checkpoint_of(kept: list[bytes], by: note.Signer = LOG, *witnesses: note.Signer) -> bytes:
+    """A signed checkpoint over records."""
+    root = tree.Frontier.of(map(tree.leaf_hash, kept)).root()
+    made = Checkpoint(by.key.name, len(kept), root).sign(by)
+    return made.signed(*(each.sign(made.text, AT_S) for each in witnesses)).encode()
+
+
+def write(folder: Path, kept: list[bytes]) -> Log:
+    """Write a log."""
+    writer = TileWriter(folder, durable=False)
+    writer.append(map(leaf_of, kept))
+    writer.flush()
+    log = Log(folder, kept)
+    writer.publish(log.checkpoint)
+    return log
