@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """A proof file: one record, and that it is in the log (c2sp.org/tlog-proof).  SPEC 17.4.
 
-The record's bytes ride in the file's ``extra`` line, which nobody vouches for: what counts is that their hash is a leaf
-under a signed root.  So the file is checked with the log's key and nothing else.
+The record rides in the file's ``extra`` line, which nobody vouches for: what counts is that its kept part is a leaf
+under a signed root, and that this names the body.  So the file is checked with the log's key and nothing else.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+import msgspec
+
 from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
-from arx_caps.audit.errors import NoteError
+from arx_caps.audit.errors import NoteError, TamperedError
 from arx_caps.audit.note import Note, VerifierKey, bytes64, decimal, hashes64, text64
 from arx_caps.audit.tree import MAX_PROOF, check_inclusion, leaf_hash
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
 SUFFIX: Final = ".tlog-proof"
 MAX_PROOF_BYTES: Final = 512 * 1024
+_DIGEST: Final = b"\xc4\x20"  # MessagePack: 32 bytes follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,15 @@ class Proof:
     """A proof file's content, nothing of it believed until ``check``.
 
     Attributes:
-        record: The record's very bytes.
+        kept: The record's kept part, the very bytes that were logged.
+        body: Its body, or None where that was erased or is not shown.
         index: Its index in the log.
         path: The hashes from its sibling up.
         note: The log's checkpoint.
     """
 
-    record: bytes
+    kept: bytes
+    body: bytes | None
     index: int
     path: tuple[bytes, ...]
     note: Note
@@ -55,13 +61,14 @@ class Proof:
             raise NoteError("this proof has no extra line with the record, or no index")
         if len(lines) - 3 > MAX_PROOF:
             raise NoteError(f"a proof has at most {MAX_PROOF} hashes")
-        record = bytes64(lines[1].removeprefix("extra "), "the record")
+        kept, body = _record(bytes64(lines[1].removeprefix("extra "), "the record"))
         index = decimal(lines[2].removeprefix("index "), "the index")
-        return cls(record, index, tuple(hashes64(lines[3:])), Note.parse(note))
+        return cls(kept, body, index, tuple(hashes64(lines[3:])), Note.parse(note))
 
     def encode(self) -> bytes:
         """Write the proof file."""
-        lines = (HEADER, f"extra {text64(self.record)}", f"index {self.index}", *map(text64, self.path))
+        record = text64(msgspec.msgpack.encode((self.kept, self.body)))
+        lines = (HEADER, f"extra {record}", f"index {self.index}", *map(text64, self.path))
         return "".join(f"{line}\n" for line in lines).encode() + b"\n" + self.note.encode()
 
     def check(self, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> SignedCheckpoint:
@@ -76,9 +83,27 @@ class Proof:
 
         Raises:
             NoteError: The checkpoint is not of its form.
-            TamperedError: A signature or the path does not verify.
+            TamperedError: A signature or the path does not verify, or the body is another record's.
         """
         signed = open_checkpoint(self.note, key, witnesses)
         head = signed.checkpoint
-        check_inclusion(leaf_hash(self.record), self.index, head.size, self.path, head.root)
+        check_inclusion(leaf_hash(self.kept), self.index, head.size, self.path, head.root)
+        check_body(self.kept, self.body, self.index)
         return signed
+
+
+def check_body(kept: bytes, body: bytes | None, index: int) -> None:
+    """Verify that a body is that of its record, whose kept part ends with its digest.  SPEC 17.1.
+
+    Raises:
+        TamperedError: It is not.
+    """
+    if body is not None and not kept.endswith(_DIGEST + hashlib.sha256(body).digest()):
+        raise TamperedError(f"the body of record {index} is not the one that was logged", index)
+
+
+def _record(raw: bytes) -> tuple[bytes, bytes | None]:
+    try:
+        return msgspec.msgpack.decode(raw, type=tuple[bytes, bytes | None])
+    except msgspec.MsgspecError as error:
+        raise NoteError("the record of this proof is no pair of kept part and body") from error

@@ -29,23 +29,26 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A record, or the end."""
 
     index: Annotated[int, Meta(ge=0)] | None = None
-    record: str | None = None
+    kept: str | None = None
+    body: str | None = None
     path: tuple[str, ...] = ()
     end: Annotated[int, Meta(ge=0)] | None = None
 
 
-def write_selection(note: Note, proofs: Iterable[tuple[int, bytes, list[bytes]]]) -> Iterator[bytes]:
+def write_selection(note: Note, proofs: Iterable[Proof]) -> Iterator[bytes]:
     """Write a selection, line by line.
 
     Args:
         note: The checkpoint that all paths lead to.
-        proofs: Index, record and path of each record, in the order of their indices.
+        proofs: A proof of each record under that checkpoint, in the order of their indices.
     """
     yield _json({"schema": SCHEMA, "checkpoint": note.encode().decode()})
     count = 0
-    for index, record, path in proofs:
+    for each in proofs:
+        assert each.note.text == note.text
         count += 1
-        yield _json({"index": index, "record": text64(record), "path": [text64(each) for each in path]})
+        body = None if each.body is None else text64(each.body)
+        yield _json({"index": each.index, "kept": text64(each.kept), "body": body, "path": [*map(text64, each.path)]})
     yield _json({"end": count})
 
 
@@ -63,13 +66,14 @@ def read_selection(file: BinaryIO) -> Iterator[Proof]:
     while raw := file.readline(MAX_LINE_BYTES + 1):
         line = _decoded(raw, _Line)
         if line.end is not None:
-            if line.end != count or line.record is not None or file.read(1):
+            if line.end != count or line.kept is not None or file.read(1):
                 raise NoteError(f"the end of the selection counts {line.end} records, and there are {count}")
             return
-        if line.index is None or line.record is None or line.index <= last:
+        if line.index is None or line.kept is None or line.index <= last:
             raise NoteError(f"line {count + 2} of the selection is no record, or stands out of order")
         count, last = count + 1, line.index
-        yield Proof(bytes64(line.record, "the record"), line.index, tuple(hashes64(line.path)), note)
+        body = None if line.body is None else bytes64(line.body, "a body")
+        yield Proof(bytes64(line.kept, "a record"), body, line.index, tuple(hashes64(line.path)), note)
     raise IncompleteError(f"the selection breaks off after {count} records")
 
 

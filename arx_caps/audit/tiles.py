@@ -6,11 +6,10 @@ The files are a copy that anybody may have and check.  Whoever signs keeps the t
 true as the files: the signed root decides, in ``tree`` and ``verify``.
 """
 
-import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,7 +37,7 @@ _KEPT_TILES: Final = 128  # about 4 MiB with their inner hashes
 
 
 class Leaf(NamedTuple):
-    """What is appended: the hash, and the record or, where its bytes are erased, None."""
+    """What is appended: the hash, and the record's kept part or, where that is gone, None."""
 
     hash: bytes
     record: bytes | None
@@ -102,7 +101,7 @@ class TileReader:
         return self._hashes(tile_at(0, block, self.size))
 
     def records(self, block: int) -> list[bytes | None]:
-        """Return the records of a block of 256; None for each whose bytes are erased.
+        """Return the records of a block of 256; None for each that is gone and left its hash.
 
         Raises:
             IncompleteError: The bundle is not there: retention took it, or somebody.
@@ -115,7 +114,7 @@ class TileReader:
         return [record or None for record in records[: tile.width]]
 
     def record(self, index: int) -> bytes | None:
-        """Return one record; None where its bytes are erased.
+        """Return one record; None where it is gone and left its hash.
 
         Raises:
             IncompleteError: Its bundle is not there.
@@ -191,11 +190,14 @@ class TileWriter:
         return tree.Frontier(self.size, [each for edge in edges for each in edge]).root()
 
     def append(self, leaves: Iterable[Leaf]) -> None:
-        """Append records.  Full tiles and bundles are written at once, the right edge by ``flush``."""
+        """Append records.  Full tiles and bundles are written at once, the right edge by ``flush``.
+
+        Where a record is gone, an empty entry stands in its place, which no record is.
+        """
         for leaf in leaves:
             self._records.append(leaf.record or b"")
             if len(self._records) == WIDTH:
-                self._write(Tile(ENTRIES, self.size // WIDTH), pack_entries(self._records))
+                self._write_records(Tile(ENTRIES, self.size // WIDTH))
                 self._records = []
             self._add(0, leaf.hash)
             self.size += 1
@@ -207,7 +209,7 @@ class TileWriter:
             if tile.width > 0:
                 self._write(tile, b"".join(self._edge[level]))
         if self._records:
-            self._write(tile_at(ENTRIES, self.size // WIDTH, self.size), pack_entries(self._records))
+            self._write_records(tile_at(ENTRIES, self.size // WIDTH, self.size))
 
     def publish(self, checkpoint: bytes) -> None:
         """Replace the checkpoint; its size's tiles are there."""
@@ -221,6 +223,10 @@ class TileWriter:
             self._write(Tile(level, place), b"".join(hashes))
             self._edge[level] = []
             self._add(level + 1, tree.Tree(hashes).root())
+
+    def _write_records(self, bundle: Tile) -> None:
+        if any(self._records):  # a bundle that retention has taken is not made again, out of nothing
+            self._write(bundle, pack_entries(self._records))
 
     def _write(self, tile: Tile, raw: bytes) -> None:
         write_whole(self.folder / tile.path, raw, durable=self._durable)
@@ -243,28 +249,6 @@ def prune(folder: Path, size: int, before: int) -> int:
     for block in range(kept):
         (folder / Tile(ENTRIES, block).path).unlink(missing_ok=True)
     return kept * WIDTH
-
-
-def erase(folder: Path, size: int, indices: Sequence[int]) -> None:
-    """Take the bytes of single records out of their bundles; in their place stands an empty entry.
-
-    The hash stays in its tile, so that every other record keeps its place and its proof.
-
-    Args:
-        folder: The log's files.
-        size: The log's size.
-        indices: The records.
-    """
-    for block in sorted({index // WIDTH for index in indices}):
-        gone = {index % WIDTH for index in indices if index // WIDTH == block}
-        full = Tile(ENTRIES, block)
-        for path in (folder / full.path, *(folder / f"{full.path}.p").glob("*")):
-            with contextlib.suppress(FileNotFoundError):
-                records, whole = unpack_entries(path.read_bytes())
-                if not whole:
-                    raise TamperedError(f"{path} is not a bundle", *covered(tile_at(ENTRIES, block, size)))
-                kept = [b"" if place in gone else record for place, record in enumerate(records)]
-                write_whole(path, pack_entries(kept))
 
 
 def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:

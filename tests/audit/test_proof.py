@@ -2,6 +2,7 @@
 """A proof file and a selection stand alone: they are checked with the log's key, and nothing in them can be changed."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import Note
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.selection import is_selection, read_selection, write_selection
-from tests.audit.world import LOG, OTHER, WITNESS, Log, checkpoint_of, records, write
+from tests.audit.world import LOG, OTHER, WITNESS, Log, body, checkpoint_of, records, write
 from tests.support import QUICK
 
 
@@ -25,7 +26,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
 def proof_of(log: Log, index: int) -> Proof:
     """The proof of one record."""
     note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
-    return Proof(log.records[index], index, tuple(log.reader.inclusion(index)), note)
+    return Proof(log.records[index], body(index), index, tuple(log.reader.inclusion(index)), note)
 
 
 def test_a_proof_file_is_read_back_and_holds(log: Log) -> None:
@@ -38,6 +39,16 @@ def test_a_proof_file_is_read_back_and_holds(log: Log) -> None:
         assert (signed.checkpoint.size, list(signed.seen)) == (37, [WITNESS.key])
     with pytest.raises(TamperedError):
         made.check(OTHER.key)
+
+
+def test_a_body_can_be_left_out_and_not_be_changed(log: Log) -> None:
+    """The kept part names it: without it the proof holds, with another record's it does not."""
+    made = proof_of(log, 5)
+    replace(made, body=None).check(LOG.key)
+    for other in (body(6), b"", body(5) + b"."):
+        with pytest.raises(TamperedError, match="body of record 5") as caught:
+            Proof.parse(replace(made, body=other).encode()).check(LOG.key)
+        assert caught.value.first == 5
 
 
 def test_its_form_is_the_specification_s(log: Log) -> None:
@@ -56,6 +67,7 @@ def test_its_form_is_the_specification_s(log: Log) -> None:
     [
         (b"@v1", b"@v2"),
         (b"extra ", b"Extra "),
+        (b"extra k", b"extra l"),
         (b"index 5", b"index 05"),
         (b"index 5", b"index -5"),
         (b"index 5", b"index 5 "),
@@ -84,13 +96,12 @@ def test_a_byte_that_changes_is_seen(log: Log, data: st.DataObject) -> None:
         read.check(LOG.key)
     except (NoteError, TamperedError):
         return
-    assert (read.record, read.index, read.note.text) == (made.record, 11, made.note.text)
+    assert (read.kept, read.body, read.index, read.note.text) == (made.kept, made.body, 11, made.note.text)
 
 
 def selection_of(log: Log, *indices: int) -> bytes:
     """A selection of some records."""
-    proofs = ((index, log.records[index], log.reader.inclusion(index)) for index in indices)
-    return b"".join(write_selection(Note.parse(log.checkpoint), proofs))
+    return b"".join(write_selection(proof_of(log, 0).note, (proof_of(log, index) for index in indices)))
 
 
 def test_a_selection_is_read_back_and_each_record_holds(log: Log) -> None:

@@ -149,19 +149,22 @@ def test_pruning_takes_bodies_and_keeps_proofs(tmp_path: Path) -> None:
     assert writer.root() == tree.Tree(map(tree.leaf_hash, [*log.records, b"more"])).root()
 
 
-def test_erasing_takes_single_records_and_keeps_their_places(tmp_path: Path) -> None:
-    """In full and partial bundles, also where the bundle fills up later."""
-    log = write(tmp_path, records(300))
-    tiles.erase(tmp_path, 300, [7, 299])
-    assert [log.reader.record(index) for index in (6, 7, 8, 298, 299)] == [
-        *(log.records[6], None, log.records[8], log.records[298], None)
-    ]
-    assert log.reader.root() == tree.Tree(map(tree.leaf_hash, log.records)).root()
-    writer = TileWriter.resume(tmp_path, 300)
-    writer.append(map(leaf_of, records(250)))
-    writer.flush()
-    grown = TileReader(fetch_from(tmp_path), 550)
-    assert [grown.record(index) for index in (298, 299, 300)] == [log.records[298], None, records(1)[0]]
+def test_a_log_is_written_again_from_hashes_where_records_are_gone(tmp_path: Path) -> None:
+    """Bundles of which nothing is left are not made; where some is left, what is gone is an empty entry."""
+    log = write(tmp_path / "log", records(600))
+    again = TileWriter(tmp_path / "again")
+    again.append(
+        leaf_of(record)._replace(record=record if at >= 300 else None) for at, record in enumerate(log.records)
+    )
+    again.flush()
+    assert again.root() == log.reader.root()
+    reader = TileReader(fetch_from(tmp_path / "again"), 600)
+    assert [reader.record(index) for index in (299, 300, 599)] == [None, log.records[300], log.records[599]]
+    with pytest.raises(IncompleteError):
+        reader.record(255)
+    resumed = TileWriter.resume(tmp_path / "again", 600)
+    resumed.append([leaf_of(b"more")])
+    assert resumed.root() == tree.Tree(map(tree.leaf_hash, [*log.records, b"more"])).root()
 
 
 def test_a_record_longer_than_its_length_can_say_is_not_packed() -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small logs for tests: fixed keys, records of known bytes, files in a folder."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from arx_caps.audit import note, tree
@@ -26,9 +28,17 @@ WITNESS = signer(3, "witness.example/w1", note.WITNESS)
 STRANGER = signer(4, "witness.example/w2", note.WITNESS)
 
 
+def body(number: int, salt: str = "") -> bytes:
+    """The body of one of ``records``."""
+    return f"body {salt}{number} ".encode() + b"." * (number % 5)
+
+
 def records(count: int, salt: str = "") -> list[bytes]:
-    """Records of different lengths."""
-    return [f"record {salt}{number} ".encode() + b"." * (number % 7) for number in range(count)]
+    """Kept parts of different lengths; each ends with the digest of its body."""
+    return [
+        msgspec.msgpack.encode((2, f"record {salt}{number}", "." * (number % 7), sha256(body(number, salt)).digest()))
+        for number in range(count)
+    ]
 
 
 class Log(NamedTuple):
