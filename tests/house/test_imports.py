@@ -20,6 +20,7 @@ ORDER = """
     proofs keys epochs counters tally digests records decisions
     grant proven
     standing
+    proving
     verify
     retention store_address feed_wire feed_relay following feed segment replay tidying spool
     routes peers problems streams

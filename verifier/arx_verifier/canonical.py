@@ -80,11 +80,34 @@ def jcs(value: Any) -> bytes:
             another type, or more than 32 nested containers.
     """
     try:
-        if _is_flat(value) or _is_simple(value, MAX_DEPTH):
-            return _ENCODER.encode(value)
-        return _write(value).encode()
+        raw = flat_jcs(value)
+        if raw is not None:
+            return raw
+        return _ENCODER.encode(value) if _is_simple(value, MAX_DEPTH) else _write(value).encode()
     except UnicodeEncodeError as error:
         raise RequestError("the arguments hold half of a surrogate pair") from error
+
+
+def flat_jcs(value: Any) -> bytes | None:
+    """Write what most calls carry, a dict of text, small integers and booleans under ASCII names, as ``jcs`` would.
+
+    Returns:
+        RFC 8785, or None for anything else, which ``jcs`` looks at with more care.
+
+    Raises:
+        UnicodeEncodeError: A lone surrogate.
+    """
+    if type(value) is not dict:
+        return None
+    for name, item in value.items():
+        kind = type(item)
+        if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER) and kind is not bool:
+            return None
+        if type(name) is not str:
+            return None
+    raw = _ENCODER.encode(value)
+    # Only under ASCII names is msgspec's order surely that of RFC 8785.
+    return raw if raw.isascii() or all(map(str.isascii, value)) else None
 
 
 def number(value: float) -> str:
@@ -116,19 +139,6 @@ def _place(digits: str, point: int) -> str:
         return "0." + "0" * -point + digits
     fraction = f".{digits[1:]}" if len(digits) > 1 else ""
     return f"{digits[0]}{fraction}e{point - 1:+d}"
-
-
-def _is_flat(value: Any) -> bool:
-    """Tell whether *value* is what most calls carry: a dict of text and small integers under ASCII names."""
-    if type(value) is not dict:
-        return False
-    for name, item in value.items():
-        if type(name) is not str or not name.isascii():
-            return False
-        kind = type(item)
-        if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER) and kind is not bool:
-            return False
-    return True
 
 
 def _is_simple(value: Any, depth: int) -> bool:

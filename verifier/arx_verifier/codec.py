@@ -27,7 +27,8 @@ SIGNATURE: Final = 6
 TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # what stands between the last caveat and the signature
 
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what only the other alphabet has becomes what no reader takes
+_PADDING: Final = (b"", b"", b"==", b"=")  # by the number of characters modulo 4
 _URL_CHARS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # What may stand last, by the number of characters modulo 4: nothing is carried beyond the last byte.
 _LAST: Final = (frozenset(_URL_CHARS) | {""}, frozenset[str](), frozenset(_URL_CHARS[::16]), frozenset(_URL_CHARS[::4]))
@@ -80,10 +81,11 @@ def bytes_of(text: str) -> bytes:
         MalformedTokenError: Another alphabet, padding, white space, or bits after the last byte.
     """
     # Python's decoder knows the other alphabet and ignores bits after the last byte: both are looked at here.
-    if "+" in text or "/" in text or "=" in text or text[-1:] not in _LAST[len(text) & 3]:
+    over = len(text) & 3
+    if text[-1:] not in _LAST[over]:
         raise MalformedTokenError("this is not base64url text in its canonical form")
     try:
-        return a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=="[: -len(text) % 4], strict_mode=True)
+        return a2b_base64(text.encode("ascii").translate(_FROM_URL) + _PADDING[over], strict_mode=True)
     except (Base64Error, UnicodeEncodeError) as error:
         raise MalformedTokenError("this is not base64url text") from error
 

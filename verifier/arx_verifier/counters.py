@@ -72,16 +72,21 @@ class MemoryNonces:
         """Spend a key; see ``NonceStore``."""
         if os.getpid() != self._pid:
             raise StoreError("a forked process shares no nonces with its parent: use RedisNonces")
+        second, seen = expires_ms // 1000, self._seen
         with self._lock:
             if now_ms // 1000 > self._purged_s:
                 self._purge(now_ms // 1000)
             # A clock that was set back must not bring back to life what the purge has forgotten.
-            if key in self._seen or expires_ms // 1000 < self._purged_s:
+            if key in seen or second < self._purged_s:
                 return False
-            if len(self._seen) >= self._capacity:
+            if len(seen) >= self._capacity:
                 raise StoreError(f"the nonce store is full: {self._capacity} calls are still live")
-            self._seen.add(key)
-            self._by_second.setdefault(expires_ms // 1000, []).append(key)
+            seen.add(key)
+            same = self._by_second.get(second)
+            if same is None:
+                self._by_second[second] = [key]
+            else:
+                same.append(key)
         return True
 
     def _purge(self, now_s: int) -> None:

@@ -120,7 +120,7 @@ class Decision(msgspec.Struct):
     @property
     def id(self) -> str:
         """A name for people and tickets, empty while not recorded singly."""
-        return f"{self.boot}-{self.sequence}" if self.sequence else ""
+        return decision_id(self.boot, self.sequence)
 
     agent = property(lambda self: self.facts.agent)
     session = property(lambda self: self.facts.session)
@@ -260,6 +260,11 @@ def unpack_record(kept: bytes, body: bytes | None) -> Decision:
         AuditError: Not a record of this version, or not its body.
     """
     return Decision.of(read_sealed(kept, body))
+
+
+def decision_id(boot: str, sequence: int) -> str:
+    """Return the name of a decision for people and tickets, empty while it is not recorded singly."""
+    return f"{boot}-{sequence}" if sequence else ""
 
 
 class DecisionSink(Protocol):

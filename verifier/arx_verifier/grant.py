@@ -9,34 +9,38 @@ import logging
 import threading
 from collections.abc import Callable
 
-from arx_verifier.decisions import ChainFacts
+import msgspec
+
+from arx_verifier.decisions import ChainFacts, decision_id
 from arx_verifier.errors import ArxError
 
 _log = logging.getLogger(__name__)
 _ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
 
 
-class Grant:
+class Grant(msgspec.Struct, eq=False):
     """One allowed call.  Only a ``Verifier`` builds one.
 
     Attributes:
         facts: Who, through whom, for which task: proven.  Names in ``facts.named`` are what the previous holder wrote;
             a tool must not authorise on them.
         tool: The tool that was allowed.
-        decision: The id of the recorded decision.
         exp: When the token's time is over, ms since the Unix epoch.
         ended: Why the middleware ended the call before it was over; None while it may go on.
     """
 
-    __slots__ = ("_callbacks", "_recheck", "decision", "ended", "exp", "facts", "tool")
+    facts: ChainFacts
+    tool: str
+    exp: int
+    _recheck: Callable[[bool], ArxError | None]
+    _recorded: tuple[str, int]
+    ended: ArxError | None = None
+    _callbacks: list[Callable[[ArxError], object]] | None = None
 
-    def __init__(
-        self, facts: ChainFacts, tool: str, decision: str, exp: int, recheck: Callable[[bool], ArxError | None]
-    ) -> None:
-        self.facts, self.tool, self.decision, self.exp = facts, tool, decision, exp
-        self._recheck = recheck
-        self.ended: ArxError | None = None
-        self._callbacks: list[Callable[[ArxError], object]] | None = None
+    @property
+    def decision(self) -> str:
+        """The id of the recorded decision."""
+        return decision_id(*self._recorded)
 
     @property
     def agent(self) -> str:

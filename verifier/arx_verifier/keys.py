@@ -36,10 +36,11 @@ class KeyRing:
 
     Attributes:
         realm: The realm's name; every token says it as its location.
+        location: The same in bytes.
         max_ttl_ms: The longest ``exp - iat`` that is accepted, in ms.
     """
 
-    __slots__ = ("_keys", "max_ttl_ms", "realm")
+    __slots__ = ("_keys", "location", "max_ttl_ms", "realm")
 
     def __init__(self, keys: Mapping[str, bytes], *, realm: str, max_ttl_ms: int = DEFAULT_MAX_TTL_MS) -> None:
         """Hold keys.
@@ -55,6 +56,7 @@ class KeyRing:
         if not names.is_realm(realm):
             raise SettingsError(f"{realm!r:.60} cannot name a realm: lower-case letters, digits, '.', '_' and '-'")
         self.realm = realm
+        self.location = realm.encode("ascii")
         self.max_ttl_ms = max_ttl_ms
         self._keys = self._derive(keys)
 

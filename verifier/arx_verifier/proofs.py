@@ -10,7 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from arx_verifier import canonical, chain, codec
 from arx_verifier.access import AccessRequest, HttpCall
@@ -32,13 +34,12 @@ MARK: Final = _PACKET_HEAD + _OPEN
 _END: Final = b"\0" + codec.TAIL
 TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
 # The tail's text begins where the text before it is whole groups of three bytes: 0, 1 or 2 bytes of the parent fall
-# into it, and the number of characters modulo 4 tells how many.
-_TAIL_CHARS: Final = {2: (178, 0), 3: (179, 1), 0: (180, 2)}
+# into it, and the number of characters modulo 4 (with the five of ``arx1_``) tells how many.
+_TAIL_CHARS: Final = ((179, 1), (180, 2), None, (178, 0))
 # One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.
 _TAIL: Final = re.compile(
     rb"\x02\x5f\{\"call\":\[\"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\",[1-9][0-9]{12},\"[A-Za-z0-9_-]{21}[AQgw]\"\]\}"
-    rb"\0\0\x06\x20[\0-\xff]{32}",
-    re.DOTALL,
+    rb"\0\0\x06\x20"  # and 32 bytes of signature, as the number of characters has told
 )
 
 
@@ -67,7 +68,12 @@ def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
     Raises:
         RequestError: The arguments have no RFC 8785 form.
     """
-    return _field(b"tool") + _field(tool.encode("utf-8")) + _field(canonical.jcs(dict(args)))
+    return _tool_fields(tool, canonical.jcs(dict(args)))
+
+
+def _tool_fields(tool: str, written: bytes) -> bytes:
+    name = tool.encode("utf-8")
+    return b"\0\0\0\4tool" + len(name).to_bytes(4, "big") + name + len(written).to_bytes(4, "big") + written
 
 
 def fields_of(request: AccessRequest) -> bytes:
@@ -79,9 +85,23 @@ def fields_of(request: AccessRequest) -> bytes:
     return http_fields(request.http) if request.http is not None else tool_fields(request.tool, request.args)
 
 
+def fields_and_arguments(request: AccessRequest) -> tuple[bytes, bytes | None]:
+    """Return ``fields_of``, and the arguments' RFC 8785 where it was written for it and is ``canonical.flat_jcs``.
+
+    Raises:
+        RequestError: The arguments have no RFC 8785 form.
+        UnicodeEncodeError: Half of a surrogate pair, in the tool or in the arguments.
+    """
+    if request.http is None:
+        written = canonical.flat_jcs(request.args)
+        if written is not None:
+            return _tool_fields(request.tool, written), written
+    return fields_of(request), None
+
+
 def digest_prefix(audience: str) -> bytes:
-    """Return what every digest for this audience begins with."""
-    return _field(LABEL) + _field(audience.encode("ascii"))
+    """Return what every digest for this audience begins with, up to the time's length."""
+    return _field(LABEL) + _field(audience.encode("ascii")) + b"\0\0\0\x0d"
 
 
 def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
@@ -95,11 +115,10 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
     Returns:
         The digest as 43 base64url characters.
     """
-    raw = sha256(prefix + b"\0\0\0\x0d" + stamp[:13] + b"\0\0\0\x16" + stamp[15:] + fields).digest()
-    return codec.base64_of(raw)
+    return codec.base64_of(sha256(prefix + stamp[:13] + b"\0\0\0\x16" + stamp[15:] + fields).digest())
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A one-shot token's text, taken apart but proven by nothing.
 
     Attributes:
@@ -113,6 +132,9 @@ class Call(NamedTuple):
     rest: bytes
     caveat: bytes
     signature: bytes
+
+    def __repr__(self) -> str:
+        return "<Call>"  # its text could be sent by whoever reads it
 
     @property
     def digest(self) -> bytes:
@@ -140,16 +162,15 @@ def split_call(text: str) -> Call | None:
         Its parts, or None when it does not end in a well-formed call in canonical text; the ordinary way of reading
         then says what is wrong with it, or that it is no one-shot token at all.
     """
-    split = _TAIL_CHARS.get((len(text) - len(codec.TOKEN_PREFIX)) & 3)
+    split = _TAIL_CHARS[len(text) & 3]
     if split is None or len(text) > codec.MAX_CREDENTIAL_CHARS:
         return None
     chars, extra = split
-    tail = text[-chars:]
     try:
-        raw = codec.bytes_of(tail)
+        raw = codec.bytes_of(text[-chars:])
     except MalformedTokenError:
         return None
-    if _TAIL.fullmatch(raw, extra) is None:
+    if len(raw) != extra + TAIL_BYTES or _TAIL.match(raw, extra) is None:
         return None
     start = extra + len(_PACKET_HEAD)
     return Call(text[:-chars], raw[:extra], raw[start : start + _CAVEAT_BYTES], raw[-codec.SIGNATURE_BYTES :])

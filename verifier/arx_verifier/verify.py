@@ -11,17 +11,18 @@ import threading
 import time
 from typing import Final
 
-from arx_verifier import bounds, chain, codec, proofs
+from arx_verifier import bounds, chain, proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.counters import MemoryNonces, NonceStore
 from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import ArxError, AuditError, Failure, RequestError, SettingsError, StoreError, refusal
+from arx_verifier.errors import AuditError, Failure, RequestError, SettingsError, StoreError, refusal
 from arx_verifier.grant import Grant
 from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import MINT_AUDIENCE, read_identifier
+from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.names import is_audience
-from arx_verifier.proven import ProvenChain, Refused, check_identifier
+from arx_verifier.proven import ProvenChain, Refused
+from arx_verifier.proving import prove
 from arx_verifier.standing import Wait, ask, ask_and_wait, recheck
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
@@ -148,7 +149,8 @@ class Verifier:
             token: What was presented, a secret; before work is spent on what came with it.
         """
         call = proofs.split_call(token)
-        proven = self._authenticate(token, call, self._known(token, call))
+        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
+        proven = self._authenticate(token, call, known)
         return proven.code if isinstance(proven, Refused) else None
 
     def start(self) -> None:
@@ -165,11 +167,11 @@ class Verifier:
         self, token: str, request: AccessRequest, *, may_wait: bool, waited: Wait | None = None
     ) -> Decision | Wait:
         call = proofs.split_call(token)
-        known = self._known(token, call)
+        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         proven = self._authenticate(token, call, known)  # 1. to 3.: from here on the content is authentic
         if isinstance(proven, Refused):
             return self._unproven(proven, request)
-        refused = self._judge(proven, call, request)  # 4. each caveat may prohibit
+        refused, written = self._judge(proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
             # 5. the lease; no scope killed or banned
             asked = ask_and_wait(self.epochs, proven) if may_wait else ask(self.epochs, proven, waited)
@@ -178,111 +180,74 @@ class Verifier:
             refused = asked
         if refused is None and call is not None:
             refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
-        decision = self._record(proven, request, refused)  # 7. no record, no allow
+        decision = self._record(proven, request, refused, written)  # 7. no record, no allow
         if self.waits and decision.code == OK:
             refused = ask_and_wait(self.epochs, proven)  # 8. whatever waited since 5. may have outlived the lease
             if refused is not None:
-                decision = self._record(proven, request, refused)
+                decision = self._record(proven, request, refused, written)
         if decision.code == OK:
-            decision.grant = Grant(
-                proven.facts, request.tool, decision.id, proven.exp, functools.partial(recheck, self.epochs, proven)
-            )
+            asking = functools.partial(recheck, self.epochs, proven)
+            decision.grant = Grant(proven.facts, request.tool, proven.exp, asking, (decision.boot, decision.sequence))
             if proven is not known:
                 self._remember(token, call, proven)
         return decision
 
-    def _known(self, token: str, call: proofs.Call | None) -> ProvenChain | None:
-        return self._parents.get(call.head) if call is not None else self._wholes.get(token)
-
     def _authenticate(self, token: str, call: proofs.Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
-        proven = self._recall(known, call) if known is not None else None
-        return proven if proven is not None else self._prove(token, call)
+        """Use a parent that was proven before; prove it when its key was replaced or it is another parent after all."""
+        # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two parents
+        # that differ only there would share one proof.
+        if (
+            known is None
+            or self.keys.get(known.key.kid) is not known.key
+            or (call is not None and call.rest != known.rest)
+        ):
+            return prove(token, call, self.audience, self.keys)
+        if call is None or chain.equal(chain.extend(known.signature, call.caveat), call.signature):
+            return known
+        return Refused("bad_signature", ())
 
-    def _recall(self, known: ProvenChain, call: proofs.Call | None) -> ProvenChain | Refused | None:
-        """Use a parent that was proven before; None when its key was replaced or it is another parent after all."""
-        if self.keys.get(known.key.kid) is not known.key:
-            return None
-        if call is not None:
-            # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two parents
-            # that differ only there would share one proof.
-            if call.rest != known.rest:
-                return None
-            if not chain.equal(chain.extend(known.signature, call.caveat), call.signature):
-                return Refused("bad_signature", ())
-        return known
-
-    def _prove(self, token: str, call: proofs.Call | None) -> ProvenChain | Refused:
-        try:
-            if call is None:
-                raw = codec.split_text(token)
-                cut = len(raw) - codec.SIGNATURE_BYTES
-                body, signature = raw[: cut - len(codec.TAIL)], raw[cut:]
-                if raw[len(body) : cut] != codec.TAIL:
-                    return Refused("malformed", ())
-            else:
-                body, signature = codec.split_text(call.head) + call.rest, call.signature
-            location, raw_identifier, packets = codec.walk(body)
-            unverified = read_identifier(raw_identifier)
-            if location != self.keys.realm.encode("ascii") or len(packets) + (call is not None) > codec.MAX_CAVEATS:
-                return Refused("malformed", ())
-        except ArxError as error:
-            return Refused(error.code, ())
-        if unverified.aud != self.audience:
-            return Refused("wrong_audience", ())
-        key = self.keys.get(unverified.kid)
-        if key is None:
-            return Refused("unknown_key", ())
-        parent = chain.extend(key.derived, raw_identifier)
-        for packet in packets:
-            if isinstance(packet, bytes):
-                parent = chain.extend(parent, packet)
-            else:
-                parent = chain.extend_third_party(parent, packet.verification_id, packet.identifier)
-        folded = chain.extend(parent, call.caveat) if call is not None else parent
-        if not chain.equal(folded, signature):
-            return Refused("bad_signature", ())
-        try:
-            identifier = check_identifier(unverified, self.audience, self.keys)
-            proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
-            proven.read_caveats(packets, self.audience)
-        except ArxError as error:
-            return Refused(error.code, ())
-        return proven
-
-    def _judge(self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest) -> Refused | None:
+    def _judge(
+        self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest
+    ) -> tuple[Refused | None, bytes | None]:
+        """Apply every restriction; return the arguments' JSON too if it was written on the way."""
         if proven.refused is not None:
-            return proven.refused
+            return proven.refused, None
         early, late = self.epochs.times_ms(request.at)
         if late >= proven.exp:
-            return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),))
+            return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),)), None
         if early < proven.nbf:
-            return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),))
+            return Refused(
+                "not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),)
+            ), None
+        written = None
         if call is not None:
-            refused = self._judge_call(call, request)
+            refused, written = self._judge_call(call, request)
             if refused is not None:
-                return refused
+                return refused, written
         elif proven.needs_call:
             expected = "a one-shot token, signed for this call"
-            return Refused("proof_missing", (Failure("token", "require", expected, "the task's token itself"),))
+            return Refused("proof_missing", (Failure("token", "require", expected, "the task's token itself"),)), None
         if proven.networks:
             refused = proven.judge_peer(request.peer)
             if refused is not None:
-                return refused
-        return proven.judge_tool(request.tool, request.args)
+                return refused, written
+        return proven.judge_tool(request.tool, request.args), written
 
-    def _judge_call(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
+    def _judge_call(self, call: proofs.Call, request: AccessRequest) -> tuple[Refused | None, bytes | None]:
         age = request.at - call.issued_at
         if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
             expected = f"an age of at most {proofs.MAX_AGE_MS} ms, at most {proofs.MAX_AHEAD_MS} ms ahead"
-            return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{age} ms"),))
+            return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{age} ms"),)), None
         try:
-            digest = proofs.call_digest(self._prefix, call.stamp, proofs.fields_of(request))
+            fields, written = proofs.fields_and_arguments(request)
         except (RequestError, UnicodeEncodeError) as error:
-            return Refused("malformed_request", (Failure("request", "arguments", "JSON as in RFC 8785", str(error)),))
-        if not chain.equal(digest, call.digest):
-            what = "method, path, query and body" if request.http is not None else "tool and arguments"
-            return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),))
-        return None
+            failure = Failure("request", "arguments", "JSON as in RFC 8785", str(error))
+            return Refused("malformed_request", (failure,)), None
+        # Nobody is shown how much of a digest was right, and whoever sent it has proven that the holder meant it so.
+        if proofs.call_digest(self._prefix, call.stamp, fields) == call.digest:
+            return None, written
+        what = "method, path, query and body" if request.http is not None else "tool and arguments"
+        return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),)), written
 
     def _spend(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
         issued_at = call.issued_at
@@ -299,9 +264,11 @@ class Verifier:
             return None
         return Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
 
-    def _record(self, proven: ProvenChain, request: AccessRequest, refused: Refused | None) -> Decision:
+    def _record(
+        self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None
+    ) -> Decision:
         inc, applied, age_ms = self.epochs.view()
-        digest, salt = digest_arguments(request.args)
+        digest, salt = digest_arguments(request.args, written)
         code, failures = (OK, ()) if refused is None else refused
         decision = Decision(
             code, request.at, proven.facts, request.tool, digest, salt, inc, applied, age_ms, failures, request.peer
