@@ -16,7 +16,7 @@ ORDER = """
     errors
     names canonical codec chain access scopes bounds
     comparing matching arguments constraints
-    macaroon caveats
+    macaroon caveats terms
     proofs keys epochs counters tally digests records decisions
     grant proven
     standing

@@ -125,6 +125,12 @@ class WireCaveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True
     allow: Annotated[tuple[WireRule, ...], Meta(min_length=1)] | None = None
 
 
+def count_members(caveat: _Members) -> int:
+    """Count the members that a caveat has."""
+    values = msgspec.structs.astuple(caveat)
+    return len(values) - values.count(None)
+
+
 KNOWN: Final = frozenset(Caveat.__struct_fields__)
 _CAVEAT: Final = msgspec.json.Decoder(Caveat)
 _WIRE: Final = msgspec.json.Decoder(WireCaveat)

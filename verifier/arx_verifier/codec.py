@@ -29,9 +29,14 @@ TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # what stands between th
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what only the other alphabet has becomes what no reader takes
 _PADDING: Final = (b"", b"", b"==", b"=")  # by the number of characters modulo 4
-_URL_CHARS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_URL_CHARS: Final = [bytes((char,)) for char in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"]
 # What may stand last, by the number of characters modulo 4: nothing is carried beyond the last byte.
-_LAST: Final = (frozenset(_URL_CHARS) | {""}, frozenset[str](), frozenset(_URL_CHARS[::16]), frozenset(_URL_CHARS[::4]))
+_LAST: Final = (
+    frozenset(_URL_CHARS) | {b""},
+    frozenset[bytes](),
+    frozenset(_URL_CHARS[::16]),
+    frozenset(_URL_CHARS[::4]),
+)
 
 
 class ThirdParty(NamedTuple):
@@ -80,13 +85,25 @@ def bytes_of(text: str) -> bytes:
     Raises:
         MalformedTokenError: Another alphabet, padding, white space, or bits after the last byte.
     """
+    try:
+        return bytes_of_ascii(text.encode("ascii"))
+    except UnicodeEncodeError as error:
+        raise MalformedTokenError("this is not base64url text") from error
+
+
+def bytes_of_ascii(text: bytes) -> bytes:
+    """Do as ``bytes_of`` does, for text that is bytes already.
+
+    Raises:
+        MalformedTokenError: As ``bytes_of``.
+    """
     # Python's decoder knows the other alphabet and ignores bits after the last byte: both are looked at here.
     over = len(text) & 3
     if text[-1:] not in _LAST[over]:
         raise MalformedTokenError("this is not base64url text in its canonical form")
     try:
-        return a2b_base64(text.encode("ascii").translate(_FROM_URL) + _PADDING[over], strict_mode=True)
-    except (Base64Error, UnicodeEncodeError) as error:
+        return a2b_base64(text.translate(_FROM_URL) + _PADDING[over], strict_mode=True)
+    except Base64Error as error:
         raise MalformedTokenError("this is not base64url text") from error
 
 
@@ -108,9 +125,12 @@ def split_text(text: str) -> bytes:
         if text.startswith(BUNDLE_PREFIX):
             raise MalformedTokenError("this is a bundle; a service is sent one token of it, never the bundle")
         raise MalformedTokenError(f"a token begins with {TOKEN_PREFIX}")
-    if "~" in text:
-        raise MalformedTokenError("discharges are reserved; this version accepts a single token")
-    return bytes_of(text[len(TOKEN_PREFIX) :])
+    try:
+        return bytes_of(text[len(TOKEN_PREFIX) :])
+    except MalformedTokenError as error:
+        if "~" in text:
+            raise MalformedTokenError("discharges are reserved; this version accepts a single token") from error
+        raise
 
 
 def packet(kind: int, data: bytes) -> bytes:
@@ -193,28 +213,35 @@ def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdParty, ...]:
     while at < end:
         if len(caveats) == MAX_CAVEATS:
             raise MalformedTokenError(f"a token has at most {MAX_CAVEATS} caveats")
-        location = None
-        kind = body[at]
-        if kind == LOCATION:
-            location, at = _field(body, at)
-            kind = body[at]
-        if kind != IDENTIFIER:
-            raise MalformedTokenError("a caveat's identifier is missing")
-        identifier, at = _field(body, at)
-        kind = body[at]
-        if kind == EOS and location is None:
-            caveats.append(identifier)
-        elif kind == VERIFICATION_ID:
-            verification_id, at = _field(body, at)
-            if body[at] != EOS:
-                raise MalformedTokenError("a caveat is not closed")
-            caveats.append(ThirdParty(location, identifier, verification_id))
-        elif location is not None:
-            raise MalformedTokenError("only a third-party caveat has a location")
-        else:
-            raise MalformedTokenError("a caveat is not closed")
-        at += 1
+        if body[at] == IDENTIFIER:
+            # Nearly every caveat; the rest of the cases stands below, once.
+            size, start = body[at + 1], at + 2
+            if size >= 0x80:
+                size, start = _long_size(size, body[start]), start + 1
+            after = start + size
+            if body[after] == EOS:  # an IndexError where the data is cut short
+                caveats.append(body[start:after])
+                at = after + 1
+                continue
+        caveat, at = _third_party(body, at)
+        caveats.append(caveat)
     return tuple(caveats)
+
+
+def _third_party(body: bytes, at: int) -> tuple[ThirdParty, int]:
+    location = None
+    if body[at] == LOCATION:
+        location, at = _field(body, at)
+    if body[at] != IDENTIFIER:
+        raise MalformedTokenError("a caveat's identifier is missing")
+    identifier, at = _field(body, at)
+    if body[at] != VERIFICATION_ID:
+        told = "a caveat is not closed" if location is None else "only a third-party caveat has a location"
+        raise MalformedTokenError(told)
+    verification_id, at = _field(body, at)
+    if body[at] != EOS:
+        raise MalformedTokenError("a caveat is not closed")
+    return ThirdParty(location, identifier, verification_id), at + 1
 
 
 def _field(body: bytes, at: int) -> tuple[bytes, int]:
@@ -222,14 +249,16 @@ def _field(body: bytes, at: int) -> tuple[bytes, int]:
     size = body[at + 1]
     start = at + 2
     if size >= 0x80:
-        high = body[start]
-        # A length below 128 written in two bytes would be a second spelling of the same token.
-        if not 0 < high < 0x80:
-            raise MalformedTokenError("a packet's length is not in its shortest form, or is above 16 383")
-        size = size & 0x7F | high << 7
-        start += 1
+        size, start = _long_size(size, body[start]), start + 1
     end = start + size
     data = body[start:end]
     if len(data) != size:
         raise MalformedTokenError("this macaroon is cut short")
     return data, end
+
+
+def _long_size(low: int, high: int) -> int:
+    # A length below 128 written in two bytes would be a second spelling of the same token.
+    if not 0 < high < 0x80:
+        raise MalformedTokenError("a packet's length is not in its shortest form, or is above 16 383")
+    return low & 0x7F | high << 7

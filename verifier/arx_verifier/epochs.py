@@ -157,8 +157,8 @@ class EpochTable:
         if born > state.applied:
             return EpochRefusal("behind", None, f"the token was born at {born}, this view is at {state.applied}")
         floors, bans = state.floors, state.bans
-        # Most tokens meet none of the kills there are, and that is one step.
-        if not (floors.keys().isdisjoint(scopes) and bans.keys().isdisjoint(scopes)):
+        # Most tokens meet none of the kills there are, and that is seen in one step.
+        if (floors and not floors.keys().isdisjoint(scopes)) or (bans and not bans.keys().isdisjoint(scopes)):
             for scope in scopes:
                 if floors.get(scope, 0) > born:
                     return EpochRefusal("revoked", scope, f"{scope} was killed at {floors[scope]}, after {born}")

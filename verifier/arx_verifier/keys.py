@@ -18,10 +18,11 @@ DEFAULT_MAX_TTL_MS: Final = 24 * 60 * 60 * 1000  # kills are remembered this lon
 class AudienceKey:
     """One key, passed through the key generator once.  Compared by identity: a cache must notice a replaced one."""
 
-    __slots__ = ("derived", "kid")
+    __slots__ = ("derived", "kid", "scope")
 
     def __init__(self, kid: str, key: bytes) -> None:
         self.kid = kid
+        self.scope = f"key:{kid}"
         self.derived = chain.derive(key)
 
     def __repr__(self) -> str:

@@ -167,8 +167,8 @@ def split_call(text: str) -> Call | None:
         return None
     chars, extra = split
     try:
-        raw = codec.bytes_of(text[-chars:])
-    except MalformedTokenError:
+        raw = codec.bytes_of_ascii(text[-chars:].encode("ascii"))
+    except (MalformedTokenError, UnicodeEncodeError):
         return None
     if len(raw) != extra + TAIL_BYTES or _TAIL.match(raw, extra) is None:
         return None

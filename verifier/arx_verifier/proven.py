@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from arx_verifier import bounds, caveats, chain, codec, names, scopes
-from arx_verifier.constraints import MAX_TOLD, CompiledRule, WireRule, compile_wire, explain, merge, permits, read_wire
+from arx_verifier import bounds, chain, codec, names, scopes
+from arx_verifier.caveats import WireCaveat
+from arx_verifier.constraints import MAX_TOLD, explain, permits, read_wire
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier
-
-Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+from arx_verifier.terms import Allow, Networks, Terms, ToolRules, gather, terms_of
 
 
 class Refused(NamedTuple):
@@ -26,23 +26,6 @@ class Refused(NamedTuple):
 
     code: str
     failures: tuple[Failure, ...]
-
-
-class _Allow(NamedTuple):
-    """One ``allow``: where it stands, as it is written, and ready to be asked."""
-
-    place: str
-    rules: tuple[WireRule, ...]
-    compiled: Sequence[CompiledRule]
-    tests: int
-
-
-class ToolRules(NamedTuple):
-    """The rules of each ``allow`` that match one tool, how many tests they can cost, and whether they were merged."""
-
-    groups: Sequence[Sequence[CompiledRule]]
-    tests: int
-    merged: bool
 
 
 class ProvenChain:
@@ -67,6 +50,7 @@ class ProvenChain:
     __slots__ = (
         "_allows",
         "_by_tool",
+        "_places",
         "exp",
         "facts",
         "fresh_ms",
@@ -94,7 +78,8 @@ class ProvenChain:
         self.networks: list[tuple[str, Networks]] = []
         self.refused: Refused | None = None
         self.scopes: tuple[str, ...] = ()
-        self._allows: list[_Allow] = []
+        self._allows: tuple[Allow, ...] = ()
+        self._places: tuple[int, ...] = ()
         self._by_tool: dict[str, ToolRules] = {}
         self.facts: ChainFacts
 
@@ -102,11 +87,14 @@ class ProvenChain:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments."""
         rules = self._by_tool.get(tool)
         if rules is None:
-            rules = self._gather(tool) if tool else None  # a request that maps to no tool: not even `*` allows it
+            rules = gather(tool, self._allows, again=False) if tool else None  # no tool: not even `*` allows it
             if rules is None:
                 return self._explain_tool(tool)
-        elif not rules.merged:  # asked for again, so worth the work
-            rules = self._merge(tool, rules)
+            self._keep(tool, rules)
+        elif not rules.merged:
+            rules = gather(tool, self._allows, again=True)
+            assert rules is not None
+            self._keep(tool, rules)
         if rules.tests > bounds.FREE_TESTS and rules.tests * bounds.size_of(args) > bounds.MAX_WORK:
             return Refused(
                 "argument_not_allowed",
@@ -134,70 +122,50 @@ class ProvenChain:
                 return Refused("network_not_allowed", (Failure(place, "net", expected, came),))
         return None
 
-    def _gather(self, tool: str) -> ToolRules | None:
-        groups, tests = [], 0
-        for allow in self._allows:
-            group = [rule for rule in allow.compiled if rule.matches_tool(tool)]
-            if not group:
-                return None
-            groups.append(group)
-            tests += allow.tests
-        if len(self._by_tool) >= bounds.tools_for(self.parts):
+    def _keep(self, tool: str, rules: ToolRules) -> None:
+        if tool not in self._by_tool and len(self._by_tool) >= bounds.tools_for(self.parts):
             self._by_tool.clear()
-        self._by_tool[tool] = rules = ToolRules(groups, tests, False)
-        return rules
-
-    def _merge(self, tool: str, rules: ToolRules) -> ToolRules:
-        groups = rules.groups
-        if all(len(group) == 1 for group in groups):
-            groups = [[merge([rule for (rule,) in groups])]]
-        self._by_tool[tool] = merged = ToolRules(groups, rules.tests, True)
-        return merged
+        self._by_tool[tool] = rules
 
     def _explain_tool(self, tool: str) -> Refused:
         came = shorten(tool) if tool else "a request that is no tool"
         return Refused(
             "tool_not_allowed",
             tuple(
-                Failure(allow.place, "tool", " or ".join(rule.tool for rule in allow.rules), came)
-                for allow in self._allows
+                Failure(_place(index), "tool", " or ".join(rule.tool for rule in allow.rules), came)
+                for index, allow in zip(self._places, self._allows, strict=True)
                 if not any(rule.matches_tool(tool) for rule in allow.compiled)
             ),
         )
 
     def _explain_arguments(self, tool: str, args: Mapping[str, Any]) -> Refused:
         failures: list[Failure] = []
-        for allow in self._allows:
+        for index, allow in zip(self._places, self._allows, strict=True):
             matching = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
             if not any(permits(compiled, args) for compiled, _ in matching):
                 for _, rule in matching:
                     if len(failures) == MAX_TOLD:
                         return Refused("argument_not_allowed", tuple(failures))
-                    failures += explain(read_wire(rule), args, allow.place, MAX_TOLD - len(failures))
+                    failures += explain(read_wire(rule), args, _place(index), MAX_TOLD - len(failures))
         return Refused("argument_not_allowed", tuple(failures))
-
-    def allow(self, place: str, rules: tuple[WireRule, ...]) -> None:
-        """Add one ``allow``, its operands checked now, so that a bad one refuses alike on first and later sight."""
-        compiled = [compile_wire(rule) for rule in rules]
-        self._allows.append(_Allow(place, rules, compiled, sum([rule.weight for rule in compiled])))
 
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
         reading = _Reading(self, audience)
-        self.parts = bounds.parts_of(packets)
-        place = "identifier"
+        index = -1
         try:
             for index, packet in enumerate(packets):
-                place = f"caveat {index + 1}"
                 if not isinstance(packet, bytes):
-                    raise _prohibits("missing_discharge", place, "third-party caveat", "its discharge", "none")
-                reading.take(place, caveats.read_proven(packet))
-            if not packets or not self._allows or self._allows[0].place != "caveat 1":
+                    raise _prohibits("missing_discharge", index, "third-party caveat", "its discharge", "none")
+                reading.take(index, *terms_of(packet))
+            if not reading.places or reading.places[0] != 0:
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
         except ArxError as error:
-            failures = error.failures or (Failure(place, "shape", "a caveat of SPEC 6", str(error)),)
+            failures = error.failures or (Failure(_place(index), "shape", "a caveat of SPEC 6", str(error)),)
             self.refused = Refused(error.code, failures)
+            self.parts = bounds.parts_of(packets)
+        self._allows, self._places = tuple(reading.allows), tuple(reading.places)
         self.scopes = tuple(reading.scopes)
         self.facts = reading.facts()
 
@@ -211,37 +179,62 @@ class ProvenChain:
 class _Reading:
     """Where one walk over the caveats stands: names, links and depth that bind what follows."""
 
+    __slots__ = (
+        "_audience",
+        "_depth",
+        "_hand_to",
+        "_link",
+        "_links",
+        "_named",
+        "_proven",
+        "_tasks",
+        "allows",
+        "places",
+        "scopes",
+    )
+
     def __init__(self, proven: ProvenChain, audience: str) -> None:
         self._proven = proven
         self._audience = audience
         identifier = proven.identifier
         self._link = codec.bytes_of(identifier.id)
         self._depth = identifier.depth
-        self._hand_to: list[tuple[str, tuple[str, ...]]] = []
+        self._hand_to: list[tuple[int, tuple[str, ...]]] = []
         self._named: list[str] = []
         self._links: list[str] = []
         self._tasks: list[str] = []
-        self.scopes = ["realm", f"key:{identifier.kid}"]
+        self.allows: list[Allow] = []
+        self.places: list[int] = []
+        self.scopes = [
+            "realm",
+            proven.key.scope,
+            *scopes.agent_scopes(identifier.agent),
+            f"session:{identifier.session}",
+            f"link:{identifier.id}",
+        ]
         if identifier.subject is not None:
             self.scopes.append(scopes.subject_scope(*identifier.subject))
         if identifier.policy is not None:
             self.scopes.append(f"policy:{identifier.policy}")
-        self.scopes += scopes.agent_scopes(identifier.agent)
-        self.scopes += [f"session:{identifier.session}", f"link:{identifier.id}"]
         if identifier.task is not None:
             self.scopes.append(f"task:{identifier.task}")
 
-    def take(self, place: str, caveat: caveats.WireCaveat) -> None:
+    def take(self, index: int, terms: Terms, hop: bytes | None) -> None:
         """Take in one caveat."""
+        caveat = terms.caveat
+        self._proven.parts += terms.parts + 1
+        if hop is not None and caveat.to is not None:
+            self._hand_over(index, caveat.to, hop)
+        if terms.allow is not None:
+            self.allows.append(terms.allow)
+            self.places.append(index)
+        if not terms.plain:
+            self._take_rest(index, terms, caveat)
+
+    def _take_rest(self, index: int, terms: Terms, caveat: WireCaveat) -> None:
         proven = self._proven
-        if caveat.to is not None and caveat.hop is not None:
-            self._hand_over(place, caveat.to, caveat.hop)
-        if caveat.call is not None:
-            raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
-        if caveat.allow is not None:
-            proven.allow(place, caveat.allow)
         if caveat.aud is not None and self._audience not in caveat.aud:
-            raise _prohibits("wrong_audience", place, "aud", " or ".join(caveat.aud), self._audience)
+            raise _prohibits("wrong_audience", index, "aud", " or ".join(caveat.aud), self._audience)
         if caveat.depth is not None:
             self._depth = min(self._depth, caveat.depth)
         if caveat.exp is not None:
@@ -251,25 +244,26 @@ class _Reading:
         if caveat.fresh is not None:
             proven.fresh_ms = caveat.fresh if proven.fresh_ms is None else min(proven.fresh_ms, caveat.fresh)
         if caveat.hand_to is not None:
-            self._hand_to.append((place, caveat.hand_to))
-        if caveat.net is not None:
-            proven.networks.append((place, tuple(map(caveats.read_network, caveat.net))))
+            self._hand_to.append((index, caveat.hand_to))
+        if terms.networks:
+            proven.networks.append((_place(index), terms.networks))
         if caveat.require is not None:
             if "holder" in caveat.require:
-                raise _prohibits("proof_missing", place, "require", "a holder's signature", "none: not in this version")
+                raise _prohibits("proof_missing", index, "require", "a holder's signature", "none: not in this version")
             proven.needs_call = True
         if caveat.task is not None:
             self._tasks.append(caveat.task)
             self.scopes.append(f"task:{caveat.task}")
 
-    def _hand_over(self, place: str, to: str, hop: str) -> None:
+    def _hand_over(self, index: int, to: str, hop: bytes) -> None:
         if self._depth == 0:
-            raise _prohibits("too_deep", place, "depth", "no further hand-over", f"a hand-over to {to}")
+            raise _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")
         self._depth -= 1
-        for from_place, patterns in self._hand_to:
+        for from_index, patterns in self._hand_to:
             if not names.matches_any_path(patterns, to):
-                raise _prohibits("name_not_allowed", place, f"hand_to of {from_place}", " or ".join(patterns), to)
-        self._link = chain.next_link(self._link, caveats.canonical_hop(hop))
+                rule = f"hand_to of {_place(from_index)}"
+                raise _prohibits("name_not_allowed", index, rule, " or ".join(patterns), to)
+        self._link = chain.next_link(self._link, hop)
         link = codec.text_of(self._link)
         self._named.append(to)
         self._links.append(link)
@@ -296,8 +290,12 @@ class _Reading:
         )
 
 
-def _prohibits(code: str, place: str, rule: str, expected: str, came: str) -> ArxError:
-    return ArxError(rule, code=code, failures=(Failure(place, rule, expected, came),))
+def _place(index: int) -> str:
+    return f"caveat {index + 1}" if index >= 0 else "identifier"
+
+
+def _prohibits(code: str, index: int, rule: str, expected: str, came: str) -> ArxError:
+    return ArxError(rule, code=code, failures=(Failure(_place(index), rule, expected, came),))
 
 
 def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str, keys: KeyRing) -> Identifier:

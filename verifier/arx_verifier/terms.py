@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one proven caveat says, worked out once for its bytes; and which rules speak of one tool.  SPEC 6, 7.
+
+Policies write the same caveat into every token and code hands over with the same words, so what was read and compiled
+is kept for all tokens, by the caveat's bytes without its hop, which alone is new each time.  Only proven bytes come
+this far, nothing kept is secret, and number and size are bounded.  How terms bind one chain is for ``proven``.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from arx_verifier import canonical, caveats, codec
+from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, merge
+from arx_verifier.errors import MalformedTokenError
+
+Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+_MAX_KEPT: Final = 2048
+_MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a hand-over take about 230
+_MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
+_MAX_TOOL_CHARS: Final = 96
+
+_HOP: Final = b'"hop":"'
+_HOP_CHARS: Final = 12
+_ANY_HOP: Final = "A" * _HOP_CHARS
+_GAP: Final = b"\0"  # stands for the hop in what terms are kept by; JSON has no such byte
+
+
+class Allow(msgspec.Struct, frozen=True, eq=False):
+    """One ``allow``, as it is written and ready to be asked; compared by identity.
+
+    Attributes:
+        rules: As they are written.
+        compiled: The same, in the same order.
+        weight: How many tests all of them are.
+        shared: Whether other chains use this very object.
+    """
+
+    rules: tuple[WireRule, ...]
+    compiled: tuple[CompiledRule, ...]
+    weight: int
+    shared: bool
+
+
+class Terms(msgspec.Struct, frozen=True, eq=False):
+    """One caveat, its operands checked.
+
+    Attributes:
+        caveat: As it is written; its ``hop`` is that of the token it was read from first.
+        allow: Its rules, or None.
+        networks: Its ``net``, read.
+        parts: How many rules, operands and members it has, from above.
+        plain: Whether it says nothing but ``allow``, ``to`` and ``hop``.
+    """
+
+    caveat: caveats.WireCaveat
+    allow: Allow | None
+    networks: Networks
+    parts: int
+    plain: bool
+
+
+class ToolRules(msgspec.Struct, frozen=True):
+    """The rules of each ``allow`` that match one tool, how many tests they can cost, and whether they were merged."""
+
+    groups: Sequence[Sequence[CompiledRule]]
+    tests: int
+    merged: bool
+
+
+_KEPT: Final[dict[bytes, Terms]] = {}
+_GATHERED: Final[dict[tuple[str, tuple[Allow, ...]], ToolRules]] = {}
+
+
+def terms_of(packet: bytes) -> tuple[Terms, bytes | None]:
+    """Read one proven caveat.
+
+    Args:
+        packet: Its bytes as received.
+
+    Returns:
+        Its terms, and the 9 bytes of its hop when it is a hand-over.
+
+    Raises:
+        UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
+        MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
+    """
+    cut = packet.rfind(_HOP)
+    if cut < 0:
+        found = _KEPT.get(packet)
+        return (found, None) if found is not None else _read(packet, packet)
+    cut += len(_HOP)
+    key = packet[:cut] + _GAP + packet[cut + _HOP_CHARS :]
+    found = _KEPT.get(key)
+    if found is not None:
+        try:
+            return found, codec.bytes_of_ascii(packet[cut : cut + _HOP_CHARS])
+        except MalformedTokenError:
+            pass  # these bytes are no hop: they are read for what else is wrong with them
+    return _read(packet, key)
+
+
+def _read(packet: bytes, key: bytes) -> tuple[Terms, bytes | None]:
+    caveat = caveats.read_proven(packet)
+    if caveat.call is not None:
+        raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
+    hop = caveats.canonical_hop(caveat.hop) if caveat.hop is not None else None
+    parts = 1 + packet.count(b",")
+    keep = len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS and _stands_for(key, caveat)
+    allow = None
+    if caveat.allow is not None:
+        compiled = tuple([compile_wire(rule) for rule in caveat.allow])
+        allow = Allow(caveat.allow, compiled, sum([rule.weight for rule in compiled]), keep)
+    said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
+    networks = tuple(map(caveats.read_network, caveat.net or ()))
+    terms = Terms(caveat, allow, networks, parts, said == caveats.count_members(caveat))
+    if keep:
+        if len(_KEPT) >= _MAX_KEPT:
+            _KEPT.clear()
+        _KEPT[key] = terms
+    return terms, hop
+
+
+def _stands_for(key: bytes, caveat: caveats.WireCaveat) -> bool:
+    """Tell whether *key* stands for this caveat with any hop whatever, and for nothing else.
+
+    An argument may be called ``hop`` too: what was cut out is a hop only if writing another one puts it in that place.
+    """
+    if _GAP not in key:
+        return True  # the packet itself
+    if caveat.hop is None:
+        return False
+    another = canonical.encode(msgspec.structs.replace(caveat, hop=_ANY_HOP))
+    return another == key.replace(_GAP, _ANY_HOP.encode("ascii"))
+
+
+def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | None:
+    """Find what a chain's rules say of one tool.
+
+    Args:
+        tool: Not empty.
+        allows: Every ``allow`` of the chain, in order.
+        again: Whether this was asked before, so that merging the rules is worth the work.
+
+    Returns:
+        The rules, or None when an ``allow`` has none for this tool.
+    """
+    shared = len(tool) <= _MAX_TOOL_CHARS
+    for allow in allows:
+        shared = shared and allow.shared
+    if shared:
+        found = _GATHERED.get((tool, allows))
+        if found is not None:
+            return found
+    groups: list[Sequence[CompiledRule]] = []
+    for allow in allows:
+        group = [rule for rule in allow.compiled if rule.matches_tool(tool)]
+        if not group:
+            return None
+        groups.append(group)
+    merged = again or shared
+    if merged and all(len(group) == 1 for group in groups):
+        groups = [(merge([rule for (rule,) in groups]),)]
+    rules = ToolRules(groups, sum([allow.weight for allow in allows]), merged)
+    if shared:
+        if len(_GATHERED) >= _MAX_KEPT:
+            _GATHERED.clear()
+        _GATHERED[tool, allows] = rules
+    return rules
