@@ -13,9 +13,10 @@ import redis
 
 from arx_caps.cli.doctor_check import Check
 from arx_caps.cli.doctor_history import check_history
+from arx_caps.cli.doctor_users import ANYBODY, wide_users
 from arx_caps.cli.place import store_url
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore, Topology, acl
+from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
@@ -25,6 +26,9 @@ TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
 LIBRARY: Final = "arx1"
 ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
+ANSWER_BYTES: Final = 4 << 20  # 1,000 entries with the longest scopes, names and reasons have 2.3 MB on the wire
+SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
+NO_LIMIT: Final = 1 << 62
 SETTLE_S: Final = 0.3  # what is behind now may have caught up in a moment
 
 
@@ -129,14 +133,29 @@ def _functions(patient: Patient) -> Check:
     return Check("functions", True, f"{LIBRARY} is loaded, of this version")
 
 
+def _buffer(patient: Patient) -> Check:
+    """A follower's answers and pushes wait in the server up to this limit, beyond which its connection is closed."""
+    words = patient.client.config_get("client-output-buffer-limit")["client-output-buffer-limit"].split()
+    hard, soft, soft_s = map(int, words[words.index("pubsub") + 1 :][:3])
+    small = min(hard or NO_LIMIT, soft if soft and soft_s < SLOW_LINK_S else NO_LIMIT)
+    if small < ANSWER_BYTES:
+        found = (
+            f"{small} bytes for a follower, whose largest answer has {ANSWER_BYTES}: far behind, it never catches up"
+        )
+        mend = "CONFIG SET client-output-buffer-limit 'pubsub 32mb 8mb 60', in its file too"
+        return Check("buffer", False, found, mend)
+    return Check("buffer", True, "room for a follower that is far behind")
+
+
 def _access(patient: Patient) -> Check:
     if patient.own:
         return Check("access", True, "the store's socket can be opened by this user alone")
-    name = patient.client.acl_whoami()
-    wide = acl.too_wide(patient.client.acl_getuser(name), patient.realm.name)
+    looked_at, wide = wide_users(patient.client, patient.realm.name, patient.realm.store)
     if wide:
-        return Check("access", False, f"the user {name} has {'; '.join(wide)}", ACLS)
-    return Check("access", True, f"the user {name} has what a role needs")
+        named = "; ".join(f"the user {name} has {', '.join(found)}" for name, found in wide.items())
+        only_default = set(wide) == {ANYBODY} and patient.realm.store is not None
+        return Check("access", False, named, f"{ACLS}; then `ACL SETUSER default off`" if only_default else ACLS)
+    return Check("access", True, f"{looked_at} users concern the realm, each with what its role needs")
 
 
 def _replication(patient: Patient) -> Check:
@@ -221,6 +240,7 @@ def _verifiers(patient: Patient) -> Check:
 CHECKS: Final = (
     _persistence,
     _eviction,
+    _buffer,
     _functions,
     _access,
     _replication,

@@ -9,6 +9,7 @@ by ``too_wide``.
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
 from arx_caps.revocation.wire import Keys
@@ -27,7 +28,6 @@ BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
 # Parts of a realm's data, by the last member of their names.
 READ_BY_ALL: Final = ("h", "f", "b", "log", "v", "a", "r")
-DANGEROUS: Final = ("FLUSHALL", "CONFIG", "FUNCTION", "EVAL", "ACL", "SHUTDOWN", "REPLICAOF", "KEYS", "DEBUG")
 
 
 class Role(NamedTuple):
@@ -79,29 +79,57 @@ def new_password() -> str:
     return secrets.token_urlsafe(32)
 
 
-def too_wide(user: Mapping[str, Any], realm: str) -> list[str]:
-    """Say what a user of the store has that no role needs.
+def too_wide(user: Mapping[str, Any], realm: str, name: str = "") -> list[str]:
+    """Say what a user of the store has that its role does not need.
 
     Args:
         user: As ``ACL GETUSER`` tells it.
         realm: The realm.
+        name: The user's name; one that ``user_name`` gives says the role, any other may have every role's rights.
     """
     tag = Keys.of(realm).header[:-1]
+    role = next((role for role in ROLES if user_name(role, realm) == name), None)
+    needed = {command for known in ROLES for command in ROLES[known].commands.split() if role in (known, None)}
     found = []
     keys = [text for text in _words(user.get("keys")) if not text.startswith(f"~{tag}") or "*" in text]
     channels = [text for text in _words(user.get("channels")) if text != f"&{tag}ch"]
     words = [*_words(user.get("commands")), *_words(user.get("categories"))]
-    commands = {word for word in words if word.startswith("+")} - {"+function|load", "+function|list"}
-    wide = sorted(word for word in commands if word[1] == "@" or word[1:].split("|")[0].upper() in DANGEROUS)
+    wide = sorted({word for word in words if word.startswith("+") and word[1:].lower() not in needed})
     if keys:
         found.append(f"keys beyond the realm's parts ({' '.join(keys[:3])})")
     if channels:
         found.append(f"channels beyond the realm's ({' '.join(channels[:3])})")
     if wide:
-        found.append(f"commands that no role needs ({' '.join(wide[:3])})")
-    if "nopass" in _words(user.get("flags")):
+        whose = "its role does not need" if role else "no role needs"
+        found.append(f"commands that {whose} ({' '.join(wide[:3])})")
+    if user.get("selectors"):
+        found.append("further rights in selectors")
+    if has_no_password(user):
         found.append("no password")
     return found
+
+
+def is_on(user: Mapping[str, Any]) -> bool:
+    """Tell whether anybody can be this user."""
+    return "on" in _words(user.get("flags"))
+
+
+def has_no_password(user: Mapping[str, Any]) -> bool:
+    """Tell whether everybody can be this user."""
+    return "nopass" in _words(user.get("flags"))
+
+
+def reaches(user: Mapping[str, Any], realm: str) -> bool:
+    """Tell whether a user can touch a realm's kills, selectors left aside."""
+    header = Keys.of(realm).header
+    patterns = [text.partition("~")[2] for text in _words(user.get("keys"))]
+    return any(fnmatchcase(header, pattern.replace("[^", "[!")) for pattern in patterns)
+
+
+def is_named_for(user: Mapping[str, Any], realm: str) -> bool:
+    """Tell whether a user's rights name the realm's own keys: it was made for the realm."""
+    tag = Keys.of(realm).header[:-1]
+    return any(text.partition("~")[2].startswith(tag) for text in _words(user.get("keys")))
 
 
 def _words(value: Any) -> Iterable[str]:

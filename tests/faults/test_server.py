@@ -10,6 +10,7 @@ import time
 import pytest
 import redis
 
+from arx_caps.cli.doctor_store import ANSWER_BYTES
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.epochs import boot_clock
@@ -148,6 +149,32 @@ def test_a_slow_consumer(own_valkey: EmbeddedValkey, store: RevocationStore, sta
     assert witness.last_accepted() <= stopped
     witness.watch(token=token(store))
     witness.until("ok")
+
+
+def test_no_room_for_one_that_is_far_behind(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
+    """
+    With a limit below its largest answer, a verifier that missed much is cut off each time: it refuses, for as long as
+    that lasts.  With the room that ``arx doctor`` asks for it catches up by itself, however long the reasons are.
+    """
+    witness = start(own_valkey.url)
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        raw.config_set("client-output-buffer-limit", "pubsub 65536 0 0")
+        witness.freeze()
+        raw.client_kill_filter(_type="pubsub")
+        killed = kill(store)
+        store.kill([f"agent:{'a' * 60}{number:04}" for number in range(1000)], "\U0001f600" * 500, BY)
+        witness.thaw()
+        witness.until("stale")
+        cut_off = "client_output_buffer_limit_disconnections"
+        until(lambda: raw.info("stats")[cut_off] >= 3)
+        assert witness.code() == "stale"
+        bounded(witness, killed)
+        raw.config_set("client-output-buffer-limit", f"pubsub {ANSWER_BYTES} 0 0")
+        witness.until("revoked")
+        seen = raw.info("stats")[cut_off]
+        witness.watch(token=token(store))
+        witness.until("ok")
+        assert raw.info("stats")[cut_off] == seen
 
 
 @pytest.mark.parametrize("loss", ["flushall", "evicted", "deleted"])

@@ -91,7 +91,8 @@ def test_a_store_that_is_well(place: Place) -> None:
 
 def test_settings_that_lose_kills(place: Place) -> None:
     """
-    A default user that is too wide, an eviction policy, fsync once a second, no file at all.
+    A default user that is too wide, an eviction policy, no room for a follower that is far behind, fsync once a second,
+    no file at all.
     """
     url = f"redis://127.0.0.1:{place.server.port}"
     found = place.bad(url)
@@ -99,10 +100,60 @@ def test_settings_that_lose_kills(place: Place) -> None:
     assert "the user default has" in found["access"][0]
     with place.setting("maxmemory-policy", "allkeys-lru"):
         assert place.bad(url)["eviction"][0] == "allkeys-lru"
+    for limits in ("pubsub 65536 0 0", "pubsub 33554432 65536 5"):
+        with place.setting("client-output-buffer-limit", limits):
+            found, mend = place.bad(url)["buffer"]
+            assert "65536 bytes for a follower" in found
+            assert "32mb 8mb 60" in mend
     with place.setting("appendfsync", "everysec"):
         assert "power cut" in place.bad(url)["persistence"][0]
     with place.setting("appendonly", "no"):
         assert "no append-only file" in place.bad(url)["persistence"][0]
+
+
+def test_users_that_are_too_wide(tmp_path: Path) -> None:
+    """
+    Asked by an administrator, whose own rights are not the point: everybody's, the realm's users', whoever follows it.
+    """
+    root = {"username": "root", "password": "r" * 9}
+    everything = ("~*", "&*", "+@all")
+    options = ("--user", "root", "on", ">" + "r" * 9, *everything)
+    server = Server(tmp_path / "server", free_ports(1)[0], *options, login=root)
+    place = f"127.0.0.1:{server.port}"
+    init_realm(tmp_path / "realm", name="acme", issuer="http://127.0.0.1:9", store=f"redis://arx-mint-acme@{place}")
+    words = ("doctor", "--realm-dir", tmp_path / "realm", "--json", "--store", f"redis://root@{place}")
+    with running(server), server.client() as raw:
+
+        def user(name: str, *rules: str) -> None:
+            raw.execute_command("ACL", "SETUSER", name, *rules)
+
+        def found() -> str:
+            ran = arx(*words, env={"ARX_STORE_PASSWORD": "r" * 9})
+            [check] = [check for check in ran.json["checks"] if check["name"] == "access"]
+            assert bool(check["mend"]) != check["ok"]
+            return "" if check["ok"] else str(check["found"])
+
+        assert "the user default has" in found()
+        user("default", "off")
+        assert found() == ""
+        for role in acl.ROLES:
+            user(acl.user_name(role, "acme"), *acl.rules(role, "acme", "p" * 9))
+        user("monitor", "on", ">" + "m" * 9, "-@all", "+info")
+        assert found() == ""
+        user("arx-verifier-acme", "+fcall|arx1_bump")
+        assert "the user arx-verifier-acme has commands that its role does not need (+fcall|arx1_bump)" in found()
+        user("arx-verifier-acme", *acl.rules("verifier", "acme", "p" * 9), "~arx:*")
+        assert "arx-verifier-acme has keys beyond the realm's parts (~arx:*)" in found()
+        user("arx-verifier-acme", *acl.rules("verifier", "acme", "p" * 9), "(~* +get)")
+        assert "arx-verifier-acme has further rights in selectors" in found()
+        user("arx-verifier-acme", *acl.rules("verifier", "acme", "p" * 9), "nopass")
+        assert "arx-verifier-acme has no password" in found()
+        user("arx-verifier-acme", *acl.rules("verifier", "acme", "p" * 9))
+        user("tool-7", "on", ">" + "t" * 9, *everything)
+        assert found() == "", "a second administrator"
+        with server.client(username="tool-7", password="t" * 9, protocol=3) as tool, tool.pubsub() as following:
+            following.ssubscribe("arx:{acme}:ch")
+            until(lambda: "the user tool-7 has" in found())
 
 
 def test_functions_that_are_not_ours(place: Place) -> None:

@@ -86,6 +86,11 @@ class Address:
         return f"Address({self._kind.__name__})"
 
     @property
+    def username(self) -> str | None:
+        """Who asks the store, if the address says."""
+        return self._settings.get("username")
+
+    @property
     def fails_over(self) -> bool:
         """Whether the primary may be another server tomorrow."""
         return bool(self._several)
