@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from arx_verifier import names
 from arx_verifier.errors import SettingsError
 from arx_verifier.keys import DEFAULT_MAX_TTL_MS
 
+DATABASE_VARIABLE: Final = "ARX_DATABASE"
 DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000
@@ -26,10 +27,11 @@ MIN_TTL_MS: Final = 1000
 DEFAULT_WINDOW_MS: Final = 24_000
 ON_FAILOVER: Final = ("rotate", "trust")
 SETTINGS: Final = frozenset(
-    ("name", "issuer", "listen", "store", "max_ttl", "replicas", "on_failover", "failover_window")
+    ("name", "issuer", "listen", "store", "database", "max_ttl", "replicas", "on_failover", "failover_window")
 )
 
 _STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
+_DATABASE: Final = re.compile(r"(postgresql(\+psycopg)?|sqlite)://")
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 
@@ -47,6 +49,7 @@ class Realm:
         replicas: How many of the store's replicas must have a kill on disk.
         on_failover: ``rotate`` ends every token when the store fails over; ``trust`` only where no kill can be lost.
         failover_window_ms: How long a deposed primary of the store may go on answering.
+        database: URL of a database that several mints share; None for one in the folder.  May hold a password.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class Realm:
     replicas: int = 0
     on_failover: str = "rotate"
     failover_window_ms: int = DEFAULT_WINDOW_MS
+    database: str | None = field(default=None, repr=False)
 
     @classmethod
     def plan(
@@ -68,6 +72,7 @@ class Realm:
         issuer: str,
         listen: str = DEFAULT_LISTEN,
         store: str | None = None,
+        database: str | None = None,
     ) -> Self:
         """Check the settings of a realm that is yet to be made; ``mint.founding`` makes it.
 
@@ -77,11 +82,13 @@ class Realm:
             issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
             listen: Host and port to listen at.
             store: URL of a revocation store of your own.
+            database: URL of a database of your own.
 
         Raises:
             SettingsError: A setting is not usable.
         """
-        return cls(Path(folder).absolute(), *_checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS))
+        checked = _checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS)
+        return cls(Path(folder).absolute(), *checked, database=_database(database))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -110,11 +117,13 @@ class Realm:
             raise SettingsError(f"{file}: max_ttl or failover_window: {error}") from error
         name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
         topology = _topology(settings.get("replicas", 0), settings.get("on_failover", "rotate"), window_ms)
-        return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms), *topology)
+        database = _database(os.environ.get(DATABASE_VARIABLE) or settings.get("database"))
+        return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms), *topology, database=database)
 
     def settings(self) -> str:
         """Write ``realm.toml``."""
         lines = {"name": self.name, "issuer": self.issuer, "listen": self.listen, "store": self.store}
+        lines["database"] = without_password(self.database) if self.database is not None else None
         lines["max_ttl"] = format_duration(self.max_ttl_ms)
         # A JSON string without characters beyond ASCII is a TOML string.
         written = [f"{key} = {json.dumps(value)}" for key, value in lines.items() if value is not None]
@@ -142,8 +151,13 @@ class Realm:
 
     @property
     def database_url(self) -> str:
-        """The mint's state."""
-        return f"sqlite:///{self.folder / 'mint.db'}"
+        """The mint's state; may hold a password."""
+        return self.database or f"sqlite:///{self.database_path}"
+
+    @property
+    def database_path(self) -> Path:
+        """The mint's state, unless it is in a database elsewhere."""
+        return self.folder / "mint.db"
 
     @property
     def valkey_dir(self) -> Path:
@@ -170,6 +184,20 @@ class Realm:
 def default_folder(environment: Mapping[str, str]) -> Path:
     """Return the folder of a realm that is not named: ``$ARX_HOME``, else ``./.arx``."""
     return Path(environment.get("ARX_HOME") or DEFAULT_FOLDER)
+
+
+def without_password(url: str) -> str:
+    """Return a database's URL as it may be shown and written down."""
+    scheme, slashes, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    return f"{scheme}{slashes}{login.partition(':')[0]}{at}{place}"
+
+
+def _database(url: Any) -> str | None:
+    """Check a database's URL, roughly: whoever opens it knows it."""
+    if url is None or (isinstance(url, str) and _DATABASE.match(url)):
+        return url
+    raise SettingsError("database is a URL: postgresql://USER@HOST/NAME, its password in ARX_DATABASE_PASSWORD")
 
 
 def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:

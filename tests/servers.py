@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real servers for tests: one Valkey a run, a fresh realm a test, verifiers in processes of their own.
+"""Real servers for tests: one Valkey and one PostgreSQL a run, a fresh realm or database a test, verifier processes.
 
 What only ``arx_caps`` can start is imported by the fixtures, so that the verifier's tests also run where it alone is
 installed.
@@ -20,6 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from arx_caps.embedded import EmbeddedValkey
     from arx_caps.revocation import RevocationStore
+    from tests.postgres import Postgres
 
 FAST_LEASE_MS = 300
 
@@ -96,6 +97,31 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVal
 
     with EmbeddedValkey(tmp_path_factory.mktemp("own")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL, with a database ``made`` that has the mint's tables and nothing in them."""
+    from arx_caps.mint.state import State
+    from tests.postgres import running
+
+    with running() as server:
+        made = server.database(name="made")
+        with State(made) as state:
+            state.create()
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Both databases in turn: None for a file in the realm's folder, else the URL of a fresh PostgreSQL database."""
+    if request.param == "sqlite":
+        yield None
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.database(template="made")
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture

@@ -71,15 +71,15 @@ def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int) -> Check:
 def _high_water(realm: Realm, inc: str, seq: int) -> Check:
     from arx_caps.mint.state import State
 
-    path = realm.folder / "mint.db"
-    if not path.exists():
+    path = realm.database_path
+    if realm.database is None and not path.exists():
         found = f"{path} is gone: the mint knows no agent, session or operator, and not what was killed"
         return Check("memory", False, found, "restore it from a backup, then restart the mint; kills work meanwhile")
     try:
         with State(realm.database_url) as state:
             mark = state.high_water(realm.name)
     except ArxError as error:
-        return Check("memory", False, str(error), f"look at {path}")
+        return Check("memory", False, str(error), "look at the mint's database")
     if mark is None:
         return Check("memory", False, "the mint has never seen this store", "start the mint")
     if mark.inc != inc:
@@ -111,7 +111,7 @@ def _events(realm: Realm) -> list[dict[str, Any]]:
     """Read the last events about scopes in the newest history."""
     from arx_caps.mint.state import State
 
-    if not (realm.folder / "mint.db").exists():
+    if realm.database is None and not realm.database_path.exists():
         return []  # said already
     with State(realm.database_url) as state:
         recorded = state.outbox.since(0, (*EVENTS, *HISTORIES))

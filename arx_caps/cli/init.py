@@ -10,7 +10,7 @@ import click
 from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, pairs
-from arx_caps.cli.place import store_url_option
+from arx_caps.cli.place import database_option, store_url_option
 from arx_caps.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
 
 LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
@@ -22,6 +22,7 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
 @click.option("--listen", help=f"host:port that the mint listens at; else a loopback issuer's, else {DEFAULT_LISTEN}")
 @click.option("--issuer", envvar="ARX_ISSUER", help="the mint's public address; else http:// and where it listens")
 @store_url_option
+@database_option
 @click.option("--passphrase-file", type=click.Path(), help='seal the root key with this file\'s text ("-": stdin)')
 @common_options
 @pass_console
@@ -32,6 +33,7 @@ def init_command(
     listen: str | None,
     issuer: str | None,
     store: str | None,
+    database: str | None,
     passphrase_file: str | None,
 ) -> None:
     """Make a realm in DIRECTORY, ./.arx when left out.  What is there already is never overwritten."""
@@ -41,7 +43,13 @@ def init_command(
     listen = listen or _listen_of(issuer)
     passphrase = read_text(passphrase_file) if passphrase_file else None
     realm = init_realm(
-        folder, name=name, issuer=issuer or f"http://{listen}", listen=listen, passphrase=passphrase, store=store
+        folder,
+        name=name,
+        issuer=issuer or f"http://{listen}",
+        listen=listen,
+        passphrase=passphrase,
+        store=store,
+        database=database,
     )
     value = {
         "realm": realm.name,

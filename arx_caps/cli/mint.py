@@ -13,7 +13,7 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, json_line, plain, table
-from arx_caps.cli.place import realm_dir_option, store_url_option
+from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.values import Duration, show_time
 from arx_caps.durations import parse_duration
 from arx_caps.realm import Realm
@@ -42,11 +42,13 @@ def mint_command() -> None:
 @click.option("--behind-tls", is_flag=True, help="TLS ends before the mint, so it may listen beyond loopback")
 @passphrase_option
 @store_url_option
+@database_option
 @realm_dir_option
 @common_options
 def serve_command(
     realm_dir: Path,
     store: str | None,
+    database: str | None,
     host: str | None,
     port: int | None,
     behind_tls: bool,
@@ -57,7 +59,8 @@ def serve_command(
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        serve(realm_dir, host, port, store, behind_tls=behind_tls, passphrase=read_passphrase(passphrase_file))
+        passphrase = read_passphrase(passphrase_file)
+        serve(realm_dir, host, port, store, behind_tls=behind_tls, passphrase=passphrase, database=database)
     except SystemExit as error:  # how uvicorn says that it could not listen
         raise Stop("the mint could not listen; its log says why", exits.UNREACHABLE, code="not_listening") from error
 
@@ -69,16 +72,23 @@ def serve_command(
     "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="only the last so many"
 )
 @click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@database_option
 @realm_dir_option
 @common_options
 @pass_console
 def events_command(
-    console: Console, realm_dir: Path, since: str | None, kinds: tuple[str, ...], limit: int, jsonl: bool
+    console: Console,
+    realm_dir: Path,
+    database: str | None,
+    since: str | None,
+    kinds: tuple[str, ...],
+    limit: int,
+    jsonl: bool,
 ) -> None:
     """Show what the mint did, for whom: sessions, tasks, kills, enrolments; straight from its database."""
     from arx_caps.mint.state import State, now_ms
 
-    with State(Realm.open(realm_dir).database_url) as state:
+    with State(database or Realm.open(realm_dir).database_url) as state:
         found = state.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
     if jsonl:
         for event in found:
@@ -89,6 +99,28 @@ def events_command(
     console.data("events", value, lambda: table(("TIME", "EVENT", "BY", "FACTS"), rows))
     if not found:
         console.say("nothing like that is recorded")
+
+
+@mint_command.command("migrate")
+@click.option("--check", is_flag=True, help="change nothing; exits with 1 when there is something to change")
+@database_option
+@realm_dir_option
+@common_options
+@pass_console
+def migrate_command(console: Console, realm_dir: Path, database: str | None, check: bool) -> None:
+    """Bring the mint's database into the form this version knows; a mint that starts does it by itself.
+
+    Make a backup before: there is no way back.
+    """
+    from arx_caps.mint.migrations import HEAD
+    from arx_caps.mint.state import State
+
+    with State(database or Realm.open(realm_dir).database_url) as state:
+        before = state.revision() if check else state.create()
+    value = {"before": before, "now": before if check else HEAD, "known": HEAD}
+    said = f"the database is at revision {value['now'] or 'none'}; this version knows {HEAD}"
+    console.data("migration", value, said)
+    click.get_current_context().exit(exits.OK if value["now"] == HEAD else exits.DENIED)
 
 
 def _told(facts: dict[str, Any]) -> str:

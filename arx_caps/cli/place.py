@@ -71,25 +71,39 @@ _operator_key_option = click.option(
 )
 
 
-def _without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _without_password(
+    variable: str, whole: str | None = None
+) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
     """Refuse a password on the command line, where every user of the machine could read it."""
-    typed = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-    if value is None or not typed:
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        typed = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+        if value is None or not typed:
+            return value
+        _, _, rest = value.partition("://")
+        place, _, query = rest.partition("?")
+        if ":" in place.partition("/")[0].rpartition("@")[0]:
+            mend = f"set {variable}_PASSWORD"
+            raise click.BadParameter(f"a password does not belong on the command line; {mend}", ctx, param)
+        if any(field.partition("=")[0].endswith("password") for field in query.split("&")):
+            mend = f"set {whole or variable}"
+            raise click.BadParameter(f"a password does not belong on the command line; {mend}", ctx, param)
         return value
-    _, _, rest = value.partition("://")
-    place, _, query = rest.partition("?")
-    if ":" in place.partition("/")[0].rpartition("@")[0]:
-        raise click.BadParameter("a password does not belong on the command line; set ARX_STORE_PASSWORD", ctx, param)
-    if any(field.partition("=")[0].endswith("password") for field in query.split("&")):
-        raise click.BadParameter("a password does not belong on the command line; set ARX_STORE_URL", ctx, param)
-    return value
+
+    return check
 
 
 store_url_option = click.option(
     "--store",
     envvar="ARX_STORE_URL",
-    callback=_without_password,
+    callback=_without_password("ARX_STORE", "ARX_STORE_URL"),
     help="the revocation store's URL; else the realm folder's (password: ARX_STORE_PASSWORD)",
+)
+database_option = click.option(
+    "--database",
+    envvar="ARX_DATABASE",
+    callback=_without_password("ARX_DATABASE"),
+    help="a PostgreSQL for the mint's state; else as the realm's folder says (password: ARX_DATABASE_PASSWORD)",
 )
 _realm_option = click.option(
     "--realm", envvar="ARX_REALM", help="the realm's name, with --store; else the realm folder's"

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sqlalchemy import Row, create_engine, event, insert
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from arx_caps.mint.events import Event
 from arx_caps.mint.tables import OUTBOX
 from arx_verifier.errors import AuditError, GrantError, SettingsError, StoreError
 
-BUSY_S: Final = 5  # how long a writer waits for another one
+PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
+BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
+STUCK_S: Final = 10  # a mint that stands still in a transaction must not stop the others for longer
+POOL: Final = 16  # connections that are kept, and as many more for a while; two mints fit into PostgreSQL's usual 100
 PAGE: Final = 1000  # rows of one listing
 READING: Final = "arx_reading"  # execution option: a transaction that takes no write lock
 
@@ -93,6 +96,24 @@ class Database:
         with _told(), self._reader.begin() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def altering(self) -> Iterator[Connection]:
+        """Change the form of tables in one transaction.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        with _told(), self._engine.connect() as connection:
+            if self.system == "sqlite":
+                # There a table is altered by making another one: dropping the old one must not look like an end of all
+                # that rows elsewhere refer to.  It cannot be said within a transaction.
+                connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
+                connection.detach()  # nobody else gets a connection that does not look at references
+            with connection.begin():
+                yield connection
+                if self.system == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                    raise StoreError("the mint's database refers to rows that are not there; restore a backup")
+
     def record_in(self, connection: Connection, what: Event) -> None:
         """Write an event in a transaction that is open.
 
@@ -135,21 +156,44 @@ def open_engine(url: str) -> Engine:
     """Open a database.
 
     Args:
-        url: SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db``.
+        url: SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``; its
+            password may be in ``ARX_DATABASE_PASSWORD``.
 
     Raises:
         SettingsError: It names no database that this installation can open.
     """
     try:
-        if make_url(url).get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True)
-        engine = create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False})
-    except (ArgumentError, NoSuchModuleError, ImportError):
-        # Their texts could quote the URL, and with it a password.
-        raise SettingsError("the mint's database: its URL is not one of sqlite: or postgresql+psycopg:") from None
-    event.listen(engine, "connect", _on_sqlite_connect)
-    event.listen(engine, "begin", _on_sqlite_begin)
-    return engine
+        parts = make_url(url)
+        if parts.drivername == "sqlite":
+            engine = create_engine(parts, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+            event.listen(engine, "connect", _on_sqlite_connect)
+            event.listen(engine, "begin", _on_sqlite_begin)
+            return engine
+        if parts.drivername in ("postgresql", "postgresql+psycopg"):
+            return _open_postgresql(parts)
+    except ImportError:
+        raise SettingsError("PostgreSQL needs its driver: install arx-caps[postgres]") from None
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        pass
+    # Said without the URL, which could hold a password.
+    raise SettingsError("the mint's database is a URL: sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+def _open_postgresql(url: URL) -> Engine:
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if password and not url.password:
+        url = url.set(password=password)
+    settings: dict[str, Any] = {"connect_timeout": BUSY_S}
+    if "options" not in url.query:
+        settings["options"] = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={STUCK_S}s"
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args=settings,
+        pool_pre_ping=True,
+        pool_size=POOL,
+        max_overflow=POOL,
+        pool_timeout=BUSY_S,
+    )
 
 
 def _on_sqlite_connect(connection: Any, record: Any) -> None:

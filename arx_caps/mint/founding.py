@@ -29,6 +29,7 @@ def init_realm(
     listen: str = DEFAULT_LISTEN,
     passphrase: str | None = None,
     store: str | None = None,
+    database: str | None = None,
 ) -> Realm:
     """Make a realm.
 
@@ -39,6 +40,7 @@ def init_realm(
         listen: Host and port to listen at.
         passphrase: Seals the root key; a key file in the folder does when left out.
         store: URL of a revocation store of your own.
+        database: URL of a database of your own, with nothing of another realm in it.
 
     Returns:
         The realm.
@@ -46,7 +48,7 @@ def init_realm(
     Raises:
         SettingsError: Something is there already, or a setting is not usable.
     """
-    realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store)
+    realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database)
     path = realm.folder
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")
@@ -69,11 +71,15 @@ def _fill(realm: Realm, passphrase: str | None) -> None:
     # Each is private by itself, whatever the umask: a folder that is opened later must not let a policy be written.
     write_secret(realm.folder / "realm.toml", realm.settings().encode())
     write_secret(realm.policy_path, files("arx_caps.mint").joinpath("sample_policy.toml").read_bytes())
-    write_secret(realm.folder / "mint.db", b"")  # SQLite gives its other files the mode of this one
+    if realm.database is None:
+        write_secret(realm.database_path, b"")  # SQLite gives its other files the mode of this one
     RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
     what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)
     with State(realm.database_url, writer="init") as state:
         state.create()
+        if state.has_operators():
+            # A second first operator would get into whatever is run with that database.
+            raise SettingsError("the database holds a realm already; name another one, or an empty one")
         state.add_operator(FIRST_OPERATOR, operator.key.public, what)

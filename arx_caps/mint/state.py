@@ -5,18 +5,14 @@ One file a noun (``state_*``), one method a question or a change.  Every change 
 is recorded in the same transaction.  What may be granted is decided by others.
 """
 
-from sqlalchemy import insert, select
-
-from arx_caps.mint import tables
 from arx_caps.mint.database import now_ms
+from arx_caps.mint.migrations import migrate, revision
 from arx_caps.mint.state_epoch import EpochState, HighWater
 from arx_caps.mint.state_outbox import Outbox
 from arx_caps.mint.state_people import PeopleState
 from arx_caps.mint.state_proofs import ProofState
 from arx_caps.mint.state_services import ServiceState
 from arx_caps.mint.state_work import WorkState
-from arx_caps.mint.tables import META
-from arx_verifier.errors import SettingsError
 
 __all__ = ["HighWater", "State", "now_ms"]
 
@@ -36,17 +32,25 @@ class State(PeopleState, WorkState, ServiceState, ProofState, EpochState):
         super().__init__(url, writer=writer)
         self.outbox = Outbox(self)
 
-    def create(self) -> None:
-        """Make the tables, or find them in the form this version knows.
+    def create(self) -> str | None:
+        """Make the tables, or bring those that are there into the form this version knows.
+
+        Returns:
+            The revision that was there; None when there was nothing.
 
         Raises:
             SettingsError: The database belongs to another version.
             StoreError: It did not answer.
         """
-        with self.write() as c:
-            tables.METADATA.create_all(c)
-            found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
-            if found is None:
-                c.execute(insert(META).values(name="schema", value=str(tables.SCHEMA)))
-            elif found != str(tables.SCHEMA):
-                raise SettingsError(f"the mint's database has schema {found}, this version knows {tables.SCHEMA}")
+        with self.altering() as c:
+            return migrate(c)
+
+    def revision(self) -> str | None:
+        """Return the database's revision, or None when there is nothing in it.
+
+        Raises:
+            SettingsError: The database belongs to another version.
+            StoreError: It did not answer.
+        """
+        with self.read() as c:
+            return revision(c)

@@ -33,6 +33,10 @@ class PeopleState(Database):
                 c.execute(insert(OPERATORS).values(id=name, status="active", created_at=now_ms()))
             _add_key(c, f"operator:{name}", key)
 
+    def has_operators(self) -> bool:
+        """Tell whether somebody is an operator already."""
+        return self.row(select(OPERATORS.c.id)) is not None
+
     def operator(self, name: str) -> dict[str, Any] | None:
         """Return an operator's row, or None."""
         return self.row(select(OPERATORS).where(OPERATORS.c.id == name))

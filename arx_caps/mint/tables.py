@@ -19,8 +19,6 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA: Final = 1
-
 METADATA: Final = MetaData()
 
 META: Final = Table(

@@ -32,8 +32,8 @@ Open = Callable[[], World]
 
 
 @pytest.fixture
-def realm(tmp_path: Path, realm_name: str) -> Realm:
-    return make_realm(tmp_path / "realm", realm_name)
+def realm(tmp_path: Path, realm_name: str, database: str | None) -> Realm:
+    return make_realm(tmp_path / "realm", realm_name, database=database)
 
 
 @pytest.fixture

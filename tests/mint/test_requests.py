@@ -23,8 +23,8 @@ JWK = SigningKey.generate().public.jwk
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
     yield made
     made.mint.close()
 
@@ -361,17 +361,3 @@ def test_a_bug_is_a_problem_without_its_traceback(world: World, monkeypatch: pyt
     answer = holder.call("GET", "/v1/tasks")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text
-
-
-def test_a_foreign_database_is_refused(world: World) -> None:
-    """A database of another schema stops the start, and its key file is not enough to go on."""
-    from sqlalchemy import update
-
-    from arx_caps.mint.tables import META
-    from arx_verifier.errors import SettingsError
-
-    with world.mint.state.write() as c:
-        c.execute(update(META).values(value="99"))
-    with pytest.raises(SettingsError, match="schema 99"):
-        world.mint.state.create()
-    assert KeyFile.load(world.realm.operator_key_path)

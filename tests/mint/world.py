@@ -32,8 +32,8 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def make_realm(folder: Path, name: str = "acme") -> Realm:
-    return init_realm(folder, name=name, issuer=ISSUER)
+def make_realm(folder: Path, name: str = "acme", *, database: str | None = None) -> Realm:
+    return init_realm(folder, name=name, issuer=ISSUER, database=database)
 
 
 def local_mint(realm: Realm) -> tuple[Mint, UnsafeLocalEpochs]:
@@ -116,7 +116,7 @@ class World:
         return [event.to_dict() for event in self.mint.state.outbox.after(0) if event.mint != "init"]
 
 
-def local_world(folder: Path) -> tuple[World, UnsafeLocalEpochs]:
-    """A world without servers."""
-    mint, epochs = local_mint(make_realm(folder))
+def local_world(folder: Path, *, database: str | None = None) -> tuple[World, UnsafeLocalEpochs]:
+    """A world without servers, but for the database's where one is given."""
+    mint, epochs = local_mint(make_realm(folder, database=database))
     return World(mint, TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)), epochs

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second form: what the control plane keeps beyond the first.
+
+One function a theme, each in ``THEMES``.  A column that may not be empty says what rows that are there get
+(``server_default``).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from alembic import op
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, column, table
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Add every theme, and have versions that know the first form alone refuse this one."""
+    for theme in THEMES:
+        theme()
+    meta = table("meta", column("name"), column("value"))
+    op.execute(meta.update().where(meta.c.name == "schema").values(value=revision))
+
+
+def _record() -> None:
+    op.create_table(
+        "outbox",
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+        Column("at_ms", BigInteger, nullable=False),
+        Column("mint", String(64), nullable=False),
+        Column("kind", String(64), nullable=False),
+        Column("by", String(96), nullable=False),
+        Column("body", LargeBinary, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("outbox_by_time", "outbox", ["at_ms"])
+
+
+THEMES: Final[tuple[Callable[[], None], ...]] = (_record,)
