@@ -71,9 +71,7 @@ _operator_key_option = click.option(
 )
 
 
-def _without_password(
-    variable: str, whole: str | None = None
-) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+def _without_password(password: str, whole: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
     """Refuse a password on the command line, where every user of the machine could read it."""
 
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -83,10 +81,10 @@ def _without_password(
         _, _, rest = value.partition("://")
         place, _, query = rest.partition("?")
         if ":" in place.partition("/")[0].rpartition("@")[0]:
-            mend = f"set {variable}_PASSWORD"
+            mend = f"set {password}"
             raise click.BadParameter(f"a password does not belong on the command line; {mend}", ctx, param)
         if any(field.partition("=")[0].endswith("password") for field in query.split("&")):
-            mend = f"set {whole or variable}"
+            mend = f"set {whole}"
             raise click.BadParameter(f"a password does not belong on the command line; {mend}", ctx, param)
         return value
 
@@ -96,13 +94,13 @@ def _without_password(
 store_url_option = click.option(
     "--store",
     envvar="ARX_STORE_URL",
-    callback=_without_password("ARX_STORE", "ARX_STORE_URL"),
+    callback=_without_password("ARX_STORE_PASSWORD", "ARX_STORE_URL"),
     help="the revocation store's URL; else the realm folder's (password: ARX_STORE_PASSWORD)",
 )
 database_option = click.option(
     "--database",
     envvar="ARX_DATABASE",
-    callback=_without_password("ARX_DATABASE"),
+    callback=_without_password("ARX_DATABASE_PASSWORD", "ARX_DATABASE"),
     help="a PostgreSQL for the mint's state; else as the realm's folder says (password: ARX_DATABASE_PASSWORD)",
 )
 _realm_option = click.option(
