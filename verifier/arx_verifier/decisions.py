@@ -148,7 +148,7 @@ class Decision(msgspec.Struct):
         if not self.salt:
             self.salt = new_salt()
         call = encode(_call(self))
-        if len(call) > _CALL_BYTES + len(self.arguments or b""):
+        if len(call) > _CALL_BYTES and len(call) > _CALL_BYTES + len(self.arguments or b""):
             call = encode(_call(_shortened(self)))
         record = self.facts.packed + call
         if len(record) > MAX_RECORD_BYTES:

@@ -29,6 +29,7 @@ from arx_verifier.errors import AuditError
 SUFFIX: Final = ".arxj"
 HEADER_BYTES: Final = 256
 RECORD_HEADER: Final = struct.Struct("<II")
+_put_number: Final = struct.Struct("<I").pack_into
 _MAGIC: Final = b"ARXJRNL2"
 _STATE_AT: Final = 8
 _OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
@@ -104,13 +105,16 @@ class Segment:
         header: Whose records.
         size: Bytes to reserve.
 
+    Attributes:
+        room: Bytes left.
+
     Raises:
         OSError: It cannot be made: the disk is full, read-only or not ours.
     """
 
     def __init__(self, folder: Path, header: Header, size: int) -> None:
         self.path, self.header, self.size = folder / header.name, header, size
-        self._position = HEADER_BYTES
+        self.room = size - HEADER_BYTES
         making = self.path.with_suffix(".making")
         self._fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -124,18 +128,15 @@ class Segment:
             making.unlink(missing_ok=True)
             raise
 
-    @property
-    def room(self) -> int:
-        """Bytes left."""
-        return self.size - self._position
-
     def write(self, payload: bytes, sequence: int) -> None:
         """Add a record; the caller has seen that there is room.  The length is written last and makes it count."""
-        start, length = self._position, len(payload)
-        end = start + 8 + length
-        self._map[start + 4 : end] = checksum_of(payload, sequence).to_bytes(4, "little") + payload
-        self._map[start : start + 4] = length.to_bytes(4, "little")
-        self._position = (end + 3) & ~3
+        room, mapped, length = self.room, self._map, len(payload)
+        start = self.size - room
+        body = start + 8
+        mapped[body : body + length] = payload
+        _put_number(mapped, start + 4, crc32(payload, sequence & 0xFFFFFFFF))  # ``checksum_of``, without the call
+        _put_number(mapped, start, length)
+        self.room = room - ((length + 11) & ~3)  # ``stored_size``
 
     def healthy(self) -> bool:
         """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
@@ -167,7 +168,7 @@ class Segment:
             return
         self._map.close()
         with contextlib.suppress(OSError):  # the records are safe; only room is lost
-            finish(self._fd, self._position, ended=ended)
+            finish(self._fd, self.size - self.room, ended=ended)
         self.abandon()
 
     def abandon(self) -> None:
