@@ -20,6 +20,7 @@ from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import Damage
 from arx_verifier.segment import HEADER_BYTES, is_last
 from arx_verifier.spool import Journal, prune_journal, read_journal
+from tests.servers import until
 
 T0 = 1_700_000_000_000
 FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")
@@ -158,6 +159,61 @@ def test_a_full_disk_refuses_before_it_can_end_the_process(tmp_path: Path) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) -> None:
+    """Calls go ahead without a record, are counted, and one record tells how many and when once there is room."""
+    old = small(tmp_path)
+    old.append(allow())
+    old.close()
+    (filler,) = files(tmp_path)
+    os.truncate(filler, 64 * KIB)
+    journal = small(tmp_path, mode="best_effort", max_bytes=2 * 64 * KIB)
+    written = [journal.append(decision) for decision in map(allow, range(500))]
+    dropped = written.count(0)
+    assert 0 < dropped < 500
+    filler.unlink()
+    until(lambda: journal.append(allow(600)) > 0)
+    journal.close()
+    read = list(read_journal(tmp_path))
+    (gap,) = [decision.gap for decision in read if decision.gap is not None]
+    assert (gap.why, gap.first, gap.last, gap.since) == ("dropped", 0, 0, T0 + written.index(0))
+    assert gap.times >= dropped
+    assert T0 + 499 <= gap.until <= T0 + 600
+    assert sum(decision.allowed for decision in read) == 500 - dropped + 1
+
+
+def test_best_effort_tells_its_gap_when_it_closes(tmp_path: Path) -> None:
+    """Where room never came back the gap stands in the part that was kept free."""
+    journal = small(tmp_path, mode="best_effort", max_bytes=64 * KIB)
+    dropped = [journal.append(allow(i)) for i in range(800)].count(0)
+    journal.close()
+    assert [decision.gap.times for decision in read_journal(tmp_path) if decision.gap] == [dropped]
+
+
+def test_a_filling_journal_warns_at_each_level(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At 50, 80 and 95 % of its budget there is one warning each, before anything is refused."""
+    journal = small(tmp_path, max_bytes=20 * 64 * KIB)
+    with pytest.raises(AuditError):
+        [journal.append(allow(i)) for i in range(20_000)]
+    half, most, all_ = [int(record.getMessage().partition(" is at ")[2].split()[0]) for record in caplog.records]
+    assert 50 <= half < 80 <= most < 95 <= all_ <= 100
+    assert journal.fill == 1.0
+    journal.close()
+
+
+def test_a_flood_of_junk_leaves_the_room_of_others(tmp_path: Path, monkeypatch: Any) -> None:
+    """Forged tokens from countless peers for days, and nobody ships: the journal never gets beyond a quarter."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    journal = small(tmp_path, max_bytes=16 * 64 * KIB)
+    for second in range(1500):
+        now[0] += 1
+        for peer in range(80):
+            journal.count("bad_signature", f"2001:db8:{second:x}:{peer:x}:aaaa:bbbb:cccc:dddd")
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 5 * 64 * KIB
+    assert journal.append(allow()) > 0
+    journal.close()
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.rename(path.parent / "elsewhere")])

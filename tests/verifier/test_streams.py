@@ -13,12 +13,13 @@ import pytest
 
 from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.caveats import Caveat
+from arx_verifier.decisions import InMemoryDecisions
 from arx_verifier.epochs import Lease
 from arx_verifier.errors import ArxError, RevokedError, SettingsError, StaleEpochError, ValidityError
 from arx_verifier.grant import Grant
 from arx_verifier.guard import current_grant, protect
 from tests.support import MovedEpochs, access, mint, verifier
-from tests.verifier.serving import RULES, TOOLS, Realm
+from tests.verifier.serving import RULES, TOOLS, Realm, Slow
 
 SESSION = "session:s-aaaaaaaaaaaaaaaa"
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -77,6 +78,34 @@ def test_an_idle_stream_is_cut(realm: Realm) -> None:
     asyncio.run(call())
     assert ends == ["revoked", "cancelled"]
     assert call.sent == [START, part(b"one")]
+
+
+@pytest.mark.parametrize("sink", [InMemoryDecisions, Slow])
+def test_a_cut_stream_leaves_a_record(sink: Callable[[], InMemoryDecisions]) -> None:
+    """What a kill ended is recorded with its reason and the decision it ran under, also where a sink may wait."""
+    realm = Realm(sink())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        realm.epochs.kill(SESSION)
+        await asyncio.Event().wait()
+
+    asyncio.run(Call(realm, app)())
+    allowed, ended = realm.sink.decisions
+    assert (ended.outcome, ended.code, ended.ends) == ("end", "revoked", allowed.sequence)
+    assert (ended.facts, ended.tool, ended.peer) == (allowed.facts, "orders.get", "10.0.0.7")
+    assert ended.applied > allowed.applied
+
+
+def test_a_stream_that_ends_by_itself_leaves_one_record(realm: Realm) -> None:
+    """Whoever is done was not ended."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"done", more=False))
+
+    asyncio.run(Call(realm, app)())
+    assert [decision.outcome for decision in realm.sink.decisions] == ["allow"]
 
 
 def test_a_busy_stream_is_cut(realm: Realm) -> None:

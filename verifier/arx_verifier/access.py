@@ -43,6 +43,8 @@ class AccessRequest(msgspec.Struct, frozen=True):
         at: The time of the request in ms since the Unix epoch.
         peer: Network address the call came from, or None where there is none.
         http: The HTTP request around it, or None for another transport.
+        request_id: The request's id in its own protocol, such as an MCP request's, for the record; or None.
+        traceparent: The caller's trace context (W3C), for the record; or None.
     """
 
     tool: str
@@ -50,6 +52,8 @@ class AccessRequest(msgspec.Struct, frozen=True):
     at: int
     peer: str | None = None
     http: HttpCall | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
 
     def after(self, waited_ns: int) -> "AccessRequest":
         """Return the same request after a wait: a call must not grow younger than its nonce in a queue."""

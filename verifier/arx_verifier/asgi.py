@@ -10,12 +10,15 @@ grant; that is ``streams``' matter.
 """
 
 import asyncio
+import functools
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from arx_verifier.access import AccessRequest, HttpCall
+from arx_verifier.decisions import Decision
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.peers import Peers
 from arx_verifier.problems import Answer, answer
@@ -26,6 +29,7 @@ from arx_verifier.verify import Verifier
 MAX_BODY_BYTES: Final = 1024 * 1024
 SCREEN_BYTES: Final = 4096  # a longer body is read, kept and parsed only for a token that this service's key made
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TOOL: Final[Meaning] = ("", {})
 
 
@@ -106,11 +110,18 @@ class ArxMiddleware:
             await _send(told, scope, send)
             return
         scope["arx"] = decision.grant
-        watch = Watch(decision.grant, self.verifier.epochs, self._recheck_ms)
+        on_end = functools.partial(self._record_end, decision)
+        watch = Watch(decision.grant, self.verifier.epochs, self._recheck_ms, on_end)
         ended = await watch.run(self.app, scope, _replay(body, receive), send)
         if ended is not None and not watch.started:
             told = answer(ended.code, realm=self._realm, failures=ended.failures, decision=decision.id)
             await _send(told, scope, send)
+
+    def _record_end(self, decision: Decision, reason: ArxError) -> None:
+        if self.verifier.decisions.waits:  # a disk is not waited for in the loop
+            asyncio.get_running_loop().run_in_executor(None, self.verifier.record_end, decision, reason)
+        else:
+            self.verifier.record_end(decision, reason)
 
     def _request(self, scope: Scope, body: bytes, peer: str | None) -> AccessRequest:
         try:
@@ -120,7 +131,7 @@ class ArxMiddleware:
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         target = raw + b"?" + scope["query_string"] if scope["query_string"] else raw
         call = HttpCall(scope["method"], target, hashlib.sha256(body).digest())
-        return AccessRequest(tool, args, _now_ms(), peer, call)
+        return AccessRequest(tool, args, _now_ms(), peer, call, traceparent=_traceparent(scope))
 
     async def _body(self, scope: Scope, receive: Receive, token: str) -> bytes:
         declared = _header(scope, b"content-length")
@@ -210,6 +221,11 @@ def _token(scope: Scope) -> str:
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
     return next((bytes(value) for name, value in scope["headers"] if name.lower() == wanted), b"")
+
+
+def _traceparent(scope: Scope) -> str | None:
+    raw = _header(scope, b"traceparent")
+    return raw.decode("ascii") if _TRACEPARENT.fullmatch(raw) else None
 
 
 def _now_ms() -> int:

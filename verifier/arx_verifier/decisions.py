@@ -52,6 +52,7 @@ _FAILURES: Final = 8
 OK: Final = "ok"
 COUNTED: Final = "counted"
 GAP: Final = "gap"
+NO_RECORD: Final = -1  # for ``ends``: the decision that is meant has no record of its own
 
 
 class Decision(msgspec.Struct):
@@ -72,7 +73,7 @@ class Decision(msgspec.Struct):
         request_id: The request's id in its own protocol, such as an MCP request's, or None.
         traceparent: The caller's trace context (W3C), or None.
         arguments: The arguments' JSON where the operator has it recorded; empty if it was too long; else None.
-        ends: Sequence of the decision whose running work this one ended, or 0.
+        ends: Sequence of the decision whose running work this one ended, ``NO_RECORD`` if it has none; else 0.
         counts: For ``counted``: what was refused without a record of its own.
         gap: For ``gap``: what is missing.
         erased: Whether the body was erased: salt, subject, peer, what came and the like are gone.

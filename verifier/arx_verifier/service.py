@@ -8,8 +8,9 @@ kept.  Nothing is connected or opened here: follower and journal start with the 
 import os
 import secrets
 import stat
+from mmap import PAGESIZE
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +35,9 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         realm: The realm's name.
         store: URL of the realm's epoch store; a password may come from ``ARX_STORE_PASSWORD`` instead.
         nonces: URL of a Redis for used calls, when several processes share the audience; an instance of its own.
+        journal_mode: ``strict``, ``durable`` or ``best_effort``.
+        journal_bytes: What the journal's files may take in all.
+        record_arguments: Tools, or patterns of them, whose arguments are recorded as they are.
         v: 1.
     """
 
@@ -44,12 +48,16 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     realm: str
     store: str | None = None
     nonces: str | None = None
+    journal_mode: Literal["strict", "durable", "best_effort"] = "strict"
+    journal_bytes: int | None = None
+    record_arguments: tuple[str, ...] = ()
     v: Annotated[int, Meta(ge=1, le=1)]
 
     def __repr__(self) -> str:
         return f"<ServiceFile of {self.audience} in {self.realm}>"
 
 
+_SEGMENTS: Final = 16  # a small budget is many small files, so that shipping gives room back bit by bit
 _FILE: Final = msgspec.json.Decoder(ServiceFile)
 
 
@@ -114,6 +122,7 @@ def open_verifier(
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
         decisions=decisions if decisions is not None else _journal(file, verifier_id),
         nonces=nonces if nonces is not None else _nonces(file),
+        record_arguments=file.record_arguments,
     )
 
 
@@ -126,11 +135,15 @@ def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
 
 
 def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
-    from arx_verifier.spool import Journal
+    from arx_verifier.spool import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
 
     if file.journal is None:
         raise SettingsError("the service file names no journal; give `journal` in it or `decisions` here")
-    return Journal(file.journal, verifier_id, file.audience)
+    budget = MAX_BYTES if file.journal_bytes is None else file.journal_bytes
+    size = min(SEGMENT_BYTES, max(budget // _SEGMENTS // PAGESIZE * PAGESIZE, MIN_SEGMENT_BYTES))
+    return Journal(
+        file.journal, verifier_id, file.audience, segment_bytes=size, mode=file.journal_mode, max_bytes=budget
+    )
 
 
 def _nonces(file: ServiceFile) -> NonceStore | None:

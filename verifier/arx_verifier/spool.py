@@ -37,6 +37,7 @@ MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
 _DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
 _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
 _FRAME: Final = 12  # what a record takes beyond its payload, at most
+_CALL_ROOM: Final = 1024  # room that nearly every record fits in
 _LOOK_MS: Final = 1000  # how often the file is looked after
 _RETRY_S: Final = 1.0  # how long a journal that could not be opened is left alone
 
@@ -105,8 +106,12 @@ class Journal:
 
     @property
     def fill(self) -> float:
-        """How much of its budget the journal has taken, 0.0 to 1.0."""
-        return min(1.0, self._used() / self._max_bytes)
+        """How much of the journal is full, 0.0 to 1.0, at which there is no room for an allow any more."""
+        segment = self._segment
+        free = max(0, self._max_bytes - self._used()) // self._segment_bytes * self._segment_bytes
+        if segment is not None and segment.room > self._kept_free + _CALL_ROOM:
+            free += segment.room
+        return 1.0 - min(1.0, free / self._max_bytes)
 
     def append(self, decision: Decision) -> int:
         """Keep a decision; see ``DecisionSink``."""
@@ -264,7 +269,7 @@ class Journal:
         if self._ended:
             self._run()
         used = self._used()
-        self._warn((used + self._segment_bytes) / self._max_bytes)
+        self._warn(self.fill)
         if used + self._segment_bytes > self._max_bytes:
             raise AuditError(
                 f"the decision journal {self.folder} has used {used} of its {self._max_bytes} bytes: "
@@ -284,8 +289,9 @@ class Journal:
     def _warn(self, fill: float) -> None:
         level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
         if level > self._alarm:
-            said = "the decision journal %s has taken %d %% of its %d bytes; when it is full, calls are refused"
-            _log.warning(said, self.folder, min(fill, 1.0) * 100, self._max_bytes)
+            then = "calls go unrecorded" if self._goes_on else "calls are refused"
+            said = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
+            _log.warning(said, self.folder, fill * 100, self._max_bytes, then)
         self._alarm = level
 
     def _sync(self, sequence: int) -> None:

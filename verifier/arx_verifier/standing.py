@@ -8,6 +8,7 @@ caller, who is told what for.
 import time
 from typing import Final, NamedTuple
 
+from arx_verifier.decisions import NO_RECORD, Decision, DecisionSink
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError, refusal
 from arx_verifier.proven import ProvenChain, Refused
@@ -29,6 +30,54 @@ class Wait(NamedTuple):
     sent_after: int
     born: int
     timeout_s: float
+
+
+class Readiness(NamedTuple):
+    """Whether a verifier can allow calls now.
+
+    Attributes:
+        ready: Whether it can.
+        why: The reason code of what stands against it, or None.
+        fill: How much of its budget the journal has taken, 0.0 to 1.0; 0.0 where decisions go elsewhere.
+    """
+
+    ready: bool
+    why: str | None
+    fill: float
+
+
+def readiness(epochs: Epochs, decisions: DecisionSink) -> Readiness:
+    """Say whether calls can be allowed now, without waiting."""
+    inc, applied, _ = epochs.view()
+    refused = epochs.check(inc, applied, ())
+    fill = float(getattr(decisions, "fill", 0.0))
+    why = refused.code if refused is not None else "audit_unavailable" if fill >= 1 else None
+    return Readiness(why is None, why, fill)
+
+
+def end_of(decision: Decision, reason: ArxError, epochs: Epochs) -> Decision:
+    """Make the record of running work that was ended.
+
+    Args:
+        decision: The allow that it ran under.
+        reason: Why it was ended.
+        epochs: The view that said so.
+    """
+    inc, applied, age_ms = epochs.view()
+    return Decision(
+        reason.code,
+        time.time_ns() // 1_000_000,
+        decision.facts,
+        decision.tool,
+        inc=inc,
+        applied=applied,
+        age_ms=age_ms,
+        failures=tuple(reason.failures),
+        peer=decision.peer,
+        request_id=decision.request_id,
+        traceparent=decision.traceparent,
+        ends=decision.sequence or NO_RECORD,
+    )
 
 
 def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refused | Wait | None:

@@ -35,13 +35,14 @@ class Watch:
         grant: What it runs under.
         epochs: The view of the kill epoch that the grant came from.
         recheck_ms: The longest time between two looks, ms.
+        on_end: Told why when the call is ended, once, in the event loop's thread.
 
     Attributes:
         started: Whether anything of the response has left.
     """
 
-    def __init__(self, grant: Grant, epochs: Epochs, recheck_ms: int) -> None:
-        self._grant, self._epochs, self._recheck_s = grant, epochs, recheck_ms / 1000
+    def __init__(self, grant: Grant, epochs: Epochs, recheck_ms: int, on_end: Callable[[ArxError], object]) -> None:
+        self._grant, self._epochs, self._recheck_s, self._on_end = grant, epochs, recheck_ms / 1000, on_end
         self.started = False
         self._open = self._over = False
 
@@ -91,6 +92,8 @@ class Watch:
             self._due = 0.0
             self._timer = self._loop.call_later(self._recheck_s, self._look)
         else:
+            if self._grant.ended is None:
+                self._on_end(refused)
             self._grant.end(refused)
             self._cut.reschedule(self._loop.time())
 

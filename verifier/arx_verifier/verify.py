@@ -9,21 +9,22 @@ call in ``counters``, where decisions go in ``decisions``.
 import functools
 import threading
 import time
+from collections.abc import Collection
 from typing import Final
 
 from arx_verifier import bounds, chain, proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.counters import MemoryNonces, NonceStore
-from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments
+from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import AuditError, Failure, RequestError, SettingsError, StoreError, refusal
+from arx_verifier.errors import ArxError, AuditError, Failure, RequestError, SettingsError, StoreError, refusal
 from arx_verifier.grant import Grant
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
-from arx_verifier.names import is_audience
+from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.proving import prove
-from arx_verifier.standing import Wait, ask, ask_and_wait, recheck
+from arx_verifier.standing import Readiness, Wait, ask, ask_and_wait, end_of, readiness, recheck
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 
@@ -37,6 +38,7 @@ class Verifier:
         epochs: The view of the realm's kill epoch.
         decisions: Where every decision is recorded before it is answered.
         nonces: Which calls were made before; the default is right for exactly one process.
+        record_arguments: Tools, or patterns of them, whose arguments go into the record as they are.
         cache_bytes: Memory for proven parents, about.
 
     Attributes:
@@ -51,12 +53,16 @@ class Verifier:
         epochs: Epochs,
         decisions: DecisionSink,
         nonces: NonceStore | None = None,
+        record_arguments: Collection[str] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not is_audience(audience) and audience != MINT_AUDIENCE:
             raise SettingsError(
                 f"{audience!r:.80} cannot name an audience: lower-case, at most 64, not beginning with arx"
             )
+        if not all(map(is_tool_pattern, record_arguments)):
+            raise SettingsError("record_arguments are tools, such as orders.get, or patterns, such as orders.*")
+        self._record_arguments = tuple(record_arguments)
         self.audience = audience
         self.keys = keys
         self.epochs = epochs
@@ -152,6 +158,21 @@ class Verifier:
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         proven = self._authenticate(token, call, known)
         return proven.code if isinstance(proven, Refused) else None
+
+    def record_end(self, decision: Decision, reason: ArxError) -> Decision:
+        """Record that running work was ended, such as an open stream by a kill.  May wait where ``decisions`` does.
+
+        Args:
+            decision: The allow that the work ran under.
+            reason: Why it was ended.
+        """
+        ended = end_of(decision, reason, self.epochs)
+        self.decisions.append(ended)
+        return ended
+
+    def readiness(self) -> Readiness:
+        """Say whether calls can be allowed now, without waiting; for health checks."""
+        return readiness(self.epochs, self.decisions)
 
     def start(self) -> None:
         """Begin to follow the kill epoch."""
@@ -271,8 +292,22 @@ class Verifier:
         digest, salt = digest_arguments(request.args, written)
         code, failures = (OK, ()) if refused is None else refused
         decision = Decision(
-            code, request.at, proven.facts, request.tool, digest, salt, inc, applied, age_ms, failures, request.peer
+            code,
+            request.at,
+            proven.facts,
+            request.tool,
+            digest,
+            salt,
+            inc,
+            applied,
+            age_ms,
+            failures,
+            request.peer,
+            request.request_id,
+            request.traceparent,
         )
+        if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
+            decision.arguments = keep_arguments(request.args)
         try:
             self.decisions.append(decision)
         except AuditError:

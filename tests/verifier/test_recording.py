@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verifier writes of a call: who asked it in which trace, and the arguments where the operator said so."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_verifier.access import AccessRequest
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.errors import SettingsError
+from arx_verifier.service import open_verifier
+from arx_verifier.spool import Journal
+from tests.support import ANYTHING, AT, FullDecisions, access, mint, verifier
+from tests.verifier.serving import Realm, answered
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def service_file(folder: Path, **members: Any) -> Path:
+    """A service file of the realm."""
+    path = folder / "service.json"
+    file = {"audience": "orders", "keys": {"k1.0": "A" * 43}, "max_ttl_ms": 1000, "realm": "acme", "v": 1}
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(file | members))
+    return path
+
+
+def test_the_subject_keeps_issuer_and_subject_apart() -> None:
+    """Two subjects whose joined texts were the same are two."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    checked = verifier(decisions=sink)
+    for subject in (("https://a b", "c"), ("https://a", "b c")):
+        assert checked.decide(mint(ANYTHING, subject=subject, model="m-1").encode(), access()).allowed
+    assert [decision.subject for decision in sink.decisions] == [("https://a b", "c"), ("https://a", "b c")]
+    assert sink.decisions[0].to_dict()["subject"] == {"issuer": "https://a b", "subject": "c"}
+    assert {decision.model for decision in sink.decisions} == {"m-1"}
+
+
+def test_arguments_are_recorded_only_where_the_operator_says_so() -> None:
+    """Named tools have their arguments in the record, whose digest they prove; others have the digest alone."""
+    checked = verifier(record_arguments=("orders.*",))
+    token = mint(ANYTHING).encode()
+    kept = checked.decide(token, access("orders.get", {"id": "A-1", "amount": 2}))
+    assert kept.arguments == b'{"amount":2,"id":"A-1"}'
+    assert hashlib.sha256(kept.salt + kept.arguments).digest() == kept.args_digest
+    assert checked.decide(token, access("mail.send", {"id": "A-1"})).arguments is None
+    long = checked.decide(token, access("orders.get", {"id": "A" * 9000}))
+    assert (long.arguments, len(long.args_digest)) == (b"", 32)
+    with pytest.raises(SettingsError):
+        verifier(record_arguments=("orders get",))
+
+
+def test_a_request_is_recorded_with_its_ids() -> None:
+    """The protocol's id and the trace context go from the request into the record."""
+    request = AccessRequest("orders.get", {}, AT, "10.0.0.1", None, "rq-7", TRACE)
+    decision = verifier().decide(mint(ANYTHING).encode(), request)
+    assert (decision.request_id, decision.traceparent) == ("rq-7", TRACE)
+    assert request.after(1_000_000_000).request_id == "rq-7"
+
+
+def test_a_trace_context_comes_from_its_header() -> None:
+    """Only what is one in form is recorded: the header is a stranger's text."""
+    realm = Realm()
+    for header, recorded in ((TRACE, TRACE), ("00-xyz", None), (TRACE + "x", None), (TRACE.upper(), None)):
+        lines = [(b"traceparent", header.encode())]
+        assert answered(realm, "/orders/A-1", realm.token().encode(), headers=lines).status == 200
+        assert realm.sink.decisions[-1].traceparent == recorded
+
+
+def test_a_service_file_says_how_to_record(tmp_path: Path) -> None:
+    """Mode, budget and the tools whose arguments are recorded; what makes no sense is refused."""
+    more = {"journal": str(tmp_path / "j"), "journal_mode": "durable", "journal_bytes": 1 << 20}
+    opened = open_verifier(service_file(tmp_path, **more, record_arguments=["orders.get"]), epochs=UnsafeLocalEpochs())
+    assert isinstance(opened.decisions, Journal)
+    assert opened.waits
+    opened.close()
+    for wrong in ({"journal_mode": "loose"}, {"journal_bytes": 10}, {"record_arguments": ["a b"]}):
+        with pytest.raises(SettingsError):
+            open_verifier(service_file(tmp_path, **more | wrong), epochs=UnsafeLocalEpochs())
+
+
+def test_a_verifier_says_whether_it_can_allow(tmp_path: Path) -> None:
+    """Not without a view of the epoch, and not with a full journal."""
+    epochs = UnsafeLocalEpochs()
+    journal = Journal(tmp_path, "v1", "orders", segment_bytes=1 << 16, max_bytes=1 << 16)
+    checked = verifier(epochs=epochs, decisions=journal)
+    assert checked.readiness() == (True, None, 0.0)
+    token = mint(ANYTHING, born=(epochs.inc, epochs.seq)).encode()
+    while checked.decide(token, access()).allowed:
+        pass
+    assert checked.readiness() == (False, "audit_unavailable", 1.0)
+    checked.close()
+    assert checked.readiness().why == "closed"
+    assert verifier(decisions=FullDecisions()).readiness().fill == 0.0
