@@ -86,10 +86,20 @@ class Proof:
             TamperedError: A signature or the path does not verify, or the body is another record's.
         """
         signed = open_checkpoint(self.note, key, witnesses)
+        self.check_under(signed)
+        return signed
+
+    def check_under(self, signed: SignedCheckpoint) -> None:
+        """Verify that the record is in the log, under a checkpoint that is believed already.
+
+        Raises:
+            TamperedError: It is another checkpoint, or the record is not proven.
+        """
+        if self.note != signed.note:
+            raise TamperedError(f"record {self.index} is proven under another checkpoint", self.index)
         head = signed.checkpoint
         check_inclusion(leaf_hash(self.kept), self.index, head.size, self.path, head.root)
         check_body(self.kept, self.body, self.index)
-        return signed
 
 
 def check_body(kept: bytes, body: bytes | None, index: int) -> None:

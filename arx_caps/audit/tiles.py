@@ -9,6 +9,7 @@ true as the files: the signed root decides, in ``tree`` and ``verify``.
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from arx_caps.audit.paths import (
     CHECKPOINT,
     ENTRIES,
     LEVEL_BITS,
+    MAX_ENTRY_BYTES,
     WIDTH,
     Tile,
     count_at,
@@ -33,6 +35,7 @@ from arx_caps.audit.paths import (
 
 # Gives the bytes of a path below the log's prefix, or None where there are none.
 Fetch = Callable[[str], bytes | None]
+_MAX_FILE_BYTES: Final = WIDTH * (2 + MAX_ENTRY_BYTES)  # a bundle of the longest records
 _KEPT_TILES: Final = 128  # about 4 MiB with their inner hashes
 
 
@@ -49,13 +52,20 @@ def leaf_of(record: bytes) -> Leaf:
 
 
 def fetch_from(folder: Path) -> Fetch:
-    """Read a log's files from a folder."""
+    """Read a log's files from a folder; what is no file, or larger than one of a log can be, is not there."""
 
     def fetch(path: str) -> bytes | None:
         try:
-            return (folder / path).read_bytes()
+            # Somebody else's folder: a pipe in it must not hold whoever checks it, nor a device fill the memory.
+            descriptor = os.open(folder / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            raw = file.read(_MAX_FILE_BYTES + 1)
+        return raw if len(raw) <= _MAX_FILE_BYTES else None
 
     return fetch
 

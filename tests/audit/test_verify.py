@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is done to a log's files is found offline: what was altered, what is missing, and from which record on."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arx_caps.audit import paths, tree
+from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
+from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.note import Note
+from arx_caps.audit.paths import CHECKPOINT
+from arx_caps.audit.proof import Proof
+from arx_caps.audit.selection import write_selection
+from arx_caps.audit.tiles import TileWriter, leaf_of, prune
+from arx_caps.audit.verify import Trust, verify
+from tests.audit.world import AT_S, LOG, OTHER, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
+
+TRUST = Trust(LOG.key)
+SMALL, LARGE = 44, 70_000
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """A log of some dozens of records."""
+    return write(tmp_path / "log", records(SMALL))
+
+
+@pytest.fixture(scope="module")
+def large_made(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """A log with tiles of three levels."""
+    return write(tmp_path_factory.mktemp("large"), [b"%d" % number for number in range(LARGE)])
+
+
+@pytest.fixture
+def large(large_made: Log, tmp_path: Path) -> Log:
+    """A copy of it that may be altered; files are linked, so they are replaced and never written into."""
+    shutil.copytree(
+        large_made.folder, tmp_path / "large", copy_function=lambda *each: Path(each[1]).hardlink_to(each[0])
+    )
+    return large_made._replace(folder=tmp_path / "large")
+
+
+def held(raw: bytes) -> Trust:
+    """Trust of somebody who has seen a checkpoint before."""
+    return Trust(LOG.key, held=open_checkpoint(raw, LOG.key))
+
+
+def alter(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Replace a file by an altered one."""
+    raw = path.read_bytes()
+    path.unlink()
+    path.write_bytes(change(raw))
+
+
+def flip(place: int, by: int = 1) -> Callable[[bytes], bytes]:
+    """Change one byte."""
+    return lambda raw: raw[:place] + bytes([raw[place] ^ by]) + raw[place + 1 :]
+
+
+def bundle_of(log: Log) -> Path:
+    """The file of all records of a small log."""
+    return log.folder / f"tile/entries/000.p/{log.size}"
+
+
+def shown(log: Log, kept: list[bytes]) -> None:
+    """Show other records in a small log's bundle."""
+    bundle_of(log).write_bytes(paths.pack_entries(kept))
+
+
+def test_an_untouched_log_holds(log: Log, large_made: Log) -> None:
+    """Every record is counted, and progress ends at the end."""
+    told: list[tuple[int, int]] = []
+    checked = verify(log.folder, TRUST)
+    assert (checked.kind, checked.records, checked.first, checked.gone) == ("log", SMALL, 0, ())
+    checked = verify(large_made.folder, TRUST, lambda *each: told.append(each))
+    assert (checked.records, checked.checkpoint.size) == (LARGE, LARGE)
+    assert told == sorted(told)
+    assert told[-1] == (LARGE, LARGE)
+    assert len(told) > 10
+
+
+def test_the_empty_log_holds(tmp_path: Path) -> None:
+    """And has one root only."""
+    log = write(tmp_path, [])
+    assert verify(tmp_path, TRUST).records == 0
+    other = checkpoint_of([]).replace(b"47DEQpj8HBSa", b"47DEQpj8HBSb")
+    log.published.write_bytes(other)
+    with pytest.raises(TamperedError):
+        verify(tmp_path, TRUST)
+
+
+def test_every_byte_of_every_record_is_held(log: Log) -> None:
+    """Whichever byte of the bundle changes, length bytes included, the record it belongs to is named."""
+    raw, at = bundle_of(log).read_bytes(), 0
+    for index, record in enumerate(log.records):
+        for place in range(at, at + 2 + len(record)):
+            bundle_of(log).write_bytes(flip(place, 0xFF)(raw))
+            with pytest.raises(TamperedError) as caught:
+                verify(log.folder, TRUST)
+            assert (caught.value.first, caught.value.last) == (index, index), place
+        at += 2 + len(record)
+
+
+@pytest.mark.parametrize(("kept", "first"), [(slice(1, None), 0), (slice(0, 0), None)])
+def test_a_dropped_head_is_found(log: Log, kept: slice, first: int | None) -> None:
+    """The first record is another one then; of nothing at all, everything is missing."""
+    shown(log, log.records[kept])
+    with pytest.raises(TamperedError if first is not None else IncompleteError, match="0") as caught:
+        verify(log.folder, TRUST)
+    assert getattr(caught.value, "first", None) == first
+
+
+def test_a_dropped_middle_and_a_swap_are_found(log: Log) -> None:
+    """From the first record on that is not in its place."""
+    for index in (1, 17, SMALL - 2):
+        shown(log, log.records[:index] + log.records[index + 1 :])
+        with pytest.raises(TamperedError) as caught:
+            verify(log.folder, TRUST)
+        assert caught.value.first == index
+        swapped = list(log.records)
+        swapped[index], swapped[index + 1] = swapped[index + 1], swapped[index]
+        shown(log, swapped)
+        with pytest.raises(TamperedError) as caught:
+            verify(log.folder, TRUST)
+        assert caught.value.first == index
+    shown(log, [*log.records[:9], b"put in", *log.records[9:]])
+    with pytest.raises(TamperedError):
+        verify(log.folder, TRUST)
+
+
+def test_a_dropped_tail_is_missing_not_altered(log: Log) -> None:
+    """What is there holds; what is not is named.  Cut within a record, that record is not what was logged."""
+    shown(log, log.records[:-3])
+    with pytest.raises(IncompleteError, match="41 to 43 are gone"):
+        verify(log.folder, TRUST)
+    shown(log, log.records)
+    alter(bundle_of(log), lambda raw: raw[:-1])
+    with pytest.raises(TamperedError) as caught:
+        verify(log.folder, TRUST)
+    assert caught.value.first == SMALL - 1
+    for more in (b"\0", b"\0\0", b"\0\1x"):
+        shown(log, log.records)
+        alter(bundle_of(log), lambda raw, more=more: raw + more)  # type: ignore[misc]
+        with pytest.raises(TamperedError, match="more than"):
+            verify(log.folder, TRUST)
+
+
+def test_a_log_rewritten_under_its_old_checkpoint_is_found(log: Log) -> None:
+    """Records and tiles agree, the signature does not; a checkpoint that was seen before tells what still held."""
+    altered = [*log.records[:30], b"another", *log.records[31:]]
+    signed = log.published.read_bytes()
+    write(log.folder, altered)
+    log.published.write_bytes(signed)
+    with pytest.raises(TamperedError) as caught:
+        verify(log.folder, TRUST)
+    assert (caught.value.first, caught.value.last) == (0, SMALL - 1)
+    with pytest.raises(TamperedError) as caught:
+        verify(log.folder, held(checkpoint_of(log.records[:25])))
+    assert (caught.value.first, caught.value.last) == (25, SMALL - 1)
+
+
+def test_a_checkpoint_rolled_back_is_found_by_who_saw_a_later_one(log: Log) -> None:
+    """It verifies by itself: it was signed.  Who holds a later one is told from where on the log is cut."""
+    write(log.folder, log.records[:40])
+    assert verify(log.folder, TRUST).records == 40
+    assert verify(log.folder, held(checkpoint_of(log.records[:40]))).records == 40
+    with pytest.raises(TamperedError, match="rolled back") as caught:
+        verify(log.folder, held(log.checkpoint))
+    assert (caught.value.first, caught.value.last) == (40, SMALL - 1)
+
+
+@pytest.mark.parametrize("seen", [1, 31, 40, SMALL])
+def test_two_histories_are_found_by_who_saw_the_other(log: Log, seen: int) -> None:
+    """The log's own key signed both."""
+    other = [*log.records[:30], b"another", *log.records[31:]]
+    trust = held(checkpoint_of(other[:seen]))
+    if seen <= 30:
+        assert verify(log.folder, trust).records == SMALL
+        return
+    with pytest.raises(TamperedError, match="two histories") as caught:
+        verify(log.folder, trust)
+    assert (caught.value.first, caught.value.last) == (0, seen - 1)
+
+
+def test_every_byte_of_the_checkpoint_is_held(log: Log) -> None:
+    """Whatever changes in it, it is not the log's word any more."""
+    raw = log.checkpoint
+    for place in range(len(raw)):
+        log.published.write_bytes(flip(place)(raw))
+        with pytest.raises((TamperedError, NoteError)):
+            verify(log.folder, TRUST)
+    log.published.write_bytes(checkpoint_of(log.records, OTHER))
+    with pytest.raises(TamperedError):
+        verify(log.folder, TRUST)
+
+
+def test_every_byte_of_the_tiles_is_held(log: Log) -> None:
+    """A tile that is not the records' is named as the tile; the records still hold."""
+    tile = log.folder / f"tile/0/000.p/{SMALL}"
+    raw = tile.read_bytes()
+    for place in range(0, len(raw), 13):
+        tile.write_bytes(flip(place)(raw))
+        with pytest.raises(TamperedError, match="records are as they were logged"):
+            verify(log.folder, TRUST)
+    tile.unlink()
+    assert verify(log.folder, TRUST).records == SMALL  # it can be made again from them
+
+
+def test_a_witness_asked_for_must_have_cosigned(log: Log) -> None:
+    """Not there is incomplete, wrong is tampered."""
+    log.published.write_bytes(checkpoint_of(log.records, LOG, WITNESS))
+    checked = verify(log.folder, Trust(LOG.key, (WITNESS.key,)))
+    assert dict(checked.seen) == {WITNESS.key: AT_S}
+    with pytest.raises(IncompleteError, match="w2 has not cosigned"):
+        verify(log.folder, Trust(LOG.key, (WITNESS.key, STRANGER.key)))
+    note = Note.parse(log.published.read_bytes())
+    forged = note.signatures[1]._replace(blob=b"\0" * 72)
+    log.published.write_bytes(note.signed(forged).encode())
+    with pytest.raises(TamperedError, match="w1"):
+        verify(log.folder, Trust(LOG.key, (WITNESS.key,)))
+
+
+@pytest.mark.parametrize("index", [0, 255, 256, 65_535, 65_536, 69_887, 69_888, LARGE - 1])
+def test_in_a_large_log_the_very_record_is_named(large: Log, index: int) -> None:
+    """As long as its leaf's tile was left."""
+    width = min(256, LARGE - index // 256 * 256)
+    bundle = large.folder / paths.Tile(paths.ENTRIES, index // 256, width).path
+    alter(bundle, lambda raw: _altered(raw, index % 256))
+    with pytest.raises(TamperedError) as caught:
+        verify(large.folder, TRUST)
+    assert (caught.value.first, caught.value.last) == (index, index)
+
+
+def _altered(raw: bytes, place: int) -> bytes:
+    kept, _ = paths.unpack_entries(raw)
+    kept[place] += b"."
+    return paths.pack_entries(kept)
+
+
+@pytest.mark.parametrize("index", [0, 300, 65_536, LARGE - 1])
+def test_altered_leaves_are_narrowed_to_their_block(large: Log, index: int) -> None:
+    """Where record and leaf were altered alike, the level above names the block of 256, if it has one."""
+    block = index // 256
+    width = min(256, LARGE - block * 256)
+    alter(large.folder / paths.Tile(paths.ENTRIES, block, width).path, lambda raw: _altered(raw, index % 256))
+    leaves = [tree.leaf_hash(each) for each in (*large.records[:index], large.records[index] + b".")][block * 256 :]
+    whole = [*leaves, *map(tree.leaf_hash, large.records[index + 1 : block * 256 + width])]
+    alter(large.folder / paths.Tile(0, block, width).path, lambda _: b"".join(whole))
+    with pytest.raises(TamperedError) as caught:
+        verify(large.folder, TRUST)
+    first, last = caught.value.first, caught.value.last
+    assert first is not None
+    assert last is not None
+    assert first <= index <= last
+    if width == 256:
+        assert (first, last) == (block * 256, block * 256 + 255)
+
+
+@pytest.mark.parametrize("path", ["tile/1/000", "tile/1/001.p/17", "tile/2/000.p/1"])
+def test_an_upper_tile_that_is_not_theirs_is_named(large: Log, path: str) -> None:
+    """Others build their proofs from it."""
+    alter(large.folder / path, flip(3))
+    with pytest.raises(TamperedError, match=path):
+        verify(large.folder, TRUST)
+
+
+def test_retention_is_told_from_loss(large: Log) -> None:
+    """What is gone before the index that is allowed is listed; the same loss, not allowed, is incomplete."""
+    kept_from = prune(large.folder, LARGE, 1000)
+    with pytest.raises(IncompleteError, match="0 to 767 are gone"):
+        verify(large.folder, TRUST)
+    checked = verify(large.folder, Trust(LOG.key, since=kept_from))
+    assert (checked.gone, checked.first, checked.records) == (((0, 767),), 768, LARGE - 768)
+    (large.folder / "tile/entries/009").unlink()
+    with pytest.raises(IncompleteError, match="2304 to 2559 are gone"):
+        verify(large.folder, Trust(LOG.key, since=kept_from))
+    alter(large.folder / "tile/0/001", flip(0))  # the hash of a record that is gone
+    with pytest.raises(TamperedError) as caught:
+        verify(large.folder, Trust(LOG.key, since=2560))
+    assert (caught.value.first, caught.value.last) == (256, 511)
+
+
+def test_without_records_and_hashes_the_level_above_still_holds_the_rest(large: Log) -> None:
+    """A block of which nothing is left is incomplete as long as a hash stands for it; without one nothing is known."""
+    for path in ("tile/entries/003", "tile/0/003"):
+        (large.folder / path).unlink()
+    with pytest.raises(IncompleteError, match="768 to 1023 are gone"):
+        verify(large.folder, held(checkpoint_of(large.records[:600])))
+    with pytest.raises(IncompleteError, match="around record 900"):
+        verify(large.folder, held(checkpoint_of(large.records[:900])))
+    (large.folder / "tile/1/000").unlink()
+    with pytest.raises(IncompleteError, match="tile/1/000"):
+        verify(large.folder, TRUST)
+
+
+def test_a_claimed_size_makes_no_work(tmp_path: Path) -> None:
+    """A log that signs a size of 2**62 over no files is incomplete at once."""
+    log = write(tmp_path, records(1))
+    made = open_checkpoint(log.checkpoint, LOG.key).checkpoint
+    log.published.write_bytes(type(made)(made.origin, 1 << 62, made.root).sign(LOG).encode())
+    with pytest.raises(IncompleteError):
+        verify(tmp_path, TRUST)
+
+
+def test_files_that_are_none_are_not_read(log: Log) -> None:
+    """A pipe, a folder or a device in place of a file neither holds nor fills whoever checks."""
+    bundle_of(log).unlink()
+    bundle_of(log).symlink_to("/dev/zero")
+    with pytest.raises(IncompleteError):
+        verify(log.folder, TRUST)
+    log.published.unlink()
+    log.published.mkdir()
+    with pytest.raises(IncompleteError, match="no checkpoint"):
+        verify(log.folder, TRUST)
+
+
+def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: Path) -> None:
+    """Each is checked as what it is; anything else is refused."""
+    note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
+    proofs = [Proof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 9)]
+    (tmp_path / "one").write_bytes(proofs[0].encode())
+    (tmp_path / "some").write_bytes(b"".join(write_selection(note, proofs)))
+    trust = Trust(LOG.key, (WITNESS.key,), open_checkpoint(log.checkpoint, LOG.key))
+    one, some = verify(tmp_path / "one", trust), verify(tmp_path / "some", trust)
+    assert (one.kind, one.first, one.proof) == ("proof", 5, proofs[0])
+    assert (some.kind, some.first, some.records) == ("selection", 5, 2)
+    alter(tmp_path / "some", lambda raw: raw.replace(b'"index":9', b'"index":8'))
+    with pytest.raises(TamperedError) as caught:
+        verify(tmp_path / "some", trust)
+    assert caught.value.first == 8
+    (tmp_path / "none").write_bytes(b"{}")
+    with pytest.raises(NoteError):
+        verify(tmp_path / "none", trust)
+
+
+def test_a_proof_is_held_to_what_was_seen_as_far_as_it_can_be(log: Log, tmp_path: Path) -> None:
+    """Of the same size the roots must be one; of another size only the log's files could tell."""
+    made = Proof(log.records[1], None, 1, tuple(log.reader.inclusion(1)), Note.parse(log.checkpoint))
+    (tmp_path / "one").write_bytes(made.encode())
+    for raw, error in (
+        (checkpoint_of(records(SMALL, "other ")), TamperedError),
+        (checkpoint_of(log.records[:40]), IncompleteError),
+    ):
+        with pytest.raises(error):
+            verify(tmp_path / "one", held(raw))
+
+
+def test_a_log_that_grew_past_its_checkpoint_holds(log: Log) -> None:
+    """Whoever writes tiles and is stopped before the checkpoint leaves what the next start finishes."""
+    signed: bytes = log.published.read_bytes()
+    writer = TileWriter.resume(log.folder, SMALL)
+    writer.append(map(leaf_of, records(300, "more ")))
+    writer.flush()
+    assert log.published.read_bytes() == signed
+    assert verify(log.folder, TRUST).records == SMALL
+
+
+def test_what_holds_is_told_for_scripts(log: Log) -> None:
+    """Nothing in it needs more than JSON."""
+    told = verify(log.folder, TRUST).to_dict()
+    assert told["size"] == told["records"] == SMALL
+    assert told["kind"] == "log"
+    assert (log.folder / CHECKPOINT).exists()
+    assert isinstance(open_checkpoint(log.checkpoint, LOG.key), SignedCheckpoint)
