@@ -189,8 +189,10 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 def without_password(url: str) -> str:
     """Return a database's URL as it may be shown and written down."""
     scheme, slashes, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")
-    return f"{scheme}{slashes}{login.partition(':')[0]}{at}{place}"
+    login, at, place = rest.rpartition("@")  # first: a password may hold any other sign
+    host, _, query = place.partition("?")
+    kept = "&".join(field for field in query.split("&") if "password" not in field.partition("=")[0])
+    return f"{scheme}{slashes}{login.partition(':')[0]}{at}{host}{'?' if kept else ''}{kept}"
 
 
 def _database(url: Any) -> str | None:

@@ -58,7 +58,14 @@ class Database:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} in {self._engine.url.render_as_string(hide_password=True)}>"
+        return f"<{type(self).__name__} in {self.place}>"
+
+    @property
+    def place(self) -> str:
+        """Where it is, as it may be shown: without a password."""
+        url = self._engine.url
+        hidden = [name for name in url.query if "password" in name]
+        return url.difference_update_query(hidden).render_as_string(hide_password=True)
 
     @property
     def system(self) -> str:

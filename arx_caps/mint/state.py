@@ -13,6 +13,7 @@ from arx_caps.mint.state_people import PeopleState
 from arx_caps.mint.state_proofs import ProofState
 from arx_caps.mint.state_services import ServiceState
 from arx_caps.mint.state_work import WorkState
+from arx_verifier.errors import StoreError
 
 __all__ = ["HighWater", "State", "now_ms"]
 
@@ -42,8 +43,12 @@ class State(PeopleState, WorkState, ServiceState, ProofState, EpochState):
             SettingsError: The database belongs to another version.
             StoreError: It did not answer.
         """
-        with self.altering() as c:
-            return migrate(c)
+        try:
+            with self.altering() as c:
+                return migrate(c)
+        except StoreError as error:
+            # Told where a mint starts, and not to those who call it: they need not know where its database is.
+            raise StoreError(f"{error}; it is {self.place}: see that it runs and lets this mint in") from None
 
     def revision(self) -> str | None:
         """Return the database's revision, or None when there is nothing in it.

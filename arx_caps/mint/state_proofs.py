@@ -4,7 +4,7 @@
 import hashlib
 from typing import Final
 
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, select
 
 from arx_caps.mint.database import Database, now_ms
 from arx_caps.mint.tables import USED_JTI
@@ -37,7 +37,9 @@ class ProofState(Database):
             with self.write() as c:
                 c.execute(insert(USED_JTI).values(digest=digest, until=until))
                 if abs(now - self._pruned_ms) > PRUNE_MS:
-                    c.execute(delete(USED_JTI).where(USED_JTI.c.until < now - KEEP_MS))
+                    # What another mint is at is passed over: two that wait for each other's rows would both fail.
+                    old = select(USED_JTI.c.digest).where(USED_JTI.c.until < now - KEEP_MS)
+                    c.execute(delete(USED_JTI).where(USED_JTI.c.digest.in_(old.with_for_update(skip_locked=True))))
                     self._pruned_ms = now
         except GrantError as error:  # the unique key
             raise GrantError(f"this {kind} was used before; sign anew", code="replayed") from error

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tool services: which audiences are enrolled, and which of their keys is in use.  SPEC 9."""
 
+import contextlib
+
 from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.database import Database, now_ms
 from arx_caps.mint.events import Event
@@ -14,10 +17,13 @@ class ServiceState(Database):
     def enrol_service(self, audience: str, by: str, what: Event) -> int:
         """Enrol a tool service, or find it, and return the number of its audience key."""
         with self.write(what) as c:
-            n = c.execute(select(SERVICES.c.n).where(SERVICES.c.audience == audience)).scalar()
+            which = select(SERVICES.c.n).where(SERVICES.c.audience == audience)
+            n = c.execute(which).scalar()
             if n is None:
-                n = 0
-                c.execute(insert(SERVICES).values(audience=audience, n=n, enrolled_at=now_ms(), enrolled_by=by))
+                row = {"audience": audience, "n": 0, "enrolled_at": now_ms(), "enrolled_by": by}
+                with contextlib.suppress(IntegrityError), c.begin_nested():  # somebody else may have been first
+                    c.execute(insert(SERVICES).values(**row))
+                n = c.execute(which).scalar_one()
             return int(n)
 
     def key_numbers(self) -> dict[str, int]:

@@ -24,6 +24,7 @@ from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.mint.world import now_ms
+from tests.postgres import Postgres
 
 UP = """
 import json, sys
@@ -126,6 +127,22 @@ def test_it_says_when_it_is_ready_and_stops_when_told(realm: Realm, valkey: Embe
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=10)
         assert out + err == ""
+
+
+@pytest.mark.servers
+def test_it_serves_out_of_a_shared_database(
+    tmp_path: Path, valkey: EmbeddedValkey, postgres: Postgres, realm_name: str, free_port: int
+) -> None:
+    """A realm that names a PostgreSQL is served out of it by the program as it is run."""
+    listen, url = f"127.0.0.1:{free_port}", postgres.database(template="made")
+    issuer = f"http://{listen}"
+    realm = init_realm(tmp_path / "realm", name=realm_name, issuer=issuer, listen=listen, database=url)
+    with mint_process(realm, valkey.url) as process:
+        assert line_of(process.stderr)["ready"] is True
+        assert sign_in(realm).status_code == 201
+    with State(url) as state:
+        assert [event.kind for event in state.outbox.after(0)][-1] == "operator.signed_in"
+    postgres.drop(url)
 
 
 @pytest.mark.servers
