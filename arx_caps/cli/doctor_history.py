@@ -77,9 +77,12 @@ def _high_water(realm: Realm, inc: str, seq: int) -> Check:
         return Check("memory", False, found, "restore it from a backup, then restart the mint; kills work meanwhile")
     try:
         with State(realm.database_url) as state:
-            mark = state.high_water(realm.name)
+            mark, known = state.high_water(realm.name), state.has_operators()
     except ArxError as error:
         return Check("memory", False, str(error), "look at the mint's database")
+    if not known:
+        found = "the mint's database was made anew: it knows no operator, and not what was killed before"
+        return Check("memory", False, found, "restore it from a backup, then restart the mint; kill with --direct")
     if mark is None:
         return Check("memory", False, "the mint has never seen this store", "start the mint")
     if mark.inc != inc:

@@ -29,6 +29,7 @@ ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
 ANSWER_BYTES: Final = 4 << 20  # 1,000 entries with the longest scopes, names and reasons have 2.3 MB on the wire
 SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
 NO_LIMIT: Final = 1 << 62
+GONE_LEASES: Final = 10  # who was silent for longer has most likely ended, without leave
 SETTLE_S: Final = 0.3  # what is behind now may have caught up in a moment
 
 
@@ -215,26 +216,27 @@ def _registry(patient: Patient) -> Check:
     age_ms = registry.at_ms - registry.since_ms
     if age_ms <= header.lease_ms:
         return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed once it is older than a lease")
-    return Check("registry", True, f"{registry.verifiers} verifiers in the last minutes, known for {age_ms // 1000} s")
+    return Check("registry", True, f"{registry.verifiers} heard of lately, known for {age_ms // 1000} s")
 
 
 def _verifiers(patient: Patient) -> Check:
-    seq = patient.store.header().seq
-    behind = {seen.id for seen in patient.store.verifiers() if seen.applied < seq}
+    header = patient.store.header()
+    behind = {seen.id for seen in patient.store.verifiers() if seen.applied < header.seq}
     if behind:
         time.sleep(SETTLE_S)
-    seen = patient.store.verifiers()
-    late = [verifier for verifier in seen if verifier.applied < seq and verifier.id in behind]
-    silent = [verifier for verifier in seen if verifier.age_ms > patient.store.header().lease_ms]
+    seen, gone_ms = patient.store.verifiers(), GONE_LEASES * header.lease_ms
+    late = [one for one in seen if one.applied < header.seq and one.id in behind and one.age_ms <= gone_ms]
+    silent = [one for one in seen if one.age_ms > header.lease_ms]
     if late:
         worst = max(late, key=lambda verifier: verifier.age_ms)
-        found = (
-            f"{len(late)} of {len(seen)} lag: {worst.id} is at {worst.applied} of {seq}, heard {worst.age_ms} ms ago"
-        )
+        found = f"{len(late)} of {len(seen)} lag: {worst.id} is at {worst.applied} of {header.seq}"
         mend = "look at that process and its link to the store; until it follows again it refuses every call"
-        return Check("verifiers", False, found, mend)
-    quiet = f"; {len(silent)} hold no lease and accept nothing ({silent[0].id})" if silent else ""
-    return Check("verifiers", True, f"{len(seen)} have applied every kill{quiet}")
+        return Check("verifiers", False, f"{found}, heard {worst.age_ms} ms ago", mend)
+    quiet = ""
+    if silent:
+        named = f"{silent[0].id}, heard {silent[0].age_ms} ms ago"
+        quiet = f"; {len(silent)} more have ended, or hold no lease and accept nothing ({named})"
+    return Check("verifiers", True, f"{len(seen) - len(silent)} have applied every kill{quiet}")
 
 
 CHECKS: Final = (

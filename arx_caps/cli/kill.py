@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from arx_caps.cli import exits
-from arx_caps.cli.caller import Unreachable
+from arx_caps.cli.caller import Caller, Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, plain
@@ -25,10 +25,9 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_scopes
 from arx_verifier.errors import ArxError, StoreError
 
-BANNED: Final = ("agent:", "subject:", "realm")  # a kill of these leaves a ban
-SIGN_IN_S: Final = 5.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
+SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
 OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a store that fell silent whether it took the kill
-WAIT_S: Final = 90.0  # beyond the longest lease: how long the mint may take to answer a kill that waits
+WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well: a second entry does no harm
 
 
 class Action(NamedTuple):
@@ -76,12 +75,16 @@ _SCOPES: Final = """
     `arx kill session s-abcdefghijklmnop`.  Exits with 0 only when every verifier has confirmed, with 3 when that is
     not known.
 """
-kill_command: Final = _command(KILL, "End every token born before now in these scopes, for ever." + _SCOPES)
+kill_command: Final = _command(
+    KILL,
+    "End every token born before now in these scopes, for ever.  An agent, an operator, a subject, a key, a policy and"
+    " the realm are refused from then on as well, until they are reinstated." + _SCOPES,
+)
 freeze_command: Final = _command(FREEZE, "Refuse every token in these scopes until they are thawed." + _SCOPES)
 thaw_command: Final = _command(THAW, "End the freeze of these scopes." + _SCOPES)
 reinstate_command: Final = _command(
     REINSTATE,
-    "Lift the ban that a kill of an agent, a subject or the realm left; what was killed stays dead." + _SCOPES,
+    "Lift the ban that a kill of anything but a session, a task or a link left; what was killed stays dead." + _SCOPES,
 )
 
 
@@ -102,18 +105,20 @@ def _act(
     console.confirm(f"{action.verb} {', '.join(scopes)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
     began = time.monotonic()
-    report, by = None, "store"
+    report, by, asked = None, "store", False
     if not direct:
         try:
-            report, by = _by_mint(action, scopes, place, reason, wait, timeout_ms), "mint"
+            caller = _sign_in(place)
+            asked = True
+            report, by = _by_mint(caller, action, scopes, reason, wait, timeout_ms), "mint"
         except Unreachable as error:
             console.say(f"{plain(error)}; going straight to the store")
     if report is None:
-        report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began)
+        report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began, asked)
     summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
     console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
-    banned = [scope for scope in scopes if scope.startswith(BANNED)] if action is KILL else []
-    if banned:
+    banned = [str(scope) for scope in parse_scopes(scopes) if "ban" in scope.kill_op] if action is KILL else []
+    if banned and report.get("status") != "unknown":
         console.hint(f"what is begun later is refused as well, until `arx reinstate {' '.join(banned)}`")
     click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
 
@@ -136,32 +141,46 @@ def _ask_reason(console: Console) -> str:
     return str(click.prompt("reason", err=True))
 
 
-def _by_mint(
-    action: Action, scopes: list[str], place: Place, reason: str, wait: bool, timeout_ms: int | None
-) -> dict[str, Any]:
+def _sign_in(place: Place) -> Caller:
     try:
-        caller = place.mint(SIGN_IN_S)
+        return place.mint(SIGN_IN_S)
     except Stop as error:
         if error.code == "no_key" or error.exit_code == exits.UNAUTHENTICATED:
             error.hint = "an operator without a key, or whose mint has lost its database, kills with --direct"
         raise
+
+
+def _by_mint(
+    caller: Caller, action: Action, scopes: list[str], reason: str, wait: bool, timeout_ms: int | None
+) -> dict[str, Any]:
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
     return caller.call("POST", action.path, {"scopes": scopes, "reason": reason, "wait": wait})
 
 
 def _by_store(
-    console: Console, action: Action, scopes: list[str], place: Place, reason: str, timeout_ms: int | None, began: float
+    console: Console,
+    action: Action,
+    scopes: list[str],
+    place: Place,
+    reason: str,
+    timeout_ms: int | None,
+    began: float,
+    asked: bool,
 ) -> dict[str, Any]:
+    """Write into the store; where the mint was asked before, it may have been done already whatever comes of this."""
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
     store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
     try:
         store.header()  # asked first: while this fails, nothing can have been written
+        return _bump(store, action, scopes, reason, _who(place), timeout_ms, began).to_dict()
     except StoreError as error:
+        if asked:
+            why = f"the mint was asked and did not say that it is done, and now {error}"
+            return KillReport.unknown(tuple(scopes), round((time.monotonic() - began) * 1000, 3), why).to_dict()
         hint = (
             "start it (`arx up`) and try again; while it is away, verifiers refuse every call once their lease is over"
         )
         raise Stop(f"nothing was done: {error}", exits.UNREACHABLE, hint=hint, code=error.code) from error
-    return _bump(store, action, scopes, f"{reason}", _who(place), timeout_ms, began).to_dict()
 
 
 def _bump(
@@ -177,8 +196,6 @@ def _bump(
         bump = getattr(store, action.store)(scopes, reason, by)
     except OutcomeUnknownError as error:
         return KillReport.unknown(tuple(scopes), round((time.monotonic() - began) * 1000, 3), str(error))
-    except StoreError as error:
-        raise Stop(f"nothing was done: {error}", exits.UNREACHABLE, code=error.code) from error
     return store.wait_confirmed(bump, timeout_ms)
 
 

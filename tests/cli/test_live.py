@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from arx_caps.cli import exits
+from arx_caps.cli import kill as kill_command
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from arx_verifier.service import open_verifier
+from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, call, live_realm
 
 pytestmark = pytest.mark.servers
@@ -111,6 +115,31 @@ def test_a_kill_needs_no_mint(live: Live, payments: Verifier, session: str, tmp_
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
     live.revive()
     assert kill(live, "task", task_of(live, session))["by"] == "mint"
+
+
+def test_a_kill_is_not_called_undone_when_the_mint_may_have_done_it(
+    live: Live, payments: Verifier, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The store falls silent under the mint, then under the command: unknown, and to be repeated.  When it wakes, what the
+    mint had sent is done.
+    """
+    monkeypatch.setattr(kill_command, "SIGN_IN_S", 0.5)
+    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
+    with redis.Redis.from_url(live.ready["store"]) as raw:
+        store = raw.info("server")["process_id"]
+    os.kill(store, signal.SIGSTOP)
+    try:
+        words = ("--reason", "x", "--yes", "--json", "--timeout", "1s", "--realm-dir", live.folder)
+        ran = arx("kill", "session", session, *words)
+        assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unknown")
+        assert "nothing was done" not in ran.out + ran.err
+        assert "repeat" in ran.json["summary"]
+    finally:
+        os.kill(store, signal.SIGCONT)
+    live.until(
+        lambda: call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
+    )
 
 
 def task_of(live: Live, session: str) -> str:

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -212,7 +213,7 @@ def test_writing_past_the_functions_is_seen(place: Place) -> None:
 
 def test_a_mint_without_its_memory(place: Place) -> None:
     """
-    A database that is gone, and one that knows another history.
+    A database that is gone, one that was made anew in its place, and one that knows another history.
     """
     path, aside = place.realm.folder / "mint.db", place.realm.folder / "aside.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -222,6 +223,12 @@ def test_a_mint_without_its_memory(place: Place) -> None:
         assert "another history" in place.bad()["memory"][0]
         database.execute("update epoch_high_water set inc = ?", (inc,))
         database.commit()
+    shutil.copy(path, aside)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("delete from operators")
+        database.commit()
+    assert "made anew" in place.bad()["memory"][0]
+    aside.rename(path)
     path.rename(aside)
     try:
         found = place.bad()["memory"]
@@ -245,6 +252,11 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         found, mend = place.bad(url)["verifiers"]
         assert "tool-7 is at 2 of 3" in found
         assert "refuses every call" in mend
+        with place.server.client() as raw:
+            raw.zadd(store.keys.probes, {"tool-7": store.header().at_ms - 60_000})
+        told = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
+        assert told["ok"], "it has ended, as far as anybody can tell"
+        assert "hold no lease and accept nothing (tool-7, heard 60" in told["found"]
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-8": 2e12})
             raw.zadd(store.keys.acks, {"tool-8": 3})
