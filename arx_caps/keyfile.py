@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ed25519 keys of agents, operators and sessions, in memory and in files.  SPEC 16.
+"""Ed25519 keys of agents, operators, sessions, logs and witnesses, in memory and in files.  SPEC 16.
 
 A key file is a private JWK with whose it is.  It is made once, for one user, and never overwritten.  Signatures are
 ``joserfc``'s work; what is signed stands in ``jose``.
@@ -23,7 +23,7 @@ from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, Set
 # one is written, because more libraries read it.
 ALGORITHMS: Final = ("EdDSA", "Ed25519")
 
-Role = Literal["agent", "operator"]
+Role = Literal["agent", "operator", "log", "witness"]
 
 
 class _Registry(jws.JWSRegistry):
@@ -135,9 +135,9 @@ class KeyFile:
     """A private key on disk, with whose it is and which mint knows it.
 
     Attributes:
-        role: ``agent`` or ``operator``.
-        name: The agent's path or the operator's id.
-        issuer: The mint's public base URL.
+        role: Whose key it is.
+        name: The agent's path, the operator's id, the log's origin, the witness's name.
+        issuer: The mint's public base URL; empty for a witness, which belongs to none.
         key: The key.
     """
 
@@ -148,7 +148,7 @@ class KeyFile:
 
     @classmethod
     def generate(cls, role: Role, name: str, issuer: str) -> Self:
-        """Make a fresh key for an agent or an operator."""
+        """Make a fresh key."""
         return cls(role, name, issuer, SigningKey.generate())
 
     @classmethod

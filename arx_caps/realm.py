@@ -145,6 +145,16 @@ class Realm:
         return self.folder / "keys" / "root.key"
 
     @property
+    def log_key_path(self) -> Path:
+        """The key that signs the audit log; may be mounted from elsewhere."""
+        return self.folder / "keys" / "log.json"
+
+    @property
+    def log_origin(self) -> str:
+        """The audit log's name, unless another was chosen when its key was made, which says it."""
+        return f"{urlsplit(self.issuer).netloc}/{self.name}/log"
+
+    @property
     def operator_key_path(self) -> Path:
         """The first operator's key file; belongs into safe hands."""
         return self.folder / "operator.key"

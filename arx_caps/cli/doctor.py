@@ -69,7 +69,15 @@ def _permissions(realm: Realm) -> Check:
 
 def _secrets(realm: Realm) -> list[Path]:
     services = list(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else []
-    return [realm.folder, realm.root_path, realm.root_key_path, realm.operator_key_path, realm.valkey_dir, *services]
+    return [
+        realm.folder,
+        realm.root_path,
+        realm.root_key_path,
+        realm.log_key_path,
+        realm.operator_key_path,
+        realm.valkey_dir,
+        *services,
+    ]
 
 
 def _policy(realm: Realm) -> Check:

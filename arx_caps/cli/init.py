@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx init``: make a realm's folder, with its root key, its first operator and a policy to begin with."""
+"""``arx init``: make a realm's folder, with its root and log keys, its first operator and a policy to begin with."""
 
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
 @store_url_option
 @database_option
 @click.option("--passphrase-file", type=click.Path(), help='seal the root key with this file\'s text ("-": stdin)')
+@click.option("--log-origin", help="the audit log's name for good; else the issuer's host, the realm and /log")
 @common_options
 @pass_console
 def init_command(
@@ -35,6 +36,7 @@ def init_command(
     store: str | None,
     database: str | None,
     passphrase_file: str | None,
+    log_origin: str | None,
 ) -> None:
     """Make a realm in DIRECTORY, ./.arx when left out.  What is there already is never overwritten."""
     from arx_caps.mint.founding import init_realm  # the mint's parts are optional to install
@@ -50,6 +52,7 @@ def init_command(
         passphrase=passphrase,
         store=store,
         database=database,
+        log_origin=log_origin,
     )
     value = {
         "realm": realm.name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a realm: its folder, root key, first operator, a sample policy, an empty database.  SPEC 9.
+"""Make a realm: its folder, root key, log key, first operator, a sample policy, an empty database.  SPEC 9.
 
 It is made whole or not at all, and never over something that is there.  Nothing in it has a default secret.
 """
@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Final
 
+from arx_caps.audit.keys import make_key
 from arx_caps.keyfile import KeyFile, write_secret
 from arx_caps.mint.events import Event
 from arx_caps.mint.keys import RootKeys
@@ -30,6 +31,7 @@ def init_realm(
     passphrase: str | None = None,
     store: str | None = None,
     database: str | None = None,
+    log_origin: str | None = None,
 ) -> Realm:
     """Make a realm.
 
@@ -41,12 +43,14 @@ def init_realm(
         passphrase: Seals the root key; a key file in the folder does when left out.
         store: URL of a revocation store of your own.
         database: URL of a database of your own, with nothing of another realm in it.
+        log_origin: The audit log's name for good; issuer's host, realm and ``log`` when left out.
 
     Returns:
         The realm.
 
     Raises:
         SettingsError: Something is there already, or a setting is not usable.
+        NoteError: The log cannot be named so.
     """
     realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database)
     path = realm.folder
@@ -56,7 +60,7 @@ def init_realm(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half_made.mkdir(mode=0o700)
-        _fill(replace(realm, folder=half_made), passphrase)
+        _fill(replace(realm, folder=half_made), passphrase, log_origin or realm.log_origin)
         half_made.rename(path)
     except OSError as error:
         raise SettingsError(f"{path} cannot be made: {error.strerror}") from error
@@ -65,7 +69,7 @@ def init_realm(
     return realm
 
 
-def _fill(realm: Realm, passphrase: str | None) -> None:
+def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     for part in ("keys", "valkey", "journals", "services"):
         (realm.folder / part).mkdir(mode=0o700)
     # Each is private by itself, whatever the umask: a folder that is opened later must not let a policy be written.
@@ -74,6 +78,7 @@ def _fill(realm: Realm, passphrase: str | None) -> None:
     if realm.database is None:
         write_secret(realm.database_path, b"")  # SQLite gives its other files the mode of this one
     RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    make_key(realm.log_key_path, "log", log_origin, realm.issuer)
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
     what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)
