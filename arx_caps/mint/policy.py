@@ -14,8 +14,10 @@ from typing import Any, Final, Self
 from msgspec import Struct
 
 from arx_caps.durations import format_duration, parse_duration
+from arx_caps.mint.issuers import Subject, fits_subject, read_issuers, read_workloads
 from arx_caps.mint.policy_file import SessionTerms, Template, read_audiences, read_sessions, read_template
 from arx_caps.mint.policy_text import PolicyText, Section
+from arx_caps.mint.templates import SUBJECT
 from arx_verifier import canonical, names
 from arx_verifier.constraints import Rule, explain
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
@@ -60,6 +62,8 @@ class Policy:
     Attributes:
         digest: Its name: the first 16 bytes of the SHA-256 of what it says, base64url.  Comments do not count.
         audiences: Origins by audience.
+        issuers: Whose tokens are trusted, by name.
+        workloads: Which of them are which agent.
         sessions: Terms by name.
         templates: Templates by name.
     """
@@ -71,10 +75,12 @@ class Policy:
             SettingsError: The first mistake, with file, line and key.
         """
         root = Section(text, (), text.document)
+        self.issuers = read_issuers(root)
+        self.workloads = read_workloads(root, self.issuers)
         self.audiences = read_audiences(root)
-        self.sessions = read_sessions(root)
+        self.sessions = read_sessions(root, self.issuers)
         tasks = root.take_sections("task")
-        self.templates = {name: read_template(name, section, self.audiences) for name, section in tasks}
+        self.templates = {name: read_template(name, section, self.audiences, self.issuers) for name, section in tasks}
         root.finish()
         self.digest = _digest(text)
 
@@ -109,20 +115,38 @@ class Policy:
             raise SettingsError(f"{path}: is larger than {MAX_BYTES} bytes", code="policy")
         return cls.parse(text, str(path))
 
-    def may_open(self, agent: str) -> SessionTerms:
+    def may_open(self, agent: str, subject: Subject | None = None) -> SessionTerms:
         """Tell on what terms an agent may open a session.
+
+        Args:
+            agent: The agent's path.
+            subject: On whose behalf, proven; None for nobody's.
 
         Returns:
             The terms; where several fit, those that end first.
 
         Raises:
-            GrantError: No terms are for this agent (``session_not_allowed``).
+            GrantError: No terms are for this agent (``session_not_allowed``), or none on this subject's behalf
+                (``subject_not_allowed``), or some demand a subject and there is none (``subject_required``).
         """
         fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
         if not fitting:
             raise GrantError(
                 f"the policy lets no session be opened by {agent}: add it to `agents` of a [session]",
                 code="session_not_allowed",
+            )
+        if subject is not None:
+            fitting = [
+                terms
+                for terms in fitting
+                if terms.subject != "none" and fits_subject(subject, terms.subjects, self.issuers)
+            ]
+            if not fitting:
+                raise GrantError(f"the policy lets {agent} act on no such subject's behalf", code="subject_not_allowed")
+        # A demand is not escaped by other terms that make none.
+        elif any(terms.subject == "required" for terms in fitting):
+            raise GrantError(
+                f"{agent} acts on somebody's behalf alone: say whose, with subject_token", code="subject_required"
             )
         return min(fitting, key=lambda terms: (terms.ttl_ms, terms.name))
 
@@ -135,6 +159,7 @@ class Policy:
         ttl: str | None = None,
         tools: Sequence[str] | None = None,
         depth: int | None = None,
+        subject: Subject | None = None,
     ) -> TaskGrant:
         """Work out what a task grants to an agent.
 
@@ -145,13 +170,14 @@ class Policy:
             ttl: A shorter life, as a duration.
             tools: Fewer tools: names or patterns.
             depth: Fewer hand-overs.
+            subject: On whose behalf the session runs; None for nobody's.
 
         Returns:
             Rules by audience, and the limits around them.
 
         Raises:
             GrantError: ``unknown_task``, with those that this agent may start; ``bad_parameters``, with a failure for
-                each thing that does not fit.
+                each thing that does not fit; ``subject_required`` and ``subject_not_allowed``.
         """
         found = self.templates.get(template)
         if found is None or not names.matches_any_path(found.agents, agent):
@@ -160,7 +186,9 @@ class Policy:
                 f"{agent} may start no task {shorten(template)}; it may start: {', '.join(may) or 'none'}",
                 code="unknown_task",
             )
-        asked = _Asked(found, params)
+        if found.subjects:
+            self._require_subject(found, subject)
+        asked = _Asked(found, params, subject)
         ttl_ms, fewer = asked.ttl(ttl), asked.depth(depth)
         narrow = asked.narrow(tools)
         rules = asked.rules()
@@ -179,12 +207,22 @@ class Policy:
             net=found.net,
         )
 
+    def _require_subject(self, template: Template, subject: Subject | None) -> None:
+        """Demand a subject who may have this task: the right that counts is the agent's and the subject's."""
+        if subject is None:
+            raise GrantError(
+                f"task {template.name} is for sessions on somebody's behalf; open one with subject_token",
+                code="subject_required",
+            )
+        if not fits_subject(subject, template.subjects, self.issuers):
+            raise GrantError(f"task {template.name} is not for the subject of this session", code="subject_not_allowed")
+
 
 class _Asked:
     """One request for a task, checked against its template; failures are collected and raised together."""
 
-    def __init__(self, template: Template, params: Mapping[str, Any]) -> None:
-        self._template = template
+    def __init__(self, template: Template, params: Mapping[str, Any], subject: Subject | None) -> None:
+        self._template, self._subject = template, subject
         self._place = f"task {template.name}"
         self._params = params
         self._failures = explain(Rule(tool="*", args=template.params), params, self._place)
@@ -240,9 +278,12 @@ class _Asked:
         """
         made: dict[str, tuple[Rule, ...]] = dict.fromkeys(self._template.audiences, ())
         if not self._failures:
+            values = dict(self._params)
+            if self._subject is not None:
+                values[SUBJECT] = self._subject.name
             for rule in self._template.rules:
                 try:
-                    made[rule.at] = (*made[rule.at], rule.fill(self._params))
+                    made[rule.at] = (*made[rule.at], rule.fill(values))
                 except MalformedTokenError as error:
                     self._fail("params", f"values that fit the rule for {rule.tool}", str(error))
         if self._failures:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from arx_caps.mint.issuers import Issuer, SubjectMode, SubjectRule, read_subject_rules
 from arx_caps.mint.policy_text import Section
 from arx_caps.mint.templates import TemplateRule, read_params, read_template_rule
 from arx_verifier import matching, names
@@ -21,6 +22,7 @@ from arx_verifier.errors import MalformedTokenError, shorten
 
 DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a decision
 PROOFS: Final = ("call",)
+SUBJECT_MODES: Final = ("none", "allowed", "required")
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
@@ -34,11 +36,17 @@ class SessionTerms(Struct, frozen=True, kw_only=True):
         name: The section's name.
         agents: Patterns of agent paths.
         ttl_ms: How long a session may live, absolutely.
+        subject: Whether a session runs on somebody's behalf.
+        subjects: On whose behalf it may.
+        outlives_ms: How much longer than the token that proved its subject it may live.
     """
 
     name: str
     agents: tuple[str, ...]
     ttl_ms: int
+    subject: SubjectMode = "none"
+    subjects: tuple[SubjectRule, ...] = ()
+    outlives_ms: int = 0
 
 
 class Template(Struct, frozen=True, kw_only=True):
@@ -55,6 +63,7 @@ class Template(Struct, frozen=True, kw_only=True):
     require: tuple[str, ...]
     fresh: int | None
     net: tuple[str, ...]
+    subjects: tuple[SubjectRule, ...] = ()
 
 
 def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
@@ -97,7 +106,7 @@ def _place(origin: str) -> tuple[str, str, int] | None:
     return (scheme, address or name, port) if one_spelling and port <= 65535 else None
 
 
-def read_sessions(root: Section) -> dict[str, SessionTerms]:
+def read_sessions(root: Section, issuers: Mapping[str, Issuer]) -> dict[str, SessionTerms]:
     """Read one ``[session]``, or several ``[session.NAME]``.
 
     Raises:
@@ -112,12 +121,30 @@ def read_sessions(root: Section) -> dict[str, SessionTerms]:
     for name, section in sections:
         _check_name(name, section)
         agents = _read_agents(section)
-        sessions[name] = SessionTerms(name=name, agents=agents, ttl_ms=section.take_duration("ttl"))
+        ttl_ms = section.take_duration("ttl")
+        subject, subjects, outlives_ms = _read_subject(section, issuers)
         section.finish()
+        sessions[name] = SessionTerms(
+            name=name, agents=agents, ttl_ms=ttl_ms, subject=subject, subjects=subjects, outlives_ms=outlives_ms
+        )
     return sessions
 
 
-def read_template(name: str, section: Section, audiences: Mapping[str, Any]) -> Template:
+def _read_subject(section: Section, issuers: Mapping[str, Issuer]) -> tuple[SubjectMode, tuple[SubjectRule, ...], int]:
+    """Read on whose behalf sessions run: whether, whose, and how long after their token."""
+    mode: SubjectMode = section.take_text("subject", "none")
+    if mode not in SUBJECT_MODES:
+        raise section.error("subject", f"expected one of {', '.join(SUBJECT_MODES)}; came {shorten(mode)}")
+    subjects = read_subject_rules(section, issuers)
+    outlives_ms = section.take_duration("subject_outlives", None, least=0)
+    if mode == "none" and (subjects or outlives_ms is not None):
+        raise section.error(None, 'subjects are for sessions with subject = "allowed" or "required"')
+    if mode != "none" and not subjects:
+        raise section.error("subject", 'needs `subjects`: on whose behalf, such as [ { issuer = "corp" } ]')
+    return mode, subjects, outlives_ms or 0
+
+
+def read_template(name: str, section: Section, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]) -> Template:
     """Read one ``[task.NAME]``.
 
     Raises:
@@ -142,8 +169,12 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any]) -> 
             raise section.error("require", f"{shorten(proof)} is no proof that this version knows; it knows: call")
     fresh = section.take_duration("fresh", None, least=0, most=MAX_FRESH_MS)
     net = section.take_texts("net", ())
+    subjects = read_subject_rules(section, issuers)
     rules = _read_rules(section, params, wanted)
     section.finish()
+    if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in subjects}) != 1:
+        # Two issuers may call two people by one name.
+        raise section.error("allow", '"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
     _check_networks(net, section)
     return Template(
         name=name,
@@ -157,6 +188,7 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any]) -> 
         require=require,
         fresh=fresh,
         net=net,
+        subjects=subjects,
     )
 
 

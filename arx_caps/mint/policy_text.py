@@ -155,6 +155,20 @@ class Section:
             raise self.error(key, f"expected tables such as [{key}.name], came {shorten(tables)}")
         return [(name, self.inner((key, name), data)) for name, data in tables.items()]
 
+    def take_list(self, key: str, example: str) -> list["Section"]:
+        """Take a list of tables; none at all is an empty list.
+
+        Args:
+            key: The member's name.
+            example: How one is written.
+        """
+        written = self.take(key, None)
+        if written is None:
+            return []
+        if not isinstance(written, list) or not written:
+            raise self.error(key, f"expected tables such as {example}, came {shorten(written)}")
+        return [self.inner((key, index), data) for index, data in enumerate(written)]
+
     def finish(self) -> None:
         """Refuse what was not taken.
 

@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from arx_caps.mint.kinds import NUMBERS, kinds_of
+from arx_caps.mint.kinds import NUMBERS, TEXTS, kinds_of
 from arx_caps.mint.policy_text import Section
 from arx_verifier import names
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint, read_rule
 from arx_verifier.errors import MalformedTokenError
+
+SUBJECT: Final = "subject"  # ``$subject``: on whose behalf the session runs, which the mint alone fills in
 
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ONE_DOLLAR: Final = re.compile(r"(?<!\$)(?:\$\$)*\$(?!\$)")
@@ -39,6 +41,11 @@ class TemplateRule(NamedTuple):
     at: str
     tool: str
     args: dict[str, Any] | None
+
+    @property
+    def names_subject(self) -> bool:
+        """Whether it says ``$subject``."""
+        return _names(self.args, Parameter(SUBJECT))
 
     def fill(self, values: Mapping[str, Any]) -> Rule:
         """Put values in the parameters' places.
@@ -65,8 +72,8 @@ def read_params(section: Section, written: Any) -> dict[str, ConstraintLike]:
     for name in written:
         if _PARAMETER.fullmatch(name) is None:
             raise table.error(name, "a parameter's name is [a-z][a-z0-9_]*, at most 32 characters")
-        if name == "subject":
-            raise table.error(name, "kept for the session's subject, which this version does not have")
+        if name == SUBJECT:
+            raise table.error(name, "kept for the session's subject: no agent gives it")
         reader = _Reader(table, name, {})
         constraint = _read(table, name, reader.literals(written[name]))
         if isinstance(constraint, Constraint) and constraint.optional:
@@ -162,17 +169,18 @@ class _Reader:
         if not isinstance(written, str) or not written.startswith("$") or written.startswith("$$"):
             return self.literals(written)
         name = written[1:]
-        if name == "subject":
-            raise self._error("`$subject` needs sessions on behalf of a subject, which this version does not have")
-        if name not in self._params:
+        if name not in self._params and name != SUBJECT:
             known = ", ".join(f"${known}" for known in self._params) or "none"
-            raise self._error(f'"{written[:60]}" is no parameter of this task, which has: {known}; $$ is a dollar')
+            raise self._error(
+                f'"{written[:60]}" is no parameter of this task, which has: {known}; $$ is a dollar, and $subject on '
+                "whose behalf the session runs"
+            )
         return Parameter(name)
 
     def _bound(self, written: Any, other: Any) -> Any:
         place = self._place(written)
         if isinstance(place, Parameter):
-            kinds = kinds_of(self._params[place.name])
+            kinds = TEXTS if place.name == SUBJECT else kinds_of(self._params[place.name])
             wanted = frozenset(["integer"]) if type(other) is int else NUMBERS
             if not kinds <= wanted:
                 can, must = (" or ".join(sorted(which)) for which in (kinds, wanted))
@@ -200,6 +208,13 @@ def _put(data: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(data, dict):
         return {key: _put(item, values) for key, item in data.items()}
     return data
+
+
+def _names(data: Any, parameter: Parameter) -> bool:
+    if isinstance(data, dict):
+        return any(_names(item, parameter) for item in data.values())
+    # A parameter is a tuple and no list, so that a list's items are looked at and its own are not.
+    return data == parameter or (isinstance(data, list) and any(_names(item, parameter) for item in data))
 
 
 def _sample(data: Any) -> Any:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy may demand of the claims of somebody else's token, and whether a token's claims keep it.
+
+A demand only narrows: every claim that is named must be there and fit.  A text fits when it is equal, or by ``*``,
+which stands for one piece between separators and never crosses one: a name that a stranger may choose (a branch, a
+repository, an account) can neither go on into the next part of a claim nor be empty.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias, Union
+
+from arx_caps.mint.policy_text import Section
+from arx_verifier.errors import shorten
+
+MAX_PATTERN_CHARS: Final = 512
+MAX_NESTING: Final = 4  # claims of Kubernetes go down three levels
+
+# A text, one of several texts, a flag, a number, or the same for the members of an object.
+Demand: TypeAlias = Union[str, bool, int, tuple[str, ...], "dict[str, Demand]"]
+
+_SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._-])")
+_PATTERN_SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._*-])")
+
+
+def read_demands(section: Section, key: str, written: Any, level: int = 1) -> dict[str, Demand]:
+    """Read the claims that are demanded.
+
+    Args:
+        section: The table that they stand in.
+        key: Their member in it.
+        written: What is written there.
+        level: How deep this is.
+
+    Raises:
+        SettingsError: It is no demand, or one that nothing could keep.
+    """
+    table = section.inner((key,), written)
+    if not written:
+        raise table.error(None, 'name at least one claim, such as { sub = "…" }')
+    if level > MAX_NESTING:
+        raise table.error(None, f"claims are nested at most {MAX_NESTING} levels deep")
+    return {name: _read(table, name, value, level) for name, value in written.items()}
+
+
+def keeps(demands: Mapping[str, Demand], claims: Mapping[str, Any]) -> bool:
+    """Tell whether a token's claims keep every demand."""
+    return all(name in claims and _fits(demand, claims[name]) for name, demand in demands.items())
+
+
+def fits_text(pattern: str, text: str) -> bool:
+    """Tell whether a text fits a pattern, piece by piece between the same separators."""
+    wanted, came = _PATTERN_SEPARATOR.split(pattern), _SEPARATOR.split(text)
+    return len(wanted) == len(came) and all(map(_fits_piece, wanted, came))
+
+
+def _fits_piece(wanted: str, came: str) -> bool:
+    before, star, after = wanted.partition("*")
+    if not star:
+        return wanted == came
+    # A piece of dots alone would be another place in a path.
+    long_enough = len(came) > len(before) + len(after) and came.strip(".") != ""
+    return long_enough and came.startswith(before) and came.endswith(after) and _SEPARATOR.search(came) is None
+
+
+def _fits(demand: Demand, claim: Any) -> bool:
+    if isinstance(demand, dict):
+        return isinstance(claim, dict) and keeps(demand, claim)
+    if isinstance(demand, tuple):
+        return any(_fits(one, claim) for one in demand)
+    if isinstance(demand, str):
+        texts = claim if isinstance(claim, list) else [claim]
+        return any(isinstance(text, str) and fits_text(demand, text) for text in texts)
+    return type(claim) is type(demand) and claim == demand  # true is no 1, and 1.0 neither
+
+
+def _read(table: Section, name: str, value: Any, level: int) -> Demand:
+    if isinstance(value, dict):
+        return read_demands(table, name, value, level + 1)
+    if isinstance(value, list):
+        if not value or not all(isinstance(text, str) for text in value):
+            raise table.error(name, 'expected text, or a list of texts such as ["a", "b"], of which one must fit')
+        return tuple(_checked(table, name, text) for text in value)
+    if isinstance(value, str):
+        return _checked(table, name, value)
+    if isinstance(value, bool | int):
+        return value
+    raise table.error(name, f"expected text, a list of texts, a number or true or false; came {shorten(value)}")
+
+
+def _checked(table: Section, name: str, text: str) -> str:
+    if not 0 < len(text) <= MAX_PATTERN_CHARS:
+        raise table.error(name, f"expected text of 1 to {MAX_PATTERN_CHARS} characters")
+    if any(piece.count("*") > 1 for piece in _PATTERN_SEPARATOR.split(text)):
+        raise table.error(name, "`*` stands for one piece between separators, once in each; there is no `**`")
+    return text
