@@ -16,7 +16,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import KEY_BYTES, AudienceKey
-from arx_verifier.macaroon import Identifier, Macaroon, OperatorIdentifier
+from arx_verifier.macaroon import about, Identifier, Macaroon, OperatorIdentifier
 from arx_verifier.proven import ProvenChain
 
 
@@ -85,6 +85,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         "task": identifier.task,
         "subject": list(identifier.subject) if identifier.subject else None,
         "model": identifier.model,
+        "meta": dict(about(identifier)),
         "policy": identifier.policy,
         "born": list(identifier.born),
         "expires_at": chain.exp,

@@ -145,6 +145,7 @@ def _show(token: dict[str, Any], now_ms: int) -> str:
         ("task", token.get("task")),
         ("subject", " ".join(token["subject"]) if token.get("subject") else None),
         ("model", token.get("model")),
+        *token.get("meta", {}).items(),
         ("policy", token.get("policy")),
         ("link", token.get("link")),
         ("issued", show_time(token["issued_at"])),

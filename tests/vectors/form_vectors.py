@@ -136,6 +136,8 @@ def identifiers() -> Vectors:
         ),
         "identifier-spaced": vector("3.1", "malformed", mint(raw=good + b" "), "white space behind"),
         "identifier-holder": vector("4.1", "malformed", mint(holder="A" * 43), "bound tokens are reserved"),
+        "identifier-meta-empty": vector("4.1", "malformed", mint(meta=[]), "a list that says nothing"),
+        "identifier-meta-long": vector("4.1", "malformed", mint(meta=["m" * 65]), "one character too many"),
         "identifier-no-task": vector("4.1", "malformed", mint(task=None), "a tool service's token has a task"),
         "identifier-lives-too-long": vector("4.2", "malformed", mint(exp=AT + 86_400_001, iat=AT), "24 h and 1 ms"),
         "identifier-ends-first": vector("4.2", "malformed", mint(exp=AT, iat=AT), "it ends when it begins"),
@@ -148,7 +150,10 @@ def identifiers() -> Vectors:
             "4.2", "grant", mint(exp=AT + 86_400_000, iat=AT), "24 h to the millisecond"
         ),
         "identifier-all-members": vector(
-            "4.1", "grant", mint(model="m-1", subject=["https://idp.example", "ann"]), "every optional member"
+            "4.1",
+            "grant",
+            mint(meta=["2", "", "triage"], model="m-1", subject=["https://idp.example", "ann"]),
+            "every optional member",
         ),
         "identifier-non-ascii": vector("3.1", "grant", mint(subject=['é\u001f"\\', "\U0001f600"]), "escapes and UTF-8"),
     }

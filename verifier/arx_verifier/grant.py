@@ -53,6 +53,14 @@ class Grant(msgspec.Struct, eq=False):
         return self.facts.named[-1] if self.facts.named else self.facts.agent
 
     @property
+    def subject(self) -> tuple[str, str] | None:
+        """Issuer and subject on whose behalf the agent's session runs, proven; None for nobody's.
+
+        They are not the agent: what a tool lets them do, it lets them do through this agent and this task.
+        """
+        return self.facts.subject
+
+    @property
     def session(self) -> str:
         """The session's id."""
         return self.facts.session

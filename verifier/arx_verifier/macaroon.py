@@ -24,6 +24,9 @@ CALL_MARK: Final = b'{"call":['  # how the one caveat begins that nothing may fo
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Name = Annotated[str, Meta(min_length=1, max_length=96)]
+ABOUT: Final = ("version", "owner", "purpose")  # what ``meta`` says, in its order
+MAX_ABOUT_CHARS: Final = 64  # of each: a token travels with every call
+About = Annotated[str, Meta(max_length=MAX_ABOUT_CHARS)]
 
 
 class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -40,6 +43,7 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         kid: Which audience key proves this token.
         session: The session's id.
         holder: Reserved for bound tokens; refused in this version.
+        meta: What else is enrolled of the agent, in the order of ``ABOUT``; empty texts and no end for what is not.
         model: The agent's model, as enrolled.
         policy: Digest of the policy that granted it.
         subject: Issuer and subject on whose behalf the session runs.
@@ -56,12 +60,18 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     iat: Natural
     id: Annotated[str, Meta(min_length=22, max_length=22)]
     kid: Name
+    meta: Annotated[tuple[About, ...], Meta(min_length=1, max_length=3)] | None = None
     model: Name | None = None
     policy: Name | None = None
     session: Name
     subject: tuple[Annotated[str, Meta(max_length=512)], Annotated[str, Meta(max_length=512)]] | None = None
     task: Name | None = None
     v: Annotated[int, Meta(ge=1, le=1)]
+
+
+def about(identifier: Identifier) -> tuple[tuple[str, str], ...]:
+    """Return what ``meta`` says, as names and values."""
+    return tuple((name, said) for name, said in zip(ABOUT, identifier.meta or (), strict=False) if said)
 
 
 class OperatorIdentifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

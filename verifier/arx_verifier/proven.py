@@ -17,7 +17,7 @@ from arx_verifier.constraints import MAX_TOLD, explain, permits, read_wire
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
-from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier
+from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, about
 from arx_verifier.terms import Allow, Networks, Terms, ToolRules, gather, terms_of
 
 
@@ -287,6 +287,7 @@ class _Reading:
             kid=identifier.kid,
             assurance="bearer",
             model=identifier.model,
+            meta=about(identifier),
         )
 
 
