@@ -16,7 +16,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import KEY_BYTES, AudienceKey
-from arx_verifier.macaroon import about, Identifier, Macaroon, OperatorIdentifier
+from arx_verifier.macaroon import Identifier, Macaroon, OperatorIdentifier, about
 from arx_verifier.proven import ProvenChain
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 from arx_caps.mint.events import Event
+from arx_caps.mint.jwks import KeySets
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import HighWater, State
@@ -55,6 +56,7 @@ class Mint:
         store: Where kills are written.
         store_url: Its address, as tool services are told it.
         keys: The keys of the mint's own tokens.
+        key_sets: Public keys of the issuers that the policy trusts.
         verifier: Verifies session tokens, which are tokens like any other.
     """
 
@@ -74,6 +76,7 @@ class Mint:
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.keys = KeyRing(roots.mint_keys(), realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
+        self.key_sets = KeySets(realm.policy_path.parent)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None

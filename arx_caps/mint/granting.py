@@ -17,6 +17,8 @@ from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.events import Event
+from arx_caps.mint.identity import Shown, scopes_of, subject_of, subject_row, who_opens
+from arx_caps.mint.issuers import Subject
 from arx_caps.mint.operator_token import mint_operator_token
 from arx_caps.mint.policy import SessionTerms, TaskGrant
 from arx_caps.mint.state import HighWater, now_ms
@@ -24,7 +26,7 @@ from arx_verifier import canonical, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import AttenuationError, Failure, GrantError, MalformedTokenError, refusal, shorten
-from arx_verifier.macaroon import ID_BYTES, MINT_AUDIENCE, Identifier, Macaroon
+from arx_verifier.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Identifier, Macaroon
 from arx_verifier.scopes import agent_scopes
 
 SESSION_ACTIONS: Final = tuple(
@@ -91,34 +93,31 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
     return token.encode(), expires_at
 
 
-def open_session(mint: Mint, assertion: str, proof: Proof, *, ttl: str | None, purpose: str | None) -> Opened:
+def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None) -> Opened:
     """Open a session for an agent, bound to the key of the proof.
 
     Raises:
-        GrantError: The assertion is wrong or used, or the policy refuses.
-        RevokedError: The agent, one above it, the policy or the mint's key is frozen.
-        UnavailableError: The kill epoch is not known now.
+        RequestError: What is shown cannot be read.
+        GrantError: What is shown is wrong or used, or the policy refuses.
+        RevokedError: The agent, one above it, the subject, the policy or the mint's key is frozen.
+        UnavailableError: The kill epoch, or an issuer's keys, are not known now.
     """
     born, policy, now = mint.born(), mint.policy, now_ms()
-    checked = check_assertion(assertion, mint.state.find_key, audience=mint.realm.issuer, now=now)
-    agent = mint.state.agent(checked.subject)
-    if agent is None:
-        raise GrantError("this key is an operator's; sessions are for agents", code="wrong_caller")
-    # Else whoever saw the assertion on its way could be first, with a key of his own.
-    if checked.bound_to != proof.key.kid:
-        raise GrantError("the assertion names (cnf, jkt) another session's key than the proof's", code="bad_assertion")
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
-    if agent["status"] != "active":
-        raise refusal("banned")
-    expires_at = now + _session_ttl(mint, policy.may_open(checked.subject), ttl)
+    opener = who_opens(mint, policy, shown, proof, now)
+    path, subject = str(opener.agent["path"]), opener.subject
+    terms = policy.may_open(path, subject)
+    expires_at = now + _session_ttl(mint, terms, ttl)
+    if opener.until is not None:
+        # Nobody acts on behalf of somebody whose own login is long over.
+        expires_at = min(expires_at, opener.until + terms.outlives_ms)
     kid, key = mint.roots.mint_key()
-    mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_scopes(checked.subject)))
-    birth = _Birth(agent, born, _name("s-"), None, policy.digest, now, expires_at, 0, _link())
+    mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_scopes(path), *scopes_of(subject)))
+    birth = _Birth(opener.agent, born, _name("s-"), None, policy.digest, now, expires_at, 0, _link(), subject)
     caveats = (Caveat(allow=SESSION_ACTIONS),)
     token = Macaroon.mint(birth.identifier(MINT_AUDIENCE, kid), key=key, realm=mint.realm.name, caveats=caveats)
     told = {"agent": birth.path, "expires_at": expires_at, "policy": policy.digest, "purpose": purpose}
-    row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid}
+    row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid} | subject_row(opener)
+    told |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
     what = Event.of("session.opened", f"agent:{birth.path}", session=birth.session, key=proof.key.kid, **told)
     mint.state.add_session(row, HighWater(*born), mint.realm.name, what)
     return Opened(row, token.encode())
@@ -136,20 +135,26 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     agent = mint.state.agent(caller.name)
     if session is None or born is None or agent is None:
         raise GrantError("tasks are started by agents, in a session", code="wrong_caller")
-    grant = policy.grant(asked.template, caller.name, asked.params, ttl=asked.ttl, tools=asked.tools, depth=asked.depth)
+    subject, params = subject_of(session), dict(asked.params)
+    grant = policy.grant(
+        asked.template, caller.name, params, ttl=asked.ttl, tools=asked.tools, depth=asked.depth, subject=subject
+    )
     numbers = mint.state.key_numbers()
     keys = {audience: mint.roots.audience_key(audience, numbers.get(audience, 0)) for audience in grant.rules}
     # The session, its agent and everyone above were held to their own birth when the session's token was verified.
     mint.require(born, [f"policy:{policy.digest}", *{f"key:{kid}" for kid, _ in keys.values()}])
     # A token lives at most as long as its session, and as its realm remembers kills.
     expires_at = min(now + grant.ttl_ms, now + mint.realm.max_ttl_ms, int(session["expires_at"]))
-    birth = _Birth(agent, born, session["id"], _name("t-"), policy.digest, now, expires_at, grant.depth, _link())
+    birth = _Birth(
+        agent, born, session["id"], _name("t-"), policy.digest, now, expires_at, grant.depth, _link(), subject
+    )
     tokens = _tokens(mint, birth, grant, keys)
     told: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     told |= {"policy": policy.digest, "expires_at": expires_at}
-    params, audiences = dict(asked.params), sorted(tokens)
+    audiences = sorted(tokens)
     row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path}
     row |= {"params": _json(params), "audiences": _json(audiences)}
+    row["subject_scope"] = next(iter(scopes_of(subject)), None)
     told |= {"task": birth.task, "params": params, "audiences": audiences}
     mint.state.add_task(row, HighWater(*born), mint.realm.name, Event.of("task.started", caller.by, **told))
     return Started(row, _bundle(mint, birth, grant, tokens))
@@ -167,6 +172,7 @@ class _Birth(NamedTuple):
     expires_at: int
     depth: int
     link: str
+    subject: Subject | None
 
     @property
     def path(self) -> str:
@@ -182,9 +188,11 @@ class _Birth(NamedTuple):
             iat=self.at,
             id=self.link,
             kid=kid,
+            meta=_meta(self.agent),
             model=_model(self.agent),
             policy=self.policy,
             session=self.session,
+            subject=(self.subject.issuer, self.subject.name) if self.subject is not None else None,
             task=self.task,
             v=1,
         )
@@ -251,6 +259,15 @@ def _session_ttl(mint: Mint, terms: SessionTerms, ttl: str | None) -> int:
 def _model(agent: Mapping[str, Any]) -> str | None:
     model = msgspec.json.decode(agent["metadata"], type=dict[str, str]).get("model")
     return model[:MAX_MODEL_CHARS] if model else None
+
+
+def _meta(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return what a token says of its agent beside the model, cut to what fits; None for nothing."""
+    enrolled = msgspec.json.decode(agent["metadata"], type=dict[str, str]) | {"owner": agent["owner"] or ""}
+    said = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]
+    while said and not said[-1]:
+        said.pop()
+    return tuple(said) or None
 
 
 def _json(value: Any) -> str:

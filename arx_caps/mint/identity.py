@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.jose import Proof, check_assertion
+from arx_caps.jose import Assertion, Proof, check_assertion
 from arx_caps.mint.core import Mint
 from arx_caps.mint.foreign import Foreign, check_foreign
 from arx_caps.mint.issuers import Subject, agents_of
 from arx_caps.mint.policy import Policy
 from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.scopes import subject_scope
 
 TOKEN_TYPES: Final = {
     "urn:ietf:params:oauth:token-type:id_token": "id_token",
@@ -77,17 +78,17 @@ def who_opens(mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int) 
     """
     if (shown.assertion is None) == (shown.workload_token is None):
         raise RequestError("say assertion or workload_token, one of them")
-    spent: tuple[str, str, int] | None = None
+    checked: Assertion | None = None
     if shown.assertion is not None:
-        path, kid, *rest = _by_key(mint, shown.assertion, proof, now)
-        by, spent = {"key": kid}, (kid, *rest)
+        checked = _by_key(mint, shown.assertion, proof, now)
+        path, by = checked.subject, {"key": checked.kid}
     else:
         path, by = _by_workload(mint, policy, str(shown.workload_token), proof, now)
     subject, until = _subject(mint, policy, shown, proof, now)
     # Only now, when their owner is proven, is room taken in the memory of used ones.
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    if spent is not None:
-        mint.state.spend("assertion", *spent)
+    if checked is not None:
+        mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
     agent = mint.state.agent(path)
     if agent is None:
         raise GrantError(f"the policy takes this token for {path}, which is not enrolled", code="bad_workload_token")
@@ -104,6 +105,11 @@ def subject_of(session: Mapping[str, Any]) -> Subject | None:
     return Subject(session["subject_issuer"], session["subject"], claims)
 
 
+def scopes_of(subject: Subject | None) -> tuple[str, ...]:
+    """Return the scope by which a subject is killed; none for nobody."""
+    return () if subject is None else (subject_scope(subject.issuer, subject.name),)
+
+
 def subject_row(opener: Opener) -> dict[str, Any]:
     """Return what a session's row says of who opened it and on whose behalf."""
     subject, opened_with = opener.subject, msgspec.json.encode(opener.by).decode()
@@ -114,20 +120,18 @@ def subject_row(opener: Opener) -> dict[str, Any]:
     return row | {"opened_with": opened_with}
 
 
-def _by_key(mint: Mint, assertion: str, proof: Proof, now: int) -> tuple[str, str, str, int]:
+def _by_key(mint: Mint, assertion: str, proof: Proof, now: int) -> Assertion:
     checked = check_assertion(assertion, mint.state.find_key, audience=mint.realm.issuer, now=now)
     if checked.subject.startswith("operator:"):
         raise GrantError("this key is an operator's; sessions are for agents", code="wrong_caller")
     # Else whoever saw the assertion on its way could be first, with a key of his own.
     if checked.bound_to != proof.key.kid:
         raise GrantError("the assertion names (cnf, jkt) another session's key than the proof's", code="bad_assertion")
-    return checked.subject, checked.kid, checked.jti, checked.until
+    return checked
 
 
 def _by_workload(mint: Mint, policy: Policy, token: str, proof: Proof, now: int) -> tuple[str, dict[str, str]]:
-    checked = check_foreign(
-        token, policy.issuers, mint.key_sets, kind="workload", now=now, session_kid=proof.key.kid
-    )
+    checked = check_foreign(token, policy.issuers, mint.key_sets, kind="workload", now=now, session_kid=proof.key.kid)
     agents = agents_of(checked.issuer.name, checked.claims, policy.workloads)
     if len(agents) != 1:
         why = "several agents" if agents else "no agent"
@@ -135,9 +139,7 @@ def _by_workload(mint: Mint, policy: Policy, token: str, proof: Proof, now: int)
     return agents[0], {"issuer": checked.issuer.url, "sub": checked.subject}
 
 
-def _subject(
-    mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int
-) -> tuple[Subject | None, int | None]:
+def _subject(mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int) -> tuple[Subject | None, int | None]:
     if shown.subject_token is None:
         if shown.subject_token_type is not None:
             raise RequestError("subject_token_type goes with subject_token")

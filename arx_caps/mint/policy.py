@@ -66,6 +66,7 @@ class Policy:
         workloads: Which of them are which agent.
         sessions: Terms by name.
         templates: Templates by name.
+        subject_claims: The claims about a subject that it asks for anywhere.
     """
 
     def __init__(self, text: PolicyText) -> None:
@@ -83,6 +84,8 @@ class Policy:
         self.templates = {name: read_template(name, section, self.audiences, self.issuers) for name, section in tasks}
         root.finish()
         self.digest = _digest(text)
+        rules = [rule for part in (self.sessions, self.templates) for each in part.values() for rule in each.subjects]
+        self.subject_claims = frozenset(name for rule in rules for name in rule.claims)
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:

@@ -21,9 +21,13 @@ STATUS: Final = {
     "attenuation": 400,
     "bad_assertion": 401,
     "bad_proof": 401,
+    "bad_subject_token": 401,
+    "bad_workload_token": 401,
     "not_granted": 403,
     "wrong_caller": 403,
     "session_not_allowed": 403,
+    "subject_not_allowed": 403,
+    "subject_required": 403,
     "unknown_task": 403,
     "bad_parameters": 403,
     "not_found": 404,
@@ -34,6 +38,7 @@ STATUS: Final = {
     "too_large": 413,
     "unsupported_media_type": 415,
     "internal": 500,
+    "issuer_unavailable": 503,
 }
 _OF_HTTP: Final = {404: "not_found", 405: "method_not_allowed"}
 _PROOF_CODES: Final = ("bad_proof", "replayed")

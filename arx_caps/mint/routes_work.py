@@ -12,17 +12,22 @@ from msgspec import Meta
 from arx_caps.mint import granting
 from arx_caps.mint.ending import end_session, finish_task
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.identity import Shown
 from arx_caps.mint.shown import STATES, show_session, show_task
 from arx_verifier.errors import GrantError, RequestError, refusal
 
 BOTH: Final = ("operator", "agent")
+Token = Annotated[str, Meta(max_length=16 * 1024)]
 Duration = Annotated[str, Meta(max_length=20)]
 
 
 class SessionBody(Body, frozen=True):
-    """A session to open."""
+    """A session to open: who, and on whose behalf."""
 
-    assertion: str
+    assertion: Token | None = None
+    workload_token: Token | None = None
+    subject_token: Token | None = None
+    subject_token_type: Annotated[str, Meta(max_length=100)] | None = None
     ttl: Duration | None = None
     purpose: Annotated[str, Meta(max_length=500)] | None = None
 
@@ -38,11 +43,12 @@ class TaskBody(Body, frozen=True):
 
 
 def open_session(asked: Asked) -> Answer:
-    """Open a session for the agent that signed the assertion."""
+    """Open a session for the agent that an assertion or a workload's token proves."""
     body = asked.body
     if asked.proof is None:
         raise refusal("missing_token")
-    opened = granting.open_session(asked.mint, body.assertion, asked.proof, ttl=body.ttl, purpose=body.purpose)
+    shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
+    opened = granting.open_session(asked.mint, shown, asked.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(asked.mint, opened.row)
     return Answer({"session": session, "token": opened.token, "token_type": "DPoP"}, 201)
 

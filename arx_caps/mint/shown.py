@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.mint.core import Mint
+from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.state import now_ms
 from arx_verifier.scopes import agent_scopes
 
@@ -40,7 +41,13 @@ def show_agent(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
 def show_session(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
     """Show a session."""
     shown = {name: row[name] for name in ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ended_at")}
-    return shown | {"state": _state(mint, row, [f"session:{row['id']}"])}
+    subject, opened_with = subject_of(row), row["opened_with"]
+    shown["subject"] = None
+    if subject is not None:
+        (scope,) = scopes_of(subject)
+        shown["subject"] = {"issuer": subject.issuer, "subject": subject.name, "scope": scope}
+    shown["opened_with"] = msgspec.json.decode(opened_with) if opened_with is not None else None
+    return shown | {"state": _state(mint, row, [f"session:{row['id']}", *scopes_of(subject)])}
 
 
 def show_task(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +56,8 @@ def show_task(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in names}
     shown |= {name: msgspec.json.decode(row[name]) for name in ("params", "audiences")}
     scopes = [f"task:{row['id']}", f"session:{row['session']}", f"link:{row['link']}"]
+    if row["subject_scope"] is not None:
+        scopes.append(row["subject_scope"])
     return shown | {"state": _state(mint, row, scopes)}
 
 
