@@ -172,10 +172,9 @@ def _import(jwk: Mapping[str, Any]) -> RSAKey | ECKey | OKPKey:
         return ECKey.import_key(bare)
     if kty == "OKP":
         return OKPKey.import_key(bare)
-    key = RSAKey.import_key(bare)
-    if not MIN_RSA_BITS <= key.raw_value.key_size <= MAX_RSA_BITS:
+    if not MIN_RSA_BITS <= int.from_bytes(codec.bytes_of(bare.get("n", ""))).bit_length() <= MAX_RSA_BITS:
         raise MalformedTokenError(f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits")
-    return key
+    return RSAKey.import_key(bare)
 
 
 def _judge(issuer: Issuer, claims: Mapping[str, Any], kind: Kind, now: int, session_kid: str) -> Foreign:
