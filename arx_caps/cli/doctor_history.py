@@ -5,7 +5,7 @@ Whoever may write into the store can undo what is in it: an operator's user, a r
 A verifier that has seen more notices by itself.  This is what shows it to people, and what was ended past the mint.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from arx_caps.cli.doctor_check import Check
@@ -32,7 +32,7 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
         yield Check("history", False, "the store holds no history of this realm", "start the mint: it begins one")
         return
     log = list(_log(store))
-    yield _log_and_maps(store, log, header.seq)
+    yield _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
     yield _high_water(realm, header.inc, header.seq)
     yield _record(realm, {entry.seq: entry for entry in log})
 
@@ -44,19 +44,51 @@ def _log(store: RevocationStore) -> Iterator[Entry]:
         after = page[-1].seq
 
 
-def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int) -> Check:
+def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[Entry], bool]:
+    """Return a test of whether a kill is too young to have been forgotten: a token that it ends may still live."""
+    client, header = store.exchange.client, store.keys.header
+    max_ttl_ms = int(store.exchange.once(lambda: client.hmget(header, "maxttl_ms"))[0] or 0)
+
+    def kept(entry: Entry) -> bool:
+        if entry.at_ms + max_ttl_ms <= at_ms:
+            return False
+        kind, _, name = entry.scope.partition(":")
+        if kind not in ("session", "task") or entry.why != f"{kind} ended":
+            return True
+        # The mint let it be forgotten once the session or the task itself was over.
+        row = _row(realm, kind, name)
+        return row is not None and int(row["expires_at"]) > at_ms
+
+    return kept
+
+
+def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
+    """Return what the mint knows of a session or a task, if it can be asked."""
+    from arx_caps.mint.state import State
+
+    if realm.database is None and not realm.database_path.exists():
+        return None
+    try:
+        with State(realm.database_url) as state:
+            return state.session(name) if kind == "session" else state.task(name)
+    except ArxError:
+        return None  # said by another check
+
+
+def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Callable[[Entry], bool]) -> Check:
     """Replay the log: what it says last about a scope is what the maps must hold, unless it was forgotten in time."""
     floors, bans = store.floors(), store.bans()
-    killed: dict[str, int] = {}
+    killed: dict[str, Entry] = {}
     banned: dict[str, int] = {}
     for entry in log:
         if entry.op in KILLING:
-            killed[entry.scope] = entry.seq
+            killed[entry.scope] = entry
         if entry.op in BANNING:
             banned[entry.scope] = entry.seq
         elif entry.op == "lift":
             banned[entry.scope] = 0
-    wrong = [scope for scope, at in killed.items() if floors.get(scope, at) < at]
+    wrong = [scope for scope, entry in killed.items() if scope in floors and floors[scope] < entry.seq]
+    wrong += [scope for scope, entry in killed.items() if scope not in floors and kept(entry)]
     wrong += [scope for scope, at in banned.items() if bans.get(scope, 0) != at and at <= seq]
     if log and log[-1].seq != seq:
         return Check("history", False, f"the store is at {seq}, its log at {log[-1].seq}", ROTATE)

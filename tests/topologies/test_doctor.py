@@ -195,6 +195,10 @@ def test_writing_past_the_functions_is_seen(place: Place) -> None:
         raw.hset(keys.bans, AGENT, 2)
         raw.hset(keys.floors, SESSION, 0)
         assert SESSION in place.bad()["history"][0]
+        raw.hdel(keys.floors, SESSION)
+        raw.hincrby(keys.header, "n", -1)  # so that verifiers do not notice
+        assert SESSION in place.bad()["history"][0]
+        raw.hincrby(keys.header, "n", 1)
         raw.hset(keys.floors, SESSION, 1)
         raw.hset(keys.header, "seq", 1)
         assert {"history", "memory"} <= set(place.bad())
@@ -332,3 +336,16 @@ def test_a_lookup_as_nobody_fails_as_said(place: Place) -> None:
     found = place.bad(password="guess")
     assert "AuthenticationError" in found["store"][0]
     assert "guess" not in str(found)
+
+
+def test_what_was_forgotten_in_time_is_not_missed(place: Place) -> None:
+    """
+    The mint lets the end of a session be forgotten with the session itself; any other kill has to last for ``max_ttl``.
+    """
+    url, gone = f"redis://127.0.0.1:{place.server.port}", "session:s-" + "c" * 16
+    with RevocationStore(url, "acme") as store, place.server.client() as raw:
+        for why, missed in (("session ended", False), ("stolen", True)):
+            store.kill([gone], why, BY)
+            raw.hdel(store.keys.floors, gone)
+            raw.hincrby(store.keys.header, "n", -1)
+            assert (gone in place.bad(url).get("history", ("",))[0]) is missed
