@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, column, table
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, String, Text, column, table
 
 revision = "0002"
 down_revision = "0001"
@@ -37,4 +37,10 @@ def _record() -> None:
     op.create_index("outbox_by_time", "outbox", ["at_ms"])
 
 
-THEMES: Final[tuple[Callable[[], None], ...]] = (_record,)
+def _subjects() -> None:
+    for name in ("opened_with", "subject_issuer", "subject", "subject_claims"):
+        op.add_column("sessions", Column(name, Text))
+    op.add_column("tasks", Column("subject_scope", String(64)))
+
+
+THEMES: Final[tuple[Callable[[], None], ...]] = (_record, _subjects)
