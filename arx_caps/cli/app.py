@@ -38,6 +38,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "redis": ("redis", "prepare a store of your own: its users, its functions"),
     "decisions": ("decisions", "show what verifiers decided, and why"),
     "audit": ("audit", "check the audit log and proofs of it, offline"),
+    "witness": ("witness", "cosign the checkpoints of other people's logs"),
     "completion": ("completion", "write a shell's completion script"),
 }
 EXTRAS: Final[Mapping[str, str]] = {"sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}

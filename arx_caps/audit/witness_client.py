@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness).  SPEC 17.6.
+
+What it answers is believed only as far as its signature verifies.  A witness that does not cosign is told as such:
+whether a log goes on without it is not decided here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import httpx
+
+from arx_caps.audit.checkpoint import Checkpoint
+from arx_caps.audit.errors import NoteError, TamperedError, WitnessError
+from arx_caps.audit.note import Note, Signature, VerifierKey, decimal, signature_lines
+from arx_caps.audit.witness import Request
+
+TIMEOUT_S: Final = 5.0
+MAX_ANSWER_BYTES: Final = 64 * 1024
+
+
+def ask_witness(
+    url: str,
+    key: VerifierKey,
+    note: Note,
+    prove: Callable[[int], Sequence[bytes]],
+    *,
+    old: int = 0,
+    client: httpx.Client | None = None,
+) -> Signature:
+    """Ask for a cosignature.
+
+    Args:
+        url: Where the witness is, without a final slash.
+        key: Its key.
+        note: The checkpoint, signed by its log.
+        prove: Makes the consistency proof from an older size to the checkpoint's.
+        old: The size that it cosigned last, as far as is known; a wrong one costs one more request.
+        client: What to ask with; a fresh one when left out.
+
+    Returns:
+        The cosignature, verified: ``note.signed`` adds it.
+
+    Raises:
+        WitnessError: It does not answer, or does not cosign.
+    """
+    size = Checkpoint.parse(note.text).size
+    if client is None:
+        with httpx.Client(timeout=TIMEOUT_S) as fresh:
+            return ask_witness(url, key, note, prove, old=old, client=fresh)
+    old = min(old, size)
+    for _ in range(2):
+        status, text = _post(client, f"{url}/add-checkpoint", Request(old, tuple(prove(old)), note).encode(), key.name)
+        if status == httpx.codes.OK:
+            return _signature(text, key, note)
+        if status != httpx.codes.CONFLICT:
+            break
+        # It has seen another size than was thought: after a restart, or because another mint asked it.
+        old = _size(text, key.name)
+        if old > size:
+            raise WitnessError(f"{key.name} has seen {old} records of this log, and it has only {size}: it went back")
+    raise WitnessError(f"{key.name} did not cosign: {status} {text.strip()[:200]!r}")
+
+
+def _post(client: httpx.Client, url: str, body: bytes, name: str) -> tuple[int, str]:
+    try:
+        with client.stream("POST", url, content=body, headers={"Content-Type": "text/plain"}) as answer:
+            raw = b""
+            for part in answer.iter_bytes():
+                raw += part
+                if len(raw) > MAX_ANSWER_BYTES:
+                    raise WitnessError(f"{name} answered with more than {MAX_ANSWER_BYTES // 1024} KiB")
+            return answer.status_code, raw.decode("utf-8", "replace")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise WitnessError(f"{name} does not answer: {type(error).__name__}") from error
+
+
+def _size(text: str, name: str) -> int:
+    try:
+        return decimal(text.removesuffix("\n"), "a size")
+    except NoteError as error:
+        raise WitnessError(f"{name} answered a conflict without a size") from error
+
+
+def _signature(text: str, key: VerifierKey, note: Note) -> Signature:
+    try:
+        for line in signature_lines(text):
+            if key.owns(line):
+                key.check(note.text, line)
+                return line
+    except (NoteError, TamperedError) as error:
+        raise WitnessError(f"{key.name} answered with no good signature: {error}") from error
+    raise WitnessError(f"what {key.name} answered is not signed with its key")
