@@ -149,12 +149,19 @@ def task_of(live: Live, session: str) -> str:
 
 def test_freeze_and_thaw(live: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
     """
-    What is frozen is refused, what is thawed works again; the words for it are those of the command.
+    What is frozen is refused, what is thawed works again; the words for it are those of the command.  A store that is
+    full takes both, and a kill, as well.
     """
-    live.until(lambda: live.run("freeze", "session", session, "--reason", "look", "--yes")[0] == exits.OK)
-    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "banned"
-    assert live.ok("thaw", "session", session, "--reason", "fine", "--yes")["status"] == "dead"
-    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
+    words = ("session", session, "--reason", "a test", "--yes")
+    live.until(lambda: live.run("freeze", *words)[0] == exits.OK)
+    with redis.Redis.from_url(live.ready["store"]) as raw:
+        for memory, verb, code in (("0", "freeze", "banned"), ("1", "thaw", "ok"), ("1", "freeze", "banned")):
+            raw.config_set("maxmemory", memory)
+            done = live.ok(verb, *words)
+            assert (done["status"], done["by"]) == ("dead", "mint")
+            assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == code
+        assert live.ok("kill", *words)["by"] == "mint"
+        assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
 
 
 def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> None:

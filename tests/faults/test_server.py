@@ -14,7 +14,7 @@ from arx_caps.cli.doctor_store import ANSWER_BYTES
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.epochs import boot_clock
-from tests.faults.conftest import BY, Watch, bounded, kill, tell, token
+from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
 from tests.faults.witness import freeze
 from tests.servers import FAST_LEASE_MS, until
 
@@ -39,6 +39,28 @@ def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, sta
     for witness in witnesses:
         witness.until("revoked")
         bounded(witness, killed)
+
+
+@pytest.mark.parametrize("who", ["pause", "script"])
+def test_somebody_else_holds_the_server(
+    own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str
+) -> None:
+    """CLIENT PAUSE, or a slow script: an instance that is shared stands still for all: leases end, and come back."""
+    witness = start(own_valkey.url)
+    with redis.Redis.from_url(own_valkey.url) as raw:
+        began = boot_clock()
+        if who == "pause":
+            raw.client_pause(int(2.5 * FAST_LEASE_MS))
+        else:
+            raw.eval("local t = os.clock() repeat until os.clock() - t > tonumber(ARGV[1])", 0, 2.5 * L_NS / 1e9)
+        until(lambda: len(witness.runs()) > 1)
+        runs = witness.runs()
+        assert [run.code for run in runs[:2]] == ["ok", "stale"]
+        assert runs[0].last - began < L_NS
+    witness.until("ok")
+    killed = kill(store)
+    witness.until("revoked")
+    bounded(witness, killed)
 
 
 def kill_server(server: EmbeddedValkey) -> int:

@@ -41,10 +41,10 @@ class RelayProcess:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.url = f"relay+unix://{path}"
-        command = [sys.executable, "-m", "arx_caps.cli", "relay", "--store", store, "--realm", realm, "--json"]
+        command = [sys.executable, "-m", "arx_caps.cli", "relay", "--realm", realm, "--json"]
         command += ["--listen", f"unix://{path}" if isinstance(path, Path) else path, "--name", name, *options]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ARX_")}
-        environment |= variables or {}
+        environment |= {"ARX_STORE_URL": store} | dict(variables or {})
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         )

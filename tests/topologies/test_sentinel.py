@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
 from arx_verifier.feed import Follower
+from tests.relay.processes import RelayProcess
 from tests.servers import until
 from tests.topologies.fleet import NAMES, Server, free_ports, replicated, running, wait_for
 from tests.topologies.guarded import FINDER, Guard, enrol, password
@@ -116,18 +118,24 @@ def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_
     """
     The primary freezes: leases end.  The Sentinels promote another, which grants nothing until the mint has ended the
     history; then verifiers are live again, older tokens are dead, and the old primary, awake again, convinces nobody.
-    Everybody has a login with no more rights than needed, at servers and Sentinels, and TLS where there is any.
+    So does who is behind a relay.  Everybody has a login with no more rights than needed, at servers and Sentinels, and
+    TLS where there is any.
     """
     with minting(watched, realm_name, tmp_path / "realm") as mint, contextlib.ExitStack() as stack:
-        primary = watched.servers[0]
+        primary, url = watched.servers[0], watched.url("verifier", realm_name)
 
         def follow(url: str, name: str) -> Follower:
             follower = Follower(url, realm_name, name, password=password("verifier"))
             stack.callback(follower.close)
             return follower
 
-        follower = follow(watched.url("verifier", realm_name), "v")
+        login = {"ARX_STORE_PASSWORD": password("verifier")}
+        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arx"))) / "relay.sock"
+        relay = RelayProcess(url, realm_name, socket, variables=login)
+        stack.callback(relay.kill)
+        follower, behind = follow(url, "v"), follow(relay.url, "behind")
         assert follower.catch_up(0, 0, 10)
+        assert behind.catch_up(0, 0, 10)
         replicated(primary, 2)
         old = mint.store.kill([SESSION], "test", BY)
         assert old.durable
@@ -141,6 +149,11 @@ def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_
         until(lambda: (seen := follower.check(inc, old.header.seq, ())) is not None and seen.code == "revoked", 30)
         new = mint.store.kill([SESSION], "test", BY)
         assert new.header.inc != inc
+        until(
+            lambda: (
+                behind.view()[:2] == (new.header.inc, new.header.seq) and behind.check(*behind.view()[:2], ()) is None
+            )
+        )
         assert new.header.lag_ms == 3_000
         assert new.durable
         direct = watched.guard.url("", "verifier", realm_name, f"127.0.0.1:{primary.port}")
