@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from arx_verifier.feed_relay import VERSION, Down, Frames, Hello, Probe, Push, Told, frame
+from arx_verifier.history import NOWHERE, Place
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL_S = 0.25
@@ -35,7 +36,7 @@ class One(asyncio.Protocol):
     def __init__(self, realm: str, name: str) -> None:
         self._realm, self._name = realm, name
         self._frames, self._decoder = Frames(), msgspec.msgpack.Decoder(Down)
-        self._inc, self._seq = "", -1
+        self._place = NOWHERE
         self.live = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -50,17 +51,21 @@ class One(asyncio.Protocol):
         asyncio.get_running_loop().call_later(INTERVAL_S, self._ask_in_turn)
 
     def _ask(self) -> None:
-        self._transport.write(frame(Probe(self._name, self._inc, self._seq, 1_000, False)))
+        self._transport.write(frame(Probe(self._name, *self._place, 1_000, False)))
 
     def data_received(self, data: bytes) -> None:
         """Take what the relay says; a new entry is confirmed."""
         for body in self._frames.feed(data):
             message = self._decoder.decode(body)
-            if isinstance(message, Push) and message.inc == self._inc and message.seq > self._seq:
-                self._seq = message.seq
-                self._ask()
+            if isinstance(message, Push):
+                before, self._place = (
+                    self._place,
+                    self._place.after(message.inc, message.seq, message.op, message.scope),
+                )
+                if self._place != before:
+                    self._ask()
             elif isinstance(message, Told):
-                self._inc, self._seq = message.inc, message.seq
+                self._place = Place(message.inc, message.seq, message.chain)
                 self.live.set()
 
 

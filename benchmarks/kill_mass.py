@@ -130,7 +130,7 @@ def unit_costs(stage: Stage, rounds: int) -> dict[str, Any]:
     names = (keys.header, keys.floors, keys.bans, keys.log, keys.probes, keys.acks)
     before = _server_us(client)
     for _ in range(rounds):
-        client.fcall("arx1_probe", len(names), *names, "v", header.inc, header.seq, 1000)
+        client.fcall("arx1_probe", len(names), *names, "v", *header.place, 1000)
     probe_us = (_server_us(client) - before) / rounds
     alone_us = _kills_us(stage, client, rounds // 10)
     subscribers, memory_before = [], _used(client)

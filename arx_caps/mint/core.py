@@ -205,7 +205,7 @@ class Mint:
         header, failed_over = attest(self.store, self.topology, seq_at_least=seq, max_ttl_ms=ttl)
         if failed_over is not None:
             kind, why = "epoch.rotated", failed_over
-        self.store.remember(header.inc, header.seq)
+        self.store.remember(header.place)
         if why is None:
             return
         level = logging.INFO if mark is None else logging.WARNING

@@ -17,6 +17,7 @@ from arx_caps.relay.upstream import Granted
 from arx_verifier.epochs import State, boot_clock
 from arx_verifier.feed_relay import Page, Probe, Push, Told
 from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Crowd, Entry, Late
+from arx_verifier.history import UNKNOWN, Place, chain_after
 
 KEEP: Final = 10_000  # entries that one behind may lack before it must copy the floors
 PAGE: Final = 5_000
@@ -39,9 +40,10 @@ class Listener(Protocol):
 
 
 class Copy(NamedTuple):
-    """Floors and bans as they were at ``seq`` or later."""
+    """Floors and bans as they were at a place or later."""
 
     seq: int
+    chain: str
     made: int
     parts: dict[str, list[tuple[str, int]]]
 
@@ -93,6 +95,7 @@ class Hub:
         self.members: dict[str, Member] = {}
         self.listeners: set[Listener] = set()
         self._entries: deque[Entry] = deque(maxlen=KEEP)  # up to seq, without a gap
+        self._chains: deque[str] = deque([UNKNOWN], maxlen=KEEP + 1)  # before the first of them, and of each
         self._copy: Copy | None = None
         self._told = Crowd(0, -1, ())
         self._settling = False
@@ -103,6 +106,7 @@ class Hub:
         """Keep an entry for those who will ask for it, and push it to everybody."""
         if in_order and entry.inc == self.inc and entry.seq == self.seq + 1:
             self._entries.append(entry)
+            self._chains.append(chain_after(self._chains[-1], entry.seq, entry.op, entry.scope))
             self.seq = entry.seq
         self._push(Push(entry.inc, entry.seq, entry.op, entry.scope))
         self.settle_soon()
@@ -117,11 +121,12 @@ class Hub:
                 self._answer(member, *member.asked)
         self.settle_soon()
 
-    def take_copy(self, inc: str, seq: int) -> None:
+    def take_copy(self, place: Place) -> None:
         """Begin anew: whoever lacks what was skipped must copy the floors as well."""
-        other = inc != self.inc
-        self.inc, self.seq = inc, seq
+        other = place.inc != self.inc
+        self.inc, self.seq, chain = place
         self._entries.clear()
+        self._chains = deque([chain], maxlen=KEEP + 1)
         self._copy = None
         if other:
             self.granted = None
@@ -148,7 +153,7 @@ class Hub:
                 member.listener.drop()  # its connection was lost without a word; or two use one name, and none shall
             member.listener = listener
         before = (member.inc, member.crowd)
-        member.heard, member.inc = came, probe.inc
+        member.heard, member.inc = came, probe.inc if self._chain_at(probe) == probe.chain else ""
         if self.granted is not None:
             member.heard_ms = self.granted.at_ms + (came - self.granted.sent) // MS
         member.crowd = probe.crowd or Crowd(1, probe.applied, ())
@@ -178,38 +183,45 @@ class Hub:
         if granted is None:
             listener.drop()
             return
-        same = probe.inc == self.inc
+        same, known = probe.inc == self.inc, self._chain_at(probe)
         if granted.sent < came and (probe.hurry or (same and probe.applied > self.seq)):
             member.asked = (probe, came)  # upstream is asked first; see _settle
             return
         low = self.seq - len(self._entries)
-        seq, status, entries = self.seq, OK, []
+        seq, chain, status, entries = self.seq, self._chains[-1], OK, []
         if same and probe.applied > self.seq:
             status = REGRESSED
-        elif not same or probe.applied < low:
+        elif UNKNOWN in (known, probe.chain):
             copy = self._copied(low)
             if copy is None:
                 listener.drop()  # upstream is between two histories
                 return
-            seq, status, listener.copy = copy.seq, RESYNC, copy
+            seq, chain, status, listener.copy = copy.seq, copy.chain, RESYNC, copy
+        elif known != probe.chain:
+            status = REGRESSED
         else:
             first = probe.applied - low
             wanted = range(first, min(first + probe.limit, len(self._entries)))
             entries = [(e.seq, e.op, e.scope) for e in (self._entries[index] for index in wanted)]
         # Counted to the coming of the question, which left its sender before: the sum never hides a moment.
         age = max(0, came - granted.sent)
-        facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms)
+        facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
         listener.send(Told(*facts, entries, age))
+
+    def _chain_at(self, probe: Probe) -> str:
+        """Return what led to the number that somebody is at, as it was here; ``UNKNOWN`` where that is forgotten."""
+        index = probe.applied - self.seq + len(self._entries)
+        return self._chains[index] if probe.inc == self.inc and 0 <= index < len(self._chains) else UNKNOWN
 
     def _copied(self, low: int) -> Copy | None:
         now = self._boot()
         if self._copy is None or self._copy.seq < low or now - self._copy.made > COPY_NS:
-            state, seq = self._state(), self.seq
+            state = self._state()
             if state.inc != self.inc:
                 return None
             # A dict is copied in one step, while the other thread goes on: what it lacks follows in the entries.
             floors, bans = state.floors.copy(), state.bans.copy()
-            self._copy = Copy(seq, now, {"f": list(floors.items()), "b": list(bans.items())})
+            self._copy = Copy(self.seq, self._chains[-1], now, {"f": list(floors.items()), "b": list(bans.items())})
         return self._copy
 
     # Of those below.

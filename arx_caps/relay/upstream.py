@@ -15,6 +15,7 @@ from arx_verifier.feed import Follower
 from arx_verifier.feed_relay import RelayLink
 from arx_verifier.feed_wire import RESYNC, Answer, Crowd, Entry, Link
 from arx_verifier.following import Question
+from arx_verifier.history import Place
 
 PROBES: Final = 20  # in a lease: what passes between two of them is taken off every lease below
 
@@ -37,7 +38,7 @@ class Hearer(Protocol):
     def take_grant(self, granted: Granted) -> None:
         """Take what a lease rests on."""
 
-    def take_copy(self, inc: str, seq: int) -> None:
+    def take_copy(self, place: Place) -> None:
         """Begin anew: the view was copied whole."""
 
     def take_fence(self) -> None:
@@ -95,7 +96,7 @@ class Upstream(Follower):
         if state.refuses == "fenced" and state.lease is None:
             self._tell(self._hearer.take_fence)
         elif answer.status == RESYNC:
-            self._tell(self._hearer.take_copy, state.inc, state.applied)
+            self._tell(self._hearer.take_copy, self._place)
         elif state.lease is not None and state.lease.sent != before:
             self._tell(
                 self._hearer.take_grant, Granted(answer.at_ms, answer.lease_ms, answer.keep_ms, state.lease.sent)
@@ -113,9 +114,9 @@ class Upstream(Follower):
 
     def _send(self, link: Link | RelayLink, question: Question) -> None:
         inc, crowd = self._crowd
-        if inc != question.inc:
+        if inc != question.place.inc:
             crowd = crowd._replace(applied=-1)  # what was applied in another history confirms nothing
-        link.probe(self.verifier_id, question.inc, question.applied, hurry=question.hurry, crowd=crowd)
+        link.probe(self.verifier_id, question.place, hurry=question.hurry, crowd=crowd)
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002
         # Those behind it may hold leases that no registry would know of any more: it stays in it until they are over.

@@ -113,7 +113,7 @@ def attest(
         inc = store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header.inc
     terms = _terms(seen, topology, store.fails_over)
     reply = store.exchange.call("arx1_attest", store.keys.attested, inc, *terms)
-    if reply[5] == b"CORRUPT":
+    if reply[6] == b"CORRUPT":
         why = "the store has lost entries, or somebody wrote past its functions"
         return store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header, why
     return read_header(reply), why

@@ -3,7 +3,8 @@
 --
 -- The revocation epoch of a realm, as functions of the store.  SPEC 10.
 --
--- Keys of a realm R, one hash slot:  arx:{R}:h    hash   inc seq low n lease_ms lease_max_ms lease_until
+-- Keys of a realm R, one hash slot:  arx:{R}:h    hash   inc seq chain low base n
+--                                                        lease_ms lease_max_ms lease_until
 --                                                        maxttl_ms maxttl_max_ms maxttl_until taken
 --                                                        replid node guard moved lag_ms replicas
 --                                    arx:{R}:f    hash   scope -> floor          arx:{R}:b  hash  scope -> ban
@@ -16,6 +17,10 @@
 -- on answering reads, and refuse these.  All are flagged allow-oom: a full store must still be able to kill.
 -- A script that fails halfway is not rolled back, so the header's seq and n are written last: what was written before
 -- them then no longer adds up, and every probe says CORRUPT.
+--
+-- A number alone does not say what happened up to it: a store that lost its tail gives the same numbers again, to other
+-- kills.  The chain does: each entry's is a hash of the one before and of the entry.  Whoever names a number names its
+-- chain as well.  It is there against accidents; whoever can choose what the store holds needs no collision.
 
 local SKEW_MS = 30000           -- how far a verifier's clock may be from the store's
 local MARGIN_MS = 60000         -- delays between reading a clock and acting on it
@@ -38,6 +43,11 @@ end
 local function now_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Followers compute the same, from nothing but what is pushed to them.
+local function chain_after(chain, seq, op, scope)
+  return redis.sha1hex(chain .. ' ' .. seq .. ' ' .. op .. ' ' .. scope)
 end
 
 local function channel(header_key)
@@ -99,15 +109,32 @@ local FIELDS = {'seq', 'low', 'n', 'lease_ms', 'lease_max_ms', 'lease_until', 'm
                 'maxttl_until', 'taken', 'guard', 'moved', 'lag_ms'}
 
 local function read_header(key)
-  local values = redis.call('HMGET', key, 'inc', 'replid', unpack(FIELDS))
+  local values = redis.call('HMGET', key, 'inc', 'replid', 'chain', 'base', unpack(FIELDS))
   if not values[1] then
     return nil
   end
-  local header = {inc = values[1], replid = values[2]}
+  local header = {inc = values[1], replid = values[2], chain = values[3] or '-', base = values[4] or '-'}
   for index, name in ipairs(FIELDS) do
-    header[name] = tonumber(values[index + 2] or (name == 'taken' and -1 or 0))
+    header[name] = tonumber(values[index + 4] or (name == 'taken' and -1 or 0))
   end
   return header
+end
+
+-- What happened up to a number; nil where that was forgotten.
+local function chain_at(header, log_key, seq)
+  if seq == header.seq then
+    return header.chain
+  elseif seq == header.low then
+    return header.base
+  elseif seq < header.low or seq > header.seq then
+    return nil
+  end
+  local entry = redis.call('XRANGE', log_key, int(seq) .. '-0', int(seq) .. '-0')[1]
+  for index = 1, entry and #entry[2] or 0, 2 do
+    if entry[2][index] == 'c' then
+      return entry[2][index + 1]
+    end
+  end
 end
 
 local function is_whole(header, floors_key, bans_key, log_key)
@@ -133,22 +160,24 @@ end
 
 -- arx1_init  KEYS h f b x log   ARGV inc lease_ms maxttl_ms seq
 -- Begins a history if there is none.  Bans found without a header stay: they do not depend on any history.
--- Reply: inc, seq, store ms, lease in force, lag, 1 if it began now.
+-- Reply: inc, seq, store ms, lease in force, lag, chain, 1 if it began now.
 local function init(keys, argv)
   local now = now_ms()
   local header = read_header(keys[1])
   if header then
-    return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), 0}
+    return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain, 0}
   end
   redis.call('DEL', keys[2], keys[4], keys[5])
   local seq = int(tonumber(argv[4]))
+  local chain = chain_after(argv[1], seq, 'rotate', 'realm')
   redis.call('HSET', keys[1], 'inc', argv[1], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
-             'lease_ms', argv[2], 'maxttl_ms', argv[3])
-  return {argv[1], tonumber(seq), now, tonumber(argv[2]), 0, 1}
+             'lease_ms', argv[2], 'maxttl_ms', argv[3], 'chain', chain, 'base', chain)
+  return {argv[1], tonumber(seq), now, tonumber(argv[2]), 0, chain, 1}
 end
 
 local function add_entry(keys, header, op, scope, seq, now, by, why)
-  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', scope, 't', int(now), 'by', by, 'why', why)
+  header.chain = chain_after(header.chain, seq, op, scope)
+  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', scope, 't', int(now), 'by', by, 'why', why, 'c', header.chain)
   if FLOORS[op] then
     header.n = header.n + redis.call('HSET', keys[2], scope, seq)
   end
@@ -170,6 +199,7 @@ local function prune(keys, header, now)
     low = header.taken -- the mint has not read these yet
   end
   if low > header.low then
+    header.base = chain_at(header, keys[5], low) or '-'
     redis.call('XTRIM', keys[5], 'MINID', '=', int(low + 1) .. '-0')
     header.low = low
   end
@@ -184,68 +214,75 @@ local function read_scope(op, text)
   return own or '', scope or ''
 end
 
-local function check_bump(header, argv)
-  if tonumber(argv[2]) > header.seq then
+local function check_bump(header, log_key, argv)
+  local seen = tonumber(argv[2])
+  if seen > header.seq then
     return {err = 'REGRESSED the store is at ' .. int(header.seq) .. ', the caller has seen ' .. argv[2]}
   end
-  if #argv < 7 or #argv > 6 + MAX_SCOPES then
+  if argv[3] ~= '' and argv[3] ~= (chain_at(header, log_key, seen) or argv[3]) then
+    return {err = 'REGRESSED number ' .. argv[2] .. ' is not what the caller has seen: the store gave it twice'}
+  end
+  if #argv < 8 or #argv > 7 + MAX_SCOPES then
     return {err = 'ERR bump: not 1 to ' .. MAX_SCOPES .. ' scopes'}
   end
-  for index = 7, #argv do
-    local op, scope = read_scope(argv[3], argv[index])
+  for index = 8, #argv do
+    local op, scope = read_scope(argv[4], argv[index])
     if not OPS[op] then
       return {err = 'ERR bump: unknown operation'}
     end
     if #scope > MAX_SCOPE or not string.match(scope, '^[!-~]+$') then
       return {err = 'ERR bump: a scope is not 1 to 96 printable characters'}
     end
-    if argv[4] ~= '' and not SHORTER[string.match(scope, '^%l+:') or ''] then
+    if argv[5] ~= '' and not SHORTER[string.match(scope, '^%l+:') or ''] then
       return {err = 'ERR bump: only tasks and sessions have an end that is known'}
     end
   end
 end
 
--- arx1_bump  KEYS h f b x log   ARGV inc seen op until by why scope...
+-- arx1_bump  KEYS h f b x log   ARGV inc seen chain op until by why scope...
+-- `chain` is that of the number which the caller has seen, or empty.
 -- `until`, ms or empty: when the last token of these tasks or sessions expires, if that is sooner than the maximum.
 -- A store that has changed hands takes it too: whatever it is then found to be, a kill is not refused.
--- Reply: inc, seq, store ms, lease in force, lag.
+-- Reply: inc, seq, store ms, lease in force, lag, chain.
 local function bump(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
     return elsewhere
   end
-  local refused = check_bump(header, argv)
+  local refused = check_bump(header, keys[5], argv)
   if refused then
     return refused
   end
   local now = now_ms()
   local retain = now + keep_of(header, now)
-  if argv[4] ~= '' then
-    retain = math.min(retain, math.max(now, tonumber(argv[4])) + SKEW_MS + MARGIN_MS)
+  if argv[5] ~= '' then
+    retain = math.min(retain, math.max(now, tonumber(argv[5])) + SKEW_MS + MARGIN_MS)
   end
   local first = header.seq + 1
-  for index = 7, #argv do
-    local op, scope = read_scope(argv[3], argv[index])
+  for index = 8, #argv do
+    local op, scope = read_scope(argv[4], argv[index])
     header.seq = header.seq + 1
-    add_entry(keys, header, op, scope, int(header.seq), now, argv[5], argv[6])
+    add_entry(keys, header, op, scope, int(header.seq), now, argv[6], argv[7])
     if FLOORS[op] then
       redis.call('ZADD', keys[4], 'GT', int(retain), scope)
     end
   end
   prune(keys, header, now)
-  redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n))
-  for index = 7, #argv do
-    local op, scope = read_scope(argv[3], argv[index])
-    redis.call('SPUBLISH', channel(keys[1]), header.inc .. ' ' .. int(first + index - 7) .. ' ' .. op .. ' ' .. scope)
+  redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n),
+             'chain', header.chain, 'base', header.base)
+  for index = 8, #argv do
+    local op, scope = read_scope(argv[4], argv[index])
+    redis.call('SPUBLISH', channel(keys[1]), header.inc .. ' ' .. int(first + index - 8) .. ' ' .. op .. ' ' .. scope)
   end
-  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id())}
+  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
 end
 
--- arx1_probe  KEYS h f b log v a [r]   ARGV verifier inc applied limit [counted crowd]
+-- arx1_probe  KEYS h f b log v a [r]   ARGV verifier inc applied chain limit [counted crowd]
 -- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
--- neither do numbers that this store never gave: after a rollback they would confirm kills that reuse them.
+-- neither do numbers that this store never gave, or gave to something else: after a rollback they would confirm kills
+-- that reuse them.  Who cannot say by which way it came to its number, or one that was forgotten here, begins anew.
 -- A relay also says who is behind it, and what all of those have applied: that is what counts.
--- Reply: inc, seq, store ms, lease_ms, status, keep ms, entries after `applied`.
+-- Reply: inc, seq, store ms, lease_ms, status, keep ms, chain, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
   if not header then
@@ -257,27 +294,30 @@ local function probe(keys, argv)
     return UNATTESTED
   end
   local now, applied = now_ms(), tonumber(argv[3])
-  local counted = tonumber(argv[5] or argv[3])
+  local counted = tonumber(argv[6] or argv[3])
   local same = argv[2] == header.inc
+  local known = same and chain_at(header, keys[4], applied)
   redis.set_repl(redis.REPL_NONE)
   registry_since(keys[6], keys[5], now, id)
   redis.call('ZADD', keys[5], int(now), argv[1])
-  redis.call('ZADD', keys[6], same and counted <= header.seq and int(counted) or '-1', argv[1])
+  redis.call('ZADD', keys[6], known == argv[4] and counted <= header.seq and int(counted) or '-1', argv[1])
   if keys[7] then
     redis.call('ZREMRANGEBYLEX', keys[7], '[' .. argv[1] .. '\n', '(' .. argv[1] .. '\v')
-    redis.call('ZADD', keys[7], '0', argv[1] .. '\n' .. argv[6])
+    redis.call('ZADD', keys[7], '0', argv[1] .. '\n' .. argv[7])
   end
   local status, entries = 'OK', {}
   if not is_whole(header, keys[2], keys[3], keys[4]) then
     status = 'CORRUPT'
   elseif same and applied > header.seq then
     status = 'REGRESSED'
-  elseif not same or applied < header.low then
+  elseif not known or argv[4] == '' then
     status = 'RESYNC'
+  elseif known ~= argv[4] then
+    status = 'REGRESSED'
   elseif applied < header.seq then
-    entries = redis.call('XRANGE', keys[4], int(applied + 1) .. '-0', '+', 'COUNT', argv[4])
+    entries = redis.call('XRANGE', keys[4], int(applied + 1) .. '-0', '+', 'COUNT', argv[5])
   end
-  return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), entries}
+  return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), header.chain, entries}
 end
 
 -- arx1_copy  KEYS f or b   ARGV cursor count
@@ -332,7 +372,7 @@ end
 -- arx1_rotate  KEYS h f b x log v a   ARGV inc_expected inc seq_at_least lease_ms maxttl_ms
 -- Ends the history: every token born in it is dead.  The sequence goes on, bans stay.  Zero keeps a setting.
 -- The registry begins anew: what was confirmed under the old history says nothing about this one.
--- Reply: inc, seq, store ms, lease in force, lag.
+-- Reply: inc, seq, store ms, lease in force, lag, chain.
 local function rotate(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -344,8 +384,10 @@ local function rotate(keys, argv)
   ttl = ttl > 0 and ttl or header.maxttl_ms
   local old_lease = lease_of(header, now)
   local old_ttl = keep_of(header, now) - SKEW_MS - MARGIN_MS
+  local chain = chain_after(argv[2], seq, 'rotate', 'realm')
   redis.call('DEL', keys[2], keys[4], keys[5], keys[6], keys[7])
   redis.call('HSET', keys[1], 'inc', argv[2], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
+             'chain', chain, 'base', chain,
              'lease_ms', int(lease), 'lease_max_ms', int(old_lease), 'lease_until', int(now + old_lease),
              'maxttl_ms', int(ttl), 'maxttl_max_ms', int(old_ttl), 'maxttl_until', int(now + old_ttl))
   if header.taken >= 0 then
@@ -353,13 +395,13 @@ local function rotate(keys, argv)
   end
   redis.call('SPUBLISH', channel(keys[1]), argv[2] .. ' ' .. seq .. ' rotate realm')
   header.lease_ms, header.lease_max_ms, header.lease_until = lease, old_lease, now + old_lease
-  return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, repl_id())}
+  return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, repl_id()), chain}
 end
 
 -- arx1_attest  KEYS h f b log   ARGV inc replid node guard lag_ms replicas
 -- The mint has looked at this server, as which it names `node`, and lets it grant leases.  With `guard` no other server
 -- does so before it was looked at; a deposed one may for `lag_ms`; `replicas` must have a kill on disk, too.
--- Reply: inc, seq, store ms, lease in force, lag, OK or CORRUPT.
+-- Reply: inc, seq, store ms, lease in force, lag, chain, OK or CORRUPT.
 local function attest(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -376,7 +418,7 @@ local function attest(keys, argv)
   redis.call('HSET', keys[1], 'replid', id, 'node', argv[3], 'guard', argv[4], 'lag_ms', argv[5], 'replicas', argv[6],
              'moved', int(header.moved))
   local status = is_whole(header, keys[2], keys[3], keys[4]) and 'OK' or 'CORRUPT'
-  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, id), status}
+  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, id), header.chain, status}
 end
 
 local flags = {'allow-oom'}

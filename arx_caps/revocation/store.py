@@ -34,6 +34,7 @@ from arx_caps.revocation.wire import (
 )
 from arx_verifier.epochs import new_inc
 from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.history import Place
 from arx_verifier.names import is_realm
 from arx_verifier.store_address import Address
 
@@ -41,7 +42,7 @@ DEFAULT_LEASE_MS: Final = 1_000
 DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest a token lives, and so how long a floor is kept
 MAX_WHY: Final = 500  # characters of a reason that are kept
 OUTCOME_S: Final = 5.0  # how long to ask for the outcome of a bump
-HEADER_FIELDS: Final = ["inc", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas"]
+HEADER_FIELDS: Final = ["inc", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas", "chain"]
 
 
 class RevocationStore:
@@ -78,8 +79,7 @@ class RevocationStore:
         self._replicas = self._replicas_given = replicas
         self._outcome_s, self._tell = outcome_s, tell
         self._lock = threading.Lock()
-        self._inc: str | None = None
-        self._seen = 0
+        self._seen: Place | None = None
 
     def __repr__(self) -> str:
         return f"RevocationStore(realm={self.realm!r})"
@@ -154,16 +154,30 @@ class RevocationStore:
             StoreError: The store did not answer, or somebody else rotated a moment ago.
         """
         sent, old = time.monotonic(), self.header().inc
-        least = max(seq_at_least, self._seen)
+        least = max(seq_at_least, self._seen.seq if self._seen is not None else 0)
         arguments = (old, new_inc(), least, lease_ms, max_ttl_ms)
         reply, durable = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))
         return Bump("rotate", ("realm",), self._learn(reply, forget=True), durable, sent)
 
-    def remember(self, inc: str, seq: int) -> None:
-        """Refuse a store that is in another history, or behind ``seq``: what a mint keeps in its own database."""
+    def remember(self, place: Place) -> None:
+        """Refuse a store that has not been there: what a mint keeps in its own database."""
         with self._lock:
-            self._seen = max(self._seen, seq) if inc == self._inc else seq
-            self._inc = inc
+            if self._seen is None or place.inc != self._seen.inc or place.seq > self._seen.seq:
+                self._seen = place
+
+    def chain_at(self, seq: int) -> str | None:
+        """Return what led to a number, or None where the store has forgotten that, or was never there.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        client, number = self.exchange.client, f"{seq}-0"
+        last, chain, low, base = self.exchange.once(
+            lambda: client.hmget(self.keys.header, ["seq", "chain", "low", "base"])
+        )
+        entries = self.exchange.once(lambda: client.xrange(self.keys.log, number, number))
+        found = {last: chain, low: base}.get(str(seq).encode()) or (entries and entries[0][1].get(b"c"))
+        return text(found) if found else None
 
     def mark_taken(self, seq: int) -> None:
         """Tell the store that the log up to ``seq`` is kept elsewhere and may be trimmed.
@@ -230,9 +244,12 @@ class RevocationStore:
         rest = ("" if until_ms is None else str(until_ms), by[:96], reason[:MAX_WHY], *(each or named))
 
         def bump() -> tuple[Any, bool]:
-            return self._written("arx1_bump", self.keys.written, self._inc, self._seen, op, *rest)
+            # Read at each try: a kill that waited for its turn has seen what was acknowledged meanwhile.
+            seen = self._seen
+            assert seen is not None
+            return self._written("arx1_bump", self.keys.written, *seen, op, *rest)
 
-        if self._inc is None:
+        if self._seen is None:
             self.header()
         reply, durable = self.exchange.until_known(bump, sent + patience_s, self._tell)
         return Bump(op, named, self._learn(reply), durable, sent)
@@ -261,7 +278,7 @@ class RevocationStore:
         lease_ms = max(int(reply[2]), int(reply[3] or 0) if int(reply[4] or 0) > at_ms else 0)
         if self._replicas_given is None:
             self._replicas = int(reply[5] or 0)
-        return self._learn([reply[0], reply[1], at_ms, lease_ms])
+        return self._learn([reply[0], reply[1], at_ms, lease_ms, 0, reply[6] or b"-"])
 
     def unacked(self, seq: int, since_ms: int) -> Registry:
         """Ask which verifiers, heard of since then, have not applied ``seq``.
@@ -311,10 +328,9 @@ class RevocationStore:
     def _learn(self, reply: Any, *, forget: bool = False) -> Header:
         header = read_header(reply)
         with self._lock:
-            if self._inc is None or forget:
-                self._inc, self._seen = header.inc, header.seq
-            elif header.inc == self._inc:
-                self._seen = max(self._seen, header.seq)
+            seen = self._seen
+            if seen is None or forget or (header.inc == seen.inc and header.seq > seen.seq):
+                self._seen = header.place
         return header
 
 

@@ -12,6 +12,7 @@ import redis
 
 from arx_verifier.errors import StoreError
 from arx_verifier.feed_wire import Crowd
+from arx_verifier.history import Place
 from arx_verifier.store_address import FinderLoginError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
@@ -81,13 +82,20 @@ class Header(NamedTuple):
         at_ms: The store's clock.
         lease_ms: The longest lease in force.
         lag_ms: How long a primary deposed within the last minute may still grant leases; 0 when none was.
+        chain: What led to ``seq``.
     """
 
     inc: str
     seq: int
     at_ms: int
     lease_ms: int
-    lag_ms: int = 0
+    lag_ms: int
+    chain: str
+
+    @property
+    def place(self) -> Place:
+        """Where the history stands, and by which way it came there."""
+        return Place(self.inc, self.seq, self.chain)
 
 
 class Bump(NamedTuple):
@@ -171,8 +179,9 @@ def read_header(reply: Any) -> Header:
         StoreError: They are not there.
     """
     try:
-        return Header(text(reply[0]), int(reply[1]), int(reply[2]), int(reply[3]), *map(int, reply[4:5]))
-    except (TypeError, ValueError, IndexError) as error:
+        inc, seq, at_ms, lease_ms, lag_ms, chain = reply[:6]
+        return Header(text(inc), int(seq), int(at_ms), int(lease_ms), int(lag_ms), text(chain))
+    except (TypeError, ValueError) as error:
         raise StoreError("the store answered in an unknown form") from error
 
 

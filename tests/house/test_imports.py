@@ -22,7 +22,7 @@ ORDER = """
     standing
     proving
     verify
-    retention store_address feed_wire feed_relay following feed segment replay tidying spool
+    retention history store_address feed_wire feed_relay following feed segment replay tidying spool
     routes peers problems streams
     asgi guard service
 """.split()

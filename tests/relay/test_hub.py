@@ -12,8 +12,10 @@ from arx_verifier.epochs import State
 from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Push, Scan, Told, frame
 from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Answer, Crowd, Entry, Late
 from arx_verifier.following import Following
+from arx_verifier.history import UNKNOWN, Place
 
 INC, MS, L_MS = "I" * 22, 1_000_000, 1_000
+BEGAN, OTHER = Place(INC, 5, "c" * 40), "d" * 40
 START = 10_000 * MS
 
 
@@ -23,9 +25,10 @@ class World:
     def __init__(self) -> None:
         self.now = START
         self.state = State(INC, {}, {}, 5)
+        self.places = [Place("", number, UNKNOWN) for number in range(5)] + [BEGAN]
         self.said: list[tuple[Crowd, bool, bool]] = []
         self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
-        self.hub.take_copy(INC, 5)
+        self.hub.take_copy(BEGAN)
         self.grant()
 
     def stand_for(self, inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
@@ -38,6 +41,7 @@ class World:
     def entry(self, seq: int) -> None:
         """Let upstream learn of an entry."""
         self.state.applied = seq
+        self.places.append(self.places[-1].after(INC, seq, "kill", "realm"))
         self.hub.take_entry(Entry(INC, seq, "kill", "realm"), in_order=True)
 
     def wait(self, ms: float) -> None:
@@ -68,10 +72,20 @@ class Somebody:
         self.dropped = True
         self.world.hub.take_end(self)
 
-    def probe(self, applied: int, *, inc: str = INC, hurry: bool = False, crowd: Crowd | None = None) -> Told | None:
-        """Ask; the answer, if it came at once."""
-        before = len(self.got)
-        self.world.hub.take_probe(self, Probe(self.name, inc, applied, 1_000, hurry, crowd))
+    def probe(
+        self,
+        applied: int,
+        *,
+        inc: str = INC,
+        chain: str | None = None,
+        hurry: bool = False,
+        crowd: Crowd | None = None,
+    ) -> Told | None:
+        """Ask, by default as one who came by the same way; the answer, if it came at once."""
+        before, places = len(self.got), self.world.places
+        if chain is None:
+            chain = places[applied].chain if applied < len(places) else OTHER
+        self.world.hub.take_probe(self, Probe(self.name, inc, applied, chain, 1_000, hurry, crowd))
         told = [message for message in self.got[before:] if isinstance(message, Told)]
         return told[0] if told else None
 
@@ -101,14 +115,16 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     clock = [world.now]
     following = Following(boot=lambda: clock[0], wall=lambda: 1_800_000_000_000 * MS + clock[0])
     following.adopt(INC, 5, {}, {})
+    following._place = BEGAN
     world.now = clock[0] = START + age_ms * MS
     question = following.ask()
     assert question is not None
-    told = somebody.probe(question.applied)
+    told = somebody.probe(question.place.seq, chain=question.place.chain)
     assert told is not None
     clock[0] += 3 * MS  # the answer travels
     following.take_answer(
-        Answer(told.inc, told.seq, told.at_ms, told.lease_ms, OK, told.keep_ms, (), told.age_ns), lambda _: {}
+        Answer(told.inc, told.seq, told.at_ms, told.lease_ms, OK, told.keep_ms, told.chain, (), told.age_ns),
+        lambda _: {},
     )
     lease = following._state.lease
     assert lease is not None
@@ -142,6 +158,26 @@ def test_who_knows_more_is_not_told_less(world: World) -> None:
     world.grant()
     assert isinstance(told := somebody.got[-1], Told)
     assert told.status == REGRESSED
+
+
+def test_who_came_by_another_way_is_not_believed(world: World) -> None:
+    """
+    The same number with another past: regressed at once, behind or not, and nothing is said to be applied there.
+    """
+    somebody = Somebody(world)
+    world.entry(6)
+    for applied in (5, 6):
+        told = somebody.probe(applied, chain=OTHER)
+        assert told is not None
+        assert (told.status, told.entries) == (REGRESSED, [])
+        assert world.crowd == Crowd(1, -1, ())
+        told = somebody.probe(applied)
+        assert told is not None
+        assert (told.status, told.chain) == (OK, world.places[6].chain)
+        assert world.crowd == Crowd(1, applied, ())
+    told = somebody.probe(6, chain=UNKNOWN)
+    assert told is not None
+    assert (told.status, told.seq, told.chain) == (RESYNC, 6, world.places[6].chain)
 
 
 def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
@@ -275,7 +311,7 @@ def test_after_an_outage_all_ask_at_once(world: World) -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [Probe("v", INC, 5, 10, False)],
+        [Probe("v", INC, 5, OTHER, 10, False)],
         [Hello(2, "acme", "secret")],
         [Hello(1, "other", "secret")],
         [Hello(1, "acme", "guess")],
@@ -327,6 +363,6 @@ def test_messages_are_cut_wherever_they_break() -> None:
     """
     Byte by byte or all at once, the same messages come out.
     """
-    data = frame(Hello(1, "acme")) + frame(Scan("f", 3)) + frame(Probe("v", INC, 1, 2, True, Crowd(1, 2, ())))
+    data = frame(Hello(1, "acme")) + frame(Scan("f", 3)) + frame(Probe("v", INC, 1, OTHER, 2, True, Crowd(1, 2, ())))
     slow, quick = Frames(), Frames()
     assert [body for byte in data for body in slow.feed(bytes([byte]))] == list(quick.feed(data))

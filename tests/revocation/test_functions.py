@@ -10,6 +10,7 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.feed import Follower
+from arx_verifier.history import UNKNOWN, Place
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -28,22 +29,24 @@ def raw(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
 def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
     """Call arx1_bump with the header's incarnation, unless told otherwise."""
 
-    def call(op: str, *scopes: str, inc: str | None = None, seen: int = 0, until_ms: str = "") -> Any:
+    def call(op: str, *scopes: str, inc: str | None = None, seen: int = 0, chain: str = "", until_ms: str = "") -> Any:
         keys = realm_store.keys.written
-        known = inc or realm_store.header().inc
-        return raw.fcall("arx1_bump", len(keys), *keys, known, seen, op, until_ms, "operator:ada", "test", *scopes)
+        known = (inc or realm_store.header().inc, seen, chain)
+        return raw.fcall("arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *scopes)
 
     return call
 
 
 @pytest.fixture
 def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
-    """Call arx1_probe; reply as inc, seq, ms, lease, status, keep, entries."""
+    """Call arx1_probe, with the store's chain if not told; reply inc, seq, ms, lease, status, keep, chain, entries."""
 
-    def call(inc: str, applied: int, limit: int = 100, name: str = "v") -> list[Any]:
+    def call(inc: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
         tag = f"arx:{{{realm_store.realm}}}:"
         keys = [tag + part for part in ("h", "f", "b", "log", "v", "a")]
-        return raw.fcall("arx1_probe", len(keys), *keys, name, inc, applied, limit)
+        if chain is None:
+            chain = (realm_store.chain_at(applied) if applied >= 0 else None) or "0" * 40
+        return raw.fcall("arx1_probe", len(keys), *keys, name, inc, applied, chain, limit)
 
     return call
 
@@ -71,7 +74,7 @@ def test_a_realm_without_a_header_refuses(raw: redis.Redis, realm_store: Revocat
     raw.delete(realm_store.keys.header)
     for function, keys in (("arx1_bump", realm_store.keys.written), ("arx1_rotate", realm_store.keys.all)):
         with pytest.raises(redis.ResponseError, match="NOINIT"):
-            raw.fcall(function, len(keys), *keys, "I", 0, "kill", "", "x", "y", "realm")
+            raw.fcall(function, len(keys), *keys, "I", 0, "", "kill", "", "x", "y", "realm")
 
 
 def test_init_begins_once(realm_store: RevocationStore) -> None:
@@ -115,6 +118,7 @@ def test_a_bump_counts_each_scope(bump: Callable[..., Any], realm_store: Revocat
     [
         ({"inc": "J" * 22}, "INCARNATION"),
         ({"seen": 1}, "REGRESSED"),
+        ({"chain": "0" * 40}, "REGRESSED"),
         ({"op": "pardon"}, "unknown operation"),
         ({"scopes": ()}, "not 1 to 1000 scopes"),
         ({"scopes": ("x" * 97,)}, "1 to 96 printable"),
@@ -177,19 +181,70 @@ def test_the_log_is_trimmed_but_not_before_it_is_taken(
     realm_store.mark_taken(11_000)
     bump("kill", SESSION)
     assert raw.xlen(realm_store.keys.log) == 10_000
-    assert probe(inc, 1_001)[4] == b"OK"
+    assert probe(inc, 1_001)[4] == b"OK", "the number before the first entry is still known"
     assert probe(inc, 1_000)[4] == b"RESYNC"
 
 
 def test_a_probe_answers_what_is_missing(bump: Callable[..., Any], probe: Callable[..., list[Any]]) -> None:
     """Entries after what was applied, as many as asked for; another history must copy."""
     inc = bump("kill", SESSION, TASK, "agent:acme")[0].decode()
-    assert [entry[0] for entry in probe(inc, 0, limit=2)[6]] == [b"1-0", b"2-0"]
-    assert [entry[0] for entry in probe(inc, 2)[6]] == [b"3-0"]
-    assert probe(inc, 3)[4:] == [b"OK", KEEP_MS, []]
+    assert [entry[0] for entry in probe(inc, 0, limit=2)[7]] == [b"1-0", b"2-0"]
+    assert [entry[0] for entry in probe(inc, 2)[7]] == [b"3-0"]
+    assert probe(inc, 3)[4:6] + probe(inc, 3)[7:] == [b"OK", KEEP_MS, []]
     assert probe("", -1)[4] == b"RESYNC"
     assert probe("J" * 22, 3)[4] == b"RESYNC"
     assert probe(inc, 4)[4] == b"REGRESSED"
+
+
+def test_a_number_means_what_led_to_it(
+    bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
+) -> None:
+    """Each entry's chain is what a follower computes from the pushes; whoever has another one is in another past."""
+    inc, seq, *_, chain = bump("kill", SESSION, TASK)
+    place = Place.begin(inc.decode(), 0)
+    for number, scope in enumerate((SESSION, TASK), 1):
+        place = place.after(inc.decode(), number, "kill", scope)
+        assert realm_store.chain_at(number) == place.chain
+    assert place == realm_store.header().place == (inc.decode(), seq, chain.decode())
+    assert realm_store.chain_at(0) == Place.begin(inc.decode(), 0).chain
+    assert realm_store.chain_at(3) is None
+    for applied in range(3):
+        assert probe(place.inc, applied, chain="0" * 40)[4] == b"REGRESSED"
+        assert probe(place.inc, applied, chain=UNKNOWN)[4] == b"RESYNC"
+        with pytest.raises(redis.ResponseError, match="REGRESSED"):
+            bump("kill", SESSION, seen=applied, chain="0" * 40)
+        assert probe(place.inc, applied)[4] == b"OK"
+    assert bump("kill", SESSION, seen=2, chain=place.chain)[1] == 3
+
+
+def test_what_another_past_led_to_confirms_nothing(
+    bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
+) -> None:
+    """The same number by another way is no acknowledgement, nor is one whose way is not known."""
+    inc = bump("kill", SESSION)[0].decode()
+    for chain in ("0" * 40, UNKNOWN):
+        probe(inc, 1)
+        assert realm_store.unacked(1, 0).missing == ()
+        probe(inc, 1, chain=chain)
+        assert [seen for _, _, seen, _ in realm_store.unacked(1, 0).missing] == [-1]
+
+
+def test_a_store_from_before_chains_is_taken_as_it_is(
+    bump: Callable[..., Any], probe: Callable[..., list[Any]], raw: redis.Redis, realm_store: RevocationStore
+) -> None:
+    """Functions are replaced under a history that has no chain: it begins one, and whoever followed copies once."""
+    inc = bump("kill", SESSION)[0].decode()
+    raw.hdel(realm_store.keys.header, "chain", "base")
+    raw.delete(realm_store.keys.log)
+    raw.xadd(realm_store.keys.log, {"op": "kill", "s": SESSION, "t": "1", "by": "x", "why": "y"}, "1-0")
+    found = probe(inc, 1, chain=UNKNOWN)
+    assert (found[4], found[6]) == (b"RESYNC", b"-")
+    assert probe(inc, 1, chain="-")[4] == b"OK"
+    bump("kill", TASK)
+    chain = Place(inc, 1, "-").after(inc, 2, "kill", TASK).chain
+    assert realm_store.header().chain == chain
+    assert probe(inc, 1, chain="-")[4] == b"RESYNC"
+    assert probe(inc, 2, chain=chain)[4] == b"OK"
 
 
 @pytest.mark.parametrize("damage", ["floor", "ban", "log", "foreign floor"])
@@ -280,7 +335,7 @@ def test_a_verifier_with_only_its_rights_can_follow_and_not_kill(
     with redis.Redis.from_url(url) as user:
         written = realm_store.keys.written
         forbidden: tuple[tuple[object, ...], ...] = (
-            ("FCALL", "arx1_bump", len(written), *written, "I", 0, "lift", "", "x", "y", "realm"),
+            ("FCALL", "arx1_bump", len(written), *written, "I", 0, "", "lift", "", "x", "y", "realm"),
             ("HSET", tag + "h", "seq", 0),
             ("ZADD", tag + "x", 1, SESSION),
             ("SPUBLISH", tag + "ch", "x"),

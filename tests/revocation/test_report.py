@@ -84,7 +84,7 @@ def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:
     def gone(seq: int, since_ms: int) -> Registry:
         raise StoreError("gone")
 
-    bump = Bump("kill", ("realm",), Header("I", 1, 1_000, 1_000), True, 0.0)
+    bump = Bump("kill", ("realm",), Header("I", 1, 1_000, 1_000, 0, ""), True, 0.0)
     report = wait_confirmed(gone, bump, 60_000)
     assert report.status == "unconfirmed"
     assert report.fenced_in_ms == 0

@@ -14,6 +14,7 @@ from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation import store as store_module
 from arx_verifier.errors import RequestError, SettingsError, StoreError
 from arx_verifier.feed import Follower
+from arx_verifier.history import UNKNOWN, Place
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -82,14 +83,14 @@ def test_another_history_is_refused_until_it_is_known(valkey: EmbeddedValkey, re
     with pytest.raises(StoreHistoryError) as caught:
         realm_store.kill([SESSION], "test", BY)
     assert caught.value.kind == "INCARNATION"
-    realm_store.remember(rotated.header.inc, rotated.header.seq)
+    realm_store.remember(rotated.header.place)
     assert realm_store.kill([SESSION], "test", BY).header.seq == rotated.header.seq + 1
 
 
 def test_a_store_that_went_back_is_refused(realm_store: RevocationStore) -> None:
     """What a mint remembers from before a crash is held against the store; a rotation goes on from there."""
     header = realm_store.header()
-    realm_store.remember(header.inc, 20)
+    realm_store.remember(Place(header.inc, 20, UNKNOWN))
     with pytest.raises(StoreHistoryError) as caught:
         realm_store.kill([SESSION], "test", BY)
     assert caught.value.kind == "REGRESSED"

@@ -17,6 +17,7 @@ from arx_caps.mint.core import Mint
 from arx_verifier import epochs, following
 
 Patches = dict[str, tuple[tuple[str, str], ...]]
+COMPARED = "  elseif known ~= argv[4] then\n"  # in the probe
 LUA = Path(callers.__file__).parents[1] / "revocation" / "functions.lua"
 
 
@@ -28,6 +29,7 @@ class Code(NamedTuple):
         caller: The mint's check of who asks, which reads ``born``.
         mint: The class whose ``born`` and ``require`` are used.
         replicas_answer: Whether a replica answers a probe: it does if the function claims not to write.
+        chain_compared: Whether the store holds a probe's chain against its own.
         pauses: The lines between which other things may happen, by code object.
     """
 
@@ -35,6 +37,7 @@ class Code(NamedTuple):
     caller: Callable[..., callers.Caller]
     mint: type[Mint]
     replicas_answer: bool
+    chain_compared: bool
     pauses: dict[types.CodeType, tuple[int, ...]]
 
 
@@ -55,7 +58,7 @@ def load(patches: Patches | None = None) -> Code:
     steps += [following_class._take_entries, following_class._apply, following_class.take_push]
     pauses = {step.__code__: _lines(step.__code__) for step in steps}
     assert set(patched) <= {*used, "functions.lua"}
-    return Code(following_class, used["callers"]._agent, Mint, "no-writes" in flags, pauses)
+    return Code(following_class, used["callers"]._agent, Mint, "no-writes" in flags, COMPARED in lua, pauses)
 
 
 def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:

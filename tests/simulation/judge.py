@@ -3,9 +3,11 @@
 
 The bound counts from when a kill *returned*, in real time, and a verifier's clock may be wrong by ``DRIFT``.  Where a
 fault breaks the theorem's assumption that an acknowledged entry is kept or the history changes, its record is marked
-lost, and binds only those who had applied it.
+lost, and binds only those who had applied it; and a token that was born among the lost entries knows no number that was
+given again.  Whatever else is killed after such a loss binds everybody as ever.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.simulation.verifiers import Machine, Token
@@ -21,11 +23,12 @@ class Record:
         returned: When whoever made it was told so, real ns.
         confirmed: When its confirmation was complete, real ns.
         lifted: When the ban was lifted in the store, real ns.
+        number: Of all that were ever acknowledged.
         known_to: After a loss: the views that had applied it.  None while nothing was lost.
     """
 
-    def __init__(self, inc: str, seq: int, op: str, scope: str) -> None:
-        self.inc, self.seq, self.op, self.scope = inc, seq, op, scope
+    def __init__(self, inc: str, seq: int, op: str, scope: str, number: int) -> None:
+        self.inc, self.seq, self.op, self.scope, self.number = inc, seq, op, scope, number
         self.returned: int | None = None
         self.confirmed: int | None = None
         self.lifted: int | None = None
@@ -45,10 +48,15 @@ class Judge:
         self.accepted = self.refused = 0
         self.worst = 0
         self.dead: list[str] = []  # what was killed, in order
+        self._orphans: dict[
+            Token, int
+        ] = {}  # tokens born among entries that were lost, and how many records came before
+        self._count = 0
 
     def executed(self, inc: str, seq: int, op: str, scope: str) -> Record:
         """Note what the store has done."""
-        record = Record(inc, seq, op, scope)
+        self._count += 1
+        record = Record(inc, seq, op, scope, self._count)
         if op != "lift":
             self.dead.append(scope)
         records = self._of.setdefault(scope, [])
@@ -63,8 +71,11 @@ class Judge:
         records = (record for scope in token.scopes for record in self._of.get(scope, ()))
         return not any(record.seq > token.root[1] and record.op != "lift" for record in records)
 
-    def lost(self, inc: str, after: int, machines: list[Machine]) -> None:
-        """Note that the store went back to ``after`` without a new history."""
+    def lost(self, inc: str, after: int, machines: list[Machine], tokens: Sequence[Token] = ()) -> None:
+        """Note that the store went back to ``after`` without a new history, and which tokens there were."""
+        for token in tokens:
+            if token.inc == inc and token.born > after:
+                self._orphans[token] = self._count
         for record in (record for records in self._of.values() for record in records):
             if record.inc == inc and record.seq > after and record.known_to is None:
                 views = [(machine.following, machine.following._state) for machine in machines]
@@ -98,7 +109,8 @@ class Judge:
             return
         if record.known_to is not None and machine.following not in record.known_to:
             return
-        killed = "kill" in record.op and token.root[1] < record.seq
+        reused = record.seq <= token.born and record.number > self._orphans.get(token, self._count)
+        killed = "kill" in record.op and token.root[1] < record.seq and not reused
         banned = "ban" in record.op and record.lifted is None
         if not killed and not banned:
             return

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from arx_verifier.epochs import BANNING, KILLING, OPS
+from arx_verifier.history import UNKNOWN, Place, chain_after
 
 SKEW_MS, MARGIN_MS = 30_000, 60_000
 PRUNE = 50
@@ -28,6 +29,7 @@ class Logged(NamedTuple):
     op: str
     scope: str
     at_ms: int
+    chain: str
 
 
 class Header(NamedTuple):
@@ -39,6 +41,8 @@ class Header(NamedTuple):
     n: int
     lease_ms: int
     maxttl_ms: int
+    chain: str
+    base: str
     lease_max_ms: int = 0
     lease_until: int = 0
     maxttl_max_ms: int = 0
@@ -61,10 +65,13 @@ class ModelStore:
     Args:
         now_ms: The store's clock.
         publish: Told incarnation, sequence, operation and scope of everything published.
+        compares: Whether a probe's chain is held against the store's.
     """
 
-    def __init__(self, now_ms: Callable[[], int], publish: Callable[[str, int, str, str], None]) -> None:
-        self.now_ms, self.publish = now_ms, publish
+    def __init__(
+        self, now_ms: Callable[[], int], publish: Callable[[str, int, str, str], None], *, compares: bool = True
+    ) -> None:
+        self.now_ms, self.publish, self._compares = now_ms, publish, compares
         self.header: Header | None = None
         self.floors: dict[str, int] = {}
         self.bans: dict[str, int] = {}
@@ -88,17 +95,18 @@ class ModelStore:
         """Begin a history if there is none."""
         now = self.now_ms()
         if self.header is not None:
-            return [self.header.inc, self.header.seq, now, self.header.lease(now), 0, 0]
+            return [self.header.inc, self.header.seq, now, self.header.lease(now), 0, self.header.chain, 0]
         self.floors, self.retain, self.log = {}, {}, []
-        self.header = Header(inc, seq, seq, len(self.bans), lease_ms, maxttl_ms)
-        return [inc, seq, now, lease_ms, 0, 1]
+        chain = Place.begin(inc, seq).chain
+        self.header = Header(inc, seq, seq, len(self.bans), lease_ms, maxttl_ms, chain, chain)
+        return [inc, seq, now, lease_ms, 0, chain, 1]
 
-    def bump(self, inc: str, seen: int, op: str, until: str, *scopes: str) -> list[Any]:
+    def bump(self, inc: str, seen: int, chain: str, op: str, until: str, *scopes: str) -> list[Any]:
         """Add one entry for each scope."""
         header = self._known()
         if inc != header.inc:
             raise StoreRefused("INCARNATION")
-        if seen > header.seq:
+        if seen > header.seq or (chain != UNKNOWN and (self.chain_at(seen) or chain) != chain):
             raise StoreRefused("REGRESSED")
         if op not in OPS or not scopes or len(scopes) > 1000:
             raise StoreRefused("ERR")
@@ -110,33 +118,49 @@ class ModelStore:
         keep_until = now + header.keep(now)
         if until:
             keep_until = min(keep_until, max(now, int(until)) + SKEW_MS + MARGIN_MS)
+        last = header.chain
         for seq, scope in enumerate(scopes, header.seq + 1):
-            self._add(seq, op, scope, now, keep_until)
-        low = self._prune(header, header.seq + len(scopes), now)
-        self.header = header._replace(seq=header.seq + len(scopes), low=low, n=header.n + self._grown)
+            last = chain_after(last, seq, op, scope)
+            self._add(seq, op, scope, now, last, keep_until)
+        low, base = self._prune(header, header.seq + len(scopes), now)
+        seq, n = header.seq + len(scopes), header.n + self._grown
+        self.header = header._replace(seq=seq, low=low, n=n, chain=last, base=base)
         for seq, scope in enumerate(scopes, header.seq + 1):
             self.publish(inc, seq, op, scope)
-        return [inc, self.header.seq, now, self.header.lease(now), 0]
+        return [inc, seq, now, self.header.lease(now), 0, last]
 
-    def probe(self, name: str, inc: str, applied: int, limit: int) -> list[Any]:
+    def chain_at(self, seq: int) -> str | None:
+        """Say what led to a number; None where that was forgotten."""
+        header = self._known()
+        if seq in (header.seq, header.low):
+            return header.chain if seq == header.seq else header.base
+        found = bisect_right(self.log, seq, key=lambda entry: entry.seq) - 1
+        return self.log[found].chain if found >= 0 and self.log[found].seq == seq else None
+
+    def probe(self, name: str, inc: str, applied: int, chain: str, limit: int) -> list[Any]:
         """Record the verifier and answer from the header."""
         header = self._known()
         now = self.now_ms()
         same = inc == header.inc
+        known = self.chain_at(applied) if same else None
+        if known is not None and not self._compares:
+            known = chain
         self.since = now if self.since is None else self.since
         self.probes[name] = now
-        self.acks[name] = applied if same and applied <= header.seq else -1
+        self.acks[name] = applied if known == chain else -1
         status, entries = "OK", []
         if len(self.floors) + len(self.bans) != header.n or len(self.log) != header.seq - header.low:
             status = "CORRUPT"
         elif same and applied > header.seq:
             status = "REGRESSED"
-        elif not same or applied < header.low:
+        elif known is None or chain == UNKNOWN:
             status = "RESYNC"
+        elif known != chain:
+            status = "REGRESSED"
         elif applied < header.seq:
             first = bisect_right(self.log, applied, key=lambda entry: entry.seq)
             entries = self.log[first : first + limit]
-        return [header.inc, header.seq, now, header.lease_ms, status, header.keep(now), entries]
+        return [header.inc, header.seq, now, header.lease_ms, status, header.keep(now), header.chain, entries]
 
     def unacked(self, seq: int, since_ms: int) -> list[Any]:
         """Say which verifiers, heard of since then, have not applied ``seq``."""
@@ -156,21 +180,22 @@ class ModelStore:
         self.floors, self.retain, self.log, self.probes, self.acks, self.since = {}, {}, [], {}, {}, None
         lease, ttl = lease_ms or header.lease_ms, maxttl_ms or header.maxttl_ms
         taken = seq if header.taken >= 0 else -1
-        limits = (lease, ttl, old_lease, now + old_lease, old_ttl, now + old_ttl)
+        chain = Place.begin(inc, seq).chain
+        limits = (lease, ttl, chain, chain, old_lease, now + old_lease, old_ttl, now + old_ttl)
         self.header = Header(inc, seq, seq, len(self.bans), *limits, taken)
         self.publish(inc, seq, "rotate", "realm")
-        return [inc, seq, now, self.header.lease(now), 0]
+        return [inc, seq, now, self.header.lease(now), 0, chain]
 
     def _known(self) -> Header:
         if self.header is None:
             raise StoreRefused(NOINIT)
         return self.header
 
-    def _add(self, seq: int, op: str, scope: str, now: int, keep_until: int) -> None:
+    def _add(self, seq: int, op: str, scope: str, now: int, chain: str, keep_until: int) -> None:
         if seq == self._known().seq + 1:
             self._grown = 0
         before = len(self.floors) + len(self.bans)
-        self.log.append(Logged(seq, op, scope, now))
+        self.log.append(Logged(seq, op, scope, now, chain))
         if op in KILLING:
             self.floors[scope] = seq
             self.retain[scope] = max(keep_until, self.retain.get(scope, 0))
@@ -180,7 +205,7 @@ class ModelStore:
             self.bans.pop(scope, None)
         self._grown += len(self.floors) + len(self.bans) - before
 
-    def _prune(self, header: Header, seq: int, now: int) -> int:
+    def _prune(self, header: Header, seq: int, now: int) -> tuple[int, str]:
         if self.retain and min(self.retain.values()) <= now:
             expired = sorted((until, scope) for scope, until in self.retain.items() if until <= now)[:PRUNE]
             for _, scope in expired:
@@ -190,6 +215,7 @@ class ModelStore:
         if 0 <= header.taken < low:
             low = header.taken
         if low <= header.low:
-            return header.low
+            return header.low, header.base
+        [base] = [entry.chain for entry in self.log if entry.seq == low]
         self.log = [entry for entry in self.log if entry.seq > low]
-        return low
+        return low, base

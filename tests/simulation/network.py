@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from arx_verifier.feed_wire import Answer, Entry
+from arx_verifier.history import Place
 from tests.simulation.model_store import ModelStore, StoreRefused
 from tests.simulation.world import MS, SECOND, START_MS, World
 
@@ -74,7 +75,7 @@ class Server:
 
     def __init__(self, world: World, *, replica: bool) -> None:
         self._world, self._replica = world, replica
-        self.store = ModelStore(self.now_ms, self._publish)
+        self.store = ModelStore(self.now_ms, self._publish, compares=world.code.chain_compared)
         self.subscribers: dict[Connection, None] = {}  # in the order in which they came: a run must be repeatable
         self.frozen_until = 0
         self.limit = world.random.choice([1, 1, 2, 1000])  # entries in an answer
@@ -134,14 +135,14 @@ class Server:
         for connection in tuple(self.subscribers):
             connection.cut()
 
-    def _probe(self, name: str, inc: str, applied: int) -> Answer | Refused:
+    def _probe(self, name: str, place: Place) -> Answer | Refused:
         try:
-            found, seq, at_ms, lease_ms, status, keep_ms, entries = self.store.probe(name, inc, applied, self.limit)
+            found, seq, *facts, entries = self.store.probe(name, *place, self.limit)
         except StoreRefused as error:
             return Refused(str(error))
-        self._world.note(name, "probed at", applied, "->", status, seq)
+        self._world.note(name, "probed at", place.seq, "->", facts[2], seq)
         listed = tuple(Entry(found, entry.seq, entry.op, entry.scope) for entry in entries)
-        return Answer(found, seq, at_ms, lease_ms, status, keep_ms, listed)
+        return Answer(found, seq, *facts, listed)
 
     def _scan(self, part: str, cursor: int) -> tuple[int | None, dict[str, int]]:
         # As HSCAN does: what was there all the time is found, what came or went meanwhile perhaps.

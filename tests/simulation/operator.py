@@ -7,6 +7,7 @@ going on inside a verifier: it kills what is being looked at, and shows dead tok
 
 from typing import TYPE_CHECKING
 
+from arx_verifier.history import NOWHERE, UNKNOWN, Place
 from tests.simulation.judge import Judge, Record
 from tests.simulation.model_store import StoreRefused
 from tests.simulation.network import Server
@@ -23,15 +24,13 @@ class Operator:
     """Bumps, and learns from the answers.
 
     Attributes:
-        inc: The history that it knows.
-        seen: How far it knows the store to have been.
-        distrusts: The store went back under the same name: numbers may be given twice until it is rotated.
+        seen: Where it knows the store to have been.
     """
 
     def __init__(self, world: World, server: Server, judge: Judge, machines: list[Machine], lease_ms: int) -> None:
         self._world, self._server, self._judge, self._machines = world, server, judge, machines
         self._lease_ms = lease_ms
-        self.inc, self.seen, self.distrusts = "", 0, False
+        self.seen = NOWHERE
         self.mint: SimulatedMint | None = None
         self._waiting: tuple[list[Record], int] | None = None
         self.learn()
@@ -53,12 +52,12 @@ class Operator:
         """Look where the store is."""
         header = self._server.store.header
         if header is not None:
-            self.inc, self.seen = header.inc, header.seq
+            self.seen = Place(header.inc, header.seq, header.chain)
 
     def confirm(self) -> None:
         """Ask who has confirmed the last kill, as ``arx_caps.revocation.confirm`` does."""
         header = self._server.store.header
-        if self._waiting is None or header is None or self.distrusts:
+        if self._waiting is None or header is None:
             return
         records, at_ms = self._waiting
         last = records[-1]
@@ -82,17 +81,28 @@ class Operator:
         scopes = token.scopes[1:] or ("agent:a",)
         return draw.choice(scopes if draw.random() < 0.3 else scopes[-2:])
 
-    def _send(self, op: str, scopes: list[str]) -> None:
-        inc, seen = self.inc, self.seen
-        self._world.after(self._world.delay(), lambda: self._arrive(inc, seen, op, scopes))
+    def strike_unaware(self, times: int) -> None:
+        """Kill at once what living tokens name, as somebody who has never seen this store before."""
+        header = self._server.store.header
+        assert header is not None
+        known = [one for one in self._tokens if one.inc == header.inc and one.born <= header.seq]
+        living = [one for one in known if self._judge.alive(one)] or self._tokens
+        for _ in range(times):
+            self._arrive(
+                Place(header.inc, 0, UNKNOWN), "kill", [self._scope(self._world.random.choice(living[-6:]), "kill")]
+            )
 
-    def _arrive(self, inc: str, seen: int, op: str, scopes: list[str]) -> None:
+    def _send(self, op: str, scopes: list[str]) -> None:
+        seen = self.seen
+        self._world.after(self._world.delay(), lambda: self._arrive(seen, op, scopes))
+
+    def _arrive(self, seen: Place, op: str, scopes: list[str]) -> None:
         world = self._world
         if world.now < self._server.frozen_until:
-            world.at(self._server.frozen_until, lambda: self._arrive(inc, seen, op, scopes))
+            world.at(self._server.frozen_until, lambda: self._arrive(seen, op, scopes))
             return
         try:
-            _, seq, at_ms, _, _ = self._server.call(lambda store: store.bump(inc, seen, op, "", *scopes))
+            inc, seq, at_ms, _, _, chain = self._server.call(lambda store: store.bump(*seen, op, "", *scopes))
         except StoreRefused as error:
             if str(error) != "REGRESSED":
                 world.after(world.delay(), self.learn)
@@ -100,20 +110,18 @@ class Operator:
         first = seq - len(scopes) + 1
         records = [self._judge.executed(inc, number, op, scope) for number, scope in enumerate(scopes, first)]
         world.note("operator:", records, "done")
-        if self.distrusts:
-            for record in records:
-                record.known_to = []  # the theorem assumes that no number is given twice in a history
         if world.random.random() > 0.05:  # else the answer is lost: an unknown outcome binds nobody
-            world.after(world.delay(), lambda: self._returned(records, at_ms))
+            place = Place(inc, seq, chain)
+            world.after(world.delay(), lambda: self._returned(records, at_ms, None if seen.chain == UNKNOWN else place))
 
-    def _returned(self, records: list[Record], at_ms: int) -> None:
+    def _returned(self, records: list[Record], at_ms: int, place: Place | None) -> None:
         world = self._world
         world.note("operator:", records, "returned")
         for record in records:
             record.returned = world.now
-            if record.inc == self.inc:
-                self.seen = max(self.seen, record.seq)
             self._show(record)
+        if place is not None and place.inc == self.seen.inc and place.seq > self.seen.seq:
+            self.seen = place
         self._waiting = (records, at_ms)
 
     def _show(self, record: Record) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from arx_verifier.history import NOWHERE
 from tests.simulation.code import Code, load
 from tests.simulation.judge import FOREIGN, Judge
 from tests.simulation.mint import Session, SimulatedMint
@@ -36,6 +37,7 @@ class Run:
         self.primary, replica = Server(world, replica=False), Server(world, replica=True)
         self.primary.followers = [replica]
         self.histories = 0
+        self.doubtful = False  # somebody will rotate soon
         self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, 0))
         self.machines = [Machine(world, f"v{number}", [self.primary, replica]) for number in range(2)]
         office = Machine(world, "mint", [self.primary])
@@ -97,8 +99,8 @@ class Run:
 
     def _fault(self) -> Callable[[], None]:
         faults = [self._freeze, self._rotate, self._fail_over, self._regress, self._return, self._evict, self._forget]
-        faults += [self._step, self._step, self._end_process, self._freeze, self._fail_over, self._regress]
-        return self.random.choice([*faults, self._restart])
+        faults += [self._step, self._step, self._end_process, self._freeze, self._fail_over, self._overwrite]
+        return self.random.choice([*faults, self._restart, self._overwrite])
 
     def _freeze(self) -> None:
         self.primary.frozen_until = self.world.now + int(self.random.uniform(0.1, 3) * SECOND)
@@ -111,21 +113,19 @@ class Run:
     def _rotate(self) -> None:
         """End the history, as operators and mints do when something is wrong."""
         if self.primary.store.header is None:
-            self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, self.operator.seen))
+            self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, self.operator.seen.seq))
         else:
             old, bans = self._inc, dict(self.primary.store.bans)
-            self.primary.call(lambda store: store.rotate(old, self._name(), self.operator.seen, 0, 0))
+            self.primary.call(lambda store: store.rotate(old, self._name(), self.operator.seen.seq, 0, 0))
             for record in self.judge.rotated(old, self._inc, bans):
                 record.returned = self.world.now
-        self.operator.distrusts = False
+        self.doubtful = False
         self.world.note("rotated to", self._inc)
         self.world.after(self.world.delay(), self.operator.learn)
 
     def _rotate_soon(self) -> None:
-        self.operator.distrusts = True
-        self.world.after(
-            int(self.random.uniform(0.2, 3) * SECOND), lambda: self._rotate() if self.operator.distrusts else None
-        )
+        self.doubtful = True
+        self.world.after(int(self.random.uniform(0.2, 3) * SECOND), lambda: self._rotate() if self.doubtful else None)
 
     def _older(self, among: list[tuple[Any, ...]]) -> bool:
         if among:
@@ -133,7 +133,7 @@ class Run:
             inc, before = self._inc, self.primary.store.header
             self.world.note("store went back from", before and before.seq, "to", kept[0].inc, kept[0].seq)
             self.primary.store.restore(kept)
-            self.judge.lost(kept[0].inc, kept[0].seq, self.everyone)
+            self.judge.lost(kept[0].inc, kept[0].seq, self.everyone, self.tokens)
             self.judge.lost(inc, -1, self.everyone) if inc != kept[0].inc else None
             self.primary.restart()
         return bool(among)
@@ -142,13 +142,23 @@ class Run:
         """Lose the last entries, and rotate before anybody is served."""
         if self._older(self.primary.snapshots[-6:]):
             if self.random.random() < 0.3:
-                self.operator.seen = 0  # and nobody remembers how far it was
+                self.operator.seen = NOWHERE  # and nobody remembers how far it was
             self._rotate()
 
     def _regress(self) -> None:
         """Lose the last entries, go on under the same name, and rotate when the mint has seen it."""
         inc = self._inc
         if self._older([kept for kept in self.primary.snapshots[:-1] if kept[0].inc == inc]):
+            self._rotate_soon()
+
+    def _overwrite(self) -> None:
+        """Lose the last entries, and give their numbers to other kills before anybody looks."""
+        before = self.primary.store.header
+        if self._older([kept for kept in self.primary.snapshots[:-1] if before and kept[0].inc == before.inc]):
+            now = self.primary.store.header
+            assert before is not None
+            assert now is not None
+            self.operator.strike_unaware(before.seq - now.seq + self.random.choice([0, 0, 1]))
             self._rotate_soon()
 
     def _return(self) -> None:
@@ -190,7 +200,7 @@ class Run:
         self.world.note("no more faults")
         self._step()
         self.primary.frozen_until = 0
-        if self.operator.distrusts or self.primary.store.header is None:
+        if self.doubtful or self.primary.store.header is None:
             self._rotate()
 
     def _end(self) -> None:

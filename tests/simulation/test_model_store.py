@@ -11,6 +11,7 @@ import redis
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import HISTORY_ERRORS
 from arx_verifier.feed_wire import Answer, Entry, read_answer
+from arx_verifier.history import UNKNOWN
 from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
 
 pytestmark = pytest.mark.servers
@@ -72,12 +73,13 @@ class Both:
                 scopes = [f"task:{number}" for number in range(draw.choice([1000, 1001]))]
             seen = draw.choice([0, 0, seq, seq + (draw.random() < 0.1)])
             until = str(self.at_ms + 5_000) if draw.random() < 0.1 else ""
-            real = (inc, seen, op, until, "by", "why", *scopes)
-            self.call("bump", self.keys.written, *real, model=(inc, seen, op, until, *scopes))
+            known = (inc, seen, self.chain(seen))
+            real = (*known, op, until, "by", "why", *scopes)
+            self.call("bump", self.keys.written, *real, model=(*known, op, until, *scopes))
         elif kind == "probe":
             applied = draw.choice([-1, seq, seq + 1, draw.randint(0, seq), max(0, seq - draw.randint(0, 30))])
             keys = tuple(self.keys.header[:-1] + part for part in ("h", "f", "b", "log", "v", "a"))
-            asked = (draw.choice("vw"), inc, applied, draw.choice([1, 3, 1000]))
+            asked = (draw.choice("vw"), inc, applied, self.chain(applied), draw.choice([1, 3, 1000]))
             self.call("probe", keys, *asked, model=asked)
         elif kind == "unacked":
             wanted = (draw.randint(0, seq + 1), draw.choice([0, self.at_ms, self.at_ms + 10**6]))
@@ -90,6 +92,11 @@ class Both:
             self.call("init", self.keys.written, *begun, model=begun)
         else:
             self.meddle(kind)
+
+    def chain(self, seq: int) -> str:
+        """What led to a number, something else now and then, or nothing."""
+        known = self.model.chain_at(seq) if self.model.header is not None else None
+        return self.random.choices([known or "0" * 40, "1" * 40, UNKNOWN], [20, 1, 1])[0]
 
     def meddle(self, kind: str) -> None:
         """Do to the keys of both what time, a careless neighbour or a mint would."""
@@ -110,7 +117,8 @@ class Both:
         """Hold every key of the one against the other."""
         raw: Any = self.client.hgetall(self.keys.header)
         fields = {name.decode(): value.decode() for name, value in raw.items()}
-        header = Header(fields.pop("inc"), **{name: int(value) for name, value in fields.items()})
+        words = {name: fields.pop(name) for name in ("inc", "chain", "base")}
+        header = Header(**words, **{name: int(value) for name, value in fields.items()})
         assert header == self.model.header
         for key, hash_ in ((self.keys.floors, self.model.floors), (self.keys.bans, self.model.bans)):
             found: Any = self.client.hgetall(key)
@@ -119,7 +127,8 @@ class Both:
         assert {scope.decode(): int(until) for scope, until in retained} == self.model.retain
         entries: Any = self.client.xrange(self.keys.log)
         said = [
-            Logged(int(key.split(b"-")[0]), at[b"op"].decode(), at[b"s"].decode(), int(at[b"t"])) for key, at in entries
+            Logged(int(key.split(b"-")[0]), at[b"op"].decode(), at[b"s"].decode(), int(at[b"t"]), at[b"c"].decode())
+            for key, at in entries
         ]
         assert said == self.model.log
         acks: Any = self.client.zrange(self.keys.acks, 0, -1, withscores=True)
@@ -144,8 +153,8 @@ def test_the_model_answers_as_the_store_does(seed: int, valkey: Any, realm_name:
                 for _ in range(11):
                     scopes = [f"task:{number}" for number in range(1000)]
                     inc = both.model.header.inc
-                    real = (inc, 0, "kill", "", "by", "why", *scopes)
-                    both.call("bump", both.keys.written, *real, model=(inc, 0, "kill", "", *scopes))
+                    real = (inc, 0, "", "kill", "", "by", "why", *scopes)
+                    both.call("bump", both.keys.written, *real, model=(inc, 0, "", "kill", "", *scopes))
             both.step()
         both.compare()
         both.compare_published()

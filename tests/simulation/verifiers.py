@@ -113,7 +113,7 @@ class Machine:
         try:
             self._take(connection)
             while following is self.following and (question := following.ask()) is not None:
-                connection.send("probe", self.name, question.inc, question.applied)
+                connection.send("probe", self.name, question.place)
                 self._perhaps_break(connection)
                 self._take(connection)
         except FeedError as error:

@@ -83,7 +83,7 @@ def test_several_scopes_are_one_step(server: Server, store: RevocationStore) -> 
     inc = store.header().inc
     for bad in ("nonsense agent:acme", "kill", "kill agent:a\u00e4", "kill two words"):
         with server.client() as raw, pytest.raises(redis.ResponseError, match="bump"):
-            raw.fcall("arx1_bump", 5, *keys, inc, 0, "each", "", BY, "why", f"kill {SESSION}", bad)
+            raw.fcall("arx1_bump", 5, *keys, inc, 0, "", "each", "", BY, "why", f"kill {SESSION}", bad)
     assert store.header().seq == 0
     assert store.floors() == {}
 
@@ -188,12 +188,12 @@ def forbidden(users: Users) -> dict[str, list[tuple[Any, ...]]]:
         ("SUBSCRIBE", "news"),
     ]
     load = ("FUNCTION", "LOAD", "REPLACE", "#!lua name=arx1\nredis.register_function('x', function() end)")
-    follow = ("FCALL", "arx1_probe", 6, *(tag + part for part in ("h", "f", "b", "log", "v", "a")), "v", "", -1, 1)
+    follow = ("FCALL", "arx1_probe", 6, *(tag + part for part in ("h", "f", "b", "log", "v", "a")), "v", "", -1, "", 1)
     return {
         "verifier": [
             *anybody,
             load,
-            (*bump, "I", 0, "lift", "", BY, "why", "realm"),
+            (*bump, "I", 0, "", "lift", "", BY, "why", "realm"),
             (*rotate, "I", "J", 0, 0, 0),
             ("FCALL", "arx1_init", 5, *(tag + part for part in ("h", "f", "b", "x", "log")), "I", 1, 1, 0),
             ("FCALL", "arx1_attest", 4, *(tag + part for part in ("h", "f", "b", "log")), "I", "r", "", 0, 0, 0),

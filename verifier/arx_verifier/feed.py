@@ -227,7 +227,7 @@ class Follower(Following):
                     self._answer_waiters()
 
     def _send(self, link: Link | RelayLink, question: Question) -> None:
-        link.probe(self.verifier_id, question.inc, question.applied, hurry=question.hurry)
+        link.probe(self.verifier_id, question.place, hurry=question.hurry)
 
     def _answer_waiters(self) -> None:
         state = self._state

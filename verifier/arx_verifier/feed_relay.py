@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from arx_verifier.errors import SettingsError
 from arx_verifier.feed_wire import CORRUPT, ENTRIES, OK, REGRESSED, RESYNC, Answer, Crowd, Entry, FeedError
+from arx_verifier.history import Place
 
 FORMS: Final = "relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS; ?ca=FILE)"
 SCHEMES: Final = ("relay+unix", "relay", "relays")
@@ -48,6 +49,7 @@ class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     inc: str
     applied: int
+    chain: str
     limit: Annotated[int, Meta(ge=1)]
     hurry: bool
     crowd: Crowd | None = None
@@ -73,6 +75,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     lease_ms: Count
     status: str
     keep_ms: Count
+    chain: str
     entries: list[tuple[int, str, str]]
     age_ns: Count  # a negative one would lengthen the lease
 
@@ -223,9 +226,9 @@ class RelayLink:
         if self._link is not None:
             self._link.close()
 
-    def probe(self, verifier_id: str, inc: str, applied: int, *, hurry: bool, crowd: Crowd | None = None) -> None:
+    def probe(self, verifier_id: str, place: Place, *, hurry: bool, crowd: Crowd | None = None) -> None:
         """Send a probe; as ``feed_wire.Link.probe``."""
-        self._send(Probe(verifier_id, inc, applied, ENTRIES, hurry, crowd))
+        self._send(Probe(verifier_id, *place, ENTRIES, hurry, crowd))
 
     def leave(self, verifier_id: str) -> None:  # noqa: ARG002  the relay knows whose connection it is
         """Tell the relay that this verifier holds no lease any more."""
@@ -249,7 +252,7 @@ class RelayLink:
                 elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
                     entries = tuple(Entry(message.inc, *entry) for entry in message.entries)
                     facts = (message.inc, message.seq, message.at_ms, message.lease_ms, message.status)
-                    yield Answer(*facts, message.keep_ms, entries, message.age_ns)
+                    yield Answer(*facts, message.keep_ms, message.chain, entries, message.age_ns)
                 else:
                     raise FeedError("an answer of an unknown form")
 

@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 import redis
 
+from arx_verifier.history import Place
+
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
@@ -76,6 +78,7 @@ class Answer(NamedTuple):
         lease_ms: How long the answer may be acted on.
         status: OK, RESYNC, REGRESSED or CORRUPT.
         keep_ms: How long after a kill no token that it ends can still be alive.
+        chain: That of ``seq``; what is applied must have led to the same.
         entries: What follows the sequence that the probe named, as far as it fits.
         age_ns: How long before the probe came the answer had been true, ns; a relay tells what it was told.
     """
@@ -86,6 +89,7 @@ class Answer(NamedTuple):
     lease_ms: int
     status: str
     keep_ms: int
+    chain: str
     entries: tuple[Entry, ...]
     age_ns: int = 0
 
@@ -126,13 +130,12 @@ class Link:
         """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
         self._connection.disconnect()
 
-    def probe(self, verifier_id: str, inc: str, applied: int, *, hurry: bool, crowd: Crowd | None = None) -> None:
+    def probe(self, verifier_id: str, place: Place, *, hurry: bool, crowd: Crowd | None = None) -> None:
         """Send a probe; its answer is among the frames.
 
         Args:
             verifier_id: Who asks.
-            inc: The history that it knows.
-            applied: Up to where it has applied it.
+            place: The history that it knows, and up to where it has applied it.
             hurry: Somebody waits for news; the store always has the newest.
             crowd: For whom a relay asks.
 
@@ -142,7 +145,7 @@ class Link:
         del hurry
         more = () if crowd is None else (crowd.applied, msgspec.json.encode(crowd))
         keys = self._probe_keys if more else self._probe_keys[:-1]
-        self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, inc, applied, ENTRIES, *more)
+        self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, *place, ENTRIES, *more)
 
     def leave(self, verifier_id: str) -> None:
         """Tell the store that this verifier holds no lease any more.
@@ -254,8 +257,8 @@ def read_answer(frame: Any) -> Answer:
         FeedError: It has another form.
     """
     try:
-        inc, seq, at_ms, lease_ms, status, keep_ms, entries = frame
-        inc, status = inc.decode("ascii"), status.decode("ascii")
+        inc, seq, at_ms, lease_ms, status, keep_ms, chain, entries = frame
+        inc, status, chain = inc.decode("ascii"), status.decode("ascii"), chain.decode("ascii")
         numbers = (seq, at_ms, lease_ms, keep_ms)
         known = isinstance(entries, list) and status in (OK, RESYNC, REGRESSED, CORRUPT)
         if not known or not all(type(number) is int for number in numbers):
@@ -263,7 +266,7 @@ def read_answer(frame: Any) -> Answer:
         listed = tuple(_read_entry(inc, entry) for entry in entries)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FeedError("an answer of an unknown form") from error
-    return Answer(inc, seq, at_ms, lease_ms, status, keep_ms, listed)
+    return Answer(inc, seq, at_ms, lease_ms, status, keep_ms, chain, listed)
 
 
 def _read_entry(inc: str, entry: Any) -> Entry:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from arx_verifier.epochs import KILLING, EpochTable, Lease, boot_clock
 from arx_verifier.feed_wire import CORRUPT, OK, REGRESSED, Answer, Entry, FeedError
+from arx_verifier.history import NOWHERE, Place
 from arx_verifier.retention import Retention
 
 MS: Final = 1_000_000  # ns
@@ -30,8 +31,7 @@ _log = logging.getLogger(__name__)
 class Question(NamedTuple):
     """What a probe says of this view: its history, up to where it has applied it, and whether somebody waits."""
 
-    inc: str
-    applied: int
+    place: Place
     hurry: bool = False
 
 
@@ -59,6 +59,7 @@ class Following(EpochTable):
         self._interval = PROBE_MS * MS
         self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
         self._retention = Retention()
+        self._place = NOWHERE  # of what is applied; the follower's thread alone uses it
         self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
         self._last = 0  # when the last probe left, boot clock
         self._due = 0  # when the next one must, boot clock
@@ -98,7 +99,9 @@ class Following(EpochTable):
         self._sent = (self._boot(), self._wall())
         self._last = self._sent[0]
         self._due = self._last + self._interval
-        return Question(state.inc, state.applied, hurry)
+        # A child forked in the middle of an entry cannot say by which way it came to its number: it begins anew.
+        chain = self._place.chain_at(state.inc, state.applied)
+        return Question(Place(state.inc, state.applied, chain), hurry)
 
     def take_push(self, entry: Entry) -> None:
         """Apply what was published, and let a probe be due: it confirms, or fills a gap, or finds a new history.
@@ -131,11 +134,11 @@ class Following(EpochTable):
             age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
             self._take_entries(answer, sent[0] - age, sent[1] - age)
         elif answer.status in (REGRESSED, CORRUPT):
-            seen = f"{self._state.applied} was applied here, the store is at {answer.seq}"
-            self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
+            self._distrust(answer)
         else:
             floors, bans = copy("f"), copy("b")
             self.adopt(answer.inc, answer.seq, floors, bans)
+            self._place = Place(answer.inc, answer.seq, answer.chain)
             self._retention.restart(self._boot(), self._state)
             self._due = 0  # entries after answer.seq repair what the copy missed
 
@@ -151,6 +154,9 @@ class Following(EpochTable):
         if self._state.applied < answer.seq:
             self._due = 0  # cut short: no lease before the rest is here
             return
+        if self._state.applied == answer.seq and self._place != (answer.inc, answer.seq, answer.chain):
+            self._distrust(answer._replace(status=REGRESSED))  # the store has given numbers twice
+            return
         lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
         self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
         self._interval = min(PROBE_MS, max(1, lease_ms // self._probes)) * MS
@@ -164,9 +170,18 @@ class Following(EpochTable):
             in_order = self.apply(entry.seq, entry.op, entry.scope)
         except ValueError as error:
             raise FeedError("an entry of an unknown kind") from error
+        self._place = self._place.after(*entry)
         if entry.op in KILLING:
             self._retention.learn(self._boot(), entry.scope, entry.seq)
         return in_order
+
+    def _distrust(self, answer: Answer) -> None:
+        """End a history whose entries are not those that were applied here, or are not whole."""
+        applied = self._state.applied
+        seen = f"{applied} was applied here, the store is at {answer.seq}"
+        if answer.status == REGRESSED and applied <= answer.seq:
+            seen = f"number {applied} was something else here than in the store, which is at {answer.seq}"
+        self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
 
     def _alarm(self, detail: str, *, retire: bool) -> None:
         if self._state.refuses != "fenced":
