@@ -33,7 +33,7 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
         return
     log = list(_log(store))
     yield _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
-    yield _high_water(realm, header.inc, header.seq)
+    yield _high_water(store, realm, header.inc, header.seq)
     yield _record(realm, {entry.seq: entry for entry in log})
 
 
@@ -100,7 +100,7 @@ def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Call
     return Check("history", True, f"at {seq}; {len(log)} entries in the log{past}")
 
 
-def _high_water(realm: Realm, inc: str, seq: int) -> Check:
+def _high_water(store: RevocationStore, realm: Realm, inc: str, seq: int) -> Check:
     from arx_caps.mint.state import State
 
     path = realm.database_path
@@ -121,6 +121,9 @@ def _high_water(realm: Realm, inc: str, seq: int) -> Check:
         return Check("memory", False, "the store is in another history than the mint knows", ROTATE)
     if mark.seq > seq:
         return Check("memory", False, f"the store has lost {mark.seq - seq} entries that the mint saw", ROTATE)
+    if mark.chain and (store.chain_at(mark.seq) or mark.chain) != mark.chain:
+        found = "the store has lost entries that the mint saw, and given their numbers to others"
+        return Check("memory", False, found, ROTATE)
     return Check("memory", True, f"the mint has seen {mark.seq} of {seq}")
 
 

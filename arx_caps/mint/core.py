@@ -22,9 +22,10 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.decisions import DecisionSink
-from arx_verifier.epochs import Epochs, new_inc
+from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError, SettingsError, refusal
 from arx_verifier.feed import Follower
+from arx_verifier.history import Place, new_inc
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.spool import Journal
@@ -42,6 +43,7 @@ class Born(NamedTuple):
 
     inc: str
     seq: int
+    chain: str = ""
 
 
 class Mint:
@@ -163,7 +165,7 @@ class Mint:
         if refused is not None:
             raise refusal(refused.code)
         inc, seq, _ = self.epochs.view()
-        return Born(inc, seq)
+        return Born(inc, seq, self.epochs.chain_at(inc, seq))
 
     def require(self, born: Born, scopes: Sequence[str]) -> None:
         """Demand that nothing in these scopes was killed since ``born``, and nothing is banned.
@@ -176,10 +178,10 @@ class Mint:
         if refused is not None:
             raise refusal(refused.code)
 
-    def noted(self, inc: str, seq: int) -> None:
+    def noted(self, place: Place) -> None:
         """Remember a change of the kill epoch and see it in force here, so that whoever made it finds it so."""
-        self.state.raise_high_water(self.realm.name, HighWater(inc, seq))
-        self.epochs.catch_up(0, seq, CATCH_UP_S)
+        self.state.raise_high_water(self.realm.name, HighWater(*place))
+        self.epochs.catch_up(0, place.seq, CATCH_UP_S)
 
     def attest(self) -> None:
         """Compare the store with what this mint remembers; begin or renew its history where they differ.
@@ -197,7 +199,7 @@ class Mint:
         if header.inc == fresh:
             why = "the store was empty" if mark is not None else "the realm is new"
         else:
-            why = _why_rotate(mark, header.inc, header.seq, ttl)
+            why = _why_rotate(mark, header.inc, header.seq, ttl) or self._why_another(mark)
             if why is not None:
                 kind = "epoch.rotated"
                 header = self.store.rotate(seq_at_least=mark.seq if mark is not None else 0, max_ttl_ms=ttl).header
@@ -212,10 +214,20 @@ class Mint:
         _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is dead", realm, why)
         self.state.raise_high_water(
             realm,
-            HighWater(header.inc, header.seq, ttl),
+            HighWater(*header.place, ttl),
             Event.of(kind, MINT, inc=header.inc, seq=header.seq, why=why),
             begins=True,
         )
+
+    def _why_another(self, mark: HighWater | None) -> str | None:
+        """Say that what the store has up to the mark is not what this mint acted on, or None.
+
+        The store forgets what led to numbers far behind it; a store that went back is not far ahead of the mark.
+        """
+        found = self.store.chain_at(mark.seq) if mark is not None and mark.chain else None
+        if mark is None or found is None or found == mark.chain:
+            return None
+        return "the store has lost kills and given their numbers to others"
 
     def _keep(self) -> None:
         """While the view is not live, or the store has changed hands, see whether it needs a new history."""

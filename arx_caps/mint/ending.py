@@ -139,5 +139,5 @@ def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
 def _settle(mint: Mint, bump: Bump, timeout_ms: int | None) -> dict[str, Any]:
     """Learn who has confirmed, then remember the place in the kill sequence; it is not answered before both."""
     report = mint.store.wait_confirmed(bump, timeout_ms)
-    mint.noted(bump.header.inc, bump.header.seq)
+    mint.noted(bump.header.place)
     return report.to_dict()

@@ -182,7 +182,7 @@ class _Birth(NamedTuple):
         return Identifier(
             agent=self.path,
             aud=audience,
-            born=self.born,
+            born=self.born[:2],
             depth=self.depth,
             exp=self.expires_at,
             iat=self.at,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far the kill epoch had come: the durable mark by which a store that lost kills is noticed.  SPEC 10."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select, update
@@ -18,11 +19,13 @@ class HighWater(NamedTuple):
     Attributes:
         inc: The history.
         seq: The place in it.
+        chain: What led to it, so that another past of the same length is noticed; empty where that is not known.
         max_ttl_ms: How long tokens may live for the store to remember their kills; 0 leaves it as it is.
     """
 
     inc: str
     seq: int
+    chain: str = ""
     max_ttl_ms: int = 0
 
 
@@ -32,7 +35,7 @@ class EpochState(Database):
     def high_water(self, realm: str) -> HighWater | None:
         """Return the furthest place in the kill sequence that was acted on, or None."""
         row = self.row(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm))
-        return HighWater(row["inc"], row["seq"], row["max_ttl_ms"]) if row is not None else None
+        return _mark(row) if row is not None else None
 
     def raise_high_water(self, realm: str, mark: HighWater, what: Event | None = None, *, begins: bool = False) -> None:
         """Remember a place in the kill sequence; it only rises, but where a history ``begins``."""
@@ -68,8 +71,14 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
 
 def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
     """Return what a mark changes in the row."""
-    before = HighWater(row["inc"], row["seq"], row["max_ttl_ms"])
+    before = _mark(row)
     if not begins and mark.inc != before.inc and mark.seq <= before.seq:
         return {}  # a history goes on where the one before it ended: this is a late word of one that is over
-    after = HighWater(mark.inc, max(before.seq, mark.seq), mark.max_ttl_ms or before.max_ttl_ms)
+    seq = max(before.seq, mark.seq)
+    chains = [one.chain for one in (mark, before) if (one.inc, one.seq) == (mark.inc, seq) and one.chain]
+    after = HighWater(mark.inc, seq, chains[0] if chains else "", mark.max_ttl_ms or before.max_ttl_ms)
     return after._asdict() if after != before else {}
+
+
+def _mark(row: Mapping[str, Any]) -> HighWater:
+    return HighWater(*(row[name] for name in HighWater._fields))

@@ -120,6 +120,7 @@ HIGH_WATER: Final = Table(
     Column("realm", String(32), primary_key=True),
     Column("inc", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
+    Column("chain", String(40), nullable=False, server_default=""),  # what led to it; empty where that is not known
     Column("max_ttl_ms", BigInteger, nullable=False),
 )
 

@@ -32,9 +32,8 @@ from arx_caps.revocation.wire import (
     read_registry,
     text,
 )
-from arx_verifier.epochs import new_inc
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.history import Place
+from arx_verifier.history import Place, new_inc
 from arx_verifier.names import is_realm
 from arx_verifier.store_address import Address
 

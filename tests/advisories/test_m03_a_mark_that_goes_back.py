@@ -31,13 +31,13 @@ def test_a_late_word_of_an_ended_history_is_not_remembered(tmp_path: Path) -> No
     """Only the beginning of a history, or a later place in the sequence, can change which one is trusted."""
     with State(f"sqlite:///{tmp_path}/mint.db") as state:
         state.create()
-        state.raise_high_water("acme", HighWater("old", 9, 1000), begins=True)
-        state.raise_high_water("acme", HighWater("new", 9, 1000), begins=True)
+        state.raise_high_water("acme", HighWater("old", 9, max_ttl_ms=1000), begins=True)
+        state.raise_high_water("acme", HighWater("new", 9, max_ttl_ms=1000), begins=True)
         for late in (8, 9):
             state.raise_high_water("acme", HighWater("old", late))
-            assert state.high_water("acme") == HighWater("new", 9, 1000)
+            assert state.high_water("acme") == HighWater("new", 9, max_ttl_ms=1000)
         state.raise_high_water("acme", HighWater("newer", 10))
-        assert state.high_water("acme") == HighWater("newer", 10, 1000)
+        assert state.high_water("acme") == HighWater("newer", 10, max_ttl_ms=1000)
 
 
 @pytest.mark.servers

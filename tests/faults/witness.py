@@ -191,6 +191,8 @@ class Process:
         elif command == "codes":
             with self.lock:
                 answer = {name: runs[-1][0] if runs else "" for name, runs in self.runs.items()}
+        elif command == "applied":
+            answer = self.follower.view()[1]
         elif command == "wall":
             self.follower._wall = lambda: time.time_ns() + value
         elif command == "busy":

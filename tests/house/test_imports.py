@@ -17,12 +17,12 @@ ORDER = """
     names canonical codec chain access scopes bounds
     comparing matching arguments constraints
     macaroon caveats terms
-    proofs keys epochs counters tally digests records decisions
+    proofs keys history epochs counters tally digests records decisions
     grant proven
     standing
     proving
     verify
-    retention history store_address feed_wire feed_relay following feed segment replay tidying spool
+    retention store_address feed_wire feed_relay following feed segment replay tidying spool
     routes peers problems streams
     asgi guard service
 """.split()

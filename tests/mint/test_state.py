@@ -35,7 +35,7 @@ def test_what_was_answered_survives_a_power_cut(tmp_path: Path) -> None:
 
 def test_a_writer_waits_for_another_one(state: State) -> None:
     """A transaction that has changed something delays a second one; none fails in its middle, and readers go on."""
-    state.raise_high_water("acme", HighWater("a", 0, 1))
+    state.raise_high_water("acme", HighWater("a", 0, max_ttl_ms=1))
     inside, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -47,23 +47,23 @@ def test_a_writer_waits_for_another_one(state: State) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     inside.wait(5)
-    assert state.high_water("acme") == HighWater("a", 0, 1)
+    assert state.high_water("acme") == HighWater("a", 0, max_ttl_ms=1)
     other = threading.Thread(target=state.raise_high_water, args=("acme", HighWater("a", 2)))
     other.start()
     let_go.set()
     thread.join()
     other.join()
-    assert state.high_water("acme") == HighWater("a", 2, 1)
+    assert state.high_water("acme") == HighWater("a", 2, max_ttl_ms=1)
 
 
 def test_the_high_water_mark_only_rises(state: State) -> None:
     """A late writer does not lower it, in the same history or across one."""
     assert state.high_water("acme") is None
-    state.raise_high_water("acme", HighWater("a", 7, 100))
+    state.raise_high_water("acme", HighWater("a", 7, max_ttl_ms=100))
     state.raise_high_water("acme", HighWater("a", 5))
-    assert state.high_water("acme") == HighWater("a", 7, 100)
-    state.raise_high_water("acme", HighWater("b", 6, 200), begins=True)
-    assert state.high_water("acme") == HighWater("b", 7, 200)
+    assert state.high_water("acme") == HighWater("a", 7, max_ttl_ms=100)
+    state.raise_high_water("acme", HighWater("b", 6, max_ttl_ms=200), begins=True)
+    assert state.high_water("acme") == HighWater("b", 7, max_ttl_ms=200)
 
 
 def test_a_record_that_fails_undoes_the_change(state: State) -> None:

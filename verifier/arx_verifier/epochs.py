@@ -10,12 +10,12 @@ lease; the reader takes the lease first, then floors and bans, and reads the clo
 """
 
 import functools
-import secrets
 import threading
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
+
+from arx_verifier.history import UNKNOWN, new_inc
 
 KILLING: Final = frozenset(("kill", "kill+ban"))
 BANNING: Final = frozenset(("ban", "kill+ban"))
@@ -24,9 +24,8 @@ FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
 
 # Suspend counts on CLOCK_BOOTTIME; a lease that slept through the night must be over in the morning.  Systems without
 # it (macOS) count sleep on CLOCK_MONOTONIC.
-boot_clock: Final[Callable[[], int]] = functools.partial(
-    time.clock_gettime_ns, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-)
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
 
 _DETAIL: Final = {
     "syncing": "the view of the revocation epoch is not complete yet",
@@ -103,6 +102,9 @@ class Epochs(Protocol):
 
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
+
+    def chain_at(self, inc: str, seq: int) -> str:
+        """Return what led to a number, as ``history.Place.chain``, if this view is at it."""
 
     def lease_left_ns(self) -> int:
         """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
@@ -194,6 +196,10 @@ class EpochTable:
         age = -1 if lease is None else max(0, self._boot() - lease.sent) // 1_000_000
         return state.inc, state.applied, age
 
+    def chain_at(self, inc: str, seq: int) -> str:  # noqa: ARG002
+        """Return what led to a number; a table alone remembers nothing of the kind."""
+        return UNKNOWN
+
     def lease_left_ns(self) -> int:
         """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
         lease = self._state.lease
@@ -219,7 +225,6 @@ class EpochTable:
         self._state = self._state.without_lease("closed")
 
     # The writer's side.  One thread only.
-
     def apply(self, seq: int, op: str, scope: str) -> bool:
         """Apply an entry, or say False: entries before it are missing, and only its floor or ban was taken.
 
@@ -343,8 +348,3 @@ class UnsafeLocalEpochs(EpochTable):
             for scope in scopes:
                 self.apply(self._state.applied + 1, op, scope)
             return self._state.applied
-
-
-def new_inc() -> str:
-    """Draw the name of a new history: 128 random bits, base64url."""
-    return urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()

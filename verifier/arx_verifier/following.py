@@ -59,10 +59,14 @@ class Following(EpochTable):
         self._interval = PROBE_MS * MS
         self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
         self._retention = Retention()
-        self._place = NOWHERE  # of what is applied; the follower's thread alone uses it
+        self._place = NOWHERE  # of what is applied; the follower's thread writes it
         self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
         self._last = 0  # when the last probe left, boot clock
         self._due = 0  # when the next one must, boot clock
+
+    def chain_at(self, inc: str, seq: int) -> str:
+        """Return what led to a number, if this view is at it."""
+        return self._place.chain_at(inc, seq)
 
     def begin(self) -> None:
         """Forget a probe in flight: there is a new connection, subscribed, and nothing was asked on it yet."""
@@ -100,7 +104,7 @@ class Following(EpochTable):
         self._last = self._sent[0]
         self._due = self._last + self._interval
         # A child forked in the middle of an entry cannot say by which way it came to its number: it begins anew.
-        chain = self._place.chain_at(state.inc, state.applied)
+        chain = self.chain_at(state.inc, state.applied)
         return Question(Place(state.inc, state.applied, chain), hurry)
 
     def take_push(self, entry: Entry) -> None:

@@ -7,6 +7,8 @@ against accidents, not against whoever can choose what a store holds, who needs 
 hash is SHA-1, the one that a store's functions have.
 """
 
+import secrets
+from base64 import urlsafe_b64encode
 from hashlib import sha1
 from typing import Final, NamedTuple
 
@@ -43,6 +45,11 @@ class Place(NamedTuple):
 
 
 NOWHERE: Final = Place("", -1, UNKNOWN)
+
+
+def new_inc() -> str:
+    """Draw the name of a new history: 128 random bits, base64url."""
+    return urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
 
 
 def chain_after(chain: str, seq: int, op: str, scope: str) -> str:
