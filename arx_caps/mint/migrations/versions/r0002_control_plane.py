@@ -43,4 +43,8 @@ def _subjects() -> None:
     op.add_column("tasks", Column("subject_scope", String(64)))
 
 
-THEMES: Final[tuple[Callable[[], None], ...]] = (_record, _subjects)
+def _chain() -> None:
+    op.add_column("epoch_high_water", Column("chain", String(40), nullable=False, server_default=""))
+
+
+THEMES: Final[tuple[Callable[[], None], ...]] = (_record, _subjects, _chain)
