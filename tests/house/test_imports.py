@@ -37,7 +37,7 @@ ROOMS = {
     "jose": {"keyfile"},
     "realm": {"keyfile", "durations"},
     "revocation": set(),
-    "audit": {"keyfile", "durations"},
+    "audit": {"jose", "keyfile", "durations"},
     "trail": set(),
     "relay": set(),
     "agent": {"jose", "keyfile", "durations"},

@@ -78,7 +78,7 @@ def read_journal(
     Raises:
         AuditError: By default, at damage or at records that are missing in between.
     """
-    readers: dict[Path, _Reader] = {}
+    readers: dict[Path, SegmentReader] = {}
     runs: dict[str, int] = {}
     yield from heapq.merge(*_runs(Path(folder), readers, runs, on_damage), key=lambda decision: decision.at)
     stop = stop or threading.Event()
@@ -88,20 +88,20 @@ def read_journal(
 
 
 def _runs(
-    folder: Path, readers: dict[Path, "_Reader"], runs: dict[str, int], on_damage: Callable[[Damage], None]
+    folder: Path, readers: dict[Path, "SegmentReader"], runs: dict[str, int], on_damage: Callable[[Damage], None]
 ) -> list[Iterator[Decision]]:
     """Return one iterator a run over what is new in its segments."""
     for path in sorted(folder.rglob("*" + SUFFIX)):
         if path not in readers:
             try:
                 with path.open("rb") as file:
-                    readers[path] = _Reader(path, read_header(file.read(HEADER_BYTES)), on_damage)
+                    readers[path] = SegmentReader(path, read_header(file.read(HEADER_BYTES)), on_damage)
             except FileNotFoundError:
                 continue  # pruned since
             except AuditError as error:
-                readers[path] = _Reader(path, None, on_damage)
+                readers[path] = SegmentReader(path, None, on_damage)
                 on_damage(Damage(path, 0, str(error)))
-    by_run: dict[str, list[_Reader]] = {}
+    by_run: dict[str, list[SegmentReader]] = {}
     for reader in readers.values():
         if reader.header is not None:
             by_run.setdefault(reader.header.boot, []).append(reader)
@@ -109,7 +109,7 @@ def _runs(
 
 
 def _one_run(
-    boot: str, readers: list["_Reader"], runs: dict[str, int], on_damage: Callable[[Damage], None]
+    boot: str, readers: list["SegmentReader"], runs: dict[str, int], on_damage: Callable[[Damage], None]
 ) -> Iterator[Decision]:
     for reader in sorted(readers, key=lambda reader: reader.first):
         for decision in reader.read():
@@ -121,39 +121,55 @@ def _one_run(
             yield decision
 
 
-class _Reader:
-    """What was read of one segment so far."""
+class SegmentReader:
+    """What was read of one segment so far.
+
+    Args:
+        path: The file.
+        header: What its header says, or None if that is damaged: then there is nothing to read.
+        on_damage: Called with what cannot be read.
+
+    Attributes:
+        sequence: The sequence of the next record.
+        offset: Where that one begins, in bytes.
+        ended: Whether nothing more will come.
+    """
 
     def __init__(self, path: Path, header: Header | None, on_damage: Callable[[Damage], None]) -> None:
         self.path, self.header = path, header
         self.first = self.sequence = header.first if header else 0
         self.offset = HEADER_BYTES
-        self._on_damage, self._ended = on_damage, header is None
+        self._on_damage, self.ended = on_damage, header is None
 
-    def read(self) -> Iterator[Decision]:
-        """Yield the records that are new since the last time."""
-        if self._ended:
+    def payloads(self) -> Iterator[tuple[int, bytes]]:
+        """Yield sequence and payload of the records that are new since the last time; a damaged one is empty."""
+        if self.ended:
             return
         try:
             with self.path.open("rb") as file:
                 live = _has_writer(file)  # asked first: what a dead writer wrote is all there to read
                 while (payload := self._record(file)) is not None:
-                    decision = self._decision(payload)
                     self.sequence += 1
-                    if decision is not None:
-                        yield decision
-                if not (live or self._ended):
+                    yield self.sequence - 1, payload
+                if not (live or self.ended):
                     self._end(file)
         except FileNotFoundError:
-            self._ended = True  # pruned since
+            self.ended = True  # pruned since
+
+    def read(self) -> Iterator[Decision]:
+        """Yield the decisions that are new since the last time."""
+        for sequence, payload in self.payloads():
+            decision = self._decision(payload, sequence)
+            if decision is not None:
+                yield decision
 
     def _end(self, file: BinaryIO) -> None:
-        self._ended = True
+        self.ended = True
         file.seek(self.offset)
         if not _only_unfinished(file.read(), self.sequence):
             self._on_damage(Damage(self.path, self.offset, "a record has no length, and more stands behind it"))
 
-    def _decision(self, payload: bytes) -> Decision | None:
+    def _decision(self, payload: bytes, sequence: int) -> Decision | None:
         assert self.header is not None
         if not payload:
             return None
@@ -162,7 +178,7 @@ class _Reader:
         except AuditError as error:
             self._on_damage(Damage(self.path, self.offset - stored_size(len(payload)), str(error)))
             return None
-        decision.sequence, decision.verifier, decision.boot = self.sequence, self.header.verifier, self.header.boot
+        decision.sequence, decision.verifier, decision.boot = sequence, self.header.verifier, self.header.boot
         return decision
 
     def _record(self, file: BinaryIO) -> bytes | None:
@@ -190,7 +206,7 @@ class _Reader:
         return b""
 
     def _damaged(self, why: str) -> None:
-        self._ended = True  # where the next record begins is not known
+        self.ended = True  # where the next record begins is not known
         self._on_damage(Damage(self.path, self.offset, why))
 
 
@@ -214,6 +230,16 @@ def end_of_records(raw: bytes) -> int | None:
         offset += stored_size(length)
         sequence += 1
     return offset if offset <= len(raw) and _only_unfinished(raw[offset:], sequence) else None
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process may still write to a segment.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    with path.open("rb") as file:
+        return _has_writer(file)
 
 
 def _has_writer(file: BinaryIO) -> bool:

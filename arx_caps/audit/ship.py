@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ship a spool to the mint: in batches, signed, for ever, and never on the way of a decision.  SPEC 18.
+
+A mint that does not answer makes the spool grow and nothing else; records leave their folder only when the mint has
+them.  It runs beside the service (``arx ship``) or as a thread in it, with the same effect: both read the files.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import httpx
+import msgspec
+
+from arx_caps.audit.spooled import AT_ONCE, Run, Spool
+from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, Batch, Mark, read_mark, sign_batch
+from arx_caps.jose import make_dpop
+from arx_caps.keyfile import SigningKey
+from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
+from arx_verifier.spool import ALARMS
+
+PAUSE_S: Final = 0.05  # between two looks at the spool
+FIRST_RETRY_S: Final = 0.1
+LAST_RETRY_S: Final = 30.0
+TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+_NOTHING, _SENT, _FULL = "nothing", "sent", "full"  # of a look at one run; full: there is more, at once
+_REFUSED: Final = range(400, 500)
+
+_log = logging.getLogger(__name__)
+
+
+class Status(NamedTuple):
+    """How shipping stands.
+
+    Attributes:
+        shipped: Records that the mint took since the start.
+        lost: Records that were declared lost since the start.
+        fill: How much of the spool's budget is taken, 0.0 to 1.0.
+        alarm: 50, 80 or 95 when so much of it is, else 0.
+        used: What the spool takes, bytes.
+        failing_ms: For how long nothing could be sent, 0 when all is well.
+        error: Why, or None.
+    """
+
+    shipped: int
+    lost: int
+    fill: float
+    alarm: int
+    used: int
+    failing_ms: int
+    error: str | None
+
+
+class Shipper:
+    """Sends one service's records.
+
+    Args:
+        folder: The spool: the folder of its journal.
+        audience: The service.
+        realm: The realm's name.
+        issuer: The mint's issuer URL.
+        key: The service's enrolled key.
+        keep_ms: How long a file stays after its records were sent, ms since it was last written.
+        client: Sends; a client of its own when left out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        audience: str,
+        realm: str,
+        issuer: str,
+        key: SigningKey,
+        keep_ms: int = 0,
+        client: httpx.Client | None = None,
+    ) -> None:
+        self._spool, self._realm, self._issuer, self._key = Spool(folder, audience), realm, issuer.rstrip("/"), key
+        self._keep_ms = keep_ms
+        self._http = client or httpx.Client(timeout=TIMEOUT, trust_env=False)
+        self._shipped = self._lost = 0
+        self._alarm = 0.0
+        self._error: str | None = None
+        self._failing_since: float | None = None
+        self._failures: dict[str, int] = {}
+        self._retry_at: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def status(self) -> Status:
+        """How shipping stands."""
+        since = self._failing_since
+        failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
+        spool, alarm = self._spool, round(self._alarm * 100)
+        return Status(self._shipped, self._lost, spool.fill, alarm, spool.used, failing_ms, self._error)
+
+    def start(self) -> None:
+        """Ship in a thread of this process, until ``close``."""
+        self._thread = threading.Thread(target=self.run, args=(self._stop,), name="arx-ship", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and the connection, for good; what was not sent stays in the spool."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._http.close()
+
+    def run(self, stop: threading.Event, on_status: Callable[[Status], object] | None = None) -> None:
+        """Ship until ``stop`` is set.
+
+        Args:
+            stop: Ends it.
+            on_status: Told how it stands after every look at the spool.
+        """
+        while not stop.is_set():
+            full = False
+            try:
+                full = _FULL in self._round()
+            except OSError as error:  # the spool itself: its disk, its rights
+                self._fail("", f"the spool cannot be read: {error.strerror or error}")
+            if on_status is not None:
+                on_status(self.status)
+            if not full:
+                stop.wait(PAUSE_S)
+
+    def once(self) -> bool:
+        """Ship what there is now, trying each thing once.
+
+        Returns:
+            Whether the mint has it all.
+
+        Raises:
+            OSError: The spool cannot be read.
+        """
+        while self._round() and self._error is None:
+            pass
+        return self._error is None
+
+    def _round(self) -> set[str]:
+        """Send one batch of each run; tell what was sent: anything, and any that has more behind it."""
+        self._spool.look()
+        self._warn()
+        runs, now = tuple(self._spool.runs.values()), time.monotonic()
+        sent = {self._one(run) for run in runs if now >= self._retry_at.get(run.boot, 0.0)}
+        self._forget()
+        return sent - {_NOTHING}
+
+    def _one(self, run: Run) -> str:
+        batch = run.batch()
+        if batch is None:
+            run.free(self._keep_ms)
+            return _NOTHING
+        asked = run.next is None
+        try:
+            mark = self._send(batch)
+        except ArxError as error:
+            self._fail(run.boot, str(error))
+            return _NOTHING
+        forward = run.acknowledge(batch, mark.high_water)
+        self._succeed(run, batch, forward=forward, asked=asked)
+        run.free(self._keep_ms)
+        return _FULL if asked or len(batch.records) == AT_ONCE or batch.lost_from is not None else _SENT
+
+    def _send(self, batch: Batch) -> Mark:
+        body, now = batch.encode(), time.time_ns() // 1_000_000
+        url = self._issuer + PATH
+        headers = {
+            "Content-Type": MEDIA_TYPE,
+            "DPoP": make_dpop(self._key, method="POST", url=url, now=now),
+            HEADER: sign_batch(self._key, batch, body, realm=self._realm, issuer=self._issuer, now=now),
+        }
+        try:
+            response = self._http.post(url, content=body, headers=headers, follow_redirects=False)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise StoreError(f"the mint at {shorten(self._issuer)} does not answer: {type(error).__name__}") from error
+        if response.status_code in _REFUSED:
+            raise GrantError(f"the mint refuses the batch: {_detail(response)}", code="bad_batch")
+        if response.status_code != 200:
+            raise StoreError(f"the mint cannot take records now: {_detail(response)}")
+        return read_mark(response.content)
+
+    def _succeed(self, run: Run, batch: Batch, *, forward: bool, asked: bool) -> None:
+        self._failures.pop(run.boot, None)
+        self._retry_at.pop(run.boot, None)
+        if self._error is not None and not self._retry_at:
+            _log.warning("records are shipped again")
+            self._error, self._failing_since = None, None
+        if not asked and forward:
+            self._shipped += len(batch.records)
+            self._lost += batch.first - batch.lost_from if batch.lost_from is not None else 0
+            if batch.lost_from is not None:
+                _log.error("records %d to %d of run %s are lost", batch.lost_from, batch.first - 1, batch.boot)
+        elif not asked:
+            # A receiver that never gets on must not be asked without end at full speed.
+            self._fail(run.boot, "the mint did not take the batch, and wants another one")
+
+    def _fail(self, boot: str, why: str) -> None:
+        failures = self._failures[boot] = self._failures.get(boot, 0) + 1
+        longest = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures - 1, 20))
+        self._retry_at[boot] = time.monotonic() + longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        if why != self._error:
+            _log.warning("records are not shipped, and stay in the spool: %s", why)
+        self._error = why
+
+    def _forget(self) -> None:
+        """Let go of what is known of runs that are gone."""
+        for boot in [boot for boot in self._failures if boot not in self._spool.runs and boot]:
+            del self._failures[boot]
+            self._retry_at.pop(boot, None)
+
+    def _warn(self) -> None:
+        fill = self._spool.fill
+        level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
+        if level > self._alarm:
+            said = "the spool %s is at %d %% of its %d bytes; when it is full, calls are refused"
+            _log.warning(said, self._spool.folder, fill * 100, self._spool.budget)
+        self._alarm = level
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    code: str = ""
+    detail: str = ""
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        problem = msgspec.json.decode(response.content, type=_Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return f"status {response.status_code}"
+    return f"{shorten(problem.code, 40)}: {shorten(problem.detail, 200)}"

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a spool for shipping: what of each run is to be sent next, what is lost, which files are done with.  SPEC 18.
+
+A spool is the folder of a decision journal.  Nothing is remembered between starts: the receiver says how far it has a
+run, and every file is read again from its beginning with its checksums.  What cannot be read, or is gone, is declared
+lost and never sent over in silence.  Sending is ``ship``'s.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from arx_caps.audit.wire import MAX_KEPT, Batch
+from arx_verifier.errors import AuditError
+from arx_verifier.records import Sealed, seal
+from arx_verifier.replay import Damage, SegmentReader, is_written
+from arx_verifier.segment import HEADER_BYTES, SUFFIX, Header, is_last, read_header
+
+AT_ONCE: Final = 500  # records of a batch
+BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that goes beyond it
+DAMAGED: Final = ".damaged"  # what a file that could not be read in full is called once all else of it was sent
+
+_log = logging.getLogger(__name__)
+
+
+class Run:
+    """One run of one verifier: its files, and how far they were sent.
+
+    Attributes:
+        verifier: The verifier's id.
+        audience: Its service.
+        boot: The run.
+        next: The sequence that the receiver wants next; None until it said so.
+        over: Whether there is nothing more to send, unless another file appears.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.verifier, self.audience, self.boot = header.verifier, header.audience, header.boot
+        self.next: int | None = None
+        self.over = False
+        self._files: dict[Path, SegmentReader] = {}
+        self._damaged: set[Path] = set()
+        self._ahead: deque[tuple[int, Sealed | None]] = deque()  # read and not acknowledged; None: unreadable
+        self._told_end = False
+
+    def add(self, path: Path, header: Header) -> None:
+        """Take in a file of this run."""
+        self._files[path] = SegmentReader(path, header, self._on_damage)
+        self._files = dict(sorted(self._files.items(), key=lambda item: item[1].first))
+        self.over = False
+
+    def batch(self) -> Batch | None:
+        """Return what is to be sent now, or None.  The same again until ``acknowledge``."""
+        if self.next is None:
+            first = next(iter(self._files.values())).first if self._files else 1
+            return self._make(first, None, (), closed=False)  # asks how far the receiver is
+        if self.over:
+            return None
+        self._read()
+        while self._ahead and self._ahead[0][1] is None:
+            self._ahead.popleft()
+        wanted = self.next
+        first = self._ahead[0][0] if self._ahead else max(wanted, self._known_to if self._ended else wanted)
+        records = self._contiguous(first)
+        done = self._ended and len(records) == len(self._ahead)
+        closed = done and self._in_order() and not self._told_end
+        if not records and not closed and first == wanted:
+            self.over = done
+            return None
+        return self._make(first, wanted if first > wanted else None, records, closed=closed)
+
+    def acknowledge(self, batch: Batch, high_water: int) -> bool:
+        """Take the receiver's answer: it goes on behind ``high_water``, wherever this run is.
+
+        Returns:
+            Whether that is what was sent for.
+        """
+        before, self.next = self.next, high_water + 1
+        if batch.closed and high_water >= batch.last:
+            self._told_end = True
+        if before is not None and self.next < before:
+            _log.warning("the mint wants run %s again from record %d on", self.boot, self.next)
+            self._rewind()
+        while self._ahead and self._ahead[0][0] < self.next:
+            self._ahead.popleft()
+        return before is None or high_water >= batch.last
+
+    def free(self, keep_ms: int) -> None:
+        """Remove the files whose records the receiver has all, once nobody writes them and ``keep_ms`` are over."""
+        wanted = self.next or 0
+        for path, reader in tuple(self._files.items()):
+            if not reader.ended or reader.sequence > wanted:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if is_written(path) or (keep_ms and time.time() * 1000 - path.stat().st_mtime * 1000 < keep_ms):
+                    continue
+                if path in self._damaged:
+                    path.rename(path.with_suffix(DAMAGED))
+                else:
+                    path.unlink()
+            del self._files[path]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left of it."""
+        return not self._files
+
+    @property
+    def _ended(self) -> bool:
+        return all(reader.ended for reader in self._files.values())
+
+    @property
+    def _known_to(self) -> int:
+        """The sequence behind all that the files hold."""
+        return max((reader.sequence for reader in self._files.values()), default=0)
+
+    def _make(self, first: int, lost_from: int | None, records: tuple[Sealed, ...], *, closed: bool) -> Batch:
+        return Batch(self.verifier, self.audience, self.boot, first, lost_from, records, closed)
+
+    def _contiguous(self, first: int) -> tuple[Sealed, ...]:
+        records: list[Sealed] = []
+        size = 0
+        for sequence, sealed in self._ahead:
+            if sealed is None or sequence != first + len(records) or len(records) == AT_ONCE or size > BATCH_BYTES:
+                break
+            records.append(sealed)
+            size += len(sealed.kept) + len(sealed.body)
+        return tuple(records)
+
+    def _read(self) -> None:
+        """Read ahead for one batch.  A file is left only when it ended: its last may come when it has a next one."""
+        assert self.next is not None
+        for path, reader in self._files.items():
+            if not reader.ended:
+                for sequence, payload in reader.payloads():
+                    if sequence >= self.next:
+                        self._ahead.append((sequence, self._seal(path, sequence, payload)))
+                    if len(self._ahead) >= AT_ONCE:
+                        return
+            if not reader.ended:
+                return
+
+    def _seal(self, path: Path, sequence: int, payload: bytes) -> Sealed | None:
+        if not payload:
+            return None  # its damage was told
+        try:
+            sealed = seal(payload, self.verifier, self.boot, sequence)
+        except AuditError as error:
+            self._on_damage(Damage(path, 0, f"record {sequence}: {error}"))
+            return None
+        if len(sealed.kept) > MAX_KEPT:
+            self._on_damage(Damage(path, 0, f"record {sequence} is too long for the log"))
+            return None
+        return sealed
+
+    def _rewind(self) -> None:
+        self._ahead.clear()
+        self.over = self._told_end = False
+        for path, reader in self._files.items():
+            self._files[path] = SegmentReader(path, reader.header, self._on_damage)
+
+    def _in_order(self) -> bool:
+        """Whether the last file says that the run ended with it."""
+        if not self._files:
+            return False
+        try:
+            with next(reversed(self._files)).open("rb") as file:
+                return is_last(file.read(HEADER_BYTES))
+        except FileNotFoundError:
+            return False
+
+    def _on_damage(self, damage: Damage) -> None:
+        if damage.file not in self._damaged:
+            _log.error("records are lost, their file is damaged: %s", damage)
+        self._damaged.add(damage.file)
+
+
+class Spool:
+    """The runs of one folder.
+
+    Args:
+        folder: The folder of a journal.
+        audience: The service whose records are read; others' are left alone.
+
+    Attributes:
+        runs: By their boot ids.
+        used: What its files take, bytes.
+        budget: What they may take, bytes, as the newest of them says; 0 while there is none.
+    """
+
+    def __init__(self, folder: Path, audience: str) -> None:
+        self.folder, self.audience = folder, audience
+        self.runs: dict[str, Run] = {}
+        self.used = self.budget = 0
+        self._seen: set[Path] = set()
+
+    @property
+    def fill(self) -> float:
+        """How much of the budget is taken, 0.0 to 1.0."""
+        return min(1.0, self.used / self.budget) if self.budget else 0.0
+
+    def look(self) -> None:
+        """Find new files, and forget runs of which nothing is left."""
+        self.used, there = 0, set()
+        for path in sorted(self.folder.glob("*" + SUFFIX)):
+            try:
+                self.used += path.stat().st_size
+                if path not in self._seen:
+                    self._take(path)
+            except FileNotFoundError:
+                continue  # freed or pruned since
+            there.add(path)
+        self._seen = there
+        self.runs = {boot: run for boot, run in self.runs.items() if not run.empty}
+
+    def _take(self, path: Path) -> None:
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+        try:
+            header = read_header(start)
+        except AuditError as error:
+            _log.error("records may be lost, %s cannot be read: %s", path, error)
+            path.rename(path.with_suffix(DAMAGED))
+            return
+        self.budget = header.budget
+        if header.audience != self.audience:
+            _log.error("%s is of the service %s and is left alone", path, header.audience)
+            return
+        self.runs.setdefault(header.boot, Run(header)).add(path, header)

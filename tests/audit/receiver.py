@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A receiver of records from SPEC 18 alone: it checks, numbers and keeps them in memory, over real HTTP."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from arx_caps.audit.wire import HEADER, PATH, Batch, check_batch
+from arx_caps.keyfile import PublicKey, SigningKey
+from arx_verifier.errors import ArxError
+from arx_verifier.records import Opened
+from tests.mint.world import now_ms
+
+REALM = "acme"
+
+
+class Receiver:
+    """What a mint does with batches, as far as their sender can see.
+
+    Attributes:
+        key: The service's key.
+        records: What was taken, by run.
+        gaps: What was declared lost, by run: first and last sequence.
+        closed: Runs that ended in order.
+        posts: How many batches came.
+        refuse: A status to answer with instead, or None.
+    """
+
+    def __init__(self, audience: str = "orders") -> None:
+        self.key, self.audience = SigningKey.generate(), audience
+        self.records: dict[str, list[Opened]] = {}
+        self.gaps: dict[str, list[tuple[int, int]]] = {}
+        self.closed: set[str] = set()
+        self.high_water: dict[str, int] = {}
+        self.posts = 0
+        self.refuse: int | None = None
+        self.poison: str | None = None
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.issuer = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def take(self, batch: Batch) -> int:
+        """Number a batch; return the high-water mark."""
+        records = batch.opened()
+        with self._lock:
+            mark = self.high_water.get(batch.boot, 0)
+            if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:
+                self.gaps.setdefault(batch.boot, []).append((mark + 1, batch.first - 1))
+                mark = batch.first - 1
+            for record in records:
+                if record.sequence == mark + 1:
+                    self.records.setdefault(batch.boot, []).append(record)
+                    mark += 1
+            self.high_water[batch.boot] = mark
+            if batch.closed and mark == batch.last:
+                self.closed.add(batch.boot)
+            return mark
+
+    def forget(self, boot: str, mark: int) -> None:
+        """Do as if an older state was restored."""
+        with self._lock:
+            self.records[boot] = self.records[boot][:mark]
+            self.high_water[boot] = mark
+
+    @property
+    def tools(self) -> list[str]:
+        """The tools of all that was allowed, in order."""
+        with self._lock:
+            return [record.call.tool for run in self.records.values() for record in run if record.call.code == "ok"]
+
+    def answer(self, path: str, statement: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Answer one request."""
+        self.posts += 1
+        if self.refuse is not None:
+            return self.refuse, {"code": "internal", "detail": "told to refuse"}
+        try:
+            assert path == PATH
+            batch = Batch.decode(body)
+            check_batch(statement, batch, body, self._find_key, realm=REALM, issuer=self.issuer, now=now_ms())
+            if batch.boot == self.poison:
+                return 400, {"code": "malformed_request", "detail": "told to refuse this run"}
+            return 200, {"verifier": batch.verifier, "boot": batch.boot, "high_water": self.take(batch)}
+        except ArxError as error:
+            return error.status_hint, {"code": error.code, "detail": str(error)}
+
+    def _find_key(self, holder: str, kid: str) -> PublicKey | None:
+        return self.key.public if (holder, kid) == (f"service:{self.audience}", self.key.kid) else None
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, said = receiver.answer(self.path, self.headers[HEADER], body)
+                raw = json.dumps(said).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *args: Any) -> None:
+                """Say nothing."""
+
+        return Handler
