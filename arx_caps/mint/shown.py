@@ -32,7 +32,7 @@ def show_agent(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
         "state": state,
         "owner": row["owner"],
         "metadata": msgspec.json.decode(row["metadata"]),
-        "keys": mint.state.kids(row["path"]),
+        "keys": [{"kid": key["kid"], "added_at": key["added_at"]} for key in mint.state.keys_of(row["path"])],
         "created_at": row["created_at"],
         "ended_at": row["ended_at"],
     }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -16,7 +16,7 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.database import Database, now_ms
 from arx_caps.mint.events import Event
 from arx_caps.mint.tables import AGENTS, HOLDER_KEYS, OPERATORS
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import GrantError, RequestError
 
 
 class PeopleState(Database):
@@ -42,9 +42,9 @@ class PeopleState(Database):
         return self.row(select(OPERATORS).where(OPERATORS.c.id == name))
 
     def add_agent(
-        self, path: str, key: PublicKey, *, owner: str | None, metadata: Mapping[str, str], what: Event
+        self, path: str, key: PublicKey | None, *, owner: str | None, metadata: Mapping[str, str], what: Event
     ) -> None:
-        """Enrol an agent with its first key.
+        """Enrol an agent with its first key, or with none where it is known otherwise.
 
         Raises:
             GrantError: ``agent_exists`` or ``key_enrolled``.
@@ -57,7 +57,8 @@ class PeopleState(Database):
                     c.execute(insert(AGENTS).values(**row))
             except IntegrityError:
                 raise GrantError(f"the agent {path} is enrolled already", code="agent_exists") from None
-            _add_key(c, path, key)
+            if key is not None:
+                _add_key(c, path, key)
 
     def agent(self, path: str) -> dict[str, Any] | None:
         """Return an agent's row, or None."""
@@ -73,34 +74,75 @@ class PeopleState(Database):
             ended = now_ms() if status == "deactivated" else None
             c.execute(update(AGENTS).where(AGENTS.c.path == path).values(status=status, ended_at=ended))
 
-    def change_keys(self, holder: str, add: PublicKey | None, remove: str | None, what: Event) -> None:
-        """Enrol another key of a holder, take one away, or both in one step.
+    def describe_agent(
+        self, path: str, owner: Mapping[str, str | None], metadata: Mapping[str, str | None], by: str, *, most: int
+    ) -> None:
+        """Change what is said of an agent.
+
+        Args:
+            path: The agent's path.
+            owner: ``owner`` and who that is, or nothing to leave it.
+            metadata: Members to set; None or an empty text takes one away.
+            by: Who changes it.
+            most: How many members there may be afterwards.
+
+        Raises:
+            RequestError: There would be more.
+        """
+        with self.write() as c:
+            row = c.execute(select(AGENTS).where(AGENTS.c.path == path).with_for_update()).one()
+            merged: dict[str, str | None] = {**msgspec.json.decode(row.metadata, type=dict[str, str]), **metadata}
+            kept = {name: text for name, text in merged.items() if text}
+            if len(kept) > most:
+                raise RequestError(f"metadata has at most {most} members")
+            values = {"metadata": msgspec.json.encode(kept, order="sorted").decode(), **owner}
+            c.execute(update(AGENTS).where(AGENTS.c.path == path).values(**values))
+            self.record_in(c, Event.of("agent.described", by, agent=path, metadata=kept, **owner))
+
+    def change_keys(
+        self, holder: str, add: PublicKey | None, remove: str | None, what: Event, *, keep_one: bool = True
+    ) -> None:
+        """Enrol another key of a holder, take one away, or both in one step; adding one that it has changes nothing.
+
+        Args:
+            holder: Whose.
+            add: The key to enrol, or None.
+            remove: Thumbprint of the key to take away, or None.
+            what: The event.
+            keep_one: Whether one must be left.
 
         Raises:
             GrantError: ``key_enrolled``; ``not_found``; ``conflict``: it would be left without a key.
         """
         with self.write(what) as c:
             _lock(c, holder)
-            if add is not None:
+            # Whoever repeats a call whose answer was lost finds it done.
+            if add is not None and c.execute(_key(holder, add.kid)).first() is None:
                 _add_key(c, holder, add)
             if remove is not None:
                 which = (HOLDER_KEYS.c.holder == holder, HOLDER_KEYS.c.kid == remove)
                 if c.execute(delete(HOLDER_KEYS).where(*which)).rowcount == 0:
                     raise GrantError("there is no such key of this agent", code="not_found")
             left = c.execute(select(func.count()).select_from(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder))
-            if not left.scalar():
+            if keep_one and not left.scalar():
                 raise GrantError("an agent keeps one key; deactivate it, or add another first", code="conflict")
 
     def find_key(self, holder: str, kid: str) -> PublicKey | None:
         """Return a holder's enrolled key by its thumbprint, or None."""
-        statement = select(HOLDER_KEYS).where(HOLDER_KEYS.c.kid == kid, HOLDER_KEYS.c.holder == holder)
-        row = self.row(statement)
+        row = self.row(_key(holder, kid))
         return PublicKey({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
 
     def kids(self, holder: str) -> list[str]:
         """Return the thumbprints of a holder's enrolled keys."""
-        rows = self.rows(select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder).order_by(HOLDER_KEYS.c.added_at))
-        return [row["kid"] for row in rows]
+        return [row["kid"] for row in self.keys_of(holder)]
+
+    def keys_of(self, holder: str) -> list[dict[str, Any]]:
+        """Return a holder's enrolled keys, the oldest first."""
+        return self.rows(select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder).order_by(HOLDER_KEYS.c.added_at))
+
+
+def _key(holder: str, kid: str) -> Select[Any]:
+    return select(HOLDER_KEYS).where(HOLDER_KEYS.c.kid == kid, HOLDER_KEYS.c.holder == holder)
 
 
 def _lock(c: Connection, holder: str) -> None:

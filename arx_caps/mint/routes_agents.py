@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of agents: who they are, by which keys they are known, what is said of them.  SPEC 16.
+
+What is said of an agent goes into the tokens it gets from then on; those that it has keep what they were born with.
+"""
+
+from typing import Annotated, Any, Final
+
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.keyfile import PublicKey
+from arx_caps.mint.ending import deactivate
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.events import Event
+from arx_caps.mint.shown import show_agent
+from arx_verifier import names
+from arx_verifier.errors import GrantError, RequestError
+
+Short = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+MAX_METADATA: Final = 16
+
+
+class AgentBody(Body, frozen=True):
+    """An agent to enrol; without ``jwk`` it is known by what the policy says of workloads alone."""
+
+    path: str
+    jwk: dict[str, Any] | None = None
+    owner: Short | None = None
+    metadata: Annotated[dict[Name, Short], Meta(max_length=MAX_METADATA)] | None = None
+
+
+class AgentPatchBody(Body, frozen=True):
+    """What to change of an agent: a key to add, a key to take away, and what is said of it (RFC 7396: null removes)."""
+
+    add_jwk: dict[str, Any] | None = None
+    remove_kid: Name | None = None
+    owner: Short | UnsetType | None = UNSET
+    metadata: Annotated[dict[Name, Short | None], Meta(max_length=2 * MAX_METADATA)] | UnsetType = UNSET
+
+
+def enrol_agent(asked: Asked) -> Answer:
+    """Enrol an agent, with its first key or none."""
+    body, mint = asked.body, asked.mint
+    if not names.is_agent_path(body.path):
+        raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
+    if body.jwk is None and not _is_workload(asked, body.path):
+        raise RequestError("jwk is needed: no [[workload]] of the policy stands for this agent")
+    key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
+    told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
+    what = Event.of("agent.enrolled", asked.by.by, **told)
+    mint.state.add_agent(body.path, key, owner=body.owner, metadata=metadata, what=what)
+    return Answer(show_agent(mint, _agent(asked, body.path)), 201)
+
+
+def list_agents(asked: Asked) -> Answer:
+    """List the agents."""
+    return Answer({"agents": [show_agent(asked.mint, row) for row in asked.mint.state.agents()]})
+
+
+def get_agent(asked: Asked) -> Answer:
+    """Show one agent."""
+    return Answer(show_agent(asked.mint, _agent(asked, asked.path["path"])))
+
+
+def patch_agent(asked: Asked) -> Answer:
+    """Change an agent's keys and what is said of it.  Sessions opened with a key that goes are not ended by it."""
+    body, mint, path = asked.body, asked.mint, _agent(asked, asked.path["path"])["path"]
+    changes_keys = body.add_jwk is not None or body.remove_kid is not None
+    if not changes_keys and body.owner is UNSET and body.metadata is UNSET:
+        raise RequestError("say add_jwk, remove_kid, owner or metadata")
+    if changes_keys:
+        key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
+        told = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
+        # Whoever is known by a workload's token can do without a key of his own.
+        keep_one = not _is_workload(asked, path)
+        what = Event.of("agent.keys_changed", asked.by.by, **told)
+        mint.state.change_keys(path, key, body.remove_kid, what, keep_one=keep_one)
+    if body.owner is not UNSET or body.metadata is not UNSET:
+        owner = {} if body.owner is UNSET else {"owner": body.owner or None}
+        metadata = {} if body.metadata is UNSET else body.metadata
+        mint.state.describe_agent(path, owner, metadata, asked.by.by, most=MAX_METADATA)
+    return Answer(show_agent(mint, _agent(asked, path)))
+
+
+def delete_agent(asked: Asked) -> Answer:
+    """Deactivate an agent, for everything it holds and everything below it."""
+    path = _agent(asked, asked.path["path"])["path"]
+    report = deactivate(asked.mint, path, asked.by.by, "deactivated")
+    return Answer({"agent": show_agent(asked.mint, _agent(asked, path)), "kill": report})
+
+
+def _is_workload(asked: Asked, path: str) -> bool:
+    """Tell whether the policy knows this agent by a workload's token."""
+    return any(workload.agent == path for workload in asked.mint.policy.workloads)
+
+
+def _agent(asked: Asked, path: str) -> dict[str, Any]:
+    row = asked.mint.state.agent(path) if names.is_agent_path(path) else None
+    if row is None:
+        raise GrantError("there is no such agent", code="not_found")
+    return row
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody),
+    Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents),
+    Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent),
+    Endpoint("PATCH", "/v1/agents/{path:path}", "arx.agents.write", patch_agent, AgentPatchBody),
+    Endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", delete_agent),
+)
