@@ -19,7 +19,7 @@ ORDER = """
     macaroon caveats terms
     proofs keys history epochs counters tally digests records decisions
     grant proven
-    standing
+    standing refusals
     proving
     verify
     retention store_address feed_wire feed_relay following feed segment replay tidying spool

@@ -9,7 +9,9 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest, digest
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from arx_verifier.codec import ThirdParty
 
 GENERATOR_KEY: Final = b"macaroons-key-generator".ljust(32, b"\0")  # libmacaroons passes each root key through this
 LINK_LABEL: Final = b"arx/1/link"
@@ -24,6 +26,11 @@ _OUTER_REST: Final = b"\x5c" * 32
 
 equal = compare_digest
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    States: TypeAlias = tuple[_Hash, _Hash]
+
 
 def extend(signature: bytes, caveat: bytes) -> bytes:
     """Fold one first-party caveat into a signature.
@@ -37,6 +44,25 @@ def extend(signature: bytes, caveat: bytes) -> bytes:
     """
     inner = sha256(signature.translate(_INNER) + _INNER_REST + caveat).digest()
     return sha256(signature.translate(_OUTER) + _OUTER_REST + inner).digest()
+
+
+def states_of(signature: bytes) -> "States":
+    """Begin both hashes of ``extend``, for a signature that is extended many times.  They are as secret as it is."""
+    return sha256(signature.translate(_INNER) + _INNER_REST), sha256(signature.translate(_OUTER) + _OUTER_REST)
+
+
+def ends_in(states: "States", caveat: bytes, signature: bytes) -> bool:
+    """Tell whether one more caveat ends in *signature*; compared in constant time.
+
+    Args:
+        states: What ``states_of`` returned for the signature before.
+        caveat: The caveat's bytes as received.
+        signature: The 32 bytes that it should end in.
+    """
+    inner, outer = states[0].copy(), states[1].copy()
+    inner.update(caveat)
+    outer.update(inner.digest())
+    return compare_digest(outer.digest(), signature)
 
 
 def extend_third_party(signature: bytes, verification_id: bytes, caveat: bytes) -> bytes:
@@ -58,20 +84,24 @@ def derive(root_key: bytes) -> bytes:
     return digest(GENERATOR_KEY, root_key, "sha256")
 
 
-def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes]) -> bytes:
-    """Compute the signature of a token that has first-party caveats only.
+def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdParty]) -> bytes:
+    """Compute the signature of a token.
 
     Args:
         derived_key: What ``derive`` returned.
         identifier: The identifier's bytes as received.
-        caveats: Each caveat's bytes as received, in order.
+        caveats: Each caveat as received, in order.
 
     Returns:
         The 32-byte signature.
     """
     signature = extend(derived_key, identifier)
     for caveat in caveats:
-        signature = extend(signature, caveat)
+        if isinstance(caveat, bytes):  # ``extend``, written out
+            inner = sha256(signature.translate(_INNER) + _INNER_REST + caveat).digest()
+            signature = sha256(signature.translate(_OUTER) + _OUTER_REST + inner).digest()
+        else:
+            signature = extend_third_party(signature, caveat.verification_id, caveat.identifier)
     return signature
 
 

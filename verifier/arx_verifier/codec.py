@@ -26,8 +26,9 @@ VERIFICATION_ID: Final = 4
 SIGNATURE: Final = 6
 TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # what stands between the last caveat and the signature
 
-_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what only the other alphabet has becomes what no reader takes
+_SHORT: Final = 256  # above it, replacing two characters costs less than looking each one up
 _PADDING: Final = (b"", b"", b"==", b"=")  # by the number of characters modulo 4
 _URL_CHARS: Final = [bytes((char,)) for char in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"]
 # What may stand last, by the number of characters modulo 4: nothing is carried beyond the last byte.
@@ -65,7 +66,10 @@ class Packets(NamedTuple):
 
 def base64_of(raw: bytes) -> bytes:
     """Write bytes as canonical base64url without padding, in ASCII bytes."""
-    return b2a_base64(raw, newline=False).translate(_TO_URL).rstrip(b"=")
+    text = b2a_base64(raw, newline=False)
+    if len(text) < _SHORT:
+        return text.translate(TO_URL, b"=")
+    return text.replace(b"+", b"-").replace(b"/", b"_").rstrip(b"=")
 
 
 def text_of(raw: bytes) -> str:
@@ -101,8 +105,14 @@ def bytes_of_ascii(text: bytes) -> bytes:
     over = len(text) & 3
     if text[-1:] not in _LAST[over]:
         raise MalformedTokenError("this is not base64url text in its canonical form")
+    if len(text) < _SHORT:
+        plain = text.translate(_FROM_URL)
+    elif b"+" in text or b"/" in text or b"=" in text:
+        raise MalformedTokenError("this is not base64url text")
+    else:
+        plain = text.replace(b"-", b"+").replace(b"_", b"/")
     try:
-        return a2b_base64(text.translate(_FROM_URL) + _PADDING[over], strict_mode=True)
+        return a2b_base64(plain + _PADDING[over], strict_mode=True)
     except Base64Error as error:
         raise MalformedTokenError("this is not base64url text") from error
 

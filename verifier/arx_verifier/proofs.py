@@ -8,6 +8,7 @@ stays the same from call to call and the part that does not.  Whether a nonce wa
 
 import os
 import re
+from binascii import b2a_base64
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -32,6 +33,8 @@ _CAVEAT_BYTES: Final = 10 + 43 + 2 + 13 + 2 + 22 + 3
 _PACKET_HEAD: Final = bytes((codec.IDENTIFIER, _CAVEAT_BYTES))
 MARK: Final = _PACKET_HEAD + _OPEN
 _END: Final = b"\0" + codec.TAIL
+_NONCE: Final = b"\0\0\0\x16"
+_TOOL: Final = b"\0\0\0\4tool"
 TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
 # The tail's text begins where the text before it is whole groups of three bytes: 0, 1 or 2 bytes of the parent fall
 # into it, and the number of characters modulo 4 (with the five of ``arx1_``) tells how many.
@@ -73,7 +76,7 @@ def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
 
 def _tool_fields(tool: str, written: bytes) -> bytes:
     name = tool.encode("utf-8")
-    return b"\0\0\0\4tool" + len(name).to_bytes(4, "big") + name + len(written).to_bytes(4, "big") + written
+    return _TOOL + len(name).to_bytes(4, "big") + name + len(written).to_bytes(4, "big") + written
 
 
 def fields_of(request: AccessRequest) -> bytes:
@@ -83,20 +86,6 @@ def fields_of(request: AccessRequest) -> bytes:
         RequestError: The arguments have no RFC 8785 form.
     """
     return http_fields(request.http) if request.http is not None else tool_fields(request.tool, request.args)
-
-
-def fields_and_arguments(request: AccessRequest) -> tuple[bytes, bytes | None]:
-    """Return ``fields_of``, and the arguments' RFC 8785 where it was written for it and is ``canonical.flat_jcs``.
-
-    Raises:
-        RequestError: The arguments have no RFC 8785 form.
-        UnicodeEncodeError: Half of a surrogate pair, in the tool or in the arguments.
-    """
-    if request.http is None:
-        written = canonical.flat_jcs(request.args)
-        if written is not None:
-            return _tool_fields(request.tool, written), written
-    return fields_of(request), None
 
 
 def digest_prefix(audience: str) -> bytes:
@@ -115,7 +104,7 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
     Returns:
         The digest as 43 base64url characters.
     """
-    return codec.base64_of(sha256(prefix + stamp[:13] + b"\0\0\0\x16" + stamp[15:] + fields).digest())
+    return codec.base64_of(sha256(prefix + stamp[:13] + _NONCE + stamp[15:] + fields).digest())
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -126,30 +115,49 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         rest: The 0 to 2 bytes of the parent that fall into the tail.
         caveat: The call caveat's bytes.
         signature: 32 bytes.
+        issued_at: When the holder signed, ms since the Unix epoch.
+        digest: 43 characters.
     """
 
     head: str
     rest: bytes
     caveat: bytes
     signature: bytes
-
-    def __repr__(self) -> str:
-        return "<Call>"  # its text could be sent by whoever reads it
-
-    @property
-    def digest(self) -> bytes:
-        """43 characters."""
-        return self.caveat[10:53]
+    issued_at: int
+    digest: bytes
 
     @property
     def stamp(self) -> bytes:
         """Time and nonce as they stand in the caveat."""
         return self.caveat[55:92]
 
-    @property
-    def issued_at(self) -> int:
-        """When the holder signed, ms since the Unix epoch."""
-        return int(self.caveat[55:68])
+    def __repr__(self) -> str:
+        return "<Call>"  # its text could be sent by whoever reads it
+
+
+def digest_of(prefix: bytes, call: Call, request: AccessRequest) -> tuple[bytes, bytes | None]:
+    """Digest a request as its holder should have, under the call's own time and nonce.
+
+    Args:
+        prefix: ``digest_prefix`` of the audience.
+        call: What was presented.
+        request: What is asked for.
+
+    Returns:
+        The digest, and the arguments' ``canonical.flat_jcs`` if it was written for it.
+
+    Raises:
+        RequestError: The arguments have no RFC 8785 form.
+        UnicodeEncodeError: Half of a surrogate pair, in the tool or in the arguments.
+    """
+    written = canonical.flat_jcs(request.args) if request.http is None else None
+    if written is None:
+        return call_digest(prefix, call.stamp, fields_of(request)), None
+    # The same as the line above, written out for what most calls are.
+    caveat, tool = call.caveat, request.tool.encode("utf-8")
+    sizes = len(tool).to_bytes(4, "big"), len(written).to_bytes(4, "big")
+    parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, sizes[0], tool, sizes[1], written)
+    return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(codec.TO_URL, b"="), written
 
 
 def split_call(text: str) -> Call | None:
@@ -172,8 +180,8 @@ def split_call(text: str) -> Call | None:
         return None
     if len(raw) != extra + TAIL_BYTES or _TAIL.match(raw, extra) is None:
         return None
-    start = extra + len(_PACKET_HEAD)
-    return Call(text[:-chars], raw[:extra], raw[start : start + _CAVEAT_BYTES], raw[-codec.SIGNATURE_BYTES :])
+    caveat = raw[extra + 2 : extra + 2 + _CAVEAT_BYTES]
+    return Call(text[:-chars], raw[:extra], caveat, raw[-codec.SIGNATURE_BYTES :], int(caveat[55:68]), caveat[10:53])
 
 
 class CallSigner:

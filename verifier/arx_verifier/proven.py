@@ -9,7 +9,7 @@ holds a live signature, so it stays in memory, is never pickled and shows nothin
 import ipaddress
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, scopes
 from arx_verifier.caveats import WireCaveat
@@ -28,6 +28,12 @@ class Refused(NamedTuple):
     failures: tuple[Failure, ...]
 
 
+_TOO_MUCH: Final = Refused(
+    "argument_not_allowed",
+    (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
+)
+
+
 class ProvenChain:
     """A chain whose signature was proven with ``key``, without the call it may have carried.
 
@@ -36,6 +42,7 @@ class ProvenChain:
         signature: The chain's last signature, a secret.
         rest: The parent's last 0 to 2 bytes, when it was cut from a one-shot text.
         identifier: The proven identifier.
+        born: The kill epoch it was born in: incarnation and sequence.
         nbf: The latest start of validity, ms.
         exp: The earliest end of validity, ms.
         scopes: Everything whose kill or ban ends this token.
@@ -51,6 +58,8 @@ class ProvenChain:
         "_allows",
         "_by_tool",
         "_places",
+        "_states",
+        "born",
         "exp",
         "facts",
         "fresh_ms",
@@ -71,6 +80,7 @@ class ProvenChain:
         self.identifier = identifier
         self.signature = signature
         self.rest = rest
+        self.born = identifier.born
         self.nbf, self.exp = 0, identifier.exp
         self.needs_call = False
         self.parts = 0
@@ -80,30 +90,28 @@ class ProvenChain:
         self.scopes: tuple[str, ...] = ()
         self._allows: tuple[Allow, ...] = ()
         self._places: tuple[int, ...] = ()
+        self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
         self.facts: ChainFacts
+
+    def has_signed(self, caveat: bytes, signature: bytes) -> bool:
+        """Tell whether this chain, with one more caveat, ends in a signature."""
+        states = self._states
+        if states is None:  # made for the second call, as most chains see one only
+            self._states = states = chain.states_of(self.signature)
+        return chain.ends_in(states, caveat, signature)
 
     def judge_tool(self, tool: str, args: Mapping[str, Any]) -> Refused | None:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments."""
         rules = self._by_tool.get(tool)
-        if rules is None:
-            rules = gather(tool, self._allows, again=False) if tool else None  # no tool: not even `*` allows it
+        if rules is None or not rules.merged:
+            again = rules is not None
+            rules = gather(tool, self._allows, again=again) if tool else None  # no tool: not even `*` allows it
             if rules is None:
                 return self._explain_tool(tool)
             self._keep(tool, rules)
-        elif not rules.merged:
-            rules = gather(tool, self._allows, again=True)
-            assert rules is not None
-            self._keep(tool, rules)
         if rules.tests > bounds.FREE_TESTS and rules.tests * bounds.size_of(args) > bounds.MAX_WORK:
-            return Refused(
-                "argument_not_allowed",
-                (
-                    Failure(
-                        "request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"
-                    ),
-                ),
-            )
+            return _TOO_MUCH
         for group in rules.groups:
             for rule in group:
                 if permits(rule, args):

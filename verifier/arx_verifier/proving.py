@@ -45,12 +45,7 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
     key = keys.get(unverified.kid)
     if key is None:
         return Refused("unknown_key", ())
-    parent = chain.extend(key.derived, raw_identifier)
-    for packet in packets:
-        if isinstance(packet, bytes):
-            parent = chain.extend(parent, packet)
-        else:
-            parent = chain.extend_third_party(parent, packet.verification_id, packet.identifier)
+    parent = chain.fold(key.derived, raw_identifier, packets)
     folded = chain.extend(parent, call.caveat) if call is not None else parent
     if not chain.equal(folded, signature):
         return Refused("bad_signature", ())

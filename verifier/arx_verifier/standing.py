@@ -91,13 +91,14 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     Returns:
         None when the token stands, the refusal, or what to wait for before asking again.
     """
+    inc, born = proven.born
     fresh = proven.fresh_ms
-    inc, born = proven.identifier.born
-    sent_after = 0
     if waited is not None:
         sent_after = waited.sent_after
     elif fresh is not None:
         sent_after = epochs.boot_ns() - fresh * 1_000_000
+    else:
+        sent_after = 0
     refused = epochs.check(inc, born, proven.scopes, sent_after)
     if refused is None:
         return None
@@ -112,14 +113,18 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     return Refused(refused.code, ())
 
 
+def wait_and_ask(epochs: Epochs, proven: ProvenChain, wait: Wait) -> Refused | None:
+    """Wait in this thread for what an answer has to wait for, and ask again."""
+    epochs.catch_up(*wait)
+    found = ask(epochs, proven, wait)
+    assert not isinstance(found, Wait)
+    return found
+
+
 def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
     """Ask, and where an answer is worth waiting for, wait in this thread and ask again."""
     found = ask(epochs, proven)
-    if isinstance(found, Wait):
-        epochs.catch_up(*found)
-        found = ask(epochs, proven, found)
-    assert not isinstance(found, Wait)
-    return found
+    return wait_and_ask(epochs, proven, found) if isinstance(found, Wait) else found
 
 
 def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | None:
@@ -138,6 +143,6 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
     if may_wait:
         refused = ask_and_wait(epochs, proven)
         return refusal(refused.code, refused.failures) if refused is not None else None
-    inc, born = proven.identifier.born
+    inc, born = proven.born
     found = epochs.check(inc, born, proven.scopes)
     return refusal(found.code) if found is not None else None

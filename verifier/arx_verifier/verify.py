@@ -12,19 +12,30 @@ import time
 from collections.abc import Collection
 from typing import Final
 
-from arx_verifier import bounds, chain, proofs
+from arx_verifier import bounds, proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.counters import MemoryNonces, NonceStore
 from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import ArxError, AuditError, Failure, RequestError, SettingsError, StoreError, refusal
+from arx_verifier.errors import ArxError, AuditError, RequestError, SettingsError, StoreError, refusal
 from arx_verifier.grant import Grant
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.proving import prove
-from arx_verifier.standing import Readiness, Wait, ask, ask_and_wait, end_of, readiness, recheck
+from arx_verifier.refusals import (
+    BAD_SIGNATURE,
+    BEFORE_START,
+    NO_STORE,
+    PROOF_MISSING,
+    REPLAYED,
+    another_call,
+    no_form,
+    out_of_age,
+    out_of_time,
+)
+from arx_verifier.standing import Readiness, Wait, ask, ask_and_wait, end_of, readiness, recheck, wait_and_ask
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 
@@ -195,9 +206,11 @@ class Verifier:
         refused, written = self._judge(proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
             # 5. the lease; no scope killed or banned
-            asked = ask_and_wait(self.epochs, proven) if may_wait else ask(self.epochs, proven, waited)
+            asked = ask(self.epochs, proven, waited)
             if isinstance(asked, Wait):
-                return asked
+                if not may_wait:
+                    return asked
+                asked = wait_and_ask(self.epochs, proven, asked)
             refused = asked
         if refused is None and call is not None:
             refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
@@ -215,17 +228,15 @@ class Verifier:
 
     def _authenticate(self, token: str, call: proofs.Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
         """Use a parent that was proven before; prove it when its key was replaced or it is another parent after all."""
-        # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two parents
-        # that differ only there would share one proof.
-        if (
-            known is None
-            or self.keys.get(known.key.kid) is not known.key
-            or (call is not None and call.rest != known.rest)
-        ):
+        if known is None or self.keys.get(known.key.kid) is not known.key:
             return prove(token, call, self.audience, self.keys)
-        if call is None or chain.equal(chain.extend(known.signature, call.caveat), call.signature):
+        if call is None:
             return known
-        return Refused("bad_signature", ())
+        if call.rest != known.rest:
+            # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two
+            # parents that differ only there would share one proof.
+            return prove(token, call, self.audience, self.keys)
+        return known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
 
     def _judge(
         self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest
@@ -234,56 +245,36 @@ class Verifier:
         if proven.refused is not None:
             return proven.refused, None
         early, late = self.epochs.times_ms(request.at)
-        if late >= proven.exp:
-            return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),)), None
-        if early < proven.nbf:
-            return Refused(
-                "not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),)
-            ), None
+        if late >= proven.exp or early < proven.nbf:
+            return out_of_time(proven, early, late), None
         written = None
         if call is not None:
-            refused, written = self._judge_call(call, request)
-            if refused is not None:
-                return refused, written
+            age = request.at - call.issued_at
+            if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
+                return out_of_age(age), None
+            try:
+                digest, written = proofs.digest_of(self._prefix, call, request)
+            except (RequestError, UnicodeEncodeError) as error:
+                return no_form(error), None
+            # No secret: whoever sent it has proven that a holder of the parent meant it so.
+            if digest != call.digest:
+                return another_call(request), written
         elif proven.needs_call:
-            expected = "a one-shot token, signed for this call"
-            return Refused("proof_missing", (Failure("token", "require", expected, "the task's token itself"),)), None
-        if proven.networks:
-            refused = proven.judge_peer(request.peer)
-            if refused is not None:
-                return refused, written
-        return proven.judge_tool(request.tool, request.args), written
-
-    def _judge_call(self, call: proofs.Call, request: AccessRequest) -> tuple[Refused | None, bytes | None]:
-        age = request.at - call.issued_at
-        if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
-            expected = f"an age of at most {proofs.MAX_AGE_MS} ms, at most {proofs.MAX_AHEAD_MS} ms ahead"
-            return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{age} ms"),)), None
-        try:
-            fields, written = proofs.fields_and_arguments(request)
-        except (RequestError, UnicodeEncodeError) as error:
-            failure = Failure("request", "arguments", "JSON as in RFC 8785", str(error))
-            return Refused("malformed_request", (failure,)), None
-        # Nobody is shown how much of a digest was right, and whoever sent it has proven that the holder meant it so.
-        if proofs.call_digest(self._prefix, call.stamp, fields) == call.digest:
-            return None, written
-        what = "method, path, query and body" if request.http is not None else "tool and arguments"
-        return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),)), written
+            return PROOF_MISSING, None
+        refused = proven.judge_peer(request.peer) if proven.networks else None
+        return refused or proven.judge_tool(request.tool, request.args), written
 
     def _spend(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
-        issued_at = call.issued_at
+        nonces, issued_at = self.nonces, call.issued_at
         try:
             # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
-            fresh = self.nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at)
+            fresh = nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at)
         except StoreError:
-            return Refused("store_unavailable", ())
-        if issued_at < self.nonces.not_before_ms:
+            return NO_STORE
+        if issued_at < nonces.not_before_ms:
             # Read after spending, which may have moved it: the store cannot know what was used before that time.
-            expected = "a call signed after this service started; sign it anew"
-            return Refused("proof_invalid", (Failure("call", "issued_at", expected, "an earlier one"),))
-        if fresh:
-            return None
-        return Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
+            return BEFORE_START
+        return None if fresh else REPLAYED
 
     def _record(
         self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verifier says of the token, the call or the request that it refuses.  SPEC 13.
+
+Facts for people: what was expected and what came, never a key, a token or a signature.  When to refuse is ``verify``'s.
+"""
+
+from typing import Final
+
+from arx_verifier.access import AccessRequest
+from arx_verifier.errors import Failure
+from arx_verifier.proofs import MAX_AGE_MS, MAX_AHEAD_MS
+from arx_verifier.proven import ProvenChain, Refused
+
+BAD_SIGNATURE: Final = Refused("bad_signature", ())
+NO_STORE: Final = Refused("store_unavailable", ())
+PROOF_MISSING: Final = Refused(
+    "proof_missing",
+    (Failure("token", "require", "a one-shot token, signed for this call", "the task's token itself"),),
+)
+REPLAYED: Final = Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
+BEFORE_START: Final = Refused(
+    "proof_invalid",
+    (Failure("call", "issued_at", "a call signed after this service started; sign it anew", "an earlier one"),),
+)
+
+
+def out_of_time(proven: ProvenChain, early: int, late: int) -> Refused:
+    """The clock is outside; by the later reading for the end, by the earlier for the start."""
+    if late >= proven.exp:
+        return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),))
+    return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),))
+
+
+def out_of_age(age: int) -> Refused:
+    """The call was signed too long ago, or too far ahead."""
+    expected = f"an age of at most {MAX_AGE_MS} ms, at most {MAX_AHEAD_MS} ms ahead"
+    return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{age} ms"),))
+
+
+def no_form(error: Exception) -> Refused:
+    """The request has no form that a proof could cover."""
+    return Refused("malformed_request", (Failure("request", "arguments", "JSON as in RFC 8785", str(error)),))
+
+
+def another_call(request: AccessRequest) -> Refused:
+    """The proof is of another call."""
+    what = "method, path, query and body" if request.http is not None else "tool and arguments"
+    return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),))
