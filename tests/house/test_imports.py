@@ -15,9 +15,9 @@ CAPS = ROOT / "arx_caps"
 ORDER = """
     errors
     names canonical codec chain access scopes bounds
-    comparing matching arguments constraints
+    comparing matching arguments permitting constraints
     macaroon caveats terms
-    proofs keys history epochs counters tally digests records decisions
+    presented proofs keys history epochs counters tally digests records decisions
     grant proven
     standing refusals
     proving

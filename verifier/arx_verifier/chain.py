@@ -5,13 +5,13 @@
 a clock or knows what a caveat means.  The chain is that of libmacaroons, so any macaroon library can check it.
 """
 
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from arx_verifier.codec import ThirdParty
+from arx_verifier.codec import TO_URL, ThirdParty
 
 GENERATOR_KEY: Final = b"macaroons-key-generator".ljust(32, b"\0")  # libmacaroons passes each root key through this
 LINK_LABEL: Final = b"arx/1/link"
@@ -120,4 +120,4 @@ def next_link(link: bytes, hop: bytes) -> bytes:
 
 def name(raw: bytes) -> str:
     """Write bytes as canonical base64url without padding, the one way ARx shows links, hops and ids."""
-    return urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+    return b2a_base64(raw, newline=False).translate(TO_URL, b"=").decode("ascii")

@@ -25,6 +25,7 @@ IDENTIFIER: Final = 2
 VERIFICATION_ID: Final = 4
 SIGNATURE: Final = 6
 TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # what stands between the last caveat and the signature
+_ENDING: Final = -len(TAIL) - SIGNATURE_BYTES
 
 TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what only the other alphabet has becomes what no reader takes
@@ -181,11 +182,20 @@ def decode(raw: bytes) -> Packets:
         MalformedTokenError: Another version, a field missing, out of place or not minimal, more than 64 caveats, or
             bytes after the signature.
     """
-    body, signature = raw[: -SIGNATURE_BYTES - len(TAIL)], raw[-SIGNATURE_BYTES:]
-    if raw[len(body) : -SIGNATURE_BYTES] != TAIL:
-        raise MalformedTokenError("this macaroon does not end in a signature of 32 bytes")
+    body, signature = split_body(raw)
     location, identifier, caveats = walk(body)
     return Packets(location, identifier, caveats, signature)
+
+
+def split_body(raw: bytes) -> tuple[bytes, bytes]:
+    """Cut a macaroon into what stands before the end marker of its caveats, and its signature.
+
+    Raises:
+        MalformedTokenError: It does not end in a signature.
+    """
+    if raw[_ENDING:-SIGNATURE_BYTES] != TAIL:
+        raise MalformedTokenError("this macaroon does not end in a signature of 32 bytes")
+    return raw[:_ENDING], raw[-SIGNATURE_BYTES:]
 
 
 def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ...]]:

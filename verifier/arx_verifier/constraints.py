@@ -7,7 +7,7 @@ be there.  ``compile_rule`` checks every operand and makes one callable an argum
 ``arguments``; which rules a token has, in ``caveats``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from arx_verifier.canonical import encode, is_plain_name
 from arx_verifier.comparing import Predicate
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern
+from arx_verifier.permitting import CompiledRule, merge, permits
 
 __all__ = [
     "ABSENT",
@@ -43,6 +44,7 @@ __all__ = [
     "compile_rule",
     "compile_wire",
     "explain",
+    "merge",
     "permits",
     "read_constraint",
     "read_rule",
@@ -82,34 +84,6 @@ class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     tool: str
     args: dict[str, Raw] | None = None
     open: bool = False
-
-
-class CompiledRule(Struct, frozen=True):
-    """A rule whose operands were checked, made ready to be asked many times.
-
-    Attributes:
-        tool: The tool this rule is for, or None when ``prefix`` says it.
-        prefix: What the tool's name begins with (``"orders."``; ``""`` for any tool), or None.
-        tests: One callable an argument, value -> bool; an absent argument is tested as ``ABSENT``.
-        names: Every argument that a closed rule names.
-        closed: Whether other arguments are refused.
-        exact: Whether the arguments must be just ``names``, which a count of them shows.
-        weight: How many tests it is made of.
-    """
-
-    tool: str | None
-    prefix: str | None
-    tests: tuple[tuple[str, Predicate], ...]
-    names: frozenset[str]
-    closed: bool
-    exact: bool
-    weight: int
-
-    def matches_tool(self, tool: str) -> bool:
-        """Tell whether the rule is about *tool*."""
-        if self.prefix is None:
-            return tool == self.tool
-        return len(tool) > len(self.prefix) and tool.startswith(self.prefix)
 
 
 def compile_rule(rule: Rule) -> CompiledRule:
@@ -168,42 +142,6 @@ def _compile(rule: Rule | WireRule, write: Callable[[Any], bytes]) -> CompiledRu
 def _refuse_odd_name(name: str) -> None:
     if not is_plain_name(name):
         raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
-
-
-def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
-    """Tell whether a call with these arguments keeps the rule; its tool was matched before."""
-    if rule.exact and type(args) is dict:  # not for a mapping that could make up what it lacks
-        if len(args) != len(rule.tests):
-            return False
-        try:
-            for name, holds in rule.tests:
-                if not holds(args[name]):
-                    return False
-        except KeyError:
-            return False
-        return True
-    if rule.closed and not args.keys() <= rule.names:
-        return False
-    get = args.get
-    for name, holds in rule.tests:  # noqa: SIM110 - a generator would double the time
-        if not holds(get(name, ABSENT)):
-            return False
-    return True
-
-
-def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
-    """Make one rule of several that must all hold, each test of them once.
-
-    Hand-overs restate most of what they narrow.  What was compiled from the same bytes is the same object, so the time
-    of a check does not grow with them.
-    """
-    if len(rules) == 1:
-        return rules[0]
-    tests = tuple(dict.fromkeys(test for rule in rules for test in rule.tests))
-    closed = [rule.names for rule in rules if rule.closed]
-    names = frozenset.intersection(*closed) if closed else frozenset()
-    exact = bool(closed) and len(tests) == len(names) and all(rule.exact or not rule.closed for rule in rules)
-    return CompiledRule(None, None, tests, names, bool(closed), exact, sum(rule.weight for rule in rules))
 
 
 def explain(rule: Rule, args: Mapping[str, Any], place: str, most: int = MAX_TOLD) -> list[Failure]:

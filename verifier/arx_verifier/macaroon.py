@@ -108,18 +108,19 @@ class Macaroon:
     Build one with ``parse`` or, in the mint, ``mint``; narrow it with ``attenuate`` and ``hand_over``.
     """
 
-    __slots__ = ("_body", "_signature", "identifier", "location", "packets")
+    __slots__ = ("_body", "_head", "_signature", "identifier", "location", "packets")
 
     location: str
     identifier: bytes
     packets: tuple[bytes | codec.ThirdParty, ...]
 
-    def __init__(self, body: bytes, signature: bytes) -> None:
+    def __init__(self, body: bytes, signature: bytes, head: str = "") -> None:
         """Read the parts of a macaroon.
 
         Args:
             body: Everything before the end marker of the caveats.
             signature: The 32 bytes at its end.
+            head: The text of the body's first bytes, where it is known: a hand-over adds to the other end.
 
         Raises:
             MalformedTokenError: The bytes break SPEC 2.
@@ -130,6 +131,7 @@ class Macaroon:
         except UnicodeDecodeError as error:
             raise MalformedTokenError("a macaroon's location is not UTF-8") from error
         self._body = body
+        self._head = head
         self._signature = signature
 
     @classmethod
@@ -145,7 +147,8 @@ class Macaroon:
         Raises:
             MalformedTokenError: The text is not the one form of a macaroon.
         """
-        return cls.from_bytes(codec.split_text(text))
+        body, signature = codec.split_body(codec.split_text(text))
+        return cls(body, signature, text[: len(codec.TOKEN_PREFIX) + len(body) // 3 * 4])
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
@@ -154,10 +157,7 @@ class Macaroon:
         Raises:
             MalformedTokenError: The bytes are not the one form of a macaroon.
         """
-        end = len(raw) - codec.SIGNATURE_BYTES
-        if raw[end - len(codec.TAIL) : end] != codec.TAIL:
-            raise MalformedTokenError("this macaroon does not end in a signature of 32 bytes")
-        return cls(raw[: end - len(codec.TAIL)], raw[end:])
+        return cls(*codec.split_body(raw))
 
     @classmethod
     def mint(
@@ -188,7 +188,9 @@ class Macaroon:
 
     def encode(self) -> str:
         """Return the text form, ``arx1_…``.  It is a secret: whoever has it holds the token."""
-        return codec.TOKEN_PREFIX + codec.text_of(self._body + codec.TAIL + self._signature)
+        head = self._head or codec.TOKEN_PREFIX
+        written = (len(head) - len(codec.TOKEN_PREFIX)) // 4 * 3
+        return head + codec.text_of(self._body[written:] + codec.TAIL + self._signature)
 
     def to_bytes(self) -> bytes:
         """Return the binary form.  It is a secret."""
@@ -223,7 +225,7 @@ class Macaroon:
         return self._extended([raw])
 
     def _extended(self, caveats: list[bytes]) -> Self:
-        if self.packets and self.is_one_shot:
+        if self.is_one_shot:
             raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
         body, signature = self._body, self._signature
         for raw in caveats:
@@ -239,7 +241,7 @@ class Macaroon:
         narrower = object.__new__(type(self))
         narrower.location, narrower.identifier = self.location, self.identifier
         narrower.packets = self.packets + tuple(caveats)
-        narrower._body, narrower._signature = body, signature
+        narrower._body, narrower._head, narrower._signature = body, self._head, signature
         return narrower
 
     @property

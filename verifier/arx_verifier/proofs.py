@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-import msgspec
-
 from arx_verifier import canonical, chain, codec
 from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.errors import AttenuationError, MalformedTokenError
 from arx_verifier.macaroon import Macaroon
+from arx_verifier.presented import Call
 
 LABEL: Final = b"arx/1/call"
 NONCE_BYTES: Final = 16
@@ -105,34 +104,6 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
         The digest as 43 base64url characters.
     """
     return codec.base64_of(sha256(prefix + stamp[:13] + _NONCE + stamp[15:] + fields).digest())
-
-
-class Call(msgspec.Struct, frozen=True, gc=False):
-    """A one-shot token's text, taken apart but proven by nothing.
-
-    Attributes:
-        head: The text before the tail: the same for every call with one parent.
-        rest: The 0 to 2 bytes of the parent that fall into the tail.
-        caveat: The call caveat's bytes.
-        signature: 32 bytes.
-        issued_at: When the holder signed, ms since the Unix epoch.
-        digest: 43 characters.
-    """
-
-    head: str
-    rest: bytes
-    caveat: bytes
-    signature: bytes
-    issued_at: int
-    digest: bytes
-
-    @property
-    def stamp(self) -> bytes:
-        """Time and nonce as they stand in the caveat."""
-        return self.caveat[55:92]
-
-    def __repr__(self) -> str:
-        return "<Call>"  # its text could be sent by whoever reads it
 
 
 def digest_of(prefix: bytes, call: Call, request: AccessRequest) -> tuple[bytes, bytes | None]:

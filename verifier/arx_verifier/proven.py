@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, scopes
-from arx_verifier.caveats import WireCaveat
 from arx_verifier.constraints import MAX_TOLD, explain, permits, read_wire
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
@@ -160,20 +159,30 @@ class ProvenChain:
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
         reading = _Reading(self, audience)
+        allows: list[Allow] = []
+        places: list[int] = []
         index = -1
         try:
             for index, packet in enumerate(packets):
                 if not isinstance(packet, bytes):
                     raise _prohibits("missing_discharge", index, "third-party caveat", "its discharge", "none")
-                reading.take(index, *terms_of(packet))
-            if not reading.places or reading.places[0] != 0:
+                terms, hop = terms_of(packet)
+                self.parts += terms.parts + 1
+                if hop is not None:
+                    reading.hand_over(index, terms, hop)
+                if terms.allow is not None:
+                    allows.append(terms.allow)
+                    places.append(index)
+                if not terms.plain:
+                    reading.take_rest(index, terms)
+            if not places or places[0] != 0:
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
         except ArxError as error:
             failures = error.failures or (Failure(_place(index), "shape", "a caveat of SPEC 6", str(error)),)
             self.refused = Refused(error.code, failures)
             self.parts = bounds.parts_of(packets)
-        self._allows, self._places = tuple(reading.allows), tuple(reading.places)
+        self._allows, self._places = tuple(allows), tuple(places)
         self.scopes = tuple(reading.scopes)
         self.facts = reading.facts()
 
@@ -196,8 +205,6 @@ class _Reading:
         "_named",
         "_proven",
         "_tasks",
-        "allows",
-        "places",
         "scopes",
     )
 
@@ -211,8 +218,6 @@ class _Reading:
         self._named: list[str] = []
         self._links: list[str] = []
         self._tasks: list[str] = []
-        self.allows: list[Allow] = []
-        self.places: list[int] = []
         self.scopes = [
             "realm",
             proven.key.scope,
@@ -227,19 +232,9 @@ class _Reading:
         if identifier.task is not None:
             self.scopes.append(f"task:{identifier.task}")
 
-    def take(self, index: int, terms: Terms, hop: bytes | None) -> None:
-        """Take in one caveat."""
+    def take_rest(self, index: int, terms: Terms) -> None:
+        """Take in what a caveat says beside ``allow`` and the hand-over."""
         caveat = terms.caveat
-        self._proven.parts += terms.parts + 1
-        if hop is not None and caveat.to is not None:
-            self._hand_over(index, caveat.to, hop)
-        if terms.allow is not None:
-            self.allows.append(terms.allow)
-            self.places.append(index)
-        if not terms.plain:
-            self._take_rest(index, terms, caveat)
-
-    def _take_rest(self, index: int, terms: Terms, caveat: WireCaveat) -> None:
         proven = self._proven
         if caveat.aud is not None and self._audience not in caveat.aud:
             raise _prohibits("wrong_audience", index, "aud", " or ".join(caveat.aud), self._audience)
@@ -263,7 +258,9 @@ class _Reading:
             self._tasks.append(caveat.task)
             self.scopes.append(f"task:{caveat.task}")
 
-    def _hand_over(self, index: int, to: str, hop: bytes) -> None:
+    def hand_over(self, index: int, terms: Terms, hop: bytes) -> None:
+        """Take in a hand-over: whom to, and by which link."""
+        to = terms.to
         if self._depth == 0:
             raise _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")
         self._depth -= 1
@@ -272,10 +269,10 @@ class _Reading:
                 rule = f"hand_to of {_place(from_index)}"
                 raise _prohibits("name_not_allowed", index, rule, " or ".join(patterns), to)
         self._link = chain.next_link(self._link, hop)
-        link = codec.text_of(self._link)
+        link = chain.name(self._link)
         self._named.append(to)
         self._links.append(link)
-        self.scopes += scopes.agent_scopes(to)
+        self.scopes += terms.agents
         self.scopes.append(f"link:{link}")
 
     def facts(self) -> ChainFacts:

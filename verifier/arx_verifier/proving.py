@@ -9,7 +9,7 @@ from arx_verifier import chain, codec
 from arx_verifier.errors import ArxError
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import read_identifier
-from arx_verifier.proofs import Call
+from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused, check_identifier
 
 
@@ -27,11 +27,7 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
     """
     try:
         if call is None:
-            raw = codec.split_text(token)
-            cut = len(raw) - codec.SIGNATURE_BYTES
-            body, signature = raw[: cut - len(codec.TAIL)], raw[cut:]
-            if raw[len(body) : cut] != codec.TAIL:
-                return Refused("malformed", ())
+            body, signature = codec.split_body(codec.split_text(token))
         else:
             body, signature = codec.split_text(call.head) + call.rest, call.signature
         location, raw_identifier, packets = codec.walk(body)

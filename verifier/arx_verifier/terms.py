@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from arx_verifier import canonical, caveats, codec
+from arx_verifier import canonical, caveats, codec, scopes
 from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, merge
 from arx_verifier.errors import MalformedTokenError
 
@@ -29,7 +29,7 @@ _ANY_HOP: Final = "A" * _HOP_CHARS
 _GAP: Final = b"\0"  # stands for the hop in what terms are kept by; JSON has no such byte
 
 
-class Allow(msgspec.Struct, frozen=True, eq=False):
+class Allow:
     """One ``allow``, as it is written and ready to be asked; compared by identity.
 
     Attributes:
@@ -39,36 +39,56 @@ class Allow(msgspec.Struct, frozen=True, eq=False):
         shared: Whether other chains use this very object.
     """
 
-    rules: tuple[WireRule, ...]
-    compiled: tuple[CompiledRule, ...]
-    weight: int
-    shared: bool
+    __slots__ = ("compiled", "rules", "shared", "weight")
+
+    def __init__(self, rules: tuple[WireRule, ...], shared: bool) -> None:
+        """Check the operands of rules and make their tests.
+
+        Raises:
+            MalformedTokenError: An operand that SPEC 7 does not allow.
+        """
+        self.rules, self.shared = rules, shared
+        self.compiled = tuple([compile_wire(rule) for rule in rules])
+        self.weight = sum([rule.weight for rule in self.compiled])
 
 
-class Terms(msgspec.Struct, frozen=True, eq=False):
+class Terms:
     """One caveat, its operands checked.
 
     Attributes:
         caveat: As it is written; its ``hop`` is that of the token it was read from first.
         allow: Its rules, or None.
+        to: Whom it hands over to, or empty.
+        agents: The scopes of that agent.
         networks: Its ``net``, read.
         parts: How many rules, operands and members it has, from above.
         plain: Whether it says nothing but ``allow``, ``to`` and ``hop``.
     """
 
-    caveat: caveats.WireCaveat
-    allow: Allow | None
-    networks: Networks
-    parts: int
-    plain: bool
+    __slots__ = ("agents", "allow", "caveat", "networks", "parts", "plain", "to")
+
+    def __init__(self, caveat: caveats.WireCaveat, parts: int, shared: bool) -> None:
+        """Check a caveat's rules and make its terms.
+
+        Raises:
+            MalformedTokenError: An operand that SPEC 7 does not allow.
+        """
+        self.caveat, self.parts = caveat, parts
+        self.allow = Allow(caveat.allow, shared) if caveat.allow is not None else None
+        self.to = caveat.to or ""
+        self.agents = scopes.agent_scopes(self.to) if self.to else ()
+        self.networks: Networks = tuple(map(caveats.read_network, caveat.net or ()))
+        said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
+        self.plain = said == caveats.count_members(caveat)
 
 
-class ToolRules(msgspec.Struct, frozen=True):
+class ToolRules:
     """The rules of each ``allow`` that match one tool, how many tests they can cost, and whether they were merged."""
 
-    groups: Sequence[Sequence[CompiledRule]]
-    tests: int
-    merged: bool
+    __slots__ = ("groups", "merged", "tests")
+
+    def __init__(self, groups: Sequence[Sequence[CompiledRule]], tests: int, merged: bool) -> None:
+        self.groups, self.tests, self.merged = groups, tests, merged
 
 
 _KEPT: Final[dict[bytes, Terms]] = {}
@@ -88,16 +108,16 @@ def terms_of(packet: bytes) -> tuple[Terms, bytes | None]:
         UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
         MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
     """
-    cut = packet.rfind(_HOP)
-    if cut < 0:
+    cut = packet.rfind(_HOP) + len(_HOP)
+    if cut < len(_HOP):
         found = _KEPT.get(packet)
         return (found, None) if found is not None else _read(packet, packet)
-    cut += len(_HOP)
-    key = packet[:cut] + _GAP + packet[cut + _HOP_CHARS :]
+    end = cut + _HOP_CHARS
+    key = packet[:cut] + _GAP + packet[end:]
     found = _KEPT.get(key)
     if found is not None:
         try:
-            return found, codec.bytes_of_ascii(packet[cut : cut + _HOP_CHARS])
+            return found, codec.bytes_of_ascii(packet[cut:end])
         except MalformedTokenError:
             pass  # these bytes are no hop: they are read for what else is wrong with them
     return _read(packet, key)
@@ -110,13 +130,7 @@ def _read(packet: bytes, key: bytes) -> tuple[Terms, bytes | None]:
     hop = caveats.canonical_hop(caveat.hop) if caveat.hop is not None else None
     parts = 1 + packet.count(b",")
     keep = len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS and _stands_for(key, caveat)
-    allow = None
-    if caveat.allow is not None:
-        compiled = tuple([compile_wire(rule) for rule in caveat.allow])
-        allow = Allow(caveat.allow, compiled, sum([rule.weight for rule in compiled]), keep)
-    said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
-    networks = tuple(map(caveats.read_network, caveat.net or ()))
-    terms = Terms(caveat, allow, networks, parts, said == caveats.count_members(caveat))
+    terms = Terms(caveat, parts, keep)
     if keep:
         if len(_KEPT) >= _MAX_KEPT:
             _KEPT.clear()

@@ -22,6 +22,7 @@ from arx_verifier.grant import Grant
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
+from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.proving import prove
 from arx_verifier.refusals import (
@@ -226,7 +227,7 @@ class Verifier:
                 self._remember(token, call, proven)
         return decision
 
-    def _authenticate(self, token: str, call: proofs.Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
+    def _authenticate(self, token: str, call: Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
         """Use a parent that was proven before; prove it when its key was replaced or it is another parent after all."""
         if known is None or self.keys.get(known.key.kid) is not known.key:
             return prove(token, call, self.audience, self.keys)
@@ -239,7 +240,7 @@ class Verifier:
         return known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
 
     def _judge(
-        self, proven: ProvenChain, call: proofs.Call | None, request: AccessRequest
+        self, proven: ProvenChain, call: Call | None, request: AccessRequest
     ) -> tuple[Refused | None, bytes | None]:
         """Apply every restriction; return the arguments' JSON too if it was written on the way."""
         if proven.refused is not None:
@@ -264,7 +265,7 @@ class Verifier:
         refused = proven.judge_peer(request.peer) if proven.networks else None
         return refused or proven.judge_tool(request.tool, request.args), written
 
-    def _spend(self, call: proofs.Call, request: AccessRequest) -> Refused | None:
+    def _spend(self, call: Call, request: AccessRequest) -> Refused | None:
         nonces, issued_at = self.nonces, call.issued_at
         try:
             # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
@@ -312,7 +313,7 @@ class Verifier:
         self.decisions.count(refused.code, request.peer)
         return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
 
-    def _remember(self, token: str, call: proofs.Call | None, proven: ProvenChain) -> None:
+    def _remember(self, token: str, call: Call | None, proven: ProvenChain) -> None:
         """Keep a chain after full success; what contains a call is never a parent."""
         key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
         with self._lock:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask a rule, made ready, whether a call keeps it.  SPEC 7.
+
+The hot half of ``constraints``, which checks what a rule says, makes its tests, and explains what failed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arx_verifier.arguments import ABSENT
+from arx_verifier.comparing import Predicate
+
+
+class CompiledRule:
+    """A rule whose operands were checked, made ready to be asked many times.
+
+    Attributes:
+        tool: The tool this rule is for, or None when ``prefix`` says it.
+        prefix: What the tool's name begins with (``"orders."``; ``""`` for any tool), or None.
+        tests: One callable an argument, value -> bool; an absent argument is tested as ``ABSENT``.
+        names: Every argument that a closed rule names.
+        closed: Whether other arguments are refused.
+        exact: Whether the arguments must be just ``names``, which a count of them shows.
+        weight: How many tests it is made of.
+    """
+
+    __slots__ = ("closed", "exact", "names", "prefix", "tests", "tool", "weight")
+
+    def __init__(
+        self,
+        tool: str | None,
+        prefix: str | None,
+        tests: tuple[tuple[str, Predicate], ...],
+        names: frozenset[str],
+        closed: bool,
+        exact: bool,
+        weight: int,
+    ) -> None:
+        self.tool, self.prefix, self.tests, self.names = tool, prefix, tests, names
+        self.closed, self.exact, self.weight = closed, exact, weight
+
+    def matches_tool(self, tool: str) -> bool:
+        """Tell whether the rule is about *tool*."""
+        if self.prefix is None:
+            return tool == self.tool
+        return len(tool) > len(self.prefix) and tool.startswith(self.prefix)
+
+
+def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
+    """Tell whether a call with these arguments keeps the rule; its tool was matched before."""
+    if rule.exact and type(args) is dict:  # not for a mapping that could make up what it lacks
+        if len(args) != len(rule.tests):
+            return False
+        try:
+            for name, holds in rule.tests:
+                if not holds(args[name]):
+                    return False
+        except KeyError:
+            return False
+        return True
+    if rule.closed and not args.keys() <= rule.names:
+        return False
+    get = args.get
+    for name, holds in rule.tests:  # noqa: SIM110 - a generator would double the time
+        if not holds(get(name, ABSENT)):
+            return False
+    return True
+
+
+def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
+    """Make one rule of several that must all hold, each test of them once.
+
+    Hand-overs restate most of what they narrow.  What was compiled from the same bytes is the same object, so the time
+    of a check does not grow with them.
+    """
+    if len(rules) == 1:
+        return rules[0]
+    tests = tuple(dict.fromkeys(test for rule in rules for test in rule.tests))
+    closed = [rule.names for rule in rules if rule.closed]
+    names = frozenset.intersection(*closed) if closed else frozenset()
+    exact = bool(closed) and len(tests) == len(names) and all(rule.exact or not rule.closed for rule in rules)
+    return CompiledRule(None, None, tests, names, bool(closed), exact, sum(rule.weight for rule in rules))
