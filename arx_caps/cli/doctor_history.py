@@ -15,6 +15,7 @@ from arx_verifier.epochs import BANNING, KILLING
 from arx_verifier.errors import ArxError
 
 PAGE: Final = 1_000
+KEEP_LOG: Final = 10_000  # as the store's functions have it: they cut off what is older
 EVENTS: Final = ("scopes.killed", "scopes.banned", "scopes.lifted")
 HISTORIES: Final = ("epoch.begun", "epoch.rotated")
 ROTATE: Final = "restart the mint: it ends this history, and every older token is dead"
@@ -31,10 +32,15 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     except StoreHistoryError:
         yield Check("history", False, "the store holds no history of this realm", "start the mint: it begins one")
         return
-    log = list(_log(store))
-    yield _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
+    for last in (False, True):
+        log = list(_log(store))
+        found = _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
+        if found.ok or last:
+            break
+        header = store.header()  # somebody killed or lifted something between two looks: look again
+    yield found
     yield _high_water(store, realm, header.inc, header.seq)
-    yield _record(realm, {entry.seq: entry for entry in log})
+    yield _record(realm, {entry.seq: entry for entry in log}, header.seq)
 
 
 def _log(store: RevocationStore) -> Iterator[Entry]:
@@ -92,6 +98,9 @@ def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Call
     wrong += [scope for scope, at in banned.items() if bans.get(scope, 0) != at and at <= seq]
     if log and log[-1].seq != seq:
         return Check("history", False, f"the store is at {seq}, its log at {log[-1].seq}", ROTATE)
+    if log and log[-1].seq - log[0].seq != len(log) - 1:
+        found = f"entries between {log[0].seq} and {log[-1].seq} are missing in the log"
+        return Check("history", False, f"{found}: somebody wrote past the functions", ROTATE)
     if wrong:
         found = f"{wrong[0]} is not as the log says: somebody wrote past the functions"
         return Check("history", False, found, f"{ROTATE}; then look for whose password that was")
@@ -127,22 +136,28 @@ def _high_water(store: RevocationStore, realm: Realm, inc: str, seq: int) -> Che
     return Check("memory", True, f"the mint has seen {mark.seq} of {seq}")
 
 
-def _record(realm: Realm, log: dict[int, Entry]) -> Check:
-    """Hold the log to what the mint recorded: after a rollback other entries have the old numbers."""
+def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
+    """Hold the log to what the mint recorded: after a rollback other entries have the old numbers, or none."""
     compared = 0
     try:
         events = _events(realm)
     except ArxError as error:
         return Check("record", False, str(error), "look at the mint's database")
-    for event in events:
-        entry = log.get(int(event["seq"]))
-        if entry is None:
-            continue
-        compared += 1
-        if entry.scope not in event["scopes"]:
-            found = f"number {entry.seq} is {entry.scope} in the store, {event['scopes'][-1]} in the mint's record"
+    for number, scope in _recorded(events):
+        if not seq - KEEP_LOG < number <= seq:
+            continue  # cut off in time, or newer than this look
+        entry = log.get(number)
+        if entry is None or entry.scope != scope:
+            found = f"number {number} is {entry.scope if entry else 'not'} in the store, {scope} in the mint's record"
             return Check("record", False, found, ROTATE)
+        compared += 1
     return Check("record", True, f"{compared} entries are as the mint recorded them")
+
+
+def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Number the scopes of events: those of one step follow each other, and the event has the last one's number."""
+    for event in events:
+        yield from enumerate(event["scopes"], int(event["seq"]) - len(event["scopes"]) + 1)
 
 
 def _events(realm: Realm) -> list[dict[str, Any]]:

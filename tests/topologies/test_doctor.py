@@ -87,7 +87,7 @@ def test_a_store_that_is_well(place: Place) -> None:
     assert told["persistence"] == told["eviction"] == told["access"] == "this user may not ask"
     assert told["history"] == "at 2; 2 entries in the log"
     assert told["memory"] == "the mint has seen 2 of 2"
-    assert told["record"] == "1 entries are as the mint recorded them"
+    assert told["record"] == "2 entries are as the mint recorded them"
 
 
 def test_settings_that_lose_kills(place: Place) -> None:
@@ -208,7 +208,13 @@ def test_writing_past_the_functions_is_seen(place: Place) -> None:
         raw.delete(keys.log)
         for number, (_, fields) in enumerate(whole, 1):
             raw.xadd(keys.log, fields | {"s": OTHER}, id=f"{number}-0")
-        assert "in the mint's record" in place.bad()["record"][0]
+        assert f"number 1 is {OTHER} in the store, {SESSION} in the mint's record" in place.bad()["record"][0]
+        raw.xdel(keys.log, "1-0")
+        assert "number 1 is not in the store" in place.bad()["record"][0]
+        raw.xadd(keys.log, whole[-1][1], id="4-0")
+        raw.hset(keys.header, "seq", 4)
+        assert "entries between 2 and 4 are missing" in place.bad()["history"][0]
+        raw.hset(keys.header, "seq", 2)
         raw.delete(keys.log)
         for at, fields in whole:
             raw.xadd(keys.log, fields, id=at)
