@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from arx_caps.audit import tree
 from arx_caps.audit.errors import TamperedError
-from tests.audit import naive
 from tests.support import QUICK
+from tests.vectors import naive_tree as naive
 
 RECORDS = [b"record %d" % number for number in range(70)]
 LEAVES = [tree.leaf_hash(record) for record in RECORDS]

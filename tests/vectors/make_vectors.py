@@ -5,14 +5,16 @@ Keys, time and nonces are fixed, and the bytes come from ``second.py``, not from
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import caveat_vectors, epoch_vectors, form_vectors, record_vectors, rule_vectors
+from tests.vectors import caveat_vectors, epoch_vectors, form_vectors, log_vectors, record_vectors, rule_vectors
 from tests.vectors.second import AT, INC, KEY, Token
 
 FOLDER = Path(__file__).parent / "tokens"
 RECORDS = Path(__file__).parent / "records"
+LOG = Path(__file__).parent / "log"
 
 
 def whole(given: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +70,11 @@ def main() -> None:
         for name, content in files.items():
             (folder / name).write_text(content)
         print(f"{len(files)} vectors in {folder}")
+    shutil.rmtree(LOG, ignore_errors=True)
+    for name, raw in log_vectors.files().items():
+        (LOG / name).parent.mkdir(parents=True, exist_ok=True)
+        (LOG / name).write_bytes(raw)
+    print(f"a log in {LOG}")
 
 
 if __name__ == "__main__":
