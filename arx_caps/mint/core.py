@@ -33,6 +33,7 @@ from arx_verifier.verify import Verifier
 
 KEEPER_S: Final = 1.0  # how often a view that is not live makes the mint look at the store itself
 CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
+ATTESTING: Final = 1  # what one mint of several does at a time
 MINT: Final = "mint"  # who did it, when the mint itself did
 
 _log = logging.getLogger(__name__)
@@ -189,6 +190,11 @@ class Mint:
         Raises:
             StoreError: Store or database do not answer.
         """
+        # Two mints that both find the store without its kills would end each other's new history.
+        with self.state.alone(ATTESTING):
+            self._attest()
+
+    def _attest(self) -> None:
         realm, ttl = self.realm.name, self.realm.max_ttl_ms
         mark = self.state.high_water(realm)
         self.store.load_functions()

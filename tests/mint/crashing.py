@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mints that are killed in the middle of one request: ``python -m tests.mint.crashing``.
+
+Reads an order a line, and for each forks a process that starts the realm's mint, hands it one request, and kills itself
+(SIGKILL) before the n-th step of that request: a statement or a commit on its way to the database, bytes on their way
+to the store, bytes just sent there, the answer on its way to the client.  Writes what was answered, or null.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import anyio._backends._asyncio
+import anyio.streams.tls  # noqa: F401  what a first request loads, once for all
+from redis.connection import Connection
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from starlette.testclient import TestClient
+
+from arx_caps.mint.app import create_app
+from arx_caps.mint.core import Mint
+from arx_caps.realm import Realm
+
+WORKER = "AnyIO worker"  # where requests are answered; what others do at the time is no step of theirs
+
+
+class Steps:
+    """Counts the steps of a request, and kills before the last one that is let be."""
+
+    def __init__(self) -> None:
+        self.left = 0  # not counting
+
+    def take(self, *_: Any, **__: Any) -> None:
+        """One more step."""
+        if self.left and threading.current_thread().name.startswith(WORKER):
+            self.answering()
+
+    def answering(self) -> None:
+        """One more step, in whatever thread."""
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+STEPS = Steps()
+
+
+def watch() -> None:
+    """Have every step counted."""
+    event.listen(Engine, "before_cursor_execute", STEPS.take)
+    event.listen(Engine, "commit", STEPS.take)
+    send = Connection.send_packed_command
+
+    def counted(self: Connection, *args: Any, **kwargs: Any) -> None:
+        STEPS.take()
+        send(self, *args, **kwargs)
+        STEPS.take()
+
+    Connection.send_packed_command = counted  # type: ignore[method-assign]
+
+
+def answer(order: dict[str, Any], out: int) -> None:
+    """Serve one request in this process, which ends with it."""
+    mint = Mint.open(Realm.open(order["realm"]), store_url=order["store"])
+    with TestClient(create_app(mint), base_url=mint.realm.issuer, raise_server_exceptions=False) as client:
+        STEPS.left = order["step"]
+        answered = client.request(order["method"], order["path"], json=order["body"], headers=order["headers"])
+        STEPS.answering()
+        os.write(out, json.dumps({"status": answered.status_code, "body": answered.json()}).encode())
+        os._exit(0)
+
+
+def main() -> None:
+    """Take orders until there are no more."""
+    watch()
+    for line in sys.stdin:
+        into, out = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(into)
+            try:
+                answer(json.loads(line), out)
+            finally:
+                os._exit(1)
+        os.close(out)
+        with os.fdopen(into) as said:
+            text = said.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"code": code, "said": json.loads(text) if text else None}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
