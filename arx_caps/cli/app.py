@@ -25,6 +25,8 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "relay": ("relay", "follow the store once for many verifiers"),
     "doctor": ("doctor", "look for what is wrong, and say how to mend it"),
     "policy": ("policy", "check a policy file"),
+    "operator": ("operator", "enrol operators, give them roles, get back in"),
+    "whoami": ("operator", "show who a key makes you, and what you may do"),
     "agent": ("agent", "enrol, list and deactivate agents"),
     "service": ("service", "enrol tool services"),
     "session": ("session", "open, list and end sessions"),

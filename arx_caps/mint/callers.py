@@ -11,15 +11,18 @@ from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.core import Born, Mint
-from arx_caps.mint.operator_token import check_operator_token
+from arx_caps.mint.operator_calls import record_call
+from arx_caps.mint.operator_token import hold_to_rules, hold_to_token, prove_operator_token
+from arx_caps.mint.roles import WRITE_OPERATORS, rules_of
 from arx_caps.mint.state import now_ms
 from arx_verifier.access import AccessRequest
-from arx_verifier.errors import GrantError, refusal
+from arx_verifier.errors import ArxError, GrantError, refusal
 from arx_verifier.macaroon import Macaroon, OperatorIdentifier
 
 Kind = Literal["agent", "operator"]
+WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
 # What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.
-GIVING: Final = ("arx.agents.write", "arx.services.write", "arx.ban.lift")
+GIVING: Final = ("arx.agents.write", "arx.services.write", "arx.ban.lift", WRITE_OPERATORS)
 
 
 class Call(NamedTuple):
@@ -108,19 +111,37 @@ def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Ca
     proof = read_proof(call, token)
     macaroon = Macaroon.parse(token)
     unverified = macaroon.unverified_identifier
-    if isinstance(unverified, OperatorIdentifier):
-        return _operator(mint, macaroon, unverified, proof, action, args)
-    return _agent(mint, token, unverified.session, proof, call, action, args)
+    if not isinstance(unverified, OperatorIdentifier):
+        return _agent(mint, token, unverified.session, proof, call, action, args)
+    try:
+        identifier = _proven_operator(mint, macaroon, proof)
+    except ArxError as error:
+        mint.decisions.count(error.code, call.peer)  # what nobody proved is counted, or junk could fill the record
+        raise
+    request = AccessRequest(action, args, now_ms(), call.peer)
+    try:
+        caller = _operator(mint, macaroon, identifier, proof, request)
+    except ArxError as error:
+        record_call(mint, identifier, request, error)
+        raise
+    record_call(mint, identifier, request, None)
+    return caller
+
+
+def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof) -> OperatorIdentifier:
+    """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
+    identifier = prove_operator_token(macaroon, mint.keys)
+    if mint.state.find_key(f"operator:{identifier.operator}", proof.key.kid) is None:
+        raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
+    return identifier
 
 
 def _operator(
-    mint: Mint, macaroon: Macaroon, unverified: OperatorIdentifier, proof: Proof, action: str, args: Mapping[str, Any]
+    mint: Mint, macaroon: Macaroon, identifier: OperatorIdentifier, proof: Proof, request: AccessRequest
 ) -> Caller:
-    name = unverified.operator
-    if mint.state.find_key(f"operator:{name}", proof.key.kid) is None:
-        raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
-    asked = None if action == "arx.whoami" else action
-    identifier = check_operator_token(macaroon, mint.keys, action=asked, args=args, now=now_ms())
+    name, action = identifier.operator, request.tool
+    asked = None if action == WHOAMI else action
+    hold_to_token(macaroon, action=asked, args=request.args, now=request.at)
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     row = mint.state.operator(name)
     if row is None or row["status"] != "active":
@@ -130,6 +151,9 @@ def _operator(
     refused = mint.epochs.check(None, max(applied, 0), (f"operator:{name}",))
     if refused is not None and (refused.code in ("banned", "revoked") or action in GIVING):
         raise refusal(refused.code)
+    # The role as it is now: what was taken away since the token was made is gone.
+    if asked is not None:
+        hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), asked, request.args)
     return Caller("operator", name, None, None, identifier.exp)
 
 

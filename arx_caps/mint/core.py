@@ -58,6 +58,7 @@ class Mint:
         epochs: The view of the kill epoch.
         store: Where kills are written.
         store_url: Its address, as tool services are told it.
+        decisions: The mint's own journal of what it decided on calls.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
         verifier: Verifies session tokens, which are tokens like any other.
@@ -78,6 +79,7 @@ class Mint:
         self.realm, self.state, self.roots, self.policy = realm, state, roots, policy
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
+        self.decisions = decisions
         self.keys = KeyRing(roots.mint_keys(), realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
         self.key_sets = KeySets(realm.policy_path.parent)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)

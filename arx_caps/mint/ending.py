@@ -97,6 +97,20 @@ def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
     return report
 
 
+def remove_operator(mint: Mint, name: str, by: str) -> dict[str, Any]:
+    """Remove an operator: its keys sign nothing any more, here and at every other mint of the realm.
+
+    Returns:
+        The kill report.
+
+    Raises:
+        GrantError: ``conflict``: nobody would be left who may do everything.
+        StoreError: The outcome is not known; repeat it.
+    """
+    mint.state.remove_operator(name, Event.of("operator.removed", by, operator=name))
+    return end_scopes(mint, "kill+ban", [f"operator:{name}"], reason="removed", by=by, wait=True)
+
+
 def _end_row(
     mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Event], None]
 ) -> dict[str, Any] | None:

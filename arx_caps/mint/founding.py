@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a realm: its folder, root key, log key, first operator, a sample policy, an empty database.  SPEC 9.
+"""Make a realm: its folder, keys, first operator, a sample policy, an empty database; get back into one.  SPEC 9.
 
 It is made whole or not at all, and never over something that is there.  Nothing in it has a default secret.
 """
@@ -12,9 +12,10 @@ from importlib.resources import files
 from typing import Final
 
 from arx_caps.audit.keys import make_key
-from arx_caps.keyfile import KeyFile, write_secret
+from arx_caps.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.events import Event
 from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.roles import ADMIN
 from arx_caps.mint.state import State
 from arx_caps.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError
@@ -87,4 +88,27 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
         if state.has_operators():
             # A second first operator would get into whatever is run with that database.
             raise SettingsError("the database holds a realm already; name another one, or an empty one")
-        state.add_operator(FIRST_OPERATOR, operator.key.public, what)
+        state.add_operator(FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
+
+
+def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str | None) -> None:
+    """Enrol a fresh operator's key with the role that may do everything, on the mint's own host.
+
+    Who can open the root keys could mint any token: to whoever cannot, nothing is given.
+
+    Args:
+        realm: The realm.
+        name: A new operator's name, or one whose keys are lost.
+        key: The fresh key.
+        passphrase: Opens the root keys, where a passphrase seals them.
+
+    Raises:
+        SettingsError: The root keys do not open, or the database belongs to another version.
+        GrantError: ``conflict``: an operator of that name was removed.
+        StoreError: The database does not answer.
+    """
+    RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    what = Event.of("operator.recovered", f"host:uid-{os.getuid()}", operator=name, key=key.kid)
+    with State(realm.database_url, writer="recover") as state:
+        state.create()
+        state.recover_operator(name, key, what)

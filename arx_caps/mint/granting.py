@@ -21,6 +21,7 @@ from arx_caps.mint.identity import Shown, scopes_of, subject_of, subject_row, wh
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.operator_token import mint_operator_token
 from arx_caps.mint.policy import SessionTerms, TaskGrant
+from arx_caps.mint.roles import rules_of
 from arx_caps.mint.state import HighWater, now_ms
 from arx_verifier import canonical, codec
 from arx_verifier.caveats import Caveat
@@ -88,7 +89,8 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
     if row is None or row["status"] != "active":
         raise refusal("banned")
     kid, key = mint.roots.mint_key()
-    token, expires_at = mint_operator_token(name, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
+    rules = rules_of(row["role"], row["rules"])
+    token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
     mint.state.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
     return token.encode(), expires_at
 

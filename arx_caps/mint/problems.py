@@ -33,6 +33,7 @@ STATUS: Final = {
     "not_found": 404,
     "method_not_allowed": 405,
     "agent_exists": 409,
+    "operator_exists": 409,
     "key_enrolled": 409,
     "conflict": 409,
     "too_large": 413,

@@ -1,39 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of operators' tokens, agents and services: who there is.  SPEC 16."""
+"""Routes of agents and services: who there is.  SPEC 16."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
-from arx_caps.mint.granting import grant_operator
 from arx_verifier import codec, names
-from arx_verifier.errors import RequestError, refusal
+from arx_verifier.errors import RequestError
 from arx_verifier.store_address import without_login
 
 Short = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(max_length=64)]
 
 
-class OperatorTokenBody(Body, frozen=True):
-    """An operator's assertion."""
-
-    assertion: str
-
-
 class ServiceBody(Body, frozen=True):
     """A tool service to enrol."""
 
     audience: str
-
-
-def operator_token(asked: Asked) -> Answer:
-    """Give an operator a token for ten minutes."""
-    if asked.proof is None:
-        raise refusal("missing_token")
-    token, expires_at = grant_operator(asked.mint, asked.body.assertion, asked.proof)
-    return Answer({"token": token, "token_type": "DPoP", "expires_at": expires_at}, 201)
 
 
 def enrol_service(asked: Asked) -> Answer:
@@ -49,18 +34,4 @@ def enrol_service(asked: Asked) -> Answer:
     return Answer(file | {"store": store, "journal": str(mint.realm.journals_dir / audience)}, 201)
 
 
-def whoami(asked: Asked) -> Answer:
-    """Say who the caller is, as the mint sees it."""
-    caller = asked.by
-    shown: dict[str, Any] = {"kind": caller.kind, "name": caller.name, "expires_at": caller.expires_at}
-    shown |= {"realm": asked.mint.realm.name, "policy": asked.mint.policy.digest}
-    if caller.session is not None:
-        shown["session"] = caller.session["id"]
-    return Answer(shown)
-
-
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/operators/token", None, operator_token, OperatorTokenBody),
-    Endpoint("POST", "/v1/services", "arx.services.write", enrol_service, ServiceBody),
-    Endpoint("GET", "/v1/whoami", "arx.whoami", whoami, callers=("operator", "agent")),
-)
+ENDPOINTS: Final = (Endpoint("POST", "/v1/services", "arx.services.write", enrol_service, ServiceBody),)

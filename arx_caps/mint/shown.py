@@ -5,7 +5,7 @@ A row says what the mint did; whether the thing still stands is the epoch's word
 in the store is shown as killed.  No token, key or proof is ever shown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +22,8 @@ _OF_CODE: Final = {"revoked": "killed", "banned": "frozen"}
 def show_agent(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
     """Show an agent."""
     state = row["status"]
-    if state == "active":
-        _, applied, _ = mint.epochs.view()
-        refused = mint.epochs.check(None, max(applied, 0), agent_scopes(row["path"]))
-        if refused is not None and refused.code == "banned":
-            state = "frozen"
+    if state == "active" and _frozen(mint, agent_scopes(row["path"])):
+        state = "frozen"
     return {
         "path": row["path"],
         "state": state,
@@ -36,6 +33,18 @@ def show_agent(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
         "created_at": row["created_at"],
         "ended_at": row["ended_at"],
     }
+
+
+def show_operator(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Show an operator."""
+    state = row["status"]
+    if state == "active" and _frozen(mint, (f"operator:{row['id']}",)):
+        state = "frozen"
+    shown = {"name": row["id"], "state": state, "role": row["role"]}
+    if row["rules"] is not None:
+        shown["rules"] = msgspec.json.decode(row["rules"])
+    shown["keys"] = mint.state.kids(f"operator:{row['id']}")
+    return shown | {"created_at": row["created_at"], "ended_at": row["ended_at"]}
 
 
 def show_session(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,6 +68,13 @@ def show_task(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
     if row["subject_scope"] is not None:
         scopes.append(row["subject_scope"])
     return shown | {"state": _state(mint, row, scopes)}
+
+
+def _frozen(mint: Mint, scopes: Sequence[str]) -> bool:
+    """Tell whether there is a ban on one of these, as far as the view goes."""
+    _, applied, _ = mint.epochs.view()
+    refused = mint.epochs.check(None, max(applied, 0), scopes)
+    return refused is not None and refused.code == "banned"
 
 
 def _state(mint: Mint, row: Mapping[str, Any], scopes: list[str]) -> str:

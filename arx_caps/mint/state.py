@@ -8,6 +8,7 @@ is recorded in the same transaction.  What may be granted is decided by others.
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.migrations import migrate, revision
 from arx_caps.mint.state_epoch import EpochState, HighWater
+from arx_caps.mint.state_operators import OperatorState
 from arx_caps.mint.state_outbox import Outbox
 from arx_caps.mint.state_people import PeopleState
 from arx_caps.mint.state_proofs import ProofState
@@ -18,7 +19,7 @@ from arx_verifier.errors import StoreError
 __all__ = ["HighWater", "State", "now_ms"]
 
 
-class State(PeopleState, WorkState, ServiceState, ProofState, EpochState):
+class State(PeopleState, OperatorState, WorkState, ServiceState, ProofState, EpochState):
     """The mint's state.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
 
     Attributes:

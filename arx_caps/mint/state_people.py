@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents and operators, and the keys by which each is known.
+"""Agents, and the keys by which each holder is known.
 
 A key belongs to one holder, so who signs is never ambiguous.
 """
@@ -15,31 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.database import Database, now_ms
 from arx_caps.mint.events import Event
+from arx_caps.mint.holder_keys import add_key
 from arx_caps.mint.tables import AGENTS, HOLDER_KEYS, OPERATORS
 from arx_verifier.errors import GrantError, RequestError
 
 
 class PeopleState(Database):
-    """Agents, operators and their keys."""
-
-    def add_operator(self, name: str, key: PublicKey, what: Event) -> None:
-        """Enrol an operator's first or next key.
-
-        Raises:
-            GrantError: ``key_enrolled``: somebody has this key already.
-        """
-        with self.write(what) as c:
-            if c.execute(select(OPERATORS.c.id).where(OPERATORS.c.id == name)).first() is None:
-                c.execute(insert(OPERATORS).values(id=name, status="active", created_at=now_ms()))
-            _add_key(c, f"operator:{name}", key)
-
-    def has_operators(self) -> bool:
-        """Tell whether somebody is an operator already."""
-        return self.row(select(OPERATORS.c.id)) is not None
-
-    def operator(self, name: str) -> dict[str, Any] | None:
-        """Return an operator's row, or None."""
-        return self.row(select(OPERATORS).where(OPERATORS.c.id == name))
+    """Agents, and the keys of all who have one."""
 
     def add_agent(
         self, path: str, key: PublicKey | None, *, owner: str | None, metadata: Mapping[str, str], what: Event
@@ -58,7 +40,7 @@ class PeopleState(Database):
             except IntegrityError:
                 raise GrantError(f"the agent {path} is enrolled already", code="agent_exists") from None
             if key is not None:
-                _add_key(c, path, key)
+                add_key(c, path, key)
 
     def agent(self, path: str) -> dict[str, Any] | None:
         """Return an agent's row, or None."""
@@ -118,14 +100,14 @@ class PeopleState(Database):
             _lock(c, holder)
             # Whoever repeats a call whose answer was lost finds it done.
             if add is not None and c.execute(_key(holder, add.kid)).first() is None:
-                _add_key(c, holder, add)
+                add_key(c, holder, add)
             if remove is not None:
                 which = (HOLDER_KEYS.c.holder == holder, HOLDER_KEYS.c.kid == remove)
                 if c.execute(delete(HOLDER_KEYS).where(*which)).rowcount == 0:
-                    raise GrantError("there is no such key of this agent", code="not_found")
+                    raise GrantError("there is no such key of this holder", code="not_found")
             left = c.execute(select(func.count()).select_from(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder))
             if keep_one and not left.scalar():
-                raise GrantError("an agent keeps one key; deactivate it, or add another first", code="conflict")
+                raise GrantError("a holder keeps one key; add another first", code="conflict")
 
     def find_key(self, holder: str, kid: str) -> PublicKey | None:
         """Return a holder's enrolled key by its thumbprint, or None."""
@@ -152,11 +134,3 @@ def _lock(c: Connection, holder: str) -> None:
     if operator != holder:
         which = select(OPERATORS.c.id).where(OPERATORS.c.id == operator)
     c.execute(which.with_for_update())
-
-
-def _add_key(c: Connection, holder: str, key: PublicKey) -> None:
-    try:
-        with c.begin_nested():
-            c.execute(insert(HOLDER_KEYS).values(kid=key.kid, holder=holder, x=key.x, added_at=now_ms()))
-    except IntegrityError:
-        raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None

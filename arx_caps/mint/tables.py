@@ -31,6 +31,9 @@ OPERATORS: Final = Table(
     Column("id", String(64), primary_key=True),
     Column("status", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("role", String(32), nullable=False, server_default="admin"),  # what all were before there were roles
+    Column("rules", Text),
+    Column("ended_at", BigInteger),
 )
 
 AGENTS: Final = Table(

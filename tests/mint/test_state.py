@@ -83,7 +83,7 @@ def test_a_record_that_fails_undoes_the_change(state: State) -> None:
 def test_a_change_that_fails_is_not_recorded(state: State) -> None:
     """What was refused leaves no event, and the next one is there with its facts, once, in order."""
     key = SigningKey.generate().public
-    state.add_operator("root", key, Event.of("operator.enrolled", "init", operator="root"))
+    state.add_operator("root", key, Event.of("operator.enrolled", "init", operator="root"), role="admin")
     with pytest.raises(GrantError) as caught:
         state.add_agent("acme/x", key, owner=None, metadata={}, what=Event.of("agent.enrolled", "operator:root"))
     assert caught.value.code == "key_enrolled"

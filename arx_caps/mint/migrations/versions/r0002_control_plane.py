@@ -47,4 +47,15 @@ def _chain() -> None:
     op.add_column("epoch_high_water", Column("chain", String(40), nullable=False, server_default=""))
 
 
-THEMES: Final[tuple[Callable[[], None], ...]] = (_record, _subjects, _chain)
+def _roles() -> None:
+    op.add_column("operators", Column("role", String(32), nullable=False, server_default="admin"))
+    op.add_column("operators", Column("rules", Text))
+    op.add_column("operators", Column("ended_at", BigInteger))
+
+
+THEMES: Final[tuple[Callable[[], None], ...]] = (
+    _record,
+    _subjects,
+    _chain,
+    _roles,
+)

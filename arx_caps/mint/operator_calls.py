@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every call of an operator is a decision with a record, reads and refusals too.  SPEC 12, 16.6.
+
+They stand in the mint's own journal beside those on agents' calls, under the name ``operator:<id>`` and with the digest
+of what was asked.  A call that cannot be recorded is refused: for a kill there is then the way straight to the store,
+which needs no mint.
+"""
+
+from typing import Final
+
+from arx_caps.mint.core import Mint
+from arx_verifier.access import AccessRequest
+from arx_verifier.decisions import OK, ChainFacts, Decision, digest_arguments
+from arx_verifier.errors import ArxError, AuditError
+from arx_verifier.macaroon import MINT_AUDIENCE, OperatorIdentifier
+
+PROVEN: Final = "key"  # each call is signed with an enrolled key
+
+
+def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None) -> None:
+    """Record what was decided on a proven operator's call.
+
+    Args:
+        mint: The mint.
+        identifier: The proven token's.
+        request: The action as the tool, and with what.
+        error: The refusal; None when it goes ahead.
+
+    Raises:
+        AuditError: An allow cannot be recorded, and must not go ahead.
+    """
+    facts = ChainFacts(
+        agent=f"operator:{identifier.operator}",
+        token=identifier.id,
+        audience=MINT_AUDIENCE,
+        policy=mint.policy.digest,
+        kid=identifier.kid,
+        assurance=PROVEN,
+    )
+    digest, salt = digest_arguments(request.args)
+    inc, applied, age_ms = mint.epochs.view()
+    code, failures = (OK, ()) if error is None else (error.code, tuple(error.failures))
+    decision = Decision(
+        code, request.at, facts, request.tool, digest, salt, inc, applied, age_ms, failures, request.peer
+    )
+    try:
+        mint.decisions.append(decision)
+    except AuditError as broken:
+        decision.code = broken.code
+        mint.decisions.append(decision)  # a refusal: there is room kept for it, and it raises nothing
+        raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of operators: their tokens, keys and roles, and who is calling.  SPEC 16.6."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from arx_caps.keyfile import PublicKey
+from arx_caps.mint import roles
+from arx_caps.mint.ending import remove_operator
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.events import Event
+from arx_caps.mint.granting import grant_operator
+from arx_caps.mint.shown import show_operator
+from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.names import is_agent_path
+
+READ: Final = "arx.operators.read"
+Name = Annotated[str, Meta(min_length=1, max_length=54)]
+Rules = Annotated[tuple[dict[str, Any], ...], Meta(min_length=1, max_length=roles.MAX_RULES)]
+
+
+class OperatorTokenBody(Body, frozen=True):
+    """An operator's assertion."""
+
+    assertion: str
+
+
+class OperatorBody(Body, frozen=True):
+    """An operator to enrol: a role by its name, or rules of its own."""
+
+    name: Name
+    jwk: dict[str, Any]
+    role: Name | None = None
+    rules: Rules | None = None
+
+
+class OperatorChangeBody(Body, frozen=True):
+    """Another role; or else a key to add, a key to take away."""
+
+    role: Name | None = None
+    rules: Rules | None = None
+    add_jwk: dict[str, Any] | None = None
+    remove_kid: Name | None = None
+
+
+def operator_token(asked: Asked) -> Answer:
+    """Give an operator a token for ten minutes."""
+    if asked.proof is None:
+        raise refusal("missing_token")
+    token, expires_at = grant_operator(asked.mint, asked.body.assertion, asked.proof)
+    return Answer({"token": token, "token_type": "DPoP", "expires_at": expires_at}, 201)
+
+
+def enrol_operator(asked: Asked) -> Answer:
+    """Enrol an operator with a first key and a role."""
+    body, mint = asked.body, asked.mint
+    # A name stands in scopes and records where an agent's path could: one segment of one.
+    if not is_agent_path(body.name) or "/" in body.name:
+        raise RequestError("name is [a-z0-9][a-z0-9._-]*, at most 54 characters")
+    role, rules = roles.choose(body.role, body.rules)
+    key = PublicKey(body.jwk)
+    what = Event.of("operator.enrolled", asked.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
+    mint.state.add_operator(body.name, key, what, role=role, rules=rules)
+    return Answer(show_operator(mint, _operator(asked, body.name)), 201)
+
+
+def list_operators(asked: Asked) -> Answer:
+    """List the operators, those who were removed as well."""
+    return Answer({"operators": [show_operator(asked.mint, row) for row in asked.mint.state.operators()]})
+
+
+def get_operator(asked: Asked) -> Answer:
+    """Show one operator."""
+    return Answer(show_operator(asked.mint, _operator(asked, asked.path["name"])))
+
+
+def patch_operator(asked: Asked) -> Answer:
+    """Change an operator's role or keys; both hold from the next call on, also for tokens that are out."""
+    body, mint, by = asked.body, asked.mint, asked.by.by
+    row = _operator(asked, asked.path["name"])
+    name = row["id"]
+    if row["status"] != "active":
+        raise GrantError(f"the operator {name} was removed", code="conflict")
+    about_role = body.role is not None or body.rules is not None
+    about_keys = body.add_jwk is not None or body.remove_kid is not None
+    if about_role == about_keys:  # one change a call: either it is done, or nothing is
+        raise RequestError("say role or rules, or else add_jwk, remove_kid or both")
+    if about_role:
+        role, rules = roles.choose(body.role, body.rules)
+        what = Event.of("operator.role_changed", by, operator=name, role=role, rules=rules, before=row["role"])
+        mint.state.set_role(name, role, rules, what)
+    else:
+        key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
+        added = key.kid if key is not None else None
+        what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
+        mint.state.change_keys(f"operator:{name}", key, body.remove_kid, what)
+    return Answer(show_operator(mint, _operator(asked, name)))
+
+
+def delete_operator(asked: Asked) -> Answer:
+    """Remove an operator for good; its name is not given again, because records say it."""
+    name = _operator(asked, asked.path["name"])["id"]
+    report = remove_operator(asked.mint, name, asked.by.by)
+    return Answer({"operator": show_operator(asked.mint, _operator(asked, name)), "kill": report})
+
+
+def whoami(asked: Asked) -> Answer:
+    """Say who the caller is and what it may do, as the mint sees it."""
+    caller = asked.by
+    shown: dict[str, Any] = {"kind": caller.kind, "name": caller.name, "expires_at": caller.expires_at}
+    shown |= {"realm": asked.mint.realm.name, "policy": asked.mint.policy.digest}
+    if caller.session is not None:
+        shown["session"] = caller.session["id"]
+    if caller.kind == "operator":
+        row = _operator(asked, caller.name)
+        shown |= {"role": row["role"], "may": roles.actions_of(roles.rules_of(row["role"], row["rules"]))}
+    return Answer(shown)
+
+
+def _operator(asked: Asked, name: str) -> Mapping[str, Any]:
+    row = asked.mint.state.operator(name)
+    if row is None:
+        raise GrantError("there is no such operator", code="not_found")
+    return row
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/operators/token", None, operator_token, OperatorTokenBody),
+    Endpoint("POST", "/v1/operators", roles.WRITE_OPERATORS, enrol_operator, OperatorBody),
+    Endpoint("GET", "/v1/operators", READ, list_operators),
+    Endpoint("GET", "/v1/operators/{name}", READ, get_operator),
+    Endpoint("PATCH", "/v1/operators/{name}", roles.WRITE_OPERATORS, patch_operator, OperatorChangeBody),
+    Endpoint("DELETE", "/v1/operators/{name}", roles.WRITE_OPERATORS, delete_operator),
+    Endpoint("GET", "/v1/whoami", "arx.whoami", whoami, callers=("operator", "agent")),
+)
