@@ -270,3 +270,25 @@ def test_the_mint_alone_serves_with_a_store_of_ones_own(
         listed = subprocess.run([*arx, "agent", "list", "--json"], env=environment, capture_output=True, text=True)
         mint.terminate()
     assert json.loads(listed.stdout) == {"schema": "arx/agents/1", "agents": []}
+
+
+def test_an_operator_of_the_night_can_only_kill(live: Live, tmp_path: Path, session: str) -> None:
+    """A kill-only key kills and is refused everything else; it is enrolled, widened and removed by the first one."""
+    key = ("--operator-key", tmp_path / "night.key")
+    told = live.ok("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
+    assert stat.S_IMODE((tmp_path / "night.key").stat().st_mode) == 0o600
+    assert told["operator"]["role"] == "kill-only"
+    assert live.ok("whoami", *key)["may"] == ["arx.kill"]
+    for words in (("session", "list"), ("operator", "list"), ("thaw", f"session:{session}", "--reason", "x", "--yes")):
+        code, said, _ = live.run(*words, *key)
+        assert (code, said["code"]) == (exits.DENIED, "tool_not_allowed")
+    assert live.ok("kill", f"session:{session}", "--reason", "3 a.m.", "--yes", *key)["status"] in (
+        "dead",
+        "unconfirmed",
+    )
+    live.ok("operator", "role", "night", "--role", "responder")
+    assert live.ok("session", "list", *key)["sessions"]
+    live.ok("operator", "remove", "night", "--yes")
+    assert live.run("whoami", *key)[0] == exits.UNAUTHENTICATED
+    live.ok("operator", "recover", "--key-out", tmp_path / "back.key")
+    assert live.ok("whoami", "--operator-key", tmp_path / "back.key")["role"] == "admin"
