@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.state import now_ms
-from arx_caps.revocation import Bump, StoreHistoryError, parse_scopes
+from arx_caps.revocation import Bump, KillReport, StoreHistoryError, parse_scopes
 from arx_verifier.errors import AuditError, UnavailableError
 
 Op = Literal["kill", "kill+ban", "ban", "lift"]
@@ -20,7 +20,7 @@ NO_WAIT_MS: Final = 0
 BRIEFLY_MS: Final = 50  # live verifiers confirm in a few; whoever finishes a task need not wait for a dead one's lease
 
 
-def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: str, wait: bool) -> dict[str, Any]:
+def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
     """Kill, ban or lift scopes, as an operator asks.
 
     Args:
@@ -55,7 +55,7 @@ def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: st
     return report
 
 
-def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> dict[str, Any] | None:
+def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> KillReport | None:
     """Finish a task: every token of it is dead.
 
     Returns:
@@ -67,7 +67,7 @@ def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> dict[str, Any] 
     return _end_row(mint, "task", task, by, lambda what: mint.state.end_task(task["id"], what))
 
 
-def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> dict[str, Any] | None:
+def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport | None:
     """End a session: it and every task of it are dead.
 
     Returns:
@@ -79,7 +79,7 @@ def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> dict[str, An
     return _end_row(mint, "session", session, by, lambda what: mint.state.end_session(session["id"], what))
 
 
-def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
+def deactivate(mint: Mint, path: str, by: str, reason: str) -> KillReport:
     """Deactivate an agent: what it and all below it hold is dead, and it gets nothing more until it is reinstated.
 
     Returns:
@@ -97,7 +97,7 @@ def deactivate(mint: Mint, path: str, by: str, reason: str) -> dict[str, Any]:
     return report
 
 
-def remove_operator(mint: Mint, name: str, by: str) -> dict[str, Any]:
+def remove_operator(mint: Mint, name: str, by: str) -> KillReport:
     """Remove an operator: its keys sign nothing any more, here and at every other mint of the realm.
 
     Returns:
@@ -111,9 +111,7 @@ def remove_operator(mint: Mint, name: str, by: str) -> dict[str, Any]:
     return end_scopes(mint, "kill+ban", [f"operator:{name}"], reason="removed", by=by, wait=True)
 
 
-def _end_row(
-    mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Event], None]
-) -> dict[str, Any] | None:
+def _end_row(mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Event], None]) -> KillReport | None:
     if row["status"] != "open" or row["expires_at"] <= now_ms():
         return None
     scopes = [f"{kind}:{row['id']}"]
@@ -150,8 +148,8 @@ def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
         raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
 
 
-def _settle(mint: Mint, bump: Bump, timeout_ms: int | None) -> dict[str, Any]:
+def _settle(mint: Mint, bump: Bump, timeout_ms: int | None) -> KillReport:
     """Learn who has confirmed, then remember the place in the kill sequence; it is not answered before both."""
     report = mint.store.wait_confirmed(bump, timeout_ms)
     mint.noted(bump.header.place)
-    return report.to_dict()
+    return report

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shape for every route: who may call it, what its body is, what it does.  SPEC 16.
+"""One shape for every route: who may call it, what its body is, what it does and answers.  SPEC 16.
 
-A caller is proven before its body is looked at, and a body is decoded once, strictly, into a typed struct.  Handlers
-block on database and store, so they run in a thread; the event loop only moves bytes.
+A caller is proven before its body is looked at, and a body is decoded once, strictly, into a typed struct; an answer is
+one as well, and what can be refused is said beside it, so that a route's description is the route.  Handlers block on
+database and store, so they run in a thread; the event loop only moves bytes.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -18,11 +19,15 @@ from arx_caps.mint import problems
 from arx_caps.mint.callers import Call, Caller, identify, read_proof
 from arx_caps.mint.core import Mint
 from arx_verifier.access import read_json_object
-from arx_verifier.errors import ArxError, GrantError, RequestError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 
 MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; nothing that is asked of a mint is larger
 
-B = TypeVar("B", bound=msgspec.Struct)
+
+# What every call can be refused with, and what comes with how the caller is proven.
+_EVERY: Final = ("malformed_request", "too_large", "internal", "store_unavailable", "audit_unavailable")
+_BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "banned", "wrong_caller")
+_BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,11 +65,8 @@ class Asked(NamedTuple):
         return self.caller
 
 
-class Answer(NamedTuple):
-    """What a handler answers."""
-
-    content: Mapping[str, Any]
-    status: int = 200
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a handler answers: each route has a type of its own, which its description is made from."""
 
 
 class Endpoint(NamedTuple):
@@ -74,10 +76,12 @@ class Endpoint(NamedTuple):
         method: The HTTP method.
         path: The path, in Starlette's form.
         action: What the caller's token must allow; None for a call that brings an assertion in place of a token.
-        handler: Answers; runs in a thread.
+        handler: Answers; runs in a thread.  Its first docstring line says what the call does.
         body: The body's type.
         callers: Who may call.
         query: The members that the query may have.
+        status: What it is answered with when it was done.
+        problems: The codes that it can be refused with, beside those of every call (``codes``).
     """
 
     method: str
@@ -87,6 +91,21 @@ class Endpoint(NamedTuple):
     body: type[Body] = NoBody
     callers: tuple[str, ...] = ("operator",)
     query: tuple[str, ...] = ()
+    status: int = 200
+    problems: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> type[Answer]:
+        """The type of its answer, which is what the handler says that it returns."""
+        found: type[Answer] = get_type_hints(self.handler)["return"]
+        return found
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """Every code that it can be refused with."""
+        by = _BY_ASSERTION if self.action is None else _BY_TOKEN
+        of_body = () if self.body is NoBody else ("unsupported_media_type",)
+        return frozenset((*_EVERY, *by, *of_body, *self.problems))
 
 
 async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
@@ -110,9 +129,9 @@ def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Resp
         answer = endpoint.handler(_ask(endpoint, mint, request, raw))
     except ArxError as error:
         return problems.of_error(error, mint.realm.name)
-    body = msgspec.json.encode(answer.content)
+    body = msgspec.json.encode(answer)
     # Answers hold tokens: no cache on the way may keep one.
-    return Response(body, answer.status, {"Cache-Control": "no-store"}, media_type="application/json")
+    return Response(body, endpoint.status, {"Cache-Control": "no-store"}, media_type="application/json")
 
 
 def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:

@@ -25,6 +25,7 @@ STATUS: Final = {
     "bad_workload_token": 401,
     "not_granted": 403,
     "wrong_caller": 403,
+    "session_ended": 403,
     "session_not_allowed": 403,
     "subject_not_allowed": 403,
     "subject_required": 403,

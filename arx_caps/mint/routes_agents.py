@@ -12,7 +12,7 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.ending import deactivate
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
-from arx_caps.mint.shown import show_agent
+from arx_caps.mint.shown import AgentShown, KillShown, show_agent, show_kill
 from arx_verifier import names
 from arx_verifier.errors import GrantError, RequestError
 
@@ -39,7 +39,20 @@ class AgentPatchBody(Body, frozen=True):
     metadata: Annotated[dict[Name, Short | None], Meta(max_length=2 * MAX_METADATA)] | UnsetType = UNSET
 
 
-def enrol_agent(asked: Asked) -> Answer:
+class Agents(Answer, frozen=True):
+    """Agents by path."""
+
+    agents: list[AgentShown]
+
+
+class AgentEnded(Answer, frozen=True):
+    """An agent that was deactivated, and the kill of what it held."""
+
+    agent: AgentShown
+    kill: KillShown
+
+
+def enrol_agent(asked: Asked) -> AgentShown:
     """Enrol an agent, with its first key or none."""
     body, mint = asked.body, asked.mint
     if not names.is_agent_path(body.path):
@@ -50,20 +63,20 @@ def enrol_agent(asked: Asked) -> Answer:
     told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
     what = Event.of("agent.enrolled", asked.by.by, **told)
     mint.state.add_agent(body.path, key, owner=body.owner, metadata=metadata, what=what)
-    return Answer(show_agent(mint, _agent(asked, body.path)), 201)
+    return show_agent(mint, _agent(asked, body.path))
 
 
-def list_agents(asked: Asked) -> Answer:
+def list_agents(asked: Asked) -> Agents:
     """List the agents."""
-    return Answer({"agents": [show_agent(asked.mint, row) for row in asked.mint.state.agents()]})
+    return Agents(agents=[show_agent(asked.mint, row) for row in asked.mint.state.agents()])
 
 
-def get_agent(asked: Asked) -> Answer:
+def get_agent(asked: Asked) -> AgentShown:
     """Show one agent."""
-    return Answer(show_agent(asked.mint, _agent(asked, asked.path["path"])))
+    return show_agent(asked.mint, _agent(asked, asked.path["path"]))
 
 
-def patch_agent(asked: Asked) -> Answer:
+def patch_agent(asked: Asked) -> AgentShown:
     """Change an agent's keys and what is said of it.  Sessions opened with a key that goes are not ended by it."""
     body, mint, path = asked.body, asked.mint, _agent(asked, asked.path["path"])["path"]
     changes_keys = body.add_jwk is not None or body.remove_kid is not None
@@ -80,14 +93,14 @@ def patch_agent(asked: Asked) -> Answer:
         owner = {} if body.owner is UNSET else {"owner": body.owner or None}
         metadata = {} if body.metadata is UNSET else body.metadata
         mint.state.describe_agent(path, owner, metadata, asked.by.by, most=MAX_METADATA)
-    return Answer(show_agent(mint, _agent(asked, path)))
+    return show_agent(mint, _agent(asked, path))
 
 
-def delete_agent(asked: Asked) -> Answer:
+def delete_agent(asked: Asked) -> AgentEnded:
     """Deactivate an agent, for everything it holds and everything below it."""
     path = _agent(asked, asked.path["path"])["path"]
     report = deactivate(asked.mint, path, asked.by.by, "deactivated")
-    return Answer({"agent": show_agent(asked.mint, _agent(asked, path)), "kill": report})
+    return AgentEnded(agent=show_agent(asked.mint, _agent(asked, path)), kill=show_kill(report))
 
 
 def _is_workload(asked: Asked, path: str) -> bool:
@@ -102,10 +115,19 @@ def _agent(asked: Asked, path: str) -> dict[str, Any]:
     return row
 
 
+_TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
+
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody),
+    Endpoint("POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody, status=201, problems=_TAKEN),
     Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents),
-    Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent),
-    Endpoint("PATCH", "/v1/agents/{path:path}", "arx.agents.write", patch_agent, AgentPatchBody),
-    Endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", delete_agent),
+    Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent, problems=("not_found",)),
+    Endpoint(
+        "PATCH",
+        "/v1/agents/{path:path}",
+        "arx.agents.write",
+        patch_agent,
+        AgentPatchBody,
+        problems=("not_found", "conflict", "key_enrolled"),
+    ),
+    Endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", delete_agent, problems=("not_found", "conflict")),
 )

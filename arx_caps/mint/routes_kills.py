@@ -6,7 +6,8 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from arx_caps.mint.ending import Op, end_scopes
-from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.endpoint import Asked, Body, Endpoint
+from arx_caps.mint.shown import KillShown, show_kill
 
 MAX_SCOPES: Final = 1000  # as many as one step of the store takes
 
@@ -19,24 +20,24 @@ class ScopesBody(Body, frozen=True):
     wait: bool = True
 
 
-def kill(asked: Asked) -> Answer:
+def kill(asked: Asked) -> KillShown:
     """End everything born so far in these scopes; kinds that could be handed to again are banned as well."""
     return _end(asked, "kill")
 
 
-def ban(asked: Asked) -> Answer:
+def ban(asked: Asked) -> KillShown:
     """Refuse these scopes until a lift."""
     return _end(asked, "ban")
 
 
-def lift(asked: Asked) -> Answer:
+def lift(asked: Asked) -> KillShown:
     """End the bans on these scopes."""
     return _end(asked, "lift")
 
 
-def _end(asked: Asked, op: Op) -> Answer:
+def _end(asked: Asked, op: Op) -> KillShown:
     body: ScopesBody = asked.body
-    return Answer(end_scopes(asked.mint, op, body.scopes, reason=body.reason, by=asked.by.by, wait=body.wait))
+    return show_kill(end_scopes(asked.mint, op, body.scopes, reason=body.reason, by=asked.by.by, wait=body.wait))
 
 
 ENDPOINTS: Final = (

@@ -2,9 +2,9 @@
 """Routes of operators: their tokens, keys and roles, and who is calling.  SPEC 16.6."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint import roles
@@ -12,7 +12,7 @@ from arx_caps.mint.ending import remove_operator
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granting import grant_operator
-from arx_caps.mint.shown import show_operator
+from arx_caps.mint.shown import KillShown, OperatorShown, show_kill, show_operator
 from arx_verifier.errors import GrantError, RequestError, refusal
 from arx_verifier.names import is_agent_path
 
@@ -45,15 +45,49 @@ class OperatorChangeBody(Body, frozen=True):
     remove_kid: Name | None = None
 
 
-def operator_token(asked: Asked) -> Answer:
+class OperatorToken(Answer, frozen=True, kw_only=True):
+    """An operator's token, a secret, and when it ends, ms."""
+
+    token: str
+    token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
+    expires_at: int
+
+
+class Operators(Answer, frozen=True):
+    """Operators by name."""
+
+    operators: list[OperatorShown]
+
+
+class OperatorEnded(Answer, frozen=True):
+    """An operator that was removed, and the kill of its tokens."""
+
+    operator: OperatorShown
+    kill: KillShown
+
+
+class Whoami(Answer, frozen=True, kw_only=True):
+    """A caller as the mint proved it: an agent's session, or an operator's role and what it allows."""
+
+    kind: str
+    name: str
+    expires_at: int
+    realm: str
+    policy: str
+    session: str | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+    may: list[str] | UnsetType = UNSET
+
+
+def operator_token(asked: Asked) -> OperatorToken:
     """Give an operator a token for ten minutes."""
     if asked.proof is None:
         raise refusal("missing_token")
     token, expires_at = grant_operator(asked.mint, asked.body.assertion, asked.proof)
-    return Answer({"token": token, "token_type": "DPoP", "expires_at": expires_at}, 201)
+    return OperatorToken(token=token, expires_at=expires_at)
 
 
-def enrol_operator(asked: Asked) -> Answer:
+def enrol_operator(asked: Asked) -> OperatorShown:
     """Enrol an operator with a first key and a role."""
     body, mint = asked.body, asked.mint
     # A name stands in scopes and records where an agent's path could: one segment of one.
@@ -63,20 +97,20 @@ def enrol_operator(asked: Asked) -> Answer:
     key = PublicKey(body.jwk)
     what = Event.of("operator.enrolled", asked.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
     mint.state.add_operator(body.name, key, what, role=role, rules=rules)
-    return Answer(show_operator(mint, _operator(asked, body.name)), 201)
+    return show_operator(mint, _operator(asked, body.name))
 
 
-def list_operators(asked: Asked) -> Answer:
+def list_operators(asked: Asked) -> Operators:
     """List the operators, those who were removed as well."""
-    return Answer({"operators": [show_operator(asked.mint, row) for row in asked.mint.state.operators()]})
+    return Operators(operators=[show_operator(asked.mint, row) for row in asked.mint.state.operators()])
 
 
-def get_operator(asked: Asked) -> Answer:
+def get_operator(asked: Asked) -> OperatorShown:
     """Show one operator."""
-    return Answer(show_operator(asked.mint, _operator(asked, asked.path["name"])))
+    return show_operator(asked.mint, _operator(asked, asked.path["name"]))
 
 
-def patch_operator(asked: Asked) -> Answer:
+def patch_operator(asked: Asked) -> OperatorShown:
     """Change an operator's role or keys; both hold from the next call on, also for tokens that are out."""
     body, mint, by = asked.body, asked.mint, asked.by.by
     row = _operator(asked, asked.path["name"])
@@ -96,27 +130,30 @@ def patch_operator(asked: Asked) -> Answer:
         added = key.kid if key is not None else None
         what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
         mint.state.change_keys(f"operator:{name}", key, body.remove_kid, what)
-    return Answer(show_operator(mint, _operator(asked, name)))
+    return show_operator(mint, _operator(asked, name))
 
 
-def delete_operator(asked: Asked) -> Answer:
+def delete_operator(asked: Asked) -> OperatorEnded:
     """Remove an operator for good; its name is not given again, because records say it."""
     name = _operator(asked, asked.path["name"])["id"]
     report = remove_operator(asked.mint, name, asked.by.by)
-    return Answer({"operator": show_operator(asked.mint, _operator(asked, name)), "kill": report})
+    return OperatorEnded(operator=show_operator(asked.mint, _operator(asked, name)), kill=show_kill(report))
 
 
-def whoami(asked: Asked) -> Answer:
+def whoami(asked: Asked) -> Whoami:
     """Say who the caller is and what it may do, as the mint sees it."""
     caller = asked.by
-    shown: dict[str, Any] = {"kind": caller.kind, "name": caller.name, "expires_at": caller.expires_at}
-    shown |= {"realm": asked.mint.realm.name, "policy": asked.mint.policy.digest}
-    if caller.session is not None:
-        shown["session"] = caller.session["id"]
-    if caller.kind == "operator":
-        row = _operator(asked, caller.name)
-        shown |= {"role": row["role"], "may": roles.actions_of(roles.rules_of(row["role"], row["rules"]))}
-    return Answer(shown)
+    row = _operator(asked, caller.name) if caller.kind == "operator" else None
+    return Whoami(
+        kind=caller.kind,
+        name=caller.name,
+        expires_at=caller.expires_at,
+        realm=asked.mint.realm.name,
+        policy=asked.mint.policy.digest,
+        session=caller.session["id"] if caller.session is not None else UNSET,
+        role=row["role"] if row is not None else UNSET,
+        may=roles.actions_of(roles.rules_of(row["role"], row["rules"])) if row is not None else UNSET,
+    )
 
 
 def _operator(asked: Asked, name: str) -> Mapping[str, Any]:
@@ -127,11 +164,28 @@ def _operator(asked: Asked, name: str) -> Mapping[str, Any]:
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/operators/token", None, operator_token, OperatorTokenBody),
-    Endpoint("POST", "/v1/operators", roles.WRITE_OPERATORS, enrol_operator, OperatorBody),
+    Endpoint("POST", "/v1/operators/token", None, operator_token, OperatorTokenBody, status=201),
+    Endpoint(
+        "POST",
+        "/v1/operators",
+        roles.WRITE_OPERATORS,
+        enrol_operator,
+        OperatorBody,
+        status=201,
+        problems=("operator_exists", "key_enrolled", "conflict"),
+    ),
     Endpoint("GET", "/v1/operators", READ, list_operators),
-    Endpoint("GET", "/v1/operators/{name}", READ, get_operator),
-    Endpoint("PATCH", "/v1/operators/{name}", roles.WRITE_OPERATORS, patch_operator, OperatorChangeBody),
-    Endpoint("DELETE", "/v1/operators/{name}", roles.WRITE_OPERATORS, delete_operator),
+    Endpoint("GET", "/v1/operators/{name}", READ, get_operator, problems=("not_found",)),
+    Endpoint(
+        "PATCH",
+        "/v1/operators/{name}",
+        roles.WRITE_OPERATORS,
+        patch_operator,
+        OperatorChangeBody,
+        problems=("not_found", "conflict", "key_enrolled"),
+    ),
+    Endpoint(
+        "DELETE", "/v1/operators/{name}", roles.WRITE_OPERATORS, delete_operator, problems=("not_found", "conflict")
+    ),
     Endpoint("GET", "/v1/whoami", "arx.whoami", whoami, callers=("operator", "agent")),
 )

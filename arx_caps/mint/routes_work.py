@@ -5,7 +5,8 @@ An agent sees and ends its own session and that session's tasks; what is another
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from http.client import SERVICE_UNAVAILABLE
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
@@ -13,10 +14,11 @@ from arx_caps.mint import granting
 from arx_caps.mint.ending import end_session, finish_task
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.identity import Shown
-from arx_caps.mint.shown import STATES, show_session, show_task
-from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_caps.mint.shown import STATES, KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
+from arx_verifier.errors import REASONS, GrantError, RequestError, refusal
 
 BOTH: Final = ("operator", "agent")
+GONE: Final = ("not_found", "conflict")
 Token = Annotated[str, Meta(max_length=16 * 1024)]
 Duration = Annotated[str, Meta(max_length=20)]
 
@@ -42,7 +44,55 @@ class TaskBody(Body, frozen=True):
     depth: int | None = None
 
 
-def open_session(asked: Asked) -> Answer:
+class SessionOpened(Answer, frozen=True, kw_only=True):
+    """A new session and its token, a secret."""
+
+    session: SessionShown
+    token: str
+    token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
+
+
+class Sessions(Answer, frozen=True):
+    """Sessions, the newest first."""
+
+    sessions: list[SessionShown]
+
+
+class SessionWithTasks(Answer, frozen=True):
+    """A session and its tasks, the newest first."""
+
+    session: SessionShown
+    tasks: list[TaskShown]
+
+
+class SessionEnded(Answer, frozen=True):
+    """A session that is over, and the kill that ended it; null when it was over before."""
+
+    session: SessionShown
+    kill: KillShown | None
+
+
+class TaskStarted(Answer, frozen=True):
+    """A new task and its bundle, a secret."""
+
+    task: TaskShown
+    bundle: str
+
+
+class Tasks(Answer, frozen=True):
+    """Tasks, the newest first."""
+
+    tasks: list[TaskShown]
+
+
+class TaskEnded(Answer, frozen=True):
+    """A task that is over, and the kill that ended it; null when it was over before."""
+
+    task: TaskShown
+    kill: KillShown | None
+
+
+def open_session(asked: Asked) -> SessionOpened:
     """Open a session for the agent that an assertion or a workload's token proves."""
     body = asked.body
     if asked.proof is None:
@@ -50,55 +100,57 @@ def open_session(asked: Asked) -> Answer:
     shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
     opened = granting.open_session(asked.mint, shown, asked.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(asked.mint, opened.row)
-    return Answer({"session": session, "token": opened.token, "token_type": "DPoP"}, 201)
+    return SessionOpened(session=session, token=opened.token)
 
 
-def list_sessions(asked: Asked) -> Answer:
+def list_sessions(asked: Asked) -> Sessions:
     """List sessions, the newest first."""
     state = asked.query.get("state")
     if state is not None and state not in STATES:
         raise RequestError(f"state is one of {', '.join(STATES)}")
     rows = asked.mint.state.sessions(agent=asked.query.get("agent"))
     shown = [show_session(asked.mint, row) for row in rows]
-    return Answer({"sessions": [session for session in shown if state in (None, session["state"])]})
+    return Sessions(sessions=[session for session in shown if state in (None, session.state)])
 
 
-def get_session(asked: Asked) -> Answer:
+def get_session(asked: Asked) -> SessionWithTasks:
     """Show a session with its tasks."""
     row = _session(asked, asked.path["session"])
     tasks = [show_task(asked.mint, task) for task in asked.mint.state.tasks(session=row["id"])]
-    return Answer({"session": show_session(asked.mint, row), "tasks": tasks})
+    return SessionWithTasks(session=show_session(asked.mint, row), tasks=tasks)
 
 
-def delete_session(asked: Asked) -> Answer:
+def delete_session(asked: Asked) -> SessionEnded:
     """End a session and everything that came of it."""
     session = _session(asked, asked.path["session"])["id"]
     report = end_session(asked.mint, _session(asked, session), asked.by.by)
-    return Answer({"session": show_session(asked.mint, _session(asked, session)), "kill": report})
+    return SessionEnded(
+        session=show_session(asked.mint, _session(asked, session)), kill=show_kill(report) if report else None
+    )
 
 
-def start_task(asked: Asked) -> Answer:
+def start_task(asked: Asked) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = asked.body
     wanted = granting.Asked(body.template, body.params or {}, body.ttl, body.tools, body.depth)
     started = granting.start_task(asked.mint, asked.by, wanted)
-    return Answer({"task": show_task(asked.mint, started.row), "bundle": started.bundle}, 201)
+    return TaskStarted(task=show_task(asked.mint, started.row), bundle=started.bundle)
 
 
-def list_tasks(asked: Asked) -> Answer:
+def list_tasks(asked: Asked) -> Tasks:
     """List tasks, the newest first; an agent sees those of its session."""
     own = asked.by.session
     session = asked.query.get("session") if own is None else own["id"]
     if own is not None and asked.query.get("session") not in (None, own["id"]):
         raise GrantError("there is no such session", code="not_found")
-    return Answer({"tasks": [show_task(asked.mint, row) for row in asked.mint.state.tasks(session=session)]})
+    return Tasks(tasks=[show_task(asked.mint, row) for row in asked.mint.state.tasks(session=session)])
 
 
-def delete_task(asked: Asked) -> Answer:
+def delete_task(asked: Asked) -> TaskEnded:
     """Finish a task: its tokens, also those handed over, are dead."""
     task = _task(asked, asked.path["task"])
     report = finish_task(asked.mint, task, asked.by.by)
-    return Answer({"task": show_task(asked.mint, _task(asked, task["id"])), "kill": report})
+    return TaskEnded(task=show_task(asked.mint, _task(asked, task["id"])), kill=show_kill(report) if report else None)
 
 
 def _session(asked: Asked, session: str) -> Mapping[str, Any]:
@@ -117,12 +169,44 @@ def _task(asked: Asked, task: str) -> Mapping[str, Any]:
     return row
 
 
+# What a session that is to be opened can be refused for, beside who asks.
+_NOT_OPENED: Final = (
+    "bad_parameters",
+    "bad_subject_token",
+    "bad_workload_token",
+    "conflict",
+    "issuer_unavailable",
+    "revoked",
+    "session_not_allowed",
+    "subject_not_allowed",
+    "subject_required",
+    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
+_NOT_STARTED: Final = (
+    "bad_parameters",
+    "conflict",
+    "not_granted",
+    "session_ended",
+    "subject_not_allowed",
+    "subject_required",
+    "unknown_task",
+)
+
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/sessions", None, open_session, SessionBody),
+    Endpoint("POST", "/v1/sessions", None, open_session, SessionBody, status=201, problems=_NOT_OPENED),
     Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=("agent", "state")),
-    Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH),
-    Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH),
-    Endpoint("POST", "/v1/tasks", "arx.tasks.start", start_task, TaskBody, callers=("agent",)),
-    Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=("session",)),
-    Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH),
+    Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
+    Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
+    Endpoint(
+        "POST",
+        "/v1/tasks",
+        "arx.tasks.start",
+        start_task,
+        TaskBody,
+        callers=("agent",),
+        status=201,
+        problems=_NOT_STARTED,
+    ),
+    Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=("session",), problems=GONE),
+    Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),
 )

@@ -6,68 +6,177 @@ in the store is shown as killed.  No token, key or proof is ever shown.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.core import Mint
+from arx_caps.mint.endpoint import Answer
 from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.state import now_ms
+from arx_caps.revocation import KillReport
 from arx_verifier.scopes import agent_scopes
 
-STATES: Final = ("open", "ended", "expired", "killed", "frozen")
-_OF_CODE: Final = {"revoked": "killed", "banned": "frozen"}
+State = Literal["open", "ended", "expired", "killed", "frozen"]
+STATES: Final[tuple[State, ...]] = get_args(State)
+_OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "banned": "frozen"}
 
 
-def show_agent(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
+    """An enrolled key, by its RFC 7638 thumbprint; times are ms since the Unix epoch."""
+
+    kid: str
+    added_at: int
+
+
+class AgentShown(Answer, frozen=True):
+    """An agent."""
+
+    path: str
+    state: Literal["active", "frozen", "deactivated"]
+    owner: str | None
+    metadata: dict[str, str]
+    keys: list[KeyShown]
+    created_at: int
+    ended_at: int | None
+
+
+class OperatorShown(Answer, frozen=True, kw_only=True):
+    """An operator; ``rules`` are told where the role has no name."""
+
+    name: str
+    state: Literal["active", "frozen", "removed"]
+    role: str
+    rules: list[dict[str, Any]] | UnsetType = UNSET
+    keys: list[str]
+    created_at: int
+    ended_at: int | None
+
+
+class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
+    """On whose behalf, and the scope by which that is ended."""
+
+    issuer: str
+    subject: str
+    scope: str
+
+
+class SessionShown(Answer, frozen=True):
+    """A session; times are ms since the Unix epoch."""
+
+    id: str
+    agent: str
+    purpose: str | None
+    policy: str
+    opened_at: int
+    expires_at: int
+    ended_at: int | None
+    subject: SubjectShown | None
+    opened_with: dict[str, str] | None
+    state: State
+
+
+class TaskShown(Answer, frozen=True):
+    """A task; times are ms since the Unix epoch."""
+
+    id: str
+    session: str
+    agent: str
+    template: str
+    policy: str
+    link: str
+    started_at: int
+    expires_at: int
+    ended_at: int | None
+    params: dict[str, Any]
+    audiences: list[str]
+    state: State
+
+
+class KillShown(Answer, frozen=True):
+    """What is known about a kill, ban or lift: in force where, and who has not confirmed it."""
+
+    scopes: tuple[str, ...]
+    seq: int
+    inc: str
+    durable: bool
+    status: Literal["dead", "partial", "unconfirmed", "unknown"]
+    verifiers: int
+    confirmed: int
+    unreachable: tuple[str, ...]
+    fenced_in_ms: int | None
+    took_ms: float
+    at_ms: int
+    summary: str
+    lag_ms: int
+
+
+def show_agent(mint: Mint, row: Mapping[str, Any]) -> AgentShown:
     """Show an agent."""
     state = row["status"]
     if state == "active" and _frozen(mint, agent_scopes(row["path"])):
         state = "frozen"
-    return {
-        "path": row["path"],
-        "state": state,
-        "owner": row["owner"],
-        "metadata": msgspec.json.decode(row["metadata"]),
-        "keys": [{"kid": key["kid"], "added_at": key["added_at"]} for key in mint.state.keys_of(row["path"])],
-        "created_at": row["created_at"],
-        "ended_at": row["ended_at"],
-    }
+    return AgentShown(
+        path=row["path"],
+        state=state,
+        owner=row["owner"],
+        metadata=msgspec.json.decode(row["metadata"]),
+        keys=[KeyShown(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(row["path"])],
+        created_at=row["created_at"],
+        ended_at=row["ended_at"],
+    )
 
 
-def show_operator(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+def show_operator(mint: Mint, row: Mapping[str, Any]) -> OperatorShown:
     """Show an operator."""
     state = row["status"]
     if state == "active" and _frozen(mint, (f"operator:{row['id']}",)):
         state = "frozen"
-    shown = {"name": row["id"], "state": state, "role": row["role"]}
-    if row["rules"] is not None:
-        shown["rules"] = msgspec.json.decode(row["rules"])
-    shown["keys"] = mint.state.kids(f"operator:{row['id']}")
-    return shown | {"created_at": row["created_at"], "ended_at": row["ended_at"]}
+    return OperatorShown(
+        name=row["id"],
+        state=state,
+        role=row["role"],
+        rules=msgspec.json.decode(row["rules"]) if row["rules"] is not None else UNSET,
+        keys=mint.state.kids(f"operator:{row['id']}"),
+        created_at=row["created_at"],
+        ended_at=row["ended_at"],
+    )
 
 
-def show_session(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+def show_session(mint: Mint, row: Mapping[str, Any]) -> SessionShown:
     """Show a session."""
-    shown = {name: row[name] for name in ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ended_at")}
+    names = ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ended_at")
     subject, opened_with = subject_of(row), row["opened_with"]
-    shown["subject"] = None
+    shown = None
     if subject is not None:
         (scope,) = scopes_of(subject)
-        shown["subject"] = {"issuer": subject.issuer, "subject": subject.name, "scope": scope}
-    shown["opened_with"] = msgspec.json.decode(opened_with) if opened_with is not None else None
-    return shown | {"state": _state(mint, row, [f"session:{row['id']}", *scopes_of(subject)])}
+        shown = SubjectShown(issuer=subject.issuer, subject=subject.name, scope=scope)
+    return SessionShown(
+        **{name: row[name] for name in names},
+        subject=shown,
+        opened_with=msgspec.json.decode(opened_with) if opened_with is not None else None,
+        state=_state(mint, row, [f"session:{row['id']}", *scopes_of(subject)]),
+    )
 
 
-def show_task(mint: Mint, row: Mapping[str, Any]) -> dict[str, Any]:
+def show_task(mint: Mint, row: Mapping[str, Any]) -> TaskShown:
     """Show a task."""
     names = ("id", "session", "agent", "template", "policy", "link", "started_at", "expires_at", "ended_at")
-    shown = {name: row[name] for name in names}
-    shown |= {name: msgspec.json.decode(row[name]) for name in ("params", "audiences")}
     scopes = [f"task:{row['id']}", f"session:{row['session']}", f"link:{row['link']}"]
     if row["subject_scope"] is not None:
         scopes.append(row["subject_scope"])
-    return shown | {"state": _state(mint, row, scopes)}
+    return TaskShown(
+        **{name: row[name] for name in names},
+        params=msgspec.json.decode(row["params"]),
+        audiences=msgspec.json.decode(row["audiences"]),
+        state=_state(mint, row, scopes),
+    )
+
+
+def show_kill(report: KillReport) -> KillShown:
+    """Show what is known about a kill."""
+    return KillShown(**report.to_dict())
 
 
 def _frozen(mint: Mint, scopes: Sequence[str]) -> bool:
@@ -77,9 +186,9 @@ def _frozen(mint: Mint, scopes: Sequence[str]) -> bool:
     return refused is not None and refused.code == "banned"
 
 
-def _state(mint: Mint, row: Mapping[str, Any], scopes: list[str]) -> str:
+def _state(mint: Mint, row: Mapping[str, Any], scopes: list[str]) -> State:
     if row["status"] != "open":
-        return str(row["status"])
+        return "ended"
     if row["expires_at"] <= now_ms():
         return "expired"
     everything = ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *scopes)

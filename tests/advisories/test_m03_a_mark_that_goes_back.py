@@ -11,19 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.state import HighWater, State
-from tests.mint.world import AGENT, ISSUER, LOOKUP, World, make_realm
+from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
 
 
 @pytest.fixture
 def world(tmp_path: Path, own_valkey: EmbeddedValkey) -> Iterator[World]:
     mint = Mint.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
-    with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
+    with client_of(mint) as client:
         yield World(mint, client)
 
 

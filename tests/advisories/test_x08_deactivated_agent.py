@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_verifier.codec import bytes_of
 from tests.faults.witness import Witness
-from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, make_realm
+from tests.mint.world import AGENT, LOOKUP, Holder, World, client_of, make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -32,7 +30,7 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[W
     """A realm with a running mint and a real store."""
     realm = make_realm(tmp_path / "realm", realm_name)
     mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
-    with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
+    with client_of(mint) as client:
         yield World(mint, client)
 
 

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from starlette.testclient import TestClient
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
-from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
@@ -28,7 +26,7 @@ from arx_verifier.decisions import InMemoryDecisions
 from arx_verifier.feed import Follower
 from arx_verifier.keys import KeyRing
 from arx_verifier.verify import Verifier
-from tests.mint.world import ISSUER, LOOKUP, Holder, World, make_realm, now_ms
+from tests.mint.world import LOOKUP, Holder, World, client_of, make_realm, now_ms
 from tests.servers import FAST_LEASE_MS
 
 pytestmark = pytest.mark.servers
@@ -79,7 +77,7 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str
         store.load_functions()
         store.init(lease_ms=FAST_LEASE_MS)  # the dead are waited for no longer than this
     mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
-    with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
+    with client_of(mint) as client:
         yield World(mint, client)
 
 

@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.mint.state import HighWater
 from arx_caps.realm import Realm
@@ -24,7 +23,7 @@ from arx_verifier.errors import ArxError
 from arx_verifier.feed import Follower
 from arx_verifier.keys import KeyRing
 from arx_verifier.verify import Verifier
-from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, make_realm, now_ms
+from tests.mint.world import AGENT, LOOKUP, Holder, World, client_of, make_realm, now_ms
 
 pytestmark = pytest.mark.servers
 
@@ -48,7 +47,7 @@ def open_world(realm: Realm, valkey: EmbeddedValkey) -> Iterator[Open]:
     def start() -> World:
         stop()
         mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
-        client = TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)
+        client = client_of(mint)
         client.__enter__()
         running.append(client)
         return World(mint, client)

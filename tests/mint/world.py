@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
+from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
-from arx_caps.mint.app import create_app
+from arx_caps.mint.app import ENDPOINTS, create_app
 from arx_caps.mint.core import Mint
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.keys import RootKeys
@@ -119,4 +121,31 @@ class World:
 def local_world(folder: Path, *, database: str | None = None) -> tuple[World, UnsafeLocalEpochs]:
     """A world without servers, but for the database's where one is given."""
     mint, epochs = local_mint(make_realm(folder, database=database))
-    return World(mint, TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)), epochs
+    return World(mint, client_of(mint)), epochs
+
+
+def client_of(mint: Mint) -> TestClient:
+    """A client of a mint's application, which lets no answer pass that its route does not say it gives."""
+    client = TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)
+    client.event_hooks["response"] = [require_documented]
+    return client
+
+
+def require_documented(answer: httpx2.Response) -> None:
+    """Hold an answer to what the route's ``Endpoint`` says: its status and form, or one of its codes."""
+    answer.read()
+    method, path = answer.request.method, answer.request.url.path
+    found = [each for each in ENDPOINTS if each.method == method and compile_path(each.path)[0].match(path)]
+    if not found or answer.status_code == 405:
+        return
+    if answer.is_success:
+        assert answer.status_code == found[0].status, (method, path, answer.status_code)
+        told = msgspec.json.decode(answer.content, type=found[0].answer)
+        assert msgspec.json.decode(msgspec.json.encode(told)) == answer.json(), (
+            method,
+            path,
+            "answers more than its type says",
+        )
+    else:
+        assert answer.headers["content-type"] == "application/problem+json", (method, path, answer.text)
+        assert answer.json()["code"] in found[0].codes, (method, path, answer.text)

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from starlette.testclient import TestClient
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
@@ -26,7 +24,7 @@ from arx_verifier.feed import Follower
 from arx_verifier.keys import KeyRing
 from arx_verifier.verify import Verifier
 from tests.faults.witness import freeze
-from tests.mint.world import ISSUER, World, make_realm, now_ms
+from tests.mint.world import World, client_of, make_realm, now_ms
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -43,7 +41,7 @@ def world(tmp_path: Path, own_valkey: EmbeddedValkey, realm_name: str) -> Iterat
     assert policy.count('# fresh = "0ms"') == 1
     realm.policy_path.write_text(policy.replace('# fresh = "0ms"', 'fresh = "0ms"'))
     mint = Mint.open(Realm.open(realm.folder), store_url=own_valkey.url)
-    with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
+    with client_of(mint) as client:
         yield World(mint, client)
 
 
