@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.mint.database import open_engine
+from arx_caps.engines import open_engine
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm, without_password

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is put into the log: decisions as verifiers sent them, and events of the mint itself.  SPEC 12, 17.7, 18.
+
+Each record is decoded once, and of a chain that was seen a moment ago not even that.  What is checked here is all that
+the log relies on: that a record is what its batch says, and that its body is the one it names.
+"""
+
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.audit.nodes import HOLDER, MINT, SERVICE, SESSION, TASK, Place, Step, place_of
+from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT, GAP
+from arx_caps.audit.wire import Batch
+from arx_verifier.decisions import COUNTED as COUNTED_CODE
+from arx_verifier.decisions import GAP as GAP_CODE
+from arx_verifier.decisions import OK
+from arx_verifier.errors import AuditError, RequestError
+from arx_verifier.records import RECORD_VERSION, Call, Facts, Rest
+from arx_verifier.scopes import subject_scope
+
+EVENT_CODE: Final = "event"
+EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version
+LOST: Final = "records.lost"
+_KEPT_CHAINS: Final = 4096
+
+
+class Entry(NamedTuple):
+    """A record on its way into the log.
+
+    Attributes:
+        sequence: Its place in its source.
+        at_ms: When it happened, by the clock of whoever recorded it.
+        place: Whom it is about.
+        outcome: A number of ``tables``.
+        code: ``ok``, a reason, ``counted``, ``gap``, or ``event``.
+        tool: The tool; of an event, its kind.
+        kept: The leaf.
+        body: What can be erased.
+    """
+
+    sequence: int
+    at_ms: int
+    place: Place
+    outcome: int
+    code: str
+    tool: str
+    kept: bytes
+    body: bytes | None
+
+
+class EventRecord(NamedTuple):
+    """An event as the log holds it.
+
+    Attributes:
+        source: Which process recorded it.
+        number: Its number there; 0 for what the log says of itself.
+        at: When, ms.
+        kind: What happened, such as ``session.opened``.
+        by: Who did it.
+        named: What it is about, as names and values; nothing of a person.
+        facts: All that is told of it; None once that was erased.
+    """
+
+    source: str
+    number: int
+    at: int
+    kind: str
+    by: str
+    named: dict[str, Any]
+    facts: dict[str, Any] | None
+
+
+class Reader:
+    """Reads batches; remembers chains that it saw."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[bytes, bytes], tuple[Facts, Place]] = {}
+
+    def read(self, batch: Batch) -> list[Entry]:
+        """Read the records of a batch, each with its body, and hold each to its place.
+
+        Raises:
+            RequestError: One is unreadable, has another body, or is of another verifier, run, place or audience.
+        """
+        entries = []
+        for sequence, (kept, body) in enumerate(batch.records, batch.first):
+            try:
+                entries.append(self._entry(batch, sequence, kept, body))
+            except _BAD as error:
+                raise RequestError(f"record {sequence} cannot be read: {error}") from error
+        return entries
+
+    def _entry(self, batch: Batch, sequence: int, kept: bytes, body: bytes) -> Entry:
+        version, verifier, boot, number, raw_facts, call, digest = _KEPT.decode(kept)
+        if version != RECORD_VERSION or kept[:1] != b"\x97":
+            raise AuditError(f"not a decision record of version {RECORD_VERSION}")
+        if sha256(body).digest() != digest:
+            raise RequestError(f"record {sequence}: its body is not the one it names")
+        if number != sequence or verifier != batch.verifier or boot != batch.boot:
+            raise RequestError(f"record {sequence} is of another verifier, run or place than its batch")
+        raw_person, rest = _BODY.decode(body)
+        if len(rest.details) != len(call.rules) or len(rest.peers) != len(call.counts):
+            raise AuditError("it and its body do not fit")
+        key = (bytes(raw_facts), bytes(raw_person))
+        facts, place = self._places.get(key) or self._learn(key, batch.audience)
+        if facts.audience not in ("", batch.audience):
+            raise RequestError(f"record {sequence} is of another service than its batch")
+        if not facts.session and not facts.agent:
+            place = Place((Step(SERVICE, batch.audience, batch.audience),))
+        return Entry(sequence, call.at, place, outcome_of(call), call.code, call.tool, kept, body)
+
+    def _learn(self, key: tuple[bytes, bytes], audience: str) -> tuple[Facts, Place]:
+        facts, person = _FACTS.decode(key[0]), _PERSON.decode(key[1])
+        if len(self._places) >= _KEPT_CHAINS:
+            self._places.clear()
+        found = self._places[key] = (facts, place_of(facts, person[0], audience))
+        return found
+
+
+def outcome_of(call: Call) -> int:
+    """Return what came of a decision, as a number of ``tables``."""
+    if call.code == OK:
+        return ALLOW
+    if call.code == GAP_CODE:
+        return GAP
+    if call.code == COUNTED_CODE:
+        return COUNTED
+    return END if call.ends else DENY
+
+
+def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence: int | None = None) -> Entry:
+    """Make the record of an event.
+
+    Args:
+        event: What happened; its ``facts`` become the erasable body.
+        place: Whom it is about.
+        outcome: A number of ``tables``.
+        sequence: Its place in its source; its number when left out.
+    """
+    body = msgspec.msgpack.encode((secrets.token_bytes(16), msgspec.json.encode(event.facts, order="sorted")))
+    head = (EVENT_TAG, event.source, event.number, event.at, event.kind, event.by)
+    kept = msgspec.msgpack.encode((*head, sorted(event.named.items()), sha256(body).digest()))
+    place_in_source = event.number if sequence is None else sequence
+    return Entry(place_in_source, event.at, place, outcome, EVENT_CODE, event.kind, kept, body)
+
+
+def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
+    """Make the record that says which records of a run will never come: from ``first`` to before the batch's own."""
+    last = batch.first - 1
+    named = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience, "first": first, "last": last}
+    event = EventRecord(batch.verifier, last, at_ms, LOST, f"service:{batch.audience}", named, {})
+    return make_event(event, Place((Step(SERVICE, batch.audience, batch.audience),)), GAP)
+
+
+def is_event(kept: bytes) -> bool:
+    """Tell an event's kept part from a decision's."""
+    return kept.startswith(_EVENT_START)
+
+
+def read_event(kept: bytes, body: bytes | None) -> EventRecord:
+    """Read the record of an event.
+
+    Raises:
+        AuditError: It is none, or not its body.
+    """
+    try:
+        _, source, number, at, kind, by, named, digest = _EVENT.decode(kept)
+        if body is None:
+            return EventRecord(source, number, at, kind, by, dict(named), None)
+        if sha256(body).digest() != digest:
+            raise AuditError("a body is not that of its record")
+        facts = msgspec.json.decode(_EVENT_BODY.decode(body)[1], type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AuditError(f"the record of an event cannot be read: {error}") from error
+    return EventRecord(source, number, at, kind, by, dict(named), facts)
+
+
+def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
+    """Return whom an event of the mint is about, as far as its own facts say."""
+    agent, session, task = (str(facts.get(name) or "") for name in ("agent", "session", "task"))
+    subject = facts.get("subject")
+    scope = subject_scope(*subject) if isinstance(subject, (list, tuple)) and len(subject) == 2 else None
+    if session:
+        agent = agent or (by.removeprefix("agent:") if by.startswith("agent:") else "")
+        steps = [Step(SESSION, session, agent)] + ([Step(TASK, task, agent)] if task else [])
+        return Place(tuple(steps), agent, scope)
+    operator = f"operator:{facts['operator']}" if facts.get("operator") else ""
+    if agent or operator:
+        return Place((Step(HOLDER, operator or f"agent:{agent}", operator or agent),), operator or agent, scope)
+    audience = str(facts.get("audience") or "")
+    return Place((Step(SERVICE, audience, audience) if audience else Step(MINT, "", "the mint"),))
+
+
+_BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, AuditError)
+_KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, msgspec.Raw, Call, bytes])
+_BODY: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, Rest])
+_FACTS: Final = msgspec.msgpack.Decoder(Facts)
+_PERSON: Final = msgspec.msgpack.Decoder(tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]])
+_EVENT: Final = msgspec.msgpack.Decoder(tuple[str, str, int, int, str, str, list[tuple[str, Any]], bytes])
+_EVENT_BODY: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes])
+_EVENT_START: Final = b"\x98\xa5event"

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log's database: what is in the log, how far each source is, what was signed.  SPEC 17, 18.
+
+One transaction puts records, tree and high-water mark in together, so that nothing is there twice and nothing that was
+acknowledged is missing.  Whoever writes locks the one row of ``log_state`` first: several mints on one PostgreSQL write
+one log.  What the tables mean is told in ``tables`` and ``nodes``; signing and files are not this module's.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, Self
+
+from sqlalchemy import insert, inspect, select, update
+from sqlalchemy.engine import Connection, Row
+
+from arx_caps.audit import tables
+from arx_caps.audit.entries import Entry, Reader, make_loss
+from arx_caps.audit.nodes import Nodes
+from arx_caps.audit.tables import BATCH, META, METADATA, NODE, RECORD, SOURCE, STATE
+from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
+from arx_caps.audit.wire import Batch
+from arx_caps.engines import READING, open_engine, place_of, told
+from arx_verifier.errors import SettingsError
+
+NAME: Final = "the audit log's database"
+LOCK: Final = 0x617279  # any number that nobody else locks in this database
+
+
+class Source(NamedTuple):
+    """How far the records of one run are in the log; ``tables.SOURCE``."""
+
+    id: int
+    verifier: str
+    boot: str
+    audience: str
+    high_water: int
+    lost: int
+    seen_ms: int
+    closed_ms: int | None
+
+
+class Writing:
+    """An open transaction that holds the log.
+
+    Attributes:
+        connection: The transaction.
+        tree: The tree as it is with what was appended so far.
+    """
+
+    def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
+        self.connection, self.now_ms = connection, now_ms
+        edge = bytes(row.edge)
+        self.tree = Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
+        self._nodes, self._before, self._count = nodes, row.size, row.nodes
+        nodes.begin(row.nodes)
+
+    def source(self, verifier: str, boot: str, audience: str = "") -> Source:
+        """Return a source, made where it is new."""
+        run = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == audience)
+        which = select(*SOURCE.c).where(*run)
+        row = self.connection.execute(which).first()
+        if row is None:
+            new = {"verifier": verifier, "boot": boot, "audience": audience, "high_water": 0, "lost": 0}
+            self.connection.execute(insert(SOURCE).values(**new, seen_ms=self.now_ms))
+            row = self.connection.execute(which).one()
+        return Source(*row)
+
+    def append(self, source: Source, entries: Sequence[Entry], statement: bytes | None = None) -> int:
+        """Append records of one source, in order.
+
+        Args:
+            source: Whose.
+            entries: At least one, with rising sequences.
+            statement: With which their service answers for them.
+
+        Returns:
+            The index of the first.
+        """
+        connection, find, append = self.connection, self._nodes.find, self.tree.append
+        first = index = self.tree.size
+        rows, seen = [], []
+        for entry in entries:
+            node = find(connection, entry.place, entry.at_ms)
+            seen.append((node, entry.outcome, entry.at_ms))
+            rows.append({
+                "idx": index, "at_ms": entry.at_ms, "node": node, "source": source.id, "sequence": entry.sequence,
+                "outcome": entry.outcome, "code": entry.code, "tool": entry.tool, "kept": entry.kept,
+                "body": entry.body,
+            })  # fmt: skip
+            append(leaf_hash(entry.kept))
+            index += 1
+        self._count = self._nodes.flush(connection, seen)
+        connection.execute(insert(RECORD), rows)
+        told: dict[str, Any] = {"source": source.id, "taken_ms": self.now_ms, "statement": statement}
+        connection.execute(insert(BATCH), [told | stretch for stretch in _stretches(first, entries)])
+        return first
+
+    def mark(self, source: Source, high_water: int, *, lost: int = 0, closed: bool = False) -> None:
+        """Move a source's high-water mark."""
+        values: dict[str, Any] = {"high_water": high_water, "lost": source.lost + lost, "seen_ms": self.now_ms}
+        if closed:
+            values["closed_ms"] = self.now_ms
+        self.connection.execute(update(SOURCE).where(SOURCE.c.id == source.id).values(**values))
+
+    def finish(self) -> None:
+        """Write the tree; ``LogStore.writing`` calls it last."""
+        if self.tree.size != self._before:
+            values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
+            self.connection.execute(update(STATE).values(**values))
+
+
+def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
+    """Yield the parts of what was appended in which no sequence is left out."""
+    start = 0
+    for end in range(1, len(entries) + 1):
+        if end == len(entries) or entries[end].sequence != entries[end - 1].sequence + 1:
+            part = entries[start:end]
+            times = [entry.at_ms for entry in part]
+            stretch = {"idx": index + start, "first": part[0].sequence, "last": part[-1].sequence}
+            yield stretch | {"since_ms": min(times), "until_ms": max(times)}
+            start = end
+
+
+class LogStore:
+    """The log's database.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
+
+    Args:
+        url: SQLAlchemy's form: a SQLite file of its own, or the mint's PostgreSQL.
+
+    Raises:
+        SettingsError: The URL names no database that this installation can open.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_engine(url)
+        self._reader = self._engine.execution_options(**{READING: True})
+        self._nodes, self._batches, self._lock = Nodes(), Reader(), threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LogStore in {place_of(self._engine)}>"
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def create(self) -> None:
+        """Make the tables where there are none.
+
+        Raises:
+            SettingsError: They belong to another version.
+            StoreError: The database did not answer.
+        """
+        with told(NAME), self._engine.begin() as c:
+            if self._engine.dialect.name == "postgresql":
+                c.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+            if META.name not in inspect(c).get_table_names():
+                METADATA.create_all(c)
+                c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
+                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0))
+            found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
+            if found != tables.SCHEMA:
+                raise SettingsError(
+                    f"{NAME} has schema {found}, this version knows {tables.SCHEMA}: update ARx, or restore the backup "
+                    "that was made before it was updated"
+                )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Writing]:
+        """Hold the log and change it in one transaction; on an error nothing was changed.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        with self._lock:  # one thread at a time has the nodes; the row's lock holds other processes
+            with told(NAME), self._engine.begin() as c:
+                row = c.execute(select(*STATE.c).with_for_update()).one()
+                writing = Writing(c, self._nodes, row, time.time_ns() // 1_000_000)
+                yield writing
+                writing.finish()
+            self._nodes.commit()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Look at one state of the log, waiting for no writer.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        with told(NAME), self._reader.begin() as connection:
+            yield connection
+
+    def take(self, batch: Batch, statement: str) -> int:
+        """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
+
+        Args:
+            batch: The batch, from whoever may send it.
+            statement: Its service's statement, kept beside the records.
+
+        Returns:
+            The high-water mark of the run.
+
+        Raises:
+            RequestError: A record is not what the batch says.
+            StoreError: The database did not answer; nothing was taken.
+        """
+        with self._lock:
+            entries = self._batches.read(batch)
+        with self.writing() as log:
+            source = log.source(batch.verifier, batch.boot, batch.audience)
+            mark, lost = source.high_water, 0
+            if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:
+                lost = batch.first - 1 - mark
+                log.append(source, [make_loss(batch, mark + 1, log.now_ms)])
+                mark = batch.first - 1
+            new = entries[mark + 1 - batch.first :] if batch.first <= mark + 1 else []
+            if new:
+                log.append(source, new, statement.encode())
+                mark = batch.last
+            log.mark(source, mark, lost=lost, closed=batch.closed and mark == batch.last)
+            return mark
+
+    def size(self) -> int:
+        """Return how many records there are."""
+        with self.reading() as c:
+            return int(c.execute(select(STATE.c.size)).scalar_one())
+
+    def find(self, boot: str, sequence: int) -> list[int]:
+        """Return the indices of the records that a decision's id names: one, unless two services name a run alike."""
+        within = (SOURCE.c.boot == boot, BATCH.c.first <= sequence, BATCH.c.last >= sequence)
+        wanted = select(BATCH.c.idx + sequence - BATCH.c.first).join(SOURCE, SOURCE.c.id == BATCH.c.source)
+        with self.reading() as c:
+            return [int(each) for each in c.execute(wanted.where(*within)).scalars()]
+
+    def sources(self) -> list[Source]:
+        """Return every source."""
+        with self.reading() as c:
+            return [Source(*row) for row in c.execute(select(*SOURCE.c).order_by(SOURCE.c.id))]
+
+    def node(self, kind: str, ref: str) -> list[Row[Any]]:
+        """Return the nodes that something is called by, such as ``link`` and a link; most often one."""
+        with self.reading() as c:
+            return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))
