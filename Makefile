@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast bench bench-kill check clean
+.PHONY: demo test test-fast nightly bench bench-kill check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -14,6 +14,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not servers and not install" $(ARGS)
+
+nightly: $(READY)
+	.ci/nightly
 
 bench: $(READY)
 	$(BIN)/python -m pytest -q benchmarks/bench_*.py --benchmark-json=benchmarks/results.json $(ARGS)

@@ -16,7 +16,7 @@ import pytest
 from arx_verifier.decisions import ChainFacts, Decision
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import Damage
-from arx_verifier.segment import HEADER_BYTES, is_last
+from arx_verifier.segment import HEADER_BYTES, denied_in, is_last
 from arx_verifier.spool import Journal, prune_journal, read_journal
 from tests.servers import until
 
@@ -134,6 +134,47 @@ def test_denials_use_a_quarter_and_are_counted_beyond(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in files(tmp_path)) < 130 * KIB
 
 
+def test_all_that_write_to_a_folder_share_the_denials_quarter(tmp_path: Path) -> None:
+    """Eight workers, or a worker that dies and starts anew, give whoever is refused no more room than one has."""
+    journals = [small(tmp_path, max_bytes=64 * 64 * KIB) for _ in range(8)]
+    for i in range(2000):
+        for journal in journals:
+            journal.append(deny(i))
+    for _ in range(20):
+        again = small(tmp_path, max_bytes=64 * 64 * KIB)
+        assert again.append(deny()) == 0
+        again.close()
+    taken = sum(map(denied_in, files(tmp_path)))
+    share = 16 * 64 * KIB
+    assert share * 0.95 < taken < share + 8 * KIB
+    assert sum(path.stat().st_size for path in files(tmp_path)) < 3 * share
+    assert all(journal.append(allow(i)) for i, journal in enumerate(journals))
+    for journal in journals:
+        journal.close()
+    read = list(read_journal(tmp_path))
+    told = sum(decision.code == "expired" for decision in read)
+    counted = sum(each.times for decision in read for each in decision.counts)
+    assert told + counted == 8 * 2000 + 20
+
+
+def test_a_file_that_goes_just_before_the_end_is_told(tmp_path: Path) -> None:
+    """Deleted within the second before the journal closes or begins another file: the gap is told all the same."""
+    journal = small(tmp_path)
+    journal.append(allow(0))
+    files(tmp_path)[0].unlink()
+    journal.close()
+    [gap] = [decision.gap for decision in read_journal(tmp_path) if decision.gap]
+    assert gap[:4] == ("lost", 1, 1, 1)
+    full = small(tmp_path / "full")
+    full.append(allow(0))
+    files(tmp_path / "full")[0].unlink()
+    while not files(tmp_path / "full"):
+        last = full.append(allow(1))
+    full.close()
+    gaps = [decision.gap for decision in read_journal(tmp_path / "full") if decision.gap]
+    assert [gap[:4] for gap in gaps] == [("lost", 1, last - 2, last - 2)]
+
+
 def test_a_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
     """A file in the folder's place: allows are refused with the reason, denials and counts are not in the way."""
     (tmp_path / "j").write_text("")
@@ -157,6 +198,28 @@ def test_a_full_disk_refuses_before_it_can_end_the_process(tmp_path: Path) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_is_full_refuses_and_the_process_lives(tmp_path: Path) -> None:
+    """A disk of 1 MiB that others fill too: refusals with their reason, no signal; room again, and it goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.verifier.small_disk", disk], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        recorded, refused, after = map(int, done.stdout.split())
+        assert recorded > 100
+        assert refused == 50
+        assert after > recorded
+        read = list(read_journal(disk))
+        assert sum(decision.allowed for decision in read) == after
+        assert "audit_unavailable" in {decision.code for decision in read}
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ has a length is whole.  When to open the next segment is ``spool``'s to say; rea
 
     0   magic "ARXJRNL2"        16  length and CRC-32 of the header, 2 x u32
     8   state, one byte         24  header: MessagePack [verifier, audience, boot, first sequence, created, budget]
-    256 records: u32 length of the payload, u32 CRC-32, payload, zeros up to a multiple of four
+    12  bytes of denials, u32   256 records: u32 length of the payload, u32 CRC-32, payload, zeros to a multiple of four
 """
 
 import contextlib
@@ -29,11 +29,12 @@ from arx_verifier.errors import AuditError
 SUFFIX: Final = ".arxj"
 HEADER_BYTES: Final = 256
 RECORD_HEADER: Final = struct.Struct("<II")
-_put_number: Final = struct.Struct("<I").pack_into
 _MAGIC: Final = b"ARXJRNL2"
 _STATE_AT: Final = 8
 _OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
-_LENGTHS_AT, _BODY_AT = 16, 24
+_DENIED_AT, _LENGTHS_AT, _BODY_AT = 12, 16, 24
+_NUMBER: Final = struct.Struct("<I")
+_put_number: Final = _NUMBER.pack_into
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -138,6 +139,10 @@ class Segment:
         _put_number(mapped, start, length)
         self.room = room - ((length + 11) & ~3)  # ``stored_size``
 
+    def deny(self, size: int) -> None:
+        """Note in the file that denials take so many more bytes of it: all that write to the folder share one bound."""
+        _put_number(self._map, _DENIED_AT, _NUMBER.unpack_from(self._map, _DENIED_AT)[0] + size)
+
     def healthy(self) -> bool:
         """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
         try:
@@ -193,6 +198,16 @@ def is_closed(raw: bytes) -> bool:
 def is_last(raw: bytes) -> bool:
     """Whether a segment's first bytes say that its run ended with it, in order."""
     return raw[_STATE_AT : _STATE_AT + 1] == _ENDED
+
+
+def denied_in(path: Path) -> int:
+    """Return how many bytes of a segment are denials, as whoever wrote them noted; 0 of a file that is gone."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LENGTHS_AT)
+    except FileNotFoundError:
+        return 0
+    return int(_NUMBER.unpack_from(raw, _DENIED_AT)[0]) if len(raw) == _LENGTHS_AT else 0
 
 
 def _reserve(fd: int, size: int) -> None:

@@ -21,7 +21,7 @@ from typing import Final, Literal
 from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import read_journal
-from arx_verifier.segment import SUFFIX, Header, Segment
+from arx_verifier.segment import SUFFIX, Header, Segment, denied_in
 from arx_verifier.tally import Tally
 from arx_verifier.tidying import finish_stale, prune_journal
 
@@ -35,6 +35,7 @@ SEGMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_BYTES: Final = 1024 * 1024 * 1024  # about 3.5 million decisions
 MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
 _DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
+_DENIED_PARTS: Final = 64  # of what is left, one process takes one part before it looks again what others took
 _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
 _FRAME: Final = 12  # what a record takes beyond its payload, at most
 _CALL_ROOM: Final = 1024  # room that nearly every record fits in
@@ -92,8 +93,7 @@ class Journal:
         self._run()
         self._gaps: dict[str, Gap] = {}
         self._alarm = 0.0
-        self._denied: dict[Path, int] = {}
-        self._denied_bytes = 0
+        self._denied_left, self._recount_at_s = 0, 0.0
         self._looked_ms = 0
         self._tally = Tally()
         self._broken, self._retry_at_s = "", 0.0
@@ -153,12 +153,15 @@ class Journal:
     def close(self) -> None:
         """Keep the counts, give back unused room and end the run.  A later decision begins another one."""
         with self._sync_lock, self._lock:
+            self._look_after()
             self._flush(last=True)
+            with contextlib.suppress(AuditError):  # where nothing can be opened, the sequences still show the gap
+                if self._segment is None and self._gaps:
+                    self._next()
+                self._tell_gaps()
             for segment in self._retired:
                 segment.close()
             if self._segment is not None:
-                with contextlib.suppress(AuditError):
-                    self._tell_gaps()
                 self._segment.close(ended=True)
                 self._ended = True
             self._retired, self._segment = [], None
@@ -182,11 +185,25 @@ class Journal:
         if segment is None or segment.room < needed + (self._reserve if allow else 0):
             segment = self._next()
         if not allow:
-            if self._denied_bytes + needed > self._max_bytes // _DENIED_SHARE:
-                raise AuditError("denials have used their share of the journal")
-            self._denied_bytes += needed
-            self._denied[segment.path] = self._denied.get(segment.path, 0) + needed
+            self._deny(segment, needed)
         return self._add(segment, payload)
+
+    def _deny(self, segment: Segment, needed: int) -> None:
+        """Take room for a denial out of the share of all denials in this folder, whichever process or run wrote them.
+
+        Raises:
+            AuditError: The share is used up.
+        """
+        now_s = time.monotonic()
+        if self._denied_left < needed and now_s >= self._recount_at_s:
+            share = self._max_bytes // _DENIED_SHARE
+            left = share - sum(map(denied_in, self.folder.glob("*" + SUFFIX)))
+            self._denied_left = min(left, max(left // _DENIED_PARTS, needed))
+            self._recount_at_s = now_s + _RETRY_S if self._denied_left < needed else 0.0
+        if self._denied_left < needed:
+            raise AuditError("denials have used their share of the journal")
+        self._denied_left -= needed
+        segment.deny(needed)
 
     def _add(self, segment: Segment, payload: bytes) -> int:
         sequence = self._sequence + 1
@@ -209,13 +226,13 @@ class Journal:
         self._gaps[DROPPED] = Gap(DROPPED, 0, 0, times + 1, min(since, at), max(since, at))
 
     def _look(self) -> None:
-        """Once a second: is the file still there, is there something counted, did room for denials come back?"""
+        """Once a second: is the file still there, is there something counted?"""
+        self._look_after()
+        self._flush()
+
+    def _look_after(self) -> None:
         if self._segment is not None and not self._segment.healthy():
             self._lost(self._segment)
-        if self._denied_bytes > self._max_bytes // (2 * _DENIED_SHARE):
-            self._denied = {path: size for path, size in self._denied.items() if path.exists()}
-            self._denied_bytes = sum(self._denied.values())
-        self._flush()
 
     def _lost(self, segment: Segment) -> None:
         """Leave a file that is gone; what it held is told at the start of the next one."""
@@ -232,11 +249,15 @@ class Journal:
         now_s = time.monotonic()
         if not (self._tally.due(now_s) or (last and self._tally)):
             return
-        counted = Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts())
+        counted = Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts()).pack()
         try:
-            self._put(counted.pack(), allow=False)
+            self._put(counted, allow=False)
             self._tally.clear(now_s)
         except AuditError:
+            segment = self._segment
+            if last and segment is not None and segment.room >= len(counted) + _FRAME:
+                self._add(segment, counted)  # a run's last word needs no share: there is one a run
+                self._tally.clear(now_s)
             self._tally.postpone(now_s)
 
     def _next(self) -> Segment:
@@ -254,6 +275,7 @@ class Journal:
             self._broken = str(error)
             raise
         self._retry_at_s = 0.0
+        self._look_after()  # the file that is left: it may have gone since the last look
         if self._segment is not None:
             self._retired.append(self._segment)
             if not self.waits:
