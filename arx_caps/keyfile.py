@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ed25519 keys of agents, operators, sessions, logs and witnesses, in memory and in files.  SPEC 16.
+"""Ed25519 keys of agents, operators, services, sessions, logs and witnesses, in memory and in files.  SPEC 16.
 
 A key file is a private JWK with whose it is.  It is made once, for one user, and never overwritten.  Signatures are
 ``joserfc``'s work; what is signed stands in ``jose``.
@@ -7,6 +7,7 @@ A key file is a private JWK with whose it is.  It is made once, for one user, an
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -23,7 +24,7 @@ from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, Set
 # one is written, because more libraries read it.
 ALGORITHMS: Final = ("EdDSA", "Ed25519")
 
-Role = Literal["agent", "operator", "log", "witness"]
+Role = Literal["agent", "operator", "service", "log", "witness"]
 
 
 class _Registry(jws.JWSRegistry):
@@ -136,7 +137,7 @@ class KeyFile:
 
     Attributes:
         role: Whose key it is.
-        name: The agent's path, the operator's id, the log's origin, the witness's name.
+        name: The agent's path, the operator's id, the service's audience, the log's origin, the witness's name.
         issuer: The mint's public base URL; empty for a witness, which belongs to none.
         key: The key.
     """
@@ -180,8 +181,8 @@ class KeyFile:
 
     @property
     def subject(self) -> str:
-        """What an assertion says: the agent's path, or ``operator:<id>``."""
-        return self.name if self.role == "agent" else f"operator:{self.name}"
+        """Whose it is, as records and assertions say it: the agent's path, else role and name, ``operator:<id>``."""
+        return self.name if self.role == "agent" else f"{self.role}:{self.name}"
 
     def __repr__(self) -> str:
         return f"<KeyFile of {self.subject}>"
@@ -203,6 +204,22 @@ def write_secret(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_secret(path: Path, content: bytes) -> None:
+    """Write a file that only this user can read over one that is there: whole, or not at all.
+
+    Raises:
+        SettingsError: It cannot be written; what was there is still there.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_secret(beside, content)
+        beside.replace(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_secret(path: Path) -> bytes:

@@ -28,7 +28,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "operator": ("operator", "enrol operators, give them roles, get back in"),
     "whoami": ("operator", "show who a key makes you, and what you may do"),
     "agent": ("agent", "enrol, list and deactivate agents"),
-    "service": ("service", "enrol tool services"),
+    "service": ("service", "enrol tool services, and keep their keys fresh"),
     "session": ("session", "open, list and end sessions"),
     "task": ("task", "start and finish tasks"),
     "token": ("token", "read, hand over and explain tokens and bundles"),

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from arx_caps.mint import problems, routes_access, routes_agents, routes_kills, routes_operators, routes_work
+from arx_caps.mint import problems, routes_agents, routes_kills, routes_operators, routes_services, routes_work
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Endpoint, serve
 
 ENDPOINTS: Final = (
     *routes_operators.ENDPOINTS,
-    *routes_access.ENDPOINTS,
+    *routes_services.ENDPOINTS,
     *routes_agents.ENDPOINTS,
     *routes_work.ENDPOINTS,
     *routes_kills.ENDPOINTS,

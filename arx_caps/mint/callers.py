@@ -2,8 +2,9 @@
 """Who is calling: a token, and a proof by the key it belongs to, both checked before anything is done.  SPEC 16.
 
 An operator's token goes with an enrolled key of that operator, a session's with the key the session was opened with: a
-stolen token alone does nothing.  The proof is spent only once its key is known, so that strangers cannot fill the
-memory of used ones.  What the caller wants is judged here as an action with arguments; what it gets, by others.
+stolen token alone does nothing.  A tool service has no token: its proof by an enrolled key says which one it is.  The
+proof is spent only once its key is known, so that strangers cannot fill the memory of used ones.  What the caller wants
+is judged here as an action with arguments; what it gets, by others.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from arx_verifier.access import AccessRequest
 from arx_verifier.errors import ArxError, GrantError, refusal
 from arx_verifier.macaroon import Macaroon, OperatorIdentifier
 
-Kind = Literal["agent", "operator"]
+Kind = Literal["agent", "operator", "service"]
 WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
 # What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.
 GIVING: Final = ("arx.agents.write", "arx.services.write", "arx.ban.lift", WRITE_OPERATORS)
@@ -47,11 +48,12 @@ class Caller(NamedTuple):
     """A proven caller.
 
     Attributes:
-        kind: ``agent`` or ``operator``.
-        name: The agent's path or the operator's id.
+        kind: ``agent``, ``operator`` or ``service``.
+        name: The agent's path, the operator's id or the service's audience.
         session: The session's row, for an agent.
-        born: Where the kill epoch stood before the caller was looked at; None for an operator.
-        expires_at: When the token's time is over, ms.
+        born: Where the kill epoch stood before the caller was looked at; None but for an agent.
+        expires_at: When the token's time is over, ms; for a service, when its proof is.
+        key: Thumbprint of the key that signed the call.
     """
 
     kind: Kind
@@ -59,6 +61,7 @@ class Caller(NamedTuple):
     session: Mapping[str, Any] | None
     born: Born | None
     expires_at: int
+    key: str
 
     @property
     def by(self) -> str:
@@ -128,6 +131,22 @@ def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Ca
     return caller
 
 
+def identify_service(mint: Mint, call: Call) -> Caller:
+    """Prove which tool service is calling, by nothing but an enrolled key of its own.  SPEC 21.
+
+    Raises:
+        GrantError: The proof is wrong, was used, or is by no service's key.
+        StoreError: It cannot be known now.
+    """
+    proof = read_proof(call, None)
+    holder = mint.state.holder_of(proof.key.kid) or ""
+    audience = holder.removeprefix("service:")
+    if audience == holder:
+        raise GrantError("the proof is not by the enrolled key of a service", code=BAD_PROOF)
+    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    return Caller("service", audience, None, None, proof.until, proof.key.kid)
+
+
 def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof) -> OperatorIdentifier:
     """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
     identifier = prove_operator_token(macaroon, mint.keys)
@@ -154,7 +173,7 @@ def _operator(
     # The role as it is now: what was taken away since the token was made is gone.
     if asked is not None:
         hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), asked, request.args)
-    return Caller("operator", name, None, None, identifier.exp)
+    return Caller("operator", name, None, None, identifier.exp, proof.key.kid)
 
 
 def _agent(
@@ -171,4 +190,4 @@ def _agent(
         raise refusal("revoked")
     if agent is None or agent["status"] != "active":
         raise refusal("banned")
-    return Caller("agent", grant.agent, row, born, grant.exp)
+    return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from arx_caps.jose import Proof
 from arx_caps.mint import problems
-from arx_caps.mint.callers import Call, Caller, identify, read_proof
+from arx_caps.mint.callers import Call, Caller, identify, identify_service, read_proof
 from arx_caps.mint.core import Mint
 from arx_verifier.access import read_json_object
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
@@ -75,7 +75,7 @@ class Endpoint(NamedTuple):
     Attributes:
         method: The HTTP method.
         path: The path, in Starlette's form.
-        action: What the caller's token must allow; None for a call that brings an assertion in place of a token.
+        action: What the caller's token must allow, if it has one; None for a call that brings its right in the body.
         handler: Answers; runs in a thread.  Its first docstring line says what the call does.
         body: The body's type.
         callers: Who may call.
@@ -146,7 +146,10 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
     query = dict(request.query_params)
     caller = None
     if endpoint.action is not None:
-        caller = identify(mint, call, endpoint.action, members | query | request.path_params)
+        if "service" in endpoint.callers and call.authorization is None:
+            caller = identify_service(mint, call)
+        else:
+            caller = identify(mint, call, endpoint.action, members | query | request.path_params)
         if caller.kind not in endpoint.callers:
             raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
     if broken is not None:

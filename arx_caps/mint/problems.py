@@ -20,6 +20,7 @@ from arx_verifier.errors import REASONS, ArxError, Failure
 STATUS: Final = {
     "attenuation": 400,
     "bad_assertion": 401,
+    "bad_enrolment": 401,
     "bad_proof": 401,
     "bad_subject_token": 401,
     "bad_workload_token": 401,

@@ -5,10 +5,10 @@ A key belongs to one holder, so who signs is never ambiguous.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Column, Select, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -16,7 +16,7 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.database import Database, now_ms
 from arx_caps.mint.events import Event
 from arx_caps.mint.holder_keys import add_key
-from arx_caps.mint.tables import AGENTS, HOLDER_KEYS, OPERATORS
+from arx_caps.mint.tables import AGENTS, HOLDER_KEYS, OPERATORS, SERVICES
 from arx_verifier.errors import GrantError, RequestError
 
 
@@ -114,6 +114,11 @@ class PeopleState(Database):
         row = self.row(_key(holder, kid))
         return PublicKey({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
 
+    def holder_of(self, kid: str) -> str | None:
+        """Return whose key this is, or None."""
+        row = self.row(select(HOLDER_KEYS.c.holder).where(HOLDER_KEYS.c.kid == kid))
+        return str(row["holder"]) if row is not None else None
+
     def kids(self, holder: str) -> list[str]:
         """Return the thumbprints of a holder's enrolled keys."""
         return [row["kid"] for row in self.keys_of(holder)]
@@ -123,14 +128,19 @@ class PeopleState(Database):
         return self.rows(select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder).order_by(HOLDER_KEYS.c.added_at))
 
 
+_OWNERS: Final[dict[str, Column[Any]]] = {
+    "agent": AGENTS.c.path,
+    "operator": OPERATORS.c.id,
+    "service": SERVICES.c.audience,
+}
+
+
 def _key(holder: str, kid: str) -> Select[Any]:
     return select(HOLDER_KEYS).where(HOLDER_KEYS.c.kid == kid, HOLDER_KEYS.c.holder == holder)
 
 
 def _lock(c: Connection, holder: str) -> None:
     """Be alone with a holder: of two who take away its last two keys, one must see what the other left."""
-    operator = holder.removeprefix("operator:")
-    which = select(AGENTS.c.path).where(AGENTS.c.path == holder)
-    if operator != holder:
-        which = select(OPERATORS.c.id).where(OPERATORS.c.id == operator)
-    c.execute(which.with_for_update())
+    kind, colon, name = holder.partition(":")
+    column = _OWNERS[kind if colon else "agent"]
+    c.execute(select(column).where(column == (name if colon else holder)).with_for_update())

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool services: which audiences are enrolled, and which of their keys is in use.  SPEC 9."""
+"""Tool services: which are enrolled, who may enrol a key of theirs, which audience key is in use.  SPEC 21."""
 
 import contextlib
+from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from arx_caps.keyfile import PublicKey
 from arx_caps.mint.database import Database, now_ms
 from arx_caps.mint.events import Event
-from arx_caps.mint.tables import SERVICES
+from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.tables import ENROLMENTS, SERVICES
+from arx_verifier.errors import GrantError
 
 
 class ServiceState(Database):
@@ -17,15 +22,62 @@ class ServiceState(Database):
     def enrol_service(self, audience: str, by: str, what: Event) -> int:
         """Enrol a tool service, or find it, and return the number of its audience key."""
         with self.write(what) as c:
-            which = select(SERVICES.c.n).where(SERVICES.c.audience == audience)
-            n = c.execute(which).scalar()
-            if n is None:
-                row = {"audience": audience, "n": 0, "enrolled_at": now_ms(), "enrolled_by": by}
-                with contextlib.suppress(IntegrityError), c.begin_nested():  # somebody else may have been first
-                    c.execute(insert(SERVICES).values(**row))
-                n = c.execute(which).scalar_one()
-            return int(n)
+            return _enrol(c, audience, by)
+
+    def invite(self, audience: str, digest: str, until: int, by: str, what: Event) -> None:
+        """Remember an enrolment token, by its digest, and forget those whose time is over.
+
+        Args:
+            audience: The one service that it is for.
+            digest: SHA-256 of its text, in hex.
+            until: When it is worth nothing any more, ms.
+            by: Who makes it.
+            what: The event.
+        """
+        with self.write(what) as c:
+            c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.until <= now_ms()))
+            c.execute(insert(ENROLMENTS).values(digest=digest, audience=audience, by=by, until=until))
+
+    def join(self, digest: str, key: PublicKey) -> str:
+        """Use up an enrolment token: enrol its service with one more key of its own.
+
+        Returns:
+            The audience.
+
+        Raises:
+            GrantError: ``bad_enrolment``: there is no such token, or no more; ``key_enrolled``.
+        """
+        with self.write() as c:
+            which = (ENROLMENTS.c.digest == digest, ENROLMENTS.c.until > now_ms())
+            found = c.execute(select(ENROLMENTS).where(*which).with_for_update()).first()
+            # Of two who bring the same token, one deletes it.
+            if found is None or c.execute(delete(ENROLMENTS).where(*which)).rowcount == 0:
+                raise GrantError("the enrolment token is unknown, used or over; ask for another", code="bad_enrolment")
+            _enrol(c, found.audience, found.by)
+            add_key(c, f"service:{found.audience}", key)
+            told = {"audience": found.audience, "key": key.kid, "invited_by": found.by}
+            self.record_in(c, Event.of("service.joined", f"service:{found.audience}", **told))
+            return str(found.audience)
+
+    def service(self, audience: str) -> dict[str, Any] | None:
+        """Return a service's row, or None."""
+        return self.row(select(SERVICES).where(SERVICES.c.audience == audience))
+
+    def services(self) -> list[dict[str, Any]]:
+        """Return the services by audience."""
+        return self.rows(select(SERVICES).order_by(SERVICES.c.audience))
 
     def key_numbers(self) -> dict[str, int]:
         """Return the number of each enrolled audience's key."""
         return {row["audience"]: row["n"] for row in self.rows(select(SERVICES))}
+
+
+def _enrol(c: Connection, audience: str, by: str) -> int:
+    which = select(SERVICES.c.n).where(SERVICES.c.audience == audience)
+    n = c.execute(which).scalar()
+    if n is None:
+        row = {"audience": audience, "n": 0, "enrolled_at": now_ms(), "enrolled_by": by}
+        with contextlib.suppress(IntegrityError), c.begin_nested():  # somebody else may have been first
+            c.execute(insert(SERVICES).values(**row))
+        n = c.execute(which).scalar_one()
+    return int(n)

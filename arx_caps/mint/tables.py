@@ -116,6 +116,16 @@ SERVICES: Final = Table(
     Column("enrolled_by", String(96), nullable=False),
 )
 
+# Enrolment tokens that nobody has used: each is deleted by its one use.  Their text is not kept.
+ENROLMENTS: Final = Table(
+    "enrolments",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("audience", String(64), nullable=False),
+    Column("by", String(96), nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+
 # The highest place in the kill sequence that this mint has acted on: a store that has less has lost kills.
 HIGH_WATER: Final = Table(
     "epoch_high_water",

@@ -42,6 +42,7 @@ ROOMS = {
     "trail": set(),
     "relay": set(),
     "agent": {"jose", "keyfile", "durations"},
+    "service": {"keyfile", "agent"},
     "mint": {"jose", "keyfile", "durations", "engines", "realm", "revocation", "embedded", "audit"},
     "cli": {
         "jose",
@@ -54,6 +55,7 @@ ROOMS = {
         "trail",
         "relay",
         "agent",
+        "service",
         "mint",
     },
     "demo": {
@@ -67,6 +69,7 @@ ROOMS = {
         "trail",
         "relay",
         "agent",
+        "service",
         "mint",
         "cli",
     },

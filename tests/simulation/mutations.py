@@ -77,8 +77,8 @@ MUTATIONS: dict[str, Patches] = {
         "callers": (
             ("    born = mint.born()  # before any authority is looked at\n", ""),
             (
-                'return Caller("agent", grant.agent, row, born, grant.exp)',
-                'return Caller("agent", grant.agent, row, mint.born(), grant.exp)',
+                'return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)',
+                'return Caller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid)',
             ),
         ),
     },

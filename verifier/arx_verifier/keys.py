@@ -81,6 +81,10 @@ class KeyRing:
             SettingsError: As for the constructor; the old keys stay in force.
         """
         fresh = self._derive(keys)
+        for kid, key in fresh.items():
+            known = self._keys.get(kid)
+            if known is not None and chain.equal(known.derived, key.derived):
+                fresh[kid] = known  # what was proven with it stays proven
         self._keys = fresh  # one assignment: a reader sees the old set or the new one, never a mixture
 
     @property

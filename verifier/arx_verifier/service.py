@@ -3,11 +3,15 @@
 
 The file is what the mint gives a tool service: its audience keys, where the kill epoch is followed, where decisions are
 kept.  Nothing is connected or opened here: follower and journal start with the first call, or with the application.
+Whoever keeps the file's keys fresh, beside the service or in it, writes a new file over the old one; a key id that is
+not known makes a verifier look whether there is one.
 """
 
+import logging
 import os
 import secrets
 import stat
+import time
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -20,7 +24,7 @@ from arx_verifier.counters import NonceStore
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.keys import KeyRing
+from arx_verifier.keys import AudienceKey, KeyRing
 from arx_verifier.verify import Verifier
 
 
@@ -31,6 +35,8 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         audience: The service's name.
         journal: Folder of the decision journal.
         keys: Key id to base64url of the 32-byte audience key.
+        issuer: The mint's URL, for whoever keeps the keys fresh; the verifier asks nobody.
+        key_file: The service's own key, with which it asks the mint; not read here.
         max_ttl_ms: The realm's longest token life, ms.
         realm: The realm's name.
         store: URL of the realm's epoch store; a password may come from ``ARX_STORE_PASSWORD`` instead.
@@ -42,7 +48,9 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     audience: str
+    issuer: str | None = None
     journal: str | None = None
+    key_file: str | None = None
     keys: dict[str, str]
     max_ttl_ms: Annotated[int, Meta(ge=1000)]
     realm: str
@@ -57,8 +65,61 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"<ServiceFile of {self.audience} in {self.realm}>"
 
 
+LOOK_NS: Final = 200_000_000  # between two looks at the file, or strangers' key ids would make every refusal dear
 _SEGMENTS: Final = 16  # a small budget is many small files, so that shipping gives room back bit by bit
+_log = logging.getLogger(__name__)
 _FILE: Final = msgspec.json.Decoder(ServiceFile)
+
+
+class FileKeys(KeyRing):
+    """The keys of a service file, read again when one is asked for that it did not have.
+
+    Attributes:
+        path: The file.
+    """
+
+    __slots__ = ("_looked_ns", "_seen", "path")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the file's keys.
+
+        Raises:
+            SettingsError: The file is unusable, or there is no key in it.
+        """
+        self.path = Path(path)
+        self._looked_ns = time.monotonic_ns()
+        self._seen = _stamp(self.path)
+        file = read_service_file(self.path)
+        super().__init__(_keys_of(file, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
+
+    def get(self, kid: str) -> AudienceKey | None:
+        """Return the key of ``kid``, or None; one that is not known may have been written since."""
+        found = super().get(kid)
+        if found is None and time.monotonic_ns() - self._looked_ns >= LOOK_NS and self.reread():
+            found = super().get(kid)
+        return found
+
+    def reread(self) -> bool:
+        """Take the file's keys if it was written since; one that cannot be used changes nothing.
+
+        Returns:
+            Whether there are other keys now.
+        """
+        self._looked_ns = time.monotonic_ns()
+        stamp = _stamp(self.path)
+        if stamp is None or stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            file = read_service_file(self.path)
+            if file.realm != self.realm:
+                raise SettingsError(f"{self.path} is of another realm now, {file.realm}; restart the service")
+            self.replace(_keys_of(file, self.path))
+        except SettingsError as error:
+            # An outage elsewhere, or a slip of the pen, must not end a service that has good keys.
+            _log.error("the keys stay as they were: %s", error)
+            return False
+        return True
 
 
 def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
@@ -108,13 +169,7 @@ def open_verifier(
     Raises:
         SettingsError: The file is unusable or leaves something open that was not given here.
     """
-    file = read_service_file(path)
-    try:
-        keys = KeyRing(
-            {kid: bytes_of(key) for kid, key in file.keys.items()}, realm=file.realm, max_ttl_ms=file.max_ttl_ms
-        )
-    except MalformedTokenError as error:
-        raise SettingsError(f"{path}: a key is not base64url") from error
+    file, keys = read_service_file(path), FileKeys(path)
     verifier_id = f"{file.audience}-{os.getpid()}-{secrets.token_hex(3)}"
     return Verifier(
         audience=file.audience,
@@ -124,6 +179,22 @@ def open_verifier(
         nonces=nonces if nonces is not None else _nonces(file),
         record_arguments=file.record_arguments,
     )
+
+
+def _keys_of(file: ServiceFile, path: Path) -> dict[str, bytes]:
+    try:
+        return {kid: bytes_of(key) for kid, key in file.keys.items()}
+    except MalformedTokenError as error:
+        raise SettingsError(f"{path}: a key is not base64url") from error
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what differs when a file was written again, or None when it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _follow(file: ServiceFile, verifier_id: str) -> Epochs:

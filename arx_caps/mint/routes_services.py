@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of tool services: their enrolment, their own keys, and the audience keys they are given.  SPEC 21.
+
+An operator may hand a service file over by hand; or makes an enrolment token, with which the service enrols a key of
+its own and from then on asks for its audience keys itself.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from arx_caps.mint.core import Mint
+from arx_caps.mint.database import now_ms
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.events import Event
+from arx_verifier import codec, names
+from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.store_address import without_login
+
+ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
+ENROLMENT_BYTES: Final = 32
+ENROLMENT_MS: Final = 15 * 60 * 1000  # as long as it takes to carry it to the service's machine
+REFRESH_MS: Final = 60_000  # how often a service asks for its keys
+WRITE: Final = "arx.services.write"
+READ: Final = "arx.services.read"
+FETCH: Final = "arx.keys.fetch"
+
+Kid = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class ServiceBody(Body, frozen=True):
+    """A tool service."""
+
+    audience: str
+
+
+class JoinBody(Body, frozen=True):
+    """An enrolment token; the key to enrol is the one that the call's proof is made with."""
+
+    enrolment: Annotated[str, Meta(max_length=100)]
+
+
+class ServicePatchBody(Body, frozen=True):
+    """An own key of the service to take away."""
+
+    remove_kid: Kid
+
+
+class ServiceFile(Answer, frozen=True):
+    """A service file, a secret.  SPEC 15."""
+
+    v: Literal[1]
+    realm: str
+    audience: str
+    max_ttl_ms: int
+    keys: dict[str, str]
+    store: str
+    journal: str
+
+
+class InvitationAnswer(Answer, frozen=True):
+    """An enrolment token, a secret, and for what and until when it is good."""
+
+    enrolment: str
+    audience: str
+    issuer: str
+    expires_at: int
+
+
+class JoinedAnswer(Answer, frozen=True):
+    """Which service's key it is from now on."""
+
+    audience: str
+    kid: str
+
+
+class AudienceKey(Answer, frozen=True):
+    """One audience key, a secret."""
+
+    kid: str
+    key: str
+
+
+class KeysAnswer(Answer, frozen=True):
+    """The keys of one audience, and what else a service goes by."""
+
+    realm: str
+    audience: str
+    keys: tuple[AudienceKey, ...]
+    max_ttl_ms: int
+    refresh_ms: int
+    store: str
+
+
+class OwnKey(Answer, frozen=True):
+    """An own key of a service, by its thumbprint."""
+
+    kid: str
+    added_at: int
+
+
+class ServiceAnswer(Answer, frozen=True):
+    """A service."""
+
+    audience: str
+    n: int
+    enrolled_at: int
+    enrolled_by: str
+    keys: tuple[OwnKey, ...]
+
+
+class ServicesAnswer(Answer, frozen=True):
+    """Services, by audience."""
+
+    services: tuple[ServiceAnswer, ...]
+
+
+def enrol_service(asked: Asked) -> ServiceFile:
+    """Enrol a tool service, or find it, and return its service file, a secret."""
+    mint, audience, by = asked.mint, _audience(asked), asked.by.by
+    n = mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
+    keys = {kid: codec.text_of(key) for kid, key in mint.roots.audience_keys(audience, n).items()}
+    return ServiceFile(
+        v=1,
+        realm=mint.realm.name,
+        audience=audience,
+        max_ttl_ms=mint.realm.max_ttl_ms,
+        keys=keys,
+        store=_store(mint),
+        journal=str(mint.realm.journals_dir / audience),
+    )
+
+
+def invite(asked: Asked) -> InvitationAnswer:
+    """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
+    mint, audience, by = asked.mint, _audience(asked), asked.by.by
+    token = ENROLMENT_PREFIX + codec.text_of(secrets.token_bytes(ENROLMENT_BYTES))
+    until = now_ms() + ENROLMENT_MS
+    what = Event.of("service.invited", by, audience=audience, expires_at=until)
+    mint.state.invite(audience, _digest(token), until, by, what)
+    return InvitationAnswer(enrolment=token, audience=audience, issuer=mint.realm.issuer, expires_at=until)
+
+
+def join(asked: Asked) -> JoinedAnswer:
+    """Enrol the key of the proof for the service that the enrolment token is for, and use the token up."""
+    mint, proof = asked.mint, asked.proof
+    if proof is None:
+        raise refusal("missing_token")
+    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    audience = mint.state.join(_digest(asked.body.enrolment), proof.key)
+    return JoinedAnswer(audience=audience, kid=proof.key.kid)
+
+
+def audience_keys(asked: Asked) -> KeysAnswer:
+    """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
+    mint, audience = asked.mint, asked.by.name
+    keys = mint.roots.audience_keys(audience, _row(mint, audience)["n"])
+    return KeysAnswer(
+        realm=mint.realm.name,
+        audience=audience,
+        keys=tuple(AudienceKey(kid=kid, key=codec.text_of(key)) for kid, key in keys.items()),
+        max_ttl_ms=mint.realm.max_ttl_ms,
+        refresh_ms=REFRESH_MS,
+        store=_store(mint),
+    )
+
+
+def list_services(asked: Asked) -> ServicesAnswer:
+    """List the services."""
+    return ServicesAnswer(services=tuple(_show(asked.mint, row) for row in asked.mint.state.services()))
+
+
+def get_service(asked: Asked) -> ServiceAnswer:
+    """Show one service."""
+    return _show(asked.mint, _row(asked.mint, asked.path["audience"]))
+
+
+def patch_service(asked: Asked) -> ServiceAnswer:
+    """Take a service's own key away: who holds it gets no more keys, and what it signs counts for nothing."""
+    mint, kid = asked.mint, asked.body.remove_kid
+    audience = _row(mint, asked.path["audience"])["audience"]
+    what = Event.of("service.keys_changed", asked.by.by, audience=audience, removed=kid)
+    mint.state.change_keys(f"service:{audience}", None, kid, what, keep_one=False)
+    return _show(mint, _row(mint, audience))
+
+
+def _audience(asked: Asked) -> str:
+    audience: str = asked.body.audience
+    if not names.is_audience(audience):
+        raise RequestError("audience is [a-z0-9][a-z0-9._-]{0,63} and does not begin with arx")
+    return audience
+
+
+def _row(mint: Mint, audience: str) -> dict[str, Any]:
+    row = mint.state.service(audience)
+    if row is None:
+        raise GrantError("there is no such service", code="not_found")
+    return row
+
+
+def _store(mint: Mint) -> str:
+    # The mint's own login may kill and lift: a service follows with one of its own, or none.
+    return without_login(mint.store_url)
+
+
+def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceAnswer:
+    return ServiceAnswer(
+        audience=row["audience"],
+        n=row["n"],
+        enrolled_at=row["enrolled_at"],
+        enrolled_by=row["enrolled_by"],
+        keys=tuple(
+            OwnKey(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(f"service:{row['audience']}")
+        ),
+    )
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/services", WRITE, enrol_service, ServiceBody, status=201),
+    Endpoint("GET", "/v1/services", READ, list_services),
+    Endpoint("POST", "/v1/services/invitations", WRITE, invite, ServiceBody, status=201),
+    Endpoint("POST", "/v1/services/keys", None, join, JoinBody, status=201, problems=("bad_enrolment", "key_enrolled")),
+    Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
+    Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
+    Endpoint("GET", "/v1/keys", FETCH, audience_keys, callers=("service",), problems=("replayed", "not_found")),
+)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep a service's audience keys fresh, long before they are needed, and never on the way of a decision.  SPEC 21.2.
+
+A mint that does not answer changes nothing: the keys that are there go on, in memory and in the file.  It runs as a
+thread of the service, or beside it (``arx service refresh``): a running verifier looks at its file by itself.
+"""
+
+import logging
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import httpx
+
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.keyfile import KeyFile
+from arx_caps.service.fetch import Fetched, fetch_keys, write_keys
+from arx_verifier.codec import bytes_of
+from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.keys import KeyRing
+from arx_verifier.service import FileKeys, read_service_file
+
+FIRST_RETRY_S: Final = 0.5
+LAST_RETRY_S: Final = 30.0
+DEFAULT_REFRESH_S: Final = 60.0  # until the mint has said how often
+
+_log = logging.getLogger(__name__)
+
+
+class Status(NamedTuple):
+    """How it stands with a service's keys.
+
+    Attributes:
+        kids: The keys that the mint gave last; empty before it answered.
+        refreshed_at: When that was, ms since the Unix epoch; None before.
+        error: Why the last try failed, or None.
+    """
+
+    kids: tuple[str, ...] = ()
+    refreshed_at: int | None = None
+    error: str | None = None
+
+
+class KeyRefresher:
+    """Asks the mint for a service's keys again and again, and hands them on.
+
+    Args:
+        path: The service file; it names the mint and the service's own key.
+        keys: The keys of a running verifier, which gets the new ones at once; None where it runs elsewhere.
+        client: Sends; a client of its own when left out.
+
+    Attributes:
+        status: How it stands.
+
+    Raises:
+        SettingsError: The file, or the own key, cannot be used.
+    """
+
+    def __init__(self, path: Path | str, keys: KeyRing | None = None, *, client: httpx.Client | None = None) -> None:
+        self._path, self._keys = Path(path), keys
+        file = read_service_file(self._path)
+        if file.issuer is None or file.key_file is None:
+            raise SettingsError(
+                f"{self._path} names no `issuer` or `key_file`: enrol a key of the service's own with "
+                "`arx service invite` and `arx service join`"
+            )
+        key = KeyFile.load(self._path.parent / file.key_file)
+        if (key.role, key.name) != ("service", file.audience):
+            raise SettingsError(f"{file.key_file} is the key of {key.subject}, not of service:{file.audience}")
+        self._key = key.key
+        self._mint = MintClient(file.issuer, now=lambda: time.time_ns() // 1_000_000, client=client)
+        self.status = Status()
+        self._pause_s = DEFAULT_REFRESH_S
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def refresh(self) -> bool:
+        """Ask once, write the file and hand the keys on.
+
+        Returns:
+            Whether there are other keys than before.
+
+        Raises:
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot say now.
+            TokenError: It does not know the service's key any more.
+            SettingsError: The file cannot be written; a running verifier has the keys all the same.
+        """
+        fetched = fetch_keys(self._mint, self._key)
+        self._pause_s = fetched.refresh_ms / 1000
+        try:
+            changed = write_keys(self._path, fetched)
+        except SettingsError:
+            if self._keys is not None:
+                self._hand_on(fetched, self._keys)
+            raise
+        if changed and self._keys is not None:
+            self._hand_on(fetched, self._keys)
+        self.status = Status(tuple(sorted(fetched.texts)), time.time_ns() // 1_000_000)
+        return changed
+
+    def start(self) -> None:
+        """Keep the keys fresh in a thread of this process, until ``close``."""
+        self._thread = threading.Thread(target=self.run, args=(self._stop,), name="arx-service-keys", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and the connection, for good; the keys stay."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._mint.close()
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the keys fresh until ``stop`` is set; nothing that fails ends it."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                if self.refresh():
+                    _log.info("audience keys: %s", ", ".join(self.status.kids))
+                failures = 0
+                # Earlier than asked for, and each at another time: a fleet that started together does not ask together.
+                pause_s = self._pause_s * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
+            except ArxError as error:
+                if failures == 0:
+                    _log.error("the audience keys stay as they are: %s", error)
+                self.status = self.status._replace(error=str(error))
+                pause_s = min(FIRST_RETRY_S * 2**failures, LAST_RETRY_S, self._pause_s)
+                failures = min(failures + 1, 10)
+            stop.wait(pause_s)
+
+    def _hand_on(self, fetched: Fetched, keys: KeyRing) -> None:
+        if not isinstance(keys, FileKeys) or not keys.reread():
+            keys.replace({kid: bytes_of(text) for kid, text in fetched.texts.items()})
+
+    def __repr__(self) -> str:
+        return f"<KeyRefresher of {self._path}>"

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tool service with a key of its own, against a realm that runs: its keys come, stay fresh, outlive the mint."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_caps.service import KeyRefresher
+from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.service import open_verifier
+from tests.cli.live import AGENT, Live, call, live_realm
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
+    with live_realm(tmp_path / "realm", free_port) as realm:
+        yield realm
+
+
+def joined(live: Live, folder: Path, audience: str = "orders") -> tuple[Path, Path]:
+    """Invite a service and join as it."""
+    invitation, file, key = (folder / f"{audience}{end}" for end in (".invite", ".json", ".key"))
+    live.ok("service", "invite", audience, "--out", invitation)
+    live.ok("service", "join", invitation, "--out", file, "--key-out", key)
+    return file, key
+
+
+def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> None:
+    """Invited, joined, running; with the mint dead it starts and decides; lost keys come back with the mint."""
+    file, key = joined(live, tmp_path)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, key)] == [0o600, 0o600]
+    code, told, _ = live.run(
+        "service", "join", tmp_path / "orders.invite", "--out", tmp_path / "x", "--key-out", tmp_path / "y"
+    )
+    assert (code, told["code"]) == (exits.DENIED, "bad_enrolment")
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "y").exists()
+    # Whoever lost the answer, or the file, tries again with the key that he has.
+    again = tmp_path / "again.json"
+    live.ok("service", "join", tmp_path / "orders.invite", "--out", again, "--key-out", key)
+    assert json.loads(again.read_text())["keys"] == json.loads(file.read_text())["keys"]
+    live.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key")
+    live.ok("session", "open", "--key", tmp_path / "agent.key", "--out", tmp_path / "session")
+    live.ok(
+        "task",
+        "start",
+        "lookup",
+        "--param",
+        "order_id=o-1",
+        "--session",
+        tmp_path / "session",
+        "--out",
+        tmp_path / "task",
+    )
+    with_other_keys = json.loads(file.read_text()) | {"keys": {"k9.9": "A" * 43}}
+    file.write_text(json.dumps(with_other_keys))
+    live.kill_mint()
+    verifier = open_verifier(again)
+    refresher = KeyRefresher(file, verifier.keys)
+    try:
+        verifier.start()
+        assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
+        with pytest.raises(StoreError, match="does not answer"):
+            refresher.refresh()
+        refresher.start()
+        until(lambda: refresher.status.error)
+        assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
+        live.revive()
+        until(lambda: refresher.status.refreshed_at)
+        assert json.loads(file.read_text())["keys"] == json.loads(again.read_text())["keys"]
+        assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
+    finally:
+        refresher.close()
+        verifier.close()
+
+
+def test_an_own_key_that_is_taken_away(live: Live, tmp_path: Path) -> None:
+    """Its holder gets no more keys and goes on with what it has; a file without an own key is told what to do."""
+    file, _ = joined(live, tmp_path)
+    before = file.read_text()
+    [own] = live.ok("service", "show", "orders")["service"]["keys"]
+    assert live.ok("service", "refresh", file, "--once")["changed"] is False
+    live.ok("service", "remove-key", "orders", own["kid"], "--yes")
+    code, told, _ = live.run("service", "refresh", file, "--once")
+    assert (code, told["code"]) == (exits.DENIED, "bad_proof")
+    assert file.read_text() == before
+    live.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
+    with pytest.raises(SettingsError, match="arx service invite"):
+        KeyRefresher(tmp_path / "payments.json")
+    assert [row["audience"] for row in live.ok("service", "list")["services"]] == ["orders", "payments"]

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tool services: a token that is good once enrols a key, and that key gets the keys of its own audience alone."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.jose import SigningKey
+from arx_caps.mint import state_services
+from arx_verifier.codec import bytes_of
+from tests.mint.world import Holder, World, local_world, now_ms
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
+    yield made
+    made.mint.close()
+
+
+def invited(world: World, audience: str = "orders") -> str:
+    answer = world.operator().call("POST", "/v1/services/invitations", {"audience": audience})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["enrolment"])
+
+
+def join(world: World, enrolment: str, key: SigningKey | None = None) -> tuple[Holder, dict[str, Any]]:
+    holder = Holder(world, key or SigningKey.generate(), None)
+    answer = holder.call("POST", "/v1/services/keys", {"enrolment": enrolment})
+    return holder, answer.json() | {"status": answer.status_code}
+
+
+def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
+    """With its own key and no token: all of its audience, the very ones that the mint makes tokens with."""
+    holder, joined = join(world, invited(world))
+    assert (joined["status"], joined["audience"], joined["kid"]) == (201, "orders", holder.key.kid)
+    answer = holder.call("GET", "/v1/keys").json()
+    assert (answer["realm"], answer["audience"]) == (world.realm.name, "orders")
+    kid, key = world.mint.roots.audience_key("orders", world.mint.state.key_numbers()["orders"])
+    assert [(each["kid"], bytes_of(each["key"])) for each in answer["keys"]] == [(kid, key)]
+    other, _ = join(world, invited(world, "payments"))
+    assert other.call("GET", "/v1/keys").json()["keys"][0]["key"] != answer["keys"][0]["key"]
+    kinds = [(event["kind"], event["by"]) for event in world.events() if event["kind"].startswith("service.")]
+    assert kinds[:2] == [("service.invited", "operator:root"), ("service.joined", "service:orders")]
+    assert world.mint.state.find_key("service:orders", holder.key.kid) is not None
+
+
+def test_an_enrolment_token_is_good_once(world: World) -> None:
+    """The second who brings it gets nothing, nor do two at the same moment."""
+    enrolment = invited(world)
+    codes: list[int] = []
+    ready = threading.Barrier(4)
+
+    def race() -> None:
+        ready.wait()
+        codes.append(join(world, enrolment)[1]["status"])
+
+    threads = [threading.Thread(target=race) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == [201, 401, 401, 401]
+    _, again = join(world, enrolment)
+    assert again["code"] == "bad_enrolment"
+    assert len(world.mint.state.keys_of("service:orders")) == 1
+
+
+def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of an hour later it is worth nothing; nor is one that was never made."""
+    enrolment = invited(world)
+    monkeypatch.setattr(state_services, "now_ms", lambda: now_ms() + 15 * 60 * 1000)
+    for text in (enrolment, "arxe1_" + "A" * 43, "", "arx1_x"):
+        assert join(world, text)[1]["code"] == "bad_enrolment"
+    assert world.mint.state.services() == []
+
+
+def test_a_key_belongs_to_one_holder(world: World) -> None:
+    """A key of an agent, an operator or another service is no key of this one, and the token is not used up by it."""
+    enrolment = invited(world)
+    used, _ = join(world, invited(world, "payments"))
+    for key in (world.operator_key.key, world.enrol().key, used.key):
+        assert join(world, enrolment, key)[1]["code"] == "key_enrolled"
+    assert join(world, enrolment)[1]["status"] == 201
+
+
+def test_whoever_is_no_service_gets_no_key(world: World) -> None:
+    """Not an operator with every right, not an agent, not a stranger; and one proof is good once."""
+    agent, _ = world.session()
+    holder, _ = join(world, invited(world))
+    for other in (world.operator(), agent):
+        answer = other.call("GET", "/v1/keys")
+        assert (answer.status_code, answer.json()["code"]) in [(403, "wrong_caller"), (403, "tool_not_allowed")]
+        assert Holder(world, other.key, None).call("GET", "/v1/keys").json()["code"] == "bad_proof"
+    assert Holder(world, SigningKey.generate(), None).call("GET", "/v1/keys").json()["code"] == "bad_proof"
+    headers = holder.headers("GET", "/v1/keys")
+    answers = [world.client.get("/v1/keys", headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 401]
+    assert answers[1].json()["code"] == "replayed"
+    # A service's key is for nothing else.
+    assert holder.call("GET", "/v1/services").json()["code"] == "missing_token"
+
+
+def test_own_keys_rotate(world: World) -> None:
+    """A second key is enrolled with a second token, the first is taken away and signs nothing from then on."""
+    (old, _), (new, _) = join(world, invited(world)), join(world, invited(world))
+    operator = world.operator()
+    shown = operator.call("GET", "/v1/services/orders").json()
+    assert {key["kid"] for key in shown["keys"]} == {old.key.kid, new.key.kid}
+    assert operator.call("PATCH", "/v1/services/orders", {"remove_kid": old.key.kid}).status_code == 200
+    assert old.call("GET", "/v1/keys").json()["code"] == "bad_proof"
+    assert new.call("GET", "/v1/keys").status_code == 200
+    assert operator.call("PATCH", "/v1/services/orders", {"remove_kid": old.key.kid}).status_code == 404
+    assert operator.call("GET", "/v1/services/nobody").status_code == 404
+    assert [row["audience"] for row in operator.call("GET", "/v1/services").json()["services"]] == ["orders"]
