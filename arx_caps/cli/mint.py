@@ -18,6 +18,7 @@ from arx_caps.cli.values import Duration, show_time
 from arx_caps.durations import parse_duration
 from arx_caps.realm import Realm
 
+DEFAULT_ISSUER = "http://127.0.0.1:8700"
 PASSPHRASE = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - the name of a variable
 passphrase_option = click.option(
     "--passphrase-file",
@@ -121,6 +122,20 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
     said = f"the database is at revision {value['now'] or 'none'}; this version knows {HEAD}"
     console.data("migration", value, said)
     click.get_current_context().exit(exits.OK if value["now"] == HEAD else exits.DENIED)
+
+
+@mint_command.command("openapi")
+@realm_dir_option
+@common_options
+@pass_console
+def openapi_command(console: Console, realm_dir: Path) -> None:
+    """Print the HTTP API as an OpenAPI 3.1 document; a mint serves it at /openapi.json."""
+    import msgspec
+
+    from arx_caps.mint.app import describe_api
+
+    issuer = Realm.open(realm_dir).issuer if (realm_dir / "realm.toml").exists() else DEFAULT_ISSUER
+    console.raw(msgspec.json.format(msgspec.json.encode(describe_api(issuer))).decode())
 
 
 def _told(facts: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mint's HTTP application: its routes, and what stands around them.  SPEC 16.
 
-Every route but the two of health is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the lifespan
-and never at import.
+Every route but those of ``routes_open`` is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the
+lifespan and never at import.
 """
 
 import contextlib
@@ -13,10 +13,19 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.mint import problems, routes_agents, routes_kills, routes_operators, routes_services, routes_work
+from arx_caps.mint import (
+    openapi,
+    problems,
+    routes_agents,
+    routes_kills,
+    routes_open,
+    routes_operators,
+    routes_services,
+    routes_work,
+)
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Endpoint, serve
 
@@ -41,7 +50,7 @@ def create_app(mint: Mint) -> Starlette:
             await run_in_threadpool(mint.close)
 
     app = Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), *_routes(mint)],
+        routes=[*routes_open.routes(describe_api(mint.realm.issuer)), *_routes(mint)],
         lifespan=lifespan,
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
     )
@@ -51,15 +60,9 @@ def create_app(mint: Mint) -> Starlette:
     return app
 
 
-async def healthz(_: Request) -> Response:
-    """Say that the process answers."""
-    return JSONResponse({"status": "ok"})
-
-
-async def readyz(request: Request) -> Response:
-    """Say whether the mint can grant: it records, and knows the kill epoch."""
-    because = await run_in_threadpool(request.app.state.mint.ready)
-    return JSONResponse({"ready": not because, "because": because}, 503 if because else 200)
+def describe_api(issuer: str) -> dict[str, Any]:
+    """Describe every route in an OpenAPI 3.1 document.  SPEC 22.1."""
+    return openapi.describe(ENDPOINTS, routes_open.OPEN, issuer=issuer)
 
 
 def _routes(mint: Mint) -> list[Route]:

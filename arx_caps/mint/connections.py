@@ -7,7 +7,10 @@ the next: strangers who hold connections open cannot shut an operator out.  What
 """
 
 import asyncio
+import http
+import json
 import resource
+import sys
 from typing import Any, ClassVar, Final
 
 import h11
@@ -43,6 +46,24 @@ class BoundedProtocol(H11Protocol):
             self._begun = True
             self._watch()
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request of HTTP/1.1: as a problem, like every refusal, and with h11's better status."""
+        error = sys.exc_info()[1]
+        status = http.HTTPStatus(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
+        told = {"type": "about:blank", "title": status.phrase, "status": status.value}
+        told |= {"detail": msg.rstrip("."), "code": "malformed_request"}
+        body = json.dumps(told).encode()
+        headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/problem+json"),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+        ]
+        answer = h11.Response(status_code=status.value, headers=headers, reason=status.phrase.encode())
+        for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""

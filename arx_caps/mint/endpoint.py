@@ -34,6 +34,10 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A request's body.  A member that is not known here is refused: it could have been a restriction."""
 
 
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What may stand in a call's query: nothing, unless a type of its own says more."""
+
+
 class NoBody(Body, frozen=True):
     """Nothing is said in the body."""
 
@@ -47,7 +51,7 @@ class Asked(NamedTuple):
         proof: The proof of a call without a token.
         body: The decoded body.
         path: The path's members.
-        query: The query's members.
+        query: The decoded query.
     """
 
     mint: Mint
@@ -55,7 +59,7 @@ class Asked(NamedTuple):
     proof: Proof | None
     body: Any
     path: Mapping[str, str]
-    query: Mapping[str, str]
+    query: Any
 
     @property
     def by(self) -> Caller:
@@ -79,7 +83,7 @@ class Endpoint(NamedTuple):
         handler: Answers; runs in a thread.  Its first docstring line says what the call does.
         body: The body's type.
         callers: Who may call.
-        query: The members that the query may have.
+        query: The query's type.
         status: What it is answered with when it was done.
         problems: The codes that it can be refused with, beside those of every call (``codes``).
     """
@@ -90,7 +94,7 @@ class Endpoint(NamedTuple):
     handler: Callable[[Asked], Answer]
     body: type[Body] = NoBody
     callers: tuple[str, ...] = ("operator",)
-    query: tuple[str, ...] = ()
+    query: type[Query] = Query
     status: int = 200
     problems: tuple[str, ...] = ()
 
@@ -143,25 +147,30 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
         members = _members(endpoint, request, raw)
     except ArxError as error:
         broken = error  # told to nobody but a proven caller
-    query = dict(request.query_params)
+    said = dict(request.query_params)
     caller = None
     if endpoint.action is not None:
         if "service" in endpoint.callers and call.authorization is None:
             caller = identify_service(mint, call)
         else:
-            caller = identify(mint, call, endpoint.action, members | query | request.path_params)
+            caller = identify(mint, call, endpoint.action, members | said | request.path_params)
         if caller.kind not in endpoint.callers:
             raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
     if broken is not None:
         raise broken
-    unknown = sorted(set(query) - set(endpoint.query))
-    if unknown or len(query) != len(request.query_params.multi_items()):
-        raise RequestError("the query has an unknown member, or one twice")
-    try:
-        body = msgspec.convert(members, endpoint.body)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"the body is not what is expected: {error}") from error
+    if len(said) != len(request.query_params.multi_items()):
+        raise RequestError("the query has a member twice")
+    body = _typed("body", members, endpoint.body)
+    query = _typed("query", said, endpoint.query)
     return Asked(mint, caller, proof, body, request.path_params, query)
+
+
+def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:
+    try:
+        # A query is text: its numbers are read out of it.
+        return msgspec.convert(members, kind, strict=part == "body")
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the {part} is not what is expected: {error}") from error
 
 
 def _call(mint: Mint, request: Request) -> Call:

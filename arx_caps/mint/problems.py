@@ -9,8 +9,10 @@ import http
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -50,6 +52,35 @@ RETRY_AFTER_S: Final = "1"  # a lease is renewed several times in this time
 _log = logging.getLogger(__name__)
 
 
+class FailureShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What was expected at a place, by which rule, and what came."""
+
+    place: str
+    rule: str
+    expected: str
+    came: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal (RFC 9457); ``code`` is what a program goes by, ``detail`` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    failures: list[FailureShown] | UnsetType = UNSET
+
+
+def status_of(code: str) -> int:
+    """Return the HTTP status of a code.
+
+    Args:
+        code: A key of ``REASONS`` or of ``STATUS``.
+    """
+    return STATUS[code] if code in STATUS else REASONS[code].status
+
+
 def problem(
     code: str,
     detail: str,
@@ -70,11 +101,15 @@ def problem(
         status: Where the code is in neither table.
     """
     if status is None:
-        status = STATUS[code] if code in STATUS else REASONS[code].status
-    content: dict[str, Any] = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status}
-    content |= {"detail": detail, "code": code}
-    if failures:
-        content["failures"] = [failure._asdict() for failure in failures]
+        status = status_of(code)
+    told = Problem(
+        type="about:blank",
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        failures=[FailureShown(**failure._asdict()) for failure in failures] or UNSET,
+    )
     sent = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
     if status == http.HTTPStatus.UNAUTHORIZED:
         error = "invalid_dpop_proof" if code in _PROOF_CODES else "invalid_token"
@@ -82,7 +117,8 @@ def problem(
         sent["WWW-Authenticate"] = f'DPoP realm="{realm}", algs="EdDSA Ed25519"{said}'
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         sent["Retry-After"] = RETRY_AFTER_S
-    body = json.dumps(content).encode("ascii")
+    # Beyond ASCII is escaped: what a stranger sent could hold half a surrogate, which UTF-8 has no bytes for.
+    body = json.dumps(msgspec.to_builtins(told)).encode("ascii")
     return Response(body, status, sent, media_type="application/problem+json")
 
 

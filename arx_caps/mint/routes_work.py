@@ -12,10 +12,11 @@ from msgspec import Meta
 
 from arx_caps.mint import granting
 from arx_caps.mint.ending import end_session, finish_task
-from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint, Query
 from arx_caps.mint.identity import Shown
-from arx_caps.mint.shown import STATES, KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
-from arx_verifier.errors import REASONS, GrantError, RequestError, refusal
+from arx_caps.mint.shown import KillShown, SessionShown, State, TaskShown, show_kill, show_session, show_task
+from arx_verifier.errors import REASONS, GrantError, refusal
+from arx_verifier.names import MAX_PATH_BYTES
 
 BOTH: Final = ("operator", "agent")
 GONE: Final = ("not_found", "conflict")
@@ -42,6 +43,19 @@ class TaskBody(Body, frozen=True):
     ttl: Duration | None = None
     tools: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(max_length=64)] | None = None
     depth: int | None = None
+
+
+class SessionsQuery(Query, frozen=True):
+    """Which sessions: an agent's, those in a state."""
+
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    state: State | None = None
+
+
+class TasksQuery(Query, frozen=True):
+    """Which tasks: a session's."""
+
+    session: Annotated[str, Meta(max_length=32)] | None = None
 
 
 class SessionOpened(Answer, frozen=True, kw_only=True):
@@ -105,10 +119,8 @@ def open_session(asked: Asked) -> SessionOpened:
 
 def list_sessions(asked: Asked) -> Sessions:
     """List sessions, the newest first."""
-    state = asked.query.get("state")
-    if state is not None and state not in STATES:
-        raise RequestError(f"state is one of {', '.join(STATES)}")
-    rows = asked.mint.state.sessions(agent=asked.query.get("agent"))
+    state = asked.query.state
+    rows = asked.mint.state.sessions(agent=asked.query.agent)
     shown = [show_session(asked.mint, row) for row in rows]
     return Sessions(sessions=[session for session in shown if state in (None, session.state)])
 
@@ -140,8 +152,8 @@ def start_task(asked: Asked) -> TaskStarted:
 def list_tasks(asked: Asked) -> Tasks:
     """List tasks, the newest first; an agent sees those of its session."""
     own = asked.by.session
-    session = asked.query.get("session") if own is None else own["id"]
-    if own is not None and asked.query.get("session") not in (None, own["id"]):
+    session = asked.query.session if own is None else own["id"]
+    if own is not None and asked.query.session not in (None, own["id"]):
         raise GrantError("there is no such session", code="not_found")
     return Tasks(tasks=[show_task(asked.mint, row) for row in asked.mint.state.tasks(session=session)])
 
@@ -194,7 +206,7 @@ _NOT_STARTED: Final = (
 
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/sessions", None, open_session, SessionBody, status=201, problems=_NOT_OPENED),
-    Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=("agent", "state")),
+    Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=SessionsQuery),
     Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
     Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
     Endpoint(
@@ -207,6 +219,6 @@ ENDPOINTS: Final = (
         status=201,
         problems=_NOT_STARTED,
     ),
-    Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=("session",), problems=GONE),
+    Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),
     Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),
 )

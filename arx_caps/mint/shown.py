@@ -6,7 +6,7 @@ in the store is shown as killed.  No token, key or proof is ever shown.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,7 +19,6 @@ from arx_caps.revocation import KillReport
 from arx_verifier.scopes import agent_scopes
 
 State = Literal["open", "ended", "expired", "killed", "frozen"]
-STATES: Final[tuple[State, ...]] = get_args(State)
 _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "banned": "frozen"}
 
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes that anybody may ask: whether the mint lives and can grant, and what its API is.  SPEC 22.
+
+They tell nothing of who uses the realm, and none makes the mint write or wait for a writer because a stranger asked.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from arx_caps.mint import openapi
+from arx_caps.mint.endpoint import Answer
+from arx_caps.mint.openapi import OpenRoute
+
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class Health(Answer, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Answer, frozen=True):
+    """Whether the mint can grant, and what keeps it from that."""
+
+    ready: bool
+    because: list[str]
+
+
+OPEN: Final = (
+    OpenRoute("/healthz", "Say that the process answers.", {200: Health}),
+    OpenRoute("/readyz", "Say whether the mint can grant.", {200: Readiness, 503: Readiness}),
+    OpenRoute(openapi.PATH, "Describe this API.", {200: dict}),
+)
+
+
+async def healthz(_: Request) -> Response:
+    """Say that the process answers."""
+    return _json(msgspec.json.encode(Health()))
+
+
+async def readyz(request: Request) -> Response:
+    """Say whether the mint can grant: it records, and knows the kill epoch."""
+    because = await run_in_threadpool(request.app.state.mint.ready)
+    return _json(msgspec.json.encode(Readiness(ready=not because, because=because)), 503 if because else 200)
+
+
+def routes(description: Mapping[str, Any]) -> list[Route]:
+    """Return the open routes.
+
+    Args:
+        description: What is answered about the API.
+    """
+    document = msgspec.json.encode(description)
+
+    async def describe(_: Request) -> Response:
+        """Describe the API."""
+        return _json(document)
+
+    served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe}
+    return [Route(each.path, served[each.path]) for each in OPEN]
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, dict(_HEADERS), media_type="application/json")

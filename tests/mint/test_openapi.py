@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API's description is the API: every route, every status, every code, and nothing besides."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.routing import Route
+
+from arx_caps.mint.app import ENDPOINTS, describe_api
+from arx_caps.mint.endpoint import NoBody
+from arx_caps.mint.problems import STATUS
+from arx_verifier.errors import REASONS
+from tests.cli.helpers import arx
+from tests.mint.world import ISSUER, World, local_world
+
+DOCUMENT: Any = msgspec.to_builtins(describe_api(ISSUER))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm")
+    yield made
+    made.mint.close()
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+def test_it_is_an_openapi_document() -> None:
+    """The document keeps to OpenAPI 3.1, its references included."""
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_it_has_every_route_that_is_served_and_no_other(world: World) -> None:
+    """Methods and paths of the document are those of the application's own table."""
+    served = set()
+    for route in world.client.app.routes:  # type: ignore[attr-defined]
+        assert isinstance(route, Route)
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+        served |= {(path, method) for method in route.methods or () if method != "HEAD"}
+    assert {(path, method) for path, method, _ in operations()} == served
+
+
+def test_every_operation_is_named_and_says_who_may_call_it() -> None:
+    """Ids are unique, a summary is there, and what needs a token says which action it must allow."""
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(ids)) == len(ids)
+    by_place = {(each.method, re.sub(r":\w+\}", "}", each.path)): each for each in ENDPOINTS}
+    for path, method, operation in operations():
+        assert operation["summary"].endswith(".")
+        endpoint = by_place.get((method, path))
+        if endpoint is None:
+            assert operation["security"] == []
+            continue
+        assert (operation["security"] == []) == (endpoint.action is None or endpoint.callers == ("service",))
+        assert endpoint.action is None or f"`{endpoint.action}`" in operation["description"]
+        assert ("requestBody" in operation) == (endpoint.body is not NoBody)
+        told = {code for answer in operation["responses"].values() for code in _codes(answer)}
+        assert told == endpoint.codes
+        assert str(endpoint.status) in operation["responses"]
+
+
+def _codes(answer: dict[str, Any]) -> list[str]:
+    schema = answer["content"].get("application/problem+json", {}).get("schema", {})
+    found: list[str] = schema["allOf"][1]["properties"]["code"]["enum"] if schema else []
+    return found
+
+
+def test_every_code_of_the_mint_is_somebodys() -> None:
+    """A code that no route can answer is one that nobody needs; one that is in no table cannot be named."""
+    used = {code for endpoint in ENDPOINTS for code in endpoint.codes}
+    assert used <= set(STATUS) | set(REASONS)
+    assert set(STATUS) - used == {"attenuation", "method_not_allowed"}  # the verifier's; what no route answers
+
+
+def test_it_is_served_and_printed(world: World) -> None:
+    """The mint answers with it, to anybody, and a command prints it without one."""
+    assert world.client.get("/openapi.json").json() == DOCUMENT
+    assert msgspec.json.decode(arx("mint", "openapi").out) == DOCUMENT
