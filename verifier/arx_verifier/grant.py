@@ -5,7 +5,6 @@ A decision is not its effect.  What runs for long asks again with ``checkpoint``
 middleware has ended it.  What is asked stands in ``standing``.
 """
 
-import logging
 import threading
 from collections.abc import Callable
 
@@ -14,7 +13,6 @@ import msgspec
 from arx_verifier.decisions import ChainFacts, decision_id
 from arx_verifier.errors import ArxError
 
-_log = logging.getLogger(__name__)
 _ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
 
 
@@ -127,7 +125,13 @@ class Grant(msgspec.Struct, eq=False):
             try:
                 callback(reason)
             except Exception:
-                _log.exception("a callback of an ended call failed; the call is ended all the same")
+                _tell_of_it()
 
     def __repr__(self) -> str:
         return f"<Grant of {self.tool} to {self.holder}, decision {self.decision}>"
+
+
+def _tell_of_it() -> None:
+    import logging  # for what nearly never happens; whoever starts need not wait for it
+
+    logging.getLogger(__name__).exception("a callback of an ended call failed; the call is ended all the same")

