@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast nightly bench bench-kill check clean
+.PHONY: demo test test-fast nightly bench bench-growth bench-kill check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -19,8 +19,10 @@ nightly: $(READY)
 	.ci/nightly
 
 bench: $(READY)
-	$(BIN)/python -m pytest -q benchmarks/bench_*.py --benchmark-json=benchmarks/results.json $(ARGS)
-	$(BIN)/python benchmarks/report.py benchmarks/results.json
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+bench-growth: $(READY)
+	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 bench-kill: $(READY)
 	$(BIN)/python -m benchmarks.kill $(ARGS)

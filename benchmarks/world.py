@@ -33,10 +33,10 @@ REQUEST = AccessRequest(TOOL, ARGS, AT, "192.0.2.7")
 FIELDS = proofs.fields_of(REQUEST)
 
 
-def constraints(limit: int) -> dict[str, ConstraintLike]:
+def constraints(limit: int, order: str = "o-4711") -> dict[str, ConstraintLike]:
     """Five constraints, one an argument; the amount is what a hop narrows."""
     return {
-        "order": "o-4711",
+        "order": order,
         "amount": Constraint(range=(0, limit)),
         "region": Constraint(one_of=("eu", "us")),
         "path": Constraint(glob="/data/*"),
@@ -44,20 +44,20 @@ def constraints(limit: int) -> dict[str, ConstraintLike]:
     }
 
 
-def five(limit: int) -> Caveat:
+def five(limit: int, order: str = "o-4711") -> Caveat:
     """All five constraints, as every hop restates them."""
-    return Caveat(allow=(Rule(tool=TOOL, args=constraints(limit), open=True),))
+    return Caveat(allow=(Rule(tool=TOOL, args=constraints(limit, order), open=True),))
 
 
-def root(number: int = 0) -> Macaroon:
-    """A task's token from the mint."""
-    identifier = Identifier(
+def identifier(number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str, int] = (INC, 0)) -> Identifier:
+    """Who, and the outer limits, of one token."""
+    return Identifier(
         agent="acme/support",
         aud="orders",
-        born=(INC, 0),
-        depth=6,
-        exp=AT + 600_000,
-        iat=AT - 60_000,
+        born=born,
+        depth=depth,
+        exp=at + 600_000,
+        iat=at - 60_000,
         id=codec.text_of(number.to_bytes(16, "big")),
         kid="k1.0",
         policy="cG9saWN5LTAwMDAwMDAwMDE",
@@ -65,29 +65,39 @@ def root(number: int = 0) -> Macaroon:
         task="t-aaaabbbbccccdddd",
         v=1,
     )
-    first = Caveat(allow=(Rule(tool=TOOL, args=constraints(1000)),), hand_to=("acme/**",), require=("call",))
-    return Macaroon.mint(identifier, key=KEY, realm="acme", caveats=(first,))
 
 
-def handed(hops: int, number: int = 0, *, restate: bool = True) -> Macaroon:
+def root(number: int = 0, order: str = "o-4711", **more: Any) -> Macaroon:
+    """A task's token from the mint."""
+    first = Caveat(allow=(Rule(tool=TOOL, args=constraints(1000, order)),), hand_to=("acme/**",), require=("call",))
+    return Macaroon.mint(identifier(number, **more), key=KEY, realm="acme", caveats=(first,))
+
+
+def open_token() -> Macaroon:
+    """Five restrictions and no proof: tool scope, audience, task, expiry, hand-over."""
+    said = (Caveat(allow=(Rule(tool=TOOL),)), Caveat(aud=("orders",)), Caveat(task="t-eeeeffffgggghhhh"))
+    token = Macaroon.mint(identifier(), key=KEY, realm="acme", caveats=(*said, Caveat(exp=AT + 300_000)))
+    return token.hand_over("acme/worker")
+
+
+def handed(hops: int, number: int = 0, *, order: str = "o-4711", restate: bool = True, **more: Any) -> Macaroon:
     """A token after so many hand-overs, each with five constraints, or with only what it narrows."""
-    token = root(number)
+    token = root(number, order, **more)
     for hop in range(hops):
         narrow = Caveat(allow=(Rule(tool=TOOL, args={"amount": Constraint(max=900 - hop)}, open=True),))
-        token = token.hand_over(f"acme/worker-{hop}", five(900 - hop) if restate else narrow)
+        token = token.hand_over(f"acme/worker-{hop}", five(900 - hop, order) if restate else narrow)
     return token
 
 
 def verifier(folder: Path, **more: Any) -> Verifier:
     """A verifier as a service has one, with its journal on disk."""
-    return Verifier(
-        audience="orders",
-        keys=KeyRing({"k1.0": KEY}, realm="acme"),
-        epochs=UnsafeLocalEpochs(INC),
-        decisions=Journal(folder, "bench-1", "orders"),
-        nonces=MemoryNonces(now_ms=AT - 60_000),
-        **more,
-    )
+    made: dict[str, Any] = {
+        "keys": KeyRing({"k1.0": KEY}, realm="acme"),
+        "epochs": UnsafeLocalEpochs(INC),
+        "decisions": Journal(folder, "bench-1", "orders"),
+        "nonces": MemoryNonces(now_ms=AT - 60_000),
+    }
+    return Verifier(audience="orders", **made | more)
 
 
 def calls(*parents: Macaroon, count: int) -> Iterator[str]:

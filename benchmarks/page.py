@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the figures of ``benchmarks/results/`` into docs/performance.md: ``python -m benchmarks.page``.
+
+Each part of the page stands between two markers and comes from one file; a test holds page and files together.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import draw
+from benchmarks.draw import us
+from benchmarks.kill_report import DOCS, put, table
+from benchmarks.measure import RESULTS, load
+
+PAGE: Final = "performance.md"
+COMPARED: Final = "decide, 3 hand-overs, five constraints each"
+# What the work of a row is to take, us: the first name is who has to.
+GOALS: Final[Mapping[tuple[str, str], float]] = {
+    (COMPARED, "ARx, first sight"): 25,
+    (COMPARED, "ARx, parent seen"): 6,
+    ("decide, five restrictions, no proof", "ARx, first sight"): 8,
+    ("decide, five restrictions, no proof", "ARx, seen"): 4,
+    ("hand over one hop, five constraints", "ARx"): 4,
+    ("hand over one hop, only `to` and `exp`", "ARx"): 3,
+    ("make the per-call token", "ARx"): 3,
+}
+
+
+def machine(found: Mapping[str, Any]) -> str:
+    """Say on what it was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+    return f"{found['machine']}; Python {found['python']}{'; ' if versions else ''}{versions}."
+
+
+def grouped(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each work."""
+    works: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        works.setdefault(row["work"], []).append(row)
+    return works
+
+
+def goals(found: Mapping[str, Any]) -> str:
+    """Write the table of what is to be reached, beside the fastest of those that hand over and of those that do not."""
+    rows = []
+    for (work, name), goal in GOALS.items():
+        times = {row["name"]: float(row["median_us"]) for row in grouped(found)[work]}
+        others = {other: value for other, value in times.items() if not other.startswith("ARx")}
+        jose = {other: value for other, value in others.items() if other.startswith(("PyJWT", "joserfc"))}
+        best = [_fastest({other: others[other] for other in names}) for names in (others.keys() - jose, jose)]
+        rows.append((work, name, us(times[name]), f"{goal:g}", *best))
+    return table(("work", "who", "median, us", "goal", "fastest other that hands over", "fastest JWT"), rows)
+
+
+def _fastest(times: Mapping[str, float]) -> str:
+    return min((value, f"{name} {us(value)}") for name, value in times.items())[1] if times else "cannot"
+
+
+def comparison(found: Mapping[str, Any]) -> str:
+    """Write a table for each work: name, median, how many times ours, characters."""
+    parts = [f"Medians in microseconds. {machine(found)}"]
+    for work, rows in grouped(found).items():
+        if work.startswith("refuse"):
+            continue
+        cells = [
+            (row["name"], us(row["median_us"]), f"{row['ratio']:.2f}", row.get("chars", ""))
+            for row in sorted(rows, key=lambda row: float(row["median_us"]))
+        ]
+        parts.append(f"**{work[0].upper()}{work[1:]}**\n\n" + table(("who", "us", "times ours", "characters"), cells))
+    return "\n\n".join(parts)
+
+
+def refusals(found: Mapping[str, Any]) -> str:
+    """Write what each refusal costs, beside the grant."""
+    parts = []
+    for work, rows in grouped(found).items():
+        if work.startswith("refuse"):
+            ordered = sorted(rows, key=lambda row: float(row["median_us"]))
+            cells = [(row["name"], us(row["median_us"]), f"{row['ratio']:.2f}") for row in ordered]
+            title = work.partition(", ")[2]
+            parts.append(table((title, "us", "times the grant"), cells))
+    return "\n\n".join(parts)
+
+
+def growth(found: Mapping[str, Any]) -> str:
+    """Write how the time grows with what can grow."""
+    rows = []
+    for row in found["curves"]:
+        (first, least), (last, most) = row["points"][0], row["points"][-1]
+        rows.append((row["what"], row["name"], f"{first:,} to {last:,}", us(least), us(most), row["fit"]))
+    head = ("what grows", "which", "from, to", "us at first", "us at last", "growth")
+    return f"{machine(found)}\n\n" + table(head, rows)
+
+
+def _growth_plots(found: dict[str, Any]) -> dict[str, str]:
+    lines: dict[str, dict[str, list[draw.Point]]] = {}
+    log = {row["what"]: bool(row["log"]) for row in found["curves"]}
+    for row in found["curves"]:
+        lines.setdefault(row["what"], {})[row["name"]] = [(n, value) for n, value in row["points"]]
+    panels = [draw.Panel(what, curves, log=log[what]) for what, curves in lines.items()]
+    return {"performance-growth.svg": draw.panels("us a decision, as this grows", panels)}
+
+
+def _latest(found: dict[str, Any]) -> dict[str, str]:
+    return {"goals": goals(found), "comparison": comparison(found), "refusals": refusals(found)}
+
+
+def _latest_plots(found: dict[str, Any]) -> dict[str, str]:
+    rows = {work: [(row["name"], float(row["median_us"])) for row in rows] for work, rows in grouped(found).items()}
+    return {
+        "performance-decide.svg": draw.bars("three hand-overs, five constraints each: us a decision", rows[COMPARED]),
+        "performance-hand-over.svg": draw.bars(
+            "hand over one hop, five constraints: us", rows["hand over one hop, five constraints"]
+        ),
+    }
+
+
+# By file of figures: what of the page comes from it, and which plots.
+Renderer = Callable[[dict[str, Any]], dict[str, str]]
+PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
+    "latest": (_latest, _latest_plots),
+    "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
+}
+
+
+def rendered() -> tuple[dict[str, str], dict[str, str]]:
+    """Return what belongs between the page's markers, and the plots by file, of all figures there are."""
+    texts: dict[str, str] = {}
+    plots: dict[str, str] = {}
+    for name, (text, plot) in PARTS.items():
+        if (RESULTS / f"{name}.json").exists():
+            texts |= text(load(name))
+            plots |= plot(load(name))
+    return texts, plots
+
+
+def write(folder: Path = DOCS) -> None:
+    """Write page and plots anew."""
+    texts, plots = rendered()
+    for marker, text in texts.items():
+        put(PAGE, marker, text)
+    for name, text in plots.items():
+        (folder / name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/performance.md says what was measured: its figures and plots are those of ``benchmarks/results/``."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import page
+from benchmarks.kill_report import DOCS
+from benchmarks.measure import RESULTS
+
+PAGE = (DOCS / page.PAGE).read_text("utf-8")
+TEXTS, PLOTS = page.rendered()
+
+
+@pytest.mark.parametrize("marker", sorted(TEXTS))
+def test_a_part_of_the_page_is_its_files(marker: str) -> None:
+    """
+    Between two markers stands what the file of figures gives, and no other number.
+    """
+    found = re.findall(rf"<!-- {marker}: begin[^>]*-->\n\n(.*?)\n\n<!-- {marker}: end -->", PAGE, re.DOTALL)
+    assert found == [TEXTS[marker]], "run `python -m benchmarks.page`"
+
+
+def test_every_part_has_its_file() -> None:
+    """
+    No marker of the page is left without a file of figures.
+    """
+    assert set(re.findall(r"<!-- ([\w-]+): begin", PAGE)) == set(TEXTS)
+    assert {path.stem for path in RESULTS.glob("*.json")} == set(page.PARTS)
+
+
+@pytest.mark.parametrize("name", sorted(PLOTS))
+def test_a_plot_is_its_files(name: str) -> None:
+    """
+    Each plot is drawn from the file of figures, and shown on the page.
+    """
+    assert (DOCS / name).read_text("utf-8") == PLOTS[name], "run `python -m benchmarks.page`"
+    assert f"]({name})" in PAGE
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_figures_say_on_what_and_not_where(path: Path) -> None:
+    """
+    A file of figures names processor, Python and versions, and neither host nor folder of who measured.
+    """
+    found = page.load(path.stem)
+    assert found["machine"]
+    assert found["python"]
+    assert not re.search(r'"[^"]*(/home/|/root|/tmp|/work|hostname|localhost)', path.read_text("utf-8"))
