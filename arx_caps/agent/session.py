@@ -6,12 +6,14 @@ token is good for the mint and for nothing else; what services accept is a task'
 """
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from arx_caps.agent import renewing
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task, end_block, now_ms
@@ -78,12 +80,13 @@ class Agent:
         """The mint's public base URL."""
         return self._mint.issuer
 
-    def open_session(self, *, ttl: str | None = None, purpose: str | None = None) -> "Session":
+    def open_session(self, *, ttl: str | None = None, purpose: str | None = None, keep: bool = True) -> "Session":
         """Prove who this is and open a session, which a ``with`` block ends.
 
         Args:
             ttl: Life, such as ``"1h"``; the policy's limit when left out.
             purpose: What it is for, in words; it goes into the record.
+            keep: Renew it by itself while it is used, where the policy has an idle limit; else ``renew`` is yours.
 
         Returns:
             The session.
@@ -98,7 +101,10 @@ class Agent:
         assertion = make_assertion(self._key, audience=self._mint.issuer, now=self._now(), session_key=key.public)
         body = {"assertion": assertion, "ttl": ttl, "purpose": purpose}
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
-        return Session(self._mint, key, _text(answer, "token"), _part(answer, "session"), now=self._now)
+        session = Session(self._mint, key, answer, now=self._now)
+        if keep:
+            session.keep()
+        return session
 
     def close(self) -> None:
         """Close the connections to the mint; sessions stay open and can then not be ended from here."""
@@ -120,18 +126,72 @@ class Session:
     Attributes:
         id: The session's id, which a kill can name.
         agent: The agent's path.
-        expires_at: When it ends by itself, ms since the Unix epoch.
+        expires_at: When it ends unless it is renewed, ms since the Unix epoch.
+        ends_at: When no renewal helps any more, ms since the Unix epoch.
         purpose: What it is for.
     """
 
-    __slots__ = ("_key", "_mint", "_now", "_token", "agent", "expires_at", "id", "purpose")
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_key",
+        "_lock",
+        "_mint",
+        "_now",
+        "_over",
+        "_token",
+        "_used",
+        "agent",
+        "ends_at",
+        "expires_at",
+        "id",
+        "purpose",
+    )
 
-    def __init__(
-        self, mint: MintClient, key: SigningKey, token: str, about: Mapping[str, Any], *, now: Callable[[], int]
-    ) -> None:
-        self._mint, self._key, self._token, self._now = mint, key, token, now
-        self.id, self.agent = _text(about, "id"), _text(about, "agent")
-        self.expires_at, self.purpose = about.get("expires_at"), about.get("purpose")
+    def __init__(self, mint: MintClient, key: SigningKey, answer: Mapping[str, Any], *, now: Callable[[], int]) -> None:
+        self._mint, self._key, self._now = mint, key, now
+        about = _part(answer, "session")
+        self.id, self.agent, self.purpose = _text(about, "id"), _text(about, "agent"), about.get("purpose")
+        self._lock, self._over, self._used = threading.Lock(), threading.Event(), False
+        self._take(answer)
+
+    def keep(self) -> None:
+        """Renew it by itself from now on: while it is used, and until it ends or its ``with`` block does."""
+        if self.expires_at < self.ends_at:
+            renewing.keep(self, (self.expires_at - self._begun) / 1000, self._over)
+
+    def renew(self) -> None:
+        """Let it end later, within its absolute limit.  Tasks that run keep their ends: ``Task.extend`` prolongs one.
+
+        Raises:
+            TokenError: It is over, frozen or was ended.
+            GrantError: The policy no longer lets it be open, or its absolute limit is reached.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot renew it now.
+        """
+        with self._lock:
+            self._renew()
+
+    def renew_if_due(self) -> float | None:
+        """Renew it if it was used and half of its time is over.
+
+        Returns:
+            The seconds between two renewals; None when it is over or lives as long as it may.
+
+        Raises:
+            ArxError: As ``renew``.
+        """
+        with self._lock:
+            now = self._now()
+            if now >= self.expires_at or self.expires_at >= self.ends_at or self._over.is_set():
+                return None
+            if self._used and now - self._begun >= (self.expires_at - self._begun) / 2:
+                self._renew()
+            return (self.expires_at - self._begun) / 1000
+
+    def used(self) -> None:
+        """Note that it is at work; what signs calls of its tasks does so."""
+        self._used = True
 
     def start_task(
         self,
@@ -165,6 +225,7 @@ class Session:
             UnavailableError: It cannot grant anything now.
         """
         body: dict[str, Any] = {"template": template, "params": {**(params or {}), **more}, "ttl": ttl, "depth": depth}
+        self.used()
         body["tools"] = None if tools is None else list(tools)
         answer = self._call("POST", "/v1/tasks", body)
         try:
@@ -175,7 +236,7 @@ class Session:
             ) from error
         if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
             raise StoreError(f"the mint at {self._mint.issuer} answered with a task of another agent or session")
-        return Task(bundle, now=self._now, finish=lambda: self._call("DELETE", f"/v1/tasks/{bundle.task}"))
+        return Task(bundle, now=self._now, finish=lambda: self._finish(bundle.task), used=self.used)
 
     def end(self) -> dict[str, Any]:
         """End the session, and with it every token of every task of it.
@@ -188,7 +249,24 @@ class Session:
             StoreError: The mint does not answer.
             UnavailableError: It cannot end it now; the session may still be open.
         """
+        self._over.set()
         return self._call("DELETE", f"/v1/sessions/{self.id}")
+
+    def _finish(self, task: str) -> dict[str, Any]:
+        return self._call("DELETE", f"/v1/tasks/{task}")
+
+    def _renew(self) -> None:
+        self._used = False
+        answer = self._call("POST", f"/v1/sessions/{self.id}/renew")
+        self._take(answer)
+
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        """Take over a token, and when it ends."""
+        about = _part(answer, "session")
+        self._token, self._begun = _text(answer, "token"), self._now()
+        # The token's own end: an older one of the session may end later.
+        self.expires_at: int = answer.get("expires_at", about.get("expires_at"))
+        self.ends_at: int = about.get("ends_at", self.expires_at)
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._mint.call(method, path, key=self._key, token=self._token, body=body)
@@ -199,6 +277,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         end_block(self.end, error)
 
     def __repr__(self) -> str:

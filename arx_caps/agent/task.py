@@ -39,9 +39,10 @@ class Task:
         bundle: Its tokens.
         now: The holder's clock, ms since the Unix epoch.
         finish: Tells the mint that the task is done; only the session that started it can.
+        used: Is told of each call that is signed; a session that is used is renewed.
     """
 
-    __slots__ = ("_finish", "_now", "_signers", "bundle")
+    __slots__ = ("_finish", "_now", "_signers", "_used", "bundle")
 
     def __init__(
         self,
@@ -49,8 +50,9 @@ class Task:
         *,
         now: Callable[[], int] = now_ms,
         finish: Callable[[], Mapping[str, Any]] | None = None,
+        used: Callable[[], None] | None = None,
     ) -> None:
-        self.bundle, self._now, self._finish = bundle, now, finish
+        self.bundle, self._now, self._finish, self._used = bundle, now, finish, used
         self._signers: dict[str, CallSigner] = {}
 
     @classmethod
@@ -241,7 +243,7 @@ class Task:
             audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
             for audience, caveat in caveats.items()
         }
-        return Task(self.bundle.with_tokens(narrower), now=self._now, finish=self._finish)
+        return Task(self.bundle.with_tokens(narrower), now=self._now, finish=self._finish, used=self._used)
 
     def finish(self) -> Mapping[str, Any]:
         """Tell the mint that the task is done, which ends all its tokens, also those handed over.
@@ -281,6 +283,8 @@ class Task:
         return caveats
 
     def _signer(self, audience: str) -> CallSigner:
+        if self._used is not None:
+            self._used()
         signer = self._signers.get(audience)
         if signer is None:
             signer = self._signers[audience] = CallSigner(self.bundle.tokens[self._checked(audience)], audience)

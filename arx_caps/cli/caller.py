@@ -32,6 +32,10 @@ class Unreachable(Stop):
 class Caller:
     """Somebody who calls the mint.
 
+    Attributes:
+        issuer: The mint's public base URL.
+        key: Signs each call.
+
     Args:
         issuer: The mint's public base URL.
         key: Signs each call.
@@ -40,7 +44,7 @@ class Caller:
     """
 
     def __init__(self, issuer: str, key: SigningKey, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self.issuer, self._key, self._token = issuer.rstrip("/"), key, token
+        self.issuer, self.key, self._token = issuer.rstrip("/"), key, token
         try:
             httpx.URL(issuer)  # what is no address is told before anything is asked
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
@@ -73,7 +77,7 @@ class Caller:
 
     def assertion(self, key: KeyFile) -> str:
         """Say who is calling, for the first call."""
-        session_key = self._key.public if key.role == "agent" else None
+        session_key = self.key.public if key.role == "agent" else None
         return make_assertion(key, audience=self.issuer, now=now_ms(), session_key=session_key)
 
     def call(
@@ -97,7 +101,7 @@ class Caller:
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         try:
             return self._mint.call(
-                method, f"{path}?{asked}" if asked else path, key=self._key, token=self._token, body=body
+                method, f"{path}?{asked}" if asked else path, key=self.key, token=self._token, body=body
             )
         except ArxError as error:
             raise _stop(error) from error

@@ -52,9 +52,17 @@ THAW: Final = Action("thaw", "/v1/bans/lift", "lift", "thawed")
 REINSTATE: Final = Action("reinstate", "/v1/bans/lift", "lift", "reinstated")
 
 
-def _command(action: Action, text: str) -> click.Command:
+def scope_command(action: Action, text: str, kind: str | None = None) -> click.Command:
+    """Make a command that does something to scopes.
+
+    Args:
+        action: What.
+        text: Its help.
+        kind: Of scopes that are named by their ids alone; None for any.
+    """
+
     @click.command(action.verb, help=text)
-    @click.argument("scopes", nargs=-1, required=True, metavar="SCOPE...")
+    @click.argument("scopes", nargs=-1, required=True, metavar="SCOPE..." if kind is None else f"{kind.upper()}...")
     @click.option("--reason", help="why, always needed; goes into the record; asked for when left out")
     @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier confirmed")
     @click.option("--timeout", type=Duration(), help="wait no longer than this; else until every lease is over")
@@ -64,7 +72,7 @@ def _command(action: Action, text: str) -> click.Command:
     @common_options
     @pass_console
     def command(console: Console, /, scopes: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
-        _act(console, action, scopes, place, yes=yes, **options)
+        _act(console, action, scopes if kind is None else (kind, *scopes), place, yes=yes, **options)
 
     return command
 
@@ -75,14 +83,14 @@ _SCOPES: Final = """
     `arx kill session s-abcdefghijklmnop`.  Exits with 0 only when every verifier has confirmed, with 3 when that is
     not known.
 """
-kill_command: Final = _command(
+kill_command: Final = scope_command(
     KILL,
     "End every token born before now in these scopes, for ever.  An agent, an operator, a subject, a key, a policy and"
     " the realm are refused from then on as well, until they are reinstated." + _SCOPES,
 )
-freeze_command: Final = _command(FREEZE, "Refuse every token in these scopes until they are thawed." + _SCOPES)
-thaw_command: Final = _command(THAW, "End the freeze of these scopes." + _SCOPES)
-reinstate_command: Final = _command(
+freeze_command: Final = scope_command(FREEZE, "Refuse every token in these scopes until they are thawed." + _SCOPES)
+thaw_command: Final = scope_command(THAW, "End the freeze of these scopes." + _SCOPES)
+reinstate_command: Final = scope_command(
     REINSTATE,
     "Lift the ban that a kill of anything but a session, a task or a link left; what was killed stays dead." + _SCOPES,
 )

@@ -10,6 +10,7 @@ from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Caller, load_key
 from arx_caps.cli.files import write_object
 from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
+from arx_caps.cli.kill import FREEZE, THAW, scope_command
 from arx_caps.cli.output import Console, json_line, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.session_file import open_session_file, session_object
@@ -19,7 +20,7 @@ from arx_caps.keyfile import SigningKey
 
 @click.group("session")
 def session_command() -> None:
-    """Open, list and end sessions."""
+    """Open, list, renew, freeze and end sessions."""
 
 
 @session_command.command("open")
@@ -81,6 +82,36 @@ def show(console: Console, session: str, place: Place) -> None:
     rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
     value = {"session": found, "tasks": tasks}
     console.data("session", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows))
+
+
+@session_command.command("renew")
+@click.option("--session", "file", metavar="FILE", required=True, help="the session file; it is written anew")
+@issuer_option
+@out_option
+@common_options
+@pass_console
+def renew(console: Console, file: str, issuer: str | None, out: Path | None) -> None:
+    """Let a session end later, as its agent, within its absolute limit.
+
+    The new token replaces the old one in the session file, or goes to another with --out; from stdin, to stdout.
+    """
+    caller, known = open_session_file(file, issuer)
+    answer = caller.call("POST", f"/v1/sessions/{_checked(str(known.get('id')))}/renew")
+    session = answer["session"]
+    renewed = session_object(caller.issuer, session, answer["token"], caller.key)
+    if file == "-" and out is None:
+        console.raw(json_line("session", renewed))
+        return
+    write_object(out or Path(file), renewed)
+    value = {"session": session, "file": str(out or file)}
+    console.data("session", value, lambda: pairs([*facts_of(session), ("file", out or file)]))
+
+
+for _action, _text in (
+    (FREEZE, "Refuse every token of these sessions, and their renewal, until they are thawed."),
+    (THAW, "End the freeze of these sessions."),
+):
+    session_command.add_command(scope_command(_action, _text, "session"))
 
 
 @session_command.command("end")

@@ -64,7 +64,7 @@ def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> KillReport | No
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _end_row(mint, "task", task, by, lambda what: mint.state.end_task(task["id"], what))
+    return _end_row(mint, "task", task, by, mint.state.end_task)
 
 
 def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport | None:
@@ -76,7 +76,7 @@ def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport |
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _end_row(mint, "session", session, by, lambda what: mint.state.end_session(session["id"], what))
+    return _end_row(mint, "session", session, by, mint.state.end_session)
 
 
 def deactivate(mint: Mint, path: str, by: str, reason: str) -> KillReport:
@@ -111,16 +111,25 @@ def remove_operator(mint: Mint, name: str, by: str) -> KillReport:
     return end_scopes(mint, "kill+ban", [f"operator:{name}"], reason="removed", by=by, wait=True)
 
 
-def _end_row(mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[Event], None]) -> KillReport | None:
+def _end_row(
+    mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[str, Event], int]
+) -> KillReport | None:
     if row["status"] != "open" or row["expires_at"] <= now_ms():
         return None
     scopes = [f"{kind}:{row['id']}"]
     # The record of the kill is kept until the last token it ends has expired, and not for a realm's whole max_ttl.
     until = int(row["expires_at"])
-    bump = _in_history(mint, lambda: mint.store.kill(scopes, f"{kind} ended", by, until_ms=until))
+    bump = _kill_until(mint, scopes, f"{kind} ended", by, until)
     report = _settle(mint, bump, BRIEFLY_MS)
-    end(Event.of(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
+    latest = end(row["id"], Event.of(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
+    if latest > until:
+        # It was prolonged while it was ended: what was signed then lives longer than the kill would be remembered.
+        _settle(mint, _kill_until(mint, scopes, f"{kind} ended", by, latest), NO_WAIT_MS)
     return report
+
+
+def _kill_until(mint: Mint, scopes: Sequence[str], reason: str, by: str, until: int) -> Bump:
+    return _in_history(mint, lambda: mint.store.kill(scopes, reason, by, until_ms=until))
 
 
 def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:

@@ -5,43 +5,32 @@ The order is the point: the kill epoch is read, then authority is looked at, the
 A session's token is good for the mint alone; a task's bundle is what services accept.
 """
 
-import secrets
-from base64 import b32encode
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from arx_caps.durations import format_duration, parse_duration
 from arx_caps.jose import Proof, check_assertion
+from arx_caps.mint.births import (
+    Birth,
+    as_json,
+    caveats_of,
+    new_link,
+    new_name,
+    sign_session,
+    sign_tokens,
+    write_bundle,
+)
 from arx_caps.mint.callers import Caller
-from arx_caps.mint.core import Born, Mint
+from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.identity import Shown, scopes_of, subject_of, subject_row, who_opens
-from arx_caps.mint.issuers import Subject
 from arx_caps.mint.operator_token import mint_operator_token
-from arx_caps.mint.policy import SessionTerms, TaskGrant
+from arx_caps.mint.policy import SessionTerms
 from arx_caps.mint.roles import rules_of
-from arx_caps.mint.state import HighWater, now_ms
-from arx_verifier import canonical, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.errors import AttenuationError, Failure, GrantError, MalformedTokenError, refusal, shorten
-from arx_verifier.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Identifier, Macaroon
+from arx_caps.mint.standing import stands
+from arx_caps.mint.state import HighWater, Room, now_ms
+from arx_verifier.errors import Failure, GrantError, refusal, shorten
 from arx_verifier.scopes import agent_scopes
-
-SESSION_ACTIONS: Final = tuple(
-    Rule(tool=action)
-    for action in (
-        "arx.sessions.end",
-        "arx.sessions.read",
-        "arx.tasks.finish",
-        "arx.tasks.read",
-        "arx.tasks.start",
-        "arx.whoami",
-    )
-)
-MAX_MODEL_CHARS: Final = 96
 
 
 class Asked(NamedTuple):
@@ -55,10 +44,11 @@ class Asked(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A new session's row and its token, a secret."""
+    """A session's row, its new token, a secret, and when that ends, ms."""
 
     row: dict[str, Any]
     token: str
+    expires_at: int
 
 
 class Started(NamedTuple):
@@ -108,21 +98,35 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     opener = who_opens(mint, policy, shown, proof, now)
     path, subject = str(opener.agent["path"]), opener.subject
     terms = policy.may_open(path, subject)
-    expires_at = now + _session_ttl(mint, terms, ttl)
+    ends_at = now + _session_ttl(terms, ttl)
     if opener.until is not None:
         # Nobody acts on behalf of somebody whose own login is long over.
-        expires_at = min(expires_at, opener.until + terms.outlives_ms)
-    kid, key = mint.roots.mint_key()
+        ends_at = min(ends_at, opener.until + terms.outlives_ms)
+    expires_at = next_end(mint, terms, now, ends_at)
+    kid, _ = mint.roots.mint_key()
     mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_scopes(path), *scopes_of(subject)))
-    birth = _Birth(opener.agent, born, _name("s-"), None, policy.digest, now, expires_at, 0, _link(), subject)
-    caveats = (Caveat(allow=SESSION_ACTIONS),)
-    token = Macaroon.mint(birth.identifier(MINT_AUDIENCE, kid), key=key, realm=mint.realm.name, caveats=caveats)
-    told = {"agent": birth.path, "expires_at": expires_at, "policy": policy.digest, "purpose": purpose}
+    birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
+    told = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
     row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid} | subject_row(opener)
     told |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
-    what = Event.of("session.opened", f"agent:{birth.path}", session=birth.session, key=proof.key.kid, **told)
-    mint.state.add_session(row, HighWater(*born), mint.realm.name, what)
-    return Opened(row, token.encode())
+    what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **told)
+    most = policy.most_open(path)
+    room = Room(most, lambda other: stands(mint, other)) if most is not None else None
+    mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
+    return Opened(row, sign_session(mint, birth), expires_at)
+
+
+def next_end(mint: Mint, terms: SessionTerms, now: int, ends_at: int) -> int:
+    """Return when a session's token signed now is over: the idle limit lives in it, as nobody tells the mint of calls.
+
+    Args:
+        mint: The mint.
+        terms: What the policy says of the session.
+        now: ms since the Unix epoch.
+        ends_at: The session's absolute limit, ms.
+    """
+    longest = mint.realm.max_ttl_ms  # a token lives at most as long as its realm remembers kills
+    return min(now + longest, now + (terms.idle_ms or longest), ends_at)
 
 
 def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
@@ -145,106 +149,25 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     keys = {audience: mint.roots.audience_key(audience, numbers.get(audience, 0)) for audience in grant.rules}
     # The session, its agent and everyone above were held to their own birth when the session's token was verified.
     mint.require(born, [f"policy:{policy.digest}", *{f"key:{kid}" for kid, _ in keys.values()}])
-    # A token lives at most as long as its session, and as its realm remembers kills.
+    # A token lives at most as long as its session can without a renewal, and as its realm remembers kills.
     expires_at = min(now + grant.ttl_ms, now + mint.realm.max_ttl_ms, int(session["expires_at"]))
-    birth = _Birth(
-        agent, born, session["id"], _name("t-"), policy.digest, now, expires_at, grant.depth, _link(), subject
+    birth = Birth(
+        agent, born, session["id"], new_name("t-"), policy.digest, now, expires_at, grant.depth, new_link(), subject
     )
-    tokens = _tokens(mint, birth, grant, keys)
+    tokens = sign_tokens(mint, birth, caveats_of(grant), keys)
     told: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     told |= {"policy": policy.digest, "expires_at": expires_at}
     audiences = sorted(tokens)
     row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path}
-    row |= {"params": _json(params), "audiences": _json(audiences)}
+    row |= {"params": as_json(params), "audiences": as_json(audiences)}
     row["subject_scope"] = next(iter(scopes_of(subject)), None)
     told |= {"task": birth.task, "params": params, "audiences": audiences}
     mint.state.add_task(row, HighWater(*born), mint.realm.name, Event.of("task.started", caller.by, **told))
-    return Started(row, _bundle(mint, birth, grant, tokens))
+    return Started(row, write_bundle(mint, birth, grant.origins, tokens))
 
 
-class _Birth(NamedTuple):
-    """What a session or a task is born with."""
-
-    agent: Mapping[str, Any]
-    born: Born
-    session: str
-    task: str | None
-    policy: str
-    at: int
-    expires_at: int
-    depth: int
-    link: str
-    subject: Subject | None
-
-    @property
-    def path(self) -> str:
-        return str(self.agent["path"])
-
-    def identifier(self, audience: str, kid: str) -> Identifier:
-        return Identifier(
-            agent=self.path,
-            aud=audience,
-            born=self.born[:2],
-            depth=self.depth,
-            exp=self.expires_at,
-            iat=self.at,
-            id=self.link,
-            kid=kid,
-            meta=_meta(self.agent),
-            model=_model(self.agent),
-            policy=self.policy,
-            session=self.session,
-            subject=(self.subject.issuer, self.subject.name) if self.subject is not None else None,
-            task=self.task,
-            v=1,
-        )
-
-    def row(self, began: str) -> dict[str, Any]:
-        """Return what its row says of the kill epoch and of its state."""
-        return {"inc": self.born.inc, "born": self.born.seq, began: self.at, "ended_at": None, "status": "open"}
-
-
-def _tokens(mint: Mint, birth: _Birth, grant: TaskGrant, keys: Mapping[str, tuple[str, bytes]]) -> dict[str, str]:
-    """Mint one token an audience; they share id, and so link and fate."""
-    tokens = {}
-    for audience, (kid, key) in keys.items():
-        own = birth.identifier(audience, kid)
-        first = Caveat(
-            allow=grant.rules[audience],
-            fresh=grant.fresh,
-            hand_to=grant.hand_to or None,
-            net=grant.net or None,
-            require=grant.require or None,
-        )
-        # What the agent asked to go without is one more caveat: conjunction does the narrowing.
-        narrow = grant.narrow.get(audience)
-        caveats = (first, Caveat(allow=narrow)) if narrow else (first,)
-        try:
-            tokens[audience] = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=caveats).encode()
-        except (AttenuationError, MalformedTokenError) as error:
-            raise GrantError(
-                f"what task {grant.template} grants at {audience} does not fit into a token: {error}",
-                code="bad_parameters",
-            ) from error
-    return tokens
-
-
-def _bundle(mint: Mint, birth: _Birth, grant: TaskGrant, tokens: Mapping[str, str]) -> str:
-    """Write the bundle's text.  SPEC 15.1."""
-    content = {
-        "agent": birth.path,
-        "issuer": mint.realm.issuer,
-        "origins": {audience: list(grant.origins[audience]) for audience in tokens},
-        "realm": mint.realm.name,
-        "task": birth.task,
-        "tokens": dict(tokens),
-        "v": 1,
-    }
-    return codec.BUNDLE_PREFIX + codec.text_of(canonical.encode(content))
-
-
-def _session_ttl(mint: Mint, terms: SessionTerms, ttl: str | None) -> int:
-    longest = min(terms.ttl_ms, mint.realm.max_ttl_ms)
+def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
+    longest = terms.ttl_ms
     if ttl is None:
         return longest
     try:
@@ -256,29 +179,3 @@ def _session_ttl(mint: Mint, terms: SessionTerms, ttl: str | None) -> int:
         failure = Failure(f"session {terms.name}", "ttl", wanted, shorten(ttl))
         raise GrantError(f"session {terms.name}: ttl: expected {wanted}", code="bad_parameters", failures=(failure,))
     return asked
-
-
-def _model(agent: Mapping[str, Any]) -> str | None:
-    model = msgspec.json.decode(agent["metadata"], type=dict[str, str]).get("model")
-    return model[:MAX_MODEL_CHARS] if model else None
-
-
-def _meta(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return what a token says of its agent beside the model, cut to what fits; None for nothing."""
-    enrolled = msgspec.json.decode(agent["metadata"], type=dict[str, str]) | {"owner": agent["owner"] or ""}
-    said = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]
-    while said and not said[-1]:
-        said.pop()
-    return tuple(said) or None
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, order="sorted").decode()
-
-
-def _link() -> str:
-    return codec.text_of(secrets.token_bytes(ID_BYTES))
-
-
-def _name(prefix: str) -> str:
-    return prefix + b32encode(secrets.token_bytes(10)).decode("ascii").lower()

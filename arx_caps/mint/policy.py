@@ -153,6 +153,14 @@ class Policy:
             )
         return min(fitting, key=lambda terms: (terms.ttl_ms, terms.name))
 
+    def most_open(self, agent: str) -> int | None:
+        """Tell how many sessions an agent may have open at once; None for any number.
+
+        A limit is not escaped by other terms that set none.
+        """
+        fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
+        return min((terms.max_open for terms in fitting if terms.max_open is not None), default=None)
+
     def grant(
         self,
         template: str,

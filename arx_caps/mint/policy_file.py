@@ -21,6 +21,7 @@ from arx_verifier.constraints import ConstraintLike
 from arx_verifier.errors import MalformedTokenError, shorten
 
 DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a decision
+MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one
 PROOFS: Final = ("call",)
 SUBJECT_MODES: Final = ("none", "allowed", "required")
 
@@ -36,6 +37,8 @@ class SessionTerms(Struct, frozen=True, kw_only=True):
         name: The section's name.
         agents: Patterns of agent paths.
         ttl_ms: How long a session may live, absolutely.
+        idle_ms: How long it lives without a renewal; None for as long as it may at all.
+        max_open: How many each of these agents may have open at once; None for any number.
         subject: Whether a session runs on somebody's behalf.
         subjects: On whose behalf it may.
         outlives_ms: How much longer than the token that proved its subject it may live.
@@ -44,6 +47,8 @@ class SessionTerms(Struct, frozen=True, kw_only=True):
     name: str
     agents: tuple[str, ...]
     ttl_ms: int
+    idle_ms: int | None = None
+    max_open: int | None = None
     subject: SubjectMode = "none"
     subjects: tuple[SubjectRule, ...] = ()
     outlives_ms: int = 0
@@ -121,13 +126,30 @@ def read_sessions(root: Section, issuers: Mapping[str, Issuer]) -> dict[str, Ses
     for name, section in sections:
         _check_name(name, section)
         agents = _read_agents(section)
-        ttl_ms = section.take_duration("ttl")
+        ttl_ms, idle_ms, max_open = _read_limits(section)
         subject, subjects, outlives_ms = _read_subject(section, issuers)
         section.finish()
         sessions[name] = SessionTerms(
-            name=name, agents=agents, ttl_ms=ttl_ms, subject=subject, subjects=subjects, outlives_ms=outlives_ms
+            name=name,
+            agents=agents,
+            ttl_ms=ttl_ms,
+            idle_ms=idle_ms,
+            max_open=max_open,
+            subject=subject,
+            subjects=subjects,
+            outlives_ms=outlives_ms,
         )
     return sessions
+
+
+def _read_limits(section: Section) -> tuple[int, int | None, int | None]:
+    """Read how long a session lives, how long without a renewal, and how many an agent has at once."""
+    ttl_ms: int = section.take_duration("ttl")
+    idle_ms: int | None = section.take_duration("idle", None, most=ttl_ms)
+    max_open: int | None = section.take_integer("max_open", None, MAX_OPEN)
+    if max_open == 0:
+        raise section.error("max_open", "at least 1; to let nobody open a session, take the section out")
+    return ttl_ms, idle_ms, max_open
 
 
 def _read_subject(section: Section, issuers: Mapping[str, Issuer]) -> tuple[SubjectMode, tuple[SubjectRule, ...], int]:

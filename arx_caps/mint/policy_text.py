@@ -105,6 +105,8 @@ class Section:
     def take_integer(self, key: str, default: Any, most: int) -> Any:
         """Take a member that is an integer from 0 to *most*."""
         value = self._typed(key, default, int, f"an integer, 0 to {most}")
+        if value is default:
+            return value
         if not 0 <= value <= most:
             raise self.error(key, f"expected an integer, 0 to {most}, came {value}")
         return value

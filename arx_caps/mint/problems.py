@@ -32,6 +32,7 @@ STATUS: Final = {
     "session_not_allowed": 403,
     "subject_not_allowed": 403,
     "subject_required": 403,
+    "too_many_sessions": 403,
     "unknown_task": 403,
     "bad_parameters": 403,
     "not_found": 404,

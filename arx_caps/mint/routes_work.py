@@ -10,11 +10,12 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from arx_caps.mint import granting
+from arx_caps.mint import granting, renewing
 from arx_caps.mint.ending import end_session, finish_task
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint, Query
 from arx_caps.mint.identity import Shown
-from arx_caps.mint.shown import KillShown, SessionShown, State, TaskShown, show_kill, show_session, show_task
+from arx_caps.mint.shown import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
+from arx_caps.mint.standing import State
 from arx_verifier.errors import REASONS, GrantError, refusal
 from arx_verifier.names import MAX_PATH_BYTES
 
@@ -59,10 +60,11 @@ class TasksQuery(Query, frozen=True):
 
 
 class SessionOpened(Answer, frozen=True, kw_only=True):
-    """A new session and its token, a secret."""
+    """A session and its new token, a secret; ``expires_at`` is the token's, in ms since the Unix epoch."""
 
     session: SessionShown
     token: str
+    expires_at: int
     token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
 
 
@@ -114,7 +116,15 @@ def open_session(asked: Asked) -> SessionOpened:
     shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
     opened = granting.open_session(asked.mint, shown, asked.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(asked.mint, opened.row)
-    return SessionOpened(session=session, token=opened.token)
+    return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
+
+
+def renew_session(asked: Asked) -> SessionOpened:
+    """Give a session a new token that ends later, within the session's absolute limit."""
+    _session(asked, asked.path["session"])
+    renewed = renewing.renew_session(asked.mint, asked.by)
+    session = show_session(asked.mint, renewed.row)
+    return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
 
 def list_sessions(asked: Asked) -> Sessions:
@@ -192,7 +202,15 @@ _NOT_OPENED: Final = (
     "session_not_allowed",
     "subject_not_allowed",
     "subject_required",
+    "too_many_sessions",
     *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
+_NOT_RENEWED: Final = (
+    *GONE,
+    "session_ended",
+    "session_not_allowed",
+    "subject_not_allowed",
+    "subject_required",
 )
 _NOT_STARTED: Final = (
     "bad_parameters",
@@ -208,6 +226,14 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/v1/sessions", None, open_session, SessionBody, status=201, problems=_NOT_OPENED),
     Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=SessionsQuery),
     Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session}/renew",
+        "arx.sessions.renew",
+        renew_session,
+        callers=("agent",),
+        problems=_NOT_RENEWED,
+    ),
     Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
     Endpoint(
         "POST",

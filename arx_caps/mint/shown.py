@@ -6,7 +6,7 @@ in the store is shown as killed.  No token, key or proof is ever shown.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,12 +14,9 @@ from msgspec import UNSET, UnsetType
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Answer
 from arx_caps.mint.identity import scopes_of, subject_of
-from arx_caps.mint.state import now_ms
+from arx_caps.mint.standing import State, session_state, task_state
 from arx_caps.revocation import KillReport
 from arx_verifier.scopes import agent_scopes
-
-State = Literal["open", "ended", "expired", "killed", "frozen"]
-_OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "banned": "frozen"}
 
 
 class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +59,10 @@ class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionShown(Answer, frozen=True):
-    """A session; times are ms since the Unix epoch."""
+    """A session; times are ms since the Unix epoch.
+
+    ``expires_at`` is when it is over unless it is renewed, ``ends_at`` when no renewal helps any more.
+    """
 
     id: str
     agent: str
@@ -70,6 +70,7 @@ class SessionShown(Answer, frozen=True):
     policy: str
     opened_at: int
     expires_at: int
+    ends_at: int
     ended_at: int | None
     subject: SubjectShown | None
     opened_with: dict[str, str] | None
@@ -145,7 +146,7 @@ def show_operator(mint: Mint, row: Mapping[str, Any]) -> OperatorShown:
 
 def show_session(mint: Mint, row: Mapping[str, Any]) -> SessionShown:
     """Show a session."""
-    names = ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ended_at")
+    names = ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ends_at", "ended_at")
     subject, opened_with = subject_of(row), row["opened_with"]
     shown = None
     if subject is not None:
@@ -155,21 +156,18 @@ def show_session(mint: Mint, row: Mapping[str, Any]) -> SessionShown:
         **{name: row[name] for name in names},
         subject=shown,
         opened_with=msgspec.json.decode(opened_with) if opened_with is not None else None,
-        state=_state(mint, row, [f"session:{row['id']}", *scopes_of(subject)]),
+        state=session_state(mint, row),
     )
 
 
 def show_task(mint: Mint, row: Mapping[str, Any]) -> TaskShown:
     """Show a task."""
     names = ("id", "session", "agent", "template", "policy", "link", "started_at", "expires_at", "ended_at")
-    scopes = [f"task:{row['id']}", f"session:{row['session']}", f"link:{row['link']}"]
-    if row["subject_scope"] is not None:
-        scopes.append(row["subject_scope"])
     return TaskShown(
         **{name: row[name] for name in names},
         params=msgspec.json.decode(row["params"]),
         audiences=msgspec.json.decode(row["audiences"]),
-        state=_state(mint, row, scopes),
+        state=task_state(mint, row),
     )
 
 
@@ -183,13 +181,3 @@ def _frozen(mint: Mint, scopes: Sequence[str]) -> bool:
     _, applied, _ = mint.epochs.view()
     refused = mint.epochs.check(None, max(applied, 0), scopes)
     return refused is not None and refused.code == "banned"
-
-
-def _state(mint: Mint, row: Mapping[str, Any], scopes: list[str]) -> State:
-    if row["status"] != "open":
-        return "ended"
-    if row["expires_at"] <= now_ms():
-        return "expired"
-    everything = ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *scopes)
-    refused = mint.epochs.check(row["inc"], row["born"], everything)
-    return _OF_CODE.get(refused.code, "open") if refused is not None else "open"

@@ -13,10 +13,10 @@ from arx_caps.mint.state_outbox import Outbox
 from arx_caps.mint.state_people import PeopleState
 from arx_caps.mint.state_proofs import ProofState
 from arx_caps.mint.state_services import ServiceState
-from arx_caps.mint.state_work import WorkState
+from arx_caps.mint.state_work import Room, WorkState
 from arx_verifier.errors import StoreError
 
-__all__ = ["HighWater", "State", "now_ms"]
+__all__ = ["HighWater", "Room", "State", "now_ms"]
 
 
 class State(PeopleState, OperatorState, WorkState, ServiceState, ProofState, EpochState):

@@ -5,32 +5,49 @@ Whoever begins something below a thing looks at that thing with its row locked, 
 first: an end that was answered leaves nothing behind that began at the same time.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.database import Database, now_ms
+from arx_caps.mint.database import Database, now_ms, plain
 from arx_caps.mint.events import Event
 from arx_caps.mint.state_epoch import HighWater, raise_high_water
 from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.errors import GrantError, refusal
 
 
+class Room(NamedTuple):
+    """How many sessions an agent may have at once.
+
+    Attributes:
+        most: As many.
+        stands: Tells whether a session's row still counts.
+    """
+
+    most: int
+    stands: Callable[[Mapping[str, Any]], bool]
+
+
 class WorkState(Database):
     """The sessions and tasks."""
 
-    def add_session(self, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event) -> None:
-        """Open a session, unless its agent was deactivated meanwhile.
+    def add_session(
+        self, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event, room: Room | None = None
+    ) -> None:
+        """Open a session, unless its agent was deactivated meanwhile or has as many as it may.
 
         Raises:
             RevokedError: ``banned``.
+            GrantError: ``too_many_sessions``.
         """
         with self.write(what) as c:
             which = select(AGENTS.c.status).where(AGENTS.c.path == values["agent"])
             if c.execute(which.with_for_update()).scalar() != "active":
                 raise refusal("banned")
+            if room is not None:
+                _require_room(c, values["agent"], room)  # counted while the agent's row is locked
             c.execute(insert(SESSIONS).values(**values))
             raise_high_water(c, realm, high_water)
 
@@ -43,12 +60,34 @@ class WorkState(Database):
         statement = select(SESSIONS).order_by(SESSIONS.c.opened_at.desc())
         return self.rows(statement if agent is None else statement.where(SESSIONS.c.agent == agent))
 
-    def end_session(self, session: str, what: Event) -> None:
-        """Note that a session and its tasks are over."""
+    def renew_session(
+        self, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
+    ) -> dict[str, Any]:
+        """Prolong a session, unless it ended meanwhile; of two who do it at once, the longer one counts.
+
+        Returns:
+            Its row.
+
+        Raises:
+            GrantError: ``session_ended``.
+        """
+        with self.write(what) as c:
+            which = select(SESSIONS).where(SESSIONS.c.id == session)
+            row = plain(c.execute(which.with_for_update()).one())
+            if row["status"] != "open":
+                raise GrantError("the session is over", code="session_ended")
+            changes = {**values, "expires_at": max(row["expires_at"], values["expires_at"])}
+            c.execute(update(SESSIONS).where(SESSIONS.c.id == session).values(**changes))
+            raise_high_water(c, realm, high_water)
+            return row | changes
+
+    def end_session(self, session: str, what: Event) -> int:
+        """Note that a session and its tasks are over, and return when the last token of it is over by itself, ms."""
         at = now_ms()
         with self.write(what) as c:
             _end(c, SESSIONS, SESSIONS.c.id == session, at)
             _end(c, TASKS, TASKS.c.session == session, at)
+            return int(c.execute(select(SESSIONS.c.expires_at).where(SESSIONS.c.id == session)).scalar_one())
 
     def end_sessions_of(self, path: str) -> None:
         """Note that the sessions and tasks of an agent are over; its deactivation is the event."""
@@ -80,10 +119,23 @@ class WorkState(Database):
         statement = select(TASKS).order_by(TASKS.c.started_at.desc())
         return self.rows(statement if session is None else statement.where(TASKS.c.session == session))
 
-    def end_task(self, task: str, what: Event) -> None:
-        """Note that a task is over."""
+    def end_task(self, task: str, what: Event) -> int:
+        """Note that a task is over, and return when the last token of it is over by itself, ms."""
         with self.write(what) as c:
             _end(c, TASKS, TASKS.c.id == task, now_ms())
+            return int(c.execute(select(TASKS.c.expires_at).where(TASKS.c.id == task)).scalar_one())
+
+
+def _require_room(c: Connection, agent: str, room: Room) -> None:
+    theirs = select(SESSIONS).where(SESSIONS.c.agent == agent, SESSIONS.c.status == "open")
+    rows = c.execute(theirs.where(SESSIONS.c.expires_at > now_ms()).order_by(SESSIONS.c.opened_at))
+    open_ones = [row.id for row in rows if room.stands(plain(row))]
+    if len(open_ones) >= room.most:
+        raise GrantError(
+            f"{agent} has {len(open_ones)} sessions open and may have {room.most} at once: end one, such as "
+            f"{open_ones[0]}, or wait until one is over",
+            code="too_many_sessions",
+        )
 
 
 def _end(c: Connection, table: Any, which: Any, at: int) -> None:

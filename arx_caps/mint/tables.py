@@ -71,7 +71,8 @@ SESSIONS: Final = Table(
     Column("purpose", Text),
     Column("policy", String(32), nullable=False),
     Column("opened_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),  # of the token that lives longest
+    Column("ends_at", BigInteger, nullable=False, server_default="0"),  # no renewal goes beyond
     Column("ended_at", BigInteger),
     Column("inc", String(32), nullable=False),
     Column("born", BigInteger, nullable=False),

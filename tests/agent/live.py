@@ -32,9 +32,21 @@ origins = ["http://127.0.0.1:9001"]
 [audience.payments]
 origins = ["http://127.0.0.1:9002"]
 
-[session]
-agents = ["acme/**"]
+[session.support]
+agents = ["acme/*", "acme/support/*"]
 ttl = "1h"
+
+[session.idle]
+agents = ["acme/idle/*"]
+ttl = "1h"
+idle = "700ms"
+
+[task.look]
+agents = ["acme/**"]
+params = { order_id = { max_length = 8 } }
+ttl = "10m"
+audience = ["orders"]
+allow = [{ tool = "orders.get", args = { order_id = "$order_id" } }]
 
 [task.refund]
 agents = ["acme/support/*"]

@@ -15,6 +15,7 @@ from arx_verifier.access import AccessRequest
 from arx_verifier.errors import GrantError, RevokedError, TokenError
 from arx_verifier.verify import Verifier
 from tests.agent.live import LiveMint, live_mint
+from tests.servers import until
 
 pytestmark = pytest.mark.servers
 
@@ -170,3 +171,39 @@ def test_a_session_that_is_over_by_itself_is_told(agent: Agent) -> None:
         with pytest.raises(TokenError) as caught:
             session.start_task("refund", order_id="o-1", amount=5)
         assert caught.value.code == "expired"
+
+
+def test_a_session_at_work_is_renewed_by_itself(mint: LiveMint) -> None:
+    """
+    While calls are signed it lives on past its idle limit, each time with a token that ends later; unused, it runs out.
+    """
+    with mint.agent("acme/idle/busy") as agent, agent.open_session() as session:
+        first = session.expires_at
+        assert first < session.ends_at
+        task = session.start_task("look", order_id="o-1")
+
+        def at_work() -> bool:
+            if now_ms() < task.expires_at:
+                task.call_token("orders", "orders.get", {"order_id": "o-1"})
+            return session.expires_at > first + 300
+
+        until(at_work)
+        assert session.start_task("look", order_id="o-1").expires_at > first
+        until(lambda: now_ms() >= session.expires_at)
+        with pytest.raises(TokenError) as caught:
+            session.renew()
+        assert caught.value.code == "expired"
+
+
+def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
+    """
+    Without the thread it is the caller's: a renewal ends later, and behind an end nothing is renewed.
+    """
+    with mint.agent("acme/idle/calm") as agent:
+        with agent.open_session(keep=False, ttl="1m") as session:
+            first = session.expires_at
+            until(lambda: now_ms() > first - 500)
+            session.renew()
+            assert first < session.expires_at <= session.ends_at
+        with pytest.raises(RevokedError):
+            session.renew()

@@ -169,6 +169,13 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
     A finished task, an ended session and a deactivated agent say so; what is unknown is denied, not broken.
     """
     task = task_of(live, session)
+    before = (tmp_path / "s").read_text()
+    assert live.ok("session", "renew", "--session", tmp_path / "s")["session"]["state"] == "open"
+    assert (tmp_path / "s").read_text() != before
+    assert live.run("session", "freeze", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
+    exit_code, told, _ = live.run("session", "renew", "--session", tmp_path / "s")
+    assert (exit_code, told["code"]) == (exits.DENIED, "banned")
+    assert live.run("session", "thaw", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
     assert live.ok("task", "finish", task, "--session", tmp_path / "s")["task"]["state"] == "ended"
     assert live.ok("session", "end", "--session", tmp_path / "s")["session"]["state"] == "ended"
     assert live.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exits.OK

@@ -213,6 +213,34 @@ def test_ending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier
     assert count(world, "session.ended") == len(world.mint.state.sessions())
 
 
+def test_renewing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """A renewal is there with its event or not at all; the token in hand goes on, and the end ends every token."""
+    policy = world.realm.policy_path
+    policy.write_text(policy.read_text().replace('ttl = "8h"', 'ttl = "8h"\nidle = "10m"'))
+    world.mint.reload_policy()
+    running = started(world, agent)
+    path = f"/v1/sessions/{running.session}/renew"
+
+    def act(step: int) -> dict[str, Any] | None:
+        before, recorded = world.mint.state.session(running.session), count(world, "session.renewed")
+        answered = crasher.ask(step, running.holder, "POST", path)
+        after = world.mint.state.session(running.session)
+        assert before is not None
+        assert after is not None
+        changed = after["expires_at"] > before["expires_at"]
+        assert changed == (count(world, "session.renewed") > recorded)
+        assert changed or answered is None
+        assert running.holder.call("POST", path).status_code == 200
+        return answered
+
+    assert at_every_step(world, act) > 6
+    told = running.holder.call("POST", path).json()
+    running.holder.token = told["token"]
+    assert running.holder.call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
+    assert outcome(world, orders, running.bundle) == "revoked"
+    assert running.holder.call("POST", path).json()["code"] == "revoked"
+
+
 def test_deactivating(world: World, crasher: Crasher, orders: Verifier) -> None:
     """An agent whose row says deactivated gets nothing more; doing it again works, and what it held is dead."""
 

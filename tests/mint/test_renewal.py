@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions have an idle and an absolute limit: renewed within both, refused when what opened them no longer holds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_caps.jose import SigningKey
+from arx_caps.mint.events import Event
+from arx_caps.mint.granting import next_end
+from arx_caps.mint.policy import SessionTerms
+from arx_caps.mint.state import HighWater, Room, State
+from arx_caps.mint.tables import SESSIONS
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.macaroon import Identifier, Macaroon
+from tests.mint.test_races import at_once
+from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
+
+LIMITS = '[session]\nagents = ["acme/**"]\nttl = "8h"\nidle = "10m"\nmax_open = 3\n'
+
+
+@pytest.fixture
+def opened(tmp_path: Path, database: str | None) -> Iterator[tuple[World, UnsafeLocalEpochs]]:
+    """A mint whose sessions idle out after ten minutes, and of which an agent has three at once."""
+    world, epochs = local_world(tmp_path / "realm", database=database)
+    limit(world, LIMITS)
+    yield world, epochs
+    world.mint.close()
+
+
+@pytest.fixture
+def world(opened: tuple[World, UnsafeLocalEpochs]) -> World:
+    return opened[0]
+
+
+def limit(world: World, sessions: str) -> None:
+    """Put another ``[session]`` into the policy that is in force."""
+    path = world.realm.policy_path
+    before, _, rest = path.read_text().partition("[session]")
+    path.write_text(f"{before}{sessions}\n[task.{rest.partition('[task.')[2]}")
+    world.mint.reload_policy()
+
+
+def renew(holder: Holder, session: dict[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = holder.call("POST", f"/v1/sessions/{session['id']}/renew").json()
+    return told
+
+
+def read(token: str) -> Identifier:
+    found = Macaroon.parse(token).unverified_identifier
+    assert isinstance(found, Identifier)
+    return found
+
+
+def since(world: World, session: dict[str, Any], ms: int) -> None:
+    """Let a session have been opened so much earlier; its token stays as it is."""
+    values = {"opened_at": session["opened_at"] - ms, "ends_at": session["ends_at"] - ms}
+    with world.mint.state.write() as c:
+        c.execute(SESSIONS.update().where(SESSIONS.c.id == session["id"]).values(**values))
+
+
+def test_a_renewal_ends_later_and_within_the_limit(world: World) -> None:
+    """The new token starts tasks, the session ends later than before, and its absolute limit stays where it was."""
+    holder, session = world.session()
+    assert session["expires_at"] == session["opened_at"] + 600_000
+    assert session["ends_at"] == session["opened_at"] + 8 * 3_600_000
+    told = renew(holder, session)
+    assert told["session"]["ends_at"] == session["ends_at"]
+    assert session["expires_at"] <= told["session"]["expires_at"] <= now_ms() + 600_000
+    assert read(told["token"]).exp == told["session"]["expires_at"]
+    again = Holder(world, holder.key, told["token"])
+    assert again.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    kinds = [(event["kind"], event.get("session")) for event in world.events()]
+    assert ("session.renewed", session["id"]) in kinds
+
+
+def test_the_absolute_limit_holds(world: World) -> None:
+    """Near its end a renewal gives what is left and no more; behind it, nothing."""
+    holder, session = world.session()
+    since(world, session, 8 * 3_600_000 - 60_000)
+    told = renew(holder, session)
+    assert read(told["token"]).exp == session["ends_at"] - (8 * 3_600_000 - 60_000)
+    assert told["session"]["expires_at"] == session["expires_at"]  # the older token lives longer
+    since(world, session, 8 * 3_600_000)
+    told = renew(holder, session)
+    assert (told["code"], "open another" in told["detail"]) == ("session_ended", True)
+
+
+@given(
+    st.integers(1, 10**9),
+    st.integers(1, 10**9) | st.none(),
+    st.integers(1, 10**9),
+    st.lists(st.integers(0, 10**8), max_size=8),
+)
+def test_no_renewal_outlives_the_limit(ttl: int, idle: int | None, longest: int, pauses: list[int]) -> None:
+    """However often and whenever a session is renewed, no token of it ends after its absolute limit."""
+
+    class OfRealm:
+        class realm:  # noqa: N801 - stands where the mint's realm does
+            max_ttl_ms = longest
+
+    terms = SessionTerms(name="s", agents=("**",), ttl_ms=ttl, idle_ms=idle)
+    now, ends_at = 0, ttl
+    for pause in (0, *pauses):
+        now += pause
+        if now >= ends_at:
+            break
+        end = next_end(OfRealm, terms, now, ends_at)  # type: ignore[arg-type]
+        assert now < end <= min(ends_at, now + longest, now + (idle or longest))
+
+
+def test_a_stricter_policy_shortens_and_a_laxer_one_does_not_prolong(world: World) -> None:
+    """The limit is the smaller one of when the session was opened and of now; an agent that may no more is refused."""
+    holder, session = world.session()
+    limit(world, LIMITS.replace("8h", "9h"))
+    assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
+    limit(world, LIMITS.replace("8h", "1h"))
+    told = renew(holder, session)
+    assert told["session"]["ends_at"] == session["opened_at"] + 3_600_000
+    assert told["session"]["policy"] == world.mint.policy.digest
+    limit(world, LIMITS.replace("acme/**", "other/**"))
+    assert renew(holder, session)["code"] == "session_not_allowed"
+
+
+def test_what_opened_it_must_still_be_enrolled(world: World) -> None:
+    """When the key that opened a session was taken away, it goes on to its end and is not renewed."""
+    key = world.enrol()
+    holder, session = world.open_session(key)
+    other = SigningKey.generate().public
+    change = {"add_jwk": other.jwk, "remove_kid": key.key.kid}
+    assert world.operator().call("PATCH", f"/v1/agents/{AGENT}", change).status_code == 200
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    assert renew(holder, session)["code"] == "session_not_allowed"
+
+
+def test_another_session_is_not_there(world: World) -> None:
+    """A session's key renews that session alone; an operator renews none."""
+    holder, _ = world.session()
+    _, theirs = world.session("acme/support/other")
+    assert renew(holder, theirs)["code"] == "not_found"
+    assert renew(world.operator(), theirs)["code"] == "wrong_caller"
+
+
+def test_what_is_over_or_frozen_is_not_renewed(opened: tuple[World, UnsafeLocalEpochs]) -> None:
+    """A frozen session is refused until it is thawed; a killed one for good; so is one whose row says that it ended."""
+    world, epochs = opened
+    holder, session = world.session()
+    epochs.ban(f"session:{session['id']}")
+    assert renew(holder, session)["code"] == "banned"
+    epochs.lift(f"session:{session['id']}")
+    assert "token" in renew(holder, session)
+    epochs.kill(f"session:{session['id']}")
+    assert renew(holder, session)["code"] == "revoked"
+    holder, session = world.open_session(world.enrol("acme/support/other"))
+    with world.mint.state.write() as c:
+        c.execute(SESSIONS.update().where(SESSIONS.c.id == session["id"]).values(status="ended"))
+    assert renew(holder, session)["code"] == "revoked"
+
+
+def test_as_many_as_the_policy_says(opened: tuple[World, UnsafeLocalEpochs]) -> None:
+    """The fourth is refused with what to do; what was killed, ended or is over leaves room, what is frozen does not."""
+    world, epochs = opened
+    key = world.enrol()
+    sessions = [world.open_session(key)[1]["id"] for _ in range(3)]
+    again = Holder(world, world.session_key, None)
+
+    def another() -> str:
+        told = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
+        return "ok" if told.status_code == 201 else str(told.json()["code"])
+
+    told = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)}).json()
+    assert (told["code"], sessions[0] in told["detail"]) == ("too_many_sessions", True)
+    epochs.ban(f"session:{sessions[0]}")
+    assert another() == "too_many_sessions"
+    epochs.kill(f"session:{sessions[0]}")
+    assert [another(), another()] == ["ok", "too_many_sessions"]
+    with world.mint.state.write() as c:
+        c.execute(SESSIONS.update().where(SESSIONS.c.id == sessions[1]).values(expires_at=now_ms()))
+        c.execute(SESSIONS.update().where(SESSIONS.c.id == sessions[2]).values(status="ended"))
+    assert [another(), another(), another()] == ["ok", "ok", "too_many_sessions"]
+    assert world.open_session(world.enrol("acme/support/other"))
+
+
+def test_a_limit_is_not_escaped_by_other_terms(world: World) -> None:
+    """Where several terms fit, the smallest number counts."""
+    limit(world, LIMITS.replace("[session]", "[session.one]") + '[session.two]\nagents = ["acme/**"]\nttl = "1h"\n')
+    assert world.mint.policy.most_open(AGENT) == 3
+    assert world.mint.policy.most_open("other") is None
+
+
+def test_no_race_opens_one_too_many(world: World) -> None:
+    """Of many that are opened at once, at two mints on one database, as many as are allowed come about."""
+    key = world.enrol()
+    url = world.mint.state._engine.url.render_as_string(hide_password=False)
+    with State(url) as other:
+        row = dict(world.mint.state.session(world.open_session(key)[1]["id"]) or {})
+
+        def opening(n: int) -> Any:
+            state = (world.mint.state, other)[n % 2]
+            mark, what = HighWater(row["inc"], row["born"]), Event.of("session.opened", "test")
+            return lambda: state.add_session(
+                row | {"id": f"s-{n}"}, mark, world.realm.name, what, Room(3, lambda _: True)
+            )
+
+        assert sorted(at_once(*map(opening, range(8)))) == ["ok"] * 2 + ["too_many_sessions"] * 6
+        assert len(other.sessions(agent=AGENT)) == 3
