@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast nightly bench bench-growth bench-kill check clean
+.PHONY: demo test test-fast test-compiled nightly bench bench-growth bench-kill check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -17,6 +17,12 @@ test-fast: $(READY)
 
 nightly: $(READY)
 	.ci/nightly
+
+# The verifier built with its compiled twins, in a folder of its own, before the same tests.
+test-compiled: $(READY)
+	@rm -rf build/compiled
+	ARX_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled ./verifier
+	ARX_REQUIRE_COMPILED=1 PYTHONPATH=build/compiled $(BIN)/python -m pytest tests/verifier tests/advisories tests/agent $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.bench $(ARGS)

@@ -13,7 +13,7 @@ CAPS = ROOT / "arx_caps"
 
 # Each module of the verifier imports only from those before it.
 ORDER = """
-    errors
+    errors compiled
     names canonical codec chain access scopes bounds
     comparing matching arguments permitting constraints
     macaroon caveats terms

@@ -5,13 +5,13 @@
 a clock or knows what a caveat means.  The chain is that of libmacaroons, so any macaroon library can check it.
 """
 
-from binascii import b2a_base64
 from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from arx_verifier.codec import TO_URL, ThirdParty
+from arx_verifier.codec import ThirdParty
+from arx_verifier.compiled import twin
 
 GENERATOR_KEY: Final = b"macaroons-key-generator".ljust(32, b"\0")  # libmacaroons passes each root key through this
 LINK_LABEL: Final = b"arx/1/link"
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     States: TypeAlias = tuple[_Hash, _Hash]
 
 
+@twin()
 def extend(signature: bytes, caveat: bytes) -> bytes:
     """Fold one first-party caveat into a signature.
 
@@ -46,11 +47,13 @@ def extend(signature: bytes, caveat: bytes) -> bytes:
     return sha256(signature.translate(_OUTER) + _OUTER_REST + inner).digest()
 
 
+@twin()
 def states_of(signature: bytes) -> "States":
     """Begin both hashes of ``extend``, for a signature that is extended many times.  They are as secret as it is."""
     return sha256(signature.translate(_INNER) + _INNER_REST), sha256(signature.translate(_OUTER) + _OUTER_REST)
 
 
+@twin()
 def ends_in(states: "States", caveat: bytes, signature: bytes) -> bool:
     """Tell whether one more caveat ends in *signature*; compared in constant time.
 
@@ -84,6 +87,7 @@ def derive(root_key: bytes) -> bytes:
     return digest(GENERATOR_KEY, root_key, "sha256")
 
 
+@twin()
 def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdParty]) -> bytes:
     """Compute the signature of a token.
 
@@ -105,6 +109,7 @@ def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdP
     return signature
 
 
+@twin()
 def next_link(link: bytes, hop: bytes) -> bytes:
     """Name the token that a hand-over makes.  SPEC 5.3.
 
@@ -116,8 +121,3 @@ def next_link(link: bytes, hop: bytes) -> bytes:
         SHA-256(label, link, hop), its first 16 bytes: public, and computable by whoever sees the token.
     """
     return sha256(LINK_LABEL + link + hop).digest()[:LINK_BYTES]
-
-
-def name(raw: bytes) -> str:
-    """Write bytes as canonical base64url without padding, the one way ARx shows links, hops and ids."""
-    return b2a_base64(raw, newline=False).translate(TO_URL, b"=").decode("ascii")

@@ -10,6 +10,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from typing import Final, NamedTuple
 
+from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError
 
 TOKEN_PREFIX: Final = "arx1_"  # noqa: S105 - a marker for secret scanners, not a secret
@@ -65,6 +66,7 @@ class Packets(NamedTuple):
     signature: bytes
 
 
+@twin()
 def base64_of(raw: bytes) -> bytes:
     """Write bytes as canonical base64url without padding, in ASCII bytes."""
     text = b2a_base64(raw, newline=False)
@@ -78,7 +80,8 @@ def text_of(raw: bytes) -> str:
     return base64_of(raw).decode("ascii")
 
 
-def bytes_of(text: str) -> bytes:
+@twin()
+def bytes_of(text: str | bytes) -> bytes:
     """Read canonical base64url without padding.
 
     Args:
@@ -90,18 +93,11 @@ def bytes_of(text: str) -> bytes:
     Raises:
         MalformedTokenError: Another alphabet, padding, white space, or bits after the last byte.
     """
-    try:
-        return bytes_of_ascii(text.encode("ascii"))
-    except UnicodeEncodeError as error:
-        raise MalformedTokenError("this is not base64url text") from error
-
-
-def bytes_of_ascii(text: bytes) -> bytes:
-    """Do as ``bytes_of`` does, for text that is bytes already.
-
-    Raises:
-        MalformedTokenError: As ``bytes_of``.
-    """
+    if isinstance(text, str):
+        try:
+            text = text.encode("ascii")
+        except UnicodeEncodeError as error:
+            raise MalformedTokenError("this is not base64url text") from error
     # Python's decoder knows the other alphabet and ignores bits after the last byte: both are looked at here.
     over = len(text) & 3
     if text[-1:] not in _LAST[over]:
@@ -198,6 +194,7 @@ def split_body(raw: bytes) -> tuple[bytes, bytes]:
     return raw[:_ENDING], raw[-SIGNATURE_BYTES:]
 
 
+@twin()
 def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ...]]:
     """Read a macaroon up to, and without, the end marker before its signature.
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from arx_verifier.compiled import twin
+
 SALT_BYTES: Final = 16
 MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of the arguments' JSON, where an operator has it recorded
 _SALTS_AT_ONCE: Final = 256
@@ -33,9 +35,15 @@ def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tupl
     """
     salt = new_salt()
     try:
-        return sha256(salt + (form if form is not None else _JSON.encode(args))).digest(), salt
+        return salted(salt, form if form is not None else _JSON.encode(args)), salt
     except _NO_JSON:
         return b"", salt
+
+
+@twin()
+def salted(salt: bytes, form: bytes) -> bytes:
+    """Hash a salt and what follows it."""
+    return sha256(salt + form).digest()
 
 
 def keep_arguments(args: Mapping[str, Any]) -> bytes:

@@ -8,13 +8,13 @@ stays the same from call to call and the part that does not.  Whether a nonce wa
 
 import os
 import re
-from binascii import b2a_base64
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 from arx_verifier import canonical, chain, codec
 from arx_verifier.access import AccessRequest, HttpCall
+from arx_verifier.compiled import twin
 from arx_verifier.errors import AttenuationError, MalformedTokenError
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.presented import Call
@@ -124,13 +124,29 @@ def digest_of(prefix: bytes, call: Call, request: AccessRequest) -> tuple[bytes,
     written = canonical.flat_jcs(request.args) if request.http is None else None
     if written is None:
         return call_digest(prefix, call.stamp, fields_of(request)), None
-    # The same as the line above, written out for what most calls are.
-    caveat, tool = call.caveat, request.tool.encode("utf-8")
-    sizes = len(tool).to_bytes(4, "big"), len(written).to_bytes(4, "big")
-    parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, sizes[0], tool, sizes[1], written)
-    return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(codec.TO_URL, b"="), written
+    return tool_digest(prefix, call.caveat, request.tool, written), written  # what most calls are
 
 
+@twin()
+def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> bytes:
+    """Digest a call of a tool, as ``call_digest`` of ``tool_fields`` does, under the time and nonce of a call caveat.
+
+    Args:
+        prefix: ``digest_prefix`` of the audience.
+        caveat: The call caveat's bytes.
+        tool: The tool's name.
+        written: The arguments in RFC 8785.
+
+    Raises:
+        UnicodeEncodeError: Half of a surrogate pair in the tool's name.
+    """
+    name = tool.encode("utf-8")
+    sizes = len(name).to_bytes(4, "big"), len(written).to_bytes(4, "big")
+    parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, sizes[0], name, sizes[1], written)
+    return codec.base64_of(sha256(b"".join(parts)).digest())
+
+
+@twin(Call)
 def split_call(text: str) -> Call | None:
     """Take a presented text apart, if it ends in a call.
 
@@ -146,8 +162,8 @@ def split_call(text: str) -> Call | None:
         return None
     chars, extra = split
     try:
-        raw = codec.bytes_of_ascii(text[-chars:].encode("ascii"))
-    except (MalformedTokenError, UnicodeEncodeError):
+        raw = codec.bytes_of(text[-chars:])
+    except MalformedTokenError:
         return None
     if len(raw) != extra + TAIL_BYTES or _TAIL.match(raw, extra) is None:
         return None

@@ -269,7 +269,7 @@ class _Reading:
                 rule = f"hand_to of {_place(from_index)}"
                 raise _prohibits("name_not_allowed", index, rule, " or ".join(patterns), to)
         self._link = chain.next_link(self._link, hop)
-        link = chain.name(self._link)
+        link = codec.text_of(self._link)
         self._named.append(to)
         self._links.append(link)
         self.scopes += terms.agents
@@ -278,21 +278,21 @@ class _Reading:
     def facts(self) -> ChainFacts:
         """Return who and through whom, as far as the caveats could be read."""
         identifier = self._proven.identifier
-        return ChainFacts(
-            session=identifier.session,
-            agent=identifier.agent,
-            named=tuple(self._named),
-            links=tuple(self._links),
-            task=identifier.task,
-            tasks=tuple(self._tasks),
-            token=identifier.id,
-            subject=identifier.subject,
-            audience=identifier.aud,
-            policy=identifier.policy,
-            kid=identifier.kid,
-            assurance="bearer",
-            model=identifier.model,
-            meta=about(identifier),
+        return ChainFacts(  # in the order of its fields: names would cost three times as much
+            identifier.agent,
+            identifier.session,
+            tuple(self._named),
+            tuple(self._links),
+            identifier.task,
+            tuple(self._tasks),
+            identifier.id,
+            identifier.aud,
+            identifier.policy,
+            identifier.kid,
+            "bearer",
+            identifier.model,
+            identifier.subject,
+            about(identifier) if identifier.meta else (),
         )
 
 

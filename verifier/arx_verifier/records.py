@@ -9,7 +9,6 @@ which the file says; ``seal`` puts them together, away from the way of the reque
 What the members mean is ``decisions``' matter.
 """
 
-from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -70,11 +69,15 @@ class ChainFacts(Facts, frozen=True, array_like=True, forbid_unknown_fields=True
     subject: tuple[str, str] | None = None
     meta: tuple[tuple[str, str], ...] = ()
 
-    @cached_property
+    @property
     def packed(self) -> bytes:
         """The journal's bytes up to the call, packed at the first use."""
-        values = msgspec.structs.astuple(self)
-        return _JOURNAL + encode(values[:_KEPT_FACTS]) + encode(values[_KEPT_FACTS:])
+        kept = self.__dict__  # not ``cached_property``: before Python 3.12 its lock costs as much as the packing
+        packed: bytes | None = kept.get("packed")
+        if packed is None:
+            values = msgspec.structs.astuple(self)
+            packed = kept["packed"] = _JOURNAL + encode(values[:_KEPT_FACTS]) + encode(values[_KEPT_FACTS:])
+        return packed
 
 
 _KEPT_FACTS: Final = len(Facts.__struct_fields__)

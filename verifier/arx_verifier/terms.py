@@ -117,7 +117,7 @@ def terms_of(packet: bytes) -> tuple[Terms, bytes | None]:
     found = _KEPT.get(key)
     if found is not None:
         try:
-            return found, codec.bytes_of_ascii(packet[cut:end])
+            return found, codec.bytes_of(packet[cut:end])
         except MalformedTokenError:
             pass  # these bytes are no hop: they are read for what else is wrong with them
     return _read(packet, key)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compiled twin says what the Python function says, of ordinary values and of every other.
+
+Without the compiled build both are the same function; ``make test-compiled`` builds it and demands that it is there.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_verifier import chain, codec, compiled, digests, proofs
+from tests.support import QUICK, access, aligned_parents, mint, sign
+
+BYTES = st.binary(max_size=300)
+KEYS = st.binary(min_size=32, max_size=32) | BYTES
+ODD = st.none() | st.integers() | st.text(max_size=8) | st.binary(max_size=8).map(bytearray) | st.just(())
+TEXTS = (
+    st.binary(max_size=60).map(codec.text_of)
+    | st.text("ABCDQRwxyz0189-_+/=~\n \u00e9\u20ac", max_size=12)
+    | st.builds(
+        lambda raw, end: codec.text_of(raw) + end, st.binary(max_size=900), st.sampled_from(["", "A", "=", "+"])
+    )
+)
+THIRD = st.builds(codec.ThirdParty, st.none() | BYTES, BYTES, BYTES)
+PACKETS = st.builds(
+    codec.Packets,
+    st.none() | BYTES,
+    BYTES,
+    st.lists(BYTES | THIRD, max_size=66).map(tuple),
+    st.binary(min_size=32, max_size=32),
+)
+SIGNED = [sign(parent, access()) for parent in aligned_parents()]
+TWINS: dict[str, Callable[..., Any]] = {
+    "base64_of": codec.base64_of,
+    "bytes_of": codec.bytes_of,
+    "walk": codec.walk,
+    "extend": chain.extend,
+    "fold": chain.fold,
+    "states_of": chain.states_of,
+    "ends_in": chain.ends_in,
+    "next_link": chain.next_link,
+    "split_call": proofs.split_call,
+    "tool_digest": proofs.tool_digest,
+    "salted": digests.salted,
+}
+
+
+def outcome(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns, or the kind and text of what it raises."""
+    try:
+        return function(*args)
+    except Exception as error:  # whatever it is, both must do it
+        return type(error), str(error)
+
+
+def agree(name: str, *args: Any) -> Any:
+    """Hold the twin to the reference, and return what both say."""
+    said = outcome(TWINS[name], *args)
+    assert said == outcome(compiled.REFERENCES[name], *args)
+    return said
+
+
+def test_each_reference_is_tried_here() -> None:
+    """A function with a twin has its comparison below, and a build that is meant to be compiled is."""
+    assert compiled.REFERENCES.keys() == TWINS.keys()
+    assert compiled.COMPILED or "ARX_REQUIRE_COMPILED" not in os.environ, "the compiled twins are not there"
+    for name, function in TWINS.items():
+        assert (function is compiled.REFERENCES[name]) != compiled.COMPILED
+
+
+@QUICK
+@given(BYTES | st.binary(min_size=800, max_size=2000), TEXTS, ODD)
+def test_base64(raw: bytes, text: str, odd: Any) -> None:
+    """Text of bytes, bytes of text, and of what is neither."""
+    assert agree("bytes_of", agree("base64_of", raw)) == raw
+    agree("bytes_of", text)
+    agree("bytes_of", text.encode("utf-8"))
+    agree("base64_of", odd)
+    agree("bytes_of", odd)
+
+
+@QUICK
+@given(st.text(codec.base64_of(bytes(range(256))).decode(), min_size=1, max_size=9), st.integers(0, 8), st.characters())
+def test_no_character_but_those_of_the_alphabet(text: str, at: int, character: str) -> None:
+    """One character, any there is, at any place of a group."""
+    agree("bytes_of", text[:at] + character + text[at + 1 :])
+    agree("bytes_of", (text[:at] + character + text[at + 1 :]).encode("utf-8", "surrogatepass"))
+
+
+@QUICK
+@given(PACKETS, st.data())
+def test_walk(packets: codec.Packets, data: st.DataObject) -> None:
+    """Whole macaroons, cut and altered ones, with third parties and without."""
+    body = codec.encode(packets)[: -len(codec.TAIL) - codec.SIGNATURE_BYTES]
+    agree("walk", body)
+    agree("walk", body[: data.draw(st.integers(0, len(body)))])
+    altered = bytearray(body)
+    altered[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.sampled_from([0, 1, 2, 4, 0x7F, 0x80, 0x81, 0xFF]))
+    agree("walk", bytes(altered))
+    agree("walk", altered)
+
+
+@QUICK
+@given(KEYS, BYTES, st.lists(BYTES | THIRD, max_size=5), ODD)
+def test_chain(key: bytes, first: bytes, caveats: list[Any], odd: Any) -> None:
+    """One step, a whole chain, and the comparison at its end."""
+    agree("extend", key, first)
+    agree("extend", key, odd)
+    agree("fold", key, first, tuple(caveats))
+    agree("fold", key, first, caveats)
+    agree("next_link", key, first)
+    agree("next_link", odd, first)
+    if len(key) == 32:
+        signature = chain.extend(key, first)
+        for compared in (signature, first, signature[:-1], key):
+            twin, reference = compiled.REFERENCES["states_of"], compiled.REFERENCES["ends_in"]
+            found = chain.ends_in(chain.states_of(key), first, compared)
+            assert found == reference(twin(key), first, compared) == (compared == signature)
+
+
+@QUICK
+@given(st.sampled_from(SIGNED), st.data())
+def test_calls(text: str, data: st.DataObject) -> None:
+    """One-shot texts at each alignment, whole and altered at any place of the tail."""
+    split = agree("split_call", text)
+    assert split is not None
+    at = data.draw(st.integers(1, 182))
+    character = data.draw(st.sampled_from("AaZz09-_Qg+/=~\u00e9"))
+    agree("split_call", text[:-at] + character + text[len(text) - at + 1 :])
+    agree("split_call", text[at:])
+    agree("split_call", text[:-at])
+    agree("split_call", text + text)
+    raw = bytearray(codec.bytes_of(text[len(codec.TOKEN_PREFIX) :]))
+    raw[-data.draw(st.integers(1, 134))] = data.draw(st.integers(0, 255))
+    agree("split_call", codec.TOKEN_PREFIX + codec.text_of(bytes(raw)))
+
+
+def test_no_call_at_the_edges_of_length() -> None:
+    """What is too short or too long to carry a call, at each length around."""
+    for size in (*range(12), *range(174, 186), *range(7160, 7176)):
+        assert agree("split_call", "A" * size) is None
+        assert agree("split_call", "\u00e9" * size) is None
+    long = SIGNED[0].rjust(7168 + len(SIGNED[0]) % 4, "A")
+    agree("split_call", long)
+    assert agree("split_call", mint().encode()) is None
+
+
+@QUICK
+@given(BYTES, st.binary(min_size=95, max_size=95) | BYTES, st.text(max_size=20) | st.just("\ud800"), BYTES)
+def test_digests(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> None:
+    """The digest of a call of a tool, and that of its record."""
+    agree("tool_digest", prefix, caveat, tool, written)
+    agree("salted", prefix, written)
+
+
+@pytest.mark.parametrize("name", sorted(TWINS))
+def test_wrong_arguments_raise(name: str) -> None:
+    """Too few, too many or others than any caller gives: an error as of the reference, and nothing worse."""
+    for args in ((), (None,), (b"",) * 7, (bytes(32), bytes(95), object(), b"", b"")):
+        said, meant = outcome(TWINS[name], *args), outcome(compiled.REFERENCES[name], *args)
+        assert said == meant

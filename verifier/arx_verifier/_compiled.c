@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The optional compiled twins of a few functions on the way of each call.  The Python ones are the reference.
+//
+// Each twin does the ordinary case only.  Whatever is unusual (another type, a text that is not canonical, a length
+// that is not minimal) goes to the Python function, which was registered with it: so there is one place that says what
+// is malformed, and one text for it.  SHA-256 is libcrypto's, the one that Python's hashlib uses; nothing here is a
+// cryptographic primitive.  Everything runs under the GIL, which is what makes the one digest context safe.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <stdint.h>
+#include <string.h>
+
+#define DIGEST 32
+#define BLOCK 64
+#define MAX_CAVEATS 64     // codec.MAX_CAVEATS
+#define MAX_CHARS 7168     // codec.MAX_CREDENTIAL_CHARS
+#define CAVEAT 95          // proofs._CAVEAT_BYTES
+#define TAIL (2 + CAVEAT + 4 + DIGEST)
+#define INVALID 0xff000000u
+
+// ---------------------------------------------------------------------------------------------------- what is shared
+
+enum { STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, WALK, SPLIT_CALL, TOOL_DIGEST, SALTED, COUNT };
+
+static PyObject *reference[COUNT];  // the Python functions
+static PyObject *call_type;         // presented.Call
+static EVP_MD *sha256;
+static EVP_MD_CTX *context;
+
+static PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (reference[which] == NULL) return PyErr_Format(PyExc_TypeError, "a twin is used through its module only");
+    return PyObject_Vectorcall(reference[which], args, (size_t)nargs, NULL);
+}
+
+static int is_key(PyObject *value) { return PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == DIGEST; }
+
+static int is_ascii(PyObject *value) { return PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value); }
+
+static int failed(void)
+{
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "libcrypto could not hash");
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------- hashing, SPEC 5, 8
+
+static int begin(void) { return EVP_DigestInit_ex2(context, NULL, NULL); }
+
+static int add(const void *data, size_t size) { return EVP_DigestUpdate(context, data, size); }
+
+static int end(unsigned char *out) { return EVP_DigestFinal_ex(context, out, NULL); }
+
+// HMAC-SHA256 (RFC 2104) for the 32-byte keys of the chain.  `out` may be `key`.
+static int extend_into(unsigned char *out, const unsigned char *key, const void *data, size_t size)
+{
+    unsigned char pads[2][BLOCK], inner[DIGEST];
+    memset(pads[0], 0x36, BLOCK);
+    memset(pads[1], 0x5c, BLOCK);
+    for (int i = 0; i < DIGEST; i++) {
+        pads[0][i] ^= key[i];
+        pads[1][i] ^= key[i];
+    }
+    int good = begin() && add(pads[0], BLOCK) && add(data, size) && end(inner) && begin() && add(pads[1], BLOCK) &&
+               add(inner, DIGEST) && end(out);
+    OPENSSL_cleanse(pads, sizeof pads);
+    return good || failed();
+}
+
+static PyObject *extend(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !is_key(args[0]) || !PyBytes_CheckExact(args[1])) return pure(EXTEND, args, nargs);
+    unsigned char out[DIGEST];
+    const unsigned char *key = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    if (!extend_into(out, key, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]))) return NULL;
+    return PyBytes_FromStringAndSize((char *)out, DIGEST);
+}
+
+// Beginning two hashes saves nothing here: the signature itself stands for them.
+static PyObject *states_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 1 || !is_key(args[0])) return pure(STATES_OF, args, nargs);
+    return Py_NewRef(args[0]);
+}
+
+static PyObject *ends_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !is_key(args[0]) || !PyBytes_CheckExact(args[1])) return pure(ENDS_IN, args, nargs);
+    if (!is_key(args[2])) Py_RETURN_FALSE;
+    unsigned char out[DIGEST];
+    const unsigned char *key = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    if (!extend_into(out, key, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]))) return NULL;
+    return PyBool_FromLong(CRYPTO_memcmp(out, PyBytes_AS_STRING(args[2]), DIGEST) == 0);
+}
+
+static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !is_key(args[0]) || !PyBytes_CheckExact(args[1]) || !PyTuple_CheckExact(args[2]))
+        return pure(FOLD, args, nargs);
+    Py_ssize_t count = PyTuple_GET_SIZE(args[2]);
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!PyBytes_CheckExact(PyTuple_GET_ITEM(args[2], i))) return pure(FOLD, args, nargs);
+    unsigned char out[DIGEST];
+    const unsigned char *key = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    if (!extend_into(out, key, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]))) return NULL;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *caveat = PyTuple_GET_ITEM(args[2], i);
+        if (!extend_into(out, out, PyBytes_AS_STRING(caveat), PyBytes_GET_SIZE(caveat))) return NULL;
+    }
+    return PyBytes_FromStringAndSize((char *)out, DIGEST);
+}
+
+static PyObject *next_link(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(NEXT_LINK, args, nargs);
+    unsigned char out[DIGEST];
+    if (!(begin() && add("arx/1/link", 10) && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
+          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
+        return NULL;
+    return PyBytes_FromStringAndSize((char *)out, 16);
+}
+
+static PyObject *salted(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(SALTED, args, nargs);
+    unsigned char out[DIGEST];
+    if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
+          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
+        return NULL;
+    return PyBytes_FromStringAndSize((char *)out, DIGEST);
+}
+
+// ------------------------------------------------------------------------------------------------- base64url, SPEC 2.2
+
+static const char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+static uint32_t place[4][256];  // what a character is worth at each of the four places of a group, or INVALID
+
+static void make_tables(void)
+{
+    for (int at = 0; at < 4; at++) {
+        for (int c = 0; c < 256; c++) place[at][c] = INVALID;
+        for (uint32_t i = 0; i < 64; i++) place[at][(unsigned char)ALPHABET[i]] = i << (18 - 6 * at);
+    }
+}
+
+// Return the number of bytes, or -1 where the text is not canonical: another alphabet, or bits after the last byte.
+static Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t size)
+{
+    Py_ssize_t whole = size / 4, over = size % 4;
+    unsigned char *start = out;
+    uint32_t seen = 0, group;
+    for (Py_ssize_t i = 0; i < whole; i++, text += 4, out += 3) {
+        group = place[0][text[0]] | place[1][text[1]] | place[2][text[2]] | place[3][text[3]];
+        seen |= group;
+        out[0] = (unsigned char)(group >> 16);
+        out[1] = (unsigned char)(group >> 8);
+        out[2] = (unsigned char)group;
+    }
+    if (over == 1) return -1;
+    if (over) {
+        group = place[0][text[0]] | place[1][text[1]] | (over == 3 ? place[2][text[2]] : 0);
+        seen |= group;
+        if (group & (over == 3 ? 0xffu : 0xffffu)) return -1;
+        *out++ = (unsigned char)(group >> 16);
+        if (over == 3) *out++ = (unsigned char)(group >> 8);
+    }
+    return seen & INVALID ? -1 : out - start;
+}
+
+static Py_ssize_t encoded_size(Py_ssize_t size) { return size / 3 * 4 + (size % 3 ? size % 3 + 1 : 0); }
+
+static void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t size)
+{
+    for (; size >= 3; size -= 3, raw += 3, out += 4) {
+        uint32_t group = (uint32_t)raw[0] << 16 | (uint32_t)raw[1] << 8 | raw[2];
+        out[0] = (unsigned char)ALPHABET[group >> 18];
+        out[1] = (unsigned char)ALPHABET[group >> 12 & 63];
+        out[2] = (unsigned char)ALPHABET[group >> 6 & 63];
+        out[3] = (unsigned char)ALPHABET[group & 63];
+    }
+    if (size) {
+        uint32_t group = (uint32_t)raw[0] << 16 | (size == 2 ? (uint32_t)raw[1] << 8 : 0);
+        out[0] = (unsigned char)ALPHABET[group >> 18];
+        out[1] = (unsigned char)ALPHABET[group >> 12 & 63];
+        if (size == 2) out[2] = (unsigned char)ALPHABET[group >> 6 & 63];
+    }
+}
+
+static PyObject *base64_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 1 || !PyBytes_CheckExact(args[0])) return pure(BASE64_OF, args, nargs);
+    Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
+    PyObject *text = PyBytes_FromStringAndSize(NULL, encoded_size(size));
+    if (text == NULL) return NULL;
+    encode_into((unsigned char *)PyBytes_AS_STRING(text), (const unsigned char *)PyBytes_AS_STRING(args[0]), size);
+    return text;
+}
+
+// Takes the text as `str` or as `bytes`, as its two references do.
+static PyObject *bytes_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    const unsigned char *text;
+    Py_ssize_t size;
+    if (nargs == 1 && PyBytes_CheckExact(args[0])) {
+        text = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+        size = PyBytes_GET_SIZE(args[0]);
+    } else if (nargs == 1 && is_ascii(args[0])) {
+        text = PyUnicode_1BYTE_DATA(args[0]);
+        size = PyUnicode_GET_LENGTH(args[0]);
+    } else {
+        return pure(BYTES_OF, args, nargs);
+    }
+    PyObject *raw = PyBytes_FromStringAndSize(NULL, size / 4 * 3 + (size % 4 ? size % 4 - 1 : 0));
+    if (raw == NULL) return NULL;
+    if (decode_into((unsigned char *)PyBytes_AS_STRING(raw), text, size) >= 0) return raw;
+    Py_DECREF(raw);
+    return pure(BYTES_OF, args, nargs);
+}
+
+// ---------------------------------------------------------------------------------------------------- packets, SPEC 2.1
+
+// Read the field at *at; return its data and move *at behind it, or return NULL where it is not there whole.
+static PyObject *field(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at, unsigned char kind)
+{
+    Py_ssize_t start = *at + 2, size;
+    if (start > end_ || body[*at] != kind) return NULL;
+    size = body[*at + 1];
+    if (size >= 0x80) {
+        if (start >= end_ || body[start] == 0 || body[start] >= 0x80) return NULL;
+        size = (size & 0x7f) | (Py_ssize_t)body[start] << 7;
+        start++;
+    }
+    if (size > end_ - start) return NULL;
+    *at = start + size;
+    return PyBytes_FromStringAndSize((const char *)body + start, size);
+}
+
+static int closed(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)
+{
+    if (*at >= end_ || body[*at] != 0) return 0;
+    ++*at;
+    return 1;
+}
+
+static PyObject *walk(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 1 || !PyBytes_CheckExact(args[0])) return pure(WALK, args, nargs);
+    const unsigned char *body = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    Py_ssize_t size = PyBytes_GET_SIZE(args[0]), at = 1, count = 0;
+    PyObject *found[MAX_CAVEATS], *location = NULL, *identifier = NULL, *caveats = NULL, *all = NULL;
+    if (size == 0 || body[0] != 2 || (location = field(body, size, &at, 1)) == NULL ||
+        (identifier = field(body, size, &at, 2)) == NULL || !closed(body, size, &at))
+        goto done;
+    while (at < size && count < MAX_CAVEATS && (found[count] = field(body, size, &at, 2)) != NULL) {
+        count++;
+        if (!closed(body, size, &at)) goto done;  // a third-party caveat, or no caveat at all
+    }
+    if (at != size || (caveats = PyTuple_New(count)) == NULL) goto done;
+    for (Py_ssize_t i = 0; i < count; i++) PyTuple_SET_ITEM(caveats, i, found[i]);
+    count = 0;
+    all = PyTuple_Pack(3, location, identifier, caveats);
+done:
+    while (count > 0) Py_DECREF(found[--count]);
+    Py_XDECREF(location);
+    Py_XDECREF(identifier);
+    Py_XDECREF(caveats);
+    if (all != NULL || PyErr_Occurred()) return all;
+    return pure(WALK, args, nargs);
+}
+
+// ---------------------------------------------------------------------------------------------------------- calls, SPEC 8
+
+static int all_in(const unsigned char *text, Py_ssize_t size, uint32_t unused)
+{
+    uint32_t seen = 0;
+    for (Py_ssize_t i = 0; i < size; i++) seen |= place[3][text[i]];
+    return !(seen & INVALID) && !(place[3][text[size - 1]] & unused);
+}
+
+// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, as ``proofs._TAIL`` says it.
+static int is_call(const unsigned char *caveat, int64_t *issued_at)
+{
+    if (memcmp(caveat, "{\"call\":[\"", 10) || memcmp(caveat + 53, "\",", 2) || memcmp(caveat + 68, ",\"", 2) ||
+        memcmp(caveat + 92, "\"]}", 3) || caveat[55] == '0')
+        return 0;
+    *issued_at = 0;
+    for (int i = 55; i < 68; i++) {
+        if (caveat[i] < '0' || caveat[i] > '9') return 0;
+        *issued_at = *issued_at * 10 + (caveat[i] - '0');
+    }
+    return all_in(caveat + 10, 43, 3) && all_in(caveat + 70, 22, 15);
+}
+
+static PyObject *new_call(PyObject *text, Py_ssize_t head, const unsigned char *raw, int extra, int64_t issued_at)
+{
+    const char *caveat = (const char *)raw + extra + 2;
+    PyObject *made = NULL, *parts[6] = {
+        PyUnicode_Substring(text, 0, head),
+        PyBytes_FromStringAndSize((const char *)raw, extra),
+        PyBytes_FromStringAndSize(caveat, CAVEAT),
+        PyBytes_FromStringAndSize(caveat + CAVEAT + 4, DIGEST),
+        PyLong_FromLongLong(issued_at),
+        PyBytes_FromStringAndSize(caveat + 10, 43),
+    };
+    if (parts[0] && parts[1] && parts[2] && parts[3] && parts[4] && parts[5])
+        made = PyObject_Vectorcall(call_type, parts, 6, NULL);
+    for (int i = 0; i < 6; i++) Py_XDECREF(parts[i]);
+    return made;
+}
+
+static PyObject *split_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const int tails[4][2] = {{179, 1}, {180, 2}, {0, 0}, {178, 0}};
+    if (nargs != 1 || !is_ascii(args[0]) || call_type == NULL) return pure(SPLIT_CALL, args, nargs);
+    Py_ssize_t size = PyUnicode_GET_LENGTH(args[0]);
+    int chars = tails[size & 3][0], extra = tails[size & 3][1];
+    if (chars == 0 || size < chars || size > MAX_CHARS) Py_RETURN_NONE;
+    unsigned char raw[TAIL + 2];
+    int64_t issued_at;
+    if (decode_into(raw, PyUnicode_1BYTE_DATA(args[0]) + size - chars, chars) != extra + TAIL) Py_RETURN_NONE;
+    const unsigned char *tail = raw + extra;
+    if (tail[0] != 2 || tail[1] != CAVEAT || memcmp(tail + 2 + CAVEAT, "\0\0\6\x20", 4) || !is_call(tail + 2, &issued_at))
+        Py_RETURN_NONE;
+    return new_call(args[0], size - chars, raw, extra, issued_at);
+}
+
+static int add_sized(const void *data, size_t size)
+{
+    unsigned char big_endian[4] = {size >> 24 & 255, size >> 16 & 255, size >> 8 & 255, size & 255};
+    return add(big_endian, 4) && add(data, size);
+}
+
+static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
+        PyBytes_GET_SIZE(args[1]) != CAVEAT || !PyUnicode_CheckExact(args[2]) || !PyBytes_CheckExact(args[3]))
+        return pure(TOOL_DIGEST, args, nargs);
+    const char *caveat = PyBytes_AS_STRING(args[1]);
+    Py_ssize_t tool_size, size = PyBytes_GET_SIZE(args[3]);
+    const char *tool = PyUnicode_AsUTF8AndSize(args[2], &tool_size);
+    if (tool == NULL) return NULL;
+    if (size > UINT32_MAX || tool_size > UINT32_MAX) return pure(TOOL_DIGEST, args, nargs);
+    unsigned char out[DIGEST];
+    if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) && add(caveat + 55, 13) &&
+          add_sized(caveat + 70, 22) && add_sized("tool", 4) && add_sized(tool, tool_size) &&
+          add_sized(PyBytes_AS_STRING(args[3]), size) && end(out)) && !failed())
+        return NULL;
+    PyObject *text = PyBytes_FromStringAndSize(NULL, 43);
+    if (text != NULL) encode_into((unsigned char *)PyBytes_AS_STRING(text), out, DIGEST);
+    return text;
+}
+
+// --------------------------------------------------------------------------------------------------------- the module
+
+#define TWIN(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+
+static PyObject *refer(PyObject *self, PyObject *args);
+
+static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
+    TWIN(states_of), TWIN(ends_in), TWIN(extend),     TWIN(fold),        TWIN(next_link), TWIN(base64_of),
+    TWIN(bytes_of),  TWIN(walk),    TWIN(split_call), TWIN(tool_digest), TWIN(salted),
+    {"refer", refer, METH_VARARGS, "Register the Python function that a twin stands for, and what it makes."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *refer(PyObject *self, PyObject *args)
+{
+    const char *name;
+    PyObject *function, *makes = NULL;
+    if (!PyArg_ParseTuple(args, "sO|O", &name, &function, &makes)) return NULL;
+    for (int i = 0; i < COUNT; i++) {
+        if (strcmp(functions[i].ml_name, name)) continue;
+        Py_XSETREF(reference[i], Py_NewRef(function));
+        if (makes != NULL) Py_XSETREF(call_type, Py_NewRef(makes));
+        return PyObject_GetAttrString(self, name);
+    }
+    return Py_NewRef(function);  // it has no twin
+}
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_compiled", "Compiled twins; see compiled.py.", -1, functions, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__compiled(void)
+{
+    make_tables();
+    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+    context = EVP_MD_CTX_new();
+    if (sha256 == NULL || context == NULL || !EVP_DigestInit_ex2(context, sha256, NULL)) {
+        PyErr_SetString(PyExc_ImportError, "libcrypto has no SHA-256");
+        return NULL;
+    }
+    return PyModule_Create(&definition);
+}
