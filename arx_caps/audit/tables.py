@@ -68,6 +68,7 @@ NODE: Final = Table(
     Column("last_ms", BigInteger, nullable=False),
     Index("log_node_by_ref", "kind", "ref"),
     Index("log_node_by_agent", "agent"),
+    Index("log_node_by_name", "name"),
     Index("log_node_by_session", "session"),
     Index("log_node_by_subject", "subject"),
 )

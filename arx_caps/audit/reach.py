@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which nodes a question reaches.  SPEC 19.
+
+Naming any node of a chain, a session, task or hand-over, reaches all above and all below it and no branch beside; so
+does an agent whom a hand-over names, while one whom the mint proved reaches its sessions whole.  Finding the records of
+these nodes is ``questions``'.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy.engine import Connection, Row
+
+from arx_caps.audit.nodes import LINK, SESSION, SUBTASK, TASK
+from arx_caps.audit.tables import NODE
+from arx_verifier.names import matches_path
+
+GATHERED: Final = 5_000  # nodes that are listed; more are only described
+_ID: Final = 8  # bytes of a node's id in a path
+
+
+class Question(NamedTuple):
+    """What is asked for; members that are None let everything through, all others hold together.
+
+    Attributes:
+        session: A session's id.
+        task: The id of a task or sub-task.
+        link: A hand-over's public name.
+        agent: An agent's path or a pattern: whom the mint proved, or whom a hand-over names.
+        subject: The scope of whom it was for, ``subject:…``.
+        tool: A tool or a pattern; of an event its kind.
+        reason: A reason code, or a word of ``OUTCOMES``.
+        since_ms: From when, ms since the Unix epoch.
+        until_ms: Until when, exclusive.
+    """
+
+    session: str | None = None
+    task: str | None = None
+    link: str | None = None
+    agent: str | None = None
+    subject: str | None = None
+    tool: str | None = None
+    reason: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    @property
+    def of_nodes(self) -> bool:
+        """Whether it asks by somebody."""
+        return any(each is not None for each in self[:5])
+
+    @property
+    def of_records(self) -> bool:
+        """Whether it asks by what a record says beyond its node."""
+        return any(each is not None for each in self[5:])
+
+
+class Reach(NamedTuple):
+    """The nodes that a question reaches.
+
+    Attributes:
+        nodes: Their rows, in the order of their paths; None where there are too many.
+        where: What holds for a row of ``log_node`` that is one of them.
+    """
+
+    nodes: Sequence[Row[Any]] | None
+    where: ColumnElement[bool]
+
+
+def reach(connection: Connection, question: Question) -> Reach | None:
+    """Return the nodes that a question reaches, or None where it names none."""
+    if not question.of_nodes:
+        return None
+    where = and_(*_by_ids(connection, question), *_by_people(connection, question))
+    rows = connection.execute(select(*NODE.c).where(where).order_by(NODE.c.path).limit(GATHERED + 1)).all()
+    return Reach(rows if len(rows) <= GATHERED else None, where)
+
+
+def _by_ids(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
+    """Yield, for each id that is named, what its nodes and all above and below them have in common."""
+    for kinds, ref in (((SESSION,), question.session), ((TASK, SUBTASK), question.task), ((LINK,), question.link)):
+        if ref is None:
+            continue
+        named = select(NODE.c.path).where(NODE.c.kind.in_(kinds), NODE.c.ref == ref).limit(GATHERED)
+        paths = [bytes(path) for path in connection.execute(named).scalars()]
+        above = {path[:end] for path in paths for end in range(_ID, len(path), _ID)}
+        below = [and_(NODE.c.path >= path, NODE.c.path < _behind(path)) for path in _outermost(paths)]
+        yield or_(NODE.c.path.in_(sorted(above)), *below)
+
+
+def _by_people(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
+    if question.subject is not None:
+        yield NODE.c.subject == question.subject  # the same for all nodes of a session
+    if question.agent is not None:
+        yield _by_agent(connection, question.agent)
+
+
+def _by_agent(connection: Connection, agent: str) -> ColumnElement[bool]:
+    """Say what holds for the nodes of an agent: of its own sessions all, else those above and below its name."""
+    proven, named = (_matching(connection, column, agent) for column in (NODE.c.agent, NODE.c.name))
+    of = NODE.alias()
+    link = exists().where(
+        of.c.session == NODE.c.session,
+        of.c.session != "",
+        of.c.kind == LINK,
+        of.c.name.in_(named),
+        or_(_begins(of.c.path, NODE.c.path), _begins(NODE.c.path, of.c.path)),
+    )
+    sessions = select(of.c.session).where(of.c.name.in_(named), of.c.kind == LINK)
+    # Where the name stands in few sessions, they are looked up; the condition proper is the one behind it.
+    return or_(NODE.c.agent.in_(proven), and_(NODE.c.session.in_(sessions), link))
+
+
+def _matching(connection: Connection, column: Any, pattern: str) -> list[str]:
+    if "*" not in pattern:
+        return [pattern]
+    return [name for name in different(connection, column) if name and matches_path(pattern, name)]
+
+
+def different(connection: Connection, column: Any) -> Iterator[str]:
+    """Yield the different values of an indexed column, a look at the index each."""
+    last: str | None = connection.execute(select(func.min(column))).scalar()
+    while last is not None:
+        yield last
+        last = connection.execute(select(func.min(column)).where(column > last)).scalar()
+
+
+def _behind(path: bytes) -> bytes:
+    """Return the first path behind all that begin with this one."""
+    return (int.from_bytes(path, "big") + 1).to_bytes(len(path), "big")
+
+
+def _outermost(paths: Iterable[bytes]) -> list[bytes]:
+    """Leave out paths that stand below another one."""
+    found: list[bytes] = []
+    for path in sorted(paths):
+        if not found or not path.startswith(found[-1]):
+            found.append(path)
+    return found
+
+
+def _begins(whole: Any, start: Any) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = func.substr(whole, 1, func.length(start)) == start
+    return condition

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is shown of records: one JSON object each, whether it is a decision or an event of the mint.  SPEC 19.2."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from arx_caps.audit.entries import is_event, read_event
+from arx_caps.audit.questions import Found
+from arx_caps.audit.tree import leaf_hash
+from arx_verifier.decisions import unpack_record
+from arx_verifier.errors import AuditError
+
+DECISION: Final = "decision"
+EVENT: Final = "event"
+UNREADABLE: Final = "unreadable"
+
+
+def show_record(found: Found) -> dict[str, Any]:
+    """Show a record: ``index``, ``leaf`` (hex), ``type``, ``service``, and what it says; nothing secret is in it."""
+    shown: dict[str, Any] = {"index": found.idx, "leaf": leaf_hash(found.kept).hex(), "service": found.audience}
+    try:
+        if not is_event(found.kept):
+            return {**shown, "type": DECISION, **unpack_record(found.kept, found.body).to_dict()}
+        event = read_event(found.kept, found.body)
+    except AuditError as error:  # of a later version, perhaps: its place is shown, and that it is there
+        return {**shown, "type": UNREADABLE, "at": None, "problem": str(error)}
+    facts = {"at": event.at, "kind": event.kind, "by": event.by, "source": event.source, "number": event.number}
+    return {**shown, "type": EVENT, **facts, "named": event.named, "facts": event.facts, "erased": event.facts is None}
+
+
+def show_nodes(rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Show nodes, each before what is below it: ``parent`` is the place of the one above in this list, or None.
+
+    Args:
+        rows: Rows of ``log_node`` in the order of their paths.
+    """
+    places = {row.id: place for place, row in enumerate(rows)}
+    names = ("kind", "ref", "name", "session", "task", "agent", "subject", "allow", "deny", "other")
+    return [
+        {name: getattr(row, name) for name in (*names, "first_ms", "last_ms")} | {"parent": places.get(row.parent)}
+        for row in rows
+    ]

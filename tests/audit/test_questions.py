@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to the log: what is found is what a reader of the whole log would find, in order, page by page."""
+
+import functools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arx_caps.audit import questions, reach
+from arx_caps.audit.questions import Question, records, total
+from arx_caps.audit.shown import show_nodes, show_record
+from arx_caps.audit.store import LogStore
+from arx_verifier.decisions import COUNTED, UNPROVEN, Decision
+from arx_verifier.names import matches_path, matches_tool
+from arx_verifier.scopes import subject_scope
+from arx_verifier.tally import Counted
+from tests.audit.batches import START_MS, batch_of, decision, facts
+
+ADA = ("https://idp.example", "ada")
+SESSIONS = {
+    "s-1": {"agent": "acme/bot", "subject": ADA},
+    "s-2": {"agent": "acme/support", "subject": None},
+    "s-3": {"agent": "acme/support/triage", "subject": ADA},
+}
+CHAINS: tuple[tuple[str, ...], ...] = ((), ("acme/a",), ("acme/b",), ("acme/a", "acme/c"), ("acme/a", "acme/d"))
+TOOLS = ("orders.get", "orders.list", "orders_x", "payments.refund")
+CODES = ("ok", "ok", "ok", "revoked", "tool_not_allowed")
+
+
+def told(count: int = 400) -> list[Decision]:
+    """Decisions of three sessions, each with two tasks and some hand-overs."""
+    dice = random.Random(5)
+    made = []
+    for number in range(1, count + 1):
+        session, about = dice.choice(list(SESSIONS.items()))
+        chain = facts(session, f"{session}-t{dice.randrange(2)}", *dice.choice(CHAINS), **about)
+        if number % 50 == 0:
+            counts = (Counted("bad_signature", "10.0.0.9", 3), Counted("expired", "10.0.0.8", 1))
+            made.append(Decision(COUNTED, START_MS + number, UNPROVEN, counts=counts))
+        else:
+            made.append(decision(number, chain, dice.choice(CODES), dice.choice(TOOLS)))
+    return made
+
+
+TOLD = told()
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogStore]:
+    """A log that holds them."""
+    url, postgres = f"sqlite:///{tmp_path_factory.mktemp('log')}/audit.db", None
+    if request.param == "postgresql":
+        postgres = request.getfixturevalue("postgres")
+        url = postgres.database()
+    with LogStore(url) as store:
+        store.create()
+        for first in range(0, len(TOLD), 70):
+            store.take(batch_of(TOLD[first : first + 70], first + 1), "s")
+        yield store
+    if postgres is not None:
+        postgres.drop(url)
+
+
+def chain_of(decided: Decision) -> list[tuple[str, str]]:
+    """The nodes of a decision, as kind and id, from the session down."""
+    steps = [("session", decided.session), ("task", decided.task)]
+    return [*steps, *(("link", link) for link in decided.links)] if decided.session else []
+
+
+WAYS = {tuple(chain_of(each)) for each in TOLD}
+
+
+def is_near(decided: Decision, kind: str, ref: str) -> bool:
+    """Whether a decision is of a node above or below one, by looking at every chain that there is."""
+    own = chain_of(decided)
+    if (kind, ref) in own:
+        return True
+    return bool(own) and any((kind, ref) in chain and chain[: len(own)] == tuple(own) for chain in WAYS)
+
+
+def is_wanted(question: Question, decided: Decision) -> bool:
+    """What a question means, without a database."""
+    about = SESSIONS.get(decided.session, {})
+    subject = about.get("subject")
+    ids = (("session", question.session), ("task", question.task), ("link", question.link))
+    conditions = [is_near(decided, kind, ref) for kind, ref in ids if ref is not None]
+    if question.agent is not None:
+        pattern = question.agent
+        pairs = {pair for each in TOLD for pair in zip(each.named, each.links, strict=True)}
+        named = [link for name, link in pairs if matches_path(pattern, name)]
+        proven = bool(decided.agent) and matches_path(pattern, decided.agent)
+        conditions.append(proven or any(is_near(decided, "link", link) for link in named))
+    if question.subject is not None:
+        conditions.append(subject is not None and subject_scope(*subject) == question.subject)
+    if question.tool is not None:
+        conditions.append(matches_tool(question.tool, decided.tool))
+    if question.reason is not None:
+        codes = [decided.code, decided.outcome, *(each.code for each in decided.counts)]
+        conditions.append(question.reason in codes)
+    since, until = question.since_ms or 0, question.until_ms or 1 << 60
+    return all(conditions) and since <= decided.at < until
+
+
+LINK = next(each.links[0] for each in TOLD if len(each.links) == 2)
+LEAF = next(each.links[1] for each in TOLD if len(each.links) == 2)
+QUESTIONS = [
+    Question(),
+    Question(session="s-1"),
+    Question(task="s-2-t1"),
+    Question(link=LINK),
+    Question(link=LEAF),
+    Question(link=LEAF, session="s-9"),
+    Question(agent="acme/bot"),
+    Question(agent="acme/support/**"),
+    Question(agent="acme/c"),
+    Question(agent="acme/*", tool="orders.get"),
+    Question(subject=subject_scope(*ADA)),
+    Question(subject=subject_scope(*ADA), reason="deny"),
+    Question(tool="orders.*"),
+    Question(tool="orders.get", reason="allow"),
+    Question(tool="*", reason="revoked"),
+    Question(reason="bad_signature"),
+    Question(reason="counted"),
+    Question(reason="gap"),
+    Question(session="s-1", reason="deny", tool="payments.refund"),
+    Question(since_ms=START_MS + 100, until_ms=START_MS + 200),
+    Question(session="s-3", since_ms=START_MS + 333),
+    Question(session="s-3", until_ms=START_MS),
+]
+
+
+@functools.cache
+def wanted_of(question: Question) -> list[int]:
+    """The indices of what a question means."""
+    return [place for place, each in enumerate(TOLD) if is_wanted(question, each)]
+
+
+@pytest.mark.parametrize("gathered", [True, False], ids=["gathered", "walked"])
+@pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
+def test_what_is_found_is_what_a_reader_of_it_all_finds(
+    log: LogStore, question: Question, gathered: bool, monkeypatch: Any
+) -> None:
+    """
+    Whatever is asked, by few nodes or many: every record that is meant, newest or oldest first, counted and dated.
+    """
+    if not gathered:
+        monkeypatch.setattr(reach, "GATHERED", 1)
+        monkeypatch.setattr(questions, "_WORTH", 0)
+    wanted = wanted_of(question)
+    with log.reading() as c:
+        newest = records(c, question, limit=1000)
+        assert [found.idx for found in newest] == wanted[::-1]
+        assert [found.idx for found in records(c, question, after=-1, limit=1000)] == wanted
+        counted = total(c, question)
+    assert (counted.records, counted.exact) == (len(wanted), True)
+    if wanted and question.of_nodes:
+        times = [TOLD[place].at for place in wanted]
+        assert (counted.since_ms or 0) <= min(times)  # a node is dated from when something below it was first seen
+        assert counted.until_ms == max(times)
+
+
+@pytest.mark.parametrize("question", [Question(), Question(link=LINK), Question(tool="orders.*", reason="deny")])
+def test_pages_join_without_a_gap_or_a_repeat(log: LogStore, question: Question) -> None:
+    """
+    Page after page, from either end, gives what one large page gives.
+    """
+    with log.reading() as c:
+        whole = [found.idx for found in records(c, question, limit=1000)]
+        for rising in (False, True):
+            pages: list[int] = []
+            edge = -1 if rising else None
+            while page := records(c, question, **{"after" if rising else "before": edge}, limit=7):  # type: ignore[arg-type]
+                pages += [found.idx for found in page]
+                edge = pages[-1]
+            assert pages == (whole[::-1] if rising else whole)
+
+
+def test_a_session_is_a_tree_with_its_counts(log: LogStore) -> None:
+    """
+    The nodes of a session come each before what is below it, and count what was decided there, allowed or not.
+    """
+    with log.reading() as c:
+        reached = reach.reach(c, Question(session="s-1"))
+    assert reached is not None
+    assert reached.nodes is not None
+    nodes = show_nodes(reached.nodes)
+    assert (nodes[0]["kind"], nodes[0]["parent"], nodes[0]["agent"]) == ("session", None, "acme/bot")
+    assert all(node["parent"] < place for place, node in enumerate(nodes) if place)
+    for node in nodes:
+        own = [each for each in TOLD if each.session and chain_of(each)[-1] == (node["kind"], node["ref"])]
+        assert (node["allow"], node["deny"]) == (sum(e.allowed for e in own), sum(not e.allowed for e in own))
+    assert sum(node["allow"] + node["deny"] for node in nodes) == sum(each.session == "s-1" for each in TOLD)
+
+
+def test_a_record_is_shown_as_it_was_decided(log: LogStore) -> None:
+    """
+    What is shown of a record is what the verifier decided, with its place and its leaf.
+    """
+    with log.reading() as c:
+        [found] = records(c, Question(), before=8, limit=1)
+    shown = show_record(found)
+    wanted = TOLD[7].to_dict()
+    assert (shown["index"], shown["type"], shown["service"]) == (7, "decision", "orders")
+    assert {name: shown[name] for name in ("tool", "code", "at", "session", "links", "subject", "failures")} == {
+        name: wanted[name] for name in ("tool", "code", "at", "session", "links", "subject", "failures")
+    }
