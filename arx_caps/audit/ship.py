@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import httpx
 import msgspec
@@ -44,6 +44,8 @@ class Status(NamedTuple):
         used: What the spool takes, bytes.
         failing_ms: For how long nothing could be sent, 0 when all is well.
         error: Why, or None.
+        code: The code of that error: ``store_unavailable`` for a mint that did not answer, ``bad_batch`` for one that
+            refused.
     """
 
     shipped: int
@@ -53,10 +55,11 @@ class Status(NamedTuple):
     used: int
     failing_ms: int
     error: str | None
+    code: str | None
 
 
 class Shipper:
-    """Sends one service's records.
+    """Sends one service's records.  As a context manager it starts and closes itself.
 
     Args:
         folder: The spool: the folder of its journal.
@@ -85,6 +88,7 @@ class Shipper:
         self._shipped = self._lost = 0
         self._alarm = 0.0
         self._error: str | None = None
+        self._code: str | None = None
         self._failing_since: float | None = None
         self._failures: dict[str, int] = {}
         self._retry_at: dict[str, float] = {}
@@ -97,7 +101,14 @@ class Shipper:
         since = self._failing_since
         failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
         spool, alarm = self._spool, round(self._alarm * 100)
-        return Status(self._shipped, self._lost, spool.fill, alarm, spool.used, failing_ms, self._error)
+        return Status(self._shipped, self._lost, spool.fill, alarm, spool.used, failing_ms, self._error, self._code)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def start(self) -> None:
         """Ship in a thread of this process, until ``close``."""
@@ -124,7 +135,7 @@ class Shipper:
             try:
                 full = _FULL in self._round()
             except OSError as error:  # the spool itself: its disk, its rights
-                self._fail("", f"the spool cannot be read: {error.strerror or error}")
+                self._fail("", f"the spool cannot be read: {error.strerror or error}", "spool")
             if on_status is not None:
                 on_status(self.status)
             if not full:
@@ -161,7 +172,7 @@ class Shipper:
         try:
             mark = self._send(batch)
         except ArxError as error:
-            self._fail(run.boot, str(error))
+            self._fail(run.boot, str(error), error.code)
             return _NOTHING
         forward = run.acknowledge(batch, mark.high_water)
         self._succeed(run, batch, forward=forward, asked=asked)
@@ -191,7 +202,7 @@ class Shipper:
         self._retry_at.pop(run.boot, None)
         if self._error is not None and not self._retry_at:
             _log.warning("records are shipped again")
-            self._error, self._failing_since = None, None
+            self._error = self._code = self._failing_since = None
         if not asked and forward:
             self._shipped += len(batch.records)
             self._lost += batch.first - batch.lost_from if batch.lost_from is not None else 0
@@ -199,9 +210,9 @@ class Shipper:
                 _log.error("records %d to %d of run %s are lost", batch.lost_from, batch.first - 1, batch.boot)
         elif not asked:
             # A receiver that never gets on must not be asked without end at full speed.
-            self._fail(run.boot, "the mint did not take the batch, and wants another one")
+            self._fail(run.boot, "the mint did not take the batch, and wants another one", "bad_batch")
 
-    def _fail(self, boot: str, why: str) -> None:
+    def _fail(self, boot: str, why: str, code: str) -> None:
         failures = self._failures[boot] = self._failures.get(boot, 0) + 1
         longest = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures - 1, 20))
         self._retry_at[boot] = time.monotonic() + longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
@@ -209,7 +220,7 @@ class Shipper:
             self._failing_since = time.monotonic()
         if why != self._error:
             _log.warning("records are not shipped, and stay in the spool: %s", why)
-        self._error = why
+        self._error, self._code = why, code
 
     def _forget(self) -> None:
         """Let go of what is known of runs that are gone."""

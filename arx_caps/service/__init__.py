@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service's dealings with the mint: it enrols a key of its own, and keeps its audience keys fresh.  SPEC 21."""
+"""A tool service's dealings with the mint: its own key, fresh audience keys, shipped records.  SPEC 18, 21."""
 
 from arx_caps.service.joining import Invitation, join_service
 from arx_caps.service.refresh import KeyRefresher, Status
+from arx_caps.service.shipping import open_shipper
 
-__all__ = ["Invitation", "KeyRefresher", "Status", "join_service"]
+__all__ = ["Invitation", "KeyRefresher", "Status", "join_service", "open_shipper"]

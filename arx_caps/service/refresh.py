@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 import httpx
 
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.keyfile import KeyFile
 from arx_caps.service.fetch import Fetched, fetch_keys, write_keys
+from arx_caps.service.own_key import read_own_key
 from arx_verifier.codec import bytes_of
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.keys import KeyRing
-from arx_verifier.service import FileKeys, read_service_file
+from arx_verifier.service import FileKeys
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
@@ -60,17 +60,9 @@ class KeyRefresher:
 
     def __init__(self, path: Path | str, keys: KeyRing | None = None, *, client: httpx.Client | None = None) -> None:
         self._path, self._keys = Path(path), keys
-        file = read_service_file(self._path)
-        if file.issuer is None or file.key_file is None:
-            raise SettingsError(
-                f"{self._path} names no `issuer` or `key_file`: enrol a key of the service's own with "
-                "`arx service invite` and `arx service join`"
-            )
-        key = KeyFile.load(self._path.parent / file.key_file)
-        if (key.role, key.name) != ("service", file.audience):
-            raise SettingsError(f"{file.key_file} is the key of {key.subject}, not of service:{file.audience}")
-        self._key = key.key
-        self._mint = MintClient(file.issuer, now=lambda: time.time_ns() // 1_000_000, client=client)
+        own = read_own_key(self._path)
+        self._key = own.key
+        self._mint = MintClient(own.issuer, now=lambda: time.time_ns() // 1_000_000, client=client)
         self.status = Status()
         self._pause_s = DEFAULT_REFRESH_S
         self._stop = threading.Event()

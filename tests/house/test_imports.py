@@ -42,7 +42,7 @@ ROOMS = {
     "trail": set(),
     "relay": set(),
     "agent": {"jose", "keyfile", "durations"},
-    "service": {"keyfile", "agent"},
+    "service": {"keyfile", "agent", "audit"},
     "mint": {"jose", "keyfile", "durations", "engines", "realm", "revocation", "embedded", "audit"},
     "cli": {
         "jose",

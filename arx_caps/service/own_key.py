@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a service file together with the service's own key, for whatever the service itself asks of the mint."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from arx_caps.keyfile import KeyFile, SigningKey
+from arx_verifier.errors import SettingsError
+from arx_verifier.service import ServiceFile, read_service_file
+
+
+class OwnKey(NamedTuple):
+    """A service that can speak for itself.
+
+    Attributes:
+        file: Its service file.
+        issuer: The mint's URL.
+        key: The key that it enrolled.
+    """
+
+    file: ServiceFile
+    issuer: str
+    key: SigningKey
+
+
+def read_own_key(path: Path) -> OwnKey:
+    """Read a service file and the key that it names.
+
+    Args:
+        path: The service file.
+
+    Raises:
+        SettingsError: The file names no issuer or key, or the key cannot be used or is another's.
+    """
+    file = read_service_file(path)
+    if file.issuer is None or file.key_file is None:
+        raise SettingsError(
+            f"{path} names no `issuer` or `key_file`: enrol a key of the service's own with "
+            "`arx service invite` and `arx service join`"
+        )
+    key = KeyFile.load(path.parent / file.key_file)
+    if (key.role, key.name) != ("service", file.audience):
+        raise SettingsError(f"{file.key_file} is the key of {key.subject}, not of service:{file.audience}")
+    return OwnKey(file, file.issuer, key.key)

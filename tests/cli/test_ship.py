@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx ship``: a sidecar that says how it stands, and ends as a script can tell."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_caps.keyfile import KeyFile
+from arx_caps.service import open_shipper
+from arx_verifier.decisions import Decision
+from arx_verifier.errors import SettingsError
+from arx_verifier.service import open_verifier
+from arx_verifier.spool import Journal
+from tests.audit.receiver import REALM, Receiver
+from tests.cli.helpers import arx, service_file
+from tests.servers import until
+from tests.verifier.test_spool import FACTS, allow, files
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service(tmp_path: Path, receiver: Receiver) -> Path:
+    """A service file that names a mint, a key of the service's own and a journal."""
+    KeyFile("service", "orders", receiver.issuer, receiver.key).save(tmp_path / "orders.key")
+    file = service_file(tmp_path / "orders.json")
+    content = json.loads(file.read_text()) | {"realm": REALM, "issuer": receiver.issuer, "key_file": "orders.key"}
+    file.write_text(json.dumps(content | {"journal": str(tmp_path / "journal"), "store": "unix:///none"}))
+    return file
+
+
+def decided(file: Path, count: int) -> None:
+    """Let the service's verifier record some decisions, and stop."""
+    verifier = open_verifier(file)
+    sink = verifier.decisions
+    assert isinstance(sink, Journal)
+    for number in range(count):
+        sink.append(allow(number))
+    sink.close()
+
+
+def test_what_there_is_is_sent_once(service: Path, receiver: Receiver, tmp_path: Path) -> None:
+    """With --once: 0 when the mint has it all, 5 while it does not answer, and nothing is lost in between."""
+    decided(service, 700)
+    receiver.refuse = 503
+    ran = arx("ship", service, "--once")
+    assert ran.exit_code == exits.UNREACHABLE
+    assert "the records stay in the spool" in ran.err
+    receiver.refuse = 403
+    assert arx("ship", service, "--once").exit_code == exits.INCOMPLETE
+    receiver.refuse = None
+    ran = arx("ship", service, "--once", "--json")
+    assert (ran.exit_code, ran.json["done"], ran.json["shipped"], ran.json["lost"]) == (0, True, 700, 0)
+    assert len(receiver.tools) == 700
+    assert files(tmp_path / "journal") == []
+    assert arx("ship", service, "--once").out == "0 records shipped, spool 0% full\n"
+
+
+def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path: Path) -> None:
+    """A file that somebody deleted ends with 3; a spool above 50 % of its budget has an alarm."""
+    small = {"segment_bytes": 65536, "max_bytes": 4 * 65536}
+    journal = Journal(tmp_path / "journal", "v1", "orders", **small)  # type: ignore[arg-type]
+    for number in range(700):
+        journal.append(Decision("ok", number, FACTS, "t" * 90))
+    assert len(files(tmp_path / "journal")) > 2
+    receiver.refuse = 503
+    assert "ALARM: above 50 %" in arx("ship", service, "--once").out
+    receiver.refuse = None
+    files(tmp_path / "journal")[0].unlink()
+    ran = arx("ship", service, "--once", "--json")
+    assert ran.exit_code == exits.INCOMPLETE
+    assert ran.json["lost"] > 0
+    journal.close()
+
+
+def test_it_runs_until_told_to_stop(service: Path, receiver: Receiver) -> None:
+    """As a process beside the service: what is decided meanwhile arrives, and at the signal nothing is left."""
+    decided(service, 10)
+    command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        until(lambda: len(receiver.tools) == 10)
+        decided(service, 15)
+        until(lambda: len(receiver.tools) == 25)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        lines = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0
+    assert [line["schema"] for line in lines][-1] == "arx/shipped/1"
+    assert lines[0]["schema"] == "arx/shipping/1"
+    assert (lines[-1]["shipped"], lines[-1]["error"]) == (25, None)
+
+
+def test_a_service_ships_in_its_own_process(service: Path, receiver: Receiver, tmp_path: Path) -> None:
+    """Two lines beside open_verifier; a file that names no key of its own, or another's, is told what to do."""
+    with open_shipper(service):
+        decided(service, 20)
+        until(lambda: len(receiver.tools) == 20)
+    KeyFile("agent", "acme/bot", receiver.issuer, receiver.key).save(tmp_path / "agent.key")
+    content = json.loads(service.read_text())
+    service.write_text(json.dumps(content | {"key_file": "agent.key"}))
+    with pytest.raises(SettingsError, match="is the key of acme/bot"):
+        open_shipper(service)
+    service.write_text(json.dumps(content | {"key_file": None}))
+    ran = arx("ship", service, "--once")
+    assert (ran.exit_code, "arx service join" in ran.err) == (2, True)
