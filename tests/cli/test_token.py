@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx token``: inspect, hand-over, explain."""
 
+import re
 import stat
 import time
 from pathlib import Path
@@ -28,8 +29,9 @@ def test_inspect_says_who_what_and_that_nothing_is_proven(held: Path) -> None:
     ran = arx("token", "inspect", held)
     assert ran.exit_code == 0
     assert ran.out.startswith("not verified")
-    for text in ("acme/support", SESSION, 'orders.get(order_id = "o-1")', "other than acme/**", "in 9m"):
+    for text in ("acme/support", SESSION, 'orders.get(order_id = "o-1")', "other than acme/**"):
         assert text in ran.out
+    assert re.search(r"in (9m|10m\b)", ran.out)  # 10m when not one millisecond went by
 
 
 def test_inspect_shows_no_token(held: Path) -> None:
