@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from arx_verifier.errors import GrantError, SettingsError, StoreError
+from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
@@ -66,12 +66,15 @@ def told(name: str) -> Iterator[None]:
 
     Raises:
         GrantError: ``conflict``: somebody else changed the same thing.
+        RequestError: It cannot keep what it was given.
         StoreError: It did not answer.
     """
     try:
         yield
     except IntegrityError:
         raise GrantError("somebody else changed this at the same time; look again", code="conflict") from None
+    except DataError:  # PostgreSQL keeps no zero character in a text
+        raise RequestError("a text holds a character that cannot be kept") from None
     except SQLAlchemyError as error:
         # Its text would quote statement and values.
         raise StoreError(f"{name} did not answer ({type(error).__name__})") from None

@@ -70,7 +70,7 @@ def enrol(
 @pass_console
 def list_agents(console: Console, place: Place) -> None:
     """List the enrolled agents."""
-    agents = place.mint().call("GET", "/v1/agents").get("agents", [])
+    agents, _ = place.mint().rows("/v1/agents", "agents")
     heads = ("AGENT", "STATE", "OWNER", "ENROLLED")
     rows = [(a.get("path"), a.get("state"), a.get("owner"), _time(a, "created_at")) for a in agents]
     console.data("agents", {"agents": agents}, lambda: table(heads, rows))

@@ -22,6 +22,7 @@ from arx_verifier.errors import ArxError, UnavailableError
 
 TIMEOUT_S: Final = 30.0  # a kill waits for leases to run out before it answers
 CONNECT_S: Final = 3.0
+PAGE: Final = 1000  # rows of one answer, as many as the mint gives
 MALFORMED: Final = (400, 413, 415, 422)  # what was asked is wrong in itself, whoever asks
 
 
@@ -105,6 +106,35 @@ class Caller:
             )
         except ArxError as error:
             raise _stop(error) from error
+
+    def rows(
+        self, path: str, member: str, query: Mapping[str, Any] | None = None, *, limit: int | None = None
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Read a list page by page.
+
+        Args:
+            path: From ``/v1`` on.
+            member: The answer's member that holds the rows.
+            query: Parameters; those that are None are left out.
+            limit: At most so many rows; all of them when left out.
+
+        Returns:
+            The rows, and whether there are more.
+
+        Raises:
+            Unreachable: No answer, or one that says it cannot be done now.
+            Stop: The mint refused.
+        """
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while limit is None or len(found) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(found))
+            answer = self.call("GET", path, query={**(query or {}), "limit": size, "after": after})
+            found += answer.get(member, [])
+            after = answer.get("next")
+            if after is None:
+                break
+        return found, after is not None
 
 
 def load_key(path: Path, role: str) -> KeyFile:

@@ -74,7 +74,7 @@ def enrol(
 @pass_console
 def list_operators(console: Console, place: Place) -> None:
     """List the operators."""
-    found = place.mint().call("GET", "/v1/operators").get("operators", [])
+    found, _ = place.mint().rows("/v1/operators", "operators")
     rows = [(o.get("name"), o.get("state"), o.get("role"), len(o.get("keys", [])), _time(o)) for o in found]
     heads = ("OPERATOR", "STATE", "ROLE", "KEYS", "ENROLLED")
     console.data("operators", {"operators": found}, lambda: table(heads, rows))

@@ -118,7 +118,7 @@ def refresh(console: Console, file: Path, once: bool) -> None:
 @pass_console
 def list_services(console: Console, place: Place) -> None:
     """List the enrolled services."""
-    found = place.mint().call("GET", "/v1/services").get("services", [])
+    found, _ = place.mint().rows("/v1/services", "services")
     rows = [(s["audience"], len(s["keys"]), show_time(s["enrolled_at"]), s["enrolled_by"]) for s in found]
     heads = ("SERVICE", "OWN KEYS", "ENROLLED", "BY")
     console.data("services", {"services": found}, lambda: table(heads, rows))

@@ -53,19 +53,21 @@ def open_(
 @session_command.command("list")
 @click.option("--agent", help="only those of this agent")
 @click.option("--state", help="only those in this state, such as open")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
 @operator_options
 @common_options
 @pass_console
-def list_sessions(console: Console, place: Place, agent: str | None, state: str | None) -> None:
+def list_sessions(console: Console, place: Place, agent: str | None, state: str | None, limit: int) -> None:
     """List sessions, the newest first."""
-    answer = place.mint().call("GET", "/v1/sessions", query={"agent": agent, "state": state})
-    sessions = answer.get("sessions", [])
+    sessions, more = place.mint().rows("/v1/sessions", "sessions", {"agent": agent, "state": state}, limit=limit)
     heads = ("SESSION", "AGENT", "STATE", "OPENED", "EXPIRES", "PURPOSE")
     rows = [
         (s.get("id"), s.get("agent"), s.get("state"), *_times(s, "opened_at", "expires_at"), s.get("purpose"))
         for s in sessions
     ]
-    console.data("sessions", {"sessions": sessions}, lambda: table(heads, rows))
+    console.data("sessions", {"sessions": sessions, "more": more}, lambda: table(heads, rows))
+    if more:
+        console.hint(f"these are the newest {limit}; --limit shows more")
 
 
 @session_command.command("show")

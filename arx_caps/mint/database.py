@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, Self
 
-from sqlalchemy import Row, insert
+from sqlalchemy import Row, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -157,6 +157,11 @@ class Database:
         """Return the rows of a query, at most so many."""
         with self.read() as c:
             return [plain(row) for row in c.execute(statement.limit(limit))]
+
+    def count(self, table: Any) -> int:
+        """Count a table's rows."""
+        with self.read() as c:
+            return int(c.execute(select(func.count()).select_from(table)).scalar_one())
 
     def row(self, statement: Any) -> dict[str, Any] | None:
         """Return the first row of a query, or None."""

@@ -4,7 +4,7 @@
 What is said of an agent goes into the tokens it gets from then on; those that it has keep what they were born with.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -12,9 +12,13 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.ending import deactivate
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
+from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.shown import AgentShown, KillShown, show_agent, show_kill
+from arx_caps.mint.state_people import AGENTS_ORDER
+from arx_caps.mint.tables import AGENTS
 from arx_verifier import names
 from arx_verifier.errors import GrantError, RequestError
+from arx_verifier.names import MAX_PATH_BYTES
 
 Short = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -39,10 +43,19 @@ class AgentPatchBody(Body, frozen=True):
     metadata: Annotated[dict[Name, Short | None], Meta(max_length=2 * MAX_METADATA)] | UnsetType = UNSET
 
 
+class AgentsQuery(PageQuery, frozen=True):
+    """Which agents: in a state, an agent with all below it."""
+
+    state: Literal["active", "deactivated"] | None = None
+    under: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+
+
 class Agents(Answer, frozen=True):
-    """Agents by path."""
+    """A page of agents by path; ``total`` counts all that are enrolled."""
 
     agents: list[AgentShown]
+    total: int
+    next: str | UnsetType = UNSET
 
 
 class AgentEnded(Answer, frozen=True):
@@ -68,7 +81,14 @@ def enrol_agent(asked: Asked) -> AgentShown:
 
 def list_agents(asked: Asked) -> Agents:
     """List the agents."""
-    return Agents(agents=[show_agent(asked.mint, row) for row in asked.mint.state.agents()])
+    mint, query = asked.mint, asked.query
+    fetched = query.limit + 1
+    rows = mint.state.agents(status=query.state, under=query.under, after=query.after, limit=fetched)
+    keys = mint.state.keys_of_all(row["path"] for row in rows)
+    page = page_of(
+        rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit, fetched=fetched
+    )
+    return Agents(agents=page.shown, total=mint.state.count(AGENTS), next=page.next)
 
 
 def get_agent(asked: Asked) -> AgentShown:
@@ -119,7 +139,7 @@ _TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
 
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody, status=201, problems=_TAKEN),
-    Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents),
+    Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents, query=AgentsQuery),
     Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent, problems=("not_found",)),
     Endpoint(
         "PATCH",

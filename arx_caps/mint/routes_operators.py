@@ -12,7 +12,10 @@ from arx_caps.mint.ending import remove_operator
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granting import grant_operator
+from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.shown import KillShown, OperatorShown, show_kill, show_operator
+from arx_caps.mint.state_operators import OPERATORS_ORDER
+from arx_caps.mint.tables import OPERATORS
 from arx_verifier.errors import GrantError, RequestError, refusal
 from arx_verifier.names import is_agent_path
 
@@ -54,9 +57,11 @@ class OperatorToken(Answer, frozen=True, kw_only=True):
 
 
 class Operators(Answer, frozen=True):
-    """Operators by name."""
+    """A page of operators by name; ``total`` counts all that ever were."""
 
     operators: list[OperatorShown]
+    total: int
+    next: str | UnsetType = UNSET
 
 
 class OperatorEnded(Answer, frozen=True):
@@ -102,7 +107,10 @@ def enrol_operator(asked: Asked) -> OperatorShown:
 
 def list_operators(asked: Asked) -> Operators:
     """List the operators, those who were removed as well."""
-    return Operators(operators=[show_operator(asked.mint, row) for row in asked.mint.state.operators()])
+    mint, limit = asked.mint, asked.query.limit
+    rows = mint.state.operators(after=asked.query.after, limit=limit + 1)
+    page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit, fetched=limit + 1)
+    return Operators(operators=page.shown, total=mint.state.count(OPERATORS), next=page.next)
 
 
 def get_operator(asked: Asked) -> OperatorShown:
@@ -174,7 +182,7 @@ ENDPOINTS: Final = (
         status=201,
         problems=("operator_exists", "key_enrolled", "conflict"),
     ),
-    Endpoint("GET", "/v1/operators", READ, list_operators),
+    Endpoint("GET", "/v1/operators", READ, list_operators, query=PageQuery),
     Endpoint("GET", "/v1/operators/{name}", READ, get_operator, problems=("not_found",)),
     Endpoint(
         "PATCH",

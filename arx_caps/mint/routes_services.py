@@ -10,12 +10,15 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.core import Mint
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
+from arx_caps.mint.paging import PageQuery, page_of
+from arx_caps.mint.state_services import SERVICES_ORDER
+from arx_caps.mint.tables import SERVICES
 from arx_verifier import codec, names
 from arx_verifier.errors import GrantError, RequestError, refusal
 from arx_verifier.store_address import without_login
@@ -113,9 +116,11 @@ class ServiceAnswer(Answer, frozen=True):
 
 
 class ServicesAnswer(Answer, frozen=True):
-    """Services, by audience."""
+    """A page of services by audience; ``total`` counts all."""
 
-    services: tuple[ServiceAnswer, ...]
+    services: list[ServiceAnswer]
+    total: int
+    next: str | UnsetType = UNSET
 
 
 def enrol_service(asked: Asked) -> ServiceFile:
@@ -170,7 +175,10 @@ def audience_keys(asked: Asked) -> KeysAnswer:
 
 def list_services(asked: Asked) -> ServicesAnswer:
     """List the services."""
-    return ServicesAnswer(services=tuple(_show(asked.mint, row) for row in asked.mint.state.services()))
+    mint, limit = asked.mint, asked.query.limit
+    rows = mint.state.services(after=asked.query.after, limit=limit + 1)
+    page = page_of(rows, SERVICES_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
+    return ServicesAnswer(services=page.shown, total=mint.state.count(SERVICES), next=page.next)
 
 
 def get_service(asked: Asked) -> ServiceAnswer:
@@ -224,7 +232,7 @@ def _digest(token: str) -> str:
 
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/services", WRITE, enrol_service, ServiceBody, status=201),
-    Endpoint("GET", "/v1/services", READ, list_services),
+    Endpoint("GET", "/v1/services", READ, list_services, query=PageQuery),
     Endpoint("POST", "/v1/services/invitations", WRITE, invite, ServiceBody, status=201),
     Endpoint("POST", "/v1/services/keys", None, join, JoinBody, status=201, problems=("bad_enrolment", "key_enrolled")),
     Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),

@@ -4,21 +4,35 @@
 An agent sees and ends its own session and that session's tasks; what is another's is not there for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import SERVICE_UNAVAILABLE
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from msgspec import Meta
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import granting, renewing
+from arx_caps.mint.core import Mint
 from arx_caps.mint.ending import end_session, finish_task
-from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint, Query
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.identity import Shown
+from arx_caps.mint.paging import Page, PageQuery, fetch_for, page_of
 from arx_caps.mint.shown import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.standing import State
+from arx_caps.mint.state_work import SESSIONS_ORDER, TASKS_ORDER, Which
 from arx_verifier.errors import REASONS, GrantError, refusal
 from arx_verifier.names import MAX_PATH_BYTES
 
+S = TypeVar("S", SessionShown, TaskShown)
+# What the database can tell of each state; the rest is the kill epoch's word.
+WHICH: Final[dict[State | None, Which | None]] = {
+    None: None,
+    "open": "alive",
+    "killed": "alive",
+    "frozen": "alive",
+    "expired": "expired",
+    "ended": "ended",
+}
 BOTH: Final = ("operator", "agent")
 GONE: Final = ("not_found", "conflict")
 Token = Annotated[str, Meta(max_length=16 * 1024)]
@@ -46,17 +60,20 @@ class TaskBody(Body, frozen=True):
     depth: int | None = None
 
 
-class SessionsQuery(Query, frozen=True):
+class SessionsQuery(PageQuery, frozen=True):
     """Which sessions: an agent's, those in a state."""
 
     agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
     state: State | None = None
 
 
-class TasksQuery(Query, frozen=True):
-    """Which tasks: a session's."""
+class TasksQuery(PageQuery, frozen=True):
+    """Which tasks: a session's, an agent's, those of a template, those in a state."""
 
     session: Annotated[str, Meta(max_length=32)] | None = None
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    template: Annotated[str, Meta(max_length=64)] | None = None
+    state: State | None = None
 
 
 class SessionOpened(Answer, frozen=True, kw_only=True):
@@ -69,16 +86,18 @@ class SessionOpened(Answer, frozen=True, kw_only=True):
 
 
 class Sessions(Answer, frozen=True):
-    """Sessions, the newest first."""
+    """A page of sessions, the newest first."""
 
     sessions: list[SessionShown]
+    next: str | UnsetType = UNSET
 
 
 class SessionWithTasks(Answer, frozen=True):
-    """A session and its tasks, the newest first."""
+    """A session and its newest tasks; ``next`` goes on in the list of its tasks."""
 
     session: SessionShown
     tasks: list[TaskShown]
+    next: str | UnsetType = UNSET
 
 
 class SessionEnded(Answer, frozen=True):
@@ -96,9 +115,10 @@ class TaskStarted(Answer, frozen=True):
 
 
 class Tasks(Answer, frozen=True):
-    """Tasks, the newest first."""
+    """A page of tasks, the newest first."""
 
     tasks: list[TaskShown]
+    next: str | UnsetType = UNSET
 
 
 class TaskEnded(Answer, frozen=True):
@@ -129,17 +149,19 @@ def renew_session(asked: Asked) -> SessionOpened:
 
 def list_sessions(asked: Asked) -> Sessions:
     """List sessions, the newest first."""
-    state = asked.query.state
-    rows = asked.mint.state.sessions(agent=asked.query.agent)
-    shown = [show_session(asked.mint, row) for row in rows]
-    return Sessions(sessions=[session for session in shown if state in (None, session.state)])
+    mint, query = asked.mint, asked.query
+    fetched = fetch_for(query.limit, query.state)
+    which = WHICH[query.state]
+    rows = mint.state.sessions(agent=query.agent, which=which, after=query.after, limit=fetched)
+    page = page_of(rows, SESSIONS_ORDER, _in_state(query.state, show_session, mint), limit=query.limit, fetched=fetched)
+    return Sessions(sessions=page.shown, next=page.next)
 
 
 def get_session(asked: Asked) -> SessionWithTasks:
     """Show a session with its tasks."""
     row = _session(asked, asked.path["session"])
-    tasks = [show_task(asked.mint, task) for task in asked.mint.state.tasks(session=row["id"])]
-    return SessionWithTasks(session=show_session(asked.mint, row), tasks=tasks)
+    page = _tasks(asked.mint, TasksQuery(session=row["id"]))
+    return SessionWithTasks(session=show_session(asked.mint, row), tasks=page.shown, next=page.next)
 
 
 def delete_session(asked: Asked) -> SessionEnded:
@@ -161,11 +183,13 @@ def start_task(asked: Asked) -> TaskStarted:
 
 def list_tasks(asked: Asked) -> Tasks:
     """List tasks, the newest first; an agent sees those of its session."""
-    own = asked.by.session
-    session = asked.query.session if own is None else own["id"]
-    if own is not None and asked.query.session not in (None, own["id"]):
-        raise GrantError("there is no such session", code="not_found")
-    return Tasks(tasks=[show_task(asked.mint, row) for row in asked.mint.state.tasks(session=session)])
+    own, query = asked.by.session, asked.query
+    if own is not None:
+        if query.session not in (None, own["id"]):
+            raise GrantError("there is no such session", code="not_found")
+        query = msgspec.structs.replace(query, session=own["id"])
+    page = _tasks(asked.mint, query)
+    return Tasks(tasks=page.shown, next=page.next)
 
 
 def delete_task(asked: Asked) -> TaskEnded:
@@ -173,6 +197,23 @@ def delete_task(asked: Asked) -> TaskEnded:
     task = _task(asked, asked.path["task"])
     report = finish_task(asked.mint, task, asked.by.by)
     return TaskEnded(task=show_task(asked.mint, _task(asked, task["id"])), kill=show_kill(report) if report else None)
+
+
+def _tasks(mint: Mint, query: TasksQuery) -> Page[TaskShown]:
+    fetched = fetch_for(query.limit, query.state)
+    wanted = {"session": query.session, "agent": query.agent, "template": query.template}
+    rows = mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=fetched)
+    return page_of(rows, TASKS_ORDER, _in_state(query.state, show_task, mint), limit=query.limit, fetched=fetched)
+
+
+def _in_state(state: State | None, show: Callable[[Mint, Mapping[str, Any]], S], mint: Mint) -> Callable[..., S | None]:
+    """Show what is in a state, and pass over what is not."""
+
+    def shown(row: Mapping[str, Any]) -> S | None:
+        found = show(mint, row)
+        return found if state in (None, found.state) else None
+
+    return shown
 
 
 def _session(asked: Asked, session: str) -> Mapping[str, Any]:

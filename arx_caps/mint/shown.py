@@ -112,8 +112,15 @@ class KillShown(Answer, frozen=True):
     lag_ms: int
 
 
-def show_agent(mint: Mint, row: Mapping[str, Any]) -> AgentShown:
-    """Show an agent."""
+def show_agent(mint: Mint, row: Mapping[str, Any], keys: Sequence[Mapping[str, Any]] | None = None) -> AgentShown:
+    """Show an agent.
+
+    Args:
+        mint: The mint.
+        row: The agent's row.
+        keys: The rows of its keys, where they are known already.
+    """
+    keys = mint.state.keys_of(row["path"]) if keys is None else keys
     state = row["status"]
     if state == "active" and _frozen(mint, agent_scopes(row["path"])):
         state = "frozen"
@@ -122,7 +129,7 @@ def show_agent(mint: Mint, row: Mapping[str, Any]) -> AgentShown:
         state=state,
         owner=row["owner"],
         metadata=msgspec.json.decode(row["metadata"]),
-        keys=[KeyShown(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(row["path"])],
+        keys=[KeyShown(kid=key["kid"], added_at=key["added_at"]) for key in keys],
         created_at=row["created_at"],
         ended_at=row["ended_at"],
     )

@@ -5,18 +5,21 @@ Nothing leaves a realm without an operator who may do everything: of two who dem
 What a role allows is for ``roles``.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.keyfile import PublicKey
-from arx_caps.mint.database import Database, now_ms
+from arx_caps.mint.database import PAGE, Database, now_ms
 from arx_caps.mint.events import Event
 from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.ordering import Order, Text, behind
 from arx_caps.mint.roles import ADMIN
 from arx_caps.mint.tables import HOLDER_KEYS, OPERATORS
 from arx_verifier.errors import GrantError
+
+OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
 
 
 class OperatorState(Database):
@@ -64,9 +67,9 @@ class OperatorState(Database):
         """Return an operator's row, or None."""
         return self.row(select(OPERATORS).where(OPERATORS.c.id == name))
 
-    def operators(self) -> list[dict[str, Any]]:
-        """Return the operators by name."""
-        return self.rows(select(OPERATORS).order_by(OPERATORS.c.id))
+    def operators(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
+        """Return operators by name, those behind a place of the list, at most so many."""
+        return self.rows(behind(select(OPERATORS), OPERATORS_ORDER, after), limit)
 
     def set_role(self, name: str, role: str, rules: str | None, what: Event) -> None:
         """Give an operator another role.

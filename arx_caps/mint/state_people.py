@@ -4,20 +4,23 @@
 A key belongs to one holder, so who signs is never ambiguous.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Column, Select, delete, func, insert, select, update
+from sqlalchemy import Column, Select, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.keyfile import PublicKey
-from arx_caps.mint.database import Database, now_ms
+from arx_caps.mint.database import PAGE, Database, now_ms, plain
 from arx_caps.mint.events import Event
 from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.ordering import Order, Text, behind
 from arx_caps.mint.tables import AGENTS, HOLDER_KEYS, OPERATORS, SERVICES
 from arx_verifier.errors import GrantError, RequestError
+
+AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
 
 
 class PeopleState(Database):
@@ -46,9 +49,24 @@ class PeopleState(Database):
         """Return an agent's row, or None."""
         return self.row(select(AGENTS).where(AGENTS.c.path == path))
 
-    def agents(self) -> list[dict[str, Any]]:
-        """Return the agents by path."""
-        return self.rows(select(AGENTS).order_by(AGENTS.c.path))
+    def agents(
+        self, *, status: str | None = None, under: str | None = None, after: str | None = None, limit: int = PAGE
+    ) -> list[dict[str, Any]]:
+        """Return agents by path.
+
+        Args:
+            status: Only those of this status.
+            under: Only this path's agent and those below it.
+            after: Only those behind this place of the list.
+            limit: At most so many.
+        """
+        statement = select(AGENTS)
+        if status is not None:
+            statement = statement.where(AGENTS.c.status == status)
+        if under is not None:
+            below = AGENTS.c.path.startswith(under + "/", autoescape=True)
+            statement = statement.where(or_(AGENTS.c.path == under, below))
+        return self.rows(behind(statement, AGENTS_ORDER, after), limit)
 
     def set_agent_status(self, path: str, status: str, what: Event) -> None:
         """Deactivate or reinstate an agent; what it holds is not ended by it."""
@@ -126,6 +144,15 @@ class PeopleState(Database):
     def keys_of(self, holder: str) -> list[dict[str, Any]]:
         """Return a holder's enrolled keys, the oldest first."""
         return self.rows(select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder).order_by(HOLDER_KEYS.c.added_at))
+
+    def keys_of_all(self, holders: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """Return the enrolled keys of several holders, the oldest first."""
+        found: dict[str, list[dict[str, Any]]] = {holder: [] for holder in holders}
+        wanted = select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder.in_(found)).order_by(HOLDER_KEYS.c.added_at)
+        with self.read() as c:
+            for row in c.execute(wanted):
+                found[row.holder].append(plain(row))
+        return found
 
 
 _OWNERS: Final[dict[str, Column[Any]]] = {

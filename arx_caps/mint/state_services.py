@@ -2,18 +2,21 @@
 """Tool services: which are enrolled, who may enrol a key of theirs, which audience key is in use.  SPEC 21."""
 
 import contextlib
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.keyfile import PublicKey
-from arx_caps.mint.database import Database, now_ms
+from arx_caps.mint.database import PAGE, Database, now_ms
 from arx_caps.mint.events import Event
 from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.ordering import Order, Text, behind
 from arx_caps.mint.tables import ENROLMENTS, SERVICES
 from arx_verifier.errors import GrantError
+
+SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
 
 
 class ServiceState(Database):
@@ -63,9 +66,9 @@ class ServiceState(Database):
         """Return a service's row, or None."""
         return self.row(select(SERVICES).where(SERVICES.c.audience == audience))
 
-    def services(self) -> list[dict[str, Any]]:
-        """Return the services by audience."""
-        return self.rows(select(SERVICES).order_by(SERVICES.c.audience))
+    def services(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
+        """Return services by audience, those behind a place of the list, at most so many."""
+        return self.rows(behind(select(SERVICES), SERVICES_ORDER, after), limit)
 
     def key_numbers(self) -> dict[str, int]:
         """Return the number of each enrolled audience's key."""

@@ -6,16 +6,22 @@ first: an end that was answered leaves nothing behind that began at the same tim
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.database import Database, now_ms, plain
+from arx_caps.mint.database import PAGE, Database, now_ms, plain
 from arx_caps.mint.events import Event
+from arx_caps.mint.ordering import Order, Text, Time, behind
 from arx_caps.mint.state_epoch import HighWater, raise_high_water
 from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.errors import GrantError, refusal
+
+# What the database can tell of a state; what was killed or frozen is alive in it.
+Which = Literal["alive", "expired", "ended"]
+SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
+TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
 
 
 class Room(NamedTuple):
@@ -55,10 +61,21 @@ class WorkState(Database):
         """Return a session's row, or None."""
         return self.row(select(SESSIONS).where(SESSIONS.c.id == session))
 
-    def sessions(self, *, agent: str | None = None) -> list[dict[str, Any]]:
-        """Return the newest sessions first."""
-        statement = select(SESSIONS).order_by(SESSIONS.c.opened_at.desc())
-        return self.rows(statement if agent is None else statement.where(SESSIONS.c.agent == agent))
+    def sessions(
+        self, *, agent: str | None = None, which: Which | None = None, after: str | None = None, limit: int = PAGE
+    ) -> list[dict[str, Any]]:
+        """Return sessions, the newest first.
+
+        Args:
+            agent: Only this agent's.
+            which: Only those that are like this.
+            after: Only those behind this place of the list.
+            limit: At most so many.
+        """
+        statement = _like(select(SESSIONS), SESSIONS, which)
+        if agent is not None:
+            statement = statement.where(SESSIONS.c.agent == agent)
+        return self.rows(behind(statement, SESSIONS_ORDER, after), limit)
 
     def renew_session(
         self, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
@@ -114,10 +131,30 @@ class WorkState(Database):
         """Return a task's row, or None."""
         return self.row(select(TASKS).where(TASKS.c.id == task))
 
-    def tasks(self, *, session: str | None = None) -> list[dict[str, Any]]:
-        """Return the newest tasks first."""
-        statement = select(TASKS).order_by(TASKS.c.started_at.desc())
-        return self.rows(statement if session is None else statement.where(TASKS.c.session == session))
+    def tasks(
+        self,
+        *,
+        session: str | None = None,
+        agent: str | None = None,
+        template: str | None = None,
+        which: Which | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> list[dict[str, Any]]:
+        """Return tasks, the newest first.
+
+        Args:
+            session: Only this session's.
+            agent: Only this agent's.
+            template: Only those of this template.
+            which: Only those that are like this.
+            after: Only those behind this place of the list.
+            limit: At most so many.
+        """
+        statement = _like(select(TASKS), TASKS, which)
+        wanted = ((TASKS.c.session, session), (TASKS.c.agent, agent), (TASKS.c.template, template))
+        statement = statement.where(*(column == value for column, value in wanted if value is not None))
+        return self.rows(behind(statement, TASKS_ORDER, after), limit)
 
     def end_task(self, task: str, what: Event) -> int:
         """Note that a task is over, and return when the last token of it is over by itself, ms."""
@@ -136,6 +173,15 @@ def _require_room(c: Connection, agent: str, room: Room) -> None:
             f"{open_ones[0]}, or wait until one is over",
             code="too_many_sessions",
         )
+
+
+def _like(statement: Select[Any], table: Any, which: Which | None) -> Select[Any]:
+    if which is None:
+        return statement
+    if which == "ended":
+        return statement.where(table.c.status != "open")
+    time = table.c.expires_at
+    return statement.where(table.c.status == "open", time <= now_ms() if which == "expired" else time > now_ms())
 
 
 def _end(c: Connection, table: Any, which: Any, at: int) -> None:

@@ -139,7 +139,7 @@ def test_an_agent_is_enrolled_once_and_with_a_key_of_its_own(world: World) -> No
     shown = operator.call("GET", f"/v1/agents/{AGENT}").json()
     assert (shown["path"], shown["owner"], shown["metadata"]) == (AGENT, "ada", {"model": "m-1"})
     assert (shown["state"], kids(shown)) == ("active", [key.key.kid])
-    assert operator.call("GET", "/v1/agents").json() == {"agents": [shown]}
+    assert operator.call("GET", "/v1/agents").json() == {"agents": [shown], "total": 1}
 
 
 def kids(shown: dict[str, Any]) -> list[str]:

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists come in pages that miss nothing and repeat nothing, whatever begins or ends in between."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+
+from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
+from arx_verifier import codec
+from arx_verifier.epochs import UnsafeLocalEpochs
+from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
+
+COUNT = 25
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
+    yield made
+    made.mint.close()
+
+
+def add_sessions(world: World, count: int, **values: Any) -> list[str]:
+    """Put sessions into the database, several of one millisecond, and return their ids, the oldest first."""
+    epochs = world.mint.epochs
+    now = now_ms()
+    row = {"agent": AGENT, "jkt": "x", "status": "open", "policy": world.mint.policy.digest, "born": 0}
+    row |= {"inc": epochs.view()[0], "expires_at": now + HOUR_MS} | values
+    rows = [row | {"id": f"s-{number:016}", "opened_at": now + number // 4} for number in range(count)]
+    with world.mint.state.write() as c:
+        c.execute(insert(SESSIONS), rows)
+    return [each["id"] for each in rows]
+
+
+def walk(caller: Holder, path: str, member: str, between: Any = None, **query: str) -> list[dict[str, Any]]:
+    """Read a list page by page."""
+    found: list[dict[str, Any]] = []
+    while True:
+        answer = caller.call("GET", path, **query)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert len(told[member]) <= int(query.get("limit", 100))
+        found += told[member]
+        if "next" not in told:
+            return found
+        query["after"] = told["next"]
+        if between is not None:
+            between()
+
+
+def test_pages_miss_nothing_and_repeat_nothing(world: World) -> None:
+    """Every page size gives the same rows in the same order, also among those of one millisecond."""
+    world.enrol()
+    ids = add_sessions(world, COUNT)
+    operator = world.operator()
+    for limit in (1, 7, 24, 25, 26, 1000):
+        assert [row["id"] for row in walk(operator, "/v1/sessions", "sessions", limit=str(limit))] == ids[::-1]
+
+
+def test_what_comes_meanwhile_moves_no_page(world: World) -> None:
+    """Sessions that are opened between two pages neither push a row onto the next one nor off it."""
+    key = world.enrol()
+    ids = add_sessions(world, COUNT)
+    found = walk(world.operator(), "/v1/sessions", "sessions", lambda: world.open_session(key), limit="5")
+    assert [row["id"] for row in found][-COUNT:] == ids[::-1]
+
+
+def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the kill epoch knows is found as well, where one page looks at few rows only."""
+    monkeypatch.setattr("arx_caps.mint.paging.LOOKED_AT", 4)
+    epochs = world.mint.epochs
+    assert isinstance(epochs, UnsafeLocalEpochs)
+    world.enrol()
+    ids = add_sessions(world, COUNT)
+    killed = ids[3::9]
+    for session in killed:
+        epochs.kill(f"session:{session}")
+    with world.mint.state.write() as c:
+        c.execute(SESSIONS.update().where(SESSIONS.c.id == ids[0]).values(status="ended"))
+        c.execute(SESSIONS.update().where(SESSIONS.c.id == ids[1]).values(expires_at=1))
+    operator = world.operator()
+
+    def those(state: str) -> list[str]:
+        return [row["id"] for row in walk(operator, "/v1/sessions", "sessions", state=state, limit="2")]
+
+    assert those("killed") == killed[::-1]
+    assert (those("ended"), those("expired"), those("frozen")) == ([ids[0]], [ids[1]], [])
+    assert set(those("open")) == set(ids[2:]) - set(killed)
+
+
+def test_tasks_are_filtered_by_the_mint(world: World) -> None:
+    """By session, agent, template and state, and for an agent its own alone."""
+    holder, session = world.session()
+    other, _ = world.open_session(world.enrol("acme/support/other"))
+    for caller in (holder, holder, other):
+        assert caller.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    operator = world.operator()
+
+    def count(caller: Holder, **query: str) -> int:
+        return len(walk(caller, "/v1/tasks", "tasks", **query))
+
+    assert (count(operator), count(operator, agent=AGENT), count(operator, session=session["id"])) == (3, 2, 2)
+    assert (count(operator, template="lookup"), count(operator, template="refund")) == (3, 0)
+    assert (count(operator, state="open"), count(operator, state="ended")) == (3, 0)
+    assert (count(holder, limit="1"), count(holder, agent="acme/support/other")) == (2, 0)
+
+
+def test_agents_are_counted_and_found_below_a_path(world: World) -> None:
+    """A filter by path takes whole segments: what begins alike is somebody else."""
+    operator = world.operator()
+    row = {"status": "active", "metadata": "{}", "created_at": 1}
+    paths = ["acme/a", "acme/a/b", "acme/a-b", "acme/ab", "acme/a_b/c", "other"]
+    with world.mint.state.write() as c:
+        c.execute(insert(AGENTS), [row | {"path": path} for path in paths])
+    told = operator.call("GET", "/v1/agents", limit="2").json()
+    assert (told["total"], len(told["agents"])) == (6, 2)
+    assert [row["path"] for row in walk(operator, "/v1/agents", "agents", limit="2")] == sorted(paths)
+    assert [row["path"] for row in walk(operator, "/v1/agents", "agents", under="acme/a")] == ["acme/a", "acme/a/b"]
+    assert walk(operator, "/v1/agents", "agents", state="deactivated") == []
+
+
+BAD = {
+    "limit": ["0", "-1", "1001", "x", "1.5", ""],
+    "after": [
+        "x",
+        "!",
+        codec.text_of(b"[1]"),
+        codec.text_of(b'["a","b"]'),
+        codec.text_of(b'[99999999999999999999,"s"]'),
+    ],
+    "state": ["asleep", "OPEN", ""],
+}
+
+
+def test_a_page_that_cannot_be_is_refused(world: World) -> None:
+    """A limit out of bounds, a place that nobody gave, a state that there is not: 400, and never a page of all."""
+    operator = world.operator()
+    for name, values in BAD.items():
+        for value in values:
+            answer = operator.call("GET", "/v1/sessions", **{name: value})
+            assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), (name, value)
+
+
+def test_no_text_reaches_the_database_that_it_cannot_keep(world: World) -> None:
+    """A zero character in path, query or body is refused alike on every database, or finds nothing."""
+    operator = world.operator()
+    for method, path, body in (
+        ("GET", "/v1/sessions/%00", None),
+        ("DELETE", "/v1/tasks/%00", None),
+        ("GET", "/v1/operators/%00", None),
+        ("POST", "/v1/agents", {"path": "acme/x", "jwk": world.session_key.public.jwk, "owner": "a\0b"}),
+    ):
+        assert operator.call(method, path, body).status_code in (201, 400, 404), (method, path)
+    for name in ("agent", "after"):
+        assert operator.call("GET", "/v1/sessions", **{name: "\0"}).status_code in (200, 400)
+
+
+def test_a_task_is_listed_with_its_session(world: World) -> None:
+    """A session shows its newest tasks, and where the rest of them is."""
+    holder, session = world.session()
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    with world.mint.state.write() as c:
+        row = c.execute(TASKS.select()).mappings().one()
+        c.execute(insert(TASKS), [{**row, "id": f"t-{number}", "started_at": number} for number in range(120)])
+    told = holder.call("GET", f"/v1/sessions/{session['id']}").json()
+    rest = holder.call("GET", "/v1/tasks", after=told["next"]).json()
+    assert (len(told["tasks"]), len(rest["tasks"]), "next" in rest) == (100, 21, False)
