@@ -69,7 +69,12 @@ class Caller:
         """
         key = load_key(key_file, "operator")
         caller = cls(issuer or key.issuer, key.key, timeout_s=timeout_s)
-        caller._token = str(caller.call("POST", "/v1/operators/token", {"assertion": caller.assertion(key)})["token"])
+        try:
+            found = caller.call("POST", "/v1/operators/token", {"assertion": caller.assertion(key)})
+        except Stop:
+            caller._http.close()  # a kill goes on without the mint
+            raise
+        caller._token = str(found["token"])
         return caller
 
     def set_timeout(self, timeout_s: float) -> None:

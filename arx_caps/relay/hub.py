@@ -206,7 +206,7 @@ class Hub:
         # Counted to the coming of the question, which left its sender before: the sum never hides a moment.
         age = max(0, came - granted.sent)
         facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
-        listener.send(Told(*facts, entries, age))
+        listener.send(Told(*facts, entries, len(self.members), age))
 
     def _chain_at(self, probe: Probe) -> str:
         """Return what led to the number that somebody is at, as it was here; ``UNKNOWN`` where that is forgotten."""

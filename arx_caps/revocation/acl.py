@@ -17,7 +17,7 @@ from arx_caps.revocation.wire import Keys
 # Every client: say who it is, learn which server it speaks to.
 CONNECT: Final = "hello auth ping select client|setname client|setinfo role cluster|slots time info"
 FOLLOW: Final = (
-    "fcall|arx1_probe fcall|arx1_copy fcall|arx1_leave ssubscribe sunsubscribe hmget hlen hscan xlen xrange"
+    "fcall|arx1_probe fcall|arx1_copy fcall|arx1_leave ssubscribe sunsubscribe hmget hlen hscan xlen xrange zcard"
     " zadd zscore zrem zremrangebyrank zremrangebylex"
 )
 END: Final = (

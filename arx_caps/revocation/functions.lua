@@ -282,7 +282,7 @@ end
 -- neither do numbers that this store never gave, or gave to something else: after a rollback they would confirm kills
 -- that reuse them.  Who cannot say by which way it came to its number, or one that was forgotten here, begins anew.
 -- A relay also says who is behind it, and what all of those have applied: that is what counts.
--- Reply: inc, seq, store ms, lease_ms, status, keep ms, chain, entries after `applied`.
+-- Reply: inc, seq, store ms, lease_ms, status, keep ms, chain, how many ask here, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
   if not header then
@@ -317,7 +317,8 @@ local function probe(keys, argv)
   elseif applied < header.seq then
     entries = redis.call('XRANGE', keys[4], int(applied + 1) .. '-0', '+', 'COUNT', argv[5])
   end
-  return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), header.chain, entries}
+  local askers = redis.call('ZCARD', keys[5])
+  return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), header.chain, askers, entries}
 end
 
 -- arx1_copy  KEYS f or b   ARGV cursor count

@@ -53,7 +53,7 @@ class Live:
         )
         told: dict[str, Any] = json.loads(done.stdout)
         assert told["schema"].startswith("arx/")
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, told, done.stderr
 
     def ok(self, *words: str | Path) -> dict[str, Any]:

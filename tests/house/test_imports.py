@@ -22,7 +22,7 @@ ORDER = """
     standing refusals
     proving
     verify
-    retention store_address feed_wire feed_relay following feed segment replay tidying spool
+    retention store_address resp feed_wire feed_relay following feed segment replay tidying spool
     routes peers problems streams
     asgi guard service
 """.split()

@@ -39,7 +39,7 @@ def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
 
 @pytest.fixture
 def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
-    """Call arx1_probe, with the store's chain if not told; reply inc, seq, ms, lease, status, keep, chain, entries."""
+    """Call arx1_probe, with the store's chain if not told; reply inc, seq, ms, lease, status, keep, chain, askers, entries."""
 
     def call(inc: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
         tag = f"arx:{{{realm_store.realm}}}:"
@@ -188,9 +188,9 @@ def test_the_log_is_trimmed_but_not_before_it_is_taken(
 def test_a_probe_answers_what_is_missing(bump: Callable[..., Any], probe: Callable[..., list[Any]]) -> None:
     """Entries after what was applied, as many as asked for; another history must copy."""
     inc = bump("kill", SESSION, TASK, "agent:acme")[0].decode()
-    assert [entry[0] for entry in probe(inc, 0, limit=2)[7]] == [b"1-0", b"2-0"]
-    assert [entry[0] for entry in probe(inc, 2)[7]] == [b"3-0"]
-    assert probe(inc, 3)[4:6] + probe(inc, 3)[7:] == [b"OK", KEEP_MS, []]
+    assert [entry[0] for entry in probe(inc, 0, limit=2)[8]] == [b"1-0", b"2-0"]
+    assert [entry[0] for entry in probe(inc, 2)[8]] == [b"3-0"]
+    assert probe(inc, 3)[4:6] + probe(inc, 3, name="w")[7:] == [b"OK", KEEP_MS, 2, []]
     assert probe("", -1)[4] == b"RESYNC"
     assert probe("J" * 22, 3)[4] == b"RESYNC"
     assert probe(inc, 4)[4] == b"REGRESSED"
@@ -321,7 +321,7 @@ def test_a_verifier_with_only_its_rights_can_follow_and_not_kill(
     """The least a verifier's user needs, and some of what it then cannot do."""
     tag = f"arx:{{{realm_store.realm}}}:"
     keys = [f"~{tag}{part}" for part in ("h", "f", "b", "log", "v", "a")]
-    commands = "+fcall|arx1_probe +fcall|arx1_leave +ssubscribe +hello +auth +client|setinfo +hmget +hlen +xlen +xrange"
+    commands = "+fcall|arx1_probe +fcall|arx1_leave +ssubscribe +hello +auth +client|setinfo +hmget +hlen +xlen +zcard +xrange"
     commands += " +fcall|arx1_copy +hscan +zadd +zscore +zrem +zremrangebyrank +time +info"
     rules = ["on", ">secret", "resetchannels", f"&{tag}ch", "-@all", *commands.split(), *keys]
     raw.execute_command("ACL", "SETUSER", realm_store.realm, *rules)

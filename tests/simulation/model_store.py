@@ -160,7 +160,8 @@ class ModelStore:
         elif applied < header.seq:
             first = bisect_right(self.log, applied, key=lambda entry: entry.seq)
             entries = self.log[first : first + limit]
-        return [header.inc, header.seq, now, header.lease_ms, status, header.keep(now), header.chain, entries]
+        facts = [header.inc, header.seq, now, header.lease_ms, status, header.keep(now), header.chain]
+        return [*facts, len(self.probes), entries]
 
     def unacked(self, seq: int, since_ms: int) -> list[Any]:
         """Say which verifiers, heard of since then, have not applied ``seq``."""

@@ -17,8 +17,9 @@ MUTATIONS: dict[str, Patches] = {
     "beat lease": {
         "following": (
             (
-                "            self._apply(entry)  # never touches the lease\n",
-                "            if self._apply(entry) and state.lease is not None:\n"
+                "            self._due = min(self._due, self._boot() + self._patience)\n",
+                "            self._due = min(self._due, self._boot() + self._patience)\n"
+                "            if state.lease is not None:\n"
                 "                length = state.lease.boot - state.lease.sent\n"
                 "                state.lease = Lease(self._boot() + length, self._wall() + length, state.lease.sent)\n",
             ),

@@ -79,6 +79,7 @@ class Server:
         self.subscribers: dict[Connection, None] = {}  # in the order in which they came: a run must be repeatable
         self.frozen_until = 0
         self.limit = world.random.choice([1, 1, 2, 1000])  # entries in an answer
+        self._askers = world.random.choice([1, 50, 5000])  # as which it counts those who probe
         self.snapshots: list[tuple[Any, ...]] = []
         self.followers: list[Server] = []
         self._published: list[Entry] = []
@@ -137,12 +138,12 @@ class Server:
 
     def _probe(self, name: str, place: Place) -> Answer | Refused:
         try:
-            found, seq, *facts, entries = self.store.probe(name, *place, self.limit)
+            found, seq, *facts, _, entries = self.store.probe(name, *place, self.limit)
         except StoreRefused as error:
             return Refused(str(error))
         self._world.note(name, "probed at", place.seq, "->", facts[2], seq)
         listed = tuple(Entry(found, entry.seq, entry.op, entry.scope) for entry in entries)
-        return Answer(found, seq, *facts, listed)
+        return Answer(found, seq, *facts, listed, self._askers)
 
     def _scan(self, part: str, cursor: int) -> tuple[int | None, dict[str, int]]:
         # As HSCAN does: what was there all the time is found, what came or went meanwhile perhaps.

@@ -25,16 +25,16 @@ from tests.servers import until
 
 INC = "I" * 22
 ENTRY = [b"6-0", [b"op", b"kill", b"s", b"realm", b"t", b"1", b"by", b"x", b"why", b"y"]]
-ANSWER: list[Any] = [INC.encode(), 6, 1_700_000_000_000, 1_000, b"OK", 3_690_000, b"c" * 40, [ENTRY]]
+ANSWER: list[Any] = [INC.encode(), 6, 1_700_000_000_000, 1_000, b"OK", 3_690_000, b"c" * 40, 7, [ENTRY]]
 
 
 def test_an_answer_is_read() -> None:
     """The one known form, with its entries."""
     entry = Entry(INC, 6, "kill", "realm")
-    assert read_answer(ANSWER) == Answer(INC, 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c" * 40, (entry,))
+    assert read_answer(ANSWER) == Answer(INC, 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c" * 40, (entry,), 7)
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(9))
 @pytest.mark.parametrize("value", [None, b"\xff", [[]], 1.5, True, {}])
 def test_an_unknown_answer_is_refused(index: int, value: object) -> None:
     """Whatever one member is replaced by, the answer is not used."""
@@ -43,7 +43,7 @@ def test_an_unknown_answer_is_refused(index: int, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [None, 5, b"OK", [], ANSWER[:7], [*ANSWER, b"more"], [*ANSWER[:4], b"MAYBE", *ANSWER[5:]]]
+    "frame", [None, 5, b"OK", [], ANSWER[:8], [*ANSWER, b"more"], [*ANSWER[:4], b"MAYBE", *ANSWER[5:]]]
 )
 def test_a_frame_that_is_no_answer_is_refused(frame: object) -> None:
     """A shorter, longer or other frame, or a status of a later version, is not guessed at."""

@@ -77,6 +77,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     keep_ms: Count
     chain: str
     entries: list[tuple[int, str, str]]
+    askers: Count
     age_ns: Count  # a negative one would lengthen the lease
 
 
@@ -252,7 +253,7 @@ class RelayLink:
                 elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
                     entries = tuple(Entry(message.inc, *entry) for entry in message.entries)
                     facts = (message.inc, message.seq, message.at_ms, message.lease_ms, message.status)
-                    yield Answer(*facts, message.keep_ms, message.chain, entries, message.age_ns)
+                    yield Answer(*facts, message.keep_ms, message.chain, entries, message.askers, message.age_ns)
                 else:
                     raise FeedError("an answer of an unknown form")
 

@@ -3,13 +3,15 @@
 
 It frames, parses and refuses: any error, time-out or answer of an unknown form is a ``FeedError``, after which the
 connection must be dropped.  The client library's retries are off and a dropped connection is never opened again: a
-hidden reconnect loses what was published in between.  What an answer means is ``feed``'s matter.
+hidden reconnect loses what was published in between.  The library connects, logs in and finds the primary; from then on
+bytes are read and written here.  What an answer means is ``following``'s matter.
 """
 
 import contextlib
 import math
 import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
@@ -18,11 +20,13 @@ import msgspec
 import redis
 
 from arx_verifier.history import Place
+from arx_verifier.resp import MORE, Reader, RefusedError, pack
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
 ENTRIES: Final = 1_000  # asked for in one answer
+CHUNK: Final = 262_144  # bytes read at once
 
 
 class FeedError(Exception):
@@ -80,6 +84,7 @@ class Answer(NamedTuple):
         keep_ms: How long after a kill no token that it ends can still be alive.
         chain: That of ``seq``; what is applied must have led to the same.
         entries: What follows the sequence that the probe named, as far as it fits.
+        askers: How many ask there; each of them will want to confirm what is pushed to all.
         age_ns: How long before the probe came the answer had been true, ns; a relay tells what it was told.
     """
 
@@ -91,6 +96,7 @@ class Answer(NamedTuple):
     keep_ms: int
     chain: str
     entries: tuple[Entry, ...]
+    askers: int = 1
     age_ns: int = 0
 
 
@@ -109,6 +115,9 @@ class Link:
         self._tag = f"arx:{{{realm}}}:"
         self._probe_keys = [self._tag + part for part in ("h", "f", "b", "log", "v", "a", "r")]
         self._early: deque[Any] = deque()  # pushes that came while something else was read
+        self._reader = Reader()
+        self._ready = False  # there is something to read
+        self._link: Any = None
 
     def open(self) -> Self:
         """Connect, then subscribe, so that nothing falls between the two and the first probe.
@@ -120,15 +129,17 @@ class Link:
             self._connection.connect()
         except (redis.RedisError, OSError) as error:
             raise FeedError(f"cannot connect: {type(error).__name__}") from error
+        self._link = self._connection._sock  # noqa: SLF001  the library has no public way to wait for two sockets
         self._send("SSUBSCRIBE", self._tag + "ch")
         self._poll = select.poll()
-        self._poll.register(self._socket(), select.POLLIN)
+        self._poll.register(self._link, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         return self
 
     def close(self) -> None:
         """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
         self._connection.disconnect()
+        self._link = None
 
     def probe(self, verifier_id: str, place: Place, *, hurry: bool, crowd: Crowd | None = None) -> None:
         """Send a probe; its answer is among the frames.
@@ -157,11 +168,14 @@ class Link:
 
     def wait(self, timeout_s: float) -> None:
         """Wait until there is something to read, somebody wakes us, or the time is over."""
-        if not self._early:
-            self._poll.poll(max(0, math.ceil(timeout_s * 1000)))
-        with contextlib.suppress(BlockingIOError):
-            while self._wake.recv(4096):
-                pass
+        if self._early:
+            return
+        woken = [number for number, _ in self._poll.poll(max(0, math.ceil(timeout_s * 1000)))]
+        self._ready = self._ready or self._link.fileno() in woken
+        if self._wake.fileno() in woken:
+            with contextlib.suppress(BlockingIOError):
+                while self._wake.recv(4096):
+                    pass
 
     def frames(self) -> Iterator[Entry | Answer]:
         """Read what has arrived, in order.
@@ -169,8 +183,7 @@ class Link:
         Raises:
             FeedError: The store refused, closed, or answered in an unknown form.
         """
-        while self._early or self._readable():
-            frame = self._early.popleft() if self._early else self._read()
+        while (frame := self._next(wait=False)) is not MORE:
             if not is_push(frame):
                 yield read_answer(frame)
             elif frame[0] == b"smessage":
@@ -198,36 +211,42 @@ class Link:
             if cursor == b"0":
                 return found
 
-    def _socket(self) -> Any:
-        sock = self._connection._sock  # noqa: SLF001  the library has no public way to wait for it and for a wake
-        if sock is None:
+    def _expect_open(self) -> None:
+        if self._link is None:
             raise FeedError("the connection is closed")
-        return sock
 
-    def _send(self, *command: Any) -> None:
-        self._socket()  # the library would open a dropped connection again, without the subscription
+    def _send(self, *command: str | int | bytes) -> None:
+        self._expect_open()
         try:
-            self._connection.send_command(*command, check_health=False)
-        except (redis.RedisError, OSError) as error:
+            self._link.sendall(pack(*command))
+        except OSError as error:
             raise FeedError(f"cannot send: {type(error).__name__}") from error
 
-    def _readable(self) -> bool:
-        self._socket()
+    def _next(self, *, wait: bool) -> Any:
+        """Return the next frame; if there is none yet, wait for it or return ``MORE``."""
+        self._expect_open()
+        if self._early and not wait:
+            return self._early.popleft()
         try:
-            return bool(self._connection.can_read(0))
-        except (redis.RedisError, OSError) as error:
-            raise FeedError(f"cannot read: {type(error).__name__}") from error
-
-    def _read(self) -> Any:
-        try:
-            return self._connection.read_response(disable_decoding=True, push_request=True)
-        except redis.ResponseError as error:
+            while (frame := self._reader.take()) is MORE and (wait or self._ready):
+                self._pull()
+        except RefusedError as error:
             raise FeedError(f"the store refused: {error}") from error
-        except (redis.RedisError, OSError) as error:
+        except (OSError, ValueError) as error:
             raise FeedError(f"cannot read: {type(error).__name__}") from error
+        return frame
+
+    def _pull(self) -> None:
+        """Read what there is, or wait for something as long as one answer may take."""
+        data = self._link.recv(CHUNK)
+        if not data:
+            raise FeedError("the store closed the connection")
+        self._reader.feed(data)
+        pending = isinstance(self._link, ssl.SSLSocket) and self._link.pending() > 0
+        self._ready = pending or len(data) == CHUNK
 
     def _read_reply(self) -> Any:
-        while is_push(frame := self._read()):
+        while is_push(frame := self._next(wait=True)):
             self._early.append(frame)
         return frame
 
@@ -257,16 +276,16 @@ def read_answer(frame: Any) -> Answer:
         FeedError: It has another form.
     """
     try:
-        inc, seq, at_ms, lease_ms, status, keep_ms, chain, entries = frame
+        inc, seq, at_ms, lease_ms, status, keep_ms, chain, askers, entries = frame
         inc, status, chain = inc.decode("ascii"), status.decode("ascii"), chain.decode("ascii")
-        numbers = (seq, at_ms, lease_ms, keep_ms)
+        numbers = (seq, at_ms, lease_ms, keep_ms, askers)
         known = isinstance(entries, list) and status in (OK, RESYNC, REGRESSED, CORRUPT)
         if not known or not all(type(number) is int for number in numbers):
             raise ValueError("not an answer")
         listed = tuple(_read_entry(inc, entry) for entry in entries)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FeedError("an answer of an unknown form") from error
-    return Answer(inc, seq, at_ms, lease_ms, status, keep_ms, chain, listed)
+    return Answer(inc, seq, at_ms, lease_ms, status, keep_ms, chain, listed, askers)
 
 
 def _read_entry(inc: str, entry: Any) -> Entry:

@@ -22,6 +22,10 @@ PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lo
 PROBES: Final = 4  # in a lease
 DRIFT_DIVISOR: Final = 500  # two clocks, each at most 0.1 % off, differ by no more than one part in so many
 MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they share one
+# A push goes to all who ask there.  Let it reach the others before confirming it: a store and its machines have other
+# things to do meanwhile, and those who have not heard yet matter more than those who have.
+CONFIRM_NS: Final = 40_000  # for each of them; about what one needs to take it
+CONFIRM_MOST_MS: Final = 50
 ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
 SKEW_MS: Final = 30_000  # how far this clock and the store's may be apart
 
@@ -63,6 +67,7 @@ class Following(EpochTable):
         self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
         self._last = 0  # when the last probe left, boot clock
         self._due = 0  # when the next one must, boot clock
+        self._patience = 0  # before what was pushed is confirmed, ns
 
     def chain_at(self, inc: str, seq: int) -> str:
         """Return what led to a number, if this view is at it."""
@@ -116,9 +121,10 @@ class Following(EpochTable):
         state = self._state
         if entry.inc == state.inc and entry.seq <= state.applied:
             return
-        if entry.inc == state.inc:
-            self._apply(entry)  # never touches the lease
-        self._due = 0
+        if entry.inc == state.inc and self._apply(entry):  # never touches the lease
+            self._due = min(self._due, self._boot() + self._patience)
+        else:
+            self._due = 0
 
     def take_answer(self, answer: Answer, copy: Callable[[str], dict[str, int]]) -> None:
         """Act on the answer to the probe in flight.
@@ -165,6 +171,7 @@ class Following(EpochTable):
         self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
         self._interval = min(PROBE_MS, max(1, lease_ms // self._probes)) * MS
         self._due = min(self._due, self._last + self._interval)
+        self._patience = min(answer.askers * CONFIRM_NS // MS, CONFIRM_MOST_MS) * MS  # whole ms: what a poll can wait
         lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
         self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
         self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
