@@ -123,7 +123,9 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     assert told is not None
     clock[0] += 3 * MS  # the answer travels
     following.take_answer(
-        Answer(told.inc, told.seq, told.at_ms, told.lease_ms, OK, told.keep_ms, told.chain, (), told.askers, told.age_ns),
+        Answer(
+            told.inc, told.seq, told.at_ms, told.lease_ms, OK, told.keep_ms, told.chain, (), told.askers, told.age_ns
+        ),
         lambda _: {},
     )
     lease = following._state.lease
