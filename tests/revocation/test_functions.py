@@ -39,7 +39,7 @@ def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
 
 @pytest.fixture
 def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
-    """Call arx1_probe, with the store's chain if not told; reply inc, seq, ms, lease, status, keep, chain, askers, entries."""
+    """Call arx1_probe, with the store's chain if not told; the reply is as ``functions.lua`` lists it."""
 
     def call(inc: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
         tag = f"arx:{{{realm_store.realm}}}:"
