@@ -25,9 +25,23 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000
 # Above a cluster's default node time-out and the default of min-replicas-max-lag.
 DEFAULT_WINDOW_MS: Final = 24_000
+# A rotation takes twice as long; a service's question costs the mint a millisecond.
+DEFAULT_REFRESH_MS: Final = 60_000
+REFRESH_MS: Final = (1_000, 24 * 3_600_000)
 ON_FAILOVER: Final = ("rotate", "trust")
 SETTINGS: Final = frozenset(
-    ("name", "issuer", "listen", "store", "database", "max_ttl", "replicas", "on_failover", "failover_window")
+    (
+        "name",
+        "issuer",
+        "listen",
+        "store",
+        "database",
+        "max_ttl",
+        "replicas",
+        "on_failover",
+        "failover_window",
+        "key_refresh",
+    )
 )
 
 _STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
@@ -50,6 +64,7 @@ class Realm:
         on_failover: ``rotate`` ends every token when the store fails over; ``trust`` only where no kill can be lost.
         failover_window_ms: How long a deposed primary of the store may go on answering.
         database: URL of a database that several mints share; None for one in the folder.  May hold a password.
+        key_refresh_ms: How long services go on with their keys before they ask for them again.
     """
 
     folder: Path
@@ -62,6 +77,7 @@ class Realm:
     on_failover: str = "rotate"
     failover_window_ms: int = DEFAULT_WINDOW_MS
     database: str | None = field(default=None, repr=False)
+    key_refresh_ms: int = DEFAULT_REFRESH_MS
 
     @classmethod
     def plan(
@@ -113,12 +129,21 @@ class Realm:
         try:
             max_ttl_ms = parse_duration(settings.get("max_ttl", format_duration(DEFAULT_MAX_TTL_MS)))
             window_ms = parse_duration(settings.get("failover_window", format_duration(DEFAULT_WINDOW_MS)))
+            refresh_ms = parse_duration(settings.get("key_refresh", format_duration(DEFAULT_REFRESH_MS)))
         except ValueError as error:
-            raise SettingsError(f"{file}: max_ttl or failover_window: {error}") from error
+            raise SettingsError(f"{file}: max_ttl, failover_window or key_refresh: {error}") from error
+        if not REFRESH_MS[0] <= refresh_ms <= REFRESH_MS[1]:
+            raise SettingsError(f"{file}: key_refresh is 1s to 24h")
         name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
         topology = _topology(settings.get("replicas", 0), settings.get("on_failover", "rotate"), window_ms)
         database = _database(os.environ.get(DATABASE_VARIABLE) or settings.get("database"))
-        return cls(path, *_checked(name, issuer, listen, store, max_ttl_ms), *topology, database=database)
+        return cls(
+            path,
+            *_checked(name, issuer, listen, store, max_ttl_ms),
+            *topology,
+            database=database,
+            key_refresh_ms=refresh_ms,
+        )
 
     def settings(self) -> str:
         """Write ``realm.toml``."""

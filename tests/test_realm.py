@@ -30,7 +30,7 @@ def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:
     assert (operator.role, operator.name, operator.issuer) == ("operator", "root", ISSUER)
     with State(realm.database_url) as state:
         assert state.find_key("operator:root", operator.key.kid) is not None
-    assert RootKeys.load(realm.root_path, realm="acme", passphrase=None, key_path=realm.root_key_path).current == "k1"
+    assert RootKeys.load(realm.root_path, realm="acme", passphrase=None, key_path=realm.root_key_path).names == ("k1",)
     assert {path.name for path in tmp_path.iterdir()} == {"realm"}
 
 
@@ -92,7 +92,7 @@ def test_a_passphrase_seals_the_root_key(tmp_path: Path) -> None:
     def load(passphrase: str | None) -> RootKeys:
         return RootKeys.load(realm.root_path, realm="acme", passphrase=passphrase, key_path=realm.root_key_path)
 
-    assert load("correct horse").mint_key() == load("correct horse").mint_key()
+    assert load("correct horse").mint_key("k1") == load("correct horse").mint_key("k1")
     with pytest.raises(SettingsError, match="does not open"):
         load("correct horsf")
     with pytest.raises(SettingsError, match="ARX_ROOT_PASSPHRASE"):

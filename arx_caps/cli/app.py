@@ -29,6 +29,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "whoami": ("operator", "show who a key makes you, and what you may do"),
     "agent": ("agent", "enrol, list and deactivate agents"),
     "service": ("service", "enrol tool services, and keep their keys fresh"),
+    "key": ("key", "make, rotate and retire root keys"),
     "ship": ("ship", "send a service's records to the mint, beside the service"),
     "session": ("session", "open, list and end sessions"),
     "task": ("task", "start and finish tasks"),

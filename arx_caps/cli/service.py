@@ -19,6 +19,7 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_time
 from arx_verifier.names import is_audience
 
+KILL_S = 60.0  # a ban is answered for when its leases are over
 _path = click.Path(path_type=Path)
 
 
@@ -145,6 +146,40 @@ def remove_key(console: Console, audience: str, kid: str, place: Place, yes: boo
     """Take the own key KID away from AUDIENCE: who holds it gets no more keys.  For another one, invite it again."""
     console.confirm(f"take the key {kid[:64]} away from {_checked(audience)}?", yes=yes)
     _tell(console, place.mint().call("PATCH", f"/v1/services/{audience}", {"remove_kid": kid}))
+
+
+@service_command.command("replace-key")
+@click.argument("audience")
+@click.option(
+    "--stolen", is_flag=True, help="the older keys are worth nothing at once, nor is any token made with them"
+)
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes: bool) -> None:
+    """Give the tool service AUDIENCE its next key, and no other service; tokens of before stay good unless --stolen."""
+    if stolen:
+        console.confirm(f"end every token for {_checked(audience)}?", yes=yes)
+    path = f"/v1/services/{_checked(audience)}/replace-key"
+    _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
+
+
+@service_command.command("remove")
+@click.argument("audience")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def remove(console: Console, audience: str, place: Place, yes: bool) -> None:
+    """Remove the tool service AUDIENCE: its own keys sign nothing any more, tokens for it are worth nothing."""
+    console.confirm(f"remove the service {_checked(audience)}?", yes=yes)
+    _tell_end(console, place.mint(KILL_S).call("DELETE", f"/v1/services/{audience}"))
+
+
+def _tell_end(console: Console, answer: dict[str, Any]) -> None:
+    rows = [("service", answer["audience"]), ("ban", (answer["kill"] or {}).get("summary"))]
+    console.data("service", answer, lambda: pairs(rows))
 
 
 def _tell(console: Console, service: dict[str, Any]) -> None:

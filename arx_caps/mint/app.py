@@ -20,6 +20,7 @@ from arx_caps.mint import (
     openapi,
     problems,
     routes_agents,
+    routes_keys,
     routes_kills,
     routes_open,
     routes_operators,
@@ -31,6 +32,7 @@ from arx_caps.mint.endpoint import Endpoint, serve
 
 ENDPOINTS: Final = (
     *routes_operators.ENDPOINTS,
+    *routes_keys.ENDPOINTS,
     *routes_services.ENDPOINTS,
     *routes_agents.ENDPOINTS,
     *routes_work.ENDPOINTS,

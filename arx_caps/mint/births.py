@@ -119,7 +119,7 @@ def sign_tokens(
 
 def sign_session(mint: Mint, birth: Birth) -> str:
     """Mint a session's token, which is good for the mint alone."""
-    kid, key = mint.roots.mint_key()
+    kid, key = mint.book.mint_key()
     identifier, caveats = birth.identifier(MINT_AUDIENCE, kid), (Caveat(allow=SESSION_ACTIONS),)
     return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
 

@@ -10,12 +10,15 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 from arx_caps.mint.events import Event
 from arx_caps.mint.jwks import KeySets
+from arx_caps.mint.keybook import KeyBook
 from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.lost_bans import EVERY_S, restore_bans
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import HighWater, State
 from arx_caps.realm import Realm
@@ -26,7 +29,6 @@ from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError, SettingsError, refusal
 from arx_verifier.feed import Follower
 from arx_verifier.history import Place, new_inc
-from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.spool import Journal
 from arx_verifier.verify import Verifier
@@ -54,6 +56,7 @@ class Mint:
         realm: The realm's settings.
         state: The database.
         roots: The root keys.
+        book: Which of them mints what.
         policy: The policy in force; replaced whole.
         epochs: The view of the kill epoch.
         store: Where kills are written.
@@ -80,9 +83,11 @@ class Mint:
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
-        self.keys = KeyRing(roots.mint_keys(), realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
+        self.book = KeyBook(realm, roots, state)
+        self.keys = self.book.ring
         self.key_sets = KeySets(realm.policy_path.parent)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
+        self._compared = 0.0
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -118,17 +123,19 @@ class Mint:
         """Bring database and store into a known state and follow the kill epoch; does nothing when started already.
 
         Raises:
-            SettingsError: The database belongs to another version.
+            SettingsError: The database belongs to another version, or a root key that is in it does not open.
             StoreError: Database or store do not answer.
             AuditError: Nothing can be recorded.
         """
         if self._keeper is not None:
             return
         self.state.create()
-        self.state.record(Event.of("mint.started", MINT, policy=self.policy.digest, root=self.roots.current))
+        self.book.start()
+        self.state.record(Event.of("mint.started", MINT, policy=self.policy.digest, root=self.book.minting()))
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
+        self._restore_bans()
         self._stop.clear()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
         self._keeper.start()
@@ -238,17 +245,26 @@ class Mint:
         return "the store has lost kills and given their numbers to others"
 
     def _keep(self) -> None:
-        """While the view is not live, or the store has changed hands, see whether it needs a new history."""
+        """See whether the store needs a new history or has lost a ban, and which keys mint by now."""
         told = False
         while not self._stop.wait(KEEPER_S):
             try:
                 if self.epochs.check(None, 0, ()) is not None or must_attest(self.store, self.topology):
                     self.attest()
+                self.book.tick()
+                if time.monotonic() - self._compared >= EVERY_S:
+                    self._restore_bans()
                 told = False
             except ArxError as error:
                 if not told:
                     _log.error("realm %s: %s", self.realm.name, error)
                 told = True
+
+    def _restore_bans(self) -> None:
+        lost = restore_bans(self)
+        self._compared = time.monotonic()
+        if lost:
+            _log.warning("realm %s: the store had lost the bans of %s", self.realm.name, ", ".join(lost[:8]))
 
     def ready(self) -> list[str]:
         """Return what keeps the mint from granting; empty when it is ready."""

@@ -41,6 +41,9 @@ def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: st
     """
     parse_scopes(scopes)
     store = mint.store
+    if op == "lift":
+        # First: what the database has for ended is banned again wherever the store has lost it.
+        _reinstate(mint, scopes, by)
     what: dict[str, Callable[[], Bump]] = {
         "kill": lambda: store.kill_by_kind(scopes, reason, by),
         "kill+ban": lambda: store.kill_and_ban(scopes, reason, by),
@@ -49,8 +52,6 @@ def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: st
     }
     bump = _in_history(mint, what[op])
     report = _settle(mint, bump, None if wait else NO_WAIT_MS)
-    if op == "lift":
-        _reinstate(mint, scopes, by)
     _record(mint, bump, f"scopes.{'lifted' if op == 'lift' else 'banned' if op == 'ban' else 'killed'}", by, reason)
     return report
 

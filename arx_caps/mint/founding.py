@@ -78,7 +78,7 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     write_secret(realm.policy_path, files("arx_caps.mint").joinpath("sample_policy.toml").read_bytes())
     if realm.database is None:
         write_secret(realm.database_path, b"")  # SQLite gives its other files the mode of this one
-    RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    roots = RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     make_key(realm.log_key_path, "log", log_origin, realm.issuer)
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
@@ -88,6 +88,7 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
         if state.has_operators():
             # A second first operator would get into whatever is run with that database.
             raise SettingsError("the database holds a realm already; name another one, or an empty one")
+        state.know_roots(roots.names)
         state.add_operator(FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
 
 

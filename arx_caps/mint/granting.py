@@ -78,7 +78,7 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
     row = mint.state.operator(name)
     if row is None or row["status"] != "active":
         raise refusal("banned")
-    kid, key = mint.roots.mint_key()
+    kid, key = mint.book.mint_key()
     rules = rules_of(row["role"], row["rules"])
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
     mint.state.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
@@ -103,7 +103,7 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
         # Nobody acts on behalf of somebody whose own login is long over.
         ends_at = min(ends_at, opener.until + terms.outlives_ms)
     expires_at = next_end(mint, terms, now, ends_at)
-    kid, _ = mint.roots.mint_key()
+    kid, _ = mint.book.mint_key()
     mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_scopes(path), *scopes_of(subject)))
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
     told = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
@@ -145,8 +145,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     grant = policy.grant(
         asked.template, caller.name, params, ttl=asked.ttl, tools=asked.tools, depth=asked.depth, subject=subject
     )
-    numbers = mint.state.key_numbers()
-    keys = {audience: mint.roots.audience_key(audience, numbers.get(audience, 0)) for audience in grant.rules}
+    keys = {audience: mint.book.audience_key(audience) for audience in grant.rules}
     # The session, its agent and everyone above were held to their own birth when the session's token was verified.
     mint.require(born, [f"policy:{policy.digest}", *{f"key:{kid}" for kid, _ in keys.values()}])
     # A token lives at most as long as its session can without a renewal, and as its realm remembers kills.

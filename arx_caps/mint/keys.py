@@ -2,8 +2,9 @@
 """Root keys: made here, stored encrypted, and never anywhere else.  SPEC 9.
 
 Every audience key is derived from a root key, so a tool service can be given its own and learns nothing of the others'.
-The file is sealed with a passphrase (scrypt) or a key file; without either nothing starts.  Which services exist is not
-known here.
+The file is sealed with a passphrase (scrypt) or a key file; without either nothing starts.  Later root keys are sealed
+in the same way and kept in the mint's database, where every mint of the realm finds them.  Which of them mints, and
+which services exist, is for ``keybook``.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -37,6 +38,14 @@ FIRST_ROOT: Final = "k1"
 Text = Annotated[str, Meta(max_length=256)]
 
 
+class SealedRoot(NamedTuple):
+    """A root key that was made later, as the database keeps it."""
+
+    name: str
+    nonce: str
+    sealed: str
+
+
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}$")]
     nonce: Text
@@ -44,7 +53,7 @@ class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The stored form; the last key mints, the others still verify."""
+    """The stored form."""
 
     v: Annotated[int, Meta(ge=1, le=1)]
     realm: Text
@@ -59,13 +68,17 @@ class RootKeys:
 
     Attributes:
         realm: The realm's name.
-        current: The name of the root key that mints.
     """
 
-    __slots__ = ("_roots", "current", "realm")
+    __slots__ = ("_roots", "_seal", "realm")
 
-    def __init__(self, roots: Mapping[str, bytes], *, realm: str) -> None:
-        """Hold root keys; the last one mints.
+    def __init__(self, roots: Mapping[str, bytes], *, realm: str, seal: bytes | None = None) -> None:
+        """Hold root keys.
+
+        Args:
+            roots: 32 secret bytes by name.
+            realm: The realm's name.
+            seal: What further ones are sealed with.
 
         Raises:
             SettingsError: There is none, or one that is not 32 bytes.
@@ -73,8 +86,7 @@ class RootKeys:
         if not roots or any(len(root) != KEY_BYTES or not names.is_root_name(name) for name, root in roots.items()):
             raise SettingsError("a realm needs at least one root key of 32 bytes")
         self.realm = realm
-        self._roots = dict(roots)
-        self.current = next(reversed(self._roots))
+        self._roots, self._seal = dict(roots), seal
 
     @classmethod
     def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
@@ -138,23 +150,51 @@ class RootKeys:
             }
         except (InvalidTag, MalformedTokenError, ValueError) as error:
             raise SettingsError(f"{path} does not open with this passphrase or key file") from error
-        return cls(roots, realm=realm)
+        return cls(roots, realm=realm, seal=key)
 
-    def audience_key(self, audience: str, n: int = 0) -> tuple[str, bytes]:
-        """Return the key id and the key that tokens for an audience are minted with."""
-        return f"{self.current}.{n}", self._derive(self.current, f"{AUDIENCE_LABEL}{audience}/{n}")
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the root keys, in their order."""
+        return tuple(self._roots)
 
-    def audience_keys(self, audience: str, n: int = 0) -> dict[str, bytes]:
-        """Return every key that a tool service must accept, by key id: one for each root."""
-        return {f"{root}.{n}": self._derive(root, f"{AUDIENCE_LABEL}{audience}/{n}") for root in self._roots}
+    def make(self, name: str) -> SealedRoot:
+        """Make another root key for the database; it is not held before it is opened.
 
-    def mint_keys(self) -> dict[str, bytes]:
-        """Return the keys of the mint's own tokens, by key id; they mint nothing for a tool service."""
-        return {f"{root}.0": self._derive(root, MINT_LABEL) for root in self._roots}
+        Raises:
+            SettingsError: There is nothing to seal it with.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        box = AESGCM(self._sealing()).encrypt(nonce, secrets.token_bytes(KEY_BYTES), _about(self.realm, name))
+        return SealedRoot(name, codec.text_of(nonce), codec.text_of(box))
 
-    def mint_key(self) -> tuple[str, bytes]:
-        """Return the key id and the key that the mint's own tokens are made with."""
-        return f"{self.current}.0", self._derive(self.current, MINT_LABEL)
+    def open(self, sealed: SealedRoot) -> None:
+        """Hold a root key of the database, from now on.
+
+        Raises:
+            SettingsError: It was sealed with another passphrase or key file.
+        """
+        about = _about(self.realm, sealed.name)
+        try:
+            root = AESGCM(self._sealing()).decrypt(codec.bytes_of(sealed.nonce), codec.bytes_of(sealed.sealed), about)
+        except (InvalidTag, MalformedTokenError, ValueError) as error:
+            raise SettingsError(
+                f"root key {sealed.name} of the database does not open: every mint of a realm has the same "
+                "keys/root.json and the same passphrase or key file"
+            ) from error
+        self._roots[sealed.name] = root
+
+    def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
+        """Return key id and key of an audience, under a root key and with the audience's number."""
+        return f"{root}.{n}", self._derive(root, f"{AUDIENCE_LABEL}{audience}/{n}")
+
+    def mint_key(self, root: str) -> tuple[str, bytes]:
+        """Return key id and key of the mint's own tokens under a root key; it mints nothing for a tool service."""
+        return f"{root}.0", self._derive(root, MINT_LABEL)
+
+    def _sealing(self) -> bytes:
+        if self._seal is None:
+            raise SettingsError("these root keys were not opened from a file, so no other one can be sealed")
+        return self._seal
 
     def _derive(self, root: str, label: str) -> bytes:
         return _expand(self._roots[root], None, label)

@@ -42,7 +42,7 @@ def renew_session(mint: Mint, caller: Caller) -> Opened:
     if ends_at <= now:
         raise GrantError("the session has lived as long as the policy lets it; open another", code="session_ended")
     expires_at = next_end(mint, terms, now, ends_at)
-    kid, _ = mint.roots.mint_key()
+    kid, _ = mint.book.mint_key()
     mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
     birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}

@@ -17,6 +17,7 @@ from arx_caps.mint.database import now_ms
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
 from arx_caps.mint.paging import PageQuery, page_of
+from arx_caps.mint.state_keys import BY_FILE
 from arx_caps.mint.state_services import SERVICES_ORDER
 from arx_caps.mint.tables import SERVICES
 from arx_verifier import codec, names
@@ -26,7 +27,6 @@ from arx_verifier.store_address import without_login
 ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
 ENROLMENT_BYTES: Final = 32
 ENROLMENT_MS: Final = 15 * 60 * 1000  # as long as it takes to carry it to the service's machine
-REFRESH_MS: Final = 60_000  # how often a service asks for its keys
 WRITE: Final = "arx.services.write"
 READ: Final = "arx.services.read"
 FETCH: Final = "arx.keys.fetch"
@@ -81,10 +81,11 @@ class JoinedAnswer(Answer, frozen=True):
 
 
 class AudienceKey(Answer, frozen=True):
-    """One audience key, a secret."""
+    """One audience key, a secret, and since when services can have it, ms."""
 
     kid: str
     key: str
+    published_at: int
 
 
 class KeysAnswer(Answer, frozen=True):
@@ -109,7 +110,6 @@ class ServiceAnswer(Answer, frozen=True):
     """A service."""
 
     audience: str
-    n: int
     enrolled_at: int
     enrolled_by: str
     keys: tuple[OwnKey, ...]
@@ -126,8 +126,9 @@ class ServicesAnswer(Answer, frozen=True):
 def enrol_service(asked: Asked) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
     mint, audience, by = asked.mint, _audience(asked), asked.by.by
-    n = mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
-    keys = {kid: codec.text_of(key) for kid, key in mint.roots.audience_keys(audience, n).items()}
+    mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
+    keys = {kid: codec.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
+    mint.state.note_fetch(BY_FILE + audience, audience, keys)
     return ServiceFile(
         v=1,
         realm=mint.realm.name,
@@ -162,15 +163,18 @@ def join(asked: Asked) -> JoinedAnswer:
 def audience_keys(asked: Asked) -> KeysAnswer:
     """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
     mint, audience = asked.mint, asked.by.name
-    keys = mint.roots.audience_keys(audience, _row(mint, audience)["n"])
-    return KeysAnswer(
+    keys = mint.book.audience_keys(audience)
+    answer = KeysAnswer(
         realm=mint.realm.name,
         audience=audience,
-        keys=tuple(AudienceKey(kid=kid, key=codec.text_of(key)) for kid, key in keys.items()),
+        keys=tuple(AudienceKey(kid=kid, key=codec.text_of(key), published_at=at) for kid, (key, at) in keys.items()),
         max_ttl_ms=mint.realm.max_ttl_ms,
-        refresh_ms=REFRESH_MS,
+        refresh_ms=mint.realm.key_refresh_ms,
         store=_store(mint),
     )
+    # An answer that is lost is asked for again long before the two intervals are over that a new key waits.
+    mint.state.note_fetch(asked.by.key, audience, keys)
+    return answer
 
 
 def list_services(asked: Asked) -> ServicesAnswer:
@@ -217,7 +221,6 @@ def _store(mint: Mint) -> str:
 def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceAnswer:
     return ServiceAnswer(
         audience=row["audience"],
-        n=row["n"],
         enrolled_at=row["enrolled_at"],
         enrolled_by=row["enrolled_by"],
         keys=tuple(

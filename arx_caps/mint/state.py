@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mint remembers, in one place: agents, operators, sessions, tasks, services, used proofs, the kill epoch.
+"""What the mint remembers: agents, operators, sessions, tasks, services, keys, used proofs, the kill epoch.
 
 One file a noun (``state_*``), one method a question or a change.  Every change takes the ``Event`` that tells it, which
 is recorded in the same transaction.  What may be granted is decided by others.
@@ -8,6 +8,7 @@ is recorded in the same transaction.  What may be granted is decided by others.
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.migrations import migrate, revision
 from arx_caps.mint.state_epoch import EpochState, HighWater
+from arx_caps.mint.state_keys import KeyState
 from arx_caps.mint.state_operators import OperatorState
 from arx_caps.mint.state_outbox import Outbox
 from arx_caps.mint.state_people import PeopleState
@@ -19,7 +20,7 @@ from arx_verifier.errors import StoreError
 __all__ = ["HighWater", "Room", "State", "now_ms"]
 
 
-class State(PeopleState, OperatorState, WorkState, ServiceState, ProofState, EpochState):
+class State(PeopleState, OperatorState, WorkState, ServiceState, KeyState, ProofState, EpochState):
     """The mint's state.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
 
     Attributes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool services: which are enrolled, who may enrol a key of theirs, which audience key is in use.  SPEC 21."""
+"""Tool services: which are enrolled, and who may enrol a key of theirs.  SPEC 21."""
 
 import contextlib
 from typing import Any, Final
@@ -13,7 +13,7 @@ from arx_caps.mint.database import PAGE, Database, now_ms
 from arx_caps.mint.events import Event
 from arx_caps.mint.holder_keys import add_key
 from arx_caps.mint.ordering import Order, Text, behind
-from arx_caps.mint.tables import ENROLMENTS, SERVICES
+from arx_caps.mint.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
@@ -22,10 +22,10 @@ SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
 class ServiceState(Database):
     """The enrolled services."""
 
-    def enrol_service(self, audience: str, by: str, what: Event) -> int:
-        """Enrol a tool service, or find it, and return the number of its audience key."""
+    def enrol_service(self, audience: str, by: str, what: Event) -> None:
+        """Enrol a tool service, or find it."""
         with self.write(what) as c:
-            return _enrol(c, audience, by)
+            _enrol(c, audience, by)
 
     def invite(self, audience: str, digest: str, until: int, by: str, what: Event) -> None:
         """Remember an enrolment token, by its digest, and forget those whose time is over.
@@ -70,17 +70,17 @@ class ServiceState(Database):
         """Return services by audience, those behind a place of the list, at most so many."""
         return self.rows(behind(select(SERVICES), SERVICES_ORDER, after), limit)
 
-    def key_numbers(self) -> dict[str, int]:
-        """Return the number of each enrolled audience's key."""
-        return {row["audience"]: row["n"] for row in self.rows(select(SERVICES))}
+    def remove_service(self, audience: str, what: Event) -> None:
+        """Forget a service, its own keys, what it fetched, and enrolment tokens for it."""
+        with self.write(what) as c:
+            c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.audience == audience))
+            c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"service:{audience}"))
+            c.execute(delete(KEY_FETCHES).where(KEY_FETCHES.c.audience == audience))
+            c.execute(delete(SERVICES).where(SERVICES.c.audience == audience))
 
 
-def _enrol(c: Connection, audience: str, by: str) -> int:
-    which = select(SERVICES.c.n).where(SERVICES.c.audience == audience)
-    n = c.execute(which).scalar()
-    if n is None:
-        row = {"audience": audience, "n": 0, "enrolled_at": now_ms(), "enrolled_by": by}
+def _enrol(c: Connection, audience: str, by: str) -> None:
+    if c.execute(select(SERVICES.c.audience).where(SERVICES.c.audience == audience)).first() is None:
+        row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
         with contextlib.suppress(IntegrityError), c.begin_nested():  # somebody else may have been first
             c.execute(insert(SERVICES).values(**row))
-        n = c.execute(which).scalar_one()
-    return int(n)

@@ -112,9 +112,43 @@ SERVICES: Final = Table(
     "services",
     METADATA,
     Column("audience", String(64), primary_key=True),
-    Column("n", Integer, nullable=False),
     Column("enrolled_at", BigInteger, nullable=False),
     Column("enrolled_by", String(96), nullable=False),
+)
+
+# The realm's root keys.  What is sealed here opens as the root keys' file does; the first one is in that file alone.
+ROOT_KEYS: Final = Table(
+    "root_keys",
+    METADATA,
+    Column("name", String(16), primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("mints_from", BigInteger),
+    Column("waits", Integer, nullable=False),  # 1: for services that have not fetched it; 0: for nobody
+    Column("used_at", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
+    Column("nonce", Text),
+    Column("sealed", Text),
+)
+
+# The numbers of audience keys: one is given to one audience, so that its key id names that audience's key alone.
+AUDIENCE_KEYS: Final = Table(
+    "audience_keys",
+    METADATA,
+    Column("audience", String(64), primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
+)
+
+# What each own key of a service fetched last; a file that an operator carried there counts as ``file:`` and audience.
+KEY_FETCHES: Final = Table(
+    "key_fetches",
+    METADATA,
+    Column("holder_key", String(96), primary_key=True),
+    Column("audience", String(64), nullable=False),
+    Column("kids", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
 )
 
 # Enrolment tokens that nobody has used: each is deleted by its one use.  Their text is not kept.

@@ -38,8 +38,10 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[W
 def services(world: World, valkey: EmbeddedValkey) -> Iterator[list[Witness]]:
     """Two processes of the tool service, with the key that the mint gave it."""
     file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
-    key = bytes_of(file["keys"]["k1.0"])
-    started = [Witness(valkey.url, world.realm.name, f"orders-{number}", key=key) for number in range(2)]
+    [(kid, text)] = file["keys"].items()
+    started = [
+        Witness(valkey.url, world.realm.name, f"orders-{number}", key=bytes_of(text), kid=kid) for number in range(2)
+    ]
     yield started
     for service in started:
         service.close()

@@ -4,6 +4,7 @@
 ARx: a walk of every route the application serves, in every method, as a stranger and as somebody whom it is not for.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def sample(path: str) -> str:
     for name, value in (("{path:path}", AGENT), ("{session}", "s-" + "a" * 16), ("{task}", "t-" + "a" * 16)):
         path = path.replace(name, value)
-    return path if "{" not in path else path.partition("{")[0] + "x"
+    return re.sub(r"\{[^}]*\}", "x", path)
 
 
 def paths(world: World) -> list[str]:

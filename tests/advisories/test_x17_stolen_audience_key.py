@@ -59,6 +59,7 @@ def test_the_mints_tokens_are_out_of_reach() -> None:
 def test_the_keys_of_a_realm_are_all_different() -> None:
     """By audience, by number, by root, and the mint's own: knowing some of them is knowing no other."""
     roots = RootKeys({"k1": bytes(32), "k2": bytes(31) + b"\1"}, realm=REALM)
-    rings = [roots.audience_keys(audience, n) for audience in ("orders", "order", "orders/1") for n in (0, 1)]
-    keys = [key for ring in (*rings, roots.mint_keys()) for key in ring.values()]
+    audiences = [(audience, n) for audience in ("orders", "order", "orders/1") for n in (0, 1)]
+    made = [roots.audience_key(root, audience, n) for root in roots.names for audience, n in audiences]
+    keys = [key for _, key in (*made, *map(roots.mint_key, roots.names))]
     assert len(keys) == len(set(keys)) == 14

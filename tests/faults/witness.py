@@ -49,10 +49,11 @@ class Witness:
         realm: The realm's name.
         name: What the store calls it.
         key: The audience's key, when the tokens are not the tests' own.
+        kid: Its key id.
     """
 
-    def __init__(self, url: str, realm: str, name: str = "tool", *, key: bytes = KEY) -> None:
-        command = [sys.executable, "-m", "tests.faults.witness", url, realm, name, key.hex()]
+    def __init__(self, url: str, realm: str, name: str = "tool", *, key: bytes = KEY, kid: str = "k1.0") -> None:
+        command = [sys.executable, "-m", "tests.faults.witness", url, realm, name, key.hex(), kid]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
         self.pid = self._process.pid
@@ -121,9 +122,9 @@ class Forgetful(InMemoryDecisions):
 class Process:
     """The process itself."""
 
-    def __init__(self, url: str, realm: str, name: str, key: str) -> None:
+    def __init__(self, url: str, realm: str, name: str, key: str, kid: str) -> None:
         self.follower = Follower(url, realm, name)
-        keys = KeyRing({"k1.0": bytes.fromhex(key)}, realm=realm)
+        keys = KeyRing({kid: bytes.fromhex(key)}, realm=realm)
         self.verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=self.follower, decisions=Forgetful())
         self.verifier.start()
         self.tokens: dict[str, CallSigner] = {}
@@ -211,7 +212,7 @@ def _be_busy() -> None:
 
 def main() -> None:
     """Decide in one thread and obey in this one."""
-    process = Process(*sys.argv[1:5])
+    process = Process(*sys.argv[1:6])
     threading.Thread(target=process.decide_for_ever, daemon=True).start()
     for line in sys.stdin:
         process.obey(line)

@@ -23,19 +23,28 @@ def hkdf(secret: bytes, info: str) -> bytes:
 
 def test_an_audience_key_is_derived_as_spec_says() -> None:
     """HKDF-SHA256 with the label, the audience and the number; each is another key."""
-    assert KEYS.audience_key("orders") == ("k1.0", hkdf(ROOT, "arx/1/audience/orders/0"))
-    assert KEYS.audience_key("orders", 1) == ("k1.1", hkdf(ROOT, "arx/1/audience/orders/1"))
-    assert KEYS.mint_key() == ("k1.0", hkdf(ROOT, "arx/1/mint"))
-    made = [KEYS.audience_key(audience, n)[1] for audience in ("orders", "order", "payments") for n in (0, 1, 10)]
-    assert len({*made, KEYS.mint_key()[1], ROOT}) == len(made) + 2
+    assert KEYS.audience_key("k1", "orders", 0) == ("k1.0", hkdf(ROOT, "arx/1/audience/orders/0"))
+    assert KEYS.audience_key("k1", "orders", 1) == ("k1.1", hkdf(ROOT, "arx/1/audience/orders/1"))
+    assert KEYS.mint_key("k1") == ("k1.0", hkdf(ROOT, "arx/1/mint"))
+    made = [KEYS.audience_key("k1", audience, n)[1] for audience in ("orders", "order", "payments") for n in (0, 1, 10)]
+    assert len({*made, KEYS.mint_key("k1")[1], ROOT}) == len(made) + 2
 
 
-def test_the_last_root_mints_and_all_verify() -> None:
-    """A second root takes over minting; what the first one made can still be verified."""
-    both = RootKeys({"k1": ROOT, "k2": bytes(32)}, realm="acme")
-    assert both.audience_key("orders")[0] == "k2.0"
-    assert both.audience_keys("orders")["k1.0"] == KEYS.audience_key("orders")[1]
-    assert set(both.mint_keys()) == {"k1.0", "k2.0"}
+def test_a_later_root_is_sealed_like_the_first(tmp_path: Path) -> None:
+    """It opens with the file's seal, under its own name and in its own realm alone, and holds no key in the clear."""
+    first = RootKeys.create(tmp_path / "root.json", realm="acme", passphrase=None, key_path=tmp_path / "root.key")
+    held = RootKeys.load(tmp_path / "root.json", realm="acme", passphrase=None, key_path=tmp_path / "root.key")
+    sealed = held.make("k2")
+    assert held.names == ("k1",)
+    held.open(sealed)
+    assert held.names == ("k1", "k2")
+    assert held.mint_key("k2")[1] != held.mint_key("k1")[1] == first.mint_key("k1")[1]
+    other = RootKeys.create(tmp_path / "other.json", realm="acme", passphrase="x", key_path=tmp_path / "no")
+    for keys, wrong in ((held, sealed._replace(name="k3")), (other, sealed), (held, sealed._replace(nonce="A"))):
+        with pytest.raises(SettingsError, match=r"does not open|not opened"):
+            keys.open(wrong)
+    with pytest.raises(SettingsError, match="not opened"):
+        KEYS.make("k2")
 
 
 def test_the_file_holds_no_key_in_the_clear_and_is_bound_to_its_realm(tmp_path: Path) -> None:
@@ -44,7 +53,7 @@ def test_the_file_holds_no_key_in_the_clear_and_is_bound_to_its_realm(tmp_path: 
     made = RootKeys.create(path, realm="acme", passphrase=None, key_path=key_path)
     text = path.read_text()
     assert key_path.read_text().strip() not in text
-    assert RootKeys.load(path, realm="acme", passphrase=None, key_path=key_path).mint_key() == made.mint_key()
+    assert RootKeys.load(path, realm="acme", passphrase=None, key_path=key_path).mint_key("k1") == made.mint_key("k1")
     with pytest.raises(SettingsError, match="another realm"):
         RootKeys.load(path, realm="other", passphrase=None, key_path=key_path)
     for change in ({"realm": "other"}, {"keys": [{**json.loads(text)["keys"][0], "name": "k2"}]}):

@@ -119,7 +119,9 @@ def test_what_is_there_stays(old: str) -> None:
         assert session is not None
         assert (session["status"], session["purpose"], session["born"]) == ("open", "look", 3)
         assert {task["status"] for task in state.tasks(session=session["id"])} == {"open", "ended"}
-        assert state.key_numbers() == {"orders": 0}
+        rows = state.key_rows()
+        assert [(row.audience, row.n) for row in rows.numbers] == [("orders", 0)]
+        assert [(row.holder_key, row.kids) for row in rows.fetches] == [("file:orders", '["k1.0"]')]
         assert state.high_water("acme") == HighWater("A" * 22, 4, max_ttl_ms=86_400_000)
         state.end_session(session["id"], Event.of("session.ended", "mint", session=session["id"]))
         assert {task["status"] for task in state.tasks(session=session["id"])} == {"ended"}

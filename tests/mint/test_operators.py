@@ -2,6 +2,7 @@
 """Operators: what a role allows holds at once and for every token, and nobody is locked out for good."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ def enrol(world: World, name: str, **what: Any) -> KeyFile:
 def sample(path: str) -> str:
     for name, value in (("{path:path}", AGENT), ("{session}", "s-" + "a" * 16), ("{task}", "t-" + "a" * 16)):
         path = path.replace(name, value)
-    return path if "{" not in path else path.partition("{")[0] + "x"
+    return re.sub(r"\{[^}]*\}", "x", path)
 
 
 def decided(world: World, name: str) -> list[Decision]:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx key``: the realm's root keys, from which every service's key comes.  SPEC 9, 21."""
+
+from typing import Any
+
+import click
+
+from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.output import Console, pairs, table
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.values import show_time
+
+TIMEOUT_S = 60.0  # a retired key is answered for when its leases are over
+
+
+@click.group("key")
+def key_command() -> None:
+    """Make, rotate and retire root keys; no call is refused on the way."""
+
+
+@key_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_keys(console: Console, place: Place) -> None:
+    """List the root keys: which mints for whom, and which services another one waits for."""
+    keys = place.mint().call("GET", "/v1/root-keys").get("keys", [])
+    heads = ("KEY", "STATE", "MADE", "MINTS FROM", "MINTS FOR", "WAITS FOR")
+    rows = [
+        (k["name"], k["state"], show_time(k["created_at"]), _from(k), ", ".join(k["mints_for"]) or None, _waits(k))
+        for k in keys
+    ]
+    console.data("keys", {"keys": keys}, lambda: table(heads, rows))
+
+
+@key_command.command("create")
+@operator_options
+@common_options
+@pass_console
+def create(console: Console, place: Place) -> None:
+    """Make a root key and publish it; services fetch their keys of it, and nothing is minted with it yet."""
+    _tell(console, place.mint().call("POST", "/v1/root-keys"))
+
+
+@key_command.command("rotate")
+@click.option("--now", is_flag=True, help="do not wait for services that do not know the key: their calls fail a while")
+@operator_options
+@common_options
+@pass_console
+def rotate(console: Console, place: Place, now: bool) -> None:
+    """Let the newest root key mint, made if there is none, as soon as every service knows it."""
+    key = place.mint().call("POST", "/v1/root-keys/rotate", {"now": now})
+    _tell(console, key)
+    console.hint("`arx key list` shows when it mints for whom; then `arx key retire` the older one")
+
+
+@key_command.command("retire")
+@click.argument("name")
+@click.option("--now", is_flag=True, help="end what lives of its tokens, as for a key that was stolen")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> None:
+    """Retire the root key NAME for good: it is accepted nowhere any more, within a lease."""
+    console.confirm(f"retire the root key {name[:16]} for good?", yes=yes)
+    answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{_quoted(name)}/retire", {"now": now})
+    kill = answer.get("kill") or {}
+    console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("ban", kill.get("summary"))]))
+
+
+def _tell(console: Console, key: dict[str, Any]) -> None:
+    rows = [("key", key["name"]), ("state", key["state"]), ("mints from", _from(key)), ("waits for", _waits(key))]
+    console.data("key", {"key": key}, lambda: pairs(rows))
+
+
+def _from(key: dict[str, Any]) -> str | None:
+    at = key["mints_from"]
+    return show_time(at) if at else None
+
+
+def _waits(key: dict[str, Any]) -> str | None:
+    return ", ".join(waiting["audience"] for waiting in key["waits_for"]) or None
+
+
+def _quoted(name: str) -> str:
+    if not name.isalnum() or not name.isascii():
+        raise click.BadParameter(f"{name[:60]!r} is not a root key's name such as k2", param_hint="NAME")
+    return name

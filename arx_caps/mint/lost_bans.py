@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be banned, as the database knows it, against what the store has: a store that lost a ban gets it again.
+
+Deactivated agents get nothing more from a mint, but somebody could hand over to them offline; a retired key is worth
+nothing because it is banned.  A store that lost *kills* is another matter: it gets a new history (``core``).
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from arx_caps.mint.events import Event
+
+if TYPE_CHECKING:
+    from arx_caps.mint.core import Mint
+
+AT_ONCE: Final = 1000  # scopes that one step of the store takes
+EVERY_S: Final = 60.0
+WHY: Final = "the store had lost it"
+
+
+def expected_bans(mint: "Mint") -> set[str]:
+    """Return every scope that must be banned: deactivated agents, removed operators, retired keys."""
+    return mint.state.ended_scopes() | mint.book.retired_scopes()
+
+
+def restore_bans(mint: "Mint") -> list[str]:
+    """Compare the store with the database, and ban again what the store has lost.
+
+    Returns:
+        What was lost.
+
+    Raises:
+        UnavailableError: Store or database do not answer, or it could not be recorded.
+    """
+    expected = expected_bans(mint)
+    lost = sorted(expected - set(mint.store.bans())) if expected else []
+    for first in range(0, len(lost), AT_ONCE):
+        part = lost[first : first + AT_ONCE]
+        bump = mint.store.ban(part, WHY, "mint")
+        mint.state.record(Event.of("scopes.banned", "mint", scopes=part, seq=bump.header.seq, reason=WHY))
+        mint.noted(bump.header.place)
+    return lost
