@@ -195,6 +195,16 @@ class Realm:
         return self.folder / "mint.db"
 
     @property
+    def audit_path(self) -> Path:
+        """The audit log's database, unless it is in the realm's PostgreSQL."""
+        return self.folder / "audit.db"
+
+    @property
+    def log_dir(self) -> Path:
+        """The audit log's files as others may copy and check them; can be made again from its database."""
+        return self.folder / "log"
+
+    @property
     def valkey_dir(self) -> Path:
         """Data and socket of the embedded revocation store."""
         return self.folder / "valkey"

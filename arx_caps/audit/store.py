@@ -7,24 +7,30 @@ one log.  What the tables mean is told in ``tables`` and ``nodes``; signing and 
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from sqlalchemy import insert, inspect, select, update
+from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit import tables
 from arx_caps.audit.entries import Entry, Reader, make_loss
+from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
-from arx_caps.audit.tables import BATCH, META, METADATA, NODE, RECORD, SOURCE, STATE
+from arx_caps.audit.paths import WIDTH, Tile, hashes_in
+from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
+from arx_caps.audit.tiles import Leaf, leaf_of
 from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
 from arx_caps.audit.wire import Batch
 from arx_caps.engines import READING, open_engine, place_of, told
 from arx_verifier.errors import SettingsError
 
 NAME: Final = "the audit log's database"
+KEEP_MS: Final = 24 * 3600 * 1000  # checkpoints; the last one always
+_AT_ONCE: Final = 4096  # leaves that are read in one go
 LOCK: Final = 0x617279  # any number that nobody else locks in this database
 
 
@@ -51,8 +57,7 @@ class Writing:
 
     def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
         self.connection, self.now_ms = connection, now_ms
-        edge = bytes(row.edge)
-        self.tree = Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
+        self.tree = _tree(row)
         self._nodes, self._before, self._count = nodes, row.size, row.nodes
         nodes.begin(row.nodes)
 
@@ -97,6 +102,11 @@ class Writing:
         connection.execute(insert(BATCH), [told | stretch for stretch in _stretches(first, entries)])
         return first
 
+    def last_of(self, verifier: str) -> int:
+        """Return the highest mark of all runs of a verifier, 0 if there is none."""
+        found = select(func.max(SOURCE.c.high_water)).where(SOURCE.c.verifier == verifier)
+        return int(self.connection.execute(found).scalar() or 0)
+
     def mark(self, source: Source, high_water: int, *, lost: int = 0, closed: bool = False) -> None:
         """Move a source's high-water mark."""
         values: dict[str, Any] = {"high_water": high_water, "lost": source.lost + lost, "seen_ms": self.now_ms}
@@ -109,6 +119,11 @@ class Writing:
         if self.tree.size != self._before:
             values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
             self.connection.execute(update(STATE).values(**values))
+
+
+def _tree(row: Row[Any]) -> Frontier:
+    edge = bytes(row.edge)
+    return Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
 
 
 def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
@@ -158,6 +173,9 @@ class LogStore:
             SettingsError: They belong to another version.
             StoreError: The database did not answer.
         """
+        if self._engine.dialect.name == "sqlite" and self._engine.url.database:
+            # Private whatever the umask: SQLite gives its other files the mode of this one.
+            os.close(os.open(self._engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with told(NAME), self._engine.begin() as c:
             if self._engine.dialect.name == "postgresql":
                 c.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
@@ -197,12 +215,12 @@ class LogStore:
         with told(NAME), self._reader.begin() as connection:
             yield connection
 
-    def take(self, batch: Batch, statement: str) -> int:
+    def take(self, batch: Batch, statement: str | None) -> int:
         """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
 
         Args:
             batch: The batch, from whoever may send it.
-            statement: Its service's statement, kept beside the records.
+            statement: Its service's statement, kept beside the records; None for the mint's own.
 
         Returns:
             The high-water mark of the run.
@@ -222,7 +240,7 @@ class LogStore:
                 mark = batch.first - 1
             new = entries[mark + 1 - batch.first :] if batch.first <= mark + 1 else []
             if new:
-                log.append(source, new, statement.encode())
+                log.append(source, new, None if statement is None else statement.encode())
                 mark = batch.last
             log.mark(source, mark, lost=lost, closed=batch.closed and mark == batch.last)
             return mark
@@ -232,12 +250,79 @@ class LogStore:
         with self.reading() as c:
             return int(c.execute(select(STATE.c.size)).scalar_one())
 
-    def find(self, boot: str, sequence: int) -> list[int]:
+    def high_water(self, verifier: str, boot: str) -> int:
+        """Return the mark of one of the mint's own sources, 0 if it is new."""
+        which = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == "")
+        with self.reading() as c:
+            return int(c.execute(select(SOURCE.c.high_water).where(*which)).scalar() or 0)
+
+    def tree(self) -> Frontier:
+        """Return the tree of all records."""
+        with self.reading() as c:
+            return _tree(c.execute(select(*STATE.c)).one())
+
+    def leaves(self, start: int, end: int) -> list[Leaf]:
+        """Return some of the leaves from ``start`` to before ``end``, at least one if there is one, in order.
+
+        Raises:
+            TamperedError: One that belongs there is missing.
+        """
+        end = min(end, start + _AT_ONCE)
+        with self.reading() as c:
+            taken = int(c.execute(select(STATE.c.first)).scalar_one())
+            if start < taken:
+                block = c.execute(select(PRUNED.c.hashes).where(PRUNED.c.block == start // WIDTH)).scalar()
+                hashes = hashes_in(bytes(block or b""), Tile(0, start // WIDTH))
+                return [Leaf(each, None) for each in hashes[start % WIDTH :]][: end - start]
+            within = select(RECORD.c.idx, RECORD.c.kept).where(RECORD.c.idx >= start, RECORD.c.idx < end)
+            rows = c.execute(within.order_by(RECORD.c.idx)).all()
+        for index, row in enumerate(rows, start):
+            if row.idx != index:
+                raise TamperedError(f"record {index} is not in the database any more", index)
+        return [leaf_of(bytes(row.kept)) for row in rows]
+
+    def last_checkpoint(self) -> bytes | None:
+        """Return the last checkpoint that was signed, as a note, or None."""
+        with self.reading() as c:
+            found = c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
+            return None if found is None else bytes(found)
+
+    def put_checkpoint(self, size: int, note: bytes) -> bool:
+        """Keep a checkpoint before it is published.
+
+        Args:
+            size: Its size.
+            note: The signed note.
+
+        Returns:
+            Whether it continues the last one; one that does not is not kept, and is not to be published.
+        """
+        with self.writing() as log:
+            c = log.connection
+            last = c.execute(select(func.max(CHECKPOINT.c.size))).scalar()
+            if last is not None and last >= size:
+                return False
+            c.execute(insert(CHECKPOINT).values(size=size, signed_ms=log.now_ms, note=note))
+            c.execute(delete(CHECKPOINT).where(CHECKPOINT.c.signed_ms < log.now_ms - KEEP_MS, CHECKPOINT.c.size < size))
+            return True
+
+    def cosign(self, size: int, note: bytes) -> None:
+        """Keep the lines of witnesses with a checkpoint that is there."""
+        with self.writing() as log:
+            log.connection.execute(update(CHECKPOINT).where(CHECKPOINT.c.size == size).values(note=note))
+
+    def find(self, boot: str, sequence: int, verifier: str | None = None) -> list[int]:
         """Return the indices of the records that a decision's id names: one, unless two services name a run alike."""
-        within = (SOURCE.c.boot == boot, BATCH.c.first <= sequence, BATCH.c.last >= sequence)
+        within = [SOURCE.c.boot == boot, BATCH.c.first <= sequence, BATCH.c.last >= sequence]
+        within += [] if verifier is None else [SOURCE.c.verifier == verifier]
         wanted = select(BATCH.c.idx + sequence - BATCH.c.first).join(SOURCE, SOURCE.c.id == BATCH.c.source)
         with self.reading() as c:
             return [int(each) for each in c.execute(wanted.where(*within)).scalars()]
+
+    def record(self, index: int) -> Row[Any] | None:
+        """Return a row of ``log_record``, or None where there is none: never, or not any more."""
+        with self.reading() as c:
+            return c.execute(select(*RECORD.c).where(RECORD.c.idx == index)).first()
 
     def sources(self) -> list[Source]:
         """Return every source."""

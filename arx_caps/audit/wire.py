@@ -17,7 +17,7 @@ from joserfc.errors import JoseError
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier import codec
-from arx_verifier.errors import ArxError, AuditError, GrantError, RequestError, TokenError
+from arx_verifier.errors import ArxError, AuditError, GrantError, RequestError, TokenError, shorten
 from arx_verifier.records import Opened, Sealed, read_sealed
 
 PATH: Final = "/v1/decisions"
@@ -31,6 +31,7 @@ AGE_S: Final = 300  # how old a statement may be, or how far from the future: cl
 BAD_BATCH: Final = "bad_batch"
 _MAX_STATEMENT: Final = 4096
 _TYP: Final = "arx-batch+jwt"
+_SERVICE: Final = "service:"
 
 
 class Batch(NamedTuple):
@@ -143,48 +144,64 @@ def sign_batch(key: SigningKey, batch: Batch, body: bytes, *, realm: str, issuer
     return key.sign({"typ": _TYP, "kid": key.kid}, claims)
 
 
-def check_batch(
-    statement: str,
-    batch: Batch,
-    body: bytes,
-    find_key: Callable[[str, str], PublicKey | None],
-    *,
-    realm: str,
-    issuer: str,
-    now: int,
-) -> PublicKey:
-    """Check that the batch's service answers for it.
+class Statement(NamedTuple):
+    """What a service says of a batch, its signature checked.
+
+    Attributes:
+        text: The ``Arx-Batch`` header.
+        audience: The service that signed it.
+        key: With which key.
+        claims: What it says.
+    """
+
+    text: str
+    audience: str
+    key: PublicKey
+    claims: dict[str, Any]
+
+
+def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], *, now: int) -> Statement:
+    """Check whose statement it is; this needs no batch, so that nobody has to read one of a stranger.
 
     Args:
-        statement: The ``Arx-Batch`` header.
-        batch: What ``body`` says.
-        body: The request's body.
+        text: The ``Arx-Batch`` header.
         find_key: Returns the key that a holder (``service:<audience>``) enrolled under a thumbprint, or None.
-        realm: The realm's name.
-        issuer: The mint's issuer URL.
         now: ms since the Unix epoch.
-
-    Returns:
-        The key.
 
     Raises:
         GrantError: ``bad_batch``, with what is wrong.
     """
-    kid = _kid(statement)
-    key = find_key(f"service:{batch.audience}", kid)
+    kid, issuer = _unverified(text)
+    key = find_key(issuer, kid) if issuer.startswith(_SERVICE) else None
     if key is None:
-        raise GrantError(f"this key is not enrolled for the service {batch.audience}", code=BAD_BATCH)
+        named = shorten(issuer.removeprefix(_SERVICE))
+        raise GrantError(f"this key is not enrolled for the service {named}", code=BAD_BATCH)
     try:
-        said = msgspec.json.decode(key.open(statement), type=dict[str, Any])
+        said = msgspec.json.decode(key.open(text), type=dict[str, Any])
     except (JoseError, ArxError, ValueError, RecursionError) as error:
         raise GrantError("the batch's signature does not hold", code=BAD_BATCH) from error
     issued = said.pop("iat", None)
     if type(issued) is not int or abs(now // 1000 - issued) > AGE_S:
         raise GrantError(f"the batch was signed more than {AGE_S} seconds from now; check the clocks", code=BAD_BATCH)
+    return Statement(text, issuer.removeprefix(_SERVICE), key, said)
+
+
+def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: str, issuer: str) -> None:
+    """Hold a statement to the batch that came with it.
+
+    Args:
+        statement: From ``open_statement``.
+        batch: What ``body`` says.
+        body: The request's body.
+        realm: The realm's name.
+        issuer: The mint's issuer URL.
+
+    Raises:
+        GrantError: ``bad_batch``, with what is wrong.
+    """
     for name, value in _claims(batch, body, realm, issuer).items():
-        if said.get(name) != value:
+        if statement.claims.get(name) != value:
             raise GrantError(f"the batch was signed with another {name}", code=BAD_BATCH)
-    return key
 
 
 def read_mark(raw: bytes) -> Mark:
@@ -211,7 +228,12 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alg: str
 
 
+class _Issuer(msgspec.Struct, frozen=True):
+    iss: str
+
+
 _HEADER: Final = msgspec.json.Decoder(_Header)
+_ISSUER: Final = msgspec.json.Decoder(_Issuer)
 
 
 def _claims(batch: Batch, body: bytes, realm: str, issuer: str) -> dict[str, Any]:
@@ -230,14 +252,16 @@ def _claims(batch: Batch, body: bytes, realm: str, issuer: str) -> dict[str, Any
     }
 
 
-def _kid(statement: str) -> str:
-    """Read whose key it says it is; nothing is proven by it."""
+def _unverified(statement: str) -> tuple[str, str]:
+    """Read whose key and whose statement it says it is; nothing is proven by it."""
     try:
         if len(statement) > _MAX_STATEMENT:
             raise ValueError
-        header = _HEADER.decode(codec.bytes_of(statement.partition(".")[0]))
+        first, second, _ = statement.split(".")
+        header = _HEADER.decode(codec.bytes_of(first))
+        issuer = _ISSUER.decode(codec.bytes_of(second)).iss
     except (ArxError, msgspec.MsgspecError, ValueError) as error:
         raise GrantError(f"{HEADER} is not a compact JWS of typ {_TYP}", code=BAD_BATCH) from error
     if header.typ != _TYP:
         raise GrantError(f"{HEADER} is not of typ {_TYP}", code=BAD_BATCH)
-    return header.kid
+    return header.kid, issuer

@@ -20,6 +20,7 @@ from arx_caps.mint import (
     openapi,
     problems,
     routes_agents,
+    routes_audit,
     routes_keys,
     routes_kills,
     routes_open,
@@ -37,6 +38,7 @@ ENDPOINTS: Final = (
     *routes_agents.ENDPOINTS,
     *routes_work.ENDPOINTS,
     *routes_kills.ENDPOINTS,
+    *routes_audit.ENDPOINTS,
 )
 
 

@@ -18,6 +18,8 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.jwks import KeySets
 from arx_caps.mint.keybook import KeyBook
 from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.log import AuditLog
+from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed
 from arx_caps.mint.lost_bans import EVERY_S, restore_bans
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import HighWater, State
@@ -62,6 +64,7 @@ class Mint:
         store: Where kills are written.
         store_url: Its address, as tool services are told it.
         decisions: The mint's own journal of what it decided on calls.
+        log: The realm's audit log.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
         verifier: Verifies session tokens, which are tokens like any other.
@@ -78,6 +81,7 @@ class Mint:
         store: RevocationStore,
         store_url: str,
         decisions: DecisionSink,
+        log: AuditLog | None = None,
     ) -> None:
         self.realm, self.state, self.roots, self.policy = realm, state, roots, policy
         self.epochs, self.store, self.store_url = epochs, store, store_url
@@ -88,6 +92,8 @@ class Mint:
         self.key_sets = KeySets(realm.policy_path.parent)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
         self._compared = 0.0
+        self.log = AuditLog(realm) if log is None else log
+        self.log.feeds = (EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -117,6 +123,7 @@ class Mint:
             store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas),
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
+            log=AuditLog(realm, database),
         )
 
     def start(self) -> None:
@@ -130,6 +137,7 @@ class Mint:
         if self._keeper is not None:
             return
         self.state.create()
+        self.log.start()
         self.book.start()
         self.state.record(Event.of("mint.started", MINT, policy=self.policy.digest, root=self.book.minting()))
         self.attest()
@@ -147,6 +155,7 @@ class Mint:
             self._keeper.join(CATCH_UP_S + KEEPER_S)
             self._keeper = None
         self.verifier.close()
+        self.log.close()
         self.store.close()
         self.state.close()
 

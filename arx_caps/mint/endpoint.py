@@ -27,6 +27,7 @@ MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; nothing that is asked 
 # What every call can be refused with, and what comes with how the caller is proven.
 _EVERY: Final = ("malformed_request", "too_large", "internal", "store_unavailable", "audit_unavailable")
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "banned", "wrong_caller")
+_BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
 
 
@@ -52,6 +53,7 @@ class Asked(NamedTuple):
         body: The decoded body.
         path: The path's members.
         query: The decoded query.
+        admitted: What ``Endpoint.admit`` made of the headers.
     """
 
     mint: Mint
@@ -60,6 +62,7 @@ class Asked(NamedTuple):
     body: Any
     path: Mapping[str, str]
     query: Any
+    admitted: Any = None
 
     @property
     def by(self) -> Caller:
@@ -71,6 +74,24 @@ class Asked(NamedTuple):
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a handler answers: each route has a type of its own, which its description is made from."""
+
+
+class Bytes(Body, frozen=True):
+    """A body that is no JSON, as it came."""
+
+    content: bytes
+
+
+class File(Answer, frozen=True):
+    """An answer that is no JSON.
+
+    Attributes:
+        content: Its bytes.
+        media_type: What they are.
+    """
+
+    content: bytes
+    media_type: str
 
 
 class Endpoint(NamedTuple):
@@ -86,6 +107,9 @@ class Endpoint(NamedTuple):
         query: The query's type.
         status: What it is answered with when it was done.
         problems: The codes that it can be refused with, beside those of every call (``codes``).
+        media_type: What the body is; the handler gets other than JSON as ``Bytes``.
+        limit: The longest body, bytes.
+        admit: Proves, from the headers alone, who calls without a token: nobody has to read a stranger's long body.
     """
 
     method: str
@@ -97,6 +121,9 @@ class Endpoint(NamedTuple):
     query: type[Query] = Query
     status: int = 200
     problems: tuple[str, ...] = ()
+    media_type: str = "application/json"
+    limit: int = MAX_BODY_BYTES
+    admit: Callable[[Mint, Call, Mapping[str, str]], Any] | None = None
 
     @property
     def answer(self) -> type[Answer]:
@@ -107,40 +134,56 @@ class Endpoint(NamedTuple):
     @property
     def codes(self) -> frozenset[str]:
         """Every code that it can be refused with."""
-        by = _BY_ASSERTION if self.action is None else _BY_TOKEN
+        by = _BY_TOKEN if self.action is not None else _BY_ASSERTION if self.admit is None else _BY_KEY
         of_body = () if self.body is NoBody else ("unsupported_media_type",)
         return frozenset((*_EVERY, *by, *of_body, *self.problems))
 
 
 async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
     """Answer one request."""
-    raw = bytearray()
+    admitted, raw = None, bytearray()
+    if endpoint.admit is not None:
+        admitted = await run_in_threadpool(_admit, endpoint, mint, request)
+        if isinstance(admitted, Response):
+            return admitted
     # Counted here and not by the framework, whose own refusal is no problem of RFC 9457.
     try:
         async for chunk in request.stream():
             raw += chunk
-            if len(raw) > MAX_BODY_BYTES:
-                said = f"a body has at most {MAX_BODY_BYTES} bytes"
+            if len(raw) > endpoint.limit:
+                said = f"a body has at most {endpoint.limit} bytes"
                 return problems.problem("too_large", said, realm=mint.realm.name, headers={"Connection": "close"})
     except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
         return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm.name)
-    response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw))
+    response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw), admitted)
     return response
 
 
-def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Response:
+def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
+    assert endpoint.admit is not None
     try:
-        answer = endpoint.handler(_ask(endpoint, mint, request, raw))
+        return endpoint.admit(mint, _call(mint, request), request.headers)
+    except ArxError as error:
+        response = problems.of_error(error, mint.realm.name)
+        response.headers["Connection"] = "close"  # its body was not read
+        return response
+
+
+def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
+    try:
+        answer = endpoint.handler(_ask(endpoint, mint, request, raw)._replace(admitted=admitted))
     except ArxError as error:
         return problems.of_error(error, mint.realm.name)
-    body = msgspec.json.encode(answer)
     # Answers hold tokens: no cache on the way may keep one.
-    return Response(body, endpoint.status, {"Cache-Control": "no-store"}, media_type="application/json")
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(answer, File):
+        return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
+    return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
 
 
 def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
     call = _call(mint, request)
-    proof = read_proof(call, None) if endpoint.action is None else None
+    proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
     members: dict[str, Any] = {}
     broken: ArxError | None = None
     try:
@@ -160,7 +203,7 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
         raise broken
     if len(said) != len(request.query_params.multi_items()):
         raise RequestError("the query has a member twice")
-    body = _typed("body", members, endpoint.body)
+    body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
     query = _typed("query", said, endpoint.query)
     return Asked(mint, caller, proof, body, request.path_params, query)
 
@@ -188,6 +231,7 @@ def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]
     if endpoint.body is NoBody:
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise GrantError("the body is JSON: say Content-Type: application/json", code="unsupported_media_type")
-    return read_json_object(raw)
+    if kind != endpoint.media_type:
+        said = f"the body is {endpoint.media_type}: say so in Content-Type"
+        raise GrantError(said, code="unsupported_media_type")
+    return {} if endpoint.body is Bytes else read_json_object(raw)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from arx_caps.mint.endpoint import MAX_BODY_BYTES, Endpoint, NoBody
+from arx_caps.mint.endpoint import Bytes, Endpoint, File, NoBody
 from arx_caps.mint.problems import Problem, status_of
 
 PATH: Final = "/openapi.json"
@@ -32,6 +32,7 @@ _SECURITY: Final = {
         "token belongs to. A call that brings an assertion in its body has the proof alone."
     ),
 }
+_BINARY: Final = {"type": "string", "format": "binary"}  # what is no JSON
 _PROOF: Final = {
     "name": "DPoP",
     "in": "header",
@@ -66,7 +67,8 @@ def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issu
     Returns:
         The document, of JSON values.
     """
-    types: list[Any] = [Problem, *{each.answer for each in endpoints}, *{each.body for each in endpoints} - {NoBody}]
+    bodies = {each.body for each in endpoints} - {NoBody, Bytes}
+    types: list[Any] = [Problem, *{each.answer for each in endpoints} - {File}, *bodies]
     types += {kind for each in opened for kind in each.answers.values() if kind is not None}
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     named = dict(zip(types, schemas, strict=True))
@@ -101,11 +103,13 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
         )
     operation["parameters"] = [_PROOF, *_path_members(endpoint), *_query_members(endpoint)]
     if endpoint.body is not NoBody:
-        content = {"application/json": {"schema": named[endpoint.body]}}
-        operation["requestBody"] = {"required": True, "content": content}
-        operation["requestBody"]["description"] = f"At most {MAX_BODY_BYTES} bytes; no member that is not known."
+        content = {endpoint.media_type: {"schema": named.get(endpoint.body, _BINARY)}}
+        said = f"At most {endpoint.limit} bytes"
+        said += "." if endpoint.body is Bytes else "; no member that is not known."
+        operation["requestBody"] = {"required": True, "content": content, "description": said}
     done = {"description": http.HTTPStatus(endpoint.status).phrase}
-    done["content"] = {"application/json": {"schema": named[endpoint.answer]}}  # type: ignore[assignment]
+    kind = "*/*" if endpoint.answer is File else "application/json"
+    done["content"] = {kind: {"schema": named.get(endpoint.answer, _BINARY)}}  # type: ignore[assignment]
     operation["responses"] = {str(endpoint.status): done, **_refusals(endpoint.codes)}
     return operation
 

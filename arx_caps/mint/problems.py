@@ -26,6 +26,7 @@ STATUS: Final = {
     "bad_proof": 401,
     "bad_subject_token": 401,
     "bad_workload_token": 401,
+    "bad_batch": 403,
     "not_granted": 403,
     "wrong_caller": 403,
     "session_ended": 403,
@@ -44,6 +45,8 @@ STATUS: Final = {
     "too_large": 413,
     "unsupported_media_type": 415,
     "internal": 500,
+    "tampered": 500,
+    "incomplete": 503,
     "issuer_unavailable": 503,
 }
 _OF_HTTP: Final = {404: "not_found", 405: "method_not_allowed"}

@@ -5,15 +5,19 @@ Rows are written by ``Database.write`` with the change that they tell.  On Postg
 transactions end, so that a later number can be there first; whoever reads waits until no writer is in between.
 """
 
+import contextlib
+import secrets
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select
 
 from arx_caps.mint.database import PAGE, Database
 from arx_caps.mint.events import Event, Recorded
-from arx_caps.mint.tables import OUTBOX
+from arx_caps.mint.tables import META, OUTBOX
+from arx_verifier.errors import GrantError
 
+RUN: Final = "outbox"  # in META
 _COLUMNS: Final = [OUTBOX.c[name] for name in Recorded._fields]
 
 
@@ -22,6 +26,37 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def run(self) -> str:
+        """Return the name of this run of numbers: a database that is made anew has another one.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        which = select(META.c.value).where(META.c.name == RUN)
+        with self._database.read() as c:
+            found = c.execute(which).scalar()
+        if found is None:
+            with contextlib.suppress(GrantError):  # another mint was first
+                self.begin_run()
+            with self._database.read() as c:
+                found = c.execute(which).scalar_one()
+        return str(found)
+
+    def begin_run(self) -> None:
+        """Begin another run of numbers: this database is older than what was read of it."""
+        with self._database.write() as c:
+            c.execute(delete(META).where(META.c.name == RUN))
+            c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
+
+    def last(self) -> int:
+        """Return the highest number that was ever given, 0 before the first."""
+        with self._database.read() as c:
+            if self._database.system == "sqlite":
+                found = c.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").scalar()
+            else:
+                found = c.exec_driver_sql("SELECT CASE WHEN is_called THEN last_value END FROM outbox_id_seq").scalar()
+            return int(found or 0)
 
     def after(self, number: int, limit: int = PAGE) -> list[Recorded]:
         """Return what was recorded after an event, in order.
@@ -57,14 +92,16 @@ class Outbox:
         with self._database.read() as c:
             return [Recorded(*row) for row in c.execute(wanted)][::-1]
 
-    def forget(self, up_to: int) -> None:
+    def forget(self, up_to: int, before_ms: int | None = None) -> None:
         """Drop events that are kept elsewhere by now.
 
         Args:
             up_to: The last one's number.
+            before_ms: Only what was recorded before this time, ms; whatever its age when left out.
         """
+        which = delete(OUTBOX).where(OUTBOX.c.id <= up_to)
         with self._database.write() as c:
-            c.execute(delete(OUTBOX).where(OUTBOX.c.id <= up_to))
+            c.execute(which if before_ms is None else which.where(OUTBOX.c.at_ms < before_ms))
 
     def waiting(self) -> int:
         """Count the events that are here."""

@@ -6,7 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from arx_caps.audit.wire import HEADER, PATH, Batch, check_batch
+from arx_caps.audit.wire import HEADER, PATH, Batch, hold_statement, open_statement
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError
 from arx_verifier.records import Opened
@@ -84,7 +84,8 @@ class Receiver:
         try:
             assert path == PATH
             batch = Batch.decode(body)
-            check_batch(statement, batch, body, self._find_key, realm=REALM, issuer=self.issuer, now=now_ms())
+            said = open_statement(statement, self._find_key, now=now_ms())
+            hold_statement(said, batch, body, realm=REALM, issuer=self.issuer)
             if batch.boot == self.poison:
                 return 400, {"code": "malformed_request", "detail": "told to refuse this run"}
             return 200, {"verifier": batch.verifier, "boot": batch.boot, "high_water": self.take(batch)}

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.app import ENDPOINTS, create_app
 from arx_caps.mint.core import Mint
+from arx_caps.mint.endpoint import File
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.policy import Policy
@@ -140,6 +141,8 @@ def require_documented(answer: httpx2.Response) -> None:
         return
     if answer.is_success:
         assert answer.status_code == found[0].status, (method, path, answer.status_code)
+        if found[0].answer is File:
+            return
         told = msgspec.json.decode(answer.content, type=found[0].answer)
         assert msgspec.json.decode(msgspec.json.encode(told)) == answer.json(), (
             method,

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The realm's audit log at its mint: what comes in, what is signed, and who is told when it is not.  SPEC 17, 18.
+
+One thread puts in what the mint itself has to say and signs what is new; services' batches come in by HTTP meanwhile.
+A log that is not as it was signed takes nothing more: records stay with those who sent them until a person has looked.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from arx_caps.audit.keys import read_signer
+from arx_caps.audit.proof import Proof
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.wire import Batch
+from arx_caps.realm import Realm
+from arx_verifier.errors import ArxError, AuditError, GrantError
+
+SIGN_S: Final = 1.0  # a record is under a signed checkpoint after at most so long
+STOP_S: Final = 10.0
+ABSENT: Final = "not_found"
+_DIGITS: Final = 19
+
+_logger = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """Puts in what the mint has to say."""
+
+    def begin(self, store: LogStore) -> None:
+        """Look at where it stands, once, before anything is recorded."""
+
+    def __call__(self, store: LogStore) -> None:
+        """Put in what is new."""
+
+
+class AuditLog:
+    """The audit log of a realm's mint.  ``start`` and ``close`` belong to the mint's.
+
+    Args:
+        realm: The realm.
+        database: Another database than the realm's, in SQLAlchemy's form.
+
+    Raises:
+        SettingsError: The log's key is missing, or the database is none.
+
+    Attributes:
+        store: What is in the log.
+        publisher: Signs it, and writes its files.
+        feeds: Put in what the mint has to say; called again and again.
+        failing: Why nothing could be put in or signed the last time, or None.
+    """
+
+    def __init__(self, realm: Realm, database: str | None = None) -> None:
+        url = database or realm.database_url
+        self.store = LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
+        self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir)
+        self.failing: str | None = None
+        self.feeds: Sequence[Feed] = ()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Make the tables, hold the log to what was signed, and begin to sign.
+
+        Raises:
+            SettingsError: The tables belong to another version.
+            StoreError: The database does not answer.
+        """
+        self.store.create()
+        for feed in self.feeds:
+            feed.begin(self.store)
+        self._tell(self._try(self.publisher.step) or self.publisher.halted)
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="arx-mint-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Put in and sign what there is, and let go."""
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join(STOP_S)
+            self._thread = None
+            self.step()
+        self.store.close()
+
+    def take(self, batch: Batch, statement: str) -> int:
+        """Take what is new of a service's batch; see ``LogStore.take``.
+
+        Raises:
+            RequestError: A record is not what the batch says.
+            AuditError: The log takes nothing now.
+            StoreError: The database did not answer; nothing was taken.
+        """
+        self.require_whole()
+        return self.store.take(batch, statement)
+
+    def require_whole(self) -> None:
+        """Demand that the log is as it was signed.
+
+        Raises:
+            AuditError: It is not, and takes nothing until somebody has looked.
+        """
+        if self.publisher.halted is not None:
+            raise AuditError(f"the audit log takes no records: {self.publisher.halted}; see docs/operations.md")
+
+    def find(self, name: str) -> int:
+        """Find a record.
+
+        Args:
+            name: Its index; or a decision's id, ``<boot>-<sequence>``, also as ``<verifier>/<boot>/<sequence>``.
+
+        Returns:
+            Its index.
+
+        Raises:
+            GrantError: ``not_found``: there is none of this name, or more than one.
+        """
+        if name.isascii() and name.isdigit() and len(name) < _DIGITS:
+            return int(name)
+        verifier, _, rest = (
+            name.rpartition("/")[0].rpartition("/") if "/" in name else ("", "", name.rpartition("-")[0])
+        )
+        number = name.rpartition("/" if "/" in name else "-")[2]
+        found: list[int] = []
+        if rest and number.isascii() and number.isdigit() and len(number) < _DIGITS:
+            found = self.store.find(rest, int(number), verifier or None)
+        if len(found) != 1:
+            many = "more than one record" if found else "no record"
+            raise GrantError(
+                f"the log has {many} of this name: say an index, or an id as decisions show it", code=ABSENT
+            )
+        return found[0]
+
+    def prove(self, index: int) -> Proof:
+        """Prove that a record is in the log, under its last checkpoint or, for a record that is new, the next one.
+
+        Raises:
+            GrantError: ``not_found``: there is no such record, or retention has taken it.
+            AuditError: It is not signed, and cannot be now.
+            StoreError: The database did not answer.
+        """
+        row = self.store.record(index)
+        if row is None:
+            raise GrantError(f"the log has no record {index}, or retention has taken it", code=ABSENT)
+        head = self.publisher.head()
+        if head is None or head.size <= index:
+            self.publisher.step()
+            self.require_whole()
+        return self.publisher.prove(index, bytes(row.kept), None if row.body is None else bytes(row.body))
+
+    def step(self) -> None:
+        """Put in what the mint has to say, and sign what is new; what fails is tried again with the next one."""
+        failed = self._try(self.publisher.step)
+        if self.publisher.halted is None:
+            # One that fails keeps no other from being put in and signed.
+            found = [self._try(feed, self.store) for feed in self.feeds]
+            failed = next((each for each in (*found, self._try(self.publisher.step)) if each), None)
+        self._tell(failed or self.publisher.halted)
+
+    def _try(self, what: Callable[..., object], *arguments: object) -> str | None:
+        """Do something, and return what kept it from being done, or None."""
+        try:
+            what(*arguments)
+        except ArxError as error:
+            return str(error)
+        except OSError as error:
+            return f"its files cannot be written: {error.strerror or error}"
+        return None
+
+    def _tell(self, why: str | None) -> None:
+        if why != self.failing:
+            _logger.warning("the audit log: %s", why if why is not None else "all is well again")
+        self.failing = why
+
+    def _run(self) -> None:
+        while not self._stop.wait(SIGN_S):
+            self.step()

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mint itself puts into the audit log: its events, its decisions on calls, and the revocation store's log.
+
+Each is read behind what the log has of it, and put in with its number as the high-water mark: in order, and once, also
+when the mint is killed in between or two mints do it at the same time.  The store's log tells of every kill, those that
+were made past the mint as well.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from arx_caps.audit.entries import Entry, EventRecord, make_event, place_of_event, read_event
+from arx_caps.audit.nodes import MINT as MINT_NODE
+from arx_caps.audit.nodes import Place, Step
+from arx_caps.audit.spooled import Spool
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import GAP
+from arx_caps.mint.events import Recorded
+from arx_caps.mint.state import State
+from arx_caps.revocation import Entry as Line
+from arx_caps.revocation import RevocationStore
+from arx_verifier.macaroon import MINT_AUDIENCE
+
+EVENTS: Final = "mint"  # the sources' names
+KILLS: Final = "store"
+LOST: Final = "kills.unread"
+RESTORED: Final = "mint.database_restored"
+PAGE: Final = 1000
+KEEP_S: Final = 30 * 24 * 3600  # events stay where they were recorded: `arx mint events` reads them there
+TIDY_S: Final = 3600
+JOURNAL_KEPT_MS: Final = 24 * 3600 * 1000
+# What of an event stands in its kept part: ids that are no person's.
+NAMED: Final = ("agent", "audience", "inc", "key", "link", "operator", "policy", "role", "seq", "session", "task")
+
+_log = logging.getLogger(__name__)
+
+
+class EventFeed:
+    """Puts in what the mint recorded.
+
+    Args:
+        state: The mint's state.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._tidied = time.monotonic()
+
+    def begin(self, store: LogStore) -> None:
+        """See that the mint's database is not older than the log; to be called before anything is recorded in it.
+
+        An older one gives numbers a second time.  It gets a run of its own, which goes on behind what both have.
+        """
+        outbox = self._state.outbox
+        run, last = outbox.run(), outbox.last()
+        mark = store.high_water(EVENTS, run)
+        if last >= mark:
+            return
+        common = self._common(store, run, last)
+        _log.error("the mint's database was put back: of its events %d the log has %d", last, mark)
+        outbox.begin_run()
+        with store.writing() as log:
+            source = log.source(EVENTS, outbox.run())
+            log.append(source, [_restored(run, last, mark, log.now_ms)])
+            log.mark(source, common)
+
+    def _common(self, store: LogStore, run: str, last: int) -> int:
+        """Return the last number under which database and log have the same event."""
+        number = 0
+        while events := self._state.outbox.after(number, PAGE):
+            for event in events:
+                found = store.find(run, event.id)
+                record = store.record(found[0]) if found else None
+                if record is None or read_event(record.kept, None)[:3] != (event.mint, event.id, event.at_ms):
+                    return event.id - 1
+            number = events[-1].id
+        return last
+
+    def __call__(self, store: LogStore) -> None:
+        """Put in what is new."""
+        run = self._state.outbox.run()
+        mark = store.high_water(EVENTS, run)
+        while events := self._state.outbox.after(mark, PAGE):
+            entries = [self._entry(event) for event in events]
+            with store.writing() as log:
+                source = log.source(EVENTS, run)
+                new = [entry for entry in entries if entry.sequence > source.high_water]
+                mark = events[-1].id
+                if new:
+                    log.append(source, new)
+                    log.mark(source, mark)
+        if time.monotonic() - self._tidied > TIDY_S:
+            self._tidied = time.monotonic()
+            self._state.outbox.forget(mark, before_ms=int((time.time() - KEEP_S) * 1000))
+
+    def _entry(self, event: Recorded) -> Entry:
+        facts = event.facts
+        named = {name: facts[name] for name in NAMED if facts.get(name) is not None}
+        record = EventRecord(event.mint, event.id, event.at_ms, event.kind, event.by, named, facts)
+        return make_event(record, place_of_event(event.by, facts | self._whose(facts)))
+
+    def _whose(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the mint knows of the session that an event is about: an end names the id alone."""
+        session = facts.get("session")
+        if session is None and facts.get("task") is not None:
+            task = self._state.task(str(facts["task"]))
+            session = None if task is None else task["session"]
+        row = None if session is None else self._state.session(str(session))
+        if row is None:
+            return {}
+        subject = None if row["subject"] is None else (row["subject_issuer"], row["subject"])
+        return {"session": session, "agent": row["agent"], "subject": subject}
+
+
+class KillFeed:
+    """Puts in what the revocation store's log says, and tells the store that it may forget it.
+
+    Args:
+        revocation: The store.
+    """
+
+    def __init__(self, revocation: RevocationStore) -> None:
+        self._revocation = revocation
+
+    def begin(self, store: LogStore) -> None:
+        """Nothing is to be seen to."""
+
+    def __call__(self, store: LogStore) -> None:
+        """Put in what is new.
+
+        Raises:
+            StoreError: The revocation store did not answer.
+        """
+        header = self._revocation.header()
+        mark = store.high_water(KILLS, header.inc)
+        if mark >= header.seq:
+            return
+        entries = self._revocation.log(mark, PAGE)
+        while entries:
+            self._put(store, header.inc, entries)
+            mark = entries[-1].seq
+            entries = self._revocation.log(mark, PAGE)
+        self._revocation.mark_taken(mark)
+
+    def _put(self, store: LogStore, inc: str, entries: tuple[Line, ...]) -> None:
+        with store.writing() as log:
+            source = log.source(KILLS, inc)
+            before = source.high_water or log.last_of(KILLS)
+            new = [entry for entry in entries if entry.seq > source.high_water]
+            if not new:
+                return
+            made = [_kill(inc, entry) for entry in new]
+            if before and new[0].seq > before + 1:  # forgotten, or its history was ended, before it was read
+                made.insert(0, _unread(inc, before + 1, new[0].seq - 1, new[0].at_ms))
+            log.append(source, made)
+            log.mark(source, new[-1].seq)
+
+
+class JournalFeed:
+    """Puts in the mint's own decisions, those of processes that are gone as well.
+
+    Args:
+        folder: The folder of the mint's journals.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._spool = Spool(folder, MINT_AUDIENCE)
+
+    def begin(self, store: LogStore) -> None:
+        """Nothing is to be seen to."""
+
+    def __call__(self, store: LogStore) -> None:
+        """Put in what is new."""
+        self._spool.look()
+        for run in tuple(self._spool.runs.values()):
+            while (batch := run.batch()) is not None:
+                run.acknowledge(batch, store.take(batch, None))
+            run.free(JOURNAL_KEPT_MS)
+
+
+def _restored(run: str, last: int, mark: int, at_ms: int) -> Entry:
+    named = {"run": run, "has": last, "had": mark}
+    record = EventRecord(EVENTS, 0, at_ms, RESTORED, "mint", named, {})
+    return make_event(record, Place((Step(MINT_NODE, "", "the mint"),)), GAP)
+
+
+def _kill(inc: str, entry: Line) -> Entry:
+    kind, _, name = entry.scope.partition(":")
+    named: dict[str, Any] = {"inc": inc, "seq": entry.seq, "op": entry.op}
+    if kind != "subject":
+        named["scope"] = entry.scope
+    facts = {"inc": inc, "seq": entry.seq, "op": entry.op, "scope": entry.scope, "by": entry.by, "reason": entry.why}
+    record = EventRecord(KILLS, entry.seq, entry.at_ms, f"store.{entry.op}", entry.by, named, facts)
+    about = {"agent": name} if kind == "agent" else {"operator": name} if kind == "operator" else {}
+    place = place_of_event("", about)
+    return make_event(record, place._replace(subject=entry.scope) if kind == "subject" else place)
+
+
+def _unread(inc: str, first: int, last: int, at_ms: int) -> Entry:
+    named = {"inc": inc, "first": first, "last": last}
+    record = EventRecord(KILLS, last, at_ms, LOST, "mint", named, {})
+    return make_event(record, Place((Step(MINT_NODE, "", "the mint"),)), GAP)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of the audit log: where services' records come in, and where its files and proofs can be had.  SPEC 17, 18."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from arx_caps.audit import wire
+from arx_caps.audit.errors import NoteError
+from arx_caps.audit.paths import CHECKPOINT, Tile
+from arx_caps.audit.tiles import fetch_from
+from arx_caps.audit.wire import Batch, Statement, hold_statement, open_statement
+from arx_caps.jose import BAD_PROOF
+from arx_caps.mint.callers import Call, read_proof
+from arx_caps.mint.core import Mint
+from arx_caps.mint.endpoint import Answer, Asked, Bytes, Endpoint, File
+from arx_caps.mint.state import now_ms
+from arx_verifier.errors import GrantError
+
+READ: Final = "arx.audit.read"
+TEXT: Final = "text/plain; charset=utf-8"
+BINARY: Final = "application/octet-stream"
+
+
+class Marked(Answer, frozen=True):
+    """How far the log has a run, whatever was sent."""
+
+    verifier: str
+    boot: str
+    high_water: int
+
+
+def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Statement:
+    """Prove that a batch is an enrolled service's before its body is read."""
+    proof = read_proof(call, None)
+    statement = open_statement(headers.get(wire.HEADER, ""), mint.state.find_key, now=now_ms())
+    if proof.key.kid != statement.key.kid:
+        raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
+    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    return statement
+
+
+def take_decisions(asked: Asked) -> Marked:
+    """Take a service's records into the log, wholly or not at all, and say how far its run is."""
+    statement: Statement = asked.admitted
+    body: bytes = asked.body.content
+    batch = Batch.decode(body)
+    realm = asked.mint.realm
+    hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
+    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=asked.mint.log.take(batch, statement.text))
+
+
+def get_checkpoint(asked: Asked) -> File:
+    """Give the log's last checkpoint, a signed note."""
+    return File(content=_file(asked, CHECKPOINT), media_type=TEXT)
+
+
+def get_tile(asked: Asked) -> File:
+    """Give a tile of the log, or a bundle of its records without their bodies."""
+    try:
+        tile = Tile.parse("tile/" + asked.path["path"])
+    except NoteError as error:
+        raise GrantError(str(error), code="not_found") from error
+    return File(content=_file(asked, tile.path), media_type=BINARY)
+
+
+def get_proof(asked: Asked) -> File:
+    """Give a record with the proof that it is in the log; it is checked offline (``arx audit verify``)."""
+    log = asked.mint.log
+    return File(content=log.prove(log.find(asked.path["path"])).encode(), media_type=TEXT)
+
+
+def _file(asked: Asked, path: str) -> bytes:
+    found = fetch_from(asked.mint.realm.log_dir)(path)
+    if found is None:
+        raise GrantError("the log has no such file; a checkpoint's size says which there are", code="not_found")
+    return found
+
+
+_ABSENT: Final = ("not_found",)
+ENDPOINTS: Final = (
+    Endpoint("GET", "/v1/audit/log/checkpoint", READ, get_checkpoint, problems=_ABSENT),
+    Endpoint("GET", "/v1/audit/log/tile/{path:path}", READ, get_tile, problems=_ABSENT),
+    Endpoint("GET", "/v1/audit/proofs/{path:path}", READ, get_proof, problems=(*_ABSENT, "incomplete", "tampered")),
+    Endpoint(
+        "POST",
+        wire.PATH,
+        None,
+        take_decisions,
+        Bytes,
+        callers=("service",),
+        problems=(wire.BAD_BATCH,),
+        media_type=wire.MEDIA_TYPE,
+        limit=wire.MAX_BYTES,
+        admit=admit_service,
+    ),
+)

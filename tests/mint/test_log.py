@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit log at the mint: what services send is taken and signed, and so is what the mint says itself."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import select
+
+from arx_caps.audit.checkpoint import open_checkpoint
+from arx_caps.audit.entries import is_event, read_event
+from arx_caps.audit.keys import read_signer
+from arx_caps.audit.tables import RECORD
+from arx_caps.audit.tiles import TileReader, fetch_from
+from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, Batch, sign_batch
+from arx_caps.jose import SigningKey, make_dpop
+from arx_caps.mint.holder_keys import add_key
+from arx_verifier.decisions import Decision, unpack_record
+from tests.audit.batches import BOOT, batch_of, decision, facts
+from tests.mint.world import AGENT, ISSUER, LOOKUP, World, client_of, local_mint, local_world, now_ms
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    """A mint whose log has begun; it is signed when a test says so."""
+    made, _ = local_world(tmp_path / "realm", database=database)
+    made.mint.log.start()
+    yield made
+    made.mint.close()
+
+
+@pytest.fixture
+def key(world: World) -> SigningKey:
+    """The enrolled key of the service orders."""
+    made = SigningKey.generate()
+    with world.mint.state.write() as c:
+        add_key(c, "service:orders", made.public)
+    return made
+
+
+def send(world: World, key: SigningKey, batch: Batch, **changes: Any) -> httpx2.Response:
+    """Post a batch as a service does."""
+    body = changes.pop("body", batch.encode())
+    signed = changes.pop("signed", batch)
+    statement = sign_batch(key, signed, signed.encode(), realm="acme", issuer=ISSUER, now=now_ms())
+    proof = make_dpop(changes.pop("prover", key), method="POST", url=ISSUER + PATH, now=now_ms())
+    headers = {"Content-Type": MEDIA_TYPE, "DPoP": proof, HEADER: statement} | changes
+    return world.client.post(PATH, content=body, headers=headers)
+
+
+def entries(world: World) -> list[bytes]:
+    """The log's records as its files have them, all of them verified."""
+    world.mint.log.step()
+    assert world.mint.log.failing is None or "store" in world.mint.log.failing
+    folder = world.realm.log_dir
+    checked = verify(folder, Trust(read_signer(world.realm.log_key_path, "log").key))
+    reader = TileReader(fetch_from(folder), checked.checkpoint.size)
+    return [reader.record(index) or b"" for index in range(checked.checkpoint.size)]
+
+
+def decisions_in(world: World) -> list[Decision]:
+    return [unpack_record(kept, None) for kept in entries(world) if not is_event(kept)]
+
+
+def test_what_a_service_sends_is_in_the_signed_log(world: World, key: SigningKey) -> None:
+    """Its records stand there once, in order, however often they were sent, and the mark says how far it is."""
+    made = [decision(n, facts()) for n in range(1, 6)]
+    for _ in range(2):
+        answer = send(world, key, batch_of(made))
+        assert (answer.status_code, answer.json()) == (200, {"verifier": "orders-1", "boot": BOOT, "high_water": 5})
+    assert [each.sequence for each in decisions_in(world)] == [1, 2, 3, 4, 5]
+
+
+def test_only_the_service_itself_writes_its_records(world: World, key: SigningKey) -> None:
+    """A stranger's key, another service's name, another body, proof or realm: refused, and nothing is in the log."""
+    made = batch_of([decision(1, facts())])
+    other = SigningKey.generate()
+    for answer in (
+        send(world, other, made),
+        send(world, key, made._replace(audience="payments")),
+        send(world, key, made, signed=made._replace(first=2)),
+        send(world, key, made, body=batch_of([decision(2, facts())]).encode()),
+        send(world, key, made, **{HEADER: ""}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (403, "bad_batch")
+    assert send(world, key, made, prover=other).json()["code"] == "bad_proof"
+    assert send(world, key, made, **{"Content-Type": "application/json"}).status_code == 415
+    assert send(world, key, made, body=b"\x00" * 100).status_code in (400, 403)
+    assert decisions_in(world) == []
+
+
+def test_a_batch_may_be_larger_than_other_bodies(world: World, key: SigningKey) -> None:
+    """Up to the batch's own limit; what is longer is refused before it is taken in."""
+    made = batch_of([decision(n, facts(meta=(("k", "x" * 2000),))) for n in range(1, 501)])
+    assert len(made.encode()) > 1_000_000
+    assert send(world, key, made).json()["high_water"] == 500
+    assert send(world, key, made, body=b"\0" * (MAX_BYTES + 1)).json()["code"] == "too_large"
+
+
+def test_a_log_that_cannot_store_says_so(world: World, key: SigningKey) -> None:
+    """The sender gets a 503 and keeps its records; later it gets on where it was."""
+    made = batch_of([decision(1, facts())])
+    with world.mint.log.store.writing() as log:
+        log.connection.exec_driver_sql("ALTER TABLE log_record RENAME TO elsewhere")
+    answer = send(world, key, made)
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    with world.mint.log.store.writing() as log:
+        log.connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO log_record")
+    assert send(world, key, made).json()["high_water"] == 1
+    assert len(decisions_in(world)) == 1
+
+
+def test_what_the_mint_does_is_in_the_same_log(world: World) -> None:
+    """Its events stand there in their order, once, and are found by session, agent and subject."""
+    holder, session = world.session()
+    task = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]
+    entries(world)
+    events = [read_event(kept, None) for kept in entries(world) if is_event(kept)]
+    recorded = world.mint.state.outbox.after(0)
+    assert [(each.number, each.kind) for each in events] == [(each.id, each.kind) for each in recorded]
+    store = world.mint.log.store
+    assert [node.agent for node in store.node("session", session["id"])] == [AGENT]
+    assert [node.session for node in store.node("task", task["id"])] == [session["id"]]
+    assert store.high_water("mint", world.mint.state.outbox.run()) == recorded[-1].id
+
+
+def test_an_event_says_nothing_of_a_person_in_what_stays(world: World) -> None:
+    """What somebody wrote, and whom it was for, stands in the body, which can be erased."""
+    holder, _ = world.open_session(world.enrol(owner="ada@example.com"), purpose="look after Ada")
+    holder.call("POST", "/v1/tasks", LOOKUP)
+    for kept in entries(world):
+        assert b"ada" not in kept
+        assert b"Ada" not in kept
+        assert b"o-1" not in kept
+    with world.mint.log.store.reading() as c:
+        rows = c.execute(select(RECORD.c.kept, RECORD.c.body)).all()
+    told = {event.kind: event.facts for event in (read_event(row.kept, row.body) for row in rows)}
+    assert told["session.opened"]["purpose"] == "look after Ada"
+    assert told["task.started"]["params"] == LOOKUP["params"]
+
+
+def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
+    """An older mint.db gives numbers a second time; the log tells of it, has all that comes, and nothing twice."""
+    first, _ = local_world(tmp_path / "realm")
+    first.mint.log.start()
+    first.enrol("acme/a")
+    with sqlite3.connect(first.realm.database_path) as live, sqlite3.connect(tmp_path / "backup") as backup:
+        live.backup(backup)
+    backup.close()
+    live.close()
+    first.enrol("acme/b")
+    entries(first)
+    first.mint.close()
+    (tmp_path / "backup").replace(first.realm.database_path)
+    mint, _ = local_mint(first.realm)
+    second = World(mint, client_of(mint))
+    mint.log.start()
+    second.enrol("acme/c")
+    told = [read_event(kept, None) for kept in entries(second) if is_event(kept)]
+    enrolled = [each.named["agent"] for each in told if each.kind == "agent.enrolled"]
+    assert enrolled == ["acme/a", "acme/b", "acme/c"]
+    assert [each.kind for each in told].count("mint.database_restored") == 1
+    mint.close()
+
+
+def test_the_files_are_served_to_who_may_read_them(world: World, key: SigningKey) -> None:
+    """Over HTTP an operator gets a log that verifies as the folder does; what is no file of a log is not found."""
+    send(world, key, batch_of([decision(n, facts()) for n in range(1, 301)]))
+    world.mint.log.step()
+    operator = world.operator()
+
+    def fetch(path: str) -> bytes | None:
+        answer = operator.call("GET", f"/v1/audit/log/{path}")
+        return answer.content if answer.status_code == 200 else None
+
+    head = open_checkpoint(fetch("checkpoint") or b"", read_signer(world.realm.log_key_path, "log").key).checkpoint
+    reader = TileReader(fetch, head.size)
+    assert reader.root() == head.root
+    last = world.mint.log.store.find(BOOT, 300)[0]
+    assert unpack_record(reader.record(last) or b"", None).sequence == 300
+    for path in ("tile/0/x", "tile/0/../../../mint.db", "tile/0/999", "tile/entries/000.p/300"):
+        assert fetch(path) is None
+
+
+@pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}", "{index}"])
+def test_a_record_can_be_proven_to_anybody(world: World, key: SigningKey, tmp_path: Path, form: str) -> None:
+    """By its id or index one gets a file that verifies offline, also for a record that came a moment ago."""
+    made = [decision(n, facts()) for n in range(1, 4)]
+    send(world, key, batch_of(made))
+    index = world.mint.log.store.find(BOOT, 2)[0]
+    name = form.format(boot=BOOT, sequence=2, verifier="orders-1", index=index)
+    answer = world.operator().call("GET", f"/v1/audit/proofs/{name}")
+    file = tmp_path / "proof"
+    file.write_bytes(answer.content)
+    checked = verify(file, Trust(read_signer(world.realm.log_key_path, "log").key))
+    assert checked.proof is not None
+    shown = unpack_record(checked.proof.kept, checked.proof.body)
+    assert (shown.sequence, shown.peer) == (2, "10.0.0.1")
+    for unknown in ("99999", f"{BOOT}-9", "x/y/z", "-", "1" * 30, "orders-2/" + BOOT + "/2"):
+        assert world.operator().call("GET", f"/v1/audit/proofs/{unknown}").json()["code"] == "not_found"
