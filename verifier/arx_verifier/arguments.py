@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from arx_verifier import comparing, matching
-from arx_verifier.canonical import MAX_INTEGER, decode
+from arx_verifier.canonical import MAX_INTEGER, decode, encode
 from arx_verifier.comparing import Predicate, Test
 from arx_verifier.errors import MalformedTokenError
 
@@ -88,18 +88,22 @@ class CompiledConstraint(NamedTuple):
         holds: Takes the argument's value, or ``ABSENT``.
         weight: How many tests it is made of.
         optional: Whether it holds for an absent argument.
+        tests: The test of each member, in the order of ``said``.
     """
 
     holds: Predicate
     weight: int
     optional: bool
+    tests: tuple[Test, ...]
 
 
 # Policies write the same constraints into every token, so what was compiled is kept, by canonical bytes: equality of
 # structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
 _KEPT: Final[dict[bytes, CompiledConstraint]] = {}
+_SAID: Final[dict[bytes, tuple[tuple[str, str], ...]]] = {}  # the same, for refusals
 _MAX_KEPT: Final = 4096
 _MAX_KEPT_BYTES: Final = 256
+_MAX_TOLD_CHARS: Final = 200  # of an operand
 _MAX_KEPT_WEIGHT: Final = 16  # a test takes about 270 bytes, and `any_of` has room for a hundred
 
 
@@ -115,10 +119,11 @@ def compile_written(written: bytes) -> CompiledConstraint:
     found = _KEPT.get(written)
     if found is None:
         constraint = decode(_CONSTRAINT, written)
-        holds = compile_constraint(constraint)
+        tests = tests_of(constraint)
+        holds = all_hold([holds for _, holds in tests])
         optional = isinstance(constraint, Constraint) and constraint.optional
         # The one member that takes a restriction away: it says when not to ask.
-        found = CompiledConstraint(_or_absent(holds) if optional else holds, weigh(constraint), optional)
+        found = CompiledConstraint(_or_absent(holds) if optional else holds, weigh(constraint), optional, tuple(tests))
         if len(written) <= _MAX_KEPT_BYTES and found.weight <= _MAX_KEPT_WEIGHT:
             if len(_KEPT) >= _MAX_KEPT:
                 _KEPT.clear()
@@ -126,13 +131,25 @@ def compile_written(written: bytes) -> CompiledConstraint:
     return found
 
 
-def read_written(written: bytes) -> ConstraintLike:
-    """Read a constraint's bytes, to explain what it says.
+def said_written(written: bytes) -> tuple[tuple[str, str], ...]:
+    """Say what a constraint says, for people: each member's name and operand as text.
 
-    Raises:
-        MalformedTokenError: Not canonical.
+    Args:
+        written: A constraint that ``compile_written`` took.
     """
-    return decode(_CONSTRAINT, written)
+    found = _SAID.get(written)
+    if found is None:
+        found = tuple([(word, _told(operand)) for word, operand in said(decode(_CONSTRAINT, written))])
+        if len(written) <= _MAX_KEPT_BYTES:
+            if len(_SAID) >= _MAX_KEPT:
+                _SAID.clear()
+            _SAID[written] = found
+    return found
+
+
+def _told(operand: Any) -> str:
+    text = encode(operand).decode()
+    return text if len(text) <= _MAX_TOLD_CHARS else text[: _MAX_TOLD_CHARS - 1] + "…"
 
 
 def read_constraint(data: Any) -> ConstraintLike:

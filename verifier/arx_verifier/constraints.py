@@ -7,7 +7,7 @@ be there.  ``compile_rule`` checks every operand and makes one callable an argum
 ``arguments``; which rules a token has, in ``caveats``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -22,9 +22,7 @@ from arx_verifier.arguments import (
     Url,
     compile_written,
     read_constraint,
-    read_written,
-    said,
-    tests_of,
+    said_written,
 )
 from arx_verifier.canonical import encode, is_plain_name
 from arx_verifier.comparing import Predicate
@@ -48,7 +46,6 @@ __all__ = [
     "permits",
     "read_constraint",
     "read_rule",
-    "read_wire",
 ]
 
 MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
@@ -104,17 +101,6 @@ def compile_wire(rule: WireRule) -> CompiledRule:
     return _compile(rule, bytes)
 
 
-def read_wire(rule: WireRule) -> Rule:
-    """Read a rule as it stands in a caveat whole, to explain it.
-
-    Raises:
-        MalformedTokenError: A constraint is not canonical.
-    """
-    args = rule.args
-    read = None if args is None else {name: read_written(bytes(constraint)) for name, constraint in args.items()}
-    return Rule(tool=rule.tool, args=read, open=rule.open)
-
-
 def _compile(rule: Rule | WireRule, write: Callable[[Any], bytes]) -> CompiledRule:
     tool, args = rule.tool, rule.args
     if not is_tool_pattern(tool):
@@ -126,7 +112,7 @@ def _compile(rule: Rule | WireRule, write: Callable[[Any], bytes]) -> CompiledRu
         for name, constraint in args.items():
             if not name.isascii() or not name:
                 _refuse_odd_name(name)
-            holds, tests_of_it, optional = compile_written(write(constraint))
+            holds, tests_of_it, optional, _ = compile_written(write(constraint))
             weight += tests_of_it
             if optional:
                 exact = False
@@ -144,7 +130,13 @@ def _refuse_odd_name(name: str) -> None:
         raise MalformedTokenError("an argument's name is empty or has a character beyond U+FFFF")
 
 
-def explain(rule: Rule, args: Mapping[str, Any], place: str, most: int = MAX_TOLD) -> list[Failure]:
+def explain(
+    rule: Rule | WireRule,
+    args: Mapping[str, Any],
+    place: str,
+    most: int = MAX_TOLD,
+    compiled: CompiledRule | None = None,
+) -> list[Failure]:
     """Name the arguments for which ``permits`` says no; empty when it says yes.
 
     Args:
@@ -152,31 +144,41 @@ def explain(rule: Rule, args: Mapping[str, Any], place: str, most: int = MAX_TOL
         args: The call's arguments.
         place: Where the rule stands, for the failures.
         most: How many to name; a caller chooses how many there are.
+        compiled: What the rule was made into, where it is at hand.
 
     Raises:
         MalformedTokenError: As ``compile_rule``.
     """
-    return list(islice(_failures(rule, args, place), most))
-
-
-def _failures(rule: Rule, args: Mapping[str, Any], place: str) -> Iterator[Failure]:
-    named = rule.args or {}
-    for name, constraint in named.items():
-        shown = _shown(name)
-        if name not in args:
-            if not (isinstance(constraint, Constraint) and constraint.optional):
-                yield Failure(place, shown, "a value", "nothing")
+    write: Callable[[Any], bytes] = bytes if isinstance(rule, WireRule) else encode
+    compiled = compiled or _compile(rule, write)
+    constraints: Mapping[str, Any] = rule.args or {}
+    failures: list[Failure] = []
+    for name, holds in compiled.tests:
+        value = args.get(name, ABSENT)
+        if holds(value):
             continue
-        value = args[name]
-        for (word, operand), (speaks, holds) in zip(said(constraint), tests_of(constraint), strict=True):
-            if not holds(value):
-                # A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
-                note = "" if speaks(value) else " (a kind or form it does not speak of)"
-                yield Failure(place, f"{shown} {word}", _written(operand), shorten(value) + note)
-    if rule.args is not None and not rule.open:
-        for name in args:
-            if name not in named:
-                yield Failure(place, _shown(name), "no argument of this name", shorten(args[name]))
+        if value is ABSENT:
+            failures.append(Failure(place, _shown(name), "a value", "nothing"))
+        else:
+            _tell(failures, place, _shown(name), write(constraints[name]), value)
+        if len(failures) >= most:
+            return failures[:most]
+    if compiled.closed:
+        others = (name for name in args if name not in constraints)
+        for name in islice(others, most - len(failures)):
+            failures.append(Failure(place, _shown(name), "no argument of this name", shorten(args[name])))
+    return failures
+
+
+def _tell(failures: list[Failure], place: str, shown: str, constraint: bytes, value: Any) -> None:
+    came = shorten(value)
+    for (word, operand), (speaks, holds) in zip(
+        said_written(constraint), compile_written(constraint).tests, strict=True
+    ):
+        if not holds(value):
+            # A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
+            note = "" if speaks(value) else " (a kind or form it does not speak of)"
+            failures.append(Failure(place, f"{shown} {word}", operand, came + note))
 
 
 def read_rule(data: Any) -> Rule:
@@ -195,8 +197,3 @@ def read_rule(data: Any) -> Rule:
 
 def _shown(name: str) -> str:
     return shorten(name).strip('"')
-
-
-def _written(operand: Any) -> str:
-    text = encode(operand).decode()
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -315,7 +315,8 @@ def shorten(value: Any, limit: int = 80) -> str:
         text = ascii(value) if _is_plain(value) else f"a {type(value).__name__} of {len(value)}"
     else:
         text = f"a {type(value).__name__}"
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, scopes
-from arx_verifier.constraints import MAX_TOLD, explain, permits, read_wire
+from arx_verifier.constraints import MAX_TOLD, explain, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey, KeyRing
@@ -31,6 +31,9 @@ _TOO_MUCH: Final = Refused(
     "argument_not_allowed",
     (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
 )
+
+
+_NONE_REFUSED: Final = (None, _TOO_MUCH)
 
 
 class ProvenChain:
@@ -56,6 +59,7 @@ class ProvenChain:
     __slots__ = (
         "_allows",
         "_by_tool",
+        "_last_refused",
         "_places",
         "_states",
         "born",
@@ -91,6 +95,7 @@ class ProvenChain:
         self._places: tuple[int, ...] = ()
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
+        self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
         self.facts: ChainFacts
 
     def has_signed(self, caveat: bytes, signature: bytes) -> bool:
@@ -104,11 +109,10 @@ class ProvenChain:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments."""
         rules = self._by_tool.get(tool)
         if rules is None or not rules.merged:
-            again = rules is not None
-            rules = gather(tool, self._allows, again=again) if tool else None  # no tool: not even `*` allows it
-            if rules is None:
-                return self._explain_tool(tool)
-            self._keep(tool, rules)
+            found = self._gather(tool, again=rules is not None)
+            if isinstance(found, Refused):
+                return found
+            rules = found
         if rules.tests > bounds.FREE_TESTS and rules.tests * bounds.size_of(args) > bounds.MAX_WORK:
             return _TOO_MUCH
         for group in rules.groups:
@@ -116,7 +120,7 @@ class ProvenChain:
                 if permits(rule, args):
                     break
             else:
-                return self._explain_arguments(tool, args)
+                return self._explain_arguments(rules, args)
         return None
 
     def judge_peer(self, peer: str | None) -> Refused | None:
@@ -129,31 +133,40 @@ class ProvenChain:
                 return Refused("network_not_allowed", (Failure(place, "net", expected, came),))
         return None
 
-    def _keep(self, tool: str, rules: ToolRules) -> None:
-        if tool not in self._by_tool and len(self._by_tool) >= bounds.tools_for(self.parts):
+    def _gather(self, tool: str, *, again: bool) -> ToolRules | Refused:
+        """Keep what the rules say of a tool, or say that they allow none of this name."""
+        last, refused = self._last_refused
+        if tool == last:  # an agent that errs tries the same again
+            return refused
+        rules = gather(tool, self._allows, again=again) if tool else None  # no tool: not even `*` allows it
+        if rules is None:
+            refused = self._explain_tool(tool)
+            if len(tool) <= names.MAX_TOOL_CHARS and len(refused.failures) <= bounds.MAX_KEPT_FAILURES:
+                self._last_refused = tool, refused
+            return refused
+        if not again and len(self._by_tool) >= bounds.tools_for(self.parts):
             self._by_tool.clear()
         self._by_tool[tool] = rules
+        return rules
 
     def _explain_tool(self, tool: str) -> Refused:
         came = shorten(tool) if tool else "a request that is no tool"
-        return Refused(
-            "tool_not_allowed",
-            tuple(
-                Failure(_place(index), "tool", " or ".join(rule.tool for rule in allow.rules), came)
-                for index, allow in zip(self._places, self._allows, strict=True)
-                if not any(rule.matches_tool(tool) for rule in allow.compiled)
-            ),
-        )
+        failures = [
+            Failure(_place(index), "tool", " or ".join([rule.tool for rule in allow.rules]), came)
+            for index, allow in zip(self._places, self._allows, strict=True)
+            if not any(rule.matches_tool(tool) for rule in allow.compiled)
+        ]
+        return Refused("tool_not_allowed", tuple(failures))
 
-    def _explain_arguments(self, tool: str, args: Mapping[str, Any]) -> Refused:
+    def _explain_arguments(self, rules: ToolRules, args: Mapping[str, Any]) -> Refused:
         failures: list[Failure] = []
-        for index, allow in zip(self._places, self._allows, strict=True):
-            matching = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
-            if not any(permits(compiled, args) for compiled, _ in matching):
-                for _, rule in matching:
-                    if len(failures) == MAX_TOLD:
-                        return Refused("argument_not_allowed", tuple(failures))
-                    failures += explain(read_wire(rule), args, _place(index), MAX_TOLD - len(failures))
+        for index, matching in zip(self._places, rules.matching, strict=True):
+            if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
+                continue
+            for compiled, rule in matching:
+                if len(failures) == MAX_TOLD:
+                    return Refused("argument_not_allowed", tuple(failures))
+                failures += explain(rule, args, _place(index), MAX_TOLD - len(failures), compiled)
         return Refused("argument_not_allowed", tuple(failures))
 
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:

@@ -83,12 +83,25 @@ class Terms:
 
 
 class ToolRules:
-    """The rules of each ``allow`` that match one tool, how many tests they can cost, and whether they were merged."""
+    """What a chain's rules say of one tool.
 
-    __slots__ = ("groups", "merged", "tests")
+    Attributes:
+        groups: The rules to be asked: one of each group must permit.
+        matching: For each ``allow``, its rules for this tool, ready to be asked and as they are written.
+        tests: How many tests they can cost.
+        merged: Whether ``groups`` are as few as they can be.
+    """
 
-    def __init__(self, groups: Sequence[Sequence[CompiledRule]], tests: int, merged: bool) -> None:
-        self.groups, self.tests, self.merged = groups, tests, merged
+    __slots__ = ("groups", "matching", "merged", "tests")
+
+    def __init__(
+        self, matching: Sequence[Sequence[tuple[CompiledRule, WireRule]]], tests: int, merge_them: bool
+    ) -> None:
+        self.matching, self.tests, self.merged = matching, tests, merge_them
+        groups: list[Sequence[CompiledRule]] = [[rule for rule, _ in group] for group in matching]
+        if merge_them and all(len(group) == 1 for group in groups):
+            groups = [(merge([rule for (rule,) in groups]),)]
+        self.groups = groups
 
 
 _KEPT: Final[dict[bytes, Terms]] = {}
@@ -169,16 +182,13 @@ def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | 
         found = _GATHERED.get((tool, allows))
         if found is not None:
             return found
-    groups: list[Sequence[CompiledRule]] = []
+    matching: list[list[tuple[CompiledRule, WireRule]]] = []
     for allow in allows:
-        group = [rule for rule in allow.compiled if rule.matches_tool(tool)]
+        group = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
         if not group:
             return None
-        groups.append(group)
-    merged = again or shared
-    if merged and all(len(group) == 1 for group in groups):
-        groups = [(merge([rule for (rule,) in groups]),)]
-    rules = ToolRules(groups, sum([allow.weight for allow in allows]), merged)
+        matching.append(group)
+    rules = ToolRules(matching, sum([allow.weight for allow in allows]), again or shared)
     if shared:
         if len(_GATHERED) >= _MAX_KEPT:
             _GATHERED.clear()
