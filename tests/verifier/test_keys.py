@@ -47,6 +47,8 @@ def test_replace_takes_all_or_nothing() -> None:
         ring.replace({})
     assert ring.get("k1.0") is old
     ring.replace({"k1.0": KEY, "k2.0": OTHER_KEY})
+    assert ring.get("k1.0") is old, "a key that stays is the same object: what was proven with it stays proven"
+    ring.replace({"k1.0": OTHER_KEY, "k2.0": OTHER_KEY})
     assert ring.get("k1.0") is not old, "a cache compares by identity, so that it proves again"
     assert ring.kids == ("k1.0", "k2.0")
     ring.replace({"k2.0": OTHER_KEY})
