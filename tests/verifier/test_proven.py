@@ -12,7 +12,8 @@ from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Macaroon
-from arx_verifier.proven import ProvenChain, check_identifier
+from arx_verifier.proven import ProvenChain
+from arx_verifier.proving import check_identifier
 from tests.support import ANYTHING, AT, AUDIENCE, INC, KEY, REALM, TOKEN_ID, access, code_of, identifier, mint, verifier
 
 HOPS = (b"\1" * 9, b"\2" * 9)

@@ -15,8 +15,8 @@ from arx_verifier import bounds, chain, codec, names, scopes
 from arx_verifier.constraints import MAX_TOLD, explain, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
-from arx_verifier.keys import AudienceKey, KeyRing
-from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, about
+from arx_verifier.keys import AudienceKey
+from arx_verifier.macaroon import Identifier, about
 from arx_verifier.terms import Allow, Networks, Terms, ToolRules, gather, terms_of
 
 
@@ -315,32 +315,6 @@ def _place(index: int) -> str:
 
 def _prohibits(code: str, index: int, rule: str, expected: str, came: str) -> ArxError:
     return ArxError(rule, code=code, failures=(Failure(_place(index), rule, expected, came),))
-
-
-def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str, keys: KeyRing) -> Identifier:
-    """Hold a proven identifier to the realm's outer limits.
-
-    Args:
-        identifier: What ``read_identifier`` read.
-        audience: This verifier's audience.
-        keys: For the realm's longest token life.
-
-    Returns:
-        The identifier, an agent's.
-
-    Raises:
-        MalformedTokenError: An operator's, a life longer than the realm's, a bound token, or no task.
-    """
-    if not isinstance(identifier, Identifier):
-        raise MalformedTokenError("an operator's token is good for the mint alone")
-    if not 0 < identifier.exp - identifier.iat <= keys.max_ttl_ms:
-        # A token that lives longer would outlive the record of its kill.
-        raise MalformedTokenError(f"a token of this realm lives at most {keys.max_ttl_ms} ms")
-    if identifier.holder is not None:
-        raise MalformedTokenError("bound tokens are reserved and not accepted by this version")
-    if (identifier.task is None) != (audience == MINT_AUDIENCE):
-        raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
-    return identifier
 
 
 @lru_cache(maxsize=1024)

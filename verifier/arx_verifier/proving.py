@@ -6,11 +6,11 @@ Nothing but ``kid`` and ``aud`` is interpreted before the signature holds.  What
 """
 
 from arx_verifier import chain, codec
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import read_identifier
+from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
 from arx_verifier.presented import Call
-from arx_verifier.proven import ProvenChain, Refused, check_identifier
+from arx_verifier.proven import ProvenChain, Refused
 
 
 def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> ProvenChain | Refused:
@@ -52,3 +52,29 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
     except ArxError as error:
         return Refused(error.code, ())
     return proven
+
+
+def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str, keys: KeyRing) -> Identifier:
+    """Hold a proven identifier to the realm's outer limits.
+
+    Args:
+        identifier: What ``read_identifier`` read.
+        audience: This verifier's audience.
+        keys: For the realm's longest token life.
+
+    Returns:
+        The identifier, an agent's.
+
+    Raises:
+        MalformedTokenError: An operator's, a life longer than the realm's, a bound token, or no task.
+    """
+    if not isinstance(identifier, Identifier):
+        raise MalformedTokenError("an operator's token is good for the mint alone")
+    if not 0 < identifier.exp - identifier.iat <= keys.max_ttl_ms:
+        # A token that lives longer would outlive the record of its kill.
+        raise MalformedTokenError(f"a token of this realm lives at most {keys.max_ttl_ms} ms")
+    if identifier.holder is not None:
+        raise MalformedTokenError("bound tokens are reserved and not accepted by this version")
+    if (identifier.task is None) != (audience == MINT_AUDIENCE):
+        raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
+    return identifier
