@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-compiled nightly bench bench-growth bench-kill check clean
+.PHONY: demo test test-fast test-compiled nightly bench bench-growth bench-service bench-all bench-kill check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -29,6 +29,11 @@ bench: $(READY)
 
 bench-growth: $(READY)
 	$(BIN)/python -m benchmarks.growth $(ARGS)
+
+bench-service: $(READY)
+	$(BIN)/python -m benchmarks.service $(ARGS)
+
+bench-all: bench bench-growth bench-service
 
 bench-kill: $(READY)
 	$(BIN)/python -m benchmarks.kill $(ARGS)

@@ -102,6 +102,52 @@ def _growth_plots(found: dict[str, Any]) -> dict[str, str]:
     return {"performance-growth.svg": draw.panels("us a decision, as this grows", panels)}
 
 
+def service(found: Mapping[str, Any]) -> str:
+    """Write what the middleware costs a service."""
+    rows, parts = [], [machine(found)]
+    for row in found["load"]:
+        times = (f"{row['rps']:,.0f}", f"{row['p50_us'] / 1000:.2f}", f"{row['p99_us'] / 1000:.2f}")
+        rows.append((f"{row['connections']} at once, {row['middleware']} the middleware", *times))
+    parts.append(table(("requests", "a second", "p50, ms", "p99, ms"), rows))
+    without, guarded = found["load"][-2:]
+    share = 1e6 / guarded["rps"] - 1e6 / without["rps"]
+    parts.append(
+        f"The middleware takes **{share:.0f} us of a request's {1e6 / guarded['rps']:.0f} us**, "
+        f"{share * guarded['rps'] / 1e4:.0f} %, with {guarded['connections']} connections that are never idle."
+    )
+    return "\n\n".join(parts)
+
+
+def memory(found: Mapping[str, Any]) -> str:
+    """Write what parents, nonces and kills take."""
+    sizes = found["memory"]
+    parents, calls = sizes["parents"], sizes["calls"]
+    rows = [
+        ("parents of three hand-overs", parents["count"], parents["bytes"] - calls["bytes"]),
+        ("nonces of the last 15 s", calls["count"], calls["bytes"]),
+        ("live kills", sizes["kills"]["count"], sizes["kills"]["bytes"]),
+    ]
+    cells = [(what, f"{n:,}", f"{size / 1e6:.0f}", f"{size / n:,.0f}") for what, n, size in rows]
+    return table(("what a process keeps", "how many", "MB", "bytes each"), cells)
+
+
+def starts(found: Mapping[str, Any]) -> str:
+    """Write how long it takes to start."""
+    rows = found["start"]["rows"]
+    bare = float(rows[0]["ms"])
+    cells = [(row["what"], f"{row['ms']:.0f}", f"{row['ms'] - bare:.0f}", f"{row['cpu_ms']:.0f}") for row in rows]
+    cold = found["start"]["cold"]
+    return (
+        table(("what", "ms", "beyond the interpreter", "processor time"), cells)
+        + f"\n\nA service's process has made and recorded its first decision **{cold['ms']:.0f} ms** after it was "
+        f"started, beside {cold['kills']:,} live kills in a Valkey."
+    )
+
+
+def _service(found: dict[str, Any]) -> dict[str, str]:
+    return {"service": service(found), "memory": memory(found), "start": starts(found)}
+
+
 def _latest(found: dict[str, Any]) -> dict[str, str]:
     return {"goals": goals(found), "comparison": comparison(found), "refusals": refusals(found)}
 
@@ -120,6 +166,7 @@ def _latest_plots(found: dict[str, Any]) -> dict[str, str]:
 Renderer = Callable[[dict[str, Any]], dict[str, str]]
 PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
     "latest": (_latest, _latest_plots),
+    "service": (_service, lambda _: {}),
     "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
 }
 
