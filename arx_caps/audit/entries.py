@@ -25,6 +25,7 @@ from arx_verifier.scopes import subject_scope
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version
 LOST: Final = "records.lost"
+LOG: Final = "log"  # whose events are what the log says of itself
 _KEPT_CHAINS: Final = 4096
 
 
@@ -56,7 +57,7 @@ class EventRecord(NamedTuple):
     """An event as the log holds it.
 
     Attributes:
-        source: Which process recorded it.
+        source: Whose numbers they are: ``mint/<run>``, ``store/<history>``, ``<verifier>/<boot>``, or ``log``.
         number: Its number there; 0 for what the log says of itself.
         at: When, ms.
         kind: What happened, such as ``session.opened``.
@@ -152,8 +153,22 @@ def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
     """Make the record that says which records of a run will never come: from ``first`` to before the batch's own."""
     last = batch.first - 1
     named = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience, "first": first, "last": last}
-    event = EventRecord(batch.verifier, last, at_ms, LOST, f"service:{batch.audience}", named, {})
+    event = EventRecord(f"{batch.verifier}/{batch.boot}", last, at_ms, LOST, f"service:{batch.audience}", named, {})
     return make_event(event, Place((Step(SERVICE, batch.audience, batch.audience),)), GAP)
+
+
+def make_note(kind: str, by: str, at_ms: int, named: Mapping[str, Any], facts: Mapping[str, Any]) -> Entry:
+    """Make the record of what was done to the log itself.
+
+    Args:
+        kind: Such as ``log.pruned``.
+        by: Who did it.
+        at_ms: When, ms.
+        named: Nothing of a person.
+        facts: All that is told of it.
+    """
+    place = Place((Step(MINT, "", "the mint"),))
+    return make_event(EventRecord(LOG, 0, at_ms, kind, by, dict(named), dict(facts)), place)
 
 
 def is_event(kept: bytes) -> bool:

@@ -83,11 +83,18 @@ class Nodes:
         self._known: dict[Place, tuple[int, bytes]] = {}  # id and path, all of them committed
         self._new: dict[Place, tuple[int, bytes]] = {}
         self._rows: list[dict[str, Any]] = []
-        self._count = 0
+        self._count = self._erasures = 0
 
-    def begin(self, count: int) -> None:
-        """Begin a transaction in which there are so many nodes; what an undone one found is forgotten."""
+    def begin(self, count: int, erasures: int) -> None:
+        """Begin a transaction; what an undone one found is forgotten.
+
+        Args:
+            count: How many nodes there are.
+            erasures: How often nodes were changed, by whomever.
+        """
         self._new, self._rows, self._count = {}, [], count
+        if erasures != self._erasures:
+            self._known, self._erasures = {}, erasures
 
     def find(self, connection: Connection, place: Place, at_ms: int) -> int:
         """Return the id of a place's node."""

@@ -17,7 +17,7 @@ from arx_caps.audit.note import Note, Signer
 from arx_caps.audit.paths import CHECKPOINT
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from
+from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, prune
 from arx_caps.audit.tree import Frontier
 from arx_verifier.errors import AuditError
 
@@ -42,7 +42,7 @@ class Publisher:
         self.signed: Note | None = None
         self.folder, self.signer = folder, signer
         self._store, self._writer = store, TileWriter(folder)
-        self._started, self._lock = False, threading.Lock()
+        self._started, self._first, self._lock = False, 0, threading.Lock()
 
     @property
     def origin(self) -> str:
@@ -173,7 +173,10 @@ class Publisher:
             raise TamperedError(told, 0, head.size - 1)
 
     def _advance(self) -> bool:
-        tree = self._store.tree()
+        tree, first = self._store.standing()
+        if first > self._first:  # retention has taken more, here or at another mint
+            prune(self.folder, self._writer.size, first)
+            self._first = first
         last = self._last()
         if last is not None and self._writer.size < last.size:
             self._catch_up(last)  # another mint signed it

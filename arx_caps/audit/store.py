@@ -10,21 +10,22 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit import tables
-from arx_caps.audit.entries import Entry, Reader, make_loss
+from arx_caps.audit.entries import Reader, make_loss
 from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
 from arx_caps.audit.paths import WIDTH, Tile, hashes_in
 from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
 from arx_caps.audit.tiles import Leaf, leaf_of
-from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
+from arx_caps.audit.tree import Frontier
 from arx_caps.audit.wire import Batch
+from arx_caps.audit.writing import Source, Writing, tree_of
 from arx_caps.engines import READING, open_engine, place_of, told
 from arx_verifier.errors import SettingsError
 
@@ -34,108 +35,16 @@ _AT_ONCE: Final = 4096  # leaves that are read in one go
 LOCK: Final = 0x617279  # any number that nobody else locks in this database
 
 
-class Source(NamedTuple):
-    """How far the records of one run are in the log; ``tables.SOURCE``."""
-
-    id: int
-    verifier: str
-    boot: str
-    audience: str
-    high_water: int
-    lost: int
-    seen_ms: int
-    closed_ms: int | None
-
-
-class Writing:
-    """An open transaction that holds the log.
+class Standing(NamedTuple):
+    """How the log stands.
 
     Attributes:
-        connection: The transaction.
-        tree: The tree as it is with what was appended so far.
+        tree: The tree of all records.
+        first: The first record that retention has left.
     """
 
-    def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
-        self.connection, self.now_ms = connection, now_ms
-        self.tree = _tree(row)
-        self._nodes, self._before, self._count = nodes, row.size, row.nodes
-        nodes.begin(row.nodes)
-
-    def source(self, verifier: str, boot: str, audience: str = "") -> Source:
-        """Return a source, made where it is new."""
-        run = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == audience)
-        which = select(*SOURCE.c).where(*run)
-        row = self.connection.execute(which).first()
-        if row is None:
-            new = {"verifier": verifier, "boot": boot, "audience": audience, "high_water": 0, "lost": 0}
-            self.connection.execute(insert(SOURCE).values(**new, seen_ms=self.now_ms))
-            row = self.connection.execute(which).one()
-        return Source(*row)
-
-    def append(self, source: Source, entries: Sequence[Entry], statement: bytes | None = None) -> int:
-        """Append records of one source, in order.
-
-        Args:
-            source: Whose.
-            entries: At least one, with rising sequences.
-            statement: With which their service answers for them.
-
-        Returns:
-            The index of the first.
-        """
-        connection, find, append = self.connection, self._nodes.find, self.tree.append
-        first = index = self.tree.size
-        rows, seen = [], []
-        for entry in entries:
-            node = find(connection, entry.place, entry.at_ms)
-            seen.append((node, entry.outcome, entry.at_ms))
-            rows.append({
-                "idx": index, "at_ms": entry.at_ms, "node": node, "source": source.id, "sequence": entry.sequence,
-                "outcome": entry.outcome, "code": entry.code, "tool": entry.tool, "kept": entry.kept,
-                "body": entry.body,
-            })  # fmt: skip
-            append(leaf_hash(entry.kept))
-            index += 1
-        self._count = self._nodes.flush(connection, seen)
-        connection.execute(insert(RECORD), rows)
-        told: dict[str, Any] = {"source": source.id, "taken_ms": self.now_ms, "statement": statement}
-        connection.execute(insert(BATCH), [told | stretch for stretch in _stretches(first, entries)])
-        return first
-
-    def last_of(self, verifier: str) -> int:
-        """Return the highest mark of all runs of a verifier, 0 if there is none."""
-        found = select(func.max(SOURCE.c.high_water)).where(SOURCE.c.verifier == verifier)
-        return int(self.connection.execute(found).scalar() or 0)
-
-    def mark(self, source: Source, high_water: int, *, lost: int = 0, closed: bool = False) -> None:
-        """Move a source's high-water mark."""
-        values: dict[str, Any] = {"high_water": high_water, "lost": source.lost + lost, "seen_ms": self.now_ms}
-        if closed:
-            values["closed_ms"] = self.now_ms
-        self.connection.execute(update(SOURCE).where(SOURCE.c.id == source.id).values(**values))
-
-    def finish(self) -> None:
-        """Write the tree; ``LogStore.writing`` calls it last."""
-        if self.tree.size != self._before:
-            values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
-            self.connection.execute(update(STATE).values(**values))
-
-
-def _tree(row: Row[Any]) -> Frontier:
-    edge = bytes(row.edge)
-    return Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
-
-
-def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
-    """Yield the parts of what was appended in which no sequence is left out."""
-    start = 0
-    for end in range(1, len(entries) + 1):
-        if end == len(entries) or entries[end].sequence != entries[end - 1].sequence + 1:
-            part = entries[start:end]
-            times = [entry.at_ms for entry in part]
-            stretch = {"idx": index + start, "first": part[0].sequence, "last": part[-1].sequence}
-            yield stretch | {"since_ms": min(times), "until_ms": max(times)}
-            start = end
+    tree: Frontier
+    first: int
 
 
 class LogStore:
@@ -182,7 +91,7 @@ class LogStore:
             if META.name not in inspect(c).get_table_names():
                 METADATA.create_all(c)
                 c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
-                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0))
+                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, erasures=0))
             found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
             if found != tables.SCHEMA:
                 raise SettingsError(
@@ -214,6 +123,12 @@ class LogStore:
         """
         with told(NAME), self._reader.begin() as connection:
             yield connection
+
+    def settle(self) -> None:
+        """Have SQLite carry everything over into its file, and empty its write-ahead log."""
+        if self._engine.dialect.name == "sqlite":
+            with told(NAME), self._engine.connect() as c:
+                c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def take(self, batch: Batch, statement: str | None) -> int:
         """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
@@ -256,10 +171,11 @@ class LogStore:
         with self.reading() as c:
             return int(c.execute(select(SOURCE.c.high_water).where(*which)).scalar() or 0)
 
-    def tree(self) -> Frontier:
-        """Return the tree of all records."""
+    def standing(self) -> Standing:
+        """Return how the log stands."""
         with self.reading() as c:
-            return _tree(c.execute(select(*STATE.c)).one())
+            row = c.execute(select(*STATE.c)).one()
+            return Standing(tree_of(row), int(row.first))
 
     def leaves(self, start: int, end: int) -> list[Leaf]:
         """Return some of the leaves from ``start`` to before ``end``, at least one if there is one, in order.

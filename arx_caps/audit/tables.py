@@ -45,6 +45,7 @@ STATE: Final = Table(
     Column("edge", LargeBinary, nullable=False),  # its complete subtrees, largest first, 32 bytes each
     Column("nodes", BigInteger, nullable=False),  # how many there are; their ids count from 1
     Column("first", BigInteger, nullable=False),  # the first record that retention has left
+    Column("erasures", BigInteger, nullable=False),  # how often nodes were changed: what is remembered of them is void
 )
 
 NODE: Final = Table(

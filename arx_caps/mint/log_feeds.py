@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.audit.entries import Entry, EventRecord, make_event, place_of_event, read_event
+from arx_caps.audit.entries import Entry, EventRecord, make_event, make_note, place_of_event, read_event
 from arx_caps.audit.nodes import MINT as MINT_NODE
 from arx_caps.audit.nodes import Place, Step
 from arx_caps.audit.spooled import Spool
@@ -64,7 +64,7 @@ class EventFeed:
         outbox.begin_run()
         with store.writing() as log:
             source = log.source(EVENTS, outbox.run())
-            log.append(source, [_restored(run, last, mark, log.now_ms)])
+            log.note(make_note(RESTORED, "mint", log.now_ms, {"run": run, "has": last, "had": mark}, {}))
             log.mark(source, common)
 
     def _common(self, store: LogStore, run: str, last: int) -> int:
@@ -74,7 +74,7 @@ class EventFeed:
             for event in events:
                 found = store.find(run, event.id)
                 record = store.record(found[0]) if found else None
-                if record is None or read_event(record.kept, None)[:3] != (event.mint, event.id, event.at_ms):
+                if record is None or read_event(record.kept, None)[1:4] != (event.id, event.at_ms, event.kind):
                     return event.id - 1
             number = events[-1].id
         return last
@@ -84,7 +84,7 @@ class EventFeed:
         run = self._state.outbox.run()
         mark = store.high_water(EVENTS, run)
         while events := self._state.outbox.after(mark, PAGE):
-            entries = [self._entry(event) for event in events]
+            entries = [self._entry(run, event) for event in events]
             with store.writing() as log:
                 source = log.source(EVENTS, run)
                 new = [entry for entry in entries if entry.sequence > source.high_water]
@@ -96,10 +96,10 @@ class EventFeed:
             self._tidied = time.monotonic()
             self._state.outbox.forget(mark, before_ms=int((time.time() - KEEP_S) * 1000))
 
-    def _entry(self, event: Recorded) -> Entry:
+    def _entry(self, run: str, event: Recorded) -> Entry:
         facts = event.facts
-        named = {name: facts[name] for name in NAMED if facts.get(name) is not None}
-        record = EventRecord(event.mint, event.id, event.at_ms, event.kind, event.by, named, facts)
+        named = {name: facts[name] for name in NAMED if facts.get(name) is not None} | {"mint": event.mint}
+        record = EventRecord(f"{EVENTS}/{run}", event.id, event.at_ms, event.kind, event.by, named, facts)
         return make_event(record, place_of_event(event.by, facts | self._whose(facts)))
 
     def _whose(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,19 +181,13 @@ class JournalFeed:
             run.free(JOURNAL_KEPT_MS)
 
 
-def _restored(run: str, last: int, mark: int, at_ms: int) -> Entry:
-    named = {"run": run, "has": last, "had": mark}
-    record = EventRecord(EVENTS, 0, at_ms, RESTORED, "mint", named, {})
-    return make_event(record, Place((Step(MINT_NODE, "", "the mint"),)), GAP)
-
-
 def _kill(inc: str, entry: Line) -> Entry:
     kind, _, name = entry.scope.partition(":")
     named: dict[str, Any] = {"inc": inc, "seq": entry.seq, "op": entry.op}
     if kind != "subject":
         named["scope"] = entry.scope
     facts = {"inc": inc, "seq": entry.seq, "op": entry.op, "scope": entry.scope, "by": entry.by, "reason": entry.why}
-    record = EventRecord(KILLS, entry.seq, entry.at_ms, f"store.{entry.op}", entry.by, named, facts)
+    record = EventRecord(f"{KILLS}/{inc}", entry.seq, entry.at_ms, f"store.{entry.op}", entry.by, named, facts)
     about = {"agent": name} if kind == "agent" else {"operator": name} if kind == "operator" else {}
     place = place_of_event("", about)
     return make_event(record, place._replace(subject=entry.scope) if kind == "subject" else place)
@@ -201,5 +195,5 @@ def _kill(inc: str, entry: Line) -> Entry:
 
 def _unread(inc: str, first: int, last: int, at_ms: int) -> Entry:
     named = {"inc": inc, "first": first, "last": last}
-    record = EventRecord(KILLS, last, at_ms, LOST, "mint", named, {})
+    record = EventRecord(f"{KILLS}/{inc}", last, at_ms, LOST, "mint", named, {})
     return make_event(record, Place((Step(MINT_NODE, "", "the mint"),)), GAP)

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log's database: taken once, in order, wholly or not at all, and found again."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import select, update
 
@@ -15,27 +12,6 @@ from arx_verifier.decisions import unpack_record
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.scopes import subject_scope
 from tests.audit.batches import BOOT, batch_of, decision, facts
-from tests.postgres import Postgres
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database with nothing in it."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/audit.db"
-        return
-    postgres: Postgres = request.getfixturevalue("postgres")
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[LogStore]:
-    """An empty log."""
-    with LogStore(url) as made:
-        made.create()
-        yield made
 
 
 def kept_of(store: LogStore) -> list[bytes]:

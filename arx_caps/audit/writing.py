@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One change of the log: records, tree, totals and high-water marks, in one transaction.  SPEC 17, 18."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.engine import Connection, Row
+
+from arx_caps.audit.entries import Entry
+from arx_caps.audit.nodes import Nodes
+from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
+from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
+
+
+class Source(NamedTuple):
+    """How far the records of one run are in the log; ``tables.SOURCE``."""
+
+    id: int
+    verifier: str
+    boot: str
+    audience: str
+    high_water: int
+    lost: int
+    seen_ms: int
+    closed_ms: int | None
+
+
+class Writing:
+    """An open transaction that holds the log.
+
+    Attributes:
+        connection: The transaction.
+        now_ms: When it began, ms.
+        tree: The tree as it is with what was appended so far.
+        first: The first record that retention has left.
+    """
+
+    def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
+        self.connection, self.now_ms = connection, now_ms
+        self.tree = tree_of(row)
+        self._nodes, self._before, self._count = nodes, row.size, row.nodes
+        self.first: int = row.first
+        nodes.begin(row.nodes, row.erasures)
+
+    def source(self, verifier: str, boot: str, audience: str = "") -> Source:
+        """Return a source, made where it is new."""
+        run = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == audience)
+        which = select(*SOURCE.c).where(*run)
+        row = self.connection.execute(which).first()
+        if row is None:
+            new = {"verifier": verifier, "boot": boot, "audience": audience, "high_water": 0, "lost": 0}
+            self.connection.execute(insert(SOURCE).values(**new, seen_ms=self.now_ms))
+            row = self.connection.execute(which).one()
+        return Source(*row)
+
+    def append(self, source: Source, entries: Sequence[Entry], statement: bytes | None = None) -> int:
+        """Append records of one source, in order.
+
+        Args:
+            source: Whose.
+            entries: At least one, with rising sequences.
+            statement: With which their service answers for them.
+
+        Returns:
+            The index of the first.
+        """
+        connection, find, append = self.connection, self._nodes.find, self.tree.append
+        first = index = self.tree.size
+        rows, seen = [], []
+        for entry in entries:
+            node = find(connection, entry.place, entry.at_ms)
+            seen.append((node, entry.outcome, entry.at_ms))
+            rows.append({
+                "idx": index, "at_ms": entry.at_ms, "node": node, "source": source.id, "sequence": entry.sequence,
+                "outcome": entry.outcome, "code": entry.code, "tool": entry.tool, "kept": entry.kept,
+                "body": entry.body,
+            })  # fmt: skip
+            append(leaf_hash(entry.kept))
+            index += 1
+        self._count = self._nodes.flush(connection, seen)
+        connection.execute(insert(RECORD), rows)
+        told: dict[str, Any] = {"source": source.id, "taken_ms": self.now_ms, "statement": statement}
+        connection.execute(insert(BATCH), [told | stretch for stretch in _stretches(first, entries)])
+        return first
+
+    def note(self, entry: Entry) -> None:
+        """Append what is said of the log itself; such records have no numbers of their own."""
+        source = self.source("log", "")
+        self.append(source, [entry._replace(sequence=source.high_water + 1)])
+        self.mark(source, source.high_water + 1)
+
+    def last_of(self, verifier: str) -> int:
+        """Return the highest mark of all runs of a verifier, 0 if there is none."""
+        found = select(func.max(SOURCE.c.high_water)).where(SOURCE.c.verifier == verifier)
+        return int(self.connection.execute(found).scalar() or 0)
+
+    def mark(self, source: Source, high_water: int, *, lost: int = 0, closed: bool = False) -> None:
+        """Move a source's high-water mark."""
+        values: dict[str, Any] = {"high_water": high_water, "lost": source.lost + lost, "seen_ms": self.now_ms}
+        if closed:
+            values["closed_ms"] = self.now_ms
+        self.connection.execute(update(SOURCE).where(SOURCE.c.id == source.id).values(**values))
+
+    def finish(self) -> None:
+        """Write the tree; ``LogStore.writing`` calls it last."""
+        if self.tree.size != self._before:
+            values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
+            self.connection.execute(update(STATE).values(**values))
+
+
+def tree_of(row: Row[Any]) -> Frontier:
+    """Return the tree that a row of ``log_state`` tells of."""
+    edge = bytes(row.edge)
+    return Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
+
+
+def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
+    """Yield the parts of what was appended in which no sequence is left out."""
+    start = 0
+    for end in range(1, len(entries) + 1):
+        if end == len(entries) or entries[end].sequence != entries[end - 1].sequence + 1:
+            part = entries[start:end]
+            times = [entry.at_ms for entry in part]
+            stretch = {"idx": index + start, "first": part[0].sequence, "last": part[-1].sequence}
+            yield stretch | {"since_ms": min(times), "until_ms": max(times)}
+            start = end
