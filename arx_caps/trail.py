@@ -1,28 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell a session's story from its decisions: who handed what to whom, and what came of it.  SPEC 12.
+"""Tell a session's story from its decisions: who handed what to whom, and what came of it.  SPEC 12, 19.
 
 The tree follows links, not names: two sub-agents that were given the same name are two nodes.  Names in it are what the
-previous holder wrote; only the agent at the root was proven, and the tree says so.  Reading journals is the verifier
-package's; choosing what to print is the command's.
+previous holder wrote; only the agent at the root was proven, and the tree says so.  It is made of the decisions of
+journals, or of the nodes and records that a mint's log answers with; drawing it is ``drawing``'s, of either.
 """
 
-import itertools
-import os
-import shutil
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from arx_verifier.decisions import Decision
 
-_STYLES: Final = {"allow": "32", "deny": "31", "bold": "1", "dim": "2"}
 _MAX_DEPTH: Final = 32  # a token holds 16 hand-overs; a record that claims more is cut here, not followed
-_NO_LIMIT: Final = 1 << 20
-_RUN: Final = 6  # more allowed calls than this without a refusal between them are drawn as one line
-_SHOWN_TOOLS: Final = 4
+
+
+class Line(NamedTuple):
+    """What a tree says of one record.
+
+    Attributes:
+        at: When, ms since the Unix epoch.
+        outcome: ``allow``, ``deny``, ``end``, ``counted``, ``gap`` or ``event``.
+        what: The service and the tool, or who did what.
+        why: For what was not allowed: the reason, and what was expected and what came.
+        shown: The record, whole.
+    """
+
+    at: int
+    outcome: str
+    what: str
+    why: tuple[str, str]
+    shown: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, shown: Mapping[str, Any]) -> Self:
+        """Make the line of a record as ``Decision.to_dict`` or a mint's log shows it."""
+        if "kind" in shown:
+            return cls(shown["at"], "event", f"{shown['by']}  {shown['kind']}", ("", ""), shown)
+        if "outcome" not in shown:
+            return cls(0, "event", f"record {shown.get('index')}", ("", str(shown.get("problem", ""))), shown)
+        what = f"{shown['audience'] or shown.get('service', '')}  {shown['tool'] or '(no tool)'}"
+        outcome, code = shown["outcome"], shown["code"]
+        failed = [f"{each['rule']}: expected {each['expected']}, came {each['came']}" for each in shown["failures"]]
+        why = "" if outcome == "allow" else f"ended: {code}" if outcome == "end" else code
+        return cls(shown["at"], outcome, what, (why, "; ".join(failed)), shown)
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it is an allowed call."""
+        return self.outcome == "allow"
 
 
 @dataclass(slots=True)
@@ -32,10 +58,13 @@ class Node:
     Attributes:
         name: The agent's path, or what the previous holder named the next one.
         link: Public name of the hand-over, empty at the root of a task.
-        task: The task it belongs to.
+        task: The task, or sub-task, it belongs to.
         proven: Whether the name was proven (the agent that opened the session) or only written.
-        assurance: How the holder was known: ``bearer`` says by possession alone.
-        decisions: Its own decisions, in order.
+        assurance: How the holder was known: ``bearer`` says by possession alone; empty where that is not told.
+        allowed: Its own allows.
+        denied: Its own denials.
+        other: What else was recorded at it: events, running work that was ended, gaps.
+        decisions: Its own records, in order; not all of them, where there were many.
         children: Whom it handed to, by link, in the order they were first seen.
     """
 
@@ -44,18 +73,18 @@ class Node:
     task: str | None = None
     proven: bool = False
     assurance: str = "bearer"
-    decisions: list[Decision] = field(default_factory=list)
+    allowed: int = 0
+    denied: int = 0
+    other: int = 0
+    decisions: list[Line] = field(default_factory=list)
     children: dict[str, "Node"] = field(default_factory=dict)
 
-    @property
-    def allowed(self) -> int:
-        """Its own allows."""
-        return sum(decision.allowed for decision in self.decisions)
-
-    @property
-    def denied(self) -> int:
-        """Its own denials."""
-        return len(self.decisions) - self.allowed
+    def add(self, line: Line) -> None:
+        """Take in a record, and count it."""
+        self.decisions.append(line)
+        self.allowed += line.allowed
+        self.denied += line.outcome == "deny"
+        self.other += line.outcome not in ("allow", "deny")
 
     def walk(self) -> Iterator["Node"]:
         """Yield this node and all below it."""
@@ -73,7 +102,8 @@ class Node:
             "assurance": self.assurance,
             "allowed": self.allowed,
             "denied": self.denied,
-            "decisions": [decision.to_dict() for decision in self.decisions],
+            "other": self.other,
+            "decisions": [line.shown for line in self.decisions],
             "children": [child.to_dict() for child in self.children.values()],
         }
 
@@ -86,6 +116,7 @@ class Trail:
         session: The session's id.
         agent: The agent that opened it.
         subject: On whose behalf, if anybody's: issuer and subject.
+        scope: The scope of that subject, where only that is told.
         policies: Digests of the policies its tokens were minted under.
         tasks: One tree a task, by task id (empty for the session's own token), in the order of their first decisions.
     """
@@ -93,6 +124,7 @@ class Trail:
     session: str
     agent: str = ""
     subject: tuple[str, str] | None = None
+    scope: str | None = None
     policies: list[str] = field(default_factory=list)
     tasks: dict[str, Node] = field(default_factory=dict)
 
@@ -116,7 +148,9 @@ class Trail:
         node = self.tasks.setdefault(task, Node(facts.agent, task=facts.task, proven=True, assurance=facts.assurance))
         for name, link in list(zip(facts.named, facts.links, strict=False))[:_MAX_DEPTH]:
             node = node.children.setdefault(link, Node(name, link, facts.task, assurance=facts.assurance))
-        node.decisions.append(decision)
+        for task in facts.tasks[:_MAX_DEPTH]:
+            node = node.children.setdefault(f"task:{task}", Node(node.name, task=task, assurance=facts.assurance))
+        node.add(Line.of(decision.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trail for JSON, whole."""
@@ -124,11 +158,52 @@ class Trail:
             "session": self.session,
             "agent": self.agent,
             "subject": {"issuer": self.subject[0], "subject": self.subject[1]} if self.subject else None,
+            "scope": self.scope,
             "policies": self.policies,
             "allowed": self.allowed,
             "denied": self.denied,
             "tasks": [node.to_dict() for node in self.tasks.values()],
         }
+
+
+def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[str, Any]] = ()) -> list[Trail]:
+    """Make trails of what a mint's log answers.
+
+    Args:
+        nodes: Nodes as ``GET /v1/audit/nodes`` shows them: with their counts, each before what is below it.
+        records: Records of theirs, in order.
+    """
+    found: list[Trail] = []
+    places: dict[int, Node] = {}
+    roots: dict[int, Trail] = {}
+    for row in nodes:
+        counts = {"allowed": row["allow"], "denied": row["deny"], "other": row["other"]}
+        kind, ref = row["kind"], row["ref"]
+        above = nodes[row["parent"]]["node"] if row["parent"] is not None else None
+        if above is None:
+            roots[row["node"]] = told = Trail(ref, row["agent"] or row["name"], scope=row["subject"])
+            found.append(told)
+            places[row["node"]] = Node(told.agent, proven=True, assurance="", **counts)
+            if any(counts.values()):
+                told.tasks[""] = places[row["node"]]
+        elif above in roots and kind == "task":
+            places[row["node"]] = roots[above].tasks[ref] = Node(row["name"], "", ref, True, "", **counts)
+        else:
+            parent = places[above]
+            link, task = (ref, row["task"]) if kind == "link" else ("", ref)
+            name = row["name"] if kind == "link" else parent.name
+            node = places[row["node"]] = Node(name, link, task, assurance="", **counts)
+            parent.children[link or f"task:{ref}"] = node
+    for record in records:
+        if record["node"] in places:
+            node = places[record["node"]]
+            node.decisions.append(Line.of(record))
+            node.assurance = record.get("assurance") or node.assurance
+    for told in found:
+        lines = [line for root in told.tasks.values() for node in root.walk() for line in node.decisions]
+        policies = [line.shown.get("policy") for line in sorted(lines, key=lambda line: line.at)]
+        told.policies = list(dict.fromkeys(policy for policy in policies if policy))
+    return found
 
 
 def trails(decisions: Iterable[Decision]) -> dict[str, Trail]:
@@ -156,112 +231,3 @@ def trail(decisions: Iterable[Decision], session: str) -> Trail:
         if decision.facts.session == session:
             found.add(decision)
     return found
-
-
-def render(told: Trail, *, colour: bool | None = None, width: int | None = None) -> str:
-    """Draw a trail for a terminal.
-
-    Args:
-        told: The trail.
-        colour: Whether to use colours; None: when standard output is a terminal and ``NO_COLOR`` is not set.
-        width: Longest line in characters; None: the terminal's, or no limit where there is none.
-
-    Returns:
-        Lines, each ended by a line feed.
-    """
-    terminal = sys.stdout.isatty()
-    if colour is None:
-        colour = terminal and not os.environ.get("NO_COLOR")
-    if width is None:
-        width = shutil.get_terminal_size().columns if terminal else _NO_LIMIT
-    return "".join(_line(parts, colour, width) for parts in _lines(told))
-
-
-_Part = tuple[str, str]  # style and text
-
-
-def _lines(told: Trail) -> Iterator[list[_Part]]:
-    yield [("bold", told.session), ("", "  "), ("", told.agent), *_counts(told.allowed, told.denied)]
-    if told.subject:
-        issuer, subject = told.subject
-        yield [("dim", f"on behalf of {subject}, as {issuer} says")]
-    for policy in told.policies:
-        yield [("dim", f"policy {policy}")]
-    for position, root in enumerate(told.tasks.values()):
-        yield from _tree(root, "", last=position == len(told.tasks) - 1)
-
-
-def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
-    yield [("dim", indent + ("└─ " if last else "├─ ")), *_title(node)]
-    indent += "   " if last else "│  "
-    rows = list(_rows(node.decisions))
-    for position, row in enumerate(rows):
-        end = not node.children and position == len(rows) - 1
-        yield [("dim", indent + ("└─ " if end else "├─ ")), *row]
-    for position, child in enumerate(node.children.values()):
-        yield from _tree(child, indent, last=position == len(node.children) - 1)
-
-
-def _title(node: Node) -> list[_Part]:
-    if node.proven:
-        place = f"task {node.task}" if node.task else "the session itself"
-        return [("bold", node.name), ("dim", f" (proven, {node.assurance})  {place}"), *_counts_of(node)]
-    link = f"  link:{node.link}"  # whole, as `arx kill` takes it
-    return [("bold", node.name), ("dim", f" (named, {node.assurance}){link}"), *_counts_of(node)]
-
-
-def _counts_of(node: Node) -> list[_Part]:
-    return _counts(node.allowed, node.denied) if node.decisions else []
-
-
-def _counts(allowed: int, denied: int) -> list[_Part]:
-    parts = [("", "  "), ("allow", f"{allowed} allowed")]
-    return [*parts, ("", ", "), ("deny", f"{denied} denied")] if denied else parts
-
-
-def _rows(decisions: Sequence[Decision]) -> Iterator[list[_Part]]:
-    """Write each decision in a line, but a long run of allowed ones in one: what was refused must not drown."""
-    for allowed, run in itertools.groupby(decisions, key=lambda decision: decision.allowed):
-        calls = list(run)
-        if allowed and len(calls) > _RUN:
-            yield _run(calls)
-        else:
-            yield from map(_call, calls)
-
-
-def _run(calls: Sequence[Decision]) -> list[_Part]:
-    tools = Counter(f"{call.facts.audience}  {call.tool}" for call in calls).most_common(_SHOWN_TOOLS + 1)
-    what = ", ".join(f"{tool} x{count}" for tool, count in tools[:_SHOWN_TOOLS]) + (
-        ", …" if tools[_SHOWN_TOOLS:] else ""
-    )
-    until = _time(calls[-1])[len("2026-11-25 ") :]
-    return [("allow", "✓ "), ("dim", f"{_time(calls[0])}Z to {until}Z  "), ("", f"{len(calls)} calls: {what}")]
-
-
-def _time(decision: Decision) -> str:
-    return datetime.fromtimestamp(decision.at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-
-
-def _call(decision: Decision) -> list[_Part]:
-    at = _time(decision)
-    what = f"{decision.facts.audience}  {decision.tool or '(no tool)'}"
-    if decision.allowed:
-        return [("allow", "✓ "), ("dim", at + "Z  "), ("", what)]
-    why = "; ".join(
-        f"{failure.rule}: expected {failure.expected}, came {failure.came}" for failure in decision.failures
-    )
-    code = f"ended: {decision.code}" if decision.outcome == "end" else decision.code
-    parts = [("deny", "✗ "), ("dim", at + "Z  "), ("", what + "  "), ("deny", code)]
-    return [*parts, ("", f"  {why}")] if why else parts
-
-
-def _line(parts: list[_Part], colour: bool, width: int) -> str:
-    """Put a line together, cut at the width; its texts come from tokens and requests, and must not steer a terminal."""
-    line, left = "", max(width, 20)
-    for style, raw in parts:
-        text = "".join(character if character.isprintable() else "?" for character in raw)
-        if len(text) > left:
-            text = text[: left - 1] + "…" if left else ""
-        left -= len(text)
-        line += f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if colour and style and text else text
-    return line.rstrip() + "\n"

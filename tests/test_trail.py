@@ -5,7 +5,8 @@ import json
 import re
 from typing import Any
 
-from arx_caps.trail import render, trail, trails
+from arx_caps.drawing import render
+from arx_caps.trail import trail, trails
 from arx_verifier.decisions import COUNTED, UNPROVEN, ChainFacts, Decision
 from arx_verifier.errors import Failure
 from arx_verifier.tally import Counted

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, select, true
+from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_column, or_, select, true
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.reach import Question, Reach, different, reach
@@ -56,6 +56,7 @@ class Found(NamedTuple):
         idx: Its place in the log.
         node: Its node.
         outcome: A number of ``tables``.
+        tool: The tool, or the event's kind.
         kept: The leaf.
         body: Its body, or None where that was erased.
         audience: The service whose verifier sent it; empty for the mint's own.
@@ -64,6 +65,7 @@ class Found(NamedTuple):
     idx: int
     node: int
     outcome: int
+    tool: str
     kept: bytes
     body: bytes | None
     audience: str
@@ -91,7 +93,7 @@ def records(
         wanted = select(RECORD.c.idx).where(edge, *where).order_by(order if rising else order.desc()).limit(limit)
         found = _FOUND.where(RECORD.c.idx.in_(wanted.scalar_subquery()))
         found = found.order_by(RECORD.c.idx if rising else RECORD.c.idx.desc())
-        pages.append([Found(*row) for row in connection.execute(found)])
+        pages.append([Found._make(row) for row in connection.execute(found)])
     merged = heapq.merge(*pages, key=lambda found: found.idx, reverse=not rising)
     return [found for found, _ in zip(merged, range(limit), strict=False)]
 
@@ -126,7 +128,7 @@ def _streams(
     within = list(_in_time(connection, question))
     tools = None if question.tool is None else _tools(connection, question.tool)
     reasons = _reasons(connection, question.reason)
-    if reached is not None and reached.nodes is not None:
+    if reached is not None and reached.complete:
         ids = [row.id for row in reached.nodes]
         if _worth_gathering(connection, reached, limit):
             more = [] if tools is None else [RECORD.c.tool.in_(tools)]
@@ -134,7 +136,7 @@ def _streams(
             return
         within.append((RECORD.c.node + 0).in_(ids))
     elif reached is not None:
-        within.append((RECORD.c.node + 0).in_(select(NODE.c.id).where(reached.where)))
+        within.append(exists().where(NODE.c.id == RECORD.c.node, reached.where))
     for reason in reasons:
         for tool in [None] if tools is None else tools:
             yield [*([] if tool is None else [RECORD.c.tool == tool]), *reason, *within], False
@@ -142,7 +144,7 @@ def _streams(
 
 def _worth_gathering(connection: Connection, reached: Reach, limit: int) -> bool:
     """Tell whether so many records of known nodes are sooner sorted than met on a walk from the log's end."""
-    held = sum(row.allow + row.deny + row.other for row in reached.nodes or ())
+    held = sum(row.allow + row.deny + row.other for row in reached.nodes)
     return bool(held <= _WORTH or held * held < limit * size(connection))
 
 
@@ -185,19 +187,12 @@ def _total_of_nodes(connection: Connection, reached: Reach | None) -> Total:
         times = connection.execute(select(func.min(BATCH.c.since_ms), func.max(BATCH.c.until_ms))).one()
         held = connection.execute(select(STATE.c.size - STATE.c.first)).scalar_one()
         return Total(int(held), True, *times)
-    if reached.nodes is not None:
-        counts = [(row.allow + row.deny + row.other, row.first_ms, row.last_ms) for row in reached.nodes]
-        counts = [each for each in counts if each[0]]
-        since, until = (min(e[1] for e in counts), max(e[2] for e in counts)) if counts else (None, None)
-        return Total(sum(each[0] for each in counts), True, since, until)
-    own = NODE.c.allow + NODE.c.deny + NODE.c.other
-    first, last = func.min(NODE.c.first_ms), func.max(NODE.c.last_ms)
-    found = connection.execute(select(func.sum(own), first, last).where(reached.where, own > 0))
-    count, since, until = found.one()
-    return Total(int(count or 0), True, since, until)
+    counts = [(row.allow + row.deny + row.other, row.first_ms, row.last_ms) for row in reached.nodes]
+    counts = [each for each in counts if each[0]]
+    since, until = (min(e[1] for e in counts), max(e[2] for e in counts)) if counts else (None, None)
+    return Total(sum(each[0] for each in counts), reached.complete, since, until)
 
 
 _REFUSED: Final = RECORD.c.outcome > literal_column(str(ALLOW))  # as the partial indexes say it
-_FOUND: Final = select(
-    RECORD.c.idx, RECORD.c.node, RECORD.c.outcome, RECORD.c.kept, RECORD.c.body, SOURCE.c.audience
-).join(SOURCE, SOURCE.c.id == RECORD.c.source)
+_COLUMNS: Final = [RECORD.c[name] for name in ("idx", "node", "outcome", "tool", "kept", "body")]
+_FOUND: Final = select(*_COLUMNS, SOURCE.c.audience).join(SOURCE, SOURCE.c.id == RECORD.c.source)

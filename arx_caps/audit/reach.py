@@ -60,11 +60,13 @@ class Reach(NamedTuple):
     """The nodes that a question reaches.
 
     Attributes:
-        nodes: Their rows, in the order of their paths; None where there are too many.
+        nodes: Their rows, in the order of their paths; some of them, where there are too many.
+        complete: Whether these are all.
         where: What holds for a row of ``log_node`` that is one of them.
     """
 
-    nodes: Sequence[Row[Any]] | None
+    nodes: Sequence[Row[Any]]
+    complete: bool
     where: ColumnElement[bool]
 
 
@@ -73,8 +75,9 @@ def reach(connection: Connection, question: Question) -> Reach | None:
     if not question.of_nodes:
         return None
     where = and_(*_by_ids(connection, question), *_by_people(connection, question))
-    rows = connection.execute(select(*NODE.c).where(where).order_by(NODE.c.path).limit(GATHERED + 1)).all()
-    return Reach(rows if len(rows) <= GATHERED else None, where)
+    # Sorted here: in the database it would be a reason for looking at every node in the order of paths.
+    rows = connection.execute(select(*NODE.c).where(where).limit(GATHERED + 1)).all()
+    return Reach(sorted(rows, key=lambda row: bytes(row.path)), len(rows) <= GATHERED, where)
 
 
 def _by_ids(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
@@ -107,9 +110,11 @@ def _by_agent(connection: Connection, agent: str) -> ColumnElement[bool]:
         of.c.name.in_(named),
         or_(_begins(of.c.path, NODE.c.path), _begins(NODE.c.path, of.c.path)),
     )
-    sessions = select(of.c.session).where(of.c.name.in_(named), of.c.kind == LINK)
-    # Where the name stands in few sessions, they are looked up; the condition proper is the one behind it.
-    return or_(NODE.c.agent.in_(proven), and_(NODE.c.session.in_(sessions), link))
+    within = select(of.c.session).where(of.c.name.in_(named), of.c.kind == LINK).distinct().limit(GATHERED + 1)
+    sessions = connection.execute(within).scalars().all()
+    # Where the name stands in few sessions, their nodes are all that has to be looked at.
+    where = link if len(sessions) > GATHERED else and_(NODE.c.session.in_(sessions), link)
+    return or_(NODE.c.agent.in_(proven), where)
 
 
 def _matching(connection: Connection, column: Any, pattern: str) -> list[str]:

@@ -18,8 +18,9 @@ UNREADABLE: Final = "unreadable"
 
 
 def show_record(found: Found) -> dict[str, Any]:
-    """Show a record: ``index``, ``leaf`` (hex), ``type``, ``service``, and what it says; nothing secret is in it."""
-    shown: dict[str, Any] = {"index": found.idx, "leaf": leaf_hash(found.kept).hex(), "service": found.audience}
+    """Show a record: ``index``, ``leaf`` (hex), ``node``, ``service``, ``type``, and what it says; no secret."""
+    place = {"index": found.idx, "leaf": leaf_hash(found.kept).hex(), "node": found.node}
+    shown: dict[str, Any] = place | {"service": found.audience}
     try:
         if not is_event(found.kept):
             return {**shown, "type": DECISION, **unpack_record(found.kept, found.body).to_dict()}
@@ -39,6 +40,7 @@ def show_nodes(rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     places = {row.id: place for place, row in enumerate(rows)}
     names = ("kind", "ref", "name", "session", "task", "agent", "subject", "allow", "deny", "other")
     return [
-        {name: getattr(row, name) for name in (*names, "first_ms", "last_ms")} | {"parent": places.get(row.parent)}
+        {"node": row.id, "parent": places.get(row.parent)}
+        | {name: getattr(row, name) for name in (*names, "first_ms", "last_ms")}
         for row in rows
     ]

@@ -41,7 +41,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "verifier": ("verifier", "list the verifiers and what they have applied"),
     "redis": ("redis", "prepare a store of your own: its users, its functions"),
     "decisions": ("decisions", "show what verifiers decided, and why"),
-    "audit": ("audit", "check the audit log and proofs of it, offline"),
+    "audit": ("audit", "ask the audit log; check it, and proofs of it, offline"),
     "witness": ("witness", "cosign the checkpoints of other people's logs"),
     "completion": ("completion", "write a shell's completion script"),
 }

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from arx_caps.cli import exits
+from arx_caps.cli.audit_export import export_command
 from arx_caps.cli.audit_progress import Progress
+from arx_caps.cli.audit_trail import tail_command, trail_command
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, pairs, plain
@@ -23,7 +25,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group("audit")
 def audit_command() -> None:
-    """Check the audit log and proofs of it, offline."""
+    """Ask the audit log, and check it and proofs of it offline."""
 
 
 @audit_command.command("key")
@@ -129,3 +131,7 @@ def _shown(checked: Any) -> str:
     if checked.kind == "selection":
         facts.append(("note", f"a selection cannot show that nothing was left out of 0 to {last}"))
     return f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(facts)}"
+
+
+for _command in (trail_command, tail_command, export_command):
+    audit_command.add_command(_command)

@@ -10,17 +10,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import click
 
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console
-from arx_caps.cli.output import Console, colours, json_line, plain, table
+from arx_caps.cli.output import Console, colours, json_line, table
 from arx_caps.cli.place import realm_dir_option
-from arx_caps.cli.values import show_time
-from arx_caps.trail import render, trail
+from arx_caps.cli.rows import HEADS, row_of
+from arx_caps.drawing import render
+from arx_caps.trail import trail
 from arx_verifier.decisions import COUNTED, GAP, OK, Decision
 from arx_verifier.errors import REASONS
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
@@ -28,7 +29,6 @@ from arx_verifier.replay import Damage, read_journal
 from arx_verifier.spool import DROPPED, LOST
 
 CODES: Final = {"allow", "deny", "end", OK, COUNTED, GAP, LOST, DROPPED, *REASONS}
-HEADS = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
 
 
 class Filter(NamedTuple):
@@ -138,7 +138,10 @@ def _follow(
         known[decision.boot] = decision.sequence
         if wanted.takes(decision):
             past.append(decision)
-    widths = [max(len(str(cell)) for cell in column) for column in zip(HEADS, *map(_row, past), strict=True)]
+    widths = [
+        max(len(str(cell)) for cell in column)
+        for column in zip(HEADS, *(row_of(each.to_dict()) for each in past), strict=True)
+    ]
     for decision in past:
         _write_line(console, decision, widths, jsonl)
     for decision in read_journal(folder, follow=True, on_damage=on_damage):
@@ -150,29 +153,12 @@ def _write_line(console: Console, decision: Decision, widths: Sequence[int], jso
     if jsonl:
         console.raw(json_line("decision", decision.to_dict()))
     else:
-        cells = [str(cell).ljust(width) for cell, width in zip(_row(decision), widths, strict=True)]
+        cells = [str(cell).ljust(width) for cell, width in zip(row_of(decision.to_dict()), widths, strict=True)]
         console.raw("  ".join(cells).rstrip())
 
 
 def _table(console: Console, found: deque[Decision]) -> None:
-    value = {"decisions": [decision.to_dict() for decision in found]}
-    console.data("decisions", value, lambda: table(HEADS, [_row(decision) for decision in found]))
+    shown = [decision.to_dict() for decision in found]
+    console.data("decisions", {"decisions": shown}, lambda: table(HEADS, [row_of(each) for each in shown]))
     if not found:
         console.say("no decision in these journals is like that")
-
-
-def _row(decision: Decision) -> list[Any]:
-    facts = decision.facts
-    why = decision.code if decision.outcome in ("deny", "end") else ""
-    if decision.gap is not None:
-        gap = decision.gap
-        why = f"{gap.times} {gap.why}, {show_time(gap.since)} to {show_time(gap.until)}"
-    elif decision.counts:
-        why = ", ".join(f"{counted.times} {counted.code}" for counted in decision.counts)
-    elif decision.failures:
-        first = decision.failures[0]
-        why += f": {first.rule}: expected {first.expected}, came {first.came}"
-    who = " -> ".join((facts.agent, *facts.named))
-    service = facts.audience or decision.verifier  # of what was only counted, no token says the service
-    cells = (show_time(decision.at), decision.outcome, service, decision.tool, who, facts.session, why)
-    return [plain(cell) or "-" for cell in cells]

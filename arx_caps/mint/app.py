@@ -26,6 +26,7 @@ from arx_caps.mint import (
     routes_open,
     routes_operators,
     routes_services,
+    routes_trail,
     routes_work,
 )
 from arx_caps.mint.core import Mint
@@ -39,6 +40,7 @@ ENDPOINTS: Final = (
     *routes_work.ENDPOINTS,
     *routes_kills.ENDPOINTS,
     *routes_audit.ENDPOINTS,
+    *routes_trail.ENDPOINTS,
 )
 
 

@@ -154,8 +154,9 @@ def test_what_is_found_is_what_a_reader_of_it_all_finds(
         assert [found.idx for found in newest] == wanted[::-1]
         assert [found.idx for found in records(c, question, after=-1, limit=1000)] == wanted
         counted = total(c, question)
-    assert (counted.records, counted.exact) == (len(wanted), True)
-    if wanted and question.of_nodes:
+    assert counted.records == len(wanted) if counted.exact else counted.records <= len(wanted)
+    assert counted.exact or not gathered
+    if wanted and question.of_nodes and counted.exact:
         times = [TOLD[place].at for place in wanted]
         assert (counted.since_ms or 0) <= min(times)  # a node is dated from when something below it was first seen
         assert counted.until_ms == max(times)
@@ -184,7 +185,7 @@ def test_a_session_is_a_tree_with_its_counts(log: LogStore) -> None:
     with log.reading() as c:
         reached = reach.reach(c, Question(session="s-1"))
     assert reached is not None
-    assert reached.nodes is not None
+    assert reached.complete
     nodes = show_nodes(reached.nodes)
     assert (nodes[0]["kind"], nodes[0]["parent"], nodes[0]["agent"]) == ("session", None, "acme/bot")
     assert all(node["parent"] < place for place, node in enumerate(nodes) if place)

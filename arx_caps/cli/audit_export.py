@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit export``: take records out of the mint's log into a file that other tools read.  SPEC 19.
+
+The file grows in the order of the log, line by line; one that broke off goes on with ``--resume``.
+"""
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from arx_caps.cli.asking import Asking, question_options
+from arx_caps.cli.audit_progress import Progress
+from arx_caps.cli.caller import Caller
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, pairs
+from arx_caps.cli.place import Place, operator_options
+
+_LAST_BYTES = 1024 * 1024  # longer than any line
+
+
+@click.command("export")
+@question_options
+@click.option(
+    "--format", "form", type=click.Choice(("jsonl", "csv", "ocsf")), default="jsonl", show_default=True, help="which"
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="the file (mode 0600)")
+@click.option("--resume", is_flag=True, help="go on behind the last whole line of a file that broke off")
+@operator_options
+@common_options
+@pass_console
+def export_command(console: Console, place: Place, asking: Asking, form: str, out: Path, resume: bool) -> None:
+    """Write the records that the filters let through to a file, in the log's order.
+
+    jsonl and csv have one record a line; ocsf are events of OCSF 1.8.  With --resume, give the same filters and format.
+    """
+    from arx_caps.audit.exports import form_of
+
+    if out.exists() and not resume:
+        raise Stop(f"{out}: exists already", hint="--resume goes on with it; another name begins anew", code="file")
+    mint = place.mint()
+    first = asking.page(mint, limit=1)
+    writes = form_of(form, origin=first["origin"], version=version("arx-caps"))
+    total, held = first["total"], 0
+    try:
+        with os.fdopen(os.open(out, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+            after, held = _resumed(file, writes)
+            if not file.tell():
+                file.write(writes.head.encode())
+            with Progress(console) as progress:
+                written = 0
+                for lines in _lines(asking, mint, writes, after):
+                    file.write("".join(lines).encode())
+                    written += len(lines)
+                    progress.tell(held + written, total["records"] if total["exact"] else 0)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise Stop(f"{out}: {error.strerror}", hint="mend it and go on with --resume", code="file") from error
+    value = {"file": str(out), "format": form, "records": held + written, "written": written, "origin": first["origin"]}
+    console.data("audit-export", value, lambda: pairs([(name, value[name]) for name in ("file", "format", "records")]))
+
+
+def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[list[str]]:
+    for page in asking.rising(mint, after):
+        yield [writes.line(record) for record in page["records"]]
+
+
+def _resumed(file: IO[bytes], writes: Any) -> tuple[int, int]:
+    """Cut a file behind its last whole line; return the index there (-1: none), and how many records it has.
+
+    Raises:
+        Stop: It is no export of this form.
+    """
+    end = file.seek(0, os.SEEK_END)
+    start = max(0, end - _LAST_BYTES)
+    file.seek(start)
+    whole, newline, _ = file.read().rpartition(b"\n")
+    file.truncate(start + len(whole) + len(newline))
+    file.seek(0)
+    head = file.readline().decode(errors="replace") if writes.head else ""
+    if not newline or (writes.head and head == writes.head and b"\n" not in whole and start == 0):
+        file.seek(0, os.SEEK_END)
+        return -1, 0
+    try:
+        if head != writes.head:
+            raise ValueError
+        last = int(writes.index(whole.rpartition(b"\n")[2].decode()))
+    except (ValueError, KeyError, TypeError):
+        raise Stop(f"this file is no export in the format {writes.name}", code="file") from None
+    count = sum(1 for _ in file)
+    file.seek(0, os.SEEK_END)
+    return last, count

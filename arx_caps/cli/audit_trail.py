@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit trail`` and ``arx audit tail``: ask the mint's log who did what, through whom, and why so.  SPEC 19.
+
+Whatever one id is asked for alone is told as a tree, with what was allowed and denied at each place of it; all else is
+a table.  What is shown is said to be all, or how much of it.
+"""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from arx_caps.cli import exits
+from arx_caps.cli.asking import NODES, Asking, question_options
+from arx_caps.cli.caller import Caller
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, colours, json_line, table
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.rows import HEADS, row_of
+from arx_caps.cli.values import show_time
+
+WAIT_MS = 20_000
+DRAWN = 500  # of more records a tree shows the newest; its counts are of all
+
+
+@click.command("trail")
+@question_options
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="only the newest so many"
+)
+@click.option("--flat", is_flag=True, help="a table, also where one id is asked for")
+@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@operator_options
+@common_options
+@pass_console
+def trail_command(console: Console, place: Place, asking: Asking, limit: int, flat: bool, jsonl: bool) -> None:
+    """Ask the log: who did what, through whom, under which policy, and why it was allowed or not.
+
+    All filters hold together.  A session, task or link finds what is above and below it; alone, it is shown as a tree.
+    """
+    mint = place.mint()
+    if asking.one_id is not None and not (flat or jsonl) and _tree(console, mint, asking):
+        return
+    found, total = asking.newest(mint, limit)
+    if jsonl:
+        for record in found:
+            console.raw(json_line("record", record))
+    else:
+        console.data("records", {"records": found, "total": total}, lambda: table(HEADS, list(map(row_of, found))))
+    console.say(_said(len(found), total))
+
+
+@click.command("tail")
+@question_options
+@click.option("--limit", type=click.IntRange(0, 1000), default=10, show_default=True, help="the newest so many, first")
+@click.option("--follow", "-f", is_flag=True, help="then go on with what comes from now on")
+@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@operator_options
+@common_options
+@pass_console
+def tail_command(console: Console, place: Place, asking: Asking, limit: int, follow: bool, jsonl: bool) -> None:
+    """Show the log's newest records, and with -f those that come.
+
+    Where nobody asks for a tool, that somebody read the log is not shown.
+    """
+    mint, lines = place.mint(), jsonl or console.json
+    answer = asking.page(mint, limit=max(1, limit))
+    found = answer["records"][:limit][::-1]
+    widths = [max(len(cell) for cell in column) for column in zip(HEADS, *map(row_of, found), strict=True)]
+    _write(console, found, widths, lines)
+    after = answer["size"] - 1
+    with contextlib.suppress(KeyboardInterrupt):  # how following ends
+        while follow:
+            answer = asking.page(mint, after=after, wait=WAIT_MS, limit=1000)
+            after = answer["next"] if answer["next"] is not None else after
+            _write(console, answer["records"], widths, lines)
+
+
+def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
+    """Show what one id is part of as a tree; false where it is too large for one."""
+    from arx_caps.drawing import render
+    from arx_caps.trail import trails_of_log
+
+    answer = mint.call("GET", NODES, query=asking.whose)
+    assert asking.one_id is not None
+    name, ref = asking.one_id
+    if not answer["complete"]:
+        console.say("this is more than a tree can show; here is the end of it")
+        return False
+    if not answer["nodes"]:
+        hint = "records are there a moment after they were shipped; `arx verifier list`, `arx doctor`"
+        raise Stop(f"no record names {name} {ref[:60]}", exits.DENIED, hint=hint, code=f"unknown_{name}")
+    found, total = asking.newest(mint, DRAWN)
+    told = trails_of_log(answer["nodes"], found)
+    value = {"trails": [each.to_dict() for each in told], "total": total}
+    console.data("trail", value, lambda: "".join(render(each, colour=colours()) for each in told).rstrip("\n"))
+    if total["records"] > len(found):
+        console.say(_said(len(found), total))
+    return True
+
+
+def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[int], lines: bool) -> None:
+    for record in found:
+        if lines:
+            console.raw(json_line("record", record))
+        else:
+            cells = [cell.ljust(width) for cell, width in zip(row_of(record), widths, strict=True)]
+            console.raw("  ".join(cells).rstrip())
+    sys.stdout.flush()
+
+
+def _said(shown: int, total: dict[str, Any]) -> str:
+    """Say how much of what there is is shown."""
+    if not total["records"]:
+        return "no record is like that"
+    count = f"{total['records']:,}" if total["exact"] else f"more than {total['records']:,}"
+    times = "" if total["since"] is None else f", from {show_time(total['since'])} to {show_time(total['until'])}"
+    all_of_it = total["exact"] and shown >= total["records"]
+    return f"{count} records{times}" + ("" if all_of_it else f"; the newest {shown:,} are shown")

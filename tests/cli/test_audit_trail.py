@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit trail``, ``tail`` and ``export`` against a realm that runs: decided, shipped, asked."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_caps.demo.stage import free_ports
+from arx_caps.service import open_shipper
+from arx_verifier.decisions import Decision
+from arx_verifier.service import open_verifier
+from arx_verifier.spool import Journal
+from tests.audit.batches import START_MS, decision, facts
+from tests.cli.live import Live, live_realm
+from tests.cli.test_service_keys import joined
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A realm whose log has thirteen decisions of the service orders."""
+    folder = tmp_path_factory.mktemp("live")
+    with live_realm(folder / "realm", free_ports(1)[0]) as realm:
+        file, _ = joined(realm, folder)
+        decide(file, [decision(n, facts("s-1", "t-1", "acme/a")) for n in range(1, 11)])
+        decide(
+            file, [decision(11, facts("s-1", "t-1")), decision(12, facts("s-1", "t-1", "acme/a", "acme/b"), "revoked")]
+        )
+        decide(file, [decision(13, facts("s-2", "t-2", agent="acme/other"))])
+        with open_shipper(file):
+            until(lambda: realm.run("audit", "trail", "--session", "s-2")[0] == 0)
+        yield realm
+
+
+def decide(file: Path, told: list[Decision]) -> None:
+    verifier = open_verifier(file)
+    sink = verifier.decisions
+    assert isinstance(sink, Journal)
+    for each in told:
+        sink.append(each)
+    sink.close()
+
+
+def text(live: Live, *words: str) -> str:
+    command = [sys.executable, "-m", "arx_caps.cli", *words, "--realm-dir", str(live.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin"})
+    return done.stdout + done.stderr
+
+
+def test_one_id_is_told_as_a_tree(live: Live) -> None:
+    """With what was allowed and denied at each place; any id of the chain shows what is above and below it."""
+    lines = text(live, "audit", "trail", "--session", "s-1").splitlines()
+    assert lines[0] == "s-1  acme/bot  11 allowed, 1 denied"
+    assert lines[1:3] == ["policy p", "└─ acme/bot (proven, bearer)  task t-1  1 allowed"]
+    assert any(line.endswith("acme/a (named, bearer)  link:s-1-t-1-acme/a  10 allowed") for line in lines)
+    assert any("10 calls: orders  lookup x10" in line for line in lines)
+    assert any("revoked" in line for line in lines)
+    told = live.ok("audit", "trail", "--link", "s-1-t-1-acme/a/acme/b")
+    [task] = told["trails"][0]["tasks"]
+    assert [task["name"], task["children"][0]["name"], task["children"][0]["children"][0]["denied"]] == [
+        "acme/bot",
+        "acme/a",
+        1,
+    ]
+    code, problem, _ = live.run("audit", "trail", "--session", "nobody's")
+    assert (code, problem["code"]) == (exits.DENIED, "unknown_session")
+
+
+def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
+    """Filters hold together, and what is not shown is said."""
+    told = live.ok("audit", "trail", "--session", "s-1", "--reason", "deny")
+    assert [(each["code"], each["named"]) for each in told["records"]] == [("revoked", ["acme/a", "acme/b"])]
+    shown = text(live, "audit", "trail", "--agent", "acme/bot", "--limit", "2")
+    assert "12 records, from 2027-01-15 08:00:00Z to 2027-01-15 08:00:00Z; the newest 2 are shown" in shown
+    assert "no record is like that" in text(live, "audit", "trail", "--tool", "no.such")
+    events = live.ok("audit", "trail", "--reason", "event", "--since", "1h")["records"]
+    assert events
+    assert {each["type"] for each in events} == {"event"}
+    assert live.run("audit", "trail", "--reason", "nonsense")[0] == exits.USAGE
+
+
+def test_a_tail_goes_on(live: Live, tmp_path: Path) -> None:
+    """What comes is shown as it comes, and nobody's reading."""
+    command = [sys.executable, "-m", "arx_caps.cli", "audit", "tail", "-f", "--jsonl", "--realm-dir", str(live.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(10):
+            process.stdout.readline()
+        live.ok("agent", "enrol", "acme/new", "--key-out", tmp_path / "new.key")
+        seen: dict[str, str] = {}
+        while seen.get("kind") != "agent.enrolled":
+            seen = json.loads(process.stdout.readline())
+            assert seen.get("tool") != "arx.audit.read"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_exports_go_on_where_they_broke_off(live: Live, tmp_path: Path) -> None:
+    """Whole, in the log's order, in each form; a torn last line is taken back, and nothing is written twice."""
+    whole = tmp_path / "log.jsonl"
+    filters = ("--agent", "acme/bot", "--until", str(START_MS + 100))
+    told = live.ok("audit", "export", "--out", whole, *filters)
+    lines = whole.read_text().splitlines(keepends=True)
+    assert (told["records"], len(lines)) == (12, 12)
+    assert [json.loads(line)["at"] for line in lines] == [START_MS + n for n in range(1, 13)]
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text("".join(lines[:5]) + lines[5][:40])
+    assert live.run("audit", "export", "--out", torn, *filters)[0] == exits.USAGE
+    told = live.ok("audit", "export", "--out", torn, "--resume", *filters)
+    assert (told["written"], told["records"], torn.read_text()) == (7, 12, whole.read_text())
+    table = tmp_path / "log.csv"
+    live.ok("audit", "export", "--format", "csv", "--out", table, *filters)
+    before = table.read_text()
+    live.ok("audit", "export", "--format", "csv", "--out", table, "--resume", *filters)
+    assert table.read_text() == before
+    assert [row["tool"] for row in csv.DictReader(before.splitlines())] == ["lookup"] * 12
+    assert live.run("audit", "export", "--format", "ocsf", "--out", table, "--resume")[0] == exits.USAGE
+    events = tmp_path / "log.ocsf"
+    live.ok("audit", "export", "--format", "ocsf", "--out", events, "--reason", "revoked")
+    [event] = map(json.loads, events.read_text().splitlines())
+    assert (event["class_uid"], event["status_code"]) == (6003, "revoked")

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to the mint's log over HTTP: filtered there, counted, page by page, for those who may read it."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_verifier.decisions import Decision
+from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.mint.world import Holder, World, local_world
+
+TOLD = [
+    decision(1, facts("s-1", "t-1")),
+    decision(2, facts("s-1", "t-1", "acme/a")),
+    decision(3, facts("s-1", "t-1", "acme/a", "acme/c"), "revoked"),
+    decision(4, facts("s-1", "t-2")),
+    decision(5, facts("s-2", "t-3", agent="acme/other")),
+]
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    """A mint whose log holds five decisions, and nothing else."""
+    made, _ = local_world(tmp_path / "realm", database=database)
+    made.mint.log.start()
+    take(made, TOLD)
+    yield made
+    made.mint.close()
+
+
+def take(world: World, told: list[Decision], first: int = 1) -> None:
+    world.mint.log.store.take(batch_of(told, first), None)
+
+
+def ask(holder: Holder, **query: Any) -> dict[str, Any]:
+    answer = holder.call("GET", "/v1/audit/records", **{name: str(value) for name, value in query.items()})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def indices(answer: dict[str, Any]) -> list[int]:
+    return [record["index"] for record in answer["records"]]
+
+
+def test_each_filter_is_the_log_s(world: World) -> None:
+    """Whatever is asked is answered with a full page or the last, the total, and from when until when."""
+    operator = world.operator()
+    whole = ask(operator)
+    assert (indices(whole), whole["size"], whole["next"]) == ([4, 3, 2, 1, 0], 5, None)
+    assert whole["total"] == {"records": 5, "exact": True, "since": START_MS + 1, "until": START_MS + 5}
+    assert whole["origin"] == world.mint.log.publisher.origin
+    link = TOLD[2].links[0]
+    for query, wanted in (
+        ({"session": "s-1"}, [3, 2, 1, 0]),
+        ({"task": "t-1"}, [2, 1, 0]),
+        ({"link": link}, [2, 1, 0]),
+        ({"agent": "acme/other"}, [4]),
+        ({"agent": "acme/c"}, [2, 1, 0]),
+        ({"reason": "revoked"}, [2]),
+        ({"reason": "allow", "tool": "lookup", "session": "s-1"}, [3, 1, 0]),
+        ({"since": START_MS + 2, "until": START_MS + 4}, [2, 1]),
+        ({"session": "nobody's"}, []),
+    ):
+        answer = ask(operator, **query)
+        assert indices(answer) == wanted, query
+        assert answer["total"]["records"] == len(wanted)
+    [record] = ask(operator, reason="revoked")["records"]
+    assert (record["type"], record["named"], record["code"], record["service"]) == (
+        "decision",
+        ["acme/a", "acme/c"],
+        "revoked",
+        "orders",
+    )
+
+
+def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
+    """Down by ``before``, up by ``after``; what comes in between moves nothing."""
+    operator = world.operator()
+    first = ask(operator, limit=2)
+    take(world, [decision(6, facts("s-1", "t-1"))], 6)
+    second = ask(operator, limit=2, before=first["next"])
+    last = ask(operator, limit=2, before=second["next"])
+    assert (indices(first), indices(second), indices(last)) == ([4, 3], [2, 1], [0])
+    assert (last["next"], second["total"]) == (None, None)
+    rising = ask(operator, after=-1, limit=4)
+    assert (indices(rising), rising["next"]) == ([0, 1, 2, 3], 3)
+    assert ask(operator, after=5)["next"] == 5
+
+
+def test_a_tree_has_the_counts_of_each_place(world: World) -> None:
+    """Nodes come each before what is below it; a link's are those above and below."""
+    operator = world.operator()
+    answer = operator.call("GET", "/v1/audit/nodes", session="s-1").json()
+    shown = [(node["kind"], node["name"], node["allow"], node["deny"], node["parent"]) for node in answer["nodes"]]
+    assert answer["complete"] is True
+    assert shown == [
+        ("session", "acme/bot", 0, 0, None),
+        ("task", "acme/bot", 1, 0, 0),
+        ("link", "acme/a", 1, 0, 1),
+        ("link", "acme/c", 0, 1, 2),
+        ("task", "acme/bot", 1, 0, 0),
+    ]
+    near = operator.call("GET", "/v1/audit/nodes", link=TOLD[2].links[1]).json()["nodes"]
+    assert [node["kind"] for node in near] == ["session", "task", "link", "link"]
+
+
+def test_whoever_waits_gets_what_comes(world: World) -> None:
+    """An answer that is waited for comes with the record, and without the looks of those who read."""
+    operator = world.operator()
+    sender = threading.Timer(0.3, take, (world, [decision(6, facts("s-9", "t-9"))], 6))
+    sender.start()
+    answer = ask(operator, after=4, wait=15_000)
+    sender.join()
+    assert indices(answer) == [5]
+    assert ask(operator, after=answer["next"], wait=50)["records"] == []
+
+
+def test_bad_questions_and_strangers_are_refused(world: World) -> None:
+    """A slip is told and not answered with nothing; an agent reads no log, and no role that may not."""
+    operator = world.operator()
+    for query in (
+        {"agent": "no path!"},
+        {"tool": "a b"},
+        {"reason": "no_such_code"},
+        {"before": "1", "after": "1"},
+        {"wait": "100"},
+        {"limit": "0"},
+        {"limit": "1001"},
+        {"since": "yesterday"},
+        {"colour": "red"},
+    ):
+        answer = operator.call("GET", "/v1/audit/records", **query)
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), query
+    assert operator.call("GET", "/v1/audit/nodes").status_code == 400
+    agent, _ = world.session()
+    for path in ("/v1/audit/records", "/v1/audit/nodes"):
+        assert agent.call("GET", path, session="s-1").status_code == 403
+        assert world.client.get(path).status_code == 401
