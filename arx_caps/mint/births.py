@@ -6,7 +6,7 @@ A birth says where the kill epoch stood before authority was looked at; nothing 
 
 import secrets
 from base64 import b32encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -94,6 +94,11 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
         narrow = grant.narrow.get(audience)
         caveats[audience] = (first, Caveat(allow=narrow)) if narrow else (first,)
     return caveats
+
+
+def keys_for(mint: Mint, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+    """Return the id and the key that tokens for each of these audiences are minted with."""
+    return {audience: mint.book.audience_key(audience) for audience in audiences}
 
 
 def sign_tokens(

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.engines import READING, open_engine, place_of, told
 from arx_caps.mint.events import Event
+from arx_caps.mint.once import claim_in
 from arx_caps.mint.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 
@@ -84,6 +85,7 @@ class Database:
         with told(NAME), self._engine.begin() as connection:
             yield connection
             if what is not None:
+                claim_in(connection, what)
                 self.record_in(connection, what)
 
     @contextlib.contextmanager

@@ -18,6 +18,8 @@ from arx_caps.jose import Proof
 from arx_caps.mint import problems
 from arx_caps.mint.callers import Call, Caller, identify, identify_service, read_proof
 from arx_caps.mint.core import Mint
+from arx_caps.mint.database import now_ms
+from arx_caps.mint.once import HEADER, Claim, Made, claiming, digest_of, read_key
 from arx_verifier.access import read_json_object
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 
@@ -110,6 +112,7 @@ class Endpoint(NamedTuple):
         media_type: What the body is; the handler gets other than JSON as ``Bytes``.
         limit: The longest body, bytes.
         admit: Proves, from the headers alone, who calls without a token: nobody has to read a stranger's long body.
+        again: Answers a call that was done before, from what it made; None where repeating is harmless.
     """
 
     method: str
@@ -124,6 +127,7 @@ class Endpoint(NamedTuple):
     media_type: str = "application/json"
     limit: int = MAX_BODY_BYTES
     admit: Callable[[Mint, Call, Mapping[str, str]], Any] | None = None
+    again: Callable[[Asked, Made], Answer] | None = None
 
     @property
     def answer(self) -> type[Answer]:
@@ -136,7 +140,8 @@ class Endpoint(NamedTuple):
         """Every code that it can be refused with."""
         by = _BY_TOKEN if self.action is not None else _BY_ASSERTION if self.admit is None else _BY_KEY
         of_body = () if self.body is NoBody else ("unsupported_media_type",)
-        return frozenset((*_EVERY, *by, *of_body, *self.problems))
+        of_key = () if self.again is None else ("idempotency_mismatch", "conflict", "replayed")
+        return frozenset((*_EVERY, *by, *of_body, *of_key, *self.problems))
 
 
 async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
@@ -171,7 +176,8 @@ def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
 
 def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
     try:
-        answer = endpoint.handler(_ask(endpoint, mint, request, raw)._replace(admitted=admitted))
+        asked = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
+        answer = _once(endpoint, asked, request) or endpoint.handler(asked)
     except ArxError as error:
         return problems.of_error(error, mint.realm.name)
     # Answers hold tokens: no cache on the way may keep one.
@@ -179,6 +185,30 @@ def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitte
     if isinstance(answer, File):
         return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
     return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
+
+
+def _once(endpoint: Endpoint, asked: Asked, request: Request) -> Answer | None:
+    """Answer a call with an ``Idempotency-Key``; None where there is none, or the call takes none."""
+    said = request.headers.getlist(HEADER)
+    if not said or endpoint.again is None:
+        return None
+    mint, now = asked.mint, now_ms()
+    # Without a token it is the key of the proof that calls: what it gets again is good for nobody else.
+    caller = f"key:{asked.proof.key.kid}" if asked.proof is not None else asked.by.by
+    members = {name: value for name, value in msgspec.to_builtins(asked.body).items() if value is not None}
+    claim = Claim(caller, read_key(", ".join(said)), digest_of(request.method, request.url.path, members), now)
+    made = mint.state.made(claim)
+    if made is None:
+        try:
+            with claiming(claim):
+                return endpoint.handler(asked)
+        except ArxError:
+            made = mint.state.made(claim)  # somebody else with this key was first
+            if made is None:
+                raise
+    elif asked.proof is not None:
+        mint.state.spend("proof", asked.proof.key.kid, asked.proof.jti, asked.proof.until)
+    return endpoint.again(asked, made)
 
 
 def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
@@ -229,6 +259,8 @@ def _call(mint: Mint, request: Request) -> Call:
 
 def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:
     if endpoint.body is NoBody:
+        if raw:
+            raise RequestError("this call has no body")
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != endpoint.media_type:

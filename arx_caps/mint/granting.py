@@ -14,6 +14,7 @@ from arx_caps.mint.births import (
     Birth,
     as_json,
     caveats_of,
+    keys_for,
     new_link,
     new_name,
     sign_session,
@@ -24,8 +25,10 @@ from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.identity import Shown, scopes_of, subject_of, subject_row, who_opens
+from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.operator_token import mint_operator_token
 from arx_caps.mint.policy import SessionTerms
+from arx_caps.mint.rebirth import recipe_of
 from arx_caps.mint.roles import rules_of
 from arx_caps.mint.standing import stands
 from arx_caps.mint.state import HighWater, Room, now_ms
@@ -112,6 +115,7 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **told)
     most = policy.most_open(path)
     room = Room(most, lambda other: stands(mint, other)) if most is not None else None
+    keep_recipe(recipe_of(birth))
     mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
     return Opened(row, sign_session(mint, birth), expires_at)
 
@@ -145,7 +149,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     grant = policy.grant(
         asked.template, caller.name, params, ttl=asked.ttl, tools=asked.tools, depth=asked.depth, subject=subject
     )
-    keys = {audience: mint.book.audience_key(audience) for audience in grant.rules}
+    keys = keys_for(mint, grant.rules)
     # The session, its agent and everyone above were held to their own birth when the session's token was verified.
     mint.require(born, [f"policy:{policy.digest}", *{f"key:{kid}" for kid, _ in keys.values()}])
     # A token lives at most as long as its session can without a renewal, and as its realm remembers kills.
@@ -153,7 +157,8 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     birth = Birth(
         agent, born, session["id"], new_name("t-"), policy.digest, now, expires_at, grant.depth, new_link(), subject
     )
-    tokens = sign_tokens(mint, birth, caveats_of(grant), keys)
+    caveats = caveats_of(grant)
+    tokens = sign_tokens(mint, birth, caveats, keys)
     told: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     told |= {"policy": policy.digest, "expires_at": expires_at}
     audiences = sorted(tokens)
@@ -161,6 +166,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     row |= {"params": as_json(params), "audiences": as_json(audiences)}
     row["subject_scope"] = next(iter(scopes_of(subject)), None)
     told |= {"task": birth.task, "params": params, "audiences": audiences}
+    keep_recipe(recipe_of(birth, caveats, grant.origins))
     mint.state.add_task(row, HighWater(*born), mint.realm.name, Event.of("task.started", caller.by, **told))
     return Started(row, write_bundle(mint, birth, grant.origins, tokens))
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from arx_caps.mint.endpoint import Bytes, Endpoint, File, NoBody
+from arx_caps.mint.once import HEADER
 from arx_caps.mint.problems import Problem, status_of
 
 PATH: Final = "/openapi.json"
@@ -39,6 +40,15 @@ _PROOF: Final = {
     "required": True,
     "description": "A proof of RFC 9449 for this call, made by the caller's key; good once.",
     "schema": {"type": "string"},
+}
+
+
+_ONCE: Final = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A fresh random text: what it asks for is done once, and a repeat within a day answers the same.",
+    "schema": {"type": "string", "pattern": "^[!#-~]{1,64}$"},
 }
 
 
@@ -102,6 +112,8 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
             f"For {' and '.join(f'{kind}s' for kind in endpoint.callers)}; a token must allow `{endpoint.action}`."
         )
     operation["parameters"] = [_PROOF, *_path_members(endpoint), *_query_members(endpoint)]
+    if endpoint.again is not None:
+        operation["parameters"].append(_ONCE)
     if endpoint.body is not NoBody:
         content = {endpoint.media_type: {"schema": named.get(endpoint.body, _BINARY)}}
         said = f"At most {endpoint.limit} bytes"

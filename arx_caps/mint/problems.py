@@ -44,6 +44,7 @@ STATUS: Final = {
     "conflict": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
+    "idempotency_mismatch": 422,
     "internal": 500,
     "tampered": 500,
     "incomplete": 503,

@@ -12,6 +12,7 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.ending import deactivate
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
+from arx_caps.mint.once import Made
 from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.shown import AgentShown, KillShown, show_agent, show_kill
 from arx_caps.mint.state_people import AGENTS_ORDER
@@ -79,6 +80,11 @@ def enrol_agent(asked: Asked) -> AgentShown:
     return show_agent(mint, _agent(asked, body.path))
 
 
+def agent_again(asked: Asked, made: Made) -> AgentShown:
+    """Show an agent that was enrolled by the same call before."""
+    return show_agent(asked.mint, _agent(asked, made.facts["agent"]))
+
+
 def list_agents(asked: Asked) -> Agents:
     """List the agents."""
     mint, query = asked.mint, asked.query
@@ -138,7 +144,9 @@ def _agent(asked: Asked, path: str) -> dict[str, Any]:
 _TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody, status=201, problems=_TAKEN),
+    Endpoint(
+        "POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody, status=201, problems=_TAKEN, again=agent_again
+    ),
     Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents, query=AgentsQuery),
     Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent, problems=("not_found",)),
     Endpoint(

@@ -12,6 +12,7 @@ from arx_caps.mint.ending import remove_operator
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granting import grant_operator
+from arx_caps.mint.once import Made
 from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.shown import KillShown, OperatorShown, show_kill, show_operator
 from arx_caps.mint.state_operators import OPERATORS_ORDER
@@ -105,6 +106,11 @@ def enrol_operator(asked: Asked) -> OperatorShown:
     return show_operator(mint, _operator(asked, body.name))
 
 
+def operator_again(asked: Asked, made: Made) -> OperatorShown:
+    """Show an operator that was enrolled by the same call before."""
+    return show_operator(asked.mint, _operator(asked, made.facts["operator"]))
+
+
 def list_operators(asked: Asked) -> Operators:
     """List the operators, those who were removed as well."""
     mint, limit = asked.mint, asked.query.limit
@@ -181,6 +187,7 @@ ENDPOINTS: Final = (
         OperatorBody,
         status=201,
         problems=("operator_exists", "key_enrolled", "conflict"),
+        again=operator_again,
     ),
     Endpoint("GET", "/v1/operators", READ, list_operators, query=PageQuery),
     Endpoint("GET", "/v1/operators/{name}", READ, get_operator, problems=("not_found",)),

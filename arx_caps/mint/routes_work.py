@@ -11,11 +11,12 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint import granting, renewing
+from arx_caps.mint import granting, rebirth, renewing
 from arx_caps.mint.core import Mint
 from arx_caps.mint.ending import end_session, finish_task
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.identity import Shown
+from arx_caps.mint.once import Made
 from arx_caps.mint.paging import Page, PageQuery, fetch_for, page_of
 from arx_caps.mint.shown import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.standing import State
@@ -139,6 +140,16 @@ def open_session(asked: Asked) -> SessionOpened:
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
 
+def session_again(asked: Asked, made: Made) -> SessionOpened:
+    """Answer for a session that was opened by the same call before."""
+    mint, recipe = asked.mint, made.recipe or {}
+    row = mint.state.session(made.facts["session"])
+    if row is None or asked.proof is None or row["jkt"] != asked.proof.key.kid:
+        raise GrantError("there is no such session", code="not_found")
+    token = rebirth.session_again(mint, recipe, row)
+    return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
+
+
 def renew_session(asked: Asked) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
     _session(asked, asked.path["session"])
@@ -179,6 +190,14 @@ def start_task(asked: Asked) -> TaskStarted:
     wanted = granting.Asked(body.template, body.params or {}, body.ttl, body.tools, body.depth)
     started = granting.start_task(asked.mint, asked.by, wanted)
     return TaskStarted(task=show_task(asked.mint, started.row), bundle=started.bundle)
+
+
+def task_again(asked: Asked, made: Made) -> TaskStarted:
+    """Answer for a task that was started by the same call before."""
+    mint, task = asked.mint, _task(asked, made.facts["task"])
+    session = _session(asked, task["session"])
+    bundle = rebirth.task_again(mint, made.recipe or {}, session, task["id"])
+    return TaskStarted(task=show_task(mint, task), bundle=bundle)
 
 
 def list_tasks(asked: Asked) -> Tasks:
@@ -239,6 +258,7 @@ _NOT_OPENED: Final = (
     "bad_workload_token",
     "conflict",
     "issuer_unavailable",
+    "not_found",
     "revoked",
     "session_not_allowed",
     "subject_not_allowed",
@@ -264,7 +284,9 @@ _NOT_STARTED: Final = (
 )
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/sessions", None, open_session, SessionBody, status=201, problems=_NOT_OPENED),
+    Endpoint(
+        "POST", "/v1/sessions", None, open_session, SessionBody, status=201, problems=_NOT_OPENED, again=session_again
+    ),
     Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=SessionsQuery),
     Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
     Endpoint(
@@ -284,7 +306,8 @@ ENDPOINTS: Final = (
         TaskBody,
         callers=("agent",),
         status=201,
-        problems=_NOT_STARTED,
+        problems=(*_NOT_STARTED, *GONE),
+        again=task_again,
     ),
     Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),
     Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),

@@ -61,7 +61,7 @@ SESSIONS: Final = Table(
     "sessions",
     METADATA,
     Column("id", String(32), primary_key=True),
-    Column("agent", String(64), ForeignKey("agents.path"), nullable=False, index=True),
+    Column("agent", String(64), ForeignKey("agents.path"), nullable=False),
     Column("jkt", String(64), nullable=False),
     Column("opened_with", Text),
     Column("subject_issuer", Text),
@@ -76,14 +76,15 @@ SESSIONS: Final = Table(
     Column("ended_at", BigInteger),
     Column("inc", String(32), nullable=False),
     Column("born", BigInteger, nullable=False),
-    Index("sessions_by_time", "opened_at"),
+    Index("sessions_by_time", "opened_at", "id"),
+    Index("sessions_of_agents", "agent", "opened_at", "id"),
 )
 
 TASKS: Final = Table(
     "tasks",
     METADATA,
     Column("id", String(32), primary_key=True),
-    Column("session", String(32), ForeignKey("sessions.id"), nullable=False, index=True),
+    Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
     Column("agent", String(64), nullable=False),
     Column("subject_scope", String(64)),
     Column("template", String(64), nullable=False),
@@ -97,7 +98,9 @@ TASKS: Final = Table(
     Column("ended_at", BigInteger),
     Column("inc", String(32), nullable=False),
     Column("born", BigInteger, nullable=False),
-    Index("tasks_by_time", "started_at"),
+    Index("tasks_by_time", "started_at", "id"),
+    Index("tasks_of_sessions", "session", "started_at", "id"),
+    Index("tasks_of_agents", "agent", "started_at", "id"),
 )
 
 # The unique key is what makes a jti single use, also between two mints that share this database.
@@ -105,6 +108,18 @@ USED_JTI: Final = Table(
     "used_jti",
     METADATA,
     Column("digest", String(64), primary_key=True),
+    Column("until", BigInteger, nullable=False, index=True),
+)
+
+# What calls with an Idempotency-Key made: their events' facts, and what the tokens said without what signs them.
+REPEATS: Final = Table(
+    "repeats",
+    METADATA,
+    Column("caller", String(96), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("recipe", Text),
     Column("until", BigInteger, nullable=False, index=True),
 )
 

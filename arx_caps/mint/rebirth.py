@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign once more what was given before, for a call that is repeated because its answer was lost.  SPEC 22.4.
+
+What tokens say is written down without what makes them tokens.  Signed again they are born when they were, end when
+they did and share the first ones' link: whatever ended those has ended these.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arx_caps.mint.births import Birth, keys_for, sign_session, sign_tokens, write_bundle
+from arx_caps.mint.core import Born, Mint
+from arx_caps.mint.identity import subject_of
+from arx_verifier.caveats import Caveat, read_caveat
+from arx_verifier.errors import GrantError
+
+
+def recipe_of(
+    birth: Birth,
+    caveats: Mapping[str, Sequence[Caveat]] | None = None,
+    origins: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Write down what is to be signed; no secret.
+
+    Args:
+        birth: What is born.
+        caveats: The caveats of each audience, for a task.
+        origins: Where each audience lives, for a task.
+    """
+    said = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
+    said |= {"link": birth.link, "policy": birth.policy, "origins": origins}
+    if caveats is not None:
+        said["caveats"] = {name: [each.encode().decode() for each in those] for name, those in caveats.items()}
+    return said
+
+
+def session_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+    """Sign a session's token once more."""
+    return sign_session(mint, _birth(mint, recipe, session, None))
+
+
+def task_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
+    """Sign a task's tokens once more, and write its bundle.
+
+    Raises:
+        GrantError: It does not fit into a token any more, after what is said of the agent grew.
+    """
+    birth = _birth(mint, recipe, session, task)
+    caveats = {name: [read_caveat(each.encode()) for each in those] for name, those in recipe["caveats"].items()}
+    tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats))
+    return write_bundle(mint, birth, recipe["origins"], tokens)
+
+
+def _birth(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:
+    agent = mint.state.agent(session["agent"])
+    if agent is None:
+        raise GrantError("the agent is not there any more", code="conflict")
+    return Birth(
+        agent,
+        Born(*recipe["born"]),
+        session["id"],
+        task,
+        recipe["policy"],
+        recipe["at"],
+        recipe["expires_at"],
+        recipe["depth"],
+        recipe["link"],
+        subject_of(session),
+    )

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call with a key is done once: repeated, raced, or cut off between the change and the answer."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.jose import SigningKey
+from arx_caps.mint import once, routes_work
+from arx_caps.mint.tables import REPEATS
+from arx_verifier.errors import RequestError
+from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
+
+JWK = SigningKey.generate().public.jwk
+KEY = {"Idempotency-Key": "k-1"}
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
+    yield made
+    made.mint.close()
+
+
+def call(holder: Holder, path: str, body: Any, key: dict[str, str] = KEY) -> Any:
+    headers = holder.headers("POST", path) | key
+    return holder.world.client.post(path, json=body, headers=headers)
+
+
+def kinds(world: World, kind: str) -> int:
+    return [event["kind"] for event in world.events()].count(kind)
+
+
+def test_a_task_that_is_asked_for_twice_starts_once(world: World) -> None:
+    """The repeat answers the same task and the very same tokens, and no table holds any of them."""
+    holder, _ = world.session()
+    first, second = (call(holder, "/v1/tasks", LOOKUP) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json() == second.json()
+    assert kinds(world, "task.started") == 1
+    with world.mint.state.read() as c:
+        kept = str(c.execute(REPEATS.select()).all())
+    signature = Bundle.parse(first.json()["bundle"]).tokens["orders"].encode()[-43:]
+    assert signature not in kept
+
+
+def test_a_session_is_opened_once_by_its_key(world: World) -> None:
+    """A repeat with a fresh assertion and proof gets the same session and token; another session's key gets neither."""
+    agent = world.enrol()
+    holder = Holder(world, SigningKey.generate(), None)
+
+    def opened(by: Holder) -> Any:
+        return call(by, "/v1/sessions", {"assertion": world.assertion(agent, by.key), "purpose": "x"}).json()
+
+    first, second, other = opened(holder), opened(holder), opened(Holder(world, SigningKey.generate(), None))
+    assert (first["session"]["id"], first["token"]) == (second["session"]["id"], second["token"])
+    assert other["session"]["id"] != first["session"]["id"]
+    assert kinds(world, "session.opened") == 2
+    again = Holder(world, holder.key, second["token"])
+    assert again.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+
+
+def test_a_repeat_needs_a_proof_of_its_own(world: World) -> None:
+    """Whoever saw a call and sends it again is refused, and told nothing."""
+    agent = world.enrol()
+    holder = Holder(world, SigningKey.generate(), None)
+    body = {"assertion": world.assertion(agent, holder.key)}
+    headers = holder.headers("POST", "/v1/sessions") | KEY
+    assert world.client.post("/v1/sessions", json=body, headers=headers).status_code == 201
+    answer = world.client.post("/v1/sessions", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (401, "replayed")
+
+
+def test_agents_and_operators_are_enrolled_once(world: World) -> None:
+    """What would be a conflict without the key is the same answer with it."""
+    operator = world.operator()
+    for path, body in (
+        ("/v1/agents", {"path": "acme/x", "jwk": JWK}),
+        ("/v1/operators", {"name": "ada", "role": "read-only", "jwk": SigningKey.generate().public.jwk}),
+    ):
+        key = {"Idempotency-Key": path}
+        first, second = (call(operator, path, body, key) for _ in range(2))
+        assert (first.status_code, second.status_code, first.json()) == (201, 201, second.json())
+        assert operator.call("POST", path, body).status_code == 409
+
+
+def test_a_key_stands_for_one_call(world: World) -> None:
+    """Another body or another path with the same key is refused; another caller's key is another one."""
+    holder, _ = world.session()
+    other, _ = world.open_session(world.enrol("acme/support/other"))
+    task = call(holder, "/v1/tasks", LOOKUP).json()["task"]["id"]
+    changed = call(holder, "/v1/tasks", {**LOOKUP, "ttl": "1m"})
+    assert (changed.status_code, changed.json()["code"]) == (422, "idempotency_mismatch")
+    assert call(other, "/v1/tasks", LOOKUP).json()["task"]["id"] != task
+    operator = world.operator()
+    assert call(operator, "/v1/agents", {"path": "acme/x", "jwk": JWK}).status_code == 201
+    jwk = SigningKey.generate().public.jwk
+    assert call(operator, "/v1/operators", {"name": "ada", "role": "read-only", "jwk": jwk}).status_code == 422
+
+
+def test_what_was_refused_is_not_remembered(world: World) -> None:
+    """A refusal made nothing: the same key may be used for the call once it is right."""
+    holder, _ = world.session()
+    assert call(holder, "/v1/tasks", {"template": "nonsense"}).status_code == 403
+    assert call(holder, "/v1/tasks", LOOKUP).status_code == 201
+
+
+def test_an_answer_that_was_lost_is_given_by_the_repeat(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a mint dies between the change and the answer, the repeat finds the thing and makes no other."""
+    holder, _ = world.session()
+
+    def dies(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(routes_work, "show_task", dies)
+        assert call(holder, "/v1/tasks", LOOKUP).status_code == 500
+    told = call(holder, "/v1/tasks", LOOKUP).json()
+    assert kinds(world, "task.started") == 1
+    assert Bundle.parse(told["bundle"]).task == told["task"]["id"] == world.mint.state.tasks()[0]["id"]
+
+
+def test_of_many_at_once_one_is_done(world: World) -> None:
+    """Eight equal calls at once start one task and get one answer."""
+    holder, _ = world.session()
+    barrier, answers = threading.Barrier(8), []
+    headers = [holder.headers("POST", "/v1/tasks") | KEY for _ in range(8)]
+
+    def ask(mine: dict[str, str]) -> None:
+        barrier.wait()
+        answers.append(world.client.post("/v1/tasks", json=LOOKUP, headers=mine))
+
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in headers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [201] * 8
+    assert len({answer.json()["bundle"] for answer in answers}) == kinds(world, "task.started") == 1
+
+
+def test_a_key_is_forgotten_after_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its time is over a key is as good as new, and its row goes."""
+    operator = world.operator()
+    assert call(operator, "/v1/agents", {"path": "acme/x", "jwk": JWK}).status_code == 201
+    with world.mint.state.write() as c:
+        c.execute(REPEATS.update().values(until=now_ms() - 1))
+    body = {"path": "acme/y", "jwk": SigningKey.generate().public.jwk}
+    assert call(operator, "/v1/agents", body).status_code == 201
+    with world.mint.state.read() as c:
+        assert len(c.execute(REPEATS.select()).all()) == 1
+
+
+def test_what_is_ended_stays_ended(world: World) -> None:
+    """Tokens that a repeat gives share the first ones' link and birth: a kill of those is a kill of these."""
+    epochs: Any = world.mint.epochs
+    holder, _ = world.session()
+    first = Bundle.parse(call(holder, "/v1/tasks", LOOKUP).json()["bundle"]).outline.identifier
+    epochs.kill("agent:elsewhere")
+    second = Bundle.parse(call(holder, "/v1/tasks", LOOKUP).json()["bundle"]).outline.identifier
+    assert (second.id, second.born, second.exp) == (first.id, first.born, first.exp)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a b", "x" * 65, "é", '"', '""', "a, b", "a\tb"])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    """A key is short and visible; nothing else is taken for one."""
+    with pytest.raises(RequestError):
+        once.read_key(text)
+    assert once.read_key('"k-1"') == once.read_key("k-1") == "k-1"
