@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast test-compiled nightly bench bench-growth bench-service bench-all bench-kill check clean
+.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-kill check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -18,13 +18,17 @@ test-fast: $(READY)
 nightly: $(READY)
 	.ci/nightly
 
-# The verifier built with its compiled twins, in a folder of its own, before the same tests.
-test-compiled: $(READY)
+# The verifier built with its compiled twins, in a folder of its own; it takes a C compiler and headers.
+compiled: $(READY)
 	@rm -rf build/compiled
 	ARX_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled ./verifier
+
+# The same tests, with it.
+test-compiled: compiled
 	ARX_REQUIRE_COMPILED=1 PYTHONPATH=build/compiled $(BIN)/python -m pytest tests/verifier tests/advisories tests/agent $(ARGS)
 
 bench: $(READY)
+	@$(MAKE) --silent compiled || { rm -rf build/compiled; echo "the compiled build is left out: it takes a C compiler" >&2; }
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 bench-growth: $(READY)

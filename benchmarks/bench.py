@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare ARx with its peers, and refusals with a grant: ``make bench``, or ``python -m benchmarks.bench``.
 
+Where ``make compiled`` has built the compiled twins, ours are measured with them too, in a process of their own.
 Writes ``benchmarks/results/latest.json`` and what docs/performance.md shows of it.  About 80 s; with ``--quick`` each
 work is done a few times only, to see that it works, and nothing is written.
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks import page, refusals
 from benchmarks.measure import about, race, save, say
 from benchmarks.rows import PACKAGES, Row, Verifiers, rows
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+COMPILED: Final = ROOT / "build" / "compiled"
 
 
 def measure(found: Iterable[Row], seconds: float) -> list[dict[str, Any]]:
@@ -33,16 +40,47 @@ def measure(found: Iterable[Row], seconds: float) -> list[dict[str, Any]]:
     return results
 
 
+def ours(found: Iterable[Row]) -> Iterator[Row]:
+    """Leave out everybody else."""
+    for row in found:
+        yield row._replace(contenders={name: batch for name, batch in row.contenders.items() if name.startswith("ARx")})
+
+
+def compiled(results: Sequence[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """Measure ours with the compiled build, if it is there; ratios are to the first of each work as before."""
+    if not COMPILED.exists():
+        say("the compiled build is not there (`make compiled`): it is left out")
+        return []
+    say("compiled")
+    command = [sys.executable, "-m", "benchmarks.bench", "--ours", "--seconds", str(seconds)]
+    environment = os.environ | {"PYTHONPATH": str(COMPILED)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, timeout=600)
+    first: dict[str, float] = {}
+    for row in results:
+        first.setdefault(row["work"], float(row["median_us"]))
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    for row in found:
+        row["name"] = row["name"].replace("ARx", "ARx compiled", 1)
+        row["ratio"] = round(row["median_us"] / first[row["work"]], 3)
+    return found
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description="Compare ARx with its peers.")
     parser.add_argument("--quick", action="store_true", help="see that it works; write nothing")
-    parser.add_argument("--seconds", type=float, default=0.6, metavar="S", help="time for each figure")
+    parser.add_argument("--ours", action="store_true", help="nobody else, and print JSON")
+    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time for each figure")
     options = parser.parse_args()
     seconds = 0.0 if options.quick else options.seconds
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         made = Verifiers(Path(folder))
-        results = measure(rows(made), seconds) + measure(refusals.rows(made), seconds / 3)
+        if options.ours:
+            print(json.dumps(measure(ours(rows(made)), seconds)))
+            return
+        results = measure(rows(made), seconds)
+        results += compiled(results, seconds)
+        results += measure(refusals.rows(made), seconds / 3)
         made.close()
     found = about(*PACKAGES) | {"rows": results}
     if not options.quick:

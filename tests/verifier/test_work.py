@@ -263,7 +263,8 @@ def meaning(make_scope: Callable[[int], tuple[str, bytes]]) -> Callable[[int], W
 
 def forwarded(n: int) -> Work:
     """Addresses that a chain of proxies, or whoever pretends to be one, has named."""
-    peers, named = Peers(["10.0.0.0/8"]), ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(n))
+    numbers = [next(_NEW) for _ in range(n)]
+    peers, named = Peers(["10.0.0.0/8"]), ", ".join(f"10.{number // 250}.{number % 250}.7" for number in numbers)
     return lambda: peers.of("10.1.1.1", [named])
 
 

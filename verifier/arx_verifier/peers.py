@@ -7,12 +7,15 @@ trusted proxy has.  An address that cannot be told is none, and a ``net`` caveat
 
 import ipaddress
 from collections.abc import Iterable
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from arx_verifier.errors import SettingsError
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_MAX_CHARS: Final = 64  # the longest address, in brackets and with a port, has 53: what is kept below stays small
 
 
 class Peers:
@@ -58,6 +61,11 @@ class Peers:
 
 def _read(text: str) -> Address | None:
     """Read an address as proxies write it: bare, or with a port, an IPv6 one then in brackets."""
+    return _read_short(text) if len(text) <= _MAX_CHARS else None
+
+
+@lru_cache(maxsize=4096)  # clients come again, and reading an address anew takes as long as half a decision
+def _read_short(text: str) -> Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
