@@ -15,9 +15,9 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, case, insert, select, update
 from sqlalchemy.engine import Connection
 
+from arx_caps.audit.bulk import add_totals, find_nodes, insert_rows
 from arx_caps.audit.tables import ALLOW, DENY, NODE
 from arx_verifier.records import Facts
 from arx_verifier.scopes import subject_scope
@@ -82,7 +82,7 @@ class Nodes:
     def __init__(self) -> None:
         self._known: dict[Place, tuple[int, bytes]] = {}  # id and path, all of them committed
         self._new: dict[Place, tuple[int, bytes]] = {}
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._count = self._erasures = 0
 
     def begin(self, count: int, erasures: int) -> None:
@@ -96,10 +96,22 @@ class Nodes:
         if erasures != self._erasures:
             self._known, self._erasures = {}, erasures
 
-    def find(self, connection: Connection, place: Place, at_ms: int) -> int:
-        """Return the id of a place's node."""
-        found = self._known.get(place) or self._new.get(place) or self._look(connection, place, at_ms)
-        return found[0]
+    def prepare(self, connection: Connection, places: Iterable[Place]) -> None:
+        """Look up those of these places, and of all above them, that are not known yet: at once."""
+        unknown: dict[bytes, Place] = {}
+        for each in set(places):
+            place = each
+            while place not in self._known and place not in self._new:
+                unknown[_key(place)] = place
+                if len(place.steps) == 1:
+                    break
+                place = _above(place)
+        if unknown:
+            self._new |= {unknown[key]: found for key, found in find_nodes(connection, list(unknown)).items()}
+
+    def find(self, place: Place, at_ms: int) -> int:
+        """Return the id of the node of a place that was prepared; one that is not there is made."""
+        return (self._known.get(place) or self._new.get(place) or self._make(place, at_ms))[0]
 
     def flush(self, connection: Connection, seen: Iterable[tuple[int, int, int]]) -> int:
         """Write the new nodes and add to the totals of those that were seen.
@@ -112,7 +124,7 @@ class Nodes:
             How many nodes there are.
         """
         if self._rows:
-            connection.execute(insert(NODE), self._rows)
+            insert_rows(connection, NODE, _COLUMNS, self._rows)
             self._rows = []
         totals: dict[int, list[int]] = {}
         for node, outcome, at_ms in seen:
@@ -124,9 +136,9 @@ class Nodes:
                 total[3] = at_ms
             elif at_ms > total[4]:
                 total[4] = at_ms
-        rows = [dict(zip(_TOTALS, (node, *total), strict=True)) for node, total in sorted(totals.items())]
-        if rows:
-            connection.execute(_ADD, rows)
+        if totals:
+            # In the order of ids, so that two writers would never wait for each other crosswise.
+            add_totals(connection, [(*total, node) for node, total in sorted(totals.items())])  # type: ignore[misc]
         return self._count
 
     def commit(self) -> None:
@@ -135,45 +147,27 @@ class Nodes:
             self._known.clear()
         self._known |= self._new
 
-    def _look(self, connection: Connection, place: Place, at_ms: int) -> tuple[int, bytes]:
-        key = sha256(msgspec.msgpack.encode(place)).digest()
-        row = connection.execute(select(NODE.c.id, NODE.c.path).where(NODE.c.key == key)).first()
-        found = (row.id, row.path) if row is not None else self._make(connection, place, key, at_ms)
-        self._new[place] = found
-        return found
-
-    def _make(self, connection: Connection, place: Place, key: bytes, at_ms: int) -> tuple[int, bytes]:
+    def _make(self, place: Place, at_ms: int) -> tuple[int, bytes]:
         steps = place.steps
         parent, path = None, b""
         if len(steps) > 1:
-            above = place._replace(steps=steps[:-1])
-            parent, path = self._known.get(above) or self._new.get(above) or self._look(connection, above, at_ms)
+            above = _above(place)
+            parent, path = self._known.get(above) or self._new.get(above) or self._make(above, at_ms)
         self._count += 1
         path += self._count.to_bytes(8, "big")
-        kind, ref, name = steps[-1]
         refs = {step.kind: step.ref for step in steps}
-        row = {"id": self._count, "path": path, "key": key, "parent": parent, "kind": kind, "ref": ref, "name": name}
-        row |= {"session": refs.get(SESSION, ""), "task": refs.get(TASK, ""), "agent": place.agent}
-        row |= {"subject": place.subject, "allow": 0, "deny": 0, "other": 0, "first_ms": at_ms, "last_ms": at_ms}
-        self._rows.append(row)
-        return self._count, path
+        where = (refs.get(SESSION, ""), refs.get(TASK, ""), place.agent, place.subject)
+        self._rows.append((self._count, path, _key(place), parent, *steps[-1], *where, 0, 0, 0, at_ms, at_ms))
+        made = self._new[place] = (self._count, path)
+        return made
 
 
-_TOTALS: Final = ("b_node", "b_allow", "b_deny", "b_other", "b_first", "b_last")
+def _above(place: Place) -> Place:
+    return place._replace(steps=place.steps[:-1])
 
 
-def _least(column: Any, value: Any, *, most: bool) -> Any:
-    return case((column < value if most else column > value, value), else_=column)
+def _key(place: Place) -> bytes:
+    return sha256(msgspec.msgpack.encode(place)).digest()
 
 
-_ADD: Final = (
-    update(NODE)
-    .where(NODE.c.id == bindparam("b_node"))
-    .values(
-        allow=NODE.c.allow + bindparam("b_allow"),
-        deny=NODE.c.deny + bindparam("b_deny"),
-        other=NODE.c.other + bindparam("b_other"),
-        first_ms=_least(NODE.c.first_ms, bindparam("b_first", type_=NODE.c.first_ms.type), most=False),
-        last_ms=_least(NODE.c.last_ms, bindparam("b_last", type_=NODE.c.last_ms.type), most=True),
-    )
-)
+_COLUMNS: Final = tuple(NODE.columns.keys())

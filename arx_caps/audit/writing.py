@@ -2,15 +2,18 @@
 """One change of the log: records, tree, totals and high-water marks, in one transaction.  SPEC 17, 18."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
+from arx_caps.audit.bulk import insert_rows
 from arx_caps.audit.entries import Entry
 from arx_caps.audit.nodes import Nodes
 from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
 from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
+
+_RECORD: Final = ("idx", "at_ms", "node", "source", "sequence", "outcome", "code", "tool", "kept", "body")
 
 
 class Source(NamedTuple):
@@ -65,21 +68,18 @@ class Writing:
         Returns:
             The index of the first.
         """
-        connection, find, append = self.connection, self._nodes.find, self.tree.append
+        connection, nodes, append = self.connection, self._nodes, self.tree.append
+        nodes.prepare(connection, (entry.place for entry in entries))
         first = index = self.tree.size
         rows, seen = [], []
-        for entry in entries:
-            node = find(connection, entry.place, entry.at_ms)
-            seen.append((node, entry.outcome, entry.at_ms))
-            rows.append({
-                "idx": index, "at_ms": entry.at_ms, "node": node, "source": source.id, "sequence": entry.sequence,
-                "outcome": entry.outcome, "code": entry.code, "tool": entry.tool, "kept": entry.kept,
-                "body": entry.body,
-            })  # fmt: skip
-            append(leaf_hash(entry.kept))
+        for sequence, at_ms, place, outcome, code, tool, kept, body in entries:
+            node = nodes.find(place, at_ms)
+            seen.append((node, outcome, at_ms))
+            rows.append((index, at_ms, node, source.id, sequence, outcome, code, tool, kept, body))
+            append(leaf_hash(kept))
             index += 1
-        self._count = self._nodes.flush(connection, seen)
-        connection.execute(insert(RECORD), rows)
+        self._count = nodes.flush(connection, seen)
+        insert_rows(connection, RECORD, _RECORD, rows)
         told: dict[str, Any] = {"source": source.id, "taken_ms": self.now_ms, "statement": statement}
         connection.execute(insert(BATCH), [told | stretch for stretch in _stretches(first, entries)])
         return first
