@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec, compiled, digests, proofs
+from arx_verifier import canonical, chain, codec, compiled, digests, proofs
 from tests.support import QUICK, access, aligned_parents, mint, sign
 
 BYTES = st.binary(max_size=300)
@@ -46,6 +46,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "split_call": proofs.split_call,
     "tool_digest": proofs.tool_digest,
     "salted": digests.salted,
+    "is_flat": canonical.is_flat,
 }
 
 
@@ -155,6 +156,23 @@ def test_digests(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> Non
     """The digest of a call of a tool, and that of its record."""
     agree("tool_digest", prefix, caveat, tool, written)
     agree("salted", prefix, written)
+
+
+class Text(str):
+    """Text that is of no exact type."""
+
+
+SMALL = st.integers(-(2**53) - 2, -(2**53) + 2) | st.integers(2**53 - 2, 2**53 + 2) | st.integers()
+ITEMS = st.text(max_size=3) | SMALL | st.booleans() | st.none() | st.floats() | st.just([]) | st.builds(Text)
+
+
+@QUICK
+@given(
+    st.dictionaries(st.text(max_size=3) | st.integers() | st.builds(Text, st.text(max_size=2)), ITEMS, max_size=4) | ODD
+)
+def test_flat_arguments(value: Any) -> None:
+    """Arguments of every type, at the edges of integers too."""
+    agree("is_flat", value)
 
 
 @pytest.mark.parametrize("name", sorted(TWINS))

@@ -25,7 +25,7 @@
 
 // ---------------------------------------------------------------------------------------------------- what is shared
 
-enum { STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, WALK, SPLIT_CALL, TOOL_DIGEST, SALTED, COUNT };
+enum { STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, WALK, SPLIT_CALL, TOOL_DIGEST, SALTED, IS_FLAT, COUNT };
 
 static PyObject *reference[COUNT];  // the Python functions
 static PyObject *call_type;         // presented.Call
@@ -355,6 +355,23 @@ static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t n
     return text;
 }
 
+static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 1 || !PyDict_CheckExact(args[0])) return pure(IS_FLAT, args, nargs);
+    const long long most = (1LL << 53) - 1;
+    Py_ssize_t at = 0;
+    PyObject *name, *item;
+    while (PyDict_Next(args[0], &at, &name, &item)) {
+        if (!PyUnicode_CheckExact(name)) Py_RETURN_FALSE;
+        if (PyUnicode_CheckExact(item) || PyBool_Check(item)) continue;
+        if (!PyLong_CheckExact(item)) Py_RETURN_FALSE;
+        int beyond;
+        long long number = PyLong_AsLongLongAndOverflow(item, &beyond);
+        if (beyond || number < -most || number > most) Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+}
+
 // --------------------------------------------------------------------------------------------------------- the module
 
 #define TWIN(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
@@ -364,6 +381,7 @@ static PyObject *refer(PyObject *self, PyObject *args);
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
     TWIN(states_of), TWIN(ends_in), TWIN(extend),     TWIN(fold),        TWIN(next_link), TWIN(base64_of),
     TWIN(bytes_of),  TWIN(walk),    TWIN(split_call), TWIN(tool_digest), TWIN(salted),
+    TWIN(is_flat),
     {"refer", refer, METH_VARARGS, "Register the Python function that a twin stands for, and what it makes."},
     {NULL, NULL, 0, NULL},
 };

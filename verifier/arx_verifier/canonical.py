@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError, RequestError
 
 MAX_INTEGER: Final = 2**53 - 1  # beyond it ECMAScript and every float-based JSON reader lose digits (RFC 8785 D)
@@ -97,17 +98,25 @@ def flat_jcs(value: Any) -> bytes | None:
     Raises:
         UnicodeEncodeError: A lone surrogate.
     """
-    if type(value) is not dict:
+    if not is_flat(value):
         return None
-    for name, item in value.items():
-        kind = type(item)
-        if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER) and kind is not bool:
-            return None
-        if type(name) is not str:
-            return None
     raw = _ENCODER.encode(value)
     # Only under ASCII names is msgspec's order surely that of RFC 8785.
     return raw if raw.isascii() or all(map(str.isascii, value)) else None
+
+
+@twin()
+def is_flat(value: Any) -> bool:
+    """Tell whether *value* is a dict of nothing but text, integers within 2**53 - 1 and booleans, under text."""
+    if type(value) is not dict:
+        return False
+    for name, item in value.items():
+        kind = type(item)
+        if kind is not str and not (kind is int and -MAX_INTEGER <= item <= MAX_INTEGER) and kind is not bool:
+            return False
+        if type(name) is not str:
+            return False
+    return True
 
 
 def number(value: float) -> str:

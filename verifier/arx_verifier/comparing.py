@@ -89,6 +89,16 @@ def within(operand: Sequence[Any]) -> Test:
     return _between("range", operand[0], operand[1])
 
 
+def within_integers(least: int, most: int) -> Predicate:
+    """Make the test of a closed range of integers; it says its bounds, so that several can be made one."""
+
+    def holds(value: Any) -> bool:
+        return type(value) is int and least <= value <= most
+
+    holds.bounds = least, most  # type: ignore[attr-defined]
+    return holds
+
+
 def at_least(operand: Any) -> Test:
     """The value is not below this number."""
     return _between("min", operand, None)
@@ -193,7 +203,7 @@ def _between(word: str, low: Any, high: Any) -> Test:
     if is_integer(least) and is_integer(most):
         if least > most:
             raise MalformedTokenError(f"{word}: the lower bound is above the upper one")
-        return is_integer, lambda value: type(value) is int and least <= value <= most
+        return is_integer, within_integers(least, most)
     bounds = [bound for bound in (low, high) if bound is not None]
     if all(map(_is_decimal_operand, bounds)):
         return _decimal_between(word, *(None if bound is None else Decimal(bound) for bound in (low, high)))

@@ -8,6 +8,7 @@ forgets a live one to make room.  What the key covers and how long a call may li
 import os
 import threading
 import time
+import weakref
 from typing import Any, Final, Protocol
 
 from arx_verifier.errors import SettingsError, StoreError
@@ -44,6 +45,9 @@ class NonceStore(Protocol):
         """
 
 
+_STORES: "weakref.WeakSet[MemoryNonces]" = weakref.WeakSet()
+
+
 class MemoryNonces:
     """Nonces in this process's memory: right for exactly one process.
 
@@ -59,18 +63,19 @@ class MemoryNonces:
 
     def __init__(self, *, now_ms: int | None = None, capacity: int = MAX_NONCES) -> None:
         self.not_before_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        self._pid, self._capacity = os.getpid(), capacity
+        self._forked, self._capacity = False, capacity
         self._seen: set[bytes | str] = set()
         self._by_second: dict[int, list[bytes | str]] = {}
         self._purged_s = self.not_before_ms // 1000
         self._lock = threading.Lock()
+        _STORES.add(self)
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
         """Spend a key; see ``NonceStore``."""
-        if os.getpid() != self._pid:
+        if self._forked:  # told by the fork: asking for the process each time is a call of the kernel
             raise StoreError("a forked process shares no nonces with its parent: use RedisNonces")
         second, seen = expires_ms // 1000, self._seen
         with self._lock:
@@ -93,6 +98,14 @@ class MemoryNonces:
         self._purged_s = now_s
         for second in [second for second in self._by_second if second < now_s]:
             self._seen.difference_update(self._by_second.pop(second))
+
+
+def _refuse_all() -> None:
+    for store in tuple(_STORES):
+        store._forked = True  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_refuse_all)
 
 
 class RedisNonces:

@@ -4,11 +4,11 @@
 The hot half of ``constraints``, which checks what a rule says, makes its tests, and explains what failed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arx_verifier.arguments import ABSENT
-from arx_verifier.comparing import Predicate
+from arx_verifier.comparing import Predicate, within_integers
 
 
 class CompiledRule:
@@ -70,13 +70,29 @@ def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
     """Make one rule of several that must all hold, each test of them once.
 
-    Hand-overs restate most of what they narrow.  What was compiled from the same bytes is the same object, so the time
-    of a check does not grow with them.
+    Hand-overs restate most of what they narrow, and what they narrow are amounts.  What was compiled from the same
+    bytes is the same object, and ranges of integers are intersected, so the time of a check does not grow with them.
     """
     if len(rules) == 1:
         return rules[0]
-    tests = tuple(dict.fromkeys(test for rule in rules for test in rule.tests))
+    tests = _intersected(dict.fromkeys(test for rule in rules for test in rule.tests))
     closed = [rule.names for rule in rules if rule.closed]
     names = frozenset.intersection(*closed) if closed else frozenset()
     exact = bool(closed) and len(tests) == len(names) and all(rule.exact or not rule.closed for rule in rules)
     return CompiledRule(None, None, tests, names, bool(closed), exact, sum(rule.weight for rule in rules))
+
+
+def _intersected(tests: Iterable[tuple[str, Predicate]]) -> tuple[tuple[str, Predicate], ...]:
+    """Make one test of all ranges of integers that one argument must be in; it stands where the first one stood."""
+    made: dict[tuple[str, Predicate | None], Predicate] = {}
+    for name, holds in tests:
+        bounds = getattr(holds, "bounds", None)
+        if bounds is None:
+            made[name, holds] = holds
+            continue
+        known = made.get((name, None))
+        if known is not None:
+            least, most = known.bounds  # type: ignore[attr-defined]
+            holds = within_integers(max(least, bounds[0]), min(most, bounds[1]))  # noqa: PLW2901
+        made[name, None] = holds
+    return tuple([(name, holds) for (name, _), holds in made.items()])

@@ -105,15 +105,26 @@ class ProvenChain:
             self._states = states = chain.states_of(self.signature)
         return chain.ends_in(states, caveat, signature)
 
-    def judge_tool(self, tool: str, args: Mapping[str, Any]) -> Refused | None:
-        """Apply every ``allow``: in each, one rule must match the tool and all its arguments."""
+    def judge_tool(self, tool: str, args: Mapping[str, Any], written: bytes | None = None) -> Refused | None:
+        """Apply every ``allow``: in each, one rule must match the tool and all its arguments.
+
+        Args:
+            tool: What is asked for.
+            args: Its arguments.
+            written: Their ``canonical.flat_jcs``, where it was made.
+        """
         rules = self._by_tool.get(tool)
         if rules is None or not rules.merged:
             found = self._gather(tool, again=rules is not None)
             if isinstance(found, Refused):
                 return found
             rules = found
-        if rules.tests > bounds.FREE_TESTS and rules.tests * bounds.size_of(args) > bounds.MAX_WORK:
+        if (
+            rules.tests > bounds.FREE_TESTS
+            # Their JSON is longer than what is counted: where even that would not be too much, nothing is.
+            and (written is None or rules.tests * len(written) > bounds.MAX_WORK)
+            and rules.tests * bounds.size_of(args) > bounds.MAX_WORK
+        ):
             return _TOO_MUCH
         for group in rules.groups:
             for rule in group:

@@ -263,7 +263,7 @@ class Verifier:
         elif proven.needs_call:
             return PROOF_MISSING, None
         refused = proven.judge_peer(request.peer) if proven.networks else None
-        return refused or proven.judge_tool(request.tool, request.args), written
+        return refused or proven.judge_tool(request.tool, request.args, written), written
 
     def _spend(self, call: Call, request: AccessRequest) -> Refused | None:
         nonces, issued_at = self.nonces, call.issued_at
