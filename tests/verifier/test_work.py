@@ -16,7 +16,7 @@ import pytest
 
 from arx_verifier import arguments, bounds, canonical, codec, digests
 from arx_verifier.access import AccessRequest, HttpCall, read_json_object
-from arx_verifier.asgi import _token
+from arx_verifier.asgi import _headers, _token
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule, Url
 from arx_verifier.counters import MemoryNonces
@@ -210,7 +210,7 @@ def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
     def make(n: int) -> Work:
         checked, header = verifier(), b"Bearer " + make_text(n).encode()
         scope: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
-        return lambda: refuses(checked, _token(scope), access(), "malformed", "bad_signature")
+        return lambda: refuses(checked, _token(_headers(scope)), access(), "malformed", "bad_signature")
 
     return make
 

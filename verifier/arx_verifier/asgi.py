@@ -15,7 +15,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.decisions import Decision
@@ -31,6 +31,8 @@ SCREEN_BYTES: Final = 4096  # a longer body is read, kept and parsed only for a 
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TOOL: Final[Meaning] = ("", {})
+_READ: Final = frozenset((b"authorization", b"content-length", b"traceparent", b"x-forwarded-for"))
+_Headers: TypeAlias = dict[bytes, list[bytes]]  # each value of a name, in order
 
 
 class _Refuse(Exception):  # noqa: N818 - never leaves this module
@@ -91,11 +93,12 @@ class ArxMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._start()
-        peer = self._peer(scope)
+        headers = _headers(scope)
+        peer = self._peer(scope, headers)
         try:
-            token = _token(scope)
-            body = await self._body(scope, receive, token)
-            request = self._request(scope, body, peer)
+            token = _token(headers)
+            body = await self._body(headers, receive, token)
+            request = self._request(scope, headers, body, peer)
         except _Disconnected:
             return
         except _Refuse as refused:
@@ -123,7 +126,7 @@ class ArxMiddleware:
         else:
             self.verifier.record_end(decision, reason)
 
-    def _request(self, scope: Scope, body: bytes, peer: str | None) -> AccessRequest:
+    def _request(self, scope: Scope, headers: _Headers, body: bytes, peer: str | None) -> AccessRequest:
         try:
             tool, args = self._meaning(scope, body) or _NO_TOOL
         except RequestError as error:
@@ -131,10 +134,10 @@ class ArxMiddleware:
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         target = raw + b"?" + scope["query_string"] if scope["query_string"] else raw
         call = HttpCall(scope["method"], target, hashlib.sha256(body).digest())
-        return AccessRequest(tool, args, _now_ms(), peer, call, traceparent=_traceparent(scope))
+        return AccessRequest(tool, args, _now_ms(), peer, call, traceparent=_traceparent(headers))
 
-    async def _body(self, scope: Scope, receive: Receive, token: str) -> bytes:
-        declared = _header(scope, b"content-length")
+    async def _body(self, headers: _Headers, receive: Receive, token: str) -> bytes:
+        declared = headers[b"content-length"][0] if b"content-length" in headers else b""
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
         parts, size, more, screened = [], 0, True, False
@@ -157,9 +160,9 @@ class ArxMiddleware:
     def _too_large(self) -> _Refuse:
         return _Refuse("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
 
-    def _peer(self, scope: Scope) -> str | None:
+    def _peer(self, scope: Scope, headers: _Headers) -> str | None:
         client = scope.get("client")
-        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+        forwarded = [value.decode("latin-1") for value in headers.get(b"x-forwarded-for", ())]
         return self._peers.of(client[0] if client else None, forwarded)
 
     @property
@@ -209,8 +212,18 @@ class ArxMiddleware:
             await asyncio.to_thread(self.verifier.close)
 
 
-def _token(scope: Scope) -> str:
-    values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+def _headers(scope: Scope) -> _Headers:
+    """Look once at every header, and return the values of those that are read here."""
+    found: _Headers = {}
+    for name, value in scope["headers"]:
+        lower = name.lower()
+        if lower in _READ:
+            found.setdefault(lower, []).append(bytes(value))
+    return found
+
+
+def _token(headers: _Headers) -> str:
+    values = headers.get(b"authorization", ())
     if len(values) > 1:
         raise _Refuse("malformed_request", "there is more than one Authorization header")
     scheme, _, token = values[0].partition(b" ") if values else (b"", b"", b"")
@@ -219,12 +232,8 @@ def _token(scope: Scope) -> str:
     return token.strip(b" ").decode("latin-1")
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    return next((bytes(value) for name, value in scope["headers"] if name.lower() == wanted), b"")
-
-
-def _traceparent(scope: Scope) -> str | None:
-    raw = _header(scope, b"traceparent")
+def _traceparent(headers: _Headers) -> str | None:
+    raw = headers[b"traceparent"][0] if b"traceparent" in headers else b""
     return raw.decode("ascii") if _TRACEPARENT.fullmatch(raw) else None
 
 
