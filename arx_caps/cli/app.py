@@ -24,7 +24,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "mint": ("mint", "run the mint alone, with a store of your own"),
     "relay": ("relay", "follow the store once for many verifiers"),
     "doctor": ("doctor", "look for what is wrong, and say how to mend it"),
-    "policy": ("policy", "check a policy file"),
+    "policy": ("policy", "check a policy, ask it, compare, put it in force"),
     "operator": ("operator", "enrol operators, give them roles, get back in"),
     "whoami": ("operator", "show who a key makes you, and what you may do"),
     "agent": ("agent", "enrol, list and deactivate agents"),

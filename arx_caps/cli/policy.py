@@ -1,17 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx policy``: read a policy file as the mint does."""
+"""``arx policy``: check a policy file, ask it questions, compare two, put one in force, read any that was."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from arx_caps.cli.exits import DENIED, Stop
-from arx_caps.cli.frame import common_options, pass_console
-from arx_caps.cli.output import Console, pairs
+from arx_caps.cli.files import write_private
+from arx_caps.cli.frame import common_options, out_option, pass_console
+from arx_caps.cli.output import Console, pairs, plain, table
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.values import Duration, read_pairs, show_json, show_time
 from arx_verifier.errors import SettingsError
+
+if TYPE_CHECKING:
+    from arx_caps.mint.policy import Policy
+
+IN_FORCE = "in-force"
+_file_option = click.option("--file", help="a policy file; else the policy in force at the mint")
+_SIGNS = {"granted": "+", "no longer granted": "-", "changed": "~"}
 
 
 @click.group("policy")
 def policy_command() -> None:
-    """Check a policy file."""
+    """Check a policy, ask it, compare, put it in force."""
 
 
 @policy_command.command("check")
@@ -20,12 +34,7 @@ def policy_command() -> None:
 @pass_console
 def check(console: Console, file: str) -> None:
     """Check a policy file; the first mistake is told with line and key, and exits with 1."""
-    from arx_caps.mint.policy import Policy
-
-    try:
-        policy = Policy.load(file)
-    except SettingsError as error:
-        raise Stop(str(error), DENIED, code=error.code) from error
+    policy = _of_file(file)
     value = {
         "digest": policy.digest,
         "audiences": sorted(policy.audiences),
@@ -34,3 +43,186 @@ def check(console: Console, file: str) -> None:
     }
     shown = [(name, ", ".join(said) if isinstance(said, list) else said) for name, said in value.items()]
     console.data("policy", value, lambda: pairs(shown))
+
+
+@policy_command.command("explain")
+@click.option("--agent", required=True, help="the agent's path")
+@click.option("--task", required=True, help="the task's name in the policy")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter; NAME:=JSON for other types")
+@click.option("--tool", "tools", multiple=True, help="narrow to this tool, or pattern; may be given again")
+@click.option("--ttl", type=Duration(), help="a shorter life")
+@click.option("--depth", type=click.IntRange(0), help="fewer hand-overs")
+@click.option("--subject", nargs=2, metavar="ISSUER SUB", help="on whose behalf: the issuer's URL, and their `sub`")
+@click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="what else is proven of the subject")
+@_file_option
+@operator_options
+@common_options
+@pass_console
+def explain(
+    console: Console,
+    /,
+    place: Place,
+    agent: str,
+    task: str,
+    file: str | None,
+    subject: tuple[str, str] | None,
+    claims: tuple[str, ...],
+    params: tuple[str, ...],
+    tools: tuple[str, ...],
+    **less: Any,
+) -> None:
+    """Say what a task would grant to an agent; if nothing, why and what it would take, and exit with 1."""
+    from arx_caps.mint.explaining import explain_grant, show_explained
+    from arx_caps.mint.issuers import Subject
+
+    policy = _of_file(file) if file is not None else _kept(place, IN_FORCE)
+    whose = Subject(*subject, read_pairs(claims)) if subject is not None else None
+    explained = explain_grant(
+        policy, agent=agent, task=task, params=read_pairs(params), tools=tools or None, subject=whose, **less
+    )
+    value = {"policy": policy.digest, "agent": agent, **show_explained(explained)}
+    console.data("explanation", value, lambda: "\n".join(_explained(value)))
+    click.get_current_context().exit(0 if explained.granted else DENIED)
+
+
+@policy_command.command("diff")
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="[NEW]", required=False)
+@operator_options
+@common_options
+@pass_console
+def diff(console: Console, place: Place, old: str, new: str | None) -> None:
+    """Compare two policies by what they say: files, digests, or `in-force`; one alone is compared with that in force.
+
+    What is newly granted is marked with +, what is no longer granted with -, what changed otherwise with ~.
+    """
+    from arx_caps.mint.comparing import compare
+
+    first, second = (_any(place, IN_FORCE), _any(place, old)) if new is None else (_any(place, old), _any(place, new))
+    found = compare(first, second)
+    value = {"old": first.digest, "new": second.digest, "differences": [each._asdict() for each in found]}
+    lines = [_difference(each._asdict()) for each in found] or ["both say the same"]
+    console.data("policy-diff", value, lambda: "\n".join(lines))
+
+
+@policy_command.command("show")
+@click.argument("digest", default=IN_FORCE)
+@out_option
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
+    """Show the policy DIGEST, as a token or a decision names it, as it was written; that in force when left out."""
+    answer = _fetch(place, digest)
+    if out is not None:
+        write_private(out, answer["policy"])
+        answer = {**answer, "policy": None, "file": str(out)}
+    shown = [(name, _when(name, answer[name])) for name in answer if name != "policy"]
+    console.data("policy", answer, lambda: answer["policy"] or pairs(shown))
+
+
+@policy_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_policies(console: Console, place: Place) -> None:
+    """List every policy that was in force, the last one first."""
+    found = place.mint().call("GET", "/v1/policies").get("policies", [])
+    rows = [(p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"]) for p in found]
+    console.data("policies", {"policies": found}, lambda: table(("POLICY", "", "LAST PUT IN FORCE", "BY"), rows))
+
+
+@policy_command.command("load")
+@click.argument("file", type=click.Path())
+@operator_options
+@common_options
+@pass_console
+def load(console: Console, place: Place, file: str) -> None:
+    """Put a policy FILE in force at every mint of the realm; running tasks keep what they were granted."""
+    policy = _of_file(file)
+    answer = place.mint().call("POST", "/v1/policies", {"policy": policy.text.source})
+    console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
+    if answer["digest"] != answer["before"]:
+        console.hint(f"`arx policy diff {answer['before']} {answer['digest']}` shows what that changes")
+
+
+@policy_command.command("reload")
+@operator_options
+@common_options
+@pass_console
+def reload(console: Console, place: Place) -> None:
+    """Have the mint read its own policy file again, as at a SIGHUP."""
+    answer = place.mint().call("POST", "/v1/policies/reload")
+    console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
+
+
+def _of_file(file: str) -> "Policy":
+    from arx_caps.mint.policy import Policy
+
+    try:
+        return Policy.load(file)
+    except SettingsError as error:
+        raise Stop(str(error), DENIED, code=error.code) from error
+
+
+def _any(place: Place, which: str) -> "Policy":
+    """Read a policy file, or one that the mint has, by its digest."""
+    return _of_file(which) if Path(which).is_file() or "/" in which or "." in which else _kept(place, which)
+
+
+def _kept(place: Place, digest: str) -> "Policy":
+    from arx_caps.mint.policy import Policy
+
+    return Policy.parse(_fetch(place, digest)["policy"], f"policy {digest}")
+
+
+def _fetch(place: Place, digest: str) -> dict[str, Any]:
+    if not digest.replace("-", "").replace("_", "").isalnum():
+        raise click.BadParameter(f"{digest[:60]!r} is neither a file nor a digest", param_hint="DIGEST")
+    return place.mint().call("GET", f"/v1/policies/{digest}")
+
+
+def _explained(value: dict[str, Any]) -> list[str]:
+    """Write an explanation for people."""
+    lines = [f"policy {value['policy']}", ""]
+    for name in ("session", "task"):
+        part = value[name]
+        if not part["granted"]:
+            lines.append(f"no {name}: {plain(part['why'])}")
+            lines += [f"  it takes  {plain(each)}" for each in part["takes"]]
+            continue
+        limits = [(key, _in_words(said)) for key, said in part.items() if key not in ("granted", "audiences")]
+        lines += [f"a {name}", pairs(limits, "  ")]
+        for audience, given in part.get("audiences", {}).items():
+            lines.append(f"  at {plain(audience)} ({plain(', '.join(given['origins']))})")
+            lines += [f"    {_rule(rule)}" for rule in given["allow"]]
+            lines += [f"    and no other than {plain(tool)}" for tool in given.get("narrowed_to", [])]
+    return lines
+
+
+def _difference(found: dict[str, Any]) -> str:
+    before, after = (_said(found[side]) for side in ("before", "after"))
+    arrow = " -> ".join(side for side in (before, after) if side is not None)
+    return f"{_SIGNS[found['kind']]} {plain(found['place'])}: {found['member']} {arrow}"
+
+
+def _said(value: Any) -> str | None:
+    if isinstance(value, dict) and "tool" in value:
+        return _rule(value)
+    return None if value is None else plain(value if isinstance(value, str) else show_json(value))
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    args = rule.get("args")
+    if args is None:
+        return plain(f"{rule['tool']}(anything)")
+    shown = ", ".join(f"{name}: {show_json(each)}" for name, each in args.items())
+    return plain(f"{rule['tool']}({shown})")
+
+
+def _in_words(value: Any) -> Any:
+    return (", ".join(map(str, value)) or None) if isinstance(value, list) else value
+
+
+def _when(name: str, value: Any) -> Any:
+    return show_time(value) if name.endswith("_at") else value if isinstance(value, str) else json.dumps(value)

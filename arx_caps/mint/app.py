@@ -25,6 +25,7 @@ from arx_caps.mint import (
     routes_kills,
     routes_open,
     routes_operators,
+    routes_policy,
     routes_services,
     routes_trail,
     routes_work,
@@ -35,6 +36,7 @@ from arx_caps.mint.endpoint import Endpoint, serve
 ENDPOINTS: Final = (
     *routes_operators.ENDPOINTS,
     *routes_keys.ENDPOINTS,
+    *routes_policy.ENDPOINTS,
     *routes_services.ENDPOINTS,
     *routes_agents.ENDPOINTS,
     *routes_work.ENDPOINTS,

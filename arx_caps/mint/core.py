@@ -18,6 +18,7 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.jwks import KeySets
 from arx_caps.mint.keybook import KeyBook
 from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.loading import follow_policy, reload_policy, settle_policy
 from arx_caps.mint.log import AuditLog
 from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed
 from arx_caps.mint.lost_bans import EVERY_S, restore_bans
@@ -139,6 +140,7 @@ class Mint:
         self.state.create()
         self.log.start()
         self.book.start()
+        settle_policy(self)
         self.state.record(Event.of("mint.started", MINT, policy=self.policy.digest, root=self.book.minting()))
         self.attest()
         self.verifier.start()
@@ -166,11 +168,7 @@ class Mint:
             SettingsError: It has a mistake; the old one stays in force.
             AuditError: The change could not be recorded; the old one stays in force.
         """
-        policy = Policy.load(self.realm.policy_path)
-        if policy.digest != self.policy.digest:
-            self.state.record(Event.of("policy.loaded", MINT, policy=policy.digest, before=self.policy.digest))
-        self.policy = policy
-        return policy.digest
+        return reload_policy(self, MINT).digest
 
     # The kill epoch.
 
@@ -254,13 +252,14 @@ class Mint:
         return "the store has lost kills and given their numbers to others"
 
     def _keep(self) -> None:
-        """See whether the store needs a new history or has lost a ban, and which keys mint by now."""
+        """See whether the store needs a new history or has lost a ban, which keys mint, which policy is in force."""
         told = False
         while not self._stop.wait(KEEPER_S):
             try:
                 if self.epochs.check(None, 0, ()) is not None or must_attest(self.store, self.topology):
                     self.attest()
                 self.book.tick()
+                follow_policy(self)
                 if time.monotonic() - self._compared >= EVERY_S:
                     self._restore_bans()
                 told = False

@@ -23,7 +23,7 @@ from arx_caps.mint.once import HEADER, Claim, Made, claiming, digest_of, read_ke
 from arx_verifier.access import read_json_object
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 
-MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; nothing that is asked of a mint is larger
+MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is larger
 
 
 # What every call can be refused with, and what comes with how the caller is proven.

@@ -67,6 +67,7 @@ class Policy:
         sessions: Terms by name.
         templates: Templates by name.
         subject_claims: The claims about a subject that it asks for anywhere.
+        text: As it was written.
     """
 
     def __init__(self, text: PolicyText) -> None:
@@ -75,6 +76,7 @@ class Policy:
         Raises:
             SettingsError: The first mistake, with file, line and key.
         """
+        self.text = text
         root = Section(text, (), text.document)
         self.issuers = read_issuers(root)
         self.workloads = read_workloads(root, self.issuers)

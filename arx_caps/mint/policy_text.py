@@ -30,6 +30,7 @@ class PolicyText:
     Attributes:
         name: What errors call the file.
         document: The whole document as plain data.
+        source: The text as it was written.
     """
 
     def __init__(self, text: str, name: str) -> None:
@@ -38,7 +39,7 @@ class PolicyText:
         Raises:
             SettingsError: It is not TOML.
         """
-        self.name = name
+        self.name, self.source = name, text
         self._lines: dict[Path, int] = {}
         try:
             self.document = tomllib.loads(text)

@@ -45,6 +45,7 @@ STATUS: Final = {
     "too_large": 413,
     "unsupported_media_type": 415,
     "idempotency_mismatch": 422,
+    "policy": 422,
     "internal": 500,
     "tampered": 500,
     "incomplete": 503,

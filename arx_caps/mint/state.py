@@ -12,6 +12,7 @@ from arx_caps.mint.state_keys import KeyState
 from arx_caps.mint.state_operators import OperatorState
 from arx_caps.mint.state_outbox import Outbox
 from arx_caps.mint.state_people import PeopleState
+from arx_caps.mint.state_policies import PolicyState
 from arx_caps.mint.state_proofs import ProofState
 from arx_caps.mint.state_repeats import RepeatState
 from arx_caps.mint.state_services import ServiceState
@@ -21,7 +22,17 @@ from arx_verifier.errors import StoreError
 __all__ = ["HighWater", "Room", "State", "now_ms"]
 
 
-class State(PeopleState, OperatorState, WorkState, ServiceState, KeyState, ProofState, RepeatState, EpochState):
+class State(
+    PeopleState,
+    OperatorState,
+    WorkState,
+    ServiceState,
+    KeyState,
+    PolicyState,
+    ProofState,
+    RepeatState,
+    EpochState,
+):
     """The mint's state.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
 
     Attributes:

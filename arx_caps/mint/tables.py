@@ -156,6 +156,17 @@ AUDIENCE_KEYS: Final = Table(
     Column("retired_at", BigInteger),
 )
 
+# Every policy that was in force, as it was written; the one with the latest time is.
+POLICIES: Final = Table(
+    "policies",
+    METADATA,
+    Column("digest", String(32), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("in_force_at", BigInteger, nullable=False),
+    Column("by", String(96), nullable=False),
+)
+
 # What each own key of a service fetched last; a file that an operator carried there counts as ``file:`` and audience.
 KEY_FETCHES: Final = Table(
     "key_fetches",

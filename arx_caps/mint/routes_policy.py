@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of the policy: put one in force, and read any that ever was."""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from arx_caps.mint import loading
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.policy import MAX_BYTES
+from arx_verifier.errors import GrantError
+
+READ: Final = "arx.policy.read"
+WRITE: Final = "arx.policy.write"
+IN_FORCE: Final = "in-force"  # no digest is as short
+ROOM: Final = 2 * MAX_BYTES  # a policy as a JSON text, its line ends and quotes escaped
+
+
+class PolicyBody(Body, frozen=True):
+    """A policy, as TOML."""
+
+    policy: Annotated[str, Meta(max_length=MAX_BYTES)]
+
+
+class LoadedAnswer(Answer, frozen=True):
+    """The digest of the policy that is in force now, and of the one before."""
+
+    digest: str
+    before: str
+
+
+class PolicyFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A kept policy; times are ms since the Unix epoch."""
+
+    digest: str
+    in_force: bool
+    first_at: int
+    in_force_at: int
+    by: str
+
+
+class PoliciesAnswer(Answer, frozen=True):
+    """The kept policies, the last in force first."""
+
+    policies: tuple[PolicyFact, ...]
+
+
+class PolicyAnswer(Answer, frozen=True):
+    """A policy as it was written."""
+
+    digest: str
+    in_force: bool
+    first_at: int
+    in_force_at: int
+    by: str
+    policy: str
+
+
+def load(asked: Asked) -> LoadedAnswer:
+    """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
+    before = asked.mint.policy.digest
+    return LoadedAnswer(digest=loading.load_policy(asked.mint, asked.body.policy, asked.by.by).digest, before=before)
+
+
+def reload(asked: Asked) -> LoadedAnswer:
+    """Read the mint's policy file again, and put it in force."""
+    before = asked.mint.policy.digest
+    return LoadedAnswer(digest=loading.reload_policy(asked.mint, asked.by.by).digest, before=before)
+
+
+def list_policies(asked: Asked) -> PoliciesAnswer:
+    """List the policies that ever were in force."""
+    now = asked.mint.policy.digest
+    rows = asked.mint.state.policies()
+    return PoliciesAnswer(policies=tuple(PolicyFact(**row, in_force=row["digest"] == now) for row in rows))
+
+
+def get_policy(asked: Asked) -> PolicyAnswer:
+    """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
+    mint, asked_for = asked.mint, asked.path["digest"]
+    row = mint.state.policy(mint.policy.digest if asked_for == IN_FORCE else asked_for)
+    if row is None:
+        raise GrantError("no such policy was ever in force here", code="not_found")
+    text = row.pop("text")
+    return PolicyAnswer(**row, policy=text, in_force=row["digest"] == mint.policy.digest)
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/policies", WRITE, load, PolicyBody, limit=ROOM, problems=("policy",)),
+    Endpoint("POST", "/v1/policies/reload", WRITE, reload, problems=("policy",)),
+    Endpoint("GET", "/v1/policies", READ, list_policies),
+    Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
+)

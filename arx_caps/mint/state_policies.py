@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every policy that was ever in force, by its digest, and which one is: the same at all mints of a realm.
+
+A digest stands in tokens and decisions; whoever asks later what it allowed must be able to read it.
+"""
+
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+
+from arx_caps.mint.database import PAGE, Database, now_ms
+from arx_caps.mint.events import Event
+from arx_caps.mint.tables import POLICIES
+
+
+class PolicyState(Database):
+    """The archive of policies."""
+
+    def put_policy(self, digest: str, text: str, by: str, what: Event) -> None:
+        """Keep a policy, and put it in force.
+
+        Args:
+            digest: What it is named by.
+            text: Its TOML; where it is kept already, under another spelling perhaps, that one stays.
+            by: Who.
+            what: The event.
+        """
+        with self.write(what) as c:
+            # Two in one millisecond, or a clock that was set back, must not leave it open which one came last.
+            last = c.execute(select(func.max(POLICIES.c.in_force_at))).scalar() or 0
+            now = max(now_ms(), last + 1)
+            known = c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(in_force_at=now, by=by))
+            if known.rowcount == 0:
+                row = {"digest": digest, "text": text, "first_at": now, "in_force_at": now, "by": by}
+                c.execute(insert(POLICIES).values(**row))
+
+    def policy(self, digest: str) -> dict[str, Any] | None:
+        """Return a kept policy, or None."""
+        return self.row(select(POLICIES).where(POLICIES.c.digest == digest))
+
+    def policy_in_force(self) -> dict[str, Any] | None:
+        """Return the policy that was put in force last, or None when none ever was."""
+        return self.row(select(POLICIES).order_by(POLICIES.c.in_force_at.desc(), POLICIES.c.digest))
+
+    def policies(self, limit: int = PAGE) -> list[dict[str, Any]]:
+        """Return the kept policies, the last in force first, without their text."""
+        columns = [column for column in POLICIES.c if column.name != "text"]
+        return self.rows(select(*columns).order_by(POLICIES.c.in_force_at.desc(), POLICIES.c.digest), limit)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/policy.md is the language: its tables make one policy, its commands answer what stands below them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from arx_caps.mint.policy import Policy
+from arx_verifier.constraints import Constraint
+from tests.cli.helpers import arx
+from tests.house.test_docs import ROOT, Block, blocks, matches
+
+PAGE = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
+BLOCKS = blocks(PAGE)
+PAYMENTS = '[audience.payments]\norigins = ["http://127.0.0.1:9002"]\n'
+POLICY = "\n".join([PAYMENTS, *(block.text for block in BLOCKS if block.language == "toml")])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands(block: Block) -> list[tuple[str, str]]:
+    """Each command of a block, and what it writes."""
+    found = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE)
+    return [(command, shown) for command, shown in found]
+
+
+def test_its_tables_are_one_policy() -> None:
+    """Every table of the page is accepted, all of them together."""
+    policy = Policy.parse(POLICY, "policy.toml")
+    assert set(policy.templates) == {"refund"}
+    assert set(policy.sessions) == {"support", "behalf"}
+    assert len(policy.workloads) == len(policy.issuers) == 1
+
+
+def test_its_commands_answer_what_it_shows(folder: Path) -> None:
+    """``check``, ``explain`` and ``diff``, on the page's own policy."""
+    next_one = POLICY.replace(
+        'agents = ["acme/support/*"]\nparams', 'agents = ["acme/support/*", "acme/audit"]\nparams'
+    )
+    next_one = next_one.replace('ttl = "10m"', 'ttl = "5m"').replace('{ range = [1, "$amount"] }', '"$amount"')
+    (folder / "next.toml").write_text(next_one)
+    checked, *others = [command for block in BLOCKS if block.language == "console" for command in commands(block)]
+    broken = "[audience.a]\norigins = ['http://a']\n\n\n[task.refund]\nagents = ['a']\naudience = ['a']\n\nttl = 10\n"
+    (folder / "policy.toml").write_text(broken)
+    _run(*checked)
+    (folder / "policy.toml").write_text(POLICY)
+    assert len(others) == 3
+    for command, shown in others:
+        _run(command, shown)
+
+
+def test_every_constraint_stands_on_it() -> None:
+    """Each member that a constraint can have is on the page."""
+    for name in Constraint.__struct_encode_fields__:
+        assert re.search(rf"\b{name}\b", PAGE), name
+
+
+def _run(command: str, shown: str) -> None:
+    words = shlex.split(command)
+    assert words.pop(0) == "arx"
+    ran = arx(*words)
+    assert matches(shown, ran.out or ran.err), ran.out or ran.err

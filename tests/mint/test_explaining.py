@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy says of itself: what it would grant, why not, what it would take, how it differs from another."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_caps.mint.comparing import compare, covers
+from arx_caps.mint.explaining import Refused, explain_grant, show_explained
+from arx_caps.mint.issuers import Subject
+from arx_caps.mint.policy import Policy
+from arx_verifier.errors import GrantError
+from arx_verifier.names import is_path_pattern, matches_path
+from tests.cli.helpers import arx
+
+ISSUER = "https://id.example"
+TEXT = f"""\
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+
+[audience.payments]
+origins = ["http://127.0.0.1:9002"]
+
+[issuer.id]
+url = "{ISSUER}"
+jwks = "{ISSUER}/keys"
+audience = ["arx"]
+algorithms = ["ES256"]
+
+[session.support]
+agents = ["acme/support/*"]
+ttl = "8h"
+subject = "allowed"
+subjects = [{{ issuer = "id", claims = {{ sub = "ann" }} }}]
+
+[session.sales]
+agents = ["acme/sales/*"]
+ttl = "1h"
+subject = "required"
+subjects = [{{ issuer = "id" }}]
+
+[task.refund]
+agents = ["acme/support/*"]
+params = {{ order_id = {{ max_length = 8 }}, amount = {{ range = [1, 100] }} }}
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [
+  {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "payments.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, "$amount"] }} }} }},
+]
+"""
+POLICY = Policy.parse(TEXT, "policy.toml")
+ASKED: dict[str, Any] = {"agent": "acme/support/x", "task": "refund", "params": {"order_id": "o-1", "amount": 5}}
+
+
+def changed(*pairs: tuple[str, str]) -> Policy:
+    text = TEXT
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return Policy.parse(text, "policy.toml")
+
+
+def test_what_would_be_granted_is_what_is_granted() -> None:
+    """The terms of the session and the rules with the values in them, as the mint would give them."""
+    shown = show_explained(explain_grant(POLICY, **ASKED))
+    assert shown["granted"] is True
+    assert (shown["session"]["terms"], shown["session"]["ttl"]) == ("support", "8h")
+    assert shown["task"]["audiences"]["payments"]["allow"] == [
+        {"tool": "payments.refund", "args": {"order_id": "o-1", "amount": {"range": [1, 5]}}}
+    ]
+    narrow = show_explained(explain_grant(POLICY, **ASKED, tools=["orders.*"], ttl="1m", depth=0))["task"]
+    assert (list(narrow["audiences"]), narrow["ttl"], narrow["depth"]) == (["orders"], "1m", 0)
+    assert narrow["audiences"]["orders"]["narrowed_to"] == ["orders.*"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "session", "task", "takes"),
+    [
+        (
+            {"agent": "acme/x"},
+            "session_not_allowed",
+            "unknown_task",
+            '"acme/x" to `agents` of [task.refund] (policy.toml:25)',
+        ),
+        ({"task": "refunds"}, None, "unknown_task", "a task that the policy has: refund"),
+        ({"params": {"order_id": "o-1", "amount": 500}}, None, "bad_parameters", "amount range: "),
+        ({"agent": "acme/sales/x"}, "subject_required", "unknown_task", "[session.sales] (policy.toml:19)"),
+        ({"subject": Subject(ISSUER, "bob", {})}, "subject_not_allowed", None, "[session.support] (policy.toml:13)"),
+        ({"ttl": "2h"}, None, "bad_parameters", "ttl: a duration of at most 10m"),
+    ],
+)
+def test_why_not_and_what_it_would_take(
+    asked: dict[str, Any], session: str | None, task: str | None, takes: str
+) -> None:
+    """The code that the mint would answer, and each thing that stands in the way with its line."""
+    explained = explain_grant(POLICY, **{**ASKED, **asked})
+    assert not explained.granted
+    refused = [part for part in explained if isinstance(part, Refused)]
+    codes = [part.code if isinstance(part, Refused) else None for part in explained]
+    assert codes == [session, task]
+    assert any(takes in each for part in refused for each in part.takes), refused
+
+
+def test_a_comparison_tells_what_is_meant() -> None:
+    """More agents and longer limits are granted, what went is no longer granted, another rule is changed."""
+    new = changed(
+        ('"acme/support/*"]\nparams', '"acme/support/**", "acme/audit"]\nparams'),
+        ('ttl = "10m"', 'ttl = "5m"'),
+        ("range = [1, 100]", "range = [1, 200]"),
+        ('amount = { range = [1, "$amount"] } } },\n', 'amount = "$amount" } },\n'),
+        (
+            '[session.sales]\nagents = ["acme/sales/*"]\nttl = "1h"',
+            '[session.sales]\nagents = ["acme/sales/*"]\nttl = "2h"',
+        ),
+    )
+    told = {(each.kind, each.place, each.member): (each.before, each.after) for each in compare(POLICY, new)}
+    assert ("no longer granted", "task refund", "ttl") in told
+    assert told["granted", "session sales", "ttl"] == ("1h", "2h")
+    assert told["changed", "task refund", "params"][1]["amount"] == {"range": [1, 200]}
+    assert told["changed", "task refund", "allow"][1]["args"]["amount"] == "$amount"
+    agents = [each.after for each in compare(POLICY, new) if each.member == "agents"]
+    assert agents == ["acme/support/**", "acme/audit"]
+    # The pattern that went is covered by the one that came.
+    assert not any(each.member == "agents" and each.before for each in compare(POLICY, new))
+    assert compare(new, POLICY) != []
+
+
+def test_a_spelling_is_no_difference() -> None:
+    """Order, comments and ways to write the same table do not count."""
+    head, tables = TEXT.partition("[session.support]")[0], TEXT.partition("[session.support]")[2]
+    other = Policy.parse(f"# so\n[session.support]{tables}\n{head}", "other.toml")
+    assert compare(POLICY, other) == []
+
+
+segments = st.sampled_from(["a", "b", "*"])
+patterns = st.lists(segments, min_size=1, max_size=3).flatmap(
+    lambda parts: st.sampled_from(["/".join(parts), "/".join([*parts, "**"]), "**"])
+)
+paths = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=5).map("/".join)
+
+
+@given(wide=patterns, narrow=patterns, path=paths)
+def test_a_pattern_that_covers_another_fits_all_it_fits(wide: str, narrow: str, path: str) -> None:
+    """
+    What is left out of a comparison because it is covered is covered.
+    """
+    assert is_path_pattern(wide)
+    if covers(wide, narrow) and matches_path(narrow, path):
+        assert matches_path(wide, path)
+
+
+@given(data=st.data())
+def test_no_new_grant_goes_untold(data: st.DataObject) -> None:
+    """
+    Whatever a changed policy newly grants, the comparison tells a grant or a change of that session or task.
+    """
+    edits = data.draw(st.lists(st.sampled_from(EDITS), min_size=1, max_size=4, unique=True))
+    text = TEXT
+    for old, new in edits:
+        text = text.replace(old, new, 1)
+    other = Policy.parse(text, "other.toml")
+    asked = {**ASKED, "agent": data.draw(st.sampled_from(["acme/support/x", "acme/sales/x", "acme/audit"]))}
+    asked["params"] = {"order_id": "o-1", "amount": data.draw(st.sampled_from([1, 100, 150]))}
+    before, after = (_grant(policy, asked) for policy in (POLICY, other))
+    if before != after:
+        told = compare(POLICY, other)
+        assert any(each.place == "task refund" for each in told), (edits, before, after)
+        if before is None:
+            assert any(each.kind in ("granted", "changed") for each in told)
+    if compare(POLICY, other) == []:
+        assert before == after
+
+
+EDITS = [
+    ('ttl = "10m"', 'ttl = "20m"'),
+    ("range = [1, 100]", "range = [1, 200]"),
+    ('agents = ["acme/support/*"]\nparams', 'agents = ["acme/**"]\nparams'),
+    ('tool = "orders.get"', 'tool = "orders.*"'),
+    ('[1, "$amount"]', '[0, "$amount"]'),
+    ('audience = ["orders", "payments"]', 'audience = ["payments", "orders"]'),
+    (
+        'allow = [\n  { tool = "orders.get"',
+        'depth = 1\nallow = [\n  { tool = "orders.list", any = true },\n  { tool = "orders.get"',
+    ),
+    ("max_length = 8", "max_length = 2"),
+]
+
+
+def _grant(policy: Policy, asked: dict[str, Any]) -> Any:
+    try:
+        return policy.grant(asked["task"], asked["agent"], asked["params"])
+    except GrantError:
+        return None
+
+
+def test_the_commands_say_the_same(tmp_path: Path) -> None:
+    """``explain`` exits with 1 where nothing is granted, ``diff`` marks what it tells, and scripts get objects."""
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    old.write_text(TEXT)
+    new.write_text(TEXT.replace('ttl = "10m"', 'ttl = "20m"'))
+    words = ("policy", "explain", "--file", str(old), "--agent", "acme/support/x", "--task", "refund")
+    ran = arx(*words, "--param", "order_id=o-1", "--param", "amount=5")
+    assert ran.exit_code == 0
+    assert 'payments.refund(order_id: "o-1", amount: {"range": [1, 5]})' in ran.out
+    ran = arx(*words, "--json")
+    told = json.loads(ran.out)
+    assert (ran.exit_code, told["granted"], told["task"]["code"]) == (1, False, "bad_parameters")
+    ran = arx("policy", "diff", str(old), str(new))
+    assert ran.out.strip() == "+ task refund: ttl 10m -> 20m"
+    assert json.loads(arx("policy", "diff", str(old), str(old), "--json").out)["differences"] == []
+    ran = arx("policy", "diff", str(old), str(tmp_path / "none.toml"))
+    assert (ran.exit_code, "none.toml: cannot be read" in ran.err) == (1, True)
