@@ -6,15 +6,32 @@ recomputes after the edit; a proof scheme of a database's own that did not check
 verified.  Here the check is made by somebody else, from the files, with a key and a checkpoint that they kept.
 """
 
+import shutil
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import pytest
+from sqlalchemy import delete, update
 
 from arx_caps.audit.checkpoint import open_checkpoint
 from arx_caps.audit.errors import TamperedError
+from arx_caps.audit.keys import read_signer
+from arx_caps.audit.note import VerifierKey
+from arx_caps.audit.paths import ENTRIES, Tile, pack_entries, unpack_entries
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import RECORD
 from arx_caps.audit.tree import Tree, check_consistency, consistency_proof, leaf_hash
 from arx_caps.audit.verify import Trust, verify
+from arx_caps.cli import exits
+from arx_verifier.errors import AuditError
+from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write
+from tests.cli.helpers import arx
+from tests.mint.world import LOOKUP, World, local_mint, local_world
 
 KEPT = records(40)
 CHANGED = [*KEPT[:20], b"nothing happened", *KEPT[21:]]
@@ -44,3 +61,167 @@ def test_no_proof_joins_two_histories() -> None:
             with pytest.raises(TamperedError):
                 check_consistency(old, one.root(old), two.size, two.root(), proof)
     check_consistency(20, one.root(20), two.size, two.root(), consistency_proof(two.subtree, 20, two.size))
+
+
+# The mint's own log: what a keeper of its database or its files can do to it.
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A mint with a log of events, calls and a service's decisions, allowed and refused, signed."""
+    made, _ = local_world(tmp_path / "realm")
+    made.mint.log.start()
+    holder, session = made.session()
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    chain = facts(session["id"], "t-1", "helper", subject=("https://idp.example", "ada"), tasks=("sub",), model="m")
+    calls = [decision(1, chain), decision(2, chain, "expired", args_digest=b"d" * 32), decision(3, facts(), "revoked")]
+    made.mint.log.take(batch_of(calls), "statement")
+    made.mint.log.step()
+    yield made
+    made.mint.close()
+
+
+def key_of(world: World) -> VerifierKey:
+    return read_signer(world.realm.log_key_path, "log").key
+
+
+def kept_in(world: World) -> list[bytes]:
+    """The records as the files have them."""
+    records, whole = unpack_entries((world.realm.log_dir / bundle(world)).read_bytes())
+    assert whole
+    return records
+
+
+def bundle(world: World) -> str:
+    head = open_checkpoint((world.realm.log_dir / "checkpoint").read_bytes(), key_of(world)).checkpoint
+    return Tile(ENTRIES, 0, head.size).path
+
+
+def altered(value: Any) -> Iterator[Any]:
+    """Each copy of a record with one of its members, at whatever depth, made another."""
+    if isinstance(value, list):
+        for at, member in enumerate(value):
+            for other in altered(member):
+                yield [*value[:at], other, *value[at + 1 :]]
+        yield [*value, "more"]
+        return
+    if value is None or isinstance(value, bool):
+        yield "something"
+    elif isinstance(value, int):
+        yield value + 1
+    elif isinstance(value, bytes):
+        yield bytes([value[0] ^ 1]) + value[1:] if value else b"x"
+    else:
+        yield value + "x"
+
+
+def found_by_command(world: World, path: Path, *options: str) -> dict[str, Any]:
+    ran = arx("audit", "verify", str(path), "--key", str(key_of(world)), "--json", *options)
+    assert ran.exit_code == exits.DENIED, ran.out
+    return ran.json
+
+
+def test_each_member_of_each_record_is_held(world: World) -> None:
+    """Whatever is changed in whichever record, the check names that very record."""
+    folder, kept = world.realm.log_dir, kept_in(world)
+    file, tried = folder / bundle(world), 0
+    for index, record in enumerate(kept):
+        for other in altered(msgpack.unpackb(record)):
+            shown = msgpack.packb(other)
+            assert shown != record
+            file.write_bytes(pack_entries([*kept[:index], shown, *kept[index + 1 :]]))
+            with pytest.raises(TamperedError) as caught:
+                verify(folder, Trust(key_of(world)))
+            assert caught.value.first == index
+            tried += 1
+    assert tried > 100
+    assert found_by_command(world, folder)["first_bad"] == len(kept) - 1
+
+
+def test_what_is_left_out_or_moved_is_found(world: World) -> None:
+    """Head, middle and tail gone, two swapped: the first place that is not as it was signed is told."""
+    folder, kept = world.realm.log_dir, kept_in(world)
+    file, last = folder / bundle(world), len(kept) - 1
+    for shown, first in (
+        (kept[1:], 0),
+        (kept[:4] + kept[5:], 4),
+        ([*kept[:4], kept[5], kept[4], *kept[6:]], 4),
+    ):
+        file.write_bytes(pack_entries(shown))
+        assert found_by_command(world, folder)["first_bad"] == first
+    file.write_bytes(pack_entries(kept[:-1]))
+    ran = arx("audit", "verify", str(folder), "--key", str(key_of(world)), "--json")
+    assert (ran.exit_code, ran.json["outcome"], f"{last} to {last}" in ran.json["problem"]) == (
+        exits.INCOMPLETE,
+        "incomplete",
+        True,
+    )
+
+
+@pytest.mark.parametrize("change", ["kept", "body", "gone", "swapped"])
+def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_path: Path, change: str) -> None:
+    """The database's keeper edits rows: no proof is made of them, and no files either when those are made again."""
+    log = world.mint.log
+    index, other = log.store.find(BOOT, 1)[0], log.store.find(BOOT, 2)[0]
+    row, second = log.store.record(index), log.store.record(other)
+    assert row is not None
+    assert second is not None
+    with log.store.writing() as writing:
+        c, which = writing.connection, RECORD.c.idx == index
+        if change == "gone":
+            c.execute(delete(RECORD).where(which))
+        elif change == "body":
+            c.execute(update(RECORD).where(which).values(body=second.body))
+        else:
+            c.execute(update(RECORD).where(which).values(kept=second.kept, body=second.body))
+        if change == "swapped":
+            c.execute(update(RECORD).where(RECORD.c.idx == other).values(kept=row.kept, body=row.body))
+    answer = world.operator().call("GET", f"/v1/audit/proofs/{index}")
+    assert answer.json()["code"] == ("not_found" if change == "gone" else "tampered")
+    if change == "body":
+        return  # no leaf: it is held by the digest in its record alone
+    shutil.rmtree(world.realm.log_dir)
+    again = Publisher(log.store, read_signer(world.realm.log_key_path, "log"), world.realm.log_dir)
+    again.step()
+    assert again.halted is not None
+    assert not (world.realm.log_dir / "checkpoint").exists()
+
+
+def test_an_older_checkpoint_or_another_history_is_found(world: World, tmp_path: Path) -> None:
+    """Database and files are put back, or made anew with the log's own key: a kept checkpoint tells."""
+    log, folder, seen = world.mint.log, world.realm.log_dir, tmp_path / "seen"
+    older = tmp_path / "older"
+    shutil.copytree(folder, older)
+    log.take(batch_of([decision(4, facts())], 4), "statement")
+    log.step()
+    seen.write_bytes((folder / "checkpoint").read_bytes())
+    told = found_by_command(world, older, "--checkpoint", str(seen))
+    assert "rolled back" in told["problem"]
+    with LogStore(f"sqlite:///{tmp_path}/other.db") as other:
+        other.create()
+        other.take(batch_of([decision(n, facts(), "expired") for n in range(1, log.store.size() + 1)]), "statement")
+        Publisher(other, read_signer(world.realm.log_key_path, "log"), tmp_path / "other").step()
+    told = found_by_command(world, tmp_path / "other", "--checkpoint", str(seen))
+    assert "two histories" in told["problem"]
+
+
+def test_a_database_that_was_put_back_is_not_signed(world: World, tmp_path: Path) -> None:
+    """The mint finds that more was signed than its database has: it signs nothing, takes nothing, and says why."""
+    log, realm = world.mint.log, world.realm
+    with sqlite3.connect(realm.audit_path) as live, sqlite3.connect(tmp_path / "backup") as backup:
+        live.backup(backup)
+    backup.close()
+    live.close()
+    log.take(batch_of([decision(4, facts())], 4), "statement")
+    log.step()
+    world.mint.close()
+    (tmp_path / "backup").replace(realm.audit_path)
+    signed = (realm.log_dir / "checkpoint").read_bytes()
+    mint, _ = local_mint(realm)
+    mint.log.start()
+    for _ in range(2):
+        with pytest.raises(AuditError, match="older one, such as a backup"):
+            mint.log.take(batch_of([decision(4, facts(), "expired")], 4), "statement")
+        mint.log.step()
+    assert (realm.log_dir / "checkpoint").read_bytes() == signed
+    mint.close()
