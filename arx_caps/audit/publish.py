@@ -150,6 +150,7 @@ class Publisher:
         shutil.rmtree(self.folder / "tile", ignore_errors=True)
         self._writer = TileWriter(self.folder)
         self._append(shown.size)
+        self._writer.flush()
         return self._writer
 
     def _catch_up(self, head: Checkpoint) -> None:
@@ -173,11 +174,11 @@ class Publisher:
             raise TamperedError(told, 0, head.size - 1)
 
     def _advance(self) -> bool:
+        last = self._last()  # before the tree, which then has all of it
         tree, first = self._store.standing()
         if first > self._first:  # retention has taken more, here or at another mint
             prune(self.folder, self._writer.size, first)
             self._first = first
-        last = self._last()
         if last is not None and self._writer.size < last.size:
             self._catch_up(last)  # another mint signed it
         if tree.size < self._writer.size:
@@ -190,10 +191,10 @@ class Publisher:
             raise TamperedError("the rows of the database are not those that its own tree was made of")
         self._writer.flush()
         note = head.sign(self.signer)
-        if self._store.put_checkpoint(head.size, note.encode()):
-            self.signed = note
-            self._publish()
-        return True
+        if not self._store.put_checkpoint(head.size, note.encode()):
+            return self._advance()  # another mint signed more meanwhile
+        self.signed = note
+        return self._publish()
 
     def _publish(self) -> bool:
         """Publish the last checkpoint, unless it is there."""

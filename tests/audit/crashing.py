@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log writers that are killed in their work: ``python -m tests.audit.crashing URL FOLDER``.
+
+Reads a number a line, and for each forks a process that asks how far the log is, sends the next records, and signs what
+is new; it kills itself (SIGKILL) before that many steps: a statement or a commit on its way to the database, a file on
+its way to the disk or to its name.  Writes the marks that were acknowledged, and whether the process came to its end.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.store import LogStore
+from tests.audit.batches import batch_of, decision, facts
+from tests.audit.world import LOG
+
+AT_ONCE = 90  # records; every third round fills a tile
+
+
+class Steps:
+    """Counts steps, and kills before the last one that is let be."""
+
+    def __init__(self) -> None:
+        self.left = 0  # not counting
+
+    def take(self, *_: Any, **__: Any) -> None:
+        """One more step."""
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+STEPS = Steps()
+
+
+def watch() -> None:
+    """Have every step counted."""
+    event.listen(Engine, "before_cursor_execute", STEPS.take)
+    event.listen(Engine, "commit", STEPS.take)
+    for owner, name in ((os, "fsync"), (Path, "replace"), (shutil, "rmtree")):
+        setattr(owner, name, counted(getattr(owner, name)))
+
+
+def counted(what: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that counts as a step."""
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        STEPS.take()
+        return what(*args, **kwargs)
+
+    return step
+
+
+def work(url: str, folder: Path, steps: int, out: int) -> None:
+    """Do one round in this process, which ends with it."""
+    store = LogStore(url)
+    publisher = Publisher(store, LOG, folder)
+    STEPS.left = steps
+    mark = store.take(batch_of([]), "s")
+    chain = facts(f"s-{mark}")
+    mark = store.take(batch_of([decision(n, chain) for n in range(AT_ONCE)], mark + 1), "s")
+    os.write(out, f"{mark}\n".encode())
+    publisher.step()
+    os.write(out, b"-1\n" if publisher.halted is None else b"-2\n")
+    os._exit(0)
+
+
+def main() -> None:
+    """Take numbers until there are no more."""
+    watch()
+    for line in sys.stdin:
+        into, out = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                work(sys.argv[1], Path(sys.argv[2]), int(line), out)
+            finally:
+                os._exit(1)
+        os.close(out)
+        with os.fdopen(into) as said:
+            marks = [int(each) for each in said]
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"marks": marks, "code": code}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

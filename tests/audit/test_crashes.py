@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writers of the log that are killed at every step: what was acknowledged is there, once, and the log goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import RECORD
+from arx_caps.audit.verify import Trust, verify
+from tests.audit.crashing import AT_ONCE
+from tests.audit.world import LOG
+
+pytestmark = pytest.mark.servers
+
+
+class Writers:
+    """Runs rounds, each in a process of its own."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.audit.crashing", url, str(folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def round(self, steps: int) -> tuple[list[int], int]:
+        """Return what one said before it was killed, or ended, and its exit code."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        return told["marks"], told["code"]
+
+    def close(self) -> None:
+        """End."""
+        self._process.communicate()
+
+
+@pytest.fixture
+def writers(url: str, store: LogStore, tmp_path: Path) -> Iterator[Writers]:
+    """Writers of a log."""
+    made = Writers(url, tmp_path / "log")
+    yield made
+    made.close()
+
+
+def published(folder: Path) -> SignedCheckpoint | None:
+    """The checkpoint that anybody may have seen by now."""
+    file = folder / "checkpoint"
+    return open_checkpoint(file.read_bytes(), LOG.key) if file.exists() else None
+
+
+def test_whoever_is_killed_loses_nothing_and_forks_nothing(
+    url: str, store: LogStore, writers: Writers, tmp_path: Path
+) -> None:
+    """Each next writer finds all that was acknowledged, once; what is signed continues all that was published."""
+    folder, acknowledged, killed = tmp_path / "log", 0, 0
+    stride = 2 if url.startswith("sqlite") else 9
+    for steps in range(1, 400, stride):
+        marks, code = writers.round(steps)
+        acknowledged = max([acknowledged, *marks])
+        with store.reading() as c:
+            sequences = list(c.execute(select(RECORD.c.sequence).order_by(RECORD.c.idx)).scalars())
+        assert sequences == list(range(1, len(sequences) + 1))
+        assert len(sequences) >= acknowledged
+        seen = published(folder)
+        marks, ended = writers.round(0)
+        assert (marks, ended) == ([len(sequences) + AT_ONCE, -1], 0)
+        assert verify(folder, Trust(LOG.key, held=seen)).records == store.size() == marks[0]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        acknowledged, killed = marks[0], killed + 1
+    assert code == 0
+    assert killed > 30 // stride
+
+
+def test_files_that_are_gone_or_cut_are_made_again(store: LogStore, writers: Writers, tmp_path: Path) -> None:
+    """A crash of the disk takes files, or their ends; the next start makes the very same ones from the database."""
+    folder = tmp_path / "log"
+    writers.round(0)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(before) > 2
+    for harm in (
+        Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+    ):
+        for path in before:
+            harm(path)
+            again = Publisher(store, LOG, folder)
+            again.step()
+            assert again.halted is None
+            assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
