@@ -6,7 +6,7 @@ It proves what it holds and cannot prove that nothing was left out: a whole log 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, BinaryIO, Final
 
 import msgspec
@@ -42,14 +42,29 @@ def write_selection(note: Note, proofs: Iterable[Proof]) -> Iterator[bytes]:
         note: The checkpoint that all paths lead to.
         proofs: A proof of each record under that checkpoint, in the order of their indices.
     """
-    yield _json({"schema": SCHEMA, "checkpoint": note.encode().decode()})
+    yield head_line(note.encode().decode())
     count = 0
     for each in proofs:
         assert each.note.text == note.text
         count += 1
         body = None if each.body is None else text64(each.body)
-        yield _json({"index": each.index, "kept": text64(each.kept), "body": body, "path": [*map(text64, each.path)]})
-    yield _json({"end": count})
+        yield record_line(each.index, text64(each.kept), body, [*map(text64, each.path)])
+    yield end_line(count)
+
+
+def head_line(checkpoint: str) -> bytes:
+    """Write the first line."""
+    return _json({"schema": SCHEMA, "checkpoint": checkpoint})
+
+
+def record_line(index: int, kept: str, body: str | None, path: Sequence[str]) -> bytes:
+    """Write a record's line; bytes are in base64."""
+    return _json({"index": index, "kept": kept, "body": body, "path": [*path]})
+
+
+def end_line(count: int) -> bytes:
+    """Write the last line."""
+    return _json({"end": count})
 
 
 def read_selection(file: BinaryIO) -> Iterator[Proof]:

@@ -165,6 +165,11 @@ class LogStore:
         with self.reading() as c:
             return int(c.execute(select(STATE.c.size)).scalar_one())
 
+    def first(self) -> int:
+        """Return the first record that retention has left."""
+        with self.reading() as c:
+            return int(c.execute(select(STATE.c.first)).scalar_one())
+
     def high_water(self, verifier: str, boot: str) -> int:
         """Return the mark of one of the mint's own sources, 0 if it is new."""
         which = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == "")

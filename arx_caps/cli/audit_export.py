@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import click
 
-from arx_caps.cli.asking import Asking, question_options
+from arx_caps.cli.asking import PAGE, Asking, question_options
 from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.caller import Caller
 from arx_caps.cli.exits import Stop
@@ -26,7 +26,12 @@ _LAST_BYTES = 1024 * 1024  # longer than any line
 @click.command("export")
 @question_options
 @click.option(
-    "--format", "form", type=click.Choice(("jsonl", "csv", "ocsf")), default="jsonl", show_default=True, help="which"
+    "--format",
+    "form",
+    type=click.Choice(("jsonl", "csv", "ocsf", "selection")),
+    default="jsonl",
+    show_default=True,
+    help="which",
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="the file (mode 0600)")
 @click.option("--resume", is_flag=True, help="go on behind the last whole line of a file that broke off")
@@ -36,7 +41,8 @@ _LAST_BYTES = 1024 * 1024  # longer than any line
 def export_command(console: Console, place: Place, asking: Asking, form: str, out: Path, resume: bool) -> None:
     """Write the records that the filters let through to a file, in the log's order.
 
-    jsonl and csv have one record a line; ocsf are events of OCSF 1.8.  With --resume, give the same filters and format.
+    jsonl and csv have one record a line; ocsf are events of OCSF 1.8; a selection has each record with the proof that
+    it is in the log, as `arx audit verify` checks it.  With --resume, give the same filters and format.
     """
     from arx_caps.audit.exports import form_of
 
@@ -44,33 +50,82 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
         raise Stop(f"{out}: exists already", hint="--resume goes on with it; another name begins anew", code="file")
     mint = place.mint()
     first = asking.page(mint, limit=1)
-    writes = form_of(form, origin=first["origin"], version=version("arx-caps"))
-    total, held = first["total"], 0
     try:
         with os.fdopen(os.open(out, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
-            after, held = _resumed(file, writes)
-            if not file.tell():
-                file.write(writes.head.encode())
-            with Progress(console) as progress:
-                written = 0
-                for lines in _lines(asking, mint, writes, after):
-                    file.write("".join(lines).encode())
-                    written += len(lines)
-                    progress.tell(held + written, total["records"] if total["exact"] else 0)
-                file.flush()
-                os.fsync(file.fileno())
+            if form == "selection":
+                held, pages = _selected(file, asking, mint)
+            else:
+                writes = form_of(form, origin=first["origin"], version=version("arx-caps"))
+                after, held = _resumed(file, writes)
+                file.write(b"" if file.tell() else writes.head.encode())
+                pages = _lines(asking, mint, writes, after)
+            written = _write(console, file, pages, held, first["total"])
     except OSError as error:
         raise Stop(f"{out}: {error.strerror}", hint="mend it and go on with --resume", code="file") from error
     value = {"file": str(out), "format": form, "records": held + written, "written": written, "origin": first["origin"]}
     console.data("audit-export", value, lambda: pairs([(name, value[name]) for name in ("file", "format", "records")]))
 
 
-def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[list[str]]:
+def _write(console: Console, file: BinaryIO, pages: Iterator[list[bytes]], held: int, total: dict[str, Any]) -> int:
+    """Write pages to a file and on to the disk; return how many records they had."""
+    written = 0
+    with Progress(console) as progress:
+        for lines in pages:
+            file.write(b"".join(lines))
+            written += len(lines)
+            progress.tell(held + written, total["records"] if total["exact"] else 0)
+        file.flush()
+        os.fsync(file.fileno())
+    return written
+
+
+def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[list[bytes]]:
     for page in asking.rising(mint, after):
-        yield [writes.line(record) for record in page["records"]]
+        yield [writes.line(record).encode() for record in page["records"]]
 
 
-def _resumed(file: IO[bytes], writes: Any) -> tuple[int, int]:
+def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterator[list[bytes]]]:
+    """Return how many records a selection holds already, and those that are still to come, under its checkpoint."""
+    from arx_caps.audit.errors import IncompleteError, NoteError
+    from arx_caps.audit.selection import read_selection
+
+    last = None
+    held, whole, file_end = 0, 0, file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        for each in read_selection(file) if file_end else ():
+            last, held, whole = each, held + 1, file.tell()
+    except IncompleteError:
+        pass  # it broke off: what is whole stays
+    except NoteError as error:
+        raise Stop(f"this file is no selection: {error}", code="file") from None
+    else:
+        if file_end:
+            return held, iter(())
+    file.seek(whole)
+    file.truncate()
+    checkpoint = None if last is None else last.note.encode().decode()
+    return held, _proven(file, asking, mint, checkpoint, -1 if last is None else last.index, held)
+
+
+def _proven(
+    file: BinaryIO, asking: Asking, mint: Caller, checkpoint: str | None, after: int, count: int
+) -> Iterator[list[bytes]]:
+    from arx_caps.audit.checkpoint import Checkpoint
+    from arx_caps.audit.note import Note
+    from arx_caps.audit.selection import end_line, head_line, record_line
+
+    if checkpoint is None:
+        checkpoint = str(asking.page(mint, limit=1, prove=0)["checkpoint"])
+        file.write(head_line(checkpoint))
+    size = Checkpoint.parse(Note.parse(checkpoint.encode()).text).size
+    while records := asking.page(mint, limit=PAGE, after=after, prove=size)["records"] if size else ():
+        yield [record_line(*(each[name] for name in ("index", "kept", "body", "path"))) for each in records]
+        count, after = count + len(records), records[-1]["index"]
+    file.write(end_line(count))
+
+
+def _resumed(file: BinaryIO, writes: Any) -> tuple[int, int]:
     """Cut a file behind its last whole line; return the index there (-1: none), and how many records it has.
 
     Raises:

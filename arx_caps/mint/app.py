@@ -26,6 +26,7 @@ from arx_caps.mint import (
     routes_open,
     routes_operators,
     routes_policy,
+    routes_retention,
     routes_services,
     routes_trail,
     routes_work,
@@ -43,6 +44,7 @@ ENDPOINTS: Final = (
     *routes_kills.ENDPOINTS,
     *routes_audit.ENDPOINTS,
     *routes_trail.ENDPOINTS,
+    *routes_retention.ENDPOINTS,
 )
 
 

@@ -12,12 +12,15 @@ import msgspec
 from msgspec import Meta
 
 from arx_caps.audit import questions
+from arx_caps.audit.note import text64
 from arx_caps.audit.questions import MAX_PAGE, OUTCOMES, Found
 from arx_caps.audit.reach import Question, reach
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
+from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.mint.endpoint import Answer, Asked, Endpoint, Query
-from arx_verifier.errors import REASONS, RequestError
+from arx_caps.mint.log import AuditLog
+from arx_verifier.errors import REASONS, AuditError, RequestError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS, is_path_pattern, is_tool_pattern
 
 READ: Final = "arx.audit.read"
@@ -50,6 +53,7 @@ class RecordsQuery(NodesQuery, frozen=True):
     after: Annotated[int, Meta(ge=-1, le=2**53 - 1)] | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
     wait: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
+    prove: _Number | None = None
 
 
 class TotalShown(msgspec.Struct, frozen=True):
@@ -62,13 +66,17 @@ class TotalShown(msgspec.Struct, frozen=True):
 
 
 class Records(Answer, frozen=True):
-    """A page of records; ``next`` is the ``before`` or ``after`` of the next one, null at the end."""
+    """A page of records; ``next`` is the ``before`` or ``after`` of the next one, null at the end.
+
+    ``checkpoint`` is what the paths of proven records lead to.
+    """
 
     origin: str
     records: list[dict[str, Any]]
     next: int | None
     total: TotalShown | None
     size: int
+    checkpoint: str | None
 
 
 class LogNodes(Answer, frozen=True):
@@ -92,12 +100,17 @@ def list_records(asked: Asked) -> Records:
         with store.reading() as c:
             total = TotalShown(*questions.total(c, question))
     more = len(found) == query.limit or query.after is not None
+    told = _told(found, query)
+    checkpoint, shown = (
+        (None, list(map(show_record, told))) if query.prove is None else _proven(asked.mint.log, told, query)
+    )
     return Records(
         origin=asked.mint.log.publisher.origin,
-        records=[show_record(each) for each in _told(found, query)],
+        records=shown,
         next=found[-1].idx if found and more else query.after,
         total=total,
         size=size,
+        checkpoint=checkpoint,
     )
 
 
@@ -110,6 +123,31 @@ def list_nodes(asked: Asked) -> LogNodes:
         reached = reach(c, question)
     assert reached is not None
     return LogNodes(nodes=show_nodes(reached.nodes), complete=reached.complete)
+
+
+def _proven(log: AuditLog, found: list[Found], query: RecordsQuery) -> tuple[str, list[dict[str, Any]]]:
+    """Show records with their bytes and their paths to the root of a checkpoint; those behind it are left out.
+
+    Args:
+        log: The log.
+        found: The records.
+        query: Its ``prove`` is the size of a checkpoint, 0 for the last one.
+    """
+    signed = log.publisher.signed
+    head = log.publisher.head()
+    if signed is None or head is None:
+        raise AuditError("the log is not signed yet; ask again in a second")
+    size = query.prove or head.size
+    if size > head.size:
+        raise RequestError(f"prove is the size of a checkpoint, at most {head.size}")
+    reader = TileReader(fetch_from(log.publisher.folder), head.size)
+    shown = []
+    for each in found:
+        if each.idx < size:
+            body = None if each.body is None else text64(bytes(each.body))
+            path = [text64(part) for part in reader.inclusion(each.idx, size)]
+            shown.append(show_record(each) | {"kept": text64(bytes(each.kept)), "body": body, "path": path})
+    return signed.encode().decode(), shown
 
 
 def _page(store: LogStore, question: Question, query: RecordsQuery) -> tuple[list[Found], int]:
@@ -153,6 +191,6 @@ def _question(query: NodesQuery) -> Question:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/audit/records", READ, list_records, query=RecordsQuery),
+    Endpoint("GET", "/v1/audit/records", READ, list_records, query=RecordsQuery, problems=("incomplete", "tampered")),
     Endpoint("GET", "/v1/audit/nodes", READ, list_nodes, query=NodesQuery),
 )

@@ -128,3 +128,33 @@ def test_exports_go_on_where_they_broke_off(live: Live, tmp_path: Path) -> None:
     live.ok("audit", "export", "--format", "ocsf", "--out", events, "--reason", "revoked")
     [event] = map(json.loads, events.read_text().splitlines())
     assert (event["class_uid"], event["status_code"]) == (6003, "revoked")
+
+
+def test_a_selection_convinces_whoever_has_the_key(live: Live, tmp_path: Path) -> None:
+    """Some records, each with its proof: checked offline; one that broke off goes on under the same checkpoint."""
+    selection, key = tmp_path / "s-1.jsonl", live.ok("audit", "key")["key"]
+    until(lambda: live.ok("audit", "trail", "--limit", "1")["records"] != [])
+    assert live.ok("audit", "export", "--format", "selection", "--out", selection, "--session", "s-1")["records"] == 12
+    checked = live.ok("audit", "verify", selection, "--key", key)
+    assert (checked["kind"], checked["records"]) == ("selection", 12)
+    lines = selection.read_bytes().splitlines(keepends=True)
+    torn = tmp_path / "torn.jsonl"
+    torn.write_bytes(b"".join(lines[:6]) + lines[6][:99])
+    assert live.run("audit", "verify", torn, "--key", key)[0] == exits.INCOMPLETE
+    live.ok("audit", "export", "--format", "selection", "--out", torn, "--session", "s-1", "--resume")
+    assert torn.read_bytes() == selection.read_bytes()
+    torn.write_bytes(b"".join([lines[0], *lines[2:]]))
+    assert live.run("audit", "verify", torn, "--key", key)[0] == exits.DENIED
+
+
+def test_what_may_go_is_asked_for_twice(live: Live) -> None:
+    """Nothing goes without a yes, and what was asked for is answered with what went."""
+    erase = ("audit", "erase", "--person", "https://idp.example", "nobody", "--reason", "asked to")
+    assert live.run(*erase)[1]["code"] == "not_confirmed"
+    assert live.ok(*erase, "--yes")["erased"] == 0
+    assert live.ok("audit", "prune", "--before", "90d", "--reason", "old", "--yes") == {
+        "schema": "arx/audit-pruned/1",
+        "first": 0,
+        "pruned": 0,
+    }
+    assert live.run("audit", "erase", "--reason", "x", "--yes")[0] == exits.USAGE

@@ -2,15 +2,20 @@
 """Questions to the mint's log over HTTP: filtered there, counted, page by page, for those who may read it."""
 
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arx_caps.audit.checkpoint import open_checkpoint
+from arx_caps.audit.proof import Proof
 from arx_verifier.decisions import Decision
+from arx_verifier.scopes import subject_scope
 from tests.audit.batches import START_MS, batch_of, decision, facts
-from tests.mint.world import Holder, World, local_world
+from tests.mint.test_operators import enrol, sign_in
+from tests.mint.world import Holder, World, local_world, now_ms
 
 TOLD = [
     decision(1, facts("s-1", "t-1")),
@@ -140,3 +145,48 @@ def test_bad_questions_and_strangers_are_refused(world: World) -> None:
     for path in ("/v1/audit/records", "/v1/audit/nodes"):
         assert agent.call("GET", path, session="s-1").status_code == 403
         assert world.client.get(path).status_code == 401
+
+
+def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(world: World) -> None:
+    """Each record comes with its bytes and its path under one checkpoint, also when the log has grown meanwhile."""
+    operator = world.operator()
+    world.mint.log.step()
+    first = ask(operator, after=-1, limit=2, prove=0)
+    signed = open_checkpoint(first["checkpoint"].encode(), world.mint.log.publisher.signer.key)
+    size = signed.checkpoint.size
+    take(world, [decision(6, facts("s-1", "t-1"))], 6)
+    world.mint.log.step()
+    last = ask(operator, after=1, prove=size)
+    assert indices(first) + indices(last) == list(range(size))
+    for record in first["records"] + last["records"]:
+        kept, body = (b64decode(record[name]) for name in ("kept", "body"))
+        path = tuple(map(b64decode, record["path"]))
+        Proof(kept, body, record["index"], path, signed.note).check_under(signed)
+    assert operator.call("GET", "/v1/audit/records", prove=str(10**6)).status_code == 400
+
+
+def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: World) -> None:
+    """What is told of a person is gone from every answer and proofs hold; who may read may not erase."""
+    ada = ("https://idp.example", "ada")
+    take(world, [decision(n, facts("s-7", "t-7", subject=ada)) for n in range(6, 600)], 6)
+    world.mint.log.step()
+    operator, scope = world.operator(), subject_scope(*ada)
+    size = ask(operator)["size"]
+    assert ask(operator, subject=scope)["total"]["records"] == 594
+    answer = operator.call("POST", "/v1/audit/erase", {"subject": scope, "reason": "asked to"})
+    assert (answer.status_code, answer.json()) == (200, {"erased": 594})
+    assert ask(operator, subject=scope)["records"] == []
+    [record] = ask(operator, session="s-7", limit=1)["records"]
+    assert (record["erased"], record["subject"], record["peer"], record["session"]) == (True, None, None, "s-7")
+    answer = operator.call("POST", "/v1/audit/prune", {"before": now_ms() + 1000, "reason": "old"})
+    assert answer.json() == {"first": size // 256 * 256, "pruned": size // 256 * 256}
+    left = ask(operator)
+    assert left["total"]["records"] == left["size"] - answer.json()["first"]
+    assert ask(operator, session="s-1", task="t-1")["total"]["records"] == 0
+    assert {each["kind"] for each in ask(operator, reason="event")["records"]} >= {"log.erased", "log.pruned"}
+    for bad in ({"reason": "x"}, {"subject": scope, "before": 1, "reason": "x"}, {"subject": "ada", "reason": "x"}):
+        assert operator.call("POST", "/v1/audit/erase", bad).status_code == 400
+    reads = sign_in(world, enrol(world, "auditor", role="read-only"))
+    assert ask(reads)["size"] >= size
+    for path, body in (("erase", {"subject": scope, "reason": "x"}), ("prune", {"before": 1, "reason": "x"})):
+        assert reads.call("POST", f"/v1/audit/{path}", body).status_code == 403
