@@ -41,11 +41,14 @@ SETTINGS: Final = frozenset(
         "on_failover",
         "failover_window",
         "key_refresh",
+        "witnesses",
+        "witnesses_required",
     )
 )
 
 _STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
 _DATABASE: Final = re.compile(r"(postgresql(\+psycopg)?|sqlite)://")
+_WITNESS: Final = re.compile(r"https?://[^ ]+ +[^ ]+")
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 
@@ -65,6 +68,8 @@ class Realm:
         failover_window_ms: How long a deposed primary of the store may go on answering.
         database: URL of a database that several mints share; None for one in the folder.  May hold a password.
         key_refresh_ms: How long services go on with their keys before they ask for them again.
+        witnesses: Who cosigns the audit log's checkpoints, each ``URL KEY``.
+        witnesses_required: Whether a checkpoint is published only once all of them have.
     """
 
     folder: Path
@@ -78,6 +83,8 @@ class Realm:
     failover_window_ms: int = DEFAULT_WINDOW_MS
     database: str | None = field(default=None, repr=False)
     key_refresh_ms: int = DEFAULT_REFRESH_MS
+    witnesses: tuple[str, ...] = ()
+    witnesses_required: bool = False
 
     @classmethod
     def plan(
@@ -143,6 +150,8 @@ class Realm:
             *topology,
             database=database,
             key_refresh_ms=refresh_ms,
+            witnesses=_witnesses(settings.get("witnesses", [])),
+            witnesses_required=_witnesses_required(settings.get("witnesses_required", False)),
         )
 
     def settings(self) -> str:
@@ -262,6 +271,19 @@ def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -
     if max_ttl_ms < MIN_TTL_MS:
         raise SettingsError("max_ttl is at least 1s")
     return name, issuer, found[0], store, max_ttl_ms
+
+
+def _witnesses(said: Any) -> tuple[str, ...]:
+    """Check the witnesses, roughly: whoever asks them reads their keys."""
+    if not isinstance(said, list) or not all(isinstance(each, str) and _WITNESS.fullmatch(each) for each in said):
+        raise SettingsError('witnesses is a list of "URL KEY", the key as `arx witness init` printed it')
+    return tuple(said)
+
+
+def _witnesses_required(said: Any) -> bool:
+    if not isinstance(said, bool):
+        raise SettingsError("witnesses_required is true or false")
+    return said
 
 
 def _topology(replicas: Any, on_failover: Any, window_ms: int) -> tuple[int, str, int]:

@@ -102,6 +102,18 @@ class MintClient:
             GrantError: It refuses what is asked for.
             RequestError: It cannot read what is asked for.
         """
+        return self._read(self._send(method, path, key=key, token=token, body=body))
+
+    def fetch(self, path: str, *, key: SigningKey, token: str) -> bytes:
+        """Get a file; otherwise as ``call``."""
+        response = self._send("GET", path, key=key, token=token, body=None)
+        if not response.is_success:
+            raise _error_of(response, self.issuer)
+        return response.content
+
+    def _send(
+        self, method: str, path: str, *, key: SigningKey, token: str | None, body: Mapping[str, Any] | None
+    ) -> httpx.Response:
         url = self.issuer + path
         headers = {"DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
         if token is not None:
@@ -109,7 +121,7 @@ class MintClient:
         said = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
             # A redirect would carry assertion and token to where they are not for.
-            response = self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
+            return self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise StoreError(
                 f"{shorten(self.issuer)} is not the address of a mint, such as http://127.0.0.1:8700"
@@ -122,7 +134,6 @@ class MintClient:
                 f"the mint at {self.issuer} does not answer ({type(error).__name__}): see that it runs (`arx up`) and "
                 f"that the address is right; {known}"
             ) from error
-        return self._read(response)
 
     def close(self) -> None:
         """Close the connections."""

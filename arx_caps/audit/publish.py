@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from arx_caps.audit.checkpoint import Checkpoint, open_checkpoint
+from arx_caps.audit.cosigning import Witnesses
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import Note, Signer
 from arx_caps.audit.paths import CHECKPOINT
@@ -31,13 +32,16 @@ class Publisher:
         store: The log's database, its tables made.
         signer: The log's key.
         folder: Where its files are, or will be.
+        witnesses: Who is asked to cosign; nobody when left out.
 
     Attributes:
         halted: Why nothing is signed, or None.
+        witnesses: Who is asked to cosign.
         signed: The last checkpoint that was signed, by whichever mint, with all its signatures; None before the first.
     """
 
-    def __init__(self, store: LogStore, signer: Signer, folder: Path) -> None:
+    def __init__(self, store: LogStore, signer: Signer, folder: Path, witnesses: Witnesses | None = None) -> None:
+        self.witnesses = witnesses or Witnesses()
         self.halted: str | None = None
         self.signed: Note | None = None
         self.folder, self.signer = folder, signer
@@ -197,8 +201,18 @@ class Publisher:
         return self._publish()
 
     def _publish(self) -> bool:
-        """Publish the last checkpoint, unless it is there."""
+        """Publish the last checkpoint, with what its witnesses say, unless it is there."""
         assert self.signed is not None
+        head = Checkpoint.parse(self.signed.text)
+        files = TileReader(fetch_from(self.folder), head.size)
+        if self.witnesses.missing(self.signed):
+            self._writer.flush()  # whoever is asked wants a proof
+            note = self.witnesses.cosigned(self.signed, head.size, files.consistency)
+            if note != self.signed:
+                self._store.cosign(head.size, note.encode())
+                self.signed = note
+            if self.witnesses.required and self.witnesses.missing(note):
+                return False
         raw = self.signed.encode()
         if fetch_from(self.folder)(CHECKPOINT) == raw:
             return False

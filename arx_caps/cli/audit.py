@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit``: the audit log.  SPEC 17.
 
-``verify`` needs nothing but the files and a key: whoever is to be convinced runs it without realm, mint or network.
+``prove`` asks the mint.  ``verify`` needs nothing but the files and a key: whoever is to be convinced runs it without
+realm, mint or network.
 """
 
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -15,9 +18,10 @@ from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.audit_retention import erase_command, prune_command
 from arx_caps.cli.audit_trail import tail_command, trail_command
 from arx_caps.cli.exits import Stop
+from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, pairs, plain
-from arx_caps.cli.place import realm_dir_option
+from arx_caps.cli.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.values import show_time
 from arx_caps.realm import Realm
 
@@ -42,6 +46,33 @@ def key_command(console: Console, realm_dir: Path) -> None:
 
     key = read_signer(Realm.open(realm_dir).log_key_path, "log").key
     console.data("audit-key", {"origin": key.name, "key": str(key)}, str(key))
+
+
+@audit_command.command("prove")
+@click.argument("record", metavar="ID")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="the file to write; else ID.tlog-proof")
+@operator_options
+@common_options
+@pass_console
+def prove_command(console: Console, place: Place, record: str, out: Path | None) -> None:
+    """Get a record of the mint's log with the proof that it is there.  ID is a decision's id, or an index.
+
+    The file holds the record, its place and the log's signature: whoever has the log's key checks it offline with `arx
+    audit verify`.  It tells whom the record is about; keep it accordingly.
+    """
+    from arx_caps.audit.errors import NoteError
+    from arx_caps.audit.proof import SUFFIX, Proof
+
+    raw = place.mint().fetch(f"/v1/audit/proofs/{quote(record)}")
+    try:
+        proof = Proof.parse(raw)
+    except NoteError as error:
+        raise Stop(f"what answers is no mint of this version: {error}", exits.UNREACHABLE, code="malformed") from None
+    path = out or Path(re.sub(r"[^A-Za-z0-9._-]", "_", record) + SUFFIX)
+    write_private(path, raw.decode())
+    value = {"file": str(path), "index": proof.index, "body": proof.body is not None}
+    console.data("audit-proof", value, f"{path}: record {proof.index}")
+    console.hint(f"check it with `arx audit verify {path} --key VKEY`; `arx audit key` prints the key")
 
 
 @audit_command.command("verify")

@@ -141,6 +141,14 @@ class Caller:
                 break
         return found, after is not None
 
+    def fetch(self, path: str) -> bytes:
+        """Get a file; otherwise as ``call``."""
+        assert self._token is not None
+        try:
+            return self._mint.fetch(path, key=self.key, token=self._token)
+        except ArxError as error:
+            raise _stop(error) from error
+
 
 def load_key(path: Path, role: str) -> KeyFile:
     """Read a key file of a role.

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from arx_caps.audit.cosigning import Witnesses
 from arx_caps.audit.keys import read_signer
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.publish import Publisher
@@ -56,7 +57,8 @@ class AuditLog:
     def __init__(self, realm: Realm, database: str | None = None) -> None:
         url = database or realm.database_url
         self.store = LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
-        self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir)
+        witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required)
+        self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir, witnesses)
         self.failing: str | None = None
         self.feeds: Sequence[Feed] = ()
         self._stop = threading.Event()

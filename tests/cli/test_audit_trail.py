@@ -158,3 +158,16 @@ def test_what_may_go_is_asked_for_twice(live: Live) -> None:
         "pruned": 0,
     }
     assert live.run("audit", "erase", "--reason", "x", "--yes")[0] == exits.USAGE
+
+
+@pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}"])
+def test_a_decision_is_proven_and_the_proof_holds_offline(live: Live, tmp_path: Path, form: str) -> None:
+    """``arx audit prove`` by the id that a decision shows, then ``arx audit verify`` with nothing but the log's key."""
+    told = live.ok("audit", "trail", "--agent", "acme/other")["records"][0]
+    key, file = live.ok("audit", "key")["key"], tmp_path / "proof"
+    proven = live.ok("audit", "prove", form.format(**told), "--out", str(file))
+    checked = live.ok("audit", "verify", str(file), "--key", key)
+    assert (checked["outcome"], checked["kind"], checked["first"]) == ("holds", "proof", proven["index"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    code, problem, _ = live.run("audit", "prove", "nobody-1", "--out", str(file))
+    assert (code, problem["code"]) == (1, "not_found")

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A log with witnesses: cosigned checkpoints are published, and a missing witness stops nothing but what it must."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from arx_caps.audit import cosigning
+from arx_caps.audit.checkpoint import open_checkpoint
+from arx_caps.audit.cosigning import Asked, Witnesses
+from arx_caps.audit.keys import make_key
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.witness import KEY_FILE, Witness
+from arx_caps.audit.witness_server import create_app
+from arx_verifier.errors import SettingsError
+from tests.audit.batches import batch_of, decision, facts
+from tests.audit.world import LOG, ORIGIN
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+
+class Served:
+    """A witness at an address that stays, which can be away."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.key = make_key(folder / KEY_FILE, "witness", "witness.example/w1")
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        app = create_app(Witness(self._folder, [LOG.key]))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        until(lambda: self._server.started)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture
+def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A witness that serves."""
+    monkeypatch.setattr(cosigning, "PAUSE_S", 0.0)
+    made = Served(tmp_path / "witness")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[LogStore]:
+    """An empty log."""
+    with LogStore(f"sqlite:///{tmp_path}/audit.db") as made:
+        made.create()
+        yield made
+
+
+def grow(store: LogStore, count: int) -> None:
+    """Add records."""
+    size = store.size()
+    store.take(batch_of([decision(n, facts()) for n in range(count)], size + 1), "s")
+
+
+def seen(folder: Path, witness: Served) -> tuple[int, bool]:
+    """The published size, and whether the witness has cosigned it."""
+    signed = open_checkpoint((folder / "checkpoint").read_bytes(), LOG.key, [witness.key])
+    return signed.checkpoint.size, witness.key in signed.seen
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_missing_witness_is_an_alarm_or_what_the_realm_says(
+    log: LogStore, witness: Served, tmp_path: Path, required: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Checkpoints are cosigned; while it is away they are published without, or held back; then it catches up."""
+    folder = tmp_path / "log"
+    publisher = Publisher(log, LOG, folder, Witnesses([Asked(witness.url, witness.key)], required=required))
+    for count in (0, 10, 300):
+        grow(log, count)
+        publisher.step()
+        assert seen(folder, witness) == (log.size(), True)
+    assert verify(folder, Trust(LOG.key, [witness.key])).records == 310
+    witness.stop()
+    grow(log, 5)
+    publisher.step()
+    assert seen(folder, witness) == ((310, True) if required else (315, False))
+    assert "does not answer" in (publisher.witnesses.failing or "")
+    assert "witnesses" in caplog.text
+    assert publisher.halted is None
+    witness.start()
+    publisher.step()
+    assert seen(folder, witness) == (315, True)
+    assert publisher.witnesses.failing is None
+
+
+def test_a_witness_that_saw_more_is_an_alarm(log: LogStore, witness: Served, tmp_path: Path) -> None:
+    """Database and files were both put back: the witness saw more, cosigns nothing, and the mint says why."""
+    asked = [Asked(witness.url, witness.key)]
+    grow(log, 10)
+    Publisher(log, LOG, tmp_path / "log", Witnesses(asked)).step()
+    with LogStore(f"sqlite:///{tmp_path}/older.db") as older:
+        older.create()
+        grow(older, 5)
+        publisher = Publisher(older, LOG, tmp_path / "older", Witnesses(asked, required=True))
+        publisher.step()
+        assert "went back" in (publisher.witnesses.failing or "")
+        assert not (tmp_path / "older" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("said", ["http://w.example", f"http://w.example {LOG.key}", f"http://w.example {ORIGIN}+0+0"])
+def test_what_names_no_witness_is_refused(said: str) -> None:
+    """A start fails with what is wrong, and not a checkpoint later."""
+    with pytest.raises(SettingsError, match="witness"):
+        Witnesses.of([said])
