@@ -4,6 +4,7 @@
 from arx_caps.agent.auth import ArxAuth
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.session import Agent, Session
+from arx_caps.agent.started import StartedTask
 from arx_caps.agent.task import Task
 
-__all__ = ["Agent", "ArxAuth", "Bundle", "Session", "Task"]
+__all__ = ["Agent", "ArxAuth", "Bundle", "Session", "StartedTask", "Task"]

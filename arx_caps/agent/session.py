@@ -16,7 +16,8 @@ import httpx
 from arx_caps.agent import renewing
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import Task, end_block, now_ms
+from arx_caps.agent.started import StartedTask, end_block
+from arx_caps.agent.task import Task, now_ms
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_verifier.errors import ArxError, SettingsError, StoreError, shorten
 
@@ -161,7 +162,7 @@ class Session:
             renewing.keep(self, (self.expires_at - self._begun) / 1000, self._over)
 
     def renew(self) -> None:
-        """Let it end later, within its absolute limit.  Tasks that run keep their ends: ``Task.extend`` prolongs one.
+        """Let it end later, within its absolute limit.  Tasks keep their ends; ``StartedTask.extend`` prolongs one.
 
         Raises:
             TokenError: It is over, frozen or was ended.
@@ -202,16 +203,18 @@ class Session:
         ttl: str | None = None,
         tools: Sequence[str] | None = None,
         depth: int | None = None,
+        parent: Task | None = None,
         **more: Any,
-    ) -> Task:
+    ) -> StartedTask:
         """Ask for the power that one piece of work needs.
 
         Args:
             template: The policy's name for it.
-            params: The template's parameters; the form for one that is called ``ttl``, ``tools`` or ``depth``.
+            params: The template's parameters; the form for one that is called as an argument here is.
             ttl: A shorter life than the template's, such as ``"60s"``.
             tools: Fewer tools than the template's.
             depth: Fewer hand-overs than the template's.
+            parent: A task of this session that this one is a part of: when that is over, this one is.
             more: The template's parameters, as in ``order_id="o-1"``.
 
         Returns:
@@ -227,16 +230,9 @@ class Session:
         body: dict[str, Any] = {"template": template, "params": {**(params or {}), **more}, "ttl": ttl, "depth": depth}
         self.used()
         body["tools"] = None if tools is None else list(tools)
-        answer = self._call("POST", "/v1/tasks", body)
-        try:
-            bundle = Bundle.parse(_text(answer, "bundle"))
-        except ArxError as error:
-            raise StoreError(
-                f"the mint at {self._mint.issuer} answered with a bundle that cannot be used: {error}"
-            ) from error
-        if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
-            raise StoreError(f"the mint at {self._mint.issuer} answered with a task of another agent or session")
-        return Task(bundle, now=self._now, finish=lambda: self._finish(bundle.task), used=self.used)
+        body["parent"] = None if parent is None else parent.id
+        bundle = self._bundle(self._call("POST", "/v1/tasks", body))
+        return StartedTask(bundle, session=self, now=self._now)
 
     def end(self) -> dict[str, Any]:
         """End the session, and with it every token of every task of it.
@@ -252,8 +248,30 @@ class Session:
         self._over.set()
         return self._call("DELETE", f"/v1/sessions/{self.id}")
 
-    def _finish(self, task: str) -> dict[str, Any]:
+    def finish_task(self, task: str) -> dict[str, Any]:
+        """Tell the mint that a task is done; ``StartedTask.finish`` is the way to it."""
         return self._call("DELETE", f"/v1/tasks/{task}")
+
+    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+        """Have the mint narrow a task; ``StartedTask.narrow_for_all`` is the way to it."""
+        self.used()
+        return self._bundle(self._call("POST", f"/v1/tasks/{task}/narrow", {"link": link, "caveats": caveats}))
+
+    def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
+        """Ask the mint for more; ``StartedTask.extend`` is the way to it."""
+        self.used()
+        return self._bundle(self._call("POST", f"/v1/tasks/{task}/extend", body))
+
+    def _bundle(self, answer: Mapping[str, Any]) -> Bundle:
+        try:
+            bundle = Bundle.parse(_text(answer, "bundle"))
+        except ArxError as error:
+            raise StoreError(
+                f"the mint at {self._mint.issuer} answered with a bundle that cannot be used: {error}"
+            ) from error
+        if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
+            raise StoreError(f"the mint at {self._mint.issuer} answered with a task of another agent or session")
+        return bundle
 
     def _renew(self) -> None:
         self._used = False

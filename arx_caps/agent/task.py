@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from types import TracebackType
 from typing import Any, Final, Self
 
 from arx_caps.agent.auth import ArxAuth
@@ -18,7 +17,7 @@ from arx_caps.agent.narrowing import caveats_for
 from arx_verifier import names, proofs
 from arx_verifier.access import HttpCall
 from arx_verifier.caveats import Caveat
-from arx_verifier.errors import ArxError, AttenuationError, shorten
+from arx_verifier.errors import AttenuationError, shorten
 from arx_verifier.macaroon import HOP_BYTES
 from arx_verifier.proofs import CallSigner
 
@@ -33,26 +32,20 @@ def now_ms() -> int:
 class Task:
     """One piece of work and the power it needs, held by an agent.
 
-    A ``with`` block around a task that a session started finishes it at its end.
-
     Args:
         bundle: Its tokens.
         now: The holder's clock, ms since the Unix epoch.
-        finish: Tells the mint that the task is done; only the session that started it can.
-        used: Is told of each call that is signed; a session that is used is renewed.
     """
 
-    __slots__ = ("_finish", "_now", "_signers", "_used", "bundle")
+    __slots__ = ("_now", "_signers", "bundle")
 
     def __init__(
         self,
         bundle: Bundle,
         *,
         now: Callable[[], int] = now_ms,
-        finish: Callable[[], Mapping[str, Any]] | None = None,
-        used: Callable[[], None] | None = None,
     ) -> None:
-        self.bundle, self._now, self._finish, self._used = bundle, now, finish, used
+        self.bundle, self._now = bundle, now
         self._signers: dict[str, CallSigner] = {}
 
     @classmethod
@@ -224,7 +217,7 @@ class Task:
         ttl: str | None = None,
         depth: int | None = None,
         audiences: Sequence[str] | None = None,
-    ) -> "Task":
+    ) -> Self:
         """Return a narrower copy for the same holder; this one keeps its power.  Offline.
 
         Args:
@@ -243,22 +236,15 @@ class Task:
             audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
             for audience, caveat in caveats.items()
         }
-        return Task(self.bundle.with_tokens(narrower), now=self._now, finish=self._finish, used=self._used)
+        return self._again(self.bundle.with_tokens(narrower))
 
     def finish(self) -> Mapping[str, Any]:
-        """Tell the mint that the task is done, which ends all its tokens, also those handed over.
-
-        Returns:
-            The mint's answer: the task and the report of its kill.
+        """End the task, which only the session that started it can; see ``StartedTask``.
 
         Raises:
-            AttenuationError: It was handed over: only the session that started it can finish it.
-            TokenError: The session is over or was ended.
-            UnavailableError: The mint cannot be reached or cannot end it now.
+            AttenuationError: It was handed over.
         """
-        if self._finish is None:
-            raise AttenuationError("only the session that started this task can finish it")
-        return self._finish()
+        raise AttenuationError("only the session that started this task can finish it")
 
     def describe(self) -> dict[str, Any]:
         """Return what the task says it allows as plain data; see ``Bundle.describe``."""
@@ -282,9 +268,11 @@ class Task:
             raise AttenuationError(f"no tool would be left at {', '.join(idle) or 'any service: audiences is empty'}")
         return caveats
 
+    def _again(self, bundle: Bundle) -> Self:
+        """Return what this holder holds instead or besides."""
+        return type(self)(bundle, now=self._now)
+
     def _signer(self, audience: str) -> CallSigner:
-        if self._used is not None:
-            self._used()
         signer = self._signers.get(audience)
         if signer is None:
             signer = self._signers[audience] = CallSigner(self.bundle.tokens[self._checked(audience)], audience)
@@ -297,15 +285,6 @@ class Task:
             )
         return audience
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._finish is not None:
-            end_block(self._finish, error)
-
     def __eq__(self, other: object) -> bool:
         return self.bundle == other.bundle if isinstance(other, Task) else NotImplemented
 
@@ -317,23 +296,3 @@ class Task:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a Task is a secret and is not pickled; pass on its encode() where that is meant")
-
-
-def end_block(end: Callable[[], object], error: BaseException | None) -> None:
-    """End something at the end of its ``with`` block, without hiding what went wrong inside.
-
-    Args:
-        end: Tells the mint.
-        error: What left the block, or None.
-
-    Raises:
-        ArxError: It could not be ended, and the block itself went well.
-    """
-    try:
-        end()
-    except ArxError as failed:
-        if failed.code in OVER:  # over by itself or killed: there is nothing left to end
-            return
-        if error is None:
-            raise
-        error.add_note(f"besides, the mint was not told that it is over: {failed}")

@@ -1,23 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task``: start a task from a template of the policy, and finish it."""
+"""``arx task``: start a task from a template of the policy, narrow and extend it, finish it; list and look at tasks."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.started import StartedTask
 from arx_caps.cli.agent import facts_of
+from arx_caps.cli.caller import Caller
 from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import common_options, out_option, pass_console
-from arx_caps.cli.output import Console, pairs
+from arx_caps.cli.holding import Holding
+from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.session_file import open_session_file
-from arx_caps.cli.values import Duration, read_pairs
+from arx_caps.cli.values import Duration, read_pairs, show_time
 
 
 @click.group("task")
 def task_command() -> None:
-    """Start and finish tasks."""
+    """Start, narrow, extend, look at and finish tasks."""
+
+
+class _AtMint:
+    """The session of a session file, as far as a task needs it."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def used(self) -> None:
+        """Nothing is renewed by a command."""
+
+    def finish_task(self, task: str) -> dict[str, Any]:
+        """Finish it."""
+        return self._caller.call("DELETE", f"/v1/tasks/{task}")
+
+    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+        """Narrow it."""
+        body = {"link": link, "caveats": caveats}
+        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/narrow", body)["bundle"]))
+
+    def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
+        """Extend it."""
+        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/extend", body)["bundle"]))
 
 
 @task_command.command("start")
@@ -27,6 +56,7 @@ def task_command() -> None:
 @click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
 @click.option("--ttl", type=Duration(), help="a shorter life than the template's")
 @click.option("--depth", type=click.IntRange(0, 16), help="fewer hand-overs than the template's")
+@click.option("--parent", metavar="TASK", help="a task of this session that it is a part of, and ends with")
 @issuer_option
 @out_option
 @common_options
@@ -39,6 +69,7 @@ def start(
     tools: tuple[str, ...],
     ttl: str | None,
     depth: int | None,
+    parent: str | None,
     issuer: str | None,
     out: Path | None,
 ) -> None:
@@ -47,16 +78,129 @@ def start(
     A VALUE is an integer or a boolean if it looks like one, else text.
     """
     caller, _ = open_session_file(file, issuer)
-    body = {"template": template, "params": read_pairs(params), "ttl": ttl, "depth": depth}
-    answer = caller.call("POST", "/v1/tasks", body | {"tools": list(tools) or None})
-    task, bundle = answer["task"], str(answer["bundle"])
-    value = {"task": task, "fingerprint": fingerprint(bundle)}
-    if out is not None:
-        write_private(out, bundle + "\n")
-        console.data("task", value | {"out": str(out)}, lambda: pairs([*facts_of(task), ("bundle", out)]))
-    else:
-        console.data("task", value | {"bundle": bundle}, bundle)
+    body: dict[str, Any] = {"template": template, "params": read_pairs(params), "ttl": ttl, "depth": depth}
+    body |= {"tools": list(tools) or None, "parent": None if parent is None else _checked(parent)}
+    answer = caller.call("POST", "/v1/tasks", body)
+    task = answer["task"]
+    _give(console, {"task": task}, str(answer["bundle"]), out)
     console.hint(f"arx task finish {task.get('id')} --session {file} ends it")
+
+
+@task_command.command("narrow")
+@click.option("--in", "held", required=True, metavar="FILE", help="the bundle, as `arx task start` wrote it")
+@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
+@click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="narrow an argument of every tool left")
+@click.option("--audience", "audiences", multiple=True, help="keep only this service's token; may be repeated")
+@click.option("--ttl", type=Duration(), help="how long it works from now on; never longer than before")
+@click.option("--depth", type=click.IntRange(0, 16), help="how many hand-overs may follow")
+@issuer_option
+@out_option
+@common_options
+@pass_console
+def narrow(
+    console: Console,
+    held: str,
+    file: str,
+    tools: tuple[str, ...],
+    arguments: tuple[str, ...],
+    audiences: tuple[str, ...],
+    ttl: str | None,
+    depth: int | None,
+    issuer: str | None,
+    out: Path | None,
+) -> None:
+    """Narrow a task for everybody who holds it: every token of it that is out is dead, and less is signed anew.
+
+    To hand over less and keep the rest, `arx token hand-over` needs no mint.
+    """
+    bundle = Holding.read(held).bundle
+    if bundle is None:
+        raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
+    task = StartedTask(bundle, session=_AtMint(open_session_file(file, issuer)[0]))
+    left = task.narrow_for_all(
+        tools=list(tools) or None,
+        args=read_pairs(arguments, constraints=True) or None,
+        ttl=ttl,
+        depth=depth,
+        audiences=list(audiences) or None,
+    )
+    _give(console, {"task": _facts(left)}, left.encode(), out)
+
+
+@task_command.command("extend")
+@click.argument("task")
+@click.argument("template", required=False)
+@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter that differs; name:=JSON")
+@click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
+@click.option("--ttl", type=Duration(), help="a shorter life than the template's")
+@click.option("--depth", type=click.IntRange(0, 16), help="fewer hand-overs than the template's")
+@issuer_option
+@out_option
+@common_options
+@pass_console
+def extend(
+    console: Console,
+    task: str,
+    template: str | None,
+    file: str,
+    params: tuple[str, ...],
+    tools: tuple[str, ...],
+    ttl: str | None,
+    depth: int | None,
+    issuer: str | None,
+    out: Path | None,
+) -> None:
+    """Add a grant to a running TASK and write its bundle, a secret; what it has goes on to its own end.
+
+    With nothing but --ttl it is what the task has now, for longer.
+    """
+    caller, _ = open_session_file(file, issuer)
+    body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None}
+    answer = caller.call("POST", f"/v1/tasks/{_checked(task)}/extend", body | {"ttl": ttl, "depth": depth})
+    _give(console, {"task": answer["task"]}, str(answer["bundle"]), out)
+
+
+@task_command.command("list")
+@click.option("--of", "session", metavar="SESSION", help="only those of this session")
+@click.option("--session", "file", metavar="FILE", help="a session file: its own tasks; without one, as an operator")
+@operator_options
+@common_options
+@pass_console
+def list_tasks(console: Console, place: Place, session: str | None, file: str | None) -> None:
+    """List tasks, the newest first."""
+    tasks = _caller(file, place).call("GET", "/v1/tasks", query={"session": session}).get("tasks", [])
+    heads = ("TASK", "SESSION", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
+    rows = [
+        (t["id"], t["session"], t["template"], t["state"], show_time(t["started_at"]), show_time(t["expires_at"]))
+        for t in tasks
+    ]
+    console.data("tasks", {"tasks": tasks}, lambda: table(heads, rows))
+
+
+@task_command.command("show")
+@click.argument("task")
+@click.option("--session", "file", metavar="FILE", help="its session file; without one, as an operator")
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, place: Place, task: str, file: str | None) -> None:
+    """Show one task and what it was granted, the newest first."""
+    answer = _caller(file, place).call("GET", f"/v1/tasks/{_checked(task)}")
+    found, grants = answer["task"], answer.get("grants", [])
+    heads = ("LINK", "TEMPLATE", "AUDIENCES", "GRANTED", "EXPIRES", "ENDED")
+    rows = [
+        (
+            g["link"],
+            g["template"],
+            ", ".join(g["audiences"]),
+            *(_time(g, name) for name in ("granted", "expires", "ended")),
+        )
+        for g in grants
+    ]
+    value = {"task": found, "grants": grants}
+    console.data("task", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows))
 
 
 @task_command.command("finish")
@@ -67,9 +211,37 @@ def start(
 @pass_console
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:
     """Finish a task: its tokens, also those handed over, are dead."""
-    if not task.startswith("t-") or not task.removeprefix("t-").isalnum() or not task.isascii():
-        raise click.BadParameter(f"{task[:60]!r} is not a task's id such as t-abcdefghijklmnop")
-    caller = open_session_file(file, place.issuer)[0] if file is not None else place.mint()
-    answer = caller.call("DELETE", f"/v1/tasks/{task}")
+    caller = _caller(file, place)
+    answer = caller.call("DELETE", f"/v1/tasks/{_checked(task)}")
     kill = answer.get("kill") or {}
     console.data("task", answer, lambda: f"{task} finished: {kill.get('summary', 'it had ended before')}")
+
+
+def _caller(file: str | None, place: Place) -> Caller:
+    return open_session_file(file, place.issuer)[0] if file is not None else place.mint()
+
+
+def _checked(task: str) -> str:
+    if not task.startswith("t-") or not task.removeprefix("t-").isalnum() or not task.isascii():
+        raise click.BadParameter(f"{task[:60]!r} is not a task's id such as t-abcdefghijklmnop")
+    return task
+
+
+def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None) -> None:
+    """Write a bundle, a secret: to stdout where it is what was asked for, or to a file."""
+    value["fingerprint"] = fingerprint(bundle)
+    if out is not None:
+        write_private(out, bundle + "\n")
+        console.data("task", value | {"out": str(out)}, lambda: pairs([*facts_of(value["task"]), ("bundle", out)]))
+    else:
+        console.data("task", value | {"bundle": bundle}, bundle)
+
+
+def _facts(task: StartedTask) -> dict[str, Any]:
+    facts = {"id": task.id, "session": task.session, "agent": task.agent, "audiences": list(task.audiences)}
+    return facts | {"link": task.link, "expires_at": task.expires_at}
+
+
+def _time(row: dict[str, Any], name: str) -> str | None:
+    value = row.get(f"{name}_at")
+    return show_time(value) if isinstance(value, int) else None

@@ -28,6 +28,7 @@ from arx_caps.mint import (
     routes_policy,
     routes_retention,
     routes_services,
+    routes_tasks,
     routes_trail,
     routes_work,
 )
@@ -41,6 +42,7 @@ ENDPOINTS: Final = (
     *routes_services.ENDPOINTS,
     *routes_agents.ENDPOINTS,
     *routes_work.ENDPOINTS,
+    *routes_tasks.ENDPOINTS,
     *routes_kills.ENDPOINTS,
     *routes_audit.ENDPOINTS,
     *routes_trail.ENDPOINTS,

@@ -6,7 +6,7 @@ record follow, and only then is it answered.  Repeating any of it is harmless, w
 mended.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from arx_caps.mint.core import Mint
@@ -78,6 +78,22 @@ def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport |
         StoreError: The outcome is not known; repeat it.
     """
     return _end_row(mint, "session", session, by, mint.state.end_session)
+
+
+def kill_links(mint: Mint, links: Collection[str], by: str) -> KillReport:
+    """End the tokens of some links and all that was made of them; for their task, others follow.
+
+    Args:
+        mint: The mint.
+        links: First links of grants.
+        by: Who.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    scopes = [f"link:{link}" for link in sorted(links)]
+    bump = _in_history(mint, lambda: mint.store.kill(scopes, "task narrowed", by))
+    return _settle(mint, bump, BRIEFLY_MS)
 
 
 def deactivate(mint: Mint, path: str, by: str, reason: str) -> KillReport:

@@ -6,14 +6,15 @@ A session's token is good for the mint alone; a task's bundle is what services a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from arx_caps.durations import format_duration, parse_duration
 from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.births import (
     Birth,
     as_json,
-    caveats_of,
     keys_for,
     new_link,
     new_name,
@@ -24,26 +25,30 @@ from arx_caps.mint.births import (
 from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
+from arx_caps.mint.granted import Granted
 from arx_caps.mint.identity import Shown, scopes_of, subject_of, subject_row, who_opens
 from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.operator_token import mint_operator_token
 from arx_caps.mint.policy import SessionTerms
 from arx_caps.mint.rebirth import recipe_of
 from arx_caps.mint.roles import rules_of
-from arx_caps.mint.standing import stands
+from arx_caps.mint.standing import stands, task_state
 from arx_caps.mint.state import HighWater, Room, now_ms
 from arx_verifier.errors import Failure, GrantError, refusal, shorten
 from arx_verifier.scopes import agent_scopes
 
+MAX_ABOVE: Final = 8  # each is a caveat in every token
+
 
 class Asked(NamedTuple):
-    """What an agent asks for when it starts a task."""
+    """What an agent asks for when it starts a task; ``parent`` is a task that this one is to be a part of."""
 
     template: str
     params: Mapping[str, Any]
     ttl: str | None
     tools: Sequence[str] | None
     depth: int | None
+    parent: str | None = None
 
 
 class Opened(NamedTuple):
@@ -149,26 +154,86 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     grant = policy.grant(
         asked.template, caller.name, params, ttl=asked.ttl, tools=asked.tools, depth=asked.depth, subject=subject
     )
-    keys = keys_for(mint, grant.rules)
+    parent = _parent(mint, session, asked.parent) if asked.parent is not None else None
+    above = above_of(parent)
     # The session, its agent and everyone above were held to their own birth when the session's token was verified.
-    mint.require(born, [f"policy:{policy.digest}", *{f"key:{kid}" for kid, _ in keys.values()}])
-    # A token lives at most as long as its session can without a renewal, and as its realm remembers kills.
-    expires_at = min(now + grant.ttl_ms, now + mint.realm.max_ttl_ms, int(session["expires_at"]))
+    mint.require(born, (f"policy:{policy.digest}",))
     birth = Birth(
-        agent, born, session["id"], new_name("t-"), policy.digest, now, expires_at, grant.depth, new_link(), subject
+        agent=agent,
+        born=born,
+        session=session["id"],
+        task=new_name("t-"),
+        policy=policy.digest,
+        at=now,
+        expires_at=task_end(mint, now, grant.ttl_ms, session, parent),
+        depth=grant.depth,
+        link=new_link(),
+        subject=subject,
     )
-    caveats = caveats_of(grant)
-    tokens = sign_tokens(mint, birth, caveats, keys)
+    granted = Granted.of(grant, params, asked.tools, above)
+    bundle = sign_grant(mint, birth, granted)
     told: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
-    told |= {"policy": policy.digest, "expires_at": expires_at}
-    audiences = sorted(tokens)
-    row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path}
-    row |= {"params": as_json(params), "audiences": as_json(audiences)}
+    told |= {"policy": policy.digest, "expires_at": birth.expires_at}
+    row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path, "above": as_json(above)}
+    row |= {"params": as_json(params), "audiences": as_json(granted.audiences)}
     row["subject_scope"] = next(iter(scopes_of(subject)), None)
-    told |= {"task": birth.task, "params": params, "audiences": audiences}
-    keep_recipe(recipe_of(birth, caveats, grant.origins))
-    mint.state.add_task(row, HighWater(*born), mint.realm.name, Event.of("task.started", caller.by, **told))
-    return Started(row, write_bundle(mint, birth, grant.origins, tokens))
+    told |= {"task": birth.task, "params": params, "audiences": granted.audiences}
+    told |= {"above": above} if above else {}
+    origins = origins_of(mint, granted)
+    keep_recipe(recipe_of(birth, granted.all_caveats(), origins))
+    what = Event.of("task.started", caller.by, **told)
+    mint.state.add_task(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
+    return Started(row, bundle)
+
+
+def sign_grant(mint: Mint, birth: Birth, granted: Granted) -> str:
+    """Sign the tokens of a grant and return their bundle, a secret.
+
+    Raises:
+        GrantError: ``bad_parameters``: it does not fit into a token.
+        RevokedError: An audience's key is frozen.
+    """
+    keys = keys_for(mint, granted.audiences)
+    mint.require(birth.born, sorted({f"key:{kid}" for kid, _ in keys.values()}))
+    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys)
+    return write_bundle(mint, birth, origins_of(mint, granted), tokens)
+
+
+def origins_of(mint: Mint, granted: Granted) -> dict[str, tuple[str, ...]]:
+    """Return where the audiences of a grant live by the policy in force."""
+    return {audience: mint.policy.audiences.get(audience, ()) for audience in granted.audiences}
+
+
+def grant_row(birth: Birth, granted: Granted) -> dict[str, Any]:
+    """Return what is kept of a grant."""
+    row = {"link": birth.link, "content": granted.write(), "policy": birth.policy}
+    return row | {"granted_at": birth.at, "expires_at": birth.expires_at, "ended_at": None, "replaced_by": None}
+
+
+def task_end(mint: Mint, now: int, ttl_ms: int, session: Mapping[str, Any], parent: Mapping[str, Any] | None) -> int:
+    """Return when tokens of a task signed now are over.
+
+    No token lives longer than its session can without a renewal, than the task it is a part of, or than its realm
+    remembers kills.
+    """
+    ends = [now + ttl_ms, now + mint.realm.max_ttl_ms, int(session["expires_at"])]
+    return min([*ends, int(parent["expires_at"])] if parent is not None else ends)
+
+
+def above_of(parent: Mapping[str, Any] | None) -> list[str]:
+    """Return the tasks that a part of a task is below, the outermost first."""
+    return [] if parent is None else [*msgspec.json.decode(parent["above"], type=list[str]), str(parent["id"])]
+
+
+def _parent(mint: Mint, session: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    parent = mint.state.task(name)
+    if parent is None or parent["session"] != session["id"]:
+        raise GrantError("there is no such task in this session to be a part of", code="not_found")
+    if task_state(mint, parent) != "open":
+        raise GrantError("the task that this would be a part of is over", code="session_ended")
+    if len(above_of(parent)) > MAX_ABOVE:
+        raise GrantError(f"tasks are parts of tasks {MAX_ABOVE} deep at most", code="bad_parameters")
+    return parent
 
 
 def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:

@@ -59,6 +59,7 @@ class TaskBody(Body, frozen=True):
     ttl: Duration | None = None
     tools: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(max_length=64)] | None = None
     depth: int | None = None
+    parent: Annotated[str, Meta(max_length=32)] | None = None
 
 
 class SessionsQuery(PageQuery, frozen=True):
@@ -187,14 +188,14 @@ def delete_session(asked: Asked) -> SessionEnded:
 def start_task(asked: Asked) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = asked.body
-    wanted = granting.Asked(body.template, body.params or {}, body.ttl, body.tools, body.depth)
+    wanted = granting.Asked(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
     started = granting.start_task(asked.mint, asked.by, wanted)
     return TaskStarted(task=show_task(asked.mint, started.row), bundle=started.bundle)
 
 
 def task_again(asked: Asked, made: Made) -> TaskStarted:
     """Answer for a task that was started by the same call before."""
-    mint, task = asked.mint, _task(asked, made.facts["task"])
+    mint, task = asked.mint, own_task(asked, made.facts["task"])
     session = _session(asked, task["session"])
     bundle = rebirth.task_again(mint, made.recipe or {}, session, task["id"])
     return TaskStarted(task=show_task(mint, task), bundle=bundle)
@@ -213,9 +214,11 @@ def list_tasks(asked: Asked) -> Tasks:
 
 def delete_task(asked: Asked) -> TaskEnded:
     """Finish a task: its tokens, also those handed over, are dead."""
-    task = _task(asked, asked.path["task"])
+    task = own_task(asked, asked.path["task"])
     report = finish_task(asked.mint, task, asked.by.by)
-    return TaskEnded(task=show_task(asked.mint, _task(asked, task["id"])), kill=show_kill(report) if report else None)
+    return TaskEnded(
+        task=show_task(asked.mint, own_task(asked, task["id"])), kill=show_kill(report) if report else None
+    )
 
 
 def _tasks(mint: Mint, query: TasksQuery) -> Page[TaskShown]:
@@ -243,7 +246,8 @@ def _session(asked: Asked, session: str) -> Mapping[str, Any]:
     return row
 
 
-def _task(asked: Asked, task: str) -> Mapping[str, Any]:
+def own_task(asked: Asked, task: str) -> Mapping[str, Any]:
+    """Find a task that the caller may see."""
     row = asked.mint.state.task(task)
     own = asked.by.session
     if row is None or (own is not None and own["id"] != row["session"]):
@@ -273,7 +277,7 @@ _NOT_RENEWED: Final = (
     "subject_not_allowed",
     "subject_required",
 )
-_NOT_STARTED: Final = (
+NOT_STARTED: Final = (
     "bad_parameters",
     "conflict",
     "not_granted",
@@ -306,7 +310,7 @@ ENDPOINTS: Final = (
         TaskBody,
         callers=("agent",),
         status=201,
-        problems=(*_NOT_STARTED, *GONE),
+        problems=(*NOT_STARTED, *GONE),
         again=task_again,
     ),
     Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),

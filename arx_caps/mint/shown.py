@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Answer
+from arx_caps.mint.granted import Granted
 from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.standing import State, session_state, task_state
 from arx_caps.revocation import KillReport
@@ -86,12 +87,28 @@ class TaskShown(Answer, frozen=True):
     template: str
     policy: str
     link: str
+    above: list[str]
     started_at: int
     expires_at: int
     ended_at: int | None
     params: dict[str, Any]
     audiences: list[str]
     state: State
+
+
+class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant of a task; ``narrowed`` are the caveats that were added since.  Times are ms since the Unix epoch."""
+
+    link: str
+    template: str
+    params: dict[str, Any]
+    policy: str
+    audiences: list[str]
+    narrowed: dict[str, list[dict[str, Any]]]
+    granted_at: int
+    expires_at: int
+    ended_at: int | None
+    replaced_by: str | None
 
 
 class KillShown(Answer, frozen=True):
@@ -174,7 +191,22 @@ def show_task(mint: Mint, row: Mapping[str, Any]) -> TaskShown:
         **{name: row[name] for name in names},
         params=msgspec.json.decode(row["params"]),
         audiences=msgspec.json.decode(row["audiences"]),
+        above=msgspec.json.decode(row["above"]),
         state=task_state(mint, row),
+    )
+
+
+def show_grant(row: Mapping[str, Any]) -> GrantShown:
+    """Show a grant."""
+    granted = Granted.read(row["content"])
+    names = ("link", "policy", "granted_at", "expires_at", "ended_at", "replaced_by")
+    narrowed = {audience: [msgspec.json.decode(text) for text in more] for audience, more in granted.narrowed.items()}
+    return GrantShown(
+        **{name: row[name] for name in names},
+        template=granted.template,
+        params=granted.params,
+        audiences=list(granted.audiences),
+        narrowed=narrowed,
     )
 
 

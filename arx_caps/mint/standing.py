@@ -7,6 +7,8 @@ A row says what the mint did.  A kill straight in the store, or a ban on anythin
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+import msgspec
+
 from arx_caps.mint.core import Mint
 from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.state import now_ms
@@ -25,7 +27,8 @@ def session_scopes(row: Mapping[str, Any]) -> tuple[str, ...]:
 def task_scopes(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the scopes whose kill or ban ends a task, from its row; its links are not among them."""
     subject = (row["subject_scope"],) if row["subject_scope"] is not None else ()
-    own = (f"task:{row['id']}", f"session:{row['session']}", *subject)
+    above = msgspec.json.decode(row["above"], type=list[str])
+    own = (f"task:{row['id']}", f"session:{row['session']}", *subject, *(f"task:{task}" for task in above))
     return ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *own)
 
 
@@ -35,7 +38,7 @@ def session_state(mint: Mint, row: Mapping[str, Any]) -> State:
 
 
 def task_state(mint: Mint, row: Mapping[str, Any]) -> State:
-    """Tell the state of a task; one whose last grant was killed has nothing alive."""
+    """Tell the state of a task; one whose newest grant was killed is shown as killed."""
     return _state(mint, row, (*task_scopes(row), f"link:{row['link']}"))
 
 

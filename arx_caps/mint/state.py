@@ -8,6 +8,7 @@ is recorded in the same transaction.  What may be granted is decided by others.
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.migrations import migrate, revision
 from arx_caps.mint.state_epoch import EpochState, HighWater
+from arx_caps.mint.state_grants import GrantState
 from arx_caps.mint.state_keys import KeyState
 from arx_caps.mint.state_operators import OperatorState
 from arx_caps.mint.state_outbox import Outbox
@@ -26,6 +27,7 @@ class State(
     PeopleState,
     OperatorState,
     WorkState,
+    GrantState,
     ServiceState,
     KeyState,
     PolicyState,

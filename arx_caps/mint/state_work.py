@@ -8,14 +8,14 @@ first: an end that was answered leaves nothing behind that began at the same tim
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Select, and_, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.database import PAGE, Database, now_ms, plain
 from arx_caps.mint.events import Event
 from arx_caps.mint.ordering import Order, Text, Time, behind
 from arx_caps.mint.state_epoch import HighWater, raise_high_water
-from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
+from arx_caps.mint.tables import AGENTS, SESSIONS, TASK_GRANTS, TASKS
 from arx_verifier.errors import GrantError, refusal
 
 # What the database can tell of a state; what was killed or frozen is alive in it.
@@ -113,8 +113,16 @@ class WorkState(Database):
             _end(c, SESSIONS, SESSIONS.c.agent == path, at)
             _end(c, TASKS, TASKS.c.session.in_(theirs), at)
 
-    def add_task(self, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event) -> None:
-        """Start a task, unless its session ended meanwhile.
+    def add_task(
+        self,
+        values: Mapping[str, Any],
+        high_water: HighWater,
+        realm: str,
+        what: Event,
+        grant: Mapping[str, Any],
+        parent: str | None = None,
+    ) -> None:
+        """Start a task with its first grant, unless its session, or the task it is a part of, ended meanwhile.
 
         Raises:
             GrantError: ``session_ended``.
@@ -124,7 +132,12 @@ class WorkState(Database):
             which = select(SESSIONS.c.status).where(SESSIONS.c.id == values["session"])
             if c.execute(which.with_for_update()).scalar() != "open":
                 raise GrantError("the session is over", code="session_ended")
+            if parent is not None:
+                above = select(TASKS.c.status).where(TASKS.c.id == parent)
+                if c.execute(above.with_for_update()).scalar() != "open":
+                    raise GrantError("the task that this would be a part of is over", code="session_ended")
             c.execute(insert(TASKS).values(**values))
+            c.execute(insert(TASK_GRANTS).values(task=values["id"], **grant))
             raise_high_water(c, realm, high_water)
 
     def task(self, task: str) -> dict[str, Any] | None:
@@ -157,9 +170,13 @@ class WorkState(Database):
         return self.rows(behind(statement, TASKS_ORDER, after), limit)
 
     def end_task(self, task: str, what: Event) -> int:
-        """Note that a task is over, and return when the last token of it is over by itself, ms."""
+        """Note that a task and its parts are over, and return when the last token of it is over by itself, ms."""
         with self.write(what) as c:
-            _end(c, TASKS, TASKS.c.id == task, now_ms())
+            at = now_ms()
+            _end(c, TASKS, TASKS.c.id == task, at)
+            session = select(TASKS.c.session).where(TASKS.c.id == task).scalar_subquery()
+            parts = TASKS.c.above.contains(f'"{task}"', autoescape=True)
+            _end(c, TASKS, and_(TASKS.c.session == session, parts), at)
             return int(c.execute(select(TASKS.c.expires_at).where(TASKS.c.id == task)).scalar_one())
 
 

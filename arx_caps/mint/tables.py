@@ -87,6 +87,7 @@ TASKS: Final = Table(
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
     Column("agent", String(64), nullable=False),
     Column("subject_scope", String(64)),
+    Column("above", Text, nullable=False, server_default="[]"),  # the tasks it is a part of, the outermost first
     Column("template", String(64), nullable=False),
     Column("params", Text, nullable=False),
     Column("audiences", Text, nullable=False),
@@ -101,6 +102,20 @@ TASKS: Final = Table(
     Index("tasks_by_time", "started_at", "id"),
     Index("tasks_of_sessions", "session", "started_at", "id"),
     Index("tasks_of_agents", "agent", "started_at", "id"),
+)
+
+# What a task may do, as often as that was granted: at its start, by an extension, by a narrowing in the place of all.
+TASK_GRANTS: Final = Table(
+    "task_grants",
+    METADATA,
+    Column("link", String(32), primary_key=True),  # the first link of its tokens
+    Column("task", String(32), ForeignKey("tasks.id"), nullable=False, index=True),
+    Column("content", Text, nullable=False),
+    Column("policy", String(32), nullable=False),
+    Column("granted_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("replaced_by", String(32)),
 )
 
 # The unique key is what makes a jti single use, also between two mints that share this database.

@@ -207,3 +207,28 @@ def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
             assert first < session.expires_at <= session.ends_at
         with pytest.raises(RevokedError):
             session.renew()
+
+
+def test_a_task_is_narrowed_for_all_and_extended(mint: LiveMint, agent: Agent) -> None:
+    """
+    What the mint narrowed is alone alive, with what the holder had narrowed before; what is added stands beside it.
+    """
+    with mint.service("orders") as orders, mint.service("payments") as payments, agent.open_session() as session:
+        with session.start_task("refund", order_id="o-1", amount=50) as task:
+            worker = task.hand_over("acme/worker")
+            small = task.narrow(args={"amount": {"max": 20}})
+            left = small.narrow_for_all(tools=["payments.refund"])
+            assert (left.id, left.audiences) == (task.id, ("payments",))
+            dead = [judged(payments, held, "payments.refund", REFUND) for held in (task, worker, small)]
+            assert dead == ["revoked"] * 3
+            assert judged(payments, left, "payments.refund", REFUND) == "ok"
+            assert judged(payments, left, "payments.refund", {**REFUND, "amount": 21}) == "argument_not_allowed"
+            longer, more = left.extend(), left.extend("look", order_id="o-2")
+            assert judged(payments, longer, "payments.refund", {**REFUND, "amount": 21}) == "argument_not_allowed"
+            assert judged(orders, more, "orders.get", {"order_id": "o-2"}) == "ok"
+            part = session.start_task("look", order_id="o-1", parent=task)
+            with pytest.raises(GrantError, match=r"it would take .*params.amount.*task.refund"):
+                left.extend(amount=500)
+        tokens = ((payments, left, "payments.refund", REFUND), (orders, more, "orders.get", {"order_id": "o-2"}))
+        assert [judged(*each) for each in tokens] == ["revoked"] * 2
+        assert judged(orders, part, "orders.get", {"order_id": "o-1"}) == "revoked"

@@ -176,6 +176,27 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
     exit_code, told, _ = live.run("session", "renew", "--session", tmp_path / "s")
     assert (exit_code, told["code"]) == (exits.DENIED, "banned")
     assert live.run("session", "thaw", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
+    orders = (
+        "--in",
+        tmp_path / "held",
+        "--session",
+        tmp_path / "s",
+        "--audience",
+        "orders",
+        "--out",
+        tmp_path / "less",
+    )
+    assert live.ok("task", "narrow", *orders)["task"]["audiences"] == ["orders"]
+    assert (
+        live.ok("task", "extend", task, "--session", tmp_path / "s", "--out", tmp_path / "more")["task"]["id"] == task
+    )
+    grants = live.ok("task", "show", task)["grants"]
+    assert [grant["audiences"] for grant in grants][:2] == [["orders"], ["orders"]]
+    exit_code, told, _ = live.run(
+        "task", "extend", task, "refund", "--param", "amount=101", "--session", tmp_path / "s"
+    )
+    assert (exit_code, "it would take" in str(told)) == (exits.DENIED, True)
+    assert live.ok("task", "list", "--of", session)["tasks"][0]["id"] == task
     assert live.ok("task", "finish", task, "--session", tmp_path / "s")["task"]["state"] == "ended"
     assert live.ok("session", "end", "--session", tmp_path / "s")["session"]["state"] == "ended"
     assert live.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exits.OK

@@ -233,12 +233,54 @@ def test_renewing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifi
         assert running.holder.call("POST", path).status_code == 200
         return answered
 
-    assert at_every_step(world, act) > 6
+    assert at_every_step(world, act, 4) > 6
     told = running.holder.call("POST", path).json()
     running.holder.token = told["token"]
     assert running.holder.call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
     assert outcome(world, orders, running.bundle) == "revoked"
     assert running.holder.call("POST", path).json()["code"] == "revoked"
+
+
+def test_narrowing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """Nothing that was narrowed is alive once it was answered or recorded; doing it again gives what works."""
+    body = {"caveats": {"orders": [{"allow": [{"tool": "orders.get"}]}]}}
+
+    def act(step: int) -> dict[str, Any] | None:
+        running, recorded = started(world, agent), count(world, "task.narrowed")
+        path = f"/v1/tasks/{running.task}/narrow"
+        answered = crasher.ask(step, running.holder, "POST", path, body)
+        if answered is not None or count(world, "task.narrowed") > recorded:
+            assert outcome(world, orders, running.bundle) == "revoked"
+        again = running.holder.call("POST", path, body)
+        assert again.status_code == 200, again.text
+        assert outcome(world, orders, running.bundle) == "revoked"
+        assert outcome(world, orders, again.json()["bundle"]) == "ok"
+        if answered is not None:
+            assert outcome(world, orders, answered["body"]["bundle"]) == "revoked"
+        assert len(world.mint.state.live_grants(running.task)) == 1
+        return answered
+
+    assert at_every_step(world, act, 7) > 12
+
+
+def test_extending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """A grant is there with its event or not at all; what was there goes on, and the end of the task ends all of it."""
+    running = started(world, agent)
+    path = f"/v1/tasks/{running.task}/extend"
+
+    def act(step: int) -> dict[str, Any] | None:
+        answered = crasher.ask(step, running.holder, "POST", path, {})
+        assert len(world.mint.state.live_grants(running.task)) == 1 + count(world, "task.extended")
+        if answered is None:
+            assert running.holder.call("POST", path, {}).status_code == 201
+        else:
+            assert outcome(world, orders, answered["body"]["bundle"]) == "ok"
+        return answered
+
+    assert at_every_step(world, act, 4) > 6
+    last = running.holder.call("POST", path, {}).json()["bundle"]
+    assert running.holder.call("DELETE", f"/v1/tasks/{running.task}").status_code == 200
+    assert {outcome(world, orders, bundle) for bundle in (running.bundle, last)} == {"revoked"}
 
 
 def test_deactivating(world: World, crasher: Crasher, orders: Verifier) -> None:

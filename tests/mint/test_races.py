@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from arx_caps import engines
 from arx_caps.jose import SigningKey
 from arx_caps.keyfile import PublicKey
-from arx_caps.mint import database
 from arx_caps.mint.events import Event
 from arx_caps.mint.state import HighWater, State, now_ms
 from arx_caps.mint.tables import AGENTS, HIGH_WATER, SESSIONS
@@ -87,7 +87,14 @@ def open_session(state: State, name: str) -> None:
 
 
 def start_task(state: State, name: str, session: str) -> None:
-    state.add_task(task_row(name, session), MARK, "acme", SOME)
+    grant = {
+        "link": f"l-{name}",
+        "content": "{}",
+        "policy": "p",
+        "granted_at": now_ms(),
+        "expires_at": now_ms() + 60_000,
+    }
+    state.add_task(task_row(name, session), MARK, "acme", SOME, grant)
 
 
 def during(state: State, change: Any, call: Callable[[], Any]) -> str:
@@ -243,7 +250,7 @@ def test_a_reader_waits_for_who_has_a_lower_number(states: tuple[State, State]) 
 @pytest.mark.servers
 def test_a_mint_that_stands_still_stops_nobody_for_long(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a row that somebody else has locked gives up and says so; nothing was changed."""
-    monkeypatch.setattr(database, "BUSY_S", 1)
+    monkeypatch.setattr(engines, "BUSY_S", 1)
     url = postgres.database(template="made")
     with State(url) as one, State(url) as two:
         enrol(one)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task in the hands of the session that started it: finish it, narrow it for everybody, ask for more.  SPEC 20.
+
+Whoever else holds a task narrows it offline, for those it is handed to.  What is said here goes to the mint, and holds
+for every token of the task.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+import msgspec
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.outline import caveats_of
+from arx_caps.agent.task import Task, now_ms
+from arx_verifier.caveats import Caveat
+from arx_verifier.errors import ArxError
+from arx_verifier.proofs import CallSigner
+
+OVER: Final = ("expired", "revoked")  # a refusal to end what has ended
+
+
+class Starter(Protocol):
+    """The session that started a task, as far as the task needs it."""
+
+    def used(self) -> None:
+        """Note that a call is signed."""
+        ...
+
+    def finish_task(self, task: str) -> dict[str, Any]:
+        """Tell the mint that a task is done."""
+        ...
+
+    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+        """Have the mint narrow a task."""
+        ...
+
+    def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
+        """Ask the mint for more."""
+        ...
+
+
+class StartedTask(Task):
+    """A task that a session started; a ``with`` block finishes it at its end.
+
+    Args:
+        bundle: Its tokens.
+        session: The session.
+        now: The holder's clock, ms since the Unix epoch.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, bundle: Bundle, *, session: Starter, now: Callable[[], int] = now_ms) -> None:
+        super().__init__(bundle, now=now)
+        self._session = session
+
+    def narrow_for_all(
+        self,
+        *,
+        tools: Sequence[str] | None = None,
+        args: Mapping[str, Any] | None = None,
+        ttl: str | None = None,
+        depth: int | None = None,
+        audiences: Sequence[str] | None = None,
+    ) -> Self:
+        """Have the mint narrow the task for everybody: this task and every other token of it are dead afterwards.
+
+        Also what was handed over, and what the task was extended by.  If the answer is lost, do it again.
+
+        Args:
+            tools: As for ``hand_over``, like all that follow.
+            args: Constraints.
+            ttl: Life from now on.
+            depth: How many hand-overs may follow.
+            audiences: Leave these services.
+
+        Returns:
+            What is left, for the same holder.
+
+        Raises:
+            AttenuationError: Nothing would be left to do, or a value cannot be read.
+            TokenError: The task or its session is over, frozen or was killed.
+            GrantError: What is asked for does not fit into a token.
+            UnavailableError: The mint cannot be reached or cannot do it now.
+        """
+        caveats = self._caveats(tools, args, ttl, depth, audiences)
+        said = {audience: self._said(audience, caveat) for audience, caveat in caveats.items()}
+        bundle = self._session.narrow_task(self.id, self.bundle.outline.identifier.id, said)
+        return self._again(bundle)
+
+    def extend(
+        self,
+        template: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        /,
+        *,
+        ttl: str | None = None,
+        tools: Sequence[str] | None = None,
+        depth: int | None = None,
+        **more: Any,
+    ) -> Self:
+        """Ask the mint for more within the same task; this task keeps its power, and its end.
+
+        Args:
+            template: Another template; the task's own when left out.
+            params: The template's parameters that differ; the form for one that is called as an argument here is.
+            ttl: A shorter life than the template's.
+            tools: Fewer tools than the template's.
+            depth: Fewer hand-overs than the template's.
+            more: The template's parameters that differ, as in ``amount=80``.
+
+        Returns:
+            What was added, with a link of its own; without any argument but ``ttl`` the same power with a later end.
+
+        Raises:
+            GrantError: The policy refuses; the error says what it would take.
+            TokenError: The task or its session is over, frozen or was killed.
+            UnavailableError: The mint cannot be reached or cannot do it now.
+        """
+        given = {**(params or {}), **more}
+        body: dict[str, Any] = {"template": template, "params": given or None, "ttl": ttl, "depth": depth}
+        body |= {"tools": None if tools is None else list(tools), "link": self.bundle.outline.identifier.id}
+        return self._again(self._session.extend_task(self.id, body))
+
+    def finish(self) -> Mapping[str, Any]:
+        """Tell the mint that the task is done, which ends all its tokens, also those handed over.
+
+        Returns:
+            The mint's answer: the task and the report of its kill.
+
+        Raises:
+            TokenError: The session is over or was ended.
+            UnavailableError: The mint cannot be reached or cannot end it now.
+        """
+        return self._session.finish_task(self.id)
+
+    def _said(self, audience: str, caveat: Caveat | None) -> list[dict[str, Any]]:
+        """Say all that narrows a token: what the holder added before, offline, and what is to come."""
+        said = caveats_of(self.bundle.tokens[audience])[1:]  # the first is the mint's
+        return said if caveat is None else [*said, msgspec.json.decode(caveat.encode())]
+
+    def _again(self, bundle: Bundle) -> Self:
+        return type(self)(bundle, session=self._session, now=self._now)
+
+    def _signer(self, audience: str) -> CallSigner:
+        self._session.used()
+        return super()._signer(audience)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end_block(self.finish, error)
+
+
+def end_block(end: Callable[[], object], error: BaseException | None) -> None:
+    """End something at the end of its ``with`` block, without hiding what went wrong inside.
+
+    Args:
+        end: Tells the mint.
+        error: What left the block, or None.
+
+    Raises:
+        ArxError: It could not be ended, and the block itself went well.
+    """
+    try:
+        end()
+    except ArxError as failed:
+        if failed.code in OVER:  # over by itself or killed: there is nothing left to end
+            return
+        if error is None:
+            raise
+        error.add_note(f"besides, the mint was not told that it is over: {failed}")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of running tasks: looked at, narrowed, extended.  SPEC 16, 20.
+
+An agent sees and changes the tasks of its own session; what is another's is not there for it.
+"""
+
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from arx_caps.mint import changing
+from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.routes_work import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task
+from arx_caps.mint.shown import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
+from arx_verifier import canonical
+from arx_verifier.caveats import Caveat, read_caveat
+from arx_verifier.errors import ArxError, GrantError
+
+
+class NarrowBody(Body, frozen=True):
+    """How to narrow a task: by audience that stays, caveats (SPEC 6) that hold from now on; an empty list leaves it."""
+
+    caveats: Annotated[
+        dict[str, Annotated[tuple[dict[str, Any], ...], Meta(max_length=16)]], Meta(min_length=1, max_length=32)
+    ]
+    link: Annotated[str, Meta(max_length=22)] | None = None
+
+
+class ExtendBody(Body, frozen=True):
+    """What a task is to be granted in addition; what is left out is as the grant ``link`` has it, or the newest."""
+
+    template: Annotated[str, Meta(max_length=64)] | None = None
+    params: dict[str, Any] | None = None
+    ttl: Duration | None = None
+    tools: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(max_length=64)] | None = None
+    depth: int | None = None
+    link: Annotated[str, Meta(max_length=22)] | None = None
+
+
+class TaskNarrowed(Answer, frozen=True):
+    """A narrowed task, the one bundle of it that is alive, a secret, and the kill of all others."""
+
+    task: TaskShown
+    bundle: str
+    kill: KillShown
+
+
+class TaskWithGrants(Answer, frozen=True):
+    """A task and what it was granted, the newest first."""
+
+    task: TaskShown
+    grants: list[GrantShown]
+
+
+def get_task(asked: Asked) -> TaskWithGrants:
+    """Show a task with what it was granted."""
+    row = own_task(asked, asked.path["task"])
+    grants = [show_grant(grant) for grant in asked.mint.state.grants(row["id"])]
+    return TaskWithGrants(task=show_task(asked.mint, row), grants=grants)
+
+
+def narrow_task(asked: Asked) -> TaskNarrowed:
+    """Narrow a task: its tokens, also those handed over, are dead, and less is signed anew."""
+    body, task = asked.body, own_task(asked, asked.path["task"])
+    caveats = {audience: [_caveat(each) for each in given] for audience, given in body.caveats.items()}
+    done = changing.narrow_task(asked.mint, asked.by, task, body.link, caveats)
+    return TaskNarrowed(task=show_task(asked.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
+
+
+def extend_task(asked: Asked) -> TaskStarted:
+    """Add a grant to a task, or the same once more for longer; nothing ends by it."""
+    body, task = asked.body, own_task(asked, asked.path["task"])
+    more = changing.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
+    done = changing.extend_task(asked.mint, asked.by, task, more)
+    return TaskStarted(task=show_task(asked.mint, done.row), bundle=done.bundle)
+
+
+def _caveat(given: dict[str, Any]) -> Caveat:
+    """Read a caveat that a holder could have added; a hand-over is made by whoever hands over."""
+    try:
+        caveat = read_caveat(canonical.encode(given)).check()
+    except ArxError as error:
+        raise GrantError(f"caveats: {error}", code="bad_parameters") from error
+    if caveat.hop is not None or caveat.call is not None:
+        raise GrantError("caveats: `to`, `hop` and `call` are for holders to add", code="bad_parameters")
+    return caveat
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/v1/tasks/{task}", "arx.tasks.read", get_task, callers=BOTH, problems=GONE),
+    Endpoint(
+        "POST",
+        "/v1/tasks/{task}/narrow",
+        "arx.tasks.narrow",
+        narrow_task,
+        NarrowBody,
+        callers=("agent",),
+        problems=(*NOT_STARTED, *GONE),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/tasks/{task}/extend",
+        "arx.tasks.extend",
+        extend_task,
+        ExtendBody,
+        callers=("agent",),
+        status=201,
+        problems=(*NOT_STARTED, *GONE),
+    ),
+)
