@@ -7,7 +7,6 @@ a + b n^p, and how many times the least the most is; what is flat has no exponen
 
 import argparse
 import functools
-import itertools
 import sys
 import tempfile
 import threading
@@ -216,19 +215,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description="Measure growth.")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time for each point")
     options = parser.parse_args()
-    results: list[dict[str, Any]] = []
+    found, results = about("arx-verifier", "msgspec"), list[dict[str, Any]]()
     for curve in CURVES:
         say(curve.title)
         with tempfile.TemporaryDirectory(prefix="arx") as folder:
             made = Verifiers(Path(folder))
-            results += itertools.chain(measure(curve, made, options.seconds))
+            results += measure(curve, made, options.seconds)
             made.close()
     say("threads")
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         made = Verifiers(Path(folder))
         results.append(threads(made, options.seconds))
         made.close()
-    found = about("arx-verifier", "msgspec") | {"curves": results}
+    found["curves"] = results
     save("growth", found)
     page.write()
     sys.stdout.write(page.growth(found) + "\n")

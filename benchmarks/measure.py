@@ -100,9 +100,10 @@ def machine() -> str:
 
 
 def about(*packages: str) -> dict[str, Any]:
-    """Say on what it was measured, and with which versions."""
+    """Say on what it is going to be measured, how busy that is already, and with which versions."""
     versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"machine": machine(), "python": platform.python_version(), "versions": versions}
+    load = f"load {os.getloadavg()[0]:.1f} before it began"
+    return {"machine": f"{machine()}, {load}", "python": platform.python_version(), "versions": versions}
 
 
 def save(name: str, results: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 
 Each dimension is measured with words that no earlier one used, so that nothing is met again.  Tests times characters of
 arguments is a product, which ``bounds.MAX_WORK`` bounds; here each of both grows alone.  What a regular expression does
-inside is not seen here: ``matching`` says why none of them backtracks.
+inside is not seen here: ``test_patterns`` counts that.
 """
 
 import contextlib
