@@ -138,25 +138,28 @@ class KillFeed:
         mark = store.high_water(KILLS, header.inc)
         if mark >= header.seq:
             return
-        entries = self._revocation.log(mark, PAGE)
-        while entries:
-            self._put(store, header.inc, entries)
-            mark = entries[-1].seq
+        while mark < header.seq:
+            # A history that was begun anew has nothing of what led to its first number.
             entries = self._revocation.log(mark, PAGE)
+            mark = self._put(store, header.inc, entries, header.seq)
         self._revocation.mark_taken(mark)
 
-    def _put(self, store: LogStore, inc: str, entries: tuple[Line, ...]) -> None:
+    def _put(self, store: LogStore, inc: str, entries: tuple[Line, ...], last: int) -> int:
+        """Put in some lines, and say what is missing before them, or up to ``last`` where there are none."""
         with store.writing() as log:
             source = log.source(KILLS, inc)
             before = source.high_water or log.last_of(KILLS)
             new = [entry for entry in entries if entry.seq > source.high_water]
-            if not new:
-                return
+            mark = entries[-1].seq if entries else last
             made = [_kill(inc, entry) for entry in new]
-            if before and new[0].seq > before + 1:  # forgotten, or its history was ended, before it was read
-                made.insert(0, _unread(inc, before + 1, new[0].seq - 1, new[0].at_ms))
-            log.append(source, made)
-            log.mark(source, new[-1].seq)
+            first = new[0].seq if new else mark + 1
+            if before and first > before + 1 and mark > source.high_water:
+                made.insert(0, _unread(inc, before + 1, first - 1, log.now_ms))
+            if made:
+                log.append(source, made)
+            if mark > source.high_water:
+                log.mark(source, mark)
+            return mark
 
 
 class JournalFeed:

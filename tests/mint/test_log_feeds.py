@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mint itself puts into the log: every event, every call and every kill, also those made past it, once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from arx_caps.audit.entries import EventRecord, is_event, read_event
+from arx_caps.audit.keys import read_signer
+from arx_caps.audit.tiles import TileReader, fetch_from
+from arx_caps.audit.verify import Trust, verify
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.core import Mint
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.decisions import Decision, unpack_record
+from arx_verifier.replay import read_journal
+from tests.mint.world import LOOKUP, World, client_of, make_realm
+
+pytestmark = pytest.mark.servers
+
+
+class Mints:
+    """A realm's mint on a real store: called again, it is stopped and started anew."""
+
+    def __init__(self, realm: Realm, store_url: str) -> None:
+        self._realm, self._store_url = realm, store_url
+        self._running: TestClient | None = None
+
+    def __call__(self) -> World:
+        self.stop()
+        mint = Mint.open(Realm.open(self._realm.folder), store_url=self._store_url)
+        self._running = client_of(mint)
+        self._running.__enter__()
+        return World(mint, self._running)
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.__exit__(None, None, None)
+        self._running = None
+
+
+@pytest.fixture
+def open_world(tmp_path: Path, realm_name: str, database: str | None, valkey: EmbeddedValkey) -> Iterator[Mints]:
+    """A realm whose mint is started by a call."""
+    made = Mints(make_realm(tmp_path / "realm", realm_name, database=database), valkey.url)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def past_the_mint(open_world: Mints, realm_name: str, valkey: EmbeddedValkey) -> Iterator[RevocationStore]:
+    """Somebody else's way to the store, once the mint has begun the realm's history."""
+    open_world()
+    store = RevocationStore(valkey.url, realm_name)
+    store.header()
+    yield store
+    store.close()
+
+
+def logged(world: World) -> tuple[list[EventRecord], list[Decision]]:
+    """The events and the decisions of the log's files, verified."""
+    world.mint.log.step()
+    assert world.mint.log.failing is None
+    checked = verify(world.realm.log_dir, Trust(read_signer(world.realm.log_key_path, "log").key))
+    reader = TileReader(fetch_from(world.realm.log_dir), checked.checkpoint.size)
+    kept = [reader.record(index) or b"" for index in range(checked.checkpoint.size)]
+    events = [read_event(each, None) for each in kept if is_event(each)]
+    return events, [unpack_record(each, None) for each in kept if not is_event(each)]
+
+
+def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: RevocationStore) -> None:
+    """Through restarts: the outbox, the mint's journals and the store's log, each number once and in order."""
+    world = open_world()
+    holder, session = world.session()
+    task = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]["id"]
+    holder.call("DELETE", f"/v1/tasks/{task}")
+    logged(world)
+    past_the_mint.kill([f"session:{session['id']}"], "past the mint", "somebody")
+    world = open_world()
+    past_the_mint.kill_and_ban(["agent:acme/x", "subject:" + "a" * 32], "past the mint again", "somebody")
+    world.operator().call("GET", "/v1/agents")
+    logged(world)
+    world = open_world()
+    events, decisions = logged(world)
+    by_source: dict[str, list[int]] = {}
+    for event in events:
+        by_source.setdefault(event.source.partition("/")[0], []).append(event.number)
+    state = world.mint.state
+    assert by_source["mint"] == [event.id for event in state.outbox.after(0)]
+    kills = past_the_mint.log()
+    assert by_source["store"] == [entry.seq for entry in kills]
+    told = {event.named["seq"]: event for event in events if event.source.startswith("store/")}
+    assert told[kills[-1].seq].by == "somebody"
+    assert {event.named.get("scope") for event in told.values()} >= {f"session:{session['id']}", "agent:acme/x", None}
+    assert int(past_the_mint.exchange.client.hget(past_the_mint.keys.header, "taken") or 0) == kills[-1].seq
+    journal = [each for each in read_journal(world.realm.journals_dir / "mint") if each.sequence]
+    ids = [each.id for each in decisions]
+    assert sorted(ids) == sorted({each.id for each in journal})
+    assert [each.tool for each in decisions if each.agent == "operator:root"].count("arx.agents.read") == 1
+
+
+def test_kills_that_were_ended_unread_are_told(open_world: Mints, past_the_mint: RevocationStore) -> None:
+    """The mint is away, somebody kills, and somebody gives the store another history: the log says what it missed."""
+    world = open_world()
+    world.session()
+    past_the_mint.kill(["agent:acme/a"], "seen", "somebody")
+    events, _ = logged(world)
+    seen = past_the_mint.log()[-1].seq
+    open_world.stop()
+    missed = [past_the_mint.kill([f"agent:acme/{n}"], "missed", "somebody").header.seq for n in range(3)]
+    past_the_mint.rotate(seq_at_least=missed[-1])
+    last = past_the_mint.kill(["agent:acme/b"], "in a history that the mint ends", "somebody").header.seq
+    events, _ = logged(open_world())
+    unread = [event.named for event in events if event.kind == "kills.unread"]
+    assert [(each["first"], each["last"]) for each in unread] == [(seen + 1, last)]
