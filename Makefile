@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-kill check clean
+.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -38,6 +38,9 @@ bench-service: $(READY)
 	$(BIN)/python -m benchmarks.service $(ARGS)
 
 bench-all: bench bench-growth bench-service
+
+bench-audit: $(READY)
+	$(BIN)/python -m benchmarks.audit $(ARGS)
 
 bench-kill: $(READY)
 	$(BIN)/python -m benchmarks.kill $(ARGS)

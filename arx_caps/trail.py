@@ -171,7 +171,7 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
 
     Args:
         nodes: Nodes as ``GET /v1/audit/nodes`` shows them: with their counts, each before what is below it.
-        records: Records of theirs, in order.
+        records: Records of theirs.
     """
     found: list[Trail] = []
     places: dict[int, Node] = {}
@@ -194,7 +194,7 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
             name = row["name"] if kind == "link" else parent.name
             node = places[row["node"]] = Node(name, link, task, assurance="", **counts)
             parent.children[link or f"task:{ref}"] = node
-    for record in records:
+    for record in sorted(records, key=lambda record: record["at"] or 0):
         if record["node"] in places:
             node = places[record["node"]]
             node.decisions.append(Line.of(record))

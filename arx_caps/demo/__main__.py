@@ -60,7 +60,7 @@ def play(printer: Printer) -> dict[str, Any]:
         for scene in story.scenes():
             scenes.append(scene)
             printer.scene(scene)
-        rendered = set_up.render_decisions(story.session)
+        rendered = set_up.render_trail(story.session)
         printer.say("\nwho handed what to whom, and what each did:\n")
         printer.say(rendered)
     wrong = [scene for scene in scenes if not scene.holds]

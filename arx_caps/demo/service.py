@@ -6,6 +6,7 @@ Ordinary Starlette applications; what makes them safe to offer to agents is the 
 """
 
 import argparse
+import contextlib
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from arx_caps.service import open_shipper
 from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.errors import SettingsError
-from arx_verifier.service import open_verifier
+from arx_verifier.service import open_verifier, read_service_file
 
 ORDERS: Final = (
     ("o-1001", "ada@example.com", "espresso machine", 24900),
@@ -99,7 +101,7 @@ def main() -> int:
     """Serve one of the two until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m arx_caps.demo.service", description=__doc__)
     parser.add_argument("name", choices=sorted(APPS))
-    parser.add_argument("--service-file", required=True, help="what `arx service enrol` wrote")
+    parser.add_argument("--service-file", required=True, help="what `arx service join` or `enrol` wrote")
     parser.add_argument("--data", type=Path, required=True, help="SQLite file, made when it is not there")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
@@ -110,17 +112,24 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     app = ArxMiddleware(APPS[given.name](given.data), verifier=verifier, tools=TOOLS[given.name])
+    # In this process, and in no call's way; `arx ship` does the same beside it.
+    own = read_service_file(given.service_file).key_file is not None
+    with open_shipper(given.service_file) if own else contextlib.nullcontext():
+        _serve(app, given.host, given.port)
+    return 0
+
+
+def _serve(app: ArxMiddleware, host: str, port: int) -> None:
     # uvicorn would believe a local caller's X-Forwarded-For; whose headers are believed is the middleware's setting.
     uvicorn.run(
         app,
-        host=given.host,
-        port=given.port,
+        host=host,
+        port=port,
         log_level="warning",
         access_log=False,
         proxy_headers=False,
         timeout_graceful_shutdown=2,
     )
-    return 0
 
 
 if __name__ == "__main__":

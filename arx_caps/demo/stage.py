@@ -97,9 +97,18 @@ class Stage:
         told: dict[str, Any] = json.loads(self._run(*words, "--json"))
         return told
 
-    def render_decisions(self, session: str) -> str:
-        """Return the tree of a session's decisions as a person sees it."""
-        return self._run("decisions", "--session", session)
+    def render_trail(self, session: str) -> str:
+        """Return the tree of a session as the mint's log tells it, as a person sees it."""
+        return self._run("audit", "trail", "--session", session)
+
+    def logged(self, session: str, wanted: int) -> int:
+        """Return how many of a session's decisions the mint's log has, once there are as many as wanted, or late."""
+        until, found = time.monotonic() + START_S, 0
+        while found < wanted and time.monotonic() < until:
+            with contextlib.suppress(StageError):  # nothing of it was shipped yet
+                trails = self.arx("audit", "trail", "--session", session)["trails"]
+                found = sum(each["allowed"] + each["denied"] for each in trails)
+        return found
 
     def _run(self, *words: str) -> str:
         environment = {**os.environ, "ARX_HOME": str(self.folder)}
@@ -120,7 +129,10 @@ class Stage:
             self.arx("agent", "enrol", path, "--key-out", str(self.key_of(path)))
         for name, url in self.urls.items():
             file = self.folder / f"{name}.service.json"
-            self.arx("service", "enrol", name, "--out", str(file))
+            invitation, key = self.folder / f"{name}.invite", self.folder / f"{name}.key.json"
+            self.arx("service", "invite", name, "--out", str(invitation))
+            journal = ("--journal", str(self.folder / "journals" / name))
+            self.arx("service", "join", str(invitation), "--out", str(file), "--key-out", str(key), *journal)
             data = str(self.folder.parent / f"{name}.db")
             port = url.rpartition(":")[2]
             module = [sys.executable, "-m", "arx_caps.demo.service", name]

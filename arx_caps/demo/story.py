@@ -68,6 +68,7 @@ class Story:
         yield self._finished_task()
         yield from self._kill()
         yield self._tree()
+        yield self._log()
 
     def _open(self) -> Scene:
         told = self._lead("open_session", key=str(self._stage.key_of(TRIAGE)), purpose="refund for ada")
@@ -163,6 +164,12 @@ class Story:
         told = self._stage.arx("decisions", "--session", self.session)
         self.tree = told
         return Scene("every decision is there to ask for", "a tree", "a tree" if told else "nothing")
+
+    def _log(self) -> Scene:
+        count = self.tree["allowed"] + self.tree["denied"]
+        logged = self._stage.logged(self.session, count)
+        title = "the services have sent them to the mint, into the signed log"
+        return Scene(title, f"{count} decisions", f"{logged} decisions")
 
 
 def _either(refused: str) -> str:

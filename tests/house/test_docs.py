@@ -24,12 +24,15 @@ import pytest
 from arx_caps.cli.app import cli
 from arx_caps.realm import SETTINGS
 from arx_verifier.service import ServiceFile
+from tests.cli.live import live_realm
 from tests.cli.reference import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "verifier/README.md", "docs/settings.md")]
+PAGES = [
+    ROOT / name for name in ("README.md", "SECURITY.md", "verifier/README.md", "docs/settings.md", "docs/audit.md")
+]
 DEADLINE_S = 60.0
 LEASE_S = 1.2  # a little more than the default lease
 
@@ -230,6 +233,21 @@ def test_one_machine_goes_as_the_readme_says(reader: Reader) -> None:
             assert block.language == "text"
             reader.text(block.text)
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
+def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
+    """
+    What docs/audit.md tells an owner and an auditor to type, top to bottom, with a realm whose log has begun.
+    """
+    page = (ROOT / "docs" / "audit.md").read_text("utf-8")
+    with live_realm(tmp_path / ".arx", free_ports(1)[0]) as live:
+        live.until(lambda: (live.folder / "log" / "checkpoint").exists())
+        someone = Reader(tmp_path, {})
+        for block in blocks(page):
+            if block.language == "console":
+                someone.console(block.text)
+    assert (tmp_path / "backup.db").stat().st_size > 0
 
 
 def command_lines(page: str) -> Iterator[list[str]]:
