@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from arx_caps.durations import format_duration, parse_duration
+from arx_caps.limits import DEFAULT_LIMITS, Limits, read_limits
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
 from arx_verifier.keys import DEFAULT_MAX_TTL_MS
@@ -43,6 +44,12 @@ SETTINGS: Final = frozenset(
         "key_refresh",
         "witnesses",
         "witnesses_required",
+        "agent_rate",
+        "agent_burst",
+        "address_rate",
+        "address_burst",
+        "proxies",
+        "metrics",
     )
 )
 
@@ -70,6 +77,8 @@ class Realm:
         key_refresh_ms: How long services go on with their keys before they ask for them again.
         witnesses: Who cosigns the audit log's checkpoints, each ``URL KEY``.
         witnesses_required: Whether a checkpoint is published only once all of them have.
+        limits: How often somebody may call.
+        metrics: Host and port that the mint's numbers are served at; None for nowhere.
     """
 
     folder: Path
@@ -85,6 +94,8 @@ class Realm:
     key_refresh_ms: int = DEFAULT_REFRESH_MS
     witnesses: tuple[str, ...] = ()
     witnesses_required: bool = False
+    limits: Limits = DEFAULT_LIMITS
+    metrics: str | None = None
 
     @classmethod
     def plan(
@@ -144,6 +155,9 @@ class Realm:
         name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
         topology = _topology(settings.get("replicas", 0), settings.get("on_failover", "rotate"), window_ms)
         database = _database(os.environ.get(DATABASE_VARIABLE) or settings.get("database"))
+        limits, metrics = read_limits(settings), settings.get("metrics")
+        if metrics is not None:
+            _host_and_port("metrics", metrics)
         return cls(
             path,
             *_checked(name, issuer, listen, store, max_ttl_ms),
@@ -152,6 +166,8 @@ class Realm:
             key_refresh_ms=refresh_ms,
             witnesses=_witnesses(settings.get("witnesses", [])),
             witnesses_required=_witnesses_required(settings.get("witnesses_required", False)),
+            limits=limits,
+            metrics=metrics,
         )
 
     def settings(self) -> str:
@@ -263,14 +279,18 @@ def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -
         raise SettingsError(
             "the issuer is the mint's public base URL: https://host or http://host:port, no final slash"
         )
-    found = _LISTEN.fullmatch(listen) if isinstance(listen, str) else None
-    if found is None or not 0 <= int(found[2]) <= 65535:
-        raise SettingsError("listen is host:port, such as 127.0.0.1:8700")
+    _host_and_port("listen", listen)
     if store is not None and (not isinstance(store, str) or not _STORE.match(store)):
         raise SettingsError("store is a URL: unix:, redis: or rediss:, the latter two also +sentinel: or +cluster:")
     if max_ttl_ms < MIN_TTL_MS:
         raise SettingsError("max_ttl is at least 1s")
-    return name, issuer, found[0], store, max_ttl_ms
+    return name, issuer, listen, store, max_ttl_ms
+
+
+def _host_and_port(setting: str, text: Any) -> None:
+    found = _LISTEN.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not 0 <= int(found[2]) <= 65535:
+        raise SettingsError(f"{setting} is host:port, such as 127.0.0.1:8700")
 
 
 def _witnesses(said: Any) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx mint``: run the mint alone, with a revocation store of your own, and read what it recorded."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,14 @@ def mint_command() -> None:
 @click.option("--host", help="address to listen at; else as realm.toml says")
 @click.option("--port", type=click.IntRange(0, 65535), help="port to listen at; else as realm.toml says")
 @click.option("--behind-tls", is_flag=True, help="TLS ends before the mint, so it may listen beyond loopback")
+@click.option(
+    "--log",
+    type=click.Choice(["warning", "info"]),
+    envvar="ARX_LOG",
+    default="warning",
+    show_default=True,
+    help="what to log on stderr, in lines of JSON: a line a request, or what went wrong alone",
+)
 @passphrase_option
 @store_url_option
 @database_option
@@ -53,12 +60,14 @@ def serve_command(
     host: str | None,
     port: int | None,
     behind_tls: bool,
+    log: str,
     passphrase_file: str | None,
 ) -> None:
     """Serve the mint until a signal says to stop; one JSON line on stderr says that it listens."""
+    from arx_caps.mint.observing import log_lines
     from arx_caps.mint.serve import serve
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines(log)
     try:
         passphrase = read_passphrase(passphrase_file)
         serve(realm_dir, host, port, store, behind_tls=behind_tls, passphrase=passphrase, database=database)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -34,6 +35,8 @@ from arx_caps.mint import (
 )
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Endpoint, serve
+from arx_caps.mint.metrics import Metrics
+from arx_caps.mint.observing import Observed
 
 ENDPOINTS: Final = (
     *routes_operators.ENDPOINTS,
@@ -61,14 +64,16 @@ def create_app(mint: Mint) -> Starlette:
         finally:
             await run_in_threadpool(mint.close)
 
+    metrics = Metrics(mint)
     app = Starlette(
         routes=[*routes_open.routes(describe_api(mint.realm.issuer)), *_routes(mint)],
         lifespan=lifespan,
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
+        middleware=[Middleware(Observed, metrics=metrics)],
     )
     # A redirect would send a proof to an address that it was not made for.
     app.router.redirect_slashes = False
-    app.state.mint = mint
+    app.state.mint, app.state.metrics = mint, metrics
     return app
 
 

@@ -190,4 +190,5 @@ def _agent(
         raise refusal("revoked")
     if agent is None or agent["status"] != "active":
         raise refusal("banned")
+    mint.limits.count_agent(grant.agent)
     return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)

@@ -18,11 +18,13 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.jwks import KeySets
 from arx_caps.mint.keybook import KeyBook
 from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.limits import RateLimits
 from arx_caps.mint.loading import follow_policy, reload_policy, settle_policy
 from arx_caps.mint.log import AuditLog
 from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed
 from arx_caps.mint.lost_bans import EVERY_S, restore_bans
 from arx_caps.mint.policy import Policy
+from arx_caps.mint.recording import Recording
 from arx_caps.mint.state import HighWater, State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
@@ -66,6 +68,7 @@ class Mint:
         store_url: Its address, as tool services are told it.
         decisions: The mint's own journal of what it decided on calls.
         log: The realm's audit log.
+        limits: How often somebody may call.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
         verifier: Verifies session tokens, which are tokens like any other.
@@ -91,6 +94,8 @@ class Mint:
         self.book = KeyBook(realm, roots, state)
         self.keys = self.book.ring
         self.key_sets = KeySets(realm.policy_path.parent)
+        self.limits = RateLimits(realm.limits)
+        self._recording = Recording(state.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
         self._compared = 0.0
         self.log = AuditLog(realm) if log is None else log
@@ -276,15 +281,9 @@ class Mint:
 
     def ready(self) -> list[str]:
         """Return what keeps the mint from granting; empty when it is ready."""
-        found = []
         refused = self.epochs.check(None, 0, ())
-        if refused is not None:
-            found.append(refused.detail)
-        try:
-            self.state.outbox.check()
-        except ArxError as error:
-            found.append(str(error))
-        return found
+        found = [refused.detail] if refused is not None else []
+        return [*found, *self._recording.why_not()]
 
     def __repr__(self) -> str:
         return f"<Mint of {self.realm.name}>"

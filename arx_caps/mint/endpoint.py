@@ -19,6 +19,8 @@ from arx_caps.mint import problems
 from arx_caps.mint.callers import Call, Caller, identify, identify_service, read_proof
 from arx_caps.mint.core import Mint
 from arx_caps.mint.database import now_ms
+from arx_caps.mint.limits import TooOftenError
+from arx_caps.mint.observing import note
 from arx_caps.mint.once import HEADER, Claim, Made, claiming, digest_of, read_key
 from arx_verifier.access import read_json_object
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
@@ -27,7 +29,8 @@ MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is large
 
 
 # What every call can be refused with, and what comes with how the caller is proven.
-_EVERY: Final = ("malformed_request", "too_large", "internal", "store_unavailable", "audit_unavailable")
+_EVERY: Final = ("malformed_request", "too_large", "internal", "rate_limited", "store_unavailable", "audit_unavailable")
+UNPROVEN: Final = (400, 401)  # a call with one of these, whose caller was not told from its headers, proved nobody
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "banned", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
@@ -147,6 +150,11 @@ class Endpoint(NamedTuple):
 async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
     """Answer one request."""
     admitted, raw = None, bytearray()
+    note(request, route=endpoint.path)
+    try:
+        mint.limits.require_address(_peer(mint, request))
+    except TooOftenError as error:
+        return _refuse(mint, request, error, {"Connection": "close"})
     if endpoint.admit is not None:
         admitted = await run_in_threadpool(_admit, endpoint, mint, request)
         if isinstance(admitted, Response):
@@ -169,22 +177,39 @@ def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
     try:
         return endpoint.admit(mint, _call(mint, request), request.headers)
     except ArxError as error:
-        response = problems.of_error(error, mint.realm.name)
-        response.headers["Connection"] = "close"  # its body was not read
-        return response
+        mint.limits.count_unproven(_peer(mint, request))
+        return _refuse(mint, request, error, {"Connection": "close"})  # its body was not read
 
 
 def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
+    asked: Asked | None = None
     try:
         asked = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
+        note(request, caller=asked.caller.kind if asked.caller is not None else "assertion")
         answer = _once(endpoint, asked, request) or endpoint.handler(asked)
     except ArxError as error:
-        return problems.of_error(error, mint.realm.name)
+        response = _refuse(mint, request, error, {})
+        if admitted is None and (asked is None or asked.caller is None) and response.status_code in UNPROVEN:
+            mint.limits.count_unproven(_peer(mint, request))
+        return response
     # Answers hold tokens: no cache on the way may keep one.
     headers = {"Cache-Control": "no-store"}
     if isinstance(answer, File):
         return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
     return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
+
+
+def _refuse(mint: Mint, request: Request, error: ArxError, headers: dict[str, str]) -> Response:
+    note(request, code=error.code)
+    response = problems.of_error(error, mint.realm.name)
+    response.headers.update(headers)
+    return response
+
+
+def _peer(mint: Mint, request: Request) -> str | None:
+    """Return the address that the call comes from, as far as the proxies before the mint are believed."""
+    peer = request.client.host if request.client is not None else None
+    return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
 
 
 def _once(endpoint: Endpoint, asked: Asked, request: Request) -> Answer | None:
@@ -253,8 +278,7 @@ def _call(mint: Mint, request: Request) -> Call:
     if len(authorization) > 1:
         raise RequestError("a request carries one Authorization header")
     proofs = tuple(request.headers.getlist("dpop"))
-    peer = request.client.host if request.client is not None else None
-    return Call(request.method, url, authorization[0] if authorization else None, proofs, peer)
+    return Call(request.method, url, authorization[0] if authorization else None, proofs, _peer(mint, request))
 
 
 def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def who_opens(mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int) 
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     if checked is not None:
         mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
+    mint.limits.count_agent(path)
     agent = mint.state.agent(path)
     if agent is None:
         raise GrantError(f"the policy takes this token for {path}, which is not enrolled", code="bad_workload_token")

@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from arx_caps.mint.limits import TooOftenError
+from arx_caps.mint.observing import REQUEST_ID, id_of
 from arx_verifier.errors import REASONS, ArxError, Failure
 
 STATUS: Final = {
@@ -46,6 +48,7 @@ STATUS: Final = {
     "unsupported_media_type": 415,
     "idempotency_mismatch": 422,
     "policy": 422,
+    "rate_limited": 429,
     "internal": 500,
     "tampered": 500,
     "incomplete": 503,
@@ -132,7 +135,8 @@ def of_error(error: ArxError, realm: str) -> Response:
     """Write the refusal that an error is."""
     known = error.code in STATUS or error.code in REASONS
     status = None if known else error.status_hint
-    return problem(error.code, str(error), realm=realm, failures=error.failures, status=status)
+    headers = {"Retry-After": str(error.wait_s)} if isinstance(error, TooOftenError) else None
+    return problem(error.code, str(error), realm=realm, failures=error.failures, status=status, headers=headers)
 
 
 def of_http(request: Request, error: Exception) -> Response:
@@ -145,6 +149,8 @@ def of_http(request: Request, error: Exception) -> Response:
 
 def of_bug(request: Request, error: Exception) -> Response:
     """Write that something went wrong here; what, is for the log alone."""
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    number = id_of(request)
+    _log.error("failed", exc_info=error, extra={"facts": {"request": number}})
     realm = request.app.state.mint.realm.name
-    return problem("internal", "the mint failed to answer; its log says more", realm=realm)
+    headers = {REQUEST_ID: number} if number is not None else None
+    return problem("internal", "the mint failed to answer; its log says more", realm=realm, headers=headers)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from arx_caps.mint import openapi
 from arx_caps.mint.endpoint import Answer
+from arx_caps.mint.observing import note
 from arx_caps.mint.openapi import OpenRoute
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -40,13 +41,15 @@ OPEN: Final = (
 )
 
 
-async def healthz(_: Request) -> Response:
+async def healthz(request: Request) -> Response:
     """Say that the process answers."""
+    note(request, route="/healthz")
     return _json(msgspec.json.encode(Health()))
 
 
 async def readyz(request: Request) -> Response:
     """Say whether the mint can grant: it records, and knows the kill epoch."""
+    note(request, route="/readyz")
     because = await run_in_threadpool(request.app.state.mint.ready)
     return _json(msgspec.json.encode(Readiness(ready=not because, because=because)), 503 if because else 200)
 
@@ -59,8 +62,9 @@ def routes(description: Mapping[str, Any]) -> list[Route]:
     """
     document = msgspec.json.encode(description)
 
-    async def describe(_: Request) -> Response:
+    async def describe(request: Request) -> Response:
         """Describe the API."""
+        note(request, route=openapi.PATH)
         return _json(document)
 
     served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe}

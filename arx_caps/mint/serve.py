@@ -9,7 +9,6 @@ the machine could read.
 import argparse
 import ipaddress
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,18 +17,24 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+from wsgiref.simple_server import WSGIServer
 
 import uvicorn
+from prometheus_client import start_http_server
+from starlette.applications import Starlette
 
 from arx_caps.mint.app import create_app
 from arx_caps.mint.connections import AT_ONCE, BACKLOG, bounded
 from arx_caps.mint.core import Mint, need_store
+from arx_caps.mint.metrics import Metrics
+from arx_caps.mint.observing import log_lines
 from arx_caps.realm import Realm, default_folder
 from arx_verifier.errors import ArxError, SettingsError
 
 PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
 STORE_VARIABLE: Final = "ARX_STORE_URL"
-GRACE_S: Final = 2  # for requests that run when the mint is stopped
+LOG_VARIABLE: Final = "ARX_LOG"
+GRACE_S: Final = 10  # for requests that run when the mint is stopped: as long as one may take to arrive
 KEEP_ALIVE_S: Final = 15
 SETTINGS_EXIT: Final = 2  # somebody must mend something first
 LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
@@ -92,19 +97,43 @@ def serve(
     except ArxError:
         listener.close()
         raise
-    server = _Server(_config(mint))
+    app = create_app(mint)
+    try:
+        numbers = _serve_metrics(realm, app.state.metrics)
+    except SettingsError:
+        listener.close()
+        mint.close()
+        raise
+    server = _Server(_config(app))
     server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
     server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policy.digest}
     if until_eof:
         threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread() and not has_terminal():
         signal.signal(signal.SIGHUP, lambda *_: _reload(mint))
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if numbers is not None:
+            numbers.shutdown()
+            numbers.server_close()
 
 
-def _config(mint: Mint) -> uvicorn.Config:
+def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
+    """Serve the mint's numbers where the realm's settings say."""
+    if realm.metrics is None:
+        return None
+    host, _, port = realm.metrics.rpartition(":")
+    try:
+        server, _ = start_http_server(int(port), host.strip("[]"), metrics.registry)
+    except OSError as error:
+        raise SettingsError(f"the mint's numbers cannot be served at {realm.metrics}: {error.strerror}") from error
+    return server
+
+
+def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(mint),
+        app,
         http=bounded(),
         ws="none",
         backlog=AT_ONCE,
@@ -170,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--behind-tls", action="store_true")
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines("info" if os.environ.get(LOG_VARIABLE) == "info" else "warning")
     try:
         serve(
             options.realm_dir,

@@ -8,7 +8,7 @@ first: an end that was answered leaves nothing behind that began at the same tim
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Select, and_, insert, select, update
+from sqlalchemy import Select, and_, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.database import PAGE, Database, now_ms, plain
@@ -97,6 +97,15 @@ class WorkState(Database):
             c.execute(update(SESSIONS).where(SESSIONS.c.id == session).values(**changes))
             raise_high_water(c, realm, high_water)
             return row | changes
+
+    def count_alive(self) -> tuple[int, int]:
+        """Count the sessions and the tasks that are neither ended nor expired; of kills this knows nothing."""
+        with self.read() as c:
+            sessions, tasks = (
+                int(c.execute(_like(select(func.count()).select_from(table), table, "alive")).scalar_one())
+                for table in (SESSIONS, TASKS)
+            )
+            return sessions, tasks
 
     def end_session(self, session: str, what: Event) -> int:
         """Note that a session and its tasks are over, and return when the last token of it is over by itself, ms."""

@@ -31,12 +31,13 @@ PLACE = {name: place for place, name in enumerate(ORDER)}
 # Each room of arx-caps imports only these others, and whatever it likes of arx_verifier.
 ROOMS = {
     "durations": set(),
+    "limits": set(),
     "_embedded_guard": set(),
     "embedded": {"_embedded_guard"},
     "keyfile": set(),
     "engines": set(),
     "jose": {"keyfile"},
-    "realm": {"keyfile", "durations"},
+    "realm": {"keyfile", "durations", "limits"},
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines"},
     "trail": set(),
@@ -44,7 +45,7 @@ ROOMS = {
     "relay": set(),
     "agent": {"jose", "keyfile", "durations"},
     "service": {"keyfile", "agent", "audit"},
-    "mint": {"jose", "keyfile", "durations", "engines", "realm", "revocation", "embedded", "audit"},
+    "mint": {"jose", "keyfile", "durations", "limits", "engines", "realm", "revocation", "embedded", "audit"},
     "cli": {
         "jose",
         "keyfile",

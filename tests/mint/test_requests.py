@@ -18,6 +18,7 @@ from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Identifier, Macaroon
 from arx_verifier.verify import Verifier
 from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
+from tests.servers import until
 
 JWK = SigningKey.generate().public.jwk
 
@@ -335,7 +336,7 @@ def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
     with state.write() as c:
         c.exec_driver_sql("ALTER TABLE elsewhere RENAME TO outbox")
     assert operator.call("POST", "/v1/agents", body).status_code == 201
-    assert world.client.get("/readyz").status_code == 200
+    until(lambda: world.client.get("/readyz").status_code == 200)
     assert world.events()[-1]["kind"] == "agent.enrolled"
 
 

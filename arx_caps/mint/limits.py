@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often somebody may call: buckets that fill with time, one an agent and one an address.  SPEC 22.5.
+
+An agent's bucket is taken from once the call is proven to be its own, so nobody empties it by knowing its name.  An
+address is charged for calls that proved nobody; those of proven callers cost it nothing.  The buckets are this
+process's memory: two mints allow twice as much, and a restart fills them.
+"""
+
+import ipaddress
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from arx_caps.limits import Limits
+from arx_verifier.errors import GrantError
+
+RATE_LIMITED: Final = "rate_limited"
+MAX_BUCKETS: Final = 65_536  # 10 MB; the one that was not used for longest goes, and is full again by then
+IPV6_PREFIX: Final = 64  # what one customer of a provider has at least
+
+
+class TooOftenError(GrantError):
+    """Somebody calls more often than the realm's settings allow."""
+
+    status_hint = 429
+
+    def __init__(self, who: str, wait_s: int) -> None:
+        super().__init__(f"{who} calls too often; wait {wait_s} s", code=RATE_LIMITED)
+        self.wait_s = wait_s
+
+
+class Buckets:
+    """A bucket for each name.
+
+    Args:
+        rate: Calls a second that flow in; 0 for no limit.
+        burst: Calls that a full bucket holds.
+        clock: Seconds; monotonic.
+    """
+
+    def __init__(self, rate: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and since when
+
+    def take(self, name: str, cost: int = 1) -> int:
+        """Take a call out of a bucket.
+
+        Args:
+            name: Whose.
+            cost: 0 to look only.
+
+        Returns:
+            0, or after how many seconds there is one, when there is none now.
+        """
+        if self._rate == 0:
+            return 0
+        now = self._clock()
+        with self._lock:
+            left, since = self._held.get(name, (float(self._burst), now))
+            left = min(self._burst, left + (now - since) * self._rate)
+            if left < 1:
+                return math.ceil((1 - left) / self._rate)
+            if cost:
+                self._held[name] = (left - cost, now)
+                self._held.move_to_end(name)
+                if len(self._held) > MAX_BUCKETS:
+                    self._held.popitem(last=False)
+        return 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+class RateLimits:
+    """The limits of one mint.
+
+    Args:
+        limits: The realm's settings.
+        clock: Seconds; monotonic.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._agents = Buckets(limits.agent_rate, limits.agent_burst, clock)
+        self._addresses = Buckets(limits.address_rate, limits.address_burst, clock)
+        self._proxies = [ipaddress.ip_network(each) for each in limits.proxies]
+
+    def count_agent(self, path: str) -> None:
+        """Count a call of a proven agent.
+
+        Raises:
+            TooOftenError: It calls too often.
+        """
+        wait_s = self._agents.take(path)
+        if wait_s:
+            raise TooOftenError(f"the agent {path}", wait_s)
+
+    def require_address(self, peer: str | None) -> None:
+        """Demand that calls from an address did not fail too often.
+
+        Raises:
+            TooOftenError: They did.
+        """
+        name = self._name(peer)
+        wait_s = self._addresses.take(name, 0) if name is not None else 0
+        if wait_s:
+            raise TooOftenError("this address", wait_s)
+
+    def count_unproven(self, peer: str | None) -> None:
+        """Count a call that proved nobody."""
+        name = self._name(peer)
+        if name is not None:
+            self._addresses.take(name)
+
+    def peer_of(self, peer: str | None, forwarded: list[str]) -> str | None:
+        """Return who called: the peer, or for a proxy of the settings whom it names last in ``X-Forwarded-For``.
+
+        Args:
+            peer: The address that the connection comes from.
+            forwarded: The header's values, in their order.
+        """
+        names = [name.strip() for value in forwarded for name in value.split(",")]
+        while peer is not None and names and self._is_proxy(peer):
+            peer = names.pop()
+        return peer
+
+    def _is_proxy(self, peer: str) -> bool:
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._proxies)
+
+    def _name(self, peer: str | None) -> str | None:
+        """Return whose bucket an address' is; None for those that many share: this machine, and proxies."""
+        address = _address(peer)
+        if address is None or address.is_loopback or self._is_proxy(str(address)):
+            return None
+        if address.version == 6:
+            return str(ipaddress.ip_network((int(address), IPV6_PREFIX), strict=False))
+        return str(address)
+
+
+def _address(peer: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(peer or "")
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return mapped or address
