@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.caller import Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object
 from arx_caps.cli.frame import common_options, pass_console, yes_option
@@ -100,6 +101,53 @@ def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
     console.confirm(f"deactivate {_checked(path)} and end everything it holds?", yes=yes)
     answer = place.mint().call("DELETE", f"/v1/agents/{path}")
     console.data("agent", answer, lambda: pairs([("agent", path), ("kill", answer.get("kill", {}).get("summary"))]))
+
+
+@agent_command.group("key")
+def key_command() -> None:
+    """Rotate an agent's keys: add the new one, use it, remove the old one."""
+
+
+@key_command.command("add")
+@click.argument("path")
+@click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
+@click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
+@operator_options
+@common_options
+@pass_console
+def add_key(console: Console, path: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
+    """Enrol one more key of the agent PATH; sessions that are open go on."""
+    if (key_out is None) == (public_jwk is None):
+        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    mint = place.mint()
+    if key_out is not None:
+        key = KeyFile.generate("agent", _checked(path), mint.issuer)
+        key.save(key_out)
+        public = key.key.public
+    else:
+        public = PublicKey(read_object(str(public_jwk)))
+    try:
+        agent = mint.call("PATCH", f"/v1/agents/{_checked(path)}", {"add_jwk": public.jwk})
+    except Unreachable as error:
+        error.hint = f"whether it was enrolled is not known: see `arx agent show {path}`"
+        raise
+    except Stop:
+        if key_out is not None:
+            key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
+        raise
+    console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
+
+
+@key_command.command("remove")
+@click.argument("path")
+@click.argument("kid")
+@operator_options
+@common_options
+@pass_console
+def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
+    """Take the key KID away from the agent PATH: it opens no session any more; those that are open go on."""
+    agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", {"remove_kid": kid})
+    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
 
 
 def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:

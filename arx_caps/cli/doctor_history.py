@@ -41,6 +41,7 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     yield found
     yield _high_water(store, realm, header.inc, header.seq)
     yield _record(realm, {entry.seq: entry for entry in log}, header.seq)
+    yield _bans(store, realm)
 
 
 def _log(store: RevocationStore) -> Iterator[Entry]:
@@ -152,6 +153,25 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
             return Check("record", False, found, ROTATE)
         compared += 1
     return Check("record", True, f"{compared} entries are as the mint recorded them")
+
+
+def _bans(store: RevocationStore, realm: Realm) -> Check:
+    """Hold the store's bans to what the database has for ended: agents, operators, keys."""
+    from arx_caps.mint.lost_bans import bans_of
+    from arx_caps.mint.state import State
+
+    if realm.database is None and not realm.database_path.exists():
+        return Check("bans", False, "without the mint's database nobody knows what must be banned", "restore it")
+    try:
+        with State(realm.database_url) as state:
+            wanted = bans_of(state)
+    except ArxError as error:
+        return Check("bans", False, str(error), "look at the mint's database")
+    lost = sorted(wanted - set(store.bans()))
+    if lost:
+        found = f"the store has lost {len(lost)} of {len(wanted)} bans, among them {lost[0]}"
+        return Check("bans", False, found, "start the mint: it bans them again within a minute")
+    return Check("bans", True, f"all {len(wanted)} agents, operators and keys that were ended are banned")
 
 
 def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:

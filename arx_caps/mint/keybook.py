@@ -148,19 +148,8 @@ class KeyBook:
         return root.created_at + 2 * self._realm.key_refresh_ms
 
     def retired_scopes(self) -> set[str]:
-        """Return the scope of every key that is retired: each is to be banned.
-
-        A number that audiences share, as those of the first version do, is no scope: it would end the others.
-        """
-        rows, scopes = self.look().rows, set()
-        live = {0, *(row.n for row in rows.numbers if row.retired_at is None)}
-        for root in rows.roots:
-            if root.retired_at is None:
-                scopes |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
-            else:
-                met = {0, *(row.n for row in rows.numbers if row.created_at <= root.retired_at)}
-                scopes |= {f"key:{root.name}.{n}" for n in met}
-        return scopes
+        """Return the scope of every key that is retired: each is to be banned."""
+        return retired_scopes(self.look().rows)
 
     def _numbered(self, audience: str) -> Plan:
         plan = self.look()
@@ -243,6 +232,22 @@ class MintKeys(KeyRing):
                 return None
             found = super().get(kid)
         return found
+
+
+def retired_scopes(rows: KeyRows) -> set[str]:
+    """Return the scope of every key that is retired.
+
+    A number that audiences share, as those of the first version do, is no scope: it would end the others.
+    """
+    scopes: set[str] = set()
+    live = {0, *(row.n for row in rows.numbers if row.retired_at is None)}
+    for root in rows.roots:
+        if root.retired_at is None:
+            scopes |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
+        else:
+            met = {0, *(row.n for row in rows.numbers if row.created_at <= root.retired_at)}
+            scopes |= {f"key:{root.name}.{n}" for n in met}
+    return scopes
 
 
 def _by_audience(rows: Iterable[FetchRow]) -> dict[str, list[Fetched]]:

@@ -8,6 +8,8 @@ nothing because it is banned.  A store that lost *kills* is another matter: it g
 from typing import TYPE_CHECKING, Final
 
 from arx_caps.mint.events import Event
+from arx_caps.mint.keybook import retired_scopes
+from arx_caps.mint.state import State
 
 if TYPE_CHECKING:
     from arx_caps.mint.core import Mint
@@ -19,7 +21,12 @@ WHY: Final = "the store had lost it"
 
 def expected_bans(mint: "Mint") -> set[str]:
     """Return every scope that must be banned: deactivated agents, removed operators, retired keys."""
-    return mint.state.ended_scopes() | mint.book.retired_scopes()
+    return bans_of(mint.state)
+
+
+def bans_of(state: State) -> set[str]:
+    """Return the same from the database alone, also while no mint runs."""
+    return state.ended_scopes() | retired_scopes(state.key_rows())
 
 
 def restore_bans(mint: "Mint") -> list[str]:
@@ -36,6 +43,7 @@ def restore_bans(mint: "Mint") -> list[str]:
     for first in range(0, len(lost), AT_ONCE):
         part = lost[first : first + AT_ONCE]
         bump = mint.store.ban(part, WHY, "mint")
-        mint.state.record(Event.of("scopes.banned", "mint", scopes=part, seq=bump.header.seq, reason=WHY))
+        told = {"scopes": list(bump.scopes), "seq": bump.header.seq, "reason": WHY, "durable": bump.durable}
+        mint.state.record(Event.of("scopes.banned", "mint", **told))
         mint.noted(bump.header.place)
     return lost

@@ -119,6 +119,7 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
     assert (refused.status_code, refused.json()["code"]) == (401, "banned")
     kinds = [event["kind"] for event in world.events() if event["kind"] != "operator.signed_in"]
     assert kinds == [
+        "policy.loaded",
         "mint.started",
         "epoch.begun",
         "service.enrolled",
