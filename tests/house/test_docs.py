@@ -242,7 +242,8 @@ def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
     """
     page = (ROOT / "docs" / "audit.md").read_text("utf-8")
     with live_realm(tmp_path / ".arx", free_ports(1)[0]) as live:
-        live.until(lambda: (live.folder / "log" / "checkpoint").exists())
+        checkpoint = live.folder / "log" / "checkpoint"
+        live.until(lambda: checkpoint.exists() and checkpoint.read_text().splitlines()[1] != "0")
         someone = Reader(tmp_path, {})
         for block in blocks(page):
             if block.language == "console":
