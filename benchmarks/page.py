@@ -108,14 +108,15 @@ def service(found: Mapping[str, Any]) -> str:
     """Write what the middleware costs a service."""
     rows, parts = [], [machine(found)]
     for row in found["load"]:
-        times = (f"{row['rps']:,.0f}", f"{row['p50_us'] / 1000:.2f}", f"{row['p99_us'] / 1000:.2f}")
+        waits = (f"{row['p50_us'] / 1000:.2f}", f"{row['p99_us'] / 1000:.2f}")
+        times = (f"{row['rps']:,.0f}", *waits, f"{row['cpu_us']:.0f}")
         rows.append((f"{row['connections']} at once, {row['middleware']} the middleware", *times))
-    parts.append(table(("requests", "a second", "p50, ms", "p99, ms"), rows))
+    parts.append(table(("requests", "a second", "p50, ms", "p99, ms", "processor time of one, us"), rows))
     without, guarded = found["load"][-2:]
-    share = 1e6 / guarded["rps"] - 1e6 / without["rps"]
+    more, all_of_it = guarded["cpu_us"] - without["cpu_us"], guarded["cpu_us"]
     parts.append(
-        f"The middleware takes **{share:.0f} us of a request's {1e6 / guarded['rps']:.0f} us**, "
-        f"{share * guarded['rps'] / 1e4:.0f} %, with {guarded['connections']} connections that are never idle."
+        f"With {guarded['connections']} connections that are never idle the middleware takes **{more:.0f} us of the "
+        f"{all_of_it:.0f} us** of processor time that the service spends on a request, {more / all_of_it:.0%}."
     )
     return "\n\n".join(parts)
 
@@ -135,14 +136,15 @@ def memory(found: Mapping[str, Any]) -> str:
 
 def starts(found: Mapping[str, Any]) -> str:
     """Write how long it takes to start."""
-    rows = found["start"]["rows"]
-    bare = float(rows[0]["ms"])
-    cells = [(row["what"], f"{row['ms']:.0f}", f"{row['ms'] - bare:.0f}", f"{row['cpu_ms']:.0f}") for row in rows]
+    cells = [
+        (row["what"], f"{row['ms']:.0f}", f"{row['least_ms']:.0f}", f"{row['cpu_ms']:.0f}")
+        for row in found["start"]["rows"]
+    ]
     cold = found["start"]["cold"]
     return (
-        table(("what", "ms", "beyond the interpreter", "processor time"), cells)
+        table(("a process's whole life", "ms", "least", "processor time"), cells)
         + f"\n\nA service's process has made and recorded its first decision **{cold['ms']:.0f} ms** after it was "
-        f"started, beside {cold['kills']:,} live kills in a Valkey."
+        f"started ({cold['least_ms']:.0f} at least), beside {cold['kills']:,} live kills in a Valkey."
     )
 
 

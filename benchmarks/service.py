@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import page, start
+from benchmarks.kill_stage import cpu_s
 from benchmarks.measure import about, save, say
 from benchmarks.realm import BODY, Realm, realm
 
@@ -32,8 +33,8 @@ KILLS: Final = 100_000  # that a service starts beside
 
 
 @contextlib.contextmanager
-def served(*guarded_by: Path) -> Iterator[int]:
-    """Serve the application in a process of its own, with a service file guarded; yields the port."""
+def served(*guarded_by: Path) -> Iterator[tuple[int, int]]:
+    """Serve the application in a process of its own, with a service file guarded; yields its port and process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -47,14 +48,15 @@ def served(*guarded_by: Path) -> Iterator[int]:
             assert process.poll() is None, "the service has ended"
             assert time.monotonic() < deadline, "the service did not start"
             time.sleep(0.02)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(30)
 
 
-def drive(on: Realm, port: int, crowd: int, seconds: int) -> dict[str, float]:
-    """Send requests from so many connections; returns requests a second and how long one took, us."""
+def drive(on: Realm, service: tuple[int, int], crowd: int, seconds: int) -> dict[str, float]:
+    """Send requests from so many connections; returns how many a second, and how long one took everybody, us."""
+    port, pid = service
     texts = on.http_calls(TOKENS_A_SECOND * seconds)
     head = texts[0][:-TAIL_CHARS]
     tokens, body = on.folder / "tokens", on.folder / "body"
@@ -63,10 +65,13 @@ def drive(on: Realm, port: int, crowd: int, seconds: int) -> dict[str, float]:
     body.write_bytes(BODY)
     command = ["wrk", "-t1", f"-c{crowd}", f"-d{seconds}s", "--latency", "-s", str(ROOT / "benchmarks" / "service.lua")]
     command += [f"http://127.0.0.1:{port}/refunds", "--", str(tokens), str(body)]
+    before = cpu_s(pid)
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    used_us = (cpu_s(pid) - before) * 1e6
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["bad"] == 0, f"not every request was answered with a grant: {found}"
-    return {"rps": found["requests"] / found["us"] * 1e6, "p50_us": found["p50_us"], "p99_us": found["p99_us"]}
+    times = {"p50_us": found["p50_us"], "p99_us": found["p99_us"], "cpu_us": used_us / found["requests"]}
+    return {"rps": found["requests"] / found["us"] * 1e6} | times
 
 
 def load(on: Realm, seconds: int, rounds: int) -> list[dict[str, Any]]:
