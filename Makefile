@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill check clean
+.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill contract check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -44,6 +44,9 @@ bench-audit: $(READY)
 
 bench-kill: $(READY)
 	$(BIN)/python -m benchmarks.kill $(ARGS)
+
+contract: $(READY)
+	$(BIN)/python -m tests.mint.contract $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
