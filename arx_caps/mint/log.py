@@ -27,6 +27,16 @@ _DIGITS: Final = 19
 _logger = logging.getLogger(__name__)
 
 
+def open_store(realm: Realm, database: str | None = None) -> LogStore:
+    """Open the log's database: a file in the realm's folder, or the realm's PostgreSQL.
+
+    Raises:
+        SettingsError: There is no such database.
+    """
+    url = database or realm.database_url
+    return LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
+
+
 class Feed(Protocol):
     """Puts in what the mint has to say."""
 
@@ -55,8 +65,7 @@ class AuditLog:
     """
 
     def __init__(self, realm: Realm, database: str | None = None) -> None:
-        url = database or realm.database_url
-        self.store = LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
+        self.store = open_store(realm, database)
         witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required)
         self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir, witnesses)
         self.failing: str | None = None
@@ -72,9 +81,10 @@ class AuditLog:
             StoreError: The database does not answer.
         """
         self.store.create()
-        for feed in self.feeds:
-            feed.begin(self.store)
         self._tell(self._try(self.publisher.step) or self.publisher.halted)
+        if self.publisher.halted is None:  # into an older log nothing is put, or it could not be mended
+            for feed in self.feeds:
+                feed.begin(self.store)
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="arx-mint-log", daemon=True)
         self._thread.start()
@@ -106,7 +116,7 @@ class AuditLog:
             AuditError: It is not, and takes nothing until somebody has looked.
         """
         if self.publisher.halted is not None:
-            raise AuditError(f"the audit log takes no records: {self.publisher.halted}; see docs/operations.md")
+            raise AuditError(f"the audit log takes no records: {self.publisher.halted}; see docs/audit.md")
 
     def find(self, name: str) -> int:
         """Find a record.

@@ -225,3 +225,12 @@ def test_a_database_that_was_put_back_is_not_signed(world: World, tmp_path: Path
         mint.log.step()
     assert (realm.log_dir / "checkpoint").read_bytes() == signed
     mint.close()
+    done = arx("audit", "recover", "--reason", "the disk broke", "--yes", "--json", "--realm-dir", str(realm.folder))
+    assert (done.exit_code, done.json["recovered"] > 0) == (exits.OK, True)
+    mint, _ = local_mint(realm)
+    mint.log.start()
+    assert mint.log.take(batch_of([decision(5, facts())], 5), "statement") == 5
+    mint.log.step()
+    seen = open_checkpoint(signed, key_of(world))
+    assert verify(realm.log_dir, Trust(key_of(world), held=seen)).checkpoint.size > seen.checkpoint.size
+    mint.close()

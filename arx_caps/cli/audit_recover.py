@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit recover``: a log whose database was put back goes on with the history that was signed.  SPEC 17.10."""
+
+import os
+from pathlib import Path
+
+import click
+
+from arx_caps.cli import exits
+from arx_caps.cli.audit_progress import Progress
+from arx_caps.cli.exits import Stop
+from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.output import Console
+from arx_caps.cli.place import database_option, realm_dir_option
+from arx_caps.realm import Realm
+
+
+@click.command("recover")
+@click.option("--reason", required=True, help="why the database was put back; it is recorded, so name no person in it")
+@yes_option
+@realm_dir_option
+@database_option
+@common_options
+@pass_console
+def recover_command(console: Console, realm_dir: Path, database: str | None, reason: str, yes: bool) -> None:
+    """Take back into the log's database what was signed and is not in it, from the files in the realm's `log` folder.
+
+    For a database that was restored from a backup.  Stop the mint first, on every host, and start it afterwards.  The
+    records come back without their bodies.  Exits with 1 when the files are not this log, 3 when they lack something;
+    then nothing was changed.
+    """
+    from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.keys import read_signer
+    from arx_caps.audit.recover import recover
+    from arx_caps.mint.log import open_store
+
+    realm = Realm.open(realm_dir)
+    key = read_signer(realm.log_key_path, "log").key
+    console.confirm("is the mint stopped, and shall the log go on from its files?", yes=yes)
+    with open_store(realm, database) as store, Progress(console) as progress:
+        store.create()
+        by = f"host:uid-{os.getuid()}"
+        try:
+            count = recover(store, realm.log_dir, key, by=by, reason=reason, progress=progress.tell)
+        except (TamperedError, NoteError) as error:
+            raise Stop(f"nothing was changed: {error}", exits.DENIED, code=error.code) from None
+        except IncompleteError as error:
+            raise Stop(f"nothing was changed: {error}", exits.INCOMPLETE, code=error.code) from None
+    console.data("audit-recovered", {"recovered": count}, f"{count} records are back; start the mint")

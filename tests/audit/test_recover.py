@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A database that was put back gets from the log's files what it lost, and goes on with the same history."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from arx_caps.audit.checkpoint import open_checkpoint
+from arx_caps.audit.entries import make_note
+from arx_caps.audit.errors import IncompleteError, TamperedError
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.recover import RECOVERED, recover
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import NODE, RECORD
+from arx_caps.audit.verify import Trust, verify
+from arx_verifier.decisions import UNPROVEN, Counted, Decision
+from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.audit.world import LOG
+
+WHO = {"by": "operator:ann", "reason": "the disk broke"}
+
+
+def fill(store: LogStore, upto: int) -> None:
+    """Put in a run's records up to a number: decisions, counts of what was not proven, a loss, a note."""
+    mark = store.sources()[0].high_water if store.size() else 0
+    made = [decision(n, facts(f"s-{n % 3}", "t-1", "helper")) for n in range(mark, upto - 1)]
+    made.append(Decision("counted", START_MS, UNPROVEN, counts=(Counted("malformed", "10.0.0.9", 3),)))
+    store.take(batch_of(made, mark + 1), "s")
+    store.take(batch_of([], upto + 3, lost_from=upto + 1), "s")
+    with store.writing() as log:
+        log.note(make_note("log.tested", "x", 1, {}, {}))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LogStore]:
+    """A log of which a backup was made before more was put in, signed and published in ``tmp_path / "log"``."""
+    with LogStore(f"sqlite:///{tmp_path}/audit.db") as made:
+        made.create()
+        fill(made, 50)
+        with sqlite3.connect(tmp_path / "audit.db") as live, sqlite3.connect(tmp_path / "older.db") as backup:
+            live.backup(backup)
+        backup.close()
+        live.close()
+        fill(made, 400)
+        Publisher(made, LOG, tmp_path / "log").step()
+        yield made
+
+
+@pytest.fixture
+def older(store: LogStore, tmp_path: Path) -> Iterator[LogStore]:
+    """The backup, put back."""
+    with LogStore(f"sqlite:///{tmp_path}/older.db") as made:
+        made.create()
+        yield made
+
+
+def sources(store: LogStore) -> dict[tuple[str, str, str], int]:
+    return {(each.verifier, each.boot, each.audience): each.high_water for each in store.sources()}
+
+
+def test_what_was_signed_comes_back(store: LogStore, older: LogStore, tmp_path: Path) -> None:
+    """Every record but its body, each source's mark, and the log goes on from what was signed."""
+    folder, size = tmp_path / "log", store.size()
+    seen = open_checkpoint((folder / "checkpoint").read_bytes(), LOG.key)
+    stuck = Publisher(older, LOG, folder)
+    stuck.step()
+    assert "older one" in (stuck.halted or "")
+    lost = size - older.size()
+    assert recover(older, folder, LOG.key, **WHO) == lost > 300
+    assert recover(older, folder, LOG.key, **WHO) == 0
+    marks = sources(store)
+    assert sources(older) == marks | {("log", "", ""): marks["log", "", ""] + 1}
+    with older.reading() as c, store.reading() as d:
+        rows = c.execute(select(RECORD.c.kept, RECORD.c.outcome, RECORD.c.code).order_by(RECORD.c.idx)).all()
+        assert [tuple(row) for row in rows[:size]] == [
+            tuple(row)
+            for row in d.execute(select(RECORD.c.kept, RECORD.c.outcome, RECORD.c.code).order_by(RECORD.c.idx))
+        ]
+        totals = select(NODE.c.kind, NODE.c.ref, NODE.c.allow, NODE.c.deny).where(NODE.c.kind != "mint")
+        assert set(map(tuple, c.execute(totals))) == set(map(tuple, d.execute(totals)))
+        assert c.execute(select(RECORD.c.tool).order_by(RECORD.c.idx.desc())).scalar() == RECOVERED
+    again = Publisher(older, LOG, folder)
+    again.step()
+    assert again.halted is None
+    assert verify(folder, Trust(LOG.key, held=seen)).records == size + 1
+    assert older.take(batch_of([decision(403, facts())], 403), "s") == 403
+
+
+def test_files_that_are_not_its_own_change_nothing(store: LogStore, older: LogStore, tmp_path: Path) -> None:
+    """A database that went its own way, or files that were altered or cut: refused, and all is as it was."""
+    folder, size = tmp_path / "log", older.size()
+    bundle = folder / "tile/entries/000"
+    whole = bundle.read_bytes()
+    bundle.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(TamperedError, match="not what was logged"):
+        recover(older, folder, LOG.key, **WHO)
+    bundle.unlink()
+    with pytest.raises(IncompleteError):
+        recover(older, folder, LOG.key, **WHO)
+    bundle.write_bytes(whole)
+    assert older.size() == size
+    older.take(batch_of([decision(53, facts(), "revoked")], 53), "s")
+    with pytest.raises(TamperedError, match="its own way"):
+        recover(older, folder, LOG.key, **WHO)
+    assert older.size() == size + 1
