@@ -109,8 +109,10 @@ class Publisher:
             # It was stored before it was published, so this database was put back.
             self._hold_rows(shown)
         self._writer = TileWriter(self.folder) if shown is None else self._resume(shown)
-        if last is not None:
+        if last is not None and last.size >= self._writer.size:
             self._catch_up(last)
+        elif last is not None:  # the files are ahead, and their end is in the rows: so is what stands before it
+            self._hold(TileReader(fetch_from(self.folder), self._writer.size).root(last.size), last)
         self._started = True
 
     def _shown(self) -> Checkpoint | None:
@@ -187,6 +189,8 @@ class Publisher:
             self._catch_up(last)  # another mint signed it
         if tree.size < self._writer.size:
             raise TamperedError(f"the database went back from {self._writer.size} to {tree.size} records")
+        if tree.size == 0:
+            return False  # there is nothing to be signed
         if last is not None and tree.size == last.size:
             return self._publish()
         self._append(tree.size)

@@ -154,6 +154,7 @@ class Mint:
         self._stop.clear()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
         self._keeper.start()
+        self.log.wake()
 
     def close(self) -> None:
         """Stop following, and let everything go."""

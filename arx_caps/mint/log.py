@@ -70,7 +70,7 @@ class AuditLog:
         self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir, witnesses)
         self.failing: str | None = None
         self.feeds: Sequence[Feed] = ()
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -89,10 +89,15 @@ class AuditLog:
         self._thread = threading.Thread(target=self._run, name="arx-mint-log", daemon=True)
         self._thread.start()
 
+    def wake(self) -> None:
+        """Put in and sign what there is, soon and not at the next turn."""
+        self._wake.set()
+
     def close(self) -> None:
         """Put in and sign what there is, and let go."""
         if self._thread is not None:
             self._stop.set()
+            self._wake.set()
             self._thread.join(STOP_S)
             self._thread = None
             self.step()
@@ -188,5 +193,9 @@ class AuditLog:
         self.failing = why
 
     def _run(self) -> None:
-        while not self._stop.wait(SIGN_S):
+        while True:
+            self._wake.wait(SIGN_S)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             self.step()
