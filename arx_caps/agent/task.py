@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, Self
 
+import msgspec
+
 from arx_caps.agent.auth import ArxAuth
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.narrowing import caveats_for
@@ -266,7 +268,11 @@ class Task:
         idle = [audience for audience in chosen if audience not in caveats]
         if (audiences is not None and idle) or not caveats:
             raise AttenuationError(f"no tool would be left at {', '.join(idle) or 'any service: audiences is empty'}")
-        return caveats
+        if audiences is None or len(chosen) == len(self.audiences):
+            return caveats
+        # Said, and not only left out: or a service that may exchange its token would reach what was left out.
+        only = tuple(sorted(set(chosen)))
+        return {each: msgspec.structs.replace(caveat or Caveat(), aud=only) for each, caveat in caveats.items()}
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""

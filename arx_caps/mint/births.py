@@ -133,12 +133,19 @@ def sign_session(mint: Mint, birth: Birth) -> str:
 
 def write_bundle(mint: Mint, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]) -> str:
     """Write the bundle's text.  SPEC 15.1."""
+    return write_bundle_of(mint, birth.path, birth.task, origins, tokens)
+
+
+def write_bundle_of(
+    mint: Mint, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
+) -> str:
+    """Write the text of a bundle of an agent's task.  SPEC 15.1."""
     content = {
-        "agent": birth.path,
+        "agent": agent,
         "issuer": mint.realm.issuer,
         "origins": {audience: list(origins[audience]) for audience in tokens},
         "realm": mint.realm.name,
-        "task": birth.task,
+        "task": task,
         "tokens": dict(tokens),
         "v": 1,
     }

@@ -94,6 +94,7 @@ def _of_task(template: Template) -> dict[str, Any]:
     said |= {"allow": tuple(map(_of_rule, template.rules)), "ttl": template.ttl_ms, "depth": template.depth}
     hand_to = template.hand_to if template.hand_to is not None else ("(who shares the agent's first segment)",)
     said |= {"hand_to": hand_to, "require": template.require, "fresh": template.fresh, "net": template.net}
+    said["exchange"] = tuple(f"{one} for {other}" for one, others in template.exchange.items() for other in others)
     return said
 
 
@@ -181,7 +182,7 @@ def _longer(old: int | None, new: int | None) -> bool | None:
 
 
 # Members of which a further entry grants; of the other lists a further entry restricts.
-_GRANTING: Final = ("agents", "allow", "hand_to", "origins", "subjects", "trusted", "workload", "net")
+_GRANTING: Final = ("agents", "allow", "exchange", "hand_to", "origins", "subjects", "trusted", "workload", "net")
 _WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
     ("ttl", "idle", "max_open", "subject_outlives", "depth", "fresh"), _longer
 )

@@ -29,6 +29,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         audiences: Whose tokens the agent got.
         own: By audience, the mint's caveats as canonical JSON.
         narrowed: By audience, the caveats that the agent asked for since.
+        exchange: By service, the audiences that it may exchange a token of this grant for.
     """
 
     template: str
@@ -38,6 +39,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     audiences: tuple[str, ...]
     own: Written
     narrowed: Written = {}
+    exchange: Written = {}
 
     @classmethod
     def of(cls, grant: TaskGrant, params: Mapping[str, Any], tools: Sequence[str] | None, above: Sequence[str]) -> Self:
@@ -55,7 +57,8 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
             params=dict(params),
             tools=tuple(tools) if tools is not None else None,
             depth=grant.depth,
-            audiences=tuple(sorted(grant.rules)),
+            audiences=tuple(sorted(grant.audiences)),
+            exchange=grant.exchange,
             own={audience: _write((*caveats, *parts)) for audience, caveats in caveats_of(grant).items()},
         )
 

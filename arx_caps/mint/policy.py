@@ -35,7 +35,9 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         template: The template's name.
         ttl_ms: How long the task may live.
         depth: How many hand-overs may follow.
-        rules: By audience, the rules of its token.
+        audiences: Those that the agent gets a token for.
+        rules: By audience, the rules of its token; also of audiences that services alone may exchange a token for.
+        exchange: By service, the audiences that it may exchange a token for.
         narrow: By audience, the tools that the agent asked to be narrowed to: one more ``allow`` beside ``rules``.
         origins: By audience, where it lives.
         hand_to: Patterns of the agents that may be handed to.
@@ -47,6 +49,8 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     template: str
     ttl_ms: int
     depth: int
+    audiences: tuple[str, ...]
+    exchange: dict[str, tuple[str, ...]]
     rules: dict[str, tuple[Rule, ...]]
     narrow: dict[str, tuple[Rule, ...]]
     origins: dict[str, tuple[str, ...]]
@@ -211,6 +215,8 @@ class Policy:
             template=template,
             ttl_ms=ttl_ms,
             depth=fewer,
+            audiences=tuple(audience for audience in found.audiences if audience in rules),
+            exchange=found.exchange,
             rules=rules,
             narrow=narrow,
             origins={audience: self.audiences[audience] for audience in rules},
@@ -281,7 +287,11 @@ class _Asked:
                 self._fail("tools", f"tools within {allowed}", shorten(tool))
             for audience in dict.fromkeys(at):
                 kept[audience] = (*kept.get(audience, ()), Rule(tool=tool))
-        return {audience: kept[audience] for audience in self._template.audiences if audience in kept}
+        if not self._failures and not kept.keys() & set(self._template.audiences):
+            self._fail(
+                "tools", f"a tool of the agent's own, at {', '.join(self._template.audiences)}", ", ".join(tools)
+            )
+        return {audience: kept[audience] for audience in self._template.everywhere if audience in kept}
 
     def rules(self) -> dict[str, tuple[Rule, ...]]:
         """Fill the rules in, last, when all else is known to fit.
@@ -289,7 +299,7 @@ class _Asked:
         Raises:
             GrantError: With every failure so far.
         """
-        made: dict[str, tuple[Rule, ...]] = dict.fromkeys(self._template.audiences, ())
+        made: dict[str, tuple[Rule, ...]] = dict.fromkeys(self._template.everywhere, ())
         if not self._failures:
             values = dict(self._params)
             if self._subject is not None:

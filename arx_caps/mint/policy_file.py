@@ -69,6 +69,13 @@ class Template(Struct, frozen=True, kw_only=True):
     fresh: int | None
     net: tuple[str, ...]
     subjects: tuple[SubjectRule, ...] = ()
+    exchange: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def everywhere(self) -> tuple[str, ...]:
+        """Every audience that a token of it may be for: the agent's own, then those of services alone."""
+        more = [target for targets in self.exchange.values() for target in targets]
+        return tuple(dict.fromkeys([*self.audiences, *more]))
 
 
 def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
@@ -192,7 +199,9 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
     fresh = section.take_duration("fresh", None, least=0, most=MAX_FRESH_MS)
     net = section.take_texts("net", ())
     subjects = read_subject_rules(section, issuers)
-    rules = _read_rules(section, params, wanted)
+    exchange = _read_exchange(section, wanted, audiences)
+    everywhere = tuple(dict.fromkeys([*wanted, *(target for targets in exchange.values() for target in targets)]))
+    rules = _read_rules(section, params, everywhere)
     section.finish()
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in subjects}) != 1:
         # Two issuers may call two people by one name.
@@ -211,7 +220,29 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
         fresh=fresh,
         net=net,
         subjects=subjects,
+        exchange=exchange,
     )
+
+
+def _read_exchange(section: Section, own: tuple[str, ...], audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Read which service may exchange a token it was called with for one for which others."""
+    written = section.take("exchange", {})
+    if not isinstance(written, dict):
+        raise section.error("exchange", 'expected services and their targets, such as { orders = ["payments"] }')
+    table, exchange = section.inner(("exchange",), written), {}
+    for service in list(written):
+        targets: tuple[str, ...] = table.take_texts(service)
+        unknown = [target for target in targets if target not in audiences or target == service]
+        if unknown or not targets:
+            known = ", ".join(name for name in audiences if name != service) or "none: add [audience.NAME]"
+            raise table.error(service, f"{', '.join(unknown) or 'nothing'} is not among the other audiences: {known}")
+        exchange[service] = targets
+    # One that is reached by an exchange alone may exchange further.
+    reached = {*own, *(target for targets in exchange.values() for target in targets)}
+    for service in exchange:
+        if service not in reached:
+            raise section.error("exchange", f"{service} gets no token of this task: it is not in `audience`")
+    return exchange
 
 
 def _read_rules(

@@ -30,6 +30,7 @@ STATUS: Final = {
     "bad_workload_token": 401,
     "bad_batch": 403,
     "not_granted": 403,
+    "exchange_not_allowed": 403,
     "wrong_caller": 403,
     "session_ended": 403,
     "session_not_allowed": 403,

@@ -69,6 +69,8 @@ class AgentEnded(Answer, frozen=True):
 def enrol_agent(asked: Asked) -> AgentShown:
     """Enrol an agent, with its first key or none."""
     body, mint = asked.body, asked.mint
+    if body.path.partition("/")[0] == "service":
+        raise RequestError("a path beginning with `service` is how chains name tool services (SPEC 20.6)")
     if not names.is_agent_path(body.path):
         raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
     if body.jwk is None and not _is_workload(asked, body.path):

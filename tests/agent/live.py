@@ -53,6 +53,7 @@ agents = ["acme/support/*"]
 params = { order_id = { max_length = 8 }, amount = { range = [1, 100] } }
 ttl = "10m"
 audience = ["orders", "payments"]
+exchange = { orders = ["payments"] }
 allow = [
   { tool = "orders.get", args = { order_id = "$order_id" } },
   { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, "$amount"] } } },

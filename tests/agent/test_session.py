@@ -4,13 +4,16 @@
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from arx_caps.agent import Agent, Task
+from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
+from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.access import AccessRequest
 from arx_verifier.errors import GrantError, RevokedError, TokenError
 from arx_verifier.verify import Verifier
@@ -232,3 +235,23 @@ def test_a_task_is_narrowed_for_all_and_extended(mint: LiveMint, agent: Agent) -
         tokens = ((payments, left, "payments.refund", REFUND), (orders, more, "orders.get", {"order_id": "o-2"}))
         assert [judged(*each) for each in tokens] == ["revoked"] * 2
         assert judged(orders, part, "orders.get", {"order_id": "o-1"}) == "revoked"
+
+
+def test_a_service_calls_another_one_on_the_same_task(mint: LiveMint, agent: Agent, tmp_path: Path) -> None:
+    """
+    With its own key and what it was called with, and for no longer than that lives.
+    """
+    told = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
+    client = MintClient(mint.realm.issuer, now=now_ms)
+    invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=mint.realm.issuer)
+    join_service(invitation, client, out=tmp_path / "orders.json", key_out=tmp_path / "orders.key")
+    client.close()
+    with mint.service("payments") as payments, agent.open_session() as session:
+        with session.start_task("refund", order_id="o-1", amount=50) as task:
+            called = task.call_token("orders", "orders.get", {"order_id": "o-1"})
+            onwards = exchange_token(tmp_path / "orders.json", called, "payments")
+            assert (onwards.holder, onwards.audiences) == ("service/orders", ("payments",))
+            assert judged(payments, onwards, "payments.refund", REFUND) == "ok"
+            with pytest.raises(GrantError, match=r"it would take exchange"):
+                exchange_token(tmp_path / "orders.json", called, "orders")
+        assert judged(payments, onwards, "payments.refund", REFUND) == "revoked"

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give a tool service a token for another service, on the same task and no wider.  SPEC 20.6, RFC 8693.
+
+The new token says all that the presented one does: identifier, session, task, links, every caveat that holders added.
+What the mint wrote for the one service is replaced by what it wrote for the other when the task was granted, and the
+service is named as a hop of its own.  So whatever ends the presented token ends the new one, and conjunction does the
+rest.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.births import write_bundle_of
+from arx_caps.mint.core import Born, Mint
+from arx_caps.mint.events import Event
+from arx_caps.mint.granted import Granted
+from arx_caps.mint.state import now_ms
+from arx_verifier import codec, proofs
+from arx_verifier.caveats import Caveat
+from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import CaveatLike, Macaroon
+from arx_verifier.proven import ProvenChain, Refused
+from arx_verifier.proving import prove
+
+SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
+
+
+class Exchanged(NamedTuple):
+    """A token for another service, the same in a bundle, both secrets; its link, and when it ends, ms."""
+
+    token: str
+    bundle: str
+    link: str
+    expires_at: int
+
+
+class _Kept(NamedTuple):
+    """A caveat of the presented token, byte for byte."""
+
+    raw: bytes
+
+    def encode(self) -> bytes:
+        return self.raw
+
+    def handed_to(self, to: str, hop: str) -> "_Kept":  # noqa: ARG002
+        raise AttenuationError("a caveat that is kept is not written anew")
+
+
+def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
+    """Exchange a token that a service was called with.
+
+    Args:
+        mint: The mint.
+        service: The service that asks, proven.
+        text: What it was called with, a secret.
+        audience: The service that it must call.
+
+    Raises:
+        TokenError: The presented token is not alive, or was exchanged for this audience before.
+        GrantError: ``exchange_not_allowed``: the task's template does not let this service.
+        AccessError: What the holders of the presented token wrote leaves no room for a further hop.
+        UnavailableError: The kill epoch is not known now.
+    """
+    born = mint.born()  # before the presented token is looked at
+    parent = _prove(mint, service, text)
+    mint.require(Born(*parent.born), parent.scopes)
+    granted = _granted(mint, parent, service, audience)
+    _spend(mint, service, text, audience)
+    kid, key = mint.book.audience_key(audience)
+    mint.require(born, (f"key:{kid}",))
+    identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms())
+    to = SERVICES + service
+    hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
+    own = _welcoming(granted.caveats(audience), (*hops, to))
+    held = Macaroon.parse(text).packets[len(granted.caveats(service)) :]
+    kept: tuple[CaveatLike, ...] = tuple(_Kept(raw) for raw in held if isinstance(raw, bytes) and not _is_call(raw))
+    try:
+        made = Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=(*own, *kept)).hand_over(to)
+    except (AttenuationError, MalformedTokenError) as error:
+        raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
+    child = _prove_own(mint, made, audience, kid, key)
+    token, link = made.encode(), child.facts.links[-1]
+    told: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
+    told |= {"task": identifier.task}
+    told |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
+    mint.state.record(Event.of("token.exchanged", f"service:{service}", **told))
+    origins = {audience: mint.policy.audiences.get(audience, ())}
+    bundle = write_bundle_of(mint, identifier.agent, identifier.task, origins, {audience: token})
+    return Exchanged(token, bundle, link, child.exp)
+
+
+def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
+    """Prove what a service was called with, as the service itself did, but for what only it knows of the call."""
+    call, now = proofs.split_call(text), now_ms()
+    keys = {kid: key for kid, (key, _) in mint.book.audience_keys(service).items()}
+    proven = prove(text, call, service, KeyRing(keys, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms))
+    refused = proven if isinstance(proven, Refused) else proven.refused
+    if refused is not None or isinstance(proven, Refused):
+        assert refused is not None
+        raise refusal(refused.code, refused.failures)
+    early, late = mint.epochs.times_ms(now)
+    if late >= proven.exp:
+        raise refusal("expired")
+    if early < proven.nbf:
+        raise refusal("not_yet_valid")
+    if call is None and proven.needs_call:
+        raise refusal("proof_missing")
+    if call is not None and not -proofs.MAX_AHEAD_MS <= now - call.issued_at <= proofs.MAX_AGE_MS:
+        raise refusal("proof_invalid")
+    return proven
+
+
+def _granted(mint: Mint, parent: ProvenChain, service: str, audience: str) -> Granted:
+    """Find what the task was granted, and that this service may go on with it."""
+    row = mint.state.grant(parent.identifier.id)
+    task = mint.state.task(str(parent.identifier.task))
+    session = mint.state.session(parent.identifier.session)
+    agent = mint.state.agent(parent.identifier.agent)
+    if any(each is not None and each["status"] != "open" for each in (task, session)):
+        raise refusal("revoked")
+    if agent is not None and agent["status"] != "active":
+        raise refusal("banned")
+    granted = Granted.read(row["content"]) if row is not None else None
+    if granted is None or audience not in granted.exchange.get(service, ()) or audience not in granted.own:
+        template = granted.template if granted is not None else "NAME"
+        raise GrantError(
+            f"{service} may not exchange this token for one for {audience}; it would take exchange = "
+            f'{{ {service} = ["{audience}"] }} of [task.{template}] in the policy, when the task was granted',
+            code="exchange_not_allowed",
+        )
+    return granted
+
+
+def _spend(mint: Mint, service: str, text: str, audience: str) -> None:
+    """Let a one-shot token be exchanged once an audience; that it was spent at its own service is another matter."""
+    call = proofs.split_call(text)
+    if call is not None:
+        name = codec.text_of(call.signature[:16])  # a part: nothing that could be presented is kept
+        mint.state.spend("exchange", f"{service}>{audience}", name, call.issued_at + proofs.KEEP_MS)
+
+
+def _welcoming(own: tuple[Caveat, ...], hops: tuple[str, ...]) -> list[CaveatLike]:
+    """Let the mint's own caveats name the services that a token went through beside those it may be handed to."""
+    return [
+        caveat if caveat.hand_to is None else msgspec.structs.replace(caveat, hand_to=(*caveat.hand_to, *hops))
+        for caveat in own
+    ]
+
+
+def _prove_own(mint: Mint, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
+    """Look at the new token as the other service will: what no verifier would take is told now."""
+    keys = KeyRing({kid: key}, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
+    proven = prove(made.encode(), None, audience, keys)
+    refused = proven if isinstance(proven, Refused) else proven.refused
+    if refused is not None or isinstance(proven, Refused):
+        assert refused is not None
+        raise refusal(refused.code, refused.failures)
+    return proven
+
+
+def _is_call(raw: bytes) -> bool:
+    return raw.startswith(b'{"call":')
+
+
+def audience_of(origins: Mapping[str, Any], resource: str) -> str | None:
+    """Return which audience lives at an address; None where none does."""
+    place = resource.rstrip("/")
+    return next((audience for audience, its in origins.items() if place in its), None)

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tool service exchanges what it was called with for another service: never wider, dead with its parent, recorded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.jose import SigningKey
+from arx_caps.mint.policy import Policy
+from arx_verifier.access import AccessRequest
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import read_rule
+from arx_verifier.errors import AttenuationError, SettingsError
+from arx_verifier.keys import KeyRing
+from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.proven import ProvenChain
+from arx_verifier.proving import prove
+from tests.mint.test_tasks import verifier
+from tests.mint.world import Holder, local_world, now_ms
+
+POLICY = """
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+[audience.payments]
+origins = ["http://127.0.0.1:9002"]
+[audience.ledger]
+origins = ["http://127.0.0.1:9003"]
+
+[session]
+agents = ["acme/**"]
+ttl = "8h"
+
+[task.pay]
+agents = ["acme/**"]
+params = { order_id = { max_length = 8 }, amount = { range = [1, 100] } }
+ttl = "10m"
+depth = 3
+audience = ["orders", "payments"]
+exchange = { orders = ["payments", "ledger"], ledger = ["payments"] }
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, "$amount"] } } },
+  { tool = "ledger.add", args = { order_id = "$order_id" } },
+]
+"""
+PAY = {"template": "pay", "params": {"order_id": "o-1", "amount": 50}}
+ORDER = {"order_id": "o-1"}
+
+
+class Shop:
+    """A world in which three services are enrolled with keys of their own."""
+
+    def __init__(self, folder: Path, database: str | None) -> None:
+        self.world, self.epochs = local_world(folder, database=database)
+        self.world.realm.policy_path.write_text(POLICY)
+        self.world.mint.reload_policy()
+        operator = self.world.operator()
+        self.services: dict[str, Holder] = {}
+        for audience in ("orders", "payments", "ledger"):
+            told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
+            service = Holder(self.world, SigningKey.generate(), None)
+            assert service.call("POST", "/v1/services/keys", {"enrolment": told["enrolment"]}).status_code == 201
+            self.services[audience] = service
+        self.agent, self.session = self.world.session()
+        self.verifiers = {audience: verifier(self.world, audience) for audience in self.services}
+
+    def start(self, **body: Any) -> Task:
+        return Task(Bundle.parse(self.agent.call("POST", "/v1/tasks", {**PAY, **body}).json()["bundle"]))
+
+    def exchange(self, by: str, text: str, audience: str = "payments", **changes: Any) -> dict[str, Any]:
+        body = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token": text,
+            "subject_token_type": "urn:arx:token-type:task",
+            "audience": audience,
+        } | changes
+        said = {name: value for name, value in body.items() if value is not None}
+        told: dict[str, Any] = self.services[by].call("POST", "/v1/exchange", said).json()
+        return told
+
+    def judge(self, token: str, audience: str, tool: str, args: dict[str, Any]) -> str:
+        """What a service says of a call with a token; one that was exchanged is signed like any other."""
+        return self.verifiers[audience].decide(token, AccessRequest(tool, args, now_ms())).code
+
+    def refund(self, told: dict[str, Any], amount: int) -> str:
+        task = Task(Bundle.parse(told["bundle"]))
+        args = {**ORDER, "amount": amount}
+        return self.judge(task.call_token("payments", "payments.refund", args), "payments", "payments.refund", args)
+
+    def proven(self, token: str, audience: str) -> ProvenChain:
+        keys = {kid: key for kid, (key, _) in self.world.mint.book.audience_keys(audience).items()}
+        found = prove(token, None, audience, KeyRing(keys, realm=self.world.realm.name))
+        assert isinstance(found, ProvenChain)
+        return found
+
+
+@pytest.fixture
+def shop(tmp_path: Path, database: str | None) -> Iterator[Shop]:
+    made = Shop(tmp_path / "realm", database)
+    yield made
+    made.world.mint.close()
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    made = Shop(tmp_path_factory.mktemp("exchange") / "realm", None)
+    yield made
+    made.world.mint.close()
+
+
+def called(task: Task) -> str:
+    """What the orders service is called with."""
+    return task.call_token("orders", "orders.get", ORDER)
+
+
+def test_a_service_goes_on_at_another_one(shop: Shop) -> None:
+    """It may there what the task was granted, in the name of the same agent, with a hop of its own; it is recorded."""
+    worker = shop.start().hand_over("acme/support/worker")
+    told = shop.exchange("orders", called(worker))
+    assert (told["token_type"], told["issued_token_type"]) == ("N_A", "urn:arx:token-type:task")
+    assert 0 < told["expires_in"] <= 600
+    assert [shop.refund(told, amount) for amount in (50, 51)] == ["ok", "argument_not_allowed"]
+    child = shop.proven(told["access_token"], "payments")
+    assert child.facts.named == ("acme/support/worker", "service/orders")
+    assert (child.facts.agent, child.facts.session) == (shop.session["agent"], shop.session["id"])
+    assert child.facts.links[-1] == told["link"]
+    (event,) = [each for each in shop.world.events() if each["kind"] == "token.exchanged"]
+    assert (event["by"], event["audience"], event["link"]) == ("service:orders", "payments", told["link"])
+    assert (event["of"], event["task"]) == (worker.link, worker.id)
+    # An audience that the agent itself has no token for, and further from there.
+    ledger = shop.exchange("orders", called(worker), "ledger")
+    text = Task(Bundle.parse(ledger["bundle"])).call_token("ledger", "ledger.add", ORDER)
+    assert shop.judge(text, "ledger", "ledger.add", ORDER) == "ok"
+
+
+def test_each_exchange_is_a_hop(shop: Shop) -> None:
+    """The template's depth counts them; a chain of services is one hop a service."""
+    task = shop.start()
+    first = shop.exchange("orders", called(task), "ledger")
+    text = Task(Bundle.parse(first["bundle"])).call_token("ledger", "ledger.add", ORDER)
+    second = shop.exchange("ledger", text, "payments")
+    assert shop.refund(second, 5) == "ok"
+    assert shop.proven(second["access_token"], "payments").facts.named == ("service/orders", "service/ledger")
+    none_left = shop.start(depth=0)
+    assert shop.exchange("orders", called(none_left))["code"] == "too_deep"
+
+
+def test_only_where_the_template_says_so(shop: Shop) -> None:
+    """Neither another service nor another audience, nor by who is none; the refusal says what it would take."""
+    task = shop.start()
+    payments = task.call_token("payments", "payments.refund", {**ORDER, "amount": 5})
+    told = shop.exchange("payments", payments, "ledger")
+    assert (told["code"], "[task.pay]" in told["detail"]) == ("exchange_not_allowed", True)
+    assert shop.exchange("payments", called(task))["code"] == "wrong_audience"  # of another service
+    assert shop.exchange("orders", called(task), "orders")["code"] == "exchange_not_allowed"
+    assert shop.exchange("orders", called(task), "nobody")["code"] == "exchange_not_allowed"
+    narrow = shop.start(tools=["orders.get"])
+    assert shop.exchange("orders", called(narrow))["code"] == "exchange_not_allowed"
+    body = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": called(task)}
+    body |= {"subject_token_type": "urn:arx:token-type:task", "audience": "payments"}
+    for holder in (shop.agent, shop.world.operator()):
+        assert holder.call("POST", "/v1/exchange", body).status_code in (401, 403)
+
+
+def test_what_is_presented_must_be_alive(shop: Shop) -> None:
+    """One-shot, fresh, once an audience; a forged, a killed, an unsigned or a replayed one is refused."""
+    task = shop.start()
+    text = called(task)
+    assert shop.exchange("orders", task.tokens["orders"])["code"] == "proof_missing"
+    assert "access_token" in shop.exchange("orders", text)
+    assert shop.exchange("orders", text)["code"] == "replayed"
+    assert "access_token" in shop.exchange("orders", text, "ledger")
+    assert shop.judge(text, "orders", "orders.get", ORDER) == "ok"  # it is spent for nobody else by it
+    old = Task(task.bundle, now=lambda: now_ms() - 11_000).call_token("orders", "orders.get", ORDER)
+    assert shop.exchange("orders", old)["code"] == "proof_invalid"
+    forged = text[:-2] + ("AA" if text[-2:] != "AA" else "BB")
+    assert shop.exchange("orders", forged)["code"] in ("bad_signature", "malformed")
+    by_origin = shop.exchange("orders", called(task), None, resource="http://127.0.0.1:9002/")  # type: ignore[arg-type]
+    assert by_origin["audience"] == "payments"
+    assert shop.exchange("orders", called(task), resource="http://127.0.0.1:9002")["code"] == "malformed_request"
+
+
+def test_who_was_left_out_is_not_reached_through_a_service(shop: Shop) -> None:
+    """A holder who was given the orders service alone gets nothing at payments by way of it."""
+    worker = shop.start().hand_over("acme/support/worker", audiences=["orders"])
+    assert shop.exchange("orders", called(worker))["code"] == "wrong_audience"
+    by_tool = shop.start().hand_over("acme/support/worker", tools=["orders.get"])
+    assert shop.refund(shop.exchange("orders", called(by_tool)), 5) == "tool_not_allowed"
+
+
+@pytest.mark.parametrize("kind", ["realm", "agent", "session", "policy", "task", "link"])
+def test_killing_any_scope_of_the_parent_kills_it(shop: Shop, kind: str) -> None:
+    """The new token names all that the presented one names, but its key: each of these kills ends it, and a ban too."""
+    task = shop.start().hand_over("acme/support/worker")
+    parent = shop.proven(task.tokens["orders"], "orders")
+    mine = [scope for scope in parent.scopes if scope.partition(":")[0] == kind]
+    assert mine
+    for scope in mine:
+        told = shop.exchange("orders", called(task))
+        child = shop.proven(told["access_token"], "payments")
+        assert {each for each in parent.scopes if not each.startswith("key:")} < set(child.scopes)
+        shop.epochs.ban(scope)
+        assert shop.refund(told, 5) == "banned"
+        assert shop.exchange("orders", called(task))["code"] == "banned"
+        shop.epochs.lift(scope)
+        assert shop.refund(told, 5) == "ok"
+    shop.epochs.kill(mine[-1])
+    assert shop.refund(told, 5) == "revoked"
+    assert shop.exchange("orders", called(task))["code"] == "revoked"
+
+
+RULES = st.sampled_from(
+    [
+        {"tool": "*"},
+        {"tool": "payments.refund"},
+        {"tool": "orders.get"},
+        {"tool": "*", "args": {"order_id": "o-1"}},
+        {"tool": "*", "args": {"order_id": "o-1", "amount": {"max": 20}}},
+        {"tool": "*", "args": {"order_id": "o-1", "amount": {"range": [10, 90]}}, "open": True},
+    ]
+)
+HELD = st.builds(
+    lambda rules, depth: Caveat(allow=tuple(map(read_rule, rules)) or None, depth=depth),
+    st.lists(RULES, max_size=2),
+    st.integers(0, 3) | st.none(),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(held=st.lists(HELD, max_size=3), amount=st.integers(0, 60), limit=st.integers(1, 100))
+def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: int) -> None:
+    """Whatever it may do was granted to the task, and every caveat that a holder added holds for it as well."""
+    task = kept.start(params={"order_id": "o-1", "amount": limit})
+    macaroon, args = task.bundle.tokens["orders"], {**ORDER, "amount": amount}
+    for caveat in held:
+        try:
+            macaroon = macaroon.hand_over("acme/support/worker", caveat)
+        except AttenuationError:
+            return
+    text = Task(task.bundle.with_tokens({"orders": macaroon})).call_token("orders", "orders.get", ORDER)
+    told = kept.exchange("orders", text)
+    if "code" in told:
+        assert told["code"] == "too_deep"
+        return
+    allowed = kept.refund(told, amount) == "ok"
+    granted = task.call_token("payments", "payments.refund", args)
+    assert not allowed or kept.judge(granted, "payments", "payments.refund", args) == "ok"
+    # The same caveats on the task's own token for that service allow whatever the exchanged one does.
+    own = task.bundle.tokens["payments"]
+    for caveat in held:
+        own = own.hand_over("acme/support/worker", caveat)
+    signed = Task(task.bundle.with_tokens({"payments": own})).call_token("payments", "payments.refund", args)
+    assert not allowed or kept.judge(signed, "payments", "payments.refund", args) == "ok"
+    child = Macaroon.parse(told["access_token"]).unverified_identifier
+    parent = macaroon.unverified_identifier
+    assert isinstance(child, Identifier)
+    assert isinstance(parent, Identifier)
+    assert (child.exp, child.id, child.depth) == (parent.exp, parent.id, parent.depth)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('exchange = { orders = ["nobody"] }', "nobody"),
+        ('exchange = { orders = ["orders"] }', "orders"),
+        ("exchange = { orders = [] }", "nothing"),
+        ('exchange = { ledger = ["payments"] }', "not in `audience`"),
+        ('exchange = ["payments"]', "expected services"),
+    ],
+)
+def test_a_mistake_is_told(kept: Shop, written: str, told: str) -> None:
+    """An exchange that could not be, or that nobody could make, is refused when the policy is loaded."""
+    line = next(each for each in POLICY.splitlines() if each.startswith("exchange"))
+    text = POLICY.replace(line, written)
+    if "ledger = " in written or written.startswith("exchange = ["):
+        text = text.replace('  { tool = "ledger.add", args = { order_id = "$order_id" } },\n', "")
+    with pytest.raises(SettingsError, match=told):
+        Policy.parse(text, "policy.toml")
