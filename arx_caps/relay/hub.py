@@ -255,9 +255,8 @@ class Hub:
             if now - member.heard > 5 * lease // 2:
                 del self.members[member.name]
             elif self._silent(member, now):
-                if member.crowd.verifiers > 0:
-                    applies = member.applied(self.inc)
-                    late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
+                applies = member.applied(self.inc)
+                late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
                 late.extend(member.crowd.late)
             else:
                 verifiers += member.crowd.verifiers

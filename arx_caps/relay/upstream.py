@@ -2,7 +2,8 @@
 """Follow the store, or another relay, for a relay's hub.  SPEC 10.7.
 
 It is a verifier's own follower, in its thread, with two differences: whatever it learns it also hands to the hub, and
-what it says of itself is what the hub says of all who are behind it.
+what it says of itself is what the hub says of all who are behind it.  ``Passing`` is these; like the rules of every
+follower it knows neither threads nor connections.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from arx_verifier.epochs import EpochTable, State
 from arx_verifier.feed import Follower
 from arx_verifier.feed_relay import RelayLink
 from arx_verifier.feed_wire import RESYNC, Answer, Crowd, Entry, Link
-from arx_verifier.following import Question
+from arx_verifier.following import Following, Question
 from arx_verifier.history import Place
 
 PROBES: Final = 20  # in a lease: what passes between two of them is taken off every lease below
@@ -45,19 +46,26 @@ class Hearer(Protocol):
         """There is no view to act on any more."""
 
 
-class Upstream(Follower):
-    """A follower that hands on what it learns.  Arguments as ``Follower``'s, and who hears it, in which loop."""
+class Passing(Following):
+    """An epoch view that hands on what it learns, and stands for a crowd.
 
-    def __init__(self, *where: Any, loop: asyncio.AbstractEventLoop, hearer: Hearer, **settings: Any) -> None:
+    Args:
+        where: As the follower's below it takes them.
+        hand: Calls one of the hearer's methods with facts, in the hearer's own time.
+        hearer: Who is told.
+        settings: As ``Following``'s.
+    """
+
+    def __init__(self, *where: Any, hand: Callable[..., None], hearer: Hearer, **settings: Any) -> None:
         super().__init__(*where, probes=PROBES, **settings)
-        self._loop, self._hearer = loop, hearer
+        self._hand, self._hearer = hand, hearer
         self._wanted = False
         self._crowd: tuple[str, Crowd] = ("", Crowd(0, -1, ()))
         self._hurried = False
 
     @property
     def state(self) -> State:
-        """The view; another thread writes it."""
+        """The view; the follower writes it."""
         return self._state
 
     def stand_for(self, inc: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
@@ -73,9 +81,11 @@ class Upstream(Follower):
         self._hurried = hurry
         if now or hurry:
             self._wanted = True
-            self._rouse()
 
-    # The follower's thread.
+    def crowd_in(self, inc: str) -> Crowd:
+        """Return who is behind this relay; what they had applied in another history confirms nothing."""
+        said, crowd = self._crowd
+        return crowd if said == inc else crowd._replace(applied=-1)
 
     def next_at(self, *, hurry: bool = False) -> int:
         """As ``Following.next_at``; at once when the hub wants to say something."""
@@ -94,11 +104,11 @@ class Upstream(Follower):
         super().take_answer(answer, copy)
         state = self._state
         if state.refuses == "fenced" and state.lease is None:
-            self._tell(self._hearer.take_fence)
+            self._hand(self._hearer.take_fence)
         elif answer.status == RESYNC:
-            self._tell(self._hearer.take_copy, self._place)
+            self._hand(self._hearer.take_copy, self._place)
         elif state.lease is not None and state.lease.sent != before:
-            self._tell(
+            self._hand(
                 self._hearer.take_grant, Granted(answer.at_ms, answer.lease_ms, answer.keep_ms, state.lease.sent)
             )
 
@@ -106,16 +116,30 @@ class Upstream(Follower):
         new = entry.seq > self._state.applied
         in_order = super()._apply(entry)
         if new:
-            self._tell(self._hand_entry, entry, in_order)
+            self._hand(self._hand_entry, entry, in_order)
         return in_order
 
     def _hand_entry(self, entry: Entry, in_order: bool) -> None:
         self._hearer.take_entry(entry, in_order=in_order)
 
+
+class Upstream(Passing, Follower):
+    """A relay's follower.  Arguments as ``Follower``'s, and who hears it, in which loop."""
+
+    def __init__(self, *where: Any, loop: asyncio.AbstractEventLoop, hearer: Hearer, **settings: Any) -> None:
+        super().__init__(*where, hand=self._tell, hearer=hearer, **settings)
+        self._loop = loop
+
+    def stand_for(self, inc: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
+        """As ``Passing.stand_for``; wakes the follower's thread."""
+        super().stand_for(inc, crowd, now=now, hurry=hurry)
+        if now or hurry:
+            self._rouse()
+
+    # The follower's thread.
+
     def _send(self, link: Link | RelayLink, question: Question) -> None:
-        inc, crowd = self._crowd
-        if inc != question.place.inc:
-            crowd = crowd._replace(applied=-1)  # what was applied in another history confirms nothing
+        crowd = self.crowd_in(question.place.inc)
         link.probe(self.verifier_id, question.place, hurry=question.hurry, crowd=crowd)
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002

@@ -104,10 +104,11 @@ def write_summary(
         age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
         status, line = "unconfirmed", f"in force; {count} known verifiers have it, but {age}; leases end by {fence}"
     elif unreachable:
-        their = "its lease" if verifiers - confirmed == 1 else "their leases"
-        shown = ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
-        status = "partial"
-        line = f"dead: {count} confirmed, {verifiers - confirmed} ({shown}) unreachable, fenced by {their} at {fence}"
+        missing, shown = verifiers - confirmed, ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
+        status, their = "partial", "its lease" if missing == 1 else "their leases"
+        line = f"dead: {count} confirmed, {missing} ({shown}) unreachable, fenced by {their} at {fence}"
+        if missing == 0:  # relays that nobody followed when they were heard last
+            line = f"dead: {count} confirmed; whoever has come to ({shown}) since is fenced by a lease at {fence}"
     else:
         status, line = "dead", f"dead: {count} verifiers confirmed in {took_ms:.1f} ms"
     if not durable:

@@ -204,9 +204,8 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
     missing += [(one.name, one.heard_ms, one.applied, one.verifiers) for one in late if one.applied < seq]
     stood_for = sum(crowd.verifiers for crowd in relays.values()) + sum(one.verifiers for one in late)
     verifiers = heard - len(relays) + stood_for
-    # A relay with nobody behind it has nobody to wait for.
-    waited_for = tuple(one for one in missing if one[3] > 0)
-    return Registry(at_ms, began_ms, verifiers, verifiers - sum(one[3] for one in waited_for), waited_for)
+    # A relay with nobody behind it is waited for, too: whoever comes to it would get a lease without the kill.
+    return Registry(at_ms, began_ms, verifiers, verifiers - sum(one[3] for one in missing), tuple(missing))
 
 
 def read_crowd(value: Any) -> Crowd:

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 from arx_caps.mint import callers
 from arx_caps.mint.core import Mint
+from arx_caps.relay import hub, upstream
 from arx_verifier import epochs, following
 
 Patches = dict[str, tuple[tuple[str, str], ...]]
 COMPARED = "  elseif known ~= argv[4] then\n"  # in the probe
+BELOW = {"following": {"epochs"}, "upstream": {"epochs", "following"}}
 LUA = Path(callers.__file__).parents[1] / "revocation" / "functions.lua"
 
 
@@ -26,6 +28,8 @@ class Code(NamedTuple):
 
     Attributes:
         following: The class ``Following``.
+        passing: A relay's view.
+        hub: A relay's knowledge of those behind it.
         caller: The mint's check of who asks, which reads ``born``.
         mint: The class whose ``born`` and ``require`` are used.
         replicas_answer: Whether a replica answers a probe: it does if the function claims not to write.
@@ -34,6 +38,8 @@ class Code(NamedTuple):
     """
 
     following: type[following.Following]
+    passing: type[upstream.Passing]
+    hub: type[hub.Hub]
     caller: Callable[..., callers.Caller]
     mint: type[Mint]
     replicas_answer: bool
@@ -45,10 +51,10 @@ def load(patches: Patches | None = None) -> Code:
     """Return the real code, or fresh modules made of its text with every patch applied."""
     patched = patches or {}
     used: dict[str, Any] = {}
-    for module in (epochs, following, callers):
+    for module in (epochs, following, callers, upstream, hub):
         name = module.__name__.rpartition(".")[2]
         # What is above a patched module must use the patched one, and so be made afresh as well.
-        fresh = name in patched or (name == "following" and "epochs" in patched)
+        fresh = name in patched or not BELOW.get(name, set()).isdisjoint(patched)
         used[name] = _fresh(module, patched.get(name, ()), used) if fresh else module
     lua = _replace(LUA.read_text("utf-8"), patched.get("functions.lua", ()))
     (flags,) = [line for line in lua.splitlines() if line.startswith("local flags = ")]
@@ -58,7 +64,9 @@ def load(patches: Patches | None = None) -> Code:
     steps += [following_class._take_entries, following_class._apply, following_class.take_push]
     pauses = {step.__code__: _lines(step.__code__) for step in steps}
     assert set(patched) <= {*used, "functions.lua"}
-    return Code(following_class, used["callers"]._agent, Mint, "no-writes" in flags, COMPARED in lua, pauses)
+    relay = (used["upstream"].Passing, used["hub"].Hub)
+    assert issubclass(relay[0], following_class)
+    return Code(following_class, *relay, used["callers"]._agent, Mint, "no-writes" in flags, COMPARED in lua, pauses)
 
 
 def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:

@@ -75,7 +75,7 @@ class Judge:
         """Note that the store went back to ``after`` without a new history, and which tokens there were."""
         for token in tokens:
             if token.inc == inc and token.born > after:
-                self._orphans[token] = self._count
+                self._orphans.setdefault(token, self._count)  # a second loss takes nothing of the first one back
         for record in (record for records in self._of.values() for record in records):
             if record.inc == inc and record.seq > after and record.known_to is None:
                 views = [(machine.following, machine.following._state) for machine in machines]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from arx_verifier.epochs import BANNING, KILLING, OPS
+from arx_verifier.feed_wire import Crowd
 from arx_verifier.history import UNKNOWN, Place, chain_after
 
 SKEW_MS, MARGIN_MS = 30_000, 60_000
@@ -79,6 +80,7 @@ class ModelStore:
         self.log: list[Logged] = []
         self.probes: dict[str, int] = {}
         self.acks: dict[str, int] = {}
+        self.crowds: dict[str, Crowd] = {}  # of those who are relays
         self.since: int | None = None  # when this registry began
 
     def kept(self) -> tuple[Any, ...]:
@@ -137,8 +139,8 @@ class ModelStore:
         found = bisect_right(self.log, seq, key=lambda entry: entry.seq) - 1
         return self.log[found].chain if found >= 0 and self.log[found].seq == seq else None
 
-    def probe(self, name: str, inc: str, applied: int, chain: str, limit: int) -> list[Any]:
-        """Record the verifier and answer from the header."""
+    def probe(self, name: str, inc: str, applied: int, chain: str, limit: int, crowd: Crowd | None = None) -> list[Any]:
+        """Record the verifier, or the relay with who is behind it, and answer from the header."""
         header = self._known()
         now = self.now_ms()
         same = inc == header.inc
@@ -147,7 +149,10 @@ class ModelStore:
             known = chain
         self.since = now if self.since is None else self.since
         self.probes[name] = now
-        self.acks[name] = applied if known == chain else -1
+        counted = applied if crowd is None else crowd.applied
+        self.acks[name] = counted if known == chain and counted <= header.seq else -1
+        if crowd is not None:
+            self.crowds[name] = crowd
         status, entries = "OK", []
         if len(self.floors) + len(self.bans) != header.n or len(self.log) != header.seq - header.low:
             status = "CORRUPT"
@@ -167,9 +172,11 @@ class ModelStore:
         """Say which verifiers, heard of since then, have not applied ``seq``."""
         now = self.now_ms()
         self.since = now if self.since is None else self.since
+        self.crowds = {name: crowd for name, crowd in self.crowds.items() if name in self.probes}
         seen = {name for name, at_ms in self.probes.items() if at_ms >= since_ms}
         missing = [[name, self.probes[name], self.acks[name]] for name in sorted(seen) if self.acks[name] < seq]
-        return [now, self.since, len(seen), missing, []]
+        relays = [[name, self.acks[name], self.crowds[name]] for name in sorted(seen) if name in self.crowds]
+        return [now, self.since, len(seen), missing, relays]
 
     def rotate(self, expected: str, inc: str, least: int, lease_ms: int, maxttl_ms: int) -> list[Any]:
         """End the history; bans stay."""

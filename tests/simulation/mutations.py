@@ -88,6 +88,20 @@ MUTATIONS: dict[str, Patches] = {
         "following": ((" and self._place != (answer.inc, answer.seq, answer.chain):\n", " and not answer.chain:\n"),),
         "functions.lua": ((COMPARED, "  elseif known == '' then\n"),),
     },
+    # A relay does not say how old its knowledge is.
+    "age not told": {
+        "hub": (("        age = max(0, came - granted.sent)\n", "        age = 0\n"),),
+    },
+    # A relay confirms what it has applied itself.
+    "relay confirms for itself": {
+        "hub": (("                applied = min(applied, member.applied(self.inc))\n", ""),),
+    },
+    # Somebody behind a relay who is silent is not waited for.
+    "silent ones not named": {
+        "hub": (
+            ("                late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))\n", ""),
+        ),
+    },
     # The probe claims not to write, so that a replica answers it.
     "probe answered by a replica": {
         "functions.lua": (("local flags = {'allow-oom'}\n", "local flags = {'allow-oom', 'no-writes'}\n"),),

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from arx_verifier.feed_relay import Probe
 from arx_verifier.feed_wire import Answer, Entry
-from arx_verifier.history import Place
 from tests.simulation.model_store import ModelStore, StoreRefused
 from tests.simulation.world import MS, SECOND, START_MS, World
 
 if TYPE_CHECKING:
+    from tests.simulation.relays import Relay
     from tests.simulation.verifiers import Machine
 
 PAGE = 4  # scopes in a page of a scan
@@ -32,7 +33,7 @@ class Refused:
 class Connection:
     """One connection from a verifier's machine."""
 
-    def __init__(self, world: World, server: "Server", machine: "Machine") -> None:
+    def __init__(self, world: World, server: "Server | Relay", machine: "Machine") -> None:
         self._world, self.server, self._machine = world, server, machine
         self.open = True  # as the verifier sees it
         self.broken = False  # the next look finds it closed
@@ -52,7 +53,7 @@ class Connection:
 
     def cut(self) -> None:
         """Close it from outside."""
-        self.server.subscribers.pop(self, None)
+        self.server.forget(self)
         if self.open:
             self.broken = True
             self._machine.arrived(self, None)
@@ -63,7 +64,7 @@ class Connection:
 
     def _deliver(self, frame: Any) -> None:
         if not self.open:
-            self.server.subscribers.pop(self, None)
+            self.server.forget(self)
         elif isinstance(frame, tuple) and not isinstance(frame, (Entry, Answer)):
             self.page = frame
         else:
@@ -123,6 +124,7 @@ class Server:
             self._world.at(self.frozen_until, lambda: self.receive(connection, request))
         elif request[0] == "subscribe":
             self.subscribers[connection] = None
+            self._world.subscribed()
         elif request[0] == "scan":
             connection.push(self._scan(*request[1:]))
         elif self._replica and not self._world.code.replicas_answer:
@@ -130,18 +132,23 @@ class Server:
         else:
             connection.push(self._probe(*request[1:]))
 
+    def forget(self, connection: Connection) -> None:
+        """Notice that a connection has ended."""
+        self.subscribers.pop(connection, None)
+
     def restart(self) -> None:
         """Drop every connection; what is on disk stays, the registry begins anew."""
         self.store.restore(self.store.kept())
         for connection in tuple(self.subscribers):
             connection.cut()
 
-    def _probe(self, name: str, place: Place) -> Answer | Refused:
+    def _probe(self, asked: Probe) -> Answer | Refused:
+        place = (asked.inc, asked.applied, asked.chain)
         try:
-            found, seq, *facts, _, entries = self.store.probe(name, *place, self.limit)
+            found, seq, *facts, _, entries = self.store.probe(asked.name, *place, self.limit, asked.crowd)
         except StoreRefused as error:
             return Refused(str(error))
-        self._world.note(name, "probed at", place.seq, "->", facts[2], seq)
+        self._world.note(asked.name, "probed at", asked.applied, "->", facts[2], seq)
         listed = tuple(Entry(found, entry.seq, entry.op, entry.scope) for entry in entries)
         return Answer(found, seq, *facts, listed, self._askers)
 

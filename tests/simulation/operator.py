@@ -7,6 +7,9 @@ going on inside a verifier: it kills what is being looked at, and shows dead tok
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from arx_caps.revocation.wire import read_registry
 from arx_verifier.history import NOWHERE, UNKNOWN, Place
 from tests.simulation.judge import Judge, Record
 from tests.simulation.model_store import StoreRefused
@@ -61,11 +64,15 @@ class Operator:
             return
         records, at_ms = self._waiting
         last = records[-1]
-        _, since, verifiers, missing, _ = self._server.store.unacked(last.seq, at_ms - self._lease_ms - MARGIN_MS)
-        whole = verifiers and not missing and since <= at_ms - self._lease_ms
+        since_ms = at_ms - self._lease_ms - MARGIN_MS
+        *facts, missing, relays = self._server.store.unacked(last.seq, since_ms)
+        named = [[name.encode(), *rest] for name, *rest in missing]
+        crowds = [[name.encode(), applied, msgspec.json.encode(crowd)] for name, applied, crowd in relays]
+        registry = read_registry([*facts, named, crowds], last.seq, since_ms)
+        whole = registry.verifiers and not registry.missing and registry.since_ms <= at_ms - self._lease_ms
         if whole and last.known_to is None and last.inc == header.inc:
             self._waiting = None
-            self._world.note("operator:", records, "confirmed by", verifiers)
+            self._world.note("operator:", records, "confirmed by", registry.verifiers)
             for record in records:
                 record.confirmed = self._world.now
 
@@ -152,6 +159,12 @@ class Intruder(Operator):
             self._world.after(int(draw.uniform(0, length / 4)), lambda: self.strike(token))
         if draw.random() < 0.35:
             machine.hold_up(length)
+
+    def subscribed(self) -> None:
+        """Somebody is connected again, and has not asked yet what it missed: what is pushed now comes too early."""
+        draw = self._world.random
+        if self._world.faults and draw.random() < 0.5:
+            self.strike(draw.choice(self._tokens[-6:]))
 
     def writer_held_up(self, machine: Machine, length: int) -> None:
         """A follower is held up while it changes its view, or has just renewed its lease."""

@@ -17,6 +17,7 @@ from tests.simulation.mint import Session, SimulatedMint
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.network import Server
 from tests.simulation.operator import Intruder
+from tests.simulation.relays import Relay
 from tests.simulation.verifiers import Machine, Token
 from tests.simulation.world import MS, SECOND, World
 
@@ -24,6 +25,7 @@ FAULTS_BEGIN, FAULTS_END = SECOND // 2, 8 * SECOND
 # How often the mint, the operator and the readers do something, ms.
 PERIODS = (("_kill", (150, 450)), ("_open", (400,)), ("_start", (150,)), ("_look", (60,)), ("_confirm", (40,)))
 CALM_WITHIN = 10 * SECOND
+DEPTHS = (0, 0, 0, 0, 0, 0, 1, 2)  # relays between the store and the verifiers
 
 
 class Run:
@@ -39,13 +41,19 @@ class Run:
         self.histories = 0
         self.doubtful = False  # somebody will rotate soon
         self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, 0))
-        self.machines = [Machine(world, f"v{number}", [self.primary, replica]) for number in range(2)]
+        self.relays: list[Relay] = []
+        for level in range(self.random.choice(DEPTHS)):
+            self.relays.append(Relay(world, f"r{level}", self.relays[-1:] or [self.primary, replica]))
+        direct = [self.primary, replica]
+        behind = [[self.random.choice([*self.relays, self.relays[-1]])] if self.relays else direct for _ in range(2)]
+        self.machines = [Machine(world, f"v{number}", servers) for number, servers in enumerate(behind)]
         office = Machine(world, "mint", [self.primary])
         self.mint = SimulatedMint(world, office)
         self.operator = Intruder(world, self.primary, self.judge, self.machines, self.lease_ms)
         self.operator.mint = self.mint
         world.reader_held_up, world.writer_held_up = self.operator.reader_held_up, self.operator.writer_held_up
-        self.everyone = [*self.machines, office]
+        world.subscribed = self.operator.subscribed
+        self.everyone = [*self.machines, office, *self.relays]
         self.tokens = self.mint.tokens
         self.tokens.append(Token(FOREIGN, 0, (FOREIGN, 0), ("realm",)))
 
@@ -103,7 +111,13 @@ class Run:
         return self.random.choice([*faults, self._restart, self._overwrite])
 
     def _freeze(self) -> None:
-        self.primary.frozen_until = self.world.now + int(self.random.uniform(0.1, 3) * SECOND)
+        length = int(self.random.uniform(0.1, 3) * SECOND)
+        if self.relays and self.random.random() < 0.5:
+            relay = self.random.choice(self.relays)
+            relay.freeze(length)
+            self.world.note(relay.name, "frozen for", length)
+            return
+        self.primary.frozen_until = self.world.now + length
         self.world.note("store frozen until", self.primary.frozen_until)
 
     def _restart(self) -> None:
@@ -186,7 +200,7 @@ class Run:
             machine.clocks.step()
 
     def _end_process(self) -> None:
-        machine = self.random.choice(self.machines)
+        machine = self.random.choice([*self.machines, *self.relays])
         self.world.note(machine.name, "restarted")
         machine.restart()
 

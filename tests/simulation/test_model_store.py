@@ -5,12 +5,13 @@ import random
 import secrets
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import HISTORY_ERRORS
-from arx_verifier.feed_wire import Answer, Entry, read_answer
+from arx_verifier.feed_wire import Answer, Crowd, Entry, read_answer
 from arx_verifier.history import UNKNOWN
 from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
 
@@ -55,6 +56,7 @@ class Both:
             assert read_answer(reply) == Answer(*facts, entries, askers)
         elif function == "unacked":
             reply[3] = sorted([name.decode(), at_ms, applied] for name, at_ms, applied in reply[3])
+            reply[4] = sorted([name.decode(), n, msgspec.json.decode(crowd, type=Crowd)] for name, n, crowd in reply[4])
             assert reply == expected
         else:
             said = [value.decode() if isinstance(value, bytes) else value for value in reply]
@@ -81,7 +83,10 @@ class Both:
             applied = draw.choice([-1, seq, seq + 1, draw.randint(0, seq), max(0, seq - draw.randint(0, 30))])
             keys = tuple(self.keys.header[:-1] + part for part in ("h", "f", "b", "log", "v", "a"))
             asked = (draw.choice("vw"), inc, applied, self.chain(applied), draw.choice([1, 3, 1000]))
-            self.call("probe", keys, *asked, model=asked)
+            crowd = Crowd(draw.randint(0, 3), draw.randint(-1, seq + 1), ()) if draw.random() < 0.3 else None
+            more = () if crowd is None else (crowd.applied, msgspec.json.encode(crowd))
+            keys = (*keys, self.keys.header[:-1] + "r") if more else keys
+            self.call("probe", keys, *asked, *more, model=(*asked, crowd))
         elif kind == "unacked":
             wanted = (draw.randint(0, seq + 1), draw.choice([0, self.at_ms, self.at_ms + 10**6]))
             self.call("unacked", self.keys.registry, *wanted, model=wanted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bound of SPEC 10 in a simulated world, and ten mistakes that the simulation must notice.
+"""The bound of SPEC 10 in a simulated world, relays included, and mistakes that the simulation must notice.
 
 ``python -m tests.simulation.run`` looks at more seeds, tells one run's story, and plays any of the mistakes.
 """
@@ -48,7 +48,7 @@ def test_the_bound_holds_and_service_comes_back(part: int) -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mistake_is_noticed(name: str) -> None:
     """
-    Each of ten simplifications of the real code lets a dead token in, and the simulation sees it.
+    Each of these simplifications of the real code lets a dead token in, and the simulation sees it.
     """
     code = load(MUTATIONS[name])
     for seed in range(TRIES):

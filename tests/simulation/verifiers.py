@@ -10,12 +10,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from arx_verifier.epochs import EpochRefusal, Lease
-from arx_verifier.feed_wire import Answer, Entry, FeedError
-from tests.simulation.network import Connection, Refused, Server
+from arx_verifier.feed_relay import Probe
+from arx_verifier.feed_wire import ENTRIES, Answer, Entry, FeedError
+from arx_verifier.following import Question
+from tests.simulation.network import Connection, Refused
 from tests.simulation.world import DEPTH, LONG, MS, Clocks, World
 
 RECONNECT = 0.08  # how often a connection breaks after a probe was sent on it
 REPLICA = 0.12  # how often a connection ends up at a replica
+HURRY = 0.02  # how often somebody waits for news
 
 
 class Token(NamedTuple):
@@ -40,10 +43,10 @@ class Machine:
     Args:
         world: Where it is.
         name: Its verifier id.
-        servers: The primary, then replicas.
+        servers: The primary, then replicas; or a relay.
     """
 
-    def __init__(self, world: World, name: str, servers: list[Server]) -> None:
+    def __init__(self, world: World, name: str, servers: list[Any]) -> None:
         self.world, self.name, self._servers = world, name, servers
         self.clocks = Clocks(world)
         self.restart()
@@ -51,7 +54,7 @@ class Machine:
     def restart(self) -> None:
         """Begin with an empty view, as a new process does."""
         self._drop()
-        self.following = self.world.code.following(boot=self.clocks.boot, wall=self.clocks.wall)
+        self.following = self._new_view()
         self.left: dict[str, int] = {}  # histories that this process has seen end, and when
         self._pause = 20 * MS
         self._connect()
@@ -83,6 +86,12 @@ class Machine:
 
     # The follower's thread.
 
+    def _new_view(self) -> Any:
+        return self.world.code.following(boot=self.clocks.boot, wall=self.clocks.wall)
+
+    def _question(self, question: Question) -> Probe:
+        return Probe(self.name, *question.place, ENTRIES, question.hurry)
+
     _connection: Connection | None = None
     _busy = False
     _held_until = 0
@@ -110,10 +119,11 @@ class Machine:
             self.hold_up(int(world.random.uniform(0, 1) * LONG))
             return
         following, self._busy = self.following, True
+        hurry = world.faults and world.random.random() < HURRY
         try:
             self._take(connection)
-            while following is self.following and (question := following.ask()) is not None:
-                connection.send("probe", self.name, question.place)
+            while following is self.following and (question := following.ask(hurry=hurry)) is not None:
+                connection.send("probe", self._question(question))
                 self._perhaps_break(connection)
                 self._take(connection)
         except FeedError as error:

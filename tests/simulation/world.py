@@ -51,6 +51,7 @@ class World:
         self._held_up: Callable[[int], None]
         self.writer_held_up: Callable[[Any, int], None] = lambda machine, length: None
         self.reader_held_up: Callable[[Any, Any, int], None] = lambda machine, token, length: None
+        self.subscribed: Callable[[], None] = lambda: None
 
     def at(self, when: int, happens: Callable[[], None]) -> None:
         """Let something happen at a time."""

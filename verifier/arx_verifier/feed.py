@@ -250,10 +250,6 @@ class Follower(Following):
         for waiter in waiting:
             _settle(waiter, value)
 
-    def _last_grant(self) -> int:
-        lease = self._state.lease
-        return 0 if lease is None else lease.sent
-
     def _say_goodbye(self, link: Link | RelayLink) -> None:
         super().close()  # the lease first: what has left is not waited for
         link.leave(self.verifier_id)

@@ -80,6 +80,12 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     askers: Count
     age_ns: Count  # a negative one would lengthen the lease
 
+    def answer(self) -> Answer:
+        """Return it as what the store would say, with its age."""
+        entries = tuple(Entry(self.inc, *entry) for entry in self.entries)
+        facts = (self.inc, self.seq, self.at_ms, self.lease_ms, self.status, self.keep_ms, self.chain)
+        return Answer(*facts, entries, self.askers, self.age_ns)
+
 
 class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
     """A new entry."""
@@ -251,9 +257,7 @@ class RelayLink:
                 if isinstance(message, Push):
                     yield Entry(message.inc, message.seq, message.op, message.scope)
                 elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
-                    entries = tuple(Entry(message.inc, *entry) for entry in message.entries)
-                    facts = (message.inc, message.seq, message.at_ms, message.lease_ms, message.status)
-                    yield Answer(*facts, message.keep_ms, message.chain, entries, message.askers, message.age_ns)
+                    yield message.answer()
                 else:
                     raise FeedError("an answer of an unknown form")
 

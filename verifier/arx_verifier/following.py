@@ -194,6 +194,10 @@ class Following(EpochTable):
             seen = f"number {applied} was something else here than in the store, which is at {answer.seq}"
         self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
 
+    def _last_grant(self) -> int:
+        lease = self._state.lease
+        return 0 if lease is None else lease.sent
+
     def _alarm(self, detail: str, *, retire: bool) -> None:
         if self._state.refuses != "fenced":
             _log.error("%s: refusing everything: %s", self, detail)
