@@ -234,9 +234,11 @@ def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdParty, ...]:
             # Nearly every caveat; the rest of the cases stands below, once.
             size, start = body[at + 1], at + 2
             if size >= 0x80:
-                size, start = _long_size(size, body[start]), start + 1
+                high = body[start]
+                # What ``_long_size`` refuses is read by it below.
+                size, start = (size & 0x7F | high << 7, start + 1) if 0 < high < 0x80 else (end, start)
             after = start + size
-            if body[after] == EOS:  # an IndexError where the data is cut short
+            if after < end and body[after] == EOS:
                 caveats.append(body[start:after])
                 at = after + 1
                 continue
