@@ -9,7 +9,7 @@ import pytest
 
 from arx_verifier import chain, codec
 from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints import Constraint, Rule, Url
 from arx_verifier.counters import MemoryNonces
 from arx_verifier.errors import ArxError
 from arx_verifier.keys import KeyRing
@@ -142,6 +142,28 @@ def test_work_is_free_up_to_32_tests() -> None:
     assert code_of(token(32), big) == "ok"
     assert code_of(token(33), big) == "argument_not_allowed"
     assert code_of(token(33), access(args={"x": "y" * 500_000})) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "last", "first"),
+    [
+        (Constraint(subset=(1,)), [1] * 65_536, [1] * 65_537),
+        (Constraint(contains=(1,)), [1] * 65_536, [1] * 65_537),
+        (
+            Constraint(url=Url(scheme="https", host="a.example")),
+            "https://a.example/".ljust(8192, "p"),
+            "https://a.example/".ljust(8193, "p"),
+        ),
+    ],
+)
+def test_what_one_test_looks_at_is_bounded(constraint: Constraint, last: Any, first: Any) -> None:
+    """Longer lists and URLs hold for no such member, nor for its opposite."""
+    token = mint(Caveat(allow=(Rule(tool="*", args={"x": constraint}),))).encode()
+    assert code_of(token, access(args={"x": last})) == "ok"
+    assert code_of(token, access(args={"x": first})) == "argument_not_allowed"
+    opposite = Constraint(not_=constraint)
+    token = mint(Caveat(allow=(Rule(tool="*", args={"x": opposite}),))).encode()
+    assert code_of(token, access(args={"x": first})) == "argument_not_allowed"
 
 
 SHAPES: list[Callable[[], Any]] = [

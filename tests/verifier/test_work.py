@@ -311,13 +311,13 @@ DIMENSIONS: dict[str, tuple[Callable[[int], Work], int]] = {
     "text under a subpath": (text(lambda a: (Constraint(subpath="/a"), f"/a/{a}")), 8000),
     "segments under a subpath": (text(lambda a: (Constraint(subpath="/a"), "/a" * len(a))), 4000),
     "dots under a subpath": (text(lambda a: (Constraint(subpath="/a"), f"/a/{'. ' * len(a)}b")), 4000),
-    "path of a URL": (text(lambda a: (URL, f"https://x.example.com/a/{a}")), 8000),
+    "path of a URL": (text(lambda a: (URL, f"https://x.example.com/a/{a}")), 2000),
     "labels of a URL's host": (
         text(lambda a: (URL, f"https://{'a.' * len(a)}example.org/a"), "argument_not_allowed"),
-        4000,
+        1000,
     ),
-    "user of a URL": (text(lambda a: (URL, f"https://{a}@x.example.com/a"), "argument_not_allowed"), 8000),
-    "scheme of a URL": (text(lambda a: (URL, f"{a}://x.example.com/a"), "argument_not_allowed"), 8000),
+    "user of a URL": (text(lambda a: (URL, f"https://{a}@x.example.com/a"), "argument_not_allowed"), 2000),
+    "scheme of a URL": (text(lambda a: (URL, f"{a}://x.example.com/a"), "argument_not_allowed"), 2000),
     "text under a network": (
         text(lambda a: (Constraint(cidr="10.0.0.0/8"), "1" * len(a)), "argument_not_allowed"),
         8000,
