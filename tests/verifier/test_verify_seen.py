@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A verifier that met a token before says what one says that did not; what is remembered is shared with nobody."""
 
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec, proofs
+from arx_verifier import bounds, chain, codec, proofs
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.counters import MemoryNonces
@@ -173,6 +174,47 @@ def test_a_replaced_key_is_noticed_at_once() -> None:
     assert codes(3) == ("unknown_key", "unknown_key")
     ring.replace({"k1.0": KEY})
     assert codes(4) == ("ok", "ok")
+
+
+@pytest.mark.parametrize("end", ["time", "key"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_ended_is_forgotten(end: str, whole: bool) -> None:
+    """A live signature is not kept longer than its token or its key: as many others come, all that ended is gone."""
+    ring = KeyRing({"k1.0": KEY, "k2.0": OTHER_KEY}, realm=REALM)
+    checked = verifier(keys=ring)
+    entries = checked._wholes if whole else checked._parents
+
+    def call(parent: Macaroon, at: int) -> str:
+        asked = access(at=at)
+        return checked.decide(parent.encode() if whole else sign(parent, asked), asked).code
+
+    lasting = [mint(kid="k2.0", key=OTHER_KEY, exp=AT + 500_000, session=f"s-lasts-{n}") for n in range(10)]
+    ending = [mint(exp=AT + 1_000, session=f"s-ends-{n}") for n in range(10)]
+    for kept, gone in zip(lasting, ending, strict=True):
+        assert (call(kept, AT), call(gone, AT)) == ("ok", "ok")
+    if end == "key":
+        ring.replace({"k2.0": OTHER_KEY})
+    later = AT + 2_000 if end == "time" else AT
+    fresh = [mint(kid="k2.0", key=OTHER_KEY, exp=AT + 500_000, session=f"s-new-{n}") for n in range(15)]
+    for parent in fresh:
+        assert call(parent, later) == "ok"
+    assert len(entries) == len(lasting) + len(fresh)
+    assert all(proven.key.kid == "k2.0" for proven in entries.values())
+    assert checked._cached == sum(bounds.cost_of(key, proven.parts) for key, proven in entries.items())
+
+
+def test_a_cached_chain_shows_no_secret() -> None:
+    """It is in no ``repr``, in no log, and cannot be pickled."""
+    checked, parent = verifier(), mint()
+    assert checked.decide(sign(parent, access()), access()).code == "ok"
+    kept = next(iter(checked._parents.values()))
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(kept)
+    for shown in (repr(kept), repr(checked), repr(vars(checked)["_parents"].values())):
+        for secret in (parent.parts()[1], KEY):
+            assert secret.hex() not in shown
+            assert repr(secret) not in shown
+            assert codec.text_of(secret) not in shown
 
 
 def test_the_cache_is_bounded_in_bytes() -> None:

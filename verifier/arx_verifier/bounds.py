@@ -30,6 +30,11 @@ def memory_of(parts: int) -> int:
     return _CHAIN_BYTES + _PART_BYTES * max(0, parts - _FREE_PARTS)
 
 
+def cost_of(key: str, parts: int) -> int:
+    """Return the bytes that a chain of so many parts takes in a cache, under the text that it is found by."""
+    return len(key) + memory_of(parts)
+
+
 def tools_for(parts: int) -> int:
     """Return for how many tools a chain of so many parts may keep its rules gathered."""
     return max(1, min(MAX_TOOLS, MAX_TOOL_PARTS // max(1, parts)))

@@ -10,6 +10,7 @@ import functools
 import threading
 import time
 from collections.abc import Collection
+from itertools import islice
 from typing import Final
 
 from arx_verifier import bounds, proofs
@@ -224,7 +225,7 @@ class Verifier:
             asking = functools.partial(recheck, self.epochs, proven)
             decision.grant = Grant(proven.facts, request.tool, proven.exp, asking, (decision.boot, decision.sequence))
             if proven is not known:
-                self._remember(token, call, proven)
+                self._remember(token, call, proven, request.at)
         return decision
 
     def _authenticate(self, token: str, call: Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
@@ -313,20 +314,30 @@ class Verifier:
         self.decisions.count(refused.code, request.peer)
         return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
 
-    def _remember(self, token: str, call: Call | None, proven: ProvenChain) -> None:
+    def _remember(self, token: str, call: Call | None, proven: ProvenChain, now_ms: int) -> None:
         """Keep a chain after full success; what contains a call is never a parent."""
         key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
         with self._lock:
             known = entries.get(key)
             if known is not None:
-                self._cached -= _cost(key, known)
+                self._cached -= bounds.cost_of(key, known.parts)
             entries[key] = proven
-            self._cached += _cost(key, proven)
+            self._cached += bounds.cost_of(key, proven.parts)
+            self._drop_ended(entries, now_ms)
             while self._cached > self._cache_bytes:
                 # From the map that has more: else whoever fills one would keep the other one empty for everybody.
                 oldest = self._parents if len(self._parents) >= len(self._wholes) else self._wholes
                 dropped = next(iter(oldest))
-                self._cached -= _cost(dropped, oldest.pop(dropped))
+                self._cached -= bounds.cost_of(dropped, oldest.pop(dropped).parts)
+
+    def _drop_ended(self, entries: dict[str, ProvenChain], now_ms: int) -> None:
+        """Look at the oldest two: what ended with its time or its key goes, what did not is looked at again later."""
+        for key in tuple(islice(entries, 2)):
+            proven = entries.pop(key)
+            if proven.exp > now_ms and self.keys.get(proven.key.kid) is proven.key:
+                entries[key] = proven
+            else:
+                self._cached -= bounds.cost_of(key, proven.parts)
 
     def _forget(self) -> None:
         with self._lock:
@@ -336,7 +347,3 @@ class Verifier:
 
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"
-
-
-def _cost(key: str, proven: ProvenChain) -> int:
-    return len(key) + bounds.memory_of(proven.parts)
