@@ -7,7 +7,7 @@ The statements are the same ones that SQLAlchemy would make; what is saved is it
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Table, insert
+from sqlalchemy import Table
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -37,8 +37,8 @@ def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows
     if connection.dialect.name == "postgresql":
         _copy(connection, f"COPY {table.name} ({', '.join(names)}) FROM STDIN", rows)
         return
-    statement = str(insert(table).values(dict.fromkeys(names)).compile(dialect=connection.dialect, column_keys=names))
-    connection.exec_driver_sql(statement, list(rows))
+    signs = ", ".join("?" * len(names))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({signs})", list(rows))  # noqa: S608 - signs
 
 
 def add_totals(connection: Connection, totals: Sequence[tuple[int, int, int, int, int, int]]) -> None:
@@ -64,6 +64,13 @@ def find_nodes(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, tup
         rows = connection.exec_driver_sql(f"SELECT key, id, path FROM {NODE.name} WHERE key IN ({signs})", some)  # noqa: S608 - signs
         found |= {bytes(key): (node, bytes(path)) for key, node, path in rows}
     return found
+
+
+def read_leaves(connection: Connection, start: int, end: int) -> Sequence[Any]:
+    """Return index and leaf of the records from ``start`` to before ``end`` that are there, in order."""
+    sign = "%s" if connection.dialect.name == "postgresql" else "?"
+    statement = f"SELECT idx, kept FROM log_record WHERE idx >= {sign} AND idx < {sign} ORDER BY idx"  # noqa: S608 - signs
+    return connection.exec_driver_sql(statement, (start, end)).all()
 
 
 def _copy(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit import tables
+from arx_caps.audit.bulk import read_leaves
 from arx_caps.audit.entries import Reader, make_loss
 from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
@@ -195,12 +196,13 @@ class LogStore:
                 block = c.execute(select(PRUNED.c.hashes).where(PRUNED.c.block == start // WIDTH)).scalar()
                 hashes = hashes_in(bytes(block or b""), Tile(0, start // WIDTH))
                 return [Leaf(each, None) for each in hashes[start % WIDTH :]][: end - start]
-            within = select(RECORD.c.idx, RECORD.c.kept).where(RECORD.c.idx >= start, RECORD.c.idx < end)
-            rows = c.execute(within.order_by(RECORD.c.idx)).all()
-        for index, row in enumerate(rows, start):
-            if row.idx != index:
+            rows = read_leaves(c, start, end)
+        leaves = []
+        for index, (found, kept) in enumerate(rows, start):
+            if found != index:
                 raise TamperedError(f"record {index} is not in the database any more", index)
-        return [leaf_of(bytes(row.kept)) for row in rows]
+            leaves.append(leaf_of(bytes(kept)))
+        return leaves
 
     def last_checkpoint(self) -> bytes | None:
         """Return the last checkpoint that was signed, as a note, or None."""

@@ -6,6 +6,7 @@ The files are a copy that anybody may have and check.  Whoever signs keeps the t
 true as the files: the signed root decides, in ``tree`` and ``verify``.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -164,7 +165,8 @@ class TileWriter:
 
     Args:
         folder: Where; made if it is not there.
-        durable: Whether each file is on the disk before it has its name; only a copy that is made anew can do without.
+        durable: Whether files are on the disk before a checkpoint over them is published; only a copy that is made anew
+            can do without.
 
     Attributes:
         size: How many records the files hold.
@@ -172,6 +174,7 @@ class TileWriter:
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self.folder, self.size, self._durable = folder, 0, durable
+        self._unsynced: set[Path] = set()
         self._edge: dict[int, list[bytes]] = {}  # the hashes of each level's last tile
         self._records: list[bytes] = []  # the records of the last bundle
         _make_private(folder)
@@ -222,7 +225,8 @@ class TileWriter:
             self._write_records(tile_at(ENTRIES, self.size // WIDTH, self.size))
 
     def publish(self, checkpoint: bytes) -> None:
-        """Replace the checkpoint; its size's tiles are there."""
+        """Replace the checkpoint; its size's tiles are there, and on the disk before it is."""
+        self._settle()
         write_whole(self.folder / CHECKPOINT, checkpoint, durable=self._durable)
 
     def _add(self, level: int, new: bytes) -> None:
@@ -239,9 +243,25 @@ class TileWriter:
             self._write(bundle, pack_entries(self._records))
 
     def _write(self, tile: Tile, raw: bytes) -> None:
-        write_whole(self.folder / tile.path, raw, durable=self._durable)
+        write_whole(self.folder / tile.path, raw, durable=False)
+        self._unsynced.add(self.folder / tile.path)
         if tile.width == WIDTH:
             shutil.rmtree(self.folder / f"{tile.path}.p", ignore_errors=True)
+
+    def _settle(self) -> None:
+        """Have all that was written on the disk: at once, which takes the disk a fraction of what one by one does."""
+        folders = {self.folder}
+        for path in self._unsynced if self._durable else ():
+            with contextlib.suppress(FileNotFoundError):  # part of a tile that is whole by now
+                _sync(path, os.O_RDONLY)
+            above = path.parent
+            while above not in folders:
+                folders.add(above)
+                above = above.parent
+        for folder in folders if self._unsynced and self._durable else ():
+            with contextlib.suppress(FileNotFoundError):
+                _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._unsynced.clear()
 
 
 def prune(folder: Path, size: int, before: int) -> int:
@@ -278,7 +298,7 @@ def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         beside.replace(path)
         if durable:
-            _sync_folder(path.parent)
+            _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -290,8 +310,8 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

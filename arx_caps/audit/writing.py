@@ -69,11 +69,14 @@ class Writing:
             The index of the first.
         """
         connection, nodes, append = self.connection, self._nodes, self.tree.append
-        nodes.prepare(connection, (entry.place for entry in entries))
+        # A chain's records share their place: it is hashed, which takes as long as all of a record, once.
+        places = {id(entry.place): entry.place for entry in entries}
+        nodes.prepare(connection, places.values())
+        known: dict[int, int] = {}
         first = index = self.tree.size
         rows, seen = [], []
         for sequence, at_ms, place, outcome, code, tool, kept, body in entries:
-            node = nodes.find(place, at_ms)
+            node = known.get(id(place)) or known.setdefault(id(place), nodes.find(place, at_ms))
             seen.append((node, outcome, at_ms))
             rows.append((index, at_ms, node, source.id, sequence, outcome, code, tool, kept, body))
             append(leaf_hash(kept))
