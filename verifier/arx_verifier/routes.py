@@ -130,23 +130,26 @@ def read_body(scope: Scope, body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: Not JSON by its type or its bytes: arguments in another form would go unseen.
     """
-    types = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"content-type"]
+    types: list[str] = []
+    encoded = False
+    for name, value in scope["headers"]:
+        lower = name.lower()
+        if lower == b"content-type":
+            types.append(value.decode("latin-1"))
+        elif lower == b"content-encoding":
+            encoded = encoded or value.strip().lower() not in (b"", b"identity")
     parameters = [part for kind in types for part in kind.split(";") if "charset" in part.lower()]
     if not all(map(_UTF_8.fullmatch, parameters)):
         # Some frameworks decode body and query with it: what is one text in UTF-8 is two arguments in UTF-7.
         raise RequestError("the charset is not UTF-8")
     if not body:
         return {}
-    if any(_is_encoded(value) for name, value in scope["headers"] if name.lower() == b"content-encoding"):
+    if encoded:
         raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
     media = types[0].partition(";")[0].strip() if len(types) == 1 else ""
     if not _JSON_TYPE.fullmatch(media):
         raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
     return read_json_object(body)
-
-
-def _is_encoded(value: bytes) -> bool:
-    return value.strip().lower() not in (b"", b"identity")
 
 
 def _clean_path(scope: Scope) -> str:
@@ -162,6 +165,9 @@ def _clean_path(scope: Scope) -> str:
 def _merge(*places: Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for place in places:
+        if not merged:
+            merged.update(place)
+            continue
         for name, value in place.items():
             if name in merged:
                 raise RequestError(f"argument {name!r:.80} stands in two places")
