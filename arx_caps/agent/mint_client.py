@@ -51,6 +51,15 @@ def takes_proxy(issuer: str) -> bool:
     return url.scheme == "https" and not _is_loopback(url.host)
 
 
+def is_private(issuer: str) -> bool:
+    """Tell whether what this mint answers can be read by nobody on the way: TLS, or the same machine."""
+    try:
+        url = httpx.URL(issuer)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -54,11 +54,10 @@ def reload_policy(mint: "Mint", by: str) -> Policy:
 
 
 def load_policy(mint: "Mint", text: str, by: str) -> Policy:
-    """Put a policy in force that somebody sent, and write it into the realm's folder.
+    """Put a policy in force that somebody sent, and write it into the realm's folder, where that can be written.
 
     Raises:
         RequestError: It has a mistake, with line and key; the old one stays in force.
-        SettingsError: The file cannot be written; the old one stays in force.
         AuditError: The change could not be recorded; the old one stays in force.
     """
     try:
@@ -68,8 +67,12 @@ def load_policy(mint: "Mint", text: str, by: str) -> Policy:
         policy = Policy.parse(text, GIVEN)
     except (SettingsError, UnicodeEncodeError) as error:
         raise RequestError(str(error), code="policy") from error
-    replace_secret(mint.realm.policy_path, raw)
     _put(mint, policy, by)
+    try:
+        replace_secret(mint.realm.policy_path, raw)
+    except SettingsError as error:
+        # A folder that was mounted to be read: the database has it, and is newer than the file at the next start.
+        _log.warning("policy %s is in force, and the file stays as it was: %s", policy.digest, error)
     return policy
 
 

@@ -23,7 +23,7 @@ from arx_verifier.errors import RequestError
 HEADER: Final = "Idempotency-Key"
 MAX_KEY_CHARS: Final = 64
 KEPT_MS: Final = 24 * 3600 * 1000
-MADE_BY: Final = ("agent.enrolled", "operator.enrolled", "session.opened", "task.started")
+MADE_BY: Final = ("agent.enrolled", "key.created", "operator.enrolled", "session.opened", "task.started")
 # Good once, or for a short time: a repeat brings others, and they stand for the same caller.
 _CREDENTIALS: Final = ("assertion", "workload_token", "subject_token")
 

@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.once import Made
 from arx_caps.mint.rotating import (
     RootView,
     make_root,
@@ -91,6 +92,11 @@ def create_root(asked: Asked) -> RootShown:
     return _one(asked, make_root(asked.mint, asked.by.by))
 
 
+def root_again(asked: Asked, made: Made) -> RootShown:
+    """Show a root key that was made by the same call before."""
+    return _one(asked, made.facts["key"])
+
+
 def rotate(asked: Asked) -> RootShown:
     """Let the newest root key mint, as soon as every service has had the time to fetch it."""
     return _one(asked, rotate_root(asked.mint, asked.by.by, now=asked.body.now))
@@ -144,7 +150,7 @@ def _show(view: RootView) -> RootShown:
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/root-keys", READ, list_roots),
-    Endpoint("POST", "/v1/root-keys", WRITE, create_root, status=201, problems=("conflict",)),
+    Endpoint("POST", "/v1/root-keys", WRITE, create_root, status=201, problems=("conflict",), again=root_again),
     Endpoint("POST", "/v1/root-keys/rotate", WRITE, rotate, RotateBody, problems=("conflict",)),
     Endpoint("POST", "/v1/root-keys/{name}/retire", WRITE, retire, RetireBody, problems=("not_found", "conflict")),
     Endpoint(

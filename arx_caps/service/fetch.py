@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.mint_client import MintClient, is_private
 from arx_caps.keyfile import SigningKey, read_secret, replace_secret
 from arx_verifier.access import read_json_object
 from arx_verifier.codec import bytes_of
@@ -62,10 +62,12 @@ def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
     """Ask for the keys of the service that a key belongs to.
 
     Raises:
+        SettingsError: Others could read the keys on their way.
         StoreError: The mint does not answer, or what it answers cannot be used.
         UnavailableError: It answers that it cannot do this now.
         TokenError: It does not know this key.
     """
+    require_private(mint)
     answer = mint.call("GET", KEYS_PATH, key=key)
     try:
         fetched = msgspec.convert(answer, Fetched)
@@ -75,6 +77,16 @@ def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
     if sizes != {KEY_BYTES} or not all(map(is_kid, fetched.texts)):
         raise StoreError(f"what {mint.issuer} answers are no audience keys; is it a mint of this version?")
     return fetched
+
+
+def require_private(mint: MintClient) -> None:
+    """Refuse a way to the mint on which others could read what it answers.
+
+    Raises:
+        SettingsError: Plain HTTP to another machine.
+    """
+    if not is_private(mint.issuer):
+        raise SettingsError(f"{mint.issuer}: keys travel by https, or on one machine; give the mint's https address")
 
 
 def write_keys(path: Path, fetched: Fetched) -> bool:

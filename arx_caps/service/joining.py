@@ -13,7 +13,7 @@ import msgspec
 
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.keyfile import KeyFile, write_secret
-from arx_caps.service.fetch import Fetched, fetch_keys
+from arx_caps.service.fetch import Fetched, fetch_keys, require_private
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError
 
 
@@ -57,10 +57,12 @@ def join_service(
         What the mint gave.
 
     Raises:
-        SettingsError: A file exists already, is not of this service, or cannot be written.
+        SettingsError: A file exists already, is not of this service, or cannot be written; or others could read the
+            token on its way.
         TokenError: The enrolment token is unknown, used or over.
         StoreError: The mint does not answer; the key's file stays, to try again with.
     """
+    require_private(mint)  # the token would be read as well
     if out.exists():
         raise SettingsError(f"{out} exists; it is not overwritten")
     made = not key_out.exists()

@@ -10,8 +10,9 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import SigningKey
 from arx_caps.mint import keybook, rotating, state_keys
+from arx_caps.mint.once import HEADER
 from arx_verifier.macaroon import Identifier
-from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
+from tests.mint.world import LOOKUP, Holder, World, local_mint, local_world, now_ms
 
 REFRESH_MS = 60_000
 DAY_MS = 24 * 3600 * 1000
@@ -208,3 +209,36 @@ def test_a_removed_service_is_gone(world: World) -> None:
     assert world.operator().call("GET", "/v1/services").json()["services"] == []
     assert world.mint.book.retired_scopes() == {"key:k1.1"}
     assert fetch(joined(world)) == {"k1.2"}
+
+
+def test_every_mint_of_a_realm_has_every_root(world: World, clock: Clock) -> None:
+    """A key that one mint made mints at the other too, and each accepts what the other signed, also when it is new."""
+    other, _ = local_mint(world.realm)
+    service = joined(world)
+    fetch(service)
+    rotated(world)
+    clock.wait(2 * REFRESH_MS)
+    fetch(service)
+    clock.wait(1)
+    kid, key = other.book.mint_key()
+    assert kid == "k2.0"
+    assert world.mint.book.mint_key() == (kid, key)
+    assert other.book.audience_key("orders") == world.mint.book.audience_key("orders")
+    # Met before it was looked for.
+    third, _ = local_mint(world.realm)
+    assert third.keys.get("k2.0") is not None
+    assert third.keys.get("k9.0") is None
+    for mint in (other, third):
+        mint.close()
+
+
+def test_a_key_that_is_asked_for_again_is_made_once(world: World) -> None:
+    """Whoever repeats a call whose answer was lost, with its idempotency key, finds the key that was made."""
+    operator = world.operator()
+
+    def create(again: str) -> Any:
+        headers = operator.headers("POST", "/v1/root-keys") | {HEADER: again}
+        return world.client.post("/v1/root-keys", headers=headers)
+
+    answers = [create(again) for again in ("one", "one", "two")]
+    assert [answer.json()["name"] for answer in answers] == ["k2", "k2", "k3"], answers[0].text
