@@ -17,7 +17,7 @@ from arx_caps.cli.audit_export import export_command
 from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.audit_recover import recover_command
 from arx_caps.cli.audit_retention import erase_command, prune_command
-from arx_caps.cli.audit_trail import tail_command, trail_command
+from arx_caps.cli.audit_trail import runs_command, tail_command, trail_command
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import common_options, pass_console
@@ -166,5 +166,13 @@ def _shown(checked: Any) -> str:
     return f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(facts)}"
 
 
-for _command in (trail_command, tail_command, export_command, prune_command, erase_command, recover_command):
+for _command in (
+    trail_command,
+    tail_command,
+    runs_command,
+    export_command,
+    prune_command,
+    erase_command,
+    recover_command,
+):
     audit_command.add_command(_command)

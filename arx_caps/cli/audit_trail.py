@@ -14,13 +14,13 @@ import click
 
 from arx_caps.cli import exits
 from arx_caps.cli.asking import NODES, Asking, question_options
-from arx_caps.cli.caller import Caller
+from arx_caps.cli.caller import Caller, now_ms
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, colours, json_line, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.rows import HEADS, row_of
-from arx_caps.cli.values import show_time
+from arx_caps.cli.values import show_span, show_time
 
 WAIT_MS = 20_000
 DRAWN = 500  # of more records a tree shows the newest; its counts are of all
@@ -77,6 +77,32 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
             answer = asking.page(mint, after=after, wait=WAIT_MS, limit=1000)
             after = answer["next"] if answer["next"] is not None else after
             _write(console, answer["records"], widths, lines)
+
+
+@click.command("runs")
+@operator_options
+@common_options
+@pass_console
+def runs_command(console: Console, place: Place) -> None:
+    """List whose records the log has, how far, how many were lost, and which runs never ended in order.
+
+    A run that is open and silent was killed, has a mint or a network that it cannot reach, or keeps its records back.
+    """
+    runs = place.mint().call("GET", "/v1/audit/runs")["runs"]
+    now = now_ms()
+    heads = ("SERVICE", "VERIFIER", "RUN", "RECORDS", "LOST", "STATE")
+    rows = [
+        (
+            run["service"] or "mint",
+            run["verifier"],
+            run["boot"],
+            run["high_water"],
+            run["lost"],
+            "ended in order" if run["closed_at"] else f"open, last heard {show_span(max(0, now - run['seen_at']))} ago",
+        )
+        for run in runs
+    ]
+    console.data("audit-runs", {"runs": runs}, lambda: table(heads, rows))
 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:

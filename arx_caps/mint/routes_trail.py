@@ -86,6 +86,35 @@ class LogNodes(Answer, frozen=True):
     complete: bool
 
 
+class RunShown(msgspec.Struct, frozen=True):
+    """One run of one verifier, or of the mint: how far the log has it.  Times are ms; ``closed_at``: its end, if told.
+
+    A run that was not closed and is silent was killed, or somebody keeps its records back.
+    """
+
+    service: str
+    verifier: str
+    boot: str
+    high_water: int
+    lost: int
+    seen_at: int
+    closed_at: int | None
+
+
+class Runs(Answer, frozen=True):
+    """Runs, the newest first, at most a thousand."""
+
+    runs: list[RunShown]
+
+
+def list_runs(asked: Asked) -> Runs:
+    """Show whose records the log has and how far, and which runs never ended in order."""
+    found = asked.mint.log.store.sources()[::-1][:MAX_PAGE]
+    return Runs(
+        runs=[RunShown(s.audience, s.verifier, s.boot, s.high_water, s.lost, s.seen_ms, s.closed_ms) for s in found]
+    )
+
+
 def list_records(asked: Asked) -> Records:
     """Show records of the audit log: the newest, those before or after one, or those that come."""
     query, store = asked.query, asked.mint.log.store
@@ -193,4 +222,5 @@ def _question(query: NodesQuery) -> Question:
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/audit/records", READ, list_records, query=RecordsQuery, problems=("incomplete", "tampered")),
     Endpoint("GET", "/v1/audit/nodes", READ, list_nodes, query=NodesQuery),
+    Endpoint("GET", "/v1/audit/runs", READ, list_runs),
 )

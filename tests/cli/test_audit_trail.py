@@ -75,6 +75,17 @@ def test_one_id_is_told_as_a_tree(live: Live) -> None:
     assert (code, problem["code"]) == (exits.DENIED, "unknown_session")
 
 
+def test_runs_are_listed_with_how_they_ended(live: Live) -> None:
+    """Three runs of the service, all of which said their last word."""
+    runs = [run for run in live.ok("audit", "runs")["runs"] if run["service"] == "orders"]
+    assert sorted((run["high_water"], run["lost"], run["closed_at"] is not None) for run in runs) == [
+        (1, 0, True),
+        (2, 0, True),
+        (10, 0, True),
+    ]
+    assert "ended in order" in text(live, "audit", "runs")
+
+
 def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
     """Filters hold together, and what is not shown is said."""
     told = live.ok("audit", "trail", "--session", "s-1", "--reason", "deny")

@@ -13,7 +13,7 @@ from arx_caps.audit.checkpoint import open_checkpoint
 from arx_caps.audit.proof import Proof
 from arx_verifier.decisions import Decision
 from arx_verifier.scopes import subject_scope
-from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.test_operators import enrol, sign_in
 from tests.mint.world import Holder, World, local_world, now_ms
 
@@ -122,6 +122,18 @@ def test_whoever_waits_gets_what_comes(world: World) -> None:
     sender.join()
     assert indices(answer) == [5]
     assert ask(operator, after=answer["next"], wait=50)["records"] == []
+
+
+def test_a_run_that_never_ended_stays_open(world: World) -> None:
+    """Each run is listed with its mark and losses; only one that said its last word is closed."""
+    world.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=3), None)
+    world.mint.log.store.take(batch_of([decision(1, facts())], 1, boot="over", closed=True), None)
+    world.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=1), None)
+    found = world.operator().call("GET", "/v1/audit/runs").json()["runs"]
+    shown = {run["boot"]: (run["service"], run["high_water"], run["lost"], run["closed_at"] is None) for run in found}
+    assert shown[BOOT] == ("orders", 5, 0, True)
+    assert shown["gone"] == ("orders", 5, 5, True)
+    assert shown["over"] == ("orders", 1, 0, False)
 
 
 def test_bad_questions_and_strangers_are_refused(world: World) -> None:
