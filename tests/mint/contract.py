@@ -37,6 +37,7 @@ from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.macaroon import Macaroon
 from tests.mint.world import AGENT, LOOKUP, now_ms
+from tests.postgres import running
 
 BINARY = "application/vnd.arx.decisions"
 CHECKS = [
@@ -197,10 +198,11 @@ class Contract:
 
 
 @contextlib.contextmanager
-def running_mint(folder: Path, port: int) -> Iterator[Realm]:
+def running_mint(folder: Path, port: int, database: str | None) -> Iterator[Realm]:
     """Run a realm's mint as a process, with a store of its own."""
     listen = f"127.0.0.1:{port}"
-    realm = init_realm(folder / "realm", name="contract", issuer=f"http://{listen}", listen=listen)
+    issuer = f"http://{listen}"
+    realm = init_realm(folder / "realm", name="contract", issuer=issuer, listen=listen, database=database)
     with EmbeddedValkey(folder / "valkey") as store:
         command = [sys.executable, "-m", "arx_caps.mint.serve", "--realm-dir", str(realm.folder), "--until-eof"]
         environment = {**os.environ, "ARX_STORE_URL": store.url}
@@ -221,11 +223,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hold a running mint to its own description.")
     parser.add_argument("--seconds", type=float, default=60, help="about how long")
     parser.add_argument("--port", type=int, default=8790)
+    parser.add_argument("--postgres", action="store_true", help="with a PostgreSQL, else with SQLite")
     options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="arx-contract-") as folder,
-        running_mint(Path(folder), options.port) as realm,
-    ):
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arx-contract-"))
+        database = stack.enter_context(running()).database() if options.postgres else None
+        realm = stack.enter_context(running_mint(Path(folder), options.port, database))
         contract, ends = Contract(realm), time.monotonic() + options.seconds
         rounds = 0
         while time.monotonic() < ends:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A database that is down, locked or full: 503 with the reason, nothing half done, and all is well once it is back."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from arx_caps.jose import SigningKey
+from arx_caps.mint.events import Event
+from arx_verifier.errors import UnavailableError
+from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
+from tests.postgres import Postgres
+from tests.servers import until
+
+FILLER = Event.of("test.filled", "test")
+Fault = Callable[[World], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a lock does not wait for seconds here."""
+    monkeypatch.setattr("arx_caps.engines.BUSY_S", 1)
+    monkeypatch.setattr("arx_caps.mint.recording.LOOK_S", 0.0)
+
+
+@contextlib.contextmanager
+def locked_file(world: World) -> Iterator[None]:
+    """Somebody else holds the file's write lock."""
+    with contextlib.closing(sqlite3.connect(world.realm.database_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def full_disk(world: World) -> Iterator[None]:
+    """The file cannot grow by a page."""
+    engine = world.mint.state._engine
+
+    def no_more(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # SQLite takes it for as many as there are
+
+    event.listen(engine, "connect", no_more)
+    engine.dispose()
+    with contextlib.suppress(UnavailableError):  # the pages that are there are filled up
+        while True:
+            world.mint.state.record(FILLER)
+    yield
+    event.remove(engine, "connect", no_more)
+    engine.dispose()
+
+
+@contextlib.contextmanager
+def locked_table(world: World) -> Iterator[None]:
+    """Somebody else holds the table that every change is recorded in."""
+    url = str(world.realm.database)
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
+        try:
+            yield
+        finally:
+            other.rollback()
+
+
+@contextlib.contextmanager
+def server_down(world: World) -> Iterator[None]:
+    """Nobody gets into the database, and whoever was in it is thrown out."""
+    url = str(world.realm.database)
+    name = url.partition("?")[0].rpartition("/")[2]
+    with psycopg.connect(url.replace(f"/{name}?", "/postgres?"), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        yield
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def hold_to(world: World, fault: Fault) -> None:
+    """Try every kind of change under a fault, and after it."""
+    holder, _ = world.session()
+    key = world.enrol("acme/support/other")
+    operator = world.operator()
+    before = [event["kind"] for event in world.events()]
+    # Enough that a full file has no room left in its last pages.
+    body = {"path": "acme/new", "owner": "x" * 200, "metadata": {f"m{n}": "x" * 200 for n in range(16)}}
+    body |= {"jwk": SigningKey.generate().public.jwk}
+    fresh = Holder(world, SigningKey.generate(), None)
+    with fault(world):
+        answers = [
+            holder.call("POST", "/v1/tasks", LOOKUP),
+            operator.call("POST", "/v1/agents", body),
+            fresh.call("POST", "/v1/sessions", {"assertion": world.assertion(key, fresh.key), "purpose": "x" * 400}),
+        ]
+        ready = world.client.get("/readyz")
+    for answer in answers:
+        assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1"), answer.text
+        assert answer.json()["code"] in ("store_unavailable", "audit_unavailable")
+        assert len(answer.json()["detail"]) > 20
+    assert (ready.status_code, len(ready.json()["because"])) == (503, 1)
+    until(lambda: world.client.get("/readyz").status_code == 200)
+    assert [event["kind"] for event in world.events() if event["kind"] != FILLER.kind] == before
+    assert {row["path"] for row in world.mint.state.agents()} == {AGENT, "acme/support/other"}
+    assert (len(world.mint.state.sessions()), len(world.mint.state.tasks())) == (1, 0)
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    assert operator.call("POST", "/v1/agents", body).status_code == 201
+
+
+@pytest.mark.parametrize("fault", [locked_file, full_disk])
+def test_sqlite(tmp_path: Path, fault: Fault) -> None:
+    """A file that is locked or full changes nothing by halves."""
+    world, _ = local_world(tmp_path / "realm")
+    hold_to(world, fault)
+    world.mint.close()
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("fault", [locked_table, server_down])
+def test_postgresql(tmp_path: Path, postgres: Postgres, fault: Fault) -> None:
+    """A server that is gone, or whose table is locked, changes nothing by halves."""
+    url = postgres.database(template="made")
+    world, _ = local_world(tmp_path / "realm", database=url)
+    hold_to(world, fault)
+    world.mint.close()
+    postgres.drop(url)
