@@ -83,8 +83,11 @@ def follow_policy(mint: "Mint") -> None:
         StoreError: The database does not answer.
         SettingsError: This version cannot read it; the old one stays in force here.
     """
-    last = mint.state.policy_in_force()
-    if last is not None and last["digest"] != mint.policy.digest:
+    digest = mint.state.digest_in_force()  # asked every second, and a policy may be long
+    if digest is None or digest == mint.policy.digest:
+        return
+    last = mint.state.policy(digest)
+    if last is not None:
         mint.policy = Policy.parse(last["text"], f"policy {last['digest']}")
         _log.warning("policy %s is in force: %s put it", last["digest"], last["by"])
 

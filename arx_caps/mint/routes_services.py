@@ -45,6 +45,9 @@ class JoinBody(Body, frozen=True):
 
     enrolment: Annotated[str, Meta(max_length=100)]
 
+    def __repr__(self) -> str:
+        return "<JoinBody>"
+
 
 class ServicePatchBody(Body, frozen=True):
     """An own key of the service to take away."""
@@ -63,6 +66,9 @@ class ServiceFile(Answer, frozen=True):
     store: str
     journal: str
 
+    def __repr__(self) -> str:
+        return f"<ServiceFile of {self.audience}>"
+
 
 class InvitationAnswer(Answer, frozen=True):
     """An enrolment token, a secret, and for what and until when it is good."""
@@ -71,6 +77,9 @@ class InvitationAnswer(Answer, frozen=True):
     audience: str
     issuer: str
     expires_at: int
+
+    def __repr__(self) -> str:
+        return f"<InvitationAnswer for {self.audience}>"
 
 
 class JoinedAnswer(Answer, frozen=True):
@@ -86,6 +95,9 @@ class AudienceKey(Answer, frozen=True):
     kid: str
     key: str
     published_at: int
+
+    def __repr__(self) -> str:
+        return f"<AudienceKey {self.kid}>"
 
 
 class KeysAnswer(Answer, frozen=True):

@@ -42,6 +42,12 @@ class PolicyState(Database):
         """Return the policy that was put in force last, or None when none ever was."""
         return self.row(select(POLICIES).order_by(POLICIES.c.in_force_at.desc(), POLICIES.c.digest))
 
+    def digest_in_force(self) -> str | None:
+        """Return the digest of the policy that was put in force last, or None when none ever was."""
+        order = (POLICIES.c.in_force_at.desc(), POLICIES.c.digest)
+        found = self.row(select(POLICIES.c.digest).order_by(*order))
+        return str(found["digest"]) if found is not None else None
+
     def policies(self, limit: int = PAGE) -> list[dict[str, Any]]:
         """Return the kept policies, the last in force first, without their text."""
         columns = [column for column in POLICIES.c if column.name != "text"]
