@@ -130,7 +130,8 @@ def strangers(checked: Verifier, hops: int) -> Batch:
 
 def plain(made: Verifiers) -> Row:
     """Five restrictions and no proof: audience, task, expiry, tool scope, hand-over."""
-    text, seen, new = open_token().encode(), made.make(), made.make(cache_bytes=0)
+    text, apart = open_token().encode(), open_token(apart=True).encode()
+    seen, new = made.make(), made.make(cache_bytes=0)
     others = {
         "pymacaroons": Pymacaroons(PLAIN),
         "macaroonbakery": Bakery(PLAIN),
@@ -141,8 +142,12 @@ def plain(made: Verifiers) -> Row:
     ours = {
         "ARx, seen": repeated(lambda: allow_plain(seen, text)),
         "ARx, first sight": repeated(lambda: allow_plain(new, text)),
+        "ARx, five caveats, seen": repeated(lambda: allow_plain(seen, apart)),
+        "ARx, five caveats, first sight": repeated(lambda: allow_plain(new, apart)),
     }
-    chars = {"ARx, seen": len(text)} | {name: len(other.text) for name, other in others.items()}
+    chars = {"ARx, seen": len(text), "ARx, five caveats, seen": len(apart)} | {
+        name: len(other.text) for name, other in others.items()
+    }
     return Row("decide, five restrictions, no proof", ours | {n: o.decide() for n, o in others.items()}, chars)
 
 

@@ -73,11 +73,14 @@ def root(number: int = 0, order: str = "o-4711", **more: Any) -> Macaroon:
     return Macaroon.mint(identifier(number, **more), key=KEY, realm="acme", caveats=(first,))
 
 
-def open_token() -> Macaroon:
-    """Five restrictions and no proof: tool scope, audience, task, expiry, hand-over."""
-    said = (Caveat(allow=(Rule(tool=TOOL),)), Caveat(aud=("orders",)), Caveat(task="t-eeeeffffgggghhhh"))
-    token = Macaroon.mint(identifier(), key=KEY, realm="acme", caveats=(*said, Caveat(exp=AT + 300_000)))
-    return token.hand_over("acme/worker")
+def open_token(*, apart: bool = False) -> Macaroon:
+    """Five restrictions and no proof: tool scope, audience, task, expiry, hand-over; in two caveats, or in five."""
+    task = "t-eeeeffffgggghhhh"
+    said = [Caveat(allow=(Rule(tool=TOOL),))]
+    if apart:
+        said += [Caveat(aud=("orders",)), Caveat(task=task), Caveat(exp=AT + 300_000)]
+    token = Macaroon.mint(identifier(), key=KEY, realm="acme", caveats=tuple(said))
+    return token.hand_over("acme/worker", None if apart else Caveat(aud=("orders",), exp=AT + 300_000, task=task))
 
 
 def handed(hops: int, number: int = 0, *, order: str = "o-4711", restate: bool = True, **more: Any) -> Macaroon:
