@@ -3,7 +3,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 from arx_caps.demo.stage import free_ports
+from arx_caps.realm import Realm
+from tests.postgres import Postgres
 from tests.servers import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,12 +50,12 @@ def test_the_store_keeps_and_never_evicts(services: dict[str, Any]) -> None:
 
 def test_nothing_is_published_beyond_this_host(services: dict[str, Any]) -> None:
     """
-    Every published port is bound to loopback, and Redis to none.
+    Every published port is bound to loopback; of Redis, PostgreSQL and the mints themselves none is.
     """
     ports = {name: service.get("ports", []) for name, service in services.items()}
-    assert not ports["redis"]
+    assert not [ports[name] for name in ("redis", "postgres", "mint-a", "mint-b") if ports[name]]
     assert all(port["host_ip"] == "127.0.0.1" for listed in ports.values() for port in listed)
-    assert set(services) == {"redis", "realm", "mint", "enrol", "orders", "payments"}
+    assert set(services) == {"redis", "postgres", "realm", "mint-a", "mint-b", "proxy", "enrol", "orders", "payments"}
 
 
 @pytest.fixture
@@ -63,35 +67,40 @@ def started() -> Iterator[ExitStack]:
 
 @pytest.mark.servers
 def test_its_commands_run_as_they_stand(
-    services: dict[str, Any], own_valkey: Any, tmp_path: Path, started: ExitStack
+    services: dict[str, Any], own_valkey: Any, postgres: Postgres, tmp_path: Path, started: ExitStack
 ) -> None:
     """
-    Realm, mint, enrolment and both services start with the compose file's own commands, with other paths and ports.
+    Realm, both mints, enrolment and both services start with the compose file's own commands, with other paths and
+    ports; the second mint takes over where the first one was stopped.
     """
-    ports = {str(port): str(free) for port, free in zip((8700, 9001, 9002), free_ports(3), strict=True)}
+    *free, second = free_ports(4)
+    ports = {str(port): str(found) for port, found in zip((8700, 9001, 9002), free, strict=True)}
+    database = postgres.database()
+    started.callback(postgres.drop, database)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def command(name: str) -> list[str]:
         words = []
         for word in services[name]["command"]:
-            told = (
-                word.replace("$$", "$").replace("/data", str(tmp_path)).replace("redis://redis:6379/0", own_valkey.url)
-            )
+            told = word.replace("$$", "$").replace("/data", str(tmp_path))
+            told = told.replace("redis://redis:6379/0", own_valkey.url)
+            told = told.replace("postgresql://arx@postgres/arx", f"'{database}'")
             for port, free in ports.items():
                 told = told.replace(port, free)
-            words.append(told.replace("0.0.0.0", "127.0.0.1"))
+            words.append(re.sub(r"(?<![0-9])0\.0\.0\.0", "127.0.0.1", told))
         return words
 
     def once(name: str) -> None:
         done = subprocess.run(command(name), env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
 
-    def serve(name: str) -> None:
-        process = subprocess.Popen(command(name), env=environment, stderr=subprocess.PIPE)
+    def serve(name: str, *options: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([*command(name), *options], env=environment, stderr=subprocess.PIPE)
         assert process.stderr is not None
         started.callback(process.stderr.close)
         started.callback(process.wait, 10)
         started.callback(process.terminate)
+        return process
 
     def answers(port: str, path: str) -> bool:
         try:
@@ -105,9 +114,17 @@ def test_its_commands_run_as_they_stand(
 
     once("realm")
     once("realm")  # a second `up` finds it there
-    serve("mint")
+    assert Realm.open(tmp_path / "realm").limits.proxies  # the proxy stands for nobody
+    first = serve("mint-a")
     until(lambda: answers("8700", "/readyz"), 20)
     once("enrol")
+    assert services["mint-a"]["command"] == services["mint-b"]["command"]
+    serve("mint-b", "--port", str(second))
+    ports["second"] = str(second)
+    until(lambda: answers("second", "/readyz"), 20)
+    first.terminate()
+    assert first.wait(20) in (0, -signal.SIGTERM)
+    assert answers("second", "/readyz")
     for name, port, path in (("orders", "9001", "/orders/o-1001"), ("payments", "9002", "/refunds/o-1001")):
         serve(name)
         until(lambda port=port, path=path: answers(port, path), 20)
