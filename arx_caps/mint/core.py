@@ -264,10 +264,12 @@ class Mint:
             try:
                 if self.epochs.check(None, 0, ()) is not None or must_attest(self.store, self.topology):
                     self.attest()
-                self.book.tick()
-                follow_policy(self)
                 if time.monotonic() - self._compared >= EVERY_S:
                     self._restore_bans()
+                self.book.tick()
+                follow_policy(
+                    self
+                )  # last: a policy of a newer version, which cannot be read here, holds nothing else up
                 told = False
             except ArxError as error:
                 if not told:
