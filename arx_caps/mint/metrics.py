@@ -77,12 +77,16 @@ class _State(Collector):
         yield GaugeMetricFamily("arx_mint_ready", "1 when the mint can grant.", float(not mint.ready()))
         try:
             sessions, tasks = mint.state.count_alive()
-            waiting = mint.state.outbox.waiting()
+            waiting, size = mint.state.outbox.waiting(), mint.log.store.size()
         except ArxError:
             return
         yield GaugeMetricFamily("arx_mint_sessions_open", "Sessions that are neither ended nor expired.", sessions)
         yield GaugeMetricFamily("arx_mint_tasks_open", "Tasks that are neither ended nor expired.", tasks)
         yield GaugeMetricFamily("arx_mint_outbox_events", "Events that wait for the audit log.", waiting)
+        head = mint.log.publisher.head()
+        signed = head.size if head is not None else 0
+        yield GaugeMetricFamily("arx_log_size", "Records of the audit log.", size)
+        yield GaugeMetricFamily("arx_log_signed", "Records of it that this mint's last checkpoint signs.", signed)
 
     def describe(self) -> Iterable[Metric]:
         return ()  # nothing is looked up before somebody asks

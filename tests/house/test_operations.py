@@ -39,6 +39,7 @@ def test_it_lists_the_numbers_that_there_are(tmp_path: Path) -> None:
     """
     mint, _ = local_mint(make_realm(tmp_path / "realm"))
     mint.state.create()
+    mint.log.store.create()
     names = re.findall(r"^# TYPE (\w+) ", Metrics(mint).text().decode(), re.MULTILINE)
     mint.close()
     listed = set(re.findall(r"`(arx_\w+)(?:\{[^`]*)?`", PAGE))

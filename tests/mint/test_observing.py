@@ -17,6 +17,7 @@ from tests.mint.world import AGENT, LOOKUP, World, local_world
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made, _ = local_world(tmp_path / "realm")
+    made.mint.log.store.create()
     yield made
     made.mint.close()
 
