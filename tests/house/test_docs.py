@@ -31,7 +31,15 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 PAGES = [
-    ROOT / name for name in ("README.md", "SECURITY.md", "verifier/README.md", "docs/settings.md", "docs/audit.md")
+    ROOT / name
+    for name in (
+        "README.md",
+        "SECURITY.md",
+        "verifier/README.md",
+        "docs/settings.md",
+        "docs/audit.md",
+        "docs/concepts.md",
+    )
 ]
 DEADLINE_S = 60.0
 LEASE_S = 1.2  # a little more than the default lease
@@ -232,6 +240,17 @@ def test_one_machine_goes_as_the_readme_says(reader: Reader) -> None:
         else:
             assert block.language == "text"
             reader.text(block.text)
+    assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
+def test_the_concepts_go_as_the_page_says(reader: Reader) -> None:
+    """
+    docs/concepts.md: its example runs as it stands, against a mint that was begun as it says.
+    """
+    page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    for block in blocks(page.partition("\n## Sessions\n")[0]):
+        getattr(reader, block.language)(block if block.language == "python" else block.text)
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 

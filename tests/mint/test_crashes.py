@@ -53,6 +53,12 @@ class Crasher:
 
     def ask(self, step: int, holder: Holder, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
         """Have a mint that dies at a step answer a request; None where it died."""
+        said = self._ask(step, holder, method, path, body)
+        while said is not None and said["status"] == 503:  # under load its short lease ran out: it did nothing
+            said = self._ask(step, holder, method, path, body)
+        return said
+
+    def _ask(self, step: int, holder: Holder, method: str, path: str, body: Any) -> dict[str, Any] | None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = {"realm": str(self.world.realm.folder), "store": self.store, "step": step, "method": method}
@@ -277,7 +283,7 @@ def test_extending(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
             assert outcome(world, orders, answered["body"]["bundle"]) == "ok"
         return answered
 
-    assert at_every_step(world, act, 4) > 6
+    assert at_every_step(world, act, 8) > 6
     last = running.holder.call("POST", path, {}).json()["bundle"]
     assert running.holder.call("DELETE", f"/v1/tasks/{running.task}").status_code == 200
     assert {outcome(world, orders, bundle) for bundle in (running.bundle, last)} == {"revoked"}
