@@ -33,12 +33,12 @@ from benchmarks import draw, record
 from benchmarks.audit_fill import A_SESSION, OPEN, WHALE, batches, facts, session_of
 from benchmarks.audit_stage import Sender, stage
 from benchmarks.kill_report import DOCS, put, table
-from benchmarks.measure import about, save, say
+from benchmarks.measure import about, load, save, say
 from tests import postgres
 
 SIZES: Final = (100, 500, 2000)
 MILLION: Final = 1_000_000
-GOAL_PER_S: Final = 50_000
+PAGE, PLOT = "audit.md", "audit-ingest.svg"
 PLACES: Final = ("SQLite", "PostgreSQL")
 
 
@@ -252,6 +252,17 @@ def _ms(spread: dict[str, float]) -> str:
     return f"{spread['p50']:.2f} ({spread['p95']:.2f})"
 
 
+def page(found: dict[str, Any]) -> str:
+    """Write what stands between the page's markers."""
+    return f"{tables(found)}\n\n![records a second into the signed log]({PLOT})"
+
+
+def write(found: dict[str, Any]) -> None:
+    """Write page and plot anew."""
+    put(PAGE, "figures", page(found))
+    (DOCS / PLOT).write_text(plot(found), "utf-8")
+
+
 def plot(found: dict[str, Any]) -> str:
     """Draw how many records a second get into the signed log."""
     rows = [(f"{row['place']}, batches of {row['batch']}", float(row["signed_per_s"])) for row in found["ingest"]]
@@ -264,14 +275,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
     parser.add_argument("--large", action="store_true", help="also ask ten million records")
     parser.add_argument("--write", action="store_true", help="put tables and plot into docs/audit.md")
+    parser.add_argument("--page", action="store_true", help="only write docs/audit.md anew, from the last figures")
     given = parser.parse_args()
+    if given.page:
+        write(load("audit"))
+        return
     found = run(quick=given.quick, large=given.large)
     if not given.quick:
         save("audit", found)
     print(tables(found))
     if given.write:
-        put("audit.md", "figures", f"{tables(found)}\n\n![records a second into the signed log](audit-ingest.svg)")
-        (DOCS / "audit-ingest.svg").write_text(plot(found), "utf-8")
+        write(found)
 
 
 if __name__ == "__main__":

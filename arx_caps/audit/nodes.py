@@ -163,7 +163,7 @@ class Nodes:
 
 
 def _above(place: Place) -> Place:
-    return place._replace(steps=place.steps[:-1])
+    return Place(place.steps[:-1], place.agent, place.subject)
 
 
 def _key(place: Place) -> bytes:

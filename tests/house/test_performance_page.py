@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page
+from benchmarks import audit, page
 from benchmarks.kill_report import DOCS
 from benchmarks.measure import RESULTS
 
@@ -28,7 +28,19 @@ def test_every_part_has_its_file() -> None:
     No marker of the page is left without a file of figures.
     """
     assert set(re.findall(r"<!-- ([\w-]+): begin", PAGE)) == set(TEXTS)
-    assert {path.stem for path in RESULTS.glob("*.json")} == set(page.PARTS)
+    assert {path.stem for path in RESULTS.glob("*.json")} == {*page.PARTS, "audit"}
+
+
+def test_the_audit_trail_s_page_is_its_file() -> None:
+    """
+    Between the markers of docs/audit.md, and in its plot, stands what its file of figures gives.
+    """
+    found = audit.load("audit")
+    shown = (DOCS / audit.PAGE).read_text("utf-8").partition("<!-- figures: begin -->\n\n")[2]
+    assert shown.partition("\n\n<!-- figures: end -->")[0] == audit.page(found), (
+        "run `python -m benchmarks.audit --page`"
+    )
+    assert (DOCS / audit.PLOT).read_text("utf-8") == audit.plot(found)
 
 
 @pytest.mark.parametrize("name", sorted(PLOTS))
