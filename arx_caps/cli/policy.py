@@ -127,7 +127,7 @@ def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
 @pass_console
 def list_policies(console: Console, place: Place) -> None:
     """List every policy that was in force, the last one first."""
-    found = place.mint().call("GET", "/v1/policies").get("policies", [])
+    found, _ = place.mint().rows("/v1/policies", "policies")
     rows = [(p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"]) for p in found]
     console.data("policies", {"policies": found}, lambda: table(("POLICY", "", "LAST PUT IN FORCE", "BY"), rows))
 

@@ -4,11 +4,13 @@
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import loading
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.policy import MAX_BYTES
+from arx_caps.mint.state_policies import POLICIES_ORDER
 from arx_verifier.errors import GrantError
 
 READ: Final = "arx.policy.read"
@@ -41,9 +43,10 @@ class PolicyFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoliciesAnswer(Answer, frozen=True):
-    """The kept policies, the last in force first."""
+    """A page of the kept policies, the last in force first."""
 
-    policies: tuple[PolicyFact, ...]
+    policies: list[PolicyFact]
+    next: str | UnsetType = UNSET
 
 
 class PolicyAnswer(Answer, frozen=True):
@@ -71,9 +74,16 @@ def reload(asked: Asked) -> LoadedAnswer:
 
 def list_policies(asked: Asked) -> PoliciesAnswer:
     """List the policies that ever were in force."""
-    now = asked.mint.policy.digest
-    rows = asked.mint.state.policies()
-    return PoliciesAnswer(policies=tuple(PolicyFact(**row, in_force=row["digest"] == now) for row in rows))
+    now, limit = asked.mint.policy.digest, asked.query.limit
+    rows = asked.mint.state.policies(after=asked.query.after, limit=limit + 1)
+    page = page_of(
+        rows,
+        POLICIES_ORDER,
+        lambda row: PolicyFact(**row, in_force=row["digest"] == now),
+        limit=limit,
+        fetched=limit + 1,
+    )
+    return PoliciesAnswer(policies=page.shown, next=page.next)
 
 
 def get_policy(asked: Asked) -> PolicyAnswer:
@@ -89,6 +99,6 @@ def get_policy(asked: Asked) -> PolicyAnswer:
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/policies", WRITE, load, PolicyBody, limit=ROOM, problems=("policy",)),
     Endpoint("POST", "/v1/policies/reload", WRITE, reload, problems=("policy",)),
-    Endpoint("GET", "/v1/policies", READ, list_policies),
+    Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
     Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
 )

@@ -4,13 +4,17 @@
 A digest stands in tokens and decisions; whoever asks later what it allowed must be able to read it.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, insert, select, update
 
 from arx_caps.mint.database import PAGE, Database, now_ms
 from arx_caps.mint.events import Event
+from arx_caps.mint.ordering import Order, Time, behind
 from arx_caps.mint.tables import POLICIES
+
+# No two were put in force in the same millisecond.
+POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)
 
 
 class PolicyState(Database):
@@ -48,7 +52,7 @@ class PolicyState(Database):
         found = self.row(select(POLICIES.c.digest).order_by(*order))
         return str(found["digest"]) if found is not None else None
 
-    def policies(self, limit: int = PAGE) -> list[dict[str, Any]]:
-        """Return the kept policies, the last in force first, without their text."""
+    def policies(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
+        """Return kept policies, the last in force first, without their text: those behind a place, at most so many."""
         columns = [column for column in POLICIES.c if column.name != "text"]
-        return self.rows(select(*columns).order_by(POLICIES.c.in_force_at.desc(), POLICIES.c.digest), limit)
+        return self.rows(behind(select(*columns), POLICIES_ORDER, after), limit)

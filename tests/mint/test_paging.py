@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from arx_caps.mint.app import ENDPOINTS
+from arx_caps.mint.paging import PageQuery
 from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier import codec
 from arx_verifier.epochs import UnsafeLocalEpochs
@@ -143,6 +145,25 @@ def test_a_page_that_cannot_be_is_refused(world: World) -> None:
         for value in values:
             answer = operator.call("GET", "/v1/sessions", **{name: value})
             assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), (name, value)
+
+
+def test_every_list_comes_in_pages() -> None:
+    """What a route lists without end, it lists in pages; the audit log's have an order and bounds of their own."""
+    lists = [each for each in ENDPOINTS if each.method == "GET" and each.handler.__name__.startswith("list_")]
+    whole = {each.path for each in lists if not issubclass(each.query, PageQuery)}
+    assert {path for path in whole if not path.startswith("/v1/audit/")} == {"/v1/root-keys"}  # as few as are kept
+
+
+def test_policies_come_in_pages(world: World) -> None:
+    """The last in force first, each once."""
+    operator = world.operator()
+    text = world.realm.policy_path.read_text("utf-8")
+    for hours in (1, 2, 3):
+        changed = {"policy": text.replace('ttl = "8h"', f'ttl = "{hours}h"')}
+        assert operator.call("POST", "/v1/policies", changed).status_code == 200
+    found = walk(operator, "/v1/policies", "policies", limit="1")
+    assert len({row["digest"] for row in found}) == len(found) >= 3
+    assert [row["in_force"] for row in found] == [True] + [False] * (len(found) - 1)
 
 
 def test_no_text_reaches_the_database_that_it_cannot_keep(world: World) -> None:
