@@ -7,6 +7,7 @@ token is good for the mint and for nothing else; what services accept is a task'
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +36,7 @@ class Agent:
         SettingsError: The key is an operator's, or no issuer is known.
     """
 
-    __slots__ = ("_key", "_mint", "_now")
+    __slots__ = ("_key", "_mint", "_now", "_sessions")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Agent:
             raise SettingsError("the key file names no mint; give its address as `issuer`")
         self._key, self._now = key, now
         self._mint = MintClient(address, now=now, client=client)
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     @classmethod
     def from_key_file(
@@ -103,12 +105,15 @@ class Agent:
         body = {"assertion": assertion, "ttl": ttl, "purpose": purpose}
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
         session = Session(self._mint, key, answer, now=self._now)
+        self._sessions.add(session)
         if keep:
             session.keep()
         return session
 
     def close(self) -> None:
-        """Close the connections to the mint; sessions stay open and can then not be ended from here."""
+        """Close the connections to the mint; sessions stay open and can then not be ended or renewed from here."""
+        for session in tuple(self._sessions):
+            session.let_go()
         self._mint.close()
 
     def __enter__(self) -> Self:
@@ -160,6 +165,10 @@ class Session:
         """Renew it by itself from now on: while it is used, and until it ends or its ``with`` block does."""
         if self.expires_at < self.ends_at:
             renewing.keep(self, (self.expires_at - self._begun) / 1000, self._over)
+
+    def let_go(self) -> None:
+        """Renew it by itself no more."""
+        self._over.set()
 
     def renew(self) -> None:
         """Let it end later, within its absolute limit.  Tasks keep their ends; ``StartedTask.extend`` prolongs one.

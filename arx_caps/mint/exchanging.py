@@ -124,7 +124,7 @@ def _granted(mint: Mint, parent: ProvenChain, service: str, audience: str) -> Gr
     if agent is not None and agent["status"] != "active":
         raise refusal("banned")
     granted = Granted.read(row["content"]) if row is not None else None
-    if granted is None or audience not in granted.exchange.get(service, ()) or audience not in granted.own:
+    if granted is None or audience not in granted.targets(service):
         template = granted.template if granted is not None else "NAME"
         raise GrantError(
             f"{service} may not exchange this token for one for {audience}; it would take exchange = "

@@ -76,6 +76,10 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         written = (*self.own[audience], *self.narrowed.get(audience, ()))
         return tuple(read_caveat(text.encode()) for text in written)
 
+    def targets(self, service: str) -> tuple[str, ...]:
+        """Return for which audiences a service may exchange a token of this grant; both must be left in it."""
+        return tuple(each for each in self.exchange.get(service, ()) if {service, each} <= self.own.keys())
+
     def all_caveats(self) -> dict[str, tuple[Caveat, ...]]:
         """Return by audience every caveat that the agent's tokens begin with."""
         return {audience: self.caveats(audience) for audience in self.audiences}

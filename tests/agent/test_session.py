@@ -2,6 +2,7 @@
 """An agent against a real mint: sessions, tasks and their ends, over HTTP."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,3 +256,20 @@ def test_a_service_calls_another_one_on_the_same_task(mint: LiveMint, agent: Age
             with pytest.raises(GrantError, match=r"it would take exchange"):
                 exchange_token(tmp_path / "orders.json", called, "orders")
         assert judged(payments, onwards, "payments.refund", REFUND) == "revoked"
+
+
+def test_nothing_is_renewed_behind_a_closed_agent(mint: LiveMint) -> None:
+    """
+    Closing the connections ends the renewals as well, without an error in anybody's log.
+    """
+
+    def renewing() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name == "arx-session-renewal"]
+
+    before = len(renewing())
+    agent = mint.agent("acme/idle/closed")
+    session = agent.open_session()
+    assert len(renewing()) == before + 1
+    agent.close()
+    until(lambda: len(renewing()) <= before)
+    assert session.expires_at < session.ends_at
