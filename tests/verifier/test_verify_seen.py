@@ -195,7 +195,7 @@ def test_what_ended_is_forgotten(end: str, whole: bool) -> None:
     if end == "key":
         ring.replace({"k2.0": OTHER_KEY})
     later = AT + 2_000 if end == "time" else AT
-    fresh = [mint(kid="k2.0", key=OTHER_KEY, exp=AT + 500_000, session=f"s-new-{n}") for n in range(15)]
+    fresh = [mint(kid="k2.0", key=OTHER_KEY, exp=AT + 500_000, session=f"s-new-{n}") for n in range(20)]
     for parent in fresh:
         assert call(parent, later) == "ok"
     assert len(entries) == len(lasting) + len(fresh)

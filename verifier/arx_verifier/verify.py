@@ -10,7 +10,6 @@ import functools
 import threading
 import time
 from collections.abc import Collection
-from itertools import islice
 from typing import Final
 
 from arx_verifier import bounds, proofs
@@ -331,8 +330,9 @@ class Verifier:
                 self._cached -= bounds.cost_of(dropped, oldest.pop(dropped).parts)
 
     def _drop_ended(self, entries: dict[str, ProvenChain], now_ms: int) -> None:
-        """Look at the oldest two: what ended with its time or its key goes, what did not is looked at again later."""
-        for key in tuple(islice(entries, 2)):
+        """Look at the one in front: if it ended with its time or its key it goes, else it is looked at again later."""
+        if len(entries) > 1:
+            key = next(iter(entries))
             proven = entries.pop(key)
             if proven.exp > now_ms and self.keys.get(proven.key.kid) is proven.key:
                 entries[key] = proven
