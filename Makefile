@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill contract check clean
+.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean
 
 demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
@@ -41,6 +41,9 @@ bench-all: bench bench-growth bench-service
 
 bench-audit: $(READY)
 	$(BIN)/python -m benchmarks.audit $(ARGS)
+
+bench-mint: $(READY)
+	$(BIN)/python -m benchmarks.mint $(ARGS)
 
 bench-kill: $(READY)
 	$(BIN)/python -m benchmarks.kill $(ARGS)

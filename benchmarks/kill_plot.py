@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw how many of the kills were in force in the last verifier after how many milliseconds.  One SVG, no library."""
+"""Draw how many of the times measured are below each number of milliseconds.  One SVG, no library."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,13 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 </style>"""
 
 
-def plot(title: str, lines: Mapping[str, Sequence[float]]) -> str:
+def plot(title: str, lines: Mapping[str, Sequence[float]], axis: str = "ms after the kill was called") -> str:
     """Draw the share of values below each value, on a logarithmic scale.
 
     Args:
         title: Above the plot.
         lines: Name to values, ms.
+        axis: What the values are.
 
     Returns:
         The SVG's text.
@@ -47,7 +48,7 @@ def plot(title: str, lines: Mapping[str, Sequence[float]]) -> str:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.0%}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">ms after the kill was called</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{axis}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     for index, (name, values) in enumerate(lines.items()):
         ordered, colour = sorted(values), COLOURS[index % len(COLOURS)]

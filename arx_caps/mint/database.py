@@ -8,6 +8,7 @@ On PostgreSQL two transactions run at once, so whoever looks at a row to decide 
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Final, Self
@@ -16,9 +17,10 @@ from sqlalchemy import Row, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.engines import READING, open_engine, place_of, told
+from arx_caps.engines import BUSY_S, READING, open_engine, place_of, told
 from arx_caps.mint.events import Event
 from arx_caps.mint.once import claim_in
+from arx_caps.mint.spending import spend_in, spent
 from arx_caps.mint.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 
@@ -46,6 +48,7 @@ class Database:
         self.writer = writer
         self._engine = open_engine(url)
         self._reader = self._engine.execution_options(**{READING: True})
+        self._writing = threading.Lock() if self.system == "sqlite" else None
 
     def __enter__(self) -> Self:
         return self
@@ -82,11 +85,30 @@ class Database:
             StoreError: The database did not answer.
             AuditError: The event cannot be recorded, so the change was not made.
         """
-        with told(NAME), self._engine.begin() as connection:
+        with told(NAME), self._turn(), self._engine.begin() as connection:
             yield connection
             if what is not None:
+                spend_in(connection)
                 claim_in(connection, what)
                 self.record_in(connection, what)
+        if what is not None:
+            spent()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for this process's other writers, where only one can write at a time.
+
+        SQLite itself lets whoever waits sleep for ever longer and look again: of many some would wait for seconds.
+        """
+        if self._writing is None:
+            yield
+            return
+        if not self._writing.acquire(timeout=BUSY_S):
+            raise StoreError(f"{NAME} did not answer: others write for too long")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:

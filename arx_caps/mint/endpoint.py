@@ -6,6 +6,7 @@ one as well, and what can be refused is said beside it, so that a route's descri
 database and store, so they run in a thread; the event loop only moves bytes.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, get_type_hints
 
@@ -22,6 +23,7 @@ from arx_caps.mint.database import now_ms
 from arx_caps.mint.limits import TooOftenError
 from arx_caps.mint.observing import note
 from arx_caps.mint.once import HEADER, Claim, Made, claiming, digest_of, read_key
+from arx_caps.mint.spending import spending_together
 from arx_verifier.access import read_json_object
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 
@@ -116,6 +118,7 @@ class Endpoint(NamedTuple):
         limit: The longest body, bytes.
         admit: Proves, from the headers alone, who calls without a token: nobody has to read a stranger's long body.
         again: Answers a call that was done before, from what it made; None where repeating is harmless.
+        one_change: Whether it changes nothing but the database, in one transaction, which then spends its proof, too.
     """
 
     method: str
@@ -131,6 +134,7 @@ class Endpoint(NamedTuple):
     limit: int = MAX_BODY_BYTES
     admit: Callable[[Mint, Call, Mapping[str, str]], Any] | None = None
     again: Callable[[Asked, Made], Answer] | None = None
+    one_change: bool = False
 
     @property
     def answer(self) -> type[Answer]:
@@ -184,9 +188,10 @@ def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
 def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
     asked: Asked | None = None
     try:
-        asked = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
-        note(request, caller=asked.caller.kind if asked.caller is not None else "assertion")
-        answer = _once(endpoint, asked, request) or endpoint.handler(asked)
+        with spending_together(mint.state.spend_now) if endpoint.one_change else contextlib.nullcontext():
+            asked = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
+            note(request, caller=asked.caller.kind if asked.caller is not None else "assertion")
+            answer = _once(endpoint, asked, request) or endpoint.handler(asked)
     except ArxError as error:
         response = _refuse(mint, request, error, {})
         if admitted is None and (asked is None or asked.caller is None) and response.status_code in UNPROVEN:

@@ -289,7 +289,15 @@ NOT_STARTED: Final = (
 
 ENDPOINTS: Final = (
     Endpoint(
-        "POST", "/v1/sessions", None, open_session, SessionBody, status=201, problems=_NOT_OPENED, again=session_again
+        "POST",
+        "/v1/sessions",
+        None,
+        open_session,
+        SessionBody,
+        status=201,
+        problems=_NOT_OPENED,
+        again=session_again,
+        one_change=True,
     ),
     Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=SessionsQuery),
     Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
@@ -300,6 +308,7 @@ ENDPOINTS: Final = (
         renew_session,
         callers=("agent",),
         problems=_NOT_RENEWED,
+        one_change=True,
     ),
     Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
     Endpoint(
@@ -312,6 +321,7 @@ ENDPOINTS: Final = (
         status=201,
         problems=(*NOT_STARTED, *GONE),
         again=task_again,
+        one_change=True,
     ),
     Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),
     Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),

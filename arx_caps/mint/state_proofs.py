@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import delete, insert, select
 
 from arx_caps.mint.database import Database, now_ms
+from arx_caps.mint.spending import Used, put_off
 from arx_caps.mint.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
@@ -31,15 +32,35 @@ class ProofState(Database):
         Raises:
             GrantError: ``replayed``.
         """
-        digest = hashlib.sha256(f"{kind}\0{kid}\0{jti}".encode("utf-8", "surrogatepass")).hexdigest()
-        now = now_ms()
+        text = f"{kind}\0{kid}\0{jti}".encode("utf-8", "surrogatepass")
+        used = Used(kind, hashlib.sha256(text).hexdigest(), until)
+        if not put_off(used):
+            self.spend_now(used)
+        elif self.row(select(USED_JTI.c.digest).where(USED_JTI.c.digest == used.digest)) is not None:
+            raise _replayed(used)  # told at once, before anything is done for who asks; else the change would tell
+        self._prune()
+
+    def spend_now(self, used: Used) -> None:
+        """Use an id in a transaction of its own.
+
+        Raises:
+            GrantError: ``replayed``.
+        """
         try:
             with self.write() as c:
-                c.execute(insert(USED_JTI).values(digest=digest, until=until))
-                if abs(now - self._pruned_ms) > PRUNE_MS:
-                    # What another mint is at is passed over: two that wait for each other's rows would both fail.
-                    old = select(USED_JTI.c.digest).where(USED_JTI.c.until < now - KEEP_MS)
-                    c.execute(delete(USED_JTI).where(USED_JTI.c.digest.in_(old.with_for_update(skip_locked=True))))
-                    self._pruned_ms = now
+                c.execute(insert(USED_JTI).values(digest=used.digest, until=used.until))
         except GrantError as error:  # the unique key
-            raise GrantError(f"this {kind} was used before; sign anew", code="replayed") from error
+            raise _replayed(used) from error
+
+    def _prune(self) -> None:
+        now = now_ms()
+        if abs(now - self._pruned_ms) > PRUNE_MS:
+            self._pruned_ms = now
+            # What another mint is at is passed over: two that wait for each other's rows would both fail.
+            old = select(USED_JTI.c.digest).where(USED_JTI.c.until < now - KEEP_MS)
+            with self.write() as c:
+                c.execute(delete(USED_JTI).where(USED_JTI.c.digest.in_(old.with_for_update(skip_locked=True))))
+
+
+def _replayed(used: Used) -> GrantError:
+    return GrantError(f"this {used.kind} was used before; sign anew", code="replayed")

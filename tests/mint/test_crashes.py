@@ -168,6 +168,7 @@ def test_starting(world: World, crasher: Crasher, agent: KeyFile, orders: Verifi
         if answered is None:
             assert running.holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
         else:
+            assert "bundle" in answered["body"], answered
             assert outcome(world, orders, answered["body"]["bundle"]) == "ok"
         return answered
 
@@ -280,6 +281,7 @@ def test_extending(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
         if answered is None:
             assert running.holder.call("POST", path, {}).status_code == 201
         else:
+            assert "bundle" in answered["body"], answered
             assert outcome(world, orders, answered["body"]["bundle"]) == "ok"
         return answered
 

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from arx_caps import engines
 from arx_caps.jose import SigningKey
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.events import Event
+from arx_caps.mint.spending import spending_together
 from arx_caps.mint.state import HighWater, State, now_ms
 from arx_caps.mint.tables import AGENTS, HIGH_WATER, SESSIONS
-from arx_verifier.errors import ArxError, StoreError
+from arx_verifier.errors import ArxError, GrantError, StoreError
 from tests.postgres import Postgres
 from tests.servers import until
 
@@ -199,6 +201,35 @@ def test_the_mark_is_never_lowered(states: tuple[State, State]) -> None:
     raising = HIGH_WATER.update().values(seq=12)
     assert during(states[0], raising, lambda: states[1].raise_high_water("acme", HighWater("h", 11))) == "ok"
     assert states[0].high_water("acme") == HighWater("h", 12)
+
+
+def test_a_proof_that_is_spent_with_its_change_is_spent_once(states: tuple[State, State]) -> None:
+    """
+    Of two calls with one proof one is done and the other is told ``replayed``, and nothing of it is done; a proof whose
+    call was refused before it changed anything is spent all the same.
+    """
+
+    def call(state: State, jti: str, change: bool = True) -> None:
+        with spending_together(state.spend_now):
+            state.spend("proof", "k", jti, now_ms() + 60_000)
+            if not change:
+                raise GrantError("no", code="unknown_task")
+            state.record(SOME)
+
+    before = states[0].outbox.waiting()
+    for number in range(ROUNDS):
+        jti = str(number)
+        assert sorted(at_once(*(partial(call, state, jti) for state in states))) == ["ok", "replayed"]
+    assert states[0].outbox.waiting() == before + ROUNDS
+    refused = partial(call, states[0], "refused", change=False)
+    assert [*at_once(refused), *at_once(refused)] == ["unknown_task", "replayed"]
+
+
+def test_many_writers_take_turns(states: tuple[State, State]) -> None:
+    """
+    Forty that write at once at one mint are all served, in the time that it takes, and none is told to come again.
+    """
+    assert at_once(*[lambda: states[0].record(SOME)] * 40) == ["ok"] * 40
 
 
 def test_a_reader_of_the_record_misses_nothing(states: tuple[State, State]) -> None:

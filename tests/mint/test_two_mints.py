@@ -47,6 +47,7 @@ class MintProcess:
         told = httpx.Response(200, content=self._process.stderr.readline()).json()
         assert told["ready"] is True, told
         self.url = f"http://{told['listen']}"
+        self.pid = self._process.pid
 
     def kill(self) -> None:
         """End it as a crash does."""
