@@ -26,7 +26,8 @@ def figures(results: dict[str, Any]) -> str:
     ]
     head = ("call", "agents at once", "p50", "p99", "max", "a second", "mint's processor time")
     of_many = ("live sessions", "list 100", "the next 100", "100 open ones of an agent", "end all of an agent")
-    return f"{results['machine']}; Python {results['python']}. Milliseconds.\n\n{table(head, calls)}\n\n{table(of_many, many)}"
+    on = f"{results['machine']}; Python {results['python']}. Milliseconds."
+    return f"{on}\n\n{table(head, calls)}\n\n{table(of_many, many)}"
 
 
 def write(results: dict[str, Any]) -> None:
