@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.durations import format_duration
-from arx_caps.mint.explaining import as_data
+from arx_caps.mint.explaining import as_data, exchanges
 from arx_caps.mint.issuers import SubjectRule
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.policy_file import SessionTerms, Template
@@ -90,11 +90,11 @@ def _of_session(terms: SessionTerms) -> dict[str, Any]:
 
 def _of_task(template: Template) -> dict[str, Any]:
     said: dict[str, Any] = {"agents": template.agents, "subjects": _subjects(template.subjects)}
+    said |= {"audience": template.audiences, "exchange": tuple(exchanges(template.exchange))}
     said |= {"params": {name: as_data(each) for name, each in template.params.items()}}
     said |= {"allow": tuple(map(_of_rule, template.rules)), "ttl": template.ttl_ms, "depth": template.depth}
     hand_to = template.hand_to if template.hand_to is not None else ("(who shares the agent's first segment)",)
     said |= {"hand_to": hand_to, "require": template.require, "fresh": template.fresh, "net": template.net}
-    said["exchange"] = tuple(f"{one} for {other}" for one, others in template.exchange.items() for other in others)
     return said
 
 
@@ -182,7 +182,10 @@ def _longer(old: int | None, new: int | None) -> bool | None:
 
 
 # Members of which a further entry grants; of the other lists a further entry restricts.
-_GRANTING: Final = ("agents", "allow", "exchange", "hand_to", "origins", "subjects", "trusted", "workload", "net")
+_GRANTING: Final = (
+    *("agents", "allow", "audience", "exchange", "hand_to"),
+    *("net", "origins", "subjects", "trusted", "workload"),
+)
 _WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
     ("ttl", "idle", "max_open", "subject_outlives", "depth", "fresh"), _longer
 )

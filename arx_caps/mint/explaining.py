@@ -101,6 +101,11 @@ def show_rule(rule: Rule) -> dict[str, Any]:
     return {"tool": rule.tool, "args": {name: as_data(each) for name, each in rule.args.items()}}
 
 
+def exchanges(services: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write which service may exchange its token for one for which other."""
+    return [f"{service} for {target}" for service, targets in services.items() for target in targets]
+
+
 def as_data(value: Any) -> Any:
     """Write a constraint, or anything of a policy, as JSON has it."""
     return msgspec.json.decode(msgspec.json.encode(value))
@@ -155,6 +160,8 @@ def _session(terms: SessionTerms) -> dict[str, Any]:
 def _task(grant: TaskGrant) -> dict[str, Any]:
     shown: dict[str, Any] = {"granted": True, "template": grant.template, "ttl": format_duration(grant.ttl_ms)}
     shown |= {"depth": grant.depth, "hand_to": list(grant.hand_to), "require": list(grant.require)}
+    if grant.exchange:
+        shown["exchange"] = exchanges(grant.exchange)
     if grant.fresh is not None:
         shown["fresh"] = format_duration(grant.fresh)
     if grant.net:

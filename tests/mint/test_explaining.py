@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint.comparing import compare, covers
+from arx_caps.mint.comparing import _of_session, _of_task, compare, covers
 from arx_caps.mint.explaining import Refused, explain_grant, show_explained
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy_file import SessionTerms, Template
 from arx_verifier.names import is_path_pattern, matches_path
 from tests.cli.helpers import arx
 
@@ -53,6 +54,7 @@ allow = [
 ]
 """
 POLICY = Policy.parse(TEXT, "policy.toml")
+TERMS = POLICY.sessions["support"]
 ASKED: dict[str, Any] = {"agent": "acme/support/x", "task": "refund", "params": {"order_id": "o-1", "amount": 5}}
 
 
@@ -127,6 +129,18 @@ def test_a_comparison_tells_what_is_meant() -> None:
     # The pattern that went is covered by the one that came.
     assert not any(each.member == "agents" and each.before for each in compare(POLICY, new))
     assert compare(new, POLICY) != []
+
+
+def test_nothing_that_a_policy_can_say_is_left_out() -> None:
+    """Whatever a template or a session's terms have, a comparison looks at; so does it at who may exchange tokens."""
+    names = {"ttl_ms": "ttl", "idle_ms": "idle", "outlives_ms": "subject_outlives"}
+    names |= {"rules": "allow", "audiences": "audience"}
+    for kind, said in ((Template, _of_task(POLICY.templates["refund"])), (SessionTerms, _of_session(TERMS))):
+        assert {names.get(field, field) for field in kind.__struct_fields__} - {"name"} == set(said)
+    new = changed(("allow = [", 'exchange = { orders = ["payments"] }\nallow = ['))
+    told = [(each.kind, each.member, each.after) for each in compare(POLICY, new)]
+    assert told == [("granted", "exchange", "orders for payments")]
+    assert show_explained(explain_grant(new, **ASKED))["task"]["exchange"] == ["orders for payments"]
 
 
 def test_a_spelling_is_no_difference() -> None:
