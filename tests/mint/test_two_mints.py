@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two mints on one PostgreSQL and one store, as real processes: they are one mint, also while either is killed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,7 +45,9 @@ class MintProcess:
         environment = os.environ | {"ARX_STORE_URL": self._store}
         self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
-        told = httpx.Response(200, content=self._process.stderr.readline()).json()
+        # Lines of its log may stand before the one that says that it listens.
+        lines = map(json.loads, iter(self._process.stderr.readline, ""))
+        told = next(line for line in lines if "ready" in line)
         assert told["ready"] is True, told
         self.url = f"http://{told['listen']}"
         self.pid = self._process.pid
