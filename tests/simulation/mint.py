@@ -82,7 +82,9 @@ class SimulatedMint:
             agent=lambda path: {"status": "active"},
             spend=lambda *args: None,
         )
-        front: Any = SimpleNamespace(epochs=following, state=state, verifier=SimpleNamespace(verify=verify))
+        limits = SimpleNamespace(count_agent=lambda _: None)  # how often somebody calls decides about no token
+        verifier = SimpleNamespace(verify=verify)
+        front: Any = SimpleNamespace(epochs=following, state=state, verifier=verifier, limits=limits)
 
         def born() -> Born:
             found: Born = self._world.code.mint.born(front)
