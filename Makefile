@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
+TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile
 
 .PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean
 
@@ -10,10 +12,10 @@ demo: $(READY)
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not servers and not install" $(ARGS)
+	$(TEST) -m "not servers and not install and not long" $(ARGS)
 
 nightly: $(READY)
 	.ci/nightly
@@ -25,7 +27,7 @@ compiled: $(READY)
 
 # The same tests, with it.
 test-compiled: compiled
-	ARX_REQUIRE_COMPILED=1 PYTHONPATH=build/compiled $(BIN)/python -m pytest tests/verifier tests/advisories tests/agent $(ARGS)
+	ARX_REQUIRE_COMPILED=1 PYTHONPATH=build/compiled $(TEST) tests/verifier tests/advisories tests/agent $(ARGS)
 
 bench: $(READY)
 	@$(MAKE) --silent compiled || { rm -rf build/compiled; echo "the compiled build is left out: it takes a C compiler" >&2; }
