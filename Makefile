@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
-TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile
+TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean
 
