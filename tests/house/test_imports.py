@@ -19,7 +19,7 @@ ORDER = """
     macaroon caveats terms
     presented proofs keys history epochs counters tally digests records decisions
     grant proven
-    standing refusals
+    refusals standing
     proving
     verify
     retention store_address resp feed_wire feed_relay following feed segment replay tidying spool

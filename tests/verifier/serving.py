@@ -20,7 +20,7 @@ from arx_verifier.verify import Verifier
 KEY = b"k" * 32
 TOOLS = {
     "GET /orders/{order_id}": "orders.get",
-    "POST /orders/{order_id}/refund": "orders.refund",
+    "POST /orders/{order_id}/refund?{memo}": "orders.refund",
     "GET /orders/latest": "orders.latest",
 }
 RULES = (

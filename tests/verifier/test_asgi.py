@@ -181,7 +181,7 @@ def test_a_killed_session_and_a_closed_verifier_refuse(realm: Realm) -> None:
 def test_a_signed_call_is_for_these_bytes_once(realm: Realm) -> None:
     """The proof covers method, raw path and query, and body; a repeat and any change are refused."""
     body = b'{"amount":5}'
-    target = "/orders/A-1/refund?note=a%20b"
+    target = "/orders/A-1/refund?memo=a%20b"
 
     rules = (Rule(tool="orders.refund"),)
     signer = CallSigner(realm.token(Caveat(require=("call",)), rules=rules), "orders")

@@ -140,22 +140,22 @@ class ArxMiddleware:
         declared = headers[b"content-length"][0] if b"content-length" in headers else b""
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
-        parts, size, more, screened = [], 0, True, False
+        # One buffer and no list of parts: a client may send single bytes, or frames of none (HTTP/2) without end.
+        body, more, screened = bytearray(), True, False
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Disconnected
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body:
+            body += message.get("body", b"")
+            if len(body) > self._max_body:
                 raise self._too_large()
-            if size > SCREEN_BYTES and not screened:
+            if len(body) > SCREEN_BYTES and not screened:
                 code = self.verifier.screen(token)
                 if code is not None:
                     raise _Refuse(code)
                 screened = True
             more = message.get("more_body", False)
-        return b"".join(parts)
+        return bytes(body)
 
     def _too_large(self) -> _Refuse:
         return _Refuse("malformed_request", f"the body is longer than {self._max_body} bytes", 413)

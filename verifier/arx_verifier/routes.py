@@ -3,6 +3,9 @@
 
 The map is the service's configuration, in the shape of its own routes.  A request that could mean two things to two
 readers is refused here; one that means no tool is for the verifier to refuse, once the token is proven.
+
+So is an argument in another place than the application's: a tool that looks for it in the body, and does not find it,
+takes a default that no rule saw, whatever the query said.
 """
 
 import re
@@ -18,10 +21,13 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Meaning: TypeAlias = tuple[str, Mapping[str, Any]]
 Tools: TypeAlias = Mapping[str, str] | Callable[[Scope, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the ASGI scope and the whole body."""
+_Places: TypeAlias = frozenset[str] | None
 
 MAX_QUERY_FIELDS: Final = 256
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)\}")
+_BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: what stands in their bodies has no meaning
 # What frameworks and proxies resolve in different ways: control characters, backslash, empty and dot segments; and in
 # the raw path path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before they
 # split and some after.
@@ -33,10 +39,10 @@ _UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
 class _Route:
-    __slots__ = ("segments", "template", "tool")
+    __slots__ = ("query", "segments", "template", "tool")
 
-    def __init__(self, template: str, segments: tuple[str, ...], tool: str) -> None:
-        self.template, self.segments, self.tool = template, segments, tool
+    def __init__(self, template: str, segments: tuple[str, ...], query: _Places, tool: str) -> None:
+        self.template, self.segments, self.query, self.tool = template, segments, query, tool
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
         found: dict[str, str] = {}
@@ -49,6 +55,23 @@ class _Route:
                 return None
         return found
 
+    def hold_places(self, query: Mapping[str, str], body: Mapping[str, Any]) -> None:
+        """Refuse an argument that stands where this route's application does not look for it.
+
+        Raises:
+            RequestError: There is one.
+        """
+        if self.query is None:
+            return
+        for name in query.keys() - self.query:
+            raise RequestError(
+                f"argument {name!r:.80} stands in the query, where the route {self.template} has none such"
+            )
+        for name in self.query & body.keys():
+            raise RequestError(
+                f"argument {name!r:.80} stands in the body: the route {self.template} has it in the query"
+            )
+
     @property
     def shape(self) -> tuple[str, ...]:
         return tuple("{}" if segment.startswith("{") else segment for segment in self.segments)
@@ -58,6 +81,10 @@ class RouteMap:
     """A table from ``METHOD /path/{parameter}`` to tool.  Literal segments win over parameters, the leftmost first.
 
     A ``HEAD`` without a route of its own means what ``GET`` means, as it does to frameworks.
+
+    An argument counts only where the application looks for it.  ``GET`` and ``HEAD`` have theirs in path and query, and
+    no body.  All other methods have theirs in path and body, and in the query those that the route names:
+    ``POST /orders/{order_id}/refund?{dry_run}&{note}``.  A ``GET`` that names some has no others.
 
     Args:
         tools: The table.
@@ -69,11 +96,11 @@ class RouteMap:
     def __init__(self, tools: Mapping[str, str]) -> None:
         self._routes: dict[tuple[str, int], list[_Route]] = {}
         for text, tool in tools.items():
-            method, segments = _read_template(text)
+            method, segments, query = _read_template(text)
             if not is_tool(tool):
                 raise SettingsError(f"route {text!r:.100} names {tool!r:.100}, which is no tool")
             beside = self._routes.setdefault((method, len(segments)), [])
-            route = _Route(text, segments, tool)
+            route = _Route(text, segments, query, tool)
             for other in beside:
                 if other.shape == route.shape:
                     raise SettingsError(f"routes {other.template!r:.100} and {text!r:.100} are for the same requests")
@@ -101,7 +128,11 @@ class RouteMap:
             for route in self._routes.get((name, len(segments)), ()):
                 parameters = route.match(segments)
                 if parameters is not None:
-                    return route.tool, _merge(parameters, read_query(scope["query_string"]), read_body(scope, body))
+                    if body and method in _BODILESS:
+                        raise RequestError(f"a {method} has its arguments in path and query: it takes no body here")
+                    query, members = read_query(scope["query_string"]), read_body(scope, body)
+                    route.hold_places(query, members)
+                    return route.tool, _merge(parameters, query, members)
         return None
 
 
@@ -185,17 +216,22 @@ def _unescape(raw: bytes) -> str:
         raise RequestError("the query is not UTF-8") from None
 
 
-def _read_template(text: str) -> tuple[str, tuple[str, ...]]:
-    method, _, path = text.partition(" ")
+def _read_template(text: str) -> tuple[str, tuple[str, ...], _Places]:
+    method, _, target = text.partition(" ")
+    path, asks, fields = target.partition("?")
     segments = tuple(path.split("/")[1:])
     names = [found.group(1) for segment in segments if (found := _PARAMETER.fullmatch(segment))]
     plain = "".join(segment for segment in segments if not _PARAMETER.fullmatch(segment))
+    query = (
+        [found.group(1) if (found := _FIELD.fullmatch(field)) else "" for field in fields.split("&")] if asks else []
+    )
     if (
         not _METHOD.fullmatch(method)
         or not path.startswith("/")
         or _UNCLEAN_PATH.search(path)
         or re.search(r"[{}?#%; ]", plain)
-        or len(set(names)) != len(names)
+        or "" in query
+        or len({*names, *query}) != len(names) + len(query)
     ):
-        raise SettingsError(f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}'")
-    return method, segments
+        raise SettingsError(f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}?{{full}}'")
+    return method, segments, None if method in _BODILESS and not asks else frozenset(query)

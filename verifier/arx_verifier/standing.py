@@ -8,10 +8,12 @@ caller, who is told what for.
 import time
 from typing import Final, NamedTuple
 
+from arx_verifier.access import AccessRequest
 from arx_verifier.decisions import NO_RECORD, Decision, DecisionSink
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError, refusal
 from arx_verifier.proven import ProvenChain, Refused
+from arx_verifier.refusals import out_of_time
 
 BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
 SYNCING_WAIT_S: Final = 0.5  # a view that has just begun is normally whole within milliseconds
@@ -113,18 +115,28 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     return Refused(refused.code, ())
 
 
-def wait_and_ask(epochs: Epochs, proven: ProvenChain, wait: Wait) -> Refused | None:
-    """Wait in this thread for what an answer has to wait for, and ask again."""
-    epochs.catch_up(*wait)
-    found = ask(epochs, proven, wait)
-    assert not isinstance(found, Wait)
-    return found
-
-
 def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
     """Ask, and where an answer is worth waiting for, wait in this thread and ask again."""
     found = ask(epochs, proven)
-    return wait_and_ask(epochs, proven, found) if isinstance(found, Wait) else found
+    if isinstance(found, Wait):
+        epochs.catch_up(*found)
+        found = ask(epochs, proven, found)
+        assert not isinstance(found, Wait)
+    return found
+
+
+def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun: int) -> Refused | None:
+    """Ask as ``ask_and_wait`` does, and whether the token's time ran out meanwhile.
+
+    Args:
+        epochs: The view.
+        proven: The token.
+        request: What was decided.
+        begun: What ``time.monotonic_ns`` said when the token's time was last looked at.
+    """
+    refused = ask_and_wait(epochs, proven)
+    early, late = epochs.times_ms(request.after(time.monotonic_ns() - begun).at)
+    return out_of_time(proven, early, late) if refused is None and late >= proven.exp else refused
 
 
 def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | None:

@@ -36,7 +36,7 @@ from arx_verifier.refusals import (
     out_of_age,
     out_of_time,
 )
-from arx_verifier.standing import Readiness, Wait, ask, ask_and_wait, end_of, readiness, recheck, wait_and_ask
+from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness, recheck
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 
@@ -69,9 +69,7 @@ class Verifier:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not is_audience(audience) and audience != MINT_AUDIENCE:
-            raise SettingsError(
-                f"{audience!r:.80} cannot name an audience: lower-case, at most 64, not beginning with arx"
-            )
+            raise SettingsError(f"{audience!r:.80} cannot name an audience: lower-case, at most 64, not with arx first")
         if not all(map(is_tool_pattern, record_arguments)):
             raise SettingsError("record_arguments are tools, such as orders.get, or patterns, such as orders.*")
         self._record_arguments = tuple(record_arguments)
@@ -143,16 +141,17 @@ class Verifier:
         Returns:
             The decision as it was recorded.
         """
+        begun = time.monotonic_ns()
         if self.waits:
             from asyncio import to_thread  # whoever has a loop has it loaded; whoever has none need not
 
-            arrived = time.monotonic_ns()
-            return await to_thread(lambda: self.decide(token, request.after(time.monotonic_ns() - arrived)))
+            return await to_thread(lambda: self.decide(token, request.after(time.monotonic_ns() - begun)))
         decision = self._decide(token, request, may_wait=False)
         if isinstance(decision, Wait):
             # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
             await self.epochs.catch_up_async(*decision)
-            decision = self._decide(token, request, may_wait=False, waited=decision)
+            later = request.after(time.monotonic_ns() - begun)
+            decision = self._decide(token, later, may_wait=False, waited=decision)
         assert isinstance(decision, Decision)
         return decision
 
@@ -206,18 +205,20 @@ class Verifier:
             return self._unproven(proven, request)
         refused, written = self._judge(proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
-            # 5. the lease; no scope killed or banned
-            asked = ask(self.epochs, proven, waited)
+            asked = ask(self.epochs, proven, waited)  # 5. the lease; no scope killed or banned
             if isinstance(asked, Wait):
                 if not may_wait:
                     return asked
-                asked = wait_and_ask(self.epochs, proven, asked)
+                begun = time.monotonic_ns()
+                self.epochs.catch_up(*asked)  # and once more from the start: meanwhile a token can have run out
+                return self._decide(token, request.after(time.monotonic_ns() - begun), may_wait=True, waited=asked)
             refused = asked
+        begun = time.monotonic_ns() if self.waits else 0
         if refused is None and call is not None:
             refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
         decision = self._record(proven, request, refused, written)  # 7. no record, no allow
         if self.waits and decision.code == OK:
-            refused = ask_and_wait(self.epochs, proven)  # 8. whatever waited since 5. may have outlived the lease
+            refused = ask_late(self.epochs, proven, request, begun)  # 8. whatever waited since 5. may have outlived it
             if refused is not None:
                 decision = self._record(proven, request, refused, written)
         if decision.code == OK:
