@@ -72,6 +72,6 @@ def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Pa
     decisions = list(read_journal(tmp_path))
     (told,) = trails(decisions).values()
     (worker,) = told.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
-    assert [decision.code for decision in worker.decisions] == ["ok", "replayed"]
-    assert second.json()["decision"] == worker.decisions[1].id
+    assert [line.shown["code"] for line in worker.decisions] == ["ok", "replayed"]
+    assert second.json()["decision"] == worker.decisions[1].shown["id"]
     assert first.headers["content-type"] == "application/json"

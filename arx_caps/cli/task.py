@@ -156,9 +156,10 @@ def extend(
 
     With nothing but --ttl it is what the task has now, for longer.
     """
+    path = f"/v1/tasks/{_checked(task)}/extend"
     caller, _ = open_session_file(file, issuer)
     body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None}
-    answer = caller.call("POST", f"/v1/tasks/{_checked(task)}/extend", body | {"ttl": ttl, "depth": depth})
+    answer = caller.call("POST", path, body | {"ttl": ttl, "depth": depth})
     _give(console, {"task": answer["task"]}, str(answer["bundle"]), out)
 
 
@@ -187,7 +188,8 @@ def list_tasks(console: Console, place: Place, session: str | None, file: str | 
 @pass_console
 def show(console: Console, place: Place, task: str, file: str | None) -> None:
     """Show one task and what it was granted, the newest first."""
-    answer = _caller(file, place).call("GET", f"/v1/tasks/{_checked(task)}")
+    path = f"/v1/tasks/{_checked(task)}"
+    answer = _caller(file, place).call("GET", path)
     found, grants = answer["task"], answer.get("grants", [])
     heads = ("LINK", "TEMPLATE", "AUDIENCES", "GRANTED", "EXPIRES", "ENDED")
     rows = [
@@ -211,8 +213,8 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 @pass_console
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:
     """Finish a task: its tokens, also those handed over, are dead."""
-    caller = _caller(file, place)
-    answer = caller.call("DELETE", f"/v1/tasks/{_checked(task)}")
+    path = f"/v1/tasks/{_checked(task)}"
+    answer = _caller(file, place).call("DELETE", path)
     kill = answer.get("kill") or {}
     console.data("task", answer, lambda: f"{task} finished: {kill.get('summary', 'it had ended before')}")
 
