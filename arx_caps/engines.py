@@ -19,6 +19,8 @@ from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreEr
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
 STUCK_S: Final = 10  # a mint that stands still in a transaction must not stop the others for longer
+CACHE_KIB: Final = 32 * 1024  # of a SQLite connection: what the indexes of a large log touch, again and again
+WAL_PAGES: Final = 4096  # 16 MiB until SQLite carries its write-ahead log over: a page that many changes meet goes once
 POOL: Final = 16  # connections that are kept, and as many more for a while; two mints fit into PostgreSQL's usual 100
 READING: Final = "arx_reading"  # execution option: a transaction that takes no write lock
 
@@ -36,7 +38,10 @@ def open_engine(url: str) -> Engine:
     try:
         parts = make_url(url)
         if parts.drivername == "sqlite":
-            engine = create_engine(parts, connect_args={"timeout": BUSY_S, "check_same_thread": False})
+            settings: dict[str, Any] = {"connect_args": {"timeout": BUSY_S, "check_same_thread": False}}
+            if parts.database and parts.database != ":memory:":
+                settings["pool_use_lifo"] = True  # one that is used again finds its pages still in its memory
+            engine = create_engine(parts, **settings)
             event.listen(engine, "connect", _on_sqlite_connect)
             event.listen(engine, "begin", _on_sqlite_begin)
             return engine
@@ -104,6 +109,8 @@ def _on_sqlite_connect(connection: Any, record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # what was answered survives a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
     path = cursor.execute("PRAGMA database_list").fetchone()[2]
     cursor.close()
     record.info["file"] = (path, Path(path).stat()) if path else None

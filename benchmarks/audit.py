@@ -61,11 +61,12 @@ def ingest(place: str, size: int, records: int) -> dict[str, Any]:
     with contextlib.ExitStack() as left:
         server = left.enter_context(postgres.running()) if place == "PostgreSQL" else None
         sender = left.enter_context(stage(server.database() if server is not None else None))
-        sender.send(made[0])
+        attempts = [sender.make(batch) for batch in made]
+        sender.send(attempts[0])
         _signed(sender, made[0].last)
         began = time.perf_counter()
-        for batch in made[1:]:
-            sender.send(batch)
+        for attempt in attempts[1:]:
+            sender.send(attempt)
         taken = time.perf_counter() - began
         _signed(sender, records)
         signed = time.perf_counter() - began

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -24,6 +25,14 @@ from tests.cli.live import Live, live_realm
 REALM = "acme"
 
 
+class Attempt(NamedTuple):
+    """A batch that is ready to be sent: its bytes, its service's statement, and the mark that is the answer."""
+
+    body: bytes
+    statement: str
+    last: int
+
+
 class Sender:
     """Sends a service's batches to the mint, and sees what is signed."""
 
@@ -31,14 +40,19 @@ class Sender:
         self._own, self._log_dir = own, log_dir
         self._http = httpx.Client(timeout=60, trust_env=False)
 
-    def send(self, batch: Batch) -> None:
-        """Encode, sign and post a batch, as ``Shipper`` does; it must be taken whole."""
-        body, now, issuer, key = batch.encode(), time.time_ns() // 1_000_000, self._own.issuer, self._own.key
-        url = issuer + PATH
-        headers = {"Content-Type": MEDIA_TYPE, "DPoP": make_dpop(key, method="POST", url=url, now=now)}
-        headers[HEADER] = sign_batch(key, batch, body, realm=REALM, issuer=issuer, now=now)
-        answer = self._http.post(url, content=body, headers=headers)
-        assert answer.json()["high_water"] == batch.last, answer.text
+    def make(self, batch: Batch) -> Attempt:
+        """Encode and sign a batch, as ``Shipper`` does."""
+        body = batch.encode()
+        statement = sign_batch(self._own.key, batch, body, realm=REALM, issuer=self._own.issuer, now=_now_ms())
+        return Attempt(body, statement, batch.last)
+
+    def send(self, made: Attempt) -> None:
+        """Post a batch with a proof of its own; it must be taken whole."""
+        url = self._own.issuer + PATH
+        proof = make_dpop(self._own.key, method="POST", url=url, now=_now_ms())
+        headers = {"Content-Type": MEDIA_TYPE, "DPoP": proof, HEADER: made.statement}
+        answer = self._http.post(url, content=made.body, headers=headers)
+        assert answer.json()["high_water"] == made.last, answer.text
 
     def signed(self) -> int:
         """How many records the published checkpoint has."""
@@ -48,6 +62,10 @@ class Sender:
     def close(self) -> None:
         """Let go."""
         self._http.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @contextlib.contextmanager

@@ -41,17 +41,17 @@ def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows
     connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({signs})", list(rows))  # noqa: S608 - signs
 
 
-def add_totals(connection: Connection, totals: Sequence[tuple[int, int, int, int, int, int]]) -> None:
+def add_totals(connection: Connection, totals: Sequence[Sequence[int]]) -> None:
     """Add to the totals of nodes.
 
     Args:
         connection: The transaction.
-        totals: Allows, denials, others, the earliest and the latest time, and the node; each node once.
+        totals: Allows, denials, others, the earliest and the latest time, and the node; each node once, at least one.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_ADD_POSTGRESQL, tuple(map(list, zip(*totals, strict=True))))
     else:
-        connection.exec_driver_sql(_ADD_SQLITE, list(totals))
+        connection.exec_driver_sql(_ADD_SQLITE, list(map(tuple, totals)))
 
 
 def find_nodes(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, tuple[int, bytes]]:

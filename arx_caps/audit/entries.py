@@ -76,7 +76,7 @@ class EventRecord(NamedTuple):
 
 
 class Reader:
-    """Reads batches; remembers chains that it saw."""
+    """Reads batches; remembers chains that it saw.  Threads may share it."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[bytes, bytes], tuple[Facts, Place]] = {}

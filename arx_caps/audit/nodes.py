@@ -10,15 +10,16 @@ agents is two trees, and nobody can write himself into another one's.  Kinds of 
 * ``mint`` (empty), for what concerns nobody else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.bulk import add_totals, find_nodes, insert_rows
-from arx_caps.audit.tables import ALLOW, DENY, NODE
+from arx_caps.audit.tables import NODE
 from arx_verifier.records import Facts
 from arx_verifier.scopes import subject_scope
 
@@ -40,7 +41,7 @@ class Step(NamedTuple):
     name: str
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """Whom a record is about.
 
     Attributes:
@@ -52,6 +53,15 @@ class Place(NamedTuple):
     steps: tuple[Step, ...]
     agent: str = ""
     subject: str | None = None
+
+    @property
+    def key(self) -> bytes:
+        """What its node is found by, made at the first use: a chain's records share their place."""
+        kept = self.__dict__
+        key: bytes | None = kept.get("key")
+        if key is None:
+            key = kept["key"] = sha256(msgspec.msgpack.encode(self)).digest()
+        return key
 
 
 def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Place:
@@ -80,8 +90,8 @@ class Nodes:
     """Finds the nodes of places, and makes those that are new; within one transaction."""
 
     def __init__(self) -> None:
-        self._known: dict[Place, tuple[int, bytes]] = {}  # id and path, all of them committed
-        self._new: dict[Place, tuple[int, bytes]] = {}
+        self._known: dict[bytes, tuple[int, bytes]] = {}  # id and path by key, all of them committed
+        self._new: dict[bytes, tuple[int, bytes]] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._count = self._erasures = 0
 
@@ -98,27 +108,27 @@ class Nodes:
 
     def prepare(self, connection: Connection, places: Iterable[Place]) -> None:
         """Look up those of these places, and of all above them, that are not known yet: at once."""
-        unknown: dict[bytes, Place] = {}
-        for each in set(places):
+        unknown: set[bytes] = set()
+        for each in places:
             place = each
-            while place not in self._known and place not in self._new:
-                unknown[_key(place)] = place
+            while place.key not in self._known and place.key not in self._new and place.key not in unknown:
+                unknown.add(place.key)
                 if len(place.steps) == 1:
                     break
                 place = _above(place)
         if unknown:
-            self._new |= {unknown[key]: found for key, found in find_nodes(connection, list(unknown)).items()}
+            self._new |= find_nodes(connection, list(unknown))
 
     def find(self, place: Place, at_ms: int) -> int:
         """Return the id of the node of a place that was prepared; one that is not there is made."""
-        return (self._known.get(place) or self._new.get(place) or self._make(place, at_ms))[0]
+        return (self._known.get(place.key) or self._new.get(place.key) or self._make(place, at_ms))[0]
 
-    def flush(self, connection: Connection, seen: Iterable[tuple[int, int, int]]) -> int:
+    def flush(self, connection: Connection, totals: Iterable[Sequence[int]]) -> int:
         """Write the new nodes and add to the totals of those that were seen.
 
         Args:
             connection: The transaction.
-            seen: Node, outcome and time of each record.
+            totals: Allows, denials, others, the earliest and the latest time, and the node; each node once.
 
         Returns:
             How many nodes there are.
@@ -126,19 +136,8 @@ class Nodes:
         if self._rows:
             insert_rows(connection, NODE, _COLUMNS, self._rows)
             self._rows = []
-        totals: dict[int, list[int]] = {}
-        for node, outcome, at_ms in seen:
-            total = totals.get(node)
-            if total is None:
-                total = totals[node] = [0, 0, 0, at_ms, at_ms]
-            total[0 if outcome == ALLOW else 1 if outcome == DENY else 2] += 1
-            if at_ms < total[3]:
-                total[3] = at_ms
-            elif at_ms > total[4]:
-                total[4] = at_ms
-        if totals:
-            # In the order of ids, so that two writers would never wait for each other crosswise.
-            add_totals(connection, [(*total, node) for node, total in sorted(totals.items())])  # type: ignore[misc]
+        # In the order of ids, so that two writers would never wait for each other crosswise.
+        add_totals(connection, sorted(totals, key=_NODE_OF))
         return self._count
 
     def commit(self) -> None:
@@ -152,13 +151,13 @@ class Nodes:
         parent, path = None, b""
         if len(steps) > 1:
             above = _above(place)
-            parent, path = self._known.get(above) or self._new.get(above) or self._make(above, at_ms)
+            parent, path = self._known.get(above.key) or self._new.get(above.key) or self._make(above, at_ms)
         self._count += 1
         path += self._count.to_bytes(8, "big")
         refs = {step.kind: step.ref for step in steps}
         where = (refs.get(SESSION, ""), refs.get(TASK, ""), place.agent, place.subject)
-        self._rows.append((self._count, path, _key(place), parent, *steps[-1], *where, 0, 0, 0, at_ms, at_ms))
-        made = self._new[place] = (self._count, path)
+        self._rows.append((self._count, path, place.key, parent, *steps[-1], *where, 0, 0, 0, at_ms, at_ms))
+        made = self._new[place.key] = (self._count, path)
         return made
 
 
@@ -166,8 +165,5 @@ def _above(place: Place) -> Place:
     return Place(place.steps[:-1], place.agent, place.subject)
 
 
-def _key(place: Place) -> bytes:
-    return sha256(msgspec.msgpack.encode(place)).digest()
-
-
 _COLUMNS: Final = tuple(NODE.columns.keys())
+_NODE_OF: Final = itemgetter(5)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sign what the log's database holds, and keep its files up with it.  SPEC 17.
 
-The database is the truth and the files are a copy.  A checkpoint is signed only for rows that were read back, hashed
-and found to continue what was signed before; it is stored before it is published.  Where the rows do not give what was
-signed, nothing is signed any more until a person has looked: ``halted`` says why.
+The database is the truth and the files are a copy.  A checkpoint is signed only for leaves that this process has just
+committed, or read back and hashed, and that continue what was signed before; it is stored before it is published.
+Where the rows do not give what was signed, nothing is signed any more until a person has looked: ``halted`` says why.
 """
 
 import logging

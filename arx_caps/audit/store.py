@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import delete, func, insert, inspect, select, update
@@ -22,6 +22,7 @@ from arx_caps.audit.entries import Reader, make_loss
 from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
 from arx_caps.audit.paths import WIDTH, Tile, hashes_in
+from arx_caps.audit.recent import Recent
 from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
 from arx_caps.audit.tiles import Leaf, leaf_of
 from arx_caps.audit.tree import Frontier
@@ -33,6 +34,7 @@ from arx_verifier.errors import SettingsError
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # checkpoints; the last one always
 _AT_ONCE: Final = 4096  # leaves that are read in one go
+_HELD: Final = select(*STATE.c).with_for_update()
 LOCK: Final = 0x617279  # any number that nobody else locks in this database
 
 
@@ -61,7 +63,7 @@ class LogStore:
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
         self._reader = self._engine.execution_options(**{READING: True})
-        self._nodes, self._batches, self._lock = Nodes(), Reader(), threading.Lock()
+        self._nodes, self._batches, self._recent, self._lock = Nodes(), Reader(), Recent(), threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -109,11 +111,12 @@ class LogStore:
         """
         with self._lock:  # one thread at a time has the nodes; the row's lock holds other processes
             with told(NAME), self._engine.begin() as c:
-                row = c.execute(select(*STATE.c).with_for_update()).one()
+                row = c.execute(_HELD).one()
                 writing = Writing(c, self._nodes, row, time.time_ns() // 1_000_000)
                 yield writing
                 writing.finish()
             self._nodes.commit()
+            self._recent.add(writing.tree.size, writing.leaves)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -131,12 +134,13 @@ class LogStore:
             with told(NAME), self._engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def take(self, batch: Batch, statement: str | None) -> int:
+    def take(self, batch: Batch, statement: str | None, leaves: Sequence[bytes] | None = None) -> int:
         """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
 
         Args:
             batch: The batch, from whoever may send it.
             statement: Its service's statement, kept beside the records; None for the mint's own.
+            leaves: The hashes of its records' leaves, where they are known already.
 
         Returns:
             The high-water mark of the run.
@@ -145,8 +149,7 @@ class LogStore:
             RequestError: A record is not what the batch says.
             StoreError: The database did not answer; nothing was taken.
         """
-        with self._lock:
-            entries = self._batches.read(batch)
+        entries = self._batches.read(batch)  # meanwhile another batch may be on its way to the disk
         with self.writing() as log:
             source = log.source(batch.verifier, batch.boot, batch.audience)
             mark, lost = source.high_water, 0
@@ -154,9 +157,10 @@ class LogStore:
                 lost = batch.first - 1 - mark
                 log.append(source, [make_loss(batch, mark + 1, log.now_ms)])
                 mark = batch.first - 1
-            new = entries[mark + 1 - batch.first :] if batch.first <= mark + 1 else []
-            if new:
-                log.append(source, new, None if statement is None else statement.encode())
+            had = mark + 1 - batch.first
+            if had >= 0 and entries[had:]:
+                said = None if statement is None else statement.encode()
+                log.append(source, entries[had:], said, None if leaves is None else leaves[had:])
                 mark = batch.last
             log.mark(source, mark, lost=lost, closed=batch.closed and mark == batch.last)
             return mark
@@ -190,6 +194,8 @@ class LogStore:
             TamperedError: One that belongs there is missing.
         """
         end = min(end, start + _AT_ONCE)
+        if recent := self._recent.take(start, end):
+            return recent
         with self.reading() as c:
             taken = int(c.execute(select(STATE.c.first)).scalar_one())
             if start < taken:

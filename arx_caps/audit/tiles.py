@@ -207,13 +207,18 @@ class TileWriter:
 
         Where a record is gone, an empty entry stands in its place, which no record is.
         """
-        for leaf in leaves:
-            self._records.append(leaf.record or b"")
-            if len(self._records) == WIDTH:
+        new, at = list(leaves), 0
+        while at < len(new):
+            some = new[at : at + WIDTH - self.size % WIDTH]  # up to where a tile is full
+            self._records += [leaf.record or b"" for leaf in some]
+            hashes = self._edge.setdefault(0, [])
+            hashes += [leaf.hash for leaf in some]
+            at += len(some)
+            if len(hashes) == WIDTH:
                 self._write_records(Tile(ENTRIES, self.size // WIDTH))
                 self._records = []
-            self._add(0, leaf.hash)
-            self.size += 1
+                self._close(0, hashes)
+            self.size += len(some)
 
     def flush(self) -> None:
         """Write the tiles and the bundle at the right edge; a checkpoint of this size may then be published."""
@@ -233,10 +238,14 @@ class TileWriter:
         hashes = self._edge.setdefault(level, [])
         hashes.append(new)
         if len(hashes) == WIDTH:
-            place = self.size >> LEVEL_BITS * (level + 1)
-            self._write(Tile(level, place), b"".join(hashes))
-            self._edge[level] = []
-            self._add(level + 1, tree.Tree(hashes).root())
+            self._close(level, hashes)
+
+    def _close(self, level: int, hashes: list[bytes]) -> None:
+        """Write a tile that is full, and what it adds to the level above."""
+        place = self.size >> LEVEL_BITS * (level + 1)
+        self._write(Tile(level, place), b"".join(hashes))
+        self._edge[level] = []
+        self._add(level + 1, tree.Frontier.of(hashes).root())
 
     def _write_records(self, bundle: Tile) -> None:
         if any(self._records):  # a bundle that retention has taken is not made again, out of nothing

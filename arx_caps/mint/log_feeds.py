@@ -193,7 +193,8 @@ def _kill(inc: str, entry: Line) -> Entry:
     record = EventRecord(f"{KILLS}/{inc}", entry.seq, entry.at_ms, f"store.{entry.op}", entry.by, named, facts)
     about = {"agent": name} if kind == "agent" else {"operator": name} if kind == "operator" else {}
     place = place_of_event("", about)
-    return make_event(record, place._replace(subject=entry.scope) if kind == "subject" else place)
+    subject = entry.scope if kind == "subject" else place.subject
+    return make_event(record, Place(place.steps, place.agent, subject))
 
 
 def _unread(inc: str, first: int, last: int, at_ms: int) -> Entry:

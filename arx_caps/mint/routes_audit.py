@@ -35,7 +35,8 @@ def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Stateme
     statement = open_statement(headers.get(wire.HEADER, ""), mint.state.find_key, now=now_ms())
     if proof.key.kid != statement.key.kid:
         raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    # In memory: a batch may come again, and nothing is taken twice.
+    mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
     return statement
 
 
@@ -45,8 +46,9 @@ def take_decisions(asked: Asked) -> Marked:
     body: bytes = asked.body.content
     batch = Batch.decode(body)
     realm = asked.mint.realm
-    hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
-    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=asked.mint.log.take(batch, statement.text))
+    leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
+    high_water = asked.mint.log.take(batch, statement.text, leaves)
+    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=high_water)
 
 
 def get_checkpoint(asked: Asked) -> File:

@@ -2,6 +2,7 @@
 """Ids of proofs and assertions that were used: each is good once, at every mint of the realm.  SPEC 16."""
 
 import hashlib
+import threading
 from typing import Final
 
 from sqlalchemy import delete, insert, select
@@ -18,7 +19,12 @@ KEEP_MS: Final = 60_000  # beyond a proof's end, for a clock that is set back
 class ProofState(Database):
     """The used ids."""
 
-    _pruned_ms = 0
+    _pruned_ms = _looked_ms = 0
+
+    def __init__(self, url: str, *, writer: str = "mint") -> None:
+        super().__init__(url, writer=writer)
+        self._here: dict[str, int] = {}
+        self._looking = threading.Lock()
 
     def spend(self, kind: str, kid: str, jti: str, until: int) -> None:
         """Use a proof's or an assertion's id, once.
@@ -32,8 +38,7 @@ class ProofState(Database):
         Raises:
             GrantError: ``replayed``.
         """
-        text = f"{kind}\0{kid}\0{jti}".encode("utf-8", "surrogatepass")
-        used = Used(kind, hashlib.sha256(text).hexdigest(), until)
+        used = _used(kind, kid, jti, until)
         if not put_off(used):
             self.spend_now(used)
         elif self.row(select(USED_JTI.c.digest).where(USED_JTI.c.digest == used.digest)) is not None:
@@ -52,6 +57,27 @@ class ProofState(Database):
         except GrantError as error:  # the unique key
             raise _replayed(used) from error
 
+    def spend_here(self, kind: str, kid: str, jti: str, until: int) -> None:
+        """Use an id, once for this process and without a write: for what may come again and then does nothing new.
+
+        Args:
+            kind: What it belongs to.
+            kid: The key that signed it.
+            jti: The id.
+            until: From when on it would be refused as too old, ms.
+
+        Raises:
+            GrantError: ``replayed``.
+        """
+        used, now = _used(kind, kid, jti, until), now_ms()
+        with self._looking:
+            if used.digest in self._here:
+                raise _replayed(used)
+            self._here[used.digest] = until
+            if abs(now - self._looked_ms) > PRUNE_MS:
+                self._looked_ms = now
+                self._here = {digest: end for digest, end in self._here.items() if end >= now - KEEP_MS}
+
     def _prune(self) -> None:
         now = now_ms()
         if abs(now - self._pruned_ms) > PRUNE_MS:
@@ -60,6 +86,11 @@ class ProofState(Database):
             old = select(USED_JTI.c.digest).where(USED_JTI.c.until < now - KEEP_MS)
             with self.write() as c:
                 c.execute(delete(USED_JTI).where(USED_JTI.c.digest.in_(old.with_for_update(skip_locked=True))))
+
+
+def _used(kind: str, kid: str, jti: str, until: int) -> Used:
+    text = f"{kind}\0{kid}\0{jti}".encode("utf-8", "surrogatepass")
+    return Used(kind, hashlib.sha256(text).hexdigest(), until)
 
 
 def _replayed(used: Used) -> GrantError:

@@ -28,6 +28,17 @@ def test_every_root_is_that_of_the_definition() -> None:
             frontier.append(LEAVES[size])
 
 
+@QUICK
+@given(SIZES, SIZES)
+def test_many_leaves_at_once_are_as_one_after_another(one: int, other: int) -> None:
+    """From any size to any other: the same root, the same edge."""
+    before, size = sorted((one, other))
+    frontier = tree.Frontier.of(LEAVES[:before])
+    frontier.extend(LEAVES[before:size])
+    assert (frontier.size, frontier.root()) == (size, ROOTS[size])
+    assert tree.Frontier(size, frontier.edge).root() == ROOTS[size]
+
+
 def test_an_edge_that_is_none_is_refused() -> None:
     """A stored frontier with too few, too many or too short hashes builds nothing."""
     for size, edge in ((3, [LEAVES[0]]), (2, LEAVES[:2]), (1, [b"short"]), (-1, [])):

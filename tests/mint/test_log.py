@@ -93,6 +93,15 @@ def test_only_the_service_itself_writes_its_records(world: World, key: SigningKe
     assert decisions_in(world) == []
 
 
+def test_a_proof_goes_with_one_attempt(world: World, key: SigningKey) -> None:
+    """A batch may come again, its proof may not."""
+    made = batch_of([decision(1, facts())])
+    proof = make_dpop(key, method="POST", url=ISSUER + PATH, now=now_ms())
+    assert send(world, key, made, DPoP=proof).json()["high_water"] == 1
+    assert send(world, key, made, DPoP=proof).json()["code"] == "replayed"
+    assert send(world, key, made).json()["high_water"] == 1
+
+
 def test_a_batch_may_be_larger_than_other_bodies(world: World, key: SigningKey) -> None:
     """Up to the batch's own limit; what is longer is refused before it is taken in."""
     made = batch_of([decision(n, facts(meta=(("k", "x" * 2000),))) for n in range(1, 501)])
