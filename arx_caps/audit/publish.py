@@ -14,12 +14,13 @@ from pathlib import Path
 from arx_caps.audit.checkpoint import Checkpoint, open_checkpoint
 from arx_caps.audit.cosigning import Witnesses
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-from arx_caps.audit.note import Note, Signer
+from arx_caps.audit.note import Note, Signer, text64
 from arx_caps.audit.paths import CHECKPOINT
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, prune
 from arx_caps.audit.tree import Frontier
+from arx_caps.audit.wire import LogWord
 from arx_verifier.errors import AuditError
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,22 @@ class Publisher:
         proof = Proof(kept, body, index, tuple(path), signed)
         proof.check(self.signer.key)
         return proof
+
+    def word(self, seen: int) -> LogWord | None:
+        """Return the published checkpoint, with the proof that it continues a size; None before there is one.
+
+        A size that the log does not have cannot be proven: whoever asked with it finds the proof missing.
+        """
+        fetch = fetch_from(self.folder)
+        raw = fetch(CHECKPOINT)
+        if raw is None:
+            return None
+        size = open_checkpoint(raw, self.signer.key).checkpoint.size
+        try:
+            proof = TileReader(fetch, size).consistency(seen) if seen <= size else []
+        except IncompleteError:
+            return None  # the files are being made again
+        return LogWord(str(self.signer.key), raw.decode(), tuple(map(text64, proof)))
 
     def step(self) -> bool:
         """Sign what is new, and publish it.

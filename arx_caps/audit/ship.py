@@ -16,8 +16,9 @@ from typing import Final, NamedTuple, Self
 import httpx
 import msgspec
 
+from arx_caps.audit.habit import Seen
 from arx_caps.audit.spooled import AT_ONCE, Run, Spool
-from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, Batch, Mark, read_mark, sign_batch
+from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Mark, read_mark, sign_batch
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
@@ -46,6 +47,7 @@ class Status(NamedTuple):
         error: Why, or None.
         code: The code of that error: ``store_unavailable`` for a mint that did not answer, ``bad_batch`` for one that
             refused.
+        fork: Why the log's last word contradicts what this sender saw of it before, or None.
     """
 
     shipped: int
@@ -56,6 +58,7 @@ class Status(NamedTuple):
     failing_ms: int
     error: str | None
     code: str | None
+    fork: str | None = None
 
 
 class Shipper:
@@ -85,6 +88,7 @@ class Shipper:
         self._spool, self._realm, self._issuer, self._key = Spool(folder, audience), realm, issuer.rstrip("/"), key
         self._keep_ms = keep_ms
         self._http = client or httpx.Client(timeout=TIMEOUT, trust_env=False)
+        self._seen = Seen(folder)
         self._shipped = self._lost = 0
         self._alarm = 0.0
         self._error: str | None = None
@@ -101,7 +105,8 @@ class Shipper:
         since = self._failing_since
         failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
         spool, alarm = self._spool, round(self._alarm * 100)
-        return Status(self._shipped, self._lost, spool.fill, alarm, spool.used, failing_ms, self._error, self._code)
+        counts = (self._shipped, self._lost, spool.fill, alarm, spool.used, failing_ms)
+        return Status(*counts, self._error, self._code, self._seen.alarm)
 
     def __enter__(self) -> Self:
         self.start()
@@ -187,6 +192,8 @@ class Shipper:
             "DPoP": make_dpop(self._key, method="POST", url=url, now=now),
             HEADER: sign_batch(self._key, batch, body, realm=self._realm, issuer=self._issuer, now=now),
         }
+        if (seen := self._seen.asks()) is not None:
+            headers[SEEN_HEADER] = str(seen)
         try:
             response = self._http.post(url, content=body, headers=headers, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -195,7 +202,10 @@ class Shipper:
             raise GrantError(f"the mint refuses the batch: {_detail(response)}", code="bad_batch")
         if response.status_code != 200:
             raise StoreError(f"the mint cannot take records now: {_detail(response)}")
-        return read_mark(response.content)
+        mark = read_mark(response.content)
+        if mark.log is not None:
+            self._seen.take(mark.log)
+        return mark
 
     def _succeed(self, run: Run, batch: Batch, *, forward: bool, asked: bool) -> None:
         self._failures.pop(run.boot, None)

@@ -22,6 +22,7 @@ from arx_verifier.records import Opened, Sealed, read_sealed
 
 PATH: Final = "/v1/decisions"
 HEADER: Final = "Arx-Batch"
+SEEN_HEADER: Final = "Arx-Log"  # the size of the log that the sender saw last
 MEDIA_TYPE: Final = "application/vnd.arx.decisions"
 WIRE_VERSION: Final = 1
 MAX_RECORDS: Final = 2_000  # in one batch
@@ -116,6 +117,20 @@ class Batch(NamedTuple):
         return Frontier.of(self.leaves()).root()
 
 
+class LogWord(msgspec.Struct, frozen=True):
+    """What the log says of itself to a sender that asks.
+
+    Attributes:
+        key: Its key text.
+        checkpoint: Its last checkpoint, a note.
+        consistency: The hashes that prove that it continues the size that was asked with, base64.
+    """
+
+    key: str
+    checkpoint: str
+    consistency: tuple[str, ...]
+
+
 class Mark(msgspec.Struct, frozen=True):
     """The receiver's answer: how far it has a run, whatever was sent.
 
@@ -123,11 +138,13 @@ class Mark(msgspec.Struct, frozen=True):
         high_water: The last sequence that it has, or knows to be lost; the sender goes on behind it.
         verifier: The verifier.
         boot: The run.
+        log: The log's word, where it was asked for.
     """
 
     high_water: int
     verifier: str = ""
     boot: str = ""
+    log: LogWord | None = None
 
 
 def sign_batch(key: SigningKey, batch: Batch, body: bytes, *, realm: str, issuer: str, now: int) -> str:

@@ -76,7 +76,7 @@ class _Line:
 
     def tell(self, status: Any) -> None:
         """Take in how it stands; called after every look at the spool."""
-        now, matters = time.monotonic(), (status.alarm, status.error, status.lost)
+        now, matters = time.monotonic(), (status.alarm, status.error, status.lost, status.fork)
         if now < self._next and matters == self._said:
             return
         self._said, self._next = matters, now + (_LINE_S if self._terminal else EVERY_S)
@@ -104,6 +104,8 @@ def _shown(status: Any) -> str:
         parts.append(click.style(f"ALARM: above {status.alarm} %", fg="red", bold=True))
     if status.lost:
         parts.append(click.style(f"{status.lost:,} lost", fg="red"))
+    if status.fork is not None:
+        parts.append(click.style(f"ALARM: {plain(status.fork)}", fg="red", bold=True))
     if status.error is not None:
         parts.append(f"not sent for {show_span(status.failing_ms)}: {plain(status.error)}")
     return ", ".join(parts)

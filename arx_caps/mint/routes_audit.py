@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the audit log: where services' records come in, and where its files and proofs can be had.  SPEC 17, 18."""
 
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from arx_caps.audit import wire
 from arx_caps.audit.errors import NoteError
 from arx_caps.audit.paths import CHECKPOINT, Tile
 from arx_caps.audit.tiles import fetch_from
-from arx_caps.audit.wire import Batch, Statement, hold_statement, open_statement
+from arx_caps.audit.wire import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.callers import Call, read_proof
 from arx_caps.mint.core import Mint
@@ -21,15 +22,23 @@ TEXT: Final = "text/plain; charset=utf-8"
 BINARY: Final = "application/octet-stream"
 
 
-class Marked(Answer, frozen=True):
-    """How far the log has a run, whatever was sent."""
+class Marked(Answer, frozen=True, omit_defaults=True):
+    """How far the log has a run, whatever was sent; and the log's own word, where it was asked for."""
 
     verifier: str
     boot: str
     high_water: int
+    log: LogWord | None = None
 
 
-def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Statement:
+class Sender(NamedTuple):
+    """Who sends a batch: its statement, and which size of the log it has seen, or None if it does not ask."""
+
+    statement: Statement
+    seen: int | None
+
+
+def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Sender:
     """Prove that a batch is an enrolled service's before its body is read."""
     proof = read_proof(call, None)
     statement = open_statement(headers.get(wire.HEADER, ""), mint.state.find_key, now=now_ms())
@@ -37,18 +46,21 @@ def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Stateme
         raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
     # In memory: a batch may come again, and nothing is taken twice.
     mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
-    return statement
+    asked = headers.get(wire.SEEN_HEADER, "")
+    return Sender(statement, int(asked) if re.fullmatch("[0-9]{1,18}", asked, re.ASCII) else None)
 
 
 def take_decisions(asked: Asked) -> Marked:
     """Take a service's records into the log, wholly or not at all, and say how far its run is."""
-    statement: Statement = asked.admitted
+    statement, seen = asked.admitted
     body: bytes = asked.body.content
     batch = Batch.decode(body)
     realm = asked.mint.realm
     leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
-    high_water = asked.mint.log.take(batch, statement.text, leaves)
-    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=high_water)
+    log = asked.mint.log
+    mark = log.take(batch, statement.text, leaves)
+    word = None if seen is None else log.publisher.word(seen)
+    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, log=word)
 
 
 def get_checkpoint(asked: Asked) -> File:

@@ -16,7 +16,7 @@ from arx_caps.audit.keys import read_signer
 from arx_caps.audit.tables import RECORD
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.verify import Trust, verify
-from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, Batch, sign_batch
+from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, sign_batch
 from arx_caps.jose import SigningKey, make_dpop
 from arx_caps.mint.holder_keys import add_key
 from arx_verifier.decisions import Decision, unpack_record
@@ -211,3 +211,15 @@ def test_a_record_can_be_proven_to_anybody(world: World, key: SigningKey, tmp_pa
     assert (shown.sequence, shown.peer) == (2, "10.0.0.1")
     for unknown in ("99999", f"{BOOT}-9", "x/y/z", "-", "1" * 30, "orders-2/" + BOOT + "/2"):
         assert world.operator().call("GET", f"/v1/audit/proofs/{unknown}").json()["code"] == "not_found"
+
+
+def test_a_sender_that_asks_is_told_where_the_log_stands(world: World, key: SigningKey) -> None:
+    """With the size that it saw last it gets the checkpoint and the proof between the two; else nothing of it."""
+    made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_signer(world.realm.log_key_path, "log").key
+    assert "log" not in send(world, key, made).json()
+    world.mint.log.step()
+    told = send(world, key, made, **{SEEN_HEADER: "0"}).json()["log"]
+    assert open_checkpoint(told["checkpoint"].encode(), own).checkpoint.size >= 9
+    assert told["key"] == str(own)
+    assert len(send(world, key, made, **{SEEN_HEADER: "3"}).json()["log"]["consistency"]) > 1
+    assert "log" not in send(world, key, made, **{SEEN_HEADER: "-1"}).json()

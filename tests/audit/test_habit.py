@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever ships finds a log that went back or shows another history than before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.audit import habit
+from arx_caps.audit.habit import FORK_FILE, KEPT_FILE, Seen
+from arx_caps.audit.note import Signer
+from arx_caps.audit.publish import Publisher
+from arx_caps.audit.store import LogStore
+from tests.audit.batches import batch_of, decision, facts
+from tests.audit.world import LOG, OTHER
+
+
+class Log:
+    """A log with its publisher."""
+
+    def __init__(self, folder: Path, name: str, signer: Signer = LOG) -> None:
+        self.store = LogStore(f"sqlite:///{folder}/{name}.db")
+        self.store.create()
+        self.publisher = Publisher(self.store, signer, folder / name)
+
+    def grow(self, count: int, code: str = "ok") -> None:
+        size = self.store.size()
+        self.store.take(batch_of([decision(n, facts(), code) for n in range(count)], size + 1), "s")
+        self.publisher.step()
+
+    def tell(self, seen: Seen) -> str | None:
+        """Answer what it asks; return its alarm."""
+        size = seen.asks()
+        assert size is not None
+        word = self.publisher.word(size)
+        assert word is not None
+        seen.take(word)
+        return seen.alarm
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    """A log of ten records."""
+    monkeypatch.setattr(habit, "EVERY_S", 0.0)
+    made = Log(tmp_path, "log")
+    made.grow(10)
+    yield made
+    made.store.close()
+
+
+def test_a_log_that_grows_is_no_alarm(log: Log, tmp_path: Path) -> None:
+    """Each checkpoint continues the one before, also after a restart of whoever keeps them."""
+    seen = Seen(tmp_path)
+    for count in (0, 1, 300):
+        if count:
+            log.grow(count)
+        assert log.tell(seen) is None
+    again = Seen(tmp_path)
+    assert again.asks() == 311
+    assert log.tell(again) is None
+
+
+@pytest.mark.parametrize("size", [5, 10, 400])
+def test_another_history_is_an_alarm_and_both_words_are_kept(log: Log, tmp_path: Path, size: int) -> None:
+    """Shorter, as long or longer, signed with the log's own key: it is found, and what was seen first stays."""
+    seen = Seen(tmp_path)
+    log.tell(seen)
+    kept = (tmp_path / KEPT_FILE).read_bytes()
+    other = Log(tmp_path, "other")
+    other.grow(size, "revoked")
+    assert other.tell(seen)
+    assert (tmp_path / KEPT_FILE).read_bytes() == kept
+    assert (tmp_path / FORK_FILE).exists()
+    log.grow(1)
+    assert log.tell(seen) is None
+    other.store.close()
+
+
+def test_another_key_is_an_alarm(log: Log, tmp_path: Path) -> None:
+    """The first word is believed; from then on it is one key."""
+    seen = Seen(tmp_path)
+    log.tell(seen)
+    other = Log(tmp_path, "other", OTHER)
+    other.grow(20)
+    assert "another key" in str(other.tell(seen))
+    other.store.close()
+    (tmp_path / KEPT_FILE).write_bytes(b"{}")
+    again = Seen(tmp_path)
+    again.asks()
+    assert "cannot be read" in str(again.alarm)
