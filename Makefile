@@ -6,54 +6,58 @@ READY := $(VENV)/.ready
 # Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean
+.DEFAULT_GOAL := demo
+.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean help
 
-demo: $(READY)
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY)  ## the whole job and the attacks on it, with real processes
 	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
 
-test: $(READY)
+test: $(READY)  ## all tests
 	$(TEST) $(ARGS)
 
-test-fast: $(READY)
+test-fast: $(READY)  ## the tests that start no server
 	$(TEST) -m "not servers and not install and not long" $(ARGS)
 
-nightly: $(READY)
+nightly: $(READY)  ## what takes too long for every change: processes killed while they decide, simulated worlds
 	.ci/nightly
 
 # The verifier built with its compiled twins, in a folder of its own; it takes a C compiler and headers.
-compiled: $(READY)
+compiled: $(READY)  ## the verifier with its compiled twins, in build/compiled; takes a C compiler
 	@rm -rf build/compiled
 	ARX_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled ./verifier
 
 # The same tests, with it.
-test-compiled: compiled
+test-compiled: compiled  ## the tests, with the compiled verifier
 	ARX_REQUIRE_COMPILED=1 PYTHONPATH=build/compiled $(TEST) tests/verifier tests/advisories tests/agent $(ARGS)
 
-bench: $(READY)
+bench: $(READY)  ## a decision beside its peers
 	@$(MAKE) --silent compiled || { rm -rf build/compiled; echo "the compiled build is left out: it takes a C compiler" >&2; }
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
-bench-growth: $(READY)
+bench-growth: $(READY)  ## a decision as tokens, rules and kills grow
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 
-bench-service: $(READY)
+bench-service: $(READY)  ## a guarded service against one without
 	$(BIN)/python -m benchmarks.service $(ARGS)
 
-bench-all: bench bench-growth bench-service
+bench-all: bench bench-growth bench-service  ## the three above
 
-bench-audit: $(READY)
+bench-audit: $(READY)  ## the audit log
 	$(BIN)/python -m benchmarks.audit $(ARGS)
 
-bench-mint: $(READY)
+bench-mint: $(READY)  ## the mint under load
 	$(BIN)/python -m benchmarks.mint $(ARGS)
 
-bench-kill: $(READY)
+bench-kill: $(READY)  ## how fast a kill is in force
 	$(BIN)/python -m benchmarks.kill $(ARGS)
 
-contract: $(READY)
+contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)
 
-check: $(READY)
+check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -65,5 +69,5 @@ $(READY): pyproject.toml verifier/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./verifier -e '.[dev]'
 	@touch $@
 
-clean:
+clean:  ## remove .venv and what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

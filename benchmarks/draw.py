@@ -10,7 +10,7 @@ from benchmarks.kill_plot import COLOURS, STYLE
 WIDTH: Final = 760
 OTHERS: Final = "#8b949e"
 ROW: Final = 22
-LEFT, RIGHT = 250, 70
+LEFT, RIGHT = 290, 70  # room for the longest name in a wide font
 Point = tuple[float, float]
 
 

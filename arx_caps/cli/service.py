@@ -103,7 +103,8 @@ def refresh(console: Console, file: Path, once: bool) -> None:
         if once:
             changed = refresher.refresh()
             value = {"file": str(file), "keys": list(refresher.status.kids), "changed": changed}
-            console.data("service", value, lambda: pairs(facts_of(value)))
+            shown = {**value, "changed": "yes" if changed else "no"}
+            console.data("service", value, lambda: pairs(facts_of(shown)))
             return
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -348,3 +348,11 @@ def test_every_member_of_a_service_file_is_documented() -> None:
     docs/settings.md has each member of a service file, and no other.
     """
     assert sorted(table("The service file")) == sorted(ServiceFile.__struct_fields__)
+
+
+def test_make_help_lists_every_target() -> None:
+    """``make help`` has a line for each target that may be called, and says what it is."""
+    declared = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    told = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory", "help"], capture_output=True, check=True)
+    listed = dict(line.split(maxsplit=1) for line in told.stdout.decode().splitlines())
+    assert listed.keys() == set(declared.split()[1:])

@@ -139,7 +139,7 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
         mode = file.stat().st_mode
         raw = file.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}; `arx service enrol AUDIENCE --out {file}` makes it") from error
+        raise SettingsError(f"{file}: {error.strerror}; `arx service join` or `arx service enrol` makes it") from error
     if stat.S_IMODE(mode) & 0o077:
         raise SettingsError(f"{file} holds keys and can be read by others; run `chmod 600 {file}`")
     try:
