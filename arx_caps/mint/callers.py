@@ -22,8 +22,17 @@ from arx_verifier.macaroon import Macaroon, OperatorIdentifier
 
 Kind = Literal["agent", "operator", "service"]
 WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
-# What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.
-GIVING: Final = ("arx.agents.write", "arx.services.write", "arx.ban.lift", WRITE_OPERATORS)
+# What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.  What
+# gives power, or takes records out of the log for good, waits: whoever asks could be frozen by now.
+GIVING: Final = (
+    "arx.agents.write",
+    "arx.audit.erase",
+    "arx.audit.prune",
+    "arx.ban.lift",
+    "arx.policy.write",
+    "arx.services.write",
+    WRITE_OPERATORS,
+)
 
 
 class Call(NamedTuple):

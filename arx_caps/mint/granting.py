@@ -120,7 +120,7 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **told)
     most = policy.most_open(path)
     room = Room(most, lambda other: stands(mint, other)) if most is not None else None
-    keep_recipe(recipe_of(birth))
+    keep_recipe(recipe_of(birth, (kid,)))
     mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
     return Opened(row, sign_session(mint, birth), expires_at)
 
@@ -180,7 +180,8 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     told |= {"task": birth.task, "params": params, "audiences": granted.audiences}
     told |= {"above": above} if above else {}
     origins = origins_of(mint, granted)
-    keep_recipe(recipe_of(birth, granted.all_caveats(), origins))
+    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
+    keep_recipe(recipe_of(birth, kids, granted.all_caveats(), origins))
     what = Event.of("task.started", caller.by, **told)
     mint.state.add_task(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
     return Started(row, bundle)

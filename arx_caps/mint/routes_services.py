@@ -8,6 +8,7 @@ its own and from then on asks for its audience keys itself.
 import hashlib
 import secrets
 from collections.abc import Mapping
+from http.client import SERVICE_UNAVAILABLE
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -16,12 +17,14 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
+from arx_caps.mint.operator_token import hold_to_rules
 from arx_caps.mint.paging import PageQuery, page_of
+from arx_caps.mint.roles import rules_of
 from arx_caps.mint.state_keys import BY_FILE
-from arx_caps.mint.state_services import SERVICES_ORDER
+from arx_caps.mint.state_services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.tables import SERVICES
 from arx_verifier import codec, names
-from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 from arx_verifier.store_address import without_login
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
@@ -167,8 +170,13 @@ def join(asked: Asked) -> JoinedAnswer:
     mint, proof = asked.mint, asked.proof
     if proof is None:
         raise refusal("missing_token")
+    digest = _digest(asked.body.enrolment)
+    invited = mint.state.invited_by(digest)
+    if invited is None:
+        raise bad_enrolment()  # nothing is kept of a stranger's proof
+    _require_inviter(mint, *invited)
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    audience = mint.state.join(_digest(asked.body.enrolment), proof.key)
+    audience = mint.state.join(digest, proof.key)
     return JoinedAnswer(audience=audience, kid=proof.key.kid)
 
 
@@ -211,6 +219,18 @@ def patch_service(asked: Asked) -> ServiceAnswer:
     return _show(mint, _row(mint, audience))
 
 
+def _require_inviter(mint: Mint, audience: str, by: str) -> None:
+    """Demand that whoever made an enrolment token could make it now: with their power goes what they left behind."""
+    row = mint.state.operator(by.removeprefix("operator:"))
+    if row is None or row["status"] != "active":
+        raise bad_enrolment()
+    mint.require(mint.born(), (by,))
+    try:
+        hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), WRITE, {"audience": audience})
+    except ArxError as error:
+        raise bad_enrolment() from error
+
+
 def _audience(asked: Asked) -> str:
     audience: str = asked.body.audience
     if not names.is_audience(audience):
@@ -245,11 +265,17 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_NOT_JOINED: Final = (
+    "bad_enrolment",
+    "key_enrolled",
+    "revoked",
+    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/services", WRITE, enrol_service, ServiceBody, status=201),
     Endpoint("GET", "/v1/services", READ, list_services, query=PageQuery),
     Endpoint("POST", "/v1/services/invitations", WRITE, invite, ServiceBody, status=201),
-    Endpoint("POST", "/v1/services/keys", None, join, JoinBody, status=201, problems=("bad_enrolment", "key_enrolled")),
+    Endpoint("POST", "/v1/services/keys", None, join, JoinBody, status=201, problems=_NOT_JOINED),
     Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
     Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
     Endpoint("GET", "/v1/keys", FETCH, audience_keys, callers=("service",), problems=("replayed", "not_found")),

@@ -41,6 +41,11 @@ class ServiceState(Database):
             c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.until <= now_ms()))
             c.execute(insert(ENROLMENTS).values(digest=digest, audience=audience, by=by, until=until))
 
+    def invited_by(self, digest: str) -> tuple[str, str] | None:
+        """Return for which audience an enrolment token is and who made it, or None where there is none, or no more."""
+        row = self.row(select(ENROLMENTS).where(ENROLMENTS.c.digest == digest, ENROLMENTS.c.until > now_ms()))
+        return (str(row["audience"]), str(row["by"])) if row is not None else None
+
     def join(self, digest: str, key: PublicKey) -> str:
         """Use up an enrolment token: enrol its service with one more key of its own.
 
@@ -55,7 +60,7 @@ class ServiceState(Database):
             found = c.execute(select(ENROLMENTS).where(*which).with_for_update()).first()
             # Of two who bring the same token, one deletes it.
             if found is None or c.execute(delete(ENROLMENTS).where(*which)).rowcount == 0:
-                raise GrantError("the enrolment token is unknown, used or over; ask for another", code="bad_enrolment")
+                raise bad_enrolment()
             _enrol(c, found.audience, found.by)
             add_key(c, f"service:{found.audience}", key)
             told = {"audience": found.audience, "key": key.kid, "invited_by": found.by}
@@ -77,6 +82,11 @@ class ServiceState(Database):
             c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"service:{audience}"))
             c.execute(delete(KEY_FETCHES).where(KEY_FETCHES.c.audience == audience))
             c.execute(delete(SERVICES).where(SERVICES.c.audience == audience))
+
+
+def bad_enrolment() -> GrantError:
+    """Make the one refusal of an enrolment token, whatever is wrong with it."""
+    return GrantError("the enrolment token is unknown, used or over; ask for another", code="bad_enrolment")
 
 
 def _enrol(c: Connection, audience: str, by: str) -> None:
