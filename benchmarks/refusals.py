@@ -66,7 +66,7 @@ def signed(parent: Macaroon, fields: bytes = FIELDS, at: int = AT) -> str:
 
 def _of_calls(parent: Macaroon) -> dict[str, Callable[[Verifiers], Batch]]:
     """What is wrong with a call, or with the time, while the parent is known."""
-    others = dict.fromkeys(ARGS, "x" * 200)
+    others = dict.fromkeys(ARGS, "x") | {"note": "x" * 101}  # as long as a grant's, but for what is too long
     calls: dict[str, tuple[str, AccessRequest]] = {
         "bad_signature": (_altered(signed(parent)), REQUEST),
         "expired": (signed(parent), AccessRequest(TOOL, ARGS, AT + 600_000)),

@@ -135,6 +135,27 @@ def test_size_counts_characters_and_items() -> None:
     assert size_of({"a": 1, "b": "xyz", "c": ["de", 5]}) == 3 + 3 + 3
 
 
+def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
+    """Restated constraints are not told again; what only an earlier caveat refuses is told by that one."""
+
+    def allowed(**args: Constraint) -> Caveat:
+        return Caveat(allow=(Rule(tool="*", args=dict(args), open=True),))
+
+    first = Caveat(allow=(Rule(tool="*", args={name: Constraint(max=9) for name in "abc"}),))
+    token = mint(first, allowed(a=Constraint(max=5), b=Constraint(max=5)), allowed(a=Constraint(max=7)))
+    made = proven(token)
+    for _ in range(2):  # as they are written, and merged
+        refused = made.judge_tool("orders.get", {"a": 10, "b": 10, "d": 1})
+        assert refused is not None
+        told = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.failures]
+        assert told == [
+            ("caveat 3", "a max", "7", "10"),
+            ("caveat 2", "b max", "5", "10"),
+            ("caveat 1", "c", "a value", "nothing"),
+            ("caveat 1", "d", "no argument of this name", "1"),
+        ]
+
+
 def test_born_is_carried_with_the_incarnation() -> None:
     """A token born in another history of the kill store is over."""
     assert code_of(mint(born=(INC, 0)).encode()) == "ok"

@@ -100,7 +100,7 @@ class CompiledConstraint(NamedTuple):
 # Policies write the same constraints into every token, so what was compiled is kept, by canonical bytes: equality of
 # structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
 _KEPT: Final[dict[bytes, CompiledConstraint]] = {}
-_SAID: Final[dict[bytes, tuple[tuple[str, str], ...]]] = {}  # the same, for refusals
+_SAID: Final[dict[bytes, tuple["Said", ...]]] = {}  # the same, for refusals
 _MAX_KEPT: Final = 4096
 _MAX_KEPT_BYTES: Final = 256
 _MAX_TOLD_CHARS: Final = 200  # of an operand
@@ -131,16 +131,34 @@ def compile_written(written: bytes) -> CompiledConstraint:
     return found
 
 
-def said_written(written: bytes) -> tuple[tuple[str, str], ...]:
-    """Say what a constraint says, for people: each member's name and operand as text.
+class Said(NamedTuple):
+    """One member of a constraint, ready to be told of.
+
+    Attributes:
+        word: The member's name.
+        operand: Its operand as text.
+        speaks: Whether it speaks of a value at all.
+        holds: Whether it holds for a value.
+    """
+
+    word: str
+    operand: str
+    speaks: Predicate
+    holds: Predicate
+
+
+def said_written(written: bytes) -> tuple[Said, ...]:
+    """Say what a constraint says, for people, with what tells which of it does not hold.
 
     Args:
         written: A constraint that ``compile_written`` took.
     """
     found = _SAID.get(written)
     if found is None:
-        found = tuple([(word, _told(operand)) for word, operand in said(decode(_CONSTRAINT, written))])
-        if len(written) <= _MAX_KEPT_BYTES:
+        compiled = compile_written(written)
+        members = zip(said(decode(_CONSTRAINT, written)), compiled.tests, strict=True)
+        found = tuple([Said(word, _told(operand), *test) for (word, operand), test in members])
+        if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
             if len(_SAID) >= _MAX_KEPT:
                 _SAID.clear()
             _SAID[written] = found

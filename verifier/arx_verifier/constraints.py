@@ -7,7 +7,7 @@ be there.  ``compile_rule`` checks every operand and makes one callable an argum
 ``arguments``; which rules a token has, in ``caveats``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ __all__ = [
     "compile_rule",
     "compile_wire",
     "explain",
+    "explain_last",
     "merge",
     "permits",
     "read_constraint",
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
+_SHOWN_CHARS: Final = 64  # a longer name is looked at for where to cut it
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
@@ -157,10 +159,7 @@ def explain(
         value = args.get(name, ABSENT)
         if holds(value):
             continue
-        if value is ABSENT:
-            failures.append(Failure(place, _shown(name), "a value", "nothing"))
-        else:
-            _tell(failures, place, _shown(name), write(constraints[name]), value)
+        _tell_of(failures, place, name, rule, value)
         if len(failures) >= most:
             return failures[:most]
     if compiled.closed:
@@ -170,11 +169,55 @@ def explain(
     return failures
 
 
-def _tell(failures: list[Failure], place: str, shown: str, constraint: bytes, value: Any) -> None:
-    came = shorten(value)
-    for (word, operand), (speaks, holds) in zip(
-        said_written(constraint), compile_written(constraint).tests, strict=True
-    ):
+def explain_last(
+    asked: Sequence[Sequence[CompiledRule]],
+    said: Sequence[Sequence[tuple[CompiledRule, Rule | WireRule]]],
+    places: Sequence[str],
+    args: Mapping[str, Any],
+) -> tuple[Failure, ...]:
+    """Name each argument for which rules that must all hold say no: once, by the last of them that does.
+
+    Hand-overs restate what they narrow, so the last one to refuse is nearly always the one that demands most.
+
+    Args:
+        asked: The rules as they were asked, merged or not, each alone: which arguments are wrong is seen by them.
+        said: The same rules as they were written, each alone, in the order of the chain.
+        places: Where each of ``said`` stands.
+        args: The call's arguments.
+    """
+    get = args.get
+    wrong: set[str] = set()
+    failures: list[Failure] = []
+    for (rule,) in asked:
+        for name, holds in rule.tests:
+            if not holds(get(name, ABSENT)):
+                wrong.add(name)
+        if rule.closed and not args.keys() <= rule.names:
+            wrong.update(args.keys() - rule.names)
+    at = len(said)
+    while wrong and at and len(failures) < MAX_TOLD:
+        at -= 1
+        ((compiled, written),) = said[at]
+        for name, holds in compiled.tests:
+            if name in wrong and not holds(value := get(name, ABSENT)):
+                wrong.discard(name)
+                _tell_of(failures, places[at], name, written, value)
+        if wrong and compiled.closed:
+            for name in [name for name in args if name in wrong and name not in compiled.names]:
+                wrong.discard(name)
+                failures.append(Failure(places[at], _shown(name), "no argument of this name", shorten(args[name])))
+    return tuple(failures[:MAX_TOLD])
+
+
+def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
+    """Say what does not hold of one argument."""
+    if value is ABSENT:
+        failures.append(Failure(place, _shown(name), "a value", "nothing"))
+        return
+    constraint = (rule.args or {})[name]
+    written = bytes(constraint) if isinstance(constraint, Raw) else encode(constraint)
+    came, shown = shorten(value), _shown(name)
+    for word, operand, speaks, holds in said_written(written):
         if not holds(value):
             # A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
             note = "" if speaks(value) else " (a kind or form it does not speak of)"
@@ -196,4 +239,5 @@ def read_rule(data: Any) -> Rule:
 
 
 def _shown(name: str) -> str:
-    return shorten(name).strip('"')
+    # Nearly every name is shown as it is.
+    return name if name.isidentifier() and len(name) <= _SHOWN_CHARS else shorten(name).strip('"')

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, scopes
-from arx_verifier.constraints import MAX_TOLD, explain, permits
+from arx_verifier.constraints import MAX_TOLD, explain, explain_last, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey
@@ -170,6 +170,10 @@ class ProvenChain:
         return Refused("tool_not_allowed", tuple(failures))
 
     def _explain_arguments(self, rules: ToolRules, args: Mapping[str, Any]) -> Refused:
+        if rules.single:
+            places = [_place(index) for index in self._places]
+            failed = explain_last(rules.groups, rules.matching, places, args)
+            return Refused("argument_not_allowed", failed)
         failures: list[Failure] = []
         for index, matching in zip(self._places, rules.matching, strict=True):
             if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
@@ -320,8 +324,11 @@ class _Reading:
         )
 
 
+_PLACES: Final = ("identifier", *[f"caveat {number}" for number in range(1, codec.MAX_CAVEATS + 1)])
+
+
 def _place(index: int) -> str:
-    return f"caveat {index + 1}" if index >= 0 else "identifier"
+    return _PLACES[index + 1]
 
 
 def _prohibits(code: str, index: int, rule: str, expected: str, came: str) -> ArxError:

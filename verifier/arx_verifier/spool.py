@@ -121,11 +121,14 @@ class Journal:
             with self._lock:
                 segment, at = self._segment, decision.at
                 if (
-                    allow
-                    and segment is not None
-                    and segment.room >= len(payload) + self._kept_free
+                    segment is not None
+                    and segment.room >= (needed := len(payload) + _FRAME) + self._reserve
                     and 0 <= at - self._looked_ms < _LOOK_MS
+                    and (allow or self._denied_left >= needed)
                 ):  # what nearly every call comes to, without another one
+                    if not allow:
+                        self._denied_left -= needed
+                        segment.deny(needed)
                     self._sequence = sequence = self._sequence + 1
                     segment.write(payload, sequence)
                 else:
@@ -194,8 +197,7 @@ class Journal:
         Raises:
             AuditError: The share is used up.
         """
-        now_s = time.monotonic()
-        if self._denied_left < needed and now_s >= self._recount_at_s:
+        if self._denied_left < needed and (now_s := time.monotonic()) >= self._recount_at_s:
             share = self._max_bytes // _DENIED_SHARE
             left = share - sum(map(denied_in, self.folder.glob("*" + SUFFIX)))
             self._denied_left = min(left, max(left // _DENIED_PARTS, needed))

@@ -90,16 +90,18 @@ class ToolRules:
         matching: For each ``allow``, its rules for this tool, ready to be asked and as they are written.
         tests: How many tests they can cost.
         merged: Whether ``groups`` are as few as they can be.
+        single: Whether each ``allow`` has just one of them, so that all must permit.
     """
 
-    __slots__ = ("groups", "matching", "merged", "tests")
+    __slots__ = ("groups", "matching", "merged", "single", "tests")
 
     def __init__(
         self, matching: Sequence[Sequence[tuple[CompiledRule, WireRule]]], tests: int, merge_them: bool
     ) -> None:
         self.matching, self.tests, self.merged = matching, tests, merge_them
         groups: list[Sequence[CompiledRule]] = [[rule for rule, _ in group] for group in matching]
-        if merge_them and all(len(group) == 1 for group in groups):
+        self.single = all([len(group) == 1 for group in groups])  # noqa: C419 - a generator costs more
+        if merge_them and self.single:
             groups = [(merge([rule for (rule,) in groups]),)]
         self.groups = groups
 
