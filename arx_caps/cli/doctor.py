@@ -56,7 +56,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _permissions(realm)
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
-    yield _mint(place.issuer or realm.issuer)
+    yield from _mint(place.issuer or realm.issuer)
 
 
 def _permissions(realm: Realm) -> Check:
@@ -90,16 +90,24 @@ def _policy(realm: Realm) -> Check:
     return Check("policy", True, f"{len(policy.templates)} task templates, digest {policy.digest}")
 
 
-def _mint(issuer: str) -> Check:
+def _mint(issuer: str) -> Iterator[Check]:
     try:
         answer = httpx.get(issuer + "/readyz", timeout=TIMEOUT_S, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         found = f"{issuer} did not answer ({type(error).__name__})"
-        return Check("mint", False, found, "run `arx up` or `arx mint serve`")
-    if answer.is_success:
-        return Check("mint", True, f"{issuer} is ready")
+        yield Check("mint", False, found, "run `arx up` or `arx mint serve`")
+        return
     if "json" not in answer.headers.get("Content-Type", ""):
         found = f"{issuer} answers {answer.status_code}, and not as a mint does"
-        return Check("mint", False, found, "something else listens there: end it, or correct `issuer` and `listen`")
-    said = f"{issuer} answers {answer.status_code}: {answer.text[:300]}"
-    return Check("mint", False, said, "see its log; it is ready once it can record and follows the store")
+        yield Check("mint", False, found, "something else listens there: end it, or correct `issuer` and `listen`")
+        return
+    if answer.is_success:
+        yield Check("mint", True, f"{issuer} is ready")
+    else:
+        said = f"{issuer} answers {answer.status_code}: {answer.text[:300]}"
+        yield Check("mint", False, said, "see its log; it is ready once it can record and follows the store")
+    if '"log":"halted"' in answer.text:
+        found = "it is not signed any more, and takes no service's records"
+        yield Check(
+            "audit log", False, found, "the mint's log says why; docs/audit.md what to do (`arx audit recover`)"
+        )

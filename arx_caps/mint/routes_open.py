@@ -28,10 +28,11 @@ class Health(Answer, frozen=True):
 
 
 class Readiness(Answer, frozen=True):
-    """Whether the mint can grant, and what keeps it from that."""
+    """Whether the mint can grant, what keeps it from that, and whether the audit log goes on."""
 
     ready: bool
     because: list[str]
+    log: Literal["ok", "halted"]
 
 
 OPEN: Final = (
@@ -50,8 +51,11 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Say whether the mint can grant: it records, and knows the kill epoch."""
     note(request, route="/readyz")
-    because = await run_in_threadpool(request.app.state.mint.ready)
-    return _json(msgspec.json.encode(Readiness(ready=not because, because=because)), 503 if because else 200)
+    mint = request.app.state.mint
+    because = await run_in_threadpool(mint.ready)
+    # A log that is halted stops no grant: what happens waits in the outbox, and a person has to look.
+    log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
+    return _json(msgspec.json.encode(Readiness(ready=not because, because=because, log=log)), 503 if because else 200)
 
 
 def routes(description: Mapping[str, Any]) -> list[Route]:
