@@ -23,7 +23,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.proofs import CallSigner, http_fields
 from arx_verifier.spool import Journal, read_journal
-from tests.verifier.serving import TOOLS, Realm
+from tests.verifier.serving import Realm
 
 pytestmark = pytest.mark.servers
 
@@ -39,7 +39,9 @@ async def refund(request: Request) -> JSONResponse:
 def service(tmp_path: Path, free_port: int) -> Iterator[tuple[Realm, str]]:
     realm = Realm(Journal(tmp_path, "v1", "orders"))  # type: ignore[arg-type]
     app = Starlette(routes=[Route("/orders/{order_id}/refund", refund, methods=["POST"])])
-    guarded = ArxMiddleware(app, verifier=realm.verifier, tools=TOOLS)
+    guarded = ArxMiddleware(
+        app, verifier=realm.verifier, tools={"POST /orders/{order_id}/refund?{note}&{x}": "orders.refund"}
+    )
     config = uvicorn.Config(guarded, port=free_port, log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
