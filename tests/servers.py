@@ -115,6 +115,17 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
 def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Both databases in turn: None for a file in the realm's folder, else the URL of a fresh PostgreSQL database."""
+    yield from fresh_database(request)
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def module_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """As ``database``, for a world that the tests of a module share."""
+    yield from fresh_database(request)
+
+
+def fresh_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Make the database that a fixture's parameter names, and remove it again."""
     if request.param == "sqlite":
         yield None
         return

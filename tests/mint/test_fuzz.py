@@ -24,8 +24,8 @@ NAMES = st.sampled_from(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made, _ = local_world(tmp_path_factory.mktemp("fuzz") / "realm")
+def world(tmp_path_factory: pytest.TempPathFactory, module_database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path_factory.mktemp("fuzz") / "realm", database=module_database)
     yield made
     made.mint.close()
 

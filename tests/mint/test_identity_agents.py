@@ -22,8 +22,8 @@ PATH = f"/v1/agents/{AGENT}"
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
     yield made
     made.mint.close()
 

@@ -98,8 +98,8 @@ MAIN = "repo:acme/shop:ref:refs/heads/main"
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
     (made.realm.folder / "keys.json").write_bytes(jwks("ec"))
     made.realm.policy_path.write_text(POLICY)
     made.mint.reload_policy()

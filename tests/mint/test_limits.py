@@ -20,11 +20,11 @@ SMALL = Limits(agent_rate=1, agent_burst=5, address_rate=1, address_burst=4)
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[Callable[..., World]]:
+def made(tmp_path: Path, database: str | None) -> Iterator[Callable[..., World]]:
     worlds: list[World] = []
 
     def make(client: tuple[str, int] = STRANGER, limits: Limits = SMALL) -> World:
-        mint = worlds[0].mint if worlds else local_mint(make_realm(tmp_path / "realm"))[0]
+        mint = worlds[0].mint if worlds else local_mint(make_realm(tmp_path / "realm", database=database))[0]
         if not worlds:
             mint.limits = RateLimits(limits, clock=lambda: 0.0)  # no bucket fills while a test runs
         worlds.append(World(mint, TestClient(create_app(mint), base_url=ISSUER, client=client)))

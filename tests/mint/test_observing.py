@@ -15,8 +15,8 @@ from tests.mint.world import AGENT, LOOKUP, World, local_world
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
     made.mint.log.store.create()
     yield made
     made.mint.close()

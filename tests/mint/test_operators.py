@@ -241,9 +241,9 @@ def test_no_record_no_call(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [made.code for made in decided(world, "root")] == ["audit_unavailable"]
 
 
-def test_recovery_needs_what_opens_the_root_keys(tmp_path: Path) -> None:
+def test_recovery_needs_what_opens_the_root_keys(tmp_path: Path, database: str | None) -> None:
     """With every key lost, whoever has the folder and its key file gets in again, and it is recorded; nobody else."""
-    world, _ = local_world(tmp_path / "realm")
+    world, _ = local_world(tmp_path / "realm", database=database)
     enrol(world, "gone", role="admin")
     world.operator().call("DELETE", "/v1/operators/gone")
     key = KeyFile.generate("operator", "root", ISSUER)

@@ -230,9 +230,9 @@ def test_an_extension_gives_what_the_policy_grants_and_no_more(
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Holder, str]]:
+def whole(tmp_path_factory: pytest.TempPathFactory, module_database: str | None) -> Iterator[tuple[World, Holder, str]]:
     """One world for a law, with a task whose grants are many."""
-    world, _ = local_world(tmp_path_factory.mktemp("law") / "realm")
+    world, _ = local_world(tmp_path_factory.mktemp("law") / "realm", database=module_database)
     holder, _ = world.session()
     yield world, holder, start(holder)["task"]["id"]
     world.mint.close()

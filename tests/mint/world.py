@@ -2,6 +2,8 @@
 """A realm, its mint, and those who call it, for tests: real keys, real proofs, real tokens.
 
 Without servers the kill epoch is a table in this process and the store cannot be reached; with them it is a real one.
+What the mint keeps is kept in both databases: a world is made of the fixture ``database`` (``module_database`` where a
+module shares it).  Once is enough where no row is asked for: how tokens, claims, policies and bytes of HTTP are read.
 """
 
 import time
