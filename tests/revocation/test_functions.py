@@ -280,6 +280,16 @@ def test_what_was_applied_under_another_history_confirms_nothing(
     assert realm_store.unacked(1, 0).missing == ()
 
 
+def test_a_step_of_the_store_s_clock_forgets_no_verifier(realm_store: RevocationStore, valkey: EmbeddedValkey) -> None:
+    """A clock that jumps ahead by minutes makes a verifier look long unheard: it is kept, and named as missing a kill."""
+    with redis.Redis.from_url(valkey.url) as raw:
+        now = realm_store.unacked(0, 0).at_ms
+        raw.zadd(realm_store.keys.probes, {"before-the-step": now - 300_000, "gone": now - 660_000})
+        registry = realm_store.unacked(1, 0)
+    assert [missing[0] for missing in registry.missing] == ["before-the-step"]
+    assert registry.verifiers == 1
+
+
 def test_a_restart_begins_the_registry_anew(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """A rewrite of the append-only file includes the registry; after a restart it must not be believed."""
     with RevocationStore(own_valkey.url, realm_name) as store, redis.Redis.from_url(own_valkey.url) as raw:

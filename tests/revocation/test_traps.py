@@ -87,6 +87,7 @@ TRAPS = {
         "advisories/test_x09_reaches_everyone.py::test_the_report_counts_all_of_them",
     ),
     "registry pruned by a stepped clock": (
+        "revocation/test_functions.py::test_a_step_of_the_store_s_clock_forgets_no_verifier",
         "topologies/test_doctor.py::test_verifiers_that_lag_and_a_registry_that_lies",
     ),
     "lease lowered under old ones": ("revocation/test_store.py::test_a_lowered_lease_is_waited_for_in_full",),
