@@ -281,7 +281,7 @@ def test_what_was_applied_under_another_history_confirms_nothing(
 
 
 def test_a_step_of_the_store_s_clock_forgets_no_verifier(realm_store: RevocationStore, valkey: EmbeddedValkey) -> None:
-    """A clock that jumps ahead by minutes makes a verifier look long unheard: it is kept, and named as missing a kill."""
+    """A clock that jumps ahead by minutes makes a verifier look unheard: it is kept, and named."""
     with redis.Redis.from_url(valkey.url) as raw:
         now = realm_store.unacked(0, 0).at_ms
         raw.zadd(realm_store.keys.probes, {"before-the-step": now - 300_000, "gone": now - 660_000})
