@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -112,13 +113,16 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)]
+
+
+@pytest.fixture(params=BOTH)
 def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Both databases in turn: None for a file in the realm's folder, else the URL of a fresh PostgreSQL database."""
     yield from fresh_database(request)
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+@pytest.fixture(scope="module", params=BOTH)
 def module_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """As ``database``, for a world that the tests of a module share."""
     yield from fresh_database(request)
@@ -131,6 +135,17 @@ def fresh_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
         return
     server: Postgres = request.getfixturevalue("postgres")
     url = server.database(template="made")
+    yield url
+    server.drop(url)
+
+
+def empty_database(request: pytest.FixtureRequest, file: Path) -> Iterator[str]:
+    """Yield the URL of a database with nothing in it, on the system that a fixture's parameter names, and remove it."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{file}"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.database()
     yield url
     server.drop(url)
 

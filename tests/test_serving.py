@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real server around a real application: what a client signs is what is checked, run, journalled and told."""
 
-import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -23,6 +20,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.proofs import CallSigner, http_fields
 from arx_verifier.spool import Journal, read_journal
+from tests.agent.live import serving
 from tests.verifier.serving import Realm
 
 pytestmark = pytest.mark.servers
@@ -42,16 +40,8 @@ def service(tmp_path: Path, free_port: int) -> Iterator[tuple[Realm, str]]:
     guarded = ArxMiddleware(
         app, verifier=realm.verifier, tools={"POST /orders/{order_id}/refund?{note}&{x}": "orders.refund"}
     )
-    config = uvicorn.Config(guarded, port=free_port, log_level="error", lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    yield realm, f"http://127.0.0.1:{free_port}"
-    server.should_exit = True
-    thread.join(10)
+    with serving(guarded, free_port, lifespan="on"):
+        yield realm, f"http://127.0.0.1:{free_port}"
 
 
 def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Path) -> None:

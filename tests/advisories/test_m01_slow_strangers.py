@@ -9,18 +9,16 @@ that were begun and hung up on were 5 kB of log each.
 import contextlib
 import logging
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from arx_caps.mint import connections
 from arx_caps.mint.app import create_app
 from arx_caps.mint.connections import bounded
-from tests.agent.live import Server
+from tests.agent.live import serving
 from tests.mint.world import local_mint, make_realm
 from tests.servers import until
 
@@ -38,14 +36,8 @@ def protocol(monkeypatch: pytest.MonkeyPatch) -> type[connections.BoundedProtoco
 @pytest.fixture
 def port(tmp_path: Path, protocol: type[connections.BoundedProtocol]) -> Iterator[int]:
     mint, _ = local_mint(make_realm(tmp_path / "realm"))
-    config = uvicorn.Config(create_app(mint), host="127.0.0.1", port=0, http=protocol, log_config=None, lifespan="off")
-    server = Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert server.listening.wait(20)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(20)
+    with serving(create_app(mint), http=protocol, log_config=None, lifespan="off") as port:
+        yield port
     mint.close()
 
 

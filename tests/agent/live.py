@@ -76,9 +76,9 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: Any, port: int = 0) -> Iterator[int]:
-    """Serve an application on loopback and yield its port."""
-    server = Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+def serving(app: Any, port: int = 0, **settings: Any) -> Iterator[int]:
+    """Serve an application on loopback, with what else uvicorn is to be told, and yield its port."""
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", **settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

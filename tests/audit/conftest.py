@@ -7,19 +7,13 @@ from pathlib import Path
 import pytest
 
 from arx_caps.audit.store import LogStore
-from tests.postgres import Postgres
+from tests.servers import BOTH, empty_database
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+@pytest.fixture(params=BOTH)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database with nothing in it."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/audit.db"
-        return
-    postgres: Postgres = request.getfixturevalue("postgres")
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
+    yield from empty_database(request, tmp_path / "audit.db")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from arx_caps.audit.verify import Trust, verify
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 from tests.postgres import Postgres
+from tests.servers import BOTH
 
 MADE = [decision(number, facts(f"s-{number % 9}")) for number in range(1, 2001)]
 BATCHES = [batch_of(MADE[first : first + 50], first + 1) for first in range(0, len(MADE), 50)]
@@ -66,7 +67,7 @@ def _postgresql(postgres: Postgres, folder: Path) -> tuple[str, Backup]:
     return url, backup
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+@pytest.fixture(params=BOTH)
 def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[LogStore, Backup]]:
     """An empty log, and how its database is backed up into another one, which is then opened."""
     if request.param == "sqlite":

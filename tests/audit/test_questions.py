@@ -17,6 +17,7 @@ from arx_verifier.names import matches_path, matches_tool
 from arx_verifier.scopes import subject_scope
 from arx_verifier.tally import Counted
 from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.servers import BOTH, empty_database
 
 ADA = ("https://idp.example", "ada")
 SESSIONS = {
@@ -47,20 +48,15 @@ def told(count: int = 400) -> list[Decision]:
 TOLD = told()
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+@pytest.fixture(scope="module", params=BOTH)
 def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogStore]:
     """A log that holds them."""
-    url, postgres = f"sqlite:///{tmp_path_factory.mktemp('log')}/audit.db", None
-    if request.param == "postgresql":
-        postgres = request.getfixturevalue("postgres")
-        url = postgres.database()
-    with LogStore(url) as store:
-        store.create()
-        for first in range(0, len(TOLD), 70):
-            store.take(batch_of(TOLD[first : first + 70], first + 1), "s")
-        yield store
-    if postgres is not None:
-        postgres.drop(url)
+    for url in empty_database(request, tmp_path_factory.mktemp("log") / "audit.db"):
+        with LogStore(url) as store:
+            store.create()
+            for first in range(0, len(TOLD), 70):
+                store.take(batch_of(TOLD[first : first + 70], first + 1), "s")
+            yield store
 
 
 def chain_of(decided: Decision) -> list[tuple[str, str]]:

@@ -20,22 +20,16 @@ from arx_caps.mint.state import HighWater, State
 from arx_caps.mint.tables import META, METADATA
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx
-from tests.postgres import Postgres
+from tests.servers import BOTH, empty_database
 
 FOUNDATION = Path(__file__).with_name("foundation.sql").read_text(encoding="utf-8")
 AGENT = "acme/support/triage"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+@pytest.fixture(params=BOTH)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database with nothing in it."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/mint.db"
-        return
-    postgres: Postgres = request.getfixturevalue("postgres")
-    made = postgres.database()
-    yield made
-    postgres.drop(made)
+    yield from empty_database(request, tmp_path / "mint.db")
 
 
 @pytest.fixture

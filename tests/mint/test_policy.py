@@ -12,36 +12,15 @@ from arx_caps.mint import policy as policy_module
 from arx_caps.mint.policy import Policy, TaskGrant
 from arx_verifier.constraints import compile_rule, permits, read_rule
 from arx_verifier.errors import GrantError
+from tests.mint.world import REFUNDS
 
 SAMPLE = Path(policy_module.__file__).with_name("sample_policy.toml")
 
-BASE = """\
-[audience.orders]
-origins = ["http://127.0.0.1:9001"]
-
-[audience.payments]
-origins = ["https://pay.example.com", "http://[::1]:9002"]
-
-[session]
-agents = ["acme/**"]
-ttl = "8h"
-
-[task.refund]
-agents = ["acme/support/*"]
-params = { order_id = { length = 3 }, amount = { range = [0, 100] }, fast = { one_of = [true, false] } }
-ttl = "10m"
-audience = ["orders", "payments"]
-allow = [
-  { tool = "orders.get", args = { order_id = "$order_id" } },
-  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [0, "$amount"] }, fast = "$fast" } },
-  { tool = "payments.*", args = { note = "$$5" } },
-]
-"""
 AGENT = "acme/support/triage"
 GOOD = {"order_id": "o-1", "amount": 40, "fast": True}
 
 
-def policy(text: str = BASE) -> Policy:
+def policy(text: str = REFUNDS) -> Policy:
     return Policy.parse(text, "policy.toml")
 
 
@@ -87,7 +66,9 @@ class TestGrant:
         """
         Depth, receivers, proofs, freshness and networks come out as the policy says.
         """
-        text = BASE + 'depth = 1\nhand_to = ["acme/x"]\nrequire = []\nfresh = "0ms"\nnet = ["10.0.0.0/8", "::1/128"]\n'
+        text = (
+            REFUNDS + 'depth = 1\nhand_to = ["acme/x"]\nrequire = []\nfresh = "0ms"\nnet = ["10.0.0.0/8", "::1/128"]\n'
+        )
         grant = policy(text).grant("refund", AGENT, GOOD)
         assert (grant.depth, grant.hand_to, grant.require, grant.fresh) == (1, ("acme/x",), (), 0)
         assert grant.net == ("10.0.0.0/8", "::1/128")
@@ -174,7 +155,7 @@ class TestGrant:
         """
         A parameter is one value, not a huge one, and no half of a character.
         """
-        text = BASE.replace("{ length = 3 }", "{ min_length = 0 }")
+        text = REFUNDS.replace("{ length = 3 }", "{ min_length = 0 }")
         for value in (["a", "b", "c"], [], "x" * 1025, "\ud800"):
             with pytest.raises(GrantError) as caught:
                 policy(text).grant("refund", AGENT, {**GOOD, "order_id": value})
@@ -184,7 +165,7 @@ class TestGrant:
         """
         Text that looks like a parameter, a pattern or an escape is that very text in the rule.
         """
-        text = BASE.replace("{ length = 3 }", "{ min_length = 1 }")
+        text = REFUNDS.replace("{ length = 3 }", "{ min_length = 1 }")
         for value in ("$amount", "$$x", "*", "o-*", "**", "..", '"', "\x00", "\U0001f600"):
             grant = policy(text).grant("refund", AGENT, {**GOOD, "order_id": value})
             assert allowed(grant, "orders", "orders.get", {"order_id": value})
@@ -194,7 +175,9 @@ class TestGrant:
         """
         The refusal lists what this agent may start, and tells nobody what others may.
         """
-        extra = BASE + BASE[BASE.index("[task.refund]") :].replace("refund]", "secret]").replace("support/*", "boss")
+        extra = REFUNDS + REFUNDS[REFUNDS.index("[task.refund]") :].replace("refund]", "secret]").replace(
+            "support/*", "boss"
+        )
         for template, agent, may in (
             ("secret", AGENT, "refund"),
             ("nothing", AGENT, "refund"),
@@ -211,7 +194,7 @@ class TestGrant:
         """
         A range whose filled-in bound lies below the other is a refusal, not an empty or a wider rule.
         """
-        text = BASE.replace('amount = { range = [0, "$amount"] }', 'amount = { range = [50, "$amount"] }')
+        text = REFUNDS.replace('amount = { range = [0, "$amount"] }', 'amount = { range = [50, "$amount"] }')
         with pytest.raises(GrantError) as caught:
             policy(text).grant("refund", AGENT, GOOD)
         assert caught.value.code == "bad_parameters"
@@ -233,7 +216,7 @@ class TestSession:
         """
         Whatever the order in the file: a narrower section cannot be undone by a wider one.
         """
-        several = BASE.replace("[session]", "[session.all]") + '[session.short]\nagents = ["acme/x"]\nttl = "5m"\n'
+        several = REFUNDS.replace("[session]", "[session.all]") + '[session.short]\nagents = ["acme/x"]\nttl = "5m"\n'
         assert policy(several).may_open("acme/x").name == "short"
         assert policy(several).may_open("acme/y").name == "all"
 
@@ -254,7 +237,7 @@ class TestDigest:
         """
         digest = policy().digest
         assert len(digest) == 22
-        assert policy("# hello\n" + BASE.replace("ttl = ", "ttl    =   ")).digest == digest
+        assert policy("# hello\n" + REFUNDS.replace("ttl = ", "ttl    =   ")).digest == digest
         for old, new in (
             ("8h", "9h"),
             ("[0, 100]", "[0, 101]"),
@@ -262,7 +245,7 @@ class TestDigest:
             ("9001", "9003"),
             ("$$5", "$$6"),
         ):
-            assert policy(BASE.replace(old, new)).digest != digest
+            assert policy(REFUNDS.replace(old, new)).digest != digest
 
 
 def test_the_sample_grants_what_its_comments_say() -> None:

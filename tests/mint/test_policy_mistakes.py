@@ -9,32 +9,10 @@ from hypothesis import strategies as st
 
 from arx_caps.mint.policy import Policy
 from arx_verifier.errors import SettingsError
-
-BASE = """\
-[audience.orders]
-origins = ["http://127.0.0.1:9001"]
-
-[audience.payments]
-origins = ["https://pay.example.com", "http://[::1]:9002"]
-
-[session]
-agents = ["acme/**"]
-ttl = "8h"
-
-[task.refund]
-agents = ["acme/support/*"]
-params = { order_id = { length = 3 }, amount = { range = [0, 100] }, fast = { one_of = [true, false] } }
-ttl = "10m"
-audience = ["orders", "payments"]
-allow = [
-  { tool = "orders.get", args = { order_id = "$order_id" } },
-  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [0, "$amount"] }, fast = "$fast" } },
-  { tool = "payments.*", args = { note = "$$5" } },
-]
-"""
+from tests.mint.world import REFUNDS
 
 
-def policy(text: str = BASE) -> Policy:
+def policy(text: str = REFUNDS) -> Policy:
     return Policy.parse(text, "policy.toml")
 
 
@@ -129,9 +107,9 @@ class TestMistakes:
         """
         File, line, key and what to do, for everything that a policy cannot mean.
         """
-        assert old in BASE
+        assert old in REFUNDS
         with pytest.raises(SettingsError) as caught:
-            policy(BASE.replace(old, new, 1))
+            policy(REFUNDS.replace(old, new, 1))
         assert caught.value.code == "policy"
         told = str(caught.value)
         assert told.startswith(f"policy.toml:{line}: "), told

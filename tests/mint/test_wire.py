@@ -3,15 +3,13 @@
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 
 from arx_caps.mint.app import create_app
 from arx_caps.mint.connections import bounded
-from tests.agent.live import Server
+from tests.agent.live import serving
 from tests.mint.world import local_mint, make_realm
 
 pytestmark = pytest.mark.servers
@@ -21,14 +19,8 @@ HOST = b"Host: x\r\n"
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     mint, _ = local_mint(make_realm(tmp_path_factory.mktemp("realm") / "realm"))
-    config = uvicorn.Config(create_app(mint), host="127.0.0.1", port=0, http=bounded(), log_config=None, lifespan="off")
-    server = Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert server.listening.wait(20)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(20)
+    with serving(create_app(mint), http=bounded(), log_config=None, lifespan="off") as port:
+        yield port
     mint.close()
 
 

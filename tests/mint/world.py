@@ -30,6 +30,29 @@ from arx_verifier.epochs import UnsafeLocalEpochs
 
 ISSUER = "http://127.0.0.1:8700"
 AGENT = "acme/support/triage"
+# A policy to read and to break.
+REFUNDS = """\
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+
+[audience.payments]
+origins = ["https://pay.example.com", "http://[::1]:9002"]
+
+[session]
+agents = ["acme/**"]
+ttl = "8h"
+
+[task.refund]
+agents = ["acme/support/*"]
+params = { order_id = { length = 3 }, amount = { range = [0, 100] }, fast = { one_of = [true, false] } }
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [0, "$amount"] }, fast = "$fast" } },
+  { tool = "payments.*", args = { note = "$$5" } },
+]
+"""
 LOOKUP = {"template": "lookup", "params": {"order_id": "o-1"}}
 
 
