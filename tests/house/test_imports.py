@@ -22,7 +22,8 @@ ORDER = """
     refusals standing
     proving
     verify
-    retention store_address resp feed_wire feed_relay following feed segment replay tidying spool
+    retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting
+    spool
     routes peers problems streams
     asgi guard service
 """.split()

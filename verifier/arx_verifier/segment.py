@@ -34,7 +34,7 @@ _STATE_AT: Final = 8
 _OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
 _DENIED_AT, _LENGTHS_AT, _BODY_AT = 12, 16, 24
 _NUMBER: Final = struct.Struct("<I")
-_put_number: Final = _NUMBER.pack_into
+_number: Final = _NUMBER.pack
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -108,6 +108,7 @@ class Segment:
 
     Attributes:
         room: Bytes left.
+        unkept: Whether the disk refused some of it.
 
     Raises:
         OSError: It cannot be made: the disk is full, read-only or not ours.
@@ -115,7 +116,7 @@ class Segment:
 
     def __init__(self, folder: Path, header: Header, size: int) -> None:
         self.path, self.header, self.size = folder / header.name, header, size
-        self.room = size - HEADER_BYTES
+        self.room, self.unkept, self._named = size - HEADER_BYTES, False, False
         making = self.path.with_suffix(".making")
         self._fd = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -130,18 +131,23 @@ class Segment:
             raise
 
     def write(self, payload: bytes, sequence: int) -> None:
-        """Add a record; the caller has seen that there is room.  The length is written last and makes it count."""
+        """Add a record; the caller has seen that there is room.  The length is written last and makes it count.
+
+        An exception from outside, such as a signal handler's, is raised where something is called.  From the first byte
+        that is written on nothing is, so that a record is there whole, and its room taken, or not at all.
+        """
         room, mapped, length = self.room, self._map, len(payload)
+        checksum, counts = _number(crc32(payload, sequence & 0xFFFFFFFF)), _number(length)  # ``checksum_of``
         start = self.size - room
         body = start + 8
         mapped[body : body + length] = payload
-        _put_number(mapped, start + 4, crc32(payload, sequence & 0xFFFFFFFF))  # ``checksum_of``, without the call
-        _put_number(mapped, start, length)
+        mapped[start + 4 : body] = checksum
+        mapped[start : start + 4] = counts
         self.room = room - ((length + 11) & ~3)  # ``stored_size``
 
     def deny(self, size: int) -> None:
         """Note in the file that denials take so many more bytes of it: all that write to the folder share one bound."""
-        _put_number(self._map, _DENIED_AT, _NUMBER.unpack_from(self._map, _DENIED_AT)[0] + size)
+        _NUMBER.pack_into(self._map, _DENIED_AT, _NUMBER.unpack_from(self._map, _DENIED_AT)[0] + size)
 
     def healthy(self) -> bool:
         """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
@@ -157,6 +163,9 @@ class Segment:
         Raises:
             OSError: The disk could not keep it.
         """
+        if not self._named:
+            _sync_folder(self.path.parent)  # a file on the disk whose name is not there is found by nobody
+            self._named = True
         if hasattr(os, "fdatasync"):  # Linux: covers what was written through a mapping, and lets other threads run
             os.fdatasync(self._fd)
         else:
@@ -182,6 +191,14 @@ class Segment:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def finish(fd: int, end: int, *, ended: bool = False) -> None:

@@ -18,10 +18,11 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
+from arx_verifier.allotting import denials_share, used_in, warn
 from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import read_journal
-from arx_verifier.segment import SUFFIX, Header, Segment, denied_in
+from arx_verifier.segment import Header, Segment
 from arx_verifier.tally import Tally
 from arx_verifier.tidying import finish_stale, prune_journal
 
@@ -30,12 +31,9 @@ __all__ = ["Journal", "prune_journal", "read_journal"]
 LOST: Final = "lost"  # why a gap is: somebody deleted or cut the file that records were in
 DROPPED: Final = "dropped"  # why a gap is: no room for an allow in a journal that goes on without
 MODES: Final = ("strict", "durable", "best_effort")
-ALARMS: Final = (0.95, 0.8, 0.5)  # parts of its budget at which a journal warns
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_BYTES: Final = 1024 * 1024 * 1024  # about 3.5 million decisions
 MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
-_DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
-_DENIED_PARTS: Final = 64  # of what is left, one process takes one part before it looks again what others took
 _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
 _FRAME: Final = 12  # what a record takes beyond its payload, at most
 _CALL_ROOM: Final = 1024  # room that nearly every record fits in
@@ -108,7 +106,7 @@ class Journal:
     def fill(self) -> float:
         """How much of the journal is full, 0.0 to 1.0, at which there is no room for an allow any more."""
         segment = self._segment
-        free = max(0, self._max_bytes - self._used()) // self._segment_bytes * self._segment_bytes
+        free = max(0, self._max_bytes - used_in(self.folder)) // self._segment_bytes * self._segment_bytes
         if segment is not None and segment.room > self._kept_free + _CALL_ROOM:
             free += segment.room
         return 1.0 - min(1.0, free / self._max_bytes)
@@ -129,13 +127,14 @@ class Journal:
                     if not allow:
                         self._denied_left -= needed
                         segment.deny(needed)
-                    self._sequence = sequence = self._sequence + 1
-                    segment.write(payload, sequence)
+                    segment.write(payload, sequence := self._sequence + 1)
+                    self._sequence = sequence  # with nothing called in between: see ``Segment.write``
                 else:
-                    sequence = self._write(payload, allow, at)
-            decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
+                    segment, sequence = self._write(payload, allow, at)
+                boot = self.boot
+            decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, boot
             if self.waits:
-                self._sync(sequence)
+                self._sync(sequence, segment)
         except AuditError:
             if allow and not self._goes_on:
                 raise
@@ -144,6 +143,7 @@ class Journal:
                     self._drop(decision.at)
                 else:
                     self._tally.add(decision.code, decision.peer)
+            decision.sequence = 0
             return 0
         return sequence
 
@@ -162,12 +162,25 @@ class Journal:
                 if self._segment is None and self._gaps:
                     self._next()
                 self._tell_gaps()
+            if self.waits:
+                self._sync_last()
             for segment in self._retired:
                 segment.close()
             if self._segment is not None:
                 self._segment.close(ended=True)
                 self._ended = True
             self._retired, self._segment = [], None
+
+    def _sync_last(self) -> None:
+        """Bring what was written on the disk before its files are let go: some decision may still wait for that."""
+        segments = [*self._retired, self._segment] if self._segment is not None else self._retired
+        try:
+            for segment in segments:
+                segment.sync()
+            self._synced = self._sequence
+        except OSError as error:
+            self._give_up(segments)
+            _log.error("the disk did not keep the last decisions of the journal %s: %s", self.folder, error.strerror)
 
     def reset(self) -> None:
         """Begin a new run without touching the files of this one: they are the parent's, or those of the snapshot."""
@@ -176,20 +189,21 @@ class Journal:
                 segment.abandon()
         self._begin()
 
-    def _write(self, payload: bytes, allow: bool, at: int) -> int:
+    def _write(self, payload: bytes, allow: bool, at: int) -> tuple[Segment, int]:
         if not 0 <= at - self._looked_ms < _LOOK_MS:
             self._looked_ms = at
-            self._look()
+            self._look_after()
+            self._flush()
         return self._put(payload, allow)
 
-    def _put(self, payload: bytes, allow: bool) -> int:
+    def _put(self, payload: bytes, allow: bool) -> tuple[Segment, int]:
         needed = len(payload) + _FRAME
         segment = self._segment
         if segment is None or segment.room < needed + (self._reserve if allow else 0):
             segment = self._next()
         if not allow:
             self._deny(segment, needed)
-        return self._add(segment, payload)
+        return segment, self._add(segment, payload)
 
     def _deny(self, segment: Segment, needed: int) -> None:
         """Take room for a denial out of the share of all denials in this folder, whichever process or run wrote them.
@@ -198,10 +212,9 @@ class Journal:
             AuditError: The share is used up.
         """
         if self._denied_left < needed and (now_s := time.monotonic()) >= self._recount_at_s:
-            share = self._max_bytes // _DENIED_SHARE
-            left = share - sum(map(denied_in, self.folder.glob("*" + SUFFIX)))
-            self._denied_left = min(left, max(left // _DENIED_PARTS, needed))
-            self._recount_at_s = now_s + _RETRY_S if self._denied_left < needed else 0.0
+            self._recount_at_s = now_s + _RETRY_S
+            self._denied_left = denials_share(self.folder, self._max_bytes, needed)
+            self._recount_at_s *= self._denied_left < needed
         if self._denied_left < needed:
             raise AuditError("denials have used their share of the journal")
         self._denied_left -= needed
@@ -226,11 +239,6 @@ class Journal:
         known = self._gaps.get(DROPPED)
         since, times = (known.since, known.times) if known is not None else (at, 0)
         self._gaps[DROPPED] = Gap(DROPPED, 0, 0, times + 1, min(since, at), max(since, at))
-
-    def _look(self) -> None:
-        """Once a second: is the file still there, is there something counted?"""
-        self._look_after()
-        self._flush()
 
     def _look_after(self) -> None:
         if self._segment is not None and not self._segment.healthy():
@@ -268,15 +276,12 @@ class Journal:
         if now_s < self._retry_at_s:
             raise AuditError(self._broken)
         try:
-            self._retry_at_s = now_s + _RETRY_S
             segment = self._open()
-        except OSError as error:
-            self._broken = f"the decision journal {self.folder} cannot be written: {error.strerror or error}"
+        except (OSError, AuditError) as error:
+            said = f"the decision journal {self.folder} cannot be written: {getattr(error, 'strerror', '') or error}"
+            self._broken = str(error) if isinstance(error, AuditError) else said
+            self._retry_at_s = now_s + _RETRY_S
             raise AuditError(self._broken) from error
-        except AuditError as error:
-            self._broken = str(error)
-            raise
-        self._retry_at_s = 0.0
         self._look_after()  # the file that is left: it may have gone since the last look
         if self._segment is not None:
             self._retired.append(self._segment)
@@ -292,8 +297,9 @@ class Journal:
             finish_stale(self.folder)
         if self._ended:
             self._run()
-        used = self._used()
-        self._warn(self.fill)
+        used = used_in(self.folder)
+        then = "calls go unrecorded" if self._goes_on else "calls are refused"
+        self._alarm = warn(self.folder, self.fill, self._max_bytes, then, self._alarm)
         if used + self._segment_bytes > self._max_bytes:
             raise AuditError(
                 f"the decision journal {self.folder} has used {used} of its {self._max_bytes} bytes: "
@@ -303,43 +309,37 @@ class Journal:
         header = Header(self.verifier_id, self.audience, self.boot, first, now, self._max_bytes)
         return Segment(self.folder, header, self._segment_bytes)
 
-    def _used(self) -> int:
-        used = 0
-        for path in self.folder.glob("*" + SUFFIX):
-            with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
-                used += path.stat().st_size
-        return used
-
-    def _warn(self, fill: float) -> None:
-        level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
-        if level > self._alarm:
-            then = "calls go unrecorded" if self._goes_on else "calls are refused"
-            said = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
-            _log.warning(said, self.folder, fill * 100, self._max_bytes, then)
-        self._alarm = level
-
-    def _sync(self, sequence: int) -> None:
+    def _sync(self, sequence: int, segment: Segment) -> None:
         """Wait until a record is on the disk; whoever comes first does it for all that wait behind it."""
         with self._sync_lock:
+            # Asked of its own file: the next sync, of another one, says nothing of a record that the disk did not keep.
+            if segment.unkept:
+                raise AuditError("the decision journal was not kept by the disk")
             if self._synced >= sequence:
                 return
             with self._lock:
-                retired, segment, written = self._retired, self._segment, self._sequence
+                retired, written = self._retired, self._sequence
+                open_ones = [*retired, self._segment] if self._segment is not None else retired
                 self._retired = []
             try:
-                for old in retired:
-                    old.sync()
-                    old.close()
-                if segment is not None:
-                    segment.sync()
+                for each in open_ones:
+                    each.sync()
             except OSError as error:
-                # What a failed sync left behind is unknown; the next decision starts a new file.
                 with self._lock:
-                    if segment is not None:
-                        segment.abandon()
-                    self._segment = None
+                    self._give_up(open_ones)
                 raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
+            for each in retired:
+                each.close()
             self._synced = written
+
+    def _give_up(self, segments: list[Segment]) -> None:
+        """Leave files that a sync failed for: what it left behind is unknown.  The next decision starts a new one."""
+        for each in segments:
+            each.unkept = True
+            each.abandon()
+        self._retired = [each for each in self._retired if each not in segments]
+        if self._segment in segments:
+            self._segment = None
 
 
 def _fork_all() -> None:

@@ -36,7 +36,8 @@ def _finish_stale(path: Path) -> None:
             return
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a run that lives: not ours to end
         file.seek(0)
-        end = end_of_records(file.read())
+        raw = file.read()
+        end = None if is_closed(raw) else end_of_records(raw)  # it may have ended, in order, before the lock was ours
         if end is not None:  # what cannot be told apart from damage stays as it is
             finish(file.fileno(), end)
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a journal's folder takes, and how much of it denials may.  SPEC 15.3.
+
+All processes and runs that write to a folder share these bounds; each segment says what it takes of them.  When a
+journal looks is ``spool``'s to say.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Final
+
+from arx_verifier.errors import AuditError
+from arx_verifier.segment import SUFFIX, denied_in
+
+ALARMS: Final = (0.95, 0.8, 0.5)  # parts of its budget at which a journal warns
+_DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
+_DENIED_PARTS: Final = 64  # of what is left, one process takes one part before it looks again what others took
+
+_log = logging.getLogger("arx_verifier.spool")  # whose alarms they are
+
+
+def used_in(folder: Path) -> int:
+    """Return the bytes that all files of a journal's folder take."""
+    used = 0
+    for path in folder.glob("*" + SUFFIX):
+        with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
+            used += path.stat().st_size
+    return used
+
+
+def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
+    """Return how many bytes of denials one process may write before it asks again.
+
+    Args:
+        folder: The journal's folder.
+        max_bytes: What all files of the folder may take.
+        needed: Bytes that are wanted now.
+
+    Returns:
+        The bytes; fewer than are needed once all that write to the folder have used denials' part of it.
+
+    Raises:
+        AuditError: It cannot be told, such as without a file descriptor left.
+    """
+    try:
+        left = max_bytes // _DENIED_SHARE - sum(map(denied_in, folder.glob("*" + SUFFIX)))
+    except OSError as error:
+        raise AuditError(f"the decision journal {folder} cannot be read: {error.strerror}") from error
+    return min(left, max(left // _DENIED_PARTS, needed))
+
+
+def warn(folder: Path, fill: float, max_bytes: int, then: str, last: float) -> float:
+    """Warn once when a journal reaches one of ``ALARMS``.
+
+    Args:
+        folder: The journal's folder.
+        fill: How much of it is full, 0.0 to 1.0.
+        max_bytes: What it may take.
+        then: What happens when it is full.
+        last: The alarm that was reached before.
+
+    Returns:
+        The alarm that is reached, 0.0 for none.
+    """
+    level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
+    if level > last:
+        said = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
+        _log.warning(said, folder, fill * 100, max_bytes, then)
+    return level
