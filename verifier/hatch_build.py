@@ -13,7 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 WANTED = os.environ.get("ARX_COMPILED", "") not in ("", "0")
-FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+FLAGS = ["-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -29,8 +29,8 @@ class CustomBuildHook(BuildHookInterface):
             return
         from setuptools import Distribution, Extension
 
-        source = Path(self.root) / "arx_verifier" / "_compiled.c"
-        extension = Extension("arx_verifier._compiled", [str(source)], libraries=["crypto"], extra_compile_args=FLAGS)
+        sources = sorted(map(str, (Path(self.root) / "arx_verifier").glob("_compiled*.c")))
+        extension = Extension("arx_verifier._compiled", sources, libraries=["crypto"], extra_compile_args=FLAGS)
         command = Distribution({"name": "arx-verifier", "ext_modules": [extension]}).get_command_obj("build_ext")
         self._made = tempfile.TemporaryDirectory()
         command.build_lib = command.build_temp = self._made.name

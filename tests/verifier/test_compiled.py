@@ -4,15 +4,20 @@
 Without the compiled build both are the same function; ``make test-compiled`` builds it and demands that it is there.
 """
 
+import copy
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical, chain, codec, compiled, digests, proofs
+from arx_verifier import canonical, chain, codec, compiled, decisions, digests, proofs, segment, spool
+from arx_verifier.decisions import Decision
+from arx_verifier.errors import Failure
 from tests.support import QUICK, access, aligned_parents, mint, sign
 
 BYTES = st.binary(max_size=300)
@@ -47,6 +52,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "tool_digest": proofs.tool_digest,
     "salted": digests.salted,
     "is_flat": canonical.is_flat,
+    "_keep_at_once": spool.Journal._keep_at_once,
 }
 
 
@@ -173,6 +179,54 @@ ITEMS = st.text(max_size=3) | SMALL | st.booleans() | st.none() | st.floats() | 
 def test_flat_arguments(value: Any) -> None:
     """Arguments of every type, at the edges of integers too."""
     agree("is_flat", value)
+
+
+SAID = st.text(max_size=6) | st.text("ab\u00e9", max_size=300) | st.just("\ud800") | st.just("t" * 5000)
+NUMBERS = st.sampled_from([-33, -2, -1, 0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**53, 2**64]) | SMALL
+FAILURES = st.lists(st.builds(Failure, SAID, SAID, SAID, SAID), max_size=3) | st.just(
+    [Failure("a", "b", "c", "d")] * 20
+)
+DECISIONS = st.builds(
+    Decision,
+    code=st.sampled_from(["ok", "ok", "expired", "argument_not_allowed"]),
+    at=st.integers(0, 999) | st.sampled_from([-1, 1000, 10**6]),
+    facts=st.builds(decisions.ChainFacts, agent=SAID, named=st.lists(SAID, max_size=2).map(tuple)),
+    tool=SAID,
+    args_digest=st.binary(max_size=40),
+    salt=st.binary(min_size=1, max_size=300),
+    inc=SAID,
+    applied=NUMBERS,
+    age_ms=NUMBERS,
+    failures=FAILURES.map(tuple),
+    peer=st.none() | SAID,
+    request_id=st.none() | SAID | st.just(5),
+    traceparent=st.none() | SAID,
+    arguments=st.none() | st.binary(max_size=300) | st.just(b"a" * 5000),
+    ends=st.integers(-1, 300),
+    counts=st.sampled_from([(), (), (decisions.Counted("expired", "192.0.2.7", 3),)]),
+    gap=st.sampled_from([None, None, decisions.Gap("lost", 1, 2, 2, 0, 5)]),
+)
+
+
+def kept(folder: Path, keep: Callable[..., Any], made: list[Decision]) -> Any:
+    """What a journal's files hold after these decisions, and what was said of each."""
+    journal = spool.Journal(folder, "v1", "orders", segment_bytes=spool.MIN_SEGMENT_BYTES, clock=lambda: 0)
+    journal.append(Decision("expired", 0, decisions.UNPROVEN, salt=b"s"))
+    journal.append(Decision("ok", 0, decisions.UNPROVEN, salt=b"s"))
+    said = [outcome(keep, journal, decision) for decision in made]
+    places = [(one.sequence, one.verifier, one.boot == journal.boot) for one in made]
+    journal.close()
+    return said, places, [path.read_bytes()[segment.HEADER_BYTES :] for path in sorted(folder.glob("*.arxj"))]
+
+
+@QUICK
+@given(st.lists(DECISIONS, min_size=1, max_size=12))
+def test_records(made: list[Decision]) -> None:
+    """The same bytes in the file, the same place told: of allows and denials, of odd texts, of what has no room."""
+    with tempfile.TemporaryDirectory() as folder:
+        again = [copy.copy(decision) for decision in made]
+        found = kept(Path(folder, "a"), spool.Journal._keep_at_once, made)
+        assert found == kept(Path(folder, "b"), compiled.REFERENCES["_keep_at_once"], again)
 
 
 @pytest.mark.parametrize("name", sorted(TWINS))

@@ -5,10 +5,9 @@
 // Each twin does the ordinary case only.  Whatever is unusual (another type, a text that is not canonical, a length
 // that is not minimal) goes to the Python function, which was registered with it: so there is one place that says what
 // is malformed, and one text for it.  SHA-256 is libcrypto's, the one that Python's hashlib uses; nothing here is a
-// cryptographic primitive.  Everything runs under the GIL, which is what makes the one digest context safe.
+// cryptographic primitive.  Everything runs under the GIL, which is what knows the one digest context safe.
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_compiled.h"
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -25,14 +24,12 @@
 
 // ---------------------------------------------------------------------------------------------------- what is shared
 
-enum { STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, WALK, SPLIT_CALL, TOOL_DIGEST, SALTED, IS_FLAT, COUNT };
-
 static PyObject *reference[COUNT];  // the Python functions
 static PyObject *call_type;         // presented.Call
 static EVP_MD *sha256;
 static EVP_MD_CTX *context;
 
-static PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
+PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
 {
     if (reference[which] == NULL) return PyErr_Format(PyExc_TypeError, "a twin is used through its module only");
     return PyObject_Vectorcall(reference[which], args, (size_t)nargs, NULL);
@@ -374,27 +371,29 @@ static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 
 // --------------------------------------------------------------------------------------------------------- the module
 
-#define TWIN(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+#define CALLED(name, function) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
+#define TWIN(function) CALLED(#function, function)
 
 static PyObject *refer(PyObject *self, PyObject *args);
 
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
     TWIN(states_of), TWIN(ends_in), TWIN(extend),     TWIN(fold),        TWIN(next_link), TWIN(base64_of),
     TWIN(bytes_of),  TWIN(walk),    TWIN(split_call), TWIN(tool_digest), TWIN(salted),
-    TWIN(is_flat),
-    {"refer", refer, METH_VARARGS, "Register the Python function that a twin stands for, and what it makes."},
+    TWIN(is_flat),   CALLED("_keep_at_once", keep_at_once),
+    {"refer", refer, METH_VARARGS, "Register the Python function that a twin stands for, and the class that it has to know."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyObject *refer(PyObject *self, PyObject *args)
 {
     const char *name;
-    PyObject *function, *makes = NULL;
-    if (!PyArg_ParseTuple(args, "sO|O", &name, &function, &makes)) return NULL;
+    PyObject *function, *knows = NULL;
+    if (!PyArg_ParseTuple(args, "sO|O", &name, &function, &knows)) return NULL;
     for (int i = 0; i < COUNT; i++) {
         if (strcmp(functions[i].ml_name, name)) continue;
         Py_XSETREF(reference[i], Py_NewRef(function));
-        if (makes != NULL) Py_XSETREF(call_type, Py_NewRef(makes));
+        if (i == SPLIT_CALL && knows != NULL) Py_XSETREF(call_type, Py_NewRef(knows));
+        if (i == KEEP_AT_ONCE && (knows == NULL || !learn_decision(knows))) return NULL;
         return PyObject_GetAttrString(self, name);
     }
     return Py_NewRef(function);  // it has no twin

@@ -29,6 +29,20 @@ def used_in(folder: Path) -> int:
     return used
 
 
+def hold_budget(folder: Path, more: int, max_bytes: int) -> None:
+    """Hold a journal's folder to its bound before it takes more.
+
+    Raises:
+        AuditError: It has no room for so many bytes more.
+    """
+    used = used_in(folder)
+    if used + more > max_bytes:
+        raise AuditError(
+            f"the decision journal {folder} has used {used} of its {max_bytes} bytes: "
+            "ship or prune old decisions, or allow it more"
+        )
+
+
 def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
     """Return how many bytes of denials one process may write before it asks again.
 

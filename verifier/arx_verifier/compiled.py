@@ -30,18 +30,18 @@ _TWINS: Final = _load()
 COMPILED: Final = _TWINS is not None
 
 
-def twin(makes: type | None = None) -> Callable[[_F], _F]:
+def twin(knows: type | None = None) -> Callable[[_F], _F]:
     """Decorate a function that may have a compiled twin.  Its arguments are passed by position.
 
     Args:
-        makes: The class of what it returns, where the twin has to know it.
+        knows: The class of what it returns or reads, where the twin has to know it.
     """
 
     def decorate(function: _F) -> _F:
         REFERENCES[function.__name__] = function
         if _TWINS is None:
             return function
-        chosen: _F = _TWINS.refer(function.__name__, function, *(() if makes is None else (makes,)))
+        chosen: _F = _TWINS.refer(function.__name__, function, *(() if knows is None else (knows,)))
         return chosen
 
     return decorate

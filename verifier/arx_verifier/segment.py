@@ -217,6 +217,15 @@ def is_last(raw: bytes) -> bool:
     return raw[_STATE_AT : _STATE_AT + 1] == _ENDED
 
 
+def used_in(folder: Path) -> int:
+    """Return how many bytes all segments of a folder take."""
+    used = 0
+    for path in folder.glob("*" + SUFFIX):
+        with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
+            used += path.stat().st_size
+    return used
+
+
 def denied_in(path: Path) -> int:
     """Return how many bytes of a segment are denials, as whoever wrote them noted; 0 of a file that is gone."""
     try:

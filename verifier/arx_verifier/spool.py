@@ -18,7 +18,8 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
-from arx_verifier.allotting import denials_share, used_in, warn
+from arx_verifier.allotting import denials_share, hold_budget, used_in, warn
+from arx_verifier.compiled import twin
 from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import read_journal
@@ -115,24 +116,12 @@ class Journal:
         """Keep a decision; see ``DecisionSink``."""
         allow = decision.code == OK
         try:
+            if not self.waits and (sequence := Journal._keep_at_once(self, decision)):  # a compiled twin is no method
+                return sequence
             payload = decision.pack()
             with self._lock:
-                segment, at = self._segment, decision.at
-                if (
-                    segment is not None
-                    and segment.room >= (needed := len(payload) + _FRAME) + self._reserve
-                    and 0 <= at - self._looked_ms < _LOOK_MS
-                    and (allow or self._denied_left >= needed)
-                ):  # what nearly every call comes to, without another one
-                    if not allow:
-                        self._denied_left -= needed
-                        segment.deny(needed)
-                    segment.write(payload, sequence := self._sequence + 1)
-                    self._sequence = sequence  # with nothing called in between: see ``Segment.write``
-                else:
-                    segment, sequence = self._write(payload, allow, at)
-                boot = self.boot
-            decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, boot
+                segment, sequence = self._write(payload, allow, decision.at)
+                decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
             if self.waits:
                 self._sync(sequence, segment)
         except AuditError:
@@ -189,6 +178,25 @@ class Journal:
                 segment.abandon()
         self._begin()
 
+    @twin(Decision)
+    def _keep_at_once(self, decision: Decision) -> int:
+        """Keep a decision and tell it its place, as nearly always; 0 where something else has to be done first."""
+        payload = decision.pack()
+        needed, at = len(payload) + _FRAME, decision.at
+        with self._lock:
+            segment = self._segment
+            if segment is None or segment.room < needed + self._reserve or not 0 <= at - self._looked_ms < _LOOK_MS:
+                return 0
+            if decision.code != OK:
+                if self._denied_left < needed:
+                    return 0
+                self._denied_left -= needed
+                segment.deny(needed)
+            segment.write(payload, sequence := self._sequence + 1)
+            self._sequence = sequence  # with nothing called in between: see ``Segment.write``
+            decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
+        return sequence
+
     def _write(self, payload: bytes, allow: bool, at: int) -> tuple[Segment, int]:
         if not 0 <= at - self._looked_ms < _LOOK_MS:
             self._looked_ms = at
@@ -236,9 +244,8 @@ class Journal:
                 del self._gaps[why]
 
     def _drop(self, at: int) -> None:
-        known = self._gaps.get(DROPPED)
-        since, times = (known.since, known.times) if known is not None else (at, 0)
-        self._gaps[DROPPED] = Gap(DROPPED, 0, 0, times + 1, min(since, at), max(since, at))
+        known = self._gaps.get(DROPPED, Gap(DROPPED, 0, 0, 0, at, at))
+        self._gaps[DROPPED] = Gap(DROPPED, 0, 0, known.times + 1, min(known.since, at), max(known.since, at))
 
     def _look_after(self) -> None:
         if self._segment is not None and not self._segment.healthy():
@@ -250,9 +257,8 @@ class Journal:
         self._segment = None
         first, last = segment.header.first, self._sequence
         if last >= first:
-            known = self._gaps.get(LOST)
-            first, since = (known.first, known.since) if known is not None else (first, segment.header.created)
-            self._gaps[LOST] = Gap(LOST, first, last, last + 1 - first, since, self._clock())
+            known = self._gaps.get(LOST, Gap(LOST, first, last, 0, segment.header.created, 0))
+            self._gaps[LOST] = Gap(LOST, known.first, last, last + 1 - known.first, known.since, self._clock())
         _log.error("the file %s of the decision journal is gone or was cut: decisions are lost", segment.path)
 
     def _flush(self, last: bool = False) -> None:
@@ -297,16 +303,10 @@ class Journal:
             finish_stale(self.folder)
         if self._ended:
             self._run()
-        used = used_in(self.folder)
         then = "calls go unrecorded" if self._goes_on else "calls are refused"
         self._alarm = warn(self.folder, self.fill, self._max_bytes, then, self._alarm)
-        if used + self._segment_bytes > self._max_bytes:
-            raise AuditError(
-                f"the decision journal {self.folder} has used {used} of its {self._max_bytes} bytes: "
-                "ship or prune old decisions, or allow it more"
-            )
-        first, now = self._sequence + 1, self._clock()
-        header = Header(self.verifier_id, self.audience, self.boot, first, now, self._max_bytes)
+        hold_budget(self.folder, self._segment_bytes, self._max_bytes)
+        header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes)
         return Segment(self.folder, header, self._segment_bytes)
 
     def _sync(self, sequence: int, segment: Segment) -> None:
