@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.audit.nodes import HOLDER, MINT, SERVICE, SESSION, TASK, Place, Step, place_of
-from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT, GAP
+from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT, GAP, MAX_CODE, MAX_NUMBER, asked_by
 from arx_caps.audit.wire import Batch
 from arx_verifier.decisions import COUNTED as COUNTED_CODE
 from arx_verifier.decisions import GAP as GAP_CODE
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
         place: Whom it is about.
         outcome: A number of ``tables``.
         code: ``ok``, a reason, ``counted``, ``gap``, or ``event``.
-        tool: The tool; of an event, its kind.
+        tool: The tool as one asks by it (``tables.asked_by``); of an event, its kind.
         kept: The leaf.
         body: What can be erased.
     """
@@ -106,13 +106,15 @@ class Reader:
         raw_person, rest = _BODY.decode(body)
         if len(rest.details) != len(call.rules) or len(rest.peers) != len(call.counts):
             raise AuditError("it and its body do not fit")
+        if abs(call.at) > MAX_NUMBER or len(call.code) > MAX_CODE or "\0" in call.code:
+            raise AuditError("its time or its code is none")
         key = (bytes(raw_facts), bytes(raw_person))
         facts, place = self._places.get(key) or self._learn(key, batch.audience)
         if facts.audience not in ("", batch.audience):
             raise RequestError(f"record {sequence} is of another service than its batch")
         if not facts.session and not facts.agent:
             place = Place((Step(SERVICE, batch.audience, batch.audience),))
-        return Entry(sequence, call.at, place, outcome_of(call), call.code, call.tool, kept, body)
+        return Entry(sequence, call.at, place, outcome_of(call), call.code, asked_by(call.tool), kept, body)
 
     def _learn(self, key: tuple[bytes, bytes], audience: str) -> tuple[Facts, Place]:
         facts, person = _FACTS.decode(key[0]), _PERSON.decode(key[1])

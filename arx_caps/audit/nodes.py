@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.bulk import add_totals, find_nodes, insert_rows
-from arx_caps.audit.tables import NODE
+from arx_caps.audit.tables import NODE, asked_by
 from arx_verifier.records import Facts
 from arx_verifier.scopes import subject_scope
 
@@ -155,8 +155,9 @@ class Nodes:
         self._count += 1
         path += self._count.to_bytes(8, "big")
         refs = {step.kind: step.ref for step in steps}
-        where = (refs.get(SESSION, ""), refs.get(TASK, ""), place.agent, place.subject)
-        self._rows.append((self._count, path, place.key, parent, *steps[-1], *where, 0, 0, 0, at_ms, at_ms))
+        last, where = steps[-1], (refs.get(SESSION, ""), refs.get(TASK, ""), place.agent)
+        texts = map(asked_by, (*last, *where))
+        self._rows.append((self._count, path, place.key, parent, *texts, place.subject, 0, 0, 0, at_ms, at_ms))
         made = self._new[place.key] = (self._count, path)
         return made
 

@@ -30,7 +30,7 @@ from arx_caps.audit.nodes import SERVICE, Place, Step, place_of
 from arx_caps.audit.note import VerifierKey
 from arx_caps.audit.paths import CHECKPOINT, WIDTH
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import EVENT, GAP, SOURCE
+from arx_caps.audit.tables import EVENT, GAP, SOURCE, asked_by
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.tree import leaf_hash
 from arx_verifier.records import read_sealed
@@ -136,7 +136,7 @@ def _read(kept: bytes) -> tuple[_Run, Entry]:
         facts, call = record.facts, record.call
         run = _Run(record.verifier, record.boot, facts.audience)
         place = place_of(facts, None, facts.audience)
-        return run, Entry(record.sequence, call.at, place, outcome_of(call), call.code, call.tool, kept, None)
+        return run, Entry(record.sequence, call.at, place, outcome_of(call), call.code, asked_by(call.tool), kept, None)
     event = read_event(kept, None)
     verifier, _, boot = event.source.partition("/")
     audience = str(event.named.get("audience", "")) if event.kind == LOST else ""

@@ -31,6 +31,18 @@ DENY: Final = 2
 END: Final = 3  # running work that was ended
 COUNTED: Final = 4  # refusals of what was not proven, by number
 GAP: Final = 5  # records that are missing
+MAX_TEXT: Final = 256  # characters of a text that is asked by; longer than any that can be asked for
+MAX_CODE: Final = 64
+MAX_NUMBER: Final = 2**53 - 1  # of a sequence or a time; what comes after it has no exact form in JSON
+
+
+def asked_by(text: str) -> str:
+    """Return a text as the columns hold it by which a record is found; what was said stands in the record itself.
+
+    A holder chooses what it calls a tool: PostgreSQL keeps no zero character, and no index an entry of any length.
+    """
+    return text if len(text) <= MAX_TEXT and "\0" not in text else text[:MAX_TEXT].replace("\0", "\ufffd")
+
 
 META: Final = Table(
     "log_meta", METADATA, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)
@@ -83,7 +95,7 @@ RECORD: Final = Table(
     Column("source", Integer, nullable=False),
     Column("sequence", BigInteger, nullable=False),  # in its source
     Column("outcome", SmallInteger, nullable=False),
-    Column("code", String(64), nullable=False),  # ``ok``, the reason, ``counted``, ``gap``, or ``event``
+    Column("code", String(MAX_CODE), nullable=False),  # ``ok``, the reason, ``counted``, ``gap``, or ``event``
     Column("tool", Text, nullable=False),  # or the event's kind
     Column("kept", LargeBinary, nullable=False),  # the leaf: its hash is that of these bytes
     Column("body", LargeBinary),  # NULL once it was erased

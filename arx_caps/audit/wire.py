@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from joserfc.errors import JoseError
 
+from arx_caps.audit.tables import MAX_NUMBER
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier import codec
@@ -28,6 +29,8 @@ WIRE_VERSION: Final = 1
 MAX_RECORDS: Final = 2_000  # in one batch
 MAX_BYTES: Final = 4 * 1024 * 1024  # of one batch
 MAX_KEPT: Final = 65_535  # an entry of the log says its length in two bytes
+MAX_NAME: Final = 200  # characters of a verifier's id
+MAX_BOOT: Final = 128
 AGE_S: Final = 300  # how old a statement may be, or how far from the future: clocks differ, and a replay is harmless
 BAD_BATCH: Final = "bad_batch"
 _MAX_STATEMENT: Final = 4096
@@ -79,6 +82,11 @@ class Batch(NamedTuple):
         batch = cls(*values)
         if version != WIRE_VERSION:
             raise RequestError(f"a batch of version {version}; this mint reads version {WIRE_VERSION}")
+        names = (batch.verifier, batch.audience, batch.boot)
+        if max(map(len, names)) > MAX_NAME or len(batch.boot) > MAX_BOOT or any("\0" in name for name in names):
+            raise RequestError(f"a name has at most {MAX_NAME} characters, a run's {MAX_BOOT}, and no zero character")
+        if batch.last > MAX_NUMBER:
+            raise RequestError(f"a record's sequence is at most {MAX_NUMBER}")
         if len(raw) > MAX_BYTES or len(batch.records) > MAX_RECORDS:
             raise RequestError(f"a batch has at most {MAX_RECORDS} records and {MAX_BYTES} bytes")
         if batch.first < 1 or not (batch.lost_from is None or 1 <= batch.lost_from < batch.first):
