@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from arx_verifier import canonical, chain, codec, compiled, decisions, digests, proofs, segment, spool
 from arx_verifier.decisions import Decision
-from arx_verifier.errors import Failure
+from arx_verifier.errors import Failure, MalformedTokenError
 from tests.support import QUICK, access, aligned_parents, mint, sign
 
 BYTES = st.binary(max_size=300)
@@ -235,3 +235,21 @@ def test_wrong_arguments_raise(name: str) -> None:
     for args in ((), (None,), (b"",) * 7, (bytes(32), bytes(95), object(), b"", b"")):
         said, meant = outcome(TWINS[name], *args), outcome(compiled.REFERENCES[name], *args)
         assert said == meant
+
+
+def test_without_memory_a_field_that_is_not_closed_is_never_there() -> None:
+    """Whichever allocation fails, a body whose last caveat is cut is refused or is out of memory, and no result."""
+    nomemory = pytest.importorskip("_testcapi")
+    cut = codec.bytes_of(mint().encode()[5:])[:-36]
+    with pytest.raises(MalformedTokenError):
+        codec.walk(cut)
+    for failing in range(40):
+        made: Any = None
+        nomemory.set_nomemory(failing, failing + 1)
+        try:
+            made = codec.walk(cut)
+        except Exception:
+            made = None
+        finally:
+            nomemory.remove_mem_hooks()
+        assert made is None

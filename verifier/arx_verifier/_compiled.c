@@ -233,8 +233,9 @@ static PyObject *field(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *a
         start++;
     }
     if (size > end_ - start) return NULL;
-    *at = start + size;
-    return PyBytes_FromStringAndSize((const char *)body + start, size);
+    PyObject *data = PyBytes_FromStringAndSize((const char *)body + start, size);
+    if (data != NULL) *at = start + size;  // without memory *at stays: or a last field would pass for one that is there
+    return data;
 }
 
 static int closed(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)

@@ -202,11 +202,14 @@ def explain_last(
             if name in wrong and not holds(value := get(name, ABSENT)):
                 wrong.discard(name)
                 _tell_of(failures, places[at], name, written, value)
+                if len(failures) >= MAX_TOLD:
+                    return tuple(failures[:MAX_TOLD])
         if wrong and compiled.closed:
-            for name in [name for name in args if name in wrong and name not in compiled.names]:
+            others = (name for name in args if name in wrong and name not in compiled.names)
+            for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller sends a hundred thousand of them
                 wrong.discard(name)
                 failures.append(Failure(places[at], _shown(name), "no argument of this name", shorten(args[name])))
-    return tuple(failures[:MAX_TOLD])
+    return tuple(failures)
 
 
 def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
