@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from arx_verifier import comparing, matching
+from arx_verifier.bounds import Kept
 from arx_verifier.canonical import MAX_INTEGER, decode, encode
 from arx_verifier.comparing import Predicate, Test
 from arx_verifier.errors import MalformedTokenError
@@ -99,9 +100,9 @@ class CompiledConstraint(NamedTuple):
 
 # Policies write the same constraints into every token, so what was compiled is kept, by canonical bytes: equality of
 # structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
-_KEPT: Final[dict[bytes, CompiledConstraint]] = {}
-_SAID: Final[dict[bytes, tuple["Said", ...]]] = {}  # the same, for refusals
-_MAX_KEPT: Final = 4096
+_MAX_TESTS: Final = 16_384  # of all that is kept; one takes about 270 bytes: about 5 MB
+_KEPT: Final[Kept[bytes, "CompiledConstraint"]] = Kept(_MAX_TESTS, 2)
+_SAID: Final[Kept[bytes, tuple["Said", ...]]] = Kept(_MAX_TESTS, 2)  # the same, for refusals
 _MAX_KEPT_BYTES: Final = 256
 _MAX_TOLD_CHARS: Final = 200  # of an operand
 _MAX_KEPT_WEIGHT: Final = 16  # a test takes about 270 bytes, and `any_of` has room for a hundred
@@ -125,9 +126,7 @@ def compile_written(written: bytes) -> CompiledConstraint:
         # The one member that takes a restriction away: it says when not to ask.
         found = CompiledConstraint(_or_absent(holds) if optional else holds, weigh(constraint), optional, tuple(tests))
         if len(written) <= _MAX_KEPT_BYTES and found.weight <= _MAX_KEPT_WEIGHT:
-            if len(_KEPT) >= _MAX_KEPT:
-                _KEPT.clear()
-            _KEPT[written] = found
+            _KEPT.keep(written, found, found.weight)
     return found
 
 
@@ -159,9 +158,7 @@ def said_written(written: bytes) -> tuple[Said, ...]:
         members = zip(said(decode(_CONSTRAINT, written)), compiled.tests, strict=True)
         found = tuple([Said(word, _told(operand), *test) for (word, operand), test in members])
         if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
-            if len(_SAID) >= _MAX_KEPT:
-                _SAID.clear()
-            _SAID[written] = found
+            _SAID.keep(written, found, compiled.weight)
     return found
 
 

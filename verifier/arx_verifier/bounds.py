@@ -5,8 +5,9 @@ Whoever holds a token narrows it as often and as widely as its text has room for
 it was accepted.  So what is kept is charged by what it takes, and not by the length of its text.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 MAX_WORK: Final = 1 << 24  # constraint tests times characters of arguments; above it the call is refused undone
 FREE_TESTS: Final = 32  # below this many tests the arguments' size is not even looked at
@@ -18,6 +19,41 @@ MAX_TOOL_PARTS: Final = 2048  # rules and operands in all of these together
 _CHAIN_BYTES: Final = 3000
 _PART_BYTES: Final = 400
 _FREE_PARTS: Final = 32  # what the first number has room for
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Kept(dict[_K, _V]):
+    """What a process keeps for all tokens, whoever holds them: emptied when it would take more than it may.
+
+    Looking into it is a ``dict``'s ``get`` and takes no lock.
+
+    Args:
+        most: Parts that all entries may have together.
+        each: Parts that an entry has beside those that are said of it, for its key and its place.
+    """
+
+    def __init__(self, most: int, each: int) -> None:
+        super().__init__()
+        self._most, self._each, self.parts = most, each, 0
+        self._lock = threading.Lock()
+
+    def keep(self, key: _K, value: _V, parts: int) -> None:
+        """Keep an entry that has so many parts."""
+        parts += self._each
+        with self._lock:
+            if self.parts + parts > self._most:
+                super().clear()
+                self.parts = 0
+            self[key] = value
+            self.parts += parts
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            super().clear()
+            self.parts = 0
 
 
 def parts_of(packets: Sequence[object]) -> int:

@@ -155,6 +155,8 @@ class ProvenChain:
             if len(tool) <= names.MAX_TOOL_CHARS and len(refused.failures) <= bounds.MAX_KEPT_FAILURES:
                 self._last_refused = tool, refused
             return refused
+        if len(tool) > names.MAX_TOOL_CHARS:
+            return rules  # `*` allows a name of any length, and whoever calls chooses it
         if not again and len(self._by_tool) >= bounds.tools_for(self.parts):
             self._by_tool.clear()
         self._by_tool[tool] = rules

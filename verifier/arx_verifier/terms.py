@@ -12,16 +12,18 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from arx_verifier import canonical, caveats, codec, scopes
+from arx_verifier import bounds, canonical, caveats, codec, names, scopes
 from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, merge
 from arx_verifier.errors import MalformedTokenError
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
-_MAX_KEPT: Final = 2048
+_MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
+_MAX_RULES: Final = (
+    131_072  # of all rules gathered by tool, their tests and places; one takes 30 to 40 bytes: about 5 MB
+)
 _MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a hand-over take about 230
 _MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
-_MAX_TOOL_CHARS: Final = 96
 
 _HOP: Final = b'"hop":"'
 _HOP_CHARS: Final = 12
@@ -106,8 +108,8 @@ class ToolRules:
         self.groups = groups
 
 
-_KEPT: Final[dict[bytes, Terms]] = {}
-_GATHERED: Final[dict[tuple[str, tuple[Allow, ...]], ToolRules]] = {}
+_KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)
+_GATHERED: Final[bounds.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = bounds.Kept(_MAX_RULES, 8)
 
 
 def terms_of(packet: bytes) -> tuple[Terms, bytes | None]:
@@ -147,9 +149,7 @@ def _read(packet: bytes, key: bytes) -> tuple[Terms, bytes | None]:
     keep = len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS and _stands_for(key, caveat)
     terms = Terms(caveat, parts, keep)
     if keep:
-        if len(_KEPT) >= _MAX_KEPT:
-            _KEPT.clear()
-        _KEPT[key] = terms
+        _KEPT.keep(key, terms, parts)
     return terms, hop
 
 
@@ -177,7 +177,7 @@ def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | 
     Returns:
         The rules, or None when an ``allow`` has none for this tool.
     """
-    shared = len(tool) <= _MAX_TOOL_CHARS
+    shared = len(tool) <= names.MAX_TOOL_CHARS
     for allow in allows:
         shared = shared and allow.shared
     if shared:
@@ -192,7 +192,5 @@ def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | 
         matching.append(group)
     rules = ToolRules(matching, sum([allow.weight for allow in allows]), again or shared)
     if shared:
-        if len(_GATHERED) >= _MAX_KEPT:
-            _GATHERED.clear()
-        _GATHERED[tool, allows] = rules
+        _GATHERED.keep((tool, allows), rules, rules.tests + 2 * sum([len(group) + 1 for group in matching]))
     return rules
