@@ -51,7 +51,7 @@ class Verifier:
         decisions: Where every decision is recorded before it is answered.
         nonces: Which calls were made before; the default is right for exactly one process.
         record_arguments: Tools, or patterns of them, whose arguments go into the record as they are.
-        cache_bytes: Memory for proven parents, about; what all verifiers of a process share takes up to 20 MB beside it.
+        cache_bytes: Memory for proven parents, about; what all verifiers of a process share takes 20 MB at most beside.
 
     Attributes:
         waits: Whether a decision may have to wait for a network or a disk.
