@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical, chain, codec, compiled, decisions, digests, proofs, segment, spool
+from arx_verifier import canonical, chain, codec, compiled, decisions, digests, proofs, records, segment, spool
 from arx_verifier.decisions import Decision
 from arx_verifier.errors import Failure, MalformedTokenError
 from tests.support import QUICK, access, aligned_parents, mint, sign
@@ -52,6 +52,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "tool_digest": proofs.tool_digest,
     "salted": digests.salted,
     "is_flat": canonical.is_flat,
+    "pack_facts": records.pack_facts,
     "_keep_at_once": spool.Journal._keep_at_once,
 }
 
@@ -183,6 +184,7 @@ def test_flat_arguments(value: Any) -> None:
 
 SAID = st.text(max_size=6) | st.text("ab\u00e9", max_size=300) | st.just("\ud800") | st.just("t" * 5000)
 NUMBERS = st.sampled_from([-33, -2, -1, 0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**53, 2**64]) | SMALL
+MANY = st.lists(SAID, max_size=3).map(tuple) | st.just(("x",) * 20)
 FAILURES = st.lists(st.builds(Failure, SAID, SAID, SAID, SAID), max_size=3) | st.just(
     [Failure("a", "b", "c", "d")] * 20
 )
@@ -217,6 +219,26 @@ def kept(folder: Path, keep: Callable[..., Any], made: list[Decision]) -> Any:
     places = [(one.sequence, one.verifier, one.boot == journal.boot) for one in made]
     journal.close()
     return said, places, [path.read_bytes()[segment.HEADER_BYTES :] for path in sorted(folder.glob("*.arxj"))]
+
+
+@QUICK
+@given(
+    st.builds(
+        decisions.ChainFacts,
+        agent=SAID | NUMBERS,
+        named=MANY,
+        links=MANY,
+        task=st.none() | SAID,
+        tasks=MANY,
+        subject=st.none() | st.tuples(SAID, SAID),
+        meta=st.lists(st.tuples(SAID, SAID), max_size=2).map(tuple) | st.just((((("",),),),)),
+    ),
+    ODD,
+)
+def test_facts(facts: decisions.ChainFacts, odd: Any) -> None:
+    """What a chain says, of any length and of odd texts."""
+    agree("pack_facts", facts)
+    agree("pack_facts", odd)
 
 
 @QUICK

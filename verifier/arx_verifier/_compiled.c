@@ -21,6 +21,7 @@
 #define CAVEAT 95          // proofs._CAVEAT_BYTES
 #define TAIL (2 + CAVEAT + 4 + DIGEST)
 #define INVALID 0xff000000u
+#define STATES "arx_verifier.chain.States"
 
 // ---------------------------------------------------------------------------------------------------- what is shared
 
@@ -53,16 +54,21 @@ static int add(const void *data, size_t size) { return EVP_DigestUpdate(context,
 
 static int end(unsigned char *out) { return EVP_DigestFinal_ex(context, out, NULL); }
 
-// HMAC-SHA256 (RFC 2104) for the 32-byte keys of the chain.  `out` may be `key`.
-static int extend_into(unsigned char *out, const unsigned char *key, const void *data, size_t size)
+static void make_pads(unsigned char pads[2][BLOCK], const unsigned char *key)
 {
-    unsigned char pads[2][BLOCK], inner[DIGEST];
     memset(pads[0], 0x36, BLOCK);
     memset(pads[1], 0x5c, BLOCK);
     for (int i = 0; i < DIGEST; i++) {
         pads[0][i] ^= key[i];
         pads[1][i] ^= key[i];
     }
+}
+
+// HMAC-SHA256 (RFC 2104) for the 32-byte keys of the chain.  `out` may be `key`.
+static int extend_into(unsigned char *out, const unsigned char *key, const void *data, size_t size)
+{
+    unsigned char pads[2][BLOCK], inner[DIGEST];
+    make_pads(pads, key);
     int good = begin() && add(pads[0], BLOCK) && add(data, size) && end(inner) && begin() && add(pads[1], BLOCK) &&
                add(inner, DIGEST) && end(out);
     OPENSSL_cleanse(pads, sizeof pads);
@@ -78,20 +84,51 @@ static PyObject *extend(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return PyBytes_FromStringAndSize((char *)out, DIGEST);
 }
 
-// Beginning two hashes saves nothing here: the signature itself stands for them.
+// Both hashes begun, for a signature that is extended many times.
+typedef struct {
+    EVP_MD_CTX *begun[2];
+} States;
+
+static void drop_states(PyObject *capsule)
+{
+    States *states = PyCapsule_GetPointer(capsule, STATES);
+    if (states == NULL) return;
+    for (int i = 0; i < 2; i++) EVP_MD_CTX_free(states->begun[i]);  // which cleans them
+    PyMem_Free(states);
+}
+
 static PyObject *states_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 1 || !is_key(args[0])) return pure(STATES_OF, args, nargs);
-    return Py_NewRef(args[0]);
+    States *states = PyMem_Calloc(1, sizeof *states);
+    PyObject *capsule = states != NULL ? PyCapsule_New(states, STATES, drop_states) : PyErr_NoMemory();
+    if (capsule == NULL) {
+        PyMem_Free(states);
+        return NULL;
+    }
+    unsigned char pads[2][BLOCK];
+    make_pads(pads, (const unsigned char *)PyBytes_AS_STRING(args[0]));
+    for (int i = 0, good = 1; i < 2 && good; i++) {
+        EVP_MD_CTX *begun = states->begun[i] = EVP_MD_CTX_new();
+        good = begun != NULL && EVP_DigestInit_ex2(begun, sha256, NULL) && EVP_DigestUpdate(begun, pads[i], BLOCK);
+        if (!good) Py_CLEAR(capsule);
+    }
+    OPENSSL_cleanse(pads, sizeof pads);
+    if (capsule == NULL) failed();
+    return capsule;
 }
 
 static PyObject *ends_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 3 || !is_key(args[0]) || !PyBytes_CheckExact(args[1])) return pure(ENDS_IN, args, nargs);
+    if (nargs != 3 || !PyCapsule_IsValid(args[0], STATES) || !PyBytes_CheckExact(args[1]))
+        return pure(ENDS_IN, args, nargs);
     if (!is_key(args[2])) Py_RETURN_FALSE;
+    const States *states = PyCapsule_GetPointer(args[0], STATES);
     unsigned char out[DIGEST];
-    const unsigned char *key = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    if (!extend_into(out, key, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]))) return NULL;
+    if (!(EVP_MD_CTX_copy_ex(context, states->begun[0]) &&
+          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out) &&
+          EVP_MD_CTX_copy_ex(context, states->begun[1]) && add(out, DIGEST) && end(out)) && !failed())
+        return NULL;
     return PyBool_FromLong(CRYPTO_memcmp(out, PyBytes_AS_STRING(args[2]), DIGEST) == 0);
 }
 
@@ -380,7 +417,7 @@ static PyObject *refer(PyObject *self, PyObject *args);
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
     TWIN(states_of), TWIN(ends_in), TWIN(extend),     TWIN(fold),        TWIN(next_link), TWIN(base64_of),
     TWIN(bytes_of),  TWIN(walk),    TWIN(split_call), TWIN(tool_digest), TWIN(salted),
-    TWIN(is_flat),   CALLED("_keep_at_once", keep_at_once),
+    TWIN(is_flat),   TWIN(pack_facts), CALLED("_keep_at_once", keep_at_once),
     {"refer", refer, METH_VARARGS, "Register the Python function that a twin stands for, and the class that it has to know."},
     {NULL, NULL, 0, NULL},
 };
@@ -394,6 +431,7 @@ static PyObject *refer(PyObject *self, PyObject *args)
         if (strcmp(functions[i].ml_name, name)) continue;
         Py_XSETREF(reference[i], Py_NewRef(function));
         if (i == SPLIT_CALL && knows != NULL) Py_XSETREF(call_type, Py_NewRef(knows));
+        if (i == PACK_FACTS && (knows == NULL || !learn_facts(knows))) return NULL;
         if (i == KEEP_AT_ONCE && (knows == NULL || !learn_decision(knows))) return NULL;
         return PyObject_GetAttrString(self, name);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The compiled twin of a journal's way of keeping a decision; see _compiled.c.
+// The compiled twins of what writes a decision's record and of a journal's way of keeping it; see _compiled.c.
 //
 // The record is written as MessagePack and copied into the mapped file under the journal's own lock, which is taken and
 // given back by its methods, so that threads in Python and here keep each other out.  While it is held nothing of
@@ -18,6 +18,8 @@
 #define DENIED_AT 12             // segment._DENIED_AT
 #define FRAME 12                 // spool._FRAME
 #define LOOK_MS 1000             // spool._LOOK_MS
+#define FACTS_BYTES (8 * 1024)   // more than a token has room for
+#define KEPT_FACTS 12            // records._KEPT_FACTS
 #define MAX_INTEGER (1LL << 53)
 
 // ----------------------------------------------------------------------------------------- a decision and its journal
@@ -33,6 +35,14 @@ static const char *const field_names[FIELDS] = {
 };
 static PyObject *decision_type;  // decisions.Decision
 static Py_ssize_t offsets[FIELDS];
+
+enum { ALL_FACTS = KEPT_FACTS + 2 };
+static const char *const fact_names[ALL_FACTS] = {
+    "agent",  "session", "named",      "links", "task",    "tasks", "token", "audience",
+    "policy", "kid",     "assurance", "model", "subject", "meta",
+};
+static PyObject *facts_type;  // records.ChainFacts
+static Py_ssize_t fact_offsets[ALL_FACTS];
 
 enum {
     LOCK, SEGMENT, LOOKED_MS, RESERVE, DENIED_LEFT, LAST, VERIFIER_ID, RUN,
@@ -58,19 +68,33 @@ static void make_crc_table(void)
             crc_table[at][i] = crc_table[at - 1][i] >> 8 ^ crc_table[0][crc_table[at - 1][i] & 255];
 }
 
+// Find where a struct keeps its fields.
+static int find_fields(PyObject *type, const char *const *texts, int count, Py_ssize_t *found)
+{
+    for (int i = 0; i < count; i++) {
+        PyObject *member = PyObject_GetAttrString(type, texts[i]);
+        if (member == NULL) return 0;
+        PyMemberDef *said = Py_IS_TYPE(member, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)member)->d_member : NULL;
+        int known = said != NULL && said->type == T_OBJECT_EX;
+        found[i] = known ? said->offset : 0;
+        Py_DECREF(member);
+        if (!known) return PyErr_Format(PyExc_TypeError, "%s is no plain field", texts[i]), 0;
+    }
+    return 1;
+}
+
+int learn_facts(PyObject *type)
+{
+    if (!find_fields(type, fact_names, ALL_FACTS, fact_offsets)) return 0;
+    Py_XSETREF(facts_type, Py_NewRef(type));
+    return 1;
+}
+
 int learn_decision(PyObject *type)
 {
     for (int i = 0; i < NAMES; i++)
         if (names[i] == NULL && (names[i] = PyUnicode_InternFromString(name_texts[i])) == NULL) return 0;
-    for (int i = 0; i < FIELDS; i++) {
-        PyObject *member = PyObject_GetAttrString(type, field_names[i]);
-        if (member == NULL) return 0;
-        PyMemberDef *said = Py_IS_TYPE(member, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)member)->d_member : NULL;
-        int known = said != NULL && said->type == T_OBJECT_EX;
-        offsets[i] = known ? said->offset : 0;
-        Py_DECREF(member);
-        if (!known) return PyErr_Format(PyExc_TypeError, "%s is no plain field", field_names[i]), 0;
-    }
+    if (!find_fields(type, field_names, FIELDS, offsets)) return 0;
     make_crc_table();
     Py_XSETREF(decision_type, Py_NewRef(type));
     return 1;
@@ -119,8 +143,9 @@ static void put_big_endian(Writer *writer, int head, uint64_t number, int bytes)
 
 static void put_array(Writer *writer, Py_ssize_t size)
 {
-    if (size < 16) put_big_endian(writer, 0x90 | (int)size, 0, 0);
-    else put_big_endian(writer, 0xdc, (uint64_t)size, size > 0xffff ? (writer->good = 0) : 2);
+    if (size > 0xffff) writer->good = 0;
+    else if (size < 16) put_big_endian(writer, 0x90 | (int)size, 0, 0);
+    else put_big_endian(writer, 0xdc, (uint64_t)size, 2);
 }
 
 static void put_text(Writer *writer, PyObject *text)
@@ -154,14 +179,19 @@ static void put_integer(Writer *writer, PyObject *integer)
     else put_big_endian(writer, 0xcf, (uint64_t)number, 8);
 }
 
-static void put_value(Writer *writer, PyObject *value)
+// `depth` bounds how far tuples are followed.
+static void put_value(Writer *writer, PyObject *value, int depth)
 {
     if (value == Py_None) put(writer, "\xc0", 1);
     else if (value == NULL) writer->good = 0;
     else if (PyUnicode_CheckExact(value)) put_text(writer, value);
     else if (PyBytes_CheckExact(value)) put_bytes(writer, value);
     else if (PyLong_CheckExact(value)) put_integer(writer, value);
-    else writer->good = 0;
+    else if (PyTuple_CheckExact(value) && depth > 0) {
+        put_array(writer, PyTuple_GET_SIZE(value));
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value) && writer->good; i++)
+            put_value(writer, PyTuple_GET_ITEM(value, i), depth - 1);
+    } else writer->good = 0;
 }
 
 // The first or the last two texts of each failure.
@@ -176,8 +206,8 @@ static void put_failures(Writer *writer, PyObject *failures, int from)
             return;
         }
         put_array(writer, 2);
-        put_value(writer, PyTuple_GET_ITEM(failure, from));
-        put_value(writer, PyTuple_GET_ITEM(failure, from + 1));
+        put_value(writer, PyTuple_GET_ITEM(failure, from), 0);
+        put_value(writer, PyTuple_GET_ITEM(failure, from + 1), 0);
     }
 }
 
@@ -193,18 +223,34 @@ static size_t pack_call(unsigned char *out, PyObject *decision)
         return 0;
     put_array(&writer, 2);
     put_array(&writer, 11);
-    for (int i = AT; i < FAILURES; i++) put_value(&writer, *field_of(decision, i));
+    for (int i = AT; i < FAILURES; i++) put_value(&writer, *field_of(decision, i), 0);
     put_failures(&writer, failures, 0);
-    put_value(&writer, *field_of(decision, ENDS));
+    put_value(&writer, *field_of(decision, ENDS), 0);
     put_array(&writer, 0);
-    put_value(&writer, Py_None);
+    put_value(&writer, Py_None, 0);
     put_array(&writer, 7);
-    put_value(&writer, salt);
+    put_value(&writer, salt, 0);
     put_failures(&writer, failures, 2);
-    for (int i = PEER; i < ARGUMENTS; i++) put_value(&writer, *field_of(decision, i));
+    for (int i = PEER; i < ARGUMENTS; i++) put_value(&writer, *field_of(decision, i), 0);
     put_array(&writer, 0);
-    put_value(&writer, *field_of(decision, ARGUMENTS));
+    put_value(&writer, *field_of(decision, ARGUMENTS), 0);
     return writer.good ? (size_t)(writer.at - out) : 0;
+}
+
+PyObject *pack_facts(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 1 || facts_type == NULL || !Py_IS_TYPE(args[0], (PyTypeObject *)facts_type))
+        return pure(PACK_FACTS, args, nargs);
+    unsigned char out[FACTS_BYTES];
+    Writer writer = {out, out + FACTS_BYTES, 1};
+    put(&writer, "\x94\2", 2);  // records._JOURNAL
+    for (int i = 0; i < ALL_FACTS; i++) {
+        if (i == 0) put_array(&writer, KEPT_FACTS);
+        if (i == KEPT_FACTS) put_array(&writer, ALL_FACTS - KEPT_FACTS);
+        put_value(&writer, *(PyObject **)((char *)args[0] + fact_offsets[i]), 2);
+    }
+    if (!writer.good) return pure(PACK_FACTS, args, nargs);
+    return PyBytes_FromStringAndSize((char *)out, writer.at - out);
 }
 
 // ----------------------------------------------------------------------------------------- the journal's file, SPEC 12

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arx_verifier.compiled import twin
 from arx_verifier.errors import AuditError
 
 RECORD_VERSION: Final = 2
@@ -75,12 +76,18 @@ class ChainFacts(Facts, frozen=True, array_like=True, forbid_unknown_fields=True
         kept = self.__dict__  # not ``cached_property``: before Python 3.12 its lock costs as much as the packing
         packed: bytes | None = kept.get("packed")
         if packed is None:
-            values = msgspec.structs.astuple(self)
-            packed = kept["packed"] = _JOURNAL + encode(values[:_KEPT_FACTS]) + encode(values[_KEPT_FACTS:])
+            packed = kept["packed"] = pack_facts(self)
         return packed
 
 
 _KEPT_FACTS: Final = len(Facts.__struct_fields__)
+
+
+@twin(ChainFacts)
+def pack_facts(facts: ChainFacts) -> bytes:
+    """Write what a journal's record begins with: version, what is kept of a chain's facts, what can be erased."""
+    values = msgspec.structs.astuple(facts)
+    return _JOURNAL + encode(values[:_KEPT_FACTS]) + encode(values[_KEPT_FACTS:])
 
 
 class Gap(NamedTuple):
