@@ -1,4 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test can ask for."""
 
+import signal
+
 pytest_plugins = ["tests.servers"]
+
+# A shell's background job ignores Ctrl-C, and what it starts would go on ignoring it: tests send it to the command.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

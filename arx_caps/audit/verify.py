@@ -161,7 +161,8 @@ def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None)
     gone = [(max(first, trust.since), last) for first, last in scan.gone if last >= trust.since]
     if gone:  # 7. nothing is left out
         first, last = gone[0]
-        raise IncompleteError(f"the records {first} to {last} are gone; their hashes, and all other records, hold")
+        told = f"the records {first} to {last} are gone; their hashes, and all other records, hold"
+        raise IncompleteError(f"{told} (--from {last + 1} allows it, where retention took them)")
     return Checked("log", signed.checkpoint, signed.seen, scan.records, scan.first, tuple(scan.gone))
 
 

@@ -12,7 +12,7 @@ from arx_caps.cli.files import read_object
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.values import show_time
+from arx_caps.cli.values import show_json, show_time
 from arx_caps.keyfile import KeyFile, PublicKey
 from arx_verifier.names import is_agent_path
 
@@ -159,10 +159,17 @@ def _in_words(name: str, value: Any) -> Any:
     if name.endswith("_at") and isinstance(value, int):
         return show_time(value)
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items()) or None
+        return ", ".join(f"{key} {_member(inner)}" for key, inner in value.items()) or None
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or None
+        return ", ".join(map(_member, value)) or None
     return value
+
+
+def _member(value: Any) -> str:
+    """Show what stands inside a list or an object; of an enrolled key its id, and since when."""
+    if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
+        return f"{value['kid']} since {show_time(value['added_at'])}"
+    return show_json(value) if isinstance(value, dict | list | bool) else str(value)
 
 
 def _time(row: dict[str, Any], name: str) -> str | None:

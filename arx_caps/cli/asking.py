@@ -25,6 +25,7 @@ class Since(Moment):
     """A time, or how long ago: ``2h``."""
 
     name = "time"
+    forms = "how long ago (2h), ms since 1970, or a time with its zone, 2026-01-31T12:00:00Z"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read it."""

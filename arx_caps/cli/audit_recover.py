@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import click
+import httpx
 
 from arx_caps.cli import exits
 from arx_caps.cli.audit_progress import Progress
@@ -36,6 +37,8 @@ def recover_command(console: Console, realm_dir: Path, database: str | None, rea
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key
+    if _mint_answers(realm):
+        raise Stop(f"nothing was changed: the mint runs at {realm.listen}", hint="stop it first, on every host")
     console.confirm("is the mint stopped, and shall the log go on from its files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:
         store.create()
@@ -46,4 +49,16 @@ def recover_command(console: Console, realm_dir: Path, database: str | None, rea
             raise Stop(f"nothing was changed: {error}", exits.DENIED, code=error.code) from None
         except IncompleteError as error:
             raise Stop(f"nothing was changed: {error}", exits.INCOMPLETE, code=error.code) from None
-    console.data("audit-recovered", {"recovered": count}, f"{count} records are back; start the mint")
+    told = f"{count} records are back; start the mint" if count else "no record was missing; start the mint"
+    console.data("audit-recovered", {"recovered": count}, told)
+
+
+def _mint_answers(realm: Realm) -> bool:
+    """Tell whether this host's mint runs; one of another host cannot be seen from here."""
+    host, _, port = realm.listen.rpartition(":")
+    here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - where it listens, to ask it
+    try:
+        answer = httpx.get(f"http://{here}:{port}/healthz", timeout=2.0, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.is_success

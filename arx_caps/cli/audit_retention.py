@@ -10,6 +10,7 @@ from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_time
+from arx_caps.revocation import parse_scope
 from arx_verifier.scopes import subject_scope
 
 TIMEOUT_S: Final = 3600.0  # millions of records are written over, one by one
@@ -63,7 +64,10 @@ def erase_command(
     """
     if sum(each is not None for each in (scope, person, before)) != 1:
         raise click.UsageError("say whose: --subject, --person or --before, one of them")
-    scope = subject_scope(*person) if person is not None else scope
+    if person is not None:
+        scope = subject_scope(*person)
+    elif scope is not None and parse_scope(scope).kind != "subject":
+        raise click.BadParameter(f"{scope[:60]!r} names no subject; one looks like subject:…", param_hint="--subject")
     what = f"all that is told of {scope}" if scope is not None else f"all bodies from before {show_time(before or 0)}"
     console.confirm(f"erase {what}, for good?", yes=yes)
     body = {"subject": scope, "before": before, "reason": reason}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import click
 import httpx
 
 from arx_caps.agent.mint_client import MintClient, takes_proxy
@@ -53,6 +54,9 @@ class Caller:
         except (httpx.InvalidURL, ValueError) as error:
             raise Stop(f"{issuer!r:.100} is no address of a mint", code="issuer") from error
         self._mint = MintClient(self.issuer, now=now_ms, client=self._http)
+        command = click.get_current_context(silent=True)
+        if command is not None:
+            command.call_on_close(self._http.close)
 
     @classmethod
     def operator(cls, key_file: Path, issuer: str | None = None, timeout_s: float = TIMEOUT_S) -> "Caller":

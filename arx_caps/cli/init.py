@@ -63,7 +63,7 @@ def init_command(
         "operator_key": str(realm.operator_key_path),
         "sealed_with": "passphrase" if passphrase else "key file",
     }
-    console.data("realm", value, lambda: pairs(list(value.items())))
+    console.data("realm", value, lambda: pairs([(name.replace("_", " "), fact) for name, fact in value.items()]))
     console.hint(f"edit {realm.policy_path}, then `arx up{_where(directory)}`")
 
 

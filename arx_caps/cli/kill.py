@@ -5,6 +5,8 @@ The mint is asked first.  When it does not answer, the same entry goes straight 
 needs a kill needs it now.  A mint that answers and refuses is obeyed.
 """
 
+import contextlib
+import difflib
 import getpass
 import sys
 import time
@@ -14,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from arx_caps.cli import exits
-from arx_caps.cli.caller import Caller, Unreachable
+from arx_caps.cli.caller import PAGE, Caller, Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, plain
@@ -22,12 +24,17 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.values import Duration
 from arx_caps.durations import parse_duration
 from arx_caps.keyfile import KeyFile
-from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_scopes
-from arx_verifier.errors import ArxError, StoreError
+from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_scope, parse_scopes
+from arx_verifier.errors import ArxError, RequestError, StoreError
 
 SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
 OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a store that fell silent whether it took the kill
+LOOK_S: Final = 2.0  # for a look afterwards at what was killed
+MOST_LOOKED_AT: Final = 10
 WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well: a second entry does no harm
+
+
+_BY_LOOK: Final = {"s-": "session", "t-": "task"}
 
 
 class Action(NamedTuple):
@@ -108,26 +115,32 @@ def _act(
     timeout: str | None,
     direct: bool,
 ) -> None:
-    scopes = read_scopes(texts)
+    try:
+        scopes = read_scopes(texts)
+    except RequestError as error:
+        raise Stop(str(error), hint=_meant(texts), code=error.code) from error
     reason = reason or _ask_reason(console)
     console.confirm(f"{action.verb} {', '.join(scopes)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
     began = time.monotonic()
-    report, by, asked = None, "store", False
+    report, by, caller = None, "store", None
     if not direct:
         try:
             caller = _sign_in(place)
-            asked = True
             report, by = _by_mint(caller, action, scopes, reason, wait, timeout_ms), "mint"
         except Unreachable as error:
             console.say(f"{plain(error)}; going straight to the store")
     if report is None:
+        asked = caller is not None
         report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began, asked)
     summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
     console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
     banned = [str(scope) for scope in parse_scopes(scopes) if "ban" in scope.kill_op] if action is KILL else []
     if banned and report.get("status") != "unknown":
         console.hint(f"what is begun later is refused as well, until `arx reinstate {' '.join(banned)}`")
+    if by == "mint" and caller is not None and action in (KILL, FREEZE):
+        for doubt in doubts_of(caller, scopes):
+            console.hint(doubt)
     click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
 
 
@@ -141,6 +154,42 @@ def read_scopes(texts: Sequence[str]) -> list[str]:
     if kind in KINDS and kind != "realm" and len(texts) > 1:
         texts = [f"{kind}:{name.removeprefix(kind + ':')}" for name in texts[1:]]
     return [str(scope) for scope in parse_scopes(texts)]
+
+
+def _meant(texts: Sequence[str]) -> str | None:
+    """Guess what somebody in a hurry meant to type, where the kind is missing or mistyped."""
+    for text in texts:
+        kind, colon, name = text.rpartition(":")
+        if kind in KINDS or text in KINDS:
+            continue
+        for meant in difflib.get_close_matches(kind, KINDS, 1) if colon else [_BY_LOOK.get(text[:2], "agent")]:
+            with contextlib.suppress(RequestError):
+                return f"is it {parse_scope(f'{meant}:{name}')}?"
+    return None
+
+
+def doubts_of(caller: Caller, scopes: Sequence[str]) -> list[str]:
+    """Ask the mint, after a kill, for what it named, and say what looks mistyped: that leaves the right one alive.
+
+    An agent that only hand-overs name is known to no mint, so it is doubted only where an enrolled one is nearly called
+    that.  Who may not look is told nothing, and nothing that goes wrong here counts.
+    """
+    caller.set_timeout(LOOK_S)
+    doubts = []
+    for scope in parse_scopes(scopes[:MOST_LOOKED_AT]):
+        try:
+            if scope.kind == "agent":
+                agents, _ = caller.rows("/v1/agents", "agents", limit=PAGE)
+                paths = [str(agent.get("path")) for agent in agents]
+                if not any(f"{path}/".startswith(f"{scope.name}/") for path in paths):
+                    near = difflib.get_close_matches(scope.name, paths, 1, cutoff=0.9)
+                    doubts += [f"no {scope} is enrolled, but agent:{path} is: is it that one?" for path in near]
+            elif scope.kind in ("session", "task"):
+                caller.call("GET", f"/v1/{scope.kind}s/{scope.name}")
+        except Stop as error:
+            if error.code == "not_found":
+                doubts.append(f"the mint has no {scope}: is it spelt right?")
+    return doubts
 
 
 def _ask_reason(console: Console) -> str:

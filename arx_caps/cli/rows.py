@@ -35,5 +35,6 @@ def why_of(shown: Mapping[str, Any]) -> str:
     why = str(shown["code"]) if shown["outcome"] in ("deny", "end") else ""
     if shown["failures"]:
         first = shown["failures"][0]
-        why += f": {first['rule']}: expected {first['expected']}, came {first['came']}"
+        told = shown.get("erased") is not True
+        why += f": {first['rule']}: " + (f"expected {first['expected']}, came {first['came']}" if told else "erased")
     return why

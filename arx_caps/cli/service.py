@@ -164,6 +164,12 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
         console.confirm(f"end every token for {_checked(audience)}?", yes=yes)
     path = f"/v1/services/{_checked(audience)}/replace-key"
     _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
+    if stolen:
+        console.hint(
+            f"the service's own keys (`arx service show {audience}`) fetch the new one: if one of them was stolen too, "
+            f"`arx service remove-key {audience} KID`, then this again"
+        )
+        console.hint("its calls are refused until it has asked: `arx service refresh FILE --once` where it runs")
 
 
 @service_command.command("remove")
@@ -184,9 +190,7 @@ def _tell_end(console: Console, answer: dict[str, Any]) -> None:
 
 
 def _tell(console: Console, service: dict[str, Any]) -> None:
-    rows = [*facts_of({name: value for name, value in service.items() if name != "keys"})]
-    rows += [("key", f"{key['kid']} since {show_time(key['added_at'])}") for key in service["keys"]]
-    console.data("service", {"service": service}, lambda: pairs(rows))
+    console.data("service", {"service": service}, lambda: pairs(facts_of(service)))
 
 
 def _checked(audience: str) -> str:

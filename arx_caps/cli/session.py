@@ -8,6 +8,7 @@ import click
 
 from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Caller, load_key
+from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_object
 from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
 from arx_caps.cli.kill import FREEZE, THAW, scope_command
@@ -82,8 +83,10 @@ def show(console: Console, session: str, place: Place) -> None:
     found, tasks = answer.get("session", {}), answer.get("tasks", [])
     heads = ("TASK", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
     rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
-    value = {"session": found, "tasks": tasks}
+    value = {"session": found, "tasks": tasks, "more": "next" in answer}
     console.data("session", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows))
+    if "next" in answer:
+        console.hint(f"these are its newest {len(tasks)} tasks; `arx task list --of {session}` shows more")
 
 
 @session_command.command("renew")
@@ -133,7 +136,13 @@ def end(console: Console, place: Place, session: str | None, file: str | None, y
         session = str(known.get("id"))
     session = _checked(str(session))
     console.confirm(f"end {session} and everything that came of it?", yes=yes or file is not None)
-    answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{session}")
+    try:
+        answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{session}")
+    except Stop as error:
+        # Its own token says no more than that the session is over, which is what was asked for.
+        if caller is None or error.code not in ("revoked", "expired", "session_ended"):
+            raise
+        answer = {"session": {"id": session}, "kill": None}
     kill = answer.get("kill") or {}
     console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'it had ended before')}")
 

@@ -136,6 +136,7 @@ def narrow(
 @click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
 @click.option("--ttl", type=Duration(), help="a shorter life than the template's")
 @click.option("--depth", type=click.IntRange(0, 16), help="fewer hand-overs than the template's")
+@click.option("--link", help="the grant to go on from, as `arx task show` lists it; else the newest")
 @issuer_option
 @out_option
 @common_options
@@ -149,35 +150,40 @@ def extend(
     tools: tuple[str, ...],
     ttl: str | None,
     depth: int | None,
+    link: str | None,
     issuer: str | None,
     out: Path | None,
 ) -> None:
     """Add a grant to a running TASK and write its bundle, a secret; what it has goes on to its own end.
 
-    With nothing but --ttl it is what the task has now, for longer.
+    What is left out is as in the grant that it goes on from: with nothing but --ttl that very grant, for longer.
     """
     path = f"/v1/tasks/{_checked(task)}/extend"
     caller, _ = open_session_file(file, issuer)
-    body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None}
+    body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None, "link": link}
     answer = caller.call("POST", path, body | {"ttl": ttl, "depth": depth})
-    _give(console, {"task": answer["task"]}, str(answer["bundle"]), out)
+    added = StartedTask(Bundle.parse(str(answer["bundle"])), session=_AtMint(caller))
+    _give(console, {"task": answer["task"], "added": _facts(added)}, str(answer["bundle"]), out)
 
 
 @task_command.command("list")
 @click.option("--of", "session", metavar="SESSION", help="only those of this session")
 @click.option("--session", "file", metavar="FILE", help="a session file: its own tasks; without one, as an operator")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
 @operator_options
 @common_options
 @pass_console
-def list_tasks(console: Console, place: Place, session: str | None, file: str | None) -> None:
+def list_tasks(console: Console, place: Place, session: str | None, file: str | None, limit: int) -> None:
     """List tasks, the newest first."""
-    tasks = _caller(file, place).call("GET", "/v1/tasks", query={"session": session}).get("tasks", [])
+    tasks, more = _caller(file, place).rows("/v1/tasks", "tasks", {"session": session}, limit=limit)
     heads = ("TASK", "SESSION", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
     rows = [
         (t["id"], t["session"], t["template"], t["state"], show_time(t["started_at"]), show_time(t["expires_at"]))
         for t in tasks
     ]
-    console.data("tasks", {"tasks": tasks}, lambda: table(heads, rows))
+    console.data("tasks", {"tasks": tasks, "more": more}, lambda: table(heads, rows))
+    if more:
+        console.hint(f"these are the newest {limit}; --limit shows more")
 
 
 @task_command.command("show")
@@ -234,7 +240,8 @@ def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None
     value["fingerprint"] = fingerprint(bundle)
     if out is not None:
         write_private(out, bundle + "\n")
-        console.data("task", value | {"out": str(out)}, lambda: pairs([*facts_of(value["task"]), ("bundle", out)]))
+        told = value.get("added", value["task"])
+        console.data("task", value | {"out": str(out)}, lambda: pairs([*facts_of(told), ("bundle", out)]))
     else:
         console.data("task", value | {"bundle": bundle}, bundle)
 

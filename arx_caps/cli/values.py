@@ -37,6 +37,7 @@ class Moment(click.ParamType[int]):
     """A time: ms since the Unix epoch, or ``2026-01-31T12:00:00Z``; the value is in ms."""
 
     name = "time"
+    forms = "ms since 1970 or a time with its zone, 2026-01-31T12:00:00Z"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read it."""
@@ -49,7 +50,7 @@ class Moment(click.ParamType[int]):
         except ValueError:
             read = None
         if read is None or read.tzinfo is None:
-            self.fail(f"{value!r} is neither ms since 1970 nor a time with its zone, 2026-01-31T12:00:00Z", param, ctx)
+            self.fail(f"{str(value)[:60]!r} is not {self.forms}", param, ctx)
         return int(read.timestamp() * 1000)
 
 

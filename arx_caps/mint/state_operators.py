@@ -36,8 +36,10 @@ class OperatorState(Database):
         with self.write(what) as c:
             # Alone, or the first of two with one name would be answered with a conflict of the database.
             _lock_all(c)
-            if c.execute(select(OPERATORS.c.id).where(OPERATORS.c.id == name)).first() is not None:
-                raise GrantError(f"the operator {name} exists already", code="operator_exists")
+            status = c.execute(select(OPERATORS.c.status).where(OPERATORS.c.id == name)).scalar()
+            if status is not None:
+                known = "exists already" if status == "active" else "was removed, and its name is not given again"
+                raise GrantError(f"the operator {name} {known}", code="operator_exists")
             c.execute(insert(OPERATORS).values(**row))
             add_key(c, f"operator:{name}", key)
 

@@ -46,10 +46,14 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     for noun in cli.list_commands(ctx):
         command = cli.get_command(ctx, noun)
         assert command is not None
-        yield f"arx {noun}", command
-        if isinstance(command, click.Group):
-            for verb, inner in command.commands.items():
-                yield f"arx {noun} {verb}", inner
+        yield from _within(f"arx {noun}", command)
+
+
+def _within(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield words, command
+    if isinstance(command, click.Group):
+        for verb, inner in command.commands.items():
+            yield from _within(f"{words} {verb}", inner)
 
 
 def reference() -> str:

@@ -183,6 +183,20 @@ def test_a_stolen_key_is_replaced_alone(world: World) -> None:
     assert operator.call("POST", "/v1/services/nobody/replace-key", {}).status_code == 404
 
 
+def test_a_stolen_machine_gets_no_next_key(world: World) -> None:
+    """In the order of docs/operations.md: the service's own key goes first, else its thief fetches what comes next."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    told = page.partition("**A service's key was stolen**")[2]
+    assert told.index("service remove-key") < told.index("service replace-key orders --stolen")
+    thief, operator = joined(world), world.operator()
+    fetch(thief)
+    own = {"remove_kid": thief.key.kid}
+    assert operator.call("PATCH", "/v1/services/orders", own).status_code == 200
+    operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True})
+    assert thief.call("GET", "/v1/keys").status_code == 401
+    assert fetch(joined(world)) == {"k1.2"}
+
+
 def test_a_key_is_replaced_in_peace(world: World, clock: Clock) -> None:
     """Both are accepted; the new one mints when the service has it, the old one goes when its last token is over."""
     service, (agent, _) = joined(world), world.session()

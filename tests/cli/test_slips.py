@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people mistype, repeat and leave out at a running realm: each is told what it was, and what to do."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from tests.cli.helpers import SESSION, Ran, arx
+from tests.cli.live import AGENT, Live, live_realm
+from tests.house.test_docs import free_ports
+
+pytestmark = pytest.mark.servers
+Typed = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A running realm with one agent."""
+    folder = tmp_path_factory.mktemp("slips")
+    with live_realm(folder / "realm", free_ports(1)[0]) as realm:
+        realm.ok("agent", "enrol", AGENT, "--key-out", folder / "agent.key")
+        yield realm
+
+
+@pytest.fixture
+def typed(live: Live) -> Typed:
+    """Type a command, in this process."""
+    return lambda *words: arx(*words, env={"ARX_HOME": str(live.folder)})
+
+
+def test_a_kill_of_a_name_that_is_nearly_right(live: Live, typed: Typed) -> None:
+    """It is done, as it could be meant, and what is enrolled under nearly that name is named."""
+    words = ("--reason", "a test", "--yes")
+    ran = typed("kill", "agent", AGENT.replace("support", "suport"), *words)
+    assert f"agent:{AGENT} is: is it that one?" in ran.err
+    assert "is it spelt right?" in typed("kill", "session", SESSION, *words).err
+    ran = typed("kill", "agent", "acme/support/worker", *words)  # of hand-overs alone: no mint knows it
+    assert "enrolled" not in ran.err
+    ran = typed("freeze", "agent", "acme", *words)  # all below it
+    assert "enrolled" not in ran.err
+    typed("thaw", "agent", "acme", *words)
+
+
+def test_whoever_may_only_kill_is_told_of_no_names(live: Live, typed: Typed, tmp_path: Path) -> None:
+    """A kill is no way to ask which agents there are."""
+    typed("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
+    key = ("--operator-key", tmp_path / "night.key")
+    ran = typed("kill", "agent", AGENT + "s", "--reason", "a test", "--yes", *key)
+    assert (ran.exit_code in (exits.OK, exits.INCOMPLETE), AGENT + " " in ran.err) == (True, False)
+    ran = typed("kill", "session", SESSION, "--reason", "a test", "--yes", *key)
+    assert "spelt" not in ran.err
+
+
+def test_what_is_inside_is_told_in_words(live: Live, typed: Typed, tmp_path: Path) -> None:
+    """Keys and rules are shown to people without a word of Python."""
+    (tmp_path / "rules.json").write_text('{"rules": [{"tool": "arx.tasks.finish"}]}')
+    typed("operator", "enrol", "odd", "--rules", tmp_path / "rules.json", "--key-out", tmp_path / "odd.key")
+    shown = typed("operator", "show", "odd").out
+    assert '{"tool": "arx.tasks.finish"}' in shown
+    shown = typed("agent", "show", AGENT).out
+    assert "since 20" in shown
+    assert "{" not in shown
+
+
+def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path) -> None:
+    """That it "exists already" would send somebody to look for it."""
+    typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "a.key")
+    typed("operator", "remove", "gone", "--yes")
+    ran = typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "b.key")
+    assert (ran.exit_code, "was removed" in ran.err, (tmp_path / "b.key").exists()) == (exits.DENIED, True, False)
+
+
+def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> None:
+    """By its agent as by an operator: the second time finds it done."""
+    typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")
+    for told in ("dead", "in force", "had ended before"):
+        ran = typed("session", "end", "--session", tmp_path / "s")
+        assert ran.exit_code == exits.OK, ran.err
+        if told in ran.out:
+            break
+    assert "it had ended before" in typed("session", "end", "--session", tmp_path / "s").out
+
+
+def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Typed, tmp_path: Path) -> None:
+    """Else from the newest; what was added is shown, and not what the task began with."""
+    typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")
+    with_session = ("--session", tmp_path / "s")
+    asked = ("--param", "order_id=o-1", "--param", "amount=20")
+    task = typed("task", "start", "refund", *with_session, *asked, "--out", tmp_path / "a", "--json").json["task"]
+    words = ("task", "extend", task["id"], *with_session)
+    shown = typed(*words, "lookup", "--param", "order_id=o-2", "--out", tmp_path / "b").out
+    assert "payments" not in shown
+    assert typed(*words, "--out", tmp_path / "c", "--json").json["added"]["audiences"] == ["orders"]
+    of_it = ("--link", task["link"], "--out", tmp_path / "d", "--json")
+    assert typed(*words, *of_it).json["added"]["audiences"] == ["orders", "payments"]
+    listed = typed("task", "list", "--limit", "1", "--json").json
+    assert ([each["id"] for each in listed["tasks"]], listed["more"]) == ([task["id"]], False)
+
+
+def test_a_log_is_not_recovered_under_a_mint_that_runs(typed: Typed) -> None:
+    """Two writers would number the same records."""
+    ran = typed("audit", "recover", "--reason", "a test", "--yes")
+    assert (ran.exit_code, "the mint runs at" in ran.err) == (exits.USAGE, True)
+
+
+def test_whom_an_erasure_names(typed: Typed) -> None:
+    """Nothing but a subject is one."""
+    for scope in ("nobody", f"agent:{AGENT}"):
+        ran = typed("audit", "erase", "--subject", scope, "--reason", "a test", "--yes")
+        assert (ran.exit_code, "regex" in ran.err) == (exits.USAGE, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("agnet:acme/x", "agent:acme/x"),
+        ("acme/support", "agent:acme/support"),
+        (SESSION, f"session:{SESSION}"),
+        ("nothing at all", None),
+    ],
+)
+def test_a_scope_without_its_kind(typed: Typed, text: str, meant: str | None) -> None:
+    """Is refused, and the one that looks like it is named."""
+    ran = typed("kill", text, "--reason", "a test", "--yes")
+    assert ran.exit_code == exits.USAGE
+    assert ("hint: is it" in ran.err) == (meant is not None)
+    assert meant is None or f"is it {meant}?" in ran.err
