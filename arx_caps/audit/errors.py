@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be wrong with a log: its form, its content, or that something of it is not there.  SPEC 17."""
 
-from arx_verifier.errors import ArxError, UnavailableError
+from arx_verifier.errors import ArxError, GrantError, UnavailableError
 
 
 class NoteError(ArxError):
@@ -31,6 +31,21 @@ class IncompleteError(ArxError):
 
     code = "incomplete"
     status_hint = 503
+
+
+class DisputedError(GrantError):
+    """A record comes for a place of its run at which the log has another one, or a loss; it was not taken.
+
+    Attributes:
+        sequence: Its place.
+        leaf: The hash of its leaf.
+    """
+
+    code = "bad_batch"
+
+    def __init__(self, message: str, sequence: int, leaf: bytes) -> None:
+        super().__init__(message)
+        self.sequence, self.leaf = sequence, leaf
 
 
 class WitnessError(UnavailableError):

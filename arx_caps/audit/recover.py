@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import select
 
 from arx_caps.audit.checkpoint import open_checkpoint
+from arx_caps.audit.disputes import DISPUTED
 from arx_caps.audit.entries import (
     EVENT_CODE,
     LOG,
@@ -36,7 +37,7 @@ from arx_caps.audit.tree import leaf_hash
 from arx_verifier.records import read_sealed
 
 RECOVERED: Final = "log.recovered"
-_GAPS: Final = (LOST, "kills.unread", "mint.database_restored")
+_GAPS: Final = (LOST, DISPUTED, "kills.unread", "mint.database_restored")
 
 
 class _Run(NamedTuple):

@@ -46,7 +46,7 @@ class Status(NamedTuple):
         failing_ms: For how long nothing could be sent, 0 when all is well.
         error: Why, or None.
         code: The code of that error: ``store_unavailable`` for a mint that did not answer, ``bad_batch`` for one that
-            refused.
+            refused, ``bad_mark`` for one that has what was never sent from here.
         fork: Why the log's last word contradicts what this sender saw of it before, or None.
     """
 
@@ -178,6 +178,9 @@ class Shipper:
             mark = self._send(batch)
         except ArxError as error:
             self._fail(run.boot, str(error), error.code)
+            return _NOTHING
+        if asked and (why := run.doubt(mark.high_water, mark.leaf)) is not None:
+            self._fail(run.boot, f"{why}: somebody else has the service's key, or this verifier's state", "bad_mark")
             return _NOTHING
         forward = run.acknowledge(batch, mark.high_water)
         self._succeed(run, batch, forward=forward, asked=asked)

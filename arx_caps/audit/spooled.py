@@ -13,6 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.wire import MAX_KEPT, Batch
 from arx_verifier.errors import AuditError
 from arx_verifier.records import Sealed, seal
@@ -72,12 +73,42 @@ class Run:
             return None
         return self._make(first, wanted if first > wanted else None, records, closed=closed)
 
+    def doubt(self, high_water: int, leaf: str) -> str | None:
+        """Hold what the receiver says to have to what is here, as somebody else may have sent it in this run's name.
+
+        Args:
+            high_water: Its mark.
+            leaf: The hash of its record there, hex, or empty.
+
+        Returns:
+            Why it cannot be, or None.
+        """
+        held = [path for path, reader in self._files.items() if reader.first <= high_water]
+        if not held:
+            return None  # what is here came later
+        path = held[-1]
+        for sequence, payload in SegmentReader(path, self._files[path].header, lambda _: None).payloads():
+            if sequence == high_water:
+                own = self._seal(path, sequence, payload)
+                same = own is None or leaf in ("", leaf_hash(own.kept).hex())
+                return None if same else f"the mint has another record {sequence} of run {self.boot}"
+        if path != next(reversed(self._files)):
+            return None  # its end was lost
+        if _is_alive(path):
+            return f"the mint has a record {high_water} of run {self.boot}, and that was never made"
+        self._on_damage(Damage(path, 0, f"it ends before record {high_water}, which the mint has"))
+        return None
+
     def acknowledge(self, batch: Batch, high_water: int) -> bool:
         """Take the receiver's answer: it goes on behind ``high_water``, wherever this run is.
 
         Returns:
             Whether that is what was sent for.
         """
+        if self.next is not None and high_water > batch.last:
+            self.next = None  # others send of it as well: the receiver is asked what it has
+            self._rewind()
+            return True
         before, self.next = self.next, high_water + 1
         if batch.closed and high_water >= batch.last:
             self._told_end = True
@@ -176,6 +207,13 @@ class Run:
         if damage.file not in self._damaged:
             _log.error("records are lost, their file is damaged: %s", damage)
         self._damaged.add(damage.file)
+
+
+def _is_alive(path: Path) -> bool:
+    try:
+        return is_written(path)
+    except FileNotFoundError:
+        return False
 
 
 class Spool:

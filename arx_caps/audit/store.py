@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit import tables
 from arx_caps.audit.bulk import read_leaves
+from arx_caps.audit.disputes import hold_to_logged, logged
 from arx_caps.audit.entries import Reader, make_loss
 from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
@@ -25,7 +26,7 @@ from arx_caps.audit.paths import WIDTH, Tile, hashes_in
 from arx_caps.audit.recent import Recent
 from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
 from arx_caps.audit.tiles import Leaf, leaf_of
-from arx_caps.audit.tree import Frontier
+from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.audit.wire import Batch
 from arx_caps.audit.writing import Source, Writing, tree_of
 from arx_caps.engines import READING, open_engine, place_of, told
@@ -146,6 +147,7 @@ class LogStore:
             The high-water mark of the run.
 
         Raises:
+            DisputedError: A record that the log has already is another one there, or was declared lost.
             RequestError: A record is not what the batch says.
             StoreError: The database did not answer; nothing was taken.
         """
@@ -153,6 +155,8 @@ class LogStore:
         with self.writing() as log:
             source = log.source(batch.verifier, batch.boot, batch.audience)
             mark, lost = source.high_water, 0
+            if entries and batch.first <= mark:
+                hold_to_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
             if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:
                 lost = batch.first - 1 - mark
                 log.append(source, [make_loss(batch, mark + 1, log.now_ms)])
@@ -164,6 +168,14 @@ class LogStore:
                 mark = batch.last
             log.mark(source, mark, lost=lost, closed=batch.closed and mark == batch.last)
             return mark
+
+    def leaf_at(self, batch: Batch, sequence: int) -> bytes | None:
+        """Return the hash of the leaf that the log has at a place of a batch's run; None where it has none."""
+        which = (SOURCE.c.boot == batch.boot, SOURCE.c.verifier == batch.verifier, SOURCE.c.audience == batch.audience)
+        with self.reading() as c:
+            source = c.execute(select(SOURCE.c.id).where(*which)).scalar()
+            kept = {} if source is None else logged(c, source, sequence, sequence)
+        return leaf_hash(kept[sequence]) if sequence in kept else None
 
     def size(self) -> int:
         """Return how many records there are."""

@@ -18,8 +18,8 @@ from arx_caps.audit.tables import MAX_NUMBER
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier import codec
-from arx_verifier.errors import ArxError, AuditError, GrantError, RequestError, TokenError, shorten
-from arx_verifier.records import Opened, Sealed, read_sealed
+from arx_verifier.errors import ArxError, GrantError, RequestError, TokenError, shorten
+from arx_verifier.records import Sealed
 
 PATH: Final = "/v1/decisions"
 HEADER: Final = "Arx-Batch"
@@ -95,26 +95,6 @@ class Batch(NamedTuple):
             raise RequestError(f"the kept part of a record has 1 to {MAX_KEPT} bytes")
         return batch
 
-    def opened(self) -> list[Opened]:
-        """Read the records, each with its body, and hold each to its place.
-
-        Raises:
-            RequestError: One is unreadable, has another body, or is of another verifier, run, place or audience.
-        """
-        found = []
-        for sequence, (kept, body) in enumerate(self.records, self.first):
-            try:
-                record = read_sealed(kept, body)
-            except AuditError as error:
-                raise RequestError(f"record {sequence}: {error}") from error
-            place = (record.verifier, record.boot, record.sequence)
-            if place != (self.verifier, self.boot, sequence):
-                raise RequestError(f"record {sequence} is of another verifier, run or place than its batch")
-            if record.facts.audience not in ("", self.audience):
-                raise RequestError(f"record {sequence} is of another service than its batch")
-            found.append(record)
-        return found
-
     def leaves(self) -> list[bytes]:
         """Return the hashes of the records' leaves in the log."""
         return [leaf_hash(kept) for kept, _ in self.records]
@@ -146,12 +126,14 @@ class Mark(msgspec.Struct, frozen=True):
         high_water: The last sequence that it has, or knows to be lost; the sender goes on behind it.
         verifier: The verifier.
         boot: The run.
+        leaf: The hash of the log's record at the mark, hex, where it was asked how far it is; empty for none.
         log: The log's word, where it was asked for.
     """
 
     high_water: int
     verifier: str = ""
     boot: str = ""
+    leaf: str = ""
     log: LogWord | None = None
 
 

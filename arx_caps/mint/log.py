@@ -11,18 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from arx_caps.audit.cosigning import Witnesses
+from arx_caps.audit.disputes import make_dispute
+from arx_caps.audit.errors import DisputedError
 from arx_caps.audit.keys import read_signer
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.wire import Batch
 from arx_caps.realm import Realm
-from arx_verifier.errors import ArxError, AuditError, GrantError
+from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 
 SIGN_S: Final = 1.0  # a record is under a signed checkpoint after at most so long
 STOP_S: Final = 10.0
 ABSENT: Final = "not_found"
 _DIGITS: Final = 19
+_DISPUTED: Final = 4096  # runs that are remembered
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class AuditLog:
         self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir, witnesses)
         self.failing: str | None = None
         self.feeds: Sequence[Feed] = ()
+        self._disputed: set[tuple[str, str]] = set()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -107,12 +111,29 @@ class AuditLog:
         """Take what is new of a service's batch; see ``LogStore.take``.
 
         Raises:
+            DisputedError: The log has something else at a place of the run; that there are two is a record now.
             RequestError: A record is not what the batch says.
             AuditError: The log takes nothing now.
             StoreError: The database did not answer; nothing was taken.
         """
         self.require_whole()
-        return self.store.take(batch, statement, leaves)
+        try:
+            return self.store.take(batch, statement, leaves)
+        except DisputedError as error:
+            self._dispute(batch, error)
+            raise
+
+    def _dispute(self, batch: Batch, error: DisputedError) -> None:
+        """Record that a run has two stories: once, as its sender tries for ever."""
+        run = (batch.verifier, batch.boot)
+        if run in self._disputed:
+            return
+        _logger.error("verifier %s, run %s: %s", *map(shorten, run), error)
+        with self.store.writing() as log:
+            log.note(make_dispute(batch, error, log.now_ms))
+        if len(self._disputed) >= _DISPUTED:
+            self._disputed.clear()
+        self._disputed.add(run)
 
     def require_whole(self) -> None:
         """Demand that the log is as it was signed.

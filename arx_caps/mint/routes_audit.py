@@ -23,11 +23,12 @@ BINARY: Final = "application/octet-stream"
 
 
 class Marked(Answer, frozen=True, omit_defaults=True):
-    """How far the log has a run, whatever was sent; and the log's own word, where it was asked for."""
+    """How far the log has a run; where it was asked for, its record there (``leaf``), and the log's own word."""
 
     verifier: str
     boot: str
     high_water: int
+    leaf: str = ""
     log: LogWord | None = None
 
 
@@ -59,8 +60,9 @@ def take_decisions(asked: Asked) -> Marked:
     leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
     log = asked.mint.log
     mark = log.take(batch, statement.text, leaves)
+    leaf = None if batch.records else log.store.leaf_at(batch, mark)
     word = None if seen is None else log.publisher.word(seen)
-    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, log=word)
+    return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, leaf=(leaf or b"").hex(), log=word)
 
 
 def get_checkpoint(asked: Asked) -> File:

@@ -6,10 +6,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from arx_caps.audit.entries import Reader
 from arx_caps.audit.wire import HEADER, PATH, Batch, hold_statement, open_statement
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError
-from arx_verifier.records import Opened
+from arx_verifier.records import Opened, read_sealed
 from tests.mint.world import now_ms
 
 REALM = "acme"
@@ -49,7 +50,8 @@ class Receiver:
 
     def take(self, batch: Batch) -> int:
         """Number a batch; return the high-water mark."""
-        records = batch.opened()
+        Reader().read(batch)
+        records = [read_sealed(*sealed) for sealed in batch.records]
         with self._lock:
             mark = self.high_water.get(batch.boot, 0)
             if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:

@@ -16,6 +16,8 @@ from tests.postgres import Postgres
 
 pytestmark = pytest.mark.servers
 ROUNDS, AT_ONCE = 12, 50
+STARTS = range(1, ROUNDS * AT_ONCE, AT_ONCE)
+BOTH = [batch_of([decision(n, facts(f"s-{n % 7}")) for n in range(AT_ONCE)], at, "both") for at in STARTS]
 
 
 def write(url: str, folder: Path, name: str, seen: list[bytes]) -> None:
@@ -23,10 +25,10 @@ def write(url: str, folder: Path, name: str, seen: list[bytes]) -> None:
     with LogStore(url) as store:
         store.create()
         publisher = Publisher(store, LOG, folder)
-        for at in range(1, ROUNDS * AT_ONCE, AT_ONCE):
+        for at, both in zip(STARTS, BOTH, strict=True):
             made = [decision(n, facts(f"s-{n % 7}")) for n in range(AT_ONCE)]
             assert store.take(batch_of(made, at, name), "s") == at + AT_ONCE - 1
-            store.take(batch_of(made, at, "both"), "s")
+            store.take(both, "s")
             publisher.step()
             assert publisher.halted is None
             seen.append((folder / "checkpoint").read_bytes())

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arx_caps.audit.entries import Reader
 from arx_caps.audit.tree import EMPTY_ROOT, leaf_hash, node_hash
 from arx_caps.audit.wire import MAX_RECORDS, Batch, hold_statement, open_statement, read_mark, sign_batch
 from arx_caps.keyfile import PublicKey, SigningKey
@@ -99,8 +100,8 @@ def test_another_version_is_refused() -> None:
 
 def test_records_are_held_to_their_batch() -> None:
     """One of another place, run, verifier or service, or with another body, is refused; counts name no service."""
-    assert [opened.sequence for opened in batch().opened()] == [7, 8]
-    assert batch(records=(record(7, ChainFacts()),)).opened()
+    assert [entry.sequence for entry in Reader().read(batch())] == [7, 8]
+    assert Reader().read(batch(records=(record(7, ChainFacts()),)))
     good = record(7)
     for wrong in (
         record(8),
@@ -111,7 +112,7 @@ def test_records_are_held_to_their_batch() -> None:
         Sealed(good.kept[:-1], good.body),
     ):
         with pytest.raises(RequestError, match="record 7"):
-            batch(records=(wrong,)).opened()
+            Reader().read(batch(records=(wrong,)))
 
 
 def test_the_root_is_that_of_the_log_s_tree() -> None:
