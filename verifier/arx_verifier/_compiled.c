@@ -13,6 +13,7 @@
 #include <openssl/evp.h>
 #include <stdint.h>
 #include <string.h>
+#include <structmember.h>
 
 #define DIGEST 32
 #define BLOCK 64
@@ -34,6 +35,20 @@ PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
 {
     if (reference[which] == NULL) return PyErr_Format(PyExc_TypeError, "a twin is used through its module only");
     return PyObject_Vectorcall(reference[which], args, (size_t)nargs, NULL);
+}
+
+int find_fields(PyObject *type, const char *const *texts, int count, Py_ssize_t *found)
+{
+    for (int i = 0; i < count; i++) {
+        PyObject *member = PyObject_GetAttrString(type, texts[i]);
+        if (member == NULL) return 0;
+        PyMemberDef *said = Py_IS_TYPE(member, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)member)->d_member : NULL;
+        int known = said != NULL && said->type == T_OBJECT_EX;
+        found[i] = known ? said->offset : 0;
+        Py_DECREF(member);
+        if (!known) return PyErr_Format(PyExc_TypeError, "%s is no plain field", texts[i]), 0;
+    }
+    return 1;
 }
 
 static int is_key(PyObject *value) { return PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == DIGEST; }
@@ -415,10 +430,11 @@ static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 static PyObject *refer(PyObject *self, PyObject *args);
 
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
-    TWIN(states_of), TWIN(ends_in), TWIN(extend),     TWIN(fold),        TWIN(next_link), TWIN(base64_of),
-    TWIN(bytes_of),  TWIN(walk),    TWIN(split_call), TWIN(tool_digest), TWIN(salted),
-    TWIN(is_flat),   TWIN(pack_facts), CALLED("_keep_at_once", keep_at_once),
-    {"refer", refer, METH_VARARGS, "Register the Python function that a twin stands for, and the class that it has to know."},
+    TWIN(states_of), TWIN(ends_in),    TWIN(extend),          TWIN(fold),           TWIN(next_link), TWIN(base64_of),
+    TWIN(bytes_of),  TWIN(walk),       TWIN(split_call),      TWIN(tool_digest),    TWIN(salted),    TWIN(is_flat),
+    TWIN(same_text), TWIN(within_integers), TWIN(within_lengths), TWIN(among), CALLED("_one_star", one_star),
+    TWIN(permits),   TWIN(pack_facts), CALLED("_keep_at_once", keep_at_once),
+    {"refer", refer, METH_VARARGS, "Register a twin's Python function, and the class that it has to know."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -431,6 +447,7 @@ static PyObject *refer(PyObject *self, PyObject *args)
         if (strcmp(functions[i].ml_name, name)) continue;
         Py_XSETREF(reference[i], Py_NewRef(function));
         if (i == SPLIT_CALL && knows != NULL) Py_XSETREF(call_type, Py_NewRef(knows));
+        if (i == PERMITS && (knows == NULL || !learn_rule(knows))) return NULL;
         if (i == PACK_FACTS && (knows == NULL || !learn_facts(knows))) return NULL;
         if (i == KEEP_AT_ONCE && (knows == NULL || !learn_decision(knows))) return NULL;
         return PyObject_GetAttrString(self, name);

@@ -10,7 +10,8 @@
 
 enum {
     STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, WALK, SPLIT_CALL, TOOL_DIGEST, SALTED, IS_FLAT,
-    PACK_FACTS, KEEP_AT_ONCE, COUNT
+    SAME_TEXT,
+    WITHIN_INTEGERS, WITHIN_LENGTHS, AMONG, ONE_STAR, PERMITS, PACK_FACTS, KEEP_AT_ONCE, COUNT
 };
 
 typedef PyObject *Twin(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
@@ -18,10 +19,15 @@ typedef PyObject *Twin(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 // Call the Python function that a twin stands for.
 PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs);
 
+// Find where a class keeps its fields.  Return 0 with an exception where one is no plain field.
+int find_fields(PyObject *type, const char *const *texts, int count, Py_ssize_t *found);
+
 // Learn the class that a twin reads.  Return 0 with an exception where it is not as it should be.
+int learn_rule(PyObject *type);
 int learn_facts(PyObject *type);
 int learn_decision(PyObject *type);
 
+Twin same_text, within_integers, within_lengths, among, one_star, permits;
 Twin pack_facts, keep_at_once;
 
 #endif

@@ -68,21 +68,6 @@ static void make_crc_table(void)
             crc_table[at][i] = crc_table[at - 1][i] >> 8 ^ crc_table[0][crc_table[at - 1][i] & 255];
 }
 
-// Find where a struct keeps its fields.
-static int find_fields(PyObject *type, const char *const *texts, int count, Py_ssize_t *found)
-{
-    for (int i = 0; i < count; i++) {
-        PyObject *member = PyObject_GetAttrString(type, texts[i]);
-        if (member == NULL) return 0;
-        PyMemberDef *said = Py_IS_TYPE(member, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)member)->d_member : NULL;
-        int known = said != NULL && said->type == T_OBJECT_EX;
-        found[i] = known ? said->offset : 0;
-        Py_DECREF(member);
-        if (!known) return PyErr_Format(PyExc_TypeError, "%s is no plain field", texts[i]), 0;
-    }
-    return 1;
-}
-
 int learn_facts(PyObject *type)
 {
     if (!find_fields(type, fact_names, ALL_FACTS, fact_offsets)) return 0;

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from arx_verifier.canonical import MAX_INTEGER
+from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError
 
 Predicate: TypeAlias = Callable[[Any], bool]
@@ -64,7 +65,13 @@ def equal(operand: Any) -> Test:
         return is_bool, lambda value: value is operand
     if kind is int:
         return is_integer, lambda value: type(value) is int and value == operand
-    return is_text, lambda value: type(value) is str and value == operand
+    return is_text, same_text(operand)
+
+
+@twin()
+def same_text(operand: str) -> Predicate:
+    """Make the test of this very text."""
+    return lambda value: type(value) is str and value == operand
 
 
 def one_of(operand: Sequence[Any]) -> Test:
@@ -72,8 +79,14 @@ def one_of(operand: Sequence[Any]) -> Test:
     sets = _by_kind("one_of", operand)
     if len(sets) == 1:
         [(kind, wanted)] = sets.items()
-        return _SPEAKS[kind], lambda value: type(value) is kind and value in wanted
+        return _SPEAKS[kind], among(kind, wanted)
     return _speaks_of(sets), lambda value: _is_among(value, sets)
+
+
+@twin()
+def among(kind: type, wanted: frozenset[Any]) -> Predicate:
+    """Make the test of being one of these, which are all of this type."""
+    return lambda value: type(value) is kind and value in wanted
 
 
 def none_of(operand: Sequence[Any]) -> Test:
@@ -90,6 +103,7 @@ def within(operand: Sequence[Any]) -> Test:
     return _between("range", operand[0], operand[1])
 
 
+@twin()
 def within_integers(least: int, most: int) -> Predicate:
     """Make the test of a closed range of integers; it says its bounds, so that several can be made one."""
 
@@ -113,19 +127,25 @@ def at_most(operand: Any) -> Test:
 def has_length(operand: Any) -> Test:
     """The text or list has exactly this length."""
     wanted = _size("length", operand)
-    return is_sized, lambda value: (type(value) is str or type(value) is list) and len(value) == wanted
+    return is_sized, within_lengths(wanted, wanted)
 
 
 def has_min_length(operand: Any) -> Test:
     """The text or list is not shorter."""
     least = _size("min_length", operand)
-    return is_sized, lambda value: (type(value) is str or type(value) is list) and len(value) >= least
+    return is_sized, within_lengths(least, MAX_INTEGER)
 
 
 def has_max_length(operand: Any) -> Test:
     """The text or list is not longer."""
     most = _size("max_length", operand)
-    return is_sized, lambda value: (type(value) is str or type(value) is list) and len(value) <= most
+    return is_sized, within_lengths(0, most)
+
+
+@twin()
+def within_lengths(least: int, most: int) -> Predicate:
+    """Make the test of the length of a text or list."""
+    return lambda value: (type(value) is str or type(value) is list) and least <= len(value) <= most
 
 
 def contains(operand: Sequence[Any]) -> Test:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from arx_verifier.comparing import Test, is_text
+from arx_verifier.comparing import Test, is_text, same_text
+from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -43,7 +44,7 @@ def glob(operand: Any) -> Test:
         # Elsewhere it crosses slashes; a writer who expects that under ``not`` would refuse less than meant.
         raise MalformedTokenError("glob has no '**': use subpath for everything below a path")
     if "*" not in operand:
-        return is_text, lambda value: type(value) is str and value == operand
+        return is_text, same_text(operand)
     if operand.count("*") == 1:
         return is_text, _one_star(*operand.split("*"))
     # ``*`` matches no slash, so each slash of the value answers one of the pattern: compare segment by segment.
@@ -218,6 +219,7 @@ def _read_url(value: Any) -> _Location | None:
     return _Location(scheme, host, port, slash + path or "/")
 
 
+@twin()
 def _one_star(first: str, last: str) -> Callable[[Any], bool]:
     start, shortest = len(first), len(first) + len(last)
 

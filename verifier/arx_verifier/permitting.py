@@ -9,6 +9,7 @@ from typing import Any
 
 from arx_verifier.arguments import ABSENT
 from arx_verifier.comparing import Predicate, within_integers
+from arx_verifier.compiled import twin
 
 
 class CompiledRule:
@@ -46,6 +47,7 @@ class CompiledRule:
         return len(tool) > len(self.prefix) and tool.startswith(self.prefix)
 
 
+@twin(CompiledRule)
 def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
     """Tell whether a call with these arguments keeps the rule; its tool was matched before."""
     if rule.exact and type(args) is dict:  # not for a mapping that could make up what it lacks
