@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Talk to the mint over HTTP: proofs go with each call, its problems come back as typed errors.  RFC 9449, RFC 9457.
 
-Nothing is tried twice: a proof is good for one attempt, and whoever starts a task should know that it may have started.
+An answer that is lost leaves open whether the mint did what it was asked for.  So such a call is repeated, with a proof
+of its own and the ``Idempotency-Key`` of the first, until it is answered: nobody has a session or a task that they do
+not know of.  What was refused, or never sent, is not tried twice.
+
 No answer's text goes into an error but the mint's own detail, so that no token can.
 """
 
 import ipaddress
+import random
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -27,6 +33,15 @@ from arx_verifier.errors import (
 
 # A kill that is waited for takes its time; a mint that does not even accept a connection will not.
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+PAUSES_S: Final = (0.1, 0.3, 1.0, 3.0, 6.0)  # before each repeat: a mint that crashed is started again meanwhile
+PATIENCE_S: Final = 60.0  # no repeat begins later than this after the call
+KEY_BYTES: Final = 16
+
+Body = Mapping[str, Any]
+
+
+class LostAnswerError(StoreError):
+    """The mint did not answer what it may have heard, and may have done."""
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -90,41 +105,56 @@ class MintClient:
         *,
         key: SigningKey,
         token: str | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Body | Callable[[], Body] | None = None,
+        repeats: bool = True,
     ) -> dict[str, Any]:
-        """Make one call with a proof by ``key``.
+        """Make one call with a proof by ``key``, and repeat it while its answer is lost.  SPEC 22.4.
 
         Args:
             method: GET, POST or DELETE.
             path: From ``/v1`` on.
             key: The session's key.
             token: The session's token, once there is one.
-            body: JSON; members that are None are left out.
+            body: JSON; members that are None are left out.  A function is asked for it anew for each repeat.
+            repeats: Whether it is repeated; a call that only looks is not.
 
         Returns:
             The answer's JSON object.
 
         Raises:
-            StoreError: The mint does not answer.
+            StoreError: The mint does not answer; ``LostAnswerError`` where it may have done what it was asked for.
             UnavailableError: It answers that it cannot do this now.
             TokenError: It does not accept who is asking.
             GrantError: It refuses what is asked for.
             RequestError: It cannot read what is asked for.
         """
-        return self._read(self._send(method, path, key=key, token=token, body=body))
+        once = {"Idempotency-Key": secrets.token_urlsafe(KEY_BYTES)} if method == "POST" else {}
+
+        def send() -> httpx.Response:
+            said = body() if callable(body) else body
+            return self._send(method, path, key=key, token=token, body=said, headers=once)
+
+        return self._read(self._until_answered(send) if repeats and method != "GET" else send())
 
     def fetch(self, path: str, *, key: SigningKey, token: str) -> bytes:
         """Get a file; otherwise as ``call``."""
-        response = self._send("GET", path, key=key, token=token, body=None)
+        response = self._send("GET", path, key=key, token=token, body=None, headers={})
         if not response.is_success:
             raise _error_of(response, self.issuer)
         return response.content
 
     def _send(
-        self, method: str, path: str, *, key: SigningKey, token: str | None, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        *,
+        key: SigningKey,
+        token: str | None,
+        body: Body | None,
+        headers: Mapping[str, str],
     ) -> httpx.Response:
         url = self.issuer + path
-        headers = {"DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
+        headers = {**headers, "DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
         if token is not None:
             headers["Authorization"] = f"DPoP {_sendable(token)}"
         said = None if body is None else {name: value for name, value in body.items() if value is not None}
@@ -137,12 +167,31 @@ class MintClient:
             ) from error
         except httpx.RequestError as error:
             # Where no connection came about, nothing was sent.
-            unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             known = "it did not hear this call" if unheard else "whether it heard this call is not known"
-            raise StoreError(
+            raise (StoreError if unheard else LostAnswerError)(
                 f"the mint at {self.issuer} does not answer ({type(error).__name__}): see that it runs (`arx up`) and "
                 f"that the address is right; {known}"
             ) from error
+
+    def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Repeat a call whose answer is lost until there is one, or for as long as that makes sense."""
+        began, lost = time.monotonic(), False
+        for pause in (*PAUSES_S, None):
+            outcome = _attempt(send)
+            lost = lost or _leaves_open(outcome)
+            late = pause is None or time.monotonic() - began + pause > PATIENCE_S
+            if not lost or late or not _passes(outcome):
+                break
+            time.sleep((pause or 0) * random.uniform(0.5, 1.0))  # noqa: S311 - who was cut off together spreads out
+        if isinstance(outcome, httpx.Response):
+            return outcome
+        if lost and not isinstance(outcome, LostAnswerError):
+            raise LostAnswerError(
+                f"the mint at {self.issuer} did not say whether it has done this, and does not answer any more: see "
+                "that it runs (`arx up`)"
+            ) from outcome
+        raise outcome
 
     def close(self) -> None:
         """Close the connections."""
@@ -161,6 +210,32 @@ class MintClient:
         return f"<MintClient of {self.issuer}>"
 
 
+def _attempt(send: Callable[[], httpx.Response]) -> httpx.Response | StoreError:
+    try:
+        return send()
+    except StoreError as error:
+        return error
+
+
+def _leaves_open(outcome: httpx.Response | StoreError) -> bool:
+    """Tell whether this does not say if the call was done: no answer, a proxy's, or a mint's that failed over it."""
+    if isinstance(outcome, StoreError):
+        return isinstance(outcome, LostAnswerError)
+    status = outcome.status_code
+    unavailable = status == httpx.codes.SERVICE_UNAVAILABLE
+    return status >= httpx.codes.INTERNAL_SERVER_ERROR and (
+        not unavailable or _problem_of(outcome).code in ("", "store_unavailable")
+    )
+
+
+def _passes(outcome: httpx.Response | StoreError) -> bool:
+    """Tell whether a repeat may be answered otherwise soon."""
+    if isinstance(outcome, StoreError):
+        return True
+    status = outcome.status_code
+    return status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS
+
+
 def _sendable(token: str) -> str:
     """Refuse what no header can hold, here and without a word of it: the HTTP client's error would quote it whole."""
     if not token.isascii() or not token.isprintable() or " " in token:
@@ -170,11 +245,7 @@ def _sendable(token: str) -> str:
 
 def _error_of(response: httpx.Response, issuer: str) -> ArxError:
     """Make the typed error of a refusal."""
-    status = response.status_code
-    try:
-        problem = msgspec.json.decode(response.content, type=_Problem)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        problem = _Problem()
+    status, problem = response.status_code, _problem_of(response)
     if not problem.code:
         return UnavailableError(f"{issuer} answered {status} without saying why; is it a mint?", code="not_a_mint")
     failures = [Failure(*(failure.get(name, "") for name in Failure._fields)) for failure in problem.failures]
@@ -186,6 +257,13 @@ def _error_of(response: httpx.Response, issuer: str) -> ArxError:
     error = kind(message, code=problem.code, failures=failures)
     error.status_hint = status
     return error
+
+
+def _problem_of(response: httpx.Response) -> _Problem:
+    try:
+        return msgspec.json.decode(response.content, type=_Problem)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _Problem()
 
 
 def _kind_of(status: int) -> type[ArxError]:

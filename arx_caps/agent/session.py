@@ -100,10 +100,13 @@ class Agent:
             StoreError: The mint does not answer.
             UnavailableError: It cannot open one now.
         """
-        key = SigningKey.generate()
-        assertion = make_assertion(self._key, audience=self._mint.issuer, now=self._now(), session_key=key.public)
-        body = {"assertion": assertion, "ttl": ttl, "purpose": purpose}
-        answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
+        key, mint = SigningKey.generate(), self._mint
+
+        def body() -> dict[str, Any]:  # an assertion is good once
+            said = make_assertion(self._key, audience=mint.issuer, now=self._now(), session_key=key.public)
+            return {"assertion": said, "ttl": ttl, "purpose": purpose}
+
+        answer = mint.call("POST", "/v1/sessions", key=key, body=body)
         session = Session(self._mint, key, answer, now=self._now)
         self._sessions.add(session)
         if keep:

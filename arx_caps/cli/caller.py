@@ -6,7 +6,7 @@ apart.  The HTTP itself is the agents' own client's.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -74,7 +74,8 @@ class Caller:
         key = load_key(key_file, "operator")
         caller = cls(issuer or key.issuer, key.key, timeout_s=timeout_s)
         try:
-            found = caller.call("POST", "/v1/operators/token", {"assertion": caller.assertion(key)})
+            body = {"assertion": caller.assertion(key)}
+            found = caller.call("POST", "/v1/operators/token", body, repeats=False)  # a token that is lost does nothing
         except Stop:
             caller._http.close()  # a kill goes on without the mint
             raise
@@ -91,15 +92,22 @@ class Caller:
         return make_assertion(key, audience=self.issuer, now=now_ms(), session_key=session_key)
 
     def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        query: Mapping[str, Any] | None = None,
+        *,
+        repeats: bool = True,
     ) -> dict[str, Any]:
-        """Make one call.
+        """Make one call, and repeat it while its answer is lost.
 
         Args:
             method: The HTTP method.
             path: From ``/v1`` on.
-            body: Sent as JSON; members that are None are left out.
+            body: Sent as JSON; members that are None are left out.  A function is asked for it anew for each repeat.
             query: Parameters; those that are None are left out.
+            repeats: Whether it is repeated.
 
         Returns:
             The answer's JSON object.
@@ -111,7 +119,12 @@ class Caller:
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         try:
             return self._mint.call(
-                method, f"{path}?{asked}" if asked else path, key=self.key, token=self._token, body=body
+                method,
+                f"{path}?{asked}" if asked else path,
+                key=self.key,
+                token=self._token,
+                body=body,
+                repeats=repeats,
             )
         except ArxError as error:
             raise _stop(error) from error

@@ -211,7 +211,8 @@ def _by_mint(
     caller: Caller, action: Action, scopes: list[str], reason: str, wait: bool, timeout_ms: int | None
 ) -> dict[str, Any]:
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
-    return caller.call("POST", action.path, {"scopes": scopes, "reason": reason, "wait": wait})
+    body = {"scopes": scopes, "reason": reason, "wait": wait}
+    return caller.call("POST", action.path, body, repeats=False)  # the store is asked sooner than a mint once more
 
 
 def _by_store(

@@ -38,8 +38,9 @@ def open_(
     """Open a session as an agent; writes a session file, a secret, for `arx task start`."""
     key, session_key = load_key(key_file, "agent"), SigningKey.generate()
     caller = Caller(issuer or key.issuer, session_key)
-    body = {"assertion": caller.assertion(key), "ttl": ttl, "purpose": purpose}
-    answer = caller.call("POST", "/v1/sessions", body)
+    answer = caller.call(
+        "POST", "/v1/sessions", lambda: {"assertion": caller.assertion(key), "ttl": ttl, "purpose": purpose}
+    )
     session = answer["session"]
     file = session_object(caller.issuer, session, answer["token"], session_key)
     if out is None:

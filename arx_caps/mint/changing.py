@@ -11,15 +11,17 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.births import Birth, as_json, new_link
+from arx_caps.mint.births import Birth, as_json, keys_for, new_link
 from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.ending import kill_links
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
-from arx_caps.mint.granting import Started, grant_row, sign_grant, task_end
+from arx_caps.mint.granting import Started, grant_row, origins_of, sign_grant, task_end
 from arx_caps.mint.identity import subject_of
+from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.policy import Policy, TaskGrant
+from arx_caps.mint.rebirth import recipe_of
 from arx_caps.mint.standing import session_scopes, task_scopes
 from arx_caps.mint.state import HighWater, now_ms
 from arx_caps.mint.wanting import explain_refusal
@@ -74,6 +76,7 @@ def narrow_task(
         granted = Granted.read(grant["content"]).narrow(caveats)
         sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
         killed = {each["link"] for each in (grant, *mint.state.live_grants(task["id"]))}
+        mint.state.require_first()  # what a repeat of this call has given meanwhile is among them
         report = kill_links(mint, killed, caller.by)
         # Born where the kill is known to have been applied, and then looked at again: what was killed before that,
         # even straight in the store, is not brought back.
@@ -81,6 +84,7 @@ def narrow_task(
         _require_standing(mint, born, task, session)
         birth = _birth(agent, task, session, grant, granted, born)
         bundle = sign_grant(mint, birth, granted)
+        keep_recipe(_recipe(mint, birth, granted) | {"kill": report.to_dict()})
         told = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
         what = Event.of("task.narrowed", caller.by, **told, seq=report.seq, narrowed=granted.narrowed)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
@@ -126,11 +130,17 @@ def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More)
         subject=subject_of(session),
     )
     bundle = sign_grant(mint, birth, granted)
+    keep_recipe(_recipe(mint, birth, granted))
     told = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
     told |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
     what = Event.of("task.extended", caller.by, **told)
     row = mint.state.add_grant(task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
+
+
+def _recipe(mint: Mint, birth: Birth, granted: Granted) -> dict[str, Any]:
+    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
+    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted))
 
 
 def _of(mint: Mint, caller: Caller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

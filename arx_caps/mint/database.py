@@ -89,7 +89,6 @@ class Database:
             yield connection
             if what is not None:
                 spend_in(connection)
-                claim_in(connection, what)
                 self.record_in(connection, what)
         if what is not None:
             spent()
@@ -156,11 +155,12 @@ class Database:
                     raise StoreError("the mint's database refers to rows that are not there; restore a backup")
 
     def record_in(self, connection: Connection, what: Event) -> None:
-        """Write an event in a transaction that is open.
+        """Write an event in a transaction that is open, and under which key it was asked for.
 
         Raises:
             AuditError: It cannot be recorded; the transaction is not to be committed.
         """
+        claim_in(connection, what)
         row = {"at_ms": now_ms(), "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
         try:
             connection.execute(insert(OUTBOX).values(**row))

@@ -118,6 +118,7 @@ class Endpoint(NamedTuple):
         limit: The longest body, bytes.
         admit: Proves, from the headers alone, who calls without a token: nobody has to read a stranger's long body.
         again: Answers a call that was done before, from what it made; None where repeating is harmless.
+        makes: The kind of the event with which it is done, where there is ``again``.
         one_change: Whether it changes nothing but the database, in one transaction, which then spends its proof, too.
     """
 
@@ -134,6 +135,7 @@ class Endpoint(NamedTuple):
     limit: int = MAX_BODY_BYTES
     admit: Callable[[Mint, Call, Mapping[str, str]], Any] | None = None
     again: Callable[[Asked, Made], Answer] | None = None
+    makes: str = ""
     one_change: bool = False
 
     @property
@@ -226,7 +228,8 @@ def _once(endpoint: Endpoint, asked: Asked, request: Request) -> Answer | None:
     # Without a token it is the key of the proof that calls: what it gets again is good for nobody else.
     caller = f"key:{asked.proof.key.kid}" if asked.proof is not None else asked.by.by
     members = {name: value for name, value in msgspec.to_builtins(asked.body).items() if value is not None}
-    claim = Claim(caller, read_key(", ".join(said)), digest_of(request.method, request.url.path, members), now)
+    digest = digest_of(request.method, request.url.path, members, opens=asked.proof is not None)
+    claim = Claim(caller, read_key(", ".join(said)), digest, now, endpoint.makes)
     made = mint.state.made(claim)
     if made is None:
         try:

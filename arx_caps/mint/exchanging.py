@@ -16,12 +16,13 @@ from arx_caps.mint.births import write_bundle_of
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
+from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.state import now_ms
 from arx_verifier import codec, proofs
 from arx_verifier.caveats import Caveat
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
 from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import CaveatLike, Macaroon
+from arx_verifier.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.proving import prove
 
@@ -82,14 +83,46 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
     child = _prove_own(mint, made, audience, kid, key)
-    token, link = made.encode(), child.facts.links[-1]
+    link = child.facts.links[-1]
     told: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
     told |= {"task": identifier.task}
     told |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
+    written = [raw.decode() for raw in made.packets if isinstance(raw, bytes)]
+    keep_recipe({"identifier": made.identifier.decode(), "caveats": written, "scopes": child.scopes})
     mint.state.record(Event.of("token.exchanged", f"service:{service}", **told))
+    return _given(mint, identifier, made, child)
+
+
+def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> Exchanged:
+    """Sign once more what an exchange gave, for a service that lost the answer.  SPEC 22.4.
+
+    Args:
+        mint: The mint.
+        recipe: What the token says; its link is the first one's.
+
+    Raises:
+        TokenError: What was given is over, was killed or is frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    identifier = read_identifier(recipe["identifier"].encode())
+    assert isinstance(identifier, Identifier)
+    kid, key = mint.book.audience_key(identifier.aud)
+    mint.require(Born(*identifier.born), (*recipe["scopes"], f"key:{kid}"))
+    _require_running(mint, identifier)
+    own = msgspec.structs.replace(identifier, kid=kid)
+    kept = tuple(_Kept(text.encode()) for text in recipe["caveats"])
+    made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=kept)
+    child = _prove_own(mint, made, own.aud, kid, key)
+    if child.exp <= now_ms():
+        raise refusal("expired")
+    return _given(mint, own, made, child)
+
+
+def _given(mint: Mint, identifier: Identifier, made: Macaroon, child: ProvenChain) -> Exchanged:
+    token, audience = made.encode(), identifier.aud
     origins = {audience: mint.policy.audiences.get(audience, ())}
     bundle = write_bundle_of(mint, identifier.agent, identifier.task, origins, {audience: token})
-    return Exchanged(token, bundle, link, child.exp)
+    return Exchanged(token, bundle, child.facts.links[-1], child.exp)
 
 
 def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
@@ -116,13 +149,7 @@ def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
 def _granted(mint: Mint, parent: ProvenChain, service: str, audience: str) -> Granted:
     """Find what the task was granted, and that this service may go on with it."""
     row = mint.state.grant(parent.identifier.id)
-    task = mint.state.task(str(parent.identifier.task))
-    session = mint.state.session(parent.identifier.session)
-    agent = mint.state.agent(parent.identifier.agent)
-    if any(each is not None and each["status"] != "open" for each in (task, session)):
-        raise refusal("revoked")
-    if agent is not None and agent["status"] != "active":
-        raise refusal("banned")
+    _require_running(mint, parent.identifier)
     granted = Granted.read(row["content"]) if row is not None else None
     if granted is None or audience not in granted.targets(service):
         template = granted.template if granted is not None else "NAME"
@@ -132,6 +159,15 @@ def _granted(mint: Mint, parent: ProvenChain, service: str, audience: str) -> Gr
             code="exchange_not_allowed",
         )
     return granted
+
+
+def _require_running(mint: Mint, identifier: Identifier) -> None:
+    task, session = mint.state.task(str(identifier.task)), mint.state.session(identifier.session)
+    agent = mint.state.agent(identifier.agent)
+    if any(each is not None and each["status"] != "open" for each in (task, session)):
+        raise refusal("revoked")
+    if agent is not None and agent["status"] != "active":
+        raise refusal("banned")
 
 
 def _spend(mint: Mint, service: str, text: str, audience: str) -> None:

@@ -19,7 +19,7 @@ from arx_caps.mint.keys import RootKeys, SealedRoot
 from arx_caps.mint.state import State, now_ms
 from arx_caps.mint.state_keys import BY_FILE, FetchRow, KeyRows, NumberRow, RootRow
 from arx_caps.realm import Realm
-from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.keys import AudienceKey, KeyRing
 
 LOOK_S: Final = 1.0  # between two looks at the rows; a refresh interval is no shorter
@@ -119,6 +119,22 @@ class KeyBook:
         """Return the key id and the key that tokens for an audience are minted with."""
         root, number = self._choose(self._numbered(audience), audience, now_ms())
         return self._roots.audience_key(root.name, audience, number.n)
+
+    def enrolment(self, invitation: str, root: str | None = None) -> tuple[str, bytes]:
+        """Return a root key's name and the secret bytes of an enrolment token that is made with it.
+
+        Args:
+            invitation: A random name.
+            root: The root key of an invitation that was made before.
+
+        Raises:
+            GrantError: ``conflict``: that root key is gone.
+        """
+        plan = self.look()
+        name = self._minting(plan, now_ms()).name if root is None else root
+        if name not in {row.name for row in plan.roots}:
+            raise GrantError("the root key of this invitation was retired; make another one", code="conflict")
+        return name, self._roots.enrolment(name, invitation)
 
     def audience_keys(self, audience: str) -> dict[str, tuple[bytes, int]]:
         """Return every key that a tool service must accept, by key id, with the time of its publication, ms."""

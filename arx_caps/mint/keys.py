@@ -29,6 +29,7 @@ from arx_verifier.keys import KEY_BYTES
 
 AUDIENCE_LABEL: Final = "arx/1/audience/"  # then audience "/" n; no audience has a slash, so labels cannot collide
 MINT_LABEL: Final = "arx/1/mint"
+ENROLMENT_LABEL: Final = "arx/1/enrolment/"  # then the name of an invitation
 SEAL_LABEL: Final = "arx/1/seal"
 SCRYPT_COST: Final = 2**16  # 64 MiB and about a quarter of a second, once a start: dear for a guesser
 SALT_BYTES: Final = 16
@@ -190,6 +191,10 @@ class RootKeys:
     def mint_key(self, root: str) -> tuple[str, bytes]:
         """Return key id and key of the mint's own tokens under a root key; it mints nothing for a tool service."""
         return f"{root}.0", self._derive(root, MINT_LABEL)
+
+    def enrolment(self, root: str, invitation: str) -> bytes:
+        """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
+        return self._derive(root, ENROLMENT_LABEL + invitation)
 
     def _sealing(self) -> bytes:
         if self._seal is None:

@@ -23,7 +23,6 @@ from arx_verifier.errors import RequestError
 HEADER: Final = "Idempotency-Key"
 MAX_KEY_CHARS: Final = 64
 KEPT_MS: Final = 24 * 3600 * 1000
-MADE_BY: Final = ("agent.enrolled", "key.created", "operator.enrolled", "session.opened", "task.started")
 # Good once, or for a short time: a repeat brings others, and they stand for the same caller.
 _CREDENTIALS: Final = ("assertion", "workload_token", "subject_token")
 
@@ -37,6 +36,7 @@ class Claim:
         key: What the caller chose.
         digest: SHA-256 of what is asked for, in hex.
         now: The time, ms.
+        makes: The kind of the event with which it is done.
         recipe: What the tokens of the thing say, once that is known.
     """
 
@@ -44,6 +44,7 @@ class Claim:
     key: str
     digest: str
     now: int
+    makes: str
     recipe: Mapping[str, Any] | None = None
 
 
@@ -74,9 +75,16 @@ def read_key(text: str) -> str:
     return key
 
 
-def digest_of(method: str, path: str, members: Mapping[str, Any]) -> str:
-    """Return the digest of what is asked for, which a repeat must ask for again."""
-    asked = {name: value for name, value in members.items() if name not in _CREDENTIALS}
+def digest_of(method: str, path: str, members: Mapping[str, Any], *, opens: bool) -> str:
+    """Return the digest of what is asked for, which a repeat must ask for again.
+
+    Args:
+        method: The HTTP method.
+        path: The path.
+        members: The body's members.
+        opens: Whether credentials in the body say who asks, and not what is asked for.
+    """
+    asked = {name: value for name, value in members.items() if not (opens and name in _CREDENTIALS)}
     return hashlib.sha256(msgspec.json.encode([method, path, asked], order="sorted")).hexdigest()
 
 
@@ -90,6 +98,11 @@ def claiming(claim: Claim) -> Iterator[None]:
         _claim.reset(token)
 
 
+def claimed() -> Claim | None:
+    """Return the claim of the call that is done now, in this thread; None where it has none."""
+    return _claim.get()
+
+
 def keep_recipe(recipe: Mapping[str, Any]) -> None:
     """Remember what the tokens say that are about to be given, should this call be one that may be repeated."""
     claim = _claim.get()
@@ -100,7 +113,7 @@ def keep_recipe(recipe: Mapping[str, Any]) -> None:
 def claim_in(c: Connection, what: Event) -> None:
     """Write a claim down in the transaction that makes the thing; a second one of that key fails it."""
     claim = _claim.get()
-    if claim is None or what.kind not in MADE_BY:
+    if claim is None or what.kind != claim.makes:
         return
     c.execute(delete(REPEATS).where(REPEATS.c.until <= claim.now))
     recipe = None if claim.recipe is None else msgspec.json.encode(claim.recipe).decode()

@@ -141,7 +141,16 @@ def replace_audience_key(mint: Mint, audience: str, by: str, *, stolen: bool) ->
     what = Event.of("service.key_replaced", by, audience=audience, stolen=stolen)
     mint.state.replace_audience_key(audience, what, stolen=stolen)
     mint.book.look(at_once=True)
-    return _ban(mint, f"the key of {audience} was stolen", by) if stolen else None
+    return end_stolen(mint, audience, by) if stolen else None
+
+
+def end_stolen(mint: Mint, audience: str, by: str) -> KillReport | None:
+    """Ban the keys of an audience that were retired because they were stolen; to repeat it is harmless.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    return _ban(mint, f"the key of {audience} was stolen", by)
 
 
 def remove_service(mint: Mint, audience: str, by: str) -> KillReport | None:

@@ -147,7 +147,15 @@ _TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
 
 ENDPOINTS: Final = (
     Endpoint(
-        "POST", "/v1/agents", "arx.agents.write", enrol_agent, AgentBody, status=201, problems=_TAKEN, again=agent_again
+        "POST",
+        "/v1/agents",
+        "arx.agents.write",
+        enrol_agent,
+        AgentBody,
+        status=201,
+        problems=_TAKEN,
+        again=agent_again,
+        makes="agent.enrolled",
     ),
     Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents, query=AgentsQuery),
     Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent, problems=("not_found",)),

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from arx_caps.mint import exchanging
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.once import Made
 from arx_caps.mint.state import now_ms
 from arx_verifier.codec import MAX_CREDENTIAL_CHARS
 from arx_verifier.errors import GrantError, RequestError
@@ -48,7 +49,15 @@ def exchange_token(asked: Asked) -> Exchanged:
         audience = exchanging.audience_of(mint.policy.audiences, body.resource)
     if audience is None or audience not in mint.policy.audiences:
         raise GrantError("the policy knows no such audience", code="exchange_not_allowed")
-    made = exchanging.exchange(mint, asked.by.name, body.subject_token, audience)
+    return _answer(audience, exchanging.exchange(mint, asked.by.name, body.subject_token, audience))
+
+
+def exchanged_again(asked: Asked, made: Made) -> Exchanged:
+    """Answer for a token that was exchanged by the same call before."""
+    return _answer(made.facts["audience"], exchanging.exchange_again(asked.mint, made.recipe or {}))
+
+
+def _answer(audience: str, made: exchanging.Exchanged) -> Exchanged:
     return Exchanged(
         access_token=made.token,
         expires_in=max(0, (made.expires_at - now_ms()) // 1000),
@@ -68,5 +77,8 @@ ENDPOINTS: Final = (
         ExchangeBody,
         callers=("service",),
         problems=("exchange_not_allowed", "bad_parameters"),
+        again=exchanged_again,
+        makes="token.exchanged",
+        one_change=True,
     ),
 )

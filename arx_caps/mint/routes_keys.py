@@ -9,6 +9,7 @@ from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.once import Made
 from arx_caps.mint.rotating import (
     RootView,
+    end_stolen,
     make_root,
     remove_service,
     replace_audience_key,
@@ -93,7 +94,7 @@ def create_root(asked: Asked) -> RootShown:
 
 
 def root_again(asked: Asked, made: Made) -> RootShown:
-    """Show a root key that was made by the same call before."""
+    """Show a root key that was made, or let mint, by the same call before."""
     return _one(asked, made.facts["key"])
 
 
@@ -113,6 +114,13 @@ def replace_key(asked: Asked) -> ReplacedAnswer:
     """Give one service's audience its next key; the others are not touched."""
     audience = _enrolled(asked)
     report = replace_audience_key(asked.mint, audience, asked.by.by, stolen=asked.body.stolen)
+    return ReplacedAnswer(audience=audience, kill=show_kill(report) if report is not None else None)
+
+
+def replaced_again(asked: Asked, made: Made) -> ReplacedAnswer:
+    """Answer for a key that was replaced by the same call before, and end the older ones if that is not done yet."""
+    audience = made.facts["audience"]
+    report = end_stolen(asked.mint, audience, asked.by.by) if asked.body.stolen else None
     return ReplacedAnswer(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
@@ -150,11 +158,36 @@ def _show(view: RootView) -> RootShown:
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/root-keys", READ, list_roots),
-    Endpoint("POST", "/v1/root-keys", WRITE, create_root, status=201, problems=("conflict",), again=root_again),
-    Endpoint("POST", "/v1/root-keys/rotate", WRITE, rotate, RotateBody, problems=("conflict",)),
+    Endpoint(
+        "POST",
+        "/v1/root-keys",
+        WRITE,
+        create_root,
+        status=201,
+        problems=("conflict",),
+        again=root_again,
+        makes="key.created",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/root-keys/rotate",
+        WRITE,
+        rotate,
+        RotateBody,
+        problems=("conflict",),
+        again=root_again,
+        makes="key.rotated",
+    ),
     Endpoint("POST", "/v1/root-keys/{name}/retire", WRITE, retire, RetireBody, problems=("not_found", "conflict")),
     Endpoint(
-        "POST", "/v1/services/{audience}/replace-key", WRITE_SERVICES, replace_key, ReplaceBody, problems=("not_found",)
+        "POST",
+        "/v1/services/{audience}/replace-key",
+        WRITE_SERVICES,
+        replace_key,
+        ReplaceBody,
+        problems=("not_found",),
+        again=replaced_again,
+        makes="service.key_replaced",
     ),
     Endpoint("DELETE", "/v1/services/{audience}", WRITE_SERVICES, delete_service, problems=("not_found",)),
 )

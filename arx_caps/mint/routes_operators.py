@@ -188,6 +188,7 @@ ENDPOINTS: Final = (
         status=201,
         problems=("operator_exists", "key_enrolled", "conflict"),
         again=operator_again,
+        makes="operator.enrolled",
     ),
     Endpoint("GET", "/v1/operators", READ, list_operators, query=PageQuery),
     Endpoint("GET", "/v1/operators/{name}", READ, get_operator, problems=("not_found",)),

@@ -17,6 +17,7 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.events import Event
+from arx_caps.mint.once import Made, keep_recipe
 from arx_caps.mint.operator_token import hold_to_rules
 from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.roles import rules_of
@@ -28,7 +29,7 @@ from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, ref
 from arx_verifier.store_address import without_login
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
-ENROLMENT_BYTES: Final = 32
+INVITATION_BYTES: Final = 32
 ENROLMENT_MS: Final = 15 * 60 * 1000  # as long as it takes to carry it to the service's machine
 WRITE: Final = "arx.services.write"
 READ: Final = "arx.services.read"
@@ -158,11 +159,25 @@ def enrol_service(asked: Asked) -> ServiceFile:
 def invite(asked: Asked) -> InvitationAnswer:
     """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
     mint, audience, by = asked.mint, _audience(asked), asked.by.by
-    token = ENROLMENT_PREFIX + codec.text_of(secrets.token_bytes(ENROLMENT_BYTES))
-    until = now_ms() + ENROLMENT_MS
+    # Derived, so that a repeat gives the same one although no table has it.
+    invitation = codec.text_of(secrets.token_bytes(INVITATION_BYTES))
+    root, secret = mint.book.enrolment(invitation)
+    token, until = ENROLMENT_PREFIX + codec.text_of(secret), now_ms() + ENROLMENT_MS
+    keep_recipe({"invitation": invitation, "root": root})
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
     mint.state.invite(audience, _digest(token), until, by, what)
     return InvitationAnswer(enrolment=token, audience=audience, issuer=mint.realm.issuer, expires_at=until)
+
+
+def invited_again(asked: Asked, made: Made) -> InvitationAnswer:
+    """Answer for an enrolment token that was made by the same call before, while it is good."""
+    mint, facts, recipe = asked.mint, made.facts, made.recipe or {}
+    _, secret = mint.book.enrolment(recipe["invitation"], recipe["root"])
+    token = ENROLMENT_PREFIX + codec.text_of(secret)
+    if mint.state.invited_by(_digest(token)) is None:
+        raise GrantError("what this call made was used or is over; make another one", code="conflict")
+    told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
+    return InvitationAnswer(enrolment=token, issuer=mint.realm.issuer, **told)
 
 
 def join(asked: Asked) -> JoinedAnswer:
@@ -178,6 +193,14 @@ def join(asked: Asked) -> JoinedAnswer:
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.state.join(digest, proof.key)
     return JoinedAnswer(audience=audience, kid=proof.key.kid)
+
+
+def joined_again(asked: Asked, made: Made) -> JoinedAnswer:
+    """Answer for a key that was enrolled by the same call before, while it is."""
+    audience = made.facts["audience"]
+    if asked.proof is None or asked.mint.state.holder_of(asked.proof.key.kid) != f"service:{audience}":
+        raise bad_enrolment()
+    return JoinedAnswer(audience=audience, kid=asked.proof.key.kid)
 
 
 def audience_keys(asked: Asked) -> KeysAnswer:
@@ -274,8 +297,27 @@ _NOT_JOINED: Final = (
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/services", WRITE, enrol_service, ServiceBody, status=201),
     Endpoint("GET", "/v1/services", READ, list_services, query=PageQuery),
-    Endpoint("POST", "/v1/services/invitations", WRITE, invite, ServiceBody, status=201),
-    Endpoint("POST", "/v1/services/keys", None, join, JoinBody, status=201, problems=_NOT_JOINED),
+    Endpoint(
+        "POST",
+        "/v1/services/invitations",
+        WRITE,
+        invite,
+        ServiceBody,
+        status=201,
+        again=invited_again,
+        makes="service.invited",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/services/keys",
+        None,
+        join,
+        JoinBody,
+        status=201,
+        problems=_NOT_JOINED,
+        again=joined_again,
+        makes="service.joined",
+    ),
     Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
     Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
     Endpoint("GET", "/v1/keys", FETCH, audience_keys, callers=("service",), problems=("replayed", "not_found")),

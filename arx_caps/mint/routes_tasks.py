@@ -6,11 +6,13 @@ An agent sees and changes the tasks of its own session; what is another's is not
 
 from typing import Annotated, Any, Final
 
+import msgspec
 from msgspec import Meta
 
 from arx_caps.mint import changing
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
-from arx_caps.mint.routes_work import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task
+from arx_caps.mint.once import Made
+from arx_caps.mint.routes_work import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.shown import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
 from arx_verifier import canonical
 from arx_verifier.caveats import Caveat, read_caveat
@@ -67,6 +69,12 @@ def narrow_task(asked: Asked) -> TaskNarrowed:
     return TaskNarrowed(task=show_task(asked.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
 
 
+def narrowed_again(asked: Asked, made: Made) -> TaskNarrowed:
+    """Answer for a task that was narrowed by the same call before; the kill is as it was reported then."""
+    again, report = task_again(asked, made), (made.recipe or {})["kill"]
+    return TaskNarrowed(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
+
+
 def extend_task(asked: Asked) -> TaskStarted:
     """Add a grant to a task, or the same once more for longer; nothing ends by it."""
     body, task = asked.body, own_task(asked, asked.path["task"])
@@ -96,6 +104,8 @@ ENDPOINTS: Final = (
         NarrowBody,
         callers=("agent",),
         problems=(*NOT_STARTED, *GONE),
+        again=narrowed_again,
+        makes="task.narrowed",
     ),
     Endpoint(
         "POST",
@@ -106,5 +116,8 @@ ENDPOINTS: Final = (
         callers=("agent",),
         status=201,
         problems=(*NOT_STARTED, *GONE),
+        again=task_again,
+        makes="task.extended",
+        one_change=True,
     ),
 )

@@ -5,7 +5,7 @@ import msgspec
 from sqlalchemy import select
 
 from arx_caps.mint.database import Database
-from arx_caps.mint.once import Claim, Made
+from arx_caps.mint.once import Claim, Made, claimed
 from arx_caps.mint.tables import REPEATS
 from arx_verifier.errors import GrantError
 
@@ -30,3 +30,15 @@ class RepeatState(Database):
             )
         recipe = None if row["recipe"] is None else msgspec.json.decode(row["recipe"])
         return Made(msgspec.json.decode(row["facts"]), recipe)
+
+    def require_first(self) -> None:
+        """Demand that what this call asks for was not done meanwhile by another one with its key.
+
+        For a step that a repeat must not take once the first call is done: it would end what that has given.
+
+        Raises:
+            GrantError: ``conflict``: it was.
+        """
+        claim = claimed()
+        if claim is not None and self.made(claim) is not None:
+            raise GrantError("this call was done meanwhile", code="conflict")

@@ -135,9 +135,10 @@ class LiveMint:
 
 
 @contextmanager
-def live_mint(folder: Path, *, store_url: str, name: str, port: int) -> Iterator[LiveMint]:
-    """Make a realm and run its mint."""
-    realm = init_realm(folder / "realm", name=name, issuer=f"http://127.0.0.1:{port}", listen=f"127.0.0.1:{port}")
+def live_mint(folder: Path, *, store_url: str, name: str, port: int, public: int | None = None) -> Iterator[LiveMint]:
+    """Make a realm and run its mint; ``public`` is the port of what stands before it."""
+    issuer = f"http://127.0.0.1:{port if public is None else public}"
+    realm = init_realm(folder / "realm", name=name, issuer=issuer, listen=f"127.0.0.1:{port}")
     realm.policy_path.write_text(POLICY)
     with serving(create_app(Mint.open(realm, store_url=store_url)), port):
         live = LiveMint(realm, folder)

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from arx_caps.agent import Agent, Session
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent import Agent, Session, mint_client
+from arx_caps.agent.mint_client import LostAnswerError, MintClient
 from arx_caps.jose import check_assertion, check_dpop
 from arx_caps.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import (
@@ -32,6 +32,12 @@ OPENED = {
     "token": "arx1_s",
 }
 Handle = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeats follow at once."""
+    monkeypatch.setattr(mint_client, "PAUSES_S", (0.0, 0.0))
 
 
 def agent(handle: Handle) -> Agent:
@@ -158,6 +164,81 @@ def test_network_trouble_says_what_to_do(error: type[httpx.TransportError]) -> N
 
     with pytest.raises(StoreError, match=rf"{ISSUER} does not answer.*arx up"):
         agent(handle).open_session()
+
+
+def lost(request: httpx.Request) -> httpx.Response:
+    """A connection that ends before the answer."""
+    raise httpx.ReadError("reset", request=request)
+
+
+def refused(request: httpx.Request) -> httpx.Response:
+    """A port at which nobody listens."""
+    raise httpx.ConnectError("refused", request=request)
+
+
+def done(request: httpx.Request) -> httpx.Response:
+    """A mint that answers."""
+    return httpx.Response(201, json={"bundle": bundle().encode()})
+
+
+def bad_gateway(request: httpx.Request) -> httpx.Response:
+    """A proxy whose mint is gone."""
+    return httpx.Response(502, text="bad gateway")
+
+
+OUTCOMES: list[tuple[tuple[Handle, ...], type[ArxError] | None]] = [
+    ((lost, done), None),
+    ((lost, refused, done), None),
+    ((bad_gateway, problem(503, "stale"), done), None),
+    ((problem(500, "internal"), problem(429, "rate_limited"), done), None),
+    ((problem(503, "store_unavailable"), done), None),
+    ((lost, problem(403, "not_granted")), GrantError),
+    ((lost, lost, lost), LostAnswerError),
+    ((lost, refused, refused), LostAnswerError),
+    ((refused,), StoreError),
+    ((problem(503, "stale"),), UnavailableError),
+    ((problem(429, "rate_limited"),), UnavailableError),
+    ((problem(409, "conflict"),), GrantError),
+]
+
+
+@pytest.mark.parametrize(("answers", "raised"), OUTCOMES)
+def test_what_may_have_been_done_is_repeated(answers: tuple[Handle, ...], raised: type[ArxError] | None) -> None:
+    """
+    Each repeat has the first one's key and a proof of its own; what was refused or never heard has none.
+    """
+    keys, proofs, left = set(), set(), list(answers)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        keys.add(request.headers["Idempotency-Key"])
+        proofs.add(request.headers["DPoP"])
+        return left.pop(0)(request)
+
+    session = opened(handle)
+    if raised is None:
+        assert session.start_task("refund").id == TASK
+    else:
+        with pytest.raises(raised) as caught:
+            session.start_task("refund")
+        assert isinstance(caught.value, LostAnswerError) == (raised is LostAnswerError)
+    assert (left, len(keys), len(proofs)) == ([], 1, len(answers))
+
+
+def test_a_repeat_of_an_opening_has_an_assertion_of_its_own() -> None:
+    """
+    An assertion is good once, whatever became of the call that it went with; two sessions have two keys.
+    """
+    came, left = [], [lost, lambda request: httpx.Response(201, json=OPENED)] * 2
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        came.append((request.headers["Idempotency-Key"], json.loads(request.content)["assertion"]))
+        return left.pop(0)(request)
+
+    caller = agent(handle)
+    caller.open_session()
+    caller.open_session()
+    keys, assertions = zip(*came, strict=True)
+    assert (keys[0], keys[2], len(set(keys)), len(set(assertions))) == (keys[1], keys[3], 2, 4)
 
 
 @pytest.mark.servers

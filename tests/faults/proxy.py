@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bad network between a verifier and its store: slow, one-way, silent or closed, as a test says.
+"""A bad network between two programs: slow, one-way, silent, closed, or cut in the middle of an answer, as a test says.
 
 What is held back is not lost: like a real link's it arrives late, when the link heals.  A verifier must not believe it.
 """
@@ -17,10 +17,12 @@ class Way:
 
     Attributes:
         delay_s: How long each piece travels.
+        cuts: So many pieces are lost, each with its connection, when half of them has arrived.
     """
 
     def __init__(self) -> None:
         self.delay_s = 0.0
+        self.cuts = 0
         self._open = asyncio.Event()
         self._open.set()
 
@@ -44,22 +46,28 @@ class Way:
                 await self._open.wait()
                 if not data:
                     break
+                if self.cuts:
+                    self.cuts -= 1
+                    writer.write(data[: len(data) // 2])
+                    await writer.drain()
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.close()
 
 
 class Proxy:
-    """A TCP listener in front of a store's unix socket.  Its methods are for the test's thread.
+    """A TCP listener in front of a server.  Its methods are for the test's thread.
 
     Args:
-        upstream: The store's socket; a test may point it elsewhere for later connections.
+        upstream: The server's unix socket, or its port here; a test may point it elsewhere for later connections.
 
     Attributes:
-        url: What a verifier is told.
+        port: Where it listens.
+        url: What a verifier is told, where the server is a store.
     """
 
-    def __init__(self, upstream: Path) -> None:
+    def __init__(self, upstream: Path | int) -> None:
         self.upstream = upstream
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -69,7 +77,8 @@ class Proxy:
         self._refuses = False
         self.to_store, self.from_store = self._call(self._ways())
         self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
 
     async def _ways(self) -> tuple[Way, Way]:
         return Way(), Way()
@@ -84,7 +93,7 @@ class Proxy:
             writer.close()
             return
         try:
-            far_reader, far_writer = await asyncio.open_unix_connection(self.upstream)
+            far_reader, far_writer = await _open(self.upstream)
         except OSError:
             writer.close()
             return
@@ -117,6 +126,10 @@ class Proxy:
         self._refuses = True
         self.drop()
 
+    def lose(self, answers: int) -> None:
+        """Lose the next answers: each is cut off in its middle, with its connection."""
+        self.from_store.cuts = answers
+
     def drop(self) -> None:
         """Close every connection."""
         self._call(self._drop())
@@ -140,3 +153,9 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _open(upstream: Path | int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(upstream, Path):
+        return await asyncio.open_unix_connection(upstream)
+    return await asyncio.open_connection("127.0.0.1", upstream)

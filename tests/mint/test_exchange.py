@@ -13,6 +13,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.jose import SigningKey
 from arx_caps.mint.policy import Policy
+from arx_caps.mint.tables import TASKS
 from arx_verifier.access import AccessRequest
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import read_rule
@@ -73,7 +74,9 @@ class Shop:
     def start(self, **body: Any) -> Task:
         return Task(Bundle.parse(self.agent.call("POST", "/v1/tasks", {**PAY, **body}).json()["bundle"]))
 
-    def exchange(self, by: str, text: str, audience: str = "payments", **changes: Any) -> dict[str, Any]:
+    def exchange(
+        self, by: str, text: str, audience: str = "payments", key: str | None = None, **changes: Any
+    ) -> dict[str, Any]:
         body = {
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
             "subject_token": text,
@@ -81,7 +84,9 @@ class Shop:
             "audience": audience,
         } | changes
         said = {name: value for name, value in body.items() if value is not None}
-        told: dict[str, Any] = self.services[by].call("POST", "/v1/exchange", said).json()
+        service = self.services[by]
+        headers = service.headers("POST", "/v1/exchange") | ({} if key is None else {"Idempotency-Key": key})
+        told: dict[str, Any] = self.world.client.post("/v1/exchange", json=said, headers=headers).json()
         return told
 
     def judge(self, token: str, audience: str, tool: str, args: dict[str, Any]) -> str:
@@ -282,3 +287,42 @@ def test_a_mistake_is_told(kept: Shop, written: str, told: str) -> None:
         text = text.replace('  { tool = "ledger.add", args = { order_id = "$order_id" } },\n', "")
     with pytest.raises(SettingsError, match=told):
         Policy.parse(text, "policy.toml")
+
+
+def test_an_exchange_whose_answer_was_lost_is_answered_again(shop: Shop) -> None:
+    """A one-shot token is spent with what it was exchanged for: a repeat gets the same link, another call none."""
+    text = called(shop.start())
+    first, again = (shop.exchange("orders", text, key="e-1") for _ in range(2))
+    assert first == again | {"expires_in": first["expires_in"]}
+    assert shop.refund(again, 50) == "ok"
+    assert shop.exchange("orders", text)["code"] == "replayed"
+    assert shop.exchange("orders", called(shop.start()), key="e-1")["code"] == "idempotency_mismatch"
+    assert shop.exchange("orders", text, "ledger", key="e-1")["code"] == "idempotency_mismatch"
+    assert [event["kind"] for event in shop.world.events()].count("token.exchanged") == 1
+
+
+def test_a_repeated_exchange_brings_nothing_back(shop: Shop) -> None:
+    """What ended the first answer's token has ended every repeat's: its task, its link, a narrowing, its agent."""
+    for number, end in enumerate(("finish", "link", "narrow", "agent")):
+        task, key = shop.start(), f"e-{number}"
+        text = called(task)
+        first = shop.exchange("orders", text, key=key)
+        if end == "finish":
+            with shop.world.mint.state.write() as c:
+                c.execute(TASKS.update().where(TASKS.c.id == task.id).values(status="ended"))
+        elif end == "narrow":
+            shop.epochs.kill(f"link:{task.bundle.outline.identifier.id}")
+        elif end == "link":
+            shop.epochs.kill(f"link:{first['link']}")
+        else:
+            shop.epochs.ban("agent:acme/support")
+        assert shop.exchange("orders", text, key=key)["code"] == ("banned" if end == "agent" else "revoked"), end
+
+
+def test_a_repeated_exchange_is_refused_once_its_key_is_banned(shop: Shop) -> None:
+    """The key that the first answer was signed with was stolen: nothing of it is signed again with another one."""
+    text = called(shop.start())
+    first = shop.exchange("orders", text, key="e-1")
+    kid = shop.proven(first["access_token"], "payments").key.kid
+    shop.epochs.ban(f"key:{kid}")
+    assert shop.exchange("orders", text, key="e-1")["code"] in ("revoked", "banned")

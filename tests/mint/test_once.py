@@ -11,7 +11,7 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import SigningKey
 from arx_caps.mint import once, routes_work
-from arx_caps.mint.tables import REPEATS
+from arx_caps.mint.tables import ENROLMENTS, REPEATS
 from arx_verifier.errors import RequestError
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
 
@@ -163,6 +163,56 @@ def test_what_is_ended_stays_ended(world: World) -> None:
     epochs.kill("agent:elsewhere")
     second = Bundle.parse(call(holder, "/v1/tasks", LOOKUP).json()["bundle"]).outline.identifier
     assert (second.id, second.born, second.exp) == (first.id, first.born, first.exp)
+
+
+def test_a_task_that_is_extended_twice_has_one_more_grant(world: World) -> None:
+    """The repeat answers the same bundle, until what it adds is killed."""
+    holder, _ = world.session()
+    task = call(holder, "/v1/tasks", LOOKUP).json()["task"]["id"]
+    key = {"Idempotency-Key": "k-2"}
+    first, second = (call(holder, f"/v1/tasks/{task}/extend", {"ttl": "5m"}, key) for _ in range(2))
+    assert (first.status_code, first.json()["bundle"]) == (201, second.json()["bundle"])
+    assert len(world.mint.state.live_grants(task)) == 2
+    epochs: Any = world.mint.epochs
+    epochs.kill(f"link:{first.json()['task']['link']}")
+    again = call(holder, f"/v1/tasks/{task}/extend", {"ttl": "5m"}, key)
+    assert (again.status_code, again.json()["code"]) == (401, "revoked")
+
+
+def test_a_service_is_invited_and_joins_once(world: World) -> None:
+    """The repeat answers the same enrolment token while it is good; who joined with it may ask again, no other."""
+    operator, body = world.operator(), {"audience": "orders"}
+    first, second = (call(operator, "/v1/services/invitations", body).json() for _ in range(2))
+    assert first == second
+    with world.mint.state.read() as c:
+        assert len(c.execute(ENROLMENTS.select()).all()) == 1
+        assert first["enrolment"] not in str(c.execute(REPEATS.select()).all())
+    joined = {"enrolment": first["enrolment"]}
+    service, other = (Holder(world, SigningKey.generate(), None) for _ in range(2))
+    answers = [call(by, "/v1/services/keys", joined) for by in (service, service, other)]
+    assert [answer.status_code for answer in answers] == [201, 201, 401]
+    assert answers[0].json() == answers[1].json()
+    assert kinds(world, "service.joined") == 1
+    over = call(operator, "/v1/services/invitations", body)
+    assert (over.status_code, over.json()["code"]) == (409, "conflict")
+    fresh = call(operator, "/v1/services/invitations", body, {"Idempotency-Key": "k-2"}).json()
+    assert fresh["enrolment"] != first["enrolment"]
+    removed = {"remove_kid": service.key.kid}
+    assert operator.call("PATCH", "/v1/services/orders", removed).status_code == 200
+    assert call(service, "/v1/services/keys", joined).json()["code"] == "bad_enrolment"
+
+
+def test_a_key_that_is_rotated_twice_is_one(world: World) -> None:
+    """A root key that mints at once is made once, and so is an audience's next key."""
+    operator = world.operator()
+    first, second = (call(operator, "/v1/root-keys/rotate", {"now": True}).json() for _ in range(2))
+    assert (first["name"], second["name"]) == ("k2", "k2")
+    assert len(operator.call("GET", "/v1/root-keys").json()["keys"]) == 2
+    assert operator.call("POST", "/v1/services", {"audience": "orders"}).status_code == 201
+    key = {"Idempotency-Key": "k-2"}
+    for _ in range(2):
+        assert call(operator, "/v1/services/orders/replace-key", {}, key).status_code == 200
+    assert kinds(world, "service.key_replaced") == 1
 
 
 @pytest.mark.parametrize("text", ["", " ", "a b", "x" * 65, "é", '"', '""', "a, b", "a\tb"])

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that are lost on their way from the mint: it is done once, and who asked for it knows of it.  SPEC 22.4."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from arx_caps.agent import Task, mint_client
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.task import now_ms
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.state import State
+from arx_caps.service import Invitation, exchange_token, join_service
+from arx_verifier.access import AccessRequest
+from arx_verifier.errors import ProofError
+from arx_verifier.verify import Verifier
+from tests.agent.live import LiveMint, live_mint
+from tests.faults.proxy import Proxy
+
+pytestmark = pytest.mark.servers
+ORDER = {"order_id": "o-1"}
+REFUND = {**ORDER, "amount": 20}
+
+
+class Place(NamedTuple):
+    """A mint, and the network before it."""
+
+    mint: LiveMint
+    network: Proxy
+    state: State
+
+    def lost(self, call: Callable[[], Any], *kinds: str, answers: int = 2) -> Any:
+        """Make a call whose answers are lost, its first repeat's too; what it makes is made once."""
+        before = self.kinds()
+        self.network.lose(answers)
+        came = call()
+        assert self.network.from_store.cuts == 0, "no answer was lost"
+        made = self.kinds() - before
+        assert {kind: made[kind] for kind in kinds} == dict.fromkeys(kinds, 1), made
+        return came
+
+    def kinds(self) -> Counter[str]:
+        return Counter(event.kind for event in self.state.outbox.after(0, 10_000))
+
+
+@pytest.fixture
+def place(valkey: EmbeddedValkey, tmp_path: Path, realm_name: str, free_port: int) -> Iterator[Place]:
+    network = Proxy(free_port)
+    try:
+        with (
+            live_mint(tmp_path, store_url=valkey.url, name=realm_name, port=free_port, public=network.port) as mint,
+            State(mint.realm.database_url) as state,
+        ):
+            yield Place(mint, network, state)
+    finally:
+        network.close()
+
+
+def judged(verifier: Verifier, task: Task, tool: str, args: dict[str, object]) -> str:
+    text = task.call_token(verifier.audience, tool, args)
+    return verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
+
+
+def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
+    """Sessions and tasks are opened, started, extended, narrowed and ended once; what the agent then has works."""
+    with place.mint.agent("acme/support/lost") as agent, place.mint.service("orders") as orders:
+        session = place.lost(agent.open_session, "session.opened")
+        assert [row["id"] for row in place.state.sessions()] == [session.id]
+        task = place.lost(lambda: session.start_task("refund", REFUND), "task.started")
+        assert [row["id"] for row in place.state.tasks()] == [task.id]
+        more = place.lost(lambda: task.extend(ttl="5m"), "task.extended")
+        assert len(place.state.live_grants(task.id)) == 2
+        assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"ok"}
+        less = place.lost(lambda: task.narrow_for_all(audiences=["orders"]), "task.narrowed")
+        assert len(place.state.live_grants(task.id)) == 1
+        assert judged(orders, less, "orders.get", ORDER) == "ok"
+        assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"revoked"}
+        place.lost(session.renew)
+        place.lost(less.finish, "task.ended")
+        assert judged(orders, less, "orders.get", ORDER) == "revoked"
+        with session:
+            place.network.lose(1)
+        assert place.state.sessions()[0]["status"] == "ended"
+
+
+def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:
+    """What may be exchanged once is exchanged once, and the service has what came of it; so with its own key."""
+    asked = {"audience": "orders"}
+    told = place.lost(lambda: place.mint.operator("POST", "/v1/services/invitations", asked), "service.invited")
+    invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=told["issuer"])
+    own, client = tmp_path / "orders.json", MintClient(told["issuer"], now=now_ms)
+    files = {"out": own, "key_out": tmp_path / "orders.key"}
+    place.lost(lambda: join_service(invitation, client, **files), "service.joined", answers=1)
+    client.close()
+    with (
+        place.mint.agent("acme/support/lost") as agent,
+        place.mint.service("payments") as payments,
+        agent.open_session() as session,
+        session.start_task("refund", REFUND) as task,
+    ):
+        called = task.call_token("orders", "orders.get", ORDER)
+        onwards = place.lost(lambda: exchange_token(own, called, "payments"), "token.exchanged")
+        assert judged(payments, onwards, "payments.refund", REFUND) == "ok"
+        with pytest.raises(ProofError, match="used before"):
+            exchange_token(own, called, "payments")
+
+
+def test_an_operator_makes_one_key(place: Place) -> None:
+    """A root key that mints at once, and an audience's next key: a lost answer makes no second one."""
+    operator = place.mint.operator
+    operator("POST", "/v1/services", {"audience": "orders"})
+    rotated = place.lost(lambda: operator("POST", "/v1/root-keys/rotate", {"now": True}), "key.rotated", "key.created")
+    assert [key["name"] for key in operator("GET", "/v1/root-keys")["keys"]] == ["k1", rotated["name"]]
+    replaced = place.lost(
+        lambda: operator("POST", "/v1/services/orders/replace-key", {"stolen": True}), "service.key_replaced"
+    )
+    assert replaced["kill"]["status"] == "dead"
+
+
+def test_who_is_answered_by_nobody_is_told_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeats are bounded; then the error says that it is not known, and at most one thing was made."""
+    monkeypatch.setattr(mint_client, "PAUSES_S", (0.01, 0.01))
+    with place.mint.agent("acme/support/lost") as agent:
+        place.network.lose(3)
+        with pytest.raises(mint_client.LostAnswerError, match="is not known"):
+            agent.open_session()
+        assert place.network.from_store.cuts == 0
+        assert place.kinds()["session.opened"] == 1
