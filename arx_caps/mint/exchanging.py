@@ -67,7 +67,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     """
     born = mint.born()  # before the presented token is looked at
     parent = _prove(mint, service, text)
-    mint.require(Born(*parent.born), parent.scopes)
+    mint.require(Born(*parent.identifier.born), parent.scopes)
     granted = _granted(mint, parent, service, audience)
     _spend(mint, service, text, audience)
     kid, key = mint.book.audience_key(audience)

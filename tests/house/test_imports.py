@@ -18,9 +18,9 @@ ORDER = """
     comparing matching arguments permitting constraints
     macaroon caveats terms
     presented proofs keys history epochs counters tally digests records decisions
-    grant proven
+    proven
     refusals standing
-    proving
+    grant judging proving
     verify
     retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting
     spool

@@ -57,7 +57,8 @@ class AccessRequest(msgspec.Struct, frozen=True):
 
     def after(self, waited_ns: int) -> "AccessRequest":
         """Return the same request after a wait: a call must not grow younger than its nonce in a queue."""
-        return msgspec.structs.replace(self, at=self.at + waited_ns // 1_000_000)
+        waited_ms = waited_ns // 1_000_000
+        return msgspec.structs.replace(self, at=self.at + waited_ms) if waited_ms else self
 
 
 def read_json_object(raw: bytes) -> dict[str, Any]:

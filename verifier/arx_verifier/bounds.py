@@ -61,14 +61,11 @@ def parts_of(packets: Sequence[object]) -> int:
     return len(packets) + sum([packet.count(b",") for packet in packets if isinstance(packet, bytes)])
 
 
-def memory_of(parts: int) -> int:
-    """Return the bytes that a chain of so many parts takes beside its text."""
-    return _CHAIN_BYTES + _PART_BYTES * max(0, parts - _FREE_PARTS)
-
-
 def cost_of(key: str, parts: int) -> int:
     """Return the bytes that a chain of so many parts takes in a cache, under the text that it is found by."""
-    return len(key) + memory_of(parts)
+    if parts <= _FREE_PARTS:
+        return len(key) + _CHAIN_BYTES
+    return len(key) + _CHAIN_BYTES + _PART_BYTES * (parts - _FREE_PARTS)
 
 
 def tools_for(parts: int) -> int:

@@ -99,7 +99,8 @@ def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdP
     Returns:
         The 32-byte signature.
     """
-    signature = extend(derived_key, identifier)
+    inner = sha256(derived_key.translate(_INNER) + _INNER_REST + identifier).digest()
+    signature = sha256(derived_key.translate(_OUTER) + _OUTER_REST + inner).digest()
     for caveat in caveats:
         if isinstance(caveat, bytes):  # ``extend``, written out
             inner = sha256(signature.translate(_INNER) + _INNER_REST + caveat).digest()

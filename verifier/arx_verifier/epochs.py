@@ -27,12 +27,6 @@ FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
 
-_DETAIL: Final = {
-    "syncing": "the view of the revocation epoch is not complete yet",
-    "fenced": "the revocation store contradicts itself or this verifier",
-    "closed": "this verifier's view of the revocation epoch is closed",
-}
-
 
 class EpochRefusal(NamedTuple):
     """Why the epoch view refuses a token.
@@ -46,6 +40,13 @@ class EpochRefusal(NamedTuple):
     code: str
     scope: str | None
     detail: str
+
+
+_UNLEASED: Final = {  # why nothing is accepted while there is no lease
+    "syncing": EpochRefusal("syncing", None, "the view of the revocation epoch is not complete yet"),
+    "fenced": EpochRefusal("fenced", None, "the revocation store contradicts itself or this verifier"),
+    "closed": EpochRefusal("closed", None, "this verifier's view of the revocation epoch is closed"),
+}
 
 
 class Lease(NamedTuple):
@@ -136,7 +137,7 @@ class EpochTable:
         self._state = State("", {}, {}, -1)
         self._retired: set[str] = set()
         self._store_clock: tuple[int, int] | None = None  # (store time, sent), ns
-        self._fence = _DETAIL["fenced"]
+        self._fenced = _UNLEASED["fenced"]
 
     def check(self, inc: str | None, born: int, scopes: Sequence[str], sent_after: int = 0) -> EpochRefusal | None:
         """Decide on one token, in the order that the proof of SPEC 10 needs.
@@ -292,12 +293,11 @@ class EpochTable:
         state = self._state
         if retire and state.inc:
             self._retired.add(state.inc)
-        self._fence = detail
+        self._fenced = EpochRefusal("fenced", None, detail)
         self._state = state.without_lease("fenced")
 
     def _unleased(self, state: State) -> EpochRefusal:
-        code = state.refuses
-        return EpochRefusal(code, None, self._fence if code == "fenced" else _DETAIL[code])
+        return self._fenced if state.refuses == "fenced" else _UNLEASED[state.refuses]
 
 
 class UnsafeLocalEpochs(EpochTable):

@@ -11,7 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from arx_verifier.decisions import ChainFacts, decision_id
+from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError
+from arx_verifier.proven import ProvenChain
+from arx_verifier.standing import recheck
 
 _ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
 
@@ -30,15 +33,17 @@ class Grant(msgspec.Struct, eq=False):
     facts: ChainFacts
     tool: str
     exp: int
-    _recheck: Callable[[bool], ArxError | None]
-    _recorded: tuple[str, int]
+    _epochs: Epochs
+    _proven: ProvenChain
+    _boot: str
+    _sequence: int
     ended: ArxError | None = None
     _callbacks: list[Callable[[ArxError], object]] | None = None
 
     @property
     def decision(self) -> str:
         """The id of the recorded decision."""
-        return decision_id(*self._recorded)
+        return decision_id(self._boot, self._sequence)
 
     @property
     def agent(self) -> str:
@@ -79,7 +84,7 @@ class Grant(msgspec.Struct, eq=False):
             StaleEpochError: The verifier cannot know.
             ValidityError: The token's time is over.
         """
-        refused = self._recheck(True)
+        refused = recheck(self._epochs, self._proven, may_wait=True)
         if refused is not None:
             raise refused
 
@@ -113,7 +118,7 @@ class Grant(msgspec.Struct, eq=False):
 
     def look_again(self) -> ArxError | None:
         """Look, without waiting, whether the token no longer stands; by the lease alone, whatever it asks for."""
-        return self._recheck(False)
+        return recheck(self._epochs, self._proven, may_wait=False)
 
     def end(self, reason: ArxError) -> None:
         """End the call: for who runs it, such as the middleware.  Later ends than the first change nothing."""

@@ -291,6 +291,12 @@ def read_identifier(raw: bytes) -> Identifier | OperatorIdentifier:
     Raises:
         MalformedTokenError: Not canonical, or not of either shape.
     """
+    try:
+        identifier = _IDENTIFIER.decode(raw)
+        if raw.isascii() and canonical.encode(identifier) == raw:  # nearly every one
+            return identifier
+    except (ValueError, RecursionError):  # the former are msgspec's too; what is wrong is said below
+        pass
     if b'"operator":' in raw and b'"agent":' not in raw:
         return canonical.decode(_OPERATOR, raw)
     return canonical.decode(_IDENTIFIER, raw)

@@ -222,6 +222,8 @@ def _read_url(value: Any) -> _Location | None:
 @twin()
 def _one_star(first: str, last: str) -> Callable[[Any], bool]:
     start, shortest = len(first), len(first) + len(last)
+    if not last:  # as for everything in a folder
+        return lambda value: type(value) is str and value.startswith(first) and value.find("/", start) < 0
 
     def holds(value: Any) -> bool:
         if type(value) is not str or not value.startswith(first) or not value.endswith(last):

@@ -8,6 +8,7 @@ stays the same from call to call and the part that does not.  Whether a nonce wa
 
 import os
 import re
+from binascii import a2b_base64
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from arx_verifier import canonical, chain, codec
 from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.compiled import twin
-from arx_verifier.errors import AttenuationError, MalformedTokenError
+from arx_verifier.errors import AttenuationError
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.presented import Call
 
@@ -34,14 +35,17 @@ MARK: Final = _PACKET_HEAD + _OPEN
 _END: Final = b"\0" + codec.TAIL
 _NONCE: Final = b"\0\0\0\x16"
 _TOOL: Final = b"\0\0\0\4tool"
-TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
+_TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
+_CAVEAT_AT, _CAVEAT_ENDS = 2 - _TAIL_BYTES, -len(_END) - codec.SIGNATURE_BYTES
 # The tail's text begins where the text before it is whole groups of three bytes: 0, 1 or 2 bytes of the parent fall
-# into it, and the number of characters modulo 4 (with the five of ``arx1_``) tells how many.
-_TAIL_CHARS: Final = ((179, 1), (180, 2), None, (178, 0))
-# A tail's text has these characters at this place: a look at them tells a task's token from a call without decoding it.
-_SEEN_AT: Final = tuple(
-    (text_at, codec.text_of(MARK[skipped : skipped + len(MARK[skipped:]) // 3 * 3]))
-    for text_at, skipped in ((4, 2), (4, 1), (0, 0), (0, 0))
+# into it, and the number of characters modulo 4 (with the five of ``arx1_``) tells how many.  By it: the number of the
+# tail's characters; those bytes; at which place it has which text, since a look there tells a task's token from a call
+# without decoding it; what it may end with, where nothing is carried beyond the last byte; and its padding.
+_TAILS: Final = (
+    (179, 1, 4, codec.text_of(MARK[2:11]), tuple("AEIMQUYcgkosw048"), b"="),
+    (180, 2, 4, codec.text_of(MARK[1:10]), ("",), b""),
+    None,
+    (178, 0, 0, codec.text_of(MARK), tuple("AQgw"), b"=="),
 )
 # One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.
 _TAIL: Final = re.compile(
@@ -162,21 +166,22 @@ def split_call(text: str) -> Call | None:
         Its parts, or None when it does not end in a well-formed call in canonical text; the ordinary way of reading
         then says what is wrong with it, or that it is no one-shot token at all.
     """
-    split = _TAIL_CHARS[len(text) & 3]
-    if split is None or len(text) > codec.MAX_CREDENTIAL_CHARS:
+    size = len(text)
+    split = _TAILS[size & 3]
+    if split is None or size > codec.MAX_CREDENTIAL_CHARS:
         return None
-    chars, extra = split
-    at, mark = _SEEN_AT[len(text) & 3]
-    if not text.startswith(mark, len(text) - chars + at):
+    chars, extra, at, mark, last, padding = split
+    cut = size - chars
+    if not text.startswith(mark, cut + at) or not text.endswith(last):
         return None
     try:
-        raw = codec.bytes_of(text[-chars:])
-    except MalformedTokenError:
+        raw = a2b_base64(text[cut:].encode().translate(codec.FROM_URL) + padding, strict_mode=True)
+    except ValueError:  # another alphabet, or no text that could be written
         return None
-    if len(raw) != extra + TAIL_BYTES or _TAIL.match(raw, extra) is None:
+    if _TAIL.match(raw, extra) is None:
         return None
-    caveat = raw[extra + 2 : extra + 2 + _CAVEAT_BYTES]
-    return Call(text[:-chars], raw[:extra], caveat, raw[-codec.SIGNATURE_BYTES :], int(caveat[55:68]), caveat[10:53])
+    caveat = raw[_CAVEAT_AT:_CAVEAT_ENDS]
+    return Call(text[:cut], raw[:extra], caveat, raw[-codec.SIGNATURE_BYTES :], int(caveat[55:68]), caveat[10:53])
 
 
 class CallSigner:

@@ -17,7 +17,19 @@ from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey
 from arx_verifier.macaroon import Identifier, about
-from arx_verifier.terms import Allow, Networks, Terms, ToolRules, gather, terms_of
+from arx_verifier.terms import (
+    GAP,
+    HOP_CHARS,
+    HOP_MARK,
+    KEPT,
+    Allow,
+    Networks,
+    Terms,
+    ToolRules,
+    gather,
+    hop_of,
+    read_terms,
+)
 
 
 class Refused(NamedTuple):
@@ -44,7 +56,6 @@ class ProvenChain:
         signature: The chain's last signature, a secret.
         rest: The parent's last 0 to 2 bytes, when it was cut from a one-shot text.
         identifier: The proven identifier.
-        born: The kill epoch it was born in: incarnation and sequence.
         nbf: The latest start of validity, ms.
         exp: The earliest end of validity, ms.
         scopes: Everything whose kill or ban ends this token.
@@ -62,7 +73,6 @@ class ProvenChain:
         "_last_refused",
         "_places",
         "_states",
-        "born",
         "exp",
         "facts",
         "fresh_ms",
@@ -78,25 +88,22 @@ class ProvenChain:
         "signature",
     )
 
+    facts: ChainFacts
+    parts: int
+    scopes: tuple[str, ...]
+
     def __init__(self, key: AudienceKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
-        self.key = key
-        self.identifier = identifier
-        self.signature = signature
-        self.rest = rest
-        self.born = identifier.born
+        self.key, self.identifier, self.signature, self.rest = key, identifier, signature, rest
         self.nbf, self.exp = 0, identifier.exp
         self.needs_call = False
-        self.parts = 0
         self.fresh_ms: int | None = None
-        self.networks: list[tuple[str, Networks]] = []
+        self.networks: tuple[tuple[str, Networks], ...] = ()
         self.refused: Refused | None = None
-        self.scopes: tuple[str, ...] = ()
-        self._allows: tuple[Allow, ...] = ()
-        self._places: tuple[int, ...] = ()
+        self._allows: tuple[Allow, ...]
+        self._places: list[int] = []
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
-        self.facts: ChainFacts
 
     def has_signed(self, caveat: bytes, signature: bytes) -> bool:
         """Tell whether this chain, with one more caveat, ends in a signature."""
@@ -157,9 +164,10 @@ class ProvenChain:
             return refused
         if len(tool) > names.MAX_TOOL_CHARS:
             return rules  # `*` allows a name of any length, and whoever calls chooses it
-        if not again and len(self._by_tool) >= bounds.tools_for(self.parts):
-            self._by_tool.clear()
-        self._by_tool[tool] = rules
+        by_tool = self._by_tool
+        if by_tool and not again and len(by_tool) >= bounds.tools_for(self.parts):
+            by_tool.clear()
+        by_tool[tool] = rules
         return rules
 
     def _explain_tool(self, tool: str) -> Refused:
@@ -188,142 +196,117 @@ class ProvenChain:
 
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
-        reading = _Reading(self, audience)
+        known, depth = KEPT, self.identifier.depth
+        link = codec.bytes_of(self.identifier.id)
+        hand_to: list[tuple[int, tuple[str, ...]]] = []
         allows: list[Allow] = []
-        places: list[int] = []
-        index = -1
+        named: list[str] = []
+        links: list[str] = []
+        agents: list[str] = []
+        tasks: list[str] = []
+        index, parts = -1, len(packets)
         try:
             for index, packet in enumerate(packets):
                 if not isinstance(packet, bytes):
                     raise _prohibits("missing_discharge", index, "third-party caveat", "its discharge", "none")
-                terms, hop = terms_of(packet)
-                self.parts += terms.parts + 1
-                if hop is not None:
-                    reading.hand_over(index, terms, hop)
+                start, mark, end = packet.rpartition(HOP_MARK)
+                terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
+                if terms is None:
+                    terms = read_terms(packet)
+                parts += terms.parts
+                if to := terms.to:
+                    hop = hop_of(packet, end)
+                    if depth == 0:
+                        raise _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")
+                    for place, patterns in hand_to:
+                        if not names.matches_any_path(patterns, to):
+                            rule = f"hand_to of {_place(place)}"
+                            raise _prohibits("name_not_allowed", index, rule, " or ".join(patterns), to)
+                    depth -= 1
+                    link = chain.next_link(link, hop)
+                    named.append(to)
+                    links.append(codec.text_of(link))
+                    agents += terms.agents
                 if terms.allow is not None:
                     allows.append(terms.allow)
-                    places.append(index)
+                    self._places.append(index)
                 if not terms.plain:
-                    reading.take_rest(index, terms)
-            if not places or places[0] != 0:
+                    self._take_rest(index, terms, audience)
+                    caveat = terms.caveat
+                    if caveat.depth is not None:
+                        depth = min(depth, caveat.depth)
+                    if caveat.hand_to is not None:
+                        hand_to.append((index, caveat.hand_to))
+                    if caveat.task is not None:
+                        tasks.append(caveat.task)
+            if not self._places or self._places[0] != 0:
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
         except ArxError as error:
             failures = error.failures or (Failure(_place(index), "shape", "a caveat of SPEC 6", str(error)),)
             self.refused = Refused(error.code, failures)
-            self.parts = bounds.parts_of(packets)
-        self._allows, self._places = tuple(allows), tuple(places)
-        self.scopes = tuple(reading.scopes)
-        self.facts = reading.facts()
+            parts = bounds.parts_of(packets)
+        self.parts, self._allows = parts, tuple(allows)
+        self._name(named, links, agents, tasks)
 
-    def __repr__(self) -> str:
-        return f"<ProvenChain of session {self.identifier.session}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a ProvenChain holds a live signature and is not pickled")
-
-
-class _Reading:
-    """Where one walk over the caveats stands: names, links and depth that bind what follows."""
-
-    __slots__ = (
-        "_audience",
-        "_depth",
-        "_hand_to",
-        "_link",
-        "_links",
-        "_named",
-        "_proven",
-        "_tasks",
-        "scopes",
-    )
-
-    def __init__(self, proven: ProvenChain, audience: str) -> None:
-        self._proven = proven
-        self._audience = audience
-        identifier = proven.identifier
-        self._link = codec.bytes_of(identifier.id)
-        self._depth = identifier.depth
-        self._hand_to: list[tuple[int, tuple[str, ...]]] = []
-        self._named: list[str] = []
-        self._links: list[str] = []
-        self._tasks: list[str] = []
-        self.scopes = [
-            "realm",
-            proven.key.scope,
-            *scopes.agent_scopes(identifier.agent),
-            f"session:{identifier.session}",
-            f"link:{identifier.id}",
-        ]
-        if identifier.subject is not None:
-            self.scopes.append(scopes.subject_scope(*identifier.subject))
-        if identifier.policy is not None:
-            self.scopes.append(f"policy:{identifier.policy}")
-        if identifier.task is not None:
-            self.scopes.append(f"task:{identifier.task}")
-
-    def take_rest(self, index: int, terms: Terms) -> None:
-        """Take in what a caveat says beside ``allow`` and the hand-over."""
+    def _take_rest(self, index: int, terms: Terms, audience: str) -> None:
+        """Take in what a caveat says of this very token, beside ``allow``."""
         caveat = terms.caveat
-        proven = self._proven
-        if caveat.aud is not None and self._audience not in caveat.aud:
-            raise _prohibits("wrong_audience", index, "aud", " or ".join(caveat.aud), self._audience)
-        if caveat.depth is not None:
-            self._depth = min(self._depth, caveat.depth)
-        if caveat.exp is not None:
-            proven.exp = min(proven.exp, caveat.exp)
-        if caveat.nbf is not None:
-            proven.nbf = max(proven.nbf, caveat.nbf)
+        if caveat.aud is not None and audience not in caveat.aud:
+            raise _prohibits("wrong_audience", index, "aud", " or ".join(caveat.aud), audience)
+        if caveat.exp is not None and caveat.exp < self.exp:
+            self.exp = caveat.exp
+        if caveat.nbf is not None and caveat.nbf > self.nbf:
+            self.nbf = caveat.nbf
         if caveat.fresh is not None:
-            proven.fresh_ms = caveat.fresh if proven.fresh_ms is None else min(proven.fresh_ms, caveat.fresh)
-        if caveat.hand_to is not None:
-            self._hand_to.append((index, caveat.hand_to))
+            self.fresh_ms = caveat.fresh if self.fresh_ms is None else min(self.fresh_ms, caveat.fresh)
         if terms.networks:
-            proven.networks.append((_place(index), terms.networks))
+            self.networks = (*self.networks, (_place(index), terms.networks))
         if caveat.require is not None:
             if "holder" in caveat.require:
                 raise _prohibits("proof_missing", index, "require", "a holder's signature", "none: not in this version")
-            proven.needs_call = True
-        if caveat.task is not None:
-            self._tasks.append(caveat.task)
-            self.scopes.append(f"task:{caveat.task}")
+            self.needs_call = True
 
-    def hand_over(self, index: int, terms: Terms, hop: bytes) -> None:
-        """Take in a hand-over: whom to, and by which link."""
-        to = terms.to
-        if self._depth == 0:
-            raise _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")
-        self._depth -= 1
-        for from_index, patterns in self._hand_to:
-            if not names.matches_any_path(patterns, to):
-                rule = f"hand_to of {_place(from_index)}"
-                raise _prohibits("name_not_allowed", index, rule, " or ".join(patterns), to)
-        self._link = chain.next_link(self._link, hop)
-        link = codec.text_of(self._link)
-        self._named.append(to)
-        self._links.append(link)
-        self.scopes += terms.agents
-        self.scopes.append(f"link:{link}")
-
-    def facts(self) -> ChainFacts:
-        """Return who and through whom, as far as the caveats could be read."""
-        identifier = self._proven.identifier
-        return ChainFacts(  # in the order of its fields: names would cost three times as much
+    def _name(self, named: list[str], links: list[str], agents: list[str], tasks: list[str]) -> None:
+        """Say who and through whom, and all that its end hangs on, as far as the caveats could be read."""
+        identifier = self.identifier
+        subject, task = identifier.subject, identifier.task
+        found = ["realm", self.key.scope, f"session:{identifier.session}", f"link:{identifier.id}"]
+        found += scopes.agent_scopes(identifier.agent)
+        if subject is not None:
+            found.append(scopes.subject_scope(*subject))
+        if identifier.policy is not None:
+            found.append(f"policy:{identifier.policy}")
+        if task is not None:
+            found.append(f"task:{task}")
+        if tasks:
+            found += [f"task:{name}" for name in tasks]
+        if links:
+            found += agents
+            found += [f"link:{link}" for link in links]
+        self.scopes = tuple(found)
+        self.facts = ChainFacts(  # in the order of its fields: names would cost three times as much
             identifier.agent,
             identifier.session,
-            tuple(self._named),
-            tuple(self._links),
-            identifier.task,
-            tuple(self._tasks),
+            tuple(named),
+            tuple(links),
+            task,
+            tuple(tasks),
             identifier.id,
             identifier.aud,
             identifier.policy,
             identifier.kid,
             "bearer",
             identifier.model,
-            identifier.subject,
+            subject,
             about(identifier) if identifier.meta else (),
         )
+
+    def __repr__(self) -> str:
+        return f"<ProvenChain of session {self.identifier.session}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a ProvenChain holds a live signature and is not pickled")
 
 
 _PLACES: Final = ("identifier", *[f"caveat {number}" for number in range(1, codec.MAX_CAVEATS + 1)])

@@ -34,18 +34,15 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
         unverified = read_identifier(raw_identifier)
         if location != keys.location or len(packets) + (call is not None) > codec.MAX_CAVEATS:
             return Refused("malformed", ())
-    except ArxError as error:
-        return Refused(error.code, ())
-    if unverified.aud != audience:
-        return Refused("wrong_audience", ())
-    key = keys.get(unverified.kid)
-    if key is None:
-        return Refused("unknown_key", ())
-    parent = chain.fold(key.derived, raw_identifier, packets)
-    folded = chain.extend(parent, call.caveat) if call is not None else parent
-    if not chain.equal(folded, signature):
-        return Refused("bad_signature", ())
-    try:
+        if unverified.aud != audience:
+            return Refused("wrong_audience", ())
+        key = keys.get(unverified.kid)
+        if key is None:
+            return Refused("unknown_key", ())
+        parent = chain.fold(key.derived, raw_identifier, packets)
+        folded = chain.extend(parent, call.caveat) if call is not None else parent
+        if not chain.equal(folded, signature):
+            return Refused("bad_signature", ())
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
         proven.read_caveats(packets, audience)

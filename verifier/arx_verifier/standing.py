@@ -93,14 +93,13 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     Returns:
         None when the token stands, the refusal, or what to wait for before asking again.
     """
-    inc, born = proven.born
+    inc, born = proven.identifier.born
     fresh = proven.fresh_ms
+    sent_after = 0
     if waited is not None:
         sent_after = waited.sent_after
     elif fresh is not None:
         sent_after = epochs.boot_ns() - fresh * 1_000_000
-    else:
-        sent_after = 0
     refused = epochs.check(inc, born, proven.scopes, sent_after)
     if refused is None:
         return None
@@ -155,6 +154,6 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
     if may_wait:
         refused = ask_and_wait(epochs, proven)
         return refusal(refused.code, refused.failures) if refused is not None else None
-    inc, born = proven.born
+    inc, born = proven.identifier.born
     found = epochs.check(inc, born, proven.scopes)
     return refusal(found.code) if found is not None else None

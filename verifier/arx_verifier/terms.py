@@ -7,6 +7,7 @@ this far, nothing kept is secret, and number and size are bounded.  How terms bi
 """
 
 import ipaddress
+from binascii import a2b_base64
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -25,10 +26,10 @@ _MAX_RULES: Final = (
 _MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a hand-over take about 230
 _MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
 
-_HOP: Final = b'"hop":"'
-_HOP_CHARS: Final = 12
-_ANY_HOP: Final = "A" * _HOP_CHARS
-_GAP: Final = b"\0"  # stands for the hop in what terms are kept by; JSON has no such byte
+HOP_CHARS: Final = 12
+HOP_MARK: Final = b'"hop":"'
+GAP: Final = HOP_MARK + b"\0"  # stands for both in what terms are kept by; JSON has no such byte
+_ANY_HOP: Final = "A" * HOP_CHARS
 
 
 class Allow:
@@ -108,49 +109,58 @@ class ToolRules:
         self.groups = groups
 
 
-_KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)
+KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)  # by its bytes, with ``GAP`` for its hop
 _GATHERED: Final[bounds.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = bounds.Kept(_MAX_RULES, 8)
 
 
-def terms_of(packet: bytes) -> tuple[Terms, bytes | None]:
-    """Read one proven caveat.
+def read_terms(packet: bytes) -> Terms:
+    """Read one proven caveat that is not among those that are kept, and keep it if it may be.
 
     Args:
         packet: Its bytes as received.
-
-    Returns:
-        Its terms, and the 9 bytes of its hop when it is a hand-over.
 
     Raises:
         UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
         MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
     """
-    cut = packet.rfind(_HOP) + len(_HOP)
-    if cut < len(_HOP):
-        found = _KEPT.get(packet)
-        return (found, None) if found is not None else _read(packet, packet)
-    end = cut + _HOP_CHARS
-    key = packet[:cut] + _GAP + packet[end:]
-    found = _KEPT.get(key)
-    if found is not None:
-        try:
-            return found, codec.bytes_of(packet[cut:end])
-        except MalformedTokenError:
-            pass  # these bytes are no hop: they are read for what else is wrong with them
-    return _read(packet, key)
-
-
-def _read(packet: bytes, key: bytes) -> tuple[Terms, bytes | None]:
     caveat = caveats.read_proven(packet)
     if caveat.call is not None:
         raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
-    hop = caveats.canonical_hop(caveat.hop) if caveat.hop is not None else None
+    if caveat.hop is not None:
+        caveats.canonical_hop(caveat.hop)
     parts = 1 + packet.count(b",")
+    key = key_of(packet)
     keep = len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS and _stands_for(key, caveat)
     terms = Terms(caveat, parts, keep)
     if keep:
-        _KEPT.keep(key, terms, parts)
-    return terms, hop
+        KEPT.keep(key, terms, parts)
+    return terms
+
+
+def key_of(packet: bytes) -> bytes:
+    """Return what the terms of a caveat are kept by: its bytes, what may be its hop cut out."""
+    start, mark, end = packet.rpartition(HOP_MARK)
+    return start + GAP + end[HOP_CHARS:] if mark else packet
+
+
+def hop_of(packet: bytes, end: bytes) -> bytes:
+    """Read the hop of a hand-over whose terms are known.
+
+    Args:
+        packet: Its bytes as received.
+        end: What stands in them behind the last ``HOP_MARK``.
+
+    Returns:
+        9 bytes.
+
+    Raises:
+        MalformedTokenError: What stands there is no hop.
+    """
+    try:
+        return a2b_base64(end[:HOP_CHARS].translate(codec.FROM_URL), strict_mode=True)
+    except ValueError:
+        read_terms(packet)  # which says what is wrong with it
+        raise MalformedTokenError("a hop is 9 bytes in base64url") from None
 
 
 def _stands_for(key: bytes, caveat: caveats.WireCaveat) -> bool:
@@ -158,12 +168,12 @@ def _stands_for(key: bytes, caveat: caveats.WireCaveat) -> bool:
 
     An argument may be called ``hop`` too: what was cut out is a hop only if writing another one puts it in that place.
     """
-    if _GAP not in key:
+    if GAP not in key:
         return True  # the packet itself
     if caveat.hop is None:
         return False
     another = canonical.encode(msgspec.structs.replace(caveat, hop=_ANY_HOP))
-    return another == key.replace(_GAP, _ANY_HOP.encode("ascii"))
+    return another == key.replace(GAP, HOP_MARK + _ANY_HOP.encode("ascii"))
 
 
 def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | None:
@@ -177,19 +187,16 @@ def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | 
     Returns:
         The rules, or None when an ``allow`` has none for this tool.
     """
-    shared = len(tool) <= names.MAX_TOOL_CHARS
-    for allow in allows:
-        shared = shared and allow.shared
-    if shared:
-        found = _GATHERED.get((tool, allows))
-        if found is not None:
-            return found
+    found = _GATHERED.get((tool, allows))
+    if found is not None:
+        return found
     matching: list[list[tuple[CompiledRule, WireRule]]] = []
     for allow in allows:
         group = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
         if not group:
             return None
         matching.append(group)
+    shared = len(tool) <= names.MAX_TOOL_CHARS and all([allow.shared for allow in allows])  # noqa: C419
     rules = ToolRules(matching, sum([allow.weight for allow in allows]), again or shared)
     if shared:
         _GATHERED.keep((tool, allows), rules, rules.tests + 2 * sum([len(group) + 1 for group in matching]))

@@ -6,7 +6,6 @@ facts.  Time and the epoch view are passed in.  How a caveat restricts stands in
 call in ``counters``, where decisions go in ``decisions``.
 """
 
-import functools
 import threading
 import time
 from collections.abc import Collection
@@ -17,8 +16,9 @@ from arx_verifier.access import AccessRequest
 from arx_verifier.counters import MemoryNonces, NonceStore
 from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import ArxError, AuditError, RequestError, SettingsError, StoreError, refusal
+from arx_verifier.errors import ArxError, AuditError, SettingsError, StoreError, refusal
 from arx_verifier.grant import Grant
+from arx_verifier.judging import judge, judge_again
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
@@ -29,14 +29,9 @@ from arx_verifier.refusals import (
     BAD_SIGNATURE,
     BEFORE_START,
     NO_STORE,
-    PROOF_MISSING,
     REPLAYED,
-    another_call,
-    no_form,
-    out_of_age,
-    out_of_time,
 )
-from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness, recheck
+from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 
@@ -203,27 +198,34 @@ class Verifier:
         proven = self._authenticate(token, call, known)  # 1. to 3.: from here on the content is authentic
         if isinstance(proven, Refused):
             return self._unproven(proven, request)
-        refused, written = self._judge(proven, call, request)  # 4. each caveat may prohibit
+        epochs = self.epochs
+        refused, written = judge(epochs, self._prefix, proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
-            asked = ask(self.epochs, proven, waited)  # 5. the lease; no scope killed or banned
+            asked = ask(epochs, proven, waited)  # 5. the lease; no scope killed or banned
             if isinstance(asked, Wait):
                 if not may_wait:
                     return asked
                 begun = time.monotonic_ns()
-                self.epochs.catch_up(*asked)  # and once more from the start: meanwhile a token can have run out
-                return self._decide(token, request.after(time.monotonic_ns() - begun), may_wait=True, waited=asked)
+                epochs.catch_up(*asked)
+                now = request.after(time.monotonic_ns() - begun)
+                if self.keys.get(proven.key.kid) is not proven.key:
+                    return self._decide(token, now, may_wait=True, waited=asked)
+                refused = judge_again(epochs, self._prefix, proven, call, now, now.at - request.at)
+                request, asked = now, refused or ask(epochs, proven, asked)
+                assert not isinstance(asked, Wait)
             refused = asked
         begun = time.monotonic_ns() if self.waits else 0
         if refused is None and call is not None:
             refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
         decision = self._record(proven, request, refused, written)  # 7. no record, no allow
         if self.waits and decision.code == OK:
-            refused = ask_late(self.epochs, proven, request, begun)  # 8. whatever waited since 5. may have outlived it
+            refused = ask_late(epochs, proven, request, begun)  # 8. whatever waited since 5. may have outlived it
             if refused is not None:
                 decision = self._record(proven, request, refused, written)
         if decision.code == OK:
-            asking = functools.partial(recheck, self.epochs, proven)
-            decision.grant = Grant(proven.facts, request.tool, proven.exp, asking, (decision.boot, decision.sequence))
+            decision.grant = Grant(
+                proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence
+            )
             if proven is not known:
                 self._remember(token, call, proven, request.at)
         return decision
@@ -239,32 +241,6 @@ class Verifier:
             # parents that differ only there would share one proof.
             return prove(token, call, self.audience, self.keys)
         return known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
-
-    def _judge(
-        self, proven: ProvenChain, call: Call | None, request: AccessRequest
-    ) -> tuple[Refused | None, bytes | None]:
-        """Apply every restriction; return the arguments' JSON too if it was written on the way."""
-        if proven.refused is not None:
-            return proven.refused, None
-        early, late = self.epochs.times_ms(request.at)
-        if late >= proven.exp or early < proven.nbf:
-            return out_of_time(proven, early, late), None
-        written = None
-        if call is not None:
-            age = request.at - call.issued_at
-            if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
-                return out_of_age(age), None
-            try:
-                digest, written = proofs.digest_of(self._prefix, call, request)
-            except (RequestError, UnicodeEncodeError) as error:
-                return no_form(error), None
-            # No secret: whoever sent it has proven that a holder of the parent meant it so.
-            if digest != call.digest:
-                return another_call(request), written
-        elif proven.needs_call:
-            return PROOF_MISSING, None
-        refused = proven.judge_peer(request.peer) if proven.networks else None
-        return refused or proven.judge_tool(request.tool, request.args, written), written
 
     def _spend(self, call: Call, request: AccessRequest) -> Refused | None:
         nonces, issued_at = self.nonces, call.issued_at
@@ -317,13 +293,17 @@ class Verifier:
     def _remember(self, token: str, call: Call | None, proven: ProvenChain, now_ms: int) -> None:
         """Keep a chain after full success; what contains a call is never a parent."""
         key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
+        cost = bounds.cost_of(key, proven.parts)
+        if cost > self._cache_bytes:
+            return
         with self._lock:
             known = entries.get(key)
             if known is not None:
                 self._cached -= bounds.cost_of(key, known.parts)
             entries[key] = proven
-            self._cached += bounds.cost_of(key, proven.parts)
-            self._drop_ended(entries, now_ms)
+            self._cached += cost
+            if len(entries) > 1:
+                self._drop_ended(entries, now_ms)
             while self._cached > self._cache_bytes:
                 # From the map that has more: else whoever fills one would keep the other one empty for everybody.
                 oldest = self._parents if len(self._parents) >= len(self._wholes) else self._wholes
@@ -332,13 +312,12 @@ class Verifier:
 
     def _drop_ended(self, entries: dict[str, ProvenChain], now_ms: int) -> None:
         """Look at the one in front: if it ended with its time or its key it goes, else it is looked at again later."""
-        if len(entries) > 1:
-            key = next(iter(entries))
-            proven = entries.pop(key)
-            if proven.exp > now_ms and self.keys.get(proven.key.kid) is proven.key:
-                entries[key] = proven
-            else:
-                self._cached -= bounds.cost_of(key, proven.parts)
+        key = next(iter(entries))
+        proven = entries.pop(key)
+        if proven.exp > now_ms and self.keys.get(proven.key.kid) is proven.key:
+            entries[key] = proven
+        else:
+            self._cached -= bounds.cost_of(key, proven.parts)
 
     def _forget(self) -> None:
         with self._lock:

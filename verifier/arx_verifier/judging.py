@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask whether an authentic token allows a call, each of its caveats.  SPEC 11, step 4.
+
+What a chain says stands in ``proven``; here is the order in which it is asked.  Nothing here is remembered or waited
+for.
+"""
+
+from arx_verifier import proofs
+from arx_verifier.access import AccessRequest
+from arx_verifier.epochs import Epochs
+from arx_verifier.errors import RequestError
+from arx_verifier.presented import Call
+from arx_verifier.proven import ProvenChain, Refused
+from arx_verifier.refusals import PROOF_MISSING, another_call, no_form, out_of_age, out_of_time
+
+
+def judge(
+    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: Call | None, request: AccessRequest
+) -> tuple[Refused | None, bytes | None]:
+    """Apply every restriction.
+
+    Args:
+        epochs: For the store's clock.
+        prefix: ``proofs.digest_prefix`` of the audience.
+        proven: The chain.
+        call: What was presented, or None for a whole token.
+        request: What is asked for.
+
+    Returns:
+        The refusal, if there is one; and the arguments' JSON if it was written on the way.
+    """
+    if proven.refused is not None:
+        return proven.refused, None
+    at = request.at
+    early, late = epochs.times_ms(at)
+    if late >= proven.exp or early < proven.nbf:
+        return out_of_time(proven, early, late), None
+    written = None
+    if call is not None:
+        age = at - call.issued_at
+        if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
+            return out_of_age(age), None
+        try:
+            digest, written = proofs.digest_of(prefix, call, request)
+        except (RequestError, UnicodeEncodeError) as error:
+            return no_form(error), None
+        # No secret: whoever sent it has proven that a holder of the parent meant it so.
+        if digest != call.digest:
+            return another_call(request), written
+    elif proven.needs_call:
+        return PROOF_MISSING, None
+    if proven.networks:
+        refused = proven.judge_peer(request.peer)
+        if refused is not None:
+            return refused, written
+    return proven.judge_tool(request.tool, request.args, written), written
+
+
+def judge_again(
+    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: Call | None, request: AccessRequest, waited_ms: int
+) -> Refused | None:
+    """Apply every restriction to what was judged before and had to wait: meanwhile a token can have run out.
+
+    Args:
+        epochs: For the store's clock, which may be known only now.
+        prefix: ``proofs.digest_prefix`` of the audience.
+        proven: The chain.
+        call: What was presented, or None for a whole token.
+        request: What is asked for, now.
+        waited_ms: For how long; what did not wait is judged by the store's clock alone.
+    """
+    early, late = epochs.times_ms(request.at)
+    if waited_ms == 0 and late < proven.exp and early >= proven.nbf:
+        return None
+    return judge(epochs, prefix, proven, call, request)[0]
