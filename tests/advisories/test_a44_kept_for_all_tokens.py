@@ -18,7 +18,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
 from tests.support import access, mint, verifier
 
-TABLES = (terms._KEPT, terms._GATHERED, arguments._KEPT, arguments._SAID)
+TABLES = (terms.KEPT, terms._GATHERED, arguments._KEPT, arguments._SAID)
 MOST_BYTES = 4_000_000  # with a quarter of what is allowed
 
 
