@@ -59,6 +59,8 @@ SIGNED = [sign(parent, access()) for parent in aligned_parents()]
 TWINS: dict[str, Callable[..., Any]] = {
     "base64_of": codec.base64_of,
     "bytes_of": codec.bytes_of,
+    "read_text": codec.read_text,
+    "appended": chain.appended,
     "walk": codec.walk,
     "extend": chain.extend,
     "fold": chain.fold,
@@ -133,6 +135,34 @@ def test_walk(packets: codec.Packets, data: st.DataObject) -> None:
     altered[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.sampled_from([0, 1, 2, 4, 0x7F, 0x80, 0x81, 0xFF]))
     agree("walk", bytes(altered))
     agree("walk", altered)
+
+
+@QUICK
+@given(PACKETS, st.integers(0, 400), st.sampled_from("AaZz09-_Qg+/=~\u00e9"), TEXTS)
+def test_texts(packets: codec.Packets, at: int, character: str, odd: str) -> None:
+    """A macaroon's text, whole, cut, longer and with another character at any place."""
+    text = codec.TOKEN_PREFIX + codec.text_of(codec.encode(packets))
+    agree("read_text", text)
+    agree("read_text", text[:-at])
+    agree("read_text", text[: len(text) - at] + character + text[len(text) - at + 1 :])
+    agree("read_text", text[:at] + character + text[at + 1 :])
+    agree("read_text", text + "A" * at)
+    agree("read_text", codec.TOKEN_PREFIX + odd)
+    agree("read_text", odd)
+
+
+def test_texts_at_the_edges_of_length() -> None:
+    """From no character to a few more than a credential may have."""
+    for size in (*range(60), *range(7150, 7180)):
+        for end in ("", codec.text_of(codec.TAIL + bytes(32)), codec.text_of(b"12" + codec.TAIL + bytes(32))):
+            agree("read_text", codec.TOKEN_PREFIX + "A" * (size - len(end)) + end)
+
+
+@QUICK
+@given(BYTES, KEYS, BYTES | st.sampled_from([bytes(size) for size in (127, 128, 16383, 16384)]) | ODD)
+def test_one_caveat_more(body: bytes, key: bytes, caveat: Any) -> None:
+    """The body and the signature after it, at each length of a packet's head."""
+    agree("appended", body, key, caveat)
 
 
 @QUICK

@@ -290,6 +290,47 @@ static PyObject *field(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *a
     return data;
 }
 
+static const unsigned char ENDING[3] = {0, 6, DIGEST};  // codec.TAIL
+
+static PyObject *read_text(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 1 || !is_ascii(args[0])) return pure(READ_TEXT, args, nargs);
+    const unsigned char *text = PyUnicode_1BYTE_DATA(args[0]);
+    unsigned char raw[MAX_CHARS];
+    Py_ssize_t size = PyUnicode_GET_LENGTH(args[0]);
+    if (size > MAX_CHARS || size < 5 || memcmp(text, "arx1_", 5)) return pure(READ_TEXT, args, nargs);
+    Py_ssize_t body = decode_into(raw, text + 5, size - 5) - (Py_ssize_t)sizeof ENDING - DIGEST;
+    if (body < 0 || memcmp(raw + body, ENDING, sizeof ENDING)) return pure(READ_TEXT, args, nargs);
+    return Py_BuildValue("y#y#", raw, body, raw + body + sizeof ENDING, (Py_ssize_t)DIGEST);
+}
+
+// One caveat more: the body and its signature after it.
+static PyObject *appended(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !PyBytes_CheckExact(args[0]) || !is_key(args[1]) || !PyBytes_CheckExact(args[2]) ||
+        PyBytes_GET_SIZE(args[2]) >= 0x4000)
+        return pure(APPENDED, args, nargs);
+    Py_ssize_t before = PyBytes_GET_SIZE(args[0]), size = PyBytes_GET_SIZE(args[2]), head = size < 0x80 ? 2 : 3;
+    PyObject *body = PyBytes_FromStringAndSize(NULL, before + head + size + 1);
+    PyObject *signature = PyBytes_FromStringAndSize(NULL, DIGEST), *both = NULL;
+    if (body != NULL && signature != NULL &&
+        extend_into((unsigned char *)PyBytes_AS_STRING(signature), (unsigned char *)PyBytes_AS_STRING(args[1]),
+                    PyBytes_AS_STRING(args[2]), (size_t)size)) {
+        unsigned char *at = (unsigned char *)PyBytes_AS_STRING(body);
+        memcpy(at, PyBytes_AS_STRING(args[0]), (size_t)before);
+        at += before;
+        at[0] = 2;
+        at[1] = (unsigned char)(size < 0x80 ? size : (size & 0x7f) | 0x80);
+        if (head == 3) at[2] = (unsigned char)(size >> 7);
+        memcpy(at + head, PyBytes_AS_STRING(args[2]), (size_t)size);
+        at[head + size] = 0;
+        both = PyTuple_Pack(2, body, signature);
+    }
+    Py_XDECREF(body);
+    Py_XDECREF(signature);
+    return both;
+}
+
 static int closed(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)
 {
     if (*at >= end_ || body[*at] != 0) return 0;
@@ -431,7 +472,7 @@ static PyObject *refer(PyObject *self, PyObject *args);
 
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
     TWIN(states_of), TWIN(ends_in),    TWIN(extend),          TWIN(fold),           TWIN(next_link), TWIN(base64_of),
-    TWIN(bytes_of),  TWIN(walk),       TWIN(split_call),      TWIN(tool_digest),    TWIN(salted),    TWIN(is_flat),
+    TWIN(bytes_of),  TWIN(read_text), TWIN(appended), TWIN(walk),       TWIN(split_call),      TWIN(tool_digest),    TWIN(salted),    TWIN(is_flat),
     TWIN(same_text), TWIN(within_integers), TWIN(within_lengths), TWIN(among), CALLED("_one_star", one_star),
     TWIN(permits),   TWIN(pack_facts), CALLED("_keep_at_once", keep_at_once),
     {"refer", refer, METH_VARARGS, "Register a twin's Python function, and the class that it has to know."},

@@ -10,6 +10,7 @@ from hashlib import sha256
 from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from arx_verifier import codec
 from arx_verifier.codec import ThirdParty
 from arx_verifier.compiled import twin
 
@@ -108,6 +109,24 @@ def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdP
         else:
             signature = extend_third_party(signature, caveat.verification_id, caveat.identifier)
     return signature
+
+
+@twin()
+def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes]:
+    """Add one first-party caveat to a macaroon.
+
+    Args:
+        body: Everything before the end marker of the caveats.
+        signature: The 32 bytes of the same.
+        caveat: The caveat's bytes.
+
+    Returns:
+        Body and signature after it.
+
+    Raises:
+        MalformedTokenError: The caveat has more than 16 383 bytes.
+    """
+    return body + codec.packet(codec.IDENTIFIER, caveat) + b"\0", extend(signature, caveat)
 
 
 @twin()

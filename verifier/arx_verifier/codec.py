@@ -180,6 +180,16 @@ def decode(raw: bytes) -> Packets:
     return Packets(location, identifier, caveats, signature)
 
 
+@twin()
+def read_text(text: str) -> tuple[bytes, bytes]:
+    """Read the text form of one macaroon: what ``split_body`` makes of its bytes.
+
+    Raises:
+        MalformedTokenError: As ``split_text`` and ``split_body``.
+    """
+    return split_body(split_text(text))
+
+
 def split_body(raw: bytes) -> tuple[bytes, bytes]:
     """Cut a macaroon into what stands before the end marker of its caveats, and its signature.
 

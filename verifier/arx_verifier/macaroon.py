@@ -147,7 +147,7 @@ class Macaroon:
         Raises:
             MalformedTokenError: The text is not the one form of a macaroon.
         """
-        body, signature = codec.split_body(codec.split_text(text))
+        body, signature = codec.read_text(text)
         return cls(body, signature, text[: len(codec.TOKEN_PREFIX) + len(body) // 3 * 4])
 
     @classmethod
@@ -229,8 +229,7 @@ class Macaroon:
             raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
         body, signature = self._body, self._signature
         for raw in caveats:
-            body += codec.packet(codec.IDENTIFIER, raw) + b"\0"
-            signature = chain.extend(signature, raw)
+            body, signature = chain.appended(body, signature, raw)
         count = len(self.packets) + len(caveats)
         size = (len(body) + len(codec.TAIL) + codec.SIGNATURE_BYTES) * 4 // 3 + len(codec.TOKEN_PREFIX) + 1
         if count > codec.MAX_CAVEATS or size > codec.MAX_CREDENTIAL_CHARS:

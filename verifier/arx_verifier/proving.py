@@ -27,7 +27,7 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
     """
     try:
         if call is None:
-            body, signature = codec.split_body(codec.split_text(token))
+            body, signature = codec.read_text(token)
         else:
             body, signature = codec.split_text(call.head) + call.rest, call.signature
         location, raw_identifier, packets = codec.walk(body)
