@@ -125,11 +125,7 @@ def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Ca
     unverified = macaroon.unverified_identifier
     if not isinstance(unverified, OperatorIdentifier):
         return _agent(mint, token, unverified.session, proof, call, action, args)
-    try:
-        identifier = _proven_operator(mint, macaroon, proof)
-    except ArxError as error:
-        mint.decisions.count(error.code, call.peer)  # what nobody proved is counted, or junk could fill the record
-        raise
+    identifier = _proven_operator(mint, macaroon, proof, call.peer)
     request = AccessRequest(action, args, now_ms(), call.peer)
     try:
         caller = _operator(mint, macaroon, identifier, proof, request)
@@ -138,6 +134,21 @@ def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Ca
         raise
     record_call(mint, identifier, request, None)
     return caller
+
+
+def admit_operator(mint: Mint, call: Call, _: Mapping[str, str]) -> OperatorIdentifier:
+    """Prove that an operator calls, before a body is read that only operators may send; ``identify`` judges the call.
+
+    Raises:
+        TokenError: No token, or one that is not usable.
+        GrantError: The proof is wrong, or another one calls.
+    """
+    token = read_token(call)
+    proof = read_proof(call, token)
+    macaroon = Macaroon.parse(token)
+    if not isinstance(macaroon.unverified_identifier, OperatorIdentifier):
+        raise GrantError("this is for operators", code="wrong_caller")
+    return _proven_operator(mint, macaroon, proof, call.peer)
 
 
 def identify_service(mint: Mint, call: Call) -> Caller:
@@ -156,11 +167,15 @@ def identify_service(mint: Mint, call: Call) -> Caller:
     return Caller("service", audience, None, None, proof.until, proof.key.kid)
 
 
-def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof) -> OperatorIdentifier:
+def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
     """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
-    identifier = prove_operator_token(macaroon, mint.keys)
-    if mint.state.find_key(f"operator:{identifier.operator}", proof.key.kid) is None:
-        raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
+    try:
+        identifier = prove_operator_token(macaroon, mint.keys)
+        if mint.state.find_key(f"operator:{identifier.operator}", proof.key.kid) is None:
+            raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
+    except ArxError as error:
+        mint.decisions.count(error.code, peer)  # what nobody proved is counted, or junk could fill the record
+        raise
     return identifier
 
 

@@ -32,7 +32,8 @@ MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is large
 
 # What every call can be refused with, and what comes with how the caller is proven.
 _EVERY: Final = ("malformed_request", "too_large", "internal", "rate_limited", "store_unavailable", "audit_unavailable")
-UNPROVEN: Final = (400, 401)  # a call with one of these, whose caller was not told from its headers, proved nobody
+UNPROVEN: Final = (400, 401, 413, 415)  # a call with one of these, whose caller is not proven, proved nobody
+_PROVEN: Final = "arx.proven"
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "banned", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
@@ -116,7 +117,7 @@ class Endpoint(NamedTuple):
         problems: The codes that it can be refused with, beside those of every call (``codes``).
         media_type: What the body is; the handler gets other than JSON as ``Bytes``.
         limit: The longest body, bytes.
-        admit: Proves, from the headers alone, who calls without a token: nobody has to read a stranger's long body.
+        admit: Proves, from the headers alone, who calls: nobody has to read a stranger's long body.
         again: Answers a call that was done before, from what it made; None where repeating is harmless.
         makes: The kind of the event with which it is done, where there is ``again``.
         one_change: Whether it changes nothing but the database, in one transaction, which then spends its proof, too.
@@ -170,6 +171,8 @@ async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
         async for chunk in request.stream():
             raw += chunk
             if len(raw) > endpoint.limit:
+                if admitted is None:
+                    mint.limits.count_unproven(_peer(mint, request))
                 said = f"a body has at most {endpoint.limit} bytes"
                 return problems.problem("too_large", said, realm=mint.realm.name, headers={"Connection": "close"})
     except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
@@ -196,7 +199,7 @@ def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitte
             answer = _once(endpoint, asked, request) or endpoint.handler(asked)
     except ArxError as error:
         response = _refuse(mint, request, error, {})
-        if admitted is None and (asked is None or asked.caller is None) and response.status_code in UNPROVEN:
+        if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
             mint.limits.count_unproven(_peer(mint, request))
         return response
     # Answers hold tokens: no cache on the way may keep one.
@@ -260,6 +263,7 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
             caller = identify_service(mint, call)
         else:
             caller = identify(mint, call, endpoint.action, members | said | request.path_params)
+        request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
         if caller.kind not in endpoint.callers:
             raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
     if broken is not None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from arx_caps.limits import Limits
 from arx_verifier.errors import GrantError
+from arx_verifier.peers import Peers
 
 RATE_LIMITED: Final = "rate_limited"
 MAX_BUCKETS: Final = 65_536  # 10 MB; the one that was not used for longest goes, and is full again by then
@@ -86,6 +87,7 @@ class RateLimits:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._agents = Buckets(limits.agent_rate, limits.agent_burst, clock)
         self._addresses = Buckets(limits.address_rate, limits.address_burst, clock)
+        self._peers = Peers(limits.proxies)
         self._proxies = [ipaddress.ip_network(each) for each in limits.proxies]
 
     def count_agent(self, path: str) -> None:
@@ -122,29 +124,16 @@ class RateLimits:
             peer: The address that the connection comes from.
             forwarded: The header's values, in their order.
         """
-        names = [name.strip() for value in forwarded for name in value.split(",")]
-        while peer is not None and names and self._is_proxy(peer):
-            peer = names.pop()
-        return peer
-
-    def _is_proxy(self, peer: str) -> bool:
-        address = _address(peer)
-        return address is not None and any(address in network for network in self._proxies)
+        return self._peers.of(peer, forwarded)
 
     def _name(self, peer: str | None) -> str | None:
         """Return whose bucket an address' is; None for those that many share: this machine, and proxies."""
-        address = _address(peer)
-        if address is None or address.is_loopback or self._is_proxy(str(address)):
+        try:
+            address = ipaddress.ip_address(peer or "")
+        except ValueError:
+            return None
+        if address.is_loopback or any(address in network for network in self._proxies):
             return None
         if address.version == 6:
             return str(ipaddress.ip_network((int(address), IPV6_PREFIX), strict=False))
         return str(address)
-
-
-def _address(peer: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(peer or "")
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if address.version == 6 else None
-    return mapped or address

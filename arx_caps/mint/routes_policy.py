@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import loading
+from arx_caps.mint.callers import admit_operator
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.policy import MAX_BYTES
@@ -97,7 +98,7 @@ def get_policy(asked: Asked) -> PolicyAnswer:
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/policies", WRITE, load, PolicyBody, limit=ROOM, problems=("policy",)),
+    Endpoint("POST", "/v1/policies", WRITE, load, PolicyBody, limit=ROOM, admit=admit_operator, problems=("policy",)),
     Endpoint("POST", "/v1/policies/reload", WRITE, reload, problems=("policy",)),
     Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
     Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
