@@ -12,7 +12,7 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_object
 from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
 from arx_caps.cli.kill import FREEZE, THAW, scope_command
-from arx_caps.cli.output import Console, json_line, pairs, table
+from arx_caps.cli.output import Console, colours, json_line, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.session_file import open_session_file, session_object
 from arx_caps.cli.values import Duration, show_time
@@ -54,14 +54,25 @@ def open_(
 
 @session_command.command("list")
 @click.option("--agent", help="only those of this agent")
+@click.option("--subject", help="only those on behalf of whom an issuer calls this")
+@click.option("--template", help="only those in which a task of this template was started")
 @click.option("--state", help="only those in this state, such as open")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
 @operator_options
 @common_options
 @pass_console
-def list_sessions(console: Console, place: Place, agent: str | None, state: str | None, limit: int) -> None:
-    """List sessions, the newest first."""
-    sessions, more = place.mint().rows("/v1/sessions", "sessions", {"agent": agent, "state": state}, limit=limit)
+def list_sessions(
+    console: Console,
+    place: Place,
+    agent: str | None,
+    subject: str | None,
+    template: str | None,
+    state: str | None,
+    limit: int,
+) -> None:
+    """List sessions, the newest first.  All filters hold together."""
+    wanted = {"agent": agent, "subject": subject, "template": template, "state": state}
+    sessions, more = place.mint().rows("/v1/sessions", "sessions", wanted, limit=limit)
     heads = ("SESSION", "AGENT", "STATE", "OPENED", "EXPIRES", "PURPOSE")
     rows = [
         (s.get("id"), s.get("agent"), s.get("state"), *_times(s, "opened_at", "expires_at"), s.get("purpose"))
@@ -78,14 +89,23 @@ def list_sessions(console: Console, place: Place, agent: str | None, state: str 
 @common_options
 @pass_console
 def show(console: Console, session: str, place: Place) -> None:
-    """Show one session and its tasks."""
+    """Show one session, its tasks, and who was handed what, with the counts of what was allowed and denied.
+
+    The tree is drawn from the audit log; `arx audit trail --session` shows the records in it.
+    """
+    from arx_caps.drawing import render
+    from arx_caps.trail import trails_of_log
+
     _checked(session)
     answer = place.mint().call("GET", f"/v1/sessions/{session}")
     found, tasks = answer.get("session", {}), answer.get("tasks", [])
     heads = ("TASK", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
     rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
-    value = {"session": found, "tasks": tasks, "more": "next" in answer}
-    console.data("session", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows))
+    delegation = answer.get("delegation")
+    value = {"session": found, "tasks": tasks, "more": "next" in answer, "delegation": delegation}
+    told = trails_of_log(delegation["nodes"]) if delegation is not None else []
+    drawn = "".join("\n\n" + render(each, colour=colours()).rstrip("\n") for each in told)
+    console.data("session", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows) + drawn)
     if "next" in answer:
         console.hint(f"these are its newest {len(tasks)} tasks; `arx task list --of {session}` shows more")
 

@@ -148,7 +148,16 @@ def list_nodes(asked: Asked) -> LogNodes:
     question = _question(asked.query)
     if not question.of_nodes:
         raise RequestError("say whose: a session, task, link, agent or subject")
-    with asked.mint.log.store.reading() as c:
+    return nodes_of(asked.mint.log, question)
+
+
+def nodes_of(log: AuditLog, question: Question) -> LogNodes:
+    """Show the nodes that a question by somebody reaches.
+
+    Raises:
+        StoreError: The log's database does not answer.
+    """
+    with log.store.reading() as c:
         reached = reach(c, question)
     assert reached is not None
     return LogNodes(nodes=show_nodes(reached.nodes), complete=reached.complete)

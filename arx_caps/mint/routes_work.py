@@ -4,6 +4,7 @@
 An agent sees and ends its own session and that session's tasks; what is another's is not there for it.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from http.client import SERVICE_UNAVAILABLE
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -11,17 +12,20 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from arx_caps.audit.reach import Question
 from arx_caps.mint import granting, rebirth, renewing
 from arx_caps.mint.core import Mint
 from arx_caps.mint.ending import end_session, finish_task
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.foreign import MAX_NAME_CHARS
 from arx_caps.mint.identity import Shown
 from arx_caps.mint.once import Made
 from arx_caps.mint.paging import Page, PageQuery, fetch_for, page_of
+from arx_caps.mint.routes_trail import LogNodes, nodes_of
 from arx_caps.mint.shown import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.standing import State
 from arx_caps.mint.state_work import SESSIONS_ORDER, TASKS_ORDER, Which
-from arx_verifier.errors import REASONS, GrantError, refusal
+from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
 from arx_verifier.names import MAX_PATH_BYTES
 
 S = TypeVar("S", SessionShown, TaskShown)
@@ -63,9 +67,11 @@ class TaskBody(Body, frozen=True):
 
 
 class SessionsQuery(PageQuery, frozen=True):
-    """Which sessions: an agent's, those in a state."""
+    """Which sessions: an agent's, those for a subject, with a task of a template, in a state."""
 
     agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    subject: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+    template: Annotated[str, Meta(max_length=64)] | None = None
     state: State | None = None
 
 
@@ -95,11 +101,16 @@ class Sessions(Answer, frozen=True):
 
 
 class SessionWithTasks(Answer, frozen=True):
-    """A session and its newest tasks; ``next`` goes on in the list of its tasks."""
+    """A session and its newest tasks; ``next`` goes on in the list of its tasks.
+
+    ``delegation`` is for operators: who was handed what in this session, as the audit log has it from decisions, each
+    place after the one above it, with what was allowed and denied there.  It is left out where the log does not answer.
+    """
 
     session: SessionShown
     tasks: list[TaskShown]
     next: str | UnsetType = UNSET
+    delegation: LogNodes | UnsetType = UNSET
 
 
 class SessionEnded(Answer, frozen=True):
@@ -163,8 +174,8 @@ def list_sessions(asked: Asked) -> Sessions:
     """List sessions, the newest first."""
     mint, query = asked.mint, asked.query
     fetched = fetch_for(query.limit, query.state)
-    which = WHICH[query.state]
-    rows = mint.state.sessions(agent=query.agent, which=which, after=query.after, limit=fetched)
+    wanted = {"agent": query.agent, "subject": query.subject, "template": query.template}
+    rows = mint.state.sessions(**wanted, which=WHICH[query.state], after=query.after, limit=fetched)
     page = page_of(rows, SESSIONS_ORDER, _in_state(query.state, show_session, mint), limit=query.limit, fetched=fetched)
     return Sessions(sessions=page.shown, next=page.next)
 
@@ -173,7 +184,13 @@ def get_session(asked: Asked) -> SessionWithTasks:
     """Show a session with its tasks."""
     row = _session(asked, asked.path["session"])
     page = _tasks(asked.mint, TasksQuery(session=row["id"]))
-    return SessionWithTasks(session=show_session(asked.mint, row), tasks=page.shown, next=page.next)
+    delegation: LogNodes | UnsetType = UNSET
+    if asked.by.kind == "operator":
+        with contextlib.suppress(StoreError):  # whoever looks in an emergency still sees the rest
+            delegation = nodes_of(asked.mint.log, Question(session=row["id"]))
+    return SessionWithTasks(
+        session=show_session(asked.mint, row), tasks=page.shown, next=page.next, delegation=delegation
+    )
 
 
 def delete_session(asked: Asked) -> SessionEnded:

@@ -62,19 +62,31 @@ class WorkState(Database):
         return self.row(select(SESSIONS).where(SESSIONS.c.id == session))
 
     def sessions(
-        self, *, agent: str | None = None, which: Which | None = None, after: str | None = None, limit: int = PAGE
+        self,
+        *,
+        agent: str | None = None,
+        subject: str | None = None,
+        template: str | None = None,
+        which: Which | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
     ) -> list[dict[str, Any]]:
         """Return sessions, the newest first.
 
         Args:
             agent: Only this agent's.
+            subject: Only those for whom some issuer calls this.
+            template: Only those in which a task of this template was started.
             which: Only those that are like this.
             after: Only those behind this place of the list.
             limit: At most so many.
         """
         statement = _like(select(SESSIONS), SESSIONS, which)
-        if agent is not None:
-            statement = statement.where(SESSIONS.c.agent == agent)
+        wanted = ((SESSIONS.c.agent, agent), (SESSIONS.c.subject, subject))
+        statement = statement.where(*(column == value for column, value in wanted if value is not None))
+        if template is not None:
+            theirs = (TASKS.c.session == SESSIONS.c.id, TASKS.c.template == template)
+            statement = statement.where(select(TASKS.c.id).where(*theirs).exists())
         return self.rows(behind(statement, SESSIONS_ORDER, after), limit)
 
     def renew_session(

@@ -78,6 +78,7 @@ SESSIONS: Final = Table(
     Column("born", BigInteger, nullable=False),
     Index("sessions_by_time", "opened_at", "id"),
     Index("sessions_of_agents", "agent", "opened_at", "id"),
+    Index("sessions_of_subjects", "subject", "opened_at", "id"),
 )
 
 TASKS: Final = Table(
@@ -102,6 +103,7 @@ TASKS: Final = Table(
     Index("tasks_by_time", "started_at", "id"),
     Index("tasks_of_sessions", "session", "started_at", "id"),
     Index("tasks_of_agents", "agent", "started_at", "id"),
+    Index("tasks_of_templates", "template", "started_at", "id"),
 )
 
 # What a task may do, as often as that was granted: at its start, by an extension, by a narrowing in the place of all.

@@ -190,3 +190,23 @@ def test_a_task_is_listed_with_its_session(world: World) -> None:
     told = holder.call("GET", f"/v1/sessions/{session['id']}").json()
     rest = holder.call("GET", "/v1/tasks", after=told["next"]).json()
     assert (len(told["tasks"]), len(rest["tasks"]), "next" in rest) == (100, 21, False)
+
+
+def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(world: World) -> None:
+    """Filters hold together, page by page; what no session is like is an empty list."""
+    world.enrol()
+    anns = add_sessions(world, COUNT, subject="ann", subject_issuer="https://id.example", subject_claims="{}")
+    operator = world.operator()
+    holder, own = world.open_session(world.enrol("acme/support/other"))
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+    for query, wanted in (
+        ({"subject": "ann"}, anns[::-1]),
+        ({"subject": "ann", "agent": AGENT, "state": "open"}, anns[::-1]),
+        ({"subject": "ann", "template": "lookup"}, []),
+        ({"subject": "an"}, []),
+        ({"template": "lookup"}, [own["id"]]),
+        ({"template": "refund"}, []),
+    ):
+        found = walk(operator, "/v1/sessions", "sessions", limit="7", **query)
+        assert [each["id"] for each in found] == wanted, query
+    assert operator.call("GET", "/v1/sessions", subject="").status_code == 400

@@ -202,3 +202,21 @@ def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: Worl
     assert ask(reads)["size"] >= size
     for path, body in (("erase", {"subject": scope, "reason": "x"}), ("prune", {"before": 1, "reason": "x"})):
         assert reads.call("POST", f"/v1/audit/{path}", body).status_code == 403
+
+
+def test_a_session_is_shown_with_who_was_handed_what(world: World) -> None:
+    """An operator sees the tree of its decisions with their counts, the agent its own tasks alone."""
+    holder, session = world.session()
+    operator, path = world.operator(), f"/v1/sessions/{session['id']}"
+    assert operator.call("GET", path).json()["delegation"] == {"nodes": [], "complete": True}
+    told = [decision(1, facts(session["id"], "t-1", "acme/a")), decision(2, facts(session["id"], "t-1"), "revoked")]
+    take(world, told, len(TOLD) + 1)
+    found = operator.call("GET", path).json()["delegation"]
+    assert found["complete"]
+    assert [(n["kind"], n["name"], n["parent"], n["allow"], n["deny"]) for n in found["nodes"]] == [
+        ("session", "acme/bot", None, 0, 0),
+        ("task", "acme/bot", 0, 0, 1),
+        ("link", "acme/a", 1, 1, 0),
+    ]
+    answer = holder.call("GET", path)
+    assert (answer.status_code, "delegation" in answer.json()) == (200, False)
