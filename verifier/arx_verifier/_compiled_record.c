@@ -96,14 +96,6 @@ static int read_number(PyObject *object, int name, long long *number)
     return !(*number == -1 && PyErr_Occurred());
 }
 
-static int write_number(PyObject *object, int name, long long number)
-{
-    PyObject *value = PyLong_FromLongLong(number);
-    int good = value != NULL && PyObject_SetAttr(object, names[name], value) == 0;
-    Py_XDECREF(value);
-    return good;
-}
-
 // -------------------------------------------------------------------------------------- MessagePack, as records.encode
 
 typedef struct {
@@ -286,16 +278,31 @@ static int is_allow(PyObject *decision)
     return PyUnicode_GET_LENGTH(code) == 2 && PyUnicode_READ_CHAR(code, 0) == 'o' && PyUnicode_READ_CHAR(code, 1) == 'k';
 }
 
-static int set_place(PyObject *journal, PyObject *decision, long long sequence)
+// What is said of a record once it is written.  The first three are the decision's, in the order of its fields.
+enum { NEW_SEQUENCE, NEW_VERIFIER, NEW_BOOT, NEW_ROOM, NEW_LEFT, NEWS };
+
+// All of it is made before anything is written: a record whose number could not be told for want of memory would give
+// that number to the next one too, and no reader would find it.
+static int make_news(PyObject **news, PyObject *journal, long long sequence, long long room, long long left)
 {
-    PyObject *said[3] = {PyLong_FromLongLong(sequence), PyObject_GetAttr(journal, names[VERIFIER_ID]),
-                         PyObject_GetAttr(journal, names[RUN])};
-    int good = said[0] && said[1] && said[2];
-    for (int i = 0; i < 3; i++) {
-        if (good) Py_XSETREF(*field_of(decision, SEQUENCE + i), said[i]);
-        else Py_XDECREF(said[i]);
-    }
-    return good;
+    news[NEW_SEQUENCE] = PyLong_FromLongLong(sequence);
+    news[NEW_VERIFIER] = PyObject_GetAttr(journal, names[VERIFIER_ID]);
+    news[NEW_BOOT] = PyObject_GetAttr(journal, names[RUN]);
+    news[NEW_ROOM] = PyLong_FromLongLong(room);
+    news[NEW_LEFT] = PyLong_FromLongLong(left);
+    for (int i = 0; i < NEWS; i++)
+        if (news[i] == NULL) return 0;
+    return 1;
+}
+
+// Setting what is there already takes no memory.
+static int tell_news(PyObject **news, PyObject *journal, PyObject *segment, PyObject *decision, int allow)
+{
+    if (PyObject_SetAttr(segment, names[ROOM], news[NEW_ROOM]) || PyObject_SetAttr(journal, names[LAST], news[NEW_SEQUENCE]) ||
+        (!allow && PyObject_SetAttr(journal, names[DENIED_LEFT], news[NEW_LEFT])))
+        return 0;
+    for (int i = NEW_SEQUENCE; i <= NEW_BOOT; i++) Py_XSETREF(*field_of(decision, SEQUENCE + i), Py_NewRef(news[i]));
+    return 1;
 }
 
 // Under the lock: return the sequence, 0 where more has to be done first, or -1 with an exception.
@@ -310,24 +317,20 @@ static long long keep_locked(PyObject *journal, PyObject *segment, PyObject *dec
         !read_number(journal, LAST, &last) || (!allow && !read_number(journal, DENIED_LEFT, &left)))
         return -1;
     if (room < needed + reserve || at < looked || at - looked >= LOOK_MS || (!allow && left < needed)) return 0;
-    PyObject *map = PyObject_GetAttr(segment, names[MAP]);
+    PyObject *news[NEWS] = {NULL}, *map = PyObject_GetAttr(segment, names[MAP]);
     Py_buffer view;
-    if (map == NULL || PyObject_GetBuffer(map, &view, PyBUF_WRITABLE) < 0) {
-        Py_XDECREF(map);
-        return -1;
+    long long sequence = -1;
+    if (map != NULL && make_news(news, journal, last + 1, room - stored, left - needed) &&
+        PyObject_GetBuffer(map, &view, PyBUF_WRITABLE) == 0) {
+        unsigned char *file = view.buf;
+        sequence = size == view.len && room <= size - HEADER_BYTES && (size - room) % 4 == 0 ? last + 1 : 0;
+        if (sequence && !allow) store(file + DENIED_AT, load(file + DENIED_AT) + (uint32_t)needed);
+        if (sequence) write_record(file + (size - room), facts, call, sequence);
+        if (sequence && !tell_news(news, journal, segment, decision, allow)) sequence = -1;
+        PyBuffer_Release(&view);
     }
-    unsigned char *file = view.buf;
-    long long sequence = 0;
-    if (size == view.len && room <= size - HEADER_BYTES && (size - room) % 4 == 0) {
-        sequence = last + 1;
-        if (!allow) store(file + DENIED_AT, load(file + DENIED_AT) + (uint32_t)needed);
-        write_record(file + (size - room), facts, call, sequence);
-        if ((!allow && !write_number(journal, DENIED_LEFT, left - needed)) || !write_number(segment, ROOM, room - stored) ||
-            !write_number(journal, LAST, sequence) || !set_place(journal, decision, sequence))
-            sequence = -1;
-    }
-    PyBuffer_Release(&view);
-    Py_DECREF(map);
+    for (int i = 0; i < NEWS; i++) Py_XDECREF(news[i]);
+    Py_XDECREF(map);
     return sequence;
 }
 
