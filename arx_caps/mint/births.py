@@ -67,8 +67,8 @@ class Birth(NamedTuple):
             iat=self.at,
             id=self.link,
             kid=kid,
-            meta=_meta(self.agent),
-            model=_model(self.agent),
+            meta=meta_of(self.agent),
+            model=model_of(self.agent),
             policy=self.policy,
             session=self.session,
             subject=(self.subject.issuer, self.subject.name) if self.subject is not None else None,
@@ -152,12 +152,13 @@ def write_bundle_of(
     return codec.BUNDLE_PREFIX + codec.text_of(canonical.encode(content))
 
 
-def _model(agent: Mapping[str, Any]) -> str | None:
+def model_of(agent: Mapping[str, Any]) -> str | None:
+    """Return the model that a token says its agent is, as enrolled."""
     model = msgspec.json.decode(agent["metadata"], type=dict[str, str]).get("model")
     return model[:MAX_MODEL_CHARS] if model else None
 
 
-def _meta(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
+def meta_of(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return what a token says of its agent beside the model, cut to what fits; None for nothing."""
     enrolled = msgspec.json.decode(agent["metadata"], type=dict[str, str]) | {"owner": agent["owner"] or ""}
     said = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]

@@ -22,7 +22,7 @@ from arx_caps.mint.identity import subject_of
 from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.policy import Policy, TaskGrant
 from arx_caps.mint.rebirth import recipe_of
-from arx_caps.mint.standing import session_scopes, task_scopes
+from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import HighWater, now_ms
 from arx_caps.mint.wanting import explain_refusal
 from arx_caps.revocation import KillReport
@@ -151,13 +151,10 @@ def _of(mint: Mint, caller: Caller) -> tuple[Mapping[str, Any], Mapping[str, Any
 
 
 def _require_standing(mint: Mint, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
-    """Hold task and session to their own births, on the view that ``born`` was read from or a later one."""
+    """Demand that a task is open, and that it and its session stand."""
     if task["status"] != "open" or task["expires_at"] <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
-    for row, scopes in ((task, task_scopes(task)), (session, session_scopes(session))):
-        if row["inc"] != born.inc:
-            raise refusal("revoked")
-        mint.require(Born(row["inc"], row["born"]), scopes)
+    require_standing(mint, born, task, session)
 
 
 def _grant(mint: Mint, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:

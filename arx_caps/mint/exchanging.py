@@ -8,15 +8,17 @@ rest.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from arx_caps.mint.births import write_bundle_of
+from arx_caps.mint.births import meta_of, model_of, write_bundle_of
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
+from arx_caps.mint.identity import subject_of
 from arx_caps.mint.once import keep_recipe
+from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import now_ms
 from arx_verifier import codec, proofs
 from arx_verifier.caveats import Caveat
@@ -26,6 +28,7 @@ from arx_verifier.macaroon import CaveatLike, Identifier, Macaroon, read_identif
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.proving import prove
 
+Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
 
 
@@ -68,11 +71,12 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     born = mint.born()  # before the presented token is looked at
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.scopes)
-    granted = _granted(mint, parent, service, audience)
+    granted, agent = _granted(mint, born, parent, service, audience)
     _spend(mint, service, text, audience)
     kid, key = mint.book.audience_key(audience)
     mint.require(born, (f"key:{kid}",))
-    identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms())
+    about = {"model": model_of(agent), "meta": meta_of(agent)}
+    identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms(), **about)
     to = SERVICES + service
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
     own = _welcoming(granted.caveats(audience), (*hops, to))
@@ -108,7 +112,7 @@ def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> Exchanged:
     assert isinstance(identifier, Identifier)
     kid, key = mint.book.audience_key(identifier.aud)
     mint.require(Born(*identifier.born), (*recipe["scopes"], f"key:{kid}"))
-    _require_running(mint, identifier)
+    _running(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
     kept = tuple(_Kept(text.encode()) for text in recipe["caveats"])
     made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=kept)
@@ -146,28 +150,61 @@ def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
     return proven
 
 
-def _granted(mint: Mint, parent: ProvenChain, service: str, audience: str) -> Granted:
-    """Find what the task was granted, and that this service may go on with it."""
+def _granted(
+    mint: Mint, born: Born, parent: ProvenChain, service: str, audience: str
+) -> tuple[Granted, Mapping[str, Any]]:
+    """Find what the task was granted, and its agent; and that this service may go on with it.
+
+    Whoever can verify a token can make one: what the presented one says of its task is held to what the mint wrote, or
+    a service could have anybody's name signed for another one.
+    """
     row = mint.state.grant(parent.identifier.id)
-    _require_running(mint, parent.identifier)
+    task, session, agent = _running(mint, parent.identifier)
     granted = Granted.read(row["content"]) if row is not None else None
-    if granted is None or audience not in granted.targets(service):
+    if row is None or granted is None or audience not in granted.targets(service):
         template = granted.template if granted is not None else "NAME"
         raise GrantError(
             f"{service} may not exchange this token for one for {audience}; it would take exchange = "
             f'{{ {service} = ["{audience}"] }} of [task.{template}] in the policy, when the task was granted',
             code="exchange_not_allowed",
         )
-    return granted
+    if task is None or session is None or agent is None or not _says(parent.identifier, row, task, session, granted):
+        raise GrantError("this token does not say of its task what the mint granted", code="exchange_not_allowed")
+    # The presented token's birth is what its maker says; what was killed counts from those that the mint remembers.
+    links = [scope for scope in parent.scopes if scope.startswith("link:")]
+    require_standing(mint, born, task, session, links)
+    return granted, agent
 
 
-def _require_running(mint: Mint, identifier: Identifier) -> None:
+def _says(
+    identifier: Identifier,
+    grant: Mapping[str, Any],
+    task: Mapping[str, Any],
+    session: Mapping[str, Any],
+    granted: Granted,
+) -> bool:
+    """Tell whether an identifier says what the mint wrote into the tokens of a grant."""
+    subject = subject_of(session)
+    meant = (
+        *(grant["task"], grant["policy"], grant["expires_at"], granted.depth),
+        *(task["session"], task["agent"], (subject.issuer, subject.name) if subject is not None else None),
+    )
+    said = (
+        *(identifier.task, identifier.policy, identifier.exp, identifier.depth),
+        *(identifier.session, identifier.agent, identifier.subject),
+    )
+    return said == meant
+
+
+def _running(mint: Mint, identifier: Identifier) -> tuple[Row, Row, Row]:
+    """Return what the mint has of a task, its session and its agent, of which none may be over or frozen."""
     task, session = mint.state.task(str(identifier.task)), mint.state.session(identifier.session)
     agent = mint.state.agent(identifier.agent)
     if any(each is not None and each["status"] != "open" for each in (task, session)):
         raise refusal("revoked")
     if agent is not None and agent["status"] != "active":
         raise refusal("banned")
+    return task, session, agent
 
 
 def _spend(mint: Mint, service: str, text: str, audience: str) -> None:

@@ -4,14 +4,15 @@
 A row says what the mint did.  A kill straight in the store, or a ban on anything above, is known from the epoch alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
-from arx_caps.mint.core import Mint
+from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.state import now_ms
+from arx_verifier.errors import refusal
 from arx_verifier.scopes import agent_scopes
 
 State = Literal["open", "ended", "expired", "killed", "frozen"]
@@ -30,6 +31,28 @@ def task_scopes(row: Mapping[str, Any]) -> tuple[str, ...]:
     above = msgspec.json.decode(row["above"], type=list[str])
     own = (f"task:{row['id']}", f"session:{row['session']}", *subject, *(f"task:{task}" for task in above))
     return ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *own)
+
+
+def require_standing(
+    mint: Mint, born: Born, task: Mapping[str, Any], session: Mapping[str, Any], links: Sequence[str] = ()
+) -> None:
+    """Hold a task and its session to their own births, and links of the task to its own, as they came later.
+
+    Args:
+        mint: The mint.
+        born: Read before; what is asked is on that view or a later one.
+        task: The task's row.
+        session: The session's row.
+        links: Scopes of links.
+
+    Raises:
+        RevokedError: Something in their scopes was killed since, or is banned.
+        UnavailableError: The view is not live.
+    """
+    for row, scopes in ((task, (*task_scopes(task), *links)), (session, session_scopes(session))):
+        if row["inc"] != born.inc:
+            raise refusal("revoked")
+        mint.require(Born(row["inc"], row["born"]), scopes)
 
 
 def session_state(mint: Mint, row: Mapping[str, Any]) -> State:
