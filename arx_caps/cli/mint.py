@@ -13,7 +13,7 @@ from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, json_line, plain, table
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
-from arx_caps.cli.values import Duration, show_time
+from arx_caps.cli.values import Duration, show_json, show_time
 from arx_caps.durations import parse_duration
 from arx_caps.realm import Realm
 
@@ -154,4 +154,7 @@ def _told(facts: dict[str, Any]) -> str:
 
 
 def _one(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Show a fact: text as it is, a list of texts with commas, everything else as JSON."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ",".join(value)
+    return value if isinstance(value, str) else show_json(value)

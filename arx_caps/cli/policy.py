@@ -173,7 +173,8 @@ def _any(place: Place, which: str) -> "Policy":
 def _kept(place: Place, digest: str) -> "Policy":
     from arx_caps.mint.policy import Policy
 
-    return Policy.parse(_fetch(place, digest)["policy"], f"policy {digest}")
+    found = _fetch(place, digest)
+    return Policy.parse(found["policy"], f"policy {found['digest']}")
 
 
 def _fetch(place: Place, digest: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from arx_caps.cli import exits
 from arx_caps.mint.events import Event
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.state import State
+from arx_caps.realm import Realm
 from tests.cli.helpers import arx
 
 
@@ -44,3 +45,14 @@ def test_what_others_wrote_cannot_move_the_cursor(folder: Path) -> None:
     assert (ran.exit_code, "\x1b" in ran.out, "purpose=\\x1b[2J" in ran.out) == (exits.OK, False, True)
     none = arx("mint", "events", "--realm-dir", folder, "--kind", "nothing.like.it")
     assert none.err == "nothing like that is recorded\n"
+
+
+def test_facts_are_json_where_they_are_no_text(folder: Path) -> None:
+    """
+    Numbers, yes and no, and what has parts are shown as JSON, never as Python writes them.
+    """
+    with State(Realm.open(folder).database_url) as state:
+        state.record(Event.of("task.started", "agent:acme/a", params={"fast": True, "to": None}, scopes=["a", "b"]))
+    told = arx("mint", "events", "--realm-dir", folder, "--kind", "task.started").out
+    assert 'params={"fast": true, "to": null}' in told
+    assert "scopes=a,b" in told
