@@ -1,136 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent's way to power: prove who it is, open a session, start the tasks it needs, end them.  RFC 7523, RFC 9449.
+"""A session, an agent's way to power: start the tasks that it needs, renew it, end it.  RFC 9449.
 
-A session is bound to a key made for it, which never leaves this process: its token alone starts no task.  The session's
+It is bound to a key made for it, which never leaves this process: its token alone starts no task.  The session's
 token is good for the mint and for nothing else; what services accept is a task's.
 """
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
-
-import httpx
 
 from arx_caps.agent import renewing
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.started import StartedTask, end_block
-from arx_caps.agent.task import Task, now_ms
-from arx_caps.jose import KeyFile, SigningKey, make_assertion
-from arx_verifier.errors import ArxError, SettingsError, StoreError, shorten
-
-
-class Agent:
-    """A persistent identity: a path and an enrolled key.  A ``with`` block closes its connections to the mint.
-
-    Args:
-        key: The agent's key file.
-        issuer: The mint's public base URL; the key file's own when left out.
-        now: The agent's clock, ms since the Unix epoch.
-        client: What to call the mint with; a client of its own when left out.
-
-    Raises:
-        SettingsError: The key is an operator's, or no issuer is known.
-    """
-
-    __slots__ = ("_key", "_mint", "_now", "_sessions")
-
-    def __init__(
-        self,
-        key: KeyFile,
-        *,
-        issuer: str | None = None,
-        now: Callable[[], int] = now_ms,
-        client: httpx.Client | None = None,
-    ) -> None:
-        if key.role != "agent":
-            raise SettingsError(
-                f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent enrol`)"
-            )
-        address = issuer or key.issuer
-        if not address:
-            raise SettingsError("the key file names no mint; give its address as `issuer`")
-        self._key, self._now = key, now
-        self._mint = MintClient(address, now=now, client=client)
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-    @classmethod
-    def from_key_file(
-        cls, path: str | os.PathLike[str], issuer: str | None = None, *, now: Callable[[], int] = now_ms
-    ) -> Self:
-        """Read an agent's key file.
-
-        Args:
-            path: A private JWK, mode 0600.
-            issuer: The mint's public base URL; the key file's own when left out.
-            now: The agent's clock, ms since the Unix epoch.
-
-        Raises:
-            SettingsError: The file is missing, readable by others, or no key of an agent.
-        """
-        return cls(KeyFile.load(path), issuer=issuer, now=now)
-
-    @property
-    def path(self) -> str:
-        """The agent's path."""
-        return self._key.name
-
-    @property
-    def issuer(self) -> str:
-        """The mint's public base URL."""
-        return self._mint.issuer
-
-    def open_session(self, *, ttl: str | None = None, purpose: str | None = None, keep: bool = True) -> "Session":
-        """Prove who this is and open a session, which a ``with`` block ends.
-
-        Args:
-            ttl: Life, such as ``"1h"``; the policy's limit when left out.
-            purpose: What it is for, in words; it goes into the record.
-            keep: Renew it by itself while it is used, where the policy has an idle limit; else ``renew`` is yours.
-
-        Returns:
-            The session.
-
-        Raises:
-            TokenError: The key is not enrolled for this agent, or the agent was deactivated.
-            GrantError: The policy refuses; ``failures`` says why.
-            StoreError: The mint does not answer.
-            UnavailableError: It cannot open one now.
-        """
-        key, mint = SigningKey.generate(), self._mint
-
-        def body() -> dict[str, Any]:  # an assertion is good once
-            said = make_assertion(self._key, audience=mint.issuer, now=self._now(), session_key=key.public)
-            return {"assertion": said, "ttl": ttl, "purpose": purpose}
-
-        answer = mint.call("POST", "/v1/sessions", key=key, body=body)
-        session = Session(self._mint, key, answer, now=self._now)
-        self._sessions.add(session)
-        if keep:
-            session.keep()
-        return session
-
-    def close(self) -> None:
-        """Close the connections to the mint; sessions stay open and can then not be ended or renewed from here."""
-        for session in tuple(self._sessions):
-            session.let_go()
-        self._mint.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Agent {self.path} at {self.issuer}>"
+from arx_caps.agent.task import Task
+from arx_caps.jose import SigningKey
+from arx_verifier.errors import ArxError, StoreError, shorten
 
 
 class Session:
-    """One bounded run of an agent.  Made by ``Agent.open_session``; ``repr`` shows no secret.
+    """One bounded run of an agent.  Made by ``open_session``; ``repr`` shows no secret.
 
     Attributes:
         id: The session's id, which a kill can name.
@@ -138,6 +28,7 @@ class Session:
         expires_at: When it ends unless it is renewed, ms since the Unix epoch.
         ends_at: When no renewal helps any more, ms since the Unix epoch.
         purpose: What it is for.
+        subject: On whose behalf it runs: their issuer's URL and their name there; None for nobody.
     """
 
     __slots__ = (
@@ -155,12 +46,14 @@ class Session:
         "expires_at",
         "id",
         "purpose",
+        "subject",
     )
 
     def __init__(self, mint: MintClient, key: SigningKey, answer: Mapping[str, Any], *, now: Callable[[], int]) -> None:
         self._mint, self._key, self._now = mint, key, now
         about = _part(answer, "session")
         self.id, self.agent, self.purpose = _text(about, "id"), _text(about, "agent"), about.get("purpose")
+        self.subject = _subject(about)
         self._lock, self._over, self._used = threading.Lock(), threading.Event(), False
         self._take(answer)
 
@@ -315,6 +208,13 @@ class Session:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a Session is a secret and is not pickled; hand over a task's encode() instead")
+
+
+def _subject(about: Mapping[str, Any]) -> tuple[str, str] | None:
+    if about.get("subject") is None:
+        return None
+    subject = _part(about, "subject")
+    return _text(subject, "issuer"), _text(subject, "subject")
 
 
 def _part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx agent``: enrol, list, look at and deactivate agents."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,10 +17,18 @@ from arx_caps.cli.values import show_json, show_time
 from arx_caps.keyfile import KeyFile, PublicKey
 from arx_verifier.names import is_agent_path
 
+ABOUT: Final = ("model", "purpose", "version")  # members of an agent's metadata
+_ABOUT_TEXTS: Final = (
+    ("owner", "who answers for it"),
+    ("purpose", "what it is for"),
+    ("model", "which model it runs"),
+    ("version", "which version of it this is"),
+)
+
 
 @click.group("agent")
 def agent_command() -> None:
-    """Enrol, list and deactivate agents."""
+    """Enrol, describe, list and deactivate agents, and rotate their keys."""
 
 
 def _checked(path: str) -> str:
@@ -28,32 +37,47 @@ def _checked(path: str) -> str:
     return path
 
 
+def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Say of an agent what travels in its tokens."""
+    for name, text in reversed(_ABOUT_TEXTS):
+        command = click.option(f"--{name}", name, help=text)(command)
+    return command
+
+
 @agent_command.command("enrol")
 @click.argument("path")
 @click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
 @click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
-@click.option("--owner", help="who answers for it")
-@click.option("--purpose", help="what it is for")
-@click.option("--model", help="which model it runs")
+@click.option("--workload", is_flag=True, help="no key: the policy's [[workload]] says which tokens stand for it")
+@_about_options
 @operator_options
 @common_options
 @pass_console
 def enrol(
-    console: Console, /, path: str, place: Place, key_out: Path | None, public_jwk: str | None, **about: str | None
+    console: Console,
+    /,
+    path: str,
+    place: Place,
+    key_out: Path | None,
+    public_jwk: str | None,
+    workload: bool,
+    **about: str | None,
 ) -> None:
-    """Enrol the agent PATH with a key."""
+    """Enrol the agent PATH, with a key or as a workload."""
     _checked(path)
-    if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    if [key_out is not None, public_jwk is not None, workload].count(True) != 1:
+        raise click.UsageError(
+            "give --key-out FILE for a new key, --public-jwk FILE for one made elsewhere, or --workload for none"
+        )
     public = PublicKey(read_object(public_jwk)) if public_jwk is not None else None
     mint = place.mint()
     if key_out is not None:
         key = KeyFile.generate("agent", path, mint.issuer)
         key.save(key_out)
         public = key.key.public
-    assert public is not None
-    metadata = {name: about[name] for name in ("model", "purpose") if about[name] is not None}
-    body = {"path": path, "jwk": public.jwk, "owner": about["owner"], "metadata": metadata or None}
+    metadata = {name: about[name] for name in ABOUT if about[name] is not None}
+    jwk = None if public is None else public.jwk
+    body = {"path": path, "jwk": jwk, "owner": about["owner"], "metadata": metadata or None}
     try:
         answer = mint.call("POST", "/v1/agents", body)
     except Stop:
@@ -61,8 +85,28 @@ def enrol(
             key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
         raise
     agent = answer.get("agent", answer)
-    value = {"agent": agent, "kid": public.kid, "key_file": str(key_out) if key_out else None}
-    console.data("agent", value, lambda: pairs([("agent", path), ("key", public.kid), ("key file", value["key_file"])]))
+    kid = None if public is None else public.kid
+    value = {"agent": agent, "kid": kid, "key_file": str(key_out) if key_out else None}
+    console.data("agent", value, lambda: pairs([("agent", path), ("key", kid), ("key file", value["key_file"])]))
+
+
+@agent_command.command("describe")
+@click.argument("path")
+@_about_options
+@operator_options
+@common_options
+@pass_console
+def describe(console: Console, /, path: str, place: Place, **about: str | None) -> None:
+    """Say otherwise who answers for PATH, and what it is; an empty text takes it away.
+
+    It goes into the tokens that are made from then on, and into the decisions on them.
+    """
+    metadata = {name: about[name] for name in ABOUT if about[name] is not None}
+    body = ({} if about["owner"] is None else {"owner": about["owner"]}) | ({"metadata": metadata} if metadata else {})
+    if not body:
+        raise click.UsageError("say what: --owner, --purpose, --model or --version")
+    agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", body)
+    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
 
 
 @agent_command.command("list")

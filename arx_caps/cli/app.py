@@ -27,7 +27,7 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "policy": ("policy", "check a policy, ask it, compare, put it in force"),
     "operator": ("operator", "enrol operators, give them roles, get back in"),
     "whoami": ("operator", "show who a key makes you, and what you may do"),
-    "agent": ("agent", "enrol, list and deactivate agents"),
+    "agent": ("agent", "enrol, describe, list and deactivate agents"),
     "service": ("service", "enrol tool services, and keep their keys fresh"),
     "key": ("key", "make, rotate and retire root keys"),
     "ship": ("ship", "send a service's records to the mint, beside the service"),

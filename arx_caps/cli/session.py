@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from arx_caps.agent.agent import on_behalf, read_token_file
 from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Caller, load_key
 from arx_caps.cli.exits import Stop
@@ -18,6 +19,8 @@ from arx_caps.cli.session_file import open_session_file, session_object
 from arx_caps.cli.values import Duration, show_time
 from arx_caps.keyfile import SigningKey
 
+_token_file = click.Path(dir_okay=False, path_type=Path)
+
 
 @click.group("session")
 def session_command() -> None:
@@ -25,7 +28,12 @@ def session_command() -> None:
 
 
 @session_command.command("open")
-@click.option("--key", "key_file", type=click.Path(path_type=Path), required=True, help="the agent's key file")
+@click.option("--key", "key_file", type=click.Path(path_type=Path), help="the agent's key file")
+@click.option(
+    "--workload-token", type=_token_file, help="instead: the token that the platform gives it; needs --issuer"
+)
+@click.option("--id-token", type=_token_file, help="on whose behalf: a file with their ID token")
+@click.option("--access-token", type=_token_file, help="in its place: a file with their access token")
 @click.option("--ttl", type=Duration(), help="a shorter life than the policy's, such as 30m")
 @click.option("--purpose", help="what the session is for; goes into the record")
 @issuer_option
@@ -33,14 +41,34 @@ def session_command() -> None:
 @common_options
 @pass_console
 def open_(
-    console: Console, key_file: Path, ttl: str | None, purpose: str | None, issuer: str | None, out: Path | None
+    console: Console,
+    key_file: Path | None,
+    workload_token: Path | None,
+    id_token: Path | None,
+    access_token: Path | None,
+    ttl: str | None,
+    purpose: str | None,
+    issuer: str | None,
+    out: Path | None,
 ) -> None:
-    """Open a session as an agent; writes a session file, a secret, for `arx task start`."""
-    key, session_key = load_key(key_file, "agent"), SigningKey.generate()
-    caller = Caller(issuer or key.issuer, session_key)
-    answer = caller.call(
-        "POST", "/v1/sessions", lambda: {"assertion": caller.assertion(key), "ttl": ttl, "purpose": purpose}
-    )
+    """Open a session as an agent; writes a session file, a secret, for `arx task start`.
+
+    An agent is known by its key, or by a token of its platform that the policy takes for it.
+    """
+    if (key_file is None) == (workload_token is None):
+        raise click.UsageError("say who this is: --key FILE, or --workload-token FILE")
+    said = on_behalf(*(None if file is None else read_token_file(file) for file in (id_token, access_token)))
+    said |= {name: text for name, text in (("ttl", ttl), ("purpose", purpose)) if text is not None}
+    session_key = SigningKey.generate()
+    if key_file is not None:
+        key = load_key(key_file, "agent")
+        caller = Caller(issuer or key.issuer, session_key)
+        answer = caller.call("POST", "/v1/sessions", lambda: {"assertion": caller.assertion(key), **said})
+    elif issuer is not None:
+        caller, token = Caller(issuer, session_key), read_token_file(str(workload_token))
+        answer = caller.call("POST", "/v1/sessions", {"workload_token": token, **said})
+    else:
+        raise click.UsageError("a workload's token does not say where the mint is: --issuer URL")
     session = answer["session"]
     file = session_object(caller.issuer, session, answer["token"], session_key)
     if out is None:

@@ -112,7 +112,8 @@ def check_foreign(
         claims = unverified  # from here on they are proven
         return _judge(issuer, claims, kind, now, session_kid)
     except _WrongError as error:
-        raise GrantError(str(error), code=code) from error
+        whose = "workload's" if kind == "workload" else "subject's"
+        raise GrantError(f"the {whose} token: {error}", code=code) from error
 
 
 class _WrongError(ArxError):

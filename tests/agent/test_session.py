@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.agent import Agent, Task
+from arx_caps.agent import Agent, Task, Workload
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.access import AccessRequest
-from arx_verifier.errors import GrantError, RevokedError, TokenError
+from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
 from arx_verifier.verify import Verifier
 from tests.agent.live import LiveMint, live_mint
 from tests.servers import until
@@ -273,3 +273,16 @@ def test_nothing_is_renewed_behind_a_closed_agent(mint: LiveMint) -> None:
     agent.close()
     until(lambda: len(renewing()) <= before)
     assert session.expires_at < session.ends_at
+
+
+def test_a_workload_reads_its_token_for_each_session(mint: LiveMint, tmp_path: Path) -> None:
+    """Platforms write it again; what the mint refuses is an error that does not hold the token."""
+    file, token = tmp_path / "token", "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.e30.c2lnbmF0dXJl"
+    with Workload.from_token_file(file, mint.realm.issuer) as workload:
+        with pytest.raises(SettingsError, match="No such file"):
+            workload.open_session()
+        file.write_text(token + "\n")
+        with pytest.raises(ArxError) as refused:
+            workload.open_session()
+    assert refused.value.code == "bad_workload_token"
+    assert token not in f"{refused.value!r} {refused.value} {workload!r}"

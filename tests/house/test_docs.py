@@ -39,6 +39,13 @@ PAGES = [
         "docs/settings.md",
         "docs/audit.md",
         "docs/concepts.md",
+        "docs/identity.md",
+        "docs/operations.md",
+        "docs/policy.md",
+        "docs/revocation.md",
+        "docs/scale.md",
+        "docs/store.md",
+        "docs/performance.md",
     )
 ]
 DEADLINE_S = 60.0
@@ -255,6 +262,19 @@ def test_the_concepts_go_as_the_page_says(reader: Reader) -> None:
 
 
 @pytest.mark.servers
+def test_an_issuer_is_believed_as_the_page_says(reader: Reader) -> None:
+    """
+    docs/identity.md: a workload without a key opens sessions on behalf of a person, with an issuer that the page makes.
+    """
+    for block in blocks((ROOT / "docs" / "identity.md").read_text("utf-8")):
+        if block.language == "toml":
+            (reader.folder / "policy.toml").write_text(reader.here(block.text), "utf-8")
+        elif block.language != "sh":
+            getattr(reader, block.language)(block if block.language == "python" else block.text)
+    assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
 def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
     """
     What docs/audit.md tells an owner and an auditor to type, top to bottom, with a realm whose log has begun.
@@ -273,8 +293,10 @@ def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
 def command_lines(page: str) -> Iterator[list[str]]:
     """Yield the words of every `arx …` that a page tells somebody to type."""
     typed = re.findall(r"`arx (\w[^`\n]*)`", page) + re.findall(r"^\$ arx (.*)$", page, re.MULTILINE)
+    scripts = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "sh"]
+    typed += [line for script in scripts for line in re.findall(r"^arx (.*)$", script, re.MULTILINE)]
     for line in typed:
-        yield shlex.split(line.removesuffix("&"))
+        yield shlex.split(line.removesuffix("&"), comments=True)
 
 
 @pytest.mark.parametrize(
