@@ -8,20 +8,18 @@ its sender keeps it, and the log says that there are two.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.bulk import read_leaves
-from arx_caps.audit.entries import LOG, Entry, EventRecord, is_event, make_event
+from arx_caps.audit.entries import DISPUTED, LOG, Entry, EventRecord, is_event, make_event
 from arx_caps.audit.errors import DisputedError
 from arx_caps.audit.nodes import SERVICE, Place, Step
 from arx_caps.audit.tables import BATCH, GAP, STATE
 from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.wire import Batch
-
-DISPUTED: Final = "records.disputed"
 
 
 def logged(connection: Connection, source: int, first: int, last: int) -> dict[int, bytes]:

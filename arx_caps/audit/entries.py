@@ -25,6 +25,8 @@ from arx_verifier.scopes import subject_scope
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version
 LOST: Final = "records.lost"
+DISPUTED: Final = "records.disputed"
+_GAPS: Final = (LOST, DISPUTED, "kills.unread")
 LOG: Final = "log"  # whose events are what the log says of itself
 _KEPT_CHAINS: Final = 4096
 
@@ -133,6 +135,11 @@ def outcome_of(call: Call) -> int:
     if call.code == COUNTED_CODE:
         return COUNTED
     return END if call.ends else DENY
+
+
+def outcome_of_event(kind: str) -> int:
+    """Return what an event is, as a number of ``tables``: one that says what is missing is a gap."""
+    return GAP if kind in _GAPS else EVENT
 
 
 def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence: int | None = None) -> Entry:

@@ -137,7 +137,8 @@ class Nodes:
             insert_rows(connection, NODE, _COLUMNS, self._rows)
             self._rows = []
         # In the order of ids, so that two writers would never wait for each other crosswise.
-        add_totals(connection, sorted(totals, key=_NODE_OF))
+        if more := sorted(totals, key=_NODE_OF):
+            add_totals(connection, more)
         return self._count
 
     def commit(self) -> None:

@@ -71,10 +71,29 @@ class Publisher:
         head = None if signed is None else Checkpoint.parse(signed.text)
         if signed is None or head is None or head.size <= index:
             raise AuditError(f"record {index} is not signed yet; ask again in a second")
-        path = TileReader(fetch_from(self.folder), head.size).inclusion(index)
+        path = self.files(head.size).inclusion(index)
         proof = Proof(kept, body, index, tuple(path), signed)
         proof.check(self.signer.key)
         return proof
+
+    def files(self, size: int) -> TileReader:
+        """Return a reader of the files, as they are with so many records."""
+        return TileReader(fetch_from(self.folder), size)
+
+    def published(self) -> Checkpoint | None:
+        """Return the checkpoint that the files have, or None.
+
+        Raises:
+            NoteError: It is none.
+            TamperedError: It is not this log's.
+        """
+        raw = fetch_from(self.folder)(CHECKPOINT)
+        return None if raw is None else open_checkpoint(raw, self.signer.key).checkpoint
+
+    def halt(self, why: str) -> None:
+        """Sign nothing any more, until a person has looked."""
+        self.halted = why
+        _log.error("the audit log %s is not signed any more: %s", self.origin, why)
 
     def word(self, seen: int) -> LogWord | None:
         """Return the published checkpoint, with the proof that it continues a size; None before there is one.
@@ -111,8 +130,7 @@ class Publisher:
                 self._start()
             return self._advance()
         except (TamperedError, IncompleteError, NoteError) as error:
-            self.halted = str(error)
-            _log.error("the audit log %s is not signed any more: %s", self.origin, error)
+            self.halt(str(error))
             return False
 
     def head(self) -> Checkpoint | None:
@@ -134,9 +152,8 @@ class Publisher:
 
     def _shown(self) -> Checkpoint | None:
         """Return the checkpoint in the folder; one that this log did not sign is as good as none."""
-        raw = fetch_from(self.folder)(CHECKPOINT)
         try:
-            return None if raw is None else open_checkpoint(raw, self.signer.key).checkpoint
+            return self.published()
         except (NoteError, TamperedError):
             return None
 

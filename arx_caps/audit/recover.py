@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 from sqlalchemy import select
 
 from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.disputes import DISPUTED
 from arx_caps.audit.entries import (
     EVENT_CODE,
     LOG,
@@ -23,6 +22,7 @@ from arx_caps.audit.entries import (
     is_event,
     make_note,
     outcome_of,
+    outcome_of_event,
     place_of_event,
     read_event,
 )
@@ -31,16 +31,15 @@ from arx_caps.audit.nodes import SERVICE, Place, Step, place_of
 from arx_caps.audit.note import VerifierKey
 from arx_caps.audit.paths import CHECKPOINT, WIDTH
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import EVENT, GAP, SOURCE, asked_by
+from arx_caps.audit.tables import SOURCE, asked_by
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.tree import leaf_hash
 from arx_verifier.records import read_sealed
 
 RECOVERED: Final = "log.recovered"
-_GAPS: Final = (LOST, DISPUTED, "kills.unread", "mint.database_restored")
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Whose record it is."""
 
     verifier: str
@@ -95,7 +94,7 @@ def recover(
         for run, group in groupby(lost, lambda item: item[0]):
             audience = run.audience or known.get(run[:2], "")
             source = log.source(run.verifier, run.boot, audience)
-            entries = [_about(entry, audience) for _, entry in group]
+            entries = [about(entry, audience) for _, entry in group]
             if run.verifier == LOG:  # what the log says of itself is numbered where it stands
                 entries = [entry._replace(sequence=n) for n, entry in enumerate(entries, source.high_water + 1)]
             log.append(source, entries)
@@ -107,7 +106,7 @@ def recover(
 
 def _lost(
     reader: TileReader, start: int, end: int, progress: Callable[[int, int], None]
-) -> Iterator[tuple[_Run, Entry]]:
+) -> Iterator[tuple[Run, Entry]]:
     """Read what is missing, each record held to its leaf."""
     for block in range(start // WIDTH, -(-end // WIDTH)):
         progress(max(0, block * WIDTH - start), end - start)
@@ -120,22 +119,23 @@ def _lost(
                 raise IncompleteError(f"record {index} is gone from the files as well")
             if leaf_hash(record) != leaf:
                 raise TamperedError(f"record {index} is not what was logged", index)
-            yield _read(record)
+            yield read_kept(record)
     progress(end - start, end - start)
 
 
-def _about(entry: Entry, audience: str) -> Entry:
+def about(entry: Entry, audience: str) -> Entry:
     """Say of what was not proven whose it is: its record does not."""
     if entry.place.steps[0] != Step(SERVICE, "", ""):
         return entry
     return entry._replace(place=Place((Step(SERVICE, audience, audience),)))
 
 
-def _read(kept: bytes) -> tuple[_Run, Entry]:
+def read_kept(kept: bytes) -> tuple[Run, Entry]:
+    """Read a record without its body, as it is filed."""
     if not is_event(kept):
         record = read_sealed(kept, None)
         facts, call = record.facts, record.call
-        run = _Run(record.verifier, record.boot, facts.audience)
+        run = Run(record.verifier, record.boot, facts.audience)
         place = place_of(facts, None, facts.audience)
         return run, Entry(record.sequence, call.at, place, outcome_of(call), call.code, asked_by(call.tool), kept, None)
     event = read_event(kept, None)
@@ -144,7 +144,7 @@ def _read(kept: bytes) -> tuple[_Run, Entry]:
     place = place_of_event(event.by, event.named)
     if event.kind == LOST:
         place = Place((Step(SERVICE, audience, audience),))
-    outcome = GAP if event.kind in _GAPS else EVENT
-    return _Run(verifier, boot, audience), Entry(
+    outcome = outcome_of_event(event.kind)
+    return Run(verifier, boot, audience), Entry(
         event.number, event.at, place, outcome, EVENT_CODE, event.kind, kept, None
     )

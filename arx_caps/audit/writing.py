@@ -23,7 +23,7 @@ _SOURCE_OF: Final = select(*SOURCE.c).where(
 _MARK: Final = update(SOURCE).where(SOURCE.c.id == bindparam("which"))
 _ADD_BATCH: Final = insert(BATCH)
 _SET_STATE: Final = update(STATE)
-_RECORD: Final = ("idx", "at_ms", "node", "source", "sequence", "outcome", "code", "tool", "kept", "body")
+RECORD_COLUMNS: Final = ("idx", "at_ms", "node", "source", "sequence", "outcome", "code", "tool", "kept", "body")
 
 
 class Source(NamedTuple):
@@ -104,7 +104,7 @@ class Writing:
                 total[4] = at_ms
             rows.append((index, at_ms, total[5], whose, sequence, outcome, code, tool, kept, body))
         self._count = nodes.flush(connection, totals.values())
-        insert_rows(connection, RECORD, _RECORD, rows)
+        insert_rows(connection, RECORD, RECORD_COLUMNS, rows)
         self._grow(entries, leaves or [leaf_hash(entry.kept) for entry in entries])
         told: dict[str, Any] = {"source": whose, "taken_ms": self.now_ms, "statement": statement}
         connection.execute(_ADD_BATCH, [told | stretch for stretch in _stretches(first, entries)])
@@ -113,6 +113,13 @@ class Writing:
     def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
         self.tree.extend(leaves)
         self.leaves += [Leaf(leaf, entry.kept) for leaf, entry in zip(leaves, entries, strict=True)]
+
+    def node_of(self, entry: Entry) -> int:
+        """Return the node of whom a record is about, made where it is new; its totals are left alone."""
+        self._nodes.prepare(self.connection, [entry.place])
+        node = self._nodes.find(entry.place, entry.at_ms)
+        self._count = self._nodes.flush(self.connection, ())
+        return node
 
     def note(self, entry: Entry) -> None:
         """Append what is said of the log itself; such records have no numbers of their own."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import click
 
 from arx_caps.cli import exits
+from arx_caps.cli.audit_check import check_command
 from arx_caps.cli.audit_export import export_command
 from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.audit_recover import recover_command
@@ -171,6 +172,7 @@ for _command in (
     tail_command,
     runs_command,
     export_command,
+    check_command,
     prune_command,
     erase_command,
     recover_command,

@@ -17,7 +17,7 @@ from arx_caps.realm import Realm
 
 
 @click.command("recover")
-@click.option("--reason", required=True, help="why the database was put back; it is recorded, so name no person in it")
+@click.option("--reason", required=True, help="why the database needs it; it is recorded, so name no person in it")
 @yes_option
 @realm_dir_option
 @database_option
@@ -26,12 +26,13 @@ from arx_caps.realm import Realm
 def recover_command(console: Console, realm_dir: Path, database: str | None, reason: str, yes: bool) -> None:
     """Take back into the log's database what was signed and is not in it, from the files in the realm's `log` folder.
 
-    For a database that was restored from a backup.  Stop the mint first, on every host, and start it afterwards.  The
-    records come back without their bodies.  Exits with 1 when the files are not this log, 3 when they lack something;
-    then nothing was changed.
+    For a database that was restored from a backup, and for rows that `arx audit check` names.  Stop the mint first, on
+    every host, and start it afterwards.  Records come back without their bodies, unless the body is still there.  Exits
+    with 1 when the files are not this log, 3 when they lack something; then nothing was changed.
     """
     from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
     from arx_caps.audit.keys import read_signer
+    from arx_caps.audit.mending import mend
     from arx_caps.audit.recover import recover
     from arx_caps.mint.log import open_store
 
@@ -42,15 +43,16 @@ def recover_command(console: Console, realm_dir: Path, database: str | None, rea
     console.confirm("is the mint stopped, and shall the log go on from its files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:
         store.create()
-        by = f"host:uid-{os.getuid()}"
+        by, count = f"host:uid-{os.getuid()}", 0
         try:
             count = recover(store, realm.log_dir, key, by=by, reason=reason, progress=progress.tell)
-        except (TamperedError, NoteError) as error:
-            raise Stop(f"nothing was changed: {error}", exits.DENIED, code=error.code) from None
-        except IncompleteError as error:
-            raise Stop(f"nothing was changed: {error}", exits.INCOMPLETE, code=error.code) from None
-    told = f"{count} records are back; start the mint" if count else "no record was missing; start the mint"
-    console.data("audit-recovered", {"recovered": count}, told)
+            mended = mend(store, realm.log_dir, key, by=by, reason=reason, progress=progress.tell)
+        except (TamperedError, NoteError, IncompleteError) as error:
+            done = f"{count} records are back, nothing else was changed" if count else "nothing was changed"
+            code = exits.INCOMPLETE if isinstance(error, IncompleteError) else exits.DENIED
+            raise Stop(f"{done}: {error}", code, code=error.code) from None
+    told = f"{count} records are back, {mended} were filed anew" if count or mended else "no record was missing"
+    console.data("audit-recovered", {"recovered": count, "mended": mended}, f"{told}; start the mint")
 
 
 def _mint_answers(realm: Realm) -> bool:

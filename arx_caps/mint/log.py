@@ -12,8 +12,9 @@ from typing import Final, Protocol
 
 from arx_caps.audit.cosigning import Witnesses
 from arx_caps.audit.disputes import make_dispute
-from arx_caps.audit.errors import DisputedError
+from arx_caps.audit.errors import DisputedError, TamperedError
 from arx_caps.audit.keys import read_signer
+from arx_caps.audit.patrol import Patrol
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
@@ -73,6 +74,7 @@ class AuditLog:
         self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir, witnesses)
         self.failing: str | None = None
         self.feeds: Sequence[Feed] = ()
+        self._rounds = Patrol(self.store, self.publisher)
         self._disputed: set[tuple[str, str]] = set()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -195,8 +197,15 @@ class AuditLog:
         if self.publisher.halted is None:
             # One that fails keeps no other from being put in and signed.
             found = [self._try(feed, self.store) for feed in self.feeds]
-            failed = next((each for each in (*found, self._try(self.publisher.step)) if each), None)
-        self._tell(failed or self.publisher.halted)
+            found += [self._try(self.publisher.step), self._try(self._patrol)]
+            failed = next(filter(None, found), None)
+        self._tell(self.publisher.halted or failed)
+
+    def _patrol(self) -> None:
+        try:
+            self._rounds.step()
+        except TamperedError as error:
+            self.publisher.halt(str(error))
 
     def _try(self, what: Callable[..., object], *arguments: object) -> str | None:
         """Do something, and return what kept it from being done, or None."""

@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.audit.disputes import DISPUTED
-from arx_caps.audit.entries import EventRecord, is_event, read_event
+from arx_caps.audit.entries import DISPUTED, EventRecord, is_event, read_event
 from arx_caps.audit.ship import Shipper
 from arx_caps.audit.wire import Batch
 from arx_caps.jose import SigningKey

@@ -66,10 +66,9 @@ def test_no_proof_joins_two_histories() -> None:
 # The mint's own log: what a keeper of its database or its files can do to it.
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def begun(folder: Path, database: str | None = None) -> World:
     """A mint with a log of events, calls and a service's decisions, allowed and refused, signed."""
-    made, _ = local_world(tmp_path / "realm")
+    made, _ = local_world(folder, database=database)
     made.mint.log.start()
     holder, session = made.session()
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
@@ -77,6 +76,13 @@ def world(tmp_path: Path) -> Iterator[World]:
     calls = [decision(1, chain), decision(2, chain, "expired", args_digest=b"d" * 32), decision(3, facts(), "revoked")]
     made.mint.log.take(batch_of(calls), "statement")
     made.mint.log.step()
+    return made
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    """Such a mint, on either database."""
+    made = begun(tmp_path / "realm", database)
     yield made
     made.mint.close()
 
@@ -178,6 +184,15 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_p
             c.execute(update(RECORD).where(RECORD.c.idx == other).values(kept=row.kept, body=row.body))
     answer = world.operator().call("GET", f"/v1/audit/proofs/{index}")
     assert answer.json()["code"] == ("not_found" if change == "gone" else "tampered")
+    checked = arx("audit", "check", "--json", "--realm-dir", str(world.realm.folder))
+    assert (checked.exit_code, checked.json["outcome"], checked.json["first_bad"]) == (exits.DENIED, "tampered", index)
+    mint, _ = local_mint(world.realm)
+    mint.log.start()
+    mint.log.step()  # the mint finds it as well: it signs and takes nothing until a person has looked
+    assert f"record {index} of the database" in str(mint.log.failing)
+    with pytest.raises(AuditError, match=f"record {index} of the database"):
+        mint.log.take(batch_of([decision(9, facts())], 4), "statement")
+    mint.close()
     if change == "body":
         return  # no leaf: it is held by the digest in its record alone
     shutil.rmtree(world.realm.log_dir)
@@ -185,6 +200,26 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_p
     again.step()
     assert again.halted is not None
     assert not (world.realm.log_dir / "checkpoint").exists()
+
+
+def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
+    """With the signed files at hand the log goes on: as it was signed, and the command says how much it mended."""
+    log, folder = world.mint.log, str(world.realm.folder)
+    index = log.store.find(BOOT, 1)[0]
+    assert arx("audit", "check", "--json", "--realm-dir", folder).json["records"] == log.store.size()
+    with log.store.writing() as writing:
+        writing.connection.execute(update(RECORD).where(RECORD.c.idx == index).values(tool="other", outcome=0))
+    world.mint.close()
+    done = arx("audit", "recover", "--reason", "rows were edited", "--yes", "--json", "--realm-dir", folder)
+    assert (done.exit_code, done.json["recovered"], done.json["mended"]) == (exits.OK, 0, 1)
+    mint, _ = local_mint(world.realm)
+    mint.log.start()
+    mint.log.step()
+    assert mint.log.publisher.halted is None
+    row = mint.log.store.record(index)
+    assert row is not None
+    assert (row.tool, row.outcome, row.body is not None) == ("lookup", 1, True)
+    mint.close()
 
 
 def test_an_older_checkpoint_or_another_history_is_found(world: World, tmp_path: Path) -> None:
@@ -205,8 +240,9 @@ def test_an_older_checkpoint_or_another_history_is_found(world: World, tmp_path:
     assert "two histories" in told["problem"]
 
 
-def test_a_database_that_was_put_back_is_not_signed(world: World, tmp_path: Path) -> None:
+def test_a_database_that_was_put_back_is_not_signed(tmp_path: Path) -> None:
     """The mint finds that more was signed than its database has: it signs nothing, takes nothing, and says why."""
+    world = begun(tmp_path / "realm")
     log, realm = world.mint.log, world.realm
     with sqlite3.connect(realm.audit_path) as live, sqlite3.connect(tmp_path / "backup") as backup:
         live.backup(backup)

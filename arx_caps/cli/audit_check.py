@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit check``: questions are answered from the database, and its rows are what was signed.  SPEC 17.11."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli import exits
+from arx_caps.cli.audit_progress import Progress
+from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.output import Console, pairs, plain
+from arx_caps.cli.place import database_option, realm_dir_option
+from arx_caps.realm import Realm
+
+
+@click.command("check")
+@realm_dir_option
+@database_option
+@common_options
+@pass_console
+def check_command(console: Console, realm_dir: Path, database: str | None) -> None:
+    """Hold the rows of the log's database to the signed files in the realm's `log` folder, on the mint's host.
+
+    For whoever does not trust those who keep the database: a row that was edited, removed, moved or filed as something
+    else is named.  The mint may run; it does the same by itself, some rows a second.  Exits with 0 when all holds, 1
+    when a row or a file is not what was signed, 3 when a file is not there.
+    """
+    from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.keys import read_signer
+    from arx_caps.audit.rows import hold_rows, rows_of
+    from arx_caps.mint.log import open_store
+
+    realm = Realm.open(realm_dir)
+    key = read_signer(realm.log_key_path, "log").key
+    try:
+        with open_store(realm, database) as store, Progress(console) as progress:
+            store.create()
+            rows = rows_of(store, realm.log_dir, key)
+            hold_rows(rows, progress.tell)
+    except (TamperedError, IncompleteError, NoteError) as error:
+        value: dict[str, Any] = {"outcome": error.code, "problem": str(error)}
+        if isinstance(error, TamperedError):
+            value |= {"first_bad": error.first, "last_bad": error.last}
+        shown = click.style(error.code.upper(), fg="red", bold=True)
+        console.data("audit-checked", value, f"{shown}: {plain(error)}")
+        console.hint("`arx audit recover` files the signed records anew; `arx audit verify` checks the files alone")
+        click.get_current_context().exit(exits.INCOMPLETE if isinstance(error, IncompleteError) else exits.DENIED)
+    value = {"outcome": "holds", "origin": key.name, "records": rows.size}
+    holds = click.style("HOLDS", fg="green", bold=True)
+    console.data("audit-checked", value, lambda: f"{holds}\n{pairs([('log', key.name), ('rows', rows.size)])}")
