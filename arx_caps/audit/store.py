@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit import tables
 from arx_caps.audit.bulk import read_leaves
+from arx_caps.audit.counting import Counts
 from arx_caps.audit.disputes import hold_to_logged, logged
 from arx_caps.audit.entries import Reader, make_loss
 from arx_caps.audit.errors import TamperedError
@@ -59,10 +60,14 @@ class LogStore:
 
     Raises:
         SettingsError: The URL names no database that this installation can open.
+
+    Attributes:
+        counts: What came of the records that were put in here.
     """
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
+        self.counts = Counts()
         self._reader = self._engine.execution_options(**{READING: True})
         self._nodes, self._batches, self._recent, self._lock = Nodes(), Reader(), Recent(), threading.Lock()
 
@@ -118,6 +123,7 @@ class LogStore:
                 writing.finish()
             self._nodes.commit()
             self._recent.add(writing.tree.size, writing.leaves)
+        self.counts.add(writing.entries)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -227,6 +233,12 @@ class LogStore:
         with self.reading() as c:
             found = c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
             return None if found is None else bytes(found)
+
+    def signed_ms(self) -> int | None:
+        """Return when the last checkpoint was signed, ms, or None."""
+        with self.reading() as c:
+            found = c.execute(select(CHECKPOINT.c.signed_ms).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
+            return None if found is None else int(found)
 
     def put_checkpoint(self, size: int, note: bytes) -> bool:
         """Keep a checkpoint before it is published.

@@ -47,6 +47,7 @@ class Writing:
         now_ms: When it began, ms.
         tree: The tree as it is with what was appended so far.
         leaves: What was appended so far.
+        entries: The same, as it came.
         first: The first record that retention has left.
     """
 
@@ -54,6 +55,7 @@ class Writing:
         self.connection, self.now_ms = connection, now_ms
         self.tree = tree_of(row)
         self.leaves: list[Leaf] = []
+        self.entries: list[Entry] = []
         self._nodes, self._before, self._count = nodes, row.size, row.nodes
         self.first: int = row.first
         nodes.begin(row.nodes, row.erasures)
@@ -112,6 +114,7 @@ class Writing:
 
     def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
         self.tree.extend(leaves)
+        self.entries += entries
         self.leaves += [Leaf(leaf, entry.kept) for leaf, entry in zip(leaves, entries, strict=True)]
 
     def node_of(self, entry: Entry) -> int:

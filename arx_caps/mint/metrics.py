@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from arx_caps.mint.core import Mint
+from arx_caps.mint.core import MINT, Mint
+from arx_caps.mint.database import now_ms
+from arx_verifier.allotting import used_in
 from arx_verifier.errors import ArxError
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -42,6 +44,7 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_State(mint))
+        self.registry.register(_Record(mint))
 
     def count(self, method: str, route: str, status: int, code: str | None, seconds: float) -> None:
         """Count a request that was answered.
@@ -90,3 +93,35 @@ class _State(Collector):
 
     def describe(self) -> Iterable[Metric]:
         return ()  # nothing is looked up before somebody asks
+
+
+class _Record(Collector):
+    """The record of what was decided and killed, here and at the services that sent theirs here."""
+
+    def __init__(self, mint: Mint) -> None:
+        self._mint = mint
+
+    def collect(self) -> Iterable[Metric]:
+        mint, counts = self._mint, self._mint.log.store.counts
+        decisions = CounterMetricFamily(
+            "arx_decisions", "Decisions that came into the audit log here.", labels=("decision", "reason")
+        )
+        for labels, times in sorted(counts.decisions().items()):
+            decisions.add_metric(labels, times)
+        kills = CounterMetricFamily("arx_kills", "Kills, bans and lifts that came into it here.", labels=("op",))
+        for op, times in sorted(counts.changes().items()):
+            kills.add_metric((op,), times)
+        yield from (decisions, kills)
+        used = used_in(mint.realm.journals_dir / MINT)
+        yield GaugeMetricFamily("arx_spool_bytes", "What the journals of this mint's own decisions take.", used)
+        age = GaugeMetricFamily("arx_checkpoint_age_seconds", "Since the audit log's last checkpoint was signed.")
+        try:
+            signed_ms = mint.log.store.signed_ms()
+        except ArxError:
+            return
+        if signed_ms is not None:
+            age.add_metric((), max(0, now_ms() - signed_ms) / 1000)
+        yield age
+
+    def describe(self) -> Iterable[Metric]:
+        return ()

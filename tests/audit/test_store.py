@@ -8,9 +8,10 @@ from arx_caps.audit.entries import LOST, is_event, read_event
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import META, NODE, RECORD
 from arx_caps.audit.tree import Frontier, leaf_hash
-from arx_verifier.decisions import unpack_record
+from arx_verifier.decisions import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.scopes import subject_scope
+from arx_verifier.tally import Counted
 from tests.audit.batches import BOOT, batch_of, decision, facts
 
 
@@ -51,6 +52,24 @@ def test_what_is_lost_is_a_record(store: LogStore) -> None:
     assert [(each.kind, each.named["first"], each.named["last"]) for each in losses] == [(LOST, 2, 5), (LOST, 7, 8)]
     source = store.sources()[0]
     assert (source.high_water, source.lost, source.closed_ms is not None) == (8, 6, True)
+
+
+def test_what_is_taken_is_counted_once(store: LogStore) -> None:
+    """By decision and reason, counts of unproven refusals by what they say; a service makes up no reason of its own."""
+    junk = Decision(COUNTED, 1, UNPROVEN, counts=(Counted("bad_signature", "10.0.0.9", 40), Counted("made.up", "", 2)))
+    made = [decision(n, facts(), code) for n, code in enumerate(("ok", "ok", "expired", "made.up"))]
+    ended = decision(9, facts(), "revoked", ends=1)
+    for _ in range(2):
+        assert store.take(batch_of([*made, junk, ended]), "s") == 6
+    with pytest.raises(RequestError):
+        store.take(batch_of([decision(7, facts())], 7)._replace(audience="payments"), "s")
+    assert store.counts.decisions() == {
+        ("allow", "ok"): 2,
+        ("deny", "expired"): 1,
+        ("deny", "other"): 3,
+        ("deny", "bad_signature"): 40,
+        ("end", "revoked"): 1,
+    }
 
 
 def test_a_bad_record_keeps_all_of_its_batch_out(store: LogStore) -> None:

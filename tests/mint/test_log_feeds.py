@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from arx_caps.audit.entries import EventRecord, is_event, read_event
@@ -100,6 +101,32 @@ def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: Revocat
     ids = [each.id for each in decisions]
     assert sorted(ids) == sorted({each.id for each in journal})
     assert [each.tool for each in decisions if each.agent == "operator:root"].count("arx.agents.read") == 1
+
+
+def test_what_comes_into_the_log_is_counted(open_world: Mints, past_the_mint: RevocationStore) -> None:
+    """Decisions by what was decided and why, kills however they were made, each once; the spool and the checkpoint."""
+    world = open_world()
+    holder, _ = world.session()
+    holder.call("POST", "/v1/tasks", LOOKUP)
+    world.client.get("/v1/agents", headers={"Authorization": "DPoP junk", "DPoP": "junk"})
+    before = past_the_mint.header().seq
+    past_the_mint.kill(["agent:acme/x", "agent:acme/y"], "past the mint", "somebody")
+    past_the_mint.ban(["agent:acme/z"], "past the mint", "somebody")
+    past_the_mint.lift(["agent:acme/z"], "past the mint", "somebody")
+    logged(world)
+    logged(world)
+    text = world.client.app.state.metrics.text().decode()  # type: ignore[attr-defined]
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    _, decisions = logged(world)
+    assert found["arx_decisions_total", "allow", "ok"] == sum(each.allowed for each in decisions) > 0
+    assert past_the_mint.header().seq - before == 4
+    assert [found["arx_kills_total", op] for op in ("kill", "ban", "lift")] == [2, 1, 1]
+    assert found["arx_spool_bytes",] > 0
+    assert 0 <= found["arx_checkpoint_age_seconds",] < 60
 
 
 def test_kills_that_were_ended_unread_are_told(open_world: Mints, past_the_mint: RevocationStore) -> None:
