@@ -21,7 +21,18 @@ KEYS: Final = "0005"
 LISTS: Final = "0006"
 POLICIES: Final = "0007"
 GRANTS: Final = "0008"
-REVISIONS: Final = (FOUNDATION, CONTROL_PLANE, SERVICES, RENEWAL, KEYS, LISTS, POLICIES, GRANTS)  # in their order
+QUESTIONS: Final = "0009"
+REVISIONS: Final = (
+    FOUNDATION,
+    CONTROL_PLANE,
+    SERVICES,
+    RENEWAL,
+    KEYS,
+    LISTS,
+    POLICIES,
+    GRANTS,
+    QUESTIONS,
+)  # in their order
 HEAD: Final = REVISIONS[-1]
 # Versions that know no revisions look at this name in META, and refuse any other value than 1.
 SCHEMA: Final = "schema"
