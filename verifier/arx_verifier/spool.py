@@ -107,15 +107,10 @@ class Journal:
     def fill(self) -> float:
         """How much of the journal is full, 0.0 to 1.0, at which there is no room for an allow any more."""
         segment = self._segment
-        free = max(0, self._max_bytes - self.used) // self._segment_bytes * self._segment_bytes
+        free = max(0, self._max_bytes - used_in(self.folder)) // self._segment_bytes * self._segment_bytes
         if segment is not None and segment.room > self._kept_free + _CALL_ROOM:
             free += segment.room
         return 1.0 - min(1.0, free / self._max_bytes)
-
-    @property
-    def used(self) -> int:
-        """What the files of its folder take, bytes; of these it may use ``max_bytes``."""
-        return used_in(self.folder)
 
     def append(self, decision: Decision) -> int:
         """Keep a decision; see ``DecisionSink``."""
