@@ -88,3 +88,46 @@ def test_an_interrupted_opening_is_tried_again(tmp_path: Path) -> None:
         journal.close()
         assert [decision.tool for decision in read_journal(tmp_path / str(after))][-1:] == ["y"]
     assert after > 20
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("mode", ["strict", "durable"])
+@pytest.mark.parametrize("closing", [False, True], ids=["beginning the next file", "closing"])
+def test_an_interrupted_change_of_files_loses_no_file(tmp_path: Path, mode: Any, closing: bool) -> None:
+    """Interrupted at each moment of letting a file go, a journal goes on in another one, at once, and tells no gap."""
+    over, after, clock = False, 0, itertools.count(T0)
+    while not over:
+        after += 1
+        folder = tmp_path / str(after)
+        journal = Journal(
+            folder, "v1", "orders", segment_bytes=1 << 16, max_bytes=1 << 24, mode=mode, clock=lambda: next(clock)
+        )
+        answered = {}
+        while journal._segment is None or journal._segment.room > 12_000:
+            decision = Decision("ok", T0, FACTS, "before", arguments=b"a" * 8000)
+            journal.append(decision)
+            answered[decision.id] = "before"
+        if closing:
+            over = interrupted_closing(journal, after)
+        else:
+            over = interrupted(journal, Decision("ok", T0, FACTS, "x", arguments=b"a" * 8000), after)
+        for _ in range(3):
+            decision = Decision("ok", T0, FACTS, "after")
+            assert journal.append(decision) > 0
+            answered[decision.id] = "after"
+        journal.close()
+        read = {decision.id: decision.tool for decision in read_journal(folder)}
+        assert {each: read.get(each) for each in answered} == answered
+        assert not [decision for decision in read_journal(folder) if decision.gap]
+    assert after > 10
+
+
+def interrupted_closing(journal: Journal, after: int) -> bool:
+    sys.setprofile(Interrupting(after))
+    try:
+        journal.close()
+    except TimeLimitError:
+        return False
+    finally:
+        sys.setprofile(None)
+    return True

@@ -64,21 +64,22 @@ def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
     return min(left, max(left // _DENIED_PARTS, needed))
 
 
-def warn(folder: Path, fill: float, max_bytes: int, then: str, last: float) -> float:
+def warn(folder: Path, fill: float, max_bytes: int, last: float, *, refuses: bool) -> float:
     """Warn once when a journal reaches one of ``ALARMS``.
 
     Args:
         folder: The journal's folder.
         fill: How much of it is full, 0.0 to 1.0.
         max_bytes: What it may take.
-        then: What happens when it is full.
         last: The alarm that was reached before.
+        refuses: Whether calls are refused when it is full, and not let go ahead without a record.
 
     Returns:
         The alarm that is reached, 0.0 for none.
     """
     level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
     if level > last:
+        then = "calls are refused" if refuses else "calls go unrecorded"
         said = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
         _log.warning(said, folder, fill * 100, max_bytes, then)
     return level

@@ -38,8 +38,7 @@ MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
 _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
 _FRAME: Final = 12  # what a record takes beyond its payload, at most
 _CALL_ROOM: Final = 1024  # room that nearly every record fits in
-_LOOK_MS: Final = 1000  # how often the file is looked after
-_RETRY_S: Final = 1.0  # how long a journal that could not be opened is left alone
+_LOOK_MS, _RETRY_S = 1000, 1.0  # how often the file is looked after; how long one that cannot be opened is left alone
 
 _log = logging.getLogger(__name__)
 _JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
@@ -153,12 +152,12 @@ class Journal:
                 self._tell_gaps()
             if self.waits:
                 self._sync_last()
-            for segment in self._retired:
-                segment.close()
-            if self._segment is not None:
-                self._segment.close(ended=True)
-                self._ended = True
-            self._retired, self._segment = [], None
+            retired, segment = self._retired, self._segment
+            self._retired, self._segment, self._ended = [], None, self._ended or segment is not None
+            for each in retired:
+                each.close()
+            if segment is not None:
+                segment.close(ended=True)
 
     def _sync_last(self) -> None:
         """Bring what was written on the disk before its files are let go: some decision may still wait for that."""
@@ -167,9 +166,9 @@ class Journal:
             for segment in segments:
                 segment.sync()
             self._synced = self._sequence
-        except OSError as error:
+        except OSError:
             self._give_up(segments)
-            _log.error("the disk did not keep the last decisions of the journal %s: %s", self.folder, error.strerror)
+            _log.exception("the disk did not keep the last decisions of the journal %s", self.folder)
 
     def reset(self) -> None:
         """Begin a new run without touching the files of this one: they are the parent's, or those of the snapshot."""
@@ -248,13 +247,14 @@ class Journal:
         self._gaps[DROPPED] = Gap(DROPPED, 0, 0, known.times + 1, min(known.since, at), max(known.since, at))
 
     def _look_after(self) -> None:
-        if self._segment is not None and not self._segment.healthy():
-            self._lost(self._segment)
+        segment = self._segment
+        if segment is not None and not segment.healthy():
+            self._segment = None
+            self._lost(segment)
 
     def _lost(self, segment: Segment) -> None:
         """Leave a file that is gone; what it held is told at the start of the next one."""
         segment.abandon()
-        self._segment = None
         first, last = segment.header.first, self._sequence
         if last >= first:
             known = self._gaps.get(LOST, Gap(LOST, first, last, 0, segment.header.created, 0))
@@ -288,12 +288,13 @@ class Journal:
             self._broken = str(error) if isinstance(error, AuditError) else said
             self._retry_at_s = now_s + _RETRY_S
             raise AuditError(self._broken) from error
-        self._look_after()  # the file that is left: it may have gone since the last look
-        if self._segment is not None:
-            self._retired.append(self._segment)
-            if not self.waits:
-                self._retired.pop().close()
-        self._segment = segment
+        old = self._segment
+        retired = self._retired if old is None else [*self._retired, old]
+        self._retired, self._segment = retired, segment  # at once: see ``Segment.write``
+        if old is not None and not old.healthy():
+            self._lost(retired.pop())  # since the last look
+        while retired and not self.waits:
+            retired.pop().close()
         self._tell_gaps()
         return segment
 
@@ -303,8 +304,7 @@ class Journal:
             finish_stale(self.folder)
         if self._ended:
             self._run()
-        then = "calls go unrecorded" if self._goes_on else "calls are refused"
-        self._alarm = warn(self.folder, self.fill, self._max_bytes, then, self._alarm)
+        self._alarm = warn(self.folder, self.fill, self._max_bytes, self._alarm, refuses=not self._goes_on)
         hold_budget(self.folder, self._segment_bytes, self._max_bytes)
         header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes)
         return Segment(self.folder, header, self._segment_bytes)
@@ -328,9 +328,9 @@ class Journal:
                 with self._lock:
                     self._give_up(open_ones)
                 raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
+            self._synced = written
             for each in retired:
                 each.close()
-            self._synced = written
 
     def _give_up(self, segments: list[Segment]) -> None:
         """Leave files that a sync failed for: what it left behind is unknown.  The next decision starts a new one."""
