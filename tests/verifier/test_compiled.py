@@ -35,6 +35,7 @@ from arx_verifier import (
 from arx_verifier.arguments import ABSENT
 from arx_verifier.decisions import Decision
 from arx_verifier.errors import Failure, MalformedTokenError
+from arx_verifier.proven import ProvenChain
 from tests.support import QUICK, access, aligned_parents, mint, sign
 
 BYTES = st.binary(max_size=300)
@@ -77,6 +78,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "among": comparing.among,
     "_one_star": matching._one_star,
     "permits": permitting.permits,
+    "read_caveats": ProvenChain.read_caveats,
     "pack_facts": records.pack_facts,
     "_keep_at_once": spool.Journal._keep_at_once,
 }

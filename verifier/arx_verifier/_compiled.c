@@ -164,12 +164,20 @@ static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return PyBytes_FromStringAndSize((char *)out, DIGEST);
 }
 
+int link_into(unsigned char *out, const void *link, size_t link_size, const void *hop, size_t hop_size)
+{
+    unsigned char whole[DIGEST];
+    int good = begin() && add("arx/1/link", 10) && add(link, link_size) && add(hop, hop_size) && end(whole);
+    if (good) memcpy(out, whole, 16);
+    return good || failed();
+}
+
 static PyObject *next_link(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(NEXT_LINK, args, nargs);
-    unsigned char out[DIGEST];
-    if (!(begin() && add("arx/1/link", 10) && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
-          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
+    unsigned char out[16];
+    if (!link_into(out, PyBytes_AS_STRING(args[0]), (size_t)PyBytes_GET_SIZE(args[0]), PyBytes_AS_STRING(args[1]),
+                   (size_t)PyBytes_GET_SIZE(args[1])))
         return NULL;
     return PyBytes_FromStringAndSize((char *)out, 16);
 }
@@ -198,7 +206,7 @@ static void make_tables(void)
 }
 
 // Return the number of bytes, or -1 where the text is not canonical: another alphabet, or bits after the last byte.
-static Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t size)
+Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t size)
 {
     Py_ssize_t whole = size / 4, over = size % 4;
     unsigned char *start = out;
@@ -223,7 +231,7 @@ static Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_
 
 static Py_ssize_t encoded_size(Py_ssize_t size) { return size / 3 * 4 + (size % 3 ? size % 3 + 1 : 0); }
 
-static void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t size)
+void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t size)
 {
     for (; size >= 3; size -= 3, raw += 3, out += 4) {
         uint32_t group = (uint32_t)raw[0] << 16 | (uint32_t)raw[1] << 8 | raw[2];
@@ -471,13 +479,21 @@ static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 static PyObject *refer(PyObject *self, PyObject *args);
 
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
-    TWIN(states_of), TWIN(ends_in),    TWIN(extend),          TWIN(fold),           TWIN(next_link), TWIN(base64_of),
-    TWIN(bytes_of),  TWIN(read_text), TWIN(appended), TWIN(walk),       TWIN(split_call),      TWIN(tool_digest),    TWIN(salted),    TWIN(is_flat),
-    TWIN(same_text), TWIN(within_integers), TWIN(within_lengths), TWIN(among), CALLED("_one_star", one_star),
-    TWIN(permits),   TWIN(pack_facts), CALLED("_keep_at_once", keep_at_once),
+    TWIN(states_of),       TWIN(ends_in),        TWIN(extend),     TWIN(fold),
+    TWIN(next_link),       TWIN(base64_of),      TWIN(bytes_of),   TWIN(read_text),
+    TWIN(appended),        TWIN(walk),           TWIN(split_call), TWIN(tool_digest),
+    TWIN(salted),          TWIN(is_flat),        TWIN(same_text),  TWIN(within_integers),
+    TWIN(within_lengths),  TWIN(among),          CALLED("_one_star", one_star),
+    TWIN(permits),         TWIN(read_caveats),   TWIN(pack_facts), CALLED("_keep_at_once", keep_at_once),
     {"refer", refer, METH_VARARGS, "Register a twin's Python function, and the class that it has to know."},
     {NULL, NULL, 0, NULL},
 };
+
+static int learn_call(PyObject *type)
+{
+    Py_XSETREF(call_type, Py_NewRef(type));
+    return 1;
+}
 
 static PyObject *refer(PyObject *self, PyObject *args)
 {
@@ -487,10 +503,12 @@ static PyObject *refer(PyObject *self, PyObject *args)
     for (int i = 0; i < COUNT; i++) {
         if (strcmp(functions[i].ml_name, name)) continue;
         Py_XSETREF(reference[i], Py_NewRef(function));
-        if (i == SPLIT_CALL && knows != NULL) Py_XSETREF(call_type, Py_NewRef(knows));
-        if (i == PERMITS && (knows == NULL || !learn_rule(knows))) return NULL;
-        if (i == PACK_FACTS && (knows == NULL || !learn_facts(knows))) return NULL;
-        if (i == KEEP_AT_ONCE && (knows == NULL || !learn_decision(knows))) return NULL;
+        int (*const learn)(PyObject *) = i == READ_CAVEATS   ? learn_chain
+                                         : i == PERMITS      ? learn_rule
+                                         : i == PACK_FACTS   ? learn_facts
+                                         : i == KEEP_AT_ONCE ? learn_decision
+                                                             : learn_call;
+        if (knows != NULL && !learn(knows)) return NULL;
         return PyObject_GetAttrString(self, name);
     }
     return Py_NewRef(function);  // it has no twin

@@ -30,11 +30,11 @@ _TWINS: Final = _load()
 COMPILED: Final = _TWINS is not None
 
 
-def twin(knows: type | None = None) -> Callable[[_F], _F]:
+def twin(knows: object = None) -> Callable[[_F], _F]:
     """Decorate a function that may have a compiled twin.  Its arguments are passed by position.
 
     Args:
-        knows: The class of what it returns or reads, where the twin has to know it.
+        knows: The class of what it returns or reads, or what it uses, where the twin has to know that.
     """
 
     def decorate(function: _F) -> _F:

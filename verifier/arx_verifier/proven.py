@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, scopes
+from arx_verifier.compiled import twin
 from arx_verifier.constraints import MAX_TOLD, explain, explain_last, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
@@ -46,6 +47,9 @@ _TOO_MUCH: Final = Refused(
 
 
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
+
+
+_USED_TO_READ: Final = (KEPT, names.matches_any_path, scopes.agent_scopes, scopes.subject_scope, about, ChainFacts)
 
 
 class ProvenChain:
@@ -194,8 +198,12 @@ class ProvenChain:
                 failures += explain(rule, args, _place(index), MAX_TOLD - len(failures), compiled)
         return Refused("argument_not_allowed", tuple(failures))
 
+    @twin(_USED_TO_READ)
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
-        """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
+        """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``.
+
+        A compiled twin is no method: this is called by the class.
+        """
         known, depth = KEPT, self.identifier.depth
         link = codec.bytes_of(self.identifier.id)
         hand_to: list[tuple[int, tuple[str, ...]]] = []

@@ -45,7 +45,7 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
             return Refused("bad_signature", ())
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
-        proven.read_caveats(packets, audience)
+        ProvenChain.read_caveats(proven, packets, audience)
     except ArxError as error:
         return Refused(error.code, ())
     return proven

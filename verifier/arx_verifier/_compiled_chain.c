@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The compiled twin of the walk over a proven chain's caveats; see _compiled.c.
+//
+// It takes in the chain whose words were all met before and of which nothing speaks against a call: whatever else is
+// found, a refusal above all, leaves the chain as it was and goes to the Python function from the start.
+
+#include "_compiled.h"
+
+#include <string.h>
+
+#define MARK "\"hop\":\""  // terms.HOP_MARK
+#define MARK_BYTES 7
+#define HOP_CHARS 12       // terms.HOP_CHARS
+#define HOP 9
+#define LINK 16
+#define LINK_CHARS 22
+
+// ------------------------------------------------------------------------------------------- the classes that are read
+
+typedef struct {
+    PyObject *type;
+    int count;
+    const char *const *texts;
+    Py_ssize_t *offsets;
+} Class;
+
+enum { AGENT, AUD, ID, DEPTH, KID, META, MODEL, POLICY, SESSION, SUBJECT, TASK, IDENTIFIER_FIELDS };
+static const char *const identifier_texts[] = {
+    "agent", "aud", "id", "depth", "kid", "meta", "model", "policy", "session", "subject", "task",
+};
+static Py_ssize_t identifier_offsets[IDENTIFIER_FIELDS];
+static Class identifier_class = {NULL, IDENTIFIER_FIELDS, identifier_texts, identifier_offsets};
+
+enum { AGENTS, ALLOW, CAVEAT, NETWORKS, PARTS, PLAIN, TO, TERMS_FIELDS };
+static const char *const terms_texts[] = {"agents", "allow", "caveat", "networks", "parts", "plain", "to"};
+static Py_ssize_t terms_offsets[TERMS_FIELDS];
+static Class terms_class = {NULL, TERMS_FIELDS, terms_texts, terms_offsets};
+
+enum { C_AUD, C_DEPTH, C_EXP, C_FRESH, C_HAND_TO, C_NBF, C_REQUIRE, C_TASK, CAVEAT_FIELDS };
+static const char *const caveat_texts[] = {"aud", "depth", "exp", "fresh", "hand_to", "nbf", "require", "task"};
+static Py_ssize_t caveat_offsets[CAVEAT_FIELDS];
+static Class caveat_class = {NULL, CAVEAT_FIELDS, caveat_texts, caveat_offsets};
+
+enum { P_IDENTIFIER, P_KEY, P_EXP, P_NEEDS_CALL, P_ALLOWS, P_PLACES, P_PARTS, P_SCOPES, P_FACTS, PROVEN_FIELDS };
+static const char *const proven_texts[] = {
+    "identifier", "key", "exp", "needs_call", "_allows", "_places", "parts", "scopes", "facts",
+};
+static Py_ssize_t proven_offsets[PROVEN_FIELDS];
+static Class proven_class = {NULL, PROVEN_FIELDS, proven_texts, proven_offsets};
+
+enum { K_SCOPE, KEY_FIELDS };
+static const char *const key_texts[] = {"scope"};
+static Py_ssize_t key_offsets[KEY_FIELDS];
+static Class key_class = {NULL, KEY_FIELDS, key_texts, key_offsets};
+
+// What the Python module registers, in this order.
+enum { KEPT, MATCHES_ANY_PATH, AGENT_SCOPES, SUBJECT_SCOPE, ABOUT, CHAIN_FACTS, HELPERS };
+static PyObject *helpers;  // a tuple
+
+static PyObject *text_realm, *text_bearer, *empty;
+
+int learn_chain(PyObject *used)
+{
+    if (!PyTuple_CheckExact(used) || PyTuple_GET_SIZE(used) != HELPERS || !PyDict_Check(PyTuple_GET_ITEM(used, KEPT)))
+        return PyErr_SetString(PyExc_TypeError, "the walk over a chain uses other things"), 0;
+    if (text_realm == NULL) text_realm = PyUnicode_InternFromString("realm");
+    if (text_bearer == NULL) text_bearer = PyUnicode_InternFromString("bearer");
+    if (empty == NULL) empty = PyTuple_New(0);
+    if (text_realm == NULL || text_bearer == NULL || empty == NULL) return 0;
+    Py_XSETREF(helpers, Py_NewRef(used));
+    return 1;
+}
+
+// Whether an object is of a class whose fields are known, which are learnt from the first one.
+static int is_of(Class *class, PyObject *object)
+{
+    if (object == NULL) return 0;
+    if (class->type == (PyObject *)Py_TYPE(object)) return 1;
+    if (class->type != NULL || object == Py_None) return 0;
+    if (!find_fields((PyObject *)Py_TYPE(object), class->texts, class->count, class->offsets)) return PyErr_Clear(), 0;
+    class->type = Py_NewRef((PyObject *)Py_TYPE(object));
+    return 1;
+}
+
+static PyObject **slot(const Class *class, PyObject *object, int which)
+{
+    return (PyObject **)((char *)object + class->offsets[which]);
+}
+
+static PyObject *field(const Class *class, PyObject *object, int which)
+{
+    PyObject *value = *slot(class, object, which);
+    return value != NULL ? value : Py_None;  // never so in what a constructor made
+}
+
+// ----------------------------------------------------------------------------------------------- the walk, SPEC 5, 6
+
+// Everything below returns 1, 0 where the chain is not ordinary, or -1 with an exception.
+typedef struct {
+    PyObject *named, *links, *agents, *tasks, *allows, *places, *hand_to, *scopes;  // lists
+    PyObject *audience;
+    unsigned char link[LINK];
+    long long depth, exp, parts;
+    int needs_call;
+} Walk;
+
+static int append_new(PyObject *list, PyObject *value)
+{
+    int found = value != NULL && PyList_Append(list, value) == 0 ? 1 : -1;
+    Py_XDECREF(value);
+    return found;
+}
+
+static int append_text(PyObject *list, const char *head, PyObject *text)
+{
+    if (text == Py_None) return 1;
+    return PyUnicode_CheckExact(text) ? append_new(list, PyUnicode_FromFormat("%s%U", head, text)) : 0;
+}
+
+static int extend_list(PyObject *list, PyObject *with)
+{
+    Py_ssize_t end = PyList_GET_SIZE(list);
+    return PyList_SetSlice(list, end, end, with) == 0 ? 1 : -1;
+}
+
+static int number(PyObject *value, long long *found)
+{
+    int beyond;
+    if (!PyLong_CheckExact(value)) return 0;
+    *found = PyLong_AsLongLongAndOverflow(value, &beyond);
+    return !beyond;
+}
+
+// Look up what a caveat says by its bytes without its hop, which is returned apart.
+static int find_terms(PyObject *packet, PyObject **terms, const unsigned char **hop)
+{
+    const char *raw = PyBytes_AS_STRING(packet);
+    Py_ssize_t size = PyBytes_GET_SIZE(packet), at = size - MARK_BYTES;
+    while (at >= 0 && memcmp(raw + at, MARK, MARK_BYTES)) at--;
+    *hop = NULL;
+    PyObject *key = packet;
+    if (at < 0) Py_INCREF(key);
+    else {
+        Py_ssize_t start = at + MARK_BYTES, rest = size - start - HOP_CHARS;
+        if (rest < 0) return 0;
+        if ((key = PyBytes_FromStringAndSize(NULL, start + 1 + rest)) == NULL) return -1;
+        char *out = PyBytes_AS_STRING(key);
+        memcpy(out, raw, (size_t)start);
+        out[start] = 0;  // terms.GAP
+        memcpy(out + start + 1, raw + start + HOP_CHARS, (size_t)rest);
+        *hop = (const unsigned char *)raw + start;
+    }
+    *terms = Py_XNewRef(PyDict_GetItemWithError(PyTuple_GET_ITEM(helpers, KEPT), key));
+    Py_DECREF(key);
+    return *terms != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
+
+static int may_hand_to(Walk *walk, PyObject *to)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(walk->hand_to); i++) {
+        PyObject *args[2] = {PyList_GET_ITEM(walk->hand_to, i), to};
+        PyObject *said = PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, MATCHES_ANY_PATH), args, 2, NULL);
+        int found = said != NULL ? PyObject_IsTrue(said) : -1;
+        Py_XDECREF(said);
+        if (found <= 0) return found;
+    }
+    return 1;
+}
+
+static int hand_over(Walk *walk, PyObject *terms, PyObject *to, const unsigned char *hop)
+{
+    unsigned char raw[HOP], text[LINK_CHARS];
+    if (walk->depth == 0 || hop == NULL || decode_into(raw, hop, HOP_CHARS) != HOP) return 0;
+    int found = may_hand_to(walk, to);
+    if (found <= 0) return found;
+    if (!link_into(walk->link, walk->link, LINK, raw, HOP)) return -1;
+    encode_into(text, walk->link, LINK);
+    walk->depth--;
+    if (PyList_Append(walk->named, to) < 0) return -1;
+    if (append_new(walk->links, PyUnicode_FromStringAndSize((char *)text, LINK_CHARS)) < 0) return -1;
+    return extend_list(walk->agents, field(&terms_class, terms, AGENTS));
+}
+
+static int demands_only_a_call(PyObject *require)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(require); i++) {
+        PyObject *proof = PyTuple_GET_ITEM(require, i);
+        if (!PyUnicode_CheckExact(proof) || PyUnicode_CompareWithASCIIString(proof, "call")) return 0;
+    }
+    return 1;
+}
+
+// What a caveat says beside `allow` and the hand-over.
+static int take_rest(Walk *walk, PyObject *terms)
+{
+    PyObject *caveat = field(&terms_class, terms, CAVEAT), *of[CAVEAT_FIELDS];
+    long long limit;
+    if (!is_of(&caveat_class, caveat) || field(&terms_class, terms, NETWORKS) != empty) return 0;
+    for (int i = 0; i < CAVEAT_FIELDS; i++) of[i] = field(&caveat_class, caveat, i);
+    if (of[C_FRESH] != Py_None || of[C_NBF] != Py_None) return 0;
+    if (of[C_AUD] != Py_None) {
+        int found = PySequence_Contains(of[C_AUD], walk->audience);
+        if (found <= 0) return found;
+    }
+    if (of[C_EXP] != Py_None) {
+        if (!number(of[C_EXP], &limit)) return 0;
+        if (limit < walk->exp) walk->exp = limit;
+    }
+    if (of[C_REQUIRE] != Py_None) {
+        if (!PyTuple_CheckExact(of[C_REQUIRE]) || !demands_only_a_call(of[C_REQUIRE])) return 0;
+        walk->needs_call = 1;
+    }
+    if (of[C_DEPTH] != Py_None) {
+        if (!number(of[C_DEPTH], &limit)) return 0;
+        if (limit < walk->depth) walk->depth = limit;
+    }
+    if (of[C_HAND_TO] != Py_None && PyList_Append(walk->hand_to, of[C_HAND_TO]) < 0) return -1;
+    return of[C_TASK] != Py_None && PyList_Append(walk->tasks, of[C_TASK]) < 0 ? -1 : 1;
+}
+
+static int take_in(Walk *walk, PyObject *terms, const unsigned char *hop, Py_ssize_t index)
+{
+    long long parts;
+    if (!is_of(&terms_class, terms) || !number(field(&terms_class, terms, PARTS), &parts)) return 0;
+    PyObject *to = field(&terms_class, terms, TO), *allow = field(&terms_class, terms, ALLOW);
+    walk->parts += parts;
+    if (!PyUnicode_CheckExact(to)) return 0;
+    if (PyUnicode_GET_LENGTH(to)) {
+        int found = hand_over(walk, terms, to, hop);
+        if (found <= 0) return found;
+    }
+    if (allow != Py_None) {
+        if (PyList_Append(walk->allows, allow) < 0) return -1;
+        if (append_new(walk->places, PyLong_FromSsize_t(index)) < 0) return -1;
+    }
+    if (index == 0 && allow == Py_None) return 0;  // a token's first caveat says what it allows
+    return field(&terms_class, terms, PLAIN) == Py_True ? 1 : take_rest(walk, terms);
+}
+
+static int take_in_all(Walk *walk, PyObject *packets)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(packets); i++) {
+        PyObject *packet = PyTuple_GET_ITEM(packets, i), *terms = NULL;
+        const unsigned char *hop;
+        if (!PyBytes_CheckExact(packet)) return 0;
+        int found = find_terms(packet, &terms, &hop);
+        if (found > 0) found = take_in(walk, terms, hop, i);
+        Py_XDECREF(terms);
+        if (found <= 0) return found;
+    }
+    return PyTuple_GET_SIZE(packets) > 0;
+}
+
+// ----------------------------------------------------------------------------------------------------- what came of it
+
+static int extend_by(PyObject *list, int helper, PyObject *const *args, size_t nargs)
+{
+    PyObject *said = PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, helper), args, nargs, NULL);
+    int found = said == NULL ? -1 : PyUnicode_Check(said) ? append_new(list, Py_NewRef(said)) : extend_list(list, said);
+    Py_XDECREF(said);
+    return found;
+}
+
+static int append_all(PyObject *list, const char *head, PyObject *texts)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(texts); i++) {
+        int found = append_text(list, head, PyList_GET_ITEM(texts, i));
+        if (found <= 0) return found;
+    }
+    return 1;
+}
+
+// As ProvenChain._name: everything whose end ends the token.
+static int list_scopes(Walk *walk, PyObject *scope, PyObject *const *of)
+{
+    PyObject *list = walk->scopes;
+    if (PyList_Append(list, text_realm) < 0 || PyList_Append(list, scope) < 0) return -1;
+    int found = append_text(list, "session:", of[SESSION]);
+    if (found > 0) found = append_text(list, "link:", of[ID]);
+    if (found > 0) found = extend_by(list, AGENT_SCOPES, &of[AGENT], 1);
+    if (found > 0 && of[SUBJECT] != Py_None) {
+        if (!PyTuple_CheckExact(of[SUBJECT]) || PyTuple_GET_SIZE(of[SUBJECT]) != 2) return 0;
+        PyObject *who[2] = {PyTuple_GET_ITEM(of[SUBJECT], 0), PyTuple_GET_ITEM(of[SUBJECT], 1)};
+        found = extend_by(list, SUBJECT_SCOPE, who, 2);
+    }
+    if (found > 0) found = append_text(list, "policy:", of[POLICY]);
+    if (found > 0) found = append_text(list, "task:", of[TASK]);
+    if (found > 0) found = append_all(list, "task:", walk->tasks);
+    if (found > 0) found = extend_list(list, walk->agents);
+    return found > 0 ? append_all(list, "link:", walk->links) : found;
+}
+
+static PyObject *make_facts(Walk *walk, PyObject *identifier, PyObject *const *of)
+{
+    PyObject *meta = of[META] == Py_None ? Py_NewRef(empty)
+                                         : PyObject_CallOneArg(PyTuple_GET_ITEM(helpers, ABOUT), identifier);
+    PyObject *named = PyList_AsTuple(walk->named), *links = PyList_AsTuple(walk->links);
+    PyObject *tasks = PyList_AsTuple(walk->tasks), *facts = NULL;
+    if (meta && named && links && tasks) {
+        PyObject *args[] = {
+            of[AGENT],  of[SESSION], named,       links,     of[TASK],    tasks, of[ID], of[AUD],
+            of[POLICY], of[KID],     text_bearer, of[MODEL], of[SUBJECT], meta,
+        };
+        facts = PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, CHAIN_FACTS), args, sizeof args / sizeof *args, NULL);
+    }
+    Py_XDECREF(meta);
+    Py_XDECREF(named);
+    Py_XDECREF(links);
+    Py_XDECREF(tasks);
+    return facts;
+}
+
+// Tell the chain, once nothing can fail any more.
+static int tell(Walk *walk, PyObject *proven, PyObject *facts)
+{
+    PyObject *made[] = {
+        PyLong_FromLongLong(walk->exp), PyBool_FromLong(walk->needs_call), PyList_AsTuple(walk->allows),
+        Py_NewRef(walk->places),        PyLong_FromLongLong(walk->parts),  PyList_AsTuple(walk->scopes),
+        Py_NewRef(facts),
+    };
+    int good = 1, count = sizeof made / sizeof *made;
+    for (int i = 0; i < count; i++) good = good && made[i] != NULL;
+    for (int i = 0; i < count; i++) {
+        if (good) Py_XSETREF(*slot(&proven_class, proven, P_EXP + i), made[i]);
+        else Py_XDECREF(made[i]);
+    }
+    return good ? 1 : -1;
+}
+
+static int read_all(Walk *walk, PyObject *proven, PyObject *packets)
+{
+    PyObject *identifier = field(&proven_class, proven, P_IDENTIFIER), *key = field(&proven_class, proven, P_KEY);
+    if (!is_of(&identifier_class, identifier) || !is_of(&key_class, key)) return 0;
+    PyObject *of[IDENTIFIER_FIELDS];
+    for (int i = 0; i < IDENTIFIER_FIELDS; i++) of[i] = field(&identifier_class, identifier, i);
+    if (!PyUnicode_CheckExact(of[ID]) || !PyUnicode_IS_COMPACT_ASCII(of[ID]) ||
+        PyUnicode_GET_LENGTH(of[ID]) != LINK_CHARS ||
+        decode_into(walk->link, PyUnicode_1BYTE_DATA(of[ID]), LINK_CHARS) != LINK || !number(of[DEPTH], &walk->depth) ||
+        !number(field(&proven_class, proven, P_EXP), &walk->exp))
+        return 0;
+    walk->needs_call = field(&proven_class, proven, P_NEEDS_CALL) == Py_True;
+    walk->parts = PyTuple_GET_SIZE(packets);
+    int found = take_in_all(walk, packets);
+    if (found > 0) found = list_scopes(walk, field(&key_class, key, K_SCOPE), of);
+    if (found <= 0) return found;
+    PyObject *facts = make_facts(walk, identifier, of);
+    found = facts != NULL ? tell(walk, proven, facts) : -1;
+    Py_XDECREF(facts);
+    return found;
+}
+
+PyObject *read_caveats(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || helpers == NULL || !is_of(&proven_class, args[0]) || !PyTuple_CheckExact(args[1]))
+        return pure(READ_CAVEATS, args, nargs);
+    Walk walk = {.audience = args[2]};
+    PyObject **const lists[] = {&walk.named,  &walk.links,  &walk.agents,  &walk.tasks,
+                                &walk.allows, &walk.places, &walk.hand_to, &walk.scopes};
+    int found = 1;
+    for (int i = 0; i < 8; i++)
+        if ((*lists[i] = PyList_New(0)) == NULL) found = -1;
+    if (found > 0) found = read_all(&walk, args[0], args[1]);
+    for (int i = 0; i < 8; i++) Py_XDECREF(*lists[i]);
+    if (found == 0) return pure(READ_CAVEATS, args, nargs);
+    return found > 0 ? Py_NewRef(Py_None) : NULL;
+}
