@@ -118,7 +118,10 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
     if isinstance(error, click.Abort):
         return "interrupted", "interrupted", exits.INTERRUPTED, None
     if isinstance(error, ArxError):
-        return str(error), error.code, exits.exit_of(error), None
+        hint = None
+        if str(error) == "the store did not answer":
+            hint = "see that it runs (`arx up`, or the server of `store` in realm.toml); `arx doctor` looks at it"
+        return str(error), error.code, exits.exit_of(error), hint
     extra = EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
     if extra is not None:
         return (

@@ -15,6 +15,7 @@ import httpx
 from arx_caps.cli import exits
 from arx_caps.cli.doctor_check import Check
 from arx_caps.cli.doctor_store import check_store
+from arx_caps.cli.doctor_witness import check_witnesses
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, plain
 from arx_caps.cli.place import Place, all_options
@@ -57,6 +58,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
     yield from _mint(place.issuer or realm.issuer)
+    yield from check_witnesses(realm)
 
 
 def _permissions(realm: Realm) -> Check:

@@ -158,9 +158,11 @@ def read_scopes(texts: Sequence[str]) -> list[str]:
 
 def _meant(texts: Sequence[str]) -> str | None:
     """Guess what somebody in a hurry meant to type, where the kind is missing or mistyped."""
+    if texts[0] in KINDS:
+        return None
     for text in texts:
         kind, colon, name = text.rpartition(":")
-        if kind in KINDS or text in KINDS:
+        if kind in KINDS:
             continue
         for meant in difflib.get_close_matches(kind, KINDS, 1) if colon else [_BY_LOOK.get(text[:2], "agent")]:
             with contextlib.suppress(RequestError):

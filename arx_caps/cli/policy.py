@@ -29,7 +29,7 @@ def policy_command() -> None:
 
 
 @policy_command.command("check")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @common_options
 @pass_console
 def check(console: Console, file: str) -> None:
@@ -133,7 +133,7 @@ def list_policies(console: Console, place: Place) -> None:
 
 
 @policy_command.command("load")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @operator_options
 @common_options
 @pass_console

@@ -2,6 +2,7 @@
 """``arx service``: enrol tool services, give them their keys, keep those fresh.  SPEC 9, 15, 21."""
 
 import json
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from arx_caps.cli.caller import now_ms
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object, write_object
 from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
-from arx_caps.cli.output import Console, pairs, table
+from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_time
 from arx_verifier.names import is_audience
@@ -109,6 +110,10 @@ def refresh(console: Console, file: Path, once: bool) -> None:
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if not console.quiet:
+            logging.getLogger("arx_caps.service").setLevel(logging.INFO)  # which keys came
+        console.say(f"{plain(file)} is kept fresh, until a signal says to stop")
         refresher.run(stop)
     finally:
         refresher.close()

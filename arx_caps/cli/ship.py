@@ -62,6 +62,10 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
     if not done:
         unreachable = status.code == "store_unavailable"
         hint = "the records stay in the spool; run it again, or leave it running"
+        if not unreachable:
+            hint = (
+                "the records stay in the spool; was the key taken away? join once more, with --journal the same folder"
+            )
         raise Stop(str(status.error), exits.UNREACHABLE if unreachable else exits.INCOMPLETE, hint=hint, code="ship")
     click.get_current_context().exit(exits.INCOMPLETE if status.lost else exits.OK)
 

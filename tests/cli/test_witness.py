@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx witness``: a real one in a process of its own, made and asked as an operator would."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import pytest
 
 from arx_caps.audit import tree
 from arx_caps.audit.checkpoint import open_checkpoint
+from arx_caps.audit.keys import read_signer
 from arx_caps.audit.note import Note, VerifierKey
 from arx_caps.audit.tree import Tree, leaf_hash
 from arx_caps.audit.witness_client import ask_witness
-from tests.audit.world import LOG, WITNESS, checkpoint_of, records
+from arx_caps.cli.doctor_witness import check_witnesses
+from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.cli.helpers import arx
+from tests.mint.world import make_realm
 
 
 def test_init_makes_a_key_once(tmp_path: Path) -> None:
@@ -43,6 +47,21 @@ def test_what_it_cannot_serve_it_says(tmp_path: Path, words: tuple[str, ...], sa
     ran = arx("witness", "serve", tmp_path, *words)
     assert ran.exit_code == 2
     assert said in ran.err
+
+
+def test_the_doctor_misses_a_witness(tmp_path: Path) -> None:
+    """What was published without a cosignature that the realm names is found before an auditor asks for it."""
+    realm = make_realm(tmp_path / "realm")
+    realm = dataclasses.replace(realm, witnesses=(f"http://127.0.0.1:1 {WITNESS.key}",))
+    assert list(check_witnesses(realm)) == []  # nothing was published yet
+    realm.log_dir.mkdir(exist_ok=True)
+    log, kept = read_signer(realm.log_key_path, "log"), records(5)
+    for witnesses, ok in (((), False), ((STRANGER,), False), ((WITNESS, STRANGER), True)):
+        (realm.log_dir / "checkpoint").write_bytes(checkpoint_of(kept, log, *witnesses))
+        [check] = check_witnesses(realm)
+        assert (check.name, check.ok, WITNESS.key.name in check.found) == ("witnesses", ok, True)
+    (realm.log_dir / "checkpoint").write_bytes(checkpoint_of(kept, OTHER, WITNESS))
+    assert [check.ok for check in check_witnesses(realm)] == [False]
 
 
 @pytest.mark.servers

@@ -5,7 +5,9 @@ A ``console`` block is typed line by line, a ``python`` block is a file, a ``tex
 In what is shown ``…`` stands for any text, and columns may be apart as they like.
 """
 
+import ast
 import contextlib
+import importlib
 import os
 import re
 import shlex
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -378,3 +381,32 @@ def test_make_help_lists_every_target() -> None:
     told = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory", "help"], capture_output=True, check=True)
     listed = dict(line.split(maxsplit=1) for line in told.stdout.decode().splitlines())
     assert listed.keys() == set(declared.split()[1:])
+
+
+def _found(dotted: str) -> bool:
+    """Tell whether a dotted name is a module of ARx, or something in one."""
+    module, _, name = dotted.rpartition(".")
+    try:
+        importlib.import_module(dotted)
+    except ModuleNotFoundError:
+        with contextlib.suppress(ModuleNotFoundError):
+            return hasattr(importlib.import_module(module), name) if module else False
+        return _found(module) if module else False  # an attribute of a class
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_shown_can_be_read(page: Path) -> None:
+    """
+    Also what no test runs: Python and TOML on the pages parse, and what they import or name of ARx is there.
+    """
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(arx_(?:caps|verifier)(?:\.[A-Za-z_]\w*)+)(?![\w/]|\.py)", text))
+    for block in blocks(text):
+        if block.language == "toml":
+            tomllib.loads(block.text)
+        elif block.language == "python":
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("arx_"):
+                    named |= {f"{node.module}.{alias.name}" for alias in node.names if alias.name != "*"}
+    assert [name for name in sorted(named) if not _found(name)] == []
