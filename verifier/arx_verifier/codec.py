@@ -196,7 +196,7 @@ def split_body(raw: bytes) -> tuple[bytes, bytes]:
     Raises:
         MalformedTokenError: It does not end in a signature.
     """
-    if raw[_ENDING:-SIGNATURE_BYTES] != TAIL:
+    if not raw.endswith(TAIL, _ENDING, -SIGNATURE_BYTES):
         raise MalformedTokenError("this macaroon does not end in a signature of 32 bytes")
     return raw[:_ENDING], raw[-SIGNATURE_BYTES:]
 
@@ -217,16 +217,23 @@ def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ..
     if body[:1] != b"\x02":
         raise MalformedTokenError("this is not a macaroon of version 2")
     try:
-        location = None
-        at = 1
-        if body[at] == LOCATION:
-            location, at = _field(body, at)
+        location, at = None, 1
+        if body[1] == LOCATION:
+            size = body[2]
+            if size < 0x80:
+                at = size + 3
+                location = body[3:at]
+            else:
+                location, at = _field(body, 1)
         if body[at] != IDENTIFIER:
             raise MalformedTokenError("a macaroon's identifier is missing")
-        identifier, at = _field(body, at)
+        size, start = body[at + 1], at + 2
+        if size >= 0x80:
+            size, start = _long_size(size, body[start]), start + 1
+        at = start + size
         if body[at] != EOS:
             raise MalformedTokenError("a macaroon's header is not closed")
-        return location, identifier, _caveats(body, at + 1)
+        return location, body[start:at], _caveats(body, at + 1)
     except IndexError as error:
         raise MalformedTokenError("this macaroon is cut short") from error
 

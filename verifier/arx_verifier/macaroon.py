@@ -20,6 +20,9 @@ MAX_HOPS: Final = 16  # hand-overs in one token
 ID_BYTES: Final = 16
 HOP_BYTES: Final = 9  # 72 random bits name a hand-over; two equal ones only die together
 MINT_AUDIENCE: Final = "arx.mint"
+_ENDING_BYTES: Final = len(codec.TAIL) + codec.SIGNATURE_BYTES
+_PREFIX_CHARS: Final = len(codec.TOKEN_PREFIX)
+_AROUND_CHARS: Final = _PREFIX_CHARS + 1
 CALL_MARK: Final = b'{"call":['  # how the one caveat begins that nothing may follow
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -86,6 +89,7 @@ class OperatorIdentifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     v: Annotated[int, Meta(ge=1, le=1)]
 
 
+_new: Final = object.__new__
 _IDENTIFIER: Final = msgspec.json.Decoder(Identifier)
 _OPERATOR: Final = msgspec.json.Decoder(OperatorIdentifier)
 
@@ -148,7 +152,7 @@ class Macaroon:
             MalformedTokenError: The text is not the one form of a macaroon.
         """
         body, signature = codec.read_text(text)
-        return cls(body, signature, text[: len(codec.TOKEN_PREFIX) + len(body) // 3 * 4])
+        return cls(body, signature, text[_PREFIX_CHARS : _PREFIX_CHARS + len(body) // 3 * 4])
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
@@ -188,9 +192,10 @@ class Macaroon:
 
     def encode(self) -> str:
         """Return the text form, ``arx1_…``.  It is a secret: whoever has it holds the token."""
-        head = self._head or codec.TOKEN_PREFIX
-        written = (len(head) - len(codec.TOKEN_PREFIX)) // 4 * 3
-        return head + codec.text_of(self._body[written:] + codec.TAIL + self._signature)
+        # Of the body, what the head says is written already; the head is whole groups of four characters.
+        written = len(self._head) // 4 * 3
+        rest = self._body[written:] + codec.TAIL + self._signature
+        return codec.TOKEN_PREFIX + self._head + codec.base64_of(rest).decode("ascii")
 
     def to_bytes(self) -> bytes:
         """Return the binary form.  It is a secret."""
@@ -205,7 +210,7 @@ class Macaroon:
         Raises:
             AttenuationError: This is a one-shot token, or the result would be too large.
         """
-        return self._extended([caveat.encode() for caveat in caveats])
+        return self._extended(tuple([caveat.encode() for caveat in caveats]))
 
     def hand_over(self, to: str, caveat: CaveatLike | None = None, *, hop: bytes | None = None) -> Self:
         """Return a token for another agent: named, narrowed and killable by its own link.  Offline.  SPEC 5.
@@ -222,24 +227,24 @@ class Macaroon:
         raw = (
             canonical.encode({"hop": hop_name, "to": to}) if caveat is None else caveat.handed_to(to, hop_name).encode()
         )
-        return self._extended([raw])
+        return self._extended((raw,))
 
-    def _extended(self, caveats: list[bytes]) -> Self:
-        if self.is_one_shot:
+    def _extended(self, caveats: tuple[bytes, ...]) -> Self:
+        packets = self.packets
+        if packets and packets[-1].__class__ is bytes and packets[-1].startswith(CALL_MARK):
             raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
         body, signature = self._body, self._signature
         for raw in caveats:
             body, signature = chain.appended(body, signature, raw)
-        count = len(self.packets) + len(caveats)
-        size = (len(body) + len(codec.TAIL) + codec.SIGNATURE_BYTES) * 4 // 3 + len(codec.TOKEN_PREFIX) + 1
-        if count > codec.MAX_CAVEATS or size > codec.MAX_CREDENTIAL_CHARS:
+        packets += caveats
+        size = (len(body) + _ENDING_BYTES) * 4 // 3 + _AROUND_CHARS
+        if len(packets) > codec.MAX_CAVEATS or size > codec.MAX_CREDENTIAL_CHARS:
             raise AttenuationError(
-                f"the token would have {count} caveats and {size} characters; the limits are {codec.MAX_CAVEATS} and "
-                f"{codec.MAX_CREDENTIAL_CHARS}: restate less at each hand-over"
+                f"the token would have {len(packets)} caveats and {size} characters; the limits are "
+                f"{codec.MAX_CAVEATS} and {codec.MAX_CREDENTIAL_CHARS}: restate less at each hand-over"
             )
-        narrower = object.__new__(type(self))
-        narrower.location, narrower.identifier = self.location, self.identifier
-        narrower.packets = self.packets + tuple(caveats)
+        narrower = _new(self.__class__)
+        narrower.location, narrower.identifier, narrower.packets = self.location, self.identifier, packets
         narrower._body, narrower._head, narrower._signature = body, self._head, signature
         return narrower
 
