@@ -52,6 +52,7 @@ __all__ = [
 MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
 _SHOWN_CHARS: Final = 64  # a longer name is looked at for where to cut it
 _NO_NAMES: Final[frozenset[str]] = frozenset()
+_failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = Failure._make  # half of what its names cost
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -186,16 +187,13 @@ def explain_last(
         args: The call's arguments.
     """
     get = args.get
-    wrong: set[str] = set()
-    failures: list[Failure] = []
+    wrong = {name for (rule,) in asked for name, holds in rule.tests if not holds(get(name, ABSENT))}
     for (rule,) in asked:
-        for name, holds in rule.tests:
-            if not holds(get(name, ABSENT)):
-                wrong.add(name)
         if rule.closed and not args.keys() <= rule.names:
             wrong.update(args.keys() - rule.names)
+    failures: list[Failure] = []
     at = len(said)
-    while wrong and at and len(failures) < MAX_TOLD:
+    while wrong and at:
         at -= 1
         ((compiled, written),) = said[at]
         for name, holds in compiled.tests:
@@ -209,22 +207,26 @@ def explain_last(
             for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller sends a hundred thousand of them
                 wrong.discard(name)
                 failures.append(Failure(places[at], _shown(name), "no argument of this name", shorten(args[name])))
+            if len(failures) >= MAX_TOLD:
+                break
     return tuple(failures)
 
 
 def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
     """Say what does not hold of one argument."""
+    shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
     if value is ABSENT:
-        failures.append(Failure(place, _shown(name), "a value", "nothing"))
+        failures.append(Failure(place, shown, "a value", "nothing"))
         return
     constraint = (rule.args or {})[name]
-    written = bytes(constraint) if isinstance(constraint, Raw) else encode(constraint)
-    came, shown = shorten(value), _shown(name)
-    for word, operand, speaks, holds in said_written(written):
+    came = shorten(value)
+    for word, operand, speaks, holds in said_written(
+        bytes(constraint) if isinstance(constraint, Raw) else encode(constraint)
+    ):
         if not holds(value):
             # A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
-            note = "" if speaks(value) else " (a kind or form it does not speak of)"
-            failures.append(Failure(place, f"{shown} {word}", operand, came + note))
+            note = came if speaks(value) else came + " (a kind or form it does not speak of)"
+            failures.append(_failure((place, f"{shown} {word}", operand, note)))
 
 
 def read_rule(data: Any) -> Rule:

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final, Protocol, Self
 
 import msgspec
@@ -191,6 +192,10 @@ class Decision(msgspec.Struct):
         return values
 
 
+_rule_of: Final = itemgetter(0, 1)  # of a failure; and below, what an erased body loses
+_details_of: Final = itemgetter(2, 3)
+
+
 def _call(decision: Decision) -> tuple[Any, ...]:
     """Return the fields of ``Call`` and of ``Rest`` in order; tuples cost less than structs and have the same bytes."""
     failures, counts = decision.failures, decision.counts
@@ -203,14 +208,14 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.inc,
             decision.applied,
             decision.age_ms,
-            tuple([failure[:2] for failure in failures]) if failures else (),
+            tuple(map(_rule_of, failures)) if failures else (),
             decision.ends,
             tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
             decision.gap,
         ),
         (
             decision.salt,
-            tuple([failure[2:] for failure in failures]) if failures else (),
+            tuple(map(_details_of, failures)) if failures else (),
             decision.peer,
             decision.request_id,
             decision.traceparent,

@@ -89,7 +89,6 @@ class OperatorIdentifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     v: Annotated[int, Meta(ge=1, le=1)]
 
 
-_new: Final = object.__new__
 _IDENTIFIER: Final = msgspec.json.Decoder(Identifier)
 _OPERATOR: Final = msgspec.json.Decoder(OperatorIdentifier)
 
@@ -243,7 +242,7 @@ class Macaroon:
                 f"the token would have {len(packets)} caveats and {size} characters; the limits are "
                 f"{codec.MAX_CAVEATS} and {codec.MAX_CREDENTIAL_CHARS}: restate less at each hand-over"
             )
-        narrower = _new(self.__class__)
+        narrower = object.__new__(type(self))
         narrower.location, narrower.identifier, narrower.packets = self.location, self.identifier, packets
         narrower._body, narrower._head, narrower._signature = body, self._head, signature
         return narrower

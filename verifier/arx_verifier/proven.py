@@ -104,7 +104,7 @@ class ProvenChain:
         self.networks: tuple[tuple[str, Networks], ...] = ()
         self.refused: Refused | None = None
         self._allows: tuple[Allow, ...]
-        self._places: list[int] = []
+        self._places: list[str] = []
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
@@ -177,25 +177,23 @@ class ProvenChain:
     def _explain_tool(self, tool: str) -> Refused:
         came = shorten(tool) if tool else "a request that is no tool"
         failures = [
-            Failure(_place(index), "tool", " or ".join([rule.tool for rule in allow.rules]), came)
-            for index, allow in zip(self._places, self._allows, strict=True)
+            Failure(place, "tool", " or ".join([rule.tool for rule in allow.rules]), came)
+            for place, allow in zip(self._places, self._allows, strict=True)
             if not any(rule.matches_tool(tool) for rule in allow.compiled)
         ]
         return Refused("tool_not_allowed", tuple(failures))
 
     def _explain_arguments(self, rules: ToolRules, args: Mapping[str, Any]) -> Refused:
         if rules.single:
-            places = [_place(index) for index in self._places]
-            failed = explain_last(rules.groups, rules.matching, places, args)
-            return Refused("argument_not_allowed", failed)
+            return Refused("argument_not_allowed", explain_last(rules.groups, rules.matching, self._places, args))
         failures: list[Failure] = []
-        for index, matching in zip(self._places, rules.matching, strict=True):
+        for place, matching in zip(self._places, rules.matching, strict=True):
             if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
                 continue
             for compiled, rule in matching:
                 if len(failures) == MAX_TOLD:
                     return Refused("argument_not_allowed", tuple(failures))
-                failures += explain(rule, args, _place(index), MAX_TOLD - len(failures), compiled)
+                failures += explain(rule, args, place, MAX_TOLD - len(failures), compiled)
         return Refused("argument_not_allowed", tuple(failures))
 
     @twin(_USED_TO_READ)
@@ -237,7 +235,7 @@ class ProvenChain:
                     agents += terms.agents
                 if terms.allow is not None:
                     allows.append(terms.allow)
-                    self._places.append(index)
+                    self._places.append(_PLACES[index + 1])
                 if not terms.plain:
                     self._take_rest(index, terms, audience)
                     caveat = terms.caveat
@@ -247,7 +245,7 @@ class ProvenChain:
                         hand_to.append((index, caveat.hand_to))
                     if caveat.task is not None:
                         tasks.append(caveat.task)
-            if not self._places or self._places[0] != 0:
+            if not self._places or self._places[0] != _PLACES[1]:
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
         except ArxError as error:
