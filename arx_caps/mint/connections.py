@@ -4,13 +4,19 @@
 uvicorn waits for a request for ever, and a process that has no file left to open can neither accept, record nor kill.
 So a request that does not arrive is given up, and when all places are taken, whoever has waited longest makes room for
 the next: strangers who hold connections open cannot shut an operator out.  What is asked is the application's.
+
+A server that stops cuts off what it has not read: uvicorn closes whatever has no request yet.  Here who was connected
+before is waited for, briefly, and answered.
 """
 
 import asyncio
 import http
 import json
 import resource
+import select
+import socket
 import sys
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import h11
@@ -20,6 +26,9 @@ REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for an answer to b
 BACKLOG: Final = 512  # connections that wait to be accepted
 AT_ONCE: Final = 64  # accepted in one turn of the event loop; it takes some turns until a place is given back
 MAX_CONNECTIONS: Final = 2048
+LOOK_S: Final = 0.01
+QUIET_TURNS: Final = 3  # an accepted connection belongs to its listener one turn of the event loop later
+LAST_LOOKS: Final = 50  # half a second for requests that are on their way when the server stops
 OTHER_FILES: Final = 4 * AT_ONCE + 128  # and database, record, journal, store, standard streams
 
 
@@ -27,7 +36,8 @@ class BoundedProtocol(H11Protocol):
     """HTTP/1.1 of which each connection is held to a time, and all of them to a number; ``bounded`` makes one."""
 
     most: ClassVar[int] = MAX_CONNECTIONS
-    held: ClassVar[dict[H11Protocol, None]]  # in the order in which they began to wait
+    held: ClassVar[dict["BoundedProtocol", None]]  # in the order in which they began to wait
+    leaving: ClassVar[bool] = False
     _timer: asyncio.TimerHandle | None = None
     _begun = False
 
@@ -46,6 +56,12 @@ class BoundedProtocol(H11Protocol):
             self._begun = True
             self._watch()
         super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Take in requests; when the server stops, each is the last one of its connection."""
+        super().handle_events()
+        if self.leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request of HTTP/1.1: as a problem, like every refusal, and with h11's better status."""
@@ -79,6 +95,19 @@ class BoundedProtocol(H11Protocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
+    @classmethod
+    async def take_last(cls) -> None:
+        """Let the requests arrive that are on their way: on new connections, and what has begun to arrive."""
+        cls.leaving = True
+        for _ in range(LAST_LOOKS):
+            await asyncio.sleep(LOOK_S)  # what has arrived already is read meanwhile
+            if not any(each.is_awaited() for each in cls.held):
+                return
+
+    def is_awaited(self) -> bool:
+        """Tell whether a request is to be expected that is not whole; who had an answer begins no other one."""
+        return _waits(self) and (self._begun or self.cycle is None)
+
     def _watch(self) -> None:
         self.held.pop(self, None)
         self.held[self] = None
@@ -96,6 +125,19 @@ class BoundedProtocol(H11Protocol):
 def _waits(protocol: H11Protocol) -> bool:
     """Tell whether a request is not there yet, or not whole."""
     return protocol.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+
+async def accept_last(listeners: Sequence[socket.socket]) -> None:
+    """Accept who has connected already: the end of a listener cuts off those who wait there."""
+    waiting = select.poll()
+    for listener in listeners:
+        waiting.register(listener, select.POLLIN)
+    quiet = 0
+    for _ in range(4 * BACKLOG // AT_ONCE):  # whoever goes on connecting is not waited for
+        quiet = 0 if waiting.poll(0) else quiet + 1
+        if quiet == QUIET_TURNS:
+            return
+        await asyncio.sleep(0)  # the event loop accepts
 
 
 def bounded() -> type[BoundedProtocol]:

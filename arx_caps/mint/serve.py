@@ -24,7 +24,7 @@ from prometheus_client import start_http_server
 from starlette.applications import Starlette
 
 from arx_caps.mint.app import create_app
-from arx_caps.mint.connections import AT_ONCE, BACKLOG, bounded
+from arx_caps.mint.connections import AT_ONCE, BACKLOG, BoundedProtocol, accept_last, bounded
 from arx_caps.mint.core import Mint, need_store
 from arx_caps.mint.metrics import Metrics
 from arx_caps.mint.observing import log_lines
@@ -41,9 +41,10 @@ LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says on stderr, in one JSON line, that it listens."""
+    """uvicorn's server, which says on stderr, in one JSON line, that it listens, and cuts off nobody when it stops."""
 
     announcement: dict[str, object]
+    protocol: type[BoundedProtocol]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -51,6 +52,13 @@ class _Server(uvicorn.Server):
             listener.listen(BACKLOG)  # asyncio has one number for how many wait and how many it accepts at once
         if self.started:
             print(json.dumps(self.announcement), file=sys.stderr, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await accept_last(sockets or ())
+        for server in self.servers:
+            server.close()
+        await self.protocol.take_last()
+        await super().shutdown(sockets)
 
 
 def serve(
@@ -104,7 +112,9 @@ def serve(
         listener.close()
         mint.close()
         raise
-    server = _Server(_config(app))
+    protocol = bounded()
+    server = _Server(_config(app, protocol))
+    server.protocol = protocol
     server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
     server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policy.digest}
     if until_eof:
@@ -131,10 +141,10 @@ def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
     return server
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=bounded(),
+        http=protocol,
         ws="none",
         backlog=AT_ONCE,
         log_config=None,

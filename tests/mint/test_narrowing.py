@@ -171,3 +171,28 @@ def test_those_who_change_a_task_at_once(world: World, services: dict[str, Verif
     assert ask(services, world, bundle) == "revoked"
     (alive,) = world.mint.state.live_grants(task)
     assert alive["link"] == Bundle.parse(worked[states.index("ok")]).outline.link
+
+
+def test_of_two_attempts_that_overlap_the_later_one_kills_nothing(
+    world: World, services: dict[str, Verifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call is repeated while its first attempt still runs: that one, gone on, answers what the repeat has given."""
+    holder, _ = world.session()
+    task, _ = started(holder)
+    path, live, given = f"/v1/tasks/{task}/narrow", world.mint.state.live_grants, []
+
+    def attempt() -> Any:
+        headers = holder.headers("POST", path) | {"Idempotency-Key": "n-1"}
+        return world.client.post(path, json=GET_ONLY, headers=headers).json()
+
+    def slow(task: str) -> Any:
+        monkeypatch.setattr(world.mint.state, "live_grants", live)
+        with ThreadPoolExecutor(1) as pool:
+            given.append(pool.submit(attempt).result())
+        return live(task)
+
+    monkeypatch.setattr(world.mint.state, "live_grants", slow)
+    late = attempt()
+    assert late == given[0]
+    assert ask(services, world, late["bundle"]) == "ok"
+    assert len(live(task)) == 1
