@@ -2,8 +2,9 @@
 """Mints that are killed in the middle of one request: ``python -m tests.mint.crashing``.
 
 Reads an order a line, and for each forks a process that starts the realm's mint, hands it one request, and kills itself
-(SIGKILL) before the n-th step of that request: a statement or a commit on its way to the database, bytes on their way
-to the store, bytes just sent there, the answer on its way to the client.  Writes what was answered, or null.
+(SIGKILL) before the n-th step of that request: a statement that writes or its commit on its way to the database, bytes
+on their way to the store, bytes just sent there, the answer on its way to the client.  What only reads is no step: a
+death before it leaves what a death before the next step does.  Writes what was answered, or null.
 """
 
 import json
@@ -24,6 +25,7 @@ from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 
+WRITES = ("INSERT", "UPDATE", "DELETE")
 WORKER = "AnyIO worker"  # where requests are answered; what others do at the time is no step of theirs
 
 
@@ -48,10 +50,23 @@ class Steps:
 STEPS = Steps()
 
 
+def statement(connection: Any, cursor: Any, text: str, *_: Any) -> None:
+    """A step where it writes."""
+    if text.startswith(WRITES):
+        connection.info["wrote"] = True
+        STEPS.take()
+
+
+def commit(connection: Any) -> None:
+    """A step where there is anything to commit."""
+    if connection.info.pop("wrote", False):
+        STEPS.take()
+
+
 def watch() -> None:
     """Have every step counted."""
-    event.listen(Engine, "before_cursor_execute", STEPS.take)
-    event.listen(Engine, "commit", STEPS.take)
+    event.listen(Engine, "before_cursor_execute", statement)
+    event.listen(Engine, "commit", commit)
     send = Connection.send_packed_command
 
     def counted(self: Connection, *args: Any, **kwargs: Any) -> None:

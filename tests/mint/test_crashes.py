@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mint killed at every step of opening, starting and ending: what was answered holds, the rest can be done again, and
-an ended thing is dead.  On both databases, with a second mint that goes on.
+"""A mint killed at every step of what it does: what was answered holds, the rest can be done again, with the same
+``Idempotency-Key`` to the same effect, and an ended thing is dead.  On both databases, with a second mint that goes on.
 """
 
 import json
@@ -16,21 +16,24 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile
+from arx_caps.jose import KeyFile, SigningKey
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.service.exchanging import GRANT_TYPE, TASK_TOKEN
 from arx_verifier.access import AccessRequest
 from arx_verifier.codec import bytes_of
 from arx_verifier.decisions import InMemoryDecisions
 from arx_verifier.feed import Follower
 from arx_verifier.keys import KeyRing
 from arx_verifier.verify import Verifier
+from tests.mint.test_exchange import ORDER, PAY, POLICY
+from tests.mint.test_tasks import verifier
 from tests.mint.world import LOOKUP, Holder, World, client_of, make_realm, now_ms
 from tests.servers import FAST_LEASE_MS
 
 pytestmark = pytest.mark.servers
-MOST_STEPS = 120
+MOST_STEPS = 40
 
 
 class Running(NamedTuple):
@@ -51,18 +54,22 @@ class Crasher:
             [sys.executable, "-m", "tests.mint.crashing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, step: int, holder: Holder, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
+    def ask(
+        self, step: int, holder: Holder, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> dict[str, Any] | None:
         """Have a mint that dies at a step answer a request; None where it died."""
-        said = self._ask(step, holder, method, path, body)
+        said = self._ask(step, holder, method, path, body, key)
         while said is not None and said["status"] == 503:  # under load its short lease ran out: it did nothing
-            said = self._ask(step, holder, method, path, body)
+            said = self._ask(step, holder, method, path, body, key)
         return said
 
-    def _ask(self, step: int, holder: Holder, method: str, path: str, body: Any) -> dict[str, Any] | None:
+    def _ask(
+        self, step: int, holder: Holder, method: str, path: str, body: Any, key: str | None
+    ) -> dict[str, Any] | None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = {"realm": str(self.world.realm.folder), "store": self.store, "step": step, "method": method}
-        order |= {"path": path, "body": body, "headers": holder.headers(method, path)}
+        order |= {"path": path, "body": body, "headers": with_key(holder, path, key, method)}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         told = json.loads(self._process.stdout.readline())
@@ -74,6 +81,21 @@ class Crasher:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def with_key(holder: Holder, path: str, key: str | None, method: str = "POST") -> dict[str, str]:
+    return holder.headers(method, path) | ({} if key is None else {"Idempotency-Key": key})
+
+
+def repeat(holder: Holder, path: str, body: Any, key: str, answered: dict[str, Any] | None) -> dict[str, Any]:
+    """Ask the mint that goes on for the same thing; it answers what the first one did, if that came to answer."""
+    answer = holder.world.client.post(path, json=body, headers=with_key(holder, path, key))
+    assert answer.is_success, answer.text
+    told: dict[str, Any] = answer.json()
+    if answered is not None:
+        same = ("session", "task", "bundle", "token", "link", "kill")
+        assert {name: told.get(name) for name in same} == {name: answered["body"].get(name) for name in same}
+    return told
 
 
 @pytest.fixture
@@ -129,12 +151,12 @@ def count(world: World, kind: str) -> int:
     return sum(event["kind"] == kind for event in world.events())
 
 
-def at_every_step(world: World, act: Callable[[int], dict[str, Any] | None], stride: int = 2) -> int:
+def at_every_step(world: World, act: Callable[[int], dict[str, Any] | None]) -> int:
     """Do something with a death at one step after the other, until nobody dies of it; how many steps there were.
 
-    The databases take turns, so that with a stride of two each step is tried on one of them.
+    The databases take turns: each step is tried on one of them.
     """
-    for step in range(1 + (world.mint.state.system == "sqlite"), MOST_STEPS, stride):
+    for step in range(1 + (world.mint.state.system == "sqlite"), MOST_STEPS, 2):
         if (answered := act(step)) is not None:
             assert answered["status"] in (200, 201), answered
             return step
@@ -142,34 +164,33 @@ def at_every_step(world: World, act: Callable[[int], dict[str, Any] | None], str
 
 
 def test_opening(world: World, crasher: Crasher, agent: KeyFile) -> None:
-    """A session is there with its event or not at all; opening another one works, whatever became of the first."""
+    """A session is there with its event or not at all, and the repeat gets that one; another one can be opened."""
 
     def act(step: int) -> dict[str, Any] | None:
-        holder = Holder(world, world.session_key, None)
-        body = {"assertion": world.assertion(agent)}
-        answered = crasher.ask(step, holder, "POST", "/v1/sessions", body)
+        holder, before = Holder(world, SigningKey.generate(), None), len(world.mint.state.sessions())
+        body, key = {"assertion": world.assertion(agent, holder.key)}, f"k-{step}"
+        answered = crasher.ask(step, holder, "POST", "/v1/sessions", body, key)
         assert len(world.mint.state.sessions()) == count(world, "session.opened")
-        if answered is None:
-            again = holder.call("POST", "/v1/sessions", body)  # a lost answer: its assertion opens one session at most
-            assert again.status_code == 201 or again.json()["code"] == "replayed"
+        told = repeat(holder, "/v1/sessions", body, key, answered)
+        assert len(world.mint.state.sessions()) == count(world, "session.opened") == before + 1
+        assert Holder(world, holder.key, told["token"]).call("POST", "/v1/tasks", LOOKUP).status_code == 201
         return answered
 
-    assert at_every_step(world, act) > 8
+    assert at_every_step(world, act) > 6
     world.open_session(agent)
 
 
 def test_starting(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
-    """A task is there with its event or not at all; another one starts, and the end of the session ends all of them."""
+    """A task is there with its event or not at all, and the repeat gets that one; the end of the session ends all."""
     running = started(world, agent)
 
     def act(step: int) -> dict[str, Any] | None:
-        answered = crasher.ask(step, running.holder, "POST", "/v1/tasks", LOOKUP)
+        before, key = len(world.mint.state.tasks()), f"k-{step}"
+        answered = crasher.ask(step, running.holder, "POST", "/v1/tasks", LOOKUP, key)
         assert len(world.mint.state.tasks()) == count(world, "task.started")
-        if answered is None:
-            assert running.holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-        else:
-            assert "bundle" in answered["body"], answered
-            assert outcome(world, orders, answered["body"]["bundle"]) == "ok"
+        told = repeat(running.holder, "/v1/tasks", LOOKUP, key, answered)
+        assert len(world.mint.state.tasks()) == count(world, "task.started") == before + 1
+        assert outcome(world, orders, told["bundle"]) == "ok"
         return answered
 
     assert at_every_step(world, act) > 6
@@ -240,7 +261,7 @@ def test_renewing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifi
         assert running.holder.call("POST", path).status_code == 200
         return answered
 
-    assert at_every_step(world, act, 4) > 6
+    assert at_every_step(world, act) > 5
     told = running.holder.call("POST", path).json()
     running.holder.token = told["token"]
     assert running.holder.call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
@@ -255,40 +276,69 @@ def test_narrowing(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
     def act(step: int) -> dict[str, Any] | None:
         running, recorded = started(world, agent), count(world, "task.narrowed")
         path = f"/v1/tasks/{running.task}/narrow"
-        answered = crasher.ask(step, running.holder, "POST", path, body)
+        answered = crasher.ask(step, running.holder, "POST", path, body, f"k-{step}")
         if answered is not None or count(world, "task.narrowed") > recorded:
             assert outcome(world, orders, running.bundle) == "revoked"
-        again = running.holder.call("POST", path, body)
-        assert again.status_code == 200, again.text
+        told = repeat(running.holder, path, body, f"k-{step}", answered)
+        assert count(world, "task.narrowed") == recorded + 1
         assert outcome(world, orders, running.bundle) == "revoked"
-        assert outcome(world, orders, again.json()["bundle"]) == "ok"
-        if answered is not None:
-            assert outcome(world, orders, answered["body"]["bundle"]) == "revoked"
+        assert outcome(world, orders, told["bundle"]) == "ok"
         assert len(world.mint.state.live_grants(running.task)) == 1
         return answered
 
-    assert at_every_step(world, act, 7) > 12
+    assert at_every_step(world, act) > 10
 
 
 def test_extending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
-    """A grant is there with its event or not at all; what was there goes on, and the end of the task ends all of it."""
+    """A grant is there with its event or not at all, and the repeat gets that one; the end of the task ends all."""
     running = started(world, agent)
     path = f"/v1/tasks/{running.task}/extend"
 
     def act(step: int) -> dict[str, Any] | None:
-        answered = crasher.ask(step, running.holder, "POST", path, {})
+        before, key = count(world, "task.extended"), f"k-{step}"
+        answered = crasher.ask(step, running.holder, "POST", path, {}, key)
         assert len(world.mint.state.live_grants(running.task)) == 1 + count(world, "task.extended")
-        if answered is None:
-            assert running.holder.call("POST", path, {}).status_code == 201
-        else:
-            assert "bundle" in answered["body"], answered
-            assert outcome(world, orders, answered["body"]["bundle"]) == "ok"
+        told = repeat(running.holder, path, {}, key, answered)
+        assert count(world, "task.extended") == before + 1 == len(world.mint.state.live_grants(running.task)) - 1
+        assert {outcome(world, orders, bundle) for bundle in (running.bundle, told["bundle"])} == {"ok"}
         return answered
 
-    assert at_every_step(world, act, 8) > 6
+    assert at_every_step(world, act) > 6
     last = running.holder.call("POST", path, {}).json()["bundle"]
     assert running.holder.call("DELETE", f"/v1/tasks/{running.task}").status_code == 200
     assert {outcome(world, orders, bundle) for bundle in (running.bundle, last)} == {"revoked"}
+
+
+def test_exchanging(world: World, crasher: Crasher, agent: KeyFile) -> None:
+    """A one-shot token is spent with what it was exchanged for, or not at all; the repeat gets that, no other call."""
+    world.realm.policy_path.write_text(POLICY)
+    world.mint.reload_policy()
+    service, payments = own_key(world, "orders"), verifier(world, "payments")
+    holder, _ = world.open_session(agent)
+    task = Task(Bundle.parse(holder.call("POST", "/v1/tasks", PAY).json()["bundle"]))
+    body = {"grant_type": GRANT_TYPE, "subject_token_type": TASK_TOKEN, "audience": "payments"}
+
+    def act(step: int) -> dict[str, Any] | None:
+        before = count(world, "token.exchanged")
+        asked = body | {"subject_token": task.call_token("orders", "orders.get", ORDER)}
+        answered = crasher.ask(step, service, "POST", "/v1/exchange", asked, f"k-{step}")
+        told = repeat(service, "/v1/exchange", asked, f"k-{step}", answered)
+        assert count(world, "token.exchanged") == before + 1
+        onwards, args = Task(Bundle.parse(told["bundle"])), ORDER | {"amount": 50}
+        text = onwards.call_token("payments", "payments.refund", args)
+        assert payments.decide(text, AccessRequest("payments.refund", args, now_ms())).code == "ok"
+        assert service.call("POST", "/v1/exchange", asked).json()["code"] == "replayed"
+        return answered
+
+    assert at_every_step(world, act) > 6
+
+
+def own_key(world: World, audience: str) -> Holder:
+    """A service that enrolled a key of its own."""
+    told = world.operator().call("POST", "/v1/services/invitations", {"audience": audience}).json()
+    service = Holder(world, SigningKey.generate(), None)
+    assert service.call("POST", "/v1/services/keys", {"enrolment": told["enrolment"]}).status_code == 201
+    return service
 
 
 def test_deactivating(world: World, crasher: Crasher, orders: Verifier) -> None:
@@ -313,7 +363,7 @@ def test_deactivating(world: World, crasher: Crasher, orders: Verifier) -> None:
         assert f"agent:{path}" in world.mint.store.bans()
         return answered
 
-    assert at_every_step(world, act, 4) > 12
+    assert at_every_step(world, act) > 12
 
 
 def test_killing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
@@ -329,4 +379,4 @@ def test_killing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifie
         assert outcome(world, orders, running.bundle) == "revoked"
         return answered
 
-    assert at_every_step(world, act) > 10
+    assert at_every_step(world, act) > 8
