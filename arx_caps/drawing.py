@@ -58,6 +58,9 @@ def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
     yield [("dim", indent + ("└─ " if last else "├─ ")), *_title(node)]
     indent += "   " if last else "│  "
     rows = list(_rows(node.decisions))
+    older = node.allowed + node.denied + node.other - len(node.decisions)
+    if older > 0:
+        rows.insert(0, [("dim", f"… {older:,} more, counted and not drawn")])
     for position, row in enumerate(rows):
         end = not node.children and position == len(rows) - 1
         yield [("dim", indent + ("└─ " if end else "├─ ")), *row]

@@ -119,6 +119,18 @@ def test_the_json_form_is_whole() -> None:
     assert told["tasks"][0]["children"][1]["decisions"][0]["failures"][0]["came"] == "50"
 
 
+def test_what_is_not_drawn_is_counted() -> None:
+    """
+    Where a place has more records than are at hand, the tree says so before the first that it draws.
+    """
+    told = trail(STORY, "s-1")
+    root = told.tasks["t-1"]
+    root.allowed += 1_500
+    lines = render(told, colour=False).splitlines()
+    assert lines[3] == "│  ├─ … 1,500 more, counted and not drawn"
+    assert sum("not drawn" in line for line in lines) == 1
+
+
 def test_a_long_run_of_allowed_calls_is_one_line_and_no_refusal_drowns_in_it() -> None:
     """
     Allowed calls in a row are drawn together with their counts; a refused one stands in a line of its own.

@@ -67,6 +67,11 @@ class Asking:
             found += answer["records"]
         return found[::-1], total
 
+    def denied(self, mint: Caller, limit: int) -> list[dict[str, Any]]:
+        """Return the newest refusals among them."""
+        asking = Asking({**dict.fromkeys(_NAMES), **self.query, "reason": "deny"})
+        return asking.newest(mint, limit)[0]
+
     def rising(self, mint: Caller, after: int = -1) -> Iterator[dict[str, Any]]:
         """Yield pages from behind an index to the end of the log as it is at the first of them."""
         size = None

@@ -23,7 +23,7 @@ from arx_caps.cli.rows import HEADS, row_of
 from arx_caps.cli.values import show_span, show_time
 
 WAIT_MS = 20_000
-DRAWN = 500  # of more records a tree shows the newest; its counts are of all
+DRAWN = 500  # of more records a tree shows the newest, and as many refusals; its counts are of all
 
 
 @click.command("trail")
@@ -117,10 +117,13 @@ def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
         console.say("this is more than a tree can show; here is the end of it")
         return False
     if not answer["nodes"]:
-        hint = "records are there a moment after they were shipped; `arx verifier list`, `arx doctor`"
+        hint = "records are there a moment after they were shipped; `arx audit runs` says whose, and how far"
         raise Stop(f"no record names {name} {ref[:60]}", exits.DENIED, hint=hint, code=f"unknown_{name}")
     found, total = asking.newest(mint, DRAWN)
-    told = trails_of_log(answer["nodes"], found)
+    drawn = {record["index"]: record for record in found}
+    if total["records"] > len(found):  # what was refused must not drown in what was allowed since
+        drawn |= {record["index"]: record for record in asking.denied(mint, DRAWN)}
+    told = trails_of_log(answer["nodes"], [drawn[index] for index in sorted(drawn)])
     value = {"trails": [each.to_dict() for each in told], "total": total}
     console.data("trail", value, lambda: "".join(render(each, colour=colours()) for each in told).rstrip("\n"))
     if total["records"] > len(found):
