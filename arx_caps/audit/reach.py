@@ -27,6 +27,7 @@ class Question(NamedTuple):
         session: A session's id.
         task: The id of a task or sub-task.
         link: A hand-over's public name.
+        granted: A task, by the link of the tokens that the mint gave for it: no hand-over made that one.
         agent: An agent's path or a pattern: whom the mint proved, or whom a hand-over names.
         subject: The scope of whom it was for, ``subject:…``.
         tool: A tool or a pattern; of an event its kind.
@@ -38,6 +39,7 @@ class Question(NamedTuple):
     session: str | None = None
     task: str | None = None
     link: str | None = None
+    granted: str | None = None
     agent: str | None = None
     subject: str | None = None
     tool: str | None = None
@@ -48,12 +50,12 @@ class Question(NamedTuple):
     @property
     def of_nodes(self) -> bool:
         """Whether it asks by somebody."""
-        return any(each is not None for each in self[:5])
+        return any(each is not None for each in self[:6])
 
     @property
     def of_records(self) -> bool:
         """Whether it asks by what a record says beyond its node."""
-        return any(each is not None for each in self[5:])
+        return any(each is not None for each in self[6:])
 
 
 class Reach(NamedTuple):
@@ -82,7 +84,8 @@ def reach(connection: Connection, question: Question) -> Reach | None:
 
 def _by_ids(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
     """Yield, for each id that is named, what its nodes and all above and below them have in common."""
-    for kinds, ref in (((SESSION,), question.session), ((TASK, SUBTASK), question.task), ((LINK,), question.link)):
+    tasks = (((TASK, SUBTASK), question.task), ((TASK,), question.granted))
+    for kinds, ref in (((SESSION,), question.session), *tasks, ((LINK,), question.link)):
         if ref is None:
             continue
         named = select(NODE.c.path).where(NODE.c.kind.in_(kinds), NODE.c.ref == ref).limit(GATHERED)

@@ -18,6 +18,7 @@ from arx_caps.audit.reach import Question, reach
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import TileReader, fetch_from
+from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Answer, Asked, Endpoint, Query
 from arx_caps.mint.log import AuditLog
 from arx_verifier.errors import REASONS, AuditError, RequestError
@@ -118,7 +119,7 @@ def list_runs(asked: Asked) -> Runs:
 def list_records(asked: Asked) -> Records:
     """Show records of the audit log: the newest, those before or after one, or those that come."""
     query, store = asked.query, asked.mint.log.store
-    question = _question(query)
+    question = _question(asked.mint, query)
     if query.before is not None and query.after is not None:
         raise RequestError("a page is before an index or after one, not both")
     if query.wait and query.after is None:
@@ -145,7 +146,7 @@ def list_records(asked: Asked) -> Records:
 
 def list_nodes(asked: Asked) -> LogNodes:
     """Show whom records are about, as a tree with the counts of what was allowed and denied at each place."""
-    question = _question(asked.query)
+    question = _question(asked.mint, asked.query)
     if not question.of_nodes:
         raise RequestError("say whose: a session, task, link, agent or subject")
     return nodes_of(asked.mint.log, question)
@@ -211,14 +212,17 @@ def _told(found: list[Found], query: RecordsQuery) -> list[Found]:
     return [each for each in found if each.tool != READ] if query.wait and query.tool is None else found
 
 
-def _question(query: NodesQuery) -> Question:
+def _question(mint: Mint, query: NodesQuery) -> Question:
     asked = msgspec.structs.asdict(query)
+    grant = None if query.link is None else mint.state.grant(query.link)
     question = Question(
         **{name: asked[name] for name in NodesQuery.__struct_fields__},
         **{name: asked.get(name) for name in ("tool", "reason")},
         since_ms=asked.get("since"),
         until_ms=asked.get("until"),
     )
+    if grant is not None:  # link 0, which every token that the mint gave for the task begins with
+        question = question._replace(link=None, granted=str(grant["task"]))
     if question.agent is not None and not is_path_pattern(question.agent) and ":" not in question.agent:
         raise RequestError("agent is an agent's path or a pattern such as acme/**, or operator:NAME")
     if question.tool is not None and not is_tool_pattern(question.tool):

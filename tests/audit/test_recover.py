@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A database that was put back gets from the log's files what it lost, and goes on with the same history."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,10 @@ from arx_caps.audit.tables import NODE, RECORD
 from arx_caps.audit.verify import Trust, verify
 from arx_verifier.decisions import UNPROVEN, Counted, Decision
 from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.audit.test_backup import Backup, kept
 from tests.audit.world import LOG
+
+__all__ = ["kept"]
 
 WHO = {"by": "operator:ann", "reason": "the disk broke"}
 
@@ -35,24 +37,26 @@ def fill(store: LogStore, upto: int) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LogStore]:
+def backups(kept: tuple[LogStore, Backup], tmp_path: Path) -> tuple[LogStore, str]:
     """A log of which a backup was made before more was put in, signed and published in ``tmp_path / "log"``."""
-    with LogStore(f"sqlite:///{tmp_path}/audit.db") as made:
-        made.create()
-        fill(made, 50)
-        with sqlite3.connect(tmp_path / "audit.db") as live, sqlite3.connect(tmp_path / "older.db") as backup:
-            live.backup(backup)
-        backup.close()
-        live.close()
-        fill(made, 400)
-        Publisher(made, LOG, tmp_path / "log").step()
-        yield made
+    made, backup = kept
+    fill(made, 50)
+    copy = backup()
+    fill(made, 400)
+    Publisher(made, LOG, tmp_path / "log").step()
+    return made, copy
 
 
 @pytest.fixture
-def older(store: LogStore, tmp_path: Path) -> Iterator[LogStore]:
+def store(backups: tuple[LogStore, str]) -> LogStore:
+    """The log."""
+    return backups[0]
+
+
+@pytest.fixture
+def older(backups: tuple[LogStore, str]) -> Iterator[LogStore]:
     """The backup, put back."""
-    with LogStore(f"sqlite:///{tmp_path}/older.db") as made:
+    with LogStore(backups[1]) as made:
         made.create()
         yield made
 

@@ -87,6 +87,19 @@ def test_old_records_go_and_every_proof_holds(log: Kept, tmp_path: Path) -> None
     assert (made.checkpoint.root, made.gone) == (head.root, ((0, 511),))
 
 
+def test_records_go_from_the_files_of_every_mint(log: Kept, tmp_path: Path) -> None:
+    """One that runs lets them go with its next checkpoint, one that was stopped when it starts."""
+    runs, stopped = (Publisher(log.store, LOG, tmp_path / name) for name in ("runs", "stopped"))
+    for each in (runs, stopped):
+        each.step()
+    assert prune(log.store, log.folder, 600, by="operator:ann", reason="a year is over") == 512
+    for each in (runs, Publisher(log.store, LOG, tmp_path / "stopped")):
+        each.step()
+        assert each.halted is None
+        assert verify(each.folder, Trust(LOG.key, since=512)).gone == ((0, 511),)
+        assert not (each.folder / "tile/entries/001").exists()
+
+
 def test_only_what_is_signed_goes(store: LogStore, tmp_path: Path) -> None:
     """A record that no checkpoint covers is not taken: nobody could prove what it was."""
     store.take(batch_of([decision(n, facts()) for n in range(600)]), "s")

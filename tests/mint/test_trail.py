@@ -15,7 +15,7 @@ from arx_verifier.decisions import Decision
 from arx_verifier.scopes import subject_scope
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.test_operators import enrol, sign_in
-from tests.mint.world import Holder, World, local_world, now_ms
+from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
 TOLD = [
     decision(1, facts("s-1", "t-1")),
@@ -220,3 +220,26 @@ def test_a_session_is_shown_with_who_was_handed_what(world: World) -> None:
     ]
     answer = holder.call("GET", path)
     assert (answer.status_code, "delegation" in answer.json()) == (200, False)
+
+
+def test_the_link_of_a_minted_token_means_its_task(world: World) -> None:
+    """Link 0 of a token made no hand-over; asked by it, one gets what was done with the task that it was given for."""
+    holder, session = world.session()
+    started = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]
+    chain = [facts(session["id"], started["id"], *names, agent=AGENT) for names in ((), ("acme/a",))]
+    world.mint.log.store.take(batch_of([decision(n, each) for n, each in enumerate(chain)], boot="another"), "s")
+    world.mint.log.step()
+    operator = world.operator()
+    by = [
+        operator.call("GET", "/v1/audit/records", **asked).json()
+        for asked in (
+            {"link": started["link"]},
+            {"task": started["id"]},
+            {"link": started["link"], "session": "s-1"},
+        )
+    ]
+    assert by[0]["records"] == by[1]["records"]
+    assert {"task.started", None} <= {each.get("kind") for each in by[0]["records"]}
+    assert by[2]["records"] == []
+    near = operator.call("GET", "/v1/audit/nodes", link=started["link"]).json()["nodes"]
+    assert [node["kind"] for node in near] == ["session", "task", "link"]
