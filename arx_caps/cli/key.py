@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx key``: the realm's root keys, from which every service's key comes.  SPEC 9, 21."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
+from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.mint import passphrase_option, read_passphrase
 from arx_caps.cli.output import Console, pairs, table
-from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
 from arx_caps.cli.values import show_time
+from arx_caps.realm import Realm
 
 TIMEOUT_S = 60.0  # a retired key is answered for when its leases are over
 
 
 @click.group("key")
 def key_command() -> None:
-    """Make, rotate and retire root keys; no call is refused on the way."""
+    """Make, rotate, retire and reseal root keys; no call is refused on the way."""
 
 
 @key_command.command("list")
@@ -67,6 +72,47 @@ def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> N
     answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{_quoted(name)}/retire", {"now": now})
     kill = answer.get("kill") or {}
     console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("ban", kill.get("summary"))]))
+
+
+@key_command.command("reseal")
+@click.option("--new-passphrase-file", type=click.Path(), help='seal them with this file\'s text ("-": stdin)')
+@click.option("--new-key-file", is_flag=True, help="seal them with a fresh key file, keys/root.key")
+@passphrase_option
+@database_option
+@realm_dir_option
+@common_options
+@pass_console
+def reseal_command(
+    console: Console,
+    realm_dir: Path,
+    database: str | None,
+    passphrase_file: str | None,
+    new_passphrase_file: str | None,
+    new_key_file: bool,
+) -> None:
+    """Seal the root keys with another passphrase or key file, on the mint's host; the keys stay what they are.
+
+    A mint may run meanwhile.  A run that was ended in between is done by the same command.  Backups from before open
+    with what opened them then: keep that as long as you keep them.
+    """
+    from arx_caps.mint.resealing import reseal  # the mint's parts are optional to install
+
+    if (new_passphrase_file is None) == (not new_key_file):
+        raise click.UsageError("give --new-passphrase-file FILE, or --new-key-file")
+    if new_passphrase_file == passphrase_file == "-":  # noqa: S105 - stdin, no password
+        raise click.UsageError("only one of the two passphrases can come from stdin")
+    realm = Realm.open(realm_dir)
+    realm = realm if database is None else replace(realm, database=database)
+    new = None if new_passphrase_file is None else read_text(new_passphrase_file)
+    done = reseal(realm, passphrase=read_passphrase(passphrase_file), new_passphrase=new)
+    old = None if done.old_key_file is None else str(done.old_key_file)
+    seal = "key file" if new is None else "passphrase"
+    value = {"keys": list(done.keys), "sealed_with": seal, "file": str(realm.root_path), "old_key_file": old}
+    rows = [("keys", ", ".join(done.keys)), ("sealed with", seal), ("file", realm.root_path), ("old key file", old)]
+    console.data("resealed", value, lambda: pairs(rows))
+    if old is not None:
+        console.hint(f"{old} opens backups from before and nothing else: keep it with them, or destroy it")
+    console.hint("give every mint of the realm this keys/ and restart it, before another root key is made")
 
 
 def _tell(console: Console, key: dict[str, Any]) -> None:

@@ -3,16 +3,17 @@
 
 Every audience key is derived from a root key, so a tool service can be given its own and learns nothing of the others'.
 The file is sealed with a passphrase (scrypt) or a key file; without either nothing starts.  Later root keys are sealed
-in the same way and kept in the mint's database, where every mint of the realm finds them.  Which of them mints, and
-which services exist, is for ``keybook``.
+in the same way and kept in the mint's database, where every mint of the realm finds them.  A file that was sealed anew
+(``resealing``) holds the seals before as well, sealed: what the database still has of those opens.  Which key mints,
+and which services exist, is for ``keybook``.
 """
 
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
-from arx_caps.keyfile import read_secret, write_secret
+from arx_caps.keyfile import read_secret, replace_secret, write_secret
 from arx_verifier import codec, names
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.keys import KEY_BYTES
@@ -35,8 +36,10 @@ SCRYPT_COST: Final = 2**16  # 64 MiB and about a quarter of a second, once a sta
 SALT_BYTES: Final = 16
 NONCE_BYTES: Final = 12
 FIRST_ROOT: Final = "k1"
+MAX_OLDER: Final = 8  # seals before; older backups of the database open with older files
 
 Text = Annotated[str, Meta(max_length=256)]
+_CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that does not open, or is none
 
 
 class SealedRoot(NamedTuple):
@@ -53,6 +56,11 @@ class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed: Text
 
 
+class _Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    nonce: Text
+    sealed: Text
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The stored form."""
 
@@ -62,6 +70,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     cost: Annotated[int, Meta(ge=2**14, le=2**20)]
     salt: Text
     keys: Annotated[tuple[_Sealed, ...], Meta(min_length=1)]
+    older: Annotated[tuple[_Box, ...], Meta(max_length=MAX_OLDER)] = ()
 
 
 class RootKeys:
@@ -71,15 +80,15 @@ class RootKeys:
         realm: The realm's name.
     """
 
-    __slots__ = ("_roots", "_seal", "realm")
+    __slots__ = ("_roots", "_seals", "realm")
 
-    def __init__(self, roots: Mapping[str, bytes], *, realm: str, seal: bytes | None = None) -> None:
+    def __init__(self, roots: Mapping[str, bytes], *, realm: str, seals: Sequence[bytes] = ()) -> None:
         """Hold root keys.
 
         Args:
             roots: 32 secret bytes by name.
             realm: The realm's name.
-            seal: What further ones are sealed with.
+            seals: What further ones are sealed with, and then what they were sealed with before.
 
         Raises:
             SettingsError: There is none, or one that is not 32 bytes.
@@ -87,7 +96,7 @@ class RootKeys:
         if not roots or any(len(root) != KEY_BYTES or not names.is_root_name(name) for name, root in roots.items()):
             raise SettingsError("a realm needs at least one root key of 32 bytes")
         self.realm = realm
-        self._roots, self._seal = dict(roots), seal
+        self._roots, self._seals = dict(roots), tuple(seals)
 
     @classmethod
     def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
@@ -108,22 +117,32 @@ class RootKeys:
         Raises:
             SettingsError: The file exists already, the passphrase is empty, or there is no key file.
         """
+        write_secret(path, self.sealed_anew(passphrase=passphrase, key_path=key_path)[0])
+
+    def sealed_anew(self, *, passphrase: str | None, key_path: Path) -> tuple[bytes, Self]:
+        """Seal the keys with a passphrase, or else with the first line of a key file.
+
+        Returns:
+            What a file then holds, and the keys as it opens them.
+
+        Raises:
+            SettingsError: The passphrase is empty, or there is no key file.
+        """
         salt = os.urandom(SALT_BYTES)
-        key = _seal_key(passphrase, key_path, salt, SCRYPT_COST)
-        sealed = []
-        for name, root in self._roots.items():
-            nonce = os.urandom(NONCE_BYTES)
-            box = AESGCM(key).encrypt(nonce, root, _about(self.realm, name))
-            sealed.append({"name": name, "nonce": codec.text_of(nonce), "sealed": codec.text_of(box)})
-        content = {
+        key, *_ = _seal_keys(passphrase, key_path, salt, SCRYPT_COST)
+        older = self._seals[:MAX_OLDER]
+        content: dict[str, Any] = {
             "v": 1,
             "realm": self.realm,
             "seal": "file" if passphrase is None else "scrypt",
             "cost": SCRYPT_COST,
             "salt": codec.text_of(salt),
-            "keys": sealed,
+            "keys": [{"name": name} | _box(key, root, _about(self.realm, name)) for name, root in self._roots.items()],
         }
-        write_secret(path, json.dumps(content, indent=1).encode() + b"\n")
+        if older:
+            content["older"] = [_box(key, seal, _about_seal(self.realm)) for seal in older]
+        whole = type(self)(self._roots, realm=self.realm, seals=(key, *older))
+        return json.dumps(content, indent=1).encode() + b"\n", whole
 
     @classmethod
     def load(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
@@ -141,17 +160,15 @@ class RootKeys:
         if file.seal == "scrypt" and passphrase is None:
             raise SettingsError(f"{path} is sealed with a passphrase: set ARX_ROOT_PASSPHRASE")
         sealed_with = passphrase if file.seal == "scrypt" else None
-        try:
-            key = _seal_key(sealed_with, key_path, codec.bytes_of(file.salt), file.cost)
-            roots = {
-                each.name: AESGCM(key).decrypt(
-                    codec.bytes_of(each.nonce), codec.bytes_of(each.sealed), _about(realm, each.name)
-                )
-                for each in file.keys
-            }
-        except (InvalidTag, MalformedTokenError, ValueError) as error:
-            raise SettingsError(f"{path} does not open with this passphrase or key file") from error
-        return cls(roots, realm=realm, seal=key)
+        failed: Exception | None = None
+        for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost):
+            try:
+                roots = {each.name: _unbox(key, each, _about(realm, each.name)) for each in file.keys}
+                older = [_unbox(key, each, _about_seal(realm)) for each in file.older]
+                return cls(roots, realm=realm, seals=(key, *older))
+            except _CLOSED as error:
+                failed = error
+        raise SettingsError(f"{path} does not open with this passphrase or key file") from failed
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,9 +181,7 @@ class RootKeys:
         Raises:
             SettingsError: There is nothing to seal it with.
         """
-        nonce = os.urandom(NONCE_BYTES)
-        box = AESGCM(self._sealing()).encrypt(nonce, secrets.token_bytes(KEY_BYTES), _about(self.realm, name))
-        return SealedRoot(name, codec.text_of(nonce), codec.text_of(box))
+        return self._seal(name, secrets.token_bytes(KEY_BYTES))
 
     def open(self, sealed: SealedRoot) -> None:
         """Hold a root key of the database, from now on.
@@ -174,15 +189,15 @@ class RootKeys:
         Raises:
             SettingsError: It was sealed with another passphrase or key file.
         """
-        about = _about(self.realm, sealed.name)
-        try:
-            root = AESGCM(self._sealing()).decrypt(codec.bytes_of(sealed.nonce), codec.bytes_of(sealed.sealed), about)
-        except (InvalidTag, MalformedTokenError, ValueError) as error:
-            raise SettingsError(
-                f"root key {sealed.name} of the database does not open: every mint of a realm has the same "
-                "keys/root.json and the same passphrase or key file"
-            ) from error
-        self._roots[sealed.name] = root
+        self._roots[sealed.name] = self._unseal(sealed)
+
+    def again(self, sealed: SealedRoot) -> SealedRoot:
+        """Seal a root key of the database with what further ones are sealed with now.
+
+        Raises:
+            SettingsError: It was sealed with what is not known here.
+        """
+        return self._seal(sealed.name, self._unseal(sealed))
 
     def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
         """Return key id and key of an audience, under a root key and with the audience's number."""
@@ -196,10 +211,26 @@ class RootKeys:
         """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
         return self._derive(root, ENROLMENT_LABEL + invitation)
 
-    def _sealing(self) -> bytes:
-        if self._seal is None:
+    def _seal(self, name: str, root: bytes) -> SealedRoot:
+        box = _box(self._sealing()[0], root, _about(self.realm, name))
+        return SealedRoot(name, box["nonce"], box["sealed"])
+
+    def _unseal(self, sealed: SealedRoot) -> bytes:
+        failed: Exception | None = None
+        for seal in self._sealing():
+            try:
+                return _unbox(seal, sealed, _about(self.realm, sealed.name))
+            except _CLOSED as error:
+                failed = error
+        raise SettingsError(
+            f"root key {sealed.name} of the database does not open: every mint of a realm has the same "
+            "keys/root.json and the same passphrase or key file"
+        ) from failed
+
+    def _sealing(self) -> tuple[bytes, ...]:
+        if not self._seals:
             raise SettingsError("these root keys were not opened from a file, so no other one can be sealed")
-        return self._seal
+        return self._seals
 
     def _derive(self, root: str, label: str) -> bytes:
         return _expand(self._roots[root], None, label)
@@ -220,12 +251,55 @@ def _about(realm: str, name: str) -> bytes:
     return f"arx/1/root/{realm}/{name}".encode()
 
 
-def _seal_key(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -> bytes:
+def _about_seal(realm: str) -> bytes:
+    """What a sealed seal is bound to; no root key has an empty name."""
+    return _about(realm, "")
+
+
+def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
+    nonce = os.urandom(NONCE_BYTES)
+    return {"nonce": codec.text_of(nonce), "sealed": codec.text_of(AESGCM(key).encrypt(nonce, secret, about))}
+
+
+def _unbox(key: bytes, box: _Box | _Sealed | SealedRoot, about: bytes) -> bytes:
+    return AESGCM(key).decrypt(codec.bytes_of(box.nonce), codec.bytes_of(box.sealed), about)
+
+
+def _salt_of(path: Path, file: _File) -> bytes:
+    try:
+        return codec.bytes_of(file.salt)
+    except MalformedTokenError as error:
+        raise SettingsError(f"{path} holds no root keys") from error
+
+
+def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -> list[bytes]:
+    """Return what seals: of a passphrase one key, of a key file one for each of its lines, the newest first."""
     if passphrase is not None:
         if not passphrase:
             raise SettingsError("an empty passphrase protects nothing")
-        return Scrypt(salt=salt, length=KEY_BYTES, n=cost, r=8, p=1).derive(passphrase.encode())
-    secret = codec.bytes_of(read_secret(key_path).decode("ascii", "replace").strip())
-    if len(secret) != KEY_BYTES:
-        raise SettingsError(f"{key_path} is not a key file of 32 bytes")
-    return _expand(secret, salt, SEAL_LABEL)
+        return [Scrypt(salt=salt, length=KEY_BYTES, n=cost, r=8, p=1).derive(passphrase.encode())]
+    return [_expand(secret, salt, SEAL_LABEL) for secret in read_key_file(key_path)]
+
+
+def read_key_file(path: Path) -> list[bytes]:
+    """Read a key file: 32 secret bytes a line, more than one line only while keys are sealed anew.
+
+    Raises:
+        SettingsError: It is not there, open to others, or no key file.
+    """
+    try:
+        found = [codec.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
+    except MalformedTokenError as error:
+        raise SettingsError(f"{path} is not a key file of 32 bytes") from error
+    if not found or any(len(secret) != KEY_BYTES for secret in found):
+        raise SettingsError(f"{path} is not a key file of 32 bytes")
+    return found
+
+
+def write_key_file(path: Path, found: Sequence[bytes]) -> None:
+    """Write a key file, over one that is there.
+
+    Raises:
+        SettingsError: It cannot be written.
+    """
+    replace_secret(path, b"".join(codec.text_of(secret).encode() + b"\n" for secret in found))

@@ -5,7 +5,7 @@ Keys themselves are derived elsewhere; what is kept of a later root key is seale
 """
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from arx_caps.mint.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_K
 
 BY_FILE: Final = "file:"  # in place of an own key: an operator carried the file
 _NUMBERING: Final = 2  # what one mint of several does at a time
+_SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
 
 
 class RootRow(NamedTuple):
@@ -107,6 +108,24 @@ class KeyState(Database):
         row = {"created_at": now_ms(), "waits": 1, "used_at": 0, **sealed._asdict()}
         with self.write(what) as c:
             c.execute(insert(ROOT_KEYS).values(**row))
+
+    def sealed_roots(self) -> list[SealedRoot]:
+        """Return the root keys that are kept here, sealed."""
+        with self.read() as c:
+            return [SealedRoot(*row) for row in c.execute(_SEALED)]
+
+    def reseal_roots(self, again: Callable[[SealedRoot], SealedRoot], what: Event) -> None:
+        """Seal every root key that is kept here anew, all or none.
+
+        Args:
+            again: Seals one.
+            what: The event.
+        """
+        with self.write(what) as c:
+            for row in c.execute(_SEALED.with_for_update()).all():
+                sealed = again(SealedRoot(*row))
+                values = {"nonce": sealed.nonce, "sealed": sealed.sealed}
+                c.execute(update(ROOT_KEYS).where(ROOT_KEYS.c.name == sealed.name).values(**values))
 
     def let_root_mint(self, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
         """Say from when on a root key mints, ms, and whether it waits for services that have not fetched it."""
