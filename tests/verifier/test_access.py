@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arx_verifier import access as access_module
 from arx_verifier.access import MAX_JSON_DEPTH, AccessRequest, HttpCall, read_json_object
 from arx_verifier.errors import RequestError
 
@@ -91,6 +92,48 @@ def test_reading_is_linear_in_time() -> None:
             read_json_object(raw)
     read_json_object(json.dumps({f"k{i}": [i, "\N{GRINNING FACE}"] for i in range(40_000)}).encode())
     assert time.perf_counter() - start < 5
+
+
+PIECES = [b"{", b"}", b"[", b"]", b":", b",", b'"', b'"a"', b'"b"', b'"a":', b'"b":1', b" ", b"-", b".", b"e", b"E+"]
+PIECES += [
+    b"0",
+    b"1",
+    b"17",
+    b"0.5",
+    b"true",
+    b"null",
+    b"9" * 15,
+    b"9" * 16,
+    b"1e308",
+    b"\\u0061",
+    b"\xc3\xa9",
+    b"\x01",
+    b"NaN",
+]
+
+
+def outcome(raw: bytes) -> str:
+    try:
+        return repr(read_json_object(raw))  # which tells 1 from 1.0 and from true
+    except RequestError as error:
+        return f"refused: {error}"
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9).map(b"".join), st.booleans())
+def test_the_quick_reader_says_what_the_careful_one_says(raw: bytes, inside: bool) -> None:
+    """Which of the two reads a body is seen by nothing but the time it takes."""
+    raw = b"{" + raw + b"}" if inside else raw
+    quick = outcome(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(access_module, "_read_plain", lambda _: None)
+        assert quick == outcome(raw)
+
+
+def test_a_name_said_twice_is_seen_by_the_quick_reader() -> None:
+    """It would take the last one: a colon more than names there are leaves the body to the other."""
+    assert access_module._read_plain(b'{"a":1,"b":2}') == {"a": 1, "b": 2}
+    for raw in (b'{"a":1,"a":2}', b'{"a":"x:y"}', b'{"a":[1]}', b'{"a":{"b":1}}', b'{"a":1234567890123456}'):
+        assert access_module._read_plain(raw) is None
 
 
 @given(st.binary(max_size=60))

@@ -74,6 +74,9 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         RequestError: Not JSON, not an object, a name twice at any depth, NaN or an infinity, an integer beyond
             2^53-1, a lone surrogate, or more than 32 levels.
     """
+    plain = _read_plain(raw)
+    if plain is not None:
+        return plain
     try:
         decoder = _CAREFUL if _LONG_NUMBER.search(raw) else _DECODER
         value = decoder.decode(raw.decode("utf-8"))
@@ -91,6 +94,21 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
     if b"\\ud" in raw.lower():
         _check_text(value)
     return value
+
+
+def _read_plain(raw: bytes) -> dict[str, Any] | None:
+    """Read what most bodies are, an object without containers, escapes and long numbers; None for all else.
+
+    The quicker reader takes the last of two members of one name.  Each member has a colon, so where there are no more
+    colons than names, no name was said twice.
+    """
+    if not raw.isascii() or b"\\" in raw or b"[" in raw or raw.count(b"{") != 1 or _ZEROS in raw.translate(_DIGITS):
+        return None
+    try:
+        value = _PLAIN.decode(raw)
+    except msgspec.DecodeError:
+        return None  # what is wrong is said by the careful reader
+    return value if type(value) is dict and len(value) == raw.count(b":") else None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -120,6 +138,9 @@ def _constant(text: str) -> NoReturn:
 
 # A number's length is looked for once in the bytes, so that a body of half a million short ones calls no hook for each.
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{16}")
+_ZEROS: Final = b"0" * 16  # the same, once each digit is made a zero
+_DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
+_PLAIN: Final = msgspec.json.Decoder()
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_members, parse_float=_float, parse_constant=_constant, strict=True
 )

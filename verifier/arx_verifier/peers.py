@@ -46,7 +46,11 @@ class Peers:
         Returns:
             The address in its usual form, an IPv4 one out of its IPv6 mapping; or None.
         """
-        address = _read(client) if client else None
+        if not client:
+            return None
+        if not self._trusted:
+            return _spelled(client) if len(client) <= _MAX_CHARS else None
+        address = _read(client)
         if address is None or not self._trusts(address):
             return str(address) if address is not None else None
         for text in reversed([part for value in forwarded for part in value.split(",")]):
@@ -76,3 +80,9 @@ def _read_short(text: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped if mapped is not None else address
+
+
+@lru_cache(maxsize=4096)
+def _spelled(text: str) -> str | None:
+    address = _read_short(text)
+    return str(address) if address is not None else None

@@ -35,6 +35,7 @@ _UNCLEAN_PATH: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|(?:\A|/)\.{1,2}(?:/|\Z)
 _UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)|;", re.IGNORECASE)
 _ESCAPE_CUT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
+_PLAIN_JSON: Final = [b"application/json"]
 _UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
@@ -161,15 +162,18 @@ def read_body(scope: Scope, body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: Not JSON by its type or its bytes: arguments in another form would go unseen.
     """
-    types: list[str] = []
+    types: list[bytes] = []
     encoded = False
     for name, value in scope["headers"]:
         lower = name.lower()
         if lower == b"content-type":
-            types.append(value.decode("latin-1"))
+            types.append(value)
         elif lower == b"content-encoding":
             encoded = encoded or value.strip().lower() not in (b"", b"identity")
-    parameters = [part for kind in types for part in kind.split(";") if "charset" in part.lower()]
+    if types == _PLAIN_JSON and body and not encoded:  # what nearly every body is
+        return read_json_object(body)
+    kinds = [value.decode("latin-1") for value in types]
+    parameters = [part for kind in kinds for part in kind.split(";") if "charset" in part.lower()]
     if not all(map(_UTF_8.fullmatch, parameters)):
         # Some frameworks decode body and query with it: what is one text in UTF-8 is two arguments in UTF-7.
         raise RequestError("the charset is not UTF-8")
@@ -177,7 +181,7 @@ def read_body(scope: Scope, body: bytes) -> dict[str, Any]:
         return {}
     if encoded:
         raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
-    media = types[0].partition(";")[0].strip() if len(types) == 1 else ""
+    media = kinds[0].partition(";")[0].strip() if len(kinds) == 1 else ""
     if not _JSON_TYPE.fullmatch(media):
         raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
     return read_json_object(body)
