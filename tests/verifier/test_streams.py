@@ -46,8 +46,11 @@ class Call:
     async def receive(self) -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
+    async def once(self) -> None:
+        await self._middleware(dict(self._scope), self.receive, self.send)
+
     async def __call__(self) -> None:
-        await asyncio.wait_for(self._middleware(self._scope, self.receive, self.send), 10)
+        await asyncio.wait_for(self.once(), 10)
 
     @property
     def body(self) -> bytes:
@@ -228,6 +231,80 @@ def test_a_short_response_costs_no_task(realm: Realm) -> None:
     asyncio.run(main())
     assert tasks == [1 if sys.version_info >= (3, 12) else 2]  # ours, and before 3.12 that of wait_for
     assert call.sent == [START, part(b"done", more=False)]
+
+
+def test_short_calls_share_one_timer(realm: Realm) -> None:
+    """Calls that are over before anybody looks again pay for no timer each."""
+    timers: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"done", more=False))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+        loop.call_later = lambda delay, *rest, **more: timers.append(delay) or call_later(delay, *rest, **more)  # type: ignore[method-assign, func-returns-value]
+        for _ in range(20):
+            await call.once()
+
+    call = Call(realm, app, recheck_ms=60_000)
+    asyncio.run(main())
+    assert len(timers) == 1
+    assert call.body == b"done" * 20
+
+
+def test_calls_that_share_a_timer_end_each_with_its_own_grant(realm: Realm) -> None:
+    """Of calls that began together each is looked at, again and again, until it is over by itself or is ended."""
+    began, ended = iter(range(3)), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        if next(began) < 2:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.02)  # several looks
+        await send(part(b"done", more=False))
+
+    async def one() -> None:
+        await call()
+        ended.append(realm.epochs.seq)
+
+    async def main() -> None:
+        running = [asyncio.ensure_future(one()) for _ in range(3)]
+        await running[2]
+        realm.epochs.kill(SESSION)
+        await asyncio.gather(*running)
+
+    call = Call(realm, app)
+    asyncio.run(main())
+    assert ended == [0, 1, 1]
+    assert call.sent == [START] * 3 + [part(b"done", more=False)]
+
+
+def test_a_call_that_its_server_cancels_stays_cancelled(realm: Realm) -> None:
+    """A cancellation that did not come from the watch is passed on, also when the grant ends at the same time."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def main(killed: bool) -> None:
+        running = asyncio.ensure_future(Call(realm, app, recheck_ms=60_000).once())
+        await begun.wait()
+        begun.clear()
+        if killed:
+            realm.epochs.kill(SESSION)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    async def both() -> None:
+        await main(killed=False)
+        await main(killed=True)
+
+    begun = asyncio.Event()
+    asyncio.run(both())
 
 
 def test_an_error_of_the_application_stays_one(realm: Realm) -> None:

@@ -23,7 +23,7 @@ from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.peers import Peers
 from arx_verifier.problems import Answer, answer
 from arx_verifier.routes import Meaning, RouteMap, Scope, Tools
-from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Watch
+from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Watch, Young
 from arx_verifier.verify import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -78,6 +78,7 @@ class ArxMiddleware:
         self._meaning = RouteMap(tools) if isinstance(tools, Mapping) else tools
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._started = False
+        self._young: Young | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
@@ -114,11 +115,18 @@ class ArxMiddleware:
             return
         scope["arx"] = decision.grant
         on_end = functools.partial(self._record_end, decision)
-        watch = Watch(decision.grant, self.verifier.epochs, self._recheck_ms, on_end)
+        watch = Watch(decision.grant, self._young_calls(), on_end)
         ended = await watch.run(self.app, scope, _replay(body, receive), send)
         if ended is not None and not watch.started:
             told = answer(ended.code, realm=self._realm, failures=ended.failures, decision=decision.id)
             await _send(told, scope, send)
+
+    def _young_calls(self) -> Young:
+        loop = asyncio.get_running_loop()
+        young = self._young
+        if young is None or young.loop is not loop:  # each loop has its own: what is in one is touched by no other
+            self._young = young = Young(loop, self.verifier.epochs, self._recheck_ms)
+        return young
 
     def _record_end(self, decision: Decision, reason: ArxError) -> None:
         if self.verifier.decisions.waits:  # a disk is not waited for in the loop
