@@ -57,7 +57,7 @@ def end_scopes(mint: Mint, op: Op, scopes: Sequence[str], *, reason: str, by: st
 
 
 def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> KillReport | None:
-    """Finish a task: every token of it is dead.
+    """Finish a task: every token of it, and of its parts, is dead.
 
     Returns:
         The kill report; None when it had ended before, and so needed none.
@@ -65,7 +65,8 @@ def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> KillReport | No
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _end_row(mint, "task", task, by, mint.state.end_task)
+    row = {**task, "expires_at": mint.state.task_over_at(task["id"])}
+    return _end_row(mint, "task", row, by, mint.state.end_task)
 
 
 def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport | None:

@@ -109,6 +109,6 @@ def _lock(c: Connection, task: str) -> dict[str, Any]:
     which = select(SESSIONS.c.status).where(SESSIONS.c.id == session)
     status = c.execute(which.with_for_update()).scalar()
     row = plain(c.execute(select(TASKS).where(TASKS.c.id == task).with_for_update()).one())
-    if status != "open" or row["status"] != "open":
+    if status != "open" or row["status"] != "open" or row["expires_at"] <= now_ms():
         raise GrantError("the task is over", code="session_ended")
     return row

@@ -8,7 +8,7 @@ first: an end that was answered leaves nothing behind that began at the same tim
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Select, and_, func, insert, select, update
+from sqlalchemy import Select, and_, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.database import PAGE, Database, now_ms, plain
@@ -103,7 +103,8 @@ class WorkState(Database):
         with self.write(what) as c:
             which = select(SESSIONS).where(SESSIONS.c.id == session)
             row = plain(c.execute(which.with_for_update()).one())
-            if row["status"] != "open":
+            # Also of time: whoever ends a session that is over is told so, and it must not go on after that.
+            if row["status"] != "open" or row["expires_at"] <= now_ms():
                 raise GrantError("the session is over", code="session_ended")
             changes = {**values, "expires_at": max(row["expires_at"], values["expires_at"])}
             c.execute(update(SESSIONS).where(SESSIONS.c.id == session).values(**changes))
@@ -191,14 +192,26 @@ class WorkState(Database):
         return self.rows(behind(statement, TASKS_ORDER, after), limit)
 
     def end_task(self, task: str, what: Event) -> int:
-        """Note that a task and its parts are over, and return when the last token of it is over by itself, ms."""
+        """Note that a task and its parts are over, and return when the last of their tokens is over by itself, ms."""
         with self.write(what) as c:
-            at = now_ms()
-            _end(c, TASKS, TASKS.c.id == task, at)
-            session = select(TASKS.c.session).where(TASKS.c.id == task).scalar_subquery()
-            parts = TASKS.c.above.contains(f'"{task}"', autoescape=True)
-            _end(c, TASKS, and_(TASKS.c.session == session, parts), at)
-            return int(c.execute(select(TASKS.c.expires_at).where(TASKS.c.id == task)).scalar_one())
+            latest = int(c.execute(select(func.max(TASKS.c.expires_at)).where(_with_parts(task))).scalar_one())
+            _end(c, TASKS, _with_parts(task), now_ms())
+            return latest
+
+    def task_over_at(self, task: str) -> int:
+        """Return when the last token of a task and its parts is over by itself, ms.
+
+        A part ends no later than its task did when it began; a narrowing may have made the task's end an earlier one.
+        """
+        with self.read() as c:
+            return int(c.execute(select(func.max(TASKS.c.expires_at)).where(_with_parts(task))).scalar_one())
+
+
+def _with_parts(task: str) -> Any:
+    """Say which rows are a task's and its parts'."""
+    session = select(TASKS.c.session).where(TASKS.c.id == task).scalar_subquery()
+    parts = TASKS.c.above.contains(f'"{task}"', autoescape=True)
+    return or_(TASKS.c.id == task, and_(TASKS.c.session == session, parts))
 
 
 def _require_room(c: Connection, agent: str, room: Room) -> None:
