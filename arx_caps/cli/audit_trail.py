@@ -69,6 +69,9 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
     mint, lines = place.mint(), jsonl or console.json
     answer = asking.page(mint, limit=max(1, limit))
     found = answer["records"][:limit][::-1]
+    if console.json and not (follow or jsonl):
+        console.data("records", {"records": found, "total": answer["total"]}, "")
+        return
     widths = [max(len(cell) for cell in column) for column in zip(HEADS, *map(row_of, found), strict=True)]
     _write(console, found, widths, lines)
     after = answer["size"] - 1

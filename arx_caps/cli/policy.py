@@ -43,6 +43,8 @@ def check(console: Console, file: str) -> None:
     }
     shown = [(name, ", ".join(said) if isinstance(said, list) else said) for name, said in value.items()]
     console.data("policy", value, lambda: pairs(shown))
+    if not policy.templates:
+        console.hint("it grants nothing: it has no [task.NAME]; docs/policy.md")
 
 
 @policy_command.command("explain")

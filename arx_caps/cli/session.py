@@ -2,7 +2,7 @@
 """``arx session``: open one as an agent; list, look at and end them as an operator."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -19,6 +19,7 @@ from arx_caps.cli.session_file import open_session_file, session_object
 from arx_caps.cli.values import Duration, show_time
 from arx_caps.keyfile import SigningKey
 
+STATES: Final = ("open", "ended", "expired", "killed", "frozen")
 _token_file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -84,7 +85,7 @@ def open_(
 @click.option("--agent", help="only those of this agent")
 @click.option("--subject", help="only those on behalf of whom an issuer calls this")
 @click.option("--template", help="only those in which a task of this template was started")
-@click.option("--state", help="only those in this state, such as open")
+@click.option("--state", type=click.Choice(STATES), help="only those in this state")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
 @operator_options
 @common_options

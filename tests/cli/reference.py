@@ -13,9 +13,9 @@ HEAD = """\
 
 <!-- Written by `python -m tests.cli.reference`; a test holds it and the command together. -->
 
-Data go to stdout, everything else to stderr. `--json` gives one object with a `schema`, `arx/<noun>/1`; tables are for
-people. An error under `--json` is an object too, `arx/error/1`. A message is one line; what to do about it is a line of
-its own, `hint: …`.
+Data go to stdout, everything else to stderr. `--json` gives one object with a `schema`, `arx/<noun>/1`; what goes on
+(`--follow`, `arx ship`) gives one a line; tables are for people. An error under `--json` is an object too,
+`arx/error/1`. A message is one line; what to do about it is a line of its own, `hint: …`.
 
 | exit code | means |
 | --- | --- |

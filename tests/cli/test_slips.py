@@ -3,10 +3,13 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from arx_caps.cli import exits
+from arx_caps.cli.session import STATES
+from arx_caps.mint.standing import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
 from tests.house.test_docs import free_ports
@@ -103,6 +106,19 @@ def test_a_log_is_not_recovered_under_a_mint_that_runs(typed: Typed) -> None:
     """Two writers would number the same records."""
     ran = typed("audit", "recover", "--reason", "a test", "--yes")
     assert (ran.exit_code, "the mint runs at" in ran.err) == (exits.USAGE, True)
+
+
+def test_the_end_of_the_log_is_one_object(typed: Typed) -> None:
+    """What does not go on is one object under ``--json``, as everywhere."""
+    told = typed("audit", "tail", "--limit", "3", "--json").json
+    assert (told["schema"], len(told["records"])) == ("arx/records/1", 3)
+
+
+def test_a_state_is_one_that_there_is(typed: Typed) -> None:
+    """The command knows those of the mint, and names them to whoever mistypes one."""
+    assert get_args(State) == STATES
+    ran = typed("session", "list", "--state", "opn")
+    assert (ran.exit_code, "'frozen'" in ran.err) == (exits.USAGE, True)
 
 
 def test_whom_an_erasure_names(typed: Typed) -> None:
