@@ -14,6 +14,7 @@ import click
 
 from arx_caps.cli import exits
 from arx_caps.cli.audit_check import check_command
+from arx_caps.cli.audit_copy import copy_command
 from arx_caps.cli.audit_export import export_command
 from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.audit_recover import recover_command
@@ -172,6 +173,7 @@ for _command in (
     tail_command,
     runs_command,
     export_command,
+    copy_command,
     check_command,
     prune_command,
     erase_command,

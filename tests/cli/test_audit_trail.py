@@ -182,3 +182,11 @@ def test_a_decision_is_proven_and_the_proof_holds_offline(live: Live, tmp_path: 
     assert file.stat().st_mode & 0o777 == 0o600
     code, problem, _ = live.run("audit", "prove", "nobody-1", "--out", str(file))
     assert (code, problem["code"]) == (1, "not_found")
+
+
+def test_a_copy_is_fetched_from_the_mint(live: Live, tmp_path: Path) -> None:
+    """An operator elsewhere gets the log's files over HTTP; they verify, and a second time what is new comes."""
+    key = live.ok("audit", "key")["key"]
+    sizes = [live.ok("audit", "copy", tmp_path / "copy", "--remote")["size"] for _ in range(2)]
+    assert sizes == sorted(sizes)
+    assert live.ok("audit", "verify", tmp_path / "copy", "--key", key)["records"] == sizes[-1] > 0
