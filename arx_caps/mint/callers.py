@@ -15,6 +15,7 @@ from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.operator_calls import record_call
 from arx_caps.mint.operator_token import hold_to_rules, hold_to_token, prove_operator_token
 from arx_caps.mint.roles import WRITE_OPERATORS, rules_of
+from arx_caps.mint.service_calls import record_service_call
 from arx_caps.mint.state import now_ms
 from arx_verifier.access import AccessRequest
 from arx_verifier.errors import ArxError, GrantError, refusal
@@ -151,19 +152,36 @@ def admit_operator(mint: Mint, call: Call, _: Mapping[str, str]) -> OperatorIden
     return _proven_operator(mint, macaroon, proof, call.peer)
 
 
-def identify_service(mint: Mint, call: Call) -> Caller:
-    """Prove which tool service is calling, by nothing but an enrolled key of its own.  SPEC 21.
+def identify_service(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Caller:
+    """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  SPEC 21.
+
+    Args:
+        mint: The mint.
+        call: The request.
+        action: What is to be done, such as ``arx.keys.fetch``.
+        args: With what.
 
     Raises:
         GrantError: The proof is wrong, was used, or is by no service's key.
         StoreError: It cannot be known now.
+        AuditError: It cannot be recorded.
     """
-    proof = read_proof(call, None)
-    holder = mint.state.holder_of(proof.key.kid) or ""
-    audience = holder.removeprefix("service:")
-    if audience == holder:
-        raise GrantError("the proof is not by the enrolled key of a service", code=BAD_PROOF)
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    try:
+        proof = read_proof(call, None)
+        holder = mint.state.holder_of(proof.key.kid) or ""
+        audience = holder.removeprefix("service:")
+        if audience == holder:
+            raise GrantError("the proof is not by the enrolled key of a service", code=BAD_PROOF)
+    except GrantError as error:
+        mint.decisions.count(error.code, call.peer)
+        raise
+    request = AccessRequest(action, args, now_ms(), call.peer)
+    try:
+        mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    except GrantError as error:
+        record_service_call(mint, audience, proof.key.kid, request, error)
+        raise
+    record_service_call(mint, audience, proof.key.kid, request, None)
     return Caller("service", audience, None, None, proof.until, proof.key.kid)
 
 

@@ -62,6 +62,7 @@ class Asked(NamedTuple):
         path: The path's members.
         query: The decoded query.
         admitted: What ``Endpoint.admit`` made of the headers.
+        peer: The peer's address, or None.
     """
 
     mint: Mint
@@ -71,6 +72,7 @@ class Asked(NamedTuple):
     path: Mapping[str, str]
     query: Any
     admitted: Any = None
+    peer: str | None = None
 
     @property
     def by(self) -> Caller:
@@ -260,7 +262,7 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
     caller = None
     if endpoint.action is not None:
         if "service" in endpoint.callers and call.authorization is None:
-            caller = identify_service(mint, call)
+            caller = identify_service(mint, call, endpoint.action, members | said | request.path_params)
         else:
             caller = identify(mint, call, endpoint.action, members | said | request.path_params)
         request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
@@ -272,7 +274,7 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
         raise RequestError("the query has a member twice")
     body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
     query = _typed("query", said, endpoint.query)
-    return Asked(mint, caller, proof, body, request.path_params, query)
+    return Asked(mint, caller, proof, body, request.path_params, query, peer=call.peer)
 
 
 def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:

@@ -37,6 +37,24 @@ def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessReque
         kid=identifier.kid,
         assurance=PROVEN,
     )
+    try:
+        record_decision(mint, facts, request, error)
+    except AuditError as broken:
+        raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
+
+
+def record_decision(mint: Mint, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
+    """Record what was decided on a call whose caller is proven by a key and has no session.
+
+    Args:
+        mint: The mint.
+        facts: Who calls.
+        request: The action as the tool, and with what.
+        error: The refusal; None when it goes ahead.
+
+    Raises:
+        AuditError: An allow cannot be recorded, and must not go ahead.
+    """
     digest, salt = digest_arguments(request.args)
     inc, applied, age_ms = mint.epochs.view()
     code, failures = (OK, ()) if error is None else (error.code, tuple(error.failures))
@@ -48,4 +66,4 @@ def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessReque
     except AuditError as broken:
         decision.code = broken.code
         mint.decisions.append(decision)  # a refusal: there is room kept for it, and it raises nothing
-        raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
+        raise

@@ -14,7 +14,9 @@ from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.callers import Call, read_proof
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Answer, Asked, Bytes, Endpoint, File
+from arx_caps.mint.service_calls import SHIP, refusing
 from arx_caps.mint.state import now_ms
+from arx_verifier.access import AccessRequest
 from arx_verifier.errors import GrantError
 
 READ: Final = "arx.audit.read"
@@ -41,12 +43,17 @@ class Sender(NamedTuple):
 
 def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Sender:
     """Prove that a batch is an enrolled service's before its body is read."""
-    proof = read_proof(call, None)
-    statement = open_statement(headers.get(wire.HEADER, ""), mint.state.find_key, now=now_ms())
-    if proof.key.kid != statement.key.kid:
-        raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
+    try:
+        proof = read_proof(call, None)
+        statement = open_statement(headers.get(wire.HEADER, ""), mint.state.find_key, now=now_ms())
+        if proof.key.kid != statement.key.kid:
+            raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
+    except GrantError as error:
+        mint.decisions.count(error.code, call.peer)
+        raise
     # In memory: a batch may come again, and nothing is taken twice.
-    mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
+    with refusing(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
+        mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
     asked = headers.get(wire.SEEN_HEADER, "")
     return Sender(statement, int(asked) if re.fullmatch("[0-9]{1,18}", asked, re.ASCII) else None)
 
@@ -55,11 +62,11 @@ def take_decisions(asked: Asked) -> Marked:
     """Take a service's records into the log, wholly or not at all, and say how far its run is."""
     statement, seen = asked.admitted
     body: bytes = asked.body.content
-    batch = Batch.decode(body)
-    realm = asked.mint.realm
-    leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
-    log = asked.mint.log
-    mark = log.take(batch, statement.text, leaves)
+    realm, log = asked.mint.realm, asked.mint.log
+    with refusing(asked.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), asked.peer)):
+        batch = Batch.decode(body)
+        leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
+        mark = log.take(batch, statement.text, leaves)
     leaf = None if batch.records else log.store.leaf_at(batch, mark)
     word = None if seen is None else log.publisher.word(seen)
     return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, leaf=(leaf or b"").hex(), log=word)

@@ -21,10 +21,12 @@ from arx_caps.mint.once import Made, keep_recipe
 from arx_caps.mint.operator_token import hold_to_rules
 from arx_caps.mint.paging import PageQuery, page_of
 from arx_caps.mint.roles import rules_of
+from arx_caps.mint.service_calls import JOIN, deciding
 from arx_caps.mint.state_keys import BY_FILE
 from arx_caps.mint.state_services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.tables import SERVICES
 from arx_verifier import codec, names
+from arx_verifier.access import AccessRequest
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 from arx_verifier.store_address import without_login
 
@@ -188,9 +190,12 @@ def join(asked: Asked) -> JoinedAnswer:
     digest = _digest(asked.body.enrolment)
     invited = mint.state.invited_by(digest)
     if invited is None:
+        mint.decisions.count("bad_enrolment", asked.peer)
         raise bad_enrolment()  # nothing is kept of a stranger's proof
-    _require_inviter(mint, *invited)
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    # As what it is to be: whoever brings the token is believed for that.
+    with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), asked.peer)):
+        _require_inviter(mint, *invited)
+        mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.state.join(digest, proof.key)
     return JoinedAnswer(audience=audience, kid=proof.key.kid)
 

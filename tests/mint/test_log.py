@@ -19,7 +19,7 @@ from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, sign_batch
 from arx_caps.jose import SigningKey, make_dpop
 from arx_caps.mint.holder_keys import add_key
-from arx_verifier.decisions import Decision, unpack_record
+from arx_verifier.decisions import Decision, InMemoryDecisions, unpack_record
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.world import AGENT, ISSUER, LOOKUP, World, client_of, local_mint, local_world, now_ms
 
@@ -91,6 +91,14 @@ def test_only_the_service_itself_writes_its_records(world: World, key: SigningKe
     assert send(world, key, made, **{"Content-Type": "application/json"}).status_code == 415
     assert send(world, key, made, body=b"\x00" * 100).status_code in (400, 403)
     assert decisions_in(world) == []
+    sink = world.mint.decisions
+    assert isinstance(sink, InMemoryDecisions)
+    sink.close()
+    # Whoever is proven is recorded with what was refused; what a stranger sends is counted.
+    refused = [(each.agent, each.tool, each.code) for each in sink.decisions if each.agent]
+    assert {each[:2] for each in refused} == {("service:orders", "arx.decisions.write")}
+    assert [each[2] for each in refused].count("bad_batch") == 2
+    assert {each.code for decision in sink.decisions for each in decision.counts} == {"bad_batch", "bad_proof"}
 
 
 def test_a_proof_goes_with_one_attempt(world: World, key: SigningKey) -> None:

@@ -11,6 +11,8 @@ import pytest
 from arx_caps.jose import SigningKey
 from arx_caps.mint import state_services
 from arx_verifier.codec import bytes_of
+from arx_verifier.decisions import Decision, InMemoryDecisions
+from arx_verifier.errors import AuditError
 from tests.mint.world import Holder, World, local_world, now_ms
 
 
@@ -46,6 +48,44 @@ def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
     kinds = [(event["kind"], event["by"]) for event in world.events() if event["kind"].startswith("service.")]
     assert kinds[:2] == [("service.invited", "operator:root"), ("service.joined", "service:orders")]
     assert world.mint.state.find_key("service:orders", holder.key.kid) is not None
+
+
+def test_what_a_service_asks_is_recorded(world: World) -> None:
+    """Joining, keys and a proof that is used twice, with the key that asked; what no own key proves is counted."""
+    holder, _ = join(world, invited(world))
+    headers = holder.headers("GET", "/v1/keys")
+    statuses = [world.client.get("/v1/keys", headers=headers).status_code for _ in range(2)]
+    assert statuses == [200, 401]
+    stranger, _ = join(world, "arxe1_" + "A" * 43)
+    assert stranger.call("GET", "/v1/keys").status_code == 401
+    sink = world.mint.decisions
+    assert isinstance(sink, InMemoryDecisions)
+    sink.close()
+    own = [each for each in sink.decisions if each.agent == "service:orders"]
+    assert [(each.tool, each.code) for each in own] == [
+        ("arx.services.join", "ok"),
+        ("arx.keys.fetch", "ok"),
+        ("arx.keys.fetch", "replayed"),
+    ]
+    assert {(each.kid, each.assurance, each.audience) for each in own} == {(holder.key.kid, "key", "arx.mint")}
+    counted = [each.code for decision in sink.decisions for each in decision.counts]
+    assert sorted(counted) == ["bad_enrolment", "bad_proof"]
+
+
+def test_no_record_no_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service whose call cannot be recorded joins nothing and gets nothing."""
+    holder, _ = join(world, invited(world))
+    enrolment = invited(world)
+
+    def full(decision: Decision) -> int:
+        if decision.allowed:
+            raise AuditError("the journal is full")
+        return 1
+
+    monkeypatch.setattr(world.mint.decisions, "append", full)
+    assert holder.call("GET", "/v1/keys").json()["code"] == "audit_unavailable"
+    assert join(world, enrolment)[1]["code"] == "audit_unavailable"
+    assert len(world.mint.state.keys_of("service:orders")) == 1
 
 
 def test_an_enrolment_token_is_good_once(world: World) -> None:
