@@ -18,7 +18,7 @@ ORDER = """
     comparing matching arguments permitting constraints
     macaroon caveats terms
     presented proofs keys history epochs counters tally digests records decisions
-    proven
+    prohibiting proven
     refusals standing
     grant judging proving
     verify

@@ -2,8 +2,8 @@
 //
 // The compiled twin of the walk over a proven chain's caveats; see _compiled.c.
 //
-// It takes in the chain whose words were all met before and of which nothing speaks against a call: whatever else is
-// found, a refusal above all, leaves the chain as it was and goes to the Python function from the start.
+// What a caveat's words mean, and why a chain is refused, is said by the Python functions that are registered with it.
+// A chain of another shape than a mint and holders make is left as it was, and goes to the Python walk from the start.
 
 #include "_compiled.h"
 
@@ -15,6 +15,7 @@
 #define HOP 9
 #define LINK 16
 #define LINK_CHARS 22
+#define UNBOUND (1LL << 62)
 
 // ------------------------------------------------------------------------------------------- the classes that are read
 
@@ -42,9 +43,13 @@ static const char *const caveat_texts[] = {"aud", "depth", "exp", "fresh", "hand
 static Py_ssize_t caveat_offsets[CAVEAT_FIELDS];
 static Class caveat_class = {NULL, CAVEAT_FIELDS, caveat_texts, caveat_offsets};
 
-enum { P_IDENTIFIER, P_KEY, P_EXP, P_NEEDS_CALL, P_ALLOWS, P_PLACES, P_PARTS, P_SCOPES, P_FACTS, PROVEN_FIELDS };
+enum {
+    P_IDENTIFIER, P_KEY, P_EXP, P_NBF, P_FRESH, P_NETWORKS, P_NEEDS_CALL, P_ALLOWS, P_PLACES, P_PARTS, P_SCOPES, P_FACTS,
+    P_REFUSED, PROVEN_FIELDS
+};
 static const char *const proven_texts[] = {
-    "identifier", "key", "exp", "needs_call", "_allows", "_places", "parts", "scopes", "facts",
+    "identifier", "key",     "exp",   "nbf",    "fresh_ms", "networks", "needs_call",
+    "_allows",    "_places", "parts", "scopes", "facts",    "refused",
 };
 static Py_ssize_t proven_offsets[PROVEN_FIELDS];
 static Class proven_class = {NULL, PROVEN_FIELDS, proven_texts, proven_offsets};
@@ -55,7 +60,10 @@ static Py_ssize_t key_offsets[KEY_FIELDS];
 static Class key_class = {NULL, KEY_FIELDS, key_texts, key_offsets};
 
 // What the Python module registers, in this order.
-enum { KEPT, MATCHES_ANY_PATH, AGENT_SCOPES, SUBJECT_SCOPE, ABOUT, CHAIN_FACTS, HELPERS };
+enum {
+    KEPT, READ_TERMS, HOP_OF, MATCHES_ANY_PATH, PARTS_OF, AGENT_SCOPES, SUBJECT_SCOPE, ABOUT, CHAIN_FACTS, PLACES,
+    ARX_ERROR, REFUSED_BY, MISSING_DISCHARGE, TOO_DEEP, NOT_NAMED, WRONG_AUDIENCE, NO_HOLDER, HELPERS
+};
 static PyObject *helpers;  // a tuple
 
 static PyObject *text_realm, *text_bearer, *empty;
@@ -96,55 +104,108 @@ static PyObject *field(const Class *class, PyObject *object, int which)
 
 // ----------------------------------------------------------------------------------------------- the walk, SPEC 5, 6
 
-// Everything below returns 1, 0 where the chain is not ordinary, or -1 with an exception.
+// What is below returns one of these; the first two end the walk.
+enum { REFUSED = -2, FAILED = -1 /* with an exception */, ODD = 0, GOOD = 1 };
+
 typedef struct {
-    PyObject *named, *links, *agents, *tasks, *allows, *places, *hand_to, *scopes;  // lists
-    PyObject *audience;
+    PyObject *named, *links, *agents, *tasks, *allows, *places, *hand_to, *hand_to_at, *networks, *scopes;  // lists
+    PyObject *audience, *refused;
     unsigned char link[LINK];
-    long long depth, exp, parts;
+    long long depth, exp, nbf, fresh, parts;
     int needs_call;
+    Py_ssize_t index;
 } Walk;
+
+static PyObject *call(int helper, PyObject *const *args, size_t nargs)
+{
+    return PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, helper), args, nargs, NULL);
+}
+
+// Remember why the caveat at hand prohibits everything.
+static int refused_by(Walk *walk, PyObject *error)
+{
+    PyObject *args[2] = {error, PyLong_FromSsize_t(walk->index)};
+    walk->refused = error != NULL && args[1] != NULL ? call(REFUSED_BY, args, 2) : NULL;
+    Py_XDECREF(args[1]);
+    return walk->refused != NULL ? REFUSED : FAILED;
+}
+
+// The same, by what says so of the place and of up to three things more.
+static int refuse(Walk *walk, int helper, PyObject *first, PyObject *second, PyObject *third)
+{
+    PyObject *args[4] = {PyLong_FromSsize_t(walk->index), first, second, third};
+    size_t count = 1 + (first != NULL) + (second != NULL) + (third != NULL);
+    PyObject *error = args[0] != NULL ? call(helper, args, count) : NULL;
+    int found = error != NULL ? refused_by(walk, error) : FAILED;
+    Py_XDECREF(error);
+    Py_XDECREF(args[0]);
+    return found;
+}
+
+// The same, by an exception, if it is one that says why a token is refused.
+static int refused_by_exception(Walk *walk)
+{
+    if (!PyErr_ExceptionMatches(PyTuple_GET_ITEM(helpers, ARX_ERROR))) return FAILED;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    int found = refused_by(walk, value);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return found;
+}
 
 static int append_new(PyObject *list, PyObject *value)
 {
-    int found = value != NULL && PyList_Append(list, value) == 0 ? 1 : -1;
+    int found = value != NULL && PyList_Append(list, value) == 0 ? GOOD : FAILED;
     Py_XDECREF(value);
     return found;
 }
 
 static int append_text(PyObject *list, const char *head, PyObject *text)
 {
-    if (text == Py_None) return 1;
-    return PyUnicode_CheckExact(text) ? append_new(list, PyUnicode_FromFormat("%s%U", head, text)) : 0;
+    if (text == Py_None) return GOOD;
+    return PyUnicode_CheckExact(text) ? append_new(list, PyUnicode_FromFormat("%s%U", head, text)) : ODD;
 }
 
 static int extend_list(PyObject *list, PyObject *with)
 {
     Py_ssize_t end = PyList_GET_SIZE(list);
-    return PyList_SetSlice(list, end, end, with) == 0 ? 1 : -1;
+    return PyList_SetSlice(list, end, end, with) == 0 ? GOOD : FAILED;
 }
 
 static int number(PyObject *value, long long *found)
 {
     int beyond;
-    if (!PyLong_CheckExact(value)) return 0;
+    if (!PyLong_CheckExact(value)) return ODD;
     *found = PyLong_AsLongLongAndOverflow(value, &beyond);
-    return !beyond;
+    return beyond ? ODD : GOOD;
 }
 
-// Look up what a caveat says by its bytes without its hop, which is returned apart.
-static int find_terms(PyObject *packet, PyObject **terms, const unsigned char **hop)
+// Take the smaller, or the larger, of a limit and what a caveat says, if it says something.
+static int bound(long long *limit, PyObject *said, int larger)
+{
+    long long found;
+    if (said == Py_None) return GOOD;
+    if (!number(said, &found)) return ODD;
+    if (larger ? found > *limit : found < *limit) *limit = found;
+    return GOOD;
+}
+
+// What a caveat says, by its bytes without its hop, which is returned apart.
+static int find_terms(Walk *walk, PyObject *packet, PyObject **terms, const unsigned char **hop)
 {
     const char *raw = PyBytes_AS_STRING(packet);
     Py_ssize_t size = PyBytes_GET_SIZE(packet), at = size - MARK_BYTES;
     while (at >= 0 && memcmp(raw + at, MARK, MARK_BYTES)) at--;
-    *hop = NULL;
     PyObject *key = packet;
+    *hop = NULL;
     if (at < 0) Py_INCREF(key);
     else {
         Py_ssize_t start = at + MARK_BYTES, rest = size - start - HOP_CHARS;
-        if (rest < 0) return 0;
-        if ((key = PyBytes_FromStringAndSize(NULL, start + 1 + rest)) == NULL) return -1;
+        if (rest < 0) return ODD;
+        if ((key = PyBytes_FromStringAndSize(NULL, start + 1 + rest)) == NULL) return FAILED;
         char *out = PyBytes_AS_STRING(key);
         memcpy(out, raw, (size_t)start);
         out[start] = 0;  // terms.GAP
@@ -153,111 +214,137 @@ static int find_terms(PyObject *packet, PyObject **terms, const unsigned char **
     }
     *terms = Py_XNewRef(PyDict_GetItemWithError(PyTuple_GET_ITEM(helpers, KEPT), key));
     Py_DECREF(key);
-    return *terms != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+    if (*terms != NULL) return GOOD;
+    if (PyErr_Occurred()) return FAILED;
+    *terms = call(READ_TERMS, &packet, 1);
+    return *terms != NULL ? GOOD : refused_by_exception(walk);
 }
 
 static int may_hand_to(Walk *walk, PyObject *to)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(walk->hand_to); i++) {
         PyObject *args[2] = {PyList_GET_ITEM(walk->hand_to, i), to};
-        PyObject *said = PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, MATCHES_ANY_PATH), args, 2, NULL);
-        int found = said != NULL ? PyObject_IsTrue(said) : -1;
+        PyObject *said = call(MATCHES_ANY_PATH, args, 2);
+        int found = said != NULL ? PyObject_IsTrue(said) : FAILED;
         Py_XDECREF(said);
-        if (found <= 0) return found;
+        if (found < 0) return FAILED;
+        if (!found) return refuse(walk, NOT_NAMED, PyList_GET_ITEM(walk->hand_to_at, i), args[0], to);
     }
-    return 1;
+    return GOOD;
 }
 
-static int hand_over(Walk *walk, PyObject *terms, PyObject *to, const unsigned char *hop)
+// As terms.hop_of, which says what is wrong.
+static int read_hop(Walk *walk, unsigned char *raw, PyObject *packet, const unsigned char *hop)
+{
+    if (hop == NULL) return ODD;
+    if (decode_into(raw, hop, HOP_CHARS) == HOP) return GOOD;
+    const char *end = PyBytes_AS_STRING(packet) + PyBytes_GET_SIZE(packet);
+    PyObject *args[2] = {packet, PyBytes_FromStringAndSize((const char *)hop, end - (const char *)hop)};
+    PyObject *said = args[1] != NULL ? call(HOP_OF, args, 2) : NULL;
+    int found = said != NULL ? ODD : args[1] != NULL ? refused_by_exception(walk) : FAILED;
+    Py_XDECREF(said);
+    Py_XDECREF(args[1]);
+    return found;
+}
+
+static int hand_over(Walk *walk, PyObject *terms, PyObject *to, PyObject *packet, const unsigned char *hop)
 {
     unsigned char raw[HOP], text[LINK_CHARS];
-    if (walk->depth == 0 || hop == NULL || decode_into(raw, hop, HOP_CHARS) != HOP) return 0;
-    int found = may_hand_to(walk, to);
+    int found = read_hop(walk, raw, packet, hop);
+    if (found > 0 && walk->depth == 0) found = refuse(walk, TOO_DEEP, to, NULL, NULL);
+    if (found > 0) found = may_hand_to(walk, to);
     if (found <= 0) return found;
-    if (!link_into(walk->link, walk->link, LINK, raw, HOP)) return -1;
+    if (!link_into(walk->link, walk->link, LINK, raw, HOP)) return FAILED;
     encode_into(text, walk->link, LINK);
     walk->depth--;
-    if (PyList_Append(walk->named, to) < 0) return -1;
-    if (append_new(walk->links, PyUnicode_FromStringAndSize((char *)text, LINK_CHARS)) < 0) return -1;
+    if (PyList_Append(walk->named, to) < 0) return FAILED;
+    if (append_new(walk->links, PyUnicode_FromStringAndSize((char *)text, LINK_CHARS)) < 0) return FAILED;
     return extend_list(walk->agents, field(&terms_class, terms, AGENTS));
 }
 
-static int demands_only_a_call(PyObject *require)
+static int take_require(Walk *walk, PyObject *require)
 {
+    if (require == Py_None) return GOOD;
+    if (!PyTuple_CheckExact(require)) return ODD;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(require); i++) {
         PyObject *proof = PyTuple_GET_ITEM(require, i);
-        if (!PyUnicode_CheckExact(proof) || PyUnicode_CompareWithASCIIString(proof, "call")) return 0;
+        if (!PyUnicode_CheckExact(proof)) return ODD;
+        if (!PyUnicode_CompareWithASCIIString(proof, "holder")) return refuse(walk, NO_HOLDER, NULL, NULL, NULL);
     }
-    return 1;
+    walk->needs_call = 1;
+    return GOOD;
+}
+
+static PyObject *place_of(const Walk *walk)
+{
+    return PyTuple_GET_ITEM(PyTuple_GET_ITEM(helpers, PLACES), walk->index + 1);
 }
 
 // What a caveat says beside `allow` and the hand-over.
 static int take_rest(Walk *walk, PyObject *terms)
 {
-    PyObject *caveat = field(&terms_class, terms, CAVEAT), *of[CAVEAT_FIELDS];
-    long long limit;
-    if (!is_of(&caveat_class, caveat) || field(&terms_class, terms, NETWORKS) != empty) return 0;
+    PyObject *caveat = field(&terms_class, terms, CAVEAT), *networks = field(&terms_class, terms, NETWORKS);
+    PyObject *of[CAVEAT_FIELDS];
+    if (!is_of(&caveat_class, caveat) || !PyTuple_CheckExact(networks)) return ODD;
     for (int i = 0; i < CAVEAT_FIELDS; i++) of[i] = field(&caveat_class, caveat, i);
-    if (of[C_FRESH] != Py_None || of[C_NBF] != Py_None) return 0;
     if (of[C_AUD] != Py_None) {
         int found = PySequence_Contains(of[C_AUD], walk->audience);
-        if (found <= 0) return found;
+        if (found <= 0) return found < 0 ? FAILED : refuse(walk, WRONG_AUDIENCE, of[C_AUD], walk->audience, NULL);
     }
-    if (of[C_EXP] != Py_None) {
-        if (!number(of[C_EXP], &limit)) return 0;
-        if (limit < walk->exp) walk->exp = limit;
+    if (!bound(&walk->exp, of[C_EXP], 0) || !bound(&walk->nbf, of[C_NBF], 1) || !bound(&walk->fresh, of[C_FRESH], 0))
+        return ODD;
+    if (PyTuple_GET_SIZE(networks)) {
+        if (append_new(walk->networks, PyTuple_Pack(2, place_of(walk), networks)) < 0) return FAILED;
     }
-    if (of[C_REQUIRE] != Py_None) {
-        if (!PyTuple_CheckExact(of[C_REQUIRE]) || !demands_only_a_call(of[C_REQUIRE])) return 0;
-        walk->needs_call = 1;
-    }
-    if (of[C_DEPTH] != Py_None) {
-        if (!number(of[C_DEPTH], &limit)) return 0;
-        if (limit < walk->depth) walk->depth = limit;
-    }
-    if (of[C_HAND_TO] != Py_None && PyList_Append(walk->hand_to, of[C_HAND_TO]) < 0) return -1;
-    return of[C_TASK] != Py_None && PyList_Append(walk->tasks, of[C_TASK]) < 0 ? -1 : 1;
+    int found = take_require(walk, of[C_REQUIRE]);
+    if (found > 0) found = bound(&walk->depth, of[C_DEPTH], 0);
+    if (found <= 0) return found;
+    if (of[C_HAND_TO] != Py_None && (PyList_Append(walk->hand_to, of[C_HAND_TO]) < 0 ||
+                                     append_new(walk->hand_to_at, PyLong_FromSsize_t(walk->index)) < 0))
+        return FAILED;
+    return of[C_TASK] != Py_None && PyList_Append(walk->tasks, of[C_TASK]) < 0 ? FAILED : GOOD;
 }
 
-static int take_in(Walk *walk, PyObject *terms, const unsigned char *hop, Py_ssize_t index)
+static int take_in(Walk *walk, PyObject *terms, PyObject *packet, const unsigned char *hop)
 {
     long long parts;
-    if (!is_of(&terms_class, terms) || !number(field(&terms_class, terms, PARTS), &parts)) return 0;
+    if (!is_of(&terms_class, terms) || !number(field(&terms_class, terms, PARTS), &parts)) return ODD;
     PyObject *to = field(&terms_class, terms, TO), *allow = field(&terms_class, terms, ALLOW);
     walk->parts += parts;
-    if (!PyUnicode_CheckExact(to)) return 0;
+    if (!PyUnicode_CheckExact(to)) return ODD;
     if (PyUnicode_GET_LENGTH(to)) {
-        int found = hand_over(walk, terms, to, hop);
+        int found = hand_over(walk, terms, to, packet, hop);
         if (found <= 0) return found;
     }
-    if (allow != Py_None) {
-        if (PyList_Append(walk->allows, allow) < 0) return -1;
-        if (append_new(walk->places, PyLong_FromSsize_t(index)) < 0) return -1;
-    }
-    if (index == 0 && allow == Py_None) return 0;  // a token's first caveat says what it allows
-    return field(&terms_class, terms, PLAIN) == Py_True ? 1 : take_rest(walk, terms);
+    if (allow != Py_None &&
+        (PyList_Append(walk->allows, allow) < 0 || PyList_Append(walk->places, place_of(walk)) < 0))
+        return FAILED;
+    if (walk->index == 0 && allow == Py_None) return ODD;  // a token's first caveat says what it allows
+    return field(&terms_class, terms, PLAIN) == Py_True ? GOOD : take_rest(walk, terms);
 }
 
 static int take_in_all(Walk *walk, PyObject *packets)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(packets); i++) {
-        PyObject *packet = PyTuple_GET_ITEM(packets, i), *terms = NULL;
+    Py_ssize_t count = PyTuple_GET_SIZE(packets);
+    if (count == 0 || count >= PyTuple_GET_SIZE(PyTuple_GET_ITEM(helpers, PLACES))) return ODD;
+    for (walk->index = 0; walk->index < count; walk->index++) {
+        PyObject *packet = PyTuple_GET_ITEM(packets, walk->index), *terms = NULL;
         const unsigned char *hop;
-        if (!PyBytes_CheckExact(packet)) return 0;
-        int found = find_terms(packet, &terms, &hop);
-        if (found > 0) found = take_in(walk, terms, hop, i);
+        if (!PyBytes_CheckExact(packet)) return refuse(walk, MISSING_DISCHARGE, NULL, NULL, NULL);
+        int found = find_terms(walk, packet, &terms, &hop);
+        if (found > 0) found = take_in(walk, terms, packet, hop);
         Py_XDECREF(terms);
         if (found <= 0) return found;
     }
-    return PyTuple_GET_SIZE(packets) > 0;
+    return GOOD;
 }
 
 // ----------------------------------------------------------------------------------------------------- what came of it
 
 static int extend_by(PyObject *list, int helper, PyObject *const *args, size_t nargs)
 {
-    PyObject *said = PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, helper), args, nargs, NULL);
-    int found = said == NULL ? -1 : PyUnicode_Check(said) ? append_new(list, Py_NewRef(said)) : extend_list(list, said);
+    PyObject *said = call(helper, args, nargs);
+    int found = said == NULL ? FAILED : PyUnicode_Check(said) ? append_new(list, Py_NewRef(said)) : extend_list(list, said);
     Py_XDECREF(said);
     return found;
 }
@@ -268,19 +355,19 @@ static int append_all(PyObject *list, const char *head, PyObject *texts)
         int found = append_text(list, head, PyList_GET_ITEM(texts, i));
         if (found <= 0) return found;
     }
-    return 1;
+    return GOOD;
 }
 
 // As ProvenChain._name: everything whose end ends the token.
 static int list_scopes(Walk *walk, PyObject *scope, PyObject *const *of)
 {
     PyObject *list = walk->scopes;
-    if (PyList_Append(list, text_realm) < 0 || PyList_Append(list, scope) < 0) return -1;
+    if (PyList_Append(list, text_realm) < 0 || PyList_Append(list, scope) < 0) return FAILED;
     int found = append_text(list, "session:", of[SESSION]);
     if (found > 0) found = append_text(list, "link:", of[ID]);
     if (found > 0) found = extend_by(list, AGENT_SCOPES, &of[AGENT], 1);
     if (found > 0 && of[SUBJECT] != Py_None) {
-        if (!PyTuple_CheckExact(of[SUBJECT]) || PyTuple_GET_SIZE(of[SUBJECT]) != 2) return 0;
+        if (!PyTuple_CheckExact(of[SUBJECT]) || PyTuple_GET_SIZE(of[SUBJECT]) != 2) return ODD;
         PyObject *who[2] = {PyTuple_GET_ITEM(of[SUBJECT], 0), PyTuple_GET_ITEM(of[SUBJECT], 1)};
         found = extend_by(list, SUBJECT_SCOPE, who, 2);
     }
@@ -294,7 +381,7 @@ static int list_scopes(Walk *walk, PyObject *scope, PyObject *const *of)
 static PyObject *make_facts(Walk *walk, PyObject *identifier, PyObject *const *of)
 {
     PyObject *meta = of[META] == Py_None ? Py_NewRef(empty)
-                                         : PyObject_CallOneArg(PyTuple_GET_ITEM(helpers, ABOUT), identifier);
+                                         : call(ABOUT, &identifier, 1);
     PyObject *named = PyList_AsTuple(walk->named), *links = PyList_AsTuple(walk->links);
     PyObject *tasks = PyList_AsTuple(walk->tasks), *facts = NULL;
     if (meta && named && links && tasks) {
@@ -302,7 +389,7 @@ static PyObject *make_facts(Walk *walk, PyObject *identifier, PyObject *const *o
             of[AGENT],  of[SESSION], named,       links,     of[TASK],    tasks, of[ID], of[AUD],
             of[POLICY], of[KID],     text_bearer, of[MODEL], of[SUBJECT], meta,
         };
-        facts = PyObject_Vectorcall(PyTuple_GET_ITEM(helpers, CHAIN_FACTS), args, sizeof args / sizeof *args, NULL);
+        facts = call(CHAIN_FACTS, args, sizeof args / sizeof *args);
     }
     Py_XDECREF(meta);
     Py_XDECREF(named);
@@ -315,9 +402,17 @@ static PyObject *make_facts(Walk *walk, PyObject *identifier, PyObject *const *o
 static int tell(Walk *walk, PyObject *proven, PyObject *facts)
 {
     PyObject *made[] = {
-        PyLong_FromLongLong(walk->exp), PyBool_FromLong(walk->needs_call), PyList_AsTuple(walk->allows),
-        Py_NewRef(walk->places),        PyLong_FromLongLong(walk->parts),  PyList_AsTuple(walk->scopes),
+        PyLong_FromLongLong(walk->exp),
+        PyLong_FromLongLong(walk->nbf),
+        walk->fresh < UNBOUND ? PyLong_FromLongLong(walk->fresh) : Py_NewRef(Py_None),
+        PyList_AsTuple(walk->networks),
+        PyBool_FromLong(walk->needs_call),
+        PyList_AsTuple(walk->allows),
+        Py_NewRef(walk->places),
+        PyLong_FromLongLong(walk->parts),
+        PyList_AsTuple(walk->scopes),
         Py_NewRef(facts),
+        Py_NewRef(walk->refused != NULL ? walk->refused : Py_None),
     };
     int good = 1, count = sizeof made / sizeof *made;
     for (int i = 0; i < count; i++) good = good && made[i] != NULL;
@@ -325,27 +420,37 @@ static int tell(Walk *walk, PyObject *proven, PyObject *facts)
         if (good) Py_XSETREF(*slot(&proven_class, proven, P_EXP + i), made[i]);
         else Py_XDECREF(made[i]);
     }
-    return good ? 1 : -1;
+    return good ? GOOD : FAILED;
+}
+
+// What a refused chain may cost is told by its bytes.
+static int count_parts(Walk *walk, PyObject *packets)
+{
+    PyObject *parts = call(PARTS_OF, &packets, 1);
+    int found = parts != NULL ? number(parts, &walk->parts) : FAILED;
+    Py_XDECREF(parts);
+    return found;
 }
 
 static int read_all(Walk *walk, PyObject *proven, PyObject *packets)
 {
     PyObject *identifier = field(&proven_class, proven, P_IDENTIFIER), *key = field(&proven_class, proven, P_KEY);
-    if (!is_of(&identifier_class, identifier) || !is_of(&key_class, key)) return 0;
+    if (!is_of(&identifier_class, identifier) || !is_of(&key_class, key)) return ODD;
     PyObject *of[IDENTIFIER_FIELDS];
     for (int i = 0; i < IDENTIFIER_FIELDS; i++) of[i] = field(&identifier_class, identifier, i);
     if (!PyUnicode_CheckExact(of[ID]) || !PyUnicode_IS_COMPACT_ASCII(of[ID]) ||
         PyUnicode_GET_LENGTH(of[ID]) != LINK_CHARS ||
         decode_into(walk->link, PyUnicode_1BYTE_DATA(of[ID]), LINK_CHARS) != LINK || !number(of[DEPTH], &walk->depth) ||
         !number(field(&proven_class, proven, P_EXP), &walk->exp))
-        return 0;
-    walk->needs_call = field(&proven_class, proven, P_NEEDS_CALL) == Py_True;
+        return ODD;
+    walk->fresh = UNBOUND;
     walk->parts = PyTuple_GET_SIZE(packets);
     int found = take_in_all(walk, packets);
+    if (found == REFUSED) found = count_parts(walk, packets);
     if (found > 0) found = list_scopes(walk, field(&key_class, key, K_SCOPE), of);
     if (found <= 0) return found;
     PyObject *facts = make_facts(walk, identifier, of);
-    found = facts != NULL ? tell(walk, proven, facts) : -1;
+    found = facts != NULL ? tell(walk, proven, facts) : FAILED;
     Py_XDECREF(facts);
     return found;
 }
@@ -355,13 +460,14 @@ PyObject *read_caveats(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (nargs != 3 || helpers == NULL || !is_of(&proven_class, args[0]) || !PyTuple_CheckExact(args[1]))
         return pure(READ_CAVEATS, args, nargs);
     Walk walk = {.audience = args[2]};
-    PyObject **const lists[] = {&walk.named,  &walk.links,  &walk.agents,  &walk.tasks,
-                                &walk.allows, &walk.places, &walk.hand_to, &walk.scopes};
-    int found = 1;
-    for (int i = 0; i < 8; i++)
-        if ((*lists[i] = PyList_New(0)) == NULL) found = -1;
+    PyObject **const lists[] = {&walk.named,  &walk.links,   &walk.agents,     &walk.tasks,    &walk.allows,
+                                &walk.places, &walk.hand_to, &walk.hand_to_at, &walk.networks, &walk.scopes};
+    int found = GOOD, count = sizeof lists / sizeof *lists;
+    for (int i = 0; i < count; i++)
+        if ((*lists[i] = PyList_New(0)) == NULL) found = FAILED;
     if (found > 0) found = read_all(&walk, args[0], args[1]);
-    for (int i = 0; i < 8; i++) Py_XDECREF(*lists[i]);
-    if (found == 0) return pure(READ_CAVEATS, args, nargs);
+    for (int i = 0; i < count; i++) Py_XDECREF(*lists[i]);
+    Py_XDECREF(walk.refused);
+    if (found == ODD) return pure(READ_CAVEATS, args, nargs);
     return found > 0 ? Py_NewRef(Py_None) : NULL;
 }

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from arx_verifier import bounds, chain, codec, names, scopes
+from arx_verifier import bounds, chain, codec, names, prohibiting, scopes
 from arx_verifier.compiled import twin
 from arx_verifier.constraints import MAX_TOLD, explain, explain_last, permits
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey
 from arx_verifier.macaroon import Identifier, about
+from arx_verifier.prohibiting import PLACES, failures_of
 from arx_verifier.terms import (
     GAP,
     HOP_CHARS,
@@ -49,7 +50,16 @@ _TOO_MUCH: Final = Refused(
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
 
 
-_USED_TO_READ: Final = (KEPT, names.matches_any_path, scopes.agent_scopes, scopes.subject_scope, about, ChainFacts)
+def _refused_by(error: ArxError, index: int) -> Refused:
+    return Refused(error.code, failures_of(error, index))
+
+
+_USED_TO_READ: Final = (
+    *(KEPT, read_terms, hop_of, names.matches_any_path, bounds.parts_of),
+    *(scopes.agent_scopes, scopes.subject_scope, about, ChainFacts, PLACES),
+    *(ArxError, _refused_by, prohibiting.missing_discharge, prohibiting.too_deep, prohibiting.not_named),
+    *(prohibiting.wrong_audience, prohibiting.no_holder),
+)  # what its twin calls, in the order of ``_compiled_chain.c``
 
 
 class ProvenChain:
@@ -148,11 +158,11 @@ class ProvenChain:
     def judge_peer(self, peer: str | None) -> Refused | None:
         """Apply every ``net`` to the peer's address; an unknown peer is refused."""
         address = _address(peer) if peer is not None else None
-        for place, networks in self.networks:
+        for where, networks in self.networks:
             if address is None or not any(address in network for network in networks):
                 expected = " or ".join(str(network) for network in networks)
                 came = shorten(peer) if peer is not None else "no address"
-                return Refused("network_not_allowed", (Failure(place, "net", expected, came),))
+                return Refused("network_not_allowed", (Failure(where, "net", expected, came),))
         return None
 
     def _gather(self, tool: str, *, again: bool) -> ToolRules | Refused:
@@ -214,7 +224,7 @@ class ProvenChain:
         try:
             for index, packet in enumerate(packets):
                 if not isinstance(packet, bytes):
-                    raise _prohibits("missing_discharge", index, "third-party caveat", "its discharge", "none")
+                    raise prohibiting.missing_discharge(index)
                 start, mark, end = packet.rpartition(HOP_MARK)
                 terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
                 if terms is None:
@@ -223,11 +233,10 @@ class ProvenChain:
                 if to := terms.to:
                     hop = hop_of(packet, end)
                     if depth == 0:
-                        raise _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")
-                    for place, patterns in hand_to:
+                        raise prohibiting.too_deep(index, to)
+                    for rule_index, patterns in hand_to:
                         if not names.matches_any_path(patterns, to):
-                            rule = f"hand_to of {_place(place)}"
-                            raise _prohibits("name_not_allowed", index, rule, " or ".join(patterns), to)
+                            raise prohibiting.not_named(index, rule_index, patterns, to)
                     depth -= 1
                     link = chain.next_link(link, hop)
                     named.append(to)
@@ -235,7 +244,7 @@ class ProvenChain:
                     agents += terms.agents
                 if terms.allow is not None:
                     allows.append(terms.allow)
-                    self._places.append(_PLACES[index + 1])
+                    self._places.append(PLACES[index + 1])
                 if not terms.plain:
                     self._take_rest(index, terms, audience)
                     caveat = terms.caveat
@@ -245,12 +254,11 @@ class ProvenChain:
                         hand_to.append((index, caveat.hand_to))
                     if caveat.task is not None:
                         tasks.append(caveat.task)
-            if not self._places or self._places[0] != _PLACES[1]:
+            if not self._places or self._places[0] != PLACES[1]:
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
         except ArxError as error:
-            failures = error.failures or (Failure(_place(index), "shape", "a caveat of SPEC 6", str(error)),)
-            self.refused = Refused(error.code, failures)
+            self.refused = _refused_by(error, index)
             parts = bounds.parts_of(packets)
         self.parts, self._allows = parts, tuple(allows)
         self._name(named, links, agents, tasks)
@@ -259,7 +267,7 @@ class ProvenChain:
         """Take in what a caveat says of this very token, beside ``allow``."""
         caveat = terms.caveat
         if caveat.aud is not None and audience not in caveat.aud:
-            raise _prohibits("wrong_audience", index, "aud", " or ".join(caveat.aud), audience)
+            raise prohibiting.wrong_audience(index, caveat.aud, audience)
         if caveat.exp is not None and caveat.exp < self.exp:
             self.exp = caveat.exp
         if caveat.nbf is not None and caveat.nbf > self.nbf:
@@ -267,10 +275,10 @@ class ProvenChain:
         if caveat.fresh is not None:
             self.fresh_ms = caveat.fresh if self.fresh_ms is None else min(self.fresh_ms, caveat.fresh)
         if terms.networks:
-            self.networks = (*self.networks, (_place(index), terms.networks))
+            self.networks = (*self.networks, (PLACES[index + 1], terms.networks))
         if caveat.require is not None:
             if "holder" in caveat.require:
-                raise _prohibits("proof_missing", index, "require", "a holder's signature", "none: not in this version")
+                raise prohibiting.no_holder(index)
             self.needs_call = True
 
     def _name(self, named: list[str], links: list[str], agents: list[str], tasks: list[str]) -> None:
@@ -313,17 +321,6 @@ class ProvenChain:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a ProvenChain holds a live signature and is not pickled")
-
-
-_PLACES: Final = ("identifier", *[f"caveat {number}" for number in range(1, codec.MAX_CAVEATS + 1)])
-
-
-def _place(index: int) -> str:
-    return _PLACES[index + 1]
-
-
-def _prohibits(code: str, index: int, rule: str, expected: str, came: str) -> ArxError:
-    return ArxError(rule, code=code, failures=(Failure(_place(index), rule, expected, came),))
 
 
 @lru_cache(maxsize=1024)
