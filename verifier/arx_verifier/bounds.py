@@ -5,7 +5,6 @@ Whoever holds a token narrows it as often and as widely as its text has room for
 it was accepted.  So what is kept is charged by what it takes, and not by the length of its text.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -27,7 +26,8 @@ _V = TypeVar("_V")
 class Kept(dict[_K, _V]):
     """What a process keeps for all tokens, whoever holds them: emptied when it would take more than it may.
 
-    Looking into it is a ``dict``'s ``get`` and takes no lock.
+    It has no lock, which a forked child could find taken: of two threads that keep something at once one may go
+    uncounted, until all is forgotten the next time.
 
     Args:
         most: Parts that all entries may have together.
@@ -37,23 +37,19 @@ class Kept(dict[_K, _V]):
     def __init__(self, most: int, each: int) -> None:
         super().__init__()
         self._most, self._each, self.parts = most, each, 0
-        self._lock = threading.Lock()
 
     def keep(self, key: _K, value: _V, parts: int) -> None:
         """Keep an entry that has so many parts."""
         parts += self._each
-        with self._lock:
-            if self.parts + parts > self._most:
-                super().clear()
-                self.parts = 0
-            self[key] = value
-            self.parts += parts
+        if self.parts + parts > self._most:
+            self.clear()
+        self[key] = value
+        self.parts += parts
 
     def clear(self) -> None:
         """Forget all."""
-        with self._lock:
-            super().clear()
-            self.parts = 0
+        super().clear()
+        self.parts = 0
 
 
 def parts_of(packets: Sequence[object]) -> int:

@@ -5,6 +5,7 @@ A decision is not its effect.  What runs for long asks again with ``checkpoint``
 middleware has ended it.  What is asked stands in ``standing``.
 """
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from arx_verifier.proven import ProvenChain
 from arx_verifier.standing import recheck
 
 _ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
+# A child that is forked while another thread has it would wait for it for ever.
+os.register_at_fork(before=_ENDING.acquire, after_in_parent=_ENDING.release, after_in_child=_ENDING.release)
 
 
 class Grant(msgspec.Struct, eq=False):

@@ -6,8 +6,10 @@ facts.  Time and the epoch view are passed in.  How a caveat restricts stands in
 call in ``counters``, where decisions go in ``decisions``.
 """
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Collection
 from typing import Final
 
@@ -34,6 +36,7 @@ from arx_verifier.refusals import (
 from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
+_VERIFIERS: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
 
 
 class Verifier:
@@ -81,6 +84,7 @@ class Verifier:
         self._wholes: dict[str, ProvenChain] = {}
         self._cache_bytes, self._cached = cache_bytes, 0
         self._lock = threading.Lock()
+        _VERIFIERS.add(self)
 
     def verify(self, token: str, request: AccessRequest) -> Grant:
         """Allow a call or raise.
@@ -325,5 +329,18 @@ class Verifier:
             self._wholes.clear()
             self._cached = 0
 
+    def _forked(self) -> None:
+        """Begin anew in a forked child: another thread may have been at the cache, and have its lock for ever."""
+        self._lock = threading.Lock()
+        self._forget()
+
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"
+
+
+def _fork_all() -> None:
+    for verifier in tuple(_VERIFIERS):
+        verifier._forked()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_fork_all)
