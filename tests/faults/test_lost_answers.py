@@ -11,7 +11,9 @@ import pytest
 from arx_caps.agent import Task, mint_client
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
+from arx_caps.cli.caller import Caller
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.keyfile import SigningKey
 from arx_caps.mint.state import State
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.access import AccessRequest
@@ -109,7 +111,11 @@ def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:
 
 
 def test_an_operator_makes_one_key(place: Place) -> None:
-    """A root key that mints at once, and an audience's next key: a lost answer makes no second one."""
+    """A root key that mints at once, and an audience's next key: a lost answer makes no second one, nor do commands."""
+    command = Caller.operator(place.mint.realm.operator_key_path)
+    body = {"path": "acme/support/by-hand", "jwk": SigningKey.generate().public.jwk}
+    assert place.lost(lambda: command.call("POST", "/v1/agents", body), "agent.enrolled")["path"] == body["path"]
+    command._http.close()
     operator = place.mint.operator
     operator("POST", "/v1/services", {"audience": "orders"})
     rotated = place.lost(lambda: operator("POST", "/v1/root-keys/rotate", {"now": True}), "key.rotated", "key.created")

@@ -1,198 +1,125 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two mints on one PostgreSQL and one store, as real processes: they are one mint, also while either is killed."""
 
-import json
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
+from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
+from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.core import Mint
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_verifier.feed import Follower
-from tests.mint.world import ISSUER, LOOKUP, make_realm, now_ms
+from arx_verifier.macaroon import Macaroon
+from tests.mint.processes import Caller, Load, MintProcess, open_session
+from tests.mint.test_exchange import PAY, POLICY
+from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.postgres import Postgres
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
-AGENTS = 4
-ENOUGH = 12  # rounds of an agent, each with several requests
+AGENTS = 3
+ENOUGH = 4  # rounds of an agent, each with a dozen requests
 TIMEOUT_S = 10.0
+MOST = 2
+FEW = f'[session.few]\nagents = ["acme/few"]\nttl = "8h"\nmax_open = {MOST}\n'
 
 
-class MintProcess:
-    """One of the mints: it can be killed and started again, at another port each time."""
+class Pair(NamedTuple):
+    """Two mints of a realm, their store, and an operator who asks either."""
 
-    def __init__(self, realm: Realm, store: str) -> None:
-        self._realm, self._store = realm, store
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it says that it listens."""
-        command = [sys.executable, "-m", "arx_caps.mint.serve", "--realm-dir", str(self._realm.folder), "--port", "0"]
-        environment = os.environ | {"ARX_STORE_URL": self._store}
-        self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr is not None
-        # Lines of its log may stand before the one that says that it listens.
-        lines = map(json.loads, iter(self._process.stderr.readline, ""))
-        told = next(line for line in lines if "ready" in line)
-        assert told["ready"] is True, told
-        self.url = f"http://{told['listen']}"
-        self.pid = self._process.pid
-
-    def kill(self) -> None:
-        """End it as a crash does."""
-        self._process.kill()
-        self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+    realm: Realm
+    mints: list[MintProcess]
+    store: str
+    operator: Caller
 
 
-class Caller:
-    """Somebody with a key, who asks whichever mint answers, and says what was answered."""
-
-    def __init__(self, mints: list[MintProcess], client: httpx.Client, key: SigningKey, token: str | None) -> None:
-        self.mints, self.client, self.key, self.token = mints, client, key, token
-
-    def headers(self, method: str, path: str) -> dict[str, str]:
-        proof = make_dpop(self.key, method=method, url=ISSUER + path, now=now_ms(), token=self.token)
-        return {"DPoP": proof} | ({} if self.token is None else {"Authorization": f"DPoP {self.token}"})
-
-    def once(
-        self, mint: MintProcess, method: str, path: str, body: Any = None, **headers: str
-    ) -> httpx.Response | None:
-        """Ask one mint; None when it died over it."""
-        try:
-            sent = headers or self.headers(method, path)
-            return self.client.request(method, mint.url + path, json=body, headers=sent)
-        except httpx.TransportError:
-            return None
-
-    def ask(self, turn: int, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Ask one mint after the other until one answers; for what is harmless to repeat."""
-        for place in range(turn, turn + 50):
-            answer = self.once(self.mints[place % 2], method, path, body)
-            # A database or a store may be slow to see that a mint is gone; a client tries again, as it is told to.
-            if answer is not None and answer.status_code != 503:
-                told: dict[str, Any] = answer.json() | {"status_code": answer.status_code}
-                return told
-        raise AssertionError("no mint answers")
+@contextmanager
+def running(folder: Path, name: str, postgres: Postgres, store: str) -> Iterator[Pair]:
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        realm = stack.enter_context(realm_of(folder, name, postgres))
+        # Both at once: one begins the history, the other finds it.
+        mints = list(pool.map(lambda _: MintProcess(realm, store), range(2)))
+        for mint in mints:
+            stack.callback(mint.kill)
+        key, client = KeyFile.load(realm.operator_key_path), stack.enter_context(httpx.Client(timeout=TIMEOUT_S))
+        operator = Caller(mints, client, key.key, None)
+        body = {"assertion": make_assertion(key, audience=ISSUER, now=now_ms())}
+        operator.token = operator.ask(0, "POST", "/v1/operators/token", body)["token"]
+        yield Pair(realm, mints, store, operator)
 
 
-class Load(threading.Thread):
-    """An agent at work: opens a session, starts tasks, ends some; knows what was answered."""
-
-    def __init__(self, mints: list[MintProcess], key: KeyFile, over: threading.Event) -> None:
-        super().__init__()
-        self.mints, self.agent, self.over = mints, key, over
-        self.sessions: set[str] = set()
-        self.tasks: set[str] = set()
-        self.ended: set[str] = set()
-        self.rounds = 0
-        self.failed: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            with httpx.Client(timeout=TIMEOUT_S) as client:
-                while not self.over.is_set():
-                    self.round(client)
-                    self.rounds += 1
-        except BaseException as error:
-            self.failed = error
-
-    def round(self, client: httpx.Client) -> None:
-        caller = self.open_session(client)
-        if caller is None:
-            return
-        session = caller.ask(0, "GET", "/v1/whoami")["session"]
-        assert session in self.sessions
-        for turn in range(2):
-            told = caller.ask(turn, "POST", "/v1/tasks", LOOKUP)
-            assert told["status_code"] == 201, told
-            self.tasks.add(told["task"]["id"])
-            if turn:
-                self.end(caller, f"/v1/tasks/{told['task']['id']}", f"task:{told['task']['id']}")
-        self.end(caller, f"/v1/sessions/{session}", f"session:{session}")
-
-    def open_session(self, client: httpx.Client) -> Caller | None:
-        """Open a session; the same assertion opens no second one at the other mint."""
-        key = SigningKey.generate()
-        assertion = make_assertion(self.agent, audience=ISSUER, now=now_ms(), session_key=key.public)
-        caller, tokens = Caller(self.mints, client, key, None), []
-        for mint in self.mints:
-            answer = caller.once(mint, "POST", "/v1/sessions", {"assertion": assertion})
-            if answer is not None and answer.status_code == 201:
-                tokens.append(answer.json()["token"])
-                self.sessions.add(answer.json()["session"]["id"])
-            elif answer is not None and answer.status_code != 503:
-                assert answer.json()["code"] == "replayed", answer.text
-        assert len(tokens) <= 1
-        return Caller(self.mints, client, key, tokens[0]) if tokens else None
-
-    def end(self, caller: Caller, path: str, scope: str) -> None:
-        told = caller.ask(self.rounds, "DELETE", path)
-        if told["status_code"] == 200:
-            self.ended.add(scope)
-        else:  # its first answer was lost, and the kill was in the store already
-            assert told["code"] == "revoked", told
-
-
-@pytest.fixture
-def realm(tmp_path: Path, postgres: Postgres, realm_name: str) -> Iterator[Realm]:
+@contextmanager
+def realm_of(folder: Path, name: str, postgres: Postgres) -> Iterator[Realm]:
     url = postgres.database(template="made")
-    yield make_realm(tmp_path / "realm", realm_name, database=url)
+    made = make_realm(folder, name, database=url)
+    made.policy_path.write_text(POLICY.replace("[session]", "[session.all]") + FEW)
+    with (made.folder / "realm.toml").open("a") as settings:
+        settings.write('key_refresh = "1s"\n')
+    yield Realm.open(made.folder)
     postgres.drop(url)
 
 
-@pytest.fixture
-def mints(realm: Realm, valkey: EmbeddedValkey) -> Iterator[list[MintProcess]]:
-    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
-        # Both at once: one begins the history, the other finds it.
-        made = list(pool.map(lambda _: MintProcess(realm, valkey.url), range(2)))
-        for mint in made:
-            stack.callback(mint.kill)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, valkey: EmbeddedValkey) -> Iterator[Pair]:
+    """Mints that nobody kills, for several tests."""
+    with running(tmp_path_factory.mktemp("pair") / "realm", "pair", postgres, valkey.url) as made:
         yield made
 
 
 @pytest.fixture
-def operator(realm: Realm, mints: list[MintProcess]) -> Iterator[Caller]:
-    key = KeyFile.load(realm.operator_key_path)
-    with httpx.Client(timeout=TIMEOUT_S) as client:
-        caller = Caller(mints, client, key.key, None)
-        body = {"assertion": make_assertion(key, audience=ISSUER, now=now_ms())}
-        caller.token = caller.ask(0, "POST", "/v1/operators/token", body)["token"]
-        yield caller
+def mortal(tmp_path: Path, realm_name: str, postgres: Postgres, valkey: EmbeddedValkey) -> Iterator[Pair]:
+    """Mints that a test may kill."""
+    with running(tmp_path / "realm", realm_name, postgres, valkey.url) as made:
+        yield made
 
 
-def enrol(operator: Caller, n: int) -> KeyFile:
-    key = KeyFile.generate("agent", f"acme/support/a{n}", ISSUER)
-    told = operator.ask(n, "POST", "/v1/agents", {"path": key.subject, "jwk": key.key.public.jwk})
+@pytest.fixture
+def realm(tmp_path: Path, realm_name: str, postgres: Postgres) -> Iterator[Realm]:
+    """A realm without a mint."""
+    with realm_of(tmp_path / "realm", realm_name, postgres) as made:
+        yield made
+
+
+def enrol(operator: Caller, name: str) -> KeyFile:
+    key = KeyFile.generate("agent", f"acme/{name}", ISSUER)
+    told = operator.ask(0, "POST", "/v1/agents", {"path": key.subject, "jwk": key.key.public.jwk})
     assert told["status_code"] == 201, told
     return key
 
 
-def test_they_are_one_mint(realm: Realm, mints: list[MintProcess], operator: Caller) -> None:
+def join(operator: Caller, audience: str) -> Caller:
+    """Enrol a key of a service's own."""
+    token = operator.ask(0, "POST", "/v1/services/invitations", {"audience": audience})["enrolment"]
+    service = Caller(operator.mints, operator.client, SigningKey.generate(), None)
+    assert service.ask(1, "POST", "/v1/services/keys", {"enrolment": token})["status_code"] == 201
+    return service
+
+
+def test_they_are_one_mint(pair: Pair) -> None:
     """What one did the other knows: agents, tokens, used proofs; and both are in the same history."""
-    key = enrol(operator, 0)
-    caller = Load(mints, key, threading.Event()).open_session(operator.client)
-    assert caller is not None
+    realm, mints, _, operator = pair
+    agent, key = enrol(operator, "a"), SigningKey.generate()
+    body = {"assertion": make_assertion(agent, audience=ISSUER, now=now_ms(), session_key=key.public)}
+    opener = Caller(mints, operator.client, key, None)
+    answers = [opener.once(mint, "POST", "/v1/sessions", body) for mint in mints]
+    assert [answer.json().get("code", "ok") for answer in answers if answer] == ["ok", "replayed"]
+    assert answers[0] is not None
+    caller = Caller(mints, operator.client, key, answers[0].json()["token"])
     headers = caller.headers("GET", "/v1/whoami")
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda mint: caller.once(mint, "GET", "/v1/whoami", **headers), mints))
     assert sorted(answer.json().get("code", "ok") for answer in answers if answer) == ["ok", "replayed"]
-    task = caller.ask(0, "POST", "/v1/tasks", LOOKUP)["task"]["id"]
+    task = caller.ask(0, "POST", "/v1/tasks", PAY)["task"]["id"]
     assert caller.ask(1, "DELETE", f"/v1/tasks/{task}")["task"]["state"] == "ended"
     assert caller.ask(0, "GET", "/v1/tasks")["tasks"][0]["state"] == "ended"
     with State(realm.database_url) as state:
@@ -202,12 +129,14 @@ def test_they_are_one_mint(realm: Realm, mints: list[MintProcess], operator: Cal
     assert len(writers) == 3  # and who made the realm
 
 
-def test_either_may_die_in_the_middle_of_it(
-    realm: Realm, mints: list[MintProcess], operator: Caller, valkey: EmbeddedValkey
-) -> None:
-    """Under a load, with a kill -9 of one and then the other: all that was answered is there, and all ended is dead."""
+def test_either_may_die_in_the_middle_of_it(mortal: Pair) -> None:
+    """Under a load, with a kill -9 of one and then the other: what was answered is there and nothing else is, and all
+    that was ended is dead.
+    """
+    realm, mints, store, operator = mortal
     over = threading.Event()
-    loads = [Load(mints, enrol(operator, n), over) for n in range(AGENTS)]
+    service = join(operator, "orders")
+    loads = [Load(mints, enrol(operator, f"a{n}"), over, service) for n in range(AGENTS)]
     killed: dict[str, int] = {}
     for load in loads:
         load.start()
@@ -227,7 +156,7 @@ def test_either_may_die_in_the_middle_of_it(
         for load in loads:
             load.join()
     assert [load.failed for load in loads] == [None] * AGENTS
-    check(realm, loads, killed, valkey.url)
+    check(realm, loads, killed, store)
 
 
 def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -> None:
@@ -238,13 +167,24 @@ def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -
         while page := state.outbox.after(events[-1].id if events else 0):
             events += page
         mark = state.high_water(realm.name)
-    for load in loads:
-        assert load.sessions <= set(sessions)
-        assert load.tasks <= set(tasks)
-    opened = Counter(event.facts["session"] for event in events if event.kind == "session.opened")
-    started = Counter(event.facts["task"] for event in events if event.kind == "task.started")
-    assert (set(opened), set(opened.values())) == (set(sessions), {1})
-    assert (set(started), set(started.values())) == (set(tasks), {1})
+        grants = {row["link"] for task in tasks for row in state.grants(task)}
+
+    def told(kind: str, name: str) -> Counter[str]:
+        return Counter(event.facts[name] for event in events if event.kind == kind)
+
+    # Whoever is not answered asks again: what is there is what was answered, each once in table and record.
+    for kind, name, rows, answered in (
+        ("session.opened", "session", set(sessions), union(load.sessions for load in loads)),
+        ("task.started", "task", set(tasks), union(load.tasks for load in loads)),
+        ("token.exchanged", "link", None, union(load.exchanged for load in loads)),
+    ):
+        assert (set(told(kind, name)), set(told(kind, name).values())) == (answered, {1}), kind
+        assert rows is None or rows == answered, kind
+    links = told("task.started", "link") + told("task.extended", "link") + told("task.narrowed", "link")
+    answered = union(load.links for load in loads)
+    assert (set(links), set(links.values()), grants) == (answered, {1}, answered)
+    assert sum(told("session.renewed", "session").values()) >= sum(load.renewed for load in loads)
+    assert union({f"session:{session}" for session in load.killed} for load in loads) <= set(killed)
     recorded = {(scope, event.facts["seq"]) for event in events for scope in event.facts.get("scopes", ())}
     assert set(killed.items()) <= recorded
     assert not [task for task in tasks.values() if task["status"] == "open" and over(sessions, task)]
@@ -261,8 +201,63 @@ def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -
     assert {row["inc"] for row in sessions.values()} == {mark.inc}  # no death of a mint began a new history
 
 
+def union(sets: Any) -> set[str]:
+    return set().union(*sets)
+
+
 def over(sessions: dict[str, Any], task: dict[str, Any]) -> bool:
     return bool(sessions[task["session"]]["status"] == "ended")
+
+
+def test_of_many_at_both_as_many_get_a_session_as_there_is_room(pair: Pair) -> None:
+    """A race at both mints: the agent never has more sessions than it may, and one that ended makes room for one."""
+    _, mints, _, operator = pair
+    agent = enrol(operator, "few")
+
+    def attempt(turn: int) -> tuple[Caller, dict[str, Any]]:
+        caller = Caller(mints, operator.client, SigningKey.generate(), None)
+        said = make_assertion(agent, audience=ISSUER, now=now_ms(), session_key=caller.key.public)
+        return caller, caller.ask(turn, "POST", "/v1/sessions", {"assertion": said})
+
+    room = MOST
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(attempt, range(8)))
+        opened = [(caller, told) for caller, told in answers if told["status_code"] == 201]
+        assert len(opened) == room
+        assert {told["code"] for _, told in answers if told["status_code"] != 201} == {"too_many_sessions"}
+        caller, told = opened[0]
+        caller.token, room = told["token"], 1
+        path = f"/v1/sessions/{told['session']['id']}"
+        assert caller.ask(0, "DELETE", path)["status_code"] == 200
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_new_root_key_is_met_by_no_refusal(pair: Pair, *, at_once: bool) -> None:
+    """What either mint signs while a root key is rotated the other one takes; services have it in time, if it waits."""
+    _, mints, _, operator = pair
+    agent, service = enrol(operator, f"rotated-{at_once}".lower()), join(operator, "orders")
+    root = operator.ask(0, "POST", "/v1/root-keys/rotate", {"now": at_once})["name"]
+    signed_by: list[set[str]] = [set(), set()]
+    turn = 0
+
+    def step() -> bool:
+        nonlocal turn
+        here, there, turn = turn % 2, 1 - turn % 2, turn + 1
+        caller, _ = open_session(mints, operator.client, agent, here)
+        assert caller.token is not None
+        started = caller.ask(there, "POST", "/v1/tasks", PAY)
+        assert started["status_code"] == 201, started
+        # The keys are asked for before the task is looked at, as a service has them that refreshes in time.
+        known = {key["kid"] for key in service.ask(here, "GET", "/v1/keys")["keys"]}
+        kid = Bundle.parse(started["bundle"]).tokens["orders"].unverified_identifier.kid
+        assert kid in known
+        signed_by[here].add(Macaroon.parse(caller.token).unverified_identifier.kid.partition(".")[0])
+        signed_by[there].add(kid.partition(".")[0])
+        return all(root in names for names in signed_by)
+
+    until(step, 30)
+    assert at_once or all(len(names) == 2 for names in signed_by)  # it was met before the change and after it
 
 
 def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valkey: EmbeddedValkey) -> None:

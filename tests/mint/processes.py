@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mints as real processes, and callers who ask whichever of them answers."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import httpx
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
+from arx_caps.realm import Realm
+from arx_caps.service.exchanging import GRANT_TYPE, TASK_TOKEN
+from tests.mint.test_exchange import ORDER, PAY
+from tests.mint.world import ISSUER, now_ms
+
+EXCHANGE = {"grant_type": GRANT_TYPE, "subject_token_type": TASK_TOKEN, "audience": "payments"}
+
+
+class MintProcess:
+    """One of the mints: it can be killed and started again, at another port each time."""
+
+    def __init__(self, realm: Realm, store: str) -> None:
+        self._realm, self._store = realm, store
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it listens."""
+        command = [sys.executable, "-m", "arx_caps.mint.serve", "--realm-dir", str(self._realm.folder), "--port", "0"]
+        environment = os.environ | {"ARX_STORE_URL": self._store}
+        self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        # Lines of its log may stand before the one that says that it listens.
+        lines = map(json.loads, iter(self._process.stderr.readline, ""))
+        told = next(line for line in lines if "ready" in line)
+        assert told["ready"] is True, told
+        self.url = f"http://{told['listen']}"
+        self.pid = self._process.pid
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+class Caller:
+    """Somebody with a key, who asks whichever mint answers, and says what was answered."""
+
+    def __init__(self, mints: list[MintProcess], client: httpx.Client, key: SigningKey, token: str | None) -> None:
+        self.mints, self.client, self.key, self.token = mints, client, key, token
+
+    def headers(self, method: str, path: str) -> dict[str, str]:
+        proof = make_dpop(self.key, method=method, url=ISSUER + path, now=now_ms(), token=self.token)
+        return {"DPoP": proof} | ({} if self.token is None else {"Authorization": f"DPoP {self.token}"})
+
+    def once(
+        self, mint: MintProcess, method: str, path: str, body: Any = None, **headers: str
+    ) -> httpx.Response | None:
+        """Ask one mint; None when it died over it."""
+        try:
+            sent = headers if "DPoP" in headers else self.headers(method, path) | headers
+            return self.client.request(method, mint.url + path, json=body, headers=sent)
+        except httpx.TransportError:
+            return None
+
+    def ask(self, turn: int, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Ask one mint after the other until one answers, always for the same thing."""
+        key = {"Idempotency-Key": secrets.token_hex(8)}
+        for place in range(turn, turn + 50):
+            answer = self.once(self.mints[place % 2], method, path, body, **key)
+            # A database or a store may be slow to see that a mint is gone; a client tries again, as it is told to.
+            if answer is not None and answer.status_code != 503:
+                told: dict[str, Any] = answer.json() | {"status_code": answer.status_code}
+                return told
+        raise AssertionError("no mint answers")
+
+
+class OverError(Exception):
+    """The session was killed."""
+
+
+class Load(threading.Thread):
+    """An agent at work with a service: opens a session, renews it, starts tasks, has them extended, exchanged and
+    narrowed, ends some; knows all that was answered.
+    """
+
+    def __init__(self, mints: list[MintProcess], key: KeyFile, over: threading.Event, service: Caller) -> None:
+        super().__init__()
+        self.mints, self.agent, self.over, self.service = mints, key, over, service
+        self.sessions: set[str] = set()
+        self.tasks: set[str] = set()
+        self.links: set[str] = set()  # of grants
+        self.exchanged: set[str] = set()
+        self.ended: set[str] = set()
+        self.killed: set[str] = set()  # sessions that were found dead
+        self.rounds = self.renewed = 0
+        self.failed: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with httpx.Client(timeout=10) as client:
+                while not self.over.is_set():
+                    self.round(client)
+                    self.rounds += 1
+        except BaseException as error:
+            self.failed = error
+
+    def round(self, client: httpx.Client) -> None:
+        caller, session = open_session(self.mints, client, self.agent, self.rounds)
+        self.sessions.add(session)
+        try:
+            self.work(caller, session)
+        except OverError:
+            self.killed.add(session)
+            return
+        self.end(caller, f"/v1/sessions/{session}", f"session:{session}")
+
+    def work(self, caller: Caller, session: str) -> None:
+        for turn in range(self.rounds, self.rounds + 2):
+            told = self.must(caller.ask(turn, "POST", f"/v1/sessions/{session}/renew"))
+            caller.token, self.renewed = told["token"], self.renewed + 1
+            started = self.granted(caller.ask(turn, "POST", "/v1/tasks", PAY))
+            path = f"/v1/tasks/{started['task']['id']}"
+            self.tasks.add(started["task"]["id"])
+            self.granted(caller.ask(turn, "POST", f"{path}/extend", {"ttl": "5m"}))
+            called = Task(Bundle.parse(started["bundle"])).call_token("orders", "orders.get", ORDER)
+            body = EXCHANGE | {"subject_token": called}
+            self.exchanged.add(self.must(self.service.ask(turn, "POST", "/v1/exchange", body))["link"])
+            self.granted(caller.ask(turn, "POST", f"{path}/narrow", {"caveats": {"orders": []}}))
+            if turn % 2:
+                self.end(caller, path, f"task:{started['task']['id']}")
+
+    def granted(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Note a grant that was answered, by what its tokens say."""
+        self.links.add(Bundle.parse(self.must(told)["bundle"]).outline.identifier.id)
+        return told
+
+    def must(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Demand that something was done, unless somebody killed the session."""
+        if told.get("code") == "revoked":
+            raise OverError
+        assert told["status_code"] in (200, 201), told
+        return told
+
+    def end(self, caller: Caller, path: str, scope: str) -> None:
+        told = caller.ask(self.rounds, "DELETE", path)
+        if told["status_code"] == 200:
+            self.ended.add(scope)
+        else:  # its first answer was lost, and the kill was in the store already
+            assert told["code"] == "revoked", told
+
+
+def open_session(mints: list[MintProcess], client: httpx.Client, agent: KeyFile, turn: int) -> tuple[Caller, str]:
+    """Open a session at one of the mints; returns who has it, and its id."""
+    key = SigningKey.generate()
+    caller = Caller(mints, client, key, None)
+    assertion = make_assertion(agent, audience=ISSUER, now=now_ms(), session_key=key.public)
+    told = caller.ask(turn, "POST", "/v1/sessions", {"assertion": assertion})
+    assert told["status_code"] == 201, told
+    return Caller(mints, client, key, told["token"]), told["session"]["id"]
