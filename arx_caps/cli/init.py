@@ -64,7 +64,8 @@ def init_command(
         "sealed_with": "passphrase" if passphrase else "key file",
     }
     console.data("realm", value, lambda: pairs([(name.replace("_", " "), fact) for name, fact in value.items()]))
-    console.hint(f"edit {realm.policy_path}, then `arx up{_where(directory)}`")
+    sealed = f" --passphrase-file {passphrase_file}" if passphrase_file not in (None, "-") else ""
+    console.hint(f"edit {realm.policy_path}, then `arx up{_where(directory)}{sealed}`")
 
 
 def _listen_of(issuer: str | None) -> str:

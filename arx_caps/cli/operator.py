@@ -176,7 +176,10 @@ def recover(
         key_out.unlink()
         raise
     value = {"operator": name, "role": "admin", "kid": key.key.public.kid, "key_file": str(key_out)}
-    console.data("operator", value, lambda: pairs(list(value.items())))
+    console.data("operator", value, lambda: pairs(facts_of(value)))
+    console.hint(
+        f"keys that {name} had before are still enrolled: `arx operator show {name}`, `arx operator key remove`"
+    )
     console.hint(f"if operator:{name} was killed or frozen, `arx thaw operator:{name} --direct` lifts that")
 
 

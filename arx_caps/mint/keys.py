@@ -158,7 +158,9 @@ class RootKeys:
         if file.realm != realm:
             raise SettingsError(f"{path} belongs to another realm")
         if file.seal == "scrypt" and passphrase is None:
-            raise SettingsError(f"{path} is sealed with a passphrase: set ARX_ROOT_PASSPHRASE")
+            raise SettingsError(
+                f"{path} is sealed with a passphrase: give --passphrase-file FILE, or set ARX_ROOT_PASSPHRASE"
+            )
         sealed_with = passphrase if file.seal == "scrypt" else None
         failed: Exception | None = None
         for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost):

@@ -237,5 +237,8 @@ def _read_template(text: str) -> tuple[str, tuple[str, ...], _Places]:
         or "" in query
         or len({*names, *query}) != len(names) + len(query)
     ):
-        raise SettingsError(f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}?{{full}}'")
+        raise SettingsError(
+            f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}', each parameter one segment of the "
+            "path; what stands in the query of another method as 'POST /orders?{full}'"
+        )
     return method, segments, None if method in _BODILESS and not asks else frozenset(query)
