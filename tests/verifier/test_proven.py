@@ -4,8 +4,10 @@
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from arx_verifier import chain, codec, scopes
+from arx_verifier import chain, codec, scopes, terms
 from arx_verifier.bounds import MAX_TOOLS, size_of
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
@@ -169,3 +171,21 @@ def test_every_chain_refused_for_its_caveats_keeps_its_facts() -> None:
     assert decision.code == "wrong_audience"
     assert decision.facts.agent == "acme/support"
     assert decision.failures[0].place == "caveat 2"
+
+
+HOP_LIKE = st.sampled_from(["AAAAAAAAAAAA", "hop", '"hop":"AAAAAAAAAAAA', 'x","hop":"AAAAAAAAAAAA', "\\"])
+NAMED = st.fixed_dictionaries({}, optional={"hop": HOP_LIKE, "to": HOP_LIKE, "a": HOP_LIKE})
+
+
+@given(NAMED, st.booleans(), HOP_LIKE)
+def test_a_caveat_is_kept_for_every_hop_and_for_nothing_else(args: dict[str, str], handed: bool, text: str) -> None:
+    """Writing another hop where the key has a gap gives the same caveat with that hop, whatever else is called so."""
+    caveat = Caveat(allow=(Rule(tool="x", args=dict(args)),), require=("call",), net=("10.0.0.0/8",), aud=(text,))
+    if handed:
+        caveat = caveat.handed_to("acme/w", "BwcHBwcHBwcH")
+    key = terms.key_of(caveat.encode(), caveat.hop)
+    assert (key is None) == (not handed and "hop" in args)
+    if key is not None:
+        assert (terms.GAP in key) == handed
+        other = caveat.handed_to("acme/w", "CCCCCCCCCCCC") if handed else caveat
+        assert key.replace(terms.GAP, terms.HOP_MARK + b"CCCCCCCCCCCC") == other.encode()

@@ -122,9 +122,13 @@ def compile_written(written: bytes) -> CompiledConstraint:
         constraint = decode(_CONSTRAINT, written)
         tests = tests_of(constraint)
         holds = all_hold([holds for _, holds in tests])
-        optional = isinstance(constraint, Constraint) and constraint.optional
-        # The one member that takes a restriction away: it says when not to ask.
-        found = CompiledConstraint(_or_absent(holds) if optional else holds, weigh(constraint), optional, tuple(tests))
+        if not isinstance(constraint, Constraint):  # a scalar, such as one order's id: often never seen before
+            found = CompiledConstraint(holds, 1, False, tuple(tests))
+        else:
+            # ``optional`` is the one member that takes a restriction away: it says when not to ask.
+            optional = constraint.optional
+            holds = _or_absent(holds) if optional else holds
+            found = CompiledConstraint(holds, weigh(constraint), optional, tuple(tests))
         if len(written) <= _MAX_KEPT_BYTES and found.weight <= _MAX_KEPT_WEIGHT:
             _KEPT.keep(written, found, found.weight)
     return found

@@ -119,7 +119,7 @@ class Caveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, om
         return self.check_operands()
 
 
-class WireCaveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class WireCaveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A proven caveat as it stands in a token: the constraints of its rules are compiled from their bytes."""
 
     allow: Annotated[tuple[WireRule, ...], Meta(min_length=1)] | None = None

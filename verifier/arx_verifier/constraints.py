@@ -78,7 +78,7 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         return compile_rule(self)
 
 
-class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A rule as it stands in a proven caveat, its constraints not read yet: most were compiled before."""
 
     tool: str
