@@ -57,10 +57,11 @@ def erase_command(
     reason: str,
     yes: bool,
 ) -> None:
-    """Erase what the log tells of a person: the records stay, and every proof still holds.
+    """Erase what the log and the mint tell of a person: the records stay, and every proof still holds.
 
-    Gone are names, addresses, request ids, argument values and what makes guessing them possible.  Copies, backups and
-    journals that a service has not shipped yet are not reached from here.
+    Gone are names, addresses, request ids, argument values and what makes guessing them possible; in the mint's
+    database also purposes and parameters.  What runs on their behalf is to be ended before.  Copies, backups and
+    journals that are not shipped yet are not reached from here.
     """
     if sum(each is not None for each in (scope, person, before)) != 1:
         raise click.UsageError("say whose: --subject, --person or --before, one of them")
@@ -72,4 +73,9 @@ def erase_command(
     console.confirm(f"erase {what}, for good?", yes=yes)
     body = {"subject": scope, "before": before, "reason": reason}
     answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/erase", body)
-    console.data("audit-erased", answer, lambda: pairs([("erased", f"{answer['erased']} bodies")]))
+    rows = [
+        ("records of the log", f"{answer['erased']} bodies"),
+        ("sessions of the mint", answer["sessions"]),
+        ("its events", answer["events"]),
+    ]
+    console.data("audit-erased", answer, lambda: pairs(rows))

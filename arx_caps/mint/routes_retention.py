@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that take things out of the audit log: old records, and what is told of a person.  SPEC 17.9.
+"""Routes that take things out: old records of the audit log, and what is told of a person, here and there.  SPEC 17.9.
 
 Each needs a right of its own, which no role but ``admin`` has, and is itself a record of the log.
 """
@@ -8,8 +8,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from arx_caps.audit.retention import erase, index_at, prune
+from arx_caps.audit.retention import index_at, prune
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.erasing import erase_before, erase_person
 from arx_verifier.errors import RequestError
 
 _SUBJECT: Final = r"^subject:[0-9a-f]{32}$"
@@ -39,9 +40,11 @@ class Pruned(Answer, frozen=True):
 
 
 class Erased(Answer, frozen=True):
-    """How many bodies were erased."""
+    """How many bodies of the log were erased, and in how many sessions and events of the mint's database."""
 
     erased: int
+    sessions: int
+    events: int
 
 
 def prune_log(asked: Asked) -> Pruned:
@@ -56,15 +59,17 @@ def prune_log(asked: Asked) -> Pruned:
 
 def erase_bodies(asked: Asked) -> Erased:
     """Erase what is told of a person, or all that is told of records before a time; the records stay."""
-    log, body = asked.mint.log, asked.body
+    mint, body, by = asked.mint, asked.body, asked.by.by
     if (body.subject is None) == (body.before is None):
         raise RequestError("say either subject or before")
-    log.require_whole()
-    before = None if body.before is None else index_at(log.store, body.before)
-    return Erased(erased=erase(log.store, subject=body.subject, before=before, by=asked.by.by, reason=body.reason))
+    if body.subject is not None:
+        gone = erase_person(mint, body.subject, by=by, reason=body.reason)
+    else:
+        gone = erase_before(mint, body.before, by=by, reason=body.reason)
+    return Erased(erased=gone.bodies, sessions=gone.sessions, events=gone.events)
 
 
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/audit/prune", "arx.audit.prune", prune_log, PruneBody),
-    Endpoint("POST", "/v1/audit/erase", "arx.audit.erase", erase_bodies, EraseBody),
+    Endpoint("POST", "/v1/audit/erase", "arx.audit.erase", erase_bodies, EraseBody, problems=("conflict",)),
 )

@@ -8,6 +8,7 @@ is recorded in the same transaction.  What may be granted is decided by others.
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.migrations import migrate, revision
 from arx_caps.mint.state_epoch import EpochState, HighWater
+from arx_caps.mint.state_erasures import ErasureState
 from arx_caps.mint.state_grants import GrantState
 from arx_caps.mint.state_keys import KeyState
 from arx_caps.mint.state_operators import OperatorState
@@ -34,6 +35,7 @@ class State(
     ProofState,
     RepeatState,
     EpochState,
+    ErasureState,
 ):
     """The mint's state.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
 

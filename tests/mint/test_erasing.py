@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is erased is erased in the mint's own database, too: its very bytes say nothing of them, and the log goes on."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from arx_caps.audit.entries import is_event, read_event
+from arx_caps.audit.tables import RECORD
+from arx_caps.mint.log_feeds import EventFeed
+from arx_caps.mint.once import HEADER
+from arx_caps.mint.tables import METADATA, SESSIONS, TASKS
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.scopes import subject_scope
+from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
+
+IDP = "https://idp.example"
+ANN = subject_scope(IDP, "ann-of-accounting")
+MARKS = ("ann-of-accounting", "look after Ann", "o-of-ann", ANN.partition(":")[2])
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
+    made.mint.log.start()
+    yield made
+    made.mint.close()
+
+
+def work_for_ann(world: World) -> tuple[Holder, str]:
+    """A session with a task on behalf of Ann, one call of which may be repeated."""
+    holder, session = world.open_session(world.enrol(), purpose="look after Ann")
+    subject = {"subject_issuer": IDP, "subject": "ann-of-accounting", "subject_claims": "{}"}
+    with world.mint.state.write() as c:
+        c.execute(update(SESSIONS).where(SESSIONS.c.id == session["id"]).values(**subject))
+    body = LOOKUP | {"params": {"order_id": "o-of-ann"}}
+    headers = holder.headers("POST", "/v1/tasks") | {HEADER: "once"}
+    assert world.client.post("/v1/tasks", json=body, headers=headers).status_code == 201
+    return holder, str(session["id"])
+
+
+def erase(world: World, **body: Any) -> Any:
+    return world.operator().call("POST", "/v1/audit/erase", {"reason": "asked to"} | body)
+
+
+def said_anywhere(world: World) -> set[str]:
+    """What of Ann stands in any row of the mint's database, or in what is in the log."""
+    world.mint.log.step()
+    with world.mint.state.read() as c:
+        rows = [str(tuple(row)) for table in METADATA.sorted_tables for row in c.execute(select(table))]
+    with world.mint.log.store.reading() as c:
+        rows += [str(tuple(row)) for row in c.execute(select(RECORD))]
+    text = "\n".join(rows)
+    return {mark for mark in MARKS if mark in text}
+
+
+def killed(world: World) -> None:
+    epochs = world.mint.epochs
+    assert isinstance(epochs, UnsafeLocalEpochs)
+    epochs.kill(ANN)
+
+
+def test_nothing_is_left_of_a_person(world: World) -> None:
+    """Names, purpose, parameters and the scope are gone; that there was a session and a task is there."""
+    _, session = work_for_ann(world)
+    other, _ = world.open_session(world.enrol("acme/support/other"), purpose="for Bob")
+    world.mint.log.step()
+    assert said_anywhere(world) >= {"ann-of-accounting", "look after Ann", "o-of-ann"}
+    killed(world)
+    answer = erase(world, subject=ANN)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert (told["sessions"], told["events"] >= 2, told["erased"] >= 2) == (1, True, True)
+    assert said_anywhere(world) == set()
+    shown = world.operator().call("GET", f"/v1/sessions/{session}").json()
+    assert (shown["session"]["subject"], shown["session"]["purpose"]) == (None, None)
+    assert [(task["template"], task["params"]) for task in shown["tasks"]] == [("lookup", {})]
+    task = shown["tasks"][0]["id"]
+    assert world.operator().call("GET", f"/v1/tasks/{task}").json()["grants"] == []
+    events = {event["kind"]: event for event in world.events() if event.get("session") == session}
+    assert events["session.opened"]["agent"] == shown["session"]["agent"]
+    assert events["session.opened"]["erased"] is True
+    [done] = [event for event in world.events() if event["kind"] == "mint.erased"]
+    assert (done["by"], done["sessions"], done["reason"]) == ("operator:root", 1, "asked to")
+    assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201  # nobody else's
+    again = erase(world, subject=ANN).json()
+    assert again == {"erased": 0, "sessions": 0, "events": 0}
+
+
+def test_the_files_have_no_byte_of_it(tmp_path: Path) -> None:
+    """A SQLite keeps what it deletes until it is written over: here it is, in the file and in its write-ahead log."""
+    world, _ = local_world(tmp_path / "realm")
+    world.mint.log.start()
+    work_for_ann(world)
+    killed(world)
+    assert erase(world, subject=ANN).status_code == 200
+    names = [
+        path
+        for path in world.realm.folder.glob("*.db*")
+        if re.search(rb"ann-of|look after|o-of-ann", path.read_bytes())
+    ]
+    world.mint.close()
+    assert names == []
+
+
+def test_what_runs_is_ended_first(world: World) -> None:
+    """While a session of theirs runs, or is frozen, nothing is erased: the answer says how to end it."""
+    _, session = work_for_ann(world)
+    for _ in range(2):
+        answer = erase(world, subject=ANN)
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert f"arx kill {ANN}" in answer.json()["detail"]
+        assert session in answer.json()["detail"]
+        epochs = world.mint.epochs
+        assert isinstance(epochs, UnsafeLocalEpochs)
+        epochs.ban(ANN)
+    assert "ann-of-accounting" in said_anywhere(world)
+
+
+def test_what_is_old_goes_whoever_it_is_of(world: World) -> None:
+    """Sessions that were over before a time, and events from before it; what is newer or runs stays."""
+    _, session = work_for_ann(world)
+    with world.mint.state.write() as c:
+        c.execute(update(SESSIONS).values(status="ended", ended_at=now_ms() - 10))
+        c.execute(update(TASKS).values(status="ended", ended_at=now_ms() - 10))
+    world.mint.log.step()
+    _, running = world.open_session(world.enrol("acme/support/other"), purpose="runs")
+    with world.mint.state.read() as c:
+        before = c.execute(select(SESSIONS.c.opened_at).where(SESSIONS.c.id == running["id"])).scalar_one()
+    told = erase(world, before=before)
+    assert told.status_code == 200, told.text
+    assert told.json()["sessions"] == 1
+    assert said_anywhere(world) == set()
+    operator = world.operator()
+    assert operator.call("GET", f"/v1/sessions/{running['id']}").json()["session"]["purpose"] == "runs"
+    assert operator.call("GET", f"/v1/sessions/{session}").json()["session"]["purpose"] is None
+
+
+def test_what_was_read_before_comes_into_the_log_erased(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that was on its way into the log when it was erased stands there once, and erased."""
+    work_for_ann(world)
+    killed(world)
+    state = world.mint.state
+    stale, real = state.outbox.after(world.mint.log.store.high_water("mint", state.outbox.run())), state.outbox.after
+    assert stale
+    assert erase(world, subject=ANN).status_code == 200
+    pages = iter([stale])
+    monkeypatch.setattr(state.outbox, "after", lambda number, limit=1000: next(pages, None) or real(number, limit))
+    EventFeed(state)(world.mint.log.store)
+    assert said_anywhere(world) == set()
+    with world.mint.log.store.reading() as c:
+        kept = [bytes(row) for row in c.execute(select(RECORD.c.kept)).scalars()]
+    numbers = [read_event(each, None).number for each in kept if is_event(each)]
+    assert len(numbers) == len(set(numbers))
