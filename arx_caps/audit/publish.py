@@ -18,7 +18,7 @@ from arx_caps.audit.note import Note, Signer, text64
 from arx_caps.audit.paths import CHECKPOINT
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, prune
+from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, prune, write_whole
 from arx_caps.audit.tree import Frontier
 from arx_caps.audit.wire import LogWord
 from arx_verifier.errors import AuditError
@@ -34,6 +34,7 @@ class Publisher:
         signer: The log's key.
         folder: Where its files are, or will be.
         witnesses: Who is asked to cosign; nobody when left out.
+        memory: A file for the last checkpoint that was published, where whoever keeps database and files has no hand.
 
     Attributes:
         halted: Why nothing is signed, or None.
@@ -41,7 +42,15 @@ class Publisher:
         signed: The last checkpoint that was signed, by whichever mint, with all its signatures; None before the first.
     """
 
-    def __init__(self, store: LogStore, signer: Signer, folder: Path, witnesses: Witnesses | None = None) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        signer: Signer,
+        folder: Path,
+        witnesses: Witnesses | None = None,
+        memory: Path | None = None,
+    ) -> None:
+        self._memory = memory
         self.witnesses = witnesses or Witnesses()
         self.halted: str | None = None
         self.signed: Note | None = None
@@ -139,7 +148,9 @@ class Publisher:
 
     def _start(self) -> None:
         """Hold the rows to all that is known to be signed, and have the files go on from there."""
-        shown, last = self._shown(), self._last()
+        shown, last, known = self._shown(), self._last(), self._remembered()
+        if known is not None and all(each is None or each.size < known.size for each in (shown, last)):
+            self._hold_rows(known)  # of database and files, both were put back
         if shown is not None and (last is None or last.size < shown.size):
             # It was stored before it was published, so this database was put back.
             self._hold_rows(shown)
@@ -147,8 +158,19 @@ class Publisher:
         if last is not None and last.size >= self._writer.size:
             self._catch_up(last)
         elif last is not None:  # the files are ahead, and their end is in the rows: so is what stands before it
-            self._hold(TileReader(fetch_from(self.folder), self._writer.size).root(last.size), last)
+            self._hold(self.files(self._writer.size).root(last.size), last)
+        if known is not None and known.size <= self._writer.size:
+            self._hold(self.files(self._writer.size).root(known.size), known)
         self._started = True
+
+    def _remembered(self) -> Checkpoint | None:
+        """Return the checkpoint in the memory; of another log, as after a new beginning, it says nothing."""
+        if self._memory is None or not self._memory.exists():
+            return None
+        try:
+            return open_checkpoint(self._memory.read_bytes(), self.signer.key).checkpoint
+        except (NoteError, TamperedError):
+            return None
 
     def _shown(self) -> Checkpoint | None:
         """Return the checkpoint in the folder; one that this log did not sign is as good as none."""
@@ -255,5 +277,7 @@ class Publisher:
         if fetch_from(self.folder)(CHECKPOINT) == raw:
             return False
         self._writer.flush()
+        if self._memory is not None:
+            write_whole(self._memory, raw)
         self._writer.publish(raw)
         return True

@@ -6,6 +6,7 @@ A log that is not as it was signed takes nothing more: records stay with those w
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -71,7 +72,11 @@ class AuditLog:
     def __init__(self, realm: Realm, database: str | None = None) -> None:
         self.store = open_store(realm, database)
         witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required)
-        self.publisher = Publisher(self.store, read_signer(realm.log_key_path, "log"), realm.log_dir, witnesses)
+        signer, memory = read_signer(realm.log_key_path, "log"), realm.log_key_path.with_suffix(".signed")
+        kept = os.access(memory.parent, os.W_OK)
+        if not kept:
+            _logger.warning("%s cannot be written: what was signed is known from database and files alone", memory)
+        self.publisher = Publisher(self.store, signer, realm.log_dir, witnesses, memory if kept else None)
         self.failing: str | None = None
         self.feeds: Sequence[Feed] = ()
         self._rounds = Patrol(self.store, self.publisher)

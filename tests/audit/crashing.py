@@ -63,7 +63,7 @@ def counted(what: Callable[..., Any]) -> Callable[..., Any]:
 def work(url: str, folder: Path, steps: int, out: int) -> None:
     """Do one round in this process, which ends with it."""
     store = LogStore(url)
-    publisher = Publisher(store, LOG, folder)
+    publisher = Publisher(store, LOG, folder, memory=folder.with_name("log.signed"))
     STEPS.left = steps
     mark = store.take(batch_of([]), "s")
     chain = facts(f"s-{mark}")
