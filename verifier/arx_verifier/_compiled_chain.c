@@ -66,16 +66,17 @@ enum {
 };
 static PyObject *helpers;  // a tuple
 
-static PyObject *text_realm, *text_bearer, *empty;
+enum { REALM, BEARER, OF_SESSION, OF_LINK, OF_POLICY, OF_TASK, TEXTS };
+static const char *const text_words[TEXTS] = {"realm", "bearer", "session:", "link:", "policy:", "task:"};
+static PyObject *texts[TEXTS], *empty;
 
 int learn_chain(PyObject *used)
 {
     if (!PyTuple_CheckExact(used) || PyTuple_GET_SIZE(used) != HELPERS || !PyDict_Check(PyTuple_GET_ITEM(used, KEPT)))
         return PyErr_SetString(PyExc_TypeError, "the walk over a chain uses other things"), 0;
-    if (text_realm == NULL) text_realm = PyUnicode_InternFromString("realm");
-    if (text_bearer == NULL) text_bearer = PyUnicode_InternFromString("bearer");
-    if (empty == NULL) empty = PyTuple_New(0);
-    if (text_realm == NULL || text_bearer == NULL || empty == NULL) return 0;
+    for (int i = 0; i < TEXTS; i++)
+        if (texts[i] == NULL && (texts[i] = PyUnicode_InternFromString(text_words[i])) == NULL) return 0;
+    if (empty == NULL && (empty = PyTuple_New(0)) == NULL) return 0;
     Py_XSETREF(helpers, Py_NewRef(used));
     return 1;
 }
@@ -163,10 +164,10 @@ static int append_new(PyObject *list, PyObject *value)
     return found;
 }
 
-static int append_text(PyObject *list, const char *head, PyObject *text)
+static int append_text(PyObject *list, int head, PyObject *text)
 {
     if (text == Py_None) return GOOD;
-    return PyUnicode_CheckExact(text) ? append_new(list, PyUnicode_FromFormat("%s%U", head, text)) : ODD;
+    return PyUnicode_CheckExact(text) ? append_new(list, PyUnicode_Concat(texts[head], text)) : ODD;
 }
 
 static int extend_list(PyObject *list, PyObject *with)
@@ -349,10 +350,10 @@ static int extend_by(PyObject *list, int helper, PyObject *const *args, size_t n
     return found;
 }
 
-static int append_all(PyObject *list, const char *head, PyObject *texts)
+static int append_all(PyObject *list, int head, PyObject *names)
 {
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(texts); i++) {
-        int found = append_text(list, head, PyList_GET_ITEM(texts, i));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names); i++) {
+        int found = append_text(list, head, PyList_GET_ITEM(names, i));
         if (found <= 0) return found;
     }
     return GOOD;
@@ -362,20 +363,20 @@ static int append_all(PyObject *list, const char *head, PyObject *texts)
 static int list_scopes(Walk *walk, PyObject *scope, PyObject *const *of)
 {
     PyObject *list = walk->scopes;
-    if (PyList_Append(list, text_realm) < 0 || PyList_Append(list, scope) < 0) return FAILED;
-    int found = append_text(list, "session:", of[SESSION]);
-    if (found > 0) found = append_text(list, "link:", of[ID]);
+    if (PyList_Append(list, texts[REALM]) < 0 || PyList_Append(list, scope) < 0) return FAILED;
+    int found = append_text(list, OF_SESSION, of[SESSION]);
+    if (found > 0) found = append_text(list, OF_LINK, of[ID]);
     if (found > 0) found = extend_by(list, AGENT_SCOPES, &of[AGENT], 1);
     if (found > 0 && of[SUBJECT] != Py_None) {
         if (!PyTuple_CheckExact(of[SUBJECT]) || PyTuple_GET_SIZE(of[SUBJECT]) != 2) return ODD;
         PyObject *who[2] = {PyTuple_GET_ITEM(of[SUBJECT], 0), PyTuple_GET_ITEM(of[SUBJECT], 1)};
         found = extend_by(list, SUBJECT_SCOPE, who, 2);
     }
-    if (found > 0) found = append_text(list, "policy:", of[POLICY]);
-    if (found > 0) found = append_text(list, "task:", of[TASK]);
-    if (found > 0) found = append_all(list, "task:", walk->tasks);
+    if (found > 0) found = append_text(list, OF_POLICY, of[POLICY]);
+    if (found > 0) found = append_text(list, OF_TASK, of[TASK]);
+    if (found > 0) found = append_all(list, OF_TASK, walk->tasks);
     if (found > 0) found = extend_list(list, walk->agents);
-    return found > 0 ? append_all(list, "link:", walk->links) : found;
+    return found > 0 ? append_all(list, OF_LINK, walk->links) : found;
 }
 
 static PyObject *make_facts(Walk *walk, PyObject *identifier, PyObject *const *of)
@@ -387,7 +388,7 @@ static PyObject *make_facts(Walk *walk, PyObject *identifier, PyObject *const *o
     if (meta && named && links && tasks) {
         PyObject *args[] = {
             of[AGENT],  of[SESSION], named,       links,     of[TASK],    tasks, of[ID], of[AUD],
-            of[POLICY], of[KID],     text_bearer, of[MODEL], of[SUBJECT], meta,
+            of[POLICY], of[KID],     texts[BEARER], of[MODEL], of[SUBJECT], meta,
         };
         facts = call(CHAIN_FACTS, args, sizeof args / sizeof *args);
     }
