@@ -26,6 +26,7 @@ from arx_verifier.decisions import COUNTED, GAP, OK, Decision
 from arx_verifier.errors import REASONS
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
 from arx_verifier.replay import Damage, read_journal
+from arx_verifier.service import read_service_file
 from arx_verifier.spool import DROPPED, LOST
 
 CODES: Final = {"allow", "deny", "end", OK, COUNTED, GAP, LOST, DROPPED, *REASONS}
@@ -72,7 +73,13 @@ class Filter(NamedTuple):
 @click.option("--follow", "-f", is_flag=True, help="then go on with what is decided from now on")
 @click.option("--jsonl", is_flag=True, help="write one JSON object a line")
 @click.option(
-    "--journal", type=click.Path(path_type=Path), envvar="ARX_JOURNAL", help="else the realm folder's journals"
+    "--journal",
+    "journals",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    envvar="ARX_JOURNAL",
+    help="a folder of journals, or a service file, which names its own; may be repeated; else the realm folder's",
 )
 @realm_dir_option
 @common_options
@@ -81,36 +88,53 @@ def decisions_command(
     console: Console,
     /,
     realm_dir: Path,
-    journal: Path | None,
+    journals: tuple[Path, ...],
     limit: int,
     follow: bool,
     jsonl: bool,
     **filters: str | None,
 ) -> None:
-    """Show what verifiers decided, and why; the records of this machine's journals."""
-    folder = journal or realm_dir / "journals"
-    if not folder.is_dir():
-        hint = "name the realm's folder with --realm-dir or ARX_HOME, or that of other journals with --journal"
-        raise Stop(f"{folder}: there are no journals", hint=hint, code="no_journal")
+    """Show what verifiers decided, and why; the records of this machine's journals.
+
+    The journal of a service that joined lies beside its service file and not in the realm's folder: --journal FILE.
+    """
+    folders = [_folder_of(each) for each in journals] or [realm_dir / "journals"]
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        hint = (
+            "name the realm's folder with --realm-dir or ARX_HOME, or another folder or a service file with --journal"
+        )
+        raise Stop(f"{missing[0]}: there are no journals", hint=hint, code="no_journal")
+    elsewhere = None if journals else "a service that joined has a journal of its own: --journal with its service file"
     wanted = _checked(Filter(**filters))
     damage: list[Damage] = []
-    found = filter(wanted.takes, read_journal(folder, on_damage=damage.append))
+    found = filter(wanted.takes, read_journal(*folders, on_damage=damage.append))
     if follow:
         with contextlib.suppress(KeyboardInterrupt):  # how following ends
-            _follow(console, folder, wanted, damage.append, limit, jsonl=jsonl or console.json)
+            _follow(console, folders, wanted, damage.append, limit, jsonl=jsonl or console.json)
     elif jsonl:
         for decision in deque(found, maxlen=limit):
             console.raw(json_line("decision", decision.to_dict()))
     elif wanted.session is not None:
         told = trail(found, wanted.session)
         if not told.tasks:
-            raise Stop(f"no decision names session {wanted.session}", exits.DENIED, code="unknown_session")
+            said = f"no decision names session {wanted.session}"
+            raise Stop(said, exits.DENIED, hint=elsewhere, code="unknown_session")
         console.data("trail", told.to_dict(), lambda: render(told, colour=colours()).rstrip("\n"))
     else:
-        _table(console, deque(found, maxlen=limit))
+        _table(console, deque(found, maxlen=limit), elsewhere)
     for each in damage:
         console.say(f"damaged: {each}")
     click.get_current_context().exit(exits.INCOMPLETE if damage else exits.OK)
+
+
+def _folder_of(path: Path) -> Path:
+    """Return a journal's folder: the path itself, or what a service file names."""
+    if not path.is_file():
+        return path
+    journal = read_service_file(path).journal
+    if journal is None:
+        raise Stop(f"{path} names no journal", hint="give the journal's folder", code="no_journal")
+    return Path(journal)
 
 
 def _checked(wanted: Filter) -> Filter:
@@ -129,12 +153,18 @@ def _checked(wanted: Filter) -> Filter:
 
 
 def _follow(
-    console: Console, folder: Path, wanted: Filter, on_damage: Callable[[Damage], None], limit: int, *, jsonl: bool
+    console: Console,
+    folders: Sequence[Path],
+    wanted: Filter,
+    on_damage: Callable[[Damage], None],
+    limit: int,
+    *,
+    jsonl: bool,
 ) -> None:
     """Write the last decisions and then each new one; what is there at first is read twice and written once."""
     known: dict[str, int] = {}
     past: deque[Decision] = deque(maxlen=limit)
-    for decision in read_journal(folder, on_damage=lambda _: None):
+    for decision in read_journal(*folders, on_damage=lambda _: None):
         known[decision.boot] = decision.sequence
         if wanted.takes(decision):
             past.append(decision)
@@ -144,7 +174,7 @@ def _follow(
     ]
     for decision in past:
         _write_line(console, decision, widths, jsonl)
-    for decision in read_journal(folder, follow=True, on_damage=on_damage):
+    for decision in read_journal(*folders, follow=True, on_damage=on_damage):
         if decision.sequence > known.get(decision.boot, 0) and wanted.takes(decision):
             _write_line(console, decision, widths, jsonl)
 
@@ -157,8 +187,10 @@ def _write_line(console: Console, decision: Decision, widths: Sequence[int], jso
         console.raw("  ".join(cells).rstrip())
 
 
-def _table(console: Console, found: deque[Decision]) -> None:
+def _table(console: Console, found: deque[Decision], elsewhere: str | None) -> None:
     shown = [decision.to_dict() for decision in found]
     console.data("decisions", {"decisions": shown}, lambda: table(HEADS, [row_of(each) for each in shown]))
     if not found:
         console.say("no decision in these journals is like that")
+        if elsewhere is not None:
+            console.hint(elsewhere)

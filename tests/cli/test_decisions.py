@@ -55,6 +55,30 @@ def test_filters_hold_together(journal: Path) -> None:
     assert tools(journal, "--limit", "2") == ["orders.list", "orders.refund"]
 
 
+def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> None:
+    """
+    Several folders are one list, and a service file stands for the journal that it names; a folder twice is read once.
+    """
+    elsewhere = tmp_path / "orders-journal"
+    sink = Journal(elsewhere, "orders-2", "orders")
+    sink.append(Decision("ok", AT + 5, ChainFacts(agent="acme/c", session="s-" + "c" * 16), "orders.count"))
+    sink.close()
+    file = tmp_path / "orders.json"
+    content = {"v": 1, "realm": "acme", "audience": "orders", "max_ttl_ms": 1000, "journal": str(elsewhere)}
+    content["keys"] = {"k1.1": "A" * 43}
+    file.touch(0o600)
+    file.write_text(json.dumps(content))
+    all_of_them = ["orders.get", "orders.get", "mail.send", "orders.list", "orders.count", "orders.refund"]
+    assert tools(journal, "--journal", str(file)) == all_of_them
+    assert tools(journal, "--journal", str(elsewhere), "--journal", str(journal / "orders")) == all_of_them
+    named = arx("decisions", "--json", env={"ARX_JOURNAL": f"{journal}:{file}"}).json["decisions"]
+    assert [each["tool"] for each in named] == all_of_them
+    unknown = arx("decisions", "--realm-dir", tmp_path, "--session", "s-" + "c" * 16)
+    assert (unknown.exit_code, "--journal with its service file" in unknown.err) == (exits.DENIED, True)
+    file.write_text(json.dumps({name: value for name, value in content.items() if name != "journal"}))
+    assert arx("decisions", "--journal", file).exit_code == exits.USAGE
+
+
 def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     """
     A mistyped code is not answered with an empty table; one that nothing has is, and it is said.

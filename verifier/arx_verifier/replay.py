@@ -56,17 +56,16 @@ def refuse(damage: Damage) -> None:
 
 
 def read_journal(
-    folder: str | Path,
-    *,
+    *folders: str | Path,
     follow: bool = False,
     poll_s: float = 0.2,
     stop: threading.Event | None = None,
     on_damage: Callable[[Damage], None] = refuse,
 ) -> Iterator[Decision]:
-    """Yield the decisions of all journals in a folder and below it.
+    """Yield the decisions of all journals in folders and below them.
 
     Args:
-        folder: A journal's folder, or one that holds several.
+        folders: Each a journal's folder, or one that holds several.
         follow: Whether to wait for more at the end, looking every ``poll_s`` seconds until ``stop`` is set.
         poll_s: Seconds between two looks.
         stop: Ends following.
@@ -80,18 +79,21 @@ def read_journal(
     """
     readers: dict[Path, SegmentReader] = {}
     runs: dict[str, int] = {}
-    yield from heapq.merge(*_runs(Path(folder), readers, runs, on_damage), key=lambda decision: decision.at)
+    yield from heapq.merge(*_runs(folders, readers, runs, on_damage), key=lambda decision: decision.at)
     stop = stop or threading.Event()
     while follow and not stop.wait(poll_s):
-        fresh = [decision for run in _runs(Path(folder), readers, runs, on_damage) for decision in run]
+        fresh = [decision for run in _runs(folders, readers, runs, on_damage) for decision in run]
         yield from sorted(fresh, key=lambda decision: decision.at)
 
 
 def _runs(
-    folder: Path, readers: dict[Path, "SegmentReader"], runs: dict[str, int], on_damage: Callable[[Damage], None]
+    folders: tuple[str | Path, ...],
+    readers: dict[Path, "SegmentReader"],
+    runs: dict[str, int],
+    on_damage: Callable[[Damage], None],
 ) -> list[Iterator[Decision]]:
     """Return one iterator a run over what is new in its segments."""
-    for path in sorted(folder.rglob("*" + SUFFIX)):
+    for path in sorted({path for folder in folders for path in Path(folder).rglob("*" + SUFFIX)}):
         if path not in readers:
             try:
                 with path.open("rb") as file:
