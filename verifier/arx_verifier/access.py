@@ -18,6 +18,7 @@ MAX_JSON_DEPTH: Final = 32  # deeper than any tool's arguments, far above what r
 MAX_INTEGER: Final = 2**53 - 1  # beyond it two readers of the same bytes can see two numbers (RFC 8785)
 _MAX_INTEGER_CHARS: Final = 17  # a sign and 16 digits; longer ones are refused before they are converted
 _MAX_FLOAT_CHARS: Final = 128  # conversion of a decimal is not linear in its length
+_TEXT: Final = (str, type(None))
 
 
 class HttpCall(NamedTuple):
@@ -45,6 +46,9 @@ class AccessRequest(msgspec.Struct, frozen=True):
         http: The HTTP request around it, or None for another transport.
         request_id: The request's id in its own protocol, such as an MCP request's, for the record; or None.
         traceparent: The caller's trace context (W3C), for the record; or None.
+
+    Raises:
+        TypeError: ``at`` is no integer, or a text is none: its record could not be read.
     """
 
     tool: str
@@ -54,6 +58,18 @@ class AccessRequest(msgspec.Struct, frozen=True):
     http: HttpCall | None = None
     request_id: str | None = None
     traceparent: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would be decided on, and recorded so that nobody can read it."""
+        if (
+            type(self.at) is not int
+            or type(self.peer) not in _TEXT
+            or type(self.request_id) not in _TEXT
+            or type(self.traceparent) not in _TEXT
+        ):
+            raise TypeError(
+                "a request's `at` is a whole number of ms, its peer, request_id and traceparent text or None"
+            )
 
     def after(self, waited_ns: int) -> "AccessRequest":
         """Return the same request after a wait: a call must not grow younger than its nonce in a queue."""
