@@ -18,8 +18,8 @@ from arx_verifier.proven import ProvenChain
 from arx_verifier.standing import recheck
 
 _ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
-# A child that is forked while another thread has it would wait for it for ever.
-os.register_at_fork(before=_ENDING.acquire, after_in_parent=_ENDING.release, after_in_child=_ENDING.release)
+# A child that is forked while another thread has it would wait for ever; the standard library does it so, too.
+os.register_at_fork(after_in_child=_ENDING._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class Grant(msgspec.Struct, eq=False):
