@@ -6,6 +6,8 @@ Without the compiled build both are the same function; ``make test-compiled`` bu
 
 import copy
 import os
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -388,3 +390,10 @@ def test_without_memory_a_field_that_is_not_closed_is_never_there() -> None:
         finally:
             nomemory.remove_mem_hooks()
         assert made is None
+
+
+def test_tests_need_nothing_that_asks_them() -> None:
+    """Whoever imports what makes tests alone has a process that lives when they are dropped."""
+    code = "from arx_verifier import comparing; comparing.same_text('x'); comparing.within_integers(1, 2)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

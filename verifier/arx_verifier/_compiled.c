@@ -527,5 +527,5 @@ PyMODINIT_FUNC PyInit__compiled(void)
         PyErr_SetString(PyExc_ImportError, "libcrypto has no SHA-256");
         return NULL;
     }
-    return PyModule_Create(&definition);
+    return ready_rules() ? PyModule_Create(&definition) : NULL;
 }

@@ -27,6 +27,9 @@ Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t
 void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t size);
 int link_into(unsigned char *out, const void *link, size_t link_size, const void *hop, size_t hop_size);
 
+// Make the type of tests ready.  Return 0 with an exception.
+int ready_rules(void);
+
 // Learn what a twin reads or uses.  Return 0 with an exception where it is not as it should be.
 int learn_chain(PyObject *used);
 int learn_rule(PyObject *type);
