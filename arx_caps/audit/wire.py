@@ -182,6 +182,15 @@ def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], 
     Raises:
         GrantError: ``bad_batch``, with what is wrong.
     """
+    statement = read_statement(text, find_key)
+    issued = statement.claims.pop("iat", None)
+    if type(issued) is not int or abs(now // 1000 - issued) > AGE_S:
+        raise GrantError(f"the batch was signed more than {AGE_S} seconds from now; check the clocks", code=BAD_BATCH)
+    return statement
+
+
+def read_statement(text: str, find_key: Callable[[str, str], PublicKey | None]) -> Statement:
+    """Check whose statement it is, whenever it was made; as ``open_statement``."""
     kid, issuer = _unverified(text)
     key = find_key(issuer, kid) if issuer.startswith(_SERVICE) else None
     if key is None:
@@ -191,9 +200,6 @@ def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], 
         said = msgspec.json.decode(key.open(text), type=dict[str, Any])
     except (JoseError, ArxError, ValueError, RecursionError) as error:
         raise GrantError("the batch's signature does not hold", code=BAD_BATCH) from error
-    issued = said.pop("iat", None)
-    if type(issued) is not int or abs(now // 1000 - issued) > AGE_S:
-        raise GrantError(f"the batch was signed more than {AGE_S} seconds from now; check the clocks", code=BAD_BATCH)
     return Statement(text, issuer.removeprefix(_SERVICE), key, said)
 
 

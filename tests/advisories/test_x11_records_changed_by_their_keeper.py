@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from arx_caps.audit.checkpoint import open_checkpoint
 from arx_caps.audit.errors import TamperedError
@@ -23,15 +23,18 @@ from arx_caps.audit.note import VerifierKey
 from arx_caps.audit.paths import ENTRIES, Tile, pack_entries, unpack_entries
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import RECORD
-from arx_caps.audit.tree import Tree, check_consistency, consistency_proof, leaf_hash
+from arx_caps.audit.tables import BATCH, RECORD, STATE
+from arx_caps.audit.tree import Frontier, Tree, check_consistency, consistency_proof, leaf_hash
 from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.wire import sign_batch
 from arx_caps.cli import exits
+from arx_caps.keyfile import SigningKey
+from arx_caps.mint.holder_keys import add_key
 from arx_verifier.errors import AuditError
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx
-from tests.mint.world import LOOKUP, World, local_mint, local_world
+from tests.mint.world import ISSUER, LOOKUP, World, local_mint, local_world, now_ms
 
 KEPT = records(40)
 CHANGED = [*KEPT[:20], b"nothing happened", *KEPT[21:]]
@@ -74,7 +77,11 @@ def begun(folder: Path, database: str | None = None) -> World:
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     chain = facts(session["id"], "t-1", "helper", subject=("https://idp.example", "ada"), tasks=("sub",), model="m")
     calls = [decision(1, chain), decision(2, chain, "expired", args_digest=b"d" * 32), decision(3, facts(), "revoked")]
-    made.mint.log.take(batch_of(calls), "statement")
+    batch, key = batch_of(calls), SigningKey.generate()
+    with made.mint.state.write() as c:
+        add_key(c, "service:orders", key.public)
+    statement = sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms())
+    made.mint.log.take(batch, statement)
     made.mint.log.step()
     return made
 
@@ -206,7 +213,8 @@ def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
     """With the signed files at hand the log goes on: as it was signed, and the command says how much it mended."""
     log, folder = world.mint.log, str(world.realm.folder)
     index = log.store.find(BOOT, 1)[0]
-    assert arx("audit", "check", "--json", "--realm-dir", folder).json["records"] == log.store.size()
+    told = arx("audit", "check", "--json", "--realm-dir", folder).json
+    assert (told["records"], told["held"], told["unknown"]) == (log.store.size(), 1, 0)
     with log.store.writing() as writing:
         writing.connection.execute(update(RECORD).where(RECORD.c.idx == index).values(tool="other", outcome=0))
     world.mint.close()
@@ -219,6 +227,35 @@ def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
     row = mint.log.store.record(index)
     assert row is not None
     assert (row.tool, row.outcome, row.body is not None) == ("lookup", 1, True)
+    mint.close()
+
+
+def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
+    """The mint is stopped before it signs, and row and tree are made to agree: no service has signed for that."""
+    log, folder = world.mint.log, str(world.realm.folder)
+    key, batch = SigningKey.generate(), batch_of([decision(4, facts()), decision(5, facts(), "expired")], 4)
+    with world.mint.state.write() as c:
+        add_key(c, "service:orders", key.public)
+    log.take(batch, sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms()))
+    forged = batch_of([decision(5, facts())], 5).records[0]
+    with log.store.writing() as writing:
+        c = writing.connection
+        index = log.store.find(BOOT, 5)[0]
+        c.execute(update(RECORD).where(RECORD.c.idx == index).values(kept=forged.kept, body=forged.body))
+        c.execute(update(RECORD).where(RECORD.c.idx == index).values(code="ok", outcome=1))
+        kept = [bytes(each) for each in c.execute(select(RECORD.c.kept).order_by(RECORD.c.idx)).scalars()]
+        c.execute(update(STATE).values(edge=b"".join(Frontier.of(map(leaf_hash, kept)).edge)))
+    mint, _ = local_mint(world.realm)
+    mint.log.start()
+    assert mint.log.publisher.halted is None
+    assert verify(world.realm.log_dir, Trust(key_of(world))).records > index
+    told = arx("audit", "check", "--json", "--realm-dir", folder)
+    assert (told.exit_code, told.json["first_bad"]) == (exits.DENIED, index - 1)
+    assert "records 4 to 5 of the batch" in told.json["problem"]
+    with log.store.writing() as writing:
+        writing.connection.execute(update(BATCH).where(BATCH.c.idx == index - 1).values(statement=None))
+    told = arx("audit", "check", "--json", "--realm-dir", folder)
+    assert (told.exit_code, told.json["held"], told.json["unknown"]) == (exits.OK, 1, 1)
     mint.close()
 
 

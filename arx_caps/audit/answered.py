@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold services' records to what they signed for: each batch's statement stands beside its records.  SPEC 17.11, 18.2.
+
+What the log signs is what the mint had; who could stop a mint in the second before could rewrite what had just come.
+He cannot sign for it in the service's name.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sqlalchemy import select
+
+from arx_caps.audit.disputes import logged
+from arx_caps.audit.entries import is_event
+from arx_caps.audit.errors import TamperedError
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
+from arx_caps.audit.tree import Frontier, leaf_hash
+from arx_caps.audit.wire import read_statement
+from arx_caps.keyfile import PublicKey
+from arx_verifier import codec
+from arx_verifier.errors import GrantError
+from arx_verifier.macaroon import MINT_AUDIENCE
+
+_AT_ONCE: Final = 500  # stretches of one look
+FindKey = Callable[[str, str], PublicKey | None]
+
+
+class Answered(NamedTuple):
+    """How many batches hold.
+
+    Attributes:
+        held: Those whose service signed for exactly these records.
+        unknown: Those of which that is not known: the key is not enrolled any more, some of the records were taken by
+            retention, or they were taken back from the files.
+    """
+
+    held: int
+    unknown: int
+
+
+def hold_answered(store: LogStore, size: int, find_key: FindKey, progress: Callable[[int, int], None]) -> Answered:
+    """Hold all batches of services.
+
+    Args:
+        store: The log's database.
+        size: Records from here on are not looked at.
+        find_key: Returns the key that a holder (``service:<audience>``) enrolled under a thumbprint, or None.
+        progress: Told now and then how many records are done, of how many.
+
+    Raises:
+        TamperedError: A batch's records are not those that its service signed for.
+        StoreError: The database did not answer.
+    """
+    of, held, unknown, after = SOURCE.c.audience.not_in(("", MINT_AUDIENCE)), 0, 0, -1
+    which = select(BATCH.c.idx, BATCH.c.source, BATCH.c.statement).join(SOURCE, SOURCE.c.id == BATCH.c.source)
+    while True:
+        with store.reading() as c:
+            some = c.execute(
+                which.where(of, BATCH.c.idx > after, BATCH.c.idx < size).order_by(BATCH.c.idx).limit(_AT_ONCE)
+            )
+            stretches = some.all()
+        if not stretches:
+            return Answered(held, unknown)
+        for row in stretches:
+            known = _holds(store, row.idx, row.source, row.statement, find_key)
+            held, unknown = held + (known is True), unknown + (known is False)
+        after = stretches[-1].idx
+        progress(after, size)
+
+
+def _holds(store: LogStore, index: int, source: int, raw: bytes | None, find_key: FindKey) -> bool | None:
+    """Tell whether a stretch holds; False where that is not known, None where nobody has to answer for it."""
+    if raw is None:
+        with store.reading() as c:
+            kept = c.execute(select(RECORD.c.kept).where(RECORD.c.idx == index)).scalar()
+        return None if kept is not None and is_event(bytes(kept)) else False
+    missing: list[str] = []
+
+    def find(holder: str, kid: str) -> PublicKey | None:
+        key = find_key(holder, kid)
+        missing.extend([] if key else [kid])
+        return key
+
+    try:
+        said = read_statement(bytes(raw).decode(errors="replace"), find).claims
+    except GrantError as error:
+        if missing:
+            return False
+        raise TamperedError(f"what answers for record {index} is no statement of its service: {error}", index) from None
+    first, last = int(said.get("first", 0)), int(said.get("last", 0))
+    with store.reading() as c:
+        kept_by = logged(c, source, first, last)
+        pruned = c.execute(select(STATE.c.first)).scalar_one() > 0
+    if pruned and len(kept_by) < last - first + 1:
+        return False
+    root = Frontier.of(leaf_hash(kept_by.get(sequence, b"")) for sequence in range(first, last + 1)).root()
+    if codec.text_of(root) != said.get("root"):
+        told = f"the records {first} to {last} of the batch at {index} are not those that their service signed for"
+        raise TamperedError(told, index)
+    return True
