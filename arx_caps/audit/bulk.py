@@ -5,6 +5,8 @@ The statements are the same ones that SQLAlchemy would make; what is saved is it
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import Table
@@ -14,15 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from arx_caps.audit.tables import NODE
 
 _KEYS: Final = 500  # of one look
-
-_ADD_SQLITE: Final = """\
-UPDATE log_node SET allow = allow + ?, deny = deny + ?, other = other + ?, first_ms = min(first_ms, ?),
-last_ms = max(last_ms, ?) WHERE id = ?"""
-_ADD_POSTGRESQL: Final = """\
-UPDATE log_node AS n SET allow = n.allow + more.allow, deny = n.deny + more.deny, other = n.other + more.other,
-first_ms = least(n.first_ms, more.first_ms), last_ms = greatest(n.last_ms, more.last_ms)
-FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
-AS more (allow, deny, other, first_ms, last_ms, id) WHERE n.id = more.id"""
+_ROWS: Final = 100  # of one statement of SQLite
 
 
 def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -37,21 +31,19 @@ def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows
     if connection.dialect.name == "postgresql":
         _copy(connection, f"COPY {table.name} ({', '.join(names)}) FROM STDIN", rows)
         return
-    signs = ", ".join("?" * len(names))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({signs})", list(rows))  # noqa: S608 - signs
+    # Of many rows, many a statement: between two statements the driver gives the interpreter's lock to another thread.
+    whole = len(rows) // _ROWS * _ROWS
+    for start in range(0, whole, _ROWS):
+        flat = tuple(chain.from_iterable(rows[start : start + _ROWS]))
+        connection.exec_driver_sql(_insert(table.name, tuple(names), _ROWS), flat)
+    if rest := rows[whole:]:
+        connection.exec_driver_sql(_insert(table.name, tuple(names), 1), list(rest))
 
 
-def add_totals(connection: Connection, totals: Sequence[Sequence[int]]) -> None:
-    """Add to the totals of nodes.
-
-    Args:
-        connection: The transaction.
-        totals: Allows, denials, others, the earliest and the latest time, and the node; each node once, at least one.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(_ADD_POSTGRESQL, tuple(map(list, zip(*totals, strict=True))))
-    else:
-        connection.exec_driver_sql(_ADD_SQLITE, list(map(tuple, totals)))
+@lru_cache
+def _insert(table: str, names: tuple[str, ...], rows: int) -> str:
+    signs = f"({', '.join('?' * len(names))})"
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([signs] * rows)}"  # noqa: S608 - signs
 
 
 def find_nodes(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, tuple[int, bytes]]:

@@ -10,15 +10,14 @@ agents is two trees, and nobody can write himself into another one's.  Kinds of 
 * ``mint`` (empty), for what concerns nobody else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.bulk import add_totals, find_nodes, insert_rows
+from arx_caps.audit.bulk import find_nodes, insert_rows
 from arx_caps.audit.tables import NODE, asked_by
 from arx_verifier.records import Facts
 from arx_verifier.scopes import subject_scope
@@ -108,37 +107,28 @@ class Nodes:
 
     def prepare(self, connection: Connection, places: Iterable[Place]) -> None:
         """Look up those of these places, and of all above them, that are not known yet: at once."""
-        unknown: set[bytes] = set()
+        known, unknown = self._known, set[bytes]()
         for each in places:
-            place = each
-            while place.key not in self._known and place.key not in self._new and place.key not in unknown:
-                unknown.add(place.key)
+            place, key = each, each.key
+            while key not in known and key not in self._new and key not in unknown:
+                unknown.add(key)
                 if len(place.steps) == 1:
                     break
                 place = _above(place)
+                key = place.key
         if unknown:
             self._new |= find_nodes(connection, list(unknown))
 
     def find(self, place: Place, at_ms: int) -> int:
         """Return the id of the node of a place that was prepared; one that is not there is made."""
-        return (self._known.get(place.key) or self._new.get(place.key) or self._make(place, at_ms))[0]
+        key = place.key
+        return (self._known.get(key) or self._new.get(key) or self._make(place, at_ms))[0]
 
-    def flush(self, connection: Connection, totals: Iterable[Sequence[int]]) -> int:
-        """Write the new nodes and add to the totals of those that were seen.
-
-        Args:
-            connection: The transaction.
-            totals: Allows, denials, others, the earliest and the latest time, and the node; each node once.
-
-        Returns:
-            How many nodes there are.
-        """
+    def flush(self, connection: Connection) -> int:
+        """Write the new nodes; return how many there are."""
         if self._rows:
             insert_rows(connection, NODE, _COLUMNS, self._rows)
             self._rows = []
-        # In the order of ids, so that two writers would never wait for each other crosswise.
-        if more := sorted(totals, key=_NODE_OF):
-            add_totals(connection, more)
         return self._count
 
     def commit(self) -> None:
@@ -168,4 +158,3 @@ def _above(place: Place) -> Place:
 
 
 _COLUMNS: Final = tuple(NODE.columns.keys())
-_NODE_OF: Final = itemgetter(5)

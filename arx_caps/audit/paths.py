@@ -6,7 +6,9 @@ be narrower.  Which of them exist follows from the log's size alone.  Nothing he
 """
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from arx_caps.audit.errors import NoteError, TamperedError
@@ -17,6 +19,7 @@ LEVEL_BITS: Final = 8
 MAX_ENTRY_BYTES: Final = 0xFFFF  # two length bytes
 ENTRIES: Final = -1  # stands for the level of entry bundles
 CHECKPOINT: Final = "checkpoint"
+_LENGTH: Final = struct.Struct(">H")
 _PATH: Final = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
@@ -112,9 +115,10 @@ def pack_entries(records: Sequence[bytes]) -> bytes:
     Raises:
         ValueError: A record is longer than that can say.
     """
-    if any(len(record) > MAX_ENTRY_BYTES for record in records):
+    if max(map(len, records), default=0) > MAX_ENTRY_BYTES:
         raise ValueError(f"a record of the log has at most {MAX_ENTRY_BYTES} bytes")
-    return b"".join(part for record in records for part in (len(record).to_bytes(2, "big"), record))
+    parts = [_LENGTH.pack(len(record)) for record in records]
+    return b"".join(chain.from_iterable(zip(parts, records, strict=True)))
 
 
 def unpack_entries(raw: bytes) -> tuple[list[bytes], bool]:

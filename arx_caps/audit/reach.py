@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit.nodes import LINK, SESSION, SUBTASK, TASK
 from arx_caps.audit.tables import NODE
+from arx_caps.audit.totals import Counted, up_to_date
 from arx_verifier.names import matches_path
 
 GATHERED: Final = 5_000  # nodes that are listed; more are only described
@@ -67,7 +68,7 @@ class Reach(NamedTuple):
         where: What holds for a row of ``log_node`` that is one of them.
     """
 
-    nodes: Sequence[Row[Any]]
+    nodes: Sequence[Row[Any] | Counted]
     complete: bool
     where: ColumnElement[bool]
 
@@ -79,7 +80,8 @@ def reach(connection: Connection, question: Question) -> Reach | None:
     where = and_(*_by_ids(connection, question), *_by_people(connection, question))
     # Sorted here: in the database it would be a reason for looking at every node in the order of paths.
     rows = connection.execute(select(*NODE.c).where(where).limit(GATHERED + 1)).all()
-    return Reach(sorted(rows, key=lambda row: bytes(row.path)), len(rows) <= GATHERED, where)
+    nodes = sorted(up_to_date(connection, rows), key=lambda row: bytes(row.path))
+    return Reach(nodes, len(rows) <= GATHERED, where)
 
 
 def _by_ids(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:

@@ -35,7 +35,7 @@ class Recent:
             if self._start + len(self._leaves) != size - len(leaves):  # another mint was in between
                 self._forget(size - len(leaves))
             self._leaves += leaves
-            self._bytes += sum(len(leaf.record or b"") for leaf in leaves)
+            self._bytes += _bytes_of(leaves)
             if self._bytes > MAX_BYTES:
                 self._forget(size)
 
@@ -45,7 +45,7 @@ class Recent:
             if not self._start <= start < self._start + len(self._leaves):
                 return []
             taken = [self._leaves.popleft() for _ in range(min(end - self._start, len(self._leaves)))]
-            self._bytes -= sum(len(leaf.record or b"") for leaf in taken)
+            self._bytes -= _bytes_of(taken)
             skipped = start - self._start
             self._start += len(taken)
             return taken[skipped:]
@@ -53,3 +53,7 @@ class Recent:
     def _forget(self, start: int) -> None:
         self._leaves.clear()
         self._start, self._bytes = start, 0
+
+
+def _bytes_of(leaves: list[Leaf]) -> int:
+    return sum([len(record or b"") for _, record in leaves])

@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -27,6 +28,8 @@ from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 PAUSE_S: Final = 0.05  # between two looks at the spool
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
+UNDER_WAY: Final = 2  # batches of a run: one is read and signed while the mint has the other
+BURST: Final = 16  # batches of a run until it is another one's turn
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _NOTHING, _SENT, _FULL = "nothing", "sent", "full"  # of a look at one run; full: there is more, at once
 _REFUSED: Final = range(400, 500)
@@ -71,6 +74,7 @@ class Shipper:
         issuer: The mint's issuer URL.
         key: The service's enrolled key.
         keep_ms: How long a file stays after its records were sent, ms since it was last written.
+        at_once: Records of a batch, at most ``wire.MAX_RECORDS``.
         client: Sends; a client of its own when left out.
     """
 
@@ -83,9 +87,11 @@ class Shipper:
         issuer: str,
         key: SigningKey,
         keep_ms: int = 0,
+        at_once: int = AT_ONCE,
         client: httpx.Client | None = None,
     ) -> None:
-        self._spool, self._realm, self._issuer, self._key = Spool(folder, audience), realm, issuer.rstrip("/"), key
+        self._spool, self._key = Spool(folder, audience, at_once), key
+        self._realm, self._issuer = realm, issuer.rstrip("/")
         self._keep_ms = keep_ms
         self._http = client or httpx.Client(timeout=TIMEOUT, trust_env=False)
         self._seen = Seen(folder)
@@ -160,7 +166,7 @@ class Shipper:
         return self._error is None
 
     def _round(self) -> set[str]:
-        """Send one batch of each run; tell what was sent: anything, and any that has more behind it."""
+        """Send something of each run; tell what was sent: anything, and any that has more behind it."""
         self._spool.look()
         self._warn()
         runs, now = tuple(self._spool.runs.values()), time.monotonic()
@@ -169,25 +175,52 @@ class Shipper:
         return sent - {_NOTHING}
 
     def _one(self, run: Run) -> str:
+        """Send what is next of a run, and behind it what is full, before the mint has answered."""
         batch = run.batch()
         if batch is None:
             run.free(self._keep_ms)
             return _NOTHING
-        asked = run.next is None
+        asked, found, left = run.next is None, _NOTHING, BURST
+        under_way = deque([self._start(batch)])
+        while under_way:
+            while left and len(under_way) < UNDER_WAY and (more := run.following(under_way[-1].batch)) is not None:
+                under_way.append(self._start(more))
+                left -= 1
+            sent = under_way.popleft()
+            if not self._settle(run, sent, first=found == _NOTHING, asked=asked):
+                break
+            found = _FULL if asked or self._is_full(sent.batch) else _SENT
+            if run.next != sent.batch.last + 1:
+                break
+        for sent in under_way:  # what came of them is not known before that of those before
+            sent.join()
+        run.free(self._keep_ms)
+        return found
+
+    def _is_full(self, batch: Batch) -> bool:
+        return len(batch.records) == self._spool.at_once or batch.lost_from is not None
+
+    def _settle(self, run: Run, posting: "_Posting", *, first: bool, asked: bool) -> bool:
+        """Wait for an answer, and go by it; tell whether there was one that says something."""
+        batch = posting.batch
         try:
-            mark = self._send(batch)
+            mark = posting.answer()
         except ArxError as error:
             self._fail(run.boot, str(error), error.code)
-            return _NOTHING
+            return False
+        if mark.log is not None:
+            self._seen.take(mark.log)
         if asked and (why := run.doubt(mark.high_water, mark.leaf)) is not None:
             self._fail(run.boot, f"{why}: somebody else has the service's key, or this verifier's state", "bad_mark")
-            return _NOTHING
+            return False
+        if not first and mark.high_water < batch.first - 1:
+            return False  # it overtook the one before it, and is sent again
         forward = run.acknowledge(batch, mark.high_water)
         self._succeed(run, batch, forward=forward, asked=asked)
-        run.free(self._keep_ms)
-        return _FULL if asked or len(batch.records) == AT_ONCE or batch.lost_from is not None else _SENT
+        return True
 
-    def _send(self, batch: Batch) -> Mark:
+    def _start(self, batch: Batch) -> "_Posting":
+        """Encode and sign a batch, and begin to send it."""
         body, now = batch.encode(), time.time_ns() // 1_000_000
         url = self._issuer + PATH
         headers = {
@@ -197,6 +230,11 @@ class Shipper:
         }
         if (seen := self._seen.asks()) is not None:
             headers[SEEN_HEADER] = str(seen)
+        posting = _Posting(batch, lambda: self._post(url, body, headers))
+        posting.start()
+        return posting
+
+    def _post(self, url: str, body: bytes, headers: dict[str, str]) -> Mark:
         try:
             response = self._http.post(url, content=body, headers=headers, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -205,10 +243,7 @@ class Shipper:
             raise GrantError(f"the mint refuses the batch: {_detail(response)}", code="bad_batch")
         if response.status_code != 200:
             raise StoreError(f"the mint cannot take records now: {_detail(response)}")
-        mark = read_mark(response.content)
-        if mark.log is not None:
-            self._seen.take(mark.log)
-        return mark
+        return read_mark(response.content)
 
     def _succeed(self, run: Run, batch: Batch, *, forward: bool, asked: bool) -> None:
         self._failures.pop(run.boot, None)
@@ -248,6 +283,40 @@ class Shipper:
             said = "the spool %s is at %d %% of its %d bytes; when it is full, calls are refused"
             _log.warning(said, self._spool.folder, fill * 100, self._spool.budget)
         self._alarm = level
+
+
+class _Posting(threading.Thread):
+    """A batch on its way to the mint, in a thread that holds no process up.
+
+    Args:
+        batch: The batch.
+        post: Sends it, and returns the answer.
+    """
+
+    def __init__(self, batch: Batch, post: Callable[[], Mark]) -> None:
+        super().__init__(name="arx-ship-post", daemon=True)
+        self.batch, self._post = batch, post
+        self._answer: Mark | ArxError = StoreError("the batch was not sent")
+
+    def run(self) -> None:
+        """Send it."""
+        try:
+            self._answer = self._post()
+        except ArxError as error:
+            self._answer = error
+
+    def answer(self) -> Mark:
+        """Wait for the answer.
+
+        Raises:
+            GrantError: The mint refuses the batch.
+            StoreError: It did not answer, or cannot take it now.
+            TokenError: It is no answer.
+        """
+        self.join()
+        if isinstance(self._answer, ArxError):
+            raise self._answer
+        return self._answer
 
 
 class _Problem(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from sqlalchemy import Row
 
 from arx_caps.audit.entries import is_event, read_event
 from arx_caps.audit.questions import Found
+from arx_caps.audit.totals import Counted
 from arx_caps.audit.tree import leaf_hash
 from arx_verifier.decisions import unpack_record
 from arx_verifier.errors import AuditError
@@ -31,7 +32,7 @@ def show_record(found: Found) -> dict[str, Any]:
     return {**shown, "type": EVENT, **facts, "named": event.named, "facts": event.facts, "erased": event.facts is None}
 
 
-def show_nodes(rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def show_nodes(rows: Sequence[Row[Any] | Counted]) -> list[dict[str, Any]]:
     """Show nodes, each before what is below it: ``parent`` is the place of the one above in this list, or None.
 
     Args:

@@ -38,8 +38,9 @@ class Run:
         over: Whether there is nothing more to send, unless another file appears.
     """
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, at_once: int = AT_ONCE) -> None:
         self.verifier, self.audience, self.boot = header.verifier, header.audience, header.boot
+        self._at_once = at_once
         self.next: int | None = None
         self.over = False
         self._files: dict[Path, SegmentReader] = {}
@@ -60,7 +61,7 @@ class Run:
             return self._make(first, None, (), closed=False)  # asks how far the receiver is
         if self.over:
             return None
-        self._read()
+        self._read(self._at_once)
         while self._ahead and self._ahead[0][1] is None:
             self._ahead.popleft()
         wanted = self.next
@@ -98,6 +99,15 @@ class Run:
             return f"the mint has a record {high_water} of run {self.boot}, and that was never made"
         self._on_damage(Damage(path, 0, f"it ends before record {high_water}, which the mint has"))
         return None
+
+    def following(self, batch: Batch) -> Batch | None:
+        """Return what can be sent behind a batch before that is acknowledged: a full one, or None."""
+        if self.next is None or len(batch.records) < self._at_once:
+            return None
+        self._read(batch.last + 1 - self.next + self._at_once)
+        records = self._contiguous(batch.last + 1)
+        full = len(records) == self._at_once
+        return self._make(batch.last + 1, None, records, closed=False) if full else None
 
     def acknowledge(self, batch: Batch, high_water: int) -> bool:
         """Take the receiver's answer: it goes on behind ``high_water``, wherever this run is.
@@ -155,21 +165,25 @@ class Run:
         records: list[Sealed] = []
         size = 0
         for sequence, sealed in self._ahead:
-            if sealed is None or sequence != first + len(records) or len(records) == AT_ONCE or size > BATCH_BYTES:
+            if sequence < first:
+                continue  # under way
+            if sealed is None or sequence != first + len(records):
+                break
+            if len(records) == self._at_once or size > BATCH_BYTES:
                 break
             records.append(sealed)
             size += len(sealed.kept) + len(sealed.body)
         return tuple(records)
 
-    def _read(self) -> None:
-        """Read ahead for one batch.  A file is left only when it ended: its last may come when it has a next one."""
+    def _read(self, count: int) -> None:
+        """Read ahead.  A file is left only when it ended: its last may come when it has a next one."""
         assert self.next is not None
         for path, reader in self._files.items():
             if not reader.ended:
                 for sequence, payload in reader.payloads():
                     if sequence >= self.next:
                         self._ahead.append((sequence, self._seal(path, sequence, payload)))
-                    if len(self._ahead) >= AT_ONCE:
+                    if len(self._ahead) >= count:
                         return
             if not reader.ended:
                 return
@@ -222,6 +236,7 @@ class Spool:
     Args:
         folder: The folder of a journal.
         audience: The service whose records are read; others' are left alone.
+        at_once: Records of a batch.
 
     Attributes:
         runs: By their boot ids.
@@ -229,8 +244,8 @@ class Spool:
         budget: What they may take, bytes, as the newest of them says; 0 while there is none.
     """
 
-    def __init__(self, folder: Path, audience: str) -> None:
-        self.folder, self.audience = folder, audience
+    def __init__(self, folder: Path, audience: str, at_once: int = AT_ONCE) -> None:
+        self.folder, self.audience, self.at_once = folder, audience, at_once
         self.runs: dict[str, Run] = {}
         self.used = self.budget = 0
         self._seen: set[Path] = set()
@@ -267,4 +282,4 @@ class Spool:
         if header.audience != self.audience:
             _log.error("%s is of the service %s and is left alone", path, header.audience)
             return
-        self.runs.setdefault(header.boot, Run(header)).add(path, header)
+        self.runs.setdefault(header.boot, Run(header, self.at_once)).add(path, header)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import delete, func, insert, inspect, select, update
@@ -27,6 +27,7 @@ from arx_caps.audit.paths import WIDTH, Tile, hashes_in
 from arx_caps.audit.recent import Recent
 from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
 from arx_caps.audit.tiles import Leaf, leaf_of
+from arx_caps.audit.totals import add_up
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.audit.wire import Batch
 from arx_caps.audit.writing import Source, Writing, tree_of
@@ -36,6 +37,7 @@ from arx_verifier.errors import SettingsError
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # checkpoints; the last one always
 _AT_ONCE: Final = 4096  # leaves that are read in one go
+_BEFORE: Final = "1"  # the schema in which totals were added up with each batch
 _HELD: Final = select(*STATE.c).with_for_update()
 LOCK: Final = 0x617279  # any number that nobody else locks in this database
 
@@ -100,8 +102,10 @@ class LogStore:
             if META.name not in inspect(c).get_table_names():
                 METADATA.create_all(c)
                 c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
-                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, erasures=0))
+                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
             found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
+            if found == _BEFORE:
+                found = _upgrade(c)
             if found != tables.SCHEMA:
                 raise SettingsError(
                     f"{NAME} has schema {found}, this version knows {tables.SCHEMA}: update ARx, or restore the backup "
@@ -141,13 +145,20 @@ class LogStore:
             with told(NAME), self._engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def take(self, batch: Batch, statement: str | None, leaves: Sequence[bytes] | None = None) -> int:
+    def take(
+        self,
+        batch: Batch,
+        statement: str | None,
+        leaves: Sequence[bytes] | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> int:
         """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
 
         Args:
             batch: The batch, from whoever may send it.
             statement: Its service's statement, kept beside the records; None for the mint's own.
             leaves: The hashes of its records' leaves, where they are known already.
+            ready: Called when they were read and before the log is held: may wait for another batch.
 
         Returns:
             The high-water mark of the run.
@@ -158,6 +169,7 @@ class LogStore:
             StoreError: The database did not answer; nothing was taken.
         """
         entries = self._batches.read(batch)  # meanwhile another batch may be on its way to the disk
+        ready()
         with self.writing() as log:
             source = log.source(batch.verifier, batch.boot, batch.audience)
             mark, lost = source.high_water, 0
@@ -252,6 +264,7 @@ class LogStore:
         """
         with self.writing() as log:
             c = log.connection
+            add_up(c, log.counted, log.tree.size)
             last = c.execute(select(func.max(CHECKPOINT.c.size))).scalar()
             if last is not None and last >= size:
                 return False
@@ -286,3 +299,11 @@ class LogStore:
         """Return the nodes that something is called by, such as ``link`` and a link; most often one."""
         with self.reading() as c:
             return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))
+
+
+def _upgrade(c: Connection) -> str:
+    """Bring tables of the schema before to this one; return which they have then."""
+    c.exec_driver_sql("ALTER TABLE log_state ADD COLUMN counted BIGINT NOT NULL DEFAULT 0")
+    c.execute(update(STATE).values(counted=STATE.c.size))
+    c.execute(update(META).where(META.c.name == "schema").values(value=tables.SCHEMA))
+    return tables.SCHEMA

@@ -12,7 +12,8 @@ a path that begins with its path.  To ask by something, find nodes, then their r
 * an agent, or all agents below it: ``agent``; whom it was for: ``subject``, a scope as ``arx kill`` takes it.
 
 *Totals.*  ``allow``, ``deny`` and ``other`` of a node count its own records, not those below it; the sum over a path is
-that of a session or a delegate.
+that of a session or a delegate.  They are added up with each checkpoint and not with each batch, so that a node that
+many batches meet is written once: records from ``counted`` on are not in them yet (``totals``).
 
 *Outcomes.*  ``outcome`` is one of the numbers below.  What was refused, ended, counted or is missing is above
 ``ALLOW``: ``outcome > 1`` is what the two partial indexes hold.
@@ -23,7 +24,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 
 METADATA: Final = MetaData()
-SCHEMA: Final = "1"
+SCHEMA: Final = "2"
 
 EVENT: Final = 0  # something that happened at the mint
 ALLOW: Final = 1
@@ -57,13 +58,14 @@ STATE: Final = Table(
     Column("edge", LargeBinary, nullable=False),  # its complete subtrees, largest first, 32 bytes each
     Column("nodes", BigInteger, nullable=False),  # how many there are; their ids count from 1
     Column("first", BigInteger, nullable=False),  # the first record that retention has left
+    Column("counted", BigInteger, nullable=False, server_default="0"),  # the first that is in no total yet
     Column("erasures", BigInteger, nullable=False),  # how often nodes were changed: what is remembered of them is void
 )
 
 NODE: Final = Table(
     "log_node",
     METADATA,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("path", LargeBinary, nullable=False, unique=True),
     Column("key", LargeBinary, nullable=False, unique=True),  # SHA-256 over all that makes it itself
     Column("parent", BigInteger),

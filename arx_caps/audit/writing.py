@@ -10,8 +10,8 @@ from sqlalchemy.engine import Connection, Row
 from arx_caps.audit.bulk import insert_rows
 from arx_caps.audit.entries import Entry
 from arx_caps.audit.nodes import Nodes
-from arx_caps.audit.tables import ALLOW, BATCH, DENY, RECORD, SOURCE, STATE
-from arx_caps.audit.tiles import Leaf
+from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
+from arx_caps.audit.tiles import Leaf, make_leaf
 from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
 
 # Made once: what they say is the same for each batch, and to make them takes as long as to do it.
@@ -49,6 +49,7 @@ class Writing:
         leaves: What was appended so far.
         entries: The same, as it came.
         first: The first record that retention has left.
+        counted: The first record that is in no node's totals.
     """
 
     def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
@@ -57,7 +58,7 @@ class Writing:
         self.leaves: list[Leaf] = []
         self.entries: list[Entry] = []
         self._nodes, self._before, self._count = nodes, row.size, row.nodes
-        self.first: int = row.first
+        self.first, self.counted = int(row.first), int(row.counted)
         nodes.begin(row.nodes, row.erasures)
 
     def source(self, verifier: str, boot: str, audience: str = "") -> Source:
@@ -88,24 +89,28 @@ class Writing:
             The index of the first.
         """
         connection, nodes = self.connection, self._nodes
-        # A chain's records share their place: it is hashed, which takes as long as all of a record, once.
-        places = {id(entry.place): entry.place for entry in entries}
-        nodes.prepare(connection, places.values())
-        found: dict[int, list[int]] = {}
-        totals: dict[int, list[int]] = {}
-        rows, first, whose = [], self.tree.size, source.id
-        for index, (sequence, at_ms, place, outcome, code, tool, kept, body) in enumerate(entries, first):
-            total = found.get(id(place))
-            if total is None:
-                node = nodes.find(place, at_ms)
-                total = found[id(place)] = totals.setdefault(node, [0, 0, 0, at_ms, at_ms, node])
-            total[0 if outcome == ALLOW else 1 if outcome == DENY else 2] += 1
-            if at_ms < total[3]:
-                total[3] = at_ms
-            elif at_ms > total[4]:
-                total[4] = at_ms
-            rows.append((index, at_ms, total[5], whose, sequence, outcome, code, tool, kept, body))
-        self._count = nodes.flush(connection, totals.values())
+        # A chain's records share their place: it is looked for once, with the time of the first of them.
+        places = {id(entry[2]): (entry[2], entry[1]) for entry in reversed(entries)}
+        nodes.prepare(connection, [place for place, _ in places.values()])
+        found = {which: nodes.find(place, at_ms) for which, (place, at_ms) in places.items()}
+        first, whose = self.tree.size, source.id
+        # As bytearrays: of bytes SQLite's driver asks first whether they adapt to something else, which takes longer.
+        rows = [
+            (
+                index,
+                at_ms,
+                found[id(place)],
+                whose,
+                sequence,
+                outcome,
+                code,
+                tool,
+                bytearray(kept),
+                body and bytearray(body),
+            )
+            for index, (sequence, at_ms, place, outcome, code, tool, kept, body) in enumerate(entries, first)
+        ]
+        self._count = nodes.flush(connection)
         insert_rows(connection, RECORD, RECORD_COLUMNS, rows)
         self._grow(entries, leaves or [leaf_hash(entry.kept) for entry in entries])
         told: dict[str, Any] = {"source": whose, "taken_ms": self.now_ms, "statement": statement}
@@ -115,13 +120,13 @@ class Writing:
     def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
         self.tree.extend(leaves)
         self.entries += entries
-        self.leaves += [Leaf(leaf, entry.kept) for leaf, entry in zip(leaves, entries, strict=True)]
+        self.leaves += map(make_leaf, zip(leaves, (entry[6] for entry in entries), strict=True))
 
     def node_of(self, entry: Entry) -> int:
         """Return the node of whom a record is about, made where it is new; its totals are left alone."""
         self._nodes.prepare(self.connection, [entry.place])
         node = self._nodes.find(entry.place, entry.at_ms)
-        self._count = self._nodes.flush(self.connection, ())
+        self._count = self._nodes.flush(self.connection)
         return node
 
     def note(self, entry: Entry) -> None:
@@ -156,12 +161,13 @@ def tree_of(row: Row[Any]) -> Frontier:
 
 
 def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
-    """Yield the parts of what was appended in which no sequence is left out."""
+    """Yield the parts of what was appended in which no sequence is left out; most often it is one."""
     start = 0
-    for end in range(1, len(entries) + 1):
+    whole = entries[-1].sequence - entries[0].sequence == len(entries) - 1
+    for end in (len(entries),) if whole else range(1, len(entries) + 1):
         if end == len(entries) or entries[end].sequence != entries[end - 1].sequence + 1:
             part = entries[start:end]
-            times = [entry.at_ms for entry in part]
+            times = [entry[1] for entry in part]
             stretch = {"idx": index + start, "first": part[0].sequence, "last": part[-1].sequence}
             yield stretch | {"since_ms": min(times), "until_ms": max(times)}
             start = end

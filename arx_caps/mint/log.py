@@ -19,6 +19,7 @@ from arx_caps.audit.patrol import Patrol
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
+from arx_caps.audit.turns import Turns, run_of
 from arx_caps.audit.wire import Batch
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
@@ -66,6 +67,7 @@ class AuditLog:
         store: What is in the log.
         publisher: Signs it, and writes its files.
         feeds: Put in what the mint has to say; called again and again.
+        turns: In which batches are taken that come at a time.
         failing: Why nothing could be put in or signed the last time, or None.
     """
 
@@ -78,6 +80,7 @@ class AuditLog:
             _logger.warning("%s cannot be written: what was signed is known from database and files alone", memory)
         self.publisher = Publisher(self.store, signer, realm.log_dir, witnesses, memory if kept else None)
         self.failing: str | None = None
+        self.turns = Turns()
         self.feeds: Sequence[Feed] = ()
         self._rounds = Patrol(self.store, self.publisher)
         self._disputed: set[tuple[str, str]] = set()
@@ -115,7 +118,7 @@ class AuditLog:
         self.store.close()
 
     def take(self, batch: Batch, statement: str, leaves: Sequence[bytes] | None = None) -> int:
-        """Take what is new of a service's batch; see ``LogStore.take``.
+        """Take what is new of a service's batch, behind those before it; see ``LogStore.take``.
 
         Raises:
             DisputedError: The log has something else at a place of the run; that there are two is a record now.
@@ -124,8 +127,9 @@ class AuditLog:
             StoreError: The database did not answer; nothing was taken.
         """
         self.require_whole()
+        run = run_of(batch.audience, batch.boot)
         try:
-            return self.store.take(batch, statement, leaves)
+            return self.store.take(batch, statement, leaves, lambda: self.turns.wait(run, batch.first))
         except DisputedError as error:
             self._dispute(batch, error)
             raise

@@ -9,6 +9,7 @@ from arx_caps.audit import wire
 from arx_caps.audit.errors import NoteError
 from arx_caps.audit.paths import CHECKPOINT, Tile
 from arx_caps.audit.tiles import fetch_from
+from arx_caps.audit.turns import run_of
 from arx_caps.audit.wire import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.callers import Call, read_proof
@@ -54,12 +55,27 @@ def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Sender:
     # In memory: a batch may come again, and nothing is taken twice.
     with refusing(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
+    mint.log.turns.announce(*_turn_of(statement))
     asked = headers.get(wire.SEEN_HEADER, "")
     return Sender(statement, int(asked) if re.fullmatch("[0-9]{1,18}", asked, re.ASCII) else None)
 
 
 def take_decisions(asked: Asked) -> Marked:
     """Take a service's records into the log, wholly or not at all, and say how far its run is."""
+    turns, turn = asked.mint.log.turns, _turn_of(asked.admitted.statement)
+    try:
+        return _take(asked)
+    finally:
+        turns.done(*turn)
+
+
+def _turn_of(statement: Statement) -> tuple[str, int]:
+    """Return the run and the first sequence that a statement names, as far as it does."""
+    boot, first = statement.claims.get("boot"), statement.claims.get("first")
+    return run_of(statement.audience, str(boot)), first if type(first) is int else 0
+
+
+def _take(asked: Asked) -> Marked:
     statement, seen = asked.admitted
     body: bytes = asked.body.content
     realm, log = asked.mint.realm, asked.mint.log

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from arx_caps.audit.ship import Shipper
+from arx_caps.audit.wire import Batch
 from arx_verifier.segment import HEADER_BYTES
 from tests.audit.receiver import REALM, Receiver
 from tests.servers import until
@@ -69,6 +70,30 @@ def test_all_records_arrive_in_order_and_their_files_go(tmp_path: Path, receiver
     assert {record.rest.peer for record in records[:3000] if record.rest} == {"10.0.0.1"}
     assert records[-1].call.code == "expired"
     assert receiver.gaps == {}
+
+
+def test_a_batch_that_overtakes_is_sent_again(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
+    """Two batches are under way at a time; one that comes before its turn is not taken, and all arrive in order."""
+    journal, answered = small(tmp_path), threading.Event()
+    for i in range(1600):
+        journal.append(allow(i))
+    journal.close()
+    take, waited = receiver.take, list[bool]()
+
+    def late(batch: Batch) -> int:
+        if batch.first == 1 and batch.records and not waited:
+            waited.append(answered.wait(20))  # the one behind it is answered first
+        mark = take(batch)
+        if batch.first > 1:
+            answered.set()
+        return mark
+
+    receiver.take = late  # type: ignore[method-assign]
+    sender = shipper(tmp_path)
+    assert sender.once()
+    assert waited == [True]
+    assert receiver.tools == tools(range(1600))
+    assert (receiver.gaps, sender.status.shipped, files(tmp_path)) == ({}, 1600, [])
 
 
 def test_what_was_sent_before_is_not_sent_again(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
@@ -312,6 +337,7 @@ import threading
 from pathlib import Path
 import msgspec
 from arx_caps.audit.ship import Shipper
+from arx_caps.audit.wire import Batch
 from arx_caps.keyfile import KeyFile
 key = KeyFile.load(sys.argv[2]).key
 sender = Shipper(Path(sys.argv[1]), audience="orders", realm="acme", issuer=sys.argv[3], key=key)

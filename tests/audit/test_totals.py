@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nodes say that they have is what the log has, whenever it is added up."""
+
+import random
+from collections import Counter
+
+from sqlalchemy import func, select, update
+
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import ALLOW, DENY, META, NODE, RECORD, STATE
+from arx_caps.audit.totals import up_to_date
+from tests.audit.batches import batch_of, decision, facts
+
+CHAINS = [facts(f"s-{n % 3}", "t-1", *("a", "b")[: n % 2]) for n in range(6)]
+
+
+def told(store: LogStore) -> dict[int, tuple[int, int, int]]:
+    """What is told of each node that has records: allows, denials, others; its time spans theirs."""
+    with store.reading() as c:
+        rows = up_to_date(c, c.execute(select(*NODE.c)).all())
+        own = select(RECORD.c.node, func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).group_by(RECORD.c.node)
+        spans = {node: (since, until) for node, since, until in c.execute(own)}
+    counts = {row.id: (row.allow, row.deny, row.other) for row in rows if row.allow or row.deny or row.other}
+    assert all(row.first_ms <= spans[row.id][0] and spans[row.id][1] <= row.last_ms for row in rows if row.id in spans)
+    return counts
+
+
+def counted(store: LogStore) -> dict[int, tuple[int, int, int]]:
+    """The same, from the records alone."""
+    with store.reading() as c:
+        rows = c.execute(select(RECORD.c.node, RECORD.c.outcome)).all()
+    kinds = {node: Counter(row.outcome for row in rows if row.node == node) for node in {row.node for row in rows}}
+    return {node: (n[ALLOW], n[DENY], n.total() - n[ALLOW] - n[DENY]) for node, n in kinds.items()}
+
+
+def test_totals_are_those_of_the_records(store: LogStore) -> None:
+    """Before, between and after checkpoints, and with losses among the records."""
+    dice, mark = random.Random(9), 0
+    for step in range(24):
+        if step % 4 == 3:
+            assert store.put_checkpoint(store.size(), b"note")
+        else:
+            made = [decision(dice.randrange(900), dice.choice(CHAINS), dice.choice(("ok", "expired"))) for _ in "12345"]
+            lost = mark + 1 if step % 5 == 4 else None
+            first = mark + 1 if lost is None else mark + 3
+            mark = store.take(batch_of(made, first, lost_from=lost), "s")
+        assert told(store) == counted(store)
+    with store.reading() as c:
+        size, done = c.execute(select(STATE.c.size, STATE.c.counted)).one()
+    assert size == done
+
+
+def test_a_log_of_the_version_before_goes_on(store: LogStore, url: str) -> None:
+    """Its totals held all of its records; what comes after is added once."""
+    store.take(batch_of([decision(n, CHAINS[n % 6]) for n in range(9)]), "s")
+    store.put_checkpoint(9, b"note")
+    with store.writing() as log:
+        log.connection.exec_driver_sql("ALTER TABLE log_state DROP COLUMN counted")
+        log.connection.execute(update(META).values(value="1"))
+    with LogStore(url) as again:
+        again.create()
+        assert told(again) == counted(again)
+        again.take(batch_of([decision(n, CHAINS[n % 6]) for n in range(9)], 10), "s")
+        again.put_checkpoint(18, b"note")
+        assert told(again) == counted(again)
