@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of a run wait for those before them, for no others, and not for ever."""
+
+import threading
+import time
+
+from arx_caps.audit.turns import Turns
+
+
+def test_a_batch_waits_for_those_before_it() -> None:
+    """Announced in order and here out of order, they go on in order."""
+    turns, order, begun = Turns(60), list[int](), threading.Barrier(4)
+    for first in (1, 501, 1001):
+        turns.announce("run", first)
+
+    def take(first: int) -> None:
+        begun.wait()
+        turns.wait("run", first)
+        order.append(first)
+        turns.done("run", first)
+
+    threads = [threading.Thread(target=take, args=[first]) for first in (1001, 501, 1)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    for thread in threads:
+        thread.join()
+    assert order == [1, 501, 1001]
+    turns.wait("run", 9999)
+
+
+def test_nobody_waits_for_a_stranger_or_for_ever() -> None:
+    """What another run sends, what comes later, and what never comes holds nobody up."""
+    turns = Turns(0.05)
+    turns.announce("other", 1)
+    turns.announce("run", 501)
+    began = time.monotonic()
+    turns.wait("run", 1)
+    assert time.monotonic() - began < 0.04
+    turns.wait("run", 1001)  # 501 never comes
+    assert time.monotonic() - began < 5
+    for number in range(3000):
+        turns.announce(f"run {number}", 1)
+    until = time.monotonic() + 5
+    while time.monotonic() < until and len(turns._coming) > 1500:
+        turns.announce("again", 1)
+    assert len(turns._coming) <= 1500
