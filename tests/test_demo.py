@@ -25,7 +25,6 @@ def test_the_demo_holds_and_leaves_nothing_running() -> None:
     told = json.loads(done.stdout)
     assert told["holds"]
     assert len(told["scenes"]) >= 15
-    assert told["took_s"] < 30
     [kill] = [scene for scene in told["scenes"] if "last_accepted_after_ms" in scene]
     assert set(kill["last_accepted_after_ms"]) == {"orders", "payments"}
     assert kill["report"].startswith("dead: 3 of 3 verifiers confirmed")

@@ -18,7 +18,7 @@ from arx_caps.audit.wire import MAX_KEPT, Batch
 from arx_verifier.errors import AuditError
 from arx_verifier.records import Sealed, seal
 from arx_verifier.replay import Damage, SegmentReader, is_written
-from arx_verifier.segment import HEADER_BYTES, SUFFIX, Header, is_last, read_header
+from arx_verifier.segment import HEADER_BYTES, Header, files_in, is_last, read_header
 
 AT_ONCE: Final = 500  # records of a batch
 BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that goes beyond it
@@ -258,7 +258,7 @@ class Spool:
     def look(self) -> None:
         """Find new files, and forget runs of which nothing is left."""
         self.used, there = 0, set()
-        for path in sorted(self.folder.glob("*" + SUFFIX)):
+        for path in files_in(self.folder):
             try:
                 self.used += path.stat().st_size
                 if path not in self._seen:

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from arx_verifier.decisions import ChainFacts, Decision
+from arx_verifier.segment import SUFFIX, files_in
 from arx_verifier.spool import Journal, read_journal
 
 FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")
@@ -48,3 +51,12 @@ def test_a_denial_needs_no_descriptor(tmp_path: Path) -> None:
     journal.close()
     counts = [each for decision in read_journal(tmp_path) for each in decision.counts]
     assert {(each.code, each.times) for each in counts} == {("bad_signature", 1), ("expired", 3)}
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    """On every Python: else denials had their whole share again, and a shipper took its runs for gone."""
+    (tmp_path / f"a{SUFFIX}").touch()
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        files_in(tmp_path)
+    assert [path.name for path in files_in(tmp_path)] == [f"a{SUFFIX}"]
+    assert files_in(tmp_path / "nowhere") == []

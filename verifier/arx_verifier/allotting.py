@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from arx_verifier.errors import AuditError
-from arx_verifier.segment import SUFFIX, denied_in
+from arx_verifier.segment import denied_in, files_in
 
 ALARMS: Final = (0.95, 0.8, 0.5)  # parts of its budget at which a journal warns
 _DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
@@ -23,7 +23,7 @@ _log = logging.getLogger("arx_verifier.spool")  # whose alarms they are
 def used_in(folder: Path) -> int:
     """Return the bytes that all files of a journal's folder take."""
     used = 0
-    for path in folder.glob("*" + SUFFIX):
+    for path in files_in(folder):
         with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
             used += path.stat().st_size
     return used
@@ -58,7 +58,7 @@ def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
         AuditError: It cannot be told, such as without a file descriptor left.
     """
     try:
-        left = max_bytes // _DENIED_SHARE - sum(map(denied_in, folder.glob("*" + SUFFIX)))
+        left = max_bytes // _DENIED_SHARE - sum(map(denied_in, files_in(folder)))
     except OSError as error:
         raise AuditError(f"the decision journal {folder} cannot be read: {error.strerror}") from error
     return min(left, max(left // _DENIED_PARTS, needed))

@@ -7,6 +7,7 @@ when its process died was never acknowledged and is passed over; anything else t
 
 import fcntl
 import heapq
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,17 @@ def read_journal(
         yield from sorted(fresh, key=lambda decision: decision.at)
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the journals' files in a folder and all below it; what may not be looked into is left out."""
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+
+    for at, _, names in os.walk(folder, onerror=told):
+        yield from (Path(at) / name for name in names if name.endswith(SUFFIX))
+
+
 def _runs(
     folders: tuple[str | Path, ...],
     readers: dict[Path, "SegmentReader"],
@@ -93,7 +105,7 @@ def _runs(
     on_damage: Callable[[Damage], None],
 ) -> list[Iterator[Decision]]:
     """Return one iterator a run over what is new in its segments."""
-    for path in sorted({path for folder in folders for path in Path(folder).rglob("*" + SUFFIX)}):
+    for path in sorted({path for folder in folders for path in _files_below(Path(folder))}):
         if path not in readers:
             try:
                 with path.open("rb") as file:

@@ -217,13 +217,18 @@ def is_last(raw: bytes) -> bool:
     return raw[_STATE_AT : _STATE_AT + 1] == _ENDED
 
 
-def used_in(folder: Path) -> int:
-    """Return how many bytes all segments of a folder take."""
-    used = 0
-    for path in folder.glob("*" + SUFFIX):
-        with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
-            used += path.stat().st_size
-    return used
+def files_in(folder: Path, ending: str = SUFFIX) -> list[Path]:
+    """Return the files of a journal's folder, by name; none where there is no folder.
+
+    From Python 3.13 on ``Path.glob`` takes a folder that it cannot read for an empty one: its files would not count.
+
+    Raises:
+        OSError: The folder cannot be read, such as without a file descriptor left.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
+    except FileNotFoundError:
+        return []
 
 
 def denied_in(path: Path) -> int:

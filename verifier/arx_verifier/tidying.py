@@ -14,17 +14,17 @@ from typing import Final
 
 from arx_verifier.errors import AuditError
 from arx_verifier.replay import end_of_records
-from arx_verifier.segment import HEADER_BYTES, SUFFIX, finish, is_closed
+from arx_verifier.segment import HEADER_BYTES, files_in, finish, is_closed
 
 _STALE_S: Final = 3600
 
 
 def finish_stale(folder: Path) -> None:
     """Cut the files of runs that died at the end of their records, and remove half-made ones."""
-    for path in folder.glob("*" + SUFFIX):
+    for path in files_in(folder):
         with contextlib.suppress(OSError, AuditError):
             _finish_stale(path)
-    for path in folder.glob("*.making"):
+    for path in files_in(folder, ".making"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_S:
                 path.unlink()
@@ -56,7 +56,7 @@ def prune_journal(folder: str | os.PathLike[str], before_ms: int) -> int:
         OSError: A file could not be removed.
     """
     freed = 0
-    for path in sorted(Path(folder).glob("*" + SUFFIX)):
+    for path in files_in(Path(folder)):
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if status.st_mtime * 1000 < before_ms and is_closed(file.read(HEADER_BYTES)):
