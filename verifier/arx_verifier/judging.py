@@ -31,13 +31,12 @@ def judge(
     """
     if proven.refused is not None:
         return proven.refused, None
-    at = request.at
-    early, late = epochs.times_ms(at)
+    early, late = epochs.times_ms(request.at)
     if late >= proven.exp or early < proven.nbf:
         return out_of_time(proven, early, late), None
     written = None
     if call is not None:
-        age = at - call.issued_at
+        age = request.at - call.issued_at
         if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
             return out_of_age(age), None
         try:

@@ -206,7 +206,7 @@ class Verifier:
         refused, written = judge(epochs, self._prefix, proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
             asked = ask(epochs, proven, waited)  # 5. the lease; no scope killed or banned
-            if isinstance(asked, Wait):
+            if asked is not None and isinstance(asked, Wait):
                 if not may_wait:
                     return asked
                 begun = time.monotonic_ns()
