@@ -28,6 +28,7 @@
 
 static PyObject *reference[COUNT];  // the Python functions
 static PyObject *call_type;         // presented.Call
+static PyObject *third_type;        // codec.ThirdParty
 static EVP_MD *sha256;
 static EVP_MD_CTX *context;
 
@@ -147,21 +148,48 @@ static PyObject *ends_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs
     return PyBool_FromLong(CRYPTO_memcmp(out, PyBytes_AS_STRING(args[2]), DIGEST) == 0);
 }
 
+enum { T_LOCATION, T_IDENTIFIER, T_VERIFICATION, T_FIELDS };
+
+static int is_third(PyObject *caveat)
+{
+    int known = third_type != NULL && Py_IS_TYPE(caveat, (PyTypeObject *)third_type);
+    return known && PyTuple_GET_SIZE(caveat) == T_FIELDS && PyBytes_CheckExact(PyTuple_GET_ITEM(caveat, T_IDENTIFIER)) &&
+           PyBytes_CheckExact(PyTuple_GET_ITEM(caveat, T_VERIFICATION));
+}
+
+static int extend_by(unsigned char *signature, PyObject *data)
+{
+    return extend_into(signature, signature, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data));
+}
+
+// As chain.extend_third_party.
+static int extend_by_third(unsigned char *signature, PyObject *caveat)
+{
+    unsigned char both[2 * DIGEST];
+    memcpy(both, signature, DIGEST);
+    memcpy(both + DIGEST, signature, DIGEST);
+    return extend_by(both, PyTuple_GET_ITEM(caveat, T_VERIFICATION)) &&
+           extend_by(both + DIGEST, PyTuple_GET_ITEM(caveat, T_IDENTIFIER)) &&
+           extend_into(signature, signature, both, sizeof both);
+}
+
 static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 3 || !is_key(args[0]) || !PyBytes_CheckExact(args[1]) || !PyTuple_CheckExact(args[2]))
         return pure(FOLD, args, nargs);
     Py_ssize_t count = PyTuple_GET_SIZE(args[2]);
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (!PyBytes_CheckExact(PyTuple_GET_ITEM(args[2], i))) return pure(FOLD, args, nargs);
-    unsigned char out[DIGEST];
-    const unsigned char *key = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    if (!extend_into(out, key, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]))) return NULL;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *caveat = PyTuple_GET_ITEM(args[2], i);
-        if (!extend_into(out, out, PyBytes_AS_STRING(caveat), PyBytes_GET_SIZE(caveat))) return NULL;
+        if (!PyBytes_CheckExact(caveat) && !is_third(caveat)) return pure(FOLD, args, nargs);
     }
-    return PyBytes_FromStringAndSize((char *)out, DIGEST);
+    unsigned char out[DIGEST];
+    memcpy(out, PyBytes_AS_STRING(args[0]), DIGEST);
+    int good = extend_by(out, args[1]);
+    for (Py_ssize_t i = 0; i < count && good; i++) {
+        PyObject *caveat = PyTuple_GET_ITEM(args[2], i);
+        good = PyBytes_CheckExact(caveat) ? extend_by(out, caveat) : extend_by_third(out, caveat);
+    }
+    return good ? PyBytes_FromStringAndSize((char *)out, DIGEST) : NULL;
 }
 
 int link_into(unsigned char *out, const void *link, size_t link_size, const void *hop, size_t hop_size)
@@ -346,6 +374,23 @@ static int closed(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)
     return 1;
 }
 
+// Read one caveat; NULL where it is none.
+static PyObject *caveat_at(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)
+{
+    PyObject *parts[T_FIELDS] = {Py_NewRef(Py_None), NULL, NULL}, *caveat = NULL;
+    int third = body[*at] == 1;
+    if (third) Py_SETREF(parts[T_LOCATION], field(body, end_, at, 1));
+    if (parts[T_LOCATION] != NULL && *at < end_) parts[T_IDENTIFIER] = field(body, end_, at, 2);
+    if (parts[T_IDENTIFIER] != NULL && *at < end_ && body[*at] == 4 && third_type != NULL) {
+        parts[T_VERIFICATION] = field(body, end_, at, 4);
+        if (parts[T_VERIFICATION] != NULL) caveat = PyObject_Vectorcall(third_type, parts, T_FIELDS, NULL);
+    } else if (!third) {
+        caveat = Py_XNewRef(parts[T_IDENTIFIER]);
+    }
+    for (int i = 0; i < T_FIELDS; i++) Py_XDECREF(parts[i]);
+    return caveat;
+}
+
 static PyObject *walk(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 1 || !PyBytes_CheckExact(args[0])) return pure(WALK, args, nargs);
@@ -355,9 +400,10 @@ static PyObject *walk(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (size == 0 || body[0] != 2 || (location = field(body, size, &at, 1)) == NULL ||
         (identifier = field(body, size, &at, 2)) == NULL || !closed(body, size, &at))
         goto done;
-    while (at < size && count < MAX_CAVEATS && (found[count] = field(body, size, &at, 2)) != NULL) {
+    while (at < size && count < MAX_CAVEATS) {
+        if ((found[count] = caveat_at(body, size, &at)) == NULL) goto done;
         count++;
-        if (!closed(body, size, &at)) goto done;  // a third-party caveat, or no caveat at all
+        if (!closed(body, size, &at)) goto done;  // no caveat at all
     }
     if (at != size || (caveats = PyTuple_New(count)) == NULL) goto done;
     for (Py_ssize_t i = 0; i < count; i++) PyTuple_SET_ITEM(caveats, i, found[i]);
@@ -489,6 +535,14 @@ static PyMethodDef functions[] = {  // the first COUNT in the order of the enume
     {NULL, NULL, 0, NULL},
 };
 
+static int learn_third(PyObject *type)
+{
+    if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &PyTuple_Type))
+        return PyErr_SetString(PyExc_TypeError, "a third-party caveat is a tuple"), 0;
+    Py_XSETREF(third_type, Py_NewRef(type));
+    return 1;
+}
+
 static int learn_call(PyObject *type)
 {
     Py_XSETREF(call_type, Py_NewRef(type));
@@ -507,6 +561,7 @@ static PyObject *refer(PyObject *self, PyObject *args)
                                          : i == PERMITS      ? learn_rule
                                          : i == PACK_FACTS   ? learn_facts
                                          : i == KEEP_AT_ONCE ? learn_decision
+                                         : i == WALK         ? learn_third
                                                              : learn_call;
         if (knows != NULL && !learn(knows)) return NULL;
         return PyObject_GetAttrString(self, name);

@@ -201,7 +201,7 @@ def split_body(raw: bytes) -> tuple[bytes, bytes]:
     return raw[:_ENDING], raw[-SIGNATURE_BYTES:]
 
 
-@twin()
+@twin(ThirdParty)
 def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ...]]:
     """Read a macaroon up to, and without, the end marker before its signature.
 
