@@ -158,6 +158,10 @@ def read_scopes(texts: Sequence[str]) -> list[str]:
 
 def _meant(texts: Sequence[str]) -> str | None:
     """Guess what somebody in a hurry meant to type, where the kind is missing or mistyped."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            parse_duration(text)
+            return f"--wait takes no time; is it --timeout {text}?"
     if texts[0] in KINDS:
         return None
     for text in texts:

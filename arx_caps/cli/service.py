@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx service``: enrol tool services, give them their keys, keep those fresh.  SPEC 9, 15, 21."""
 
+import contextlib
 import json
 import logging
 import signal
@@ -40,12 +41,14 @@ def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
 
     A service that is to fetch its keys by itself is given an invitation instead: `arx service invite`.
     """
-    answer = place.mint().call("POST", "/v1/services", {"audience": _checked(audience)})
-    file = answer.get("service", answer)
+    mint = place.mint()
+    file = mint.call("POST", "/v1/services", {"audience": _checked(audience)})
     write_object(out, file)
     kids = sorted(file.get("keys", {}))
     value = {"audience": audience, "file": str(out), "keys": kids, "realm": file.get("realm")}
     console.data("service", value, lambda: pairs([("service", audience), ("file", out), ("keys", ", ".join(kids))]))
+    with contextlib.suppress(Stop):  # who may enrol a service need not be one who may look at it
+        _doubt(console, mint.call("GET", f"/v1/services/{audience}"))
 
 
 @service_command.command("invite")
@@ -58,6 +61,7 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
     """Let the tool service AUDIENCE enrol a key of its own: once, within 15 minutes, with `arx service join`."""
     answer = place.mint().call("POST", "/v1/services/invitations", {"audience": _checked(audience)})
     until = show_time(answer["expires_at"])
+    _doubt(console, answer)
     if out is None:
         console.data("invitation", answer, json.dumps(answer))
         return
@@ -196,6 +200,12 @@ def _tell_end(console: Console, answer: dict[str, Any]) -> None:
 
 def _tell(console: Console, service: dict[str, Any]) -> None:
     console.data("service", {"service": service}, lambda: pairs(facts_of(service)))
+
+
+def _doubt(console: Console, told: dict[str, Any]) -> None:
+    """Say that nothing can come of it yet: a slip, or a service that is there before its policy."""
+    if not told.get("in_policy", True):
+        console.hint(f"the policy in force has no [audience.{told['audience']}]: no task has a token for it")
 
 
 def _checked(audience: str) -> str:

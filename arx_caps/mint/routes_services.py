@@ -77,12 +77,13 @@ class ServiceFile(Answer, frozen=True):
 
 
 class InvitationAnswer(Answer, frozen=True):
-    """An enrolment token, a secret, and for what and until when it is good."""
+    """An enrolment token, a secret, for what and until when it is good, and whether the policy names that audience."""
 
     enrolment: str
     audience: str
     issuer: str
     expires_at: int
+    in_policy: bool
 
     def __repr__(self) -> str:
         return f"<InvitationAnswer for {self.audience}>"
@@ -125,12 +126,13 @@ class OwnKey(Answer, frozen=True):
 
 
 class ServiceAnswer(Answer, frozen=True):
-    """A service."""
+    """A service; without ``in_policy`` no task has a token for it."""
 
     audience: str
     enrolled_at: int
     enrolled_by: str
     keys: tuple[OwnKey, ...]
+    in_policy: bool
 
 
 class ServicesAnswer(Answer, frozen=True):
@@ -168,7 +170,13 @@ def invite(asked: Asked) -> InvitationAnswer:
     keep_recipe({"invitation": invitation, "root": root})
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
     mint.state.invite(audience, _digest(token), until, by, what)
-    return InvitationAnswer(enrolment=token, audience=audience, issuer=mint.realm.issuer, expires_at=until)
+    return InvitationAnswer(
+        enrolment=token,
+        audience=audience,
+        issuer=mint.realm.issuer,
+        expires_at=until,
+        in_policy=audience in mint.policy.audiences,
+    )
 
 
 def invited_again(asked: Asked, made: Made) -> InvitationAnswer:
@@ -179,6 +187,7 @@ def invited_again(asked: Asked, made: Made) -> InvitationAnswer:
     if mint.state.invited_by(_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
+    told |= {"in_policy": facts["audience"] in mint.policy.audiences}
     return InvitationAnswer(enrolment=token, issuer=mint.realm.issuer, **told)
 
 
@@ -283,6 +292,7 @@ def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceAnswer:
         audience=row["audience"],
         enrolled_at=row["enrolled_at"],
         enrolled_by=row["enrolled_by"],
+        in_policy=row["audience"] in mint.policy.audiences,
         keys=tuple(
             OwnKey(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(f"service:{row['audience']}")
         ),

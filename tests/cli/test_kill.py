@@ -45,6 +45,14 @@ def test_scopes_are_read_as_typed() -> None:
             read_scopes(wrong)
 
 
+def test_a_time_is_no_scope() -> None:
+    """
+    Who gives --wait a time is told how to say it, and nothing is killed.
+    """
+    ran = arx("kill", f"session:{SESSION}", "--wait", "2s", "--reason", "x", "--yes")
+    assert (ran.exit_code, "is it --timeout 2s?" in ran.err) == (exits.USAGE, True)
+
+
 @pytest.mark.servers
 def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationStore) -> None:
     """

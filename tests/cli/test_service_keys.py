@@ -93,6 +93,9 @@ def test_an_own_key_that_is_taken_away(live: Live, tmp_path: Path) -> None:
     assert (code, told["code"]) == (exits.DENIED, "bad_proof")
     assert file.read_text() == before
     live.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
+    for words in (("service", "invite", "paymnets"), ("service", "enrol", "paymnets", "--out", tmp_path / "slip.json")):
+        code, _, err = live.run(*words)
+        assert (code, "no [audience.paymnets]" in err) == (exits.OK, True), words
     with pytest.raises(SettingsError, match="arx service invite"):
         KeyRefresher(tmp_path / "payments.json")
     assert {"payments", "reports"} <= {row["audience"] for row in live.ok("service", "list")["services"]}

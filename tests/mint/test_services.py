@@ -72,6 +72,17 @@ def test_what_a_service_asks_is_recorded(world: World) -> None:
     assert sorted(counted) == ["bad_enrolment", "bad_proof"]
 
 
+def test_an_audience_that_the_policy_does_not_name_is_told(world: World) -> None:
+    """It may be enrolled before its policy comes; whoever mistyped it sees so, in the invitation and in the list."""
+    operator = world.operator()
+    for audience, known in (("orders", True), ("odrers", False)):
+        told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
+        assert (told["audience"], told["in_policy"]) == (audience, known)
+        assert operator.call("POST", "/v1/services", {"audience": audience}).status_code == 201
+    shown = {each["audience"]: each["in_policy"] for each in operator.call("GET", "/v1/services").json()["services"]}
+    assert shown == {"orders": True, "odrers": False}
+
+
 def test_no_record_no_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service whose call cannot be recorded joins nothing and gets nothing."""
     holder, _ = join(world, invited(world))
