@@ -104,6 +104,7 @@ TASKS: Final = Table(
     Index("tasks_of_sessions", "session", "started_at", "id"),
     Index("tasks_of_agents", "agent", "started_at", "id"),
     Index("tasks_of_templates", "template", "started_at", "id"),
+    Index("tasks_by_template", "session", "template"),
 )
 
 # What a task may do, as often as that was granted: at its start, by an extension, by a narrowing in the place of all.

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from arx_caps.mint.app import ENDPOINTS
 from arx_caps.mint.paging import PageQuery
+from arx_caps.mint.state import State
 from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier import codec
 from arx_verifier.epochs import UnsafeLocalEpochs
@@ -210,3 +211,19 @@ def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(world: Wor
         found = walk(operator, "/v1/sessions", "sessions", limit="7", **query)
         assert [each["id"] for each in found] == wanted, query
     assert operator.call("GET", "/v1/sessions", subject="").status_code == 400
+
+
+def test_a_list_by_template_looks_at_no_task_twice(tmp_path: Path) -> None:
+    """Whether a session has one is one look into an index, also where every session has many of that template."""
+    with State(f"sqlite:///{tmp_path}/mint.db") as state:
+        state.create()
+        asked: list[tuple[str, Any]] = []
+        with state.read() as c:
+            event.listen(
+                c.engine, "before_cursor_execute", lambda _, __, sql, values, *___: asked.append((sql, values))
+            )
+        state.sessions(template="lookup", limit=101)
+        sql, values = asked[-1]
+        with state.read() as c:
+            plan = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
+    assert any("tasks_by_template (session=? AND template=?)" in row[-1] for row in plan), plan

@@ -22,6 +22,7 @@ LISTS: Final = "0006"
 POLICIES: Final = "0007"
 GRANTS: Final = "0008"
 QUESTIONS: Final = "0009"
+TEMPLATES: Final = "0010"
 REVISIONS: Final = (
     FOUNDATION,
     CONTROL_PLANE,
@@ -32,6 +33,7 @@ REVISIONS: Final = (
     POLICIES,
     GRANTS,
     QUESTIONS,
+    TEMPLATES,
 )  # in their order
 HEAD: Final = REVISIONS[-1]
 # Versions that know no revisions look at this name in META, and refuse any other value than 1.
