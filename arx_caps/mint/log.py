@@ -25,6 +25,7 @@ from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 
 SIGN_S: Final = 1.0  # a record is under a signed checkpoint after at most so long
+SIGN_RECORDS: Final = 32_768  # or as soon as so many came: what was committed is signed from memory, which is bounded
 STOP_S: Final = 10.0
 ABSENT: Final = "not_found"
 _DIGITS: Final = 19
@@ -82,6 +83,7 @@ class AuditLog:
         self.failing: str | None = None
         self.turns = Turns()
         self.feeds: Sequence[Feed] = ()
+        self._taken = 0  # about how many records came since the log was woken for them
         self._rounds = Patrol(self.store, self.publisher)
         self._disputed: set[tuple[str, str]] = set()
         self._stop, self._wake = threading.Event(), threading.Event()
@@ -129,10 +131,15 @@ class AuditLog:
         self.require_whole()
         run = run_of(batch.audience, batch.boot)
         try:
-            return self.store.take(batch, statement, leaves, lambda: self.turns.wait(run, batch.first))
+            mark = self.store.take(batch, statement, leaves, lambda: self.turns.wait(run, batch.first))
         except DisputedError as error:
             self._dispute(batch, error)
             raise
+        self._taken += len(batch.records)
+        if self._taken >= SIGN_RECORDS:
+            self._taken = 0
+            self.wake()
+        return mark
 
     def _dispute(self, batch: Batch, error: DisputedError) -> None:
         """Record that a run has two stories: once, as its sender tries for ever."""

@@ -18,10 +18,12 @@ from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, sign_batch
 from arx_caps.jose import SigningKey, make_dpop
+from arx_caps.mint import log
 from arx_caps.mint.holder_keys import add_key
 from arx_verifier.decisions import Decision, InMemoryDecisions, unpack_record
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.world import AGENT, ISSUER, LOOKUP, World, client_of, local_mint, local_world, now_ms
+from tests.servers import until
 
 
 @pytest.fixture
@@ -73,6 +75,20 @@ def test_what_a_service_sends_is_in_the_signed_log(world: World, key: SigningKey
         answer = send(world, key, batch_of(made))
         assert (answer.status_code, answer.json()) == (200, {"verifier": "orders-1", "boot": BOOT, "high_water": 5})
     assert [each.sequence for each in decisions_in(world)] == [1, 2, 3, 4, 5]
+
+
+def test_many_records_are_signed_before_the_clock_says(
+    tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends much does not wait for it, and what was committed is signed while it is still in memory."""
+    monkeypatch.setattr(log, "SIGN_S", 3600.0)
+    monkeypatch.setattr(log, "SIGN_RECORDS", 20)
+    made, _ = local_world(tmp_path / "realm", database=database)
+    made.mint.log.start()
+    for at in range(1, 41, 10):
+        made.mint.log.take(batch_of([decision(n, facts()) for n in range(10)], at), "statement")
+    until(lambda: (head := made.mint.log.publisher.published()) is not None and head.size >= 40)
+    made.mint.close()
 
 
 def test_only_the_service_itself_writes_its_records(world: World, key: SigningKey) -> None:
