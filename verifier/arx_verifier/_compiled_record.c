@@ -382,5 +382,7 @@ PyObject *keep_at_once(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     Part first = {(unsigned char *)PyBytes_AS_STRING(packed), (size_t)PyBytes_GET_SIZE(packed)}, call = {out, size};
     long long sequence = keep(args[0], decision, first, call);
     Py_DECREF(packed);
-    return sequence < 0 ? NULL : PyLong_FromLongLong(sequence);
+    // Without memory CPython does not always say so.
+    if (sequence < 0) return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    return PyLong_FromLongLong(sequence);
 }
