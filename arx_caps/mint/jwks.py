@@ -23,6 +23,7 @@ STALE_S: Final = 3600  # the same, when the issuer does not answer
 RETRY_S: Final = 10  # between two questions to one issuer
 TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
 TOTAL_S: Final = 8.0  # for a whole answer, however slowly it comes
+MAX_WAITING: Final = 8  # callers who wait for somebody else's question: a slow issuer must not hold all of the mint
 MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
 PRIVATE: Final = frozenset(["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
@@ -69,6 +70,7 @@ class KeySets:
         self._folder, self._clock = folder, clock
         self._places: dict[str, _Place] = {}
         self._lock = threading.Lock()
+        self._waiting = threading.Semaphore(MAX_WAITING)
 
     def find(self, place: str, kid: str) -> list[dict[str, Any]]:
         """Return the public keys of this id at a place; none is an empty list.
@@ -87,25 +89,42 @@ class KeySets:
         self._refresh(known, place, kid)
         loaded = known.loaded
         if loaded is None or self._clock() - loaded.at_s >= STALE_S:
-            raise _unavailable(f"the keys of the issuer cannot be read now: {known.why or 'it is being asked'}")
+            raise _unavailable(f"the keys of the issuer cannot be read now: {known.why}")
         return loaded.keys.get(kid, [])
 
     def _refresh(self, known: _Place, place: str, kid: str) -> None:
         if not self._must_ask(known, kid):
             return
-        # One thread asks.  Whoever can do without the answer does not wait for it.
-        spared = known.loaded is not None and kid in known.loaded.keys
-        if not known.asking.acquire(blocking=not spared, timeout=-1 if spared else TOTAL_S):
-            return
+        # One thread asks.  Whoever can do without the answer does not wait for it; to anybody else no key is unknown
+        # before the answer is there.
+        loaded = known.loaded
+        spared = loaded is not None and kid in loaded.keys and self._clock() - loaded.at_s < STALE_S
+        if not known.asking.acquire(blocking=False):
+            if spared:
+                return
+            if not self._wait(known):
+                raise _unavailable("the issuer is being asked for its keys; try again")
         try:
             if not self._must_ask(known, kid):
                 return
-            known.asked_s = self._clock()
-            known.loaded = _Loaded(read_key_set(_fetch(place)), known.asked_s)
-        except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
-            known.why = str(error) if isinstance(error, RequestError) else type(error).__name__
+            began_s = self._clock()
+            try:
+                known.loaded = _Loaded(read_key_set(_fetch(place)), began_s)
+            except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
+                known.why = str(error) if isinstance(error, RequestError) else type(error).__name__
+            finally:
+                known.asked_s = self._clock()  # not before: who comes meanwhile is to wait
         finally:
             known.asking.release()
+
+    def _wait(self, known: _Place) -> bool:
+        """Wait until nobody asks any more, and ask in their place; False where that takes too long, or too many do."""
+        if not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return known.asking.acquire(timeout=TOTAL_S)
+        finally:
+            self._waiting.release()
 
     def _must_ask(self, known: _Place, kid: str) -> bool:
         now = self._clock()

@@ -68,16 +68,20 @@ class KeyServer:
         body: What it answers.
         status: With which status.
         asked: How often it was asked.
+        open: Cleared, it lets whoever asks wait.
     """
 
     def __init__(self) -> None:
         self.body, self.status, self.asked = jwks(), 200, 0
         self.headers: dict[str, str] = {}
+        self.open = threading.Event()
+        self.open.set()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked += 1
+                outer.open.wait(30)
                 self.send_response(outer.status)
                 for name, value in {"Content-Length": str(len(outer.body)), **outer.headers}.items():
                     self.send_header(name, value)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A SPIFFE trust domain whose keys are at an address, from the first call on, when that is silent, to a new key."""
+
+import json
+
+import pytest
+
+from arx_caps.jose import SigningKey
+from arx_caps.mint.jwks import RETRY_S, KeySets
+from tests.mint.issuer import key_server, public_jwk, token
+from tests.mint.test_identity_keys import Clock
+from tests.mint.test_identity_sessions import DOMAIN, POLICY, ci, code, world
+from tests.mint.world import AGENT, Holder, World, now_ms
+
+__all__ = ["world"]  # the fixture
+pytestmark = pytest.mark.servers
+MESH = f'[issuer.mesh]\nurl = "{DOMAIN}"\njwks = '
+
+
+def bundle(*kids: str) -> bytes:
+    """A trust domain's keys as SPIFFE has them: those of certificates stand beside those of tokens."""
+    keys = [public_jwk(kid, use="jwt-svid") for kid in kids] + [public_jwk("ed", use="x509-svid", x5c=["AA=="])]
+    return json.dumps({"keys": keys, "spiffe_sequence": 1, "spiffe_refresh_hint": 300}).encode()
+
+
+def svid(alg: str = "ES256") -> dict[str, str]:
+    return {"workload_token": token(now_ms(), alg, iss=None, sub=DOMAIN + "/ns/prod/sa/triage")}
+
+
+def test_a_trust_domain_is_believed_by_what_its_address_says(world: World) -> None:
+    """The mint goes on while it is silent, asks again soon, and for a key that it did not have before."""
+    clock = Clock()
+    world.mint.key_sets = KeySets(world.realm.folder, clock=clock)
+    world.enrol(AGENT)
+    with key_server() as server:
+        server.status = 503
+        changed = POLICY.replace(MESH + '"keys.json"', f'{MESH}"{server.url}"')
+        world.realm.policy_path.write_text(changed.replace('["ES256"]', '["ES256", "RS256"]'))
+        world.mint.reload_policy()
+        refused = Holder(world, SigningKey.generate(), None).call("POST", "/v1/sessions", svid())
+        assert (refused.status_code, refused.json()["code"]) == (503, "issuer_unavailable")
+        assert refused.headers["Retry-After"]
+        assert code(world, {"workload_token": ci()}) == "bad_workload_token"  # of an issuer with a file: nobody's agent
+        server.status, server.body = 200, bundle("ec")
+        clock.now += RETRY_S
+        assert code(world, svid()) == "ok"
+        server.body = bundle("ec", "rsa")
+        assert code(world, svid("RS256")) == "bad_workload_token"  # a stranger can name any key
+        clock.now += RETRY_S
+        assert code(world, svid("RS256")) == "ok"
+        assert server.asked == 3
