@@ -9,6 +9,8 @@ told only where that can be seen, and else left to whoever reads.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
+
 from arx_caps.durations import format_duration
 from arx_caps.mint.explaining import as_data, exchanges
 from arx_caps.mint.issuers import SubjectRule
@@ -121,6 +123,11 @@ def _shown(data: Any) -> Any:
 # Comparison.
 
 
+def _text(said: Any) -> bytes:
+    """Write what is compared: to Python ``true`` and 1 are equal, and no constraint takes the one for the other."""
+    return msgspec.json.encode(said, order="sorted")
+
+
 def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
     if not before or not after:
         yield from _of_table(place, GRANTED if after else GONE, after or before)
@@ -129,7 +136,7 @@ def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
         old, new = before[member], after[member]
         if isinstance(new, tuple):
             yield from _of_lists(place, member, old, new)
-        elif old != new:
+        elif _text(old) != _text(new):
             wider = _WIDER.get(member, _unknown)(old, new)
             kind = CHANGED if wider is None else GRANTED if wider else GONE
             yield Difference(kind, place, member, _limit(member, old), _limit(member, new))
@@ -147,7 +154,8 @@ def _of_table(place: str, kind: Kind, said: Mapping[str, Any]) -> Iterator[Diffe
 
 
 def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Difference]:
-    added, gone = [one for one in new if one not in old], [one for one in old if one not in new]
+    before, after = set(map(_text, old)), set(map(_text, new))
+    added, gone = [one for one in new if _text(one) not in before], [one for one in old if _text(one) not in after]
     if member in ("agents", "hand_to"):
         added = [one for one in added if not any(covers(other, one) for other in old)]
         gone = [one for one in gone if not any(covers(other, one) for other in new)]

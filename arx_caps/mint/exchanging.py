@@ -2,9 +2,9 @@
 """Give a tool service a token for another service, on the same task and no wider.  SPEC 20.6, RFC 8693.
 
 The new token says all that the presented one does: identifier, session, task, links, every caveat that holders added.
-What the mint wrote for the one service is replaced by what it wrote for the other when the task was granted, and the
-service is named as a hop of its own.  So whatever ends the presented token ends the new one, and conjunction does the
-rest.
+What the mint granted at the one service is replaced by what it granted at the other; what the agent had taken away
+there since goes on; and the service is named as a hop of its own.  So whatever ends the presented token ends the new
+one, and conjunction does the rest.
 """
 
 from collections.abc import Mapping
@@ -82,8 +82,11 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     own = _welcoming(granted.caveats(audience), (*hops, to))
     held = Macaroon.parse(text).packets[len(granted.caveats(service)) :]
     kept: tuple[CaveatLike, ...] = tuple(_Kept(raw) for raw in held if isinstance(raw, bytes) and not _is_call(raw))
+    # What the agent had taken away where the service was called is written by the mint, not copied: whoever can make
+    # the presented token could leave it out.
+    caveats = (*own, *granted.taken(service, audience), *kept)
     try:
-        made = Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=(*own, *kept)).hand_over(to)
+        made = Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).hand_over(to)
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
     child = _prove_own(mint, made, audience, kid, key)

@@ -76,6 +76,11 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         written = (*self.own[audience], *self.narrowed.get(audience, ()))
         return tuple(read_caveat(text.encode()) for text in written)
 
+    def taken(self, service: str, audience: str) -> tuple[Caveat, ...]:
+        """Return what was narrowed at a service and holds for a token that it exchanges for another audience."""
+        there = (*self.own[audience], *self.narrowed.get(audience, ()))
+        return tuple(read_caveat(text.encode()) for text in self.narrowed.get(service, ()) if text not in there)
+
     def targets(self, service: str) -> tuple[str, ...]:
         """Return for which audiences a service may exchange a token of this grant; both must be left in it."""
         return tuple(each for each in self.exchange.get(service, ()) if {service, each} <= self.own.keys())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from arx_caps.durations import format_duration, parse_duration
 from arx_caps.mint.issuers import Subject, fits_subject, read_issuers, read_workloads
@@ -132,7 +133,8 @@ class Policy:
             subject: On whose behalf, proven; None for nobody's.
 
         Returns:
-            The terms; where several fit, those that end first.
+            The terms; where several fit, those that end first, with the shortest ``idle`` and ``subject_outlives`` of
+            them all: a limit is not escaped by other terms that set none.
 
         Raises:
             GrantError: No terms are for this agent (``session_not_allowed``), or none on this subject's behalf
@@ -157,7 +159,11 @@ class Policy:
             raise GrantError(
                 f"{agent} acts on somebody's behalf alone: say whose, with subject_token", code="subject_required"
             )
-        return min(fitting, key=lambda terms: (terms.ttl_ms, terms.name))
+        return replace(
+            min(fitting, key=lambda terms: (terms.ttl_ms, terms.name)),
+            idle_ms=min((terms.idle_ms for terms in fitting if terms.idle_ms is not None), default=None),
+            outlives_ms=min(terms.outlives_ms for terms in fitting),
+        )
 
     def most_open(self, agent: str) -> int | None:
         """Tell how many sessions an agent may have open at once; None for any number.

@@ -197,7 +197,7 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
         if proof not in PROOFS:
             raise section.error("require", f"{shorten(proof)} is no proof that this version knows; it knows: call")
     fresh = section.take_duration("fresh", None, least=0, most=MAX_FRESH_MS)
-    net = section.take_texts("net", ())
+    net = section.take_texts("net", None)
     subjects = read_subject_rules(section, issuers)
     exchange = _read_exchange(section, wanted, audiences)
     everywhere = tuple(dict.fromkeys([*wanted, *(target for targets in exchange.values() for target in targets)]))
@@ -206,7 +206,8 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in subjects}) != 1:
         # Two issuers may call two people by one name.
         raise section.error("allow", '"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
-    _check_networks(net, section)
+    if net is not None:
+        _check_networks(net, section)
     return Template(
         name=name,
         agents=agents,
@@ -218,7 +219,7 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
         hand_to=hand_to,
         require=require,
         fresh=fresh,
-        net=net,
+        net=net or (),
         subjects=subjects,
         exchange=exchange,
     )
@@ -276,6 +277,8 @@ def _check_patterns(key: str, patterns: tuple[str, ...], section: Section, when_
 
 
 def _check_networks(networks: tuple[str, ...], section: Section) -> None:
+    if not networks:
+        raise section.error("net", "needs at least one network; leave it out to let calls come from anywhere")
     for network in networks:
         try:
             matching.cidr(network)

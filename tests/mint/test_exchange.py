@@ -23,7 +23,7 @@ from arx_verifier.macaroon import Identifier, Macaroon
 from arx_verifier.proven import ProvenChain
 from arx_verifier.proving import prove
 from tests.mint.test_tasks import verifier
-from tests.mint.world import Holder, local_world, now_ms
+from tests.mint.world import Holder, World, local_world, now_ms
 
 POLICY = """
 [audience.orders]
@@ -58,9 +58,13 @@ class Shop:
     """A world in which three services are enrolled with keys of their own."""
 
     def __init__(self, folder: Path, database: str | None) -> None:
-        self.world, self.epochs = local_world(folder, database=database)
-        self.world.realm.policy_path.write_text(POLICY)
-        self.world.mint.reload_policy()
+        world, self.epochs = local_world(folder, database=database)
+        world.realm.policy_path.write_text(POLICY)
+        world.mint.reload_policy()
+        self.furnish(world)
+
+    def furnish(self, world: World) -> None:
+        self.world = world
         operator = self.world.operator()
         self.services: dict[str, Holder] = {}
         for audience in ("orders", "payments", "ledger"):
