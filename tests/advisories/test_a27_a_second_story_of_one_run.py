@@ -20,7 +20,7 @@ from arx_verifier.spool import Journal
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.test_log import decisions_in, entries, key, send, world
 from tests.mint.world import ISSUER, World
-from tests.verifier.test_spool import allow, files, small
+from tests.verifier.journals import allow, files, small
 
 __all__ = ["key", "world"]
 

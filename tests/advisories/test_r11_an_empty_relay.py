@@ -16,8 +16,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.feed import Follower
 from arx_verifier.feed_wire import Crowd
+from tests.relay.crowd import BEGAN, Somebody, World
 from tests.relay.processes import RelayProcess
-from tests.relay.test_hub import BEGAN, Somebody, World
 from tests.servers import until
 
 DEAD, BY = ["task:t-" + "a" * 16], "operator:ada"

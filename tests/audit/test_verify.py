@@ -1,73 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is done to a log's files is found offline: what was altered, what is missing, and from which record on."""
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from arx_caps.audit import paths, tree
 from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import Note
 from arx_caps.audit.paths import CHECKPOINT
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.selection import write_selection
-from arx_caps.audit.tiles import TileWriter, leaf_of, prune
+from arx_caps.audit.tiles import TileWriter, leaf_of
 from arx_caps.audit.verify import Trust, verify
+from tests.audit.altered import LARGE, SMALL, TRUST, alter, bundle_of, flip, held, large_made, log, shown
 from tests.audit.world import AT_S, LOG, OTHER, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
 
-TRUST = Trust(LOG.key)
-SMALL, LARGE = 44, 70_000
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Log:
-    """A log of some dozens of records."""
-    return write(tmp_path / "log", records(SMALL))
-
-
-@pytest.fixture(scope="module")
-def large_made(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """A log with tiles of three levels."""
-    return write(tmp_path_factory.mktemp("large"), [b"%d" % number for number in range(LARGE)])
-
-
-@pytest.fixture
-def large(large_made: Log, tmp_path: Path) -> Log:
-    """A copy of it that may be altered; files are linked, so they are replaced and never written into."""
-    shutil.copytree(
-        large_made.folder, tmp_path / "large", copy_function=lambda *each: Path(each[1]).hardlink_to(each[0])
-    )
-    return large_made._replace(folder=tmp_path / "large")
-
-
-def held(raw: bytes) -> Trust:
-    """Trust of somebody who has seen a checkpoint before."""
-    return Trust(LOG.key, held=open_checkpoint(raw, LOG.key))
-
-
-def alter(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Replace a file by an altered one."""
-    raw = path.read_bytes()
-    path.unlink()
-    path.write_bytes(change(raw))
-
-
-def flip(place: int, by: int = 1) -> Callable[[bytes], bytes]:
-    """Change one byte."""
-    return lambda raw: raw[:place] + bytes([raw[place] ^ by]) + raw[place + 1 :]
-
-
-def bundle_of(log: Log) -> Path:
-    """The file of all records of a small log."""
-    return log.folder / f"tile/entries/000.p/{log.size}"
-
-
-def shown(log: Log, kept: list[bytes]) -> None:
-    """Show other records in a small log's bundle."""
-    bundle_of(log).write_bytes(paths.pack_entries(kept))
+__all__ = ["large_made", "log"]  # fixtures
 
 
 def test_an_untouched_log_holds(log: Log, large_made: Log) -> None:
@@ -221,79 +170,6 @@ def test_a_witness_asked_for_must_have_cosigned(log: Log) -> None:
     log.published.write_bytes(note.signed(forged).encode())
     with pytest.raises(TamperedError, match="w1"):
         verify(log.folder, Trust(LOG.key, (WITNESS.key,)))
-
-
-@pytest.mark.parametrize("index", [0, 255, 256, 65_535, 65_536, 69_887, 69_888, LARGE - 1])
-def test_in_a_large_log_the_very_record_is_named(large: Log, index: int) -> None:
-    """As long as its leaf's tile was left."""
-    width = min(256, LARGE - index // 256 * 256)
-    bundle = large.folder / paths.Tile(paths.ENTRIES, index // 256, width).path
-    alter(bundle, lambda raw: _altered(raw, index % 256))
-    with pytest.raises(TamperedError) as caught:
-        verify(large.folder, TRUST)
-    assert (caught.value.first, caught.value.last) == (index, index)
-
-
-def _altered(raw: bytes, place: int) -> bytes:
-    kept, _ = paths.unpack_entries(raw)
-    kept[place] += b"."
-    return paths.pack_entries(kept)
-
-
-@pytest.mark.parametrize("index", [0, 300, 65_536, LARGE - 1])
-def test_altered_leaves_are_narrowed_to_their_block(large: Log, index: int) -> None:
-    """Where record and leaf were altered alike, the level above names the block of 256, if it has one."""
-    block = index // 256
-    width = min(256, LARGE - block * 256)
-    alter(large.folder / paths.Tile(paths.ENTRIES, block, width).path, lambda raw: _altered(raw, index % 256))
-    leaves = [tree.leaf_hash(each) for each in (*large.records[:index], large.records[index] + b".")][block * 256 :]
-    whole = [*leaves, *map(tree.leaf_hash, large.records[index + 1 : block * 256 + width])]
-    alter(large.folder / paths.Tile(0, block, width).path, lambda _: b"".join(whole))
-    with pytest.raises(TamperedError) as caught:
-        verify(large.folder, TRUST)
-    first, last = caught.value.first, caught.value.last
-    assert first is not None
-    assert last is not None
-    assert first <= index <= last
-    if width == 256:
-        assert (first, last) == (block * 256, block * 256 + 255)
-
-
-@pytest.mark.parametrize("path", ["tile/1/000", "tile/1/001.p/17", "tile/2/000.p/1"])
-def test_an_upper_tile_that_is_not_theirs_is_named(large: Log, path: str) -> None:
-    """Others build their proofs from it."""
-    alter(large.folder / path, flip(3))
-    with pytest.raises(TamperedError, match=path):
-        verify(large.folder, TRUST)
-
-
-def test_retention_is_told_from_loss(large: Log) -> None:
-    """What is gone before the index that is allowed is listed; the same loss, not allowed, is incomplete."""
-    kept_from = prune(large.folder, LARGE, 1000)
-    with pytest.raises(IncompleteError, match="0 to 767 are gone"):
-        verify(large.folder, TRUST)
-    checked = verify(large.folder, Trust(LOG.key, since=kept_from))
-    assert (checked.gone, checked.first, checked.records) == (((0, 767),), 768, LARGE - 768)
-    (large.folder / "tile/entries/009").unlink()
-    with pytest.raises(IncompleteError, match="2304 to 2559 are gone"):
-        verify(large.folder, Trust(LOG.key, since=kept_from))
-    alter(large.folder / "tile/0/001", flip(0))  # the hash of a record that is gone
-    with pytest.raises(TamperedError) as caught:
-        verify(large.folder, Trust(LOG.key, since=2560))
-    assert (caught.value.first, caught.value.last) == (256, 511)
-
-
-def test_without_records_and_hashes_the_level_above_still_holds_the_rest(large: Log) -> None:
-    """A block of which nothing is left is incomplete as long as a hash stands for it; without one nothing is known."""
-    for path in ("tile/entries/003", "tile/0/003"):
-        (large.folder / path).unlink()
-    with pytest.raises(IncompleteError, match="768 to 1023 are gone"):
-        verify(large.folder, held(checkpoint_of(large.records[:600])))
-    with pytest.raises(IncompleteError, match="around record 900"):
-        verify(large.folder, held(checkpoint_of(large.records[:900])))
-    (large.folder / "tile/1/000").unlink()
-    with pytest.raises(IncompleteError, match="tile/1/000"):
-        verify(large.folder, TRUST)
 
 
 def test_a_claimed_size_makes_no_work(tmp_path: Path) -> None:

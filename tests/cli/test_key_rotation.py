@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from arx_caps.agent import Agent
-from arx_caps.demo.stage import stop, wait_for_port
+from arx_caps.demo.stage import free_ports, stop, wait_for_port
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
 from arx_verifier.codec import bytes_of
 from arx_verifier.decisions import InMemoryDecisions
@@ -24,7 +24,6 @@ from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verify import Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, call, live_realm
-from tests.house.test_docs import free_ports
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

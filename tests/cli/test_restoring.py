@@ -2,14 +2,14 @@
 """What the pages tell whoever restores to type is typed, against real processes, and what they promise of it holds."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from arx_caps.demo.stage import free_ports
-from tests.house.test_docs import DEADLINE_S, Reader, blocks, environment
+from tests.house.pages import blocks
+from tests.house.reader import Reader, run_line
 
 AGENTS = "acme/support"  # whom the policy that a realm begins with knows
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -26,16 +26,7 @@ class Keeper(Reader):
 
     def run(self, command: str, wanted: int = 0) -> str:
         """Type a command, see how it ends, and return what it writes."""
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=environment(),
-            timeout=DEADLINE_S,
-        )
+        done = run_line(command, self.folder)
         assert done.returncode == wanted, f"{command}\n{done.stdout}"
         return done.stdout
 

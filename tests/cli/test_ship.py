@@ -21,7 +21,7 @@ from arx_verifier.spool import Journal
 from tests.audit.receiver import REALM, Receiver
 from tests.cli.helpers import arx, service_file
 from tests.servers import until
-from tests.verifier.test_spool import FACTS, allow, files
+from tests.verifier.journals import FACTS, allow, files
 
 
 @pytest.fixture

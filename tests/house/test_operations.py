@@ -9,7 +9,8 @@ import pytest
 
 from arx_caps.demo.stage import free_ports
 from arx_caps.mint.metrics import Metrics
-from tests.house.test_docs import Reader, blocks
+from tests.house.pages import blocks
+from tests.house.reader import Reader
 from tests.mint.world import local_mint, make_realm
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")

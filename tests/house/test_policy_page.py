@@ -10,7 +10,7 @@ import pytest
 from arx_caps.mint.policy import Policy
 from arx_verifier.constraints import Constraint
 from tests.cli.helpers import arx
-from tests.house.test_docs import ROOT, Block, blocks, matches
+from tests.house.pages import ROOT, Block, blocks, matches
 
 PAGE = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
 BLOCKS = blocks(PAGE)

@@ -15,7 +15,7 @@ from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Identifier, Macaroon, about
 from arx_verifier.verify import Verifier
 from tests.mint.issuer import jwks
-from tests.mint.test_identity_sessions import DEPLOY, POLICY, ask, ci
+from tests.mint.workloads import DEPLOY, POLICY, ask, ci
 from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
 
 PATH = f"/v1/agents/{AGENT}"

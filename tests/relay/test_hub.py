@@ -1,98 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay answers, and what it says of those behind it, with a clock moved by hand."""
+"""What a relay answers, and whom it drops, with a clock moved by hand."""
 
 import asyncio
 
 import pytest
 
-from arx_caps.relay.hub import KEEP, NEWS, Copy, Hub
+from arx_caps.relay.hub import KEEP, NEWS
 from arx_caps.relay.serving import Connection
-from arx_caps.relay.upstream import Granted
-from arx_verifier.epochs import State
-from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Push, Scan, Told, frame
-from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Answer, Crowd, Entry, Late
+from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Scan, Told, frame
+from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Answer, Crowd
 from arx_verifier.following import Following
-from arx_verifier.history import UNKNOWN, Place
+from arx_verifier.history import UNKNOWN
+from tests.relay.crowd import BEGAN, INC, L_MS, MS, OTHER, START, Somebody, World, world
 
-INC, MS, L_MS = "I" * 22, 1_000_000, 1_000
-BEGAN, OTHER = Place(INC, 5, "c" * 40), "d" * 40
-START = 10_000 * MS
-
-
-class World:
-    """A hub, its clock, and what it said upstream."""
-
-    def __init__(self) -> None:
-        self.now = START
-        self.state = State(INC, {}, {}, 5)
-        self.places = [Place("", number, UNKNOWN) for number in range(5)] + [BEGAN]
-        self.said: list[tuple[Crowd, bool, bool]] = []
-        self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
-        self.hub.take_copy(BEGAN)
-        self.grant()
-
-    def stand_for(self, inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
-        self.said.append((crowd, now, hurry))
-
-    def grant(self) -> None:
-        """Let upstream have asked now, and been answered."""
-        self.hub.take_grant(Granted(1_800_000_000_000 + self.now // MS, L_MS, 3_600_000, self.now))
-
-    def entry(self, seq: int) -> None:
-        """Let upstream learn of an entry."""
-        self.state.applied = seq
-        self.places.append(self.places[-1].after(INC, seq, "kill", "realm"))
-        self.hub.take_entry(Entry(INC, seq, "kill", "realm"), in_order=True)
-
-    def wait(self, ms: float) -> None:
-        """Let time pass."""
-        self.now += int(ms * MS)
-        self.hub.tick()
-
-    @property
-    def crowd(self) -> Crowd:
-        """What it says now of those behind it."""
-        return self.said[-1][0]
-
-
-class Somebody:
-    """Somebody behind the relay."""
-
-    def __init__(self, world: World, name: str = "v") -> None:
-        self.world, self.name = world, name
-        self.got: list[Told | Push | Page] = []
-        self.copy: Copy | None = None
-        self.dropped = False
-        world.hub.listeners.add(self)
-
-    def send(self, message: Told | Push | Page) -> None:
-        self.got.append(message)
-
-    def drop(self) -> None:
-        self.dropped = True
-        self.world.hub.take_end(self)
-
-    def probe(
-        self,
-        applied: int,
-        *,
-        inc: str = INC,
-        chain: str | None = None,
-        hurry: bool = False,
-        crowd: Crowd | None = None,
-    ) -> Told | None:
-        """Ask, by default as one who came by the same way; the answer, if it came at once."""
-        before, places = len(self.got), self.world.places
-        if chain is None:
-            chain = places[applied].chain if applied < len(places) else OTHER
-        self.world.hub.take_probe(self, Probe(self.name, inc, applied, chain, 1_000, hurry, crowd))
-        told = [message for message in self.got[before:] if isinstance(message, Told)]
-        return told[0] if told else None
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
+__all__ = ["world"]  # fixtures
 
 
 def test_an_answer_says_its_age(world: World) -> None:
@@ -202,87 +123,6 @@ def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
     stranger = somebody.probe(5, inc="J" * 22)
     assert stranger is not None
     assert stranger.status == RESYNC
-
-
-def test_all_must_have_applied_it(world: World) -> None:
-    """
-    What is said to be applied is what the last of those behind has, not what the relay has.
-    """
-    one, two = Somebody(world, "one"), Somebody(world, "two")
-    one.probe(5)
-    two.probe(5)
-    world.entry(6)
-    assert world.crowd == Crowd(2, 5, ())
-    one.probe(6)
-    assert world.crowd == Crowd(2, 5, ())
-    two.probe(6)
-    assert world.crowd == Crowd(2, 6, ())
-    assert world.said[-1][1]  # told at once
-
-
-def test_another_history_confirms_nothing(world: World) -> None:
-    """
-    What somebody had applied of another history is no confirmation.
-    """
-    Somebody(world).probe(5, inc="J" * 22)
-    assert world.crowd == Crowd(1, -1, ())
-
-
-def test_a_silent_one_is_named_until_no_lease_is_left(world: World) -> None:
-    """
-    Counted while it talks, named apart for two leases more, then forgotten; back in the count when it talks again.
-    """
-    quick, slow = Somebody(world, "quick"), Somebody(world, "slow")
-    slow.probe(5)
-    heard_ms = 1_800_000_000_000 + START // MS
-    world.entry(6)
-    for _ in range(6):
-        world.wait(100)
-        world.grant()
-        quick.probe(6)
-    assert world.crowd == Crowd(1, 6, (Late("slow", heard_ms, 5, 1),))
-    for _ in range(20):
-        world.wait(100)
-        world.grant()
-        quick.probe(6)
-    assert world.crowd == Crowd(1, 6, ())
-    slow.probe(6)
-    assert world.crowd == Crowd(2, 6, ())
-
-
-def test_a_lost_connection_is_named_at_once_and_a_goodbye_is_not(world: World) -> None:
-    """
-    Without a word it may hold a lease; with one it does not.
-    """
-    one, two = Somebody(world, "one"), Somebody(world, "two")
-    one.probe(5)
-    two.probe(5)
-    one.drop()
-    world.hub.take_leave(two)
-    assert [late.name for late in world.crowd.late] == ["one"]
-    assert world.crowd.verifiers == 0
-
-
-def test_one_name_has_one_connection(world: World) -> None:
-    """
-    Two that use one name cannot both be served: one of them would not be counted.
-    """
-    first, second = Somebody(world), Somebody(world)
-    first.probe(5)
-    second.probe(5)
-    assert first.dropped
-    assert not second.dropped
-    assert world.crowd.verifiers == 1
-
-
-def test_relays_add_up(world: World) -> None:
-    """
-    Another relay's crowd counts as it says, its late ones with it.
-    """
-    late = Late("far", 1_800_000_000_000, 3, 1)
-    Somebody(world, "relay:far").probe(5, crowd=Crowd(7, 4, (late,)))
-    Somebody(world, "near").probe(5)
-    assert world.crowd == Crowd(8, 4, (late,))
 
 
 def test_a_relay_without_a_view_answers_nobody(world: World) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The functions in the store: what they refuse, keep, prune and notice.  Called raw, as any client could."""
+"""The functions in the store: what they refuse, keep and prune.  Called raw, as any client could."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,45 +10,10 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.feed import Follower
-from arx_verifier.history import UNKNOWN, Place
-from tests.servers import until
+from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
 
+__all__ = ["bump", "probe", "raw"]  # fixtures
 pytestmark = pytest.mark.servers
-
-SESSION, TASK = "session:s-" + "a" * 16, "task:t-" + "b" * 16
-KEEP_MS = 60 * 60 * 1000 + 90_000  # the longest life of a token, clocks apart, delays
-
-
-@pytest.fixture
-def raw(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey.url) as client:
-        yield client
-
-
-@pytest.fixture
-def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
-    """Call arx1_bump with the header's incarnation, unless told otherwise."""
-
-    def call(op: str, *scopes: str, inc: str | None = None, seen: int = 0, chain: str = "", until_ms: str = "") -> Any:
-        keys = realm_store.keys.written
-        known = (inc or realm_store.header().inc, seen, chain)
-        return raw.fcall("arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *scopes)
-
-    return call
-
-
-@pytest.fixture
-def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
-    """Call arx1_probe, with the store's chain if not told; the reply is as ``functions.lua`` lists it."""
-
-    def call(inc: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
-        tag = f"arx:{{{realm_store.realm}}}:"
-        keys = [tag + part for part in ("h", "f", "b", "log", "v", "a")]
-        if chain is None:
-            chain = (realm_store.chain_at(applied) if applied >= 0 else None) or "0" * 40
-        return raw.fcall("arx1_probe", len(keys), *keys, name, inc, applied, chain, limit)
-
-    return call
 
 
 def test_none_is_a_read(raw: redis.Redis, realm_store: RevocationStore) -> None:
@@ -183,130 +148,6 @@ def test_the_log_is_trimmed_but_not_before_it_is_taken(
     assert raw.xlen(realm_store.keys.log) == 10_000
     assert probe(inc, 1_001)[4] == b"OK", "the number before the first entry is still known"
     assert probe(inc, 1_000)[4] == b"RESYNC"
-
-
-def test_a_probe_answers_what_is_missing(bump: Callable[..., Any], probe: Callable[..., list[Any]]) -> None:
-    """Entries after what was applied, as many as asked for; another history must copy."""
-    inc = bump("kill", SESSION, TASK, "agent:acme")[0].decode()
-    assert [entry[0] for entry in probe(inc, 0, limit=2)[8]] == [b"1-0", b"2-0"]
-    assert [entry[0] for entry in probe(inc, 2)[8]] == [b"3-0"]
-    assert probe(inc, 3)[4:6] + probe(inc, 3, name="w")[7:] == [b"OK", KEEP_MS, 2, []]
-    assert probe("", -1)[4] == b"RESYNC"
-    assert probe("J" * 22, 3)[4] == b"RESYNC"
-    assert probe(inc, 4)[4] == b"REGRESSED"
-
-
-def test_a_number_means_what_led_to_it(
-    bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
-) -> None:
-    """Each entry's chain is what a follower computes from the pushes; whoever has another one is in another past."""
-    inc, seq, *_, chain = bump("kill", SESSION, TASK)
-    place = Place.begin(inc.decode(), 0)
-    for number, scope in enumerate((SESSION, TASK), 1):
-        place = place.after(inc.decode(), number, "kill", scope)
-        assert realm_store.chain_at(number) == place.chain
-    assert place == realm_store.header().place == (inc.decode(), seq, chain.decode())
-    assert realm_store.chain_at(0) == Place.begin(inc.decode(), 0).chain
-    assert realm_store.chain_at(3) is None
-    for applied in range(3):
-        assert probe(place.inc, applied, chain="0" * 40)[4] == b"REGRESSED"
-        assert probe(place.inc, applied, chain=UNKNOWN)[4] == b"RESYNC"
-        with pytest.raises(redis.ResponseError, match="REGRESSED"):
-            bump("kill", SESSION, seen=applied, chain="0" * 40)
-        assert probe(place.inc, applied)[4] == b"OK"
-    assert bump("kill", SESSION, seen=2, chain=place.chain)[1] == 3
-
-
-def test_what_another_past_led_to_confirms_nothing(
-    bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
-) -> None:
-    """The same number by another way is no acknowledgement, nor is one whose way is not known."""
-    inc = bump("kill", SESSION)[0].decode()
-    for chain in ("0" * 40, UNKNOWN):
-        probe(inc, 1)
-        assert realm_store.unacked(1, 0).missing == ()
-        probe(inc, 1, chain=chain)
-        assert [seen for _, _, seen, _ in realm_store.unacked(1, 0).missing] == [-1]
-
-
-def test_a_store_from_before_chains_is_taken_as_it_is(
-    bump: Callable[..., Any], probe: Callable[..., list[Any]], raw: redis.Redis, realm_store: RevocationStore
-) -> None:
-    """Functions are replaced under a history that has no chain: it begins one, and whoever followed copies once."""
-    inc = bump("kill", SESSION)[0].decode()
-    raw.hdel(realm_store.keys.header, "chain", "base")
-    raw.delete(realm_store.keys.log)
-    raw.xadd(realm_store.keys.log, {"op": "kill", "s": SESSION, "t": "1", "by": "x", "why": "y"}, "1-0")
-    found = probe(inc, 1, chain=UNKNOWN)
-    assert (found[4], found[6]) == (b"RESYNC", b"-")
-    assert probe(inc, 1, chain="-")[4] == b"OK"
-    bump("kill", TASK)
-    chain = Place(inc, 1, "-").after(inc, 2, "kill", TASK).chain
-    assert realm_store.header().chain == chain
-    assert probe(inc, 1, chain="-")[4] == b"RESYNC"
-    assert probe(inc, 2, chain=chain)[4] == b"OK"
-
-
-@pytest.mark.parametrize("damage", ["floor", "ban", "log", "foreign floor"])
-def test_a_probe_notices_damage(
-    bump: Callable[..., Any],
-    probe: Callable[..., list[Any]],
-    raw: redis.Redis,
-    realm_store: RevocationStore,
-    damage: str,
-) -> None:
-    """A floor, a ban or an entry that was evicted or written by hand makes every answer CORRUPT."""
-    inc = bump("kill+ban", "agent:acme")[0].decode()
-    keys = realm_store.keys
-    {
-        "floor": lambda: raw.hdel(keys.floors, "agent:acme"),
-        "ban": lambda: raw.hdel(keys.bans, "agent:acme"),
-        "log": lambda: raw.xdel(keys.log, "1-0"),
-        "foreign floor": lambda: raw.hset(keys.floors, "realm", "1"),
-    }[damage]()
-    assert probe(inc, 1)[4] == b"CORRUPT"
-
-
-def test_what_was_applied_under_another_history_confirms_nothing(
-    bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
-) -> None:
-    """A number of another history, or one that this store never gave, is not an acknowledgement."""
-    inc = bump("kill", SESSION)[0].decode()
-    for known, applied in (("J" * 22, 1), (inc, 500)):
-        probe(known, applied)
-        registry = realm_store.unacked(1, 0)
-        assert [(name, seen) for name, _, seen, _ in registry.missing] == [("v", -1)]
-    probe(inc, 1)
-    assert realm_store.unacked(1, 0).missing == ()
-
-
-def test_a_step_of_the_store_s_clock_forgets_no_verifier(realm_store: RevocationStore, valkey: EmbeddedValkey) -> None:
-    """A clock that jumps ahead by minutes makes a verifier look unheard: it is kept, and named."""
-    with redis.Redis.from_url(valkey.url) as raw:
-        now = realm_store.unacked(0, 0).at_ms
-        raw.zadd(realm_store.keys.probes, {"before-the-step": now - 300_000, "gone": now - 660_000})
-        registry = realm_store.unacked(1, 0)
-    assert [missing[0] for missing in registry.missing] == ["before-the-step"]
-    assert registry.verifiers == 1
-
-
-def test_a_restart_begins_the_registry_anew(own_valkey: EmbeddedValkey, realm_name: str) -> None:
-    """A rewrite of the append-only file includes the registry; after a restart it must not be believed."""
-    with RevocationStore(own_valkey.url, realm_name) as store, redis.Redis.from_url(own_valkey.url) as raw:
-        store.load_functions()
-        store.init()
-        follower = Follower(own_valkey.url, realm_name, "before")
-        assert follower.catch_up(0, 0, 10)
-        since = store.unacked(0, 0).since_ms
-        raw.bgrewriteaof()
-        until(lambda: raw.info("persistence")["aof_rewrite_in_progress"] == 0)
-        follower.close()
-        raw.zadd(store.keys.probes, {"ghost": 1e15})
-        own_valkey.stop()
-        own_valkey.start()
-        registry = store.unacked(0, 0)
-        assert registry.verifiers == 0
-        assert registry.since_ms > since
 
 
 def test_a_kill_works_in_a_full_store(own_valkey: EmbeddedValkey, realm_name: str) -> None:

@@ -14,17 +14,20 @@ TRAPS = {
         SIMULATED,
         "faults/test_links.py::test_a_link_that_falls_silent_behind_a_late_answer",
     ),
-    "lease extended by a push": (SIMULATED, "verifier/test_epochs.py::test_a_push_never_touches_the_lease"),
+    "lease extended by a push": (SIMULATED, "verifier/test_epochs_entries.py::test_a_push_never_touches_the_lease"),
     "clock read before the floors": (SIMULATED, "verifier/test_epochs.py::test_the_clock_is_read_after_the_floors"),
     "deadline read after the floors": (SIMULATED, "verifier/test_epochs.py::test_the_lease_is_read_before_the_floors"),
     "deadline published before the entries": (
         SIMULATED,
-        "verifier/test_epochs.py::test_no_lease_before_everything_is_applied",
+        "verifier/test_epochs_entries.py::test_no_lease_before_everything_is_applied",
     ),
     "lease though behind": (SIMULATED, "revocation/test_following.py::test_a_long_absence_is_copied_or_replayed"),
-    "applied moved over a gap": (SIMULATED, "verifier/test_epochs.py::test_a_gap_kills_at_once_and_lifts_later"),
+    "applied moved over a gap": (
+        SIMULATED,
+        "verifier/test_epochs_entries.py::test_a_gap_kills_at_once_and_lifts_later",
+    ),
     "fields of two states mixed": ("verifier/test_epochs.py::test_one_state_is_read",),
-    "incarnation not compared": (SIMULATED, "verifier/test_epochs.py::test_a_history_never_returns"),
+    "incarnation not compared": (SIMULATED, "verifier/test_epochs_entries.py::test_a_history_never_returns"),
     "numbers given twice": (
         SIMULATED,
         "advisories/test_r10_numbers_given_twice.py::test_a_number_that_was_given_twice_is_noticed",
@@ -40,7 +43,7 @@ TRAPS = {
     ),
     "copy taken for a moment": (
         "simulation/test_simulation.py::test_the_bound_holds_and_service_comes_back",
-        "verifier/test_epochs.py::test_a_copy_of_the_same_history_keeps_higher_floors",
+        "verifier/test_epochs_entries.py::test_a_copy_of_the_same_history_keeps_higher_floors",
     ),
     "log trimmed past applied": (
         "revocation/test_functions.py::test_the_log_is_trimmed_but_not_before_it_is_taken",
@@ -67,7 +70,7 @@ TRAPS = {
         "topologies/test_replicas.py::test_a_kill_is_on_both_disks_and_a_replica_grants_nothing",
     ),
     "function half done": (
-        "revocation/test_functions.py::test_a_probe_notices_damage",
+        "revocation/test_functions_probe.py::test_a_probe_notices_damage",
         "revocation/test_functions.py::test_a_wrong_bump_changes_nothing",
     ),
     "no kill in a full store": (
@@ -76,18 +79,18 @@ TRAPS = {
     ),
     "eviction": (
         "faults/test_server.py::test_a_store_that_lost_something",
-        "topologies/test_doctor.py::test_settings_that_lose_kills",
+        "topologies/test_doctor_settings.py::test_settings_that_lose_kills",
     ),
     "0 of 0 confirmed": (
         "revocation/test_following.py::test_a_young_or_empty_registry_confirms_nothing",
         "advisories/test_r11_an_empty_relay.py",
     ),
     "verifier id used again": (
-        "revocation/test_functions.py::test_what_was_applied_under_another_history_confirms_nothing",
+        "revocation/test_functions_probe.py::test_what_was_applied_under_another_history_confirms_nothing",
         "advisories/test_x09_reaches_everyone.py::test_the_report_counts_all_of_them",
     ),
     "registry pruned by a stepped clock": (
-        "revocation/test_functions.py::test_a_step_of_the_store_s_clock_forgets_no_verifier",
+        "revocation/test_functions_probe.py::test_a_step_of_the_store_s_clock_forgets_no_verifier",
         "topologies/test_doctor.py::test_verifiers_that_lag_and_a_registry_that_lies",
     ),
     "lease lowered under old ones": ("revocation/test_store.py::test_a_lowered_lease_is_waited_for_in_full",),
@@ -100,6 +103,7 @@ TRAPS = {
     "stream authorised once": ("faults/test_streams.py::test_an_open_stream_of_a_killed_session_is_cut",),
     "cached decision": (
         "verifier/test_verify_seen.py",
+        "verifier/test_verify_again.py::test_warm_tokens_meet_every_check_of_the_moment",
         "advisories/test_x04_time_is_enforced.py::test_a_token_ends_while_it_is_in_use",
     ),
     "wall clock back after pruning": ("verifier/test_epochs.py::test_time_is_bounded_by_both_clocks",),
@@ -127,7 +131,7 @@ SEEN = {
         "faults/test_server.py::test_a_killed_server_with_its_file",
         "faults/test_server.py::test_a_killed_server_without_its_file",
     ),
-    "fsync once a second": ("topologies/test_doctor.py::test_settings_that_lose_kills",),
+    "fsync once a second": ("topologies/test_doctor_settings.py::test_settings_that_lose_kills",),
     "file cut": ("faults/test_server.py::test_a_file_whose_tail_is_cut",),
     "subscriber stopped": (
         "faults/test_server.py::test_a_slow_consumer",

@@ -4,101 +4,19 @@
 Without the compiled build both are the same function; ``make test-compiled`` builds it and demands that it is there.
 """
 
-import copy
 import os
-import subprocess
-import sys
-import tempfile
-from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import (
-    canonical,
-    chain,
-    codec,
-    comparing,
-    compiled,
-    decisions,
-    digests,
-    matching,
-    permitting,
-    proofs,
-    records,
-    segment,
-    spool,
-)
-from arx_verifier.arguments import ABSENT
-from arx_verifier.decisions import Decision
-from arx_verifier.errors import Failure, MalformedTokenError
-from arx_verifier.proven import ProvenChain
+from arx_verifier import chain, codec, compiled
+from arx_verifier.errors import MalformedTokenError
 from tests.support import QUICK, access, aligned_parents, mint, sign
+from tests.verifier.twins import BYTES, KEYS, ODD, PACKETS, TEXTS, THIRD, TWINS, agree, outcome
 
-BYTES = st.binary(max_size=300)
-KEYS = st.binary(min_size=32, max_size=32) | BYTES
-ODD = st.none() | st.integers() | st.text(max_size=8) | st.binary(max_size=8).map(bytearray) | st.just(())
-TEXTS = (
-    st.binary(max_size=60).map(codec.text_of)
-    | st.text("ABCDQRwxyz0189-_+/=~\n \u00e9\u20ac", max_size=12)
-    | st.builds(
-        lambda raw, end: codec.text_of(raw) + end, st.binary(max_size=900), st.sampled_from(["", "A", "=", "+"])
-    )
-)
-THIRD = st.builds(codec.ThirdParty, st.none() | BYTES, BYTES, BYTES)
-PACKETS = st.builds(
-    codec.Packets,
-    st.none() | BYTES,
-    BYTES,
-    st.lists(BYTES | THIRD, max_size=66).map(tuple),
-    st.binary(min_size=32, max_size=32),
-)
 SIGNED = [sign(parent, access()) for parent in aligned_parents()]
-TWINS: dict[str, Callable[..., Any]] = {
-    "base64_of": codec.base64_of,
-    "bytes_of": codec.bytes_of,
-    "read_text": codec.read_text,
-    "appended": chain.appended,
-    "walk": codec.walk,
-    "extend": chain.extend,
-    "fold": chain.fold,
-    "states_of": chain.states_of,
-    "ends_in": chain.ends_in,
-    "next_link": chain.next_link,
-    "split_call": proofs.split_call,
-    "tool_digest": proofs.tool_digest,
-    "salted": digests.salted,
-    "is_flat": canonical.is_flat,
-    "same_text": comparing.same_text,
-    "within_integers": comparing.within_integers,
-    "within_lengths": comparing.within_lengths,
-    "among": comparing.among,
-    "_one_star": matching._one_star,
-    "permits": permitting.permits,
-    "read_caveats": ProvenChain.read_caveats,
-    "pack_facts": records.pack_facts,
-    "_keep_at_once": spool.Journal._keep_at_once,
-}
-
-
-def outcome(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns, or the kind and text of what it raises."""
-    try:
-        return function(*args)
-    except Exception as error:  # whatever it is, both must do it
-        return type(error), str(error)
-
-
-def agree(name: str, *args: Any) -> Any:
-    """Hold the twin to the reference, and return what both say."""
-    said = outcome(TWINS[name], *args)
-    assert said == outcome(compiled.REFERENCES[name], *args)
-    return said
 
 
 def test_each_reference_is_tried_here() -> None:
@@ -222,150 +140,6 @@ def test_digests(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> Non
     agree("salted", prefix, written)
 
 
-class Text(str):
-    """Text that is of no exact type."""
-
-
-SMALL = st.integers(-(2**53) - 2, -(2**53) + 2) | st.integers(2**53 - 2, 2**53 + 2) | st.integers()
-ITEMS = st.text(max_size=3) | SMALL | st.booleans() | st.none() | st.floats() | st.just([]) | st.builds(Text)
-
-
-@QUICK
-@given(
-    st.dictionaries(st.text(max_size=3) | st.integers() | st.builds(Text, st.text(max_size=2)), ITEMS, max_size=4) | ODD
-)
-def test_flat_arguments(value: Any) -> None:
-    """Arguments of every type, at the edges of integers too."""
-    agree("is_flat", value)
-
-
-VALUES = ITEMS | st.text("ab/*\u20ac", max_size=6) | st.lists(st.integers(), max_size=3) | st.integers(-3, 3)
-OPERANDS: dict[str, st.SearchStrategy[Any]] = {
-    "same_text": st.tuples(VALUES),
-    "within_integers": st.tuples(SMALL | st.integers(-3, 3), SMALL | st.integers(-3, 3)),
-    "within_lengths": st.tuples(st.integers(-1, 3), st.integers(0, 4) | SMALL),
-    "among": st.tuples(
-        st.sampled_from([str, int, bool, Text]), st.frozensets(st.text("ab", max_size=2) | st.integers(-2, 2))
-    ),
-    "_one_star": st.tuples(st.text("a/", max_size=2), st.text("ab\u20ac", max_size=2)),
-}
-TESTS = st.sampled_from(sorted(OPERANDS)).flatmap(lambda name: st.tuples(st.just(name), OPERANDS[name]))
-
-
-@QUICK
-@given(TESTS, st.lists(VALUES, min_size=1, max_size=20))
-def test_predicates(made: tuple[str, Any], values: list[Any]) -> None:
-    """The test that is made of a constraint holds for the same values, of every type; a range says its bounds."""
-    name, operands = made
-    found, meant = TWINS[name](*operands), compiled.REFERENCES[name](*operands)
-    assert getattr(found, "bounds", None) == getattr(meant, "bounds", None)
-    for value in (*values, *operands, ABSENT):
-        assert outcome(found, value) == outcome(meant, value)
-    for args in ((), (1, 2)):
-        assert outcome(found, *args)[0] is TypeError
-
-
-@QUICK
-@given(
-    st.booleans(),
-    st.lists(st.tuples(st.sampled_from("abc"), TESTS), max_size=3, unique_by=lambda test: test[0]),
-    st.frozensets(st.sampled_from("abc")),
-    st.dictionaries(st.sampled_from("abc"), VALUES, max_size=4) | ODD,
-    st.booleans(),
-)
-def test_rules(closed: bool, made: list[Any], names: frozenset[str], args: Any, exact: bool) -> None:
-    """A rule, closed, open or exact, permits the same arguments, also those in a mapping that is no dict."""
-    tests = tuple((name, TWINS[kind](*operands)) for name, (kind, operands) in made)
-    names = names | {name for name, _ in tests}
-    exact = exact and closed and len(names) == len(tests)
-    rule = permitting.CompiledRule("t", None, tests, names, closed, exact, 1)
-    agree("permits", rule, args)
-    if isinstance(args, dict):
-        agree("permits", rule, MappingProxyType(args))
-        agree("permits", rule, defaultdict(str, args))
-
-
-def test_a_test_that_raises() -> None:
-    """What a test raises comes through, but for a name that is not there."""
-
-    def raising(value: Any) -> bool:
-        raise value
-
-    rule = permitting.CompiledRule("t", None, (("a", raising),), frozenset("a"), True, True, 1)
-    for error in (KeyError("a"), ValueError("a")):
-        agree("permits", rule, {"a": error})
-    assert agree("permits", rule, {"a": KeyError("a")}) is False
-
-
-SAID = st.text(max_size=6) | st.text("ab\u00e9", max_size=300) | st.just("\ud800") | st.just("t" * 5000)
-NUMBERS = st.sampled_from([-33, -2, -1, 0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**53, 2**64]) | SMALL
-MANY = st.lists(SAID, max_size=3).map(tuple) | st.just(("x",) * 20)
-FAILURES = st.lists(st.builds(Failure, SAID, SAID, SAID, SAID), max_size=3) | st.just(
-    [Failure("a", "b", "c", "d")] * 20
-)
-DECISIONS = st.builds(
-    Decision,
-    code=st.sampled_from(["ok", "ok", "expired", "argument_not_allowed"]),
-    at=st.integers(0, 999) | st.sampled_from([-1, 1000, 10**6]),
-    facts=st.builds(decisions.ChainFacts, agent=SAID, named=st.lists(SAID, max_size=2).map(tuple)),
-    tool=SAID,
-    args_digest=st.binary(max_size=40),
-    salt=st.binary(min_size=1, max_size=300),
-    inc=SAID,
-    applied=NUMBERS,
-    age_ms=NUMBERS,
-    failures=FAILURES.map(tuple),
-    peer=st.none() | SAID,
-    request_id=st.none() | SAID | st.just(5),
-    traceparent=st.none() | SAID,
-    arguments=st.none() | st.binary(max_size=300) | st.just(b"a" * 5000),
-    ends=st.integers(-1, 300),
-    counts=st.sampled_from([(), (), (decisions.Counted("expired", "192.0.2.7", 3),)]),
-    gap=st.sampled_from([None, None, decisions.Gap("lost", 1, 2, 2, 0, 5)]),
-)
-
-
-def kept(folder: Path, keep: Callable[..., Any], made: list[Decision]) -> Any:
-    """What a journal's files hold after these decisions, and what was said of each."""
-    journal = spool.Journal(folder, "v1", "orders", segment_bytes=spool.MIN_SEGMENT_BYTES, clock=lambda: 0)
-    journal.append(Decision("expired", 0, decisions.UNPROVEN, salt=b"s"))
-    journal.append(Decision("ok", 0, decisions.UNPROVEN, salt=b"s"))
-    said = [outcome(keep, journal, decision) for decision in made]
-    places = [(one.sequence, one.verifier, one.boot == journal.boot) for one in made]
-    journal.close()
-    return said, places, [path.read_bytes()[segment.HEADER_BYTES :] for path in sorted(folder.glob("*.arxj"))]
-
-
-@QUICK
-@given(
-    st.builds(
-        decisions.ChainFacts,
-        agent=SAID | NUMBERS,
-        named=MANY,
-        links=MANY,
-        task=st.none() | SAID,
-        tasks=MANY,
-        subject=st.none() | st.tuples(SAID, SAID),
-        meta=st.lists(st.tuples(SAID, SAID), max_size=2).map(tuple) | st.just((((("",),),),)),
-    ),
-    ODD,
-)
-def test_facts(facts: decisions.ChainFacts, odd: Any) -> None:
-    """What a chain says, of any length and of odd texts."""
-    agree("pack_facts", facts)
-    agree("pack_facts", odd)
-
-
-@QUICK
-@given(st.lists(DECISIONS, min_size=1, max_size=12))
-def test_records(made: list[Decision]) -> None:
-    """The same bytes in the file, the same place told: of allows and denials, of odd texts, of what has no room."""
-    with tempfile.TemporaryDirectory() as folder:
-        again = [copy.copy(decision) for decision in made]
-        found = kept(Path(folder, "a"), spool.Journal._keep_at_once, made)
-        assert found == kept(Path(folder, "b"), compiled.REFERENCES["_keep_at_once"], again)
-
-
 @pytest.mark.parametrize("name", sorted(TWINS))
 def test_wrong_arguments_raise(name: str) -> None:
     """Too few, too many or others than any caller gives: an error as of the reference, and nothing worse."""
@@ -390,10 +164,3 @@ def test_without_memory_a_field_that_is_not_closed_is_never_there() -> None:
         finally:
             nomemory.remove_mem_hooks()
         assert made is None
-
-
-def test_tests_need_nothing_that_asks_them() -> None:
-    """Whoever imports what makes tests alone has a process that lives when they are dropped."""
-    code = "from arx_verifier import comparing; comparing.same_text('x'); comparing.within_integers(1, 2)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of the documentation, their examples, and how what is shown is compared."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "SECURITY.md",
+        "verifier/README.md",
+        "docs/settings.md",
+        "docs/audit.md",
+        "docs/concepts.md",
+        "docs/identity.md",
+        "docs/operations.md",
+        "docs/policy.md",
+        "docs/revocation.md",
+        "docs/scale.md",
+        "docs/store.md",
+        "docs/performance.md",
+    )
+]
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and the line of prose before it."""
+
+    language: str
+    text: str
+    before: str
+
+
+def blocks(page: str) -> list[Block]:
+    """Return the fenced blocks of a page, or of a section of it."""
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2], page[: match.start()].strip().rpartition("\n")[2]) for match in found]
+
+
+def section(title: str) -> str:
+    """Return a section of the README."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def matches(shown: str, written: str) -> bool:
+    """Tell whether lines are as they are shown."""
+    pattern = r"[^\n]*".join(map(re.escape, _spaced(shown).split("…")))
+    return re.fullmatch(pattern, _spaced(written)) is not None
+
+
+def _spaced(text: str) -> str:
+    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())

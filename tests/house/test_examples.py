@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documentation shows is what happens: its examples run as they stand.
+
+A ``console`` block is typed line by line, a ``python`` block is a file, a ``text`` block what the one before it writes.
+In what is shown ``…`` stands for any text, and columns may be apart as they like.
+"""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from arx_caps.demo.stage import free_ports
+from tests.cli.live import live_realm
+from tests.house.pages import README, ROOT, blocks, matches, section
+from tests.house.reader import Reader, reader, run_python
+
+__all__ = ["reader"]  # fixtures
+
+
+def test_the_first_example_says_what_it_shows(tmp_path: Path) -> None:
+    """
+    The README's first example runs as it stands, and writes what stands below it.
+    """
+    example, shown = blocks(README)[:2]
+    assert (example.language, shown.language) == ("python", "text")
+    (tmp_path / "example.py").write_text(example.text, encoding="utf-8")
+    written = run_python(tmp_path / "example.py", "-W", "error")
+    assert matches(shown.text, written), written
+
+
+@pytest.mark.servers
+def test_one_machine_goes_as_the_readme_says(reader: Reader) -> None:
+    """
+    "On one machine", from top to bottom, against real processes; what stands in it is what they say.
+    """
+    for block in blocks(section("On one machine")):
+        if block.language == "console":
+            reader.console(block.text)
+        elif block.language == "python":
+            reader.python(block)
+        else:
+            assert block.language == "text"
+            reader.text(block.text)
+    assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
+def test_the_concepts_go_as_the_page_says(reader: Reader) -> None:
+    """
+    docs/concepts.md: its example runs as it stands, against a mint that was begun as it says.
+    """
+    page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    for block in blocks(page.partition("\n## Sessions\n")[0]):
+        getattr(reader, block.language)(block if block.language == "python" else block.text)
+    assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
+def test_an_issuer_is_believed_as_the_page_says(reader: Reader) -> None:
+    """
+    docs/identity.md: a workload without a key opens sessions on behalf of a person, with an issuer that the page makes.
+    """
+    for block in blocks((ROOT / "docs" / "identity.md").read_text("utf-8")):
+        if block.language == "toml":
+            (reader.folder / "policy.toml").write_text(reader.here(block.text), "utf-8")
+        elif block.language != "sh":
+            getattr(reader, block.language)(block if block.language == "python" else block.text)
+    assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
+def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
+    """
+    What docs/audit.md tells an owner and an auditor to type, top to bottom, with a realm whose log has begun.
+    """
+    page = (ROOT / "docs" / "audit.md").read_text("utf-8")
+    with live_realm(tmp_path / ".arx", free_ports(1)[0]) as live:
+        checkpoint = live.folder / "log" / "checkpoint"
+        live.until(lambda: checkpoint.exists() and checkpoint.read_text().splitlines()[1] != "0")
+        someone = Reader(tmp_path, {})
+        for block in blocks(page):
+            if block.language == "console":
+                someone.console(block.text)
+    assert (tmp_path / "backup.db").stat().st_size > 0

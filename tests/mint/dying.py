@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mint that is killed at a step of what it does, beside one that goes on, and what is then asked."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.jose import KeyFile
+from arx_caps.mint.core import Mint
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore
+from arx_verifier.access import AccessRequest
+from arx_verifier.codec import bytes_of
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.feed import Follower
+from arx_verifier.keys import KeyRing
+from arx_verifier.verify import Verifier
+from tests.mint.world import LOOKUP, Holder, World, client_of, make_realm, now_ms
+from tests.servers import FAST_LEASE_MS
+
+MOST_STEPS = 40
+
+
+class Running(NamedTuple):
+    """A session with a task, and what its holder has in hand."""
+
+    holder: Holder
+    session: str
+    task: str
+    bundle: str
+
+
+class Crasher:
+    """Mints that die at a step; the world's own mint goes on beside them."""
+
+    def __init__(self, world: World, store: str) -> None:
+        self.world, self.store = world, store
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mint.crashing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(
+        self, step: int, holder: Holder, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> dict[str, Any] | None:
+        """Have a mint that dies at a step answer a request; None where it died."""
+        said = self._ask(step, holder, method, path, body, key)
+        while said is not None and said["status"] == 503:  # under load its short lease ran out: it did nothing
+            said = self._ask(step, holder, method, path, body, key)
+        return said
+
+    def _ask(
+        self, step: int, holder: Holder, method: str, path: str, body: Any, key: str | None
+    ) -> dict[str, Any] | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"realm": str(self.world.realm.folder), "store": self.store, "step": step, "method": method}
+        order |= {"path": path, "body": body, "headers": with_key(holder, path, key, method)}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        assert told["code"] in (0, -signal.SIGKILL), told
+        said: dict[str, Any] | None = told["said"]
+        assert (said is None) == (told["code"] != 0)
+        return said
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def with_key(holder: Holder, path: str, key: str | None, method: str = "POST") -> dict[str, str]:
+    return holder.headers(method, path) | ({} if key is None else {"Idempotency-Key": key})
+
+
+def repeat(holder: Holder, path: str, body: Any, key: str, answered: dict[str, Any] | None) -> dict[str, Any]:
+    """Ask the mint that goes on for the same thing; it answers what the first one did, if that came to answer."""
+    answer = holder.world.client.post(path, json=body, headers=with_key(holder, path, key))
+    assert answer.is_success, answer.text
+    told: dict[str, Any] = answer.json()
+    if answered is not None:
+        same = ("session", "task", "bundle", "token", "link", "kill")
+        assert {name: told.get(name) for name in same} == {name: answered["body"].get(name) for name in same}
+    return told
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str | None) -> Iterator[World]:
+    realm = make_realm(tmp_path / "realm", realm_name, database=database)
+    with RevocationStore(valkey.url, realm_name) as store:
+        store.load_functions()
+        store.init(lease_ms=FAST_LEASE_MS)  # the dead are waited for no longer than this
+    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+    with client_of(mint) as client:
+        yield World(mint, client)
+
+
+@pytest.fixture
+def crasher(world: World, valkey: EmbeddedValkey) -> Iterator[Crasher]:
+    made = Crasher(world, valkey.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def orders(world: World) -> Iterator[Verifier]:
+    """A tool service's verifier, following the store."""
+    file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=world.realm.name)
+    epochs = Follower(file["store"], world.realm.name, "orders-test")
+    verifier = Verifier(audience="orders", keys=keys, epochs=epochs, decisions=InMemoryDecisions())
+    verifier.start()
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture
+def agent(world: World) -> KeyFile:
+    return world.enrol()
+
+
+def started(world: World, agent: KeyFile) -> Running:
+    holder, session = world.open_session(agent)
+    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    return Running(holder, session["id"], told["task"]["id"], told["bundle"])
+
+
+def outcome(world: World, orders: Verifier, bundle: str) -> str:
+    """What the tool service says of the task, once it knows all that the store does."""
+    header = world.mint.store.header()
+    assert orders.epochs.catch_up(0, header.seq, 5)
+    token = Task(Bundle.parse(bundle)).call_token("orders", "orders.get", {"order_id": "o-1"})
+    return orders.decide(token, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms())).code
+
+
+def count(world: World, kind: str) -> int:
+    return sum(event["kind"] == kind for event in world.events())
+
+
+def at_every_step(world: World, act: Callable[[int], dict[str, Any] | None]) -> int:
+    """Do something with a death at one step after the other, until nobody dies of it; how many steps there were.
+
+    The databases take turns: each step is tried on one of them.
+    """
+    for step in range(1 + (world.mint.state.system == "sqlite"), MOST_STEPS, 2):
+        if (answered := act(step)) is not None:
+            assert answered["status"] in (200, 201), answered
+            return step
+    raise AssertionError("it never got through")

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that are none: whatever comes ends in a problem that says what was wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.jose import SigningKey
+from tests.mint.world import World, local_world
+
+JWK = SigningKey.generate().public.jwk
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str | None) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm", database=database)
+    yield made
+    made.mint.close()
+
+
+BAD_BODIES: dict[str, tuple[str, Any]] = {
+    "agent: not a path": ("/v1/agents", {"path": "Acme", "jwk": JWK}),
+    "agent: path up": ("/v1/agents", {"path": "acme/../x", "jwk": JWK}),
+    "agent: path of 9": ("/v1/agents", {"path": "/".join("abcdefghi"), "jwk": JWK}),
+    "agent: no key": ("/v1/agents", {"path": "acme/x"}),
+    "agent: a private key": ("/v1/agents", {"path": "acme/x", "jwk": SigningKey.generate().private_jwk()}),
+    "agent: another key": ("/v1/agents", {"path": "acme/x", "jwk": {"kty": "RSA"}}),
+    "agent: key is text": ("/v1/agents", {"path": "acme/x", "jwk": "x"}),
+    "agent: unknown member": ("/v1/agents", {"path": "acme/x", "jwk": JWK, "admin": True}),
+    "agent: metadata of another type": ("/v1/agents", {"path": "acme/x", "jwk": JWK, "metadata": {"a": 1}}),
+    "agent: too long an owner": ("/v1/agents", {"path": "acme/x", "jwk": JWK, "owner": "x" * 201}),
+    "service: not a name": ("/v1/services", {"audience": "Orders"}),
+    "service: the mint's": ("/v1/services", {"audience": "arx.mint"}),
+    "service: nothing": ("/v1/services", {}),
+    "kill: no scope": ("/v1/kills", {"scopes": [], "reason": "x"}),
+    "kill: unknown kind": ("/v1/kills", {"scopes": ["sesion:s-abcdefghijklmnop"], "reason": "x"}),
+    "kill: half a scope": ("/v1/kills", {"scopes": ["session:"], "reason": "x"}),
+    "kill: no reason": ("/v1/kills", {"scopes": ["realm"]}),
+    "kill: empty reason": ("/v1/kills", {"scopes": ["realm"], "reason": ""}),
+    "kill: wait is text": ("/v1/kills", {"scopes": ["realm"], "reason": "x", "wait": "yes"}),
+    "kill: scopes is text": ("/v1/kills", {"scopes": "realm", "reason": "x"}),
+    "kill: a number in it": ("/v1/kills", {"scopes": [1], "reason": "x"}),
+    "ban: a line break": ("/v1/bans", {"scopes": ["agent:acme\n"], "reason": "x"}),
+    "lift: a long scope": ("/v1/bans/lift", {"scopes": ["agent:" + "a" * 97], "reason": "x"}),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
+def test_a_bad_body_is_a_problem(world: World, path: str, body: Any) -> None:
+    """An operator's body that does not fit is 400 ``malformed_request``, and says what was wrong."""
+    answer = world.operator().call("POST", path, body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.json()["detail"]) > 10
+
+
+RAW_BODIES = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "a list": b"[]",
+    "null": b"null",
+    "a name twice": b'{"scopes":["realm"],"scopes":["realm"],"reason":"x"}',
+    "not a number": b'{"scopes":["realm"],"reason":"x","wait":NaN}',
+    "huge number": b'{"scopes":["realm"],"reason":"x","wait":' + b"9" * 5000 + b"}",
+    "half a surrogate": b'{"scopes":["realm"],"reason":"\\ud800"}',
+    "not UTF-8": b'{"reason":"\xff"}',
+    "deep": b'{"reason":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "after the end": b'{"scopes":["realm"],"reason":"x"} x',
+    "a mark before it": b'\xef\xbb\xbf{"scopes":["realm"],"reason":"x"}',
+}
+
+
+@pytest.mark.parametrize("raw", RAW_BODIES.values(), ids=RAW_BODIES.keys())
+def test_bytes_that_are_no_json_are_a_problem(world: World, raw: bytes) -> None:
+    """Whatever the bytes are, the answer is a 400 and never a 500."""
+    operator = world.operator()
+    headers = {**operator.headers("POST", "/v1/kills"), "Content-Type": "application/json"}
+    answer = world.client.post("/v1/kills", content=raw, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+def test_a_body_says_that_it_is_json(world: World, kind: str | None) -> None:
+    """Another content type is 415, so that no form of a web page is taken for a request."""
+    operator = world.operator()
+    headers = operator.headers("POST", "/v1/kills") | ({"Content-Type": kind} if kind else {})
+    answer = world.client.post("/v1/kills", content=b'{"scopes":["realm"],"reason":"x"}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_large_body_is_refused_unread(world: World) -> None:
+    """More than 64 KiB is 413, with and without its length said before."""
+    for content in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):
+        answer = world.client.post("/v1/kills", content=content)
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_unknown_paths_and_methods_are_problems(world: World) -> None:
+    """404 and 405 are problems like any other, and no path is redirected to another."""
+    for path in ("/", "/v1", "/v1/agent", "/v1/tasks/", "/v2/tasks", "/V1/tasks", "/v1//tasks", "/docs"):
+        answer = world.client.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    answer = world.client.put("/v1/tasks")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+
+
+def test_what_is_not_there_is_not_found(world: World) -> None:
+    """Unknown ids, odd ids and ids of another kind are 404 for an operator."""
+    operator = world.operator()
+    for path in ("/v1/agents/acme/none", "/v1/agents/", "/v1/agents/%00", "/v1/sessions/s-none", "/v1/sessions/%E2%82"):
+        answer = operator.call("GET", path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    assert operator.call("DELETE", "/v1/tasks/t-none").status_code == 404
+    assert operator.call("GET", "/v1/sessions", state="asleep").status_code == 400
+    assert operator.call("GET", "/v1/sessions", nonsense="1").status_code == 400
+
+
+def test_a_bug_is_a_problem_without_its_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails inside is a 500 problem that says nothing of the inside."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    holder, _ = world.session()
+    monkeypatch.setattr(world.mint.state, "tasks", broken)
+    answer = holder.call("GET", "/v1/tasks")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "secret" not in answer.text

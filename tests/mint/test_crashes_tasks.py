@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mint killed at every step of what it does with a task, as ``test_crashes`` has it for sessions and kills."""
+
+from typing import Any
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.service.exchanging import GRANT_TYPE, TASK_TOKEN
+from arx_verifier.access import AccessRequest
+from arx_verifier.verify import Verifier
+from tests.mint.dying import Crasher, agent, at_every_step, count, crasher, orders, outcome, repeat, started, world
+from tests.mint.test_exchange import ORDER, PAY, POLICY
+from tests.mint.test_tasks import verifier
+from tests.mint.world import LOOKUP, Holder, World, now_ms
+
+__all__ = ["agent", "crasher", "orders", "world"]  # fixtures
+pytestmark = pytest.mark.servers
+
+
+def test_starting(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """A task is there with its event or not at all, and the repeat gets that one; the end of the session ends all."""
+    running = started(world, agent)
+
+    def act(step: int) -> dict[str, Any] | None:
+        before, key = len(world.mint.state.tasks()), f"k-{step}"
+        answered = crasher.ask(step, running.holder, "POST", "/v1/tasks", LOOKUP, key)
+        assert len(world.mint.state.tasks()) == count(world, "task.started")
+        told = repeat(running.holder, "/v1/tasks", LOOKUP, key, answered)
+        assert len(world.mint.state.tasks()) == count(world, "task.started") == before + 1
+        assert outcome(world, orders, told["bundle"]) == "ok"
+        return answered
+
+    assert at_every_step(world, act) > 6
+    assert world.operator().call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
+    assert {task["status"] for task in world.mint.state.tasks()} == {"ended"}
+
+
+def test_finishing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """A task whose row says ended is dead; finishing again works for its agent, and then it is."""
+    holder, session = world.open_session(agent)
+
+    def act(step: int) -> dict[str, Any] | None:
+        told = holder.call("POST", "/v1/tasks", LOOKUP).json()
+        path = f"/v1/tasks/{told['task']['id']}"
+        answered = crasher.ask(step, holder, "DELETE", path)
+        row = world.mint.state.task(told["task"]["id"])
+        assert row is not None
+        if row["status"] == "ended" or answered is not None:
+            assert outcome(world, orders, told["bundle"]) == "revoked"
+        assert holder.call("DELETE", path).json()["task"]["state"] == "ended"
+        assert outcome(world, orders, told["bundle"]) == "revoked"
+        return answered
+
+    assert at_every_step(world, act) > 10
+    assert count(world, "task.ended") == len(world.mint.state.tasks(session=session["id"]))
+
+
+def test_narrowing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """Nothing that was narrowed is alive once it was answered or recorded; doing it again gives what works."""
+    body = {"caveats": {"orders": [{"allow": [{"tool": "orders.get"}]}]}}
+
+    def act(step: int) -> dict[str, Any] | None:
+        running, recorded = started(world, agent), count(world, "task.narrowed")
+        path = f"/v1/tasks/{running.task}/narrow"
+        answered = crasher.ask(step, running.holder, "POST", path, body, f"k-{step}")
+        if answered is not None or count(world, "task.narrowed") > recorded:
+            assert outcome(world, orders, running.bundle) == "revoked"
+        told = repeat(running.holder, path, body, f"k-{step}", answered)
+        assert count(world, "task.narrowed") == recorded + 1
+        assert outcome(world, orders, running.bundle) == "revoked"
+        assert outcome(world, orders, told["bundle"]) == "ok"
+        assert len(world.mint.state.live_grants(running.task)) == 1
+        return answered
+
+    assert at_every_step(world, act) > 10
+
+
+def test_extending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """A grant is there with its event or not at all, and the repeat gets that one; the end of the task ends all."""
+    running = started(world, agent)
+    path = f"/v1/tasks/{running.task}/extend"
+
+    def act(step: int) -> dict[str, Any] | None:
+        before, key = count(world, "task.extended"), f"k-{step}"
+        answered = crasher.ask(step, running.holder, "POST", path, {}, key)
+        assert len(world.mint.state.live_grants(running.task)) == 1 + count(world, "task.extended")
+        told = repeat(running.holder, path, {}, key, answered)
+        assert count(world, "task.extended") == before + 1 == len(world.mint.state.live_grants(running.task)) - 1
+        assert {outcome(world, orders, bundle) for bundle in (running.bundle, told["bundle"])} == {"ok"}
+        return answered
+
+    assert at_every_step(world, act) > 6
+    last = running.holder.call("POST", path, {}).json()["bundle"]
+    assert running.holder.call("DELETE", f"/v1/tasks/{running.task}").status_code == 200
+    assert {outcome(world, orders, bundle) for bundle in (running.bundle, last)} == {"revoked"}
+
+
+def test_exchanging(world: World, crasher: Crasher, agent: KeyFile) -> None:
+    """A one-shot token is spent with what it was exchanged for, or not at all; the repeat gets that, no other call."""
+    world.realm.policy_path.write_text(POLICY)
+    world.mint.reload_policy()
+    service, payments = own_key(world, "orders"), verifier(world, "payments")
+    holder, _ = world.open_session(agent)
+    task = Task(Bundle.parse(holder.call("POST", "/v1/tasks", PAY).json()["bundle"]))
+    body = {"grant_type": GRANT_TYPE, "subject_token_type": TASK_TOKEN, "audience": "payments"}
+
+    def act(step: int) -> dict[str, Any] | None:
+        before = count(world, "token.exchanged")
+        asked = body | {"subject_token": task.call_token("orders", "orders.get", ORDER)}
+        answered = crasher.ask(step, service, "POST", "/v1/exchange", asked, f"k-{step}")
+        told = repeat(service, "/v1/exchange", asked, f"k-{step}", answered)
+        assert count(world, "token.exchanged") == before + 1
+        onwards, args = Task(Bundle.parse(told["bundle"])), ORDER | {"amount": 50}
+        text = onwards.call_token("payments", "payments.refund", args)
+        assert payments.decide(text, AccessRequest("payments.refund", args, now_ms())).code == "ok"
+        assert service.call("POST", "/v1/exchange", asked).json()["code"] == "replayed"
+        return answered
+
+    assert at_every_step(world, act) > 6
+
+
+def own_key(world: World, audience: str) -> Holder:
+    """A service that enrolled a key of its own."""
+    told = world.operator().call("POST", "/v1/services/invitations", {"audience": audience}).json()
+    service = Holder(world, SigningKey.generate(), None)
+    assert service.call("POST", "/v1/services/keys", {"enrolment": told["enrolment"]}).status_code == 201
+    return service

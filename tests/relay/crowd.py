@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A relay's hub with a clock that is moved by hand, and somebody behind it."""
+
+import pytest
+
+from arx_caps.relay.hub import Copy, Hub
+from arx_caps.relay.upstream import Granted
+from arx_verifier.epochs import State
+from arx_verifier.feed_relay import Page, Probe, Push, Told
+from arx_verifier.feed_wire import Crowd, Entry
+from arx_verifier.history import UNKNOWN, Place
+
+INC, MS, L_MS = "I" * 22, 1_000_000, 1_000
+
+
+BEGAN, OTHER = Place(INC, 5, "c" * 40), "d" * 40
+START = 10_000 * MS
+
+
+class World:
+    """A hub, its clock, and what it said upstream."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.state = State(INC, {}, {}, 5)
+        self.places = [Place("", number, UNKNOWN) for number in range(5)] + [BEGAN]
+        self.said: list[tuple[Crowd, bool, bool]] = []
+        self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
+        self.hub.take_copy(BEGAN)
+        self.grant()
+
+    def stand_for(self, inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
+        self.said.append((crowd, now, hurry))
+
+    def grant(self) -> None:
+        """Let upstream have asked now, and been answered."""
+        self.hub.take_grant(Granted(1_800_000_000_000 + self.now // MS, L_MS, 3_600_000, self.now))
+
+    def entry(self, seq: int) -> None:
+        """Let upstream learn of an entry."""
+        self.state.applied = seq
+        self.places.append(self.places[-1].after(INC, seq, "kill", "realm"))
+        self.hub.take_entry(Entry(INC, seq, "kill", "realm"), in_order=True)
+
+    def wait(self, ms: float) -> None:
+        """Let time pass."""
+        self.now += int(ms * MS)
+        self.hub.tick()
+
+    @property
+    def crowd(self) -> Crowd:
+        """What it says now of those behind it."""
+        return self.said[-1][0]
+
+
+class Somebody:
+    """Somebody behind the relay."""
+
+    def __init__(self, world: World, name: str = "v") -> None:
+        self.world, self.name = world, name
+        self.got: list[Told | Push | Page] = []
+        self.copy: Copy | None = None
+        self.dropped = False
+        world.hub.listeners.add(self)
+
+    def send(self, message: Told | Push | Page) -> None:
+        self.got.append(message)
+
+    def drop(self) -> None:
+        self.dropped = True
+        self.world.hub.take_end(self)
+
+    def probe(
+        self,
+        applied: int,
+        *,
+        inc: str = INC,
+        chain: str | None = None,
+        hurry: bool = False,
+        crowd: Crowd | None = None,
+    ) -> Told | None:
+        """Ask, by default as one who came by the same way; the answer, if it came at once."""
+        before, places = len(self.got), self.world.places
+        if chain is None:
+            chain = places[applied].chain if applied < len(places) else OTHER
+        self.world.hub.take_probe(self, Probe(self.name, inc, applied, chain, 1_000, hurry, crowd))
+        told = [message for message in self.got[before:] if isinstance(message, Told)]
+        return told[0] if told else None
+
+
+@pytest.fixture
+def world() -> World:
+    return World()

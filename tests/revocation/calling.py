@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store's functions, called raw, as any client could."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import RevocationStore
+
+SESSION, TASK = "session:s-" + "a" * 16, "task:t-" + "b" * 16
+KEEP_MS = 60 * 60 * 1000 + 90_000  # the longest life of a token, clocks apart, delays
+
+
+@pytest.fixture
+def raw(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.url) as client:
+        yield client
+
+
+@pytest.fixture
+def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
+    """Call arx1_bump with the header's incarnation, unless told otherwise."""
+
+    def call(op: str, *scopes: str, inc: str | None = None, seen: int = 0, chain: str = "", until_ms: str = "") -> Any:
+        keys = realm_store.keys.written
+        known = (inc or realm_store.header().inc, seen, chain)
+        return raw.fcall("arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *scopes)
+
+    return call
+
+
+@pytest.fixture
+def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
+    """Call arx1_probe, with the store's chain if not told; the reply is as ``functions.lua`` lists it."""
+
+    def call(inc: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
+        tag = f"arx:{{{realm_store.realm}}}:"
+        keys = [tag + part for part in ("h", "f", "b", "log", "v", "a")]
+        if chain is None:
+            chain = (realm_store.chain_at(applied) if applied >= 0 else None) or "0" * 40
+        return raw.fcall("arx1_probe", len(keys), *keys, name, inc, applied, chain, limit)
+
+    return call

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small journals, and decisions to write into them."""
+
+from pathlib import Path
+from typing import Any
+
+from arx_verifier.decisions import ChainFacts, Decision
+from arx_verifier.spool import Journal
+
+T0 = 1_700_000_000_000
+FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")
+KIB = 1024
+
+
+def allow(i: int = 0, **more: Any) -> Decision:
+    return Decision("ok", T0 + i, FACTS, f"tool.{i}", **more)
+
+
+def deny(i: int = 0, **more: Any) -> Decision:
+    return Decision("expired", T0 + i, FACTS, f"tool.{i}", **more)
+
+
+def small(folder: Path, **more: Any) -> Journal:
+    return Journal(folder, "v1", "orders", **({"segment_bytes": 64 * KIB, "max_bytes": 64 * KIB * 64} | more))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.arxj"))
