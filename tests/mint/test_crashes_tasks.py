@@ -10,6 +10,7 @@ from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile, SigningKey
 from arx_caps.service.exchanging import GRANT_TYPE, TASK_TOKEN
 from arx_verifier.access import AccessRequest
+from arx_verifier.proofs import MAX_AGE_MS
 from arx_verifier.verify import Verifier
 from tests.mint.dying import Crasher, agent, at_every_step, count, crasher, orders, outcome, repeat, started, world
 from tests.mint.test_exchange import ORDER, PAY, POLICY
@@ -108,10 +109,13 @@ def test_exchanging(world: World, crasher: Crasher, agent: KeyFile) -> None:
     body = {"grant_type": GRANT_TYPE, "subject_token_type": TASK_TOKEN, "audience": "payments"}
 
     def act(step: int) -> dict[str, Any] | None:
-        before = count(world, "token.exchanged")
-        asked = body | {"subject_token": task.call_token("orders", "orders.get", ORDER)}
-        answered = crasher.ask(step, service, "POST", "/v1/exchange", asked, f"k-{step}")
-        told = repeat(service, "/v1/exchange", asked, f"k-{step}", answered)
+        took_ms, key = MAX_AGE_MS, ""
+        while took_ms > MAX_AGE_MS // 2:  # a loaded machine may take longer to die than a call is good for
+            before, began, key = count(world, "token.exchanged"), now_ms(), f"{key}k-{step}"
+            asked = body | {"subject_token": task.call_token("orders", "orders.get", ORDER)}
+            answered = crasher.ask(step, service, "POST", "/v1/exchange", asked, key)
+            took_ms = now_ms() - began
+        told = repeat(service, "/v1/exchange", asked, key, answered)
         assert count(world, "token.exchanged") == before + 1
         onwards, args = Task(Bundle.parse(told["bundle"])), ORDER | {"amount": 50}
         text = onwards.call_token("payments", "payments.refund", args)
