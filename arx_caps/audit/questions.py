@@ -30,7 +30,7 @@ OUTCOMES: Final = {
     "gap": GAP,
 }
 _WORTH: Final = 20_000  # so many records of known nodes are gathered and sorted sooner than anything else is done
-_TOOLS: Final = 1_000  # different tools that a pattern is held against
+_TOOLS: Final = 1_000  # different tools that are held against a pattern; where there are more, each record's is
 
 
 class Total(NamedTuple):
@@ -128,6 +128,8 @@ def _streams(
     """
     within = list(_in_time(connection, question))
     tools = None if question.tool is None else _tools(connection, question.tool)
+    if question.tool is not None and tools is None:
+        within.append(_of_tool(question.tool))
     reasons = _reasons(connection, question.reason)
     if reached is not None and reached.complete:
         ids = [row.id for row in reached.nodes]
@@ -163,11 +165,22 @@ def _reasons(connection: Connection, reason: str | None) -> list[list[ColumnElem
     return [[_REFUSED, RECORD.c.code == reason], [_REFUSED, RECORD.c.code == "counted", at > 0]]
 
 
-def _tools(connection: Connection, pattern: str) -> list[str]:
+def _tools(connection: Connection, pattern: str) -> list[str] | None:
+    """Return the tools that a pattern means; None where there are too many different ones to look at each.
+
+    Whoever calls chooses what it calls a tool, and is refused, and recorded: an answer must not depend on how many
+    names somebody made up.
+    """
     if not pattern.endswith("*"):
         return [pattern]
-    some = zip(different(connection, RECORD.c.tool), range(_TOOLS), strict=False)
-    return [tool for tool, _ in some if matches_tool(pattern, tool)]
+    known = [tool for tool, _ in zip(different(connection, RECORD.c.tool), range(_TOOLS + 1), strict=False)]
+    return [tool for tool in known if matches_tool(pattern, tool)] if len(known) <= _TOOLS else None
+
+
+def _of_tool(pattern: str) -> ColumnElement[bool]:
+    """Say what holds for a tool that a pattern means."""
+    start = pattern[:-1]
+    return and_(func.substr(RECORD.c.tool, 1, len(start)) == start, func.length(RECORD.c.tool) > len(start))
 
 
 def _in_time(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
