@@ -22,6 +22,9 @@ from typing import Any, ClassVar, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from arx_caps.mint.problems import type_of
+from arx_verifier.errors import MEANINGS
+
 REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for an answer to be taken
 BACKLOG: Final = 512  # connections that wait to be accepted
 AT_ONCE: Final = 64  # accepted in one turn of the event loop; it takes some turns until a place is given back
@@ -37,6 +40,7 @@ class BoundedProtocol(H11Protocol):
 
     most: ClassVar[int] = MAX_CONNECTIONS
     held: ClassVar[dict["BoundedProtocol", None]]  # in the order in which they began to wait
+    issuer: ClassVar[str]
     leaving: ClassVar[bool] = False
     _timer: asyncio.TimerHandle | None = None
     _begun = False
@@ -67,8 +71,9 @@ class BoundedProtocol(H11Protocol):
         """Refuse what is no request of HTTP/1.1: as a problem, like every refusal, and with h11's better status."""
         error = sys.exc_info()[1]
         status = http.HTTPStatus(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
-        told = {"type": "about:blank", "title": status.phrase, "status": status.value}
-        told |= {"detail": msg.rstrip("."), "code": "malformed_request"}
+        code = "malformed_request"
+        told = {"type": type_of(code, self.issuer), "title": MEANINGS[code], "status": status.value}
+        told |= {"detail": msg.rstrip("."), "code": code}
         body = json.dumps(told).encode()
         headers = [
             (b"content-length", b"%d" % len(body)),
@@ -140,13 +145,17 @@ async def accept_last(listeners: Sequence[socket.socket]) -> None:
         await asyncio.sleep(0)  # the event loop accepts
 
 
-def bounded() -> type[BoundedProtocol]:
-    """Make the protocol of one server, with as many places as this process can open files."""
+def bounded(issuer: str) -> type[BoundedProtocol]:
+    """Make the protocol of one server, with as many places as this process can open files.
+
+    Args:
+        issuer: The mint's public base URL, for what refusals name.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     most = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - OTHER_FILES)
-    members: dict[str, Any] = {"most": max(most, 1), "held": {}}
+    members: dict[str, Any] = {"most": max(most, 1), "held": {}, "issuer": issuer}
     return type("Bounded", (BoundedProtocol,), members)

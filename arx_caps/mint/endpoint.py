@@ -176,9 +176,9 @@ async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
                 if admitted is None:
                     mint.limits.count_unproven(_peer(mint, request))
                 said = f"a body has at most {endpoint.limit} bytes"
-                return problems.problem("too_large", said, realm=mint.realm.name, headers={"Connection": "close"})
+                return problems.problem("too_large", said, realm=mint.realm, headers={"Connection": "close"})
     except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
-        return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm.name)
+        return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm)
     response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw), admitted)
     return response
 
@@ -213,7 +213,7 @@ def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitte
 
 def _refuse(mint: Mint, request: Request, error: ArxError, headers: dict[str, str]) -> Response:
     note(request, code=error.code)
-    response = problems.of_error(error, mint.realm.name)
+    response = problems.of_error(error, mint.realm)
     response.headers.update(headers)
     return response
 

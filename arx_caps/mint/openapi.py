@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from arx_caps.mint.codes import find_code
 from arx_caps.mint.endpoint import Bytes, Endpoint, File, NoBody
 from arx_caps.mint.once import HEADER
-from arx_caps.mint.problems import Problem, status_of
+from arx_caps.mint.problems import Problem
 
 PATH: Final = "/openapi.json"
 SCHEME: Final = "dpop"
@@ -52,6 +53,21 @@ _ONCE: Final = {
 }
 
 
+_HEADERS: Final = {
+    "Retry-After": {
+        "required": True,
+        "description": "After so many seconds it may be otherwise.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "WWW-Authenticate": {
+        "required": True,
+        "description": "The challenge of RFC 9449 7.1.",
+        "schema": {"type": "string"},
+    },
+}
+_WITH: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+
+
 class OpenRoute(NamedTuple):
     """A route that needs no proof, as it is described.
 
@@ -59,11 +75,13 @@ class OpenRoute(NamedTuple):
         path: Its path.
         summary: What it answers.
         answers: The type of each status' answer; None for text.
+        problems: The codes that it can be refused with, beside ``internal``.
     """
 
     path: str
     summary: str
     answers: dict[int, type | None]
+    problems: tuple[str, ...] = ()
 
 
 def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issuer: str) -> dict[str, Any]:
@@ -111,7 +129,7 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
         operation["description"] = (
             f"For {' and '.join(f'{kind}s' for kind in endpoint.callers)}; a token must allow `{endpoint.action}`."
         )
-    operation["parameters"] = [_PROOF, *_path_members(endpoint), *_query_members(endpoint)]
+    operation["parameters"] = [_PROOF, *_path_members(endpoint.path), *_query_members(endpoint)]
     if endpoint.again is not None:
         operation["parameters"].append(_ONCE)
     if endpoint.body is not NoBody:
@@ -142,23 +160,22 @@ def _open_operation(route: OpenRoute, named: Named) -> dict[str, Any]:
             schema = {"application/json": {"schema": named.get(kind, {"type": "object"})}}
         answers[str(status)] = {"description": http.HTTPStatus(status).phrase, "content": schema}
     name = re.sub(r"\W+", "_", route.path).strip("_")
-    refused = _refusals(("internal",))
-    return {
-        "operationId": name,
-        "summary": route.summary,
-        "tags": ["open"],
-        "security": [],
-        "responses": answers | refused,
-    }
+    operation = {"operationId": name, "summary": route.summary, "tags": ["open"], "security": []}
+    members = _path_members(route.path)
+    return (
+        operation
+        | ({"parameters": members} if members else {})
+        | {"responses": answers | _refusals(("internal", *route.problems))}
+    )
 
 
 def _summary(endpoint: Endpoint) -> str:
     return (inspect.getdoc(endpoint.handler) or "").partition("\n")[0]
 
 
-def _path_members(endpoint: Endpoint) -> list[dict[str, Any]]:
+def _path_members(path: str) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1}
-    names = _MEMBER.findall(endpoint.path)
+    names = _MEMBER.findall(path)
     return [{"name": name, "in": "path", "required": True, "schema": text} for name in names]
 
 
@@ -186,7 +203,9 @@ def _refusals(codes: Iterable[str]) -> dict[str, Any]:
     """Describe what a call can be refused with: one answer a status, which names its codes."""
     by_status: dict[int, list[str]] = {}
     for code in sorted(codes):
-        by_status.setdefault(status_of(code), []).append(code)
+        known = find_code(code)
+        assert known is not None, code
+        by_status.setdefault(known.status, []).append(code)
     problem = {"$ref": _REF.format(name=Problem.__name__)}
     return {
         str(status): {
@@ -195,5 +214,6 @@ def _refusals(codes: Iterable[str]) -> dict[str, Any]:
                 _PROBLEM: {"schema": {"allOf": [problem, {"properties": {"code": {"enum": found}}}]}},
             },
         }
+        | ({"headers": {name: _HEADERS[name] for name in _WITH[status]}} if status in _WITH else {})
         for status, found in sorted(by_status.items())
     }

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the mint says no: RFC 9457 problems with a stable code.  SPEC 13.
+"""How the mint says no: RFC 9457 problems with a stable code.  SPEC 13, 22.2.
 
-``STATUS`` is the whole set of codes that the mint adds to ``REASONS``.  A problem says what was expected; never a key,
-a token, or a line of a program.
+A problem says what was expected; never a key, a token, or a line of a program.  Which codes there are is in ``codes``.
 """
 
 import http
@@ -17,44 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from arx_caps.mint.codes import PATH, find_code
 from arx_caps.mint.limits import TooOftenError
 from arx_caps.mint.observing import REQUEST_ID, id_of
-from arx_verifier.errors import REASONS, ArxError, Failure
+from arx_caps.realm import Realm
+from arx_verifier.errors import ArxError, Failure
 
-STATUS: Final = {
-    "attenuation": 400,
-    "bad_assertion": 401,
-    "bad_enrolment": 401,
-    "bad_proof": 401,
-    "bad_subject_token": 401,
-    "bad_workload_token": 401,
-    "bad_batch": 403,
-    "not_granted": 403,
-    "exchange_not_allowed": 403,
-    "wrong_caller": 403,
-    "session_ended": 403,
-    "session_not_allowed": 403,
-    "subject_not_allowed": 403,
-    "subject_required": 403,
-    "too_many_sessions": 403,
-    "unknown_task": 403,
-    "bad_parameters": 403,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "agent_exists": 409,
-    "operator_exists": 409,
-    "key_enrolled": 409,
-    "conflict": 409,
-    "too_large": 413,
-    "unsupported_media_type": 415,
-    "idempotency_mismatch": 422,
-    "policy": 422,
-    "rate_limited": 429,
-    "internal": 500,
-    "tampered": 500,
-    "incomplete": 503,
-    "issuer_unavailable": 503,
-}
 _OF_HTTP: Final = {404: "not_found", 405: "method_not_allowed"}
 _PROOF_CODES: Final = ("bad_proof", "replayed")
 RETRY_AFTER_S: Final = "1"  # a lease is renewed several times in this time
@@ -72,7 +39,7 @@ class FailureShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal (RFC 9457); ``code`` is what a program goes by, ``detail`` is for people."""
+    """A refusal (RFC 9457); ``code`` is what a program goes by, ``detail`` is for people, ``type`` tells them more."""
 
     type: str
     title: str
@@ -82,20 +49,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[FailureShown] | UnsetType = UNSET
 
 
-def status_of(code: str) -> int:
-    """Return the HTTP status of a code.
-
-    Args:
-        code: A key of ``REASONS`` or of ``STATUS``.
-    """
-    return STATUS[code] if code in STATUS else REASONS[code].status
+def type_of(code: str, issuer: str) -> str:
+    """Return the address at which a mint explains a code."""
+    return f"{issuer}{PATH}{code}"
 
 
 def problem(
     code: str,
     detail: str,
     *,
-    realm: str,
+    realm: Realm,
     failures: Sequence[Failure] = (),
     headers: dict[str, str] | None = None,
     status: int | None = None,
@@ -103,18 +66,19 @@ def problem(
     """Write a refusal.
 
     Args:
-        code: A key of ``REASONS`` or of ``STATUS``.
+        code: One that ``find_code`` knows.
         detail: A sentence for people; no secret.
-        realm: The realm's name, for the challenge of a 401.
+        realm: The realm.
         failures: What was expected and what came.
         headers: More headers.
-        status: Where the code is in neither table.
+        status: Another status than the code's own.
     """
+    known = find_code(code)
     if status is None:
-        status = status_of(code)
+        status = known.status if known is not None else http.HTTPStatus.INTERNAL_SERVER_ERROR
     told = Problem(
-        type="about:blank",
-        title=http.HTTPStatus(status).phrase,
+        type=type_of(code, realm.issuer),
+        title=known.means if known is not None else http.HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         code=code,
@@ -124,7 +88,7 @@ def problem(
     if status == http.HTTPStatus.UNAUTHORIZED:
         error = "invalid_dpop_proof" if code in _PROOF_CODES else "invalid_token"
         said = "" if code == "missing_token" else f', error="{error}"'
-        sent["WWW-Authenticate"] = f'DPoP realm="{realm}", algs="EdDSA Ed25519"{said}'
+        sent["WWW-Authenticate"] = f'DPoP realm="{realm.name}", algs="EdDSA Ed25519"{said}'
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         sent["Retry-After"] = RETRY_AFTER_S
     # Beyond ASCII is escaped: what a stranger sent could hold half a surrogate, which UTF-8 has no bytes for.
@@ -132,10 +96,9 @@ def problem(
     return Response(body, status, sent, media_type="application/problem+json")
 
 
-def of_error(error: ArxError, realm: str) -> Response:
+def of_error(error: ArxError, realm: Realm) -> Response:
     """Write the refusal that an error is."""
-    known = error.code in STATUS or error.code in REASONS
-    status = None if known else error.status_hint
+    status = error.status_hint if find_code(error.code) is None else None
     headers = {"Retry-After": str(error.wait_s)} if isinstance(error, TooOftenError) else None
     return problem(error.code, str(error), realm=realm, failures=error.failures, status=status, headers=headers)
 
@@ -144,7 +107,7 @@ def of_http(request: Request, error: Exception) -> Response:
     """Write what the framework refused: an unknown path or another method."""
     assert isinstance(error, HTTPException)
     code = _OF_HTTP.get(error.status_code, "malformed_request")
-    realm = request.app.state.mint.realm.name
+    realm = request.app.state.mint.realm
     return problem(code, str(error.detail), realm=realm, headers=dict(error.headers or {}), status=error.status_code)
 
 
@@ -152,6 +115,6 @@ def of_bug(request: Request, error: Exception) -> Response:
     """Write that something went wrong here; what, is for the log alone."""
     number = id_of(request)
     _log.error("failed", exc_info=error, extra={"facts": {"request": number}})
-    realm = request.app.state.mint.realm.name
+    realm = request.app.state.mint.realm
     headers = {REQUEST_ID: number} if number is not None else None
     return problem("internal", "the mint failed to answer; its log says more", realm=realm, headers=headers)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.mint import openapi
+from arx_caps.mint import codes, openapi, problems
 from arx_caps.mint.endpoint import Answer
 from arx_caps.mint.observing import note
 from arx_caps.mint.openapi import OpenRoute
@@ -39,6 +39,7 @@ OPEN: Final = (
     OpenRoute("/healthz", "Say that the process answers.", {200: Health}),
     OpenRoute("/readyz", "Say whether the mint can grant.", {200: Readiness, 503: Readiness}),
     OpenRoute(openapi.PATH, "Describe this API.", {200: dict}),
+    OpenRoute(f"{codes.PATH}{{code}}", "Explain a code of a refusal.", {200: None}, ("not_found",)),
 )
 
 
@@ -58,6 +59,17 @@ async def readyz(request: Request) -> Response:
     return _json(msgspec.json.encode(Readiness(ready=not because, because=because, log=log)), 503 if because else 200)
 
 
+async def explain(request: Request) -> Response:
+    """Explain a code of a refusal: what its ``type`` leads to."""
+    note(request, route=f"{codes.PATH}{{code}}")
+    code = request.path_params["code"]
+    known = codes.find_code(code)
+    if known is None:
+        return problems.problem("not_found", "there is no such code", realm=request.app.state.mint.realm)
+    text = f"{code} ({known.status})\n\n{known.means}\n\nwhat to do: {known.do}\n"
+    return Response(text, 200, dict(_HEADERS), media_type="text/plain")
+
+
 def routes(description: Mapping[str, Any]) -> list[Route]:
     """Return the open routes.
 
@@ -71,7 +83,7 @@ def routes(description: Mapping[str, Any]) -> list[Route]:
         note(request, route=openapi.PATH)
         return _json(document)
 
-    served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe}
+    served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe, f"{codes.PATH}{{code}}": explain}
     return [Route(each.path, served[each.path]) for each in OPEN]
 
 

@@ -297,7 +297,6 @@ _NOT_RENEWED: Final = (
 NOT_STARTED: Final = (
     "bad_parameters",
     "conflict",
-    "not_granted",
     "session_ended",
     "subject_not_allowed",
     "subject_required",

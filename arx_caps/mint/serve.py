@@ -112,7 +112,7 @@ def serve(
         listener.close()
         mint.close()
         raise
-    protocol = bounded()
+    protocol = bounded(realm.issuer)
     server = _Server(_config(app, protocol))
     server.protocol = protocol
     server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}

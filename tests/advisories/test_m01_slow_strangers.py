@@ -19,7 +19,7 @@ from arx_caps.mint import connections
 from arx_caps.mint.app import create_app
 from arx_caps.mint.connections import bounded
 from tests.agent.live import serving
-from tests.mint.world import local_mint, make_realm
+from tests.mint.world import ISSUER, local_mint, make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -30,7 +30,7 @@ PARTS = (b"", b"POST /v1/sessions HT", b"POST /v1/sessions HTTP/1.1\r\nHost: x\r
 @pytest.fixture
 def protocol(monkeypatch: pytest.MonkeyPatch) -> type[connections.BoundedProtocol]:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", PLACES)
-    return bounded()
+    return bounded(ISSUER)
 
 
 @pytest.fixture

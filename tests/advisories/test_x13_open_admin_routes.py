@@ -18,7 +18,7 @@ from arx_verifier.errors import GrantError
 from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
-OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")  # and /.well-known/…
+OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/problems/{code}")  # and /.well-known/…
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
 from arx_verifier.service import read_service_file
 from tests.cli.test_restoring import AGENTS, DOCS, Keeper, script
-from tests.house.test_docs import blocks
+from tests.house.pages import blocks
 from tests.postgres import Postgres
 from tests.servers import until
 

@@ -12,8 +12,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
 from arx_caps.mint.app import ENDPOINTS, describe_api
+from arx_caps.mint.codes import CODES, find_code
 from arx_caps.mint.endpoint import NoBody
-from arx_caps.mint.problems import STATUS
 from arx_verifier.errors import REASONS
 from tests.cli.helpers import arx
 from tests.mint.world import ISSUER, World, local_world
@@ -77,8 +77,27 @@ def _codes(answer: dict[str, Any]) -> list[str]:
 def test_every_code_of_the_mint_is_somebodys() -> None:
     """A code that no route can answer is one that nobody needs; one that is in no table cannot be named."""
     used = {code for endpoint in ENDPOINTS for code in endpoint.codes}
-    assert used <= set(STATUS) | set(REASONS)
-    assert set(STATUS) - used == {"attenuation", "method_not_allowed"}  # the verifier's; what no route answers
+    assert used <= set(CODES) | set(REASONS)
+    assert set(CODES) - used == {"method_not_allowed"}  # what no route answers
+
+
+def test_a_refusal_names_an_address_that_explains_it(world: World) -> None:
+    """A problem's type is of its code and leads, without a proof, to what that means and what to do."""
+    for method, path, code in (
+        ("GET", "/v1/sessions", "missing_token"),
+        ("GET", "/v1/nothing", "not_found"),
+        ("PUT", "/v1/sessions", "method_not_allowed"),
+        ("GET", "/problems/nothing", "not_found"),
+    ):
+        told = world.client.request(method, path).json()
+        known = find_code(code)
+        assert known is not None
+        assert (told["code"], told["title"], told["type"]) == (code, known.means, f"{ISSUER}/problems/{code}")
+        explained = world.client.get(told["type"])
+        assert explained.headers["content-type"].startswith("text/plain")
+        assert explained.text == f"{code} ({told['status']})\n\n{known.means}\n\nwhat to do: {known.do}\n"
+    for code in {*CODES, *REASONS}:
+        assert world.client.get(f"/problems/{code}").status_code == 200
 
 
 def test_it_is_served_and_printed(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 from arx_caps.mint.app import create_app
 from arx_caps.mint.connections import bounded
 from tests.agent.live import serving
-from tests.mint.world import local_mint, make_realm
+from tests.mint.world import ISSUER, local_mint, make_realm
 
 pytestmark = pytest.mark.servers
 HOST = b"Host: x\r\n"
@@ -19,7 +19,7 @@ HOST = b"Host: x\r\n"
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     mint, _ = local_mint(make_realm(tmp_path_factory.mktemp("realm") / "realm"))
-    with serving(create_app(mint), http=bounded(), log_config=None, lifespan="off") as port:
+    with serving(create_app(mint), http=bounded(ISSUER), log_config=None, lifespan="off") as port:
         yield port
     mint.close()
 
