@@ -137,15 +137,15 @@ def test_two_mints_from_copies(keeper: Keeper, postgres: Postgres, valkey: Embed
         shutil.copy2(keeper.folder / ".arx" / name, copy)
     shutil.copytree(keeper.folder / ".arx/keys", copy / "keys")
     serve = script(PAGE, "arx init --name acme").splitlines()[-1].partition("#")[0].strip()
-    keeper._start(f"{serve} --port {ports[0]}", "")
-    keeper._start(f"{serve} --realm-dir other/.arx --port {ports[1]}", "")
+    keeper.console(f"$ {serve} --port {ports[0]} &\n")
+    keeper.console(f"$ {serve} --realm-dir other/.arx --port {ports[1]} &\n")
     second = f"http://127.0.0.1:{ports[1]}"
     until(lambda: '"ready":true' in keeper.run(f"curl -s {second}/readyz"))
     keeper.run(f"arx agent enrol {AGENTS}/triage --key-out triage.key")
     keeper.run("arx session open --key triage.key --out session")
     # At the second one, as the proxy would ask it, under the issuer's name.
     keeper.stop()
-    keeper._start(f"{serve} --realm-dir other/.arx --port {ports[0]}", "")
+    keeper.console(f"$ {serve} --realm-dir other/.arx --port {ports[0]} &\n")
     keeper.run("arx task start lookup --param order_id=o-1 --session session --out task")
     keeper.stop()
     keeper.run("arx mint migrate --check --realm-dir other/.arx")
