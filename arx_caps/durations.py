@@ -13,24 +13,25 @@ MAX_MS: Final = 366 * UNITS["d"]  # longer than anything here lives; keeps sums 
 _FORM: Final = re.compile(r"(0|[1-9][0-9]{0,14})(ms|s|m|h|d)")
 
 
-def parse_duration(text: Any) -> int:
+def parse_duration(text: Any, most_ms: int = MAX_MS) -> int:
     """Read a duration.
 
     Args:
         text: A whole number and a unit: ``ms``, ``s``, ``m``, ``h`` or ``d``.
+        most_ms: The longest that is taken, whole days; one year when left out.
 
     Returns:
-        Milliseconds, 0 to one year.
+        Milliseconds, 0 to ``most_ms``.
 
     Raises:
-        ValueError: Another form, or longer than a year.
+        ValueError: Another form, or longer than that.
     """
     form = _FORM.fullmatch(text) if isinstance(text, str) else None
     if form is None:
         raise ValueError('a duration is a whole number and a unit, such as "500ms", "60s", "10m", "8h" or "2d"')
     length = int(form[1]) * UNITS[form[2]]
-    if length > MAX_MS:
-        raise ValueError("a duration is at most 366d")
+    if length > most_ms:
+        raise ValueError(f"a duration is at most {most_ms // UNITS['d']}d")
     return length
 
 

@@ -10,7 +10,7 @@ import click
 from arx_caps.cli.caller import Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object
-from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_json, show_time
@@ -26,7 +26,7 @@ _ABOUT_TEXTS: Final = (
 )
 
 
-@click.group("agent")
+@click.group("agent", cls=Verbs)
 def agent_command() -> None:
     """Enrol, describe, list and deactivate agents, and rotate their keys."""
 
@@ -63,7 +63,11 @@ def enrol(
     workload: bool,
     **about: str | None,
 ) -> None:
-    """Enrol the agent PATH, with a key or as a workload."""
+    """Enrol the agent PATH, with a key or as a workload.
+
+    \b
+        arx agent enrol acme/support/triage --key-out triage.key.json
+    """
     _checked(path)
     if [key_out is not None, public_jwk is not None, workload].count(True) != 1:
         raise click.UsageError(

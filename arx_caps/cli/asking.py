@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 RECORDS: Final = "/v1/audit/records"
 NODES: Final = "/v1/audit/nodes"
 PAGE: Final = 1000
+LONGEST_AGO_MS: Final = 36_525 * 86_400_000  # a century: records are kept for years, other than anything that lives
 _WHOSE: Final = ("session", "agent", "subject", "task", "link")
 _NAMES: Final = (*_WHOSE, "tool", "reason", "since", "until")
 
@@ -30,7 +31,7 @@ class Since(Moment):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read it."""
         try:
-            return time.time_ns() // 1_000_000 - parse_duration(value)
+            return time.time_ns() // 1_000_000 - parse_duration(value, LONGEST_AGO_MS)
         except ValueError:
             return super().convert(value, param, ctx)
 

@@ -22,7 +22,7 @@ from arx_caps.cli.audit_retention import erase_command, prune_command
 from arx_caps.cli.audit_trail import runs_command, tail_command, trail_command
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_private
-from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console, pairs, plain
 from arx_caps.cli.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.values import show_time
@@ -31,7 +31,7 @@ from arx_caps.realm import Realm
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group("audit")
+@click.group("audit", cls=Verbs)
 def audit_command() -> None:
     """Ask the audit log, and check it and proofs of it offline."""
 

@@ -43,6 +43,9 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
 
     jsonl and csv have one record a line; ocsf are events of OCSF 1.8; a selection has each record with the proof that
     it is in the log, as `arx audit verify` checks it.  With --resume, give the same filters and format.
+
+    \b
+        arx audit export --format csv --since 2026-01-01T00:00:00Z --out decisions.csv
     """
     from arx_caps.audit.exports import form_of
 

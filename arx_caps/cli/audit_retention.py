@@ -6,11 +6,13 @@ from typing import Final
 import click
 
 from arx_caps.cli.asking import Since
+from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_time
 from arx_caps.revocation import parse_scope
+from arx_verifier.errors import RequestError
 from arx_verifier.scopes import subject_scope
 
 TIMEOUT_S: Final = 3600.0  # millions of records are written over, one by one
@@ -67,8 +69,11 @@ def erase_command(
         raise click.UsageError("say whose: --subject, --person or --before, one of them")
     if person is not None:
         scope = subject_scope(*person)
-    elif scope is not None and parse_scope(scope).kind != "subject":
-        raise click.BadParameter(f"{scope[:60]!r} names no subject; one looks like subject:…", param_hint="--subject")
+    elif scope is not None and not _names_a_person(scope):
+        raise Stop(
+            f"{scope[:60]!r} names no subject; one looks like subject:…",
+            hint="`arx session show` has it; or name them as their identity provider does: --person ISSUER SUBJECT",
+        )
     what = f"all that is told of {scope}" if scope is not None else f"all bodies from before {show_time(before or 0)}"
     console.confirm(f"erase {what}, for good?", yes=yes)
     body = {"subject": scope, "before": before, "reason": reason}
@@ -79,3 +84,10 @@ def erase_command(
         ("its events", answer["events"]),
     ]
     console.data("audit-erased", answer, lambda: pairs(rows))
+
+
+def _names_a_person(scope: str) -> bool:
+    try:
+        return parse_scope(scope).kind == "subject"
+    except RequestError:
+        return False

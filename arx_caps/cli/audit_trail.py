@@ -40,6 +40,9 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
     """Ask the log: who did what, through whom, under which policy, and why it was allowed or not.
 
     All filters hold together.  A session, task or link finds what is above and below it; alone, it is shown as a tree.
+
+    \b
+        arx audit trail --agent acme/support/worker --reason deny --since 1h
     """
     mint = place.mint()
     if asking.one_id is not None and not (flat or jsonl) and _tree(console, mint, asking):
@@ -91,7 +94,8 @@ def runs_command(console: Console, place: Place) -> None:
 
     A run that is open and silent was killed, has a mint or a network that it cannot reach, or keeps its records back.
     """
-    runs = place.mint().call("GET", "/v1/audit/runs")["runs"]
+    mint = place.mint()
+    runs = mint.call("GET", "/v1/audit/runs")["runs"]
     now = now_ms()
     heads = ("SERVICE", "VERIFIER", "RUN", "RECORDS", "LOST", "STATE")
     rows = [
@@ -106,6 +110,20 @@ def runs_command(console: Console, place: Place) -> None:
         for run in runs
     ]
     console.data("audit-runs", {"runs": runs}, lambda: table(heads, rows))
+    for audience in _silent(mint, {run["service"] for run in runs}):
+        console.hint(
+            f"nothing of {audience} has come: what it decides is on its own machine alone (`arx decisions`) until it"
+            " ships it (`arx service join`, `arx ship`)"
+        )
+
+
+def _silent(mint: Caller, heard: set[str]) -> list[str]:
+    """Name the enrolled services of which the log has nothing; whoever may not list them is told of none."""
+    try:
+        services, _ = mint.rows("/v1/services", "services")
+    except Stop:
+        return []
+    return [name for name in (str(service["audience"]) for service in services) if name not in heard]
 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:

@@ -191,4 +191,8 @@ def _stop(error: ArxError) -> Stop:
     # Who is killed or frozen is known; to sign in again would not help.
     if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "banned"):
         return Stop(str(error), exits.UNAUTHENTICATED, code=error.code)
+    if error.code == "tool_not_allowed":
+        return Stop(
+            str(error), exits.DENIED, hint="`arx whoami` says who this key is and what it may do", code=error.code
+        )
     return Stop(str(error), exits.USAGE if error.status_hint in MALFORMED else exits.DENIED, code=error.code)

@@ -97,6 +97,9 @@ def decisions_command(
     """Show what verifiers decided, and why; the records of this machine's journals.
 
     The journal of a service that joined lies beside its service file and not in the realm's folder: --journal FILE.
+
+    \b
+        arx decisions --code deny --follow
     """
     folders = [_folder_of(each) for each in journals] or [realm_dir / "journals"]
     if missing := [folder for folder in folders if not folder.is_dir()]:

@@ -15,6 +15,7 @@ from arx_caps.cli.doctor_check import Check
 from arx_caps.cli.doctor_history import check_history
 from arx_caps.cli.doctor_users import ANYBODY, wide_users
 from arx_caps.cli.place import store_url
+from arx_caps.cli.values import show_span
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import look, must_attest
@@ -216,7 +217,7 @@ def _registry(patient: Patient) -> Check:
     age_ms = registry.at_ms - registry.since_ms
     if age_ms <= header.lease_ms:
         return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed once it is older than a lease")
-    return Check("registry", True, f"{registry.verifiers} heard of lately, known for {age_ms // 1000} s")
+    return Check("registry", True, f"{registry.verifiers} heard of lately, known for {show_span(age_ms)}")
 
 
 def _verifiers(patient: Patient) -> Check:
@@ -231,10 +232,10 @@ def _verifiers(patient: Patient) -> Check:
         worst = max(late, key=lambda verifier: verifier.age_ms)
         found = f"{len(late)} of {len(seen)} lag: {worst.id} is at {worst.applied} of {header.seq}"
         mend = "look at that process and its link to the store; until it follows again it refuses every call"
-        return Check("verifiers", False, f"{found}, heard {worst.age_ms} ms ago", mend)
+        return Check("verifiers", False, f"{found}, heard {show_span(worst.age_ms)} ago", mend)
     quiet = ""
     if silent:
-        named = f"{silent[0].id}, heard {silent[0].age_ms} ms ago"
+        named = f"{silent[0].id}, heard {show_span(silent[0].age_ms)} ago"
         quiet = f"; {len(silent)} more have ended, or hold no lease and accept nothing ({named})"
     return Check("verifiers", True, f"{len(seen) - len(silent)} have applied every kill{quiet}")
 

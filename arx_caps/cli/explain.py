@@ -66,7 +66,11 @@ class _NothingSpent:
 @common_options
 @pass_console
 def explain_command(console: Console, /, file: str, tool: str, arguments: tuple[str, ...], **where: Any) -> None:
-    """Say whether a call with this token would be allowed; exits with 1 when it would be denied."""
+    """Say whether a call with this token would be allowed; exits with 1 when it would be denied.
+
+    \b
+        arx token explain task.bundle --tool orders.get --arg order_id=o-1001
+    """
     holding = Holding.read(file)
     service = read_service_file(where["service"]) if where["service"] else None
     audience = where["audience"] or (service.audience if service else None)

@@ -41,6 +41,21 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         setattr(ctx.ensure_object(Console), param.name.removeprefix("common_"), True)
 
 
+class Verbs(click.Group):
+    """A noun with its verbs; each verb's first sentence is listed whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what click would cut at the width of a line."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            assert command is not None
+            rows.append((name, " ".join((command.help or "").split("\n\n")[0].split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+Verbs.group_class = Verbs
 yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask")
 out_option = click.option(
     "--out",

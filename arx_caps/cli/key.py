@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_text
-from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.mint import passphrase_option, read_passphrase
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
@@ -18,7 +19,7 @@ from arx_caps.realm import Realm
 TIMEOUT_S = 60.0  # a retired key is answered for when its leases are over
 
 
-@click.group("key")
+@click.group("key", cls=Verbs)
 def key_command() -> None:
     """Make, rotate, retire and reseal root keys; no call is refused on the way."""
 
@@ -69,7 +70,12 @@ def rotate(console: Console, place: Place, now: bool) -> None:
 def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> None:
     """Retire the root key NAME for good: it is accepted nowhere any more, within a lease."""
     console.confirm(f"retire the root key {name[:16]} for good?", yes=yes)
-    answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{_quoted(name)}/retire", {"now": now})
+    try:
+        answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{_quoted(name)}/retire", {"now": now})
+    except Stop as error:
+        if error.code == "conflict":
+            error.hint = "`arx key list` shows which key mints for whom; --now is for a key that was stolen"
+        raise
     kill = answer.get("kill") or {}
     console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("ban", kill.get("summary"))]))
 

@@ -89,6 +89,10 @@ _SCOPES: Final = """
     A SCOPE is KIND:ID, such as session:s-abcdefghijklmnop, or the word realm; one kind may stand before its ids:
     `arx kill session s-abcdefghijklmnop`.  Exits with 0 only when every verifier has confirmed, with 3 when that is
     not known.
+
+    \b
+        arx kill agent:acme/support/worker --reason "it went astray"
+        arx freeze session s-abcdefghijklmnop --reason "what is it doing?"
 """
 kill_command: Final = scope_command(
     KILL,
@@ -141,6 +145,9 @@ def _act(
     if by == "mint" and caller is not None and action in (KILL, FREEZE):
         for doubt in doubts_of(caller, scopes):
             console.hint(doubt)
+    if by == "mint" and caller is not None and action in (THAW, REINSTATE):
+        for scope, state in over_of(caller, scopes):
+            console.hint(f"{scope} is {state}, and stays so: no token of it works again; a new one can be had")
     click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
 
 
@@ -196,6 +203,18 @@ def doubts_of(caller: Caller, scopes: Sequence[str]) -> list[str]:
             if error.code == "not_found":
                 doubts.append(f"the mint has no {scope}: is it spelt right?")
     return doubts
+
+
+def over_of(caller: Caller, scopes: Sequence[str]) -> list[tuple[str, str]]:
+    """Ask the mint, after a ban was lifted, which sessions and tasks are over all the same, and how that came."""
+    caller.set_timeout(LOOK_S)
+    found = []
+    for scope in parse_scopes(scopes[:MOST_LOOKED_AT]):
+        if scope.kind in ("session", "task"):
+            with contextlib.suppress(Stop):
+                state = caller.call("GET", f"/v1/{scope.kind}s/{scope.name}")[scope.kind]["state"]
+                found += [(str(scope), str(state))] if state not in ("open", "frozen") else []
+    return found
 
 
 def _ask_reason(console: Console) -> str:

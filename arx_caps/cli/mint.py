@@ -10,7 +10,7 @@ import click
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_text
-from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console, json_line, plain, table
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.values import Duration, show_json, show_time
@@ -31,7 +31,7 @@ def read_passphrase(file: str | None) -> str | None:
     return read_text(file) if file else os.environ.get(PASSPHRASE)
 
 
-@click.group("mint")
+@click.group("mint", cls=Verbs)
 def mint_command() -> None:
     """Run the mint alone, with a store of your own; read what it recorded."""
 

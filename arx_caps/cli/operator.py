@@ -10,7 +10,7 @@ from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object
-from arx_caps.cli.frame import common_options, pass_console, yes_option
+from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.mint import passphrase_option, read_passphrase
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
@@ -30,7 +30,7 @@ key_out_option = click.option(
 public_jwk_option = click.option("--public-jwk", metavar="FILE", help="a public key that was made elsewhere")
 
 
-@click.group("operator")
+@click.group("operator", cls=Verbs)
 def operator_command() -> None:
     """Enrol operators, give them roles, get back in."""
 
@@ -53,7 +53,11 @@ def enrol(
     key_out: Path | None,
     public_jwk: str | None,
 ) -> None:
-    """Enrol the operator NAME with a key and a role."""
+    """Enrol the operator NAME with a key and a role.
+
+    \b
+        arx operator enrol night-watch --role responder --key-out night-watch.key
+    """
     asked = _role(role, rules)
     if (key_out is None) == (public_jwk is None):
         raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
@@ -121,9 +125,11 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
     mint = place.mint()
     public = _key(_checked(name), mint.issuer, key_out, public_jwk)
     try:
-        _tell(console, mint.call("PATCH", f"/v1/operators/{name}", {"add_jwk": public.jwk}))
+        operator = mint.call("PATCH", f"/v1/operators/{name}", {"add_jwk": public.jwk})
     except Stop as error:
         raise _without(error, key_out) from error
+    added = [("added", public.kid), ("key file", key_out)]
+    console.data("operator", {"operator": operator, "kid": public.kid}, lambda: pairs([*facts_of(operator), *added]))
 
 
 @key_command.command("remove")
@@ -177,6 +183,8 @@ def recover(
         raise
     value = {"operator": name, "role": "admin", "kid": key.key.public.kid, "key_file": str(key_out)}
     console.data("operator", value, lambda: pairs(facts_of(value)))
+    if key_out.resolve() != realm.operator_key_path.resolve():
+        console.hint(f"use it with --operator-key {key_out}, or ARX_OPERATOR_KEY")
     console.hint(
         f"keys that {name} had before are still enrolled: `arx operator show {name}`, `arx operator key remove`"
     )

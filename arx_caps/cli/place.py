@@ -141,6 +141,8 @@ class Place:
 
         if not self.operator_key.exists():
             hint = "name one with --operator-key, or the realm's folder with --realm-dir or ARX_HOME"
+            if (self.realm_dir / "realm.toml").exists():
+                hint += f"; if all are lost: `arx operator recover --key-out {self.operator_key}`"
             raise Stop(f"{self.operator_key}: there is no operator's key", hint=hint, code="no_key")
         return Caller.operator(self.operator_key, self.issuer, timeout_s)
 

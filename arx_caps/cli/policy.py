@@ -9,7 +9,7 @@ import click
 
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import write_private
-from arx_caps.cli.frame import common_options, out_option, pass_console
+from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import Duration, read_pairs, show_json, show_time
@@ -23,7 +23,7 @@ _file_option = click.option("--file", help="a policy file; else the policy in fo
 _SIGNS = {"granted": "+", "no longer granted": "-", "changed": "~"}
 
 
-@click.group("policy")
+@click.group("policy", cls=Verbs)
 def policy_command() -> None:
     """Check a policy, ask it, compare, put it in force."""
 
@@ -73,7 +73,11 @@ def explain(
     tools: tuple[str, ...],
     **less: Any,
 ) -> None:
-    """Say what a task would grant to an agent; if nothing, why and what it would take, and exit with 1."""
+    """Say what a task would grant to an agent; if nothing, why and what it would take, and exit with 1.
+
+    \b
+        arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
+    """
     from arx_caps.mint.explaining import explain_grant, show_explained
     from arx_caps.mint.issuers import Subject
 

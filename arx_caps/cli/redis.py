@@ -11,13 +11,13 @@ import click
 
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import read_text, write_private
-from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console
 from arx_caps.cli.place import Place, store_options
 from arx_caps.revocation import acl
 
 
-@click.group("redis")
+@click.group("redis", cls=Verbs)
 def redis_command() -> None:
     """Prepare a store of your own: its users, its functions."""
 

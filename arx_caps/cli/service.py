@@ -15,7 +15,7 @@ from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import now_ms
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object, write_object
-from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
+from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_time
@@ -25,7 +25,7 @@ KILL_S = 60.0  # a ban is answered for when its leases are over
 _path = click.Path(path_type=Path)
 
 
-@click.group("service")
+@click.group("service", cls=Verbs)
 def service_command() -> None:
     """Enrol tool services, and keep their keys fresh."""
 
@@ -58,7 +58,11 @@ def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
 @common_options
 @pass_console
 def invite(console: Console, audience: str, out: Path | None, place: Place) -> None:
-    """Let the tool service AUDIENCE enrol a key of its own: once, within 15 minutes, with `arx service join`."""
+    """Let the tool service AUDIENCE enrol a key of its own: once, within 15 minutes, with `arx service join`.
+
+    \b
+        arx service invite orders --out orders.invite
+    """
     answer = place.mint().call("POST", "/v1/services/invitations", {"audience": _checked(audience)})
     until = show_time(answer["expires_at"])
     _doubt(console, answer)
@@ -79,7 +83,11 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
 @common_options
 @pass_console
 def join(console: Console, invitation: str, out: Path, key_out: Path, journal: Path | None, store: str | None) -> None:
-    """Enrol a key made here with the invitation in FILE ("-": stdin), and write what the service starts from."""
+    """Enrol a key made here with the invitation in FILE ("-": stdin), and write what the service starts from.
+
+    \b
+        arx service join orders.invite --out orders.json --key-out orders.key
+    """
     from arx_caps.agent.mint_client import MintClient
     from arx_caps.service import Invitation, join_service
 

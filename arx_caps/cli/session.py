@@ -11,7 +11,7 @@ from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Caller, load_key
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_object
-from arx_caps.cli.frame import common_options, out_option, pass_console, yes_option
+from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.kill import FREEZE, THAW, scope_command
 from arx_caps.cli.output import Console, colours, json_line, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
@@ -23,7 +23,7 @@ STATES: Final = ("open", "ended", "expired", "killed", "frozen")
 _token_file = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group("session")
+@click.group("session", cls=Verbs)
 def session_command() -> None:
     """Open, list, renew, freeze and end sessions."""
 
@@ -55,6 +55,9 @@ def open_(
     """Open a session as an agent; writes a session file, a secret, for `arx task start`.
 
     An agent is known by its key, or by a token of its platform that the policy takes for it.
+
+    \b
+        arx session open --key triage.key.json --purpose "a refund" --out session.json
     """
     if (key_file is None) == (workload_token is None):
         raise click.UsageError("say who this is: --key FILE, or --workload-token FILE")

@@ -12,7 +12,7 @@ from arx_caps.agent.started import StartedTask
 from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Caller
 from arx_caps.cli.files import write_private
-from arx_caps.cli.frame import common_options, out_option, pass_console
+from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
@@ -21,7 +21,7 @@ from arx_caps.cli.session_file import open_session_file
 from arx_caps.cli.values import Duration, read_pairs, show_time
 
 
-@click.group("task")
+@click.group("task", cls=Verbs)
 def task_command() -> None:
     """Start, narrow, extend, look at and finish tasks."""
 
@@ -76,6 +76,9 @@ def start(
     """Start a task from TEMPLATE and write its bundle, a secret, to stdout or a file.
 
     A VALUE is an integer or a boolean if it looks like one, else text.
+
+    \b
+        arx task start refund --session session.json --param order_id=o-1001 --param amount=50 --out task.bundle
     """
     caller, _ = open_session_file(file, issuer)
     body: dict[str, Any] = {"template": template, "params": read_pairs(params), "ttl": ttl, "depth": depth}

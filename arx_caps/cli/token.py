@@ -12,7 +12,7 @@ from arx_caps.agent.outline import outline
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.explain import explain_command
 from arx_caps.cli.files import write_private
-from arx_caps.cli.frame import common_options, out_option, pass_console
+from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.output import Console, pairs, plain
 from arx_caps.cli.reading import describe_token, fingerprint, unverified_chain
@@ -22,7 +22,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.names import is_agent_path
 
 
-@click.group("token")
+@click.group("token", cls=Verbs)
 def token_command() -> None:
     """Read, hand over and explain tokens and bundles.
 
@@ -60,9 +60,11 @@ def inspect(console: Console, file: str) -> None:
 def hand_over(console: Console, /, to: str, file: str, out: Path | None, **narrower: Any) -> None:
     """Narrow what FILE holds and hand it to the agent TO, without asking the mint.
 
+    What an --arg is held to is any constraint as JSON, or the text, integer or boolean that it is to equal.
+
     \b
-    --arg amount:='{"range":[0,50]}'   any constraint, as JSON
-    --arg order_id=o-1                 equal to this text (or integer, or boolean)
+        arx token hand-over acme/support/worker --in task.bundle --tool orders.get --ttl 5m --out worker.bundle
+        arx token hand-over acme/support/worker --in task.bundle --arg amount:='{"range":[0,50]}'
     """
     if not is_agent_path(to):
         raise click.BadParameter(f"{to[:60]!r} is not an agent path such as acme/worker", param_hint="TO")

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console, table
 from arx_caps.cli.place import Place, store_options
 from arx_caps.cli.values import show_span
 
 
-@click.group("verifier")
+@click.group("verifier", cls=Verbs)
 def verifier_command() -> None:
     """Look at the verifiers."""
 

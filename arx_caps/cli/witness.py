@@ -11,7 +11,7 @@ import click
 
 from arx_caps.cli.audit import read_key
 from arx_caps.cli.exits import Stop
-from arx_caps.cli.frame import common_options, pass_console
+from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8760"
@@ -19,7 +19,7 @@ _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _folder = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 
 
-@click.group("witness")
+@click.group("witness", cls=Verbs)
 def witness_command() -> None:
     """Be a second party: cosign the checkpoints of logs that only ever grew."""
 

@@ -7,6 +7,7 @@ worth nothing anywhere within a lease, also where a service still has it.
 """
 
 import re
+import time
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.mint.core import Mint
@@ -114,7 +115,7 @@ def retire_root(mint: Mint, name: str, by: str, *, now: bool) -> KillReport | No
         )
     if not now and found.outlived_at is not None and found.outlived_at > now_ms() and found.state != "published":
         raise GrantError(
-            f"tokens that {name} made live until {found.outlived_at} (ms since 1970): wait, or end them (now)",
+            f"tokens that {name} made live until {_utc(found.outlived_at)}: wait, or end them now",
             code="conflict",
         )
     mint.state.retire_root(name, Event.of("key.retired", by, key=name))
@@ -187,3 +188,7 @@ def _view(mint: Mint, plan: Plan, row: RootRow, mints_for: tuple[str, ...]) -> R
     if row.mints_from > now_ms() or (not mints_for and row.used_at == 0):
         return RootView(row, "waiting", mints_for, waits, None)
     return RootView(row, "minting" if mints_for else "accepted", mints_for, waits, outlived_at)
+
+
+def _utc(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(ms / 1000))

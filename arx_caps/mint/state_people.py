@@ -129,7 +129,7 @@ class PeopleState(Database):
             if remove is not None:
                 which = (HOLDER_KEYS.c.holder == holder, HOLDER_KEYS.c.kid == remove)
                 if c.execute(delete(HOLDER_KEYS).where(*which)).rowcount == 0:
-                    raise GrantError("there is no such key of this holder", code="not_found")
+                    raise GrantError(f"{holder} has no key {remove!r:.60}", code="not_found")
             left = c.execute(select(func.count()).select_from(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == holder))
             if keep_one and not left.scalar():
                 raise GrantError("a holder keeps one key; add another first", code="conflict")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write docs/cli.md from the commands themselves: ``python -m tests.cli.reference > docs/cli.md``."""
 
+import inspect
 from collections.abc import Iterator
 
 import click
@@ -62,8 +63,8 @@ def reference() -> str:
 
 
 def _section(words: str, command: click.Command) -> str:
-    text = (command.help or "").replace("\b\n", "").strip()
-    lines = [f"\n{'##' if words.count(' ') == 1 else '###'} `{words}`", "", *map(str.strip, text.splitlines())]
+    text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+    lines = [f"\n{'##' if words.count(' ') == 1 else '###'} `{words}`", "", *text.splitlines()]
     if isinstance(command, click.Group):
         return "\n".join(lines) + "\n"
     common = {param.name for param in common_options(lambda: None).__click_params__}  # type: ignore[attr-defined]

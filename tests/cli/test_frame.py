@@ -49,6 +49,17 @@ def test_every_command_has_help_that_works() -> None:
         assert all(param.help for param in command.params if isinstance(param, click.Option)), words
 
 
+def test_a_noun_lists_its_verbs_in_whole_sentences() -> None:
+    """
+    What ``arx NOUN --help`` says of each verb is its first sentence, and not the beginning of it.
+    """
+    for words, command in commands():
+        if isinstance(command, click.Group):
+            told = " ".join(arx(*words.split()[1:], "--help").out.split())
+            for verb, inner in command.commands.items():
+                assert f"{verb} {' '.join((inner.help or '').partition(chr(10) * 2)[0].split())}" in told, words
+
+
 def test_version() -> None:
     """
     ``arx --version`` is one line.

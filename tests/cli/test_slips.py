@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people mistype, repeat and leave out at a running realm: each is told what it was, and what to do."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -122,10 +124,68 @@ def test_a_state_is_one_that_there_is(typed: Typed) -> None:
 
 
 def test_whom_an_erasure_names(typed: Typed) -> None:
-    """Nothing but a subject is one."""
+    """Nothing but a subject is one, and where to find it is said."""
     for scope in ("nobody", f"agent:{AGENT}"):
         ran = typed("audit", "erase", "--subject", scope, "--reason", "a test", "--yes")
-        assert (ran.exit_code, "regex" in ran.err) == (exits.USAGE, False)
+        assert (ran.exit_code, "regex" in ran.err, "--person ISSUER SUBJECT" in ran.err) == (exits.USAGE, False, True)
+
+
+def test_records_are_older_than_a_year(typed: Typed) -> None:
+    """Whatever lives has a duration of a year at most; how long ago something was has not."""
+    ran = typed("audit", "prune", "--before", "400d", "--reason", "a test", "--yes")
+    assert (ran.exit_code, "taken out 0 records" in " ".join(ran.out.split())) == (exits.OK, True)
+    assert typed("audit", "trail", "--since", "4000d").exit_code == exits.OK
+
+
+def test_what_was_killed_does_not_thaw(live: Live, typed: Typed) -> None:
+    """A lifted ban gives nothing back to a session that is over, and whoever lifts it is told."""
+    words = ("--reason", "a test", "--yes")
+    opened = [typed("session", "open", "--key", live.folder.parent / "agent.key") for _ in range(2)]
+    ids = [json.loads(ran.out)["session"]["id"] for ran in opened]
+    typed("session", "freeze", *ids, *words)
+    typed("kill", "session", ids[0], *words)
+    for ran in (typed("session", "thaw", *ids, *words), typed("reinstate", *(f"session:{id_}" for id_ in ids), *words)):
+        assert f"session:{ids[0]} is killed, and stays so" in ran.err
+        assert ids[1] not in ran.err
+
+
+def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: Path) -> None:
+    """A role that does not reach is no riddle; nor is which of two keys came last, or the key that is not there."""
+    typed("operator", "enrol", "watch", "--role", "kill-only", "--key-out", tmp_path / "watch.key")
+    ran = typed("session", "list", "--operator-key", tmp_path / "watch.key")
+    assert (ran.exit_code, "`arx whoami`" in ran.err) == (exits.DENIED, True)
+    ran = typed("operator", "key", "add", "watch", "--key-out", tmp_path / "next.key", "--json")
+    assert ran.json["kid"] == json.loads((tmp_path / "next.key").read_text())["kid"]
+    ran = typed("operator", "key", "remove", "watch", "OLD_KID")
+    assert 'operator:watch has no key "OLD_KID"' in ran.err.replace("'", '"')
+
+
+def test_a_lost_operator_key_is_not_the_end(live: Live, typed: Typed, tmp_path: Path) -> None:
+    """Who has the realm's folder and no key in it is told of the way back, and it works as it is told."""
+    kept = live.folder / "operator.key"
+    kept.rename(tmp_path / "lost.key")
+    try:
+        ran = typed("whoami")
+        told = re.search(r"`arx (operator recover --key-out .*)`", ran.err)
+        assert told is not None, ran.err
+        assert typed(*told[1].split()).exit_code == exits.OK
+        assert typed("whoami").exit_code == exits.OK
+    finally:
+        kept.unlink(missing_ok=True)
+        (tmp_path / "lost.key").rename(kept)
+
+
+def test_a_service_that_sends_nothing_is_named(typed: Typed, tmp_path: Path) -> None:
+    """The log's list of runs says whose decisions it does not have at all."""
+    typed("service", "enrol", "silent", "--out", tmp_path / "silent.json")
+    ran = typed("audit", "runs")
+    assert (ran.exit_code, "nothing of silent has come" in ran.err) == (exits.OK, True)
+
+
+def test_a_key_that_lives_is_not_retired_by_the_way(typed: Typed) -> None:
+    """It is said what stands in the way, and how to look."""
+    ran = typed("key", "retire", "k1", "--yes")
+    assert (ran.exit_code, "`arx key list`" in ran.err) == (exits.DENIED, True)
 
 
 @pytest.mark.parametrize(
