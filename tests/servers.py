@@ -7,6 +7,7 @@ installed.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import subprocess
@@ -150,6 +151,17 @@ def empty_database(request: pytest.FixtureRequest, file: Path) -> Iterator[str]:
     server.drop(url)
 
 
+@contextlib.contextmanager
+def begun_store(url: str, realm: str, **begin: int) -> Iterator[RevocationStore]:
+    """Begin a realm in a server: its functions are loaded, its history is begun with these settings."""
+    from arx_caps.revocation import RevocationStore
+
+    with RevocationStore(url, realm) as store:
+        store.load_functions()
+        store.init(**begin)
+        yield store
+
+
 @pytest.fixture
 def realm_name() -> str:
     """A realm that no other test uses."""
@@ -159,22 +171,21 @@ def realm_name() -> str:
 @pytest.fixture
 def realm_store(valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
     """A store of a fresh realm: functions loaded, history begun."""
-    from arx_caps.revocation import RevocationStore
-
-    with RevocationStore(valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init()
+    with begun_store(valkey.url, realm_name) as store:
         yield store
 
 
 @pytest.fixture
 def fast_store(valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
     """As ``realm_store``, with a lease of ``FAST_LEASE_MS``."""
-    from arx_caps.revocation import RevocationStore
+    with begun_store(valkey.url, realm_name, lease_ms=FAST_LEASE_MS) as store:
+        yield store
 
-    with RevocationStore(valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init(lease_ms=FAST_LEASE_MS)
+
+@pytest.fixture
+def own_fast_store(own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
+    """As ``fast_store``, in a server that may be broken."""
+    with begun_store(own_valkey.url, realm_name, lease_ms=FAST_LEASE_MS) as store:
         yield store
 
 

@@ -22,7 +22,7 @@ try:
     from httpx2 import Auth as _OtherAuth
 except ImportError:
 
-    class _OtherAuth:  # type: ignore[no-redef]
+    class _OtherAuth:  # type: ignore[no-redef]  # one of the two is there
         """Stands for the base class of httpx2, which is not installed."""
 
 

@@ -6,14 +6,14 @@ It proves what it holds and cannot prove that nothing was left out: a whole log 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, BinaryIO, Final
 
 import msgspec
 from msgspec import Meta
 
 from arx_caps.audit.errors import IncompleteError, NoteError
-from arx_caps.audit.note import Note, bytes64, hashes64, text64
+from arx_caps.audit.note import Note, bytes64, hashes64
 from arx_caps.audit.proof import Proof
 
 SCHEMA: Final = "arx/audit-selection/1"
@@ -33,23 +33,6 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: str | None = None
     path: tuple[str, ...] = ()
     end: Annotated[int, Meta(ge=0)] | None = None
-
-
-def write_selection(note: Note, proofs: Iterable[Proof]) -> Iterator[bytes]:
-    """Write a selection, line by line.
-
-    Args:
-        note: The checkpoint that all paths lead to.
-        proofs: A proof of each record under that checkpoint, in the order of their indices.
-    """
-    yield head_line(note.encode().decode())
-    count = 0
-    for each in proofs:
-        assert each.note.text == note.text
-        count += 1
-        body = None if each.body is None else text64(each.body)
-        yield record_line(each.index, text64(each.kept), body, [*map(text64, each.path)])
-    yield end_line(count)
 
 
 def head_line(checkpoint: str) -> bytes:

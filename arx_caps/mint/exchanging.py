@@ -49,7 +49,7 @@ class _Kept(NamedTuple):
     def encode(self) -> bytes:
         return self.raw
 
-    def handed_to(self, to: str, hop: str) -> "_Kept":  # noqa: ARG002
+    def handed_to(self, to: str, hop: str) -> "_Kept":  # noqa: ARG002 - as ``Caveat`` has it
         raise AttenuationError("a caveat that is kept is not written anew")
 
 

@@ -31,7 +31,7 @@ class Exchanged(Answer, frozen=True, kw_only=True):
 
     access_token: str
     issued_token_type: TokenType = "urn:arx:token-type:task"  # noqa: S105 - a name of RFC 8693, no secret
-    token_type: Literal["N_A"] = "N_A"  # noqa: S105
+    token_type: Literal["N_A"] = "N_A"  # noqa: S105 - likewise
     expires_in: int
     expires_at: int
     audience: str

@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.engines import told
-from arx_caps.mint.database import NAME, PAGE, Database
+from arx_caps.mint.database import NAME, PAGE, Database, plain
 from arx_caps.mint.events import Event, Recorded
 from arx_caps.mint.tables import OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
 from arx_verifier.scopes import subject_scope
@@ -35,7 +35,7 @@ class ErasureState(Database):
             for issuer, subject in c.execute(persons.distinct()):
                 if subject_scope(issuer, subject) == scope:
                     theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
-                    return [dict(row._mapping) for row in c.execute(select(SESSIONS).where(*theirs))]  # noqa: SLF001
+                    return [plain(row) for row in c.execute(select(SESSIONS).where(*theirs))]
         return []
 
     def sessions_over(self, before: int) -> list[str]:

@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
         if not self._greeted:
             self.drop()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
         """Tell the hub."""
         self._transport = None
         self._hub.take_end(self)

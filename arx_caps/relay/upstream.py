@@ -142,8 +142,8 @@ class Upstream(Passing, Follower):
         crowd = self.crowd_in(question.place.inc)
         link.probe(self.verifier_id, question.place, hurry=question.hurry, crowd=crowd)
 
-    def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002
-        # Those behind it may hold leases that no registry would know of any more: it stays in it until they are over.
+    def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002 - the follower calls it so
+        # Without a goodbye the relay stays in the registry until the leases of those behind it are over.
         EpochTable.close(self)
 
     def _tell(self, what: Callable[..., None], *facts: object) -> None:

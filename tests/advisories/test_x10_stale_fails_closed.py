@@ -7,7 +7,6 @@ refuses and says ``syncing``; and both say that it is worth asking again.
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,27 +16,18 @@ from arx_verifier.epochs import boot_clock
 from arx_verifier.errors import REASONS, StaleEpochError, refusal
 from tests.faults.conftest import L_NS, token
 from tests.faults.witness import Witness, freeze
-from tests.servers import FAST_LEASE_MS, until
+from tests.servers import until
 
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture
-def store(own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
-    """A realm with a short lease in a server that will stop."""
-    with RevocationStore(own_valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init(lease_ms=FAST_LEASE_MS)
-        yield store
-
-
-def test_past_the_lease_every_check_refuses(own_valkey: EmbeddedValkey, store: RevocationStore) -> None:
+def test_past_the_lease_every_check_refuses(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
     """
     Three processes and a frozen store: of all that they decide after a lease, nothing is anything but ``stale``, and
     one that starts then decides nothing but ``syncing``.
     """
-    live = token(store)
-    witnesses = [Witness(own_valkey.url, store.realm, f"tool-{number}") for number in range(3)]
+    live = token(own_fast_store)
+    witnesses = [Witness(own_valkey.url, own_fast_store.realm, f"tool-{number}") for number in range(3)]
     pid = own_valkey.server_pid
     try:
         for witness in witnesses:
@@ -47,7 +37,7 @@ def test_past_the_lease_every_check_refuses(own_valkey: EmbeddedValkey, store: R
             witness.watch(token=live)
             witness.until("ok")
         stopped = freeze(pid)
-        witnesses.append(late := Witness(own_valkey.url, store.realm, "late"))
+        witnesses.append(late := Witness(own_valkey.url, own_fast_store.realm, "late"))
         late.watch(token=live)
         until(lambda: boot_clock() - stopped > 4 * L_NS and late.code() != "")
         for witness in witnesses[:3]:

@@ -36,5 +36,12 @@ def shipper(receiver: Receiver) -> Iterator[Make]:
         each.close()
 
 
+def spoil_record(path: Path) -> None:
+    """Change a bit of the record of ``tool.2`` in a journal's file."""
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"tool.2") + 5] ^= 1
+    path.write_bytes(raw)
+
+
 def tools(numbers: range) -> list[str]:
     return [f"tool.{number}" for number in numbers]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import Note
 from arx_caps.audit.proof import Proof
-from arx_caps.audit.selection import is_selection, read_selection, write_selection
-from tests.audit.world import LOG, OTHER, WITNESS, Log, body, checkpoint_of, records, write
+from arx_caps.audit.selection import is_selection, read_selection
+from tests.audit.world import LOG, OTHER, WITNESS, Log, body, checkpoint_of, records, selection_of, write
 from tests.support import QUICK
 
 
@@ -99,25 +99,25 @@ def test_a_byte_that_changes_is_seen(log: Log, data: st.DataObject) -> None:
     assert (read.kept, read.body, read.index, read.note.text) == (made.kept, made.body, 11, made.note.text)
 
 
-def selection_of(log: Log, *indices: int) -> bytes:
+def some_of(log: Log, *indices: int) -> bytes:
     """A selection of some records."""
-    return b"".join(write_selection(proof_of(log, 0).note, (proof_of(log, index) for index in indices)))
+    return selection_of(proof_of(log, 0).note, (proof_of(log, index) for index in indices))
 
 
 def test_a_selection_is_read_back_and_each_record_holds(log: Log) -> None:
     """Also an empty one."""
-    raw = selection_of(log, 3, 4, 36)
+    raw = some_of(log, 3, 4, 36)
     assert is_selection(raw)
     proofs = list(read_selection(io.BytesIO(raw)))
     assert [proof.index for proof in proofs] == [3, 4, 36]
     for proof in proofs:
         proof.check(LOG.key)
-    assert list(read_selection(io.BytesIO(selection_of(log)))) == []
+    assert list(read_selection(io.BytesIO(some_of(log)))) == []
 
 
 def test_a_selection_that_breaks_off_is_incomplete(log: Log, tmp_path: Path) -> None:
     """Wherever it is cut; at the end of a line, or within one."""
-    raw = selection_of(log, 3, 4, 36)
+    raw = some_of(log, 3, 4, 36)
     for length in range(0, len(raw), 41):
         with pytest.raises(IncompleteError):
             list(read_selection(io.BytesIO(raw[:length])))
@@ -125,7 +125,7 @@ def test_a_selection_that_breaks_off_is_incomplete(log: Log, tmp_path: Path) -> 
 
 def test_a_selection_out_of_order_is_none(log: Log) -> None:
     """A record twice, in another place, after the end, or an end that counts wrongly."""
-    head, one, two, end = selection_of(log, 3, 4).splitlines(keepends=True)
+    head, one, two, end = some_of(log, 3, 4).splitlines(keepends=True)
     for lines in ([head, two, one, end], [head, one, one, end], [head, one, end], [head, one, two, end, one]):
         with pytest.raises(NoteError):
             list(read_selection(io.BytesIO(b"".join(lines))))

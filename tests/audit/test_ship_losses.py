@@ -13,7 +13,7 @@ import pytest
 
 from arx_verifier.segment import HEADER_BYTES
 from tests.audit.receiver import Receiver
-from tests.audit.shipping import Make, receiver, shipper, tools
+from tests.audit.shipping import Make, receiver, shipper, spoil_record, tools
 from tests.servers import until
 from tests.verifier.journals import T0, allow, files, small
 
@@ -66,9 +66,7 @@ def test_damage_is_a_declared_gap_and_its_file_stays(tmp_path: Path, receiver: R
         journal.append(allow(i))
     journal.close()
     (path,) = files(tmp_path)
-    raw = bytearray(path.read_bytes())
-    raw[raw.index(b"tool.2") + 5] ^= 1
-    path.write_bytes(raw)
+    spoil_record(path)
     (tmp_path / "0-junk.arxj").write_bytes(b"junk" * 100)
     sender = shipper(tmp_path)
     assert sender.once()
@@ -85,9 +83,7 @@ def test_damage_at_the_end_is_a_declared_gap(tmp_path: Path, receiver: Receiver,
         journal.append(allow(i))
     journal.close()
     (path,) = files(tmp_path)
-    raw = bytearray(path.read_bytes())
-    raw[raw.index(b"tool.2") + 5] ^= 1
-    path.write_bytes(raw)
+    spoil_record(path)
     assert shipper(tmp_path).once()
     assert receiver.gaps == {journal.boot: [(3, 3)]}
     assert files(tmp_path) == []

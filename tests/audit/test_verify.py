@@ -10,11 +10,22 @@ from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import Note
 from arx_caps.audit.paths import CHECKPOINT
 from arx_caps.audit.proof import Proof
-from arx_caps.audit.selection import write_selection
 from arx_caps.audit.tiles import TileWriter, leaf_of
 from arx_caps.audit.verify import Trust, verify
 from tests.audit.altered import LARGE, SMALL, TRUST, alter, bundle_of, flip, held, large_made, log, shown
-from tests.audit.world import AT_S, LOG, OTHER, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
+from tests.audit.world import (
+    AT_S,
+    LOG,
+    OTHER,
+    STRANGER,
+    WITNESS,
+    Log,
+    body,
+    checkpoint_of,
+    records,
+    selection_of,
+    write,
+)
 
 __all__ = ["large_made", "log"]  # fixtures
 
@@ -198,7 +209,7 @@ def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: P
     note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
     proofs = [Proof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 9)]
     (tmp_path / "one").write_bytes(proofs[0].encode())
-    (tmp_path / "some").write_bytes(b"".join(write_selection(note, proofs)))
+    (tmp_path / "some").write_bytes(selection_of(note, proofs))
     trust = Trust(LOG.key, (WITNESS.key,), open_checkpoint(log.checkpoint, LOG.key))
     one, some = verify(tmp_path / "one", trust), verify(tmp_path / "some", trust)
     assert (one.kind, one.first, one.proof) == ("proof", 5, proofs[0])

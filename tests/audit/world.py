@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small logs for tests: fixed keys, records of known bytes, files in a folder."""
 
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from arx_caps.audit import note, tree
 from arx_caps.audit.checkpoint import Checkpoint
 from arx_caps.audit.paths import CHECKPOINT
+from arx_caps.audit.proof import Proof
+from arx_caps.audit.selection import end_line, head_line, record_line
 from arx_caps.audit.tiles import TileReader, TileWriter, fetch_from, leaf_of
 
 ORIGIN = "mint.example/acme/log"
@@ -73,6 +76,20 @@ def checkpoint_of(kept: list[bytes], by: note.Signer = LOG, *witnesses: note.Sig
     root = tree.Frontier.of(map(tree.leaf_hash, kept)).root()
     made = Checkpoint(by.key.name, len(kept), root).sign(by)
     return made.signed(*(each.sign(made.text, AT_S) for each in witnesses)).encode()
+
+
+def selection_of(under: note.Note, proofs: Iterable[Proof]) -> bytes:
+    """A selection of records that are proven under one checkpoint, as ``arx audit export`` writes it."""
+    lines = [
+        record_line(
+            each.index,
+            note.text64(each.kept),
+            None if each.body is None else note.text64(each.body),
+            [*map(note.text64, each.path)],
+        )
+        for each in proofs
+    ]
+    return b"".join([head_line(under.encode().decode()), *lines, end_line(len(lines))])
 
 
 def write(folder: Path, kept: list[bytes]) -> Log:

@@ -12,9 +12,8 @@ import pytest
 from arx_caps.audit import paths, tree
 from arx_caps.audit.note import Note
 from arx_caps.audit.proof import Proof
-from arx_caps.audit.selection import write_selection
 from arx_caps.cli import exits
-from tests.audit.world import LOG, Log, body, checkpoint_of, records, write
+from tests.audit.world import LOG, Log, body, checkpoint_of, records, selection_of, write
 from tests.cli.helpers import arx
 
 SIZE = 9_000  # 36 tiles of hashes, and one of the level above
@@ -141,7 +140,7 @@ def test_what_is_done_to_a_selection_is_found(log: Log, tmp_path: Path, change: 
     """Records out of the whole log, each with its proof: altered is 1, broken off is 3, and as it was it holds."""
     note = Note.parse(log.checkpoint)
     proofs = [Proof(KEPT[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 300, 8_000)]
-    raw = b"".join(write_selection(note, proofs))
+    raw = selection_of(note, proofs)
     (tmp_path / "some").write_bytes(raw)
     assert check(tmp_path / "some")[:2] == (exits.OK, "holds")
     assert change(raw) != raw

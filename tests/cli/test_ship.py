@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,12 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier
 from arx_verifier.spool import Journal
 from tests.audit.receiver import REALM, Receiver
+from tests.audit.shipping import receiver
 from tests.cli.helpers import arx, service_file
 from tests.servers import until
 from tests.verifier.journals import FACTS, allow, files
 
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
+__all__ = ["receiver"]  # fixtures
 
 
 @pytest.fixture

@@ -20,12 +20,9 @@ Watch = Callable[..., Witness]
 
 
 @pytest.fixture
-def store(own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
+def store(own_fast_store: RevocationStore) -> RevocationStore:
     """A realm with a lease of ``FAST_LEASE_MS`` in a server that may be broken."""
-    with RevocationStore(own_valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init(lease_ms=FAST_LEASE_MS)
-        yield store
+    return own_fast_store
 
 
 @pytest.fixture

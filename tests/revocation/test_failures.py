@@ -37,28 +37,19 @@ def code(follower: Follower, inc: str, born: int = 0) -> str | None:
 
 
 @pytest.fixture
-def own_store(own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[RevocationStore]:
-    """A fast realm in a server that may be broken."""
-    with RevocationStore(own_valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init(lease_ms=FAST_LEASE_MS)
-        yield store
-
-
-@pytest.fixture
-def follower(own_valkey: EmbeddedValkey, own_store: RevocationStore) -> Iterator[Follower]:
+def follower(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> Iterator[Follower]:
     """A live follower of it."""
-    follower = Follower(own_valkey.url, own_store.realm, "v")
+    follower = Follower(own_valkey.url, own_fast_store.realm, "v")
     assert follower.catch_up(0, 0, 10)
     yield follower
     follower.close()
 
 
 def test_a_frozen_store_ends_every_lease(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """SIGSTOP: nothing is accepted after L; SIGCONT: it comes back by itself, and a kill made then arrives."""
-    inc, pid = own_store.header().inc, own_valkey.server_pid
+    inc, pid = own_fast_store.header().inc, own_valkey.server_pid
     os.kill(pid, signal.SIGSTOP)
     frozen = last = follower.boot_ns()
     while (now := follower.boot_ns()) < frozen + 2 * L_NS:
@@ -68,28 +59,30 @@ def test_a_frozen_store_ends_every_lease(
     assert last - frozen < L_NS + 5_000_000, "the last acceptance was later than a lease after the freeze"
     os.kill(pid, signal.SIGCONT)
     until(lambda: code(follower, inc) is None)
-    bump = own_store.kill([SESSION], "test", BY)
+    bump = own_fast_store.kill([SESSION], "test", BY)
     assert follower.catch_up(0, bump.header.seq, 10)
     assert code(follower, inc) == "revoked"
 
 
 def test_a_killed_connection_is_replaced(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """CLIENT KILL loses pushes in silence; the new connection asks for what is missing, within the old lease."""
-    inc = own_store.header().inc
+    inc = own_fast_store.header().inc
     with redis.Redis.from_url(own_valkey.url) as raw:
         for number in range(20):
             raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-            bump = own_store.kill([SESSION], "test", BY)
+            bump = own_fast_store.kill([SESSION], "test", BY)
             assert follower.catch_up(0, bump.header.seq, 10)
             assert code(follower, inc, number) == "revoked"
             assert code(follower, inc, bump.header.seq) is None
 
 
-def test_a_restart_keeps_everything(own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower) -> None:
+def test_a_restart_keeps_everything(
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
+) -> None:
     """kill -9 and a new start: the same history, every kill, no fence; who is new learns all of it."""
-    header = own_store.kill_and_ban([SESSION], "test", BY).header
+    header = own_fast_store.kill_and_ban([SESSION], "test", BY).header
     os.kill(own_valkey.server_pid, signal.SIGKILL)
     until(lambda: not own_valkey.running)
     until(lambda: follower.check(header.inc, header.seq, ()) is not None)
@@ -98,22 +91,22 @@ def test_a_restart_keeps_everything(own_valkey: EmbeddedValkey, own_store: Revoc
     until(lambda: follower.check(header.inc, header.seq, ()) is None)
     assert code(follower, header.inc) == "revoked"
     assert code(follower, header.inc, header.seq) == "banned"
-    with_all = Follower(own_valkey.url, own_store.realm, "new")
+    with_all = Follower(own_valkey.url, own_fast_store.realm, "new")
     assert with_all.catch_up(0, header.seq, 10)
     assert code(with_all, header.inc) == "revoked"
     with_all.close()
-    assert own_store.kill([SESSION], "test", BY).header.seq == header.seq + 1
+    assert own_fast_store.kill([SESSION], "test", BY).header.seq == header.seq + 1
 
 
 def test_an_emptied_store_is_a_new_history(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """FLUSHALL: refused until the mint begins a new history, in which old tokens are dead."""
-    old = own_store.header().inc
+    old = own_fast_store.header().inc
     with redis.Redis.from_url(own_valkey.url) as raw:
         raw.flushall()
     until(lambda: code(follower, old) == "stale")
-    new = own_store.init(lease_ms=FAST_LEASE_MS).inc
+    new = own_fast_store.init(lease_ms=FAST_LEASE_MS).inc
     until(lambda: code(follower, new) is None)
     assert code(follower, old) == "revoked"
 
@@ -130,7 +123,7 @@ def never_again(store: RevocationStore, follower: Follower, old: Header) -> None
 
 def test_a_store_that_went_back_is_not_believed_again(
     own_valkey: EmbeddedValkey,
-    own_store: RevocationStore,
+    own_fast_store: RevocationStore,
     follower: Follower,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -139,10 +132,10 @@ def test_a_store_that_went_back_is_not_believed_again(
     An older file restored has fewer entries than were applied.  It is fenced, also once new kills use the lost numbers
     again: whoever went by the number alone would miss them.
     """
-    own_store.kill(["session:s-" + "b" * 16], "test", BY)
+    own_fast_store.kill(["session:s-" + "b" * 16], "test", BY)
     written = own_valkey.data_dir / "appendonlydir"
     shutil.copytree(written, tmp_path / "older")
-    old = own_store.kill(["session:s-" + "c" * 16], "test", BY).header
+    old = own_fast_store.kill(["session:s-" + "c" * 16], "test", BY).header
     assert follower.catch_up(0, old.seq, 10)
     own_valkey.stop()
     shutil.rmtree(written)
@@ -150,29 +143,29 @@ def test_a_store_that_went_back_is_not_believed_again(
     own_valkey.start()
     until(lambda: code(follower, old.inc, old.seq) == "fenced")
     assert "refusing everything" in caplog.text
-    with RevocationStore(own_valkey.url, own_store.realm) as unaware:
+    with RevocationStore(own_valkey.url, own_fast_store.realm) as unaware:
         assert unaware.kill([SESSION], "test", BY).header.seq == old.seq
     with pytest.raises(StoreHistoryError):
-        own_store.kill([SESSION], "test", BY)
-    never_again(own_store, follower, old)
+        own_fast_store.kill([SESSION], "test", BY)
+    never_again(own_fast_store, follower, old)
 
 
 def test_a_store_that_lost_a_floor_is_not_believed_again(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """Evicted or deleted by hand: fenced, also after somebody wrote something in its place."""
-    old = own_store.kill(["session:s-" + "c" * 16], "test", BY).header
+    old = own_fast_store.kill(["session:s-" + "c" * 16], "test", BY).header
     assert follower.catch_up(0, old.seq, 10)
     with redis.Redis.from_url(own_valkey.url) as raw:
-        raw.hdel(own_store.keys.floors, "session:s-" + "c" * 16)
+        raw.hdel(own_fast_store.keys.floors, "session:s-" + "c" * 16)
         until(lambda: code(follower, old.inc, old.seq) == "fenced")
-        raw.hset(own_store.keys.floors, "session:s-" + "c" * 16, "1")
-    never_again(own_store, follower, old)
+        raw.hset(own_fast_store.keys.floors, "session:s-" + "c" * 16, "1")
+    never_again(own_fast_store, follower, old)
 
 
-def test_clocks_apart_fence_until_they_agree(own_store: RevocationStore, follower: Follower) -> None:
+def test_clocks_apart_fence_until_they_agree(own_fast_store: RevocationStore, follower: Follower) -> None:
     """More than 30 s between this clock and the store's: nothing about expiry can be trusted."""
-    inc = own_store.header().inc
+    inc = own_fast_store.header().inc
     follower._wall = lambda: time.time_ns() + 40 * 10**9
     until(lambda: code(follower, inc) == "fenced")
     follower._wall = time.time_ns
@@ -193,13 +186,13 @@ def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: s
     follower.close()
 
 
-def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_store: RevocationStore) -> None:
+def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
     """Whoever can publish can only refuse: an unknown push is dropped with its connection, and the truth asked for."""
-    follower = Follower(own_valkey.url, own_store.realm, "v")
+    follower = Follower(own_valkey.url, own_fast_store.realm, "v")
     assert follower.catch_up(0, 0, 10)
-    inc, link = own_store.header().inc, follower._link
+    inc, link = own_fast_store.header().inc, follower._link
     with redis.Redis.from_url(own_valkey.url) as raw:
-        raw.execute_command("SPUBLISH", f"arx:{{{own_store.realm}}}:ch", "what is this")
+        raw.execute_command("SPUBLISH", f"arx:{{{own_fast_store.realm}}}:ch", "what is this")
     until(lambda: follower._link is not link)
     assert follower.catch_up(follower.boot_ns(), 0, 10)
     assert code(follower, inc) is None
@@ -207,15 +200,15 @@ def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_
 
 
 def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore
 ) -> None:
     """The report names it and says when its lease is over; its first decision after the thaw is a refusal."""
-    inc = own_store.header().inc
-    well, ill = (VerifierProcess(own_valkey.url, own_store.realm, name) for name in ("tool-1", "tool-7"))
+    inc = own_fast_store.header().inc
+    well, ill = (VerifierProcess(own_valkey.url, own_fast_store.realm, name) for name in ("tool-1", "tool-7"))
     try:
-        until(lambda: own_store.unacked(0, 0).at_ms - own_store.unacked(0, 0).since_ms > FAST_LEASE_MS)
+        until(lambda: own_fast_store.unacked(0, 0).at_ms - own_fast_store.unacked(0, 0).since_ms > FAST_LEASE_MS)
         os.kill(ill.pid, signal.SIGSTOP)
-        report = own_store.wait_confirmed(own_store.kill([SESSION], "test", BY))
+        report = own_fast_store.wait_confirmed(own_fast_store.kill([SESSION], "test", BY))
         assert report.status == "partial"
         assert (report.verifiers, report.confirmed, report.unreachable) == (2, 1, ("tool-7",))
         assert report.summary == "dead: 1 of 2 confirmed, 1 (tool-7) unreachable, fenced by its lease at +0.300 s"
@@ -248,9 +241,9 @@ print("parent", follower.check(inc, 0, ()), follower.catch_up(follower.boot_ns()
 """
 
 
-def test_a_forked_child_holds_no_lease(own_valkey: EmbeddedValkey, own_store: RevocationStore) -> None:
+def test_a_forked_child_holds_no_lease(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
     """It refuses as closed, then follows on its own connection under its own name; the parent notices nothing."""
-    command = [sys.executable, "-W", "ignore", "-c", FORKING, own_valkey.url, own_store.realm]
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, own_valkey.url, own_fast_store.realm]
     said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     assert said == ["child closed True None True", "parent None True"]
 
@@ -299,7 +292,7 @@ class SlowLine:
 
 @pytest.mark.parametrize(("share", "live"), [(0.5, True), (1.5, False)])
 def test_the_lease_runs_from_before_the_probe_left(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore, tmp_path: Path, share: float, live: bool
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, tmp_path: Path, share: float, live: bool
 ) -> None:
     """
     An answer half a lease late is worth half a lease; one that is later than a lease is worth nothing.  A lease counted
@@ -307,7 +300,7 @@ def test_the_lease_runs_from_before_the_probe_left(
     """
     delay_ns = int(share * L_NS)
     line = SlowLine(tmp_path / "line.sock", own_valkey.data_dir / "valkey.sock", delay_ns / 1e9)
-    follower = Follower(line.url, own_store.realm, "far", lease_ms=FAST_LEASE_MS)
+    follower = Follower(line.url, own_fast_store.realm, "far", lease_ms=FAST_LEASE_MS)
     try:
         assert follower.catch_up(0, 0, 10 if live else 8 * L_NS / 1e9) is live
         lease = follower._state.lease
@@ -323,11 +316,11 @@ def test_the_lease_runs_from_before_the_probe_left(
 
 
 def test_losing_the_store_is_told_without_its_address(
-    own_valkey: EmbeddedValkey, own_store: RevocationStore, follower: Follower, caplog: pytest.LogCaptureFixture
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the realm and the verifier."""
     caplog.set_level(logging.INFO)
     own_valkey.stop()
     until(lambda: "dropped" in caplog.text)
-    assert f"realm={own_store.realm!r}" in caplog.text
+    assert f"realm={own_fast_store.realm!r}" in caplog.text
     assert str(own_valkey.data_dir) not in caplog.text

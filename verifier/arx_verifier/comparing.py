@@ -110,7 +110,7 @@ def within_integers(least: int, most: int) -> Predicate:
     def holds(value: Any) -> bool:
         return type(value) is int and least <= value <= most
 
-    holds.bounds = least, most  # type: ignore[attr-defined]
+    holds.bounds = least, most  # type: ignore[attr-defined]  # a function carries them
     return holds
 
 

@@ -113,7 +113,7 @@ class Epochs(Protocol):
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
         """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied."""
 
-    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
         """Do as ``catch_up`` does, without holding the event loop."""
 
     def start(self) -> None:
@@ -197,7 +197,7 @@ class EpochTable:
         age = -1 if lease is None else max(0, self._boot() - lease.sent) // 1_000_000
         return state.inc, state.applied, age
 
-    def chain_at(self, inc: str, seq: int) -> str:  # noqa: ARG002
+    def chain_at(self, inc: str, seq: int) -> str:  # noqa: ARG002 - as ``Epochs`` has it
         """Return what led to a number; a table alone remembers nothing of the kind."""
         return UNKNOWN
 
@@ -206,13 +206,13 @@ class EpochTable:
         lease = self._state.lease
         return 0 if lease is None else max(0, min(lease.boot - self._boot(), lease.wall - self._wall()))
 
-    def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ARG002
+    def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ARG002 - likewise
         """Say whether the view has caught up already; a table alone has nothing to wait for."""
         state = self._state
         lease = state.lease
         return lease is not None and lease.sent >= sent_after and state.applied >= born
 
-    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
         """Do as ``catch_up`` does."""
         return self.catch_up(sent_after, born, timeout)
 

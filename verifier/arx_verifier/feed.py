@@ -136,7 +136,7 @@ class Follower(Following):
         except TimeoutError:
             return self._give_up(waiter)
 
-    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
         """Do as ``catch_up`` does, without holding the event loop."""
         waiter = self._wait_for(sent_after, born)
         try:
@@ -265,7 +265,7 @@ _FOLLOWERS: "weakref.WeakSet[Follower]" = weakref.WeakSet()
 
 def _after_fork() -> None:
     for follower in tuple(_FOLLOWERS):
-        follower._after_fork()  # noqa: SLF001
+        follower._after_fork()  # noqa: SLF001 - of this module
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -117,7 +117,7 @@ def without_login(url: str) -> str:
 
 
 def _read(url: str) -> dict[str, Any]:
-    settings: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    settings: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py's
     return settings
 
 
@@ -227,10 +227,10 @@ class _Found:
     def connect(self) -> None:
         """Find the primary, connect to it, and make sure that it says it is one."""
         this: Any = self
-        if this._sock is not None:  # noqa: SLF001  already open
+        if this._sock is not None:  # noqa: SLF001 - already open; the library has no public way to ask
             return
         this.host, this.port, self.node = self._finder.find(this.socket_connect_timeout)
-        super().connect()  # type: ignore[misc]
+        super().connect()  # type: ignore[misc]  # a mixin: the class beside it has it
         if self._finder.require_role:
             this.send_command("ROLE", check_health=False)
             if this.read_response()[0] not in (b"master", "master"):

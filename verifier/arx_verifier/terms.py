@@ -192,7 +192,7 @@ def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | 
         if not group:
             return None
         matching.append(group)
-    shared = len(tool) <= names.MAX_TOOL_CHARS and all([allow.shared for allow in allows])  # noqa: C419
+    shared = len(tool) <= names.MAX_TOOL_CHARS and all([allow.shared for allow in allows])  # noqa: C419 - as above
     rules = ToolRules(matching, sum([allow.weight for allow in allows]), again or shared)
     if shared:
         _GATHERED.keep((tool, allows), rules, rules.tests + 2 * sum([len(group) + 1 for group in matching]))
