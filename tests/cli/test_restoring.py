@@ -13,7 +13,7 @@ from tests.house.reader import Reader, run_line
 
 AGENTS = "acme/support"  # whom the policy that a realm begins with knows
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]  # it waits for real processes, one after the other
 
 
 class Keeper(Reader):
