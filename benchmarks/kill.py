@@ -8,7 +8,6 @@ them, and the plot, into ``docs/``.  About five minutes; with ``--quick`` one, w
 import argparse
 import functools
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import redis
 
 from benchmarks import kill_mass, kill_report, kill_sections
 from benchmarks.kill_stage import Stage, say, stage, wait_for_calm
+from benchmarks.measure import machine
 
 
 def run(on: Stage, *, quick: bool, calm_s: float) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def run(on: Stage, *, quick: bool, calm_s: float) -> dict[str, Any]:
         (10, 1000, 5, 2),
     ]
     calm = [(10, 1000, 0), (10, 300, 0), (50, 1000, 0), (10, 1000, 1), (10, 1000, 2)]
-    results: dict[str, Any] = {"machine": machine(on), "latency": [], "bounds": [], "no_faults": [], "checks": []}
+    results: dict[str, Any] = {"machine": ground(on), "latency": [], "bounds": [], "no_faults": [], "checks": []}
     for verifiers, kills, depth in latency:
         told(results, "latency", kill_sections.latency, on, verifiers, kills // few, depth)
     for verifiers, lease_ms, trials, depth in frozen:
@@ -72,18 +72,12 @@ def _told(
     say(f"{section}: {json.dumps({name: value for name, value in row.items() if name != 'last_all_ms'})}")
 
 
-def machine(on: Stage) -> str:
+def ground(on: Stage) -> str:
     """Say what it was measured on."""
     with redis.Redis(unix_socket_path=str(on.server.data_dir / "valkey.sock")) as client:
         facts: Any = client.info("server")
-    cpu = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
     server = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
-    cores = f"{os.cpu_count()} cores, shared, load {os.getloadavg()[0]:.1f} before it began"
-    return f"{cpu[0]}, {cores}; Python {platform.python_version()}, {server}, appendfsync always"
+    return f"{machine()}; Python {platform.python_version()}, {server}, appendfsync always"
 
 
 def main() -> None:
