@@ -74,4 +74,4 @@ def _copy(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]
             for row in rows:
                 copy.write_row(row)
     except psycopg.Error as error:
-        raise DBAPIError(statement, None, error) from error
+        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error

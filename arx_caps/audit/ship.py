@@ -28,7 +28,7 @@ from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 PAUSE_S: Final = 0.05  # between two looks at the spool
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
-UNDER_WAY: Final = 2  # batches of a run: one is read and signed while the mint has the other
+UNDER_WAY: Final = 4  # batches of a run: some are read and signed while the mint takes others, together
 BURST: Final = 16  # batches of a run until it is another one's turn
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _NOTHING, _SENT, _FULL = "nothing", "sent", "full"  # of a look at one run; full: there is more, at once

@@ -10,7 +10,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import delete, func, insert, inspect, select, update
@@ -19,13 +20,14 @@ from sqlalchemy.engine import Connection, Row
 from arx_caps.audit import tables
 from arx_caps.audit.bulk import read_leaves
 from arx_caps.audit.counting import Counts
-from arx_caps.audit.disputes import hold_to_logged, logged
-from arx_caps.audit.entries import Reader, make_loss
+from arx_caps.audit.disputes import logged
+from arx_caps.audit.entries import Reader
 from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
 from arx_caps.audit.paths import WIDTH, Tile, hashes_in
 from arx_caps.audit.recent import Recent
 from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
+from arx_caps.audit.taking import Line, Taking
 from arx_caps.audit.tiles import Leaf, leaf_of
 from arx_caps.audit.totals import add_up
 from arx_caps.audit.tree import Frontier, leaf_hash
@@ -72,6 +74,7 @@ class LogStore:
         self.counts = Counts()
         self._reader = self._engine.execution_options(**{READING: True})
         self._nodes, self._batches, self._recent, self._lock = Nodes(), Reader(), Recent(), threading.Lock()
+        self._line = Line(self.writing)
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +153,7 @@ class LogStore:
         batch: Batch,
         statement: str | None,
         leaves: Sequence[bytes] | None = None,
-        ready: Callable[[], None] = lambda: None,
+        turn: AbstractContextManager[None] | None = None,
     ) -> int:
         """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
 
@@ -158,7 +161,7 @@ class LogStore:
             batch: The batch, from whoever may send it.
             statement: Its service's statement, kept beside the records; None for the mint's own.
             leaves: The hashes of its records' leaves, where they are known already.
-            ready: Called when they were read and before the log is held: may wait for another batch.
+            turn: Entered when they were read, and left when the batch stands in line: may wait for another batch.
 
         Returns:
             The high-water mark of the run.
@@ -168,24 +171,10 @@ class LogStore:
             RequestError: A record is not what the batch says.
             StoreError: The database did not answer; nothing was taken.
         """
-        entries = self._batches.read(batch)  # meanwhile another batch may be on its way to the disk
-        ready()
-        with self.writing() as log:
-            source = log.source(batch.verifier, batch.boot, batch.audience)
-            mark, lost = source.high_water, 0
-            if entries and batch.first <= mark:
-                hold_to_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
-            if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:
-                lost = batch.first - 1 - mark
-                log.append(source, [make_loss(batch, mark + 1, log.now_ms)])
-                mark = batch.first - 1
-            had = mark + 1 - batch.first
-            if had >= 0 and entries[had:]:
-                said = None if statement is None else statement.encode()
-                log.append(source, entries[had:], said, None if leaves is None else leaves[had:])
-                mark = batch.last
-            log.mark(source, mark, lost=lost, closed=batch.closed and mark == batch.last)
-            return mark
+        one = Taking(batch, self._batches.read(batch), statement, leaves)
+        with turn or contextlib.nullcontext():
+            self._line.stand(one)
+        return self._line.take(one)
 
     def leaf_at(self, batch: Batch, sequence: int) -> bytes | None:
         """Return the hash of the leaf that the log has at a place of a batch's run; None where it has none."""

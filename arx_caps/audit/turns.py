@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take the batches of a run in their order, where a sender has several on their way.  SPEC 18.3.
+"""Have the batches of a run stand in line in their order, where a sender has several on their way.  SPEC 18.3.
 
 Each comes over a connection of its own, so that a short one may overtake a long one; it would be answered that it
 begins too far ahead, and sent again.  Nothing depends on it: a batch waits for those before it, and only so long.
 """
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
 WAIT_S: Final = 0.5  # from when a batch was announced until nobody waits for it any more
@@ -34,8 +36,16 @@ class Turns:
             coming = {at: until for at, until in self._coming.get(run, {}).items() if until > now}
             self._coming[run] = coming | {first: now + self._wait_s}
 
-    def wait(self, run: str, first: int) -> None:
-        """Wait for those of a run that begin before, as far as they were announced."""
+    @contextlib.contextmanager
+    def turn(self, run: str, first: int) -> Iterator[None]:
+        """Wait for those of a run that begin before, as far as they were announced; then it is this one's turn."""
+        self._wait(run, first)
+        try:
+            yield
+        finally:
+            self.done(run, first)
+
+    def _wait(self, run: str, first: int) -> None:
         with self._changed:
             while True:
                 before = [until for at, until in self._coming.get(run, {}).items() if at < first]
@@ -45,7 +55,7 @@ class Turns:
                 self._changed.wait(left)
 
     def done(self, run: str, first: int) -> None:
-        """Tell that a batch was answered, whatever came of it."""
+        """Tell that a batch had its turn, or will have none."""
         with self._changed:
             coming = self._coming.get(run, {})
             coming.pop(first, None)

@@ -129,9 +129,9 @@ class AuditLog:
             StoreError: The database did not answer; nothing was taken.
         """
         self.require_whole()
-        run = run_of(batch.audience, batch.boot)
+        turn = self.turns.turn(run_of(batch.audience, batch.boot), batch.first)
         try:
-            mark = self.store.take(batch, statement, leaves, lambda: self.turns.wait(run, batch.first))
+            mark = self.store.take(batch, statement, leaves, turn)
         except DisputedError as error:
             self._dispute(batch, error)
             raise

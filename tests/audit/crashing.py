@@ -18,8 +18,10 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from arx_caps.audit.entries import Reader
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
+from arx_caps.audit.taking import Line, Taking
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 
@@ -67,8 +69,13 @@ def work(url: str, folder: Path, steps: int, out: int) -> None:
     STEPS.left = steps
     mark = store.take(batch_of([]), "s")
     chain = facts(f"s-{mark}")
-    mark = store.take(batch_of([decision(n, chain) for n in range(AT_ONCE)], mark + 1), "s")
-    os.write(out, f"{mark}\n".encode())
+    made, reader = [decision(n, chain) for n in range(AT_ONCE)], Reader()
+    halves = [batch_of(made[: AT_ONCE // 2], mark + 1), batch_of(made[AT_ONCE // 2 :], mark + 1 + AT_ONCE // 2)]
+    line, both = Line(store.writing), [Taking(half, reader.read(half), "s", None) for half in halves]
+    for half in both:
+        line.stand(half)  # they are taken in one transaction
+    for half in both:
+        os.write(out, f"{line.take(half)}\n".encode())
     publisher.step()
     os.write(out, b"-1\n" if publisher.halted is None else b"-2\n")
     os._exit(0)

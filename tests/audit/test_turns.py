@@ -15,9 +15,8 @@ def test_a_batch_waits_for_those_before_it() -> None:
 
     def take(first: int) -> None:
         begun.wait()
-        turns.wait("run", first)
-        order.append(first)
-        turns.done("run", first)
+        with turns.turn("run", first):
+            order.append(first)
 
     threads = [threading.Thread(target=take, args=[first]) for first in (1001, 501, 1)]
     for thread in threads:
@@ -26,7 +25,8 @@ def test_a_batch_waits_for_those_before_it() -> None:
     for thread in threads:
         thread.join()
     assert order == [1, 501, 1001]
-    turns.wait("run", 9999)
+    with turns.turn("run", 9999):
+        pass
 
 
 def test_nobody_waits_for_a_stranger_or_for_ever() -> None:
@@ -35,9 +35,11 @@ def test_nobody_waits_for_a_stranger_or_for_ever() -> None:
     turns.announce("other", 1)
     turns.announce("run", 501)
     began = time.monotonic()
-    turns.wait("run", 1)
+    with turns.turn("run", 1):
+        pass
     assert time.monotonic() - began < 0.04
-    turns.wait("run", 1001)  # 501 never comes
+    with turns.turn("run", 1001):  # 501 never comes
+        pass
     assert time.monotonic() - began < 5
     for number in range(3000):
         turns.announce(f"run {number}", 1)
