@@ -13,6 +13,7 @@ import msgspec
 
 from arx_caps.mint.births import Birth, new_link, sign_session
 from arx_caps.mint.callers import Caller
+from arx_caps.mint.claims import keeps
 from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granting import Opened, next_end
@@ -64,7 +65,9 @@ def _require_opener(mint: Mint, policy: Policy, session: Mapping[str, Any]) -> N
             )
         return
     trusted = {issuer.name for issuer in policy.issuers.values() if issuer.url == opened_with["issuer"]}
-    if not any(each.agent == session["agent"] and each.issuer in trusted for each in policy.workloads):
+    sub = {"sub": opened_with["sub"]}  # what else its token said is not kept
+    known = (each for each in policy.workloads if each.agent == session["agent"] and each.issuer in trusted)
+    if not any(keeps({"sub": each.claims["sub"]}, sub) for each in known):
         raise GrantError(
             "the policy no longer takes the workload that opened this session for its agent; open another",
             code="session_not_allowed",
