@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -142,6 +143,8 @@ class KeySets:
             stat = path.stat()
             file = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             loaded = known.loaded
+            if not S_ISREG(stat.st_mode):
+                raise RequestError("is no file")  # a pipe would keep whoever opens it
             if loaded is None or loaded.file != file:
                 with path.open("rb") as stream:
                     loaded = _Loaded(read_key_set(stream.read(MAX_BYTES + 1)), self._clock(), file)

@@ -2,6 +2,7 @@
 """Where an issuer's keys come from: when they are asked for, how long they are believed, what is no key set."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_a_file_is_read_when_it_changes(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="No such file") as caught:
         sets.find("keys.json", "ed")
     assert caught.value.code == "issuer_unavailable"
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe that nobody writes into would hold a thread of the mint for each who asks."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", ".", "/dev/zero"):
+        with pytest.raises(UnavailableError, match="is no file"):
+            KeySets(tmp_path).find(name, "ec")
 
 
 @pytest.mark.parametrize(

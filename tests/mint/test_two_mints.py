@@ -16,6 +16,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.core import Mint
+from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_verifier.feed import Follower
@@ -230,6 +231,22 @@ def test_of_many_at_both_as_many_get_a_session_as_there_is_room(pair: Pair) -> N
         caller.token, room = told["token"], 1
         path = f"/v1/sessions/{told['session']['id']}"
         assert caller.ask(0, "DELETE", path)["status_code"] == 200
+
+
+def test_a_policy_that_one_takes_the_other_goes_by(pair: Pair) -> None:
+    """Loaded at one it is in force at both; a task that runs keeps its own, and each shows both by their digests."""
+    realm, mints, _, operator = pair
+    caller, _ = open_session(mints, operator.client, enrol(operator, "ruled"), 0)
+    before, text = caller.ask(1, "POST", "/v1/tasks", PAY)["task"], realm.policy_path.read_text()
+    loaded = operator.ask(0, "POST", "/v1/policies", {"policy": text.replace('"8h"', '"7h"', 1)})
+    assert loaded["before"] == before["policy"]
+    until(lambda: operator.ask(1, "GET", "/v1/policies/in-force")["digest"] == loaded["digest"], 10)
+    after = caller.ask(1, "POST", "/v1/tasks", PAY)["task"]
+    assert after["policy"] == loaded["digest"]
+    assert caller.ask(0, "GET", f"/v1/tasks/{before['id']}")["task"]["policy"] == before["policy"]
+    for turn, digest in enumerate((before["policy"], after["policy"])):
+        shown = operator.ask(turn, "GET", f"/v1/policies/{digest}")
+        assert Policy.parse(shown["policy"], "shown").digest == digest
 
 
 @pytest.mark.parametrize("at_once", [False, True])
