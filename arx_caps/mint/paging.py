@@ -7,7 +7,7 @@ and still have a next one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -19,6 +19,14 @@ DEFAULT_LIMIT: Final = 100
 LOOKED_AT: Final = PAGE + 1  # rows that one page looks at for those it is asked for
 
 Shown = TypeVar("Shown")
+
+
+class _HasState(Protocol):
+    @property
+    def state(self) -> str: ...
+
+
+InState = TypeVar("InState", bound=_HasState)
 
 
 class PageQuery(Query, frozen=True):
@@ -33,11 +41,6 @@ class Page(NamedTuple, Generic[Shown]):
 
     shown: list[Shown]
     next: str | UnsetType
-
-
-def fetch_for(limit: int, state: str | None) -> int:
-    """Return how many rows to ask the database for, for a page: more than that where rows may be passed over."""
-    return limit + 1 if state in (None, "expired", "ended") else LOOKED_AT
 
 
 def page_of(
@@ -69,3 +72,32 @@ def page_of(
     else:
         return Page(found, UNSET)
     return Page(found, place_of(last, order) if last is not None else UNSET)
+
+
+def page_in_state(
+    fetch: Callable[[int], Sequence[Mapping[str, Any]]],
+    order: Order,
+    show: Callable[[Mapping[str, Any]], InState],
+    *,
+    limit: int,
+    state: str | None,
+) -> Page[InState]:
+    """Make a page of what is in a state; most rows are in the one that their own words say.
+
+    Args:
+        fetch: Asks the database for at most so many rows.
+        order: The order.
+        show: Shows a row.
+        limit: How many rows the page has at most.
+        state: What is asked for.  Where only the kill epoch knows it, more rows are looked at if the first do not do.
+    """
+
+    def shown(row: Mapping[str, Any]) -> InState | None:
+        found = show(row)
+        return found if state in (None, found.state) else None
+
+    page = page_of(fetch(limit + 1), order, shown, limit=limit, fetched=limit + 1)
+    enough = state in (None, "expired", "ended") or len(page.shown) == limit or limit + 1 >= LOOKED_AT
+    if enough or page.next is UNSET:
+        return page
+    return page_of(fetch(LOOKED_AT), order, shown, limit=limit, fetched=LOOKED_AT)

@@ -5,9 +5,9 @@ An agent sees and ends its own session and that session's tasks; what is another
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http.client import SERVICE_UNAVAILABLE
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,7 +20,7 @@ from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.foreign import MAX_NAME_CHARS
 from arx_caps.mint.identity import Shown
 from arx_caps.mint.once import Made
-from arx_caps.mint.paging import Page, PageQuery, fetch_for, page_of
+from arx_caps.mint.paging import Page, PageQuery, page_in_state
 from arx_caps.mint.routes_trail import LogNodes, nodes_of
 from arx_caps.mint.shown import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.standing import State
@@ -28,7 +28,6 @@ from arx_caps.mint.state_work import SESSIONS_ORDER, TASKS_ORDER, Which
 from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
 from arx_verifier.names import MAX_PATH_BYTES
 
-S = TypeVar("S", SessionShown, TaskShown)
 # What the database can tell of each state; the rest is the kill epoch's word.
 WHICH: Final[dict[State | None, Which | None]] = {
     None: None,
@@ -173,10 +172,14 @@ def renew_session(asked: Asked) -> SessionOpened:
 def list_sessions(asked: Asked) -> Sessions:
     """List sessions, the newest first."""
     mint, query = asked.mint, asked.query
-    fetched = fetch_for(query.limit, query.state)
     wanted = {"agent": query.agent, "subject": query.subject, "template": query.template}
-    rows = mint.state.sessions(**wanted, which=WHICH[query.state], after=query.after, limit=fetched)
-    page = page_of(rows, SESSIONS_ORDER, _in_state(query.state, show_session, mint), limit=query.limit, fetched=fetched)
+    page = page_in_state(
+        lambda most: mint.state.sessions(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        SESSIONS_ORDER,
+        lambda row: show_session(mint, row),
+        limit=query.limit,
+        state=query.state,
+    )
     return Sessions(sessions=page.shown, next=page.next)
 
 
@@ -239,20 +242,14 @@ def delete_task(asked: Asked) -> TaskEnded:
 
 
 def _tasks(mint: Mint, query: TasksQuery) -> Page[TaskShown]:
-    fetched = fetch_for(query.limit, query.state)
     wanted = {"session": query.session, "agent": query.agent, "template": query.template}
-    rows = mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=fetched)
-    return page_of(rows, TASKS_ORDER, _in_state(query.state, show_task, mint), limit=query.limit, fetched=fetched)
-
-
-def _in_state(state: State | None, show: Callable[[Mint, Mapping[str, Any]], S], mint: Mint) -> Callable[..., S | None]:
-    """Show what is in a state, and pass over what is not."""
-
-    def shown(row: Mapping[str, Any]) -> S | None:
-        found = show(mint, row)
-        return found if state in (None, found.state) else None
-
-    return shown
+    return page_in_state(
+        lambda most: mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        TASKS_ORDER,
+        lambda row: show_task(mint, row),
+        limit=query.limit,
+        state=query.state,
+    )
 
 
 def _session(asked: Asked, session: str) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, insert
 
 from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.paging import PageQuery
+from arx_caps.mint.paging import LOOKED_AT, PageQuery
 from arx_caps.mint.state import State
 from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier import codec
@@ -93,6 +93,27 @@ def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.Mon
     assert those("killed") == killed[::-1]
     assert (those("ended"), those("expired"), those("frozen")) == ([ids[0]], [ids[1]], [])
     assert set(those("open")) == set(ids[2:]) - set(killed)
+
+
+def test_no_more_is_read_than_a_page_needs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an agent with a thousand sessions a page of open ones reads a page, and more where kills leave it short."""
+    asked, sessions, epochs = [], world.mint.state.sessions, world.mint.epochs
+    assert isinstance(epochs, UnsafeLocalEpochs)
+
+    def spy(*, limit: int, **wanted: Any) -> list[dict[str, Any]]:
+        asked.append(limit)
+        return sessions(limit=limit, **wanted)
+
+    world.enrol()
+    ids = add_sessions(world, COUNT)
+    monkeypatch.setattr(world.mint.state, "sessions", spy)
+    operator = world.operator()
+    for killed, reads in ((None, [6]), (ids[-1], [6, LOOKED_AT])):
+        asked.clear()
+        if killed is not None:
+            epochs.kill(f"session:{killed}")
+        told = operator.call("GET", "/v1/sessions", state="open", limit="5").json()
+        assert (len(told["sessions"]), "next" in told, asked) == (5, True, reads)
 
 
 def test_tasks_are_filtered_by_the_mint(world: World) -> None:
