@@ -40,7 +40,7 @@ def open_engine(url: str) -> Engine:
         if parts.drivername == "sqlite":
             settings: dict[str, Any] = {"connect_args": {"timeout": BUSY_S, "check_same_thread": False}}
             if parts.database and parts.database != ":memory:":
-                settings["pool_use_lifo"] = True  # one that is used again finds its pages still in its memory
+                settings["pool_use_lifo"] = True  # the connection that was used last still has its pages in memory
             engine = create_engine(parts, **settings)
             event.listen(engine, "connect", _on_sqlite_connect)
             event.listen(engine, "begin", _on_sqlite_begin)

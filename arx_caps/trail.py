@@ -34,7 +34,7 @@ class Line(NamedTuple):
 
     @classmethod
     def of(cls, shown: Mapping[str, Any]) -> Self:
-        """Make the line of a record as ``Decision.to_dict`` or a mint's log shows it."""
+        """Make the line of a record that ``Decision.to_dict`` or a mint's log shows."""
         if "kind" in shown:
             return cls(shown["at"], "event", f"{shown['by']}  {shown['kind']}", ("", ""), shown)
         if "outcome" not in shown:

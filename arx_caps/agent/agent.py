@@ -187,7 +187,7 @@ class Agent(SessionOpener):
 class Workload(SessionOpener):
     """An agent without a key of its own: its platform's token says who it is (OpenID Connect, SPIFFE).  SPEC 16.4.
 
-    Which agent that is, the policy says (``[[workload]]``) and each session then tells.
+    The policy says which agent that is (``[[workload]]``), and each session tells it.
 
     Args:
         read_token: Returns the token, a JWT.  Called for each session, because platforms renew it.

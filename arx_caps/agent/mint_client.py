@@ -41,7 +41,7 @@ Body = Mapping[str, Any]
 
 
 class LostAnswerError(StoreError):
-    """The mint did not answer what it may have heard, and may have done."""
+    """The mint may have received the call, and may have done it, but its answer did not come."""
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -218,7 +218,7 @@ def _attempt(send: Callable[[], httpx.Response]) -> httpx.Response | StoreError:
 
 
 def _leaves_open(outcome: httpx.Response | StoreError) -> bool:
-    """Tell whether this does not say if the call was done: no answer, a proxy's, or a mint's that failed over it."""
+    """Tell whether it stays open if the call was done: no answer, a proxy's, or that of a mint that failed in it."""
     if isinstance(outcome, StoreError):
         return isinstance(outcome, LostAnswerError)
     status = outcome.status_code
@@ -237,7 +237,7 @@ def _passes(outcome: httpx.Response | StoreError) -> bool:
 
 
 def _sendable(token: str) -> str:
-    """Refuse what no header can hold, here and without a word of it: the HTTP client's error would quote it whole."""
+    """Refuse what no header can hold, and quote nothing of it: the HTTP client's own error would quote it whole."""
     if not token.isascii() or not token.isprintable() or " " in token:
         raise refusal("malformed")
     return token

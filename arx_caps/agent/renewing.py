@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renew what is used before its time is over, and let what is not used run out.
 
-The mint sees no tool calls, so a session's idle limit is the life of its token; who knows that a session is at work is
-the process it works in.  A thread looks a few times in each span; it holds no session alive that nobody else holds.
+The mint sees no tool calls.  So a session's idle limit is the life of its token, and only the process that uses it
+knows that it is at work.  A thread looks a few times in each span; it keeps no session that nobody else refers to.
 """
 
 import logging
@@ -55,7 +55,7 @@ def _keep(held: "weakref.ref[Renewable]", span_s: float, over: threading.Event) 
         except (StoreError, UnavailableError) as error:
             _log.warning("%r could not be renewed yet: %s", session, error)
         except ArxError as error:
-            # What is refused now is refused to whoever uses the session, who is told so then.
+            # Nobody waits for this thread: whoever uses the session next is refused as well, and is told why.
             _log.warning("%r is not renewed any more: %s", session, error)
             return
         del session

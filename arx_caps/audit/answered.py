@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hold services' records to what they signed for: each batch's statement stands beside its records.  SPEC 17.11, 18.2.
 
-What the log signs is what the mint had; who could stop a mint in the second before could rewrite what had just come.
-He cannot sign for it in the service's name.
+The log signs what the mint has.  So whoever stops a mint within the second before it signs could rewrite what had just
+come; but he cannot sign that in the service's name.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def hold_answered(store: LogStore, size: int, find_key: FindKey, progress: Calla
 
 
 def _holds(store: LogStore, index: int, source: int, raw: bytes | None, find_key: FindKey) -> bool | None:
-    """Tell whether a stretch holds; False where that is not known, None where nobody has to answer for it."""
+    """Return True when a stretch holds, False when that cannot be told, None for a note of the log's own."""
     if raw is None:
         with store.reading() as c:
             kept = c.execute(select(RECORD.c.kept).where(RECORD.c.idx == index)).scalar()

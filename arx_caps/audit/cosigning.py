@@ -71,7 +71,7 @@ class Witnesses:
         return any(not _has(note, each.key) for each in self._asked)
 
     def cosigned(self, note: Note, size: int, prove: Callable[[int], Sequence[bytes]]) -> Note:
-        """Ask those who have not cosigned yet, and whose turn it is.
+        """Ask the witnesses that have not cosigned yet, but for those that failed a moment ago.
 
         Args:
             note: The checkpoint.

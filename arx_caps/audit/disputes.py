@@ -3,8 +3,8 @@
 
 Whoever stole a service's key can send records in its name, ahead of the verifier that makes them, or say that they are
 lost; a machine that was resumed twice from one image gives its numbers to two calls each.  What the verifier itself
-sends then would be passed over, as a batch that comes again is.  So it is compared, and refused where it is another:
-its sender keeps it, and the log says that there are two.
+sends then would be passed over, as a batch that comes again is.  So it is compared.  Where it differs it is refused:
+its sender keeps it, and the log says that there are two stories.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def logged(connection: Connection, source: int, first: int, last: int) -> dict[i
 
 
 def hold_to_logged(connection: Connection, source: int, entries: Sequence[Entry]) -> None:
-    """Hold records that the log should have to what it has; of those that retention took nothing is known.
+    """Compare records that came before with what the log has of them; what retention took cannot be compared.
 
     Raises:
         DisputedError: One is another, or was declared lost.

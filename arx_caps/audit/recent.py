@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The leaves that this process has just put into the log, for whoever signs them: not read back and hashed once more.
 
-They are what was committed, so that a row that somebody changes before it is signed is signed as it came, and found
-when it is read.  Whatever is not here, after a start or from another mint, is read from the database.
+They are what was committed.  So a row that somebody changes before it is signed is signed as it came, and the change
+is found when the row is read.  Whatever is not here, after a start or from another mint, is read from the database.
 """
 
 import threading
@@ -11,7 +11,9 @@ from typing import Final
 
 from arx_caps.audit.tiles import Leaf
 
-MAX_BYTES: Final = 32 * 1024 * 1024  # of kept parts, some seconds' worth; beyond, nobody seems to sign
+MAX_BYTES: Final = (
+    32 * 1024 * 1024
+)  # of kept parts: what comes in some seconds; with more than that, nobody seems to sign
 
 
 class Recent:

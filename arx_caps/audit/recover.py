@@ -124,7 +124,7 @@ def _lost(
 
 
 def about(entry: Entry, audience: str) -> Entry:
-    """Say of what was not proven whose it is: its record does not."""
+    """Put the service's name to a record of what nobody proved, which does not say it itself."""
     if entry.place.steps[0] != Step(SERVICE, "", ""):
         return entry
     return entry._replace(place=Place((Step(SERVICE, audience, audience),)))

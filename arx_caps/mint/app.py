@@ -93,7 +93,7 @@ def _routes(mint: Mint) -> list[Route]:
 
 def _dispatch(mint: Mint, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def dispatch(request: Request) -> Response:
-        # HEAD comes with GET; what it would have answered, it answers without the body.
+        # What takes GET takes HEAD, and answers alike; the server leaves out the body.
         return await serve(methods["GET" if request.method == "HEAD" else request.method], mint, request)
 
     return dispatch

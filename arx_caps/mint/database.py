@@ -97,7 +97,7 @@ class Database:
     def _turn(self) -> Iterator[None]:
         """Wait for this process's other writers, where only one can write at a time.
 
-        SQLite itself lets whoever waits sleep for ever longer and look again: of many some would wait for seconds.
+        SQLite itself has a waiter look again after longer and longer pauses: of many, some would wait for seconds.
         """
         if self._writing is None:
             yield

@@ -68,7 +68,7 @@ class Member:
         self.asked: tuple[Probe, int] | None = None  # a probe that waits for news, and when it came
 
     def applied(self, inc: str) -> int:
-        """What all that it stands for have applied of a history."""
+        """Up to which number of a history all whom it stands for have applied it; -1 for another history."""
         return self.crowd.applied if self.inc == inc else -1
 
 
@@ -150,7 +150,7 @@ class Hub:
         new = member.listener is not listener or self._silent(member, came)
         if member.listener is not listener:
             if member.listener is not None:
-                member.listener.drop()  # its connection was lost without a word; or two use one name, and none shall
+                member.listener.drop()  # its connection broke unseen, or two use one name, which none may
             member.listener = listener
         before = (member.inc, member.crowd)
         member.heard, member.inc = came, probe.inc if self._chain_at(probe) == probe.chain else ""
@@ -158,7 +158,7 @@ class Hub:
             member.heard_ms = self.granted.at_ms + (came - self.granted.sent) // MS
         member.crowd = probe.crowd or Crowd(1, probe.applied, ())
         self._answer(member, probe, came)
-        # Most probes say nothing new, and with many behind it a look at all of them is no trifle.
+        # Most probes say nothing new, and a look at all who are behind this relay takes time where they are many.
         if new or member.asked is not None or before != (member.inc, member.crowd):
             self.settle_soon()
 
@@ -203,7 +203,7 @@ class Hub:
             first = probe.applied - low
             wanted = range(first, min(first + probe.limit, len(self._entries)))
             entries = [(e.seq, e.op, e.scope) for e in (self._entries[index] for index in wanted)]
-        # Counted to the coming of the question, which left its sender before: the sum never hides a moment.
+        # Up to when the question came.  Its sender counts from when it left, which was earlier: no moment is left out.
         age = max(0, came - granted.sent)
         facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
         listener.send(Told(*facts, entries, len(self.members), age))

@@ -92,7 +92,7 @@ class Exchange:
         return self.once(lambda: self.client.fcall(function, len(named), *named, *arguments))
 
     def written(self, replicas: int, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, bool]:
-        """Call a function, then wait for the disks; not in ``once``, because whoever calls this may want to repeat it.
+        """Call a function, then wait for the disks.  Not in ``once``: a caller may want to repeat it.
 
         Returns:
             The answer, and whether it is on the primary's disk and on those of so many replicas.

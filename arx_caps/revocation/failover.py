@@ -59,7 +59,7 @@ def look(store: RevocationStore) -> Look:
     exchange = store.exchange
 
     def see() -> tuple[Any, str, str]:
-        with exchange.connection() as one:  # what it was found as, and what that very server says
+        with exchange.connection() as one:  # on one connection: what was written down, and what this very server says
             found, info = ask(one, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"))
             for answer in (found, info):
                 if isinstance(answer, Exception):

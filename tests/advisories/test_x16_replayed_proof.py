@@ -6,12 +6,14 @@ ARx: each call is spent once among all verifiers of a service, and a nonce store
 
 import secrets
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.counters import MemoryNonces, RedisNonces
+from arx_verifier.verify import Verifier
 from tests.support import AT, access, mint, sign, verifier
 
 
@@ -48,12 +50,19 @@ def test_a_shared_store_that_restarted_opens_no_gap() -> None:
     assert verifier(nonces=Restarted(now_ms=AT - 60_000)).decide(token, access(at=AT + 2)).code == "proof_invalid"
 
 
-@pytest.mark.servers
-def test_two_verifiers_share_what_was_spent(valkey: EmbeddedValkey) -> None:
-    """The same call at two workers of a service: the second refuses, whichever it is."""
+@pytest.fixture
+def workers(valkey: EmbeddedValkey) -> Iterator[list[Verifier]]:
+    """Two workers of a service, which share what was spent."""
     prefix = f"arx:nonce:{secrets.token_hex(6)}:"
     stores = [RedisNonces(valkey.url, prefix) for _ in range(2)]
-    workers = [verifier(nonces=store) for store in stores]
+    yield [verifier(nonces=store) for store in stores]
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.servers
+def test_two_verifiers_share_what_was_spent(workers: list[Verifier]) -> None:
+    """The same call at two workers of a service: the second refuses, whichever it is."""
     now = time.time_ns() // 1_000_000 + 30_000  # after the server's start, whichever connection asks for it
     parent = mint(iat=now, exp=now + 60_000)
     for first in (0, 1):
@@ -62,16 +71,11 @@ def test_two_verifiers_share_what_was_spent(valkey: EmbeddedValkey) -> None:
         assert workers[first].decide(token, request).code == "ok"
         assert workers[1 - first].decide(token, request).code == "replayed"
         assert workers[first].decide(token, request).code == "replayed"
-    for store in stores:
-        store.close()
 
 
 @pytest.mark.servers
-def test_one_of_many_at_once_wins(valkey: EmbeddedValkey) -> None:
+def test_one_of_many_at_once_wins(workers: list[Verifier]) -> None:
     """The same call at two workers at the same moment is allowed once."""
-    prefix = f"arx:nonce:{secrets.token_hex(6)}:"
-    stores = [RedisNonces(valkey.url, prefix) for _ in range(2)]
-    workers = [verifier(nonces=store) for store in stores]
     now = time.time_ns() // 1_000_000 + 30_000  # after the server's start, whichever connection asks for it
     parent = mint(iat=now, exp=now + 60_000)
     request = access(at=now)
@@ -80,5 +84,3 @@ def test_one_of_many_at_once_wins(valkey: EmbeddedValkey) -> None:
             token = sign(parent, request)
             codes = threads.map(lambda n, token=token: workers[n % 2].decide(token, request).code, range(4))
             assert sorted(codes) == ["ok", "replayed", "replayed", "replayed"]
-    for store in stores:
-        store.close()

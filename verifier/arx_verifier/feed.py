@@ -240,7 +240,7 @@ class Follower(Following):
                 if lease.sent >= waiter.sent_after and state.applied >= waiter.born:
                     _settle(waiter, True)
                 elif lease.sent >= max(waiter.asked, waiter.sent_after):
-                    _settle(waiter, False)  # asked afterwards, the store itself had no such entry
+                    _settle(waiter, False)  # the store was asked after this one began to wait, and had no such entry
                 else:
                     self._waiters.append(waiter)
 
@@ -251,7 +251,7 @@ class Follower(Following):
             _settle(waiter, value)
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:
-        super().close()  # the lease first: what has left is not waited for
+        super().close()  # the lease first: after the goodbye no kill waits for this verifier
         link.leave(self.verifier_id)
 
 

@@ -108,7 +108,7 @@ class Following(EpochTable):
         self._sent = (self._boot(), self._wall())
         self._last = self._sent[0]
         self._due = self._last + self._interval
-        # A child forked in the middle of an entry cannot say by which way it came to its number: it begins anew.
+        # A child that was forked while an entry was applied does not know what led to its number: it begins anew.
         chain = self.chain_at(state.inc, state.applied)
         return Question(Place(state.inc, state.applied, chain), hurry)
 
@@ -140,7 +140,7 @@ class Following(EpochTable):
         if sent is None:
             raise FeedError("an answer that nobody asked for")
         if answer.status == OK:
-            # What a relay answers was true before it was asked: so much less is the answer worth.  SPEC 10.7
+            # A relay's answer was true some time before it was asked: its lease is shorter by that.  SPEC 10.7
             age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
             self._take_entries(answer, sent[0] - age, sent[1] - age)
         elif answer.status in (REGRESSED, CORRUPT):

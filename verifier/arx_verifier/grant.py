@@ -17,8 +17,8 @@ from arx_verifier.errors import ArxError
 from arx_verifier.proven import ProvenChain
 from arx_verifier.standing import recheck
 
-_ENDING = threading.Lock()  # one for all: it is taken when a call ends early, or wants to know
-# A child that is forked while another thread has it would wait for ever; the standard library does it so, too.
+_ENDING = threading.Lock()  # one for all grants: it is taken when a call is ended early, or asks to be told of that
+# A child that is forked while another thread holds it would wait for ever.  The standard library mends its locks so.
 os.register_at_fork(after_in_child=_ENDING._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
@@ -132,7 +132,7 @@ class Grant(msgspec.Struct, eq=False):
         for callback in callbacks:
             try:
                 callback(reason)
-            except Exception:
+            except Exception:  # whatever it is, the other callbacks are told
                 _tell_of_it()
 
     def __repr__(self) -> str:

@@ -191,7 +191,7 @@ class Macaroon:
 
     def encode(self) -> str:
         """Return the text form, ``arx1_…``.  It is a secret: whoever has it holds the token."""
-        # Of the body, what the head says is written already; the head is whole groups of four characters.
+        # The head is the text of how the body begins, in whole groups of four characters: only the rest is written.
         written = len(self._head) // 4 * 3
         rest = self._body[written:] + codec.TAIL + self._signature
         return codec.TOKEN_PREFIX + self._head + codec.base64_of(rest).decode("ascii")
@@ -298,7 +298,7 @@ def read_identifier(raw: bytes) -> Identifier | OperatorIdentifier:
         identifier = _IDENTIFIER.decode(raw)
         if raw.isascii() and canonical.encode(identifier) == raw:  # nearly every one
             return identifier
-    except (ValueError, RecursionError):  # the former are msgspec's too; what is wrong is said below
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors; what is wrong is said below
         pass
     if b'"operator":' in raw and b'"agent":' not in raw:
         return canonical.decode(_OPERATOR, raw)

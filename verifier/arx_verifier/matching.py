@@ -84,7 +84,7 @@ def is_clean_path(value: Any) -> bool:
     if not value.isprintable() and _CONTROL.search(value) is not None:
         return False
     if "%" in value:
-        lower = value.lower()  # of ASCII letters only what was one before: no other character becomes one of these
+        lower = value.lower()  # no character but an ASCII letter becomes one of the letters in these escapes
         if any(escape in lower for escape in _ESCAPES):
             return False
     return not ("/." in value or "/ " in value or value[0] in ". ") or _DOTS.search("/" + value) is None

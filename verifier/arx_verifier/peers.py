@@ -68,7 +68,7 @@ def _read(text: str) -> Address | None:
     return _read_short(text) if len(text) <= _MAX_CHARS else None
 
 
-@lru_cache(maxsize=4096)  # clients come again, and reading an address anew takes as long as half a decision
+@lru_cache(maxsize=4096)  # the same clients call again, and reading an address takes half as long as a decision
 def _read_short(text: str) -> Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -37,10 +37,11 @@ _NONCE: Final = b"\0\0\0\x16"
 _TOOL: Final = b"\0\0\0\4tool"
 _TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
 _CAVEAT_AT, _CAVEAT_ENDS = 2 - _TAIL_BYTES, -len(_END) - codec.SIGNATURE_BYTES
-# The tail's text begins where the text before it is whole groups of three bytes: 0, 1 or 2 bytes of the parent fall
-# into it, and the number of characters modulo 4 (with the five of ``arx1_``) tells how many.  By it: the number of the
-# tail's characters; those bytes; at which place it has which text, since a look there tells a task's token from a call
-# without decoding it; what it may end with, where nothing is carried beyond the last byte; and its padding.
+# base64 writes three bytes as four characters, so the tail is cut where whole groups end: 0, 1 or 2 bytes of the parent
+# come into it.  The length of the text modulo 4 (with the five characters of ``arx1_``) tells how many; by that number:
+# - how many characters the tail has, and how many bytes of the parent are in it;
+# - where in it which text stands: a look there tells a task's token from a call without decoding it;
+# - what it may end with, since the last character must carry no bits beyond the last byte; and its padding.
 _TAILS: Final = (
     (179, 1, 4, codec.text_of(MARK[2:11]), tuple("AEIMQUYcgkosw048"), b"="),
     (180, 2, 4, codec.text_of(MARK[1:10]), ("",), b""),
