@@ -9,7 +9,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import Table
+from sqlalchemy import BigInteger, ColumnElement, Table, Text, any_, bindparam, cast, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -55,6 +56,23 @@ def find_nodes(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, tup
         signs = ", ".join([sign] * len(some))
         rows = connection.exec_driver_sql(f"SELECT key, id, path FROM {NODE.name} WHERE key IN ({signs})", some)  # noqa: S608 - signs
         found |= {bytes(key): (node, bytes(path)) for key, node, path in rows}
+    return found
+
+
+def among(connection: Connection, column: Any, ids: str) -> ColumnElement[bool]:
+    """Say that a column is one of many numbers: told as one text, as thousands of parameters take milliseconds.
+
+    Args:
+        connection: To which database.
+        column: The column.
+        ids: The numbers, with commas between.
+    """
+    found: ColumnElement[bool]
+    if connection.dialect.name == "postgresql":
+        # Written out: a plan for whatever numbers come would hold each row to one number after the other.
+        found = column == any_(cast(bindparam(None, f"{{{ids}}}", Text, literal_execute=True), ARRAY(BigInteger)))
+    else:
+        found = column.in_(select(func.json_each(f"[{ids}]").table_valued("value").c.value))
     return found
 
 

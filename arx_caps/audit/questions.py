@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_column, or_, select, true
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.reach import Question, Reach, different, reach
+from arx_caps.audit.bulk import among
+from arx_caps.audit.reach import Held, Question, different, held
 from arx_caps.audit.tables import ALLOW, BATCH, COUNTED, DENY, END, EVENT, GAP, NODE, RECORD, SOURCE, STATE
 from arx_verifier.names import matches_tool
 
@@ -85,7 +86,7 @@ def records(
     """
     rising = after is not None
     edge = RECORD.c.idx > after if rising else true() if before is None else RECORD.c.idx < before
-    reached = reach(connection, question)
+    reached = held(connection, question)
     pages = []
     for where, gathered in _streams(connection, question, reached, limit):
         # With + 0 the order is no reason for walking the whole log in search of a few records.
@@ -100,7 +101,7 @@ def records(
 
 def total(connection: Connection, question: Question) -> Total:
     """Count what a question reaches: exactly where nodes keep the count, else as far as ``COUNTED_TO``."""
-    reached = reach(connection, question)
+    reached = held(connection, question)
     gone = bool(connection.execute(select(STATE.c.first)).scalar_one())
     if not question.of_records and not (gone and reached):  # nodes go on counting what retention took
         return _total_of_nodes(connection, reached)
@@ -120,7 +121,7 @@ def size(connection: Connection) -> int:
 
 
 def _streams(
-    connection: Connection, question: Question, reached: Reach | None, limit: int
+    connection: Connection, question: Question, reached: Held | None, limit: int
 ) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
     """Yield conditions that together take all records and no two the same; and whether they are gathered by node.
 
@@ -132,12 +133,19 @@ def _streams(
         within.append(_of_tool(question.tool))
     reasons = _reasons(connection, question.reason)
     if reached is not None and reached.complete:
-        ids = [row.id for row in reached.nodes]
-        if _worth_gathering(connection, reached, limit):
+        if _worth_gathering(connection, reached.records, limit):
             more = [] if tools is None else [RECORD.c.tool.in_(tools)]
-            yield [RECORD.c.node.in_(ids), or_(*(and_(*each) for each in reasons)), *more, *within], True
+            yield (
+                [
+                    among(connection, RECORD.c.node, reached.ids),
+                    or_(*(and_(*each) for each in reasons)),
+                    *more,
+                    *within,
+                ],
+                True,
+            )
             return
-        within.append((RECORD.c.node + 0).in_(ids))
+        within.append(among(connection, RECORD.c.node + 0, reached.ids))
     elif reached is not None:
         within.append(exists().where(NODE.c.id == RECORD.c.node, reached.where))
     for reason in reasons:
@@ -145,10 +153,9 @@ def _streams(
             yield [*([] if tool is None else [RECORD.c.tool == tool]), *reason, *within], False
 
 
-def _worth_gathering(connection: Connection, reached: Reach, limit: int) -> bool:
+def _worth_gathering(connection: Connection, records: int, limit: int) -> bool:
     """Tell whether so many records of known nodes are sooner sorted than met on a walk from the log's end."""
-    held = sum(row.allow + row.deny + row.other for row in reached.nodes)
-    return bool(held <= _WORTH or held * held < limit * size(connection))
+    return records <= _WORTH or records * records < limit * size(connection)
 
 
 def _reasons(connection: Connection, reason: str | None) -> list[list[ColumnElement[bool]]]:
@@ -196,15 +203,12 @@ def _in_time(connection: Connection, question: Question) -> Iterator[ColumnEleme
         yield RECORD.c.at_ms < question.until_ms
 
 
-def _total_of_nodes(connection: Connection, reached: Reach | None) -> Total:
+def _total_of_nodes(connection: Connection, reached: Held | None) -> Total:
     if reached is None:
         times = connection.execute(select(func.min(BATCH.c.since_ms), func.max(BATCH.c.until_ms))).one()
         held = connection.execute(select(STATE.c.size - STATE.c.first)).scalar_one()
         return Total(int(held), True, *times)
-    counts = [(row.allow + row.deny + row.other, row.first_ms, row.last_ms) for row in reached.nodes]
-    counts = [each for each in counts if each[0]]
-    since, until = (min(e[1] for e in counts), max(e[2] for e in counts)) if counts else (None, None)
-    return Total(sum(each[0] for each in counts), reached.complete, since, until)
+    return Total(reached.records, reached.complete, reached.since_ms, reached.until_ms)
 
 
 _REFUSED: Final = RECORD.c.outcome > literal_column(str(ALLOW))  # as the partial indexes say it

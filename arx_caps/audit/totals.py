@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many records nodes have: added up by whoever signs, once for many batches; what is newer, by whoever asks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, case, func, literal_column, select, update
@@ -58,9 +58,26 @@ def up_to_date(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence[Row
     start, end = connection.execute(select(STATE.c.counted, STATE.c.size)).one()
     if start == end or not rows:
         return rows
-    newer = _NEW.where(RECORD.c.node.in_([row.id for row in rows]))
-    found = {row.node: row for row in connection.execute(newer, {"start": start, "end": end})}
+    new = _NEW.where(RECORD.c.node.in_([row.id for row in rows]))
+    found = {row.node: row for row in connection.execute(new, {"start": start, "end": end})}
     return [_add(row, found[row.id]) if row.id in found else row for row in rows]
+
+
+def newer(
+    connection: Connection, of: Callable[[ColumnElement[int]], ColumnElement[bool]]
+) -> tuple[int, int | None, int | None]:
+    """Return how many records of some nodes are in no total yet, and the times of the first and the last of them.
+
+    Args:
+        connection: A state of the log.
+        of: Says of a record's node whether it is one of them.
+    """
+    start, end = connection.execute(select(STATE.c.counted, STATE.c.size)).one()
+    if start == end:
+        return 0, None, None
+    new = select(func.count(), func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms))
+    found = connection.execute(new.where(RECORD.c.idx >= start, RECORD.c.idx < end, of(_WHOSE))).one()
+    return tuple(found)
 
 
 def _add(row: Row[Any], new: Row[Any]) -> Counted:

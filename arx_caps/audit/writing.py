@@ -89,10 +89,12 @@ class Writing:
             The index of the first.
         """
         connection, nodes = self.connection, self._nodes
-        # A chain's records share their place: it is looked for once, with the time of the first of them.
-        places = {id(entry[2]): (entry[2], entry[1]) for entry in reversed(entries)}
-        nodes.prepare(connection, [place for place, _ in places.values()])
-        found = {which: nodes.find(place, at_ms) for which, (place, at_ms) in places.items()}
+        # A chain's records share their place: it is looked for once, in their order, with the time of the first.
+        places: dict[int, Entry] = {}
+        for entry in entries:
+            places.setdefault(id(entry[2]), entry)
+        nodes.prepare(connection, [entry[2] for entry in places.values()])
+        found = {which: nodes.find(entry[2], entry[1]) for which, entry in places.items()}
         first, whose = self.tree.size, source.id
         # As bytearrays: of bytes SQLite's driver asks first whether they adapt to something else, which takes longer.
         rows = [

@@ -6,6 +6,8 @@ from collections import Counter
 
 from sqlalchemy import func, select, update
 
+from arx_caps.audit.questions import total
+from arx_caps.audit.reach import Question
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import ALLOW, DENY, META, NODE, RECORD, STATE
 from arx_caps.audit.totals import up_to_date
@@ -33,6 +35,21 @@ def counted(store: LogStore) -> dict[int, tuple[int, int, int]]:
     return {node: (n[ALLOW], n[DENY], n.total() - n[ALLOW] - n[DENY]) for node, n in kinds.items()}
 
 
+def hold_questions(store: LogStore) -> None:
+    """Hold the totals of questions to the records alone."""
+    own = select(func.count(), func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).join(
+        NODE, NODE.c.id == RECORD.c.node
+    )
+    with store.reading() as c:
+        for session in ("s-0", "s-1", "s-2", "s-9"):
+            count, since, until = c.execute(own.where(NODE.c.session == session)).one()
+            found = total(c, Question(session=session))
+            assert (found.records, found.exact, found.until_ms) == (count, True, until)
+            assert found.since_ms == since or (
+                since is not None and found.since_ms is not None and found.since_ms < since
+            )
+
+
 def test_totals_are_those_of_the_records(store: LogStore) -> None:
     """Before, between and after checkpoints, and with losses among the records."""
     dice, mark = random.Random(9), 0
@@ -45,6 +62,7 @@ def test_totals_are_those_of_the_records(store: LogStore) -> None:
             first = mark + 1 if lost is None else mark + 3
             mark = store.take(batch_of(made, first, lost_from=lost), "s")
         assert told(store) == counted(store)
+        hold_questions(store)
     with store.reading() as c:
         size, done = c.execute(select(STATE.c.size, STATE.c.counted)).one()
     assert size == done
