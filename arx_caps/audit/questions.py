@@ -101,7 +101,7 @@ def records(
 
 def total(connection: Connection, question: Question) -> Total:
     """Count what a question reaches: exactly where nodes keep the count, else as far as ``COUNTED_TO``."""
-    reached = held(connection, question)
+    reached = held(connection, question, some=True)
     gone = bool(connection.execute(select(STATE.c.first)).scalar_one())
     if not question.of_records and not (gone and reached):  # nodes go on counting what retention took
         return _total_of_nodes(connection, reached)

@@ -6,9 +6,11 @@ recomputes after the edit; a proof scheme of a database's own that did not check
 verified.  Here the check is made by somebody else, from the files, with a key and a checkpoint that they kept.
 """
 
+import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx
 from tests.mint.world import ISSUER, LOOKUP, World, local_mint, local_world, now_ms
+from tests.postgres import Postgres
 
 KEPT = records(40)
 CHANGED = [*KEPT[:20], b"nothing happened", *KEPT[21:]]
@@ -72,6 +75,9 @@ def test_no_proof_joins_two_histories() -> None:
 def begun(folder: Path, database: str | None = None) -> World:
     """A mint with a log of events, calls and a service's decisions, allowed and refused, signed."""
     made, _ = local_world(folder, database=database)
+    settings = made.realm.folder / "realm.toml"  # whatever runs on this machine, no mint of this realm does
+    told = settings.read_text().replace('listen = "127.0.0.1:8700"', 'listen = "127.0.0.1:9"')
+    settings.write_text(told)
     made.mint.log.start()
     holder, session = made.session()
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
@@ -277,18 +283,28 @@ def test_an_older_checkpoint_or_another_history_is_found(world: World, tmp_path:
     assert "two histories" in told["problem"]
 
 
-def test_a_database_that_was_put_back_is_not_signed(tmp_path: Path) -> None:
+def backed_up(world: World, folder: Path, request: pytest.FixtureRequest) -> Callable[[], object]:
+    """Make a backup of the log's database, and return how it is put back."""
+    url = world.realm.database
+    if url is None:
+        live, backup = world.realm.audit_path, folder / "backup"
+        with contextlib.closing(sqlite3.connect(live)) as source, contextlib.closing(sqlite3.connect(backup)) as copy:
+            source.backup(copy)
+        return lambda: backup.replace(live)
+    server: Postgres = request.getfixturevalue("postgres")
+    return partial(server.put_back, server.backup(url), url)
+
+
+def test_a_database_that_was_put_back_is_not_signed(
+    world: World, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The mint finds that more was signed than its database has: it signs nothing, takes nothing, and says why."""
-    world = begun(tmp_path / "realm")
     log, realm = world.mint.log, world.realm
-    with sqlite3.connect(realm.audit_path) as live, sqlite3.connect(tmp_path / "backup") as backup:
-        live.backup(backup)
-    backup.close()
-    live.close()
+    put_back = backed_up(world, tmp_path, request)
     log.take(batch_of([decision(4, facts())], 4), "statement")
     log.step()
     world.mint.close()
-    (tmp_path / "backup").replace(realm.audit_path)
+    put_back()
     signed = (realm.log_dir / "checkpoint").read_bytes()
     mint, _ = local_mint(realm)
     mint.log.start()

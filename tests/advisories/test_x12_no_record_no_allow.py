@@ -13,6 +13,7 @@ from arx_verifier.decisions import Decision
 from arx_verifier.replay import read_journal
 from arx_verifier.spool import Journal
 from arx_verifier.verify import Verifier
+from tests.disks import small_disk
 from tests.support import ANYTHING, AT, access, mint, verifier
 
 KIB = 1024
@@ -21,15 +22,7 @@ KIB = 1024
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    yield from small_disk(tmp_path / "disk", "256k")
 
 
 def journal_in(folder: Path) -> Journal:

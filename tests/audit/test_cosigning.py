@@ -60,14 +60,6 @@ def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]
     made.stop()
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[LogStore]:
-    """An empty log."""
-    with LogStore(f"sqlite:///{tmp_path}/audit.db") as made:
-        made.create()
-        yield made
-
-
 def grow(store: LogStore, count: int) -> None:
     """Add records."""
     size = store.size()
@@ -82,18 +74,18 @@ def seen(folder: Path, witness: Served) -> tuple[int, bool]:
 
 @pytest.mark.parametrize("required", [False, True])
 def test_a_missing_witness_is_an_alarm_or_what_the_realm_says(
-    log: LogStore, witness: Served, tmp_path: Path, required: bool, caplog: pytest.LogCaptureFixture
+    store: LogStore, witness: Served, tmp_path: Path, required: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Checkpoints are cosigned; while it is away they are published without, or held back; then it catches up."""
     folder = tmp_path / "log"
-    publisher = Publisher(log, LOG, folder, Witnesses([Asked(witness.url, witness.key)], required=required))
+    publisher = Publisher(store, LOG, folder, Witnesses([Asked(witness.url, witness.key)], required=required))
     for count in (1, 9, 300):
-        grow(log, count)
+        grow(store, count)
         publisher.step()
-        assert seen(folder, witness) == (log.size(), True)
+        assert seen(folder, witness) == (store.size(), True)
     assert verify(folder, Trust(LOG.key, [witness.key])).records == 310
     witness.stop()
-    grow(log, 5)
+    grow(store, 5)
     publisher.step()
     assert seen(folder, witness) == ((310, True) if required else (315, False))
     assert "does not answer" in (publisher.witnesses.failing or "")
@@ -105,11 +97,11 @@ def test_a_missing_witness_is_an_alarm_or_what_the_realm_says(
     assert publisher.witnesses.failing is None
 
 
-def test_a_witness_that_saw_more_is_an_alarm(log: LogStore, witness: Served, tmp_path: Path) -> None:
+def test_a_witness_that_saw_more_is_an_alarm(store: LogStore, witness: Served, tmp_path: Path) -> None:
     """Database and files were both put back: the witness saw more, cosigns nothing, and the mint says why."""
     asked = [Asked(witness.url, witness.key)]
-    grow(log, 10)
-    Publisher(log, LOG, tmp_path / "log", Witnesses(asked)).step()
+    grow(store, 10)
+    Publisher(store, LOG, tmp_path / "log", Witnesses(asked)).step()
     with LogStore(f"sqlite:///{tmp_path}/older.db") as older:
         older.create()
         grow(older, 5)

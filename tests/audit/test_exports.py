@@ -4,6 +4,10 @@
 import csv
 import io
 import json
+import re
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -46,63 +50,95 @@ RECORDS: Final = [
 ]
 SHOWN: Final = [show_record(each) for each in RECORDS]
 
-# What https://schema.ocsf.io/1.8.0/ requires of the two classes and of the objects in them; sets: at least one of them.
-BASE: Final = (
-    "activity_id", "category_uid", "class_uid", "metadata.product.vendor_name", "metadata.version", "severity_id",
-    "time", "type_uid",
-)  # fmt: skip
-ENDPOINT: Final = {"ip", "uid", "name", "hostname", "svc_name", "instance_uid", "interface_uid", "interface_name"}
-REQUIRED: Final[dict[int, tuple[Any, ...]]] = {
-    6003: (*BASE, "actor", "api.operation", "src_endpoint"),
-    3003: (*BASE, "user", {"privileges", "groups", "iam_roles"}),
-}
-OF_OBJECTS: Final[dict[str, tuple[Any, ...]]] = {
-    "actor": ({"process", "user", "invoked_by", "session", "app_name", "app_uid"},),
-    "actor.user": ({"account", "name", "uid"},),
-    "user": ({"account", "name", "uid"},),
-    "src_endpoint": (ENDPOINT,),
-    "dst_endpoint": (ENDPOINT,),
-    "ai_agent": ("uid",),
-    "api.service": ({"name", "uid"},),
-    "api.request": ("uid",),
-}
+# What https://schema.ocsf.io/1.8.0 publishes of the two classes and of the objects in them.
+OCSF: Final = json.loads(Path(__file__).with_name("ocsf-1.8.json").read_text("utf-8"))
+JSON_TYPES: Final = {"boolean_t": bool, "integer_t": int, "long_t": int, "string_t": str}
+COUNTS: Final = {"at_least_one": range(1, 99), "just_one": range(1, 2)}
 
 
-def at(value: Any, path: str) -> Any:
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def hold_to_schema(value: Any, schema: dict[str, Any], where: str, profiles: Sequence[str] = ()) -> None:
+    """Hold an object to its class or object type: what is required, known, of its type, and what goes together."""
+    known = {
+        name: told
+        for name, told in schema["attributes"].items()
+        if "profiles" not in told or set(told["profiles"]) & set(profiles)
+    }
+    assert set(value) <= set(known), where
+    assert {name for name, told in known.items() if told.get("required")} <= set(value), where
+    for constraint, names in schema.get("constraints", {}).items():
+        assert sum(name in value for name in names) in COUNTS[constraint], (where, constraint, names)
+    for name, member in value.items():
+        told, path = known[name], f"{where}.{name}"
+        assert isinstance(member, list) == told.get("array", False), path
+        for each in member if told.get("array") else [member]:
+            hold_to_type(each, told, path)
+
+
+def hold_to_type(value: Any, told: dict[str, Any], where: str) -> None:
+    """Hold a value to the type of its attribute."""
+    kind = told["type"]
+    if kind in OCSF["objects"]:
+        hold_to_schema(value, OCSF["objects"][kind], where)
+        return
+    if kind == "object":  # anything
+        assert isinstance(value, dict), where
+        return
+    of = OCSF["types"][kind]
+    assert type(value) is JSON_TYPES[of.get("type", kind)], where
+    assert value != "", where
+    assert re.search(of.get("regex", ""), str(value)), where
+    assert len(str(value)) <= of.get("max_len", len(str(value))), where
+    assert str(value) in told.get("enum", [str(value)]), where
+    if kind == "ip_t":
+        ip_address(value)
+
+
+def written(shown: dict[str, Any]) -> Any:
+    """A record as whoever reads an export gets it."""
+    return json.loads(form_of("ocsf", origin="mint.example/acme/log", version="0.1.0").line(shown))
 
 
 @pytest.mark.parametrize("shown", SHOWN, ids=range(len(SHOWN)))
-def test_an_ocsf_event_has_what_its_class_requires(shown: dict[str, Any]) -> None:
-    """
-    Every record, of whatever kind, erased or not: the class's and the objects' required attributes, of their types.
-    """
-    written = to_ocsf(shown, origin="mint.example/acme/log", version="0.1.0")
-    assert json.dumps(written)
-    wanted = [("", each) for each in REQUIRED[written["class_uid"]]]
-    wanted += [(path, each) for path, rules in OF_OBJECTS.items() if at(written, path) is not None for each in rules]
-    for path, rule in wanted:
-        inside = at(written, path) if path else written
-        if isinstance(rule, set):
-            assert any(inside.get(name) for name in rule), (path, rule)
-        else:
-            assert at(inside, rule) not in (None, ""), (path, rule)
-    assert written["type_uid"] == written["class_uid"] * 100 + written["activity_id"]
-    assert written["category_uid"] == written["class_uid"] // 1000
-    assert written["activity_id"] in ((1, 2, 3, 4, 99) if written["class_uid"] == 6003 else (1, 2, 3))
-    assert type(written["time"]) is int
-    assert written["metadata"]["version"] == "1.8.0"
+def test_an_ocsf_event_is_what_its_schema_says(shown: dict[str, Any]) -> None:
+    """Every record, of whatever kind, erased or not, is an event of the published schema, and has nothing else."""
+    event = written(shown)
+    schema = OCSF["classes"][str(event["class_uid"])]
+    hold_to_schema(event, schema, schema["name"], event["metadata"].get("profiles", ()))
+    assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]
+    assert (event["metadata"]["version"], event["class_name"]) == (OCSF["version"], schema["name"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("time",), "1"),
+        (("severity_id",), 7),
+        (("actor",), {}),
+        (("api",), {"service": {"name": "orders"}}),
+        (("metadata", "product"), None),
+        (("src_endpoint", "ip"), "10.0.0"),
+        (("resources",), {"name": "orders"}),
+        (("ai_agent",), {"uid": "acme/bot"}),
+    ],
+)
+def test_an_event_that_is_none_is_found(path: tuple[str, ...], value: Any) -> None:
+    """The check itself: what the schema does not say, or says otherwise, is no event."""
+    event = written(SHOWN[0])
+    inside = event
+    for name in path[:-1]:
+        inside = inside[name]
+    inside[path[-1]] = value
+    with pytest.raises((AssertionError, ValueError, TypeError)):
+        hold_to_schema(event, OCSF["classes"]["6003"], "event")
 
 
 def test_ocsf_says_who_did_what_for_whom_and_how_it_ended() -> None:
     """
-    The person is the user, the agent the AI agent, the tool the operation; the chain of hand-overs is not lost.
+    The person is the user, the agent the application, the tool the operation; the chain of hand-overs is not lost.
     """
     allow, deny, *_, opened, _, _ = (to_ocsf(shown, origin="o", version="1") for shown in SHOWN)
     assert allow["actor"]["user"] == {"uid": "ada", "domain": "https://idp.example", "type_id": 1, "type": "User"}
-    assert (allow["ai_agent"]["uid"], allow["ai_agent"]["instance_uid"]) == ("acme/bot", "s-1")
+    assert (allow["actor"]["app_uid"], allow["actor"]["session"]) == ("acme/bot", {"uid": "s-1"})
     assert allow["api"] == {"operation": "lookup", "service": {"name": "orders"}, "request": {"uid": "rq-1"}}
     assert (allow["src_endpoint"], allow["metadata"]["correlation_uid"]) == ({"ip": "10.0.0.1"}, "00-ab-cd-01")
     assert allow["unmapped"]["arx"]["named"] == ("acme/a",)

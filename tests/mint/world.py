@@ -25,7 +25,7 @@ from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.decisions import DecisionSink, InMemoryDecisions
 from arx_verifier.epochs import UnsafeLocalEpochs
 
 ISSUER = "http://127.0.0.1:8700"
@@ -64,8 +64,8 @@ def make_realm(folder: Path, name: str = "acme", *, database: str | None = None)
     return init_realm(folder, name=name, issuer=ISSUER, database=database)
 
 
-def local_mint(realm: Realm) -> tuple[Mint, UnsafeLocalEpochs]:
-    """A mint whose kill epoch is local and whose store does not answer."""
+def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Mint, UnsafeLocalEpochs]:
+    """A mint whose kill epoch is local and whose store does not answer; it keeps decisions in memory, or as told."""
     epochs = UnsafeLocalEpochs()
     url = f"unix://{realm.folder}/no-store.sock"
     mint = Mint(
@@ -76,7 +76,7 @@ def local_mint(realm: Realm) -> tuple[Mint, UnsafeLocalEpochs]:
         epochs=epochs,
         store=RevocationStore(url, realm.name),
         store_url=url,
-        decisions=InMemoryDecisions(),
+        decisions=decisions or InMemoryDecisions(),
     )
     return mint, epochs
 
