@@ -35,6 +35,25 @@ def parse_duration(text: Any, most_ms: int = MAX_MS) -> int:
     return length
 
 
+def duration_within(text: str | None, longest_ms: int) -> int | None:
+    """Read how long somebody asks for, where there is a longest.
+
+    Args:
+        text: A duration, or None to ask for the longest.
+        longest_ms: The longest that may be asked for.
+
+    Returns:
+        Milliseconds, 1 to ``longest_ms``; None where it is no such duration.
+    """
+    if text is None:
+        return longest_ms
+    try:
+        asked = parse_duration(text)
+    except ValueError:
+        return None
+    return asked if 0 < asked <= longest_ms else None
+
+
 def format_duration(ms: int) -> str:
     """Write milliseconds in the largest unit that divides them: 600000 is ``10m``."""
     for unit, size in reversed(UNITS.items()):

@@ -51,11 +51,11 @@ EXTRAS: Final[Mapping[str, str]] = {"sqlalchemy": "mint", "starlette": "mint", "
 class LazyGroup(click.Group):
     """A group that imports a noun's module only when the noun is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
         """Return the nouns in the table's order."""
         return list(NOUNS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click calls it so
         """Import the module of a noun and return its command."""
         if cmd_name not in NOUNS:
             return None
@@ -64,7 +64,7 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click calls it so
         """Write the list of nouns from the table, importing none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(noun, help_text) for noun, (_, help_text) in NOUNS.items()])

@@ -97,7 +97,7 @@ def question_options(function: F) -> F:
     wrapped: Any = with_question
     for name, kind, text in reversed(_OPTIONS):
         wrapped = click.option(f"--{name}", type=kind, help=text)(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return wrapped  # type: ignore[no-any-return]  # click's decorators keep no type
 
 
 _OPTIONS: Final[tuple[tuple[str, Any, str], ...]] = (

@@ -221,4 +221,4 @@ def _placed(function: F) -> F:
         place = Place(**{name: options.pop(name) for name in names if name in options})
         return function(*args, place=place, **options)
 
-    return with_place  # type: ignore[return-value]
+    return with_place  # type: ignore[return-value]  # click calls it by options, whatever its type

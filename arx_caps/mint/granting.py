@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.durations import format_duration, parse_duration
+from arx_caps.durations import duration_within, format_duration
 from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.births import (
     Birth,
@@ -238,15 +238,9 @@ def _parent(mint: Mint, session: Mapping[str, Any], name: str) -> Mapping[str, A
 
 
 def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
-    longest = terms.ttl_ms
-    if ttl is None:
-        return longest
-    try:
-        asked = parse_duration(ttl)
-    except ValueError:
-        asked = 0
-    if not 0 < asked <= longest:
-        wanted = f"a duration of at most {format_duration(longest)}"
+    asked = duration_within(ttl, terms.ttl_ms)
+    if asked is None:
+        wanted = f"a duration of at most {format_duration(terms.ttl_ms)}"
         failure = Failure(f"session {terms.name}", "ttl", wanted, shorten(ttl))
         raise GrantError(f"session {terms.name}: ttl: expected {wanted}", code="bad_parameters", failures=(failure,))
     return asked

@@ -139,7 +139,7 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
         operation["requestBody"] = {"required": True, "content": content, "description": said}
     done = {"description": http.HTTPStatus(endpoint.status).phrase}
     kind = "*/*" if endpoint.answer is File else "application/json"
-    done["content"] = {kind: {"schema": named.get(endpoint.answer, _BINARY)}}  # type: ignore[assignment]
+    done["content"] = {kind: {"schema": named.get(endpoint.answer, _BINARY)}}  # type: ignore[assignment]  # text beside a table
     operation["responses"] = {str(endpoint.status): done, **_refusals(endpoint.codes)}
     return operation
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from arx_caps.durations import format_duration, parse_duration
+from arx_caps.durations import duration_within, format_duration
 from arx_caps.mint.issuers import Subject, fits_subject, read_issuers, read_workloads
 from arx_caps.mint.policy_file import SessionTerms, Template, read_audiences, read_sessions, read_template
 from arx_caps.mint.policy_text import PolicyText, Section
@@ -259,16 +259,10 @@ class _Asked:
                 self._fail(name, wanted, shorten(value))
 
     def ttl(self, text: str | None) -> int:
-        longest = self._template.ttl_ms
-        if text is None:
-            return longest
-        try:
-            asked = parse_duration(text)
-        except ValueError:
-            asked = 0
-        if not 0 < asked <= longest:
-            self._fail("ttl", f"a duration of at most {format_duration(longest)}", shorten(text))
-        return asked
+        asked = duration_within(text, self._template.ttl_ms)
+        if asked is None:
+            self._fail("ttl", f"a duration of at most {format_duration(self._template.ttl_ms)}", shorten(text))
+        return asked or 0
 
     def depth(self, asked: int | None) -> int:
         most = self._template.depth
