@@ -126,7 +126,11 @@ def _unverified(macaroon: Macaroon, request: AccessRequest) -> Verdict:
     elif chain.needs_call:
         notes.append("the token must be signed for each call: explained as if it were")
     refused = chain.refused or _judge(chain, request)
-    return Verdict("ok", (), tuple(notes)) if refused is None else Verdict(*refused, tuple(notes))
+    return (
+        Verdict("ok", (), tuple(notes))
+        if refused is None
+        else Verdict(refused.code, refused.all_failures(), tuple(notes))
+    )
 
 
 def _judge(chain: ProvenChain, request: AccessRequest) -> Refused | None:
@@ -156,7 +160,7 @@ def _verified(macaroon: Macaroon, request: AccessRequest, path: str, service: Se
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--at") from error
     decision = verifier.decide(text, request)
-    return Verdict(decision.code, decision.failures, tuple(notes))
+    return Verdict(decision.code, decision.all_failures(), tuple(notes))
 
 
 def _show(verdict: Verdict, tool: str, at_ms: int) -> str:

@@ -96,7 +96,9 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         "links": [identifier.id, *chain.facts.links],
         "needs_call": chain.needs_call,
         "scopes": list(chain.scopes),
-        "never_accepted": None if refused is None else {"code": refused.code, "failures": list(map(str, refused[1]))},
+        "never_accepted": None
+        if refused is None
+        else {"code": refused.code, "failures": list(map(str, refused.failures))},
     }
 
 

@@ -65,5 +65,6 @@ def record_decision(mint: Mint, facts: ChainFacts, request: AccessRequest, error
         mint.decisions.append(decision)
     except AuditError as broken:
         decision.code = broken.code
-        mint.decisions.append(decision)  # a refusal: there is room kept for it, and it raises nothing
+        if not broken.counted:
+            mint.decisions.append(decision)  # a refusal: there is room kept for it, and it raises nothing
         raise

@@ -23,7 +23,7 @@ NARROWINGS = {
 @pytest.mark.parametrize("rule", NARROWINGS.values(), ids=NARROWINGS.keys())
 @pytest.mark.parametrize("seen", [False, True], ids=["first sight", "parent seen"])
 def test_a_refusal_puts_into_words_what_it_tells(rule: Rule, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a caller sends, no more values are written down than a refusal can tell."""
+    """Whatever a caller sends, a record waits for one value, and an answer for no more than a refusal can tell."""
     written: list[object] = []
     shorten = constraints.shorten
     monkeypatch.setattr(constraints, "shorten", lambda value: (written.append(value), shorten(value))[1])
@@ -32,5 +32,7 @@ def test_a_refusal_puts_into_words_what_it_tells(rule: Rule, seen: bool, monkeyp
         written.clear()
         decision = checked.decide(token, access(args=MANY))
     assert decision.code == "argument_not_allowed"
-    assert len(decision.failures) == MAX_TOLD
-    assert len(written) <= 2 * MAX_TOLD
+    assert len(decision.failures) == len(written) == 1
+    assert decision.failures[0].rule.partition(" ")[0] in MANY
+    assert len(decision.all_failures()) == MAX_TOLD
+    assert len(written) <= 1 + 2 * MAX_TOLD

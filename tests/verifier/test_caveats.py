@@ -8,6 +8,7 @@ import pytest
 from arx_verifier import codec
 from arx_verifier.caveats import KNOWN, Caveat, read_caveat
 from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.decisions import unpack
 from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import Failure, MalformedTokenError, UnknownCaveatError
 from tests.support import ANYTHING, AT, INC, access, code_of, forge_caveats, identifier, mint, sign, verifier
@@ -281,16 +282,19 @@ def test_sub_tasks_add_their_scope() -> None:
 
 
 def test_a_denial_says_which_caveat_and_what_came() -> None:
-    """A proven refusal names place, rule, expectation and what came, for every failing argument."""
+    """A proven refusal names place, rule, expectation and what came: its record the first argument, its answer all."""
     token = after(Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1", "max": Constraint(range=(1, 5))}),)))
     decision = verifier().decide(token, access(args={"id": "o-2", "max": 9}))
     assert decision.code == "argument_not_allowed"
-    told = [(failure.place, failure.rule, failure.expected, failure.came) for failure in decision.failures]
-    assert told == [
-        ("caveat 2", "id equal", '"o-1"', '"o-2"'),
-        ("caveat 2", "max range", "[1,5]", "9"),
+    told = [
+        Failure("caveat 2", "id equal", '"o-1"', '"o-2"'),
+        Failure("caveat 2", "max range", "[1,5]", "9"),
     ]
-    assert identifier().id not in str(decision.failures)
+    assert decision.all_failures() == tuple(told)
+    assert list(decision.failures) == told[:1]
+    assert unpack(decision.pack()).all_failures() == decision.failures
+    assert "o-2" not in repr(decision.untold)
+    assert identifier().id not in str(decision.all_failures())
 
 
 def test_a_denied_tool_names_each_caveat_that_denies_it() -> None:

@@ -149,7 +149,7 @@ def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
     for _ in range(2):  # as they are written, and merged
         refused = made.judge_tool("orders.get", {"a": 10, "b": 10, "d": 1})
         assert refused is not None
-        told = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.failures]
+        told = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.all_failures()]
         assert told == [
             ("caveat 3", "a max", "7", "10"),
             ("caveat 2", "b max", "5", "10"),

@@ -36,7 +36,7 @@ def test_a_full_journal_refuses_allows_and_tells_why(tmp_path: Path) -> None:
 
 
 def test_room_given_back_is_used_again(tmp_path: Path) -> None:
-    """Pruning closed files lets a full journal go on, at the latest a second later."""
+    """Pruning closed files lets a full journal go on, at the latest a second later; it counted what it refused."""
     old = small(tmp_path, max_bytes=128 * KIB)
     old.append(allow())
     old.close()
@@ -53,7 +53,9 @@ def test_room_given_back_is_used_again(tmp_path: Path) -> None:
         except AuditError:
             threading.Event().wait(0.05)
     journal.close()
-    assert [decision.tool for decision in read_journal(tmp_path)] == ["tool.1"]
+    told = list(read_journal(tmp_path))
+    assert [decision.tool for decision in told] == ["tool.1", ""]
+    assert {counted.code for counted in told[1].counts} == {"audit_unavailable"}
 
 
 def test_denials_use_a_quarter_and_are_counted_beyond(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "within_lengths": comparing.within_lengths,
     "among": comparing.among,
     "_one_star": matching._one_star,
-    "permits": permitting.permits,
+    "wrong_in": permitting.wrong_in,
     "read_caveats": ProvenChain.read_caveats,
     "pack_facts": records.pack_facts,
     "_keep_at_once": spool.Journal._keep_at_once,

@@ -45,7 +45,7 @@ def decides(token: Macaroon, request: AccessRequest, code: str = "ok", *, seen: 
         assert decision.code == code, (decision.code, decision.failures)
         decision.pack()
         if code != "ok":
-            answer(code, realm="acme", failures=decision.failures, decision=decision.id)
+            answer(code, realm="acme", failures=decision.all_failures(), decision=decision.id)
 
     return work
 

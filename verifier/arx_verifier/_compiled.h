@@ -10,7 +10,7 @@
 
 enum {
     STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, WALK, SPLIT_CALL, TOOL_DIGEST,
-    SALTED, IS_FLAT, SAME_TEXT, WITHIN_INTEGERS, WITHIN_LENGTHS, AMONG, ONE_STAR, PERMITS, READ_CAVEATS, PACK_FACTS,
+    SALTED, IS_FLAT, SAME_TEXT, WITHIN_INTEGERS, WITHIN_LENGTHS, AMONG, ONE_STAR, WRONG_IN, READ_CAVEATS, PACK_FACTS,
     KEEP_AT_ONCE, COUNT
 };
 
@@ -36,7 +36,7 @@ int learn_rule(PyObject *type);
 int learn_facts(PyObject *type);
 int learn_decision(PyObject *type);
 
-Twin same_text, within_integers, within_lengths, among, one_star, permits;
+Twin same_text, within_integers, within_lengths, among, one_star, wrong_in;
 Twin read_caveats, pack_facts, keep_at_once;
 
 #endif

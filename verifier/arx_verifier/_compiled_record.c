@@ -257,9 +257,13 @@ static void store(unsigned char *to, uint32_t number)
     memcpy(to, raw, 4);
 }
 
-static uint32_t load(const unsigned char *at)
+// As Segment.denied, in this machine's order.
+static void deny(unsigned char *file, long long size)
 {
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+    uint32_t denied;
+    memcpy(&denied, file + DENIED_AT, sizeof denied);
+    denied += (uint32_t)size;
+    memcpy(file + DENIED_AT, &denied, sizeof denied);
 }
 
 // As Segment.write: what has a length is whole, so the length is stored after all else.
@@ -316,7 +320,7 @@ static long long keep_locked(PyObject *journal, PyObject *segment, PyObject *dec
         !read_number(journal, LOOKED_MS, &looked) || !read_number(journal, RESERVE, &reserve) ||
         !read_number(journal, LAST, &last) || (!allow && !read_number(journal, DENIED_LEFT, &left)))
         return -1;
-    if (room < needed + reserve || at < looked || at - looked >= LOOK_MS || (!allow && left < needed)) return 0;
+    if (room < needed + (allow ? reserve : 0) || at < looked || at - looked >= LOOK_MS || (!allow && left < needed)) return 0;
     PyObject *news[NEWS] = {NULL}, *map = PyObject_GetAttr(segment, names[MAP]);
     Py_buffer view;
     long long sequence = -1;
@@ -324,7 +328,7 @@ static long long keep_locked(PyObject *journal, PyObject *segment, PyObject *dec
         PyObject_GetBuffer(map, &view, PyBUF_WRITABLE) == 0) {
         unsigned char *file = view.buf;
         sequence = size == view.len && room <= size - HEADER_BYTES && (size - room) % 4 == 0 ? last + 1 : 0;
-        if (sequence && !allow) store(file + DENIED_AT, load(file + DENIED_AT) + (uint32_t)needed);
+        if (sequence && !allow) deny(file, needed);
         if (sequence) write_record(file + (size - room), facts, call, sequence);
         if (sequence && !tell_news(news, journal, segment, decision, allow)) sequence = -1;
         PyBuffer_Release(&view);

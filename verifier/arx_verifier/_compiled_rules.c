@@ -180,21 +180,25 @@ static int ask(PyObject *test, PyObject *value)
     return found;
 }
 
-// Whether each argument is there and keeps its test; -1 with an exception.
-static int all_hold(PyObject *tests, PyObject *args)
+// The first argument that is not there or does not keep its test, or None.
+static PyObject *first_wrong(PyObject *tests, PyObject *args)
 {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tests); i++) {
-        PyObject *pair = PyTuple_GET_ITEM(tests, i);
-        PyObject *value = PyDict_GetItemWithError(args, PyTuple_GET_ITEM(pair, 0));
+        PyObject *pair = PyTuple_GET_ITEM(tests, i), *name = PyTuple_GET_ITEM(pair, 0);
+        PyObject *value = PyDict_GetItemWithError(args, name);
         int found = value != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
         if (found > 0) {
             Py_INCREF(value);  // a test in Python lets other threads run
             found = ask(PyTuple_GET_ITEM(pair, 1), value);
             Py_DECREF(value);
         }
-        if (found <= 0) return found;
+        if (found < 0 && PyErr_ExceptionMatches(PyExc_KeyError)) {
+            PyErr_Clear();
+            found = 0;
+        }
+        if (found <= 0) return found < 0 ? NULL : Py_NewRef(name);
     }
-    return 1;
+    Py_RETURN_NONE;
 }
 
 static int are_pairs(PyObject *tests)
@@ -209,23 +213,19 @@ static int are_pairs(PyObject *tests)
 }
 
 // Rules whose arguments are just those that they name, and rules that say nothing of arguments.
-PyObject *permits(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+PyObject *wrong_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     int known = nargs == 2 && rule_type != NULL && Py_IS_TYPE(args[0], (PyTypeObject *)rule_type);
-    if (!known || !PyDict_CheckExact(args[1])) return pure(PERMITS, args, nargs);
+    if (!known || !PyDict_CheckExact(args[1])) return pure(WRONG_IN, args, nargs);
     PyObject *of[RULE_FIELDS];
     for (int i = 0; i < RULE_FIELDS; i++) of[i] = *(PyObject **)((char *)args[0] + rule_offsets[i]);
-    if (!are_pairs(of[TESTS])) return pure(PERMITS, args, nargs);
+    if (!are_pairs(of[TESTS])) return pure(WRONG_IN, args, nargs);
     Py_ssize_t count = PyTuple_GET_SIZE(of[TESTS]);
-    if (of[EXACT] != Py_True && (of[CLOSED] != Py_False || count)) return pure(PERMITS, args, nargs);
-    if (count == 0) return PyBool_FromLong(of[EXACT] != Py_True || PyDict_GET_SIZE(args[1]) == 0);
-    if (PyDict_GET_SIZE(args[1]) != count) Py_RETURN_FALSE;
+    if (of[EXACT] != Py_True && (of[CLOSED] != Py_False || count)) return pure(WRONG_IN, args, nargs);
+    if (of[EXACT] == Py_True && PyDict_GET_SIZE(args[1]) != count) return pure(WRONG_IN, args, nargs);
+    if (count == 0) Py_RETURN_NONE;
     PyObject *tests = Py_NewRef(of[TESTS]);
-    int found = all_hold(tests, args[1]);
+    PyObject *wrong = first_wrong(tests, args[1]);
     Py_DECREF(tests);
-    if (found < 0 && PyErr_ExceptionMatches(PyExc_KeyError)) {
-        PyErr_Clear();
-        found = 0;
-    }
-    return found < 0 ? NULL : PyBool_FromLong(found);
+    return wrong;
 }

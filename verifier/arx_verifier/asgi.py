@@ -110,7 +110,7 @@ class ArxMiddleware:
         decision = await self.verifier.decide_async(token, request)
         if not decision.allowed or decision.grant is None or not request.tool:
             code = "tool_not_allowed" if decision.allowed else decision.code
-            told = answer(code, realm=self._realm, failures=decision.failures, decision=decision.id)
+            told = answer(code, realm=self._realm, failures=decision.all_failures(), decision=decision.id)
             await _send(told, scope, send)
             return
         scope["arx"] = decision.grant

@@ -8,6 +8,7 @@ be there.  ``compile_rule`` checks every operand and makes one callable an argum
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from arx_verifier.canonical import encode, is_plain_name
 from arx_verifier.comparing import Predicate
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern
-from arx_verifier.permitting import CompiledRule, merge, permits
+from arx_verifier.permitting import CompiledRule, merge, permits, wrong_in
 
 __all__ = [
     "ABSENT",
@@ -47,12 +48,16 @@ __all__ = [
     "permits",
     "read_constraint",
     "read_rule",
+    "tell_first",
+    "wrong_in",
 ]
 
 MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
 _SHOWN_CHARS: Final = 64  # a longer name is looked at for where to cut it
+# A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
+_ODD_KIND: Final = " (a kind or form it does not speak of)"
 _NO_NAMES: Final[frozenset[str]] = frozenset()
-_failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = Failure._make  # half of what its names cost
+_failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # runs no Python
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -212,6 +217,47 @@ def explain_last(
     return tuple(failures)
 
 
+def tell_first(
+    said: Sequence[Sequence[tuple[CompiledRule, Rule | WireRule]]],
+    places: Sequence[str],
+    args: Mapping[str, Any],
+    name: str,
+) -> tuple[Failure, ...]:
+    """Tell of one argument alone what ``explain_last`` tells of it: that much is said before a record is written.
+
+    Args:
+        said: As in ``explain_last``.
+        places: Where each of ``said`` stands.
+        args: The call's arguments.
+        name: What ``wrong_in`` found.
+
+    Returns:
+        The failure; none for a mapping that says something else each time.
+    """
+    value = args.get(name, ABSENT)
+    at = len(said)
+    while at:
+        at -= 1
+        ((compiled, written),) = said[at]
+        constraints = written.args
+        constraint: Any = constraints.get(name) if constraints is not None else None
+        if constraint is None:
+            if compiled.closed and value is not ABSENT:
+                return (_failure((places[at], _shown(name), "no argument of this name", shorten(value))),)
+            continue
+        raw = bytes(constraint) if type(constraint) is Raw else encode(constraint)
+        if value is ABSENT:
+            if not compile_written(raw).optional:
+                return (_failure((places[at], _shown(name), "a value", "nothing")),)
+            continue
+        for word, operand, speaks, holds in said_written(raw):
+            if not holds(value):
+                shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
+                came = shorten(value) if speaks(value) else shorten(value) + _ODD_KIND
+                return (_failure((places[at], f"{shown} {word}", operand, came)),)
+    return ()
+
+
 def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
     """Say what does not hold of one argument."""
     shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
@@ -224,8 +270,7 @@ def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRu
         bytes(constraint) if isinstance(constraint, Raw) else encode(constraint)
     ):
         if not holds(value):
-            # A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
-            note = came if speaks(value) else came + " (a kind or form it does not speak of)"
+            note = came if speaks(value) else came + _ODD_KIND
             failures.append(_failure((place, f"{shown} {word}", operand, note)))
 
 

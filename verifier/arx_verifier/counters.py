@@ -48,6 +48,12 @@ class NonceStore(Protocol):
 _STORES: "weakref.WeakSet[MemoryNonces]" = weakref.WeakSet()
 
 
+class _FullError(StoreError):
+    """A store has no room."""
+
+    __init__ = Exception.__init__  # half of what it takes to raise one: no facts are told
+
+
 class MemoryNonces:
     """Nonces in this process's memory: right for exactly one process.
 
@@ -84,15 +90,15 @@ class MemoryNonces:
             # A clock that was set back must not bring back to life what the purge has forgotten.
             if key in seen or second < self._purged_s:
                 return False
-            if len(seen) >= self._capacity:
-                raise StoreError(f"the nonce store is full: {self._capacity} calls are still live")
-            seen.add(key)
-            same = self._by_second.get(second)
-            if same is None:
-                self._by_second[second] = [key]
-            else:
-                same.append(key)
-        return True
+            if len(seen) < self._capacity:
+                seen.add(key)
+                same = self._by_second.get(second)
+                if same is None:
+                    self._by_second[second] = [key]
+                else:
+                    same.append(key)
+                return True
+        raise _FullError(f"the nonce store is full: {self._capacity} calls are still live")
 
     def _purge(self, now_s: int) -> None:
         self._purged_s = now_s

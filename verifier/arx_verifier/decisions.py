@@ -69,7 +69,7 @@ class Decision(msgspec.Struct):
         inc: Incarnation of the epoch view decided under.
         applied: The sequence that view had applied.
         age_ms: The age of that view, -1 when there was none.
-        failures: What did not hold.
+        failures: What did not hold; of refused arguments the first, as its record tells.  See ``all_failures``.
         peer: Network address of the caller, or None.
         request_id: The request's id in its own protocol, such as an MCP request's, or None.
         traceparent: The caller's trace context (W3C), or None.
@@ -82,6 +82,7 @@ class Decision(msgspec.Struct):
         verifier: The verifier whose journal holds it.
         boot: The run of that verifier.
         grant: What the verifier granted, on an allow; never recorded.
+        untold: Puts all that did not hold into words; never recorded.
     """
 
     code: str
@@ -106,6 +107,14 @@ class Decision(msgspec.Struct):
     verifier: str = ""
     boot: str = ""
     grant: Any = None
+    untold: Any = None
+
+    def all_failures(self) -> tuple[Failure, ...]:
+        """Return all that did not hold, put into words now: for whoever called, while the arguments are as they were.
+
+        Of a decision that was read from a record, what the record tells.
+        """
+        return self.failures if self.untold is None else tuple(self.untold())
 
     @property
     def allowed(self) -> bool:
@@ -178,7 +187,7 @@ class Decision(msgspec.Struct):
     def to_dict(self) -> dict[str, Any]:
         """Return the decision for JSON: bytes in hex, one level, nothing secret."""
         names = ("id", "outcome", *self.__struct_fields__)
-        values = {name: getattr(self, name) for name in names if name not in ("facts", "grant")}
+        values = {name: getattr(self, name) for name in names if name not in ("facts", "grant", "untold")}
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
         values["failures"] = [failure._asdict() for failure in self.failures]
@@ -199,6 +208,14 @@ _details_of: Final = itemgetter(2, 3)
 def _call(decision: Decision) -> tuple[Any, ...]:
     """Return the fields of ``Call`` and of ``Rest`` in order; tuples cost less than structs and have the same bytes."""
     failures, counts = decision.failures, decision.counts
+    rules: tuple[Any, ...] = ()
+    details: tuple[Any, ...] = ()
+    if failures:
+        if len(failures) == 1:  # nearly always; half of what it takes for any number of them
+            ((place, rule, expected, came),) = failures
+            rules, details = ((place, rule),), ((expected, came),)
+        else:
+            rules, details = tuple(map(_rule_of, failures)), tuple(map(_details_of, failures))
     return (
         (
             decision.at,
@@ -208,14 +225,14 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.inc,
             decision.applied,
             decision.age_ms,
-            tuple(map(_rule_of, failures)) if failures else (),
+            rules,
             decision.ends,
             tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
             decision.gap,
         ),
         (
             decision.salt,
-            tuple(map(_details_of, failures)) if failures else (),
+            details,
             decision.peer,
             decision.request_id,
             decision.traceparent,

@@ -163,7 +163,7 @@ class EpochTable:
         # Most tokens meet none of the kills there are, and that is seen in one step.
         if (floors and not floors.keys().isdisjoint(scopes)) or (bans and not bans.keys().isdisjoint(scopes)):
             for scope in scopes:
-                if floors.get(scope, 0) > born:
+                if scope in floors and floors[scope] > born:
                     return EpochRefusal("revoked", scope, f"{scope} was killed at {floors[scope]}, after {born}")
                 if scope in bans:
                     return EpochRefusal("banned", scope, f"{scope} is banned")

@@ -89,7 +89,7 @@ class _granted:  # noqa: N801 - used as a statement
 
     def __init__(self, decision: Decision) -> None:
         if not decision.allowed or not isinstance(decision.grant, Grant):
-            raise refusal(decision.code, decision.failures)
+            raise refusal(decision.code, decision.all_failures())
         self._grant = decision.grant
 
     def __enter__(self) -> None:

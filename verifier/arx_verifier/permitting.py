@@ -48,25 +48,40 @@ class CompiledRule:
 
 
 @twin(CompiledRule)
-def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
-    """Tell whether a call with these arguments keeps the rule; its tool was matched before."""
+def wrong_in(rule: CompiledRule, args: Mapping[str, Any]) -> str | None:
+    """Find the first argument for which a call does not keep the rule; its tool was matched before.
+
+    Returns:
+        The argument's name; it may be missing, or be none that a closed rule names.  None when the rule is kept.
+    """
     if rule.exact and type(args) is dict:  # not for a mapping that could make up what it lacks
         if len(args) != len(rule.tests):
-            return False
+            return odd_in(rule, args)
         try:
             for name, holds in rule.tests:
                 if not holds(args[name]):
-                    return False
+                    return name
         except KeyError:
-            return False
-        return True
+            return name
+        return None
     if rule.closed and not args.keys() <= rule.names:
-        return False
+        return odd_in(rule, args)
     get = args.get
-    for name, holds in rule.tests:  # noqa: SIM110 - a generator would double the time
+    for name, holds in rule.tests:
         if not holds(get(name, ABSENT)):
-            return False
-    return True
+            return name
+    return None
+
+
+def odd_in(rule: CompiledRule, args: Mapping[str, Any]) -> str:
+    """Return an argument that a closed rule does not name, or, where it names them all, the first that is missing."""
+    unnamed = next((name for name in args if name not in rule.names), None)
+    return unnamed if unnamed is not None else next((name for name, _ in rule.tests if name not in args), "")
+
+
+def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
+    """Tell whether a call with these arguments keeps the rule; its tool was matched before."""
+    return wrong_in(rule, args) is None
 
 
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:

@@ -7,13 +7,21 @@ holds a live signature, so it stays in memory, is never pickled and shows nothin
 """
 
 import ipaddress
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, prohibiting, scopes
 from arx_verifier.compiled import twin
-from arx_verifier.constraints import MAX_TOLD, explain, explain_last, permits
+from arx_verifier.constraints import (
+    MAX_TOLD,
+    CompiledRule,
+    explain,
+    explain_last,
+    permits,
+    tell_first,
+    wrong_in,
+)
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey
@@ -35,12 +43,24 @@ from arx_verifier.terms import (
 
 
 class Refused(NamedTuple):
-    """A refusal on its way to becoming a decision."""
+    """A refusal on its way to becoming a decision.
+
+    Attributes:
+        code: The reason.
+        failures: What did not hold, for the record.
+        untold: Puts all that did not hold into words, where ``failures`` are the first of them alone.
+    """
 
     code: str
     failures: tuple[Failure, ...]
+    untold: Callable[[], tuple[Failure, ...]] | None = None
+
+    def all_failures(self) -> tuple[Failure, ...]:
+        """Return all that did not hold, also what no record tells."""
+        return self.failures if self.untold is None else self.untold()
 
 
+_refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python
 _TOO_MUCH: Final = Refused(
     "argument_not_allowed",
     (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
@@ -149,10 +169,11 @@ class ProvenChain:
             return _TOO_MUCH
         for group in rules.groups:
             for rule in group:
-                if permits(rule, args):
+                wrong = wrong_in(rule, args)
+                if wrong is None:
                     break
             else:
-                return self._explain_arguments(rules, args)
+                return self._refuse_arguments(rules, group, args, wrong or "")
         return None
 
     def judge_peer(self, peer: str | None) -> Refused | None:
@@ -193,18 +214,17 @@ class ProvenChain:
         ]
         return Refused("tool_not_allowed", tuple(failures))
 
-    def _explain_arguments(self, rules: ToolRules, args: Mapping[str, Any]) -> Refused:
+    def _refuse_arguments(
+        self, rules: ToolRules, group: Sequence[CompiledRule], args: Mapping[str, Any], name: str
+    ) -> Refused:
+        """Tell of the argument at which the last rule of a group said no; of all others when somebody asks."""
+        places = self._places
         if rules.single:
-            return Refused("argument_not_allowed", explain_last(rules.groups, rules.matching, self._places, args))
-        failures: list[Failure] = []
-        for place, matching in zip(self._places, rules.matching, strict=True):
-            if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
-                continue
-            for compiled, rule in matching:
-                if len(failures) == MAX_TOLD:
-                    return Refused("argument_not_allowed", tuple(failures))
-                failures += explain(rule, args, place, MAX_TOLD - len(failures), compiled)
-        return Refused("argument_not_allowed", tuple(failures))
+            failures = tell_first(rules.matching, places, args, name)
+        else:
+            at = rules.groups.index(group)
+            failures = tell_first([rules.matching[at][-1:]], places[at:], args, name)
+        return _refused(("argument_not_allowed", failures, lambda: _explain_arguments(rules, places, args)))
 
     @twin(_USED_TO_READ)
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
@@ -321,6 +341,21 @@ class ProvenChain:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a ProvenChain holds a live signature and is not pickled")
+
+
+def _explain_arguments(rules: ToolRules, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:
+    """Name every argument that does not hold, as far as ``MAX_TOLD`` goes."""
+    if rules.single:
+        return explain_last(rules.groups, rules.matching, places, args)
+    failures: list[Failure] = []
+    for place, matching in zip(places, rules.matching, strict=True):
+        if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
+            continue
+        for compiled, rule in matching:
+            if len(failures) == MAX_TOLD:
+                return tuple(failures)
+            failures += explain(rule, args, place, MAX_TOLD - len(failures), compiled)
+    return tuple(failures)
 
 
 @lru_cache(maxsize=1024)

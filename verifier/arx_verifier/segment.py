@@ -9,7 +9,9 @@ has a length is whole.  When to open the next segment is ``spool``'s to say; rea
 
     0   magic "ARXJRNL2"        16  length and CRC-32 of the header, 2 x u32
     8   state, one byte         24  header: MessagePack [verifier, audience, boot, first sequence, created, budget]
-    12  bytes of denials, u32   256 records: u32 length of the payload, u32 CRC-32, payload, zeros to a multiple of four
+    12  bytes of denials, u32*  256 records: u32 length of the payload, u32 CRC-32, payload, zeros to a multiple of four
+
+Numbers are little-endian, but the one with a star: it is for processes of this machine, and has its order.
 """
 
 import contextlib
@@ -35,6 +37,7 @@ _OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
 _DENIED_AT, _LENGTHS_AT, _BODY_AT = 12, 16, 24
 _NUMBER: Final = struct.Struct("<I")
 _number: Final = _NUMBER.pack
+_DENIED: Final = struct.Struct("=I")  # in this machine's order, as a view of the mapping has it
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -108,6 +111,8 @@ class Segment:
 
     Attributes:
         room: Bytes left.
+        denied: One number: how many bytes of it are denials, noted in the file, since all that write to the folder
+            share one bound.
         unkept: Whether the disk refused some of it.
 
     Raises:
@@ -124,6 +129,7 @@ class Segment:
             _reserve(self._fd, size)
             os.pwrite(self._fd, header.pack(), 0)
             self._map = mmap.mmap(self._fd, size)
+            self.denied = memoryview(self._map)[_DENIED_AT:_LENGTHS_AT].cast("I")
             making.rename(self.path)  # readers never see one that is half made
         except BaseException:
             os.close(self._fd)
@@ -144,10 +150,6 @@ class Segment:
         mapped[start + 4 : body] = checksum
         mapped[start : start + 4] = counts
         self.room = room - ((length + 11) & ~3)  # ``stored_size``
-
-    def deny(self, size: int) -> None:
-        """Note in the file that denials take so many more bytes of it: all that write to the folder share one bound."""
-        _NUMBER.pack_into(self._map, _DENIED_AT, _NUMBER.unpack_from(self._map, _DENIED_AT)[0] + size)
 
     def healthy(self) -> bool:
         """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
@@ -180,17 +182,21 @@ class Segment:
         """
         if self._fd < 0:
             return
-        self._map.close()
+        self._unmap()
         with contextlib.suppress(OSError):  # the records are safe; only room is lost
             finish(self._fd, self.size - self.room, ended=ended)
         self.abandon()
 
     def abandon(self) -> None:
         """Let go of a segment that another process, the parent, still writes."""
-        self._map.close()
+        self._unmap()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _unmap(self) -> None:
+        self.denied.release()
+        self._map.close()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -238,7 +244,7 @@ def denied_in(path: Path) -> int:
             raw = file.read(_LENGTHS_AT)
     except FileNotFoundError:
         return 0
-    return int(_NUMBER.unpack_from(raw, _DENIED_AT)[0]) if len(raw) == _LENGTHS_AT else 0
+    return int(_DENIED.unpack_from(raw, _DENIED_AT)[0]) if len(raw) == _LENGTHS_AT else 0
 
 
 def _reserve(fd: int, size: int) -> None:

@@ -38,10 +38,21 @@ MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
 _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
 _FRAME: Final = 12  # what a record takes beyond its payload, at most
 _CALL_ROOM: Final = 1024  # room that nearly every record fits in
+_NEEDED: Final = _FRAME + _CALL_ROOM  # beside a chain's facts
 _LOOK_MS, _RETRY_S = 1000, 1.0  # how often the file is looked after; how long one that cannot be opened is left alone
 
 _log = logging.getLogger(__name__)
 _JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
+
+
+class _CountedError(AuditError):
+    """An allow has no record, and the refusal in its place is counted already."""
+
+    counted = True
+    __init__ = Exception.__init__  # half of what it takes to raise one: no facts are told
+
+
+_COUNTED: Final[type[AuditError]] = _CountedError
 
 
 class Journal:
@@ -114,6 +125,12 @@ class Journal:
     def append(self, decision: Decision) -> int:
         """Keep a decision; see ``DecisionSink``."""
         allow = decision.code == OK
+        if self._retry_at_s or (not allow and self._recount_at_s):
+            counted = self._counted_at_once(decision, allow)
+            if counted is True:
+                return 0
+            if counted:
+                raise counted(self._broken)
         try:
             if not self.waits and (sequence := Journal._keep_at_once(self, decision)):  # a compiled twin is no method
                 return sequence
@@ -126,12 +143,7 @@ class Journal:
         except AuditError:
             if allow and not self._goes_on:
                 raise
-            with self._lock:
-                if allow:
-                    self._drop(decision.at)
-                else:
-                    self._tally.add(decision.code, decision.peer)
-            decision.sequence = 0
+            self._go_without(decision, allow)
             return 0
         return sequence
 
@@ -182,19 +194,53 @@ class Journal:
         """Keep a decision and tell it its place, as nearly always; 0 where something else has to be done first."""
         payload = decision.pack()
         needed, at = len(payload) + _FRAME, decision.at
+        room = needed + self._reserve if decision.code == OK else needed
         with self._lock:
             segment = self._segment
-            if segment is None or segment.room < needed + self._reserve or not 0 <= at - self._looked_ms < _LOOK_MS:
+            if segment is None or segment.room < room or not 0 <= at - self._looked_ms < _LOOK_MS:
                 return 0
             if decision.code != OK:
                 if self._denied_left < needed:
                     return 0
                 self._denied_left -= needed
-                segment.deny(needed)
+                segment.denied[0] += needed
             segment.write(payload, sequence := self._sequence + 1)
             self._sequence = sequence  # with nothing called in between: see ``Segment.write``
             decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
         return sequence
+
+    def _counted_at_once(self, decision: Decision, allow: bool) -> type[AuditError] | bool:
+        """Go without a record, before it is made, where there was no room a moment ago.
+
+        Asked without the lock: until it is tried again no file is opened, and what is left of one only shrinks.
+
+        Returns:
+            Whether it is counted; or what has to be raised of an allow.
+        """
+        if not 0 <= decision.at - self._looked_ms < _LOOK_MS:
+            return False
+        now_s, segment = time.monotonic(), self._segment
+        stuck, left = now_s < self._retry_at_s, segment.room - _NEEDED if segment is not None else -1
+        full: bool = (stuck and left < 0) or (self._denied_left < _NEEDED and now_s < self._recount_at_s)
+        if not (stuck and left < self._reserve if allow else full):
+            return False
+        if not allow or self._goes_on:
+            self._go_without(decision, allow)
+            return True
+        if not full:
+            return AuditError  # the refusal in its place has room
+        with self._lock:
+            self._tally.add("audit_unavailable", decision.peer)
+        return _COUNTED
+
+    def _go_without(self, decision: Decision, allow: bool) -> None:
+        """Count a decision that has no record."""
+        decision.sequence = 0
+        with self._lock:
+            if allow:
+                self._drop(decision.at)
+            else:
+                self._tally.add(decision.code, decision.peer)
 
     def _write(self, payload: bytes, allow: bool, at: int) -> tuple[Segment, int]:
         if not 0 <= at - self._looked_ms < _LOOK_MS:
@@ -219,13 +265,14 @@ class Journal:
             AuditError: The share is used up.
         """
         if self._denied_left < needed and (now_s := time.monotonic()) >= self._recount_at_s:
-            self._recount_at_s = now_s + _RETRY_S
-            self._denied_left = denials_share(self.folder, self._max_bytes, needed)
-            self._recount_at_s *= self._denied_left < needed
+            try:
+                self._denied_left = denials_share(self.folder, self._max_bytes, needed)
+            finally:
+                self._recount_at_s = now_s + _RETRY_S if self._denied_left < needed else 0.0
         if self._denied_left < needed:
             raise AuditError("denials have used their share of the journal")
         self._denied_left -= needed
-        segment.deny(needed)
+        segment.denied[0] += needed
 
     def _add(self, segment: Segment, payload: bytes) -> int:
         sequence = self._sequence + 1
@@ -288,6 +335,7 @@ class Journal:
             self._broken = str(error) if isinstance(error, AuditError) else said
             self._retry_at_s = now_s + _RETRY_S
             raise AuditError(self._broken) from error
+        self._retry_at_s = 0.0
         old = self._segment
         retired = self._retired if old is None else [*self._retired, old]
         self._retired, self._segment = retired, segment  # at once: see ``Segment.write``

@@ -37,10 +37,13 @@ class Tally:
 
     def add(self, code: str, peer: str | None, times: int = 1) -> None:
         """Count refusals."""
-        key = (code, peer or "")
-        if key not in self._counts and len(self._counts) >= _KEYS:
-            key = (code, "*")
-        self._counts[key] = self._counts.get(key, 0) + times
+        counts, key = self._counts, (code, peer or "")
+        known = counts.get(key)
+        if known is None:
+            if len(counts) >= _KEYS:
+                key = (code, "*")
+            known = counts.get(key, 0)
+        counts[key] = known + times
 
     def due(self, now_s: float) -> bool:
         """Whether there is something to record and a second has passed since the last time (any steady clock)."""

@@ -105,7 +105,7 @@ class Verifier:
         decision = self.decide(token, request)
         if isinstance(decision.grant, Grant):
             return decision.grant
-        raise refusal(decision.code, decision.failures)
+        raise refusal(decision.code, decision.all_failures())
 
     def decide(self, token: str, request: AccessRequest) -> Decision:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
@@ -263,7 +263,7 @@ class Verifier:
     ) -> Decision:
         inc, applied, age_ms = self.epochs.view()
         digest, salt = digest_arguments(request.args, written)
-        code, failures = (OK, ()) if refused is None else refused
+        code, failures, untold = (OK, (), None) if refused is None else refused
         decision = Decision(
             code,
             request.at,
@@ -279,14 +279,17 @@ class Verifier:
             request.request_id,
             request.traceparent,
         )
+        if untold is not None:
+            decision.untold = untold
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
         try:
             self.decisions.append(decision)
-        except AuditError:
+        except AuditError as error:
             # Only an allow raises.  The refusal in its place is itself recorded: a sink keeps room for that.
             decision.code, decision.failures = "audit_unavailable", ()
-            self.decisions.append(decision)
+            if not error.counted:
+                self.decisions.append(decision)
         return decision
 
     def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
