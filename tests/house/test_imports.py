@@ -22,7 +22,7 @@ ORDER = """
     refusals standing
     grant judging proving
     verify
-    retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting
+    retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting durable
     spool
     routes peers problems streams
     asgi guard service

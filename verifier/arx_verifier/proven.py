@@ -13,15 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, prohibiting, scopes
 from arx_verifier.compiled import twin
-from arx_verifier.constraints import (
-    MAX_TOLD,
-    CompiledRule,
-    explain,
-    explain_last,
-    permits,
-    tell_first,
-    wrong_in,
-)
+from arx_verifier.constraints import wrong_in
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey
@@ -173,7 +165,7 @@ class ProvenChain:
                 if wrong is None:
                     break
             else:
-                return self._refuse_arguments(rules, group, args, wrong or "")
+                return _refused(("argument_not_allowed", *rules.tell(group, self._places, args, wrong or "")))
         return None
 
     def judge_peer(self, peer: str | None) -> Refused | None:
@@ -213,18 +205,6 @@ class ProvenChain:
             if not any(rule.matches_tool(tool) for rule in allow.compiled)
         ]
         return Refused("tool_not_allowed", tuple(failures))
-
-    def _refuse_arguments(
-        self, rules: ToolRules, group: Sequence[CompiledRule], args: Mapping[str, Any], name: str
-    ) -> Refused:
-        """Tell of the argument at which the last rule of a group said no; of all others when somebody asks."""
-        places = self._places
-        if rules.single:
-            failures = tell_first(rules.matching, places, args, name)
-        else:
-            at = rules.groups.index(group)
-            failures = tell_first([rules.matching[at][-1:]], places[at:], args, name)
-        return _refused(("argument_not_allowed", failures, lambda: _explain_arguments(rules, places, args)))
 
     @twin(_USED_TO_READ)
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
@@ -341,21 +321,6 @@ class ProvenChain:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a ProvenChain holds a live signature and is not pickled")
-
-
-def _explain_arguments(rules: ToolRules, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:
-    """Name every argument that does not hold, as far as ``MAX_TOLD`` goes."""
-    if rules.single:
-        return explain_last(rules.groups, rules.matching, places, args)
-    failures: list[Failure] = []
-    for place, matching in zip(places, rules.matching, strict=True):
-        if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
-            continue
-        for compiled, rule in matching:
-            if len(failures) == MAX_TOLD:
-                return tuple(failures)
-            failures += explain(rule, args, place, MAX_TOLD - len(failures), compiled)
-    return tuple(failures)
 
 
 @lru_cache(maxsize=1024)

@@ -21,10 +21,11 @@ from typing import Final, Literal
 from arx_verifier.allotting import denials_share, hold_budget, used_in, warn
 from arx_verifier.compiled import twin
 from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
+from arx_verifier.durable import Durable
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.replay import read_journal
 from arx_verifier.segment import Header, Segment
-from arx_verifier.tally import Tally
+from arx_verifier.tally import CountedError, Tally
 from arx_verifier.tidying import finish_stale, prune_journal
 
 __all__ = ["Journal", "prune_journal", "read_journal"]
@@ -45,17 +46,7 @@ _log = logging.getLogger(__name__)
 _JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
 
 
-class _CountedError(AuditError):
-    """An allow has no record, and the refusal in its place is counted already."""
-
-    counted = True
-    __init__ = Exception.__init__  # half of what it takes to raise one: no facts are told
-
-
-_COUNTED: Final[type[AuditError]] = _CountedError
-
-
-class Journal:
+class Journal(Durable):
     """Decisions of one verifier in preallocated, mapped files.  Opened at the first decision; safe across fork.
 
     Args:
@@ -171,17 +162,6 @@ class Journal:
             if segment is not None:
                 segment.close(ended=True)
 
-    def _sync_last(self) -> None:
-        """Bring what was written on the disk before its files are let go: some decision may still wait for that."""
-        segments = [*self._retired, self._segment] if self._segment is not None else self._retired
-        try:
-            for segment in segments:
-                segment.sync()
-            self._synced = self._sequence
-        except OSError:
-            self._give_up(segments)
-            _log.exception("the disk did not keep the last decisions of the journal %s", self.folder)
-
     def reset(self) -> None:
         """Begin a new run without touching the files of this one: they are the parent's, or those of the snapshot."""
         for segment in (*self._retired, self._segment):
@@ -231,7 +211,8 @@ class Journal:
             return AuditError  # the refusal in its place has room
         with self._lock:
             self._tally.add("audit_unavailable", decision.peer)
-        return _COUNTED
+        found: type[AuditError] = CountedError
+        return found
 
     def _go_without(self, decision: Decision, allow: bool) -> None:
         """Count a decision that has no record."""
@@ -356,38 +337,6 @@ class Journal:
         hold_budget(self.folder, self._segment_bytes, self._max_bytes)
         header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes)
         return Segment(self.folder, header, self._segment_bytes)
-
-    def _sync(self, sequence: int, segment: Segment) -> None:
-        """Wait until a record is on the disk; whoever comes first does it for all that wait behind it."""
-        with self._sync_lock:
-            # Asked of its own file: the next sync, of another one, says nothing of a record that the disk did not keep.
-            if segment.unkept:
-                raise AuditError("the decision journal was not kept by the disk")
-            if self._synced >= sequence:
-                return
-            with self._lock:
-                retired, written = self._retired, self._sequence
-                open_ones = [*retired, self._segment] if self._segment is not None else retired
-                self._retired = []
-            try:
-                for each in open_ones:
-                    each.sync()
-            except OSError as error:
-                with self._lock:
-                    self._give_up(open_ones)
-                raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
-            self._synced = written
-            for each in retired:
-                each.close()
-
-    def _give_up(self, segments: list[Segment]) -> None:
-        """Leave files that a sync failed for: what it left behind is unknown.  The next decision starts a new one."""
-        for each in segments:
-            each.unkept = True
-            each.abandon()
-        self._retired = [each for each in self._retired if each not in segments]
-        if self._segment in segments:
-            self._segment = None
 
 
 def _fork_all() -> None:

@@ -7,6 +7,8 @@ peers is bounded, and at most once a second the counts become one record.  Makin
 
 from typing import Final, NamedTuple
 
+from arx_verifier.errors import AuditError
+
 _KEYS: Final = 64  # further peers are counted together, as ``*``
 _EVERY_S: Final = 1.0
 
@@ -23,6 +25,13 @@ class Counted(NamedTuple):
     code: str
     peer: str
     times: int
+
+
+class CountedError(AuditError):
+    """An allow has no record, and the refusal in its place is counted already."""
+
+    counted = True
+    __init__ = Exception.__init__  # half of what it takes to raise one: it tells no facts
 
 
 class Tally:

@@ -8,12 +8,22 @@ this far, nothing kept is secret, and number and size are bounded.  How terms bi
 
 import ipaddress
 from binascii import a2b_base64
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from arx_verifier import bounds, caveats, codec, names, scopes
-from arx_verifier.constraints import CompiledRule, WireRule, compile_wire, merge
-from arx_verifier.errors import MalformedTokenError
+from arx_verifier.constraints import (
+    MAX_TOLD,
+    CompiledRule,
+    WireRule,
+    compile_wire,
+    explain,
+    explain_last,
+    merge,
+    permits,
+    tell_first,
+)
+from arx_verifier.errors import Failure, MalformedTokenError
 
 Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
@@ -104,6 +114,38 @@ class ToolRules:
         if merge_them and self.single:
             groups = [(merge([rule for (rule,) in groups]),)]
         self.groups = groups
+
+    def tell(
+        self, group: Sequence[CompiledRule], places: Sequence[str], args: Mapping[str, Any], name: str
+    ) -> tuple[tuple[Failure, ...], Callable[[], tuple[Failure, ...]]]:
+        """Tell of the argument at which the last rule of a group said no, and of all when it is called.
+
+        Args:
+            group: One of ``groups``.
+            places: Where each ``allow`` stands.
+            args: The call's arguments.
+            name: What ``wrong_in`` found.
+        """
+        if self.single:
+            first = tell_first(self.matching, places, args, name)
+        else:
+            at = self.groups.index(group)
+            first = tell_first([self.matching[at][-1:]], places[at:], args, name)
+        return first, lambda: self.explain(places, args)
+
+    def explain(self, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:
+        """Tell of every argument for which the rules say no, as far as ``MAX_TOLD`` goes."""
+        if self.single:
+            return explain_last(self.groups, self.matching, places, args)
+        failures: list[Failure] = []
+        for place, matching in zip(places, self.matching, strict=True):
+            if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
+                continue
+            for compiled, rule in matching:
+                if len(failures) == MAX_TOLD:
+                    return tuple(failures)
+                failures += explain(rule, args, place, MAX_TOLD - len(failures), compiled)
+        return tuple(failures)
 
 
 KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)  # by its bytes, with ``GAP`` for its hop
