@@ -7,6 +7,7 @@ took back must end some day.  Only public keys for signatures are taken; which o
 ``foreign``'s question.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
 PRIVATE: Final = frozenset(["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
 USES: Final = (None, "sig", "jwt-svid")  # a SPIFFE bundle also has keys of certificates, which sign no tokens
+
+_log = logging.getLogger(__name__)
 
 Keys = dict[str, list[dict[str, Any]]]
 
@@ -113,6 +116,7 @@ class KeySets:
                 known.loaded = _Loaded(read_key_set(_fetch(place)), began_s)
             except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
                 known.why = str(error) if isinstance(error, RequestError) else type(error).__name__
+                _log.warning("the keys at %s cannot be read: %s", place, known.why)
             finally:
                 known.asked_s = self._clock()  # not before: who comes meanwhile is to wait
         finally:

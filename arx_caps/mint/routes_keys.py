@@ -63,32 +63,32 @@ class RootShown(Answer, frozen=True):
     retired_at: int | None
 
 
-class RootsAnswer(Answer, frozen=True):
+class Roots(Answer, frozen=True):
     """Root keys, the oldest first."""
 
     keys: tuple[RootShown, ...]
 
 
-class RetiredAnswer(Answer, frozen=True):
+class RootRetired(Answer, frozen=True):
     """A retired root key, and who has confirmed that it is worth nothing."""
 
     key: RootShown
     kill: KillShown | None
 
 
-class ReplacedAnswer(Answer, frozen=True):
+class KeyReplaced(Answer, frozen=True):
     """What became of an audience's key; ``kill`` is None where nothing was to be banned."""
 
     audience: str
     kill: KillShown | None
 
 
-def list_roots(asked: Asked) -> RootsAnswer:
+def list_root_keys(asked: Asked) -> Roots:
     """List the root keys: which mints for whom, and whom another one waits for."""
-    return RootsAnswer(keys=tuple(map(_show, view_roots(asked.mint))))
+    return Roots(keys=tuple(map(_show, view_roots(asked.mint))))
 
 
-def create_root(asked: Asked) -> RootShown:
+def create_root_key(asked: Asked) -> RootShown:
     """Make a root key and publish it to services; it mints nothing before a rotation."""
     return _one(asked, make_root(asked.mint, asked.by.by))
 
@@ -98,37 +98,37 @@ def root_again(asked: Asked, made: Made) -> RootShown:
     return _one(asked, made.facts["key"])
 
 
-def rotate(asked: Asked) -> RootShown:
+def rotate_root_key(asked: Asked) -> RootShown:
     """Let the newest root key mint, as soon as every service has had the time to fetch it."""
     return _one(asked, rotate_root(asked.mint, asked.by.by, now=asked.body.now))
 
 
-def retire(asked: Asked) -> RetiredAnswer:
+def retire_root_key(asked: Asked) -> RootRetired:
     """Retire a root key for good: it is accepted nowhere any more, within a lease."""
     name = asked.path["name"]
     report = retire_root(asked.mint, name, asked.by.by, now=asked.body.now)
-    return RetiredAnswer(key=_one(asked, name), kill=show_kill(report) if report is not None else None)
+    return RootRetired(key=_one(asked, name), kill=show_kill(report) if report is not None else None)
 
 
-def replace_key(asked: Asked) -> ReplacedAnswer:
+def replace_key(asked: Asked) -> KeyReplaced:
     """Give one service's audience its next key; the others are not touched."""
     audience = _enrolled(asked)
     report = replace_audience_key(asked.mint, audience, asked.by.by, stolen=asked.body.stolen)
-    return ReplacedAnswer(audience=audience, kill=show_kill(report) if report is not None else None)
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
-def replaced_again(asked: Asked, made: Made) -> ReplacedAnswer:
+def replaced_again(asked: Asked, made: Made) -> KeyReplaced:
     """Answer for a key that was replaced by the same call before, and end the older ones if that is not done yet."""
     audience = made.facts["audience"]
     report = end_stolen(asked.mint, audience, asked.by.by) if asked.body.stolen else None
-    return ReplacedAnswer(audience=audience, kill=show_kill(report) if report is not None else None)
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
-def delete_service(asked: Asked) -> ReplacedAnswer:
+def delete_service(asked: Asked) -> KeyReplaced:
     """Remove a service: its own keys sign nothing any more, and tokens for it are worth nothing."""
     audience = _enrolled(asked)
     report = remove_service(asked.mint, audience, asked.by.by)
-    return ReplacedAnswer(audience=audience, kill=show_kill(report) if report is not None else None)
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def _enrolled(asked: Asked) -> str:
@@ -157,12 +157,12 @@ def _show(view: RootView) -> RootShown:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/root-keys", READ, list_roots),
+    Endpoint("GET", "/v1/root-keys", READ, list_root_keys),
     Endpoint(
         "POST",
         "/v1/root-keys",
         WRITE,
-        create_root,
+        create_root_key,
         status=201,
         problems=("conflict",),
         again=root_again,
@@ -172,13 +172,15 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/root-keys/rotate",
         WRITE,
-        rotate,
+        rotate_root_key,
         RotateBody,
         problems=("conflict",),
         again=root_again,
         makes="key.rotated",
     ),
-    Endpoint("POST", "/v1/root-keys/{name}/retire", WRITE, retire, RetireBody, problems=("not_found", "conflict")),
+    Endpoint(
+        "POST", "/v1/root-keys/{name}/retire", WRITE, retire_root_key, RetireBody, problems=("not_found", "conflict")
+    ),
     Endpoint(
         "POST",
         "/v1/services/{audience}/replace-key",

@@ -20,17 +20,17 @@ class ScopesBody(Body, frozen=True):
     wait: bool = True
 
 
-def kill(asked: Asked) -> KillShown:
+def kill_scopes(asked: Asked) -> KillShown:
     """End everything born so far in these scopes; kinds that could be handed to again are banned as well."""
     return _end(asked, "kill")
 
 
-def ban(asked: Asked) -> KillShown:
+def ban_scopes(asked: Asked) -> KillShown:
     """Refuse these scopes until a lift."""
     return _end(asked, "ban")
 
 
-def lift(asked: Asked) -> KillShown:
+def lift_bans(asked: Asked) -> KillShown:
     """End the bans on these scopes."""
     return _end(asked, "lift")
 
@@ -41,7 +41,7 @@ def _end(asked: Asked, op: Op) -> KillShown:
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/kills", "arx.kill", kill, ScopesBody),
-    Endpoint("POST", "/v1/bans", "arx.ban", ban, ScopesBody),
-    Endpoint("POST", "/v1/bans/lift", "arx.ban.lift", lift, ScopesBody),
+    Endpoint("POST", "/v1/kills", "arx.kill", kill_scopes, ScopesBody),
+    Endpoint("POST", "/v1/bans", "arx.ban", ban_scopes, ScopesBody),
+    Endpoint("POST", "/v1/bans/lift", "arx.ban.lift", lift_bans, ScopesBody),
 )

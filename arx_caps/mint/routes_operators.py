@@ -40,7 +40,7 @@ class OperatorBody(Body, frozen=True):
     rules: Rules | None = None
 
 
-class OperatorChangeBody(Body, frozen=True):
+class OperatorPatchBody(Body, frozen=True):
     """Another role; or else a key to add, a key to take away."""
 
     role: Name | None = None
@@ -85,7 +85,7 @@ class Whoami(Answer, frozen=True, kw_only=True):
     may: list[str] | UnsetType = UNSET
 
 
-def operator_token(asked: Asked) -> OperatorToken:
+def sign_in_operator(asked: Asked) -> OperatorToken:
     """Give an operator a token for ten minutes."""
     if asked.proof is None:
         raise refusal("missing_token")
@@ -178,7 +178,7 @@ def _operator(asked: Asked, name: str) -> Mapping[str, Any]:
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/operators/token", None, operator_token, OperatorTokenBody, status=201),
+    Endpoint("POST", "/v1/operators/token", None, sign_in_operator, OperatorTokenBody, status=201),
     Endpoint(
         "POST",
         "/v1/operators",
@@ -197,7 +197,7 @@ ENDPOINTS: Final = (
         "/v1/operators/{name}",
         roles.WRITE_OPERATORS,
         patch_operator,
-        OperatorChangeBody,
+        OperatorPatchBody,
         problems=("not_found", "conflict", "key_enrolled"),
     ),
     Endpoint(

@@ -26,14 +26,14 @@ class PolicyBody(Body, frozen=True):
     policy: Annotated[str, Meta(max_length=MAX_BYTES)]
 
 
-class LoadedAnswer(Answer, frozen=True):
+class PolicyLoaded(Answer, frozen=True):
     """The digest of the policy that is in force now, and of the one before."""
 
     digest: str
     before: str
 
 
-class PolicyFact(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
     """A kept policy; times are ms since the Unix epoch."""
 
     digest: str
@@ -43,14 +43,14 @@ class PolicyFact(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class PoliciesAnswer(Answer, frozen=True):
+class Policies(Answer, frozen=True):
     """A page of the kept policies, the last in force first."""
 
-    policies: list[PolicyFact]
+    policies: list[PolicyShown]
     next: str | UnsetType = UNSET
 
 
-class PolicyAnswer(Answer, frozen=True):
+class PolicyWithText(Answer, frozen=True):
     """A policy as it was written."""
 
     digest: str
@@ -61,45 +61,47 @@ class PolicyAnswer(Answer, frozen=True):
     policy: str
 
 
-def load(asked: Asked) -> LoadedAnswer:
+def load_policy(asked: Asked) -> PolicyLoaded:
     """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
     before = asked.mint.policy.digest
-    return LoadedAnswer(digest=loading.load_policy(asked.mint, asked.body.policy, asked.by.by).digest, before=before)
+    return PolicyLoaded(digest=loading.load_policy(asked.mint, asked.body.policy, asked.by.by).digest, before=before)
 
 
-def reload(asked: Asked) -> LoadedAnswer:
+def reload_policy(asked: Asked) -> PolicyLoaded:
     """Read the mint's policy file again, and put it in force."""
     before = asked.mint.policy.digest
-    return LoadedAnswer(digest=loading.reload_policy(asked.mint, asked.by.by).digest, before=before)
+    return PolicyLoaded(digest=loading.reload_policy(asked.mint, asked.by.by).digest, before=before)
 
 
-def list_policies(asked: Asked) -> PoliciesAnswer:
+def list_policies(asked: Asked) -> Policies:
     """List the policies that ever were in force."""
     now, limit = asked.mint.policy.digest, asked.query.limit
     rows = asked.mint.state.policies(after=asked.query.after, limit=limit + 1)
     page = page_of(
         rows,
         POLICIES_ORDER,
-        lambda row: PolicyFact(**row, in_force=row["digest"] == now),
+        lambda row: PolicyShown(**row, in_force=row["digest"] == now),
         limit=limit,
         fetched=limit + 1,
     )
-    return PoliciesAnswer(policies=page.shown, next=page.next)
+    return Policies(policies=page.shown, next=page.next)
 
 
-def get_policy(asked: Asked) -> PolicyAnswer:
+def get_policy(asked: Asked) -> PolicyWithText:
     """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
     mint, asked_for = asked.mint, asked.path["digest"]
     row = mint.state.policy(mint.policy.digest if asked_for == IN_FORCE else asked_for)
     if row is None:
         raise GrantError("no such policy was ever in force here", code="not_found")
     text = row.pop("text")
-    return PolicyAnswer(**row, policy=text, in_force=row["digest"] == mint.policy.digest)
+    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policy.digest)
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/policies", WRITE, load, PolicyBody, limit=ROOM, admit=admit_operator, problems=("policy",)),
-    Endpoint("POST", "/v1/policies/reload", WRITE, reload, problems=("policy",)),
+    Endpoint(
+        "POST", "/v1/policies", WRITE, load_policy, PolicyBody, limit=ROOM, admit=admit_operator, problems=("policy",)
+    ),
+    Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy, problems=("policy",)),
     Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
     Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
 )

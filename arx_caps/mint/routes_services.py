@@ -76,7 +76,7 @@ class ServiceFile(Answer, frozen=True):
         return f"<ServiceFile of {self.audience}>"
 
 
-class InvitationAnswer(Answer, frozen=True):
+class ServiceInvited(Answer, frozen=True):
     """An enrolment token, a secret, for what and until when it is good, and whether the policy names that audience."""
 
     enrolment: str
@@ -86,10 +86,10 @@ class InvitationAnswer(Answer, frozen=True):
     in_policy: bool
 
     def __repr__(self) -> str:
-        return f"<InvitationAnswer for {self.audience}>"
+        return f"<ServiceInvited for {self.audience}>"
 
 
-class JoinedAnswer(Answer, frozen=True):
+class ServiceJoined(Answer, frozen=True):
     """Which service's key it is from now on."""
 
     audience: str
@@ -107,7 +107,7 @@ class AudienceKey(Answer, frozen=True):
         return f"<AudienceKey {self.kid}>"
 
 
-class KeysAnswer(Answer, frozen=True):
+class AudienceKeys(Answer, frozen=True):
     """The keys of one audience, and what else a service goes by."""
 
     realm: str
@@ -125,7 +125,7 @@ class OwnKey(Answer, frozen=True):
     added_at: int
 
 
-class ServiceAnswer(Answer, frozen=True):
+class ServiceShown(Answer, frozen=True):
     """A service; without ``in_policy`` no task has a token for it."""
 
     audience: str
@@ -135,10 +135,10 @@ class ServiceAnswer(Answer, frozen=True):
     in_policy: bool
 
 
-class ServicesAnswer(Answer, frozen=True):
+class Services(Answer, frozen=True):
     """A page of services by audience; ``total`` counts all."""
 
-    services: list[ServiceAnswer]
+    services: list[ServiceShown]
     total: int
     next: str | UnsetType = UNSET
 
@@ -160,7 +160,7 @@ def enrol_service(asked: Asked) -> ServiceFile:
     )
 
 
-def invite(asked: Asked) -> InvitationAnswer:
+def invite_service(asked: Asked) -> ServiceInvited:
     """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
     mint, audience, by = asked.mint, _audience(asked), asked.by.by
     # Derived, so that a repeat gives the same one although no table has it.
@@ -170,7 +170,7 @@ def invite(asked: Asked) -> InvitationAnswer:
     keep_recipe({"invitation": invitation, "root": root})
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
     mint.state.invite(audience, _digest(token), until, by, what)
-    return InvitationAnswer(
+    return ServiceInvited(
         enrolment=token,
         audience=audience,
         issuer=mint.realm.issuer,
@@ -179,7 +179,7 @@ def invite(asked: Asked) -> InvitationAnswer:
     )
 
 
-def invited_again(asked: Asked, made: Made) -> InvitationAnswer:
+def invited_again(asked: Asked, made: Made) -> ServiceInvited:
     """Answer for an enrolment token that was made by the same call before, while it is good."""
     mint, facts, recipe = asked.mint, made.facts, made.recipe or {}
     _, secret = mint.book.enrolment(recipe["invitation"], recipe["root"])
@@ -188,10 +188,10 @@ def invited_again(asked: Asked, made: Made) -> InvitationAnswer:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
     told |= {"in_policy": facts["audience"] in mint.policy.audiences}
-    return InvitationAnswer(enrolment=token, issuer=mint.realm.issuer, **told)
+    return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **told)
 
 
-def join(asked: Asked) -> JoinedAnswer:
+def join_service(asked: Asked) -> ServiceJoined:
     """Enrol the key of the proof for the service that the enrolment token is for, and use the token up."""
     mint, proof = asked.mint, asked.proof
     if proof is None:
@@ -206,22 +206,22 @@ def join(asked: Asked) -> JoinedAnswer:
         _require_inviter(mint, *invited)
         mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.state.join(digest, proof.key)
-    return JoinedAnswer(audience=audience, kid=proof.key.kid)
+    return ServiceJoined(audience=audience, kid=proof.key.kid)
 
 
-def joined_again(asked: Asked, made: Made) -> JoinedAnswer:
+def joined_again(asked: Asked, made: Made) -> ServiceJoined:
     """Answer for a key that was enrolled by the same call before, while it is."""
     audience = made.facts["audience"]
     if asked.proof is None or asked.mint.state.holder_of(asked.proof.key.kid) != f"service:{audience}":
         raise bad_enrolment()
-    return JoinedAnswer(audience=audience, kid=asked.proof.key.kid)
+    return ServiceJoined(audience=audience, kid=asked.proof.key.kid)
 
 
-def audience_keys(asked: Asked) -> KeysAnswer:
+def list_keys(asked: Asked) -> AudienceKeys:
     """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
     mint, audience = asked.mint, asked.by.name
     keys = mint.book.audience_keys(audience)
-    answer = KeysAnswer(
+    answer = AudienceKeys(
         realm=mint.realm.name,
         audience=audience,
         keys=tuple(AudienceKey(kid=kid, key=codec.text_of(key), published_at=at) for kid, (key, at) in keys.items()),
@@ -234,20 +234,20 @@ def audience_keys(asked: Asked) -> KeysAnswer:
     return answer
 
 
-def list_services(asked: Asked) -> ServicesAnswer:
+def list_services(asked: Asked) -> Services:
     """List the services."""
     mint, limit = asked.mint, asked.query.limit
     rows = mint.state.services(after=asked.query.after, limit=limit + 1)
     page = page_of(rows, SERVICES_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
-    return ServicesAnswer(services=page.shown, total=mint.state.count(SERVICES), next=page.next)
+    return Services(services=page.shown, total=mint.state.count(SERVICES), next=page.next)
 
 
-def get_service(asked: Asked) -> ServiceAnswer:
+def get_service(asked: Asked) -> ServiceShown:
     """Show one service."""
     return _show(asked.mint, _row(asked.mint, asked.path["audience"]))
 
 
-def patch_service(asked: Asked) -> ServiceAnswer:
+def patch_service(asked: Asked) -> ServiceShown:
     """Take a service's own key away: who holds it gets no more keys, and what it signs counts for nothing."""
     mint, kid = asked.mint, asked.body.remove_kid
     audience = _row(mint, asked.path["audience"])["audience"]
@@ -287,8 +287,8 @@ def _store(mint: Mint) -> str:
     return without_login(mint.store_url)
 
 
-def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceAnswer:
-    return ServiceAnswer(
+def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceShown:
+    return ServiceShown(
         audience=row["audience"],
         enrolled_at=row["enrolled_at"],
         enrolled_by=row["enrolled_by"],
@@ -316,7 +316,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/services/invitations",
         WRITE,
-        invite,
+        invite_service,
         ServiceBody,
         status=201,
         again=invited_again,
@@ -326,7 +326,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/services/keys",
         None,
-        join,
+        join_service,
         JoinBody,
         status=201,
         problems=_NOT_JOINED,
@@ -335,5 +335,5 @@ ENDPOINTS: Final = (
     ),
     Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
     Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
-    Endpoint("GET", "/v1/keys", FETCH, audience_keys, callers=("service",), problems=("replayed", "not_found")),
+    Endpoint("GET", "/v1/keys", FETCH, list_keys, callers=("service",), problems=("replayed", "not_found")),
 )

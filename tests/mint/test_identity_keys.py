@@ -101,7 +101,7 @@ def test_an_address_is_asked_seldom(tmp_path: Path) -> None:
 
 
 @pytest.mark.servers
-def test_an_issuer_that_falls_silent_is_believed_for_a_while(tmp_path: Path) -> None:
+def test_an_issuer_that_falls_silent_is_believed_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Errors leave the last set in use, for an hour and no longer; then nothing is believed until it answers."""
     clock = Clock()
     sets = KeySets(tmp_path, clock=clock)
@@ -111,6 +111,7 @@ def test_an_issuer_that_falls_silent_is_believed_for_a_while(tmp_path: Path) -> 
         clock.now += FRESH_S
         assert kids(sets.find(server.url, "ec")) == ["ec"]
         assert server.asked == 2
+        assert caplog.messages == [f"the keys at {server.url} cannot be read: its address answered 500"]
         clock.now += STALE_S - FRESH_S
         with pytest.raises(UnavailableError, match="answered 500"):
             sets.find(server.url, "ec")
