@@ -40,8 +40,36 @@ def read(folder: Path) -> dict[str, int]:
         sizes = old.size, head.size
         assert theirs.verify_consistency(*sizes, old.root, head.root, proof), given["old"]
         assert theirs.consistency_proof_from_tiles(reader, *sizes) == proof
+    files = sorted((folder / "proofs").glob("*"))
+    for file in files:
+        _prove(file.read_bytes(), keys)
     _refuses(folder, head, note, keys)
-    return {"tiles": audited.tiles, "bundles": audited.bundles, "inclusion": len(proofs), "consistency": len(continued)}
+    return {"files": len(files)} | {
+        "tiles": audited.tiles,
+        "bundles": audited.bundles,
+        "inclusion": len(proofs),
+        "consistency": len(continued),
+    }
+
+
+def _prove(raw: bytes, keys: list[object]) -> None:
+    """Check a proof file: read as c2sp.org/tlog-proof says, held to their signatures and their tree."""
+    lines, _, signed = raw.partition(b"\n\n")
+    begins, extra, index, *path = lines.decode().split("\n")
+    head, note = checkpoint_from_note(signed)
+    told = theirs.verify_checkpoint(note, keys[0], [keys[1]], 1, expected_origin=keys[0].name)
+    assert (told.ok, begins) == (True, "c2sp.org/tlog-proof@v1"), told
+    leaf = _kept(b64decode(extra.removeprefix("extra ")))
+    at, hashes = int(index.removeprefix("index ")), [b64decode(each) for each in path]
+    assert theirs.verify_leaf_inclusion(leaf, at, head.size, hashes, head.root), at
+
+
+def _kept(record: bytes) -> bytes:
+    """Return the leaf that a record begins with: MessagePack, an array of two, the first of them binary."""
+    assert record[:1] == b"\x92"
+    assert record[1:2] in (b"\xc4", b"\xc5")
+    width = record[1] - 0xC3
+    return record[2 + width : 2 + width + int.from_bytes(record[2 : 2 + width])]
 
 
 def _refuses(folder: Path, head: object, note: object, keys: list[object]) -> None:

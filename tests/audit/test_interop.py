@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from arx_caps.audit import tree
-from arx_caps.audit.note import VerifierKey
+from arx_caps.audit.note import Note, VerifierKey
+from arx_caps.audit.proof import Proof
 from arx_caps.audit.tree import EMPTY_ROOT, check_consistency
 from arx_caps.audit.verify import Trust, verify
-from tests.audit.world import AT_S, LOG, WITNESS, checkpoint_of, records, write
+from tests.audit.world import AT_S, LOG, WITNESS, body, checkpoint_of, records, write
 from tests.vectors import log_vectors
 
 pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
@@ -74,7 +75,7 @@ def b64(raw: bytes) -> str:
 
 @pytest.mark.parametrize("size", [1, 44, 256, 257, 70_000])
 def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> None:
-    """Every tile and bundle, the cosigned checkpoint, and proofs around every boundary."""
+    """Every tile and bundle, the cosigned checkpoint, proofs and proof files around every boundary."""
     log = write(tmp_path, records(size))
     log.published.write_bytes(checkpoint_of(log.records, LOG, WITNESS))
     (tmp_path / "log.vkey").write_text(str(LOG.key))
@@ -91,8 +92,13 @@ def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> N
     ]
     (tmp_path / "consistency.json").write_text(json.dumps(continued))
     (tmp_path / "inclusion.json").write_text(json.dumps(proven))
+    note = Note.parse(log.published.read_bytes())
+    (tmp_path / "proofs").mkdir()
+    for at in sorted(each for each in edges if each < size):
+        made = Proof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note)
+        (tmp_path / "proofs" / str(at)).write_bytes(made.encode())
     told = ask(oracle, "read", tmp_path)
-    assert (told["inclusion"], told["consistency"]) == (len(proven), len(olds))
+    assert (told["inclusion"], told["consistency"], told["files"]) == (len(proven), len(olds), len(proven))
     assert told["bundles"] == -(-size // 256)
 
 

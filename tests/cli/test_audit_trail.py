@@ -15,6 +15,7 @@ from arx_caps.cli import exits
 from arx_caps.demo.stage import free_ports
 from arx_caps.service import open_shipper
 from arx_verifier.decisions import Decision
+from arx_verifier.scopes import subject_scope
 from arx_verifier.service import open_verifier
 from arx_verifier.spool import Journal
 from tests.audit.batches import START_MS, decision, facts
@@ -23,6 +24,8 @@ from tests.cli.test_service_keys import joined
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
+ADA = ("https://idp.example", "ada")
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         decide(
             file, [decision(11, facts("s-1", "t-1")), decision(12, facts("s-1", "t-1", "acme/a", "acme/b"), "revoked")]
         )
-        decide(file, [decision(13, facts("s-2", "t-2", agent="acme/other"))])
+        chain = facts("s-2", "t-2", agent="acme/other", subject=ADA)
+        decide(
+            file, [decision(13, chain, tool="mail.send", request_id="rq-7", traceparent=TRACE, arguments=b'{"n":1}')]
+        )
         with open_shipper(file):
             until(lambda: realm.run("audit", "trail", "--session", "s-2")[0] == 0)
         yield realm
@@ -97,6 +103,39 @@ def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
     assert events
     assert {each["type"] for each in events} == {"event"}
     assert live.run("audit", "trail", "--reason", "nonsense")[0] == exits.USAGE
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        ("--session s-1", 12),
+        ("--task t-1", 12),
+        ("--task t-2", 1),
+        ("--link s-1-t-1-acme/a/acme/b", 12),
+        ("--agent acme/**", 13),
+        ("--agent acme/b", 12),
+        (f"--subject {subject_scope(*ADA)}", 1),
+        ("--tool lookup --agent acme/bot", 12),
+        ("--tool mail.*", 1),
+        ("--reason revoked", 1),
+        ("--reason allow --session s-1", 11),
+        (f"--since {START_MS + 2} --until {START_MS + 6}", 4),
+        ("--session s-1 --agent acme/other", 0),
+    ],
+)
+def test_each_filter_finds_what_it_says(live: Live, words: str, count: int) -> None:
+    """All that is meant and nothing else, and a page of some says how many there are."""
+    told = live.ok("audit", "trail", "--flat", *words.split())
+    assert (len(told["records"]), told["total"]["records"], told["total"]["exact"]) == (count, count, True)
+    assert len(live.ok("audit", "trail", "--flat", "--limit", "2", *words.split())["records"]) == min(2, count)
+
+
+def test_a_call_is_found_again_by_who_made_it(live: Live) -> None:
+    """The ids of its request and of its trace, and arguments where they were recorded, come through to whoever asks."""
+    [told] = live.ok("audit", "trail", "--tool", "mail.send")["records"]
+    assert (told["request_id"], told["traceparent"], told["arguments"]) == ("rq-7", TRACE, '{"n":1}')
+    others = live.ok("audit", "trail", "--flat", "--session", "s-1")["records"]
+    assert {(each["request_id"], each["traceparent"], each["arguments"]) for each in others} == {(None, None, None)}
 
 
 def test_a_tail_goes_on(live: Live, tmp_path: Path) -> None:
