@@ -24,7 +24,7 @@ ORDER = """
     verify
     retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting durable
     spool
-    routes peers problems streams
+    routes peers problems shadows streams
     asgi guard service
 """.split()
 PLACE = {name: place for place, name in enumerate(ORDER)}

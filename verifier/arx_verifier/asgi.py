@@ -23,6 +23,7 @@ from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.peers import Peers
 from arx_verifier.problems import Answer, answer
 from arx_verifier.routes import Meaning, RouteMap, Scope, Tools
+from arx_verifier.shadows import require_same_routes
 from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Watch, Young
 from arx_verifier.verify import Verifier
 
@@ -59,7 +60,8 @@ class ArxMiddleware:
         recheck_ms: How long a response may last before its grant is looked at again, and again after as long, ms.
 
     Raises:
-        SettingsError: A route or a network cannot be read, or the time is none.
+        SettingsError: A route or a network cannot be read, or the time is none.  At the start: the application has a
+            route that ``tools`` takes for another one's.
     """
 
     def __init__(
@@ -179,6 +181,8 @@ class ArxMiddleware:
 
     async def _start(self) -> None:
         if not self._started:
+            if isinstance(self._meaning, RouteMap):
+                require_same_routes(self.app, self._meaning)  # not earlier: routes may be added until now
             await asyncio.to_thread(self.verifier.start)  # twice is once
             self._started = True
 

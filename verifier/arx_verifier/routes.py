@@ -125,16 +125,30 @@ class RouteMap:
         """
         path = _clean_path(scope)
         method, segments = scope["method"], path.split("/")[1:]
+        found = self.find(method, segments)
+        if found is None:
+            return None
+        route, parameters = found
+        if body and method in _BODILESS:
+            raise RequestError(f"a {method} has its arguments in path and query: it takes no body here")
+        query, members = read_query(scope["query_string"]), read_body(scope, body)
+        route.hold_places(query, members)
+        return route.tool, _merge(parameters, query, members)
+
+    def find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, str]] | None:
+        """Return the route that a request is judged by, with what stands in the path; or None."""
         for name in (method, "GET") if method == "HEAD" else (method,):
             for route in self._routes.get((name, len(segments)), ()):
                 parameters = route.match(segments)
                 if parameters is not None:
-                    if body and method in _BODILESS:
-                        raise RequestError(f"a {method} has its arguments in path and query: it takes no body here")
-                    query, members = read_query(scope["query_string"]), read_body(scope, body)
-                    route.hold_places(query, members)
-                    return route.tool, _merge(parameters, query, members)
+                    return route, parameters
         return None
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Every method that a request can come in with."""
+        named = frozenset(method for method, _ in self._routes)
+        return named | {"HEAD"} if "GET" in named else named
 
 
 def read_query(raw: bytes) -> dict[str, str]:
