@@ -7,9 +7,12 @@ these nodes is ``questions``'.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Text, and_, case, cast, exists, func, or_, select
+import msgspec
+from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, exists, func, literal, literal_column, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection, Row
 
 from arx_caps.audit.bulk import among
@@ -21,6 +24,8 @@ from arx_verifier.names import matches_path
 GATHERED: Final = 5_000  # nodes that are listed; more are only described
 _ID: Final = 8  # bytes of a node's id in a path
 _RECORDS: Final = NODE.c.allow + NODE.c.deny + NODE.c.other
+_LOOKS: Final = 200  # different names that are looked up one by one, and passed so
+Names: TypeAlias = "list[str] | Select[Any]"  # what ``in_`` takes
 
 
 class Question(NamedTuple):
@@ -183,10 +188,23 @@ def _by_agent(connection: Connection, agent: str) -> ColumnElement[bool]:
     return or_(NODE.c.agent.in_(proven), where)
 
 
-def _matching(connection: Connection, column: Any, pattern: str) -> list[str]:
+def _matching(connection: Connection, column: Any, pattern: str) -> "Names":
     if "*" not in pattern:
         return [pattern]
-    return [name for name in different(connection, column) if name and matches_path(pattern, name)]
+    # Holders choose names, and may make up many: what a look costs each is then paid once, for the whole index.
+    known = list(islice(different(connection, column), _LOOKS))
+    if len(known) == _LOOKS:
+        known = list(connection.execute(select(column).distinct()).scalars())
+    names = [name for name in known if name and matches_path(pattern, name)]
+    return names if len(names) < _LOOKS else _listed(connection, names)
+
+
+def _listed(connection: Connection, names: list[str]) -> Select[Any]:
+    """Pass many names as one parameter: a database takes only so many."""
+    text = msgspec.json.encode(names).decode()
+    if connection.dialect.name == "sqlite":
+        return select(literal_column("value")).select_from(func.json_each(text))
+    return select(func.jsonb_array_elements_text(cast(literal(text, Text), JSONB)))
 
 
 def different(connection: Connection, column: Any) -> Iterator[str]:

@@ -21,6 +21,9 @@ _KEY: Final = re.compile(r'[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 _VALUE: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^,\]}#\n]+', re.DOTALL
 )
+# What makes an editor or a terminal show another text than the one that is read: control characters beyond ASCII, and
+# marks that turn the direction of writing (CVE-2021-42574).
+_MISLEADING: Final = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
 
 
@@ -37,7 +40,7 @@ class PolicyText:
         """Read *text*.
 
         Raises:
-            SettingsError: It is not TOML.
+            SettingsError: It is not TOML, or has characters that would show it as something else than it is.
         """
         self.name, self.source = name, text
         self._lines: dict[Path, int] = {}
@@ -47,6 +50,11 @@ class PolicyText:
             told = _AT_LINE.match(str(error))
             line = f":{told[2] or text.count(chr(10)) + 1}" if told else ""
             raise SettingsError(f"{name}{line}: not TOML: {told[1] if told else error}", code="policy") from error
+        misleading = _MISLEADING.search(text)
+        if misleading is not None:
+            at, number = text.count("\n", 0, misleading.start()) + 1, f"{ord(misleading[0]):04x}"
+            said = f"U+{number.upper()} would have the policy shown otherwise than it is read"
+            raise SettingsError(f"{name}:{at}: {said}; in a text, write it as \\u{number}", code="policy")
         _Scan(text, self._lines).run()
 
     def error(self, path: Path, message: str) -> SettingsError:

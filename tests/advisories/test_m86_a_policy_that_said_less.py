@@ -3,7 +3,8 @@
 
 The idle limit of an agent's sessions was gone once other terms that fitted it as well were shorter and set none.
 ``net = []``, no network, was any network.  ``arx policy diff`` took ``true`` for 1 and ``false`` for 0: a rule that
-was changed from the one to the other was no difference.
+was changed from the one to the other was no difference.  A mark that turns the direction of writing made an editor, or
+``arx policy show``, display a rule that holds as a part of a comment.
 """
 
 from pathlib import Path
@@ -71,3 +72,12 @@ def test_a_flag_is_no_number(before: str, after: str, member: str) -> None:
     (found,) = compare(old, new)
     assert isinstance(found, Difference)
     assert (found.kind, found.member) == ("changed", member)
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u2066", "\u200f", "\u009b", "\u2028"])
+@pytest.mark.parametrize("place", ["# harmless {} comment\n[audience.orders]", '["audience".{}]'])
+def test_a_policy_is_shown_as_it_is_read(mark: str, place: str) -> None:
+    """What could make it look otherwise is refused with its line; a text that needs it says it by its number."""
+    with pytest.raises(SettingsError, match=rf"policy\.toml:\d+: .*U\+{ord(mark):04X}|not TOML"):
+        Policy.parse(POLICY.replace("[audience.orders]", place.format(mark)), "policy.toml")
+    Policy.parse(POLICY.replace("equal = 0", f'equal = "\\u{ord(mark):04x}"'), "policy.toml")
