@@ -116,7 +116,8 @@ class KeySets:
                 known.loaded = _Loaded(read_key_set(_fetch(place)), began_s)
             except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
                 known.why = str(error) if isinstance(error, RequestError) else type(error).__name__
-                _log.warning("the keys at %s cannot be read: %s", place, known.why)
+                # Its query may hold what lets the mint ask.
+                _log.warning("the keys at %s cannot be read: %s", place.partition("?")[0], known.why)
             finally:
                 known.asked_s = self._clock()  # not before: who comes meanwhile is to wait
         finally:

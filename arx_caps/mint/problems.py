@@ -106,9 +106,14 @@ def of_error(error: ArxError, realm: Realm) -> Response:
 def of_http(request: Request, error: Exception) -> Response:
     """Write what the framework refused: an unknown path or another method."""
     assert isinstance(error, HTTPException)
-    code = _OF_HTTP.get(error.status_code, "malformed_request")
+    code, headers = _OF_HTTP.get(error.status_code, "malformed_request"), dict(error.headers or {})
+    detail = str(error.detail)
+    if code == "not_found":
+        detail = "the mint has no such path; /openapi.json has all that there are"
+    elif code == "method_not_allowed":
+        detail = f"this path takes {headers.get('Allow', 'other methods')}"
     realm = request.app.state.mint.realm
-    return problem(code, str(error.detail), realm=realm, headers=dict(error.headers or {}), status=error.status_code)
+    return problem(code, detail, realm=realm, headers=headers, status=error.status_code)
 
 
 def of_bug(request: Request, error: Exception) -> Response:

@@ -106,20 +106,21 @@ def test_an_issuer_that_falls_silent_is_believed_for_a_while(tmp_path: Path, cap
     clock = Clock()
     sets = KeySets(tmp_path, clock=clock)
     with key_server() as server:
-        assert kids(sets.find(server.url, "ec")) == ["ec"]
+        address = f"{server.url}?key=s3cret"
+        assert kids(sets.find(address, "ec")) == ["ec"]
         server.status = 500
         clock.now += FRESH_S
-        assert kids(sets.find(server.url, "ec")) == ["ec"]
+        assert kids(sets.find(address, "ec")) == ["ec"]
         assert server.asked == 2
         assert caplog.messages == [f"the keys at {server.url} cannot be read: its address answered 500"]
         clock.now += STALE_S - FRESH_S
         with pytest.raises(UnavailableError, match="answered 500"):
-            sets.find(server.url, "ec")
+            sets.find(address, "ec")
         server.status = 200
         with pytest.raises(UnavailableError):
-            sets.find(server.url, "ec")
+            sets.find(address, "ec")
         clock.now += RETRY_S
-        assert kids(sets.find(server.url, "ec")) == ["ec"]
+        assert kids(sets.find(address, "ec")) == ["ec"]
 
 
 @pytest.mark.servers

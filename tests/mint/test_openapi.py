@@ -104,6 +104,7 @@ def test_a_refusal_names_an_address_that_explains_it(world: World) -> None:
         explained = world.client.get(told["type"])
         assert explained.headers["content-type"].startswith("text/plain")
         assert explained.text == f"{code} ({told['status']})\n\n{known.means}\n\nwhat to do: {known.do}\n"
+    assert world.client.put("/v1/kills").json()["detail"] == "this path takes POST"
     for code in {*CODES, *REASONS}:
         assert world.client.get(f"/problems/{code}").status_code == 200
 
