@@ -37,7 +37,8 @@ def rows(made: Verifiers) -> Iterator[Row]:
     seen |= {code: _by_state(made, parent, code) for code in _STATES}
     seen["replayed"] = _replayed(made.make(), parent)
     yield Row(SEEN, seen, {})
-    new: dict[str, Batch] = {"grant": each(allow(made.make(cache_bytes=0)), signing(parent))}
+    longer = parent.attenuate(Caveat(exp=AT + 1))  # what is refused has a caveat more than its parent, too
+    new: dict[str, Batch] = {"grant": each(allow(made.make(cache_bytes=0)), signing(longer))}
     checked = made.make(cache_bytes=0)
     new |= {name: refuse(checked, text, REQUEST, name.partition(",")[0]) for name, text in _of_chains(parent)}
     yield Row(NEW, new, {})

@@ -7,12 +7,13 @@ have no type.  What the members mean is left to the structs; how a request's JSO
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from arx_verifier.compiled import twin
-from arx_verifier.errors import MalformedTokenError, RequestError
+from arx_verifier.errors import ArxError, MalformedTokenError, RequestError
 
 MAX_INTEGER: Final = 2**53 - 1  # beyond it ECMAScript and every float-based JSON reader lose digits (RFC 8785 D)
 MAX_DEPTH: Final = 32  # nested containers in arguments: far above real tools, far below any recursion limit
@@ -35,12 +36,15 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
+def decode(
+    decoder: msgspec.json.Decoder[_T], raw: bytes, explain: Callable[[bytes], ArxError | None] | None = None
+) -> _T:
     """Read canonical JSON, refusing every other way to write the same value.
 
     Args:
         decoder: Typed with frozen structs that forbid unknown fields; its types carry the bounds of integers.
         raw: The bytes as received.
+        explain: Has another error to say of bytes that cannot be read, or None.
 
     Returns:
         The decoded value; encoding it gives *raw* again.
@@ -55,8 +59,10 @@ def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
         # of the whole, also of what the types left raw, and may fail where the first did not.
         plain = raw.isascii() or max(raw) < 0xF0 or _names_are_plain(msgspec.json.decode(raw))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        # msgspec's text names a field and a type, never a value.
-        raise MalformedTokenError(f"not what is expected here: {_because(error)}") from error
+        # Without a name: an error that its own frame names is a cycle.  msgspec's text names a type, never a value.
+        raise (explain(raw) if explain is not None else None) or MalformedTokenError(
+            f"not what is expected here: {_because(error)}"
+        ) from error
     if not same:
         raise MalformedTokenError("not canonical JSON: another order, spacing, escape, or a member said twice")
     if not plain:

@@ -163,27 +163,22 @@ def read_proven(raw: bytes) -> WireCaveat:
 
 
 def _read(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
-    try:
-        caveat = canonical.decode(decoder, raw)
-    except MalformedTokenError as error:
-        unknown = _unknown_members(raw)
-        if unknown:
-            raise UnknownCaveatError(f"this version does not know the caveat {', '.join(unknown)}") from error
-        raise
+    caveat = canonical.decode(decoder, raw, _unknown)
     if len(raw) == 2:
         raise MalformedTokenError("an empty caveat restricts nothing and is refused")
     return caveat
 
 
-def _unknown_members(raw: bytes) -> list[str]:
+def _unknown(raw: bytes) -> UnknownCaveatError | None:
     """Name the unknown members of a caveat that could not be read; shortened, because a stranger wrote them."""
     try:
         value: Any = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    if not isinstance(value, dict):
-        return []
-    return [ascii(name)[:24] for name in sorted(value) if name not in KNOWN][:4]
+        return None
+    unknown = sorted(value.keys() - KNOWN)[:4] if isinstance(value, dict) else ()
+    if not unknown:
+        return None
+    return UnknownCaveatError(f"this version does not know the caveat {', '.join([ascii(n)[:24] for n in unknown])}")
 
 
 def read_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

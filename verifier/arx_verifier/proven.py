@@ -172,8 +172,8 @@ class ProvenChain:
         """Apply every ``net`` to the peer's address; an unknown peer is refused."""
         address = _address(peer) if peer is not None else None
         for where, networks in self.networks:
-            if address is None or not any(address in network for network in networks):
-                expected = " or ".join(str(network) for network in networks)
+            if address is None or not any(address in network for _, network in networks):
+                expected = " or ".join([text for text, _ in networks])
                 came = shorten(peer) if peer is not None else "no address"
                 return Refused("network_not_allowed", (Failure(where, "net", expected, came),))
         return None

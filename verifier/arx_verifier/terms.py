@@ -25,7 +25,7 @@ from arx_verifier.constraints import (
 )
 from arx_verifier.errors import Failure, MalformedTokenError
 
-Networks: TypeAlias = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
 _MAX_RULES: Final = (
@@ -87,7 +87,7 @@ class Terms:
         self.allow = Allow(caveat.allow, shared) if caveat.allow is not None else None
         self.to = caveat.to or ""
         self.agents = scopes.agent_scopes(self.to) if self.to else ()
-        self.networks: Networks = tuple(map(caveats.read_network, caveat.net or ()))
+        self.networks: Networks = tuple([(text, caveats.read_network(text)) for text in caveat.net or ()])
         said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
         self.plain = said == caveats.count_members(caveat)
 
