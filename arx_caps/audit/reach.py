@@ -121,7 +121,8 @@ def held(connection: Connection, question: Question, *, some: bool = False) -> H
     if not question.of_nodes:
         return None
     where = _where(connection, question)
-    if not some and _too_many(connection, where):
+    people = question.agent is not None or question.subject is not None
+    if people and not some and _too_many(connection, where):
         return Held("", False, 0, None, None, where)
     of = select(NODE.c.id, _RECORDS.label("n"), NODE.c.first_ms, NODE.c.last_ms).where(where).limit(GATHERED + 1)
     each = of.subquery().c
