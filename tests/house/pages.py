@@ -14,6 +14,7 @@ PAGES = [
         "SECURITY.md",
         "verifier/README.md",
         "docs/settings.md",
+        "docs/service.md",
         "docs/api.md",
         "docs/audit.md",
         "docs/concepts.md",

@@ -26,6 +26,7 @@ ORDER = """
     spool
     routes peers problems shadows streams
     asgi guard service
+    testing
 """.split()
 PLACE = {name: place for place, name in enumerate(ORDER)}
 

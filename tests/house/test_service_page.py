@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/service.md: its application and its tests run as they stand, and its MCP calls are decided on."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from arx_verifier import Constraint, Rule
+from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.errors import ArxError
+from arx_verifier.guard import protect
+from arx_verifier.testing import UnsafeTestRealm
+from tests.house.pages import ROOT, blocks
+from tests.house.reader import environment
+
+PAGE = (ROOT / "docs" / "service.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files, as a reader writes them."""
+    folder = tmp_path_factory.mktemp("service")
+    for block in blocks(PAGE):
+        name = re.search(r"`(\w+\.py)`", block.before)
+        if name is not None:
+            (folder / name[1]).write_text(block.text, "utf-8")
+    return folder
+
+
+def test_its_tests_pass(folder: Path) -> None:
+    """
+    ``pytest`` over the page's application and tests, with warnings as errors: each test is there, and passes.
+    """
+    words = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "."]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment(), timeout=60)
+    assert (done.returncode, "3 passed" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_a_tool_of_mcp_is_decided_on(folder: Path) -> None:
+    """
+    What the page makes of an MCP message: a tool with its arguments, the protocol's own words, or no request at all.
+    """
+    meaning = runpy.run_path(str(folder / "meaning.py"))["meaning"]
+    realm = UnsafeTestRealm("orders")
+
+    async def answered(request: object) -> JSONResponse:
+        return JSONResponse({})
+
+    app = Starlette(routes=[Route("/mcp", answered, methods=["GET", "POST"])])
+    agent = realm.caller(Rule(tool="orders.get", args={"order_id": "o-1"}), Rule(tool="orders.mcp"))
+    messages = {
+        200: [
+            {"method": "tools/call", "params": {"name": "get", "arguments": {"order_id": "o-1"}}},
+            {"method": "tools/list"},
+            {"result": {}},
+        ],
+        403: [
+            {"method": "tools/call", "params": {"name": "get", "arguments": {"order_id": "o-2"}}},
+            {"method": "tools/call", "params": {"name": "cancel", "arguments": {"order_id": "o-1"}}},
+            {"method": "tools/call", "params": {"name": "mcp x"}},
+            {"method": "tools/call", "params": {}},
+        ],
+        400: [{"method": "tools/call"}, {"method": "tools/call", "params": {"name": "get", "arguments": []}}, []],
+    }
+    with TestClient(ArxMiddleware(app, verifier=realm.verifier, tools=meaning)) as client:
+        for status, each in messages.items():
+            for message in each:
+                answer = client.post("/mcp", json=message, auth=agent)
+                assert answer.status_code == status, (message, answer.text)
+        assert client.get("/mcp", auth=agent).status_code == 200
+
+
+def test_a_refusal_is_as_it_is_shown() -> None:
+    """
+    The page's refusal is one that there is, but for its id and what every problem has.
+    """
+    realm = UnsafeTestRealm("orders")
+    app = ArxMiddleware(Starlette(), verifier=realm.verifier, tools={"POST /": "refund"})
+    agent = realm.caller(Rule(tool="refund", args={"amount": Constraint(max=20)}))
+    with TestClient(app) as client:
+        told = client.post("/", json={"amount": 50}, auth=agent).json()
+    shown = json.loads(next(block.text for block in blocks(PAGE) if block.language == "json"))
+    assert {**shown, "type": "about:blank", "decision": told["decision"]} == told
+
+
+def test_a_function_is_tested_as_well() -> None:
+    """
+    A caller's token opens a protected function once, for the arguments that it was made for.
+    """
+    realm = UnsafeTestRealm("orders")
+    get = protect(realm.verifier, tool="orders.get")(lambda order_id: order_id)
+    agent = realm.caller(Rule(tool="orders.get", args={"order_id": "o-1"}))
+    token = agent.token("orders.get", order_id="o-1")
+    assert get(order_id="o-1", arx_token=token) == "o-1"
+    for late in (token, realm.caller(Rule(tool="orders.get"), ttl_ms=-1).token("orders.get", order_id="o-1")):
+        with pytest.raises(ArxError, match=r"made before|time is over"):
+            get(order_id="o-1", arx_token=late)
