@@ -108,6 +108,8 @@ def _mint(issuer: str) -> Iterator[Check]:
     else:
         said = f"{issuer} answers {answer.status_code}: {answer.text[:300]}"
         yield Check("mint", False, said, "see its log; it is ready once it can record and follows the store")
+    if '"log":"ok"' in answer.text:
+        yield Check("audit log", True, "it is signed")
     if '"log":"halted"' in answer.text:
         found = "it is not signed any more, and takes no service's records"
         yield Check(

@@ -72,8 +72,9 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
     witness = Witness(directory, [read_key(each, "--log", LOG) for each in logs])
 
     def on_ready(at: str) -> None:
-        said = {"ready": True, "name": witness.key.name, "listen": at, "pid": os.getpid()}
+        said = {"ready": True, "name": witness.key.name, "key": str(witness.key), "listen": at, "pid": os.getpid()}
         console.data("witness", said, f"ready: {witness.key.name} at {at}")
         sys.stdout.flush()
+        console.hint(f"`witnesses` of the log's realm names this address and the key {witness.key}")
 
     serve(witness, host.strip("[]"), int(port), on_ready)

@@ -41,7 +41,9 @@ class PeopleState(Database):
                 with c.begin_nested():
                     c.execute(insert(AGENTS).values(**row))
             except IntegrityError:
-                raise GrantError(f"the agent {path} is enrolled already", code="agent_exists") from None
+                ended = c.execute(select(AGENTS.c.status).where(AGENTS.c.path == path)).scalar() != "active"
+                said = "was deactivated, and its name is not given again" if ended else "is enrolled already"
+                raise GrantError(f"the agent {path} {said}", code="agent_exists") from None
             if key is not None:
                 add_key(c, path, key)
 

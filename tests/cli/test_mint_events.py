@@ -49,10 +49,12 @@ def test_what_others_wrote_cannot_move_the_cursor(folder: Path) -> None:
 
 def test_facts_are_json_where_they_are_no_text(folder: Path) -> None:
     """
-    Numbers, yes and no, and what has parts are shown as JSON, never as Python writes them.
+    Numbers, yes and no, and what has parts are shown as JSON, times as times, and nothing as Python writes it.
     """
     with State(Realm.open(folder).database_url) as state:
-        state.record(Event.of("task.started", "agent:acme/a", params={"fast": True, "to": None}, scopes=["a", "b"]))
+        facts = {"params": {"fast": True, "to": None}, "scopes": ["a", "b"], "expires_at": 1_767_225_600_000}
+        state.record(Event.of("task.started", "agent:acme/a", **facts))
     told = arx("mint", "events", "--realm-dir", folder, "--kind", "task.started").out
     assert 'params={"fast": true, "to": null}' in told
     assert "scopes=a,b" in told
+    assert "expires_at=2026-01-01T00:00:00Z" in told

@@ -77,6 +77,15 @@ def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path
     assert (ran.exit_code, "was removed" in ran.err, (tmp_path / "b.key").exists()) == (exits.DENIED, True, False)
 
 
+def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_path: Path) -> None:
+    """Whoever enrols a path again is told whether it works still, or is gone for good."""
+    enrol = ("agent", "enrol", "acme/gone", "--key-out")
+    assert typed(*enrol, tmp_path / "first").exit_code == exits.OK
+    assert "is enrolled already" in typed(*enrol, tmp_path / "second").err
+    typed("agent", "deactivate", "acme/gone", "--yes")
+    assert "was deactivated, and its name is not given again" in typed(*enrol, tmp_path / "second").err
+
+
 def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> None:
     """By its agent as by an operator: the second time finds it done."""
     typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")

@@ -115,7 +115,7 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
             raw.zadd(store.keys.probes, {"tool-7": store.header().at_ms - 60_000})
         told = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
         assert told["ok"], "it has ended, as far as anybody can tell"
-        assert "hold no lease and accept nothing (tool-7, heard 60" in told["found"]
+        assert "hold no lease and accept nothing (tool-7, heard 1m" in told["found"]
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-8": 2e12})
             raw.zadd(store.keys.acks, {"tool-8": 3})
