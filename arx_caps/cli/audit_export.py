@@ -54,7 +54,7 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
     mint = place.mint()
     first = asking.page(mint, limit=1)
     try:
-        with os.fdopen(os.open(out, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+        with os.fdopen(_opened(out, again=resume and out.exists()), "r+b") as file:
             if form == "selection":
                 held, pages = _selected(file, asking, mint)
             else:
@@ -67,6 +67,12 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
         raise Stop(f"{out}: {error.strerror}", hint="mend it and go on with --resume", code="file") from error
     value = {"file": str(out), "format": form, "records": held + written, "written": written, "origin": first["origin"]}
     console.data("audit-export", value, lambda: pairs([(name, value[name]) for name in ("file", "format", "records")]))
+
+
+def _opened(out: Path, *, again: bool) -> int:
+    """Open the file, a new one unless it is to go on; never one that somebody else's link leads to."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(out, flags if again else flags | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _write(console: Console, file: BinaryIO, pages: Iterator[list[bytes]], held: int, total: dict[str, Any]) -> int:
