@@ -7,6 +7,7 @@ OCSF's own fingerprints are of the event as it is exported, and the log's is not
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Final
 
 VERSION: Final = "1.8.0"
@@ -96,7 +97,7 @@ def _api_activity(shown: Mapping[str, Any], event: dict[str, Any]) -> dict[str, 
         api["request"] = {"uid": shown["request_id"]}
     event |= {"actor": actor, "api": api, "resources": [{"name": service, "type": "service"}]}
     event["dst_endpoint"] = {"svc_name": service}
-    event["src_endpoint"] = {"ip": shown["peer"]} if shown["peer"] else {"name": shown["agent"] or "unknown"}
+    event["src_endpoint"] = _endpoint(shown["peer"] or shown["agent"] or "unknown")
     return event
 
 
@@ -109,6 +110,15 @@ def _authorize_session(shown: Mapping[str, Any], event: dict[str, Any]) -> dict[
     event["privileges"] = [str(template)]
     event["actor"] = {"app_name": shown["by"]}
     return event
+
+
+def _endpoint(peer: str) -> dict[str, str]:
+    """Return where a call came from: servers also name sockets, and OCSF's addresses are addresses."""
+    try:
+        ip_address(peer)
+    except ValueError:
+        return {"name": peer}
+    return {"ip": peer}
 
 
 def _user(shown: Mapping[str, Any]) -> dict[str, Any]:

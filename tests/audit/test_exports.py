@@ -44,6 +44,7 @@ RECORDS: Final = [
     found(4, Decision(COUNTED, START_MS, UNPROVEN, counts=(Counted("bad_signature", "10.0.0.9", 3),))),
     found(5, Decision(GAP, START_MS, UNPROVEN, gap=Gap("lost", 3, 9, 7, START_MS, START_MS))),
     found(6, decision(5, facts("", None, agent="operator:root", assurance="key"), tool="arx.kill")),
+    found(7, Decision("ok", START_MS, facts(), "lookup", peer="/run/orders.sock")),
     event("session.opened", template="support"),
     event("policy.loaded", digest="x"),
     Found(91, 1, 1, "", b"\x97\x09of a later version", None, "orders"),
@@ -141,6 +142,7 @@ def test_ocsf_says_who_did_what_for_whom_and_how_it_ended() -> None:
     assert (allow["actor"]["app_uid"], allow["actor"]["session"]) == ("acme/bot", {"uid": "s-1"})
     assert allow["api"] == {"operation": "lookup", "service": {"name": "orders"}, "request": {"uid": "rq-1"}}
     assert (allow["src_endpoint"], allow["metadata"]["correlation_uid"]) == ({"ip": "10.0.0.1"}, "00-ab-cd-01")
+    assert to_ocsf(SHOWN[7], origin="o", version="1")["src_endpoint"] == {"name": "/run/orders.sock"}
     assert allow["unmapped"]["arx"]["named"] == ("acme/a",)
     assert (allow["status_id"], deny["status_id"], deny["status_code"]) == (1, 2, "argument_not_allowed")
     assert deny["actor"]["authorizations"] == [{"decision": "denied", "policy": {"uid": "p"}}]
@@ -170,4 +172,4 @@ def test_a_table_of_it_starts_no_formula() -> None:
     assert (rows[0]["named"], rows[0]["subject"]) == ("acme/a", "https://idp.example ada")
     assert rows[1]["tool"] == '\'=HYPERLINK("x")\\nnext'
     assert not any(cell.startswith(("=", "+", "@")) for row in rows for cell in row.values() if cell)
-    assert (rows[7]["type"], rows[7]["tool"], rows[7]["agent"]) == ("event", "session.opened", "acme/bot")
+    assert (rows[8]["type"], rows[8]["tool"], rows[8]["agent"]) == ("event", "session.opened", "acme/bot")
