@@ -11,6 +11,7 @@ agents is two trees, and nobody can write himself into another one's.  Kinds of 
 """
 
 from collections.abc import Iterable
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -53,14 +54,10 @@ class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
     agent: str = ""
     subject: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """What its node is found by, made at the first use: a chain's records share their place."""
-        kept = self.__dict__
-        key: bytes | None = kept.get("key")
-        if key is None:
-            key = kept["key"] = sha256(msgspec.msgpack.encode(self)).digest()
-        return key
+        return sha256(msgspec.msgpack.encode(self)).digest()
 
 
 def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Place:

@@ -115,10 +115,10 @@ def pack_entries(records: Sequence[bytes]) -> bytes:
     Raises:
         ValueError: A record is longer than that can say.
     """
-    if max(map(len, records), default=0) > MAX_ENTRY_BYTES:
+    sizes = list(map(len, records))
+    if max(sizes, default=0) > MAX_ENTRY_BYTES:
         raise ValueError(f"a record of the log has at most {MAX_ENTRY_BYTES} bytes")
-    parts = [_LENGTH.pack(len(record)) for record in records]
-    return b"".join(chain.from_iterable(zip(parts, records, strict=True)))
+    return b"".join(chain.from_iterable(zip(map(_LENGTH.pack, sizes), records, strict=True)))
 
 
 def unpack_entries(raw: bytes) -> tuple[list[bytes], bool]:

@@ -20,8 +20,8 @@ class Recent:
     """The log's last leaves, in order and none missing.  Threads may share it."""
 
     def __init__(self) -> None:
-        self._leaves: deque[Leaf] = deque()
-        self._start = self._bytes = 0
+        self._parts: deque[list[Leaf]] = deque()  # as they were committed
+        self._start = self._end = self._bytes = 0
         self._lock = threading.Lock()
 
     def add(self, size: int, leaves: list[Leaf]) -> None:
@@ -34,27 +34,28 @@ class Recent:
         if not leaves:
             return
         with self._lock:
-            if self._start + len(self._leaves) != size - len(leaves):  # another mint was in between
+            if self._end != size - len(leaves):  # another mint was in between
                 self._forget(size - len(leaves))
-            self._leaves += leaves
+            self._parts.append(leaves)
+            self._end = size
             self._bytes += _bytes_of(leaves)
             if self._bytes > MAX_BYTES:
                 self._forget(size)
 
     def take(self, start: int, end: int) -> list[Leaf]:
-        """Return those from ``start`` to before ``end``, as far as they are here, and forget them and all before."""
+        """Return some from ``start`` to before ``end``, if they are here, and forget those before."""
         with self._lock:
-            if not self._start <= start < self._start + len(self._leaves):
+            if not self._start <= start < self._end:
                 return []
-            taken = [self._leaves.popleft() for _ in range(min(end - self._start, len(self._leaves)))]
-            self._bytes -= _bytes_of(taken)
-            skipped = start - self._start
-            self._start += len(taken)
-            return taken[skipped:]
+            while self._start + len(self._parts[0]) <= start:
+                done = self._parts.popleft()
+                self._start += len(done)
+                self._bytes -= _bytes_of(done)
+            return self._parts[0][start - self._start : end - self._start]
 
     def _forget(self, start: int) -> None:
-        self._leaves.clear()
-        self._start, self._bytes = start, 0
+        self._parts.clear()
+        self._start, self._end, self._bytes = start, start, 0
 
 
 def _bytes_of(leaves: list[Leaf]) -> int:

@@ -213,9 +213,10 @@ class TileWriter:
         new, at = list(leaves), 0
         while at < len(new):
             some = new[at : at + WIDTH - self.size % WIDTH]  # up to where a tile is full
-            self._records += [record or b"" for _, record in some]
+            leaves, records = zip(*some, strict=True)
+            self._records += [record or b"" for record in records]
             hashes = self._edge.setdefault(0, [])
-            hashes += [each for each, _ in some]
+            hashes += leaves
             at += len(some)
             if len(hashes) == WIDTH:
                 self._write_records(Tile(ENTRIES, self.size // WIDTH))
@@ -255,10 +256,11 @@ class TileWriter:
             self._write(bundle, pack_entries(self._records))
 
     def _write(self, tile: Tile, raw: bytes) -> None:
-        write_whole(self.folder / tile.path, raw, durable=False)
-        self._unsynced.add(self.folder / tile.path)
+        path = self.folder / tile.path
+        write_whole(path, raw, durable=False)
+        self._unsynced.add(path)
         if tile.width == WIDTH:
-            shutil.rmtree(self.folder / f"{tile.path}.p", ignore_errors=True)
+            shutil.rmtree(f"{path}.p", ignore_errors=True)
 
     def _settle(self) -> None:
         """Have all that was written on the disk: at once, which takes the disk a fraction of what one by one does."""
@@ -309,10 +311,11 @@ def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         beside.replace(path)
-        if durable:
-            _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _make_private(folder: Path) -> None:

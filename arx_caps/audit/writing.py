@@ -122,7 +122,7 @@ class Writing:
     def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
         self.tree.extend(leaves)
         self.entries += entries
-        self.leaves += map(make_leaf, zip(leaves, (entry[6] for entry in entries), strict=True))
+        self.leaves += map(make_leaf, zip(leaves, [entry[6] for entry in entries], strict=True))
 
     def node_of(self, entry: Entry) -> int:
         """Return the node of whom a record is about, made where it is new; its totals are left alone."""
