@@ -37,8 +37,10 @@ class MintProcess:
         assert self._process.stderr is not None
         # Lines of its log may stand before the one that says that it listens.
         lines = map(json.loads, iter(self._process.stderr.readline, ""))
-        told = next(line for line in lines if "ready" in line)
-        assert told["ready"] is True, told
+        told = next((line for line in lines if "ready" in line), {"ready": False})
+        if told["ready"] is not True:
+            self.kill()
+            raise AssertionError(told)
         self.url = f"http://{told['listen']}"
         self.pid = self._process.pid
 
