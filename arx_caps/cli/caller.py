@@ -37,6 +37,7 @@ class Caller:
     Attributes:
         issuer: The mint's public base URL.
         key: Signs each call.
+        over: What to do where the token is over or was ended; a hint, or None.
 
     Args:
         issuer: The mint's public base URL.
@@ -47,6 +48,7 @@ class Caller:
 
     def __init__(self, issuer: str, key: SigningKey, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.issuer, self.key, self._token = issuer.rstrip("/"), key, token
+        self.over: str | None = None
         try:
             httpx.URL(issuer)  # what is no address is told before anything is asked
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
@@ -127,7 +129,9 @@ class Caller:
                 repeats=repeats,
             )
         except ArxError as error:
-            raise _stop(error) from error
+            stop = _stop(error)
+            stop.hint = self.over if error.code in ("revoked", "expired") else stop.hint
+            raise stop from error
 
     def rows(
         self, path: str, member: str, query: Mapping[str, Any] | None = None, *, limit: int | None = None

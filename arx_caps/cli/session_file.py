@@ -50,7 +50,9 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
     except (JoseError, KeyError, TypeError, ValueError):
         # Not chained: the text of a parser could quote the private half.
         raise Stop(f"{path}: the session's key cannot be read", code="file") from None
-    return Caller(issuer or str(said), key, token), session
+    caller = Caller(issuer or str(said), key, token)
+    caller.over = "what is over stays so; `arx session open --key FILE --out FILE` opens another session"
+    return caller, session
 
 
 def _refuse_open_to_others(path: str) -> None:

@@ -95,6 +95,9 @@ def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> N
         if told in ran.out:
             break
     assert "it had ended before" in typed("session", "end", "--session", tmp_path / "s").out
+    for words in (("session", "renew"), ("task", "start", "lookup", "--param", "order_id=o-1")):
+        ran = typed(*words, "--session", tmp_path / "s")
+        assert (ran.exit_code, "`arx session open" in ran.err) == (exits.DENIED, True)
 
 
 def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Typed, tmp_path: Path) -> None:
