@@ -2,6 +2,7 @@
 """What a proven chain allows: who, through whom, under which scopes, and how much work that may cost."""
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,37 @@ def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
             ("caveat 1", "c", "a value", "nothing"),
             ("caveat 1", "d", "no argument of this name", "1"),
         ]
+
+
+BOUNDS = st.integers(0, 3)
+NARROWINGS = st.builds(
+    lambda args, open_, more: Caveat(
+        allow=(Rule(tool="*", args=args, open=open_), *[Rule(tool="*", args={"a": Constraint(max=m)}) for m in more])
+    ),
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.builds(lambda least, most: Constraint(min=least, max=least + most), BOUNDS, BOUNDS)
+        | st.builds(lambda least: Constraint(min=least, optional=True), BOUNDS)
+        | st.just("x"),
+        max_size=3,
+    ),
+    st.booleans(),
+    st.lists(BOUNDS, max_size=2),
+)
+
+
+@given(
+    st.lists(NARROWINGS, min_size=1, max_size=3),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 7) | st.just("x"), max_size=4),
+)
+def test_a_record_tells_one_of_what_its_answer_tells(narrowings: list[Caveat], args: dict[str, Any]) -> None:
+    """What is recorded of refused arguments is one of all that failed, whether the rules were merged or not."""
+    made = proven(mint(*narrowings))
+    for _ in range(3):
+        refused = made.judge_tool("orders.get", args)
+        if refused is not None:
+            (told,) = refused.failures
+            assert told in refused.all_failures()
 
 
 def test_born_is_carried_with_the_incarnation() -> None:
