@@ -66,6 +66,8 @@ def compiled(results: Sequence[dict[str, Any]], seconds: float) -> list[dict[str
         first.setdefault(row["work"], float(row["median_us"]))
     found: list[dict[str, Any]] = json.loads(done.stdout)
     for row in found:
+        if row["work"] not in first:
+            continue  # a refusal, beside the grant of its own build
         row["name"] = row["name"].replace("ARx", "ARx compiled", 1)
         row["ratio"] = round(row["median_us"] / first[row["work"]], 3)
     return found
@@ -85,11 +87,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         made = Verifiers(Path(folder))
         if options.compiled:
-            print(json.dumps(measure(ours(rows(made)), seconds)))
+            results = measure(ours(rows(made)), seconds)
+            refused = (row._replace(work=f"{row.work}, compiled") for row in refusals.rows(made))
+            print(json.dumps(results + measure(refused, seconds / 3)))
             return
         results = measure(rows(made), seconds)
-        results += compiled(results, seconds)
-        results += measure(refusals.rows(made), seconds / 3)
+        results = [*results, *measure(refusals.rows(made), seconds / 3), *compiled(results, seconds)]
         made.close()
     found["rows"] = results
     if not options.quick:

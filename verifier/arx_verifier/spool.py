@@ -173,13 +173,14 @@ class Journal(Durable):
     def _keep_at_once(self, decision: Decision) -> int:
         """Keep a decision and tell it its place, as nearly always; 0 where something else has to be done first."""
         payload = decision.pack()
-        needed, at = len(payload) + _FRAME, decision.at
-        room = needed + self._reserve if decision.code == OK else needed
+        needed, at, allow = len(payload) + _FRAME, decision.at, decision.code == OK
         with self._lock:
             segment = self._segment
-            if segment is None or segment.room < room or not 0 <= at - self._looked_ms < _LOOK_MS:
+            if segment is None or not 0 <= at - self._looked_ms < _LOOK_MS:
                 return 0
-            if decision.code != OK:
+            if segment.room < (needed + self._reserve if allow else needed):
+                return 0
+            if not allow:
                 if self._denied_left < needed:
                     return 0
                 self._denied_left -= needed

@@ -263,7 +263,7 @@ class Verifier:
     ) -> Decision:
         inc, applied, age_ms = self.epochs.view()
         digest, salt = digest_arguments(request.args, written)
-        code, failures, untold = (OK, (), None) if refused is None else refused
+        code, failures = (OK, ()) if refused is None else refused[:2]
         decision = Decision(
             code,
             request.at,
@@ -279,8 +279,8 @@ class Verifier:
             request.request_id,
             request.traceparent,
         )
-        if untold is not None:
-            decision.untold = untold
+        if refused is not None:
+            decision.untold = refused.untold
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
         try:
