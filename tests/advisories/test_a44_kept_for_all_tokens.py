@@ -18,6 +18,8 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
 from tests.support import access, mint, verifier
 
+pytestmark = pytest.mark.long
+
 TABLES = (terms.KEPT, terms._GATHERED, arguments._KEPT, arguments._SAID)
 MOST_BYTES = 4_000_000  # with a quarter of what is allowed
 

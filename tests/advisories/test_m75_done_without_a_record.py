@@ -18,6 +18,8 @@ from tests.disks import small_disk
 from tests.mint.world import LOOKUP, World, client_of, local_mint, make_realm
 from tests.servers import until
 
+pytestmark = pytest.mark.long
+
 KIB = 1024
 
 

@@ -20,6 +20,8 @@ from arx_verifier.scopes import subject_scope
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 
+pytestmark = pytest.mark.long
+
 ADA = ("https://idp.example", "ada")
 EVE = ("https://idp.example", "eve")
 

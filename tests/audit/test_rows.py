@@ -26,6 +26,8 @@ from arx_verifier.scopes import subject_scope
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.audit.world import LOG
 
+pytestmark = pytest.mark.long
+
 ADA = ("https://idp.example", "ada")
 CHAINS = [facts(), facts("s-2", "t-2", "helper"), facts("s-3", subject=ADA), facts("s-4", None)]
 CODES = ["ok", "ok", "expired", "revoked"]

@@ -52,6 +52,7 @@ def test_the_empty_log_holds(tmp_path: Path) -> None:
         verify(tmp_path, TRUST)
 
 
+@pytest.mark.long
 def test_every_byte_of_every_record_is_held(log: Log) -> None:
     """Whichever byte of the bundle changes, length bytes included, the record it belongs to is named."""
     raw, at = bundle_of(log).read_bytes(), 0

@@ -10,6 +10,8 @@ from arx_caps.audit.verify import Trust, verify
 from tests.audit.altered import LARGE, TRUST, alter, altered_leaf, flip, held, large, large_made
 from tests.audit.world import LOG, Log, checkpoint_of
 
+pytestmark = pytest.mark.long
+
 __all__ = ["large", "large_made"]  # fixtures
 
 

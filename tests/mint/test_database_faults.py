@@ -18,6 +18,8 @@ from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
 from tests.postgres import Postgres
 from tests.servers import until
 
+pytestmark = pytest.mark.long
+
 FILLER = Event.of("test.filled", "test")
 Fault = Callable[[World], contextlib.AbstractContextManager[None]]
 

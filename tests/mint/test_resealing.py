@@ -160,6 +160,7 @@ def killer() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("old", "new"), [(None, NEW), (OLD, None), (None, None)])
 def test_a_kill_at_any_step_loses_nothing(
     tmp_path: Path, old: str | None, new: str | None, killer: subprocess.Popen[str]

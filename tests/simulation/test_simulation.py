@@ -14,6 +14,8 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Run, story
 from tests.simulation.world import MS
 
+pytestmark = pytest.mark.long
+
 RUNS, PARTS = 2_000, 4
 TRIES = 300  # a mistake is found within so many runs; most within twenty
 
@@ -26,7 +28,6 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_bound_holds_and_service_comes_back(part: int) -> None:
     """

@@ -180,11 +180,11 @@ def test_a_checkpoint_asks_again() -> None:
 def test_a_decision_records_what_was_decided_under_which_view() -> None:
     """The record has the request, the view and the facts, and no secret."""
     sink = InMemoryDecisions(clock=lambda: AT, verifier="v-1")
-    token = sign(mint(), access(args={"card": "4111"}))
-    decision = verifier(decisions=sink).decide(token, access(args={"card": "4111"}))
+    token = sign(mint(), access(args={"card": "4111 1111 1111 1111"}))
+    decision = verifier(decisions=sink).decide(token, access(args={"card": "4111 1111 1111 1111"}))
     assert sink.decisions == [decision]
     assert (decision.tool, decision.peer, decision.inc, decision.applied) == ("orders.get", "192.0.2.7", INC, 0)
     assert decision.agent == "acme/support"
     told = repr(decision.to_dict()) + repr(decision.pack())
-    for secret in ("4111", token, codec.text_of(mint().parts()[1]), KEY.hex()):
+    for secret in ("4111 1111 1111 1111", token, codec.text_of(mint().parts()[1]), KEY.hex()):
         assert secret not in told
