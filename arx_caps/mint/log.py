@@ -88,6 +88,7 @@ class AuditLog:
         self._disputed: set[tuple[str, str]] = set()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._stepping = threading.Lock()  # feeds know where they are: one step at a time, whoever asks for it
 
     def start(self) -> None:
         """Make the tables, hold the log to what was signed, and begin to sign.
@@ -209,13 +210,14 @@ class AuditLog:
 
     def step(self) -> None:
         """Put in what the mint has to say, and sign what is new; what fails is tried again with the next one."""
-        failed = self._try(self.publisher.step)
-        if self.publisher.halted is None:
-            # One that fails keeps no other from being put in and signed.
-            found = [self._try(feed, self.store) for feed in self.feeds]
-            found += [self._try(self.publisher.step), self._try(self._patrol)]
-            failed = next(filter(None, found), None)
-        self._tell(self.publisher.halted or failed)
+        with self._stepping:
+            failed = self._try(self.publisher.step)
+            if self.publisher.halted is None:
+                # One that fails keeps no other from being put in and signed.
+                found = [self._try(feed, self.store) for feed in self.feeds]
+                found += [self._try(self.publisher.step), self._try(self._patrol)]
+                failed = next(filter(None, found), None)
+            self._tell(self.publisher.halted or failed)
 
     def _patrol(self) -> None:
         try:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the mint itself puts into the log: every event, every call and every kill, also those made past it, once."""
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from starlette.testclient import TestClient
 
 from arx_caps.audit.entries import EventRecord, is_event, read_event
 from arx_caps.audit.keys import read_signer
+from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
@@ -101,6 +105,36 @@ def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: Revocat
     ids = [each.id for each in decisions]
     assert sorted(ids) == sorted({each.id for each in journal})
     assert [each.tool for each in decisions if each.agent == "operator:root"].count("arx.agents.read") == 1
+
+
+class Watched:
+    """A feed that sees who else is in it."""
+
+    def __init__(self) -> None:
+        self._inside = threading.Semaphore(1)
+        self.crowded = False
+
+    def begin(self, store: LogStore) -> None:
+        """Nothing is to be seen to."""
+
+    def __call__(self, store: LogStore) -> None:
+        """Stay long enough for the others to come."""
+        if not self._inside.acquire(timeout=0.05):
+            self.crowded = True
+            return
+        time.sleep(0.1)
+        self._inside.release()
+
+
+def test_steps_come_one_after_another(open_world: Mints) -> None:
+    """Whoever erases a person steps the log while its own thread does: no feed is asked by two, who would mix it up."""
+    log = open_world().mint.log
+    watched = Watched()
+    log.feeds = [*log.feeds, watched]
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(log.step) for _ in range(4)]:
+            done.result()
+    assert not watched.crowded
 
 
 def test_what_comes_into_the_log_is_counted(open_world: Mints, past_the_mint: RevocationStore) -> None:
