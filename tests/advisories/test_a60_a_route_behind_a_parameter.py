@@ -6,6 +6,7 @@ was answered by the export of all.  An application that declares the parameter f
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,8 @@ def begin(app: Any) -> str:
     async def send(message: Any) -> None:
         told.append(message)
 
-    asyncio.run(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
+    with contextlib.suppress(SettingsError):
+        asyncio.run(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
     assert told[0]["type"] in ("lifespan.startup.complete", "lifespan.startup.failed")
     return str(told[0].get("message", ""))
 
@@ -106,3 +108,12 @@ def test_without_a_lifespan_no_request_is_answered() -> None:
     client = TestClient(guarded(Starlette(routes=[EXPORT, ONE]), READ))
     with pytest.raises(SettingsError, match="GET /orders/export"):
         client.get("/orders/export")
+
+
+def test_a_unit_test_of_such_a_service_fails_and_does_not_hang() -> None:
+    """A test client learns from the exception that nothing was started."""
+    with (
+        pytest.raises(SettingsError, match="GET /orders/export"),
+        TestClient(guarded(Starlette(routes=[EXPORT, ONE]), READ)),
+    ):
+        pass

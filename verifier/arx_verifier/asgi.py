@@ -205,12 +205,13 @@ class ArxMiddleware:
 
         try:
             await self.app(scope, receive_and_start, send_and_close)
-        except ArxError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-        except Exception:
+        except Exception as error:
             if begun:
                 await self._close()
                 raise
+            if isinstance(error, ArxError):
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                raise  # a server has the message; a test client takes who returns for started, and waits for its end
             await self._own_lifespan(receive_and_start, send_and_close)
 
     async def _own_lifespan(self, receive: Receive, send: Send) -> None:
