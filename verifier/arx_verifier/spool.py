@@ -116,12 +116,8 @@ class Journal(Durable):
     def append(self, decision: Decision) -> int:
         """Keep a decision; see ``DecisionSink``."""
         allow = decision.code == OK
-        if self._retry_at_s or (not allow and self._recount_at_s):
-            counted = self._counted_at_once(decision, allow)
-            if counted is True:
-                return 0
-            if counted:
-                raise counted(self._broken)
+        if (self._retry_at_s or (not allow and self._recount_at_s)) and self._counted_at_once(decision, allow):
+            return 0
         try:
             if not self.waits and (sequence := Journal._keep_at_once(self, decision)):  # a compiled twin is no method
                 return sequence
@@ -190,13 +186,16 @@ class Journal(Durable):
             decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
         return sequence
 
-    def _counted_at_once(self, decision: Decision, allow: bool) -> type[AuditError] | bool:
+    def _counted_at_once(self, decision: Decision, allow: bool) -> bool:
         """Go without a record, before it is made, where there was no room a moment ago.
 
         Asked without the lock: until it is tried again no file is opened, and what is left of one only shrinks.
 
         Returns:
-            Whether it is counted; or what has to be raised of an allow.
+            Whether it is counted.
+
+        Raises:
+            AuditError: It is an allow, and those have no room.
         """
         if not 0 <= decision.at - self._looked_ms < _LOOK_MS:
             return False
@@ -209,11 +208,10 @@ class Journal(Durable):
             self._go_without(decision, allow)
             return True
         if not full:
-            return AuditError  # the refusal in its place has room
+            raise AuditError(self._broken)  # the refusal in its place has room
         with self._lock:
             self._tally.add("audit_unavailable", decision.peer)
-        found: type[AuditError] = CountedError
-        return found
+        raise CountedError(self._broken)
 
     def _go_without(self, decision: Decision, allow: bool) -> None:
         """Count a decision that has no record."""
