@@ -11,9 +11,7 @@ from typing import Final
 
 from arx_caps.audit.tiles import Leaf
 
-MAX_BYTES: Final = (
-    32 * 1024 * 1024
-)  # of kept parts: what comes in some seconds; with more than that, nobody seems to sign
+MAX_BYTES: Final = 32 * 1024 * 1024  # of kept parts, as come in some seconds; with more, nobody seems to sign
 
 
 class Recent:
