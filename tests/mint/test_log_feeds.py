@@ -2,7 +2,6 @@
 """What the mint itself puts into the log: every event, every call and every kill, also those made past it, once."""
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,18 +110,22 @@ class Watched:
     """A feed that sees who else is in it."""
 
     def __init__(self) -> None:
-        self._inside = threading.Semaphore(1)
-        self.crowded = False
+        self._inside, self._second = threading.Lock(), threading.Event()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody came while another one was here."""
+        return self._second.is_set()
 
     def begin(self, store: LogStore) -> None:
         """Nothing is to be seen to."""
 
     def __call__(self, store: LogStore) -> None:
-        """Stay long enough for the others to come."""
-        if not self._inside.acquire(timeout=0.05):
-            self.crowded = True
+        """Stay until somebody else comes, who must not, or long enough for that."""
+        if not self._inside.acquire(blocking=False):
+            self._second.set()
             return
-        time.sleep(0.1)
+        self._second.wait(0.1)
         self._inside.release()
 
 
