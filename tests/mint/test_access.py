@@ -17,7 +17,9 @@ from arx_verifier.constraints import Rule
 from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import GrantError
 from arx_verifier.macaroon import Macaroon
-from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
+from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, epochs, local_world, now_ms
+
+__all__ = ["epochs"]  # a fixture
 
 
 @pytest.fixture
@@ -25,13 +27,6 @@ def world(tmp_path: Path, database: str | None) -> Iterator[World]:
     made, _ = local_world(tmp_path / "realm", database=database)
     yield made
     made.mint.close()
-
-
-@pytest.fixture
-def epochs(world: World) -> UnsafeLocalEpochs:
-    view = world.mint.epochs
-    assert isinstance(view, UnsafeLocalEpochs)
-    return view
 
 
 def sample(path: str) -> str:

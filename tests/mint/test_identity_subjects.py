@@ -16,12 +16,11 @@ from tests.mint.workloads import (
     behalf,
     ci,
     code,
-    epochs,
     identifier_of,
     start,
     world,
 )
-from tests.mint.world import AGENT, World, now_ms
+from tests.mint.world import AGENT, World, epochs, now_ms
 
 __all__ = ["epochs", "world"]  # fixtures
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.macaroon import Identifier, Macaroon
 from tests.mint.issuer import IDP, MINT, jwks, token
 from tests.mint.world import AGENT, Holder, World, local_world, now_ms
@@ -102,13 +101,6 @@ def world(tmp_path: Path, database: str | None) -> Iterator[World]:
     made.mint.reload_policy()
     yield made
     made.mint.close()
-
-
-@pytest.fixture
-def epochs(world: World) -> UnsafeLocalEpochs:
-    view = world.mint.epochs
-    assert isinstance(view, UnsafeLocalEpochs)
-    return view
 
 
 def ci(**changes: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import msgspec
+import pytest
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
@@ -177,3 +178,11 @@ def require_documented(answer: httpx2.Response) -> None:
     else:
         assert answer.headers["content-type"] == "application/problem+json", (method, path, answer.text)
         assert answer.json()["code"] in found[0].codes, (method, path, answer.text)
+
+
+@pytest.fixture
+def epochs(world: World) -> UnsafeLocalEpochs:
+    """The table that a module's ``world`` has for a kill epoch."""
+    view = world.mint.epochs
+    assert isinstance(view, UnsafeLocalEpochs)
+    return view
