@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tell a person how far long work is: one line on stderr that is written over, and only where stderr is a terminal."""
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Final, Self
 
 import click
@@ -28,6 +31,26 @@ class Progress:
             self._next, self._written = now + _EVERY_S, True
             share = f" of {whole:,} ({100 * done // whole} %)" if whole else ""
             click.echo(f"\r{done:,}{share} records\x1b[K", err=True, nl=False)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the seconds of what cannot say how far it is, such as work of the mint's."""
+        over, began = threading.Event(), time.monotonic()
+
+        def count() -> None:
+            while not over.wait(_FIRST_S):
+                self._written = True
+                click.echo(f"\rthe mint is at it, {time.monotonic() - began:.0f} s\x1b[K", err=True, nl=False)
+
+        counting = threading.Thread(target=count, daemon=True)
+        if self._shown:
+            counting.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if self._shown:
+                counting.join()
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ from typing import Final
 import click
 
 from arx_caps.cli.asking import Since
+from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs
@@ -36,7 +37,8 @@ def prune_command(console: Console, place: Place, before: int, reason: str, yes:
     `arx audit verify --from`.
     """
     console.confirm(f"take all records from before {show_time(before)} out of the log, for good?", yes=yes)
-    answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/prune", {"before": before, "reason": reason})
+    with Progress(console) as progress, progress.waiting():
+        answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/prune", {"before": before, "reason": reason})
     shown = [("taken out", f"{answer['pruned']} records"), ("first record left", answer["first"])]
     console.data("audit-pruned", answer, lambda: pairs(shown))
 
@@ -77,7 +79,8 @@ def erase_command(
     what = f"all that is told of {scope}" if scope is not None else f"all bodies from before {show_time(before or 0)}"
     console.confirm(f"erase {what}, for good?", yes=yes)
     body = {"subject": scope, "before": before, "reason": reason}
-    answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/erase", body)
+    with Progress(console) as progress, progress.waiting():
+        answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/erase", body)
     rows = [
         ("records of the log", f"{answer['erased']} bodies"),
         ("sessions of the mint", answer["sessions"]),

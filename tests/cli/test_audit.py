@@ -148,3 +148,19 @@ def test_progress_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.undo()
     with Progress(quiet) as progress:
         progress.tell(1, 2)
+
+
+def test_what_the_mint_is_at_counts_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody knows how far it is, a terminal shows that it is still at it, and no half line afterwards."""
+    monkeypatch.setattr(audit_progress, "_FIRST_S", 0.01)
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        written = b""
+        with Progress(Console()) as progress, progress.waiting():
+            while b"the mint is at it, 0 s" not in written:
+                written += os.read(ours, 1000)
+        terminal.flush()
+        while not written.endswith(b"\r\x1b[K"):
+            written += os.read(ours, 1000)
+    os.close(ours)
