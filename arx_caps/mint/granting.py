@@ -106,10 +106,7 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     opener = who_opens(mint, policy, shown, proof, now)
     path, subject = str(opener.agent["path"]), opener.subject
     terms = policy.may_open(path, subject)
-    ends_at = now + _session_ttl(terms, ttl)
-    if opener.until is not None:
-        # Nobody acts on behalf of somebody whose own login is long over.
-        ends_at = min(ends_at, opener.until + terms.outlives_ms)
+    ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.book.mint_key()
     mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_scopes(path), *scopes_of(subject)))
@@ -123,6 +120,19 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     keep_recipe(recipe_of(birth, (kid,)))
     mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
     return Opened(row, sign_session(mint, birth), expires_at)
+
+
+def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:
+    """Return an end that is no later than the terms let a session outlive the token that proved its subject.
+
+    Nobody acts on behalf of somebody whose own login is long over.
+
+    Args:
+        terms: What the policy says of the session.
+        until: When the subject's token ends, ms; None without a subject.
+        ends_at: When the session would end otherwise, ms.
+    """
+    return ends_at if until is None else min(ends_at, until + terms.outlives_ms)
 
 
 def next_end(mint: Mint, terms: SessionTerms, now: int, ends_at: int) -> int:

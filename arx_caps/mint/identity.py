@@ -115,10 +115,11 @@ def subject_row(opener: Opener) -> dict[str, Any]:
     """Return what a session's row says of who opened it and on whose behalf."""
     subject, opened_with = opener.subject, msgspec.json.encode(opener.by).decode()
     if subject is None:
-        return {"subject_issuer": None, "subject": None, "subject_claims": None, "opened_with": opened_with}
+        nobody = dict.fromkeys(("subject_issuer", "subject", "subject_claims", "subject_until"))
+        return nobody | {"opened_with": opened_with}
     claims = msgspec.json.encode(subject.claims).decode()
     row = {"subject_issuer": subject.issuer, "subject": subject.name, "subject_claims": claims}
-    return row | {"opened_with": opened_with}
+    return row | {"subject_until": opener.until, "opened_with": opened_with}
 
 
 def _by_key(mint: Mint, assertion: str, proof: Proof, now: int) -> Assertion:

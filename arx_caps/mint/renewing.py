@@ -16,7 +16,7 @@ from arx_caps.mint.callers import Caller
 from arx_caps.mint.claims import keeps
 from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
-from arx_caps.mint.granting import Opened, next_end
+from arx_caps.mint.granting import Opened, next_end, within_login
 from arx_caps.mint.identity import subject_of
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import HighWater, now_ms
@@ -40,6 +40,7 @@ def renew_session(mint: Mint, caller: Caller) -> Opened:
     terms = policy.may_open(caller.name, subject)
     # The policy may have become stricter; that it became laxer does not prolong what was opened before.
     ends_at = min(int(session["ends_at"]), int(session["opened_at"]) + terms.ttl_ms)
+    ends_at = within_login(terms, session["subject_until"], ends_at)
     if ends_at <= now:
         raise GrantError("the session has lived as long as the policy lets it; open another", code="session_ended")
     expires_at = next_end(mint, terms, now, ends_at)

@@ -20,7 +20,7 @@ from arx_verifier.scopes import subject_scope
 
 ERASED: Final = "mint.erased"
 _AT_ONCE: Final = 500  # ids in one statement
-_OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "purpose")
+_OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_until", "purpose")
 _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 
 

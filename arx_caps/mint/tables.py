@@ -67,6 +67,7 @@ SESSIONS: Final = Table(
     Column("subject_issuer", Text),
     Column("subject", Text),
     Column("subject_claims", Text),
+    Column("subject_until", BigInteger),  # when the token that proved the subject ends
     Column("status", String(16), nullable=False),
     Column("purpose", Text),
     Column("policy", String(32), nullable=False),

@@ -23,6 +23,7 @@ POLICIES: Final = "0007"
 GRANTS: Final = "0008"
 QUESTIONS: Final = "0009"
 TEMPLATES: Final = "0010"
+SUBJECTS: Final = "0011"
 REVISIONS: Final = (
     FOUNDATION,
     CONTROL_PLANE,
@@ -34,6 +35,7 @@ REVISIONS: Final = (
     GRANTS,
     QUESTIONS,
     TEMPLATES,
+    SUBJECTS,
 )  # in their order
 HEAD: Final = REVISIONS[-1]
 # Versions that know no revisions look at this name in META, and refuse any other value than 1.
