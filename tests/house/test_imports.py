@@ -16,7 +16,7 @@ ORDER = """
     errors compiled
     names canonical codec chain access scopes bounds
     comparing matching arguments permitting constraints
-    macaroon caveats terms
+    macaroon caveats discharge terms
     presented proofs keys history epochs counters tally digests records decisions
     prohibiting proven
     refusals standing
