@@ -7,6 +7,8 @@ One number and one unit, so that a length of time has no second reading.  Inside
 import re
 from typing import Any, Final
 
+from arx_verifier.errors import RequestError, shorten
+
 UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_MS: Final = 366 * UNITS["d"]  # longer than anything here lives; keeps sums of times within 2**53
 
@@ -33,6 +35,27 @@ def parse_duration(text: Any, most_ms: int = MAX_MS) -> int:
     if length > most_ms:
         raise ValueError(f"a duration is at most {most_ms // UNITS['d']}d")
     return length
+
+
+def asked_duration(name: str, text: Any) -> str | None:
+    """Return a duration that somebody asks the mint for, having seen that it is one.
+
+    Args:
+        name: What its argument is called.
+        text: The duration; None to leave it to the policy.
+
+    Raises:
+        RequestError: It is none, or of 0 ms.
+    """
+    if text is None:
+        return None
+    try:
+        length = parse_duration(text)
+    except ValueError as error:
+        raise RequestError(f"{name}: {error}; came {shorten(text)}") from error
+    if length == 0:
+        raise RequestError(f"{name}: what lives 0 ms is of no use; leave it out for the policy's limit")
+    return str(text)
 
 
 def duration_within(text: str | None, longest_ms: int) -> int | None:

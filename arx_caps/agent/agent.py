@@ -17,6 +17,7 @@ import httpx
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.session import Session
 from arx_caps.agent.task import now_ms
+from arx_caps.durations import asked_duration
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_verifier.errors import RequestError, SettingsError
 
@@ -92,15 +93,16 @@ class SessionOpener(ABC):
         Raises:
             TokenError: What proves who this is, or on whose behalf, is not accepted; or the agent was deactivated.
             GrantError: The policy refuses; ``failures`` says why.
-            RequestError: Both tokens are given.
+            RequestError: Both tokens are given, or ``ttl`` is no duration.
             SettingsError: A workload's token cannot be read.
             StoreError: The mint does not answer.
             UnavailableError: It cannot open one now.
         """
         key, subject = SigningKey.generate(), on_behalf(id_token, access_token)
+        asked = {"ttl": asked_duration("ttl", ttl), "purpose": purpose}
 
         def body() -> dict[str, Any]:  # an assertion is good once
-            return {**self._shown(key), **subject, "ttl": ttl, "purpose": purpose}
+            return {**self._shown(key), **subject, **asked}
 
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
         session = Session(self._mint, key, answer, now=self._now)

@@ -15,6 +15,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.started import StartedTask, end_block
 from arx_caps.agent.task import Task
+from arx_caps.durations import asked_duration
 from arx_caps.jose import SigningKey
 from arx_verifier.errors import ArxError, StoreError, shorten
 
@@ -127,12 +128,14 @@ class Session:
 
         Raises:
             GrantError: The policy refuses; ``failures`` names every parameter that is at fault.
-            RequestError: What is asked for cannot be read, such as an integer beyond 2^53-1.
+            RequestError: What is asked for cannot be read, such as a ``ttl`` that is no duration or an integer beyond
+                2^53-1.
             TokenError: The session is over or was ended.
             StoreError: The mint does not answer.
             UnavailableError: It cannot grant anything now.
         """
-        body: dict[str, Any] = {"template": template, "params": {**(params or {}), **more}, "ttl": ttl, "depth": depth}
+        body: dict[str, Any] = {"template": template, "params": {**(params or {}), **more}, "depth": depth}
+        body["ttl"] = asked_duration("ttl", ttl)
         self.used()
         body["tools"] = None if tools is None else list(tools)
         body["parent"] = None if parent is None else parent.id

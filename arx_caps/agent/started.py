@@ -14,6 +14,7 @@ import msgspec
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.outline import caveats_of
 from arx_caps.agent.task import Task, now_ms
+from arx_caps.durations import asked_duration
 from arx_verifier.caveats import Caveat
 from arx_verifier.errors import ArxError
 from arx_verifier.proofs import CallSigner
@@ -106,7 +107,7 @@ class StartedTask(Task):
         Args:
             template: Another template; the task's own when left out.
             params: The template's parameters that differ; the form for one that is called as an argument here is.
-            ttl: A shorter life than the template's.
+            ttl: A shorter life than the template's, such as ``"60s"``.
             tools: Fewer tools than the template's.
             depth: Fewer hand-overs than the template's.
             more: The template's parameters that differ, as in ``amount=80``.
@@ -116,11 +117,13 @@ class StartedTask(Task):
 
         Raises:
             GrantError: The policy refuses; the error says what it would take.
+            RequestError: What is asked for cannot be read, such as a ``ttl`` that is no duration.
             TokenError: The task or its session is over, frozen or was killed.
             UnavailableError: The mint cannot be reached or cannot do it now.
         """
         given = {**(params or {}), **more}
-        body: dict[str, Any] = {"template": template, "params": given or None, "ttl": ttl, "depth": depth}
+        body: dict[str, Any] = {"template": template, "params": given or None, "depth": depth}
+        body["ttl"] = asked_duration("ttl", ttl)
         body |= {"tools": None if tools is None else list(tools), "link": self.bundle.outline.identifier.id}
         return self._again(self._session.extend_task(self.id, body))
 

@@ -3,20 +3,24 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from arx_caps.agent import Agent, Session, mint_client
+from arx_caps.agent import Agent, Session, Task, mint_client
 from arx_caps.agent.mint_client import LostAnswerError, MintClient
+from arx_caps.agent.started import StartedTask
 from arx_caps.jose import check_assertion, check_dpop
 from arx_caps.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import (
     ArxError,
+    AttenuationError,
     Failure,
     GrantError,
     ProofError,
+    RequestError,
     RevokedError,
     SettingsError,
     StoreError,
@@ -101,6 +105,31 @@ def test_later_calls_prove_the_sessions_key_for_method_address_and_token() -> No
         ("DELETE", f"/v1/tasks/{TASK}", None),
         ("DELETE", f"/v1/sessions/{SESSION}", None),
     ]
+
+
+ASK: list[Callable[[Session, Any], object]] = [
+    lambda session, ttl: agent(problem(500, "internal")).open_session(ttl=ttl),
+    lambda session, ttl: session.start_task("refund", ttl=ttl),
+    lambda session, ttl: StartedTask(bundle(), session=session, now=lambda: AT).extend(ttl=ttl),
+    lambda session, ttl: StartedTask(bundle(), session=session, now=lambda: AT).narrow(ttl=ttl),
+    lambda session, ttl: Task(bundle(), now=lambda: AT).hand_over("acme/x", ttl=ttl),
+]
+
+
+@pytest.mark.parametrize("ask", ASK)
+@pytest.mark.parametrize("ttl", [60, 1.5, timedelta(minutes=1), "60", "1m30s", "", "0s"])
+def test_a_duration_that_is_none_is_told_before_the_network(ask: Callable[[Session, Any], object], ttl: Any) -> None:
+    """Whatever has a life to ask for says how one is written, in the library's words; the mint hears of nothing."""
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(500)
+
+    session = opened(handle)
+    with pytest.raises((RequestError, AttenuationError), match=r'^ttl: (a duration is .*"60s"|.* lives 0 ms)'):
+        ask(session, ttl)
+    assert asked == []
 
 
 others = bundle({"orders": token("orders", agent="acme/other")}, agent="acme/other")
