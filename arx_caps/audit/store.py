@@ -32,7 +32,7 @@ from arx_caps.audit.tiles import Leaf, leaf_of
 from arx_caps.audit.totals import add_up
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.audit.wire import Batch
-from arx_caps.audit.writing import Source, Writing, tree_of
+from arx_caps.audit.writing import Writing, tree_of
 from arx_caps.engines import READING, open_engine, place_of, told
 from arx_verifier.errors import SettingsError
 
@@ -278,11 +278,6 @@ class LogStore:
         """Return a row of ``log_record``, or None where there is none: never, or not any more."""
         with self.reading() as c:
             return c.execute(select(*RECORD.c).where(RECORD.c.idx == index)).first()
-
-    def sources(self) -> list[Source]:
-        """Return every source."""
-        with self.reading() as c:
-            return [Source(*row) for row in c.execute(select(*SOURCE.c).order_by(SOURCE.c.id))]
 
     def node(self, kind: str, ref: str) -> list[Row[Any]]:
         """Return the nodes that something is called by, such as ``link`` and a link; most often one."""

@@ -22,6 +22,7 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.rows import HEADS, row_of
 from arx_caps.cli.values import show_span, show_time
 
+RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000
 DRAWN = 500  # of more records a tree shows the newest, and as many refusals; its counts are of all
 
@@ -86,16 +87,18 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
 
 
 @click.command("runs")
+@click.option("--service", help="only those of this service")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
 @operator_options
 @common_options
 @pass_console
-def runs_command(console: Console, place: Place) -> None:
+def runs_command(console: Console, place: Place, service: str | None, limit: int) -> None:
     """List whose records the log has, how far, how many were lost, and which runs never ended in order.
 
     A run that is open and silent was killed, has a mint or a network that it cannot reach, or keeps its records back.
     """
     mint = place.mint()
-    runs = mint.call("GET", "/v1/audit/runs")["runs"]
+    runs, more = mint.rows(RUNS, "runs", {"service": service}, limit=limit)
     now = now_ms()
     heads = ("SERVICE", "VERIFIER", "RUN", "RECORDS", "LOST", "STATE")
     rows = [
@@ -109,21 +112,32 @@ def runs_command(console: Console, place: Place) -> None:
         )
         for run in runs
     ]
-    console.data("audit-runs", {"runs": runs}, lambda: table(heads, rows))
-    for audience in _silent(mint, {run["service"] for run in runs}):
+    console.data("audit-runs", {"runs": runs, "more": more}, lambda: table(heads, rows))
+    if more:
+        console.hint(f"these are the newest {limit}; --limit shows more")
+    for audience in _silent(mint, {run["service"] for run in runs}, service, more=more):
         console.hint(
             f"nothing of {audience} has come: what it decides is on its own machine alone (`arx decisions`) until it"
             " ships it (`arx service join`, `arx ship`)"
         )
 
 
-def _silent(mint: Caller, heard: set[str]) -> list[str]:
-    """Name the enrolled services of which the log has nothing; whoever may not list them is told of none."""
+def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> list[str]:
+    """Name the enrolled services of which the log has nothing; whoever may not list them is told of none.
+
+    Args:
+        mint: The mint.
+        heard: Those that are known to have sent something.
+        asked: The only one that was asked for, or None.
+        more: Whether others may have sent something as well: each is then asked for.
+    """
     try:
         services, _ = mint.rows("/v1/services", "services")
     except Stop:
         return []
-    return [name for name in (str(service["audience"]) for service in services) if name not in heard]
+    names = [str(each["audience"]) for each in services if asked in (None, each["audience"])]
+    silent = [name for name in names if name not in heard]
+    return [name for name in silent if not (more and mint.rows(RUNS, "runs", {"service": name}, limit=1)[0])]
 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:

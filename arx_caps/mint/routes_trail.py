@@ -6,10 +6,12 @@ Everything is filtered, counted and cut into pages here, so that whoever asks se
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
+from sqlalchemy import select
 
 from arx_caps.audit import questions
 from arx_caps.audit.note import text64
@@ -17,10 +19,14 @@ from arx_caps.audit.questions import MAX_PAGE, OUTCOMES, Found
 from arx_caps.audit.reach import Question, reach
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import SOURCE
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.mint.core import Mint
+from arx_caps.mint.database import plain
 from arx_caps.mint.endpoint import Answer, Asked, Endpoint, Query
 from arx_caps.mint.log import AuditLog
+from arx_caps.mint.ordering import Order, behind
+from arx_caps.mint.paging import PageQuery, page_of
 from arx_verifier.errors import REASONS, AuditError, RequestError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS, is_path_pattern, is_tool_pattern
 
@@ -31,6 +37,7 @@ _WAITING: Final = threading.BoundedSemaphore(8)  # further ones are answered at 
 
 _Id = Annotated[str, Meta(min_length=1, max_length=128)]
 _Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+RUNS_ORDER: Final = Order((SOURCE.c.id,), tuple[Annotated[int, Meta(ge=0, le=2**31 - 1)]], newest_first=True)
 
 
 class NodesQuery(Query, frozen=True):
@@ -102,18 +109,35 @@ class RunShown(msgspec.Struct, frozen=True):
     closed_at: int | None
 
 
+class RunsQuery(PageQuery, frozen=True):
+    """Which runs: all, or a service's."""
+
+    service: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")] | None = None
+
+
 class Runs(Answer, frozen=True):
-    """Runs, the newest first, at most a thousand."""
+    """A page of runs, the newest first."""
 
     runs: list[RunShown]
+    next: str | UnsetType = UNSET
 
 
 def list_runs(asked: Asked) -> Runs:
     """Show whose records the log has and how far, and which runs never ended in order."""
-    found = asked.mint.log.store.sources()[::-1][:MAX_PAGE]
-    return Runs(
-        runs=[RunShown(s.audience, s.verifier, s.boot, s.high_water, s.lost, s.seen_ms, s.closed_ms) for s in found]
-    )
+    query, limit = asked.query, asked.query.limit
+    statement = behind(select(*SOURCE.c), RUNS_ORDER, query.after).limit(limit + 1)
+    if query.service is not None:
+        statement = statement.where(SOURCE.c.audience == query.service)
+    with asked.mint.log.store.reading() as c:
+        rows = list(map(plain, c.execute(statement)))
+    page = page_of(rows, RUNS_ORDER, _show_run, limit=limit, fetched=limit + 1)
+    return Runs(runs=page.shown, next=page.next)
+
+
+def _show_run(row: Mapping[str, Any]) -> RunShown:
+    names = ("verifier", "boot", "high_water", "lost")
+    told = {name: row[name] for name in names}
+    return RunShown(service=row["audience"], **told, seen_at=row["seen_ms"], closed_at=row["closed_ms"])
 
 
 def list_records(asked: Asked) -> Records:
@@ -235,5 +259,5 @@ def _question(mint: Mint, query: NodesQuery) -> Question:
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/audit/records", READ, list_records, query=RecordsQuery, problems=("incomplete", "tampered")),
     Endpoint("GET", "/v1/audit/nodes", READ, list_nodes, query=NodesQuery),
-    Endpoint("GET", "/v1/audit/runs", READ, list_runs),
+    Endpoint("GET", "/v1/audit/runs", READ, list_runs, query=RunsQuery),
 )

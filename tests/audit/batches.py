@@ -3,7 +3,12 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy import select
+
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import SOURCE
 from arx_caps.audit.wire import Batch
+from arx_caps.audit.writing import Source
 from arx_verifier.decisions import ChainFacts, Decision, Failure
 from arx_verifier.records import Sealed, seal
 
@@ -39,3 +44,9 @@ def batch_of(
         seal(each.pack(), verifier, boot, sequence) for sequence, each in enumerate(decisions, first)
     )
     return Batch(verifier, AUDIENCE, boot, first, lost_from, records, closed)
+
+
+def sources_of(store: LogStore) -> list[Source]:
+    """Whose records a log has, in the order in which they came."""
+    with store.reading() as c:
+        return [Source(*row) for row in c.execute(select(*SOURCE.c).order_by(SOURCE.c.id))]

@@ -17,7 +17,7 @@ from arx_caps.audit.tables import NODE, RECORD
 from arx_caps.audit.totals import up_to_date
 from arx_caps.audit.verify import Trust, verify
 from arx_verifier.decisions import UNPROVEN, Counted, Decision
-from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.audit.batches import START_MS, batch_of, decision, facts, sources_of
 from tests.audit.test_backup import Backup, kept
 from tests.audit.world import LOG
 
@@ -28,7 +28,7 @@ WHO = {"by": "operator:ann", "reason": "the disk broke"}
 
 def fill(store: LogStore, upto: int) -> None:
     """Put in a run's records up to a number: decisions, counts of what was not proven, a loss, a note."""
-    mark = store.sources()[0].high_water if store.size() else 0
+    mark = sources_of(store)[0].high_water if store.size() else 0
     made = [decision(n, facts(f"s-{n % 3}", "t-1", "helper")) for n in range(mark, upto - 1)]
     made.append(Decision("counted", START_MS, UNPROVEN, counts=(Counted("malformed", "10.0.0.9", 3),)))
     store.take(batch_of(made, mark + 1), "s")
@@ -63,7 +63,7 @@ def older(backups: tuple[LogStore, str]) -> Iterator[LogStore]:
 
 
 def sources(store: LogStore) -> dict[tuple[str, str, str], int]:
-    return {(each.verifier, each.boot, each.audience): each.high_water for each in store.sources()}
+    return {(each.verifier, each.boot, each.audience): each.high_water for each in sources_of(store)}
 
 
 def test_what_was_signed_comes_back(store: LogStore, older: LogStore, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from arx_verifier.decisions import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.scopes import subject_scope
 from arx_verifier.tally import Counted
-from tests.audit.batches import BOOT, batch_of, decision, facts
+from tests.audit.batches import BOOT, batch_of, decision, facts, sources_of
 
 
 def kept_of(store: LogStore) -> list[bytes]:
@@ -51,7 +51,7 @@ def test_what_is_lost_is_a_record(store: LogStore) -> None:
     kept = kept_of(store)
     losses = [read_event(each, None) for each in kept if is_event(each)]
     assert [(each.kind, each.named["first"], each.named["last"]) for each in losses] == [(LOST, 2, 5), (LOST, 7, 8)]
-    source = store.sources()[0]
+    source = sources_of(store)[0]
     assert (source.high_water, source.lost, source.closed_ms is not None) == (8, 6, True)
 
 
@@ -86,7 +86,7 @@ def test_a_bad_record_keeps_all_of_its_batch_out(store: LogStore) -> None:
     ):
         with pytest.raises(RequestError):
             store.take(bad, "s")
-    assert (store.size(), store.sources()) == (0, [])
+    assert (store.size(), sources_of(store)) == (0, [])
     assert store.take(good, "s") == 3
 
 

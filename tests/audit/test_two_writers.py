@@ -10,7 +10,7 @@ from arx_caps.audit.checkpoint import open_checkpoint
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.verify import Trust, verify
-from tests.audit.batches import batch_of, decision, facts
+from tests.audit.batches import batch_of, decision, facts, sources_of
 from tests.audit.world import LOG
 from tests.postgres import Postgres
 
@@ -47,7 +47,7 @@ def test_two_writers_make_one_log(postgres: Postgres, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     with LogStore(url) as store:
-        marks = {source.boot: source.high_water for source in store.sources()}
+        marks = {source.boot: source.high_water for source in sources_of(store)}
         assert marks == dict.fromkeys((*names, "both"), ROUNDS * AT_ONCE)
         assert store.size() == 3 * ROUNDS * AT_ONCE
         for name in names:

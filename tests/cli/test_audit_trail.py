@@ -90,6 +90,9 @@ def test_runs_are_listed_with_how_they_ended(live: Live) -> None:
         (10, 0, True),
     ]
     assert "ended in order" in text(live, "audit", "runs")
+    one = live.ok("audit", "runs", "--service", "orders", "--limit", "1")
+    assert (one["runs"], one["more"]) == (runs[:1], True)
+    assert live.ok("audit", "runs", "--service", "nobody") == {**one, "runs": [], "more": False}
 
 
 def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:

@@ -170,13 +170,14 @@ def test_a_page_that_cannot_be_is_refused(world: World) -> None:
 
 
 def test_every_list_comes_in_pages() -> None:
-    """What a route lists without end, it lists in pages; the audit log's have an order and bounds of their own."""
+    """What a route lists without end, it lists in pages; the log's records have an order and bounds of their own."""
     lists = [each for each in ENDPOINTS if each.method == "GET" and each.handler.__name__.startswith("list_")]
     whole = {each.path for each in lists if not issubclass(each.query, PageQuery)}
     assert {path for path in whole if not path.startswith("/v1/audit/")} == {
         "/v1/keys",
         "/v1/root-keys",
     }  # as few as are kept
+    assert {path for path in whole if path.startswith("/v1/audit/")} == {"/v1/audit/records", "/v1/audit/nodes"}
 
 
 def test_policies_come_in_pages(world: World) -> None:

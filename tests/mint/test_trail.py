@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to the mint's log over HTTP: filtered there, counted, page by page, for those who may read it."""
 
+import itertools
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from arx_verifier.decisions import Decision
 from arx_verifier.scopes import subject_scope
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.test_operators import enrol, sign_in
+from tests.mint.test_paging import walk
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
 TOLD = [
@@ -135,6 +137,32 @@ def test_a_run_that_never_ended_stays_open(world: World) -> None:
     assert shown[BOOT] == ("orders", 5, 0, True)
     assert shown["gone"] == ("orders", 5, 5, True)
     assert shown["over"] == ("orders", 1, 0, False)
+
+
+def test_runs_come_in_pages_and_by_service(world: World) -> None:
+    """The newest first, each once, whoever sends meanwhile; one service's alone where that is asked for."""
+    boots = [f"b{number:02}" for number in range(7)]
+    for boot in boots:
+        world.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=boot), None)
+    operator, numbers = world.operator(), itertools.count(2)
+
+    def take_more() -> None:
+        number = next(numbers)
+        world.mint.log.store.take(batch_of([decision(number, facts())], number, boot=boots[0]), None)
+        world.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=f"later-{number}"), None)
+
+    for limit in ("1", "3", "7", "8", "1000"):
+        found = walk(operator, "/v1/audit/runs", "runs", limit=limit, service="orders")
+        assert [run["boot"] for run in found] == [*boots[::-1], BOOT]
+    found = walk(operator, "/v1/audit/runs", "runs", take_more, limit="3", service="orders")
+    assert [run["boot"] for run in found] == [*boots[::-1], BOOT]
+    everybody = walk(operator, "/v1/audit/runs", "runs")
+    assert len(everybody) == len({(run["verifier"], run["boot"], run["service"]) for run in everybody})
+    assert [run["boot"] for run in everybody if run["service"] == "orders"][-8:] == [*boots[::-1], BOOT]
+    assert operator.call("GET", "/v1/audit/runs", service="unheard").json() == {"runs": []}
+    for query in ({"limit": "0"}, {"limit": "1001"}, {"after": "x"}, {"service": ""}, {"service": "\0"}):
+        answer = operator.call("GET", "/v1/audit/runs", **query)
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), query
 
 
 def test_bad_questions_and_strangers_are_refused(world: World) -> None:
