@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent needs: sessions at the mint, tasks, hand-overs, signed calls.  The front door."""
+"""What an agent needs: sessions at the mint, tasks, hand-overs, approvals, signed calls.  The front door."""
 
 from arx_caps.agent.agent import Agent, Workload
+from arx_caps.agent.approval import Approval
 from arx_caps.agent.auth import ArxAuth
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.session import Session
 from arx_caps.agent.started import StartedTask
 from arx_caps.agent.task import Task
 
-__all__ = ["Agent", "ArxAuth", "Bundle", "Session", "StartedTask", "Task", "Workload"]
+__all__ = ["Agent", "Approval", "ArxAuth", "Bundle", "Session", "StartedTask", "Task", "Workload"]

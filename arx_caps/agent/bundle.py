@@ -172,6 +172,7 @@ class Bundle:
             "hand_to": [list(patterns) for patterns in held.hand_to],
             "needs_call": held.needs_call,
             "tools": list(held.tools),
+            "requires": msgspec.json.decode(msgspec.json.encode(held.requires)),
             "rules": msgspec.json.decode(msgspec.json.encode(held.groups)),  # lists, not tuples, at every level
             "caveats": caveats_of(self.tokens[audience]),
         }

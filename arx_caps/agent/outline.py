@@ -12,7 +12,8 @@ import msgspec
 
 from arx_verifier import chain, codec
 from arx_verifier.constraints import Rule
-from arx_verifier.errors import MalformedTokenError
+from arx_verifier.discharge import Requirement
+from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.macaroon import Identifier, Macaroon
 from arx_verifier.names import matches_tool
 
@@ -42,6 +43,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
         hand_to: Each list of patterns that a next holder must match.
         groups: Each ``allow``; one rule of every group must match a call.
         needs_call: Whether each call must be signed.
+        requires: What has to be answered by an approval, or by another discharge.
     """
 
     identifier: Identifier
@@ -53,6 +55,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     hand_to: tuple[tuple[str, ...], ...]
     groups: tuple[tuple[Rule, ...], ...]
     needs_call: bool
+    requires: tuple[Requirement, ...]
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -61,6 +64,12 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
         for group in self.groups:
             left = set(meet_all(left, [rule.tool for rule in group]))
         return tuple(sorted(left))
+
+    def requirements_of(self, tool: str) -> tuple[Requirement, ...]:
+        """Return what has to be answered to call a tool, in the token's order; nothing where it may not be called."""
+        if all(meet(allowed, tool) is None for allowed in self.tools):
+            return ()
+        return tuple([required for required in self.requires if required.binds(tool)])
 
     def takes(self, tool: str, argument: str) -> bool:
         """Tell whether some call of this tool may carry this argument at all."""
@@ -121,6 +130,7 @@ def outline(macaroon: Macaroon) -> Outline:
         hand_to=tuple([glimpse.hand_to for glimpse in glimpses if glimpse.hand_to]),
         groups=tuple([rules for glimpse in glimpses if (rules := _rules(glimpse))]),
         needs_call=any("call" in glimpse.require for glimpse in glimpses),
+        requires=tuple([found for packet in macaroon.packets if (found := _requirement(packet)) is not None]),
     )
 
 
@@ -136,6 +146,13 @@ def _glimpse(packet: bytes) -> _Glimpse:
         return _Glimpse()
 
 
+def _requirement(packet: bytes | codec.ThirdParty) -> Requirement | None:
+    try:
+        return None if isinstance(packet, bytes) else Requirement.read(packet.identifier)
+    except ArxError:
+        return None
+
+
 def _rules(glimpse: _Glimpse) -> tuple[Rule, ...]:
     try:
         return msgspec.json.decode(glimpse.allow, type=tuple[Rule, ...]) if bytes(glimpse.allow) else ()
@@ -145,7 +162,8 @@ def _rules(glimpse: _Glimpse) -> tuple[Rule, ...]:
 
 def _plain(packet: bytes | codec.ThirdParty) -> Any:
     if not isinstance(packet, bytes):
-        return {"third_party": (packet.location or b"").decode("utf-8", "replace")}
+        found = _requirement(packet)
+        return {"third_party": None if found is None else msgspec.json.decode(msgspec.json.encode(found))}
     try:
         return msgspec.json.decode(packet)
     except (msgspec.DecodeError, ValueError, RecursionError):

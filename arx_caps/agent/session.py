@@ -170,6 +170,16 @@ class Session:
         self.used()
         return self._bundle(self._call("POST", f"/v1/tasks/{task}/extend", body))
 
+    def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask operators to approve a call; ``StartedTask.ask_approval`` is the way to it."""
+        self.used()
+        return dict(_part(self._call("POST", "/v1/discharges", body), "approval"))
+
+    def fetch_discharge(self, approval: str) -> dict[str, Any]:
+        """Ask how an approval stands, and for its discharge; ``Approval.wait`` is the way to it."""
+        self.used()
+        return self._call("POST", f"/v1/discharges/{approval}")
+
     def _bundle(self, answer: Mapping[str, Any]) -> Bundle:
         try:
             bundle = Bundle.parse(_text(answer, "bundle"))

@@ -11,12 +11,13 @@ from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.outline import caveats_of
 from arx_caps.agent.task import Task, now_ms
 from arx_caps.durations import asked_duration
 from arx_verifier.caveats import Caveat
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, AttenuationError, shorten
 from arx_verifier.proofs import CallSigner
 
 OVER: Final = ("expired", "revoked")  # a refusal to end what has ended
@@ -39,6 +40,14 @@ class Starter(Protocol):
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
         """Ask the mint for more."""
+        ...
+
+    def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask operators to approve a call."""
+        ...
+
+    def fetch_discharge(self, approval: str) -> dict[str, Any]:
+        """Ask the mint how an approval stands, and for its discharge."""
         ...
 
 
@@ -127,6 +136,38 @@ class StartedTask(Task):
         body |= {"tools": None if tools is None else list(tools), "link": self.bundle.outline.identifier.id}
         return self._again(self._session.extend_task(self.id, body))
 
+    def ask_approval(
+        self, tool: str, args: Mapping[str, Any], *, why: str | None = None, audience: str | None = None
+    ) -> Approval:
+        """Ask operators to approve one call.  SPEC 6.
+
+        Args:
+            tool: The tool's name.
+            args: Its arguments as a service takes them, by name; they are approved as they are, so none may be nested.
+            why: Why it is to be done, in words for whoever decides.
+            audience: The service that is called, where several ask for an approval of this tool.
+
+        Returns:
+            The approval; ``wait`` for it, then give it to ``auth``, ``call_token`` or ``http_token``.
+
+        Raises:
+            AttenuationError: No approval is needed for this tool, or several services ask for one.
+            GrantError: The mint does not pass this on: too many wait, nested arguments, or the task is over.
+            TokenError: The session is over, frozen or was killed.
+            UnavailableError: The mint cannot be reached or cannot do it now.
+        """
+        chosen = self.audiences if audience is None else (self._checked(audience),)
+        outlines = {each: self.bundle.outlines[each] for each in chosen}
+        asking = {each: found for each, held in outlines.items() if (found := held.requirements_of(tool))}
+        if len(asking) > 1:
+            raise AttenuationError(f"{' and '.join(asking)} ask for an approval of {shorten(tool)}: say `audience`")
+        found = next(iter(asking.values()), ())
+        if not found:
+            raise AttenuationError(f"this task needs no approval to call {shorten(tool)}, or may not call it at all")
+        requirement = found[0].encode()
+        body = {"caveat": requirement.decode(), "tool": tool, "args": dict(args), "why": why}
+        return Approval(self._session.ask_approval(body), asker=self._session, requirement=requirement)
+
     def finish(self) -> Mapping[str, Any]:
         """Tell the mint that the task is done, which ends all its tokens, also those handed over.
 
@@ -142,6 +183,10 @@ class StartedTask(Task):
     def _said(self, audience: str, caveat: Caveat | None) -> list[dict[str, Any]]:
         """Say all that narrows a token: what the holder added before, offline, and what is to come."""
         said = caveats_of(self.bundle.tokens[audience])[1:]  # the first is the mint's
+        mints = f"{self.bundle.outlines[audience].identifier.kid}:{self.id}"
+        if any("third_party" in each and (each["third_party"] or {}).get("id") != mints for each in said):
+            raise AttenuationError("a third-party caveat that is not the mint's was added: it cannot be signed anew")
+        said = [each for each in said if "third_party" not in each]  # the mint knows its own
         return said if caveat is None else [*said, msgspec.json.decode(caveat.encode())]
 
     def _again(self, bundle: Bundle) -> Self:

@@ -8,12 +8,14 @@ than what it came from and killable by a link of its own.  Starting and finishin
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Self
 
 import msgspec
 
-from arx_caps.agent.auth import ArxAuth
+from arx_caps.agent.approval import Approval, add_approvals, spread
+from arx_caps.agent.auth import ArxAuth, Sign
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.narrowing import caveats_for
 from arx_verifier import names, proofs
@@ -117,36 +119,60 @@ class Task:
         """How many hand-overs may follow."""
         return min(held.depth for held in self.bundle.outlines.values())
 
-    def auth(self, audience: str | None = None) -> ArxAuth:
+    def needs_approval(self, tool: str) -> bool:
+        """Tell whether a call of this tool has to be approved by operators; the policy says which do."""
+        return any(held.requirements_of(tool) for held in self.bundle.outlines.values())
+
+    def auth(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> ArxAuth:
         """Return authentication for an HTTP client of httpx or httpx2, sync or async.
 
         Args:
             audience: Use this audience's token only; needed where two audiences live at one origin.
+            approvals: What operators have approved; each goes with every request to its service, which then takes no
+                call but the approved one: give this to one request, ``client.post(…, auth=task.auth(approvals=[…]))``.
 
         Raises:
-            AttenuationError: The task has no such audience, or the policy names no origin for it.
+            AttenuationError: The task has no such audience, or the policy names no origin for it; or an approval that
+                is of no use there.
         """
         chosen = self.audiences if audience is None else (self._checked(audience),)
-        return ArxAuth({each: self.bundle.origins[each] for each in chosen}, self.http_token)
+        sign: Sign = self.http_token
+        if approvals:
+            tokens = {each: self.bundle.tokens[each] for each in chosen}
+            sign = partial(_sign_approved, self, spread(approvals, tokens, self._now()))
+        return ArxAuth({each: self.bundle.origins[each] for each in chosen}, sign)
 
-    def call_token(self, audience: str, tool: str, args: Mapping[str, Any]) -> str:
+    def call_token(
+        self, audience: str, tool: str, args: Mapping[str, Any], *, approvals: Sequence[Approval] = ()
+    ) -> str:
         """Make the one-shot token of one call without HTTP.
 
         Args:
             audience: The service that is called.
             tool: The tool's name.
             args: Its arguments as they go on the wire.
+            approvals: What operators have approved of it.
 
         Returns:
             A token for this call, to be used within 10 seconds.
 
         Raises:
-            AttenuationError: The task has no token for this audience.
+            AttenuationError: The task has no token for this audience; or an approval is not given yet, over, for
+                another task or service, or does not fit in.
             RequestError: The arguments have no RFC 8785 form.
         """
-        return self._signer(audience).sign(proofs.tool_fields(tool, args), self._now())
+        at = self._now()
+        return self._approved(audience, self._signer(audience).sign(proofs.tool_fields(tool, args), at), approvals, at)
 
-    def http_token(self, audience: str, method: str, target: bytes, body: bytes = b"") -> str:
+    def http_token(
+        self,
+        audience: str,
+        method: str,
+        target: bytes,
+        body: bytes = b"",
+        *,
+        approvals: Sequence[Approval] = (),
+    ) -> str:
         """Make the one-shot token of one HTTP call, for clients that ``auth`` is not for.
 
         Args:
@@ -154,15 +180,16 @@ class Task:
             method: The method, upper case.
             target: Raw path and query as they go on the wire.
             body: The body as it goes on the wire.
+            approvals: What operators have approved of it.
 
         Returns:
             A token for this call, to be sent as ``Authorization: Bearer …`` within 10 seconds.
 
         Raises:
-            AttenuationError: The task has no token for this audience.
+            AttenuationError: As ``call_token``.
         """
-        call = HttpCall(method, target, sha256(body).digest())
-        return self._signer(audience).sign(proofs.http_fields(call), self._now())
+        call, at = HttpCall(method, target, sha256(body).digest()), self._now()
+        return self._approved(audience, self._signer(audience).sign(proofs.http_fields(call), at), approvals, at)
 
     def hand_over(
         self,
@@ -284,6 +311,11 @@ class Task:
             signer = self._signers[audience] = CallSigner(self.bundle.tokens[self._checked(audience)], audience)
         return signer
 
+    def _approved(self, audience: str, text: str, approvals: Sequence[Approval], at: int) -> str:
+        if not approvals:
+            return text
+        return add_approvals(text, self.bundle.tokens[audience], approvals, audience=audience, at=at)
+
     def _checked(self, audience: str) -> str:
         if audience not in self.bundle.tokens:
             raise AttenuationError(
@@ -302,3 +334,9 @@ class Task:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a Task is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def _sign_approved(
+    task: Task, by_audience: Mapping[str, Sequence[Approval]], audience: str, method: str, target: bytes, body: bytes
+) -> str:
+    return task.http_token(audience, method, target, body, approvals=by_audience[audience])

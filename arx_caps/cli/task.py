@@ -48,6 +48,14 @@ class _AtMint:
         """Extend it."""
         return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/extend", body)["bundle"]))
 
+    def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for an approval."""
+        return dict(self._caller.call("POST", "/v1/discharges", body)["approval"])
+
+    def fetch_discharge(self, approval: str) -> dict[str, Any]:
+        """Ask how an approval stands."""
+        return self._caller.call("POST", f"/v1/discharges/{approval}")
+
 
 @task_command.command("start")
 @click.argument("template")

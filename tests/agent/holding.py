@@ -8,9 +8,10 @@ from arx_caps.agent import Bundle, Task
 from arx_verifier.access import AccessRequest
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.discharge import Requirement, caveat_key, discharge, require_discharge
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.verify import Verifier
-from tests.support import AT, PEER, TASK, mint, verifier
+from tests.support import AT, KEY, PEER, TASK, mint, verifier
 
 ISSUER = "http://127.0.0.1:8700"
 ORIGINS = {
@@ -22,6 +23,7 @@ RULES = {
     "payments": (Rule(tool="payments.refund", args={"order_id": "o-1", "amount": Constraint(range=(0, 100))}),),
 }
 REFUND = {"order_id": "o-1", "amount": 20}
+REQUIRED = Requirement(id=f"k1.0:{TASK}", tools=("payments.refund",))
 
 
 def token(audience: str, *rules: Rule, **changes: Any) -> Macaroon:
@@ -52,3 +54,22 @@ def ask(held: Task, audience: str, tool: str, args: dict[str, Any], by: Verifier
     """What a verifier says of one signed call."""
     judge = by or verifier(audience=audience)
     return judge.decide(held.call_token(audience, tool, args), AccessRequest(tool, args, at, PEER)).code
+
+
+def approvable(*, at: int = AT, **changes: Any) -> Task:
+    """The task as the mint grants it where the policy wants refunds to be approved."""
+    payments = require_discharge(token("payments", **changes), REQUIRED.encode(), caveat_key(KEY, REQUIRED.id))
+    return task(at=at, tokens={"orders": token("orders", **changes), "payments": payments})
+
+
+def discharged(
+    args: Mapping[str, Any] = REFUND,
+    *,
+    required: Requirement = REQUIRED,
+    exp: int = AT + 600_000,
+    task: str = "a-aaaaaaaaaaaaaaaa",
+) -> str:
+    """The discharge that the mint gives out once this refund is approved."""
+    said = Caveat(allow=(Rule(tool="payments.refund", args=dict(args)),), exp=exp, task=task)
+    made = discharge(required.encode(), caveat_key(KEY, required.id), realm="acme", caveats=(said,))
+    return made.encode()

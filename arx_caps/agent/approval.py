@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An approval, as whoever asked for it holds it: wait for an operator's answer, and send it with the call.  SPEC 6.
+
+What an operator approves is one tool with these very arguments.  The mint then gives out a *discharge*, a secret that
+answers the requirement in the task's token and is of no use without that token.  It is bound to the token of whoever
+calls, offline, so a sub-agent is handed the approval as a text of its own.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Protocol, Self
+
+import msgspec
+from msgspec import Meta
+
+from arx_verifier import discharge
+from arx_verifier.codec import ThirdParty
+from arx_verifier.constraints import Rule
+from arx_verifier.discharge import Requirement
+from arx_verifier.errors import (
+    ArxError,
+    AttenuationError,
+    GrantError,
+    MalformedTokenError,
+    StoreError,
+    UnavailableError,
+    shorten,
+)
+from arx_verifier.macaroon import Macaroon
+
+FIRST_PAUSE_S: Final = 1.0  # an operator takes longer than that to read what is asked for
+LONGEST_PAUSE_S: Final = 5.0
+SLOWER: Final = 1.25
+WAITING, APPROVED = "waiting", "approved"
+_OVER: Final = {"approval_denied": "denied", "approval_expired": "expired", "session_ended": "ended"}
+
+
+class Asker(Protocol):
+    """The session that asked, as far as an approval needs it."""
+
+    def fetch_discharge(self, approval: str) -> dict[str, Any]:
+        """Ask the mint how an approval stands, and for its discharge."""
+        ...
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What a holder looks at in a discharge's caveats."""
+
+    allow: tuple[Rule, ...] = ()
+    exp: int | None = None
+    task: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Approval:
+    """An operator's answer to one call, asked for by ``StartedTask.ask_approval`` or handed over as a text.
+
+    ``repr`` shows no secret.
+
+    Attributes:
+        id: What operators call it, ``a-…``; a kill of ``task:a-…`` ends it and nothing else.
+        task: The task that it was asked for.
+        tool: The tool that it is for.
+        args: The arguments that it is for; of one that was handed over, the constraints that say so.
+        state: As of the last look: waiting, approved, denied, withdrawn, expired, ended.
+        by: The operators who have said yes, as of the last look.
+        need: How many have to; None where it was handed over.
+        expires_at: When the task ends while it waits, then when the approval does; ms since the Unix epoch.
+    """
+
+    __slots__ = (
+        "_asker",
+        "_discharge",
+        "_requirement",
+        "args",
+        "by",
+        "expires_at",
+        "id",
+        "need",
+        "state",
+        "task",
+        "tool",
+    )
+
+    state: str
+    by: tuple[str, ...]
+    expires_at: int | None
+
+    def __init__(self, about: Mapping[str, Any], *, asker: Asker | None, requirement: bytes | None = None) -> None:
+        """Hold what is known of an approval.
+
+        Args:
+            about: As the mint tells it.
+            asker: The session that asked; None where the approval was handed over.
+            requirement: What its discharge has to answer, where that is known.
+        """
+        self._asker, self._requirement = asker, requirement
+        self._discharge: Macaroon | None = None
+        self.id, self.task, self.tool = (str(about.get(name)) for name in ("id", "task", "tool"))
+        self.args: Mapping[str, Any] = about.get("args") or {}
+        self.need: int | None = about.get("need")
+        self._take(about)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Take over an approval.
+
+        Args:
+            text: What ``encode`` gave whoever asked for it, a secret; white space around it is ignored.
+
+        Raises:
+            MalformedTokenError: The text is something else, such as a token.
+        """
+        macaroon = Macaroon.parse(text.strip())
+        said = _read(macaroon)
+        rule = next((rules[0] for each in said if (rules := each.allow)), Rule(tool="*"))
+        about: dict[str, Any] = {
+            "id": next((each.task for each in said if each.task), "an approval"),
+            "task": Requirement.read(macaroon.identifier).id.rpartition(":")[2],
+            "tool": rule.tool,
+            "args": msgspec.to_builtins(rule.args or {}),
+            "state": APPROVED,
+            "expires_at": min((each.exp for each in said if each.exp is not None), default=None),
+        }
+        taken = cls(about, asker=None)
+        taken._discharge = macaroon
+        return taken
+
+    def look(self) -> str:
+        """Ask the mint how it stands.
+
+        Returns:
+            The state.
+
+        Raises:
+            GrantError: It was denied, withdrawn, or is over; or the task or its session is.
+            TokenError: The session was ended, frozen or killed.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot say now.
+        """
+        if self._asker is None:
+            return self.state
+        try:
+            answer = self._asker.fetch_discharge(self.id)
+        except GrantError as error:
+            self.state = _OVER.get(error.code, self.state)
+            raise
+        about, text = answer.get("approval"), answer.get("discharge")
+        if not isinstance(about, Mapping) or about.get("id") != self.id:
+            raise StoreError("the mint answered with another approval; is it of another version?")
+        self._take(about)
+        if text is not None:
+            self._discharge = self._checked(str(text))
+        return self.state
+
+    def wait(self, timeout_s: float | None = None, tell: Callable[["Approval"], object] | None = None) -> Self:
+        """Wait until operators have answered; the mint is asked each second, later every five.
+
+        A mint that does not answer meanwhile is asked again.  In a program that runs on an event loop, wait in a
+        thread: ``await asyncio.to_thread(approval.wait)``.
+
+        Args:
+            timeout_s: How long at most, in seconds; until the task ends when left out.
+            tell: Called whenever something is new, such as a yes of one of several operators.
+
+        Returns:
+            This approval, to be sent with the call.
+
+        Raises:
+            GrantError: It was denied, withdrawn, or is over; or the task or its session is.
+            TokenError: The session was ended, frozen or killed.
+            TimeoutError: Nobody has answered yet; it still waits, and may be waited for again.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        pause, known = FIRST_PAUSE_S, (self.state, self.by)
+        while not self._answered():
+            if tell is not None and known != (self.state, self.by):
+                tell(self)
+            known = (self.state, self.by)
+            left = pause if until is None else min(pause, until - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(f"{self.id} still waits: {len(self.by)} of {self.need} operators have said yes")
+            time.sleep(left * random.uniform(0.8, 1.0))  # noqa: S311 - agents that asked together spread out
+            pause = min(pause * SLOWER, LONGEST_PAUSE_S)
+        return self
+
+    def encode(self) -> str:
+        """Return the text that hands this approval to a sub-agent that makes the call, ``arx1_…``.  It is a secret.
+
+        Raises:
+            AttenuationError: No operator has approved it yet.
+        """
+        return self.discharge.encode()
+
+    @property
+    def discharge(self) -> Macaroon:
+        """What answers the requirement, not bound to a token yet; a secret.
+
+        Raises:
+            AttenuationError: No operator has approved it yet.
+        """
+        if self._discharge is None:
+            do = "wait() for it" if self.state == WAITING else "ask for another"
+            raise AttenuationError(f"{self} is {self.state}: {do}")
+        return self._discharge
+
+    def _answered(self) -> bool:
+        """Look, and tell whether there is something to send."""
+        if self._discharge is not None:
+            return True
+        try:
+            self.look()
+        except (StoreError, UnavailableError):
+            # Somebody may be starting it again; but nothing can come any more once the task is over.
+            if self.expires_at is not None and time.time_ns() // 1_000_000 >= self.expires_at:
+                raise
+        if self.state not in (WAITING, APPROVED):
+            raise GrantError(f"{self} is {self.state}: ask for another", code="approval_denied")
+        return self._discharge is not None
+
+    def _take(self, about: Mapping[str, Any]) -> None:
+        self.state, self.by = str(about.get("state")), tuple(about.get("by") or ())
+        self.expires_at = about.get("expires_at")
+
+    def _checked(self, text: str) -> Macaroon:
+        try:
+            macaroon = Macaroon.parse(text)
+            names = {said.task for said in _read(macaroon)}
+        except MalformedTokenError as error:
+            raise StoreError(f"the mint answered with a discharge that cannot be used: {error}") from error
+        if self.id not in names or self._requirement not in (None, macaroon.identifier):
+            raise StoreError("the mint answered with the discharge of another approval")
+        return macaroon
+
+    def __str__(self) -> str:
+        return f"{self.id} for {shorten(self.tool)}"
+
+    def __repr__(self) -> str:
+        return f"<Approval {self}: {self.state}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("an Approval is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:
+    """Tell whether a task's token has the requirement that an approval answers, or an approval beside it has."""
+    asking = [token, *[other.discharge for other in others if other is not approval]]
+    return any(
+        packet.identifier == approval.discharge.identifier
+        for macaroon in asking
+        for packet in macaroon.packets
+        if isinstance(packet, ThirdParty)
+    )
+
+
+def add_approvals(text: str, token: Macaroon, approvals: Sequence[Approval], *, audience: str, at: int) -> str:
+    """Send approvals along with a call.  SPEC 6.
+
+    Args:
+        text: The token of one call, made of ``token``.
+        token: The task's token.
+        approvals: What operators have approved.
+        audience: The service that is called.
+        at: The holder's clock, ms since the Unix epoch.
+
+    Returns:
+        The credential to send.
+
+    Raises:
+        AttenuationError: One is not approved yet, over, of another task or for another service; two answer the same; or
+            the credential would be too long.
+    """
+    for approval in approvals:
+        refuse_unusable(approval, at)
+        if not asks_for(token, approval, approvals):
+            raise AttenuationError(_wrong(token, approval, audience))
+    answered = [approval.discharge.identifier for approval in approvals]
+    for approval, requirement in zip(approvals, answered, strict=True):
+        if answered.count(requirement) > 1:
+            raise AttenuationError(f"one call carries one approval: {approval} answers what another here does, too")
+    return discharge.join(text, [discharge.bind(approval.discharge, token) for approval in approvals])
+
+
+def spread(approvals: Sequence[Approval], tokens: Mapping[str, Macaroon], at: int) -> dict[str, list[Approval]]:
+    """Find out which approvals go to which service.
+
+    Args:
+        approvals: What operators have approved.
+        tokens: The task's tokens, by audience.
+        at: The holder's clock, ms since the Unix epoch.
+
+    Returns:
+        Approvals by audience.
+
+    Raises:
+        AttenuationError: One of them is for none of these, not approved yet, or over.
+    """
+    found = {
+        audience: [each for each in approvals if asks_for(token, each, approvals)] for audience, token in tokens.items()
+    }
+    for approval in approvals:
+        refuse_unusable(approval, at)
+        if not any(approval in those for those in found.values()):
+            raise AttenuationError(_wrong(next(iter(tokens.values())), approval, " or ".join(tokens)))
+    return found
+
+
+def refuse_unusable(approval: Approval, at: int) -> None:
+    """Refuse what no service would take any more.
+
+    Raises:
+        AttenuationError: It is not approved, or over.
+    """
+    held = approval.discharge
+    ends = min((said.exp for said in _read(held) if said.exp is not None), default=None)
+    if ends is not None and at >= ends:
+        raise AttenuationError(f"{approval} is over since {(at - ends) // 1000} s: ask for another")
+
+
+def _wrong(token: Macaroon, approval: Approval, audience: str) -> str:
+    task = getattr(token.unverified_identifier, "task", None)
+    if approval.task != task:
+        return f"{approval} is for the task {approval.task}, and this is {task}"
+    return f"{approval} is for a call of another service: the token for {audience} does not ask for it"
+
+
+def _read(macaroon: Macaroon) -> list[_Said]:
+    """Read a discharge's caveats as far as a holder looks at them.
+
+    Raises:
+        MalformedTokenError: It is no discharge.
+    """
+    try:
+        Requirement.read(macaroon.identifier)
+        return [msgspec.json.decode(packet, type=_Said) for packet in macaroon.packets if isinstance(packet, bytes)]
+    except (ArxError, ValueError, RecursionError) as error:
+        raise MalformedTokenError("this is no approval, but perhaps a token: `arx token inspect` says what") from error
