@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx task``: start a task from a template of the policy, narrow and extend it, finish it; list and look at tasks."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.started import StartedTask
 from arx_caps.cli.agent import facts_of
+from arx_caps.cli.at_mint import AtMint
 from arx_caps.cli.caller import Caller
 from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
@@ -18,43 +18,16 @@ from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.session_file import open_session_file
+from arx_caps.cli.task_ask import ask_command
 from arx_caps.cli.values import Duration, read_pairs, show_time
 
 
 @click.group("task", cls=Verbs)
 def task_command() -> None:
-    """Start, narrow, extend, look at and finish tasks."""
+    """Start, narrow, extend, look at and finish tasks; ask for approvals."""
 
 
-class _AtMint:
-    """The session of a session file, as far as a task needs it."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def used(self) -> None:
-        """Nothing is renewed by a command."""
-
-    def finish_task(self, task: str) -> dict[str, Any]:
-        """Finish it."""
-        return self._caller.call("DELETE", f"/v1/tasks/{task}")
-
-    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Narrow it."""
-        body = {"link": link, "caveats": caveats}
-        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/narrow", body)["bundle"]))
-
-    def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
-        """Extend it."""
-        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/extend", body)["bundle"]))
-
-    def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for an approval."""
-        return dict(self._caller.call("POST", "/v1/discharges", body)["approval"])
-
-    def fetch_discharge(self, approval: str) -> dict[str, Any]:
-        """Ask how an approval stands."""
-        return self._caller.call("POST", f"/v1/discharges/{approval}")
+task_command.add_command(ask_command)
 
 
 @task_command.command("start")
@@ -128,7 +101,7 @@ def narrow(
     bundle = Holding.read(held).bundle
     if bundle is None:
         raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
-    task = StartedTask(bundle, session=_AtMint(open_session_file(file, issuer)[0]))
+    task = StartedTask(bundle, session=AtMint(open_session_file(file, issuer)[0]))
     left = task.narrow_for_all(
         tools=list(tools) or None,
         args=read_pairs(arguments, constraints=True) or None,
@@ -173,7 +146,7 @@ def extend(
     caller, _ = open_session_file(file, issuer)
     body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None, "link": link}
     answer = caller.call("POST", path, body | {"ttl": ttl, "depth": depth})
-    added = StartedTask(Bundle.parse(str(answer["bundle"])), session=_AtMint(caller))
+    added = StartedTask(Bundle.parse(str(answer["bundle"])), session=AtMint(caller))
     _give(console, {"task": answer["task"], "added": _facts(added)}, str(answer["bundle"]), out)
 
 
