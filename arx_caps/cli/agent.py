@@ -114,12 +114,14 @@ def describe(console: Console, /, path: str, place: Place, **about: str | None) 
 
 
 @agent_command.command("list")
+@click.option("--under", metavar="PATH", help="only this agent and those below it")
+@click.option("--state", type=click.Choice(("active", "deactivated")), help="only those in this state")
 @operator_options
 @common_options
 @pass_console
-def list_agents(console: Console, place: Place) -> None:
-    """List the enrolled agents."""
-    agents, _ = place.mint().rows("/v1/agents", "agents")
+def list_agents(console: Console, place: Place, under: str | None, state: str | None) -> None:
+    """List the enrolled agents.  Both filters hold together."""
+    agents, _ = place.mint().rows("/v1/agents", "agents", {"under": under, "state": state})
     heads = ("AGENT", "STATE", "OWNER", "ENROLLED")
     rows = [(a.get("path"), a.get("state"), a.get("owner"), _time(a, "created_at")) for a in agents]
     console.data("agents", {"agents": agents}, lambda: table(heads, rows))

@@ -2,7 +2,7 @@
 """``arx session``: open one as an agent; list, look at and end them as an operator."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -16,10 +16,9 @@ from arx_caps.cli.kill import FREEZE, THAW, scope_command
 from arx_caps.cli.output import Console, colours, json_line, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.session_file import open_session_file, session_object
-from arx_caps.cli.values import Duration, show_time
+from arx_caps.cli.values import STATES, Duration, show_time
 from arx_caps.keyfile import SigningKey
 
-STATES: Final = ("open", "ended", "expired", "killed", "frozen")
 _token_file = click.Path(dir_okay=False, path_type=Path)
 
 

@@ -19,7 +19,7 @@ from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.session_file import open_session_file
 from arx_caps.cli.task_ask import ask_command
-from arx_caps.cli.values import Duration, read_pairs, show_time
+from arx_caps.cli.values import STATES, Duration, read_pairs, show_time
 
 
 @click.group("task", cls=Verbs)
@@ -153,13 +153,26 @@ def extend(
 @task_command.command("list")
 @click.option("--of", "session", metavar="SESSION", help="only those of this session")
 @click.option("--session", "file", metavar="FILE", help="a session file: its own tasks; without one, as an operator")
+@click.option("--agent", help="only those of this agent")
+@click.option("--template", help="only those of this template")
+@click.option("--state", type=click.Choice(STATES), help="only those in this state")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
 @operator_options
 @common_options
 @pass_console
-def list_tasks(console: Console, place: Place, session: str | None, file: str | None, limit: int) -> None:
-    """List tasks, the newest first."""
-    tasks, more = _caller(file, place).rows("/v1/tasks", "tasks", {"session": session}, limit=limit)
+def list_tasks(
+    console: Console,
+    place: Place,
+    session: str | None,
+    file: str | None,
+    agent: str | None,
+    template: str | None,
+    state: str | None,
+    limit: int,
+) -> None:
+    """List tasks, the newest first.  All filters hold together."""
+    wanted = {"session": session, "agent": agent, "template": template, "state": state}
+    tasks, more = _caller(file, place).rows("/v1/tasks", "tasks", wanted, limit=limit)
     heads = ("TASK", "SESSION", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
     rows = [
         (t["id"], t["session"], t["template"], t["state"], show_time(t["started_at"]), show_time(t["expires_at"]))

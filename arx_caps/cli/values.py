@@ -13,6 +13,7 @@ from arx_caps.durations import parse_duration
 from arx_verifier.access import read_json_object
 from arx_verifier.errors import RequestError
 
+STATES: Final = ("open", "ended", "expired", "killed", "frozen")  # of a session or a task
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _WORDS: Final = {"true": True, "false": False}
 

@@ -25,6 +25,24 @@ def test_the_documentation_says_what_the_commands_say() -> None:
     assert (ROOT / "docs" / "cli.md").read_text("utf-8") == reference()
 
 
+def test_what_a_list_can_be_asked_for_is_an_option() -> None:
+    """
+    Each filter of a list at the mint is one of the command that shows it.
+    """
+    from arx_caps.mint.app import ENDPOINTS
+    from arx_caps.mint.paging import PageQuery
+
+    options = {words: {option for each in command.params for option in each.opts} for words, command in commands()}
+    lists = [each for each in ENDPOINTS if issubclass(each.query, PageQuery)]
+    assert len(lists) >= 7
+    for each in lists:
+        noun = each.path.rsplit("/", 1)[1]
+        words = {"runs": "arx audit runs", "policies": "arx policy list"}.get(noun, f"arx {noun[:-1]} list")
+        asked = set(each.query.__struct_fields__) - {"limit", "after"}
+        wanted = {"--of" if (noun, name) == ("tasks", "session") else f"--{name}" for name in asked}
+        assert wanted <= options[words], words
+
+
 def test_help_imports_nothing_but_click() -> None:
     """
     ``arx --help`` is quick because no noun is loaded for it.

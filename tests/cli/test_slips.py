@@ -114,6 +114,10 @@ def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Type
     assert typed(*words, *of_it).json["added"]["audiences"] == ["orders", "payments"]
     listed = typed("task", "list", "--limit", "1", "--json").json
     assert ([each["id"] for each in listed["tasks"]], listed["more"]) == ([task["id"]], False)
+    for words, count in ((("--state", "open"), 1), (("--state", "ended"), 0), (("--template", "lookup"), 0)):
+        assert len(typed("task", "list", "--agent", AGENT, *words, "--json").json["tasks"]) == count, words
+    for words, count in ((("--under", "acme/support"), 1), (("--under", "other"), 0), (("--state", "deactivated"), 0)):
+        assert len(typed("agent", "list", *words, "--json").json["agents"]) == count, words
 
 
 def test_a_log_is_not_recovered_under_a_mint_that_runs(typed: Typed) -> None:
