@@ -104,6 +104,11 @@ CODES: Final = {
     "issuer_unavailable": Code(
         503, "the keys of the token's issuer cannot be had now", "try again; see to the mint's way to the issuer"
     ),
+    "no_policy": Code(
+        503,
+        "this version of the mint refuses the policy that was in force",
+        "`arx policy load` one that it takes; its log says what is wrong with the other",
+    ),
 }
 _LATER: Final = "try again after `Retry-After` seconds"
 _RETRIES: Final = {

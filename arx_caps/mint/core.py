@@ -19,7 +19,7 @@ from arx_caps.mint.jwks import KeySets
 from arx_caps.mint.keybook import KeyBook
 from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.limits import RateLimits
-from arx_caps.mint.loading import follow_policy, reload_policy, settle_policy
+from arx_caps.mint.loading import NoPolicy, follow_policy, read_policy, reload_policy, settle_policy
 from arx_caps.mint.log import AuditLog
 from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed
 from arx_caps.mint.lost_bans import EVERY_S, restore_bans
@@ -31,7 +31,7 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import ArxError, SettingsError, refusal
+from arx_verifier.errors import ArxError, SettingsError, UnavailableError, refusal
 from arx_verifier.feed import Follower
 from arx_verifier.history import Place, new_inc
 from arx_verifier.macaroon import MINT_AUDIENCE
@@ -41,6 +41,7 @@ from arx_verifier.verify import Verifier
 KEEPER_S: Final = 1.0  # how often a view that is not live makes the mint look at the store itself
 CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
 ATTESTING: Final = 1  # what one mint of several does at a time
+NO_POLICY: Final = "this version of the mint refuses the policy in force: an operator has to load another"
 MINT: Final = "mint"  # who did it, when the mint itself did
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Mint:
         state: The database.
         roots: The root keys.
         book: Which of them mints what.
-        policy: The policy in force; replaced whole.
+        loaded: The policy in force, or that this version refuses it; replaced whole.
         epochs: The view of the kill epoch.
         store: Where kills are written.
         store_url: Its address, as tool services are told it.
@@ -80,14 +81,14 @@ class Mint:
         *,
         state: State,
         roots: RootKeys,
-        policy: Policy,
+        policy: Policy | NoPolicy,
         epochs: Epochs,
         store: RevocationStore,
         store_url: str,
         decisions: DecisionSink,
         log: AuditLog | None = None,
     ) -> None:
-        self.realm, self.state, self.roots, self.policy = realm, state, roots, policy
+        self.realm, self.state, self.roots, self.loaded = realm, state, roots, policy
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
@@ -114,17 +115,16 @@ class Mint:
             database: Another database than the realm folder's, in SQLAlchemy's form.
 
         Raises:
-            SettingsError: A key, the policy or a setting is missing or wrong: there is no start without.
+            SettingsError: A key or a setting is missing or wrong: there is no start without.
         """
         roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
-        policy = Policy.load(realm.policy_path)
         verifier_id = f"{MINT_AUDIENCE}-{os.getpid()}-{secrets.token_hex(3)}"
         password = os.environ.get("ARX_STORE_PASSWORD")
         return cls(
             realm,
             state=State(database or realm.database_url, writer=verifier_id),
             roots=roots,
-            policy=policy,
+            policy=read_policy(realm.policy_path),
             epochs=Follower(store_url, realm.name, verifier_id, password=password),
             store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas),
             store_url=store_url,
@@ -136,7 +136,8 @@ class Mint:
         """Bring database and store into a known state and follow the kill epoch; does nothing when started already.
 
         Raises:
-            SettingsError: The database belongs to another version, or a root key that is in it does not open.
+            SettingsError: The database belongs to another version, a root key that is in it does not open, or the
+                policy file has a mistake.
             StoreError: Database or store do not answer.
             AuditError: Nothing can be recorded.
         """
@@ -146,7 +147,7 @@ class Mint:
         self.log.start()
         self.book.start()
         settle_policy(self)
-        self.state.record(Event.of("mint.started", MINT, policy=self.policy.digest, root=self.book.minting()))
+        self.state.record(Event.of("mint.started", MINT, policy=self.loaded.digest, root=self.book.minting()))
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
@@ -166,6 +167,18 @@ class Mint:
         self.log.close()
         self.store.close()
         self.state.close()
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force, for whoever is to grant something by it.
+
+        Raises:
+            UnavailableError: ``no_policy``: this version refuses it.
+        """
+        loaded = self.loaded
+        if isinstance(loaded, NoPolicy):
+            raise UnavailableError(NO_POLICY, code="no_policy")
+        return loaded
 
     def reload_policy(self) -> str:
         """Read the policy file again and return its digest; running tasks keep what they were granted.
@@ -286,6 +299,7 @@ class Mint:
         """Return what keeps the mint from granting; empty when it is ready."""
         refused = self.epochs.check(None, 0, ())
         found = [refused.detail] if refused is not None else []
+        found += [NO_POLICY] if isinstance(self.loaded, NoPolicy) else []
         return [*found, *self._recording.why_not()]
 
     def __repr__(self) -> str:

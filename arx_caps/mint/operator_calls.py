@@ -33,7 +33,7 @@ def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessReque
         agent=f"operator:{identifier.operator}",
         token=identifier.id,
         audience=MINT_AUDIENCE,
-        policy=mint.policy.digest,
+        policy=mint.loaded.digest,
         kid=identifier.kid,
         assurance=PROVEN,
     )

@@ -133,7 +133,7 @@ def delete_agent(asked: Asked) -> AgentEnded:
 
 def _is_workload(asked: Asked, path: str) -> bool:
     """Tell whether the policy knows this agent by a workload's token."""
-    return any(workload.agent == path for workload in asked.mint.policy.workloads)
+    return any(workload.agent == path for workload in asked.mint.loaded.workloads)
 
 
 def _agent(asked: Asked, path: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ ENDPOINTS: Final = (
         exchange_token,
         ExchangeBody,
         callers=("service",),
-        problems=("exchange_not_allowed", "bad_parameters"),
+        problems=("exchange_not_allowed", "bad_parameters", "no_policy"),
         again=exchanged_again,
         makes="token.exchanged",
         one_change=True,

@@ -63,19 +63,19 @@ class PolicyWithText(Answer, frozen=True):
 
 def load_policy(asked: Asked) -> PolicyLoaded:
     """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
-    before = asked.mint.policy.digest
+    before = asked.mint.loaded.digest
     return PolicyLoaded(digest=loading.load_policy(asked.mint, asked.body.policy, asked.by.by).digest, before=before)
 
 
 def reload_policy(asked: Asked) -> PolicyLoaded:
     """Read the mint's policy file again, and put it in force."""
-    before = asked.mint.policy.digest
+    before = asked.mint.loaded.digest
     return PolicyLoaded(digest=loading.reload_policy(asked.mint, asked.by.by).digest, before=before)
 
 
 def list_policies(asked: Asked) -> Policies:
     """List the policies that ever were in force."""
-    now, limit = asked.mint.policy.digest, asked.query.limit
+    now, limit = asked.mint.loaded.digest, asked.query.limit
     rows = asked.mint.state.policies(after=asked.query.after, limit=limit + 1)
     page = page_of(
         rows,
@@ -90,11 +90,11 @@ def list_policies(asked: Asked) -> Policies:
 def get_policy(asked: Asked) -> PolicyWithText:
     """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
     mint, asked_for = asked.mint, asked.path["digest"]
-    row = mint.state.policy(mint.policy.digest if asked_for == IN_FORCE else asked_for)
+    row = mint.state.policy(mint.loaded.digest if asked_for == IN_FORCE else asked_for)
     if row is None:
         raise GrantError("no such policy was ever in force here", code="not_found")
     text = row.pop("text")
-    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policy.digest)
+    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.loaded.digest)
 
 
 ENDPOINTS: Final = (

@@ -175,7 +175,7 @@ def invite_service(asked: Asked) -> ServiceInvited:
         audience=audience,
         issuer=mint.realm.issuer,
         expires_at=until,
-        in_policy=audience in mint.policy.audiences,
+        in_policy=audience in mint.loaded.audiences,
     )
 
 
@@ -187,7 +187,7 @@ def invited_again(asked: Asked, made: Made) -> ServiceInvited:
     if mint.state.invited_by(_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
-    told |= {"in_policy": facts["audience"] in mint.policy.audiences}
+    told |= {"in_policy": facts["audience"] in mint.loaded.audiences}
     return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **told)
 
 
@@ -292,7 +292,7 @@ def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceShown:
         audience=row["audience"],
         enrolled_at=row["enrolled_at"],
         enrolled_by=row["enrolled_by"],
-        in_policy=row["audience"] in mint.policy.audiences,
+        in_policy=row["audience"] in mint.loaded.audiences,
         keys=tuple(
             OwnKey(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(f"service:{row['audience']}")
         ),

@@ -276,6 +276,7 @@ _NOT_OPENED: Final = (
     "bad_workload_token",
     "conflict",
     "issuer_unavailable",
+    "no_policy",
     "not_found",
     "revoked",
     "session_not_allowed",
@@ -286,6 +287,7 @@ _NOT_OPENED: Final = (
 )
 _NOT_RENEWED: Final = (
     *GONE,
+    "no_policy",
     "session_ended",
     "session_not_allowed",
     "subject_not_allowed",
@@ -294,6 +296,7 @@ _NOT_RENEWED: Final = (
 NOT_STARTED: Final = (
     "bad_parameters",
     "conflict",
+    "no_policy",
     "session_ended",
     "subject_not_allowed",
     "subject_required",

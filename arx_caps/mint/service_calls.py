@@ -34,7 +34,7 @@ def record_service_call(mint: Mint, audience: str, kid: str, request: AccessRequ
     Raises:
         AuditError: An allow cannot be recorded, and must not go ahead.
     """
-    policy = mint.policy.digest
+    policy = mint.loaded.digest
     facts = ChainFacts(agent=f"service:{audience}", audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=PROVEN)
     record_decision(mint, facts, request, error)
 

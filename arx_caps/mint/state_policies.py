@@ -25,7 +25,7 @@ class PolicyState(Database):
 
         Args:
             digest: What it is named by.
-            text: Its TOML; where it is kept already, under another spelling perhaps, that one stays.
+            text: Its TOML; it replaces another spelling of the same, which a newer version may refuse.
             by: Who.
             what: The event.
         """
@@ -33,10 +33,10 @@ class PolicyState(Database):
             # Two in one millisecond, or a clock that was set back, must not leave it open which one came last.
             last = c.execute(select(func.max(POLICIES.c.in_force_at))).scalar() or 0
             now = max(now_ms(), last + 1)
-            known = c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(in_force_at=now, by=by))
+            again = {"text": text, "in_force_at": now, "by": by}
+            known = c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(again))
             if known.rowcount == 0:
-                row = {"digest": digest, "text": text, "first_at": now, "in_force_at": now, "by": by}
-                c.execute(insert(POLICIES).values(**row))
+                c.execute(insert(POLICIES).values(digest=digest, first_at=now, **again))
 
     def policy(self, digest: str) -> dict[str, Any] | None:
         """Return a kept policy, or None."""
@@ -46,11 +46,11 @@ class PolicyState(Database):
         """Return the policy that was put in force last, or None when none ever was."""
         return self.row(select(POLICIES).order_by(POLICIES.c.in_force_at.desc(), POLICIES.c.digest))
 
-    def digest_in_force(self) -> str | None:
-        """Return the digest of the policy that was put in force last, or None when none ever was."""
+    def mark_in_force(self) -> tuple[str, int] | None:
+        """Return the digest of the policy that was put in force last and when, ms; None when none ever was."""
         order = (POLICIES.c.in_force_at.desc(), POLICIES.c.digest)
-        found = self.row(select(POLICIES.c.digest).order_by(*order))
-        return str(found["digest"]) if found is not None else None
+        found = self.row(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*order))
+        return (str(found["digest"]), int(found["in_force_at"])) if found is not None else None
 
     def policies(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
         """Return kept policies, the last in force first, without their text: those behind a place, at most so many."""
