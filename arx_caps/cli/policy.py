@@ -204,6 +204,8 @@ def _explained(value: dict[str, Any]) -> list[str]:
             lines.append(f"  at {plain(audience)} ({plain(', '.join(given['origins']))})")
             lines += [f"    {_rule(rule)}" for rule in given["allow"]]
             lines += [f"    and no other than {plain(tool)}" for tool in given.get("narrowed_to", [])]
+            for terms in given.get("approvals", []):
+                lines.append(f"    {plain(' and '.join(terms['tools']))}: {_approval(terms)}")
     return lines
 
 
@@ -214,6 +216,8 @@ def _difference(found: dict[str, Any]) -> str:
 
 
 def _said(value: Any) -> str | None:
+    if isinstance(value, dict) and "need" in value:
+        return f"{plain(value['tool'])}: {_approval(value)}"
     if isinstance(value, dict) and "tool" in value:
         return _rule(value)
     return None if value is None else plain(value if isinstance(value, str) else show_json(value))
@@ -225,6 +229,13 @@ def _rule(rule: dict[str, Any]) -> str:
         return plain(f"{rule['tool']}(anything)")
     shown = ", ".join(f"{name}: {show_json(each)}" for name, each in args.items())
     return plain(f"{rule['tool']}({shown})")
+
+
+def _approval(terms: dict[str, Any]) -> str:
+    """Say what an approval takes."""
+    who = "an operator" if terms["need"] == 1 else f"{terms['need']} operators"
+    times = "one call" if terms["once"] else "calls"
+    return f"approved by {who}, good for {times} within {terms['ttl']}"
 
 
 def _in_words(value: Any) -> Any:

@@ -14,6 +14,7 @@ import msgspec
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import TaskGrant
+from arx_caps.mint.requiring import require_approvals
 from arx_verifier import canonical, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
@@ -104,9 +105,20 @@ def keys_for(mint: Mint, audiences: Iterable[str]) -> dict[str, tuple[str, bytes
 
 
 def sign_tokens(
-    mint: Mint, birth: Birth, caveats: Mapping[str, Sequence[Caveat]], keys: Mapping[str, tuple[str, bytes]]
+    mint: Mint,
+    birth: Birth,
+    caveats: Mapping[str, Sequence[Caveat]],
+    keys: Mapping[str, tuple[str, bytes]],
+    needs: Mapping[str, Sequence[Sequence[str]]],
 ) -> dict[str, str]:
     """Mint one token an audience; they share id, and so link and fate.
+
+    Args:
+        mint: The mint.
+        birth: What they are born with.
+        caveats: By audience, what the mint says in them.
+        keys: By audience, the id and the key that its token is signed with.
+        needs: By audience, the tools of each approval that its token demands.
 
     Raises:
         GrantError: ``bad_parameters``: it does not fit into a token.
@@ -116,6 +128,7 @@ def sign_tokens(
         own = birth.identifier(audience, kid)
         try:
             made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=tuple(caveats[audience]))
+            made = require_approvals(made, kid, key, str(birth.task), needs.get(audience, ()))
         except (AttenuationError, MalformedTokenError) as error:
             raise GrantError(
                 f"what this task grants at {audience} does not fit into a token: {error}", code="bad_parameters"

@@ -140,7 +140,7 @@ def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More)
 
 def _recipe(mint: Mint, birth: Birth, granted: Granted) -> dict[str, Any]:
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
-    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted))
+    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
 
 
 def _of(mint: Mint, caller: Caller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from arx_caps.durations import format_duration
+from arx_caps.mint.approval_terms import ApprovalTerms, show_terms
 from arx_caps.mint.explaining import as_data, exchanges
 from arx_caps.mint.issuers import SubjectRule
 from arx_caps.mint.policy import Policy
@@ -97,7 +98,14 @@ def _of_task(template: Template) -> dict[str, Any]:
     said |= {"allow": tuple(map(_of_rule, template.rules)), "ttl": template.ttl_ms, "depth": template.depth}
     hand_to = template.hand_to if template.hand_to is not None else ("(who shares the agent's first segment)",)
     said |= {"hand_to": hand_to, "require": template.require, "fresh": template.fresh, "net": template.net}
+    said |= {"approvals": tuple(one for terms in template.approvals for one in _of_approvals(terms))}
     return said
+
+
+def _of_approvals(terms: ApprovalTerms) -> Iterator[dict[str, Any]]:
+    """Tell of each tool by itself: how entries are put together means nothing."""
+    said = show_terms(terms)
+    yield from ({"tool": tool, **said} for tool in said.pop("tools"))
 
 
 def _of_rule(rule: TemplateRule) -> dict[str, Any]:
@@ -159,8 +167,8 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
     if member in ("agents", "hand_to"):
         added = [one for one in added if not any(covers(other, one) for other in old)]
         gone = [one for one in gone if not any(covers(other, one) for other in new)]
-    if member == "allow":
-        yield from _changed_rules(place, added, gone)
+    if member in ("allow", "approvals"):
+        yield from _changed_rules(place, member, added, gone)
     if member in ("net", "subjects") and bool(old) != bool(new):
         # An empty list is no restriction: with the first entry most is gone, with the last one all comes back.
         yield Difference(GONE if new else GRANTED, place, member, list(old) or "anyone", list(new) or "anyone")
@@ -170,14 +178,18 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
     yield from (Difference(go, place, member, one, None) for one in gone)
 
 
-def _changed_rules(place: str, added: list[Any], gone: list[Any]) -> Iterator[Difference]:
-    """Pair rules for the same tool, and take them out of both lists."""
+def _changed_rules(place: str, member: str, added: list[Any], gone: list[Any]) -> Iterator[Difference]:
+    """Pair what is said of the same tool, and take it out of both lists."""
+
+    def about(rule: Mapping[str, Any]) -> tuple[Any, Any]:
+        return rule.get("at"), rule["tool"]
+
     for rule in tuple(added):
-        twin = next((other for other in gone if (other["at"], other["tool"]) == (rule["at"], rule["tool"])), None)
+        twin = next((other for other in gone if about(other) == about(rule)), None)
         if twin is not None:
             added.remove(rule)
             gone.remove(twin)
-            yield Difference(CHANGED, place, "allow", twin, rule)
+            yield Difference(CHANGED, place, member, twin, rule)
 
 
 def _unknown(_old: Any, _new: Any) -> bool | None:

@@ -7,7 +7,7 @@ there since goes on; and the service is named as a hop of its own.  So whatever 
 one, and conjunction does the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -18,6 +18,7 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
 from arx_caps.mint.identity import subject_of
 from arx_caps.mint.once import keep_recipe
+from arx_caps.mint.requiring import require_approvals
 from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import now_ms
 from arx_verifier import codec, proofs
@@ -80,13 +81,14 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     to = SERVICES + service
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
     own = _welcoming(granted.caveats(audience), (*hops, to))
-    held = Macaroon.parse(text).packets[len(granted.caveats(service)) :]
-    kept: tuple[CaveatLike, ...] = tuple(_Kept(raw) for raw in held if isinstance(raw, bytes) and not _is_call(raw))
+    needs = granted.needs()
+    kept = _kept(text, len(granted.caveats(service)) + len(needs.get(service, ())))
     # What the agent had taken away where the service was called is written by the mint, not copied: whoever can make
     # the presented token could leave it out.
-    caveats = (*own, *granted.taken(service, audience), *kept)
+    caveats = (*own, *granted.taken(service, audience))
+    demanded = needs.get(audience, [])
     try:
-        made = Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).hand_over(to)
+        made = _made(mint, identifier, key, caveats, demanded, kept).hand_over(to)
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
     child = _prove_own(mint, made, audience, kid, key)
@@ -94,8 +96,9 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     told: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
     told |= {"task": identifier.task}
     told |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
-    written = [raw.decode() for raw in made.packets if isinstance(raw, bytes)]
-    keep_recipe({"identifier": made.identifier.decode(), "caveats": written, "scopes": child.scopes})
+    more = [raw.decode() for raw in made.packets[len(caveats) + len(demanded) :] if isinstance(raw, bytes)]
+    recipe = {"identifier": made.identifier.decode(), "caveats": [each.encode().decode() for each in caveats]}
+    keep_recipe(recipe | {"needs": demanded, "more": more, "scopes": child.scopes})
     mint.state.record(Event.of("token.exchanged", f"service:{service}", **told))
     return _given(mint, identifier, made, child)
 
@@ -117,12 +120,42 @@ def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> Exchanged:
     mint.require(Born(*identifier.born), (*recipe["scopes"], f"key:{kid}"))
     _running(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
-    kept = tuple(_Kept(text.encode()) for text in recipe["caveats"])
-    made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=kept)
+    caveats, more = ([_Kept(text.encode()) for text in recipe.get(name, ())] for name in ("caveats", "more"))
+    made = _made(mint, own, key, caveats, recipe.get("needs", ()), more)
     child = _prove_own(mint, made, own.aud, kid, key)
     if child.exp <= now_ms():
         raise refusal("expired")
     return _given(mint, own, made, child)
+
+
+def _made(
+    mint: Mint,
+    identifier: Identifier,
+    key: bytes,
+    caveats: Sequence[CaveatLike],
+    needs: Sequence[Sequence[str]],
+    kept: Sequence[CaveatLike],
+) -> Macaroon:
+    """Make a token as the mint makes those of a task, and add what holders had added to the presented one."""
+    made = Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=tuple(caveats))
+    made = require_approvals(made, identifier.kid, key, str(identifier.task), needs)
+    return made.attenuate(*kept) if kept else made
+
+
+def _kept(text: str, own: int) -> list[CaveatLike]:
+    """Return the caveats that holders added to a presented token, behind the mint's own.
+
+    Raises:
+        GrantError: ``exchange_not_allowed``: one demands what only the presented token's holders can give.
+    """
+    held = Macaroon.parse(text).packets[own:]
+    kept: list[CaveatLike] = [_Kept(raw) for raw in held if isinstance(raw, bytes)]
+    if len(kept) != len(held):
+        raise GrantError(
+            "a holder of this token demands a discharge of its own, which no other token can demand",
+            code="exchange_not_allowed",
+        )
+    return [each for each in kept if not _is_call(each.encode())]
 
 
 def _given(mint: Mint, identifier: Identifier, made: Macaroon, child: ProvenChain) -> Exchanged:

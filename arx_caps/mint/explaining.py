@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from arx_caps.durations import format_duration
+from arx_caps.mint.approval_terms import show_terms
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy, SessionTerms, TaskGrant
 from arx_verifier import names
@@ -171,6 +172,7 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
             "origins": list(grant.origins[audience]),
             "allow": [show_rule(rule) for rule in rules],
             **({"narrowed_to": [rule.tool for rule in grant.narrow[audience]]} if grant.narrow.get(audience) else {}),
+            **({"approvals": list(map(show_terms, grant.approvals[audience]))} if audience in grant.approvals else {}),
         }
         for audience, rules in grant.rules.items()
     }

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
+from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.births import caveats_of
 from arx_caps.mint.policy import TaskGrant
 from arx_verifier.caveats import Caveat, read_caveat
@@ -30,6 +31,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         own: By audience, the mint's caveats as canonical JSON.
         narrowed: By audience, the caveats that the agent asked for since.
         exchange: By service, the audiences that it may exchange a token of this grant for.
+        approvals: By audience, which calls need an approval, and what that takes.
     """
 
     template: str
@@ -40,6 +42,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     own: Written
     narrowed: Written = {}
     exchange: Written = {}
+    approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
 
     @classmethod
     def of(cls, grant: TaskGrant, params: Mapping[str, Any], tools: Sequence[str] | None, above: Sequence[str]) -> Self:
@@ -59,6 +62,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
             depth=grant.depth,
             audiences=tuple(sorted(grant.audiences)),
             exchange=grant.exchange,
+            approvals=grant.approvals,
             own={audience: _write((*caveats, *parts)) for audience, caveats in caveats_of(grant).items()},
         )
 
@@ -89,6 +93,10 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         """Return by audience every caveat that the agent's tokens begin with."""
         return {audience: self.caveats(audience) for audience in self.audiences}
 
+    def needs(self) -> dict[str, list[tuple[str, ...]]]:
+        """Return by audience the tools of each approval that its token demands."""
+        return {audience: [terms.tools for terms in entries] for audience, entries in self.approvals.items()}
+
     def end(self, expires_at: int) -> int:
         """Return when the last of its tokens is over, ms, if by themselves they are at ``expires_at``."""
         ends = [
@@ -117,6 +125,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
             audiences=tuple(sorted(caveats)),
             own={audience: own for audience, own in self.own.items() if audience not in gone},
             narrowed={audience: more for audience, more in narrowed.items() if more},
+            approvals={audience: entries for audience, entries in self.approvals.items() if audience not in gone},
         )
 
     def as_narrow_as(self, last: Self) -> Self:

@@ -191,7 +191,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     told |= {"above": above} if above else {}
     origins = origins_of(mint, granted)
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
-    keep_recipe(recipe_of(birth, kids, granted.all_caveats(), origins))
+    keep_recipe(recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs()))
     what = Event.of("task.started", caller.by, **told)
     mint.state.add_task(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
     return Started(row, bundle)
@@ -206,7 +206,7 @@ def sign_grant(mint: Mint, birth: Birth, granted: Granted) -> str:
     """
     keys = keys_for(mint, granted.audiences)
     mint.require(birth.born, sorted({f"key:{kid}" for kid, _ in keys.values()}))
-    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys)
+    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys, granted.needs())
     return write_bundle(mint, birth, origins_of(mint, granted), tokens)
 
 

@@ -15,10 +15,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from arx_caps.durations import duration_within, format_duration
+from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.issuers import Subject, fits_subject, read_issuers, read_workloads
 from arx_caps.mint.policy_file import SessionTerms, Template, read_audiences, read_sessions, read_template
 from arx_caps.mint.policy_text import PolicyText, Section
-from arx_caps.mint.templates import SUBJECT
+from arx_caps.mint.templates import SUBJECT, overlap
 from arx_verifier import canonical, names
 from arx_verifier.constraints import Rule, explain
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
@@ -45,6 +46,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         require: Proofs that every call must carry.
         fresh: Largest age of a verifier's view of the kill epoch, ms, or None for its lease.
         net: Networks that calls may come from; empty for any.
+        approvals: By audience, which of its calls need an approval, and what that takes.
     """
 
     template: str
@@ -59,6 +61,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     require: tuple[str, ...]
     fresh: int | None
     net: tuple[str, ...]
+    approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
 
 
 class Policy:
@@ -230,6 +233,7 @@ class Policy:
             require=found.require,
             fresh=found.fresh,
             net=found.net,
+            approvals={at: terms for at in found.audiences if at in rules and (terms := found.approvals_at(at))},
         )
 
     def _require_subject(self, template: Template, subject: Subject | None) -> None:
@@ -278,7 +282,7 @@ class _Asked:
             self._fail("tools", "at least one tool", "none")
         for tool in dict.fromkeys(tools):
             at = (
-                [rule.at for rule in self._template.rules if _overlap(tool, rule.tool)]
+                [rule.at for rule in self._template.rules if overlap(tool, rule.tool)]
                 if names.is_tool_pattern(tool)
                 else []
             )
@@ -334,11 +338,3 @@ def _is_value(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return len(value) <= MAX_PARAMETER_CHARS
-
-
-def _overlap(one: str, other: str) -> bool:
-    return _covers(one, other) or _covers(other, one)
-
-
-def _covers(pattern: str, tool: str) -> bool:
-    return pattern == tool or names.matches_tool(pattern, tool)

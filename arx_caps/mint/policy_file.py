@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from arx_caps.mint.approval_terms import ApprovalTerms, read_approvals
 from arx_caps.mint.issuers import Issuer, SubjectMode, SubjectRule, read_subject_rules
 from arx_caps.mint.policy_text import Section
 from arx_caps.mint.templates import TemplateRule, read_params, read_template_rule
@@ -70,12 +71,17 @@ class Template(Struct, frozen=True, kw_only=True):
     net: tuple[str, ...]
     subjects: tuple[SubjectRule, ...] = ()
     exchange: dict[str, tuple[str, ...]] = {}
+    approvals: tuple[ApprovalTerms, ...] = ()
 
     @property
     def everywhere(self) -> tuple[str, ...]:
         """Every audience that a token of it may be for: the agent's own, then those of services alone."""
         more = [target for targets in self.exchange.values() for target in targets]
         return tuple(dict.fromkeys([*self.audiences, *more]))
+
+    def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
+        """Return the terms of those approvals that calls at an audience may need."""
+        return tuple(terms for terms in self.approvals if terms.meets(self.rules, audience))
 
 
 def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
@@ -202,6 +208,7 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
     exchange = _read_exchange(section, wanted, audiences)
     everywhere = tuple(dict.fromkeys([*wanted, *(target for targets in exchange.values() for target in targets)]))
     rules = _read_rules(section, params, everywhere)
+    approvals = read_approvals(section, rules, wanted)
     section.finish()
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in subjects}) != 1:
         # Two issuers may call two people by one name.
@@ -222,6 +229,7 @@ def read_template(name: str, section: Section, audiences: Mapping[str, Any], iss
         net=net or (),
         subjects=subjects,
         exchange=exchange,
+        approvals=approvals,
     )
 
 

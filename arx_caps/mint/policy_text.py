@@ -23,7 +23,7 @@ _VALUE: Final = re.compile(
 )
 # What makes an editor or a terminal show another text than the one that is read: control characters beyond ASCII, and
 # marks that turn the direction of writing (CVE-2021-42574).
-_MISLEADING: Final = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+MISLEADING: Final = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
 
 
@@ -50,7 +50,7 @@ class PolicyText:
             told = _AT_LINE.match(str(error))
             line = f":{told[2] or text.count(chr(10)) + 1}" if told else ""
             raise SettingsError(f"{name}{line}: not TOML: {told[1] if told else error}", code="policy") from error
-        misleading = _MISLEADING.search(text)
+        misleading = MISLEADING.search(text)
         if misleading is not None:
             at, number = text.count("\n", 0, misleading.start()) + 1, f"{ord(misleading[0]):04x}"
             said = f"U+{number.upper()} would have the policy shown otherwise than it is read"
@@ -104,9 +104,9 @@ class Section:
         """Take a member that is text."""
         return self._typed(key, default, str, "text in quotes")
 
-    def take_flag(self, key: str) -> bool:
-        """Take a member that is ``true`` where it is written."""
-        flag = self.take(key, False)
+    def take_flag(self, key: str, *, default: bool = False) -> bool:
+        """Take a member that is ``true`` or ``false``."""
+        flag = self.take(key, default)
         if flag is not False and flag is not True:
             raise self.error(key, f"expected true or false, came {shorten(flag)}")
         return flag

@@ -22,6 +22,7 @@ def recipe_of(
     kids: Iterable[str],
     caveats: Mapping[str, Sequence[Caveat]] | None = None,
     origins: Mapping[str, Sequence[str]] | None = None,
+    needs: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
     """Write down what is to be signed; no secret.
 
@@ -30,10 +31,12 @@ def recipe_of(
         kids: The ids of the keys that it is signed with.
         caveats: The caveats of each audience, for a task.
         origins: Where each audience lives, for a task.
+        needs: The tools of each approval that each audience's token demands, for a task.
     """
     said = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
     said |= {"link": birth.link, "policy": birth.policy, "origins": origins, "kids": [*kids]}
     if caveats is not None:
+        said["needs"] = needs or {}
         said["caveats"] = {name: [each.encode().decode() for each in those] for name, those in caveats.items()}
     return said
 
@@ -60,7 +63,8 @@ def task_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any]
     _require_alive(mint, recipe, session, (f"task:{task}",))
     birth = _birth(mint, recipe, session, task)
     caveats = {name: [read_caveat(each.encode()) for each in those] for name, those in recipe["caveats"].items()}
-    tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats))
+    # What was written before there were approvals demands none.
+    tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats), recipe.get("needs", {}))
     return write_bundle(mint, birth, recipe["origins"], tokens)
 
 

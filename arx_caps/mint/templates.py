@@ -23,6 +23,15 @@ _ONE_DOLLAR: Final = re.compile(r"(?<!\$)(?:\$\$)*\$(?!\$)")
 _OTHER_BOUND: Final = {"min": "max", "max": "min"}
 
 
+def overlap(one: str, other: str) -> bool:
+    """Tell whether two tools, names or patterns, speak of one tool."""
+    return _covers(one, other) or _covers(other, one)
+
+
+def _covers(pattern: str, tool: str) -> bool:
+    return pattern == tool or names.matches_tool(pattern, tool)
+
+
 class Parameter(NamedTuple):
     """The place of a parameter in a rule: its value will stand here, with its type."""
 

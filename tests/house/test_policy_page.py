@@ -33,7 +33,7 @@ def commands(block: Block) -> list[tuple[str, str]]:
 def test_its_tables_are_one_policy() -> None:
     """Every table of the page is accepted, all of them together."""
     policy = Policy.parse(POLICY, "policy.toml")
-    assert set(policy.templates) == {"refund"}
+    assert set(policy.templates) == {"refund", "settle"}
     assert set(policy.sessions) == {"support", "behalf"}
     assert len(policy.workloads) == len(policy.issuers) == 1
 
@@ -50,7 +50,7 @@ def test_its_commands_answer_what_it_shows(folder: Path) -> None:
     (folder / "policy.toml").write_text(broken)
     _run(*checked)
     (folder / "policy.toml").write_text(POLICY)
-    assert len(others) == 3
+    assert len(others) == 4
     for command, shown in others:
         _run(command, shown)
 

@@ -143,6 +143,27 @@ def test_nothing_that_a_policy_can_say_is_left_out() -> None:
     assert show_explained(explain_grant(new, **ASKED))["task"]["exchange"] == ["orders for payments"]
 
 
+def test_an_approval_is_explained_and_compared() -> None:
+    """Who must approve what is told; another entry takes away, one that goes gives back, and how they are put together
+    means nothing."""
+    two = 'approvals = [{ tools = ["payments.refund", "orders.get"], need = 2 }]\nallow = ['
+    one = two.replace(', "orders.get"], need = 2', "], once = false")
+    with_two, with_one = changed(("allow = [", two)), changed(("allow = [", one))
+    at = show_explained(explain_grant(with_two, **ASKED))["task"]["audiences"]
+    terms = {"tools": ["payments.refund", "orders.get"], "need": 2, "ttl": "10m", "once": True}
+    assert (at["orders"]["approvals"], at["payments"]["approvals"]) == ([terms], [terms])
+    assert "approvals" not in show_explained(explain_grant(with_one, **ASKED))["task"]["audiences"]["orders"]
+    assert [each.kind for each in compare(POLICY, with_two)] == ["no longer granted"] * 2
+    assert [each.kind for each in compare(with_two, POLICY)] == ["granted"] * 2
+    told = {(each.kind, each.member, (each.after or each.before)["tool"]) for each in compare(with_two, with_one)}
+    assert told == {("changed", "approvals", "payments.refund"), ("granted", "approvals", "orders.get")}
+    apart = two.replace(
+        '"payments.refund", "orders.get"], need = 2',
+        '"orders.get"], need = 2 }, { need = 2, tools = ["payments.refund"]',
+    )
+    assert compare(with_two, changed(("allow = [", apart))) == []
+
+
 def test_a_spelling_is_no_difference() -> None:
     """Order, comments and ways to write the same table do not count."""
     head, tables = TEXT.partition("[session.support]")[0], TEXT.partition("[session.support]")[2]
@@ -201,6 +222,7 @@ EDITS = [
         'depth = 1\nallow = [\n  { tool = "orders.list", any = true },\n  { tool = "orders.get"',
     ),
     ("max_length = 8", "max_length = 2"),
+    ("allow = [\n", 'approvals = [{ tools = ["payments.refund"] }]\nallow = [\n'),
 ]
 
 
@@ -225,5 +247,11 @@ def test_the_commands_say_the_same(tmp_path: Path) -> None:
     ran = arx("policy", "diff", str(old), str(new))
     assert ran.out.strip() == "+ task refund: ttl 10m -> 20m"
     assert json.loads(arx("policy", "diff", str(old), str(old), "--json").out)["differences"] == []
+    new.write_text(TEXT.replace("allow = [", 'approvals = [{ tools = ["payments.refund"], need = 2 }]\nallow = ['))
+    ran = arx("policy", "diff", str(old), str(new))
+    told = "payments.refund: approved by 2 operators, good for one call within 10m"
+    assert ran.out.strip() == f"- task refund: approvals {told}"
+    asked = ("--param", "order_id=o-1", "--param", "amount=5")
+    assert told in arx(*(str(new) if word == str(old) else word for word in words), *asked).out
     ran = arx("policy", "diff", str(old), str(tmp_path / "none.toml"))
     assert (ran.exit_code, "none.toml: cannot be read" in ran.err) == (1, True)

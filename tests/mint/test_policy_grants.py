@@ -6,16 +6,20 @@ of the policy's own code.  Wherever something is granted, both allow the same ca
 agent has no such task, nothing is granted.
 """
 
+import itertools
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arx_caps.durations import format_duration
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy, TaskGrant
 from arx_verifier.constraints import Rule, compile_rule, permits
 from arx_verifier.errors import GrantError, SettingsError
+from arx_verifier.names import matches_tool
 from tests.mint.test_policy_law import toml
 
 AUDIENCES = ("a", "b")
@@ -47,10 +51,15 @@ rules = st.builds(
     st.sampled_from(AUDIENCES),
     st.none() | st.dictionaries(st.sampled_from(["p", "q"]), constraints, max_size=2),
 )
+approvals = st.fixed_dictionaries(
+    {"tools": st.lists(tool_patterns | st.just("*"), min_size=1, max_size=2, unique=True)},
+    optional={"need": st.integers(1, 3), "ttl": st.just("5m"), "once": st.booleans()},
+)
 templates = st.fixed_dictionaries(
     {
         "agents": st.just(["**"]) | st.lists(patterns, min_size=1, max_size=2, unique=True),
         "allow": st.lists(rules, min_size=1, max_size=4),
+        "approvals": st.none() | st.lists(approvals, min_size=1, max_size=2),
         "subjects": st.sampled_from([None, None, [{"issuer": "id"}], [{"issuer": "id", "claims": {"team": "t1"}}]]),
     }
 )
@@ -159,6 +168,30 @@ def allows(template: dict[str, Any], ask: dict[str, Any], subject: Subject | Non
     )
 
 
+def needs(template: dict[str, Any], tool: str) -> list[tuple[int, str, bool]]:
+    """How many operators must approve a call of a tool, for how long, and whether for it alone; for none, nothing."""
+    entries = [each for each in template["approvals"] or () if any(pattern_fits(some, tool) for some in each["tools"])]
+    return [(each.get("need", 1), each.get("ttl", "10m"), each.get("once", True)) for each in entries]
+
+
+def mistaken(template: dict[str, Any]) -> bool:
+    """Whether an approval is of what no rule is for, or two speak of one tool."""
+    entries = [each["tools"] for each in template["approvals"] or ()]
+    used = [rule["tool"] for rule in template["allow"]]
+    if not all(any(meet(tool, other) for other in used) for tools in entries for tool in tools):
+        return True
+    return any(meet(one, other) for one, other in itertools.product(*entries)) if len(entries) == 2 else False
+
+
+def meet(one: str, other: str) -> bool:
+    """Whether two patterns fit one tool: the longer of them, made a tool, fits the other."""
+    return any(pattern_fits(wide, narrow.replace("*", "any")) for wide, narrow in ((one, other), (other, one)))
+
+
+def pattern_fits(pattern: str, tool: str) -> bool:
+    return pattern == "*" or tool_fits(pattern, tool)
+
+
 # The policy's own answer.
 
 
@@ -169,6 +202,14 @@ def permitted(grant: TaskGrant, call: tuple[str, str, Any]) -> bool:
     return _any(grant.rules.get(audience, ()), tool, args) and (narrow is None or _any(narrow, tool, args))
 
 
+def demanded(grant: TaskGrant, audience: str, tool: str) -> list[tuple[int, str, bool]]:
+    """What a call at an audience needs, by what the tokens of a grant would demand there."""
+    entries = [
+        each for each in grant.approvals.get(audience, ()) if any(matches_tool(some, tool) for some in each.tools)
+    ]
+    return [(each.need, format_duration(each.ttl_ms), each.once) for each in entries]
+
+
 def _any(some: tuple[Rule, ...], tool: str, args: Any) -> bool:
     compiled = [compile_rule(rule) for rule in some]
     return any(rule.matches_tool(tool) and permits(rule, args) for rule in compiled)
@@ -177,8 +218,7 @@ def _any(some: tuple[Rule, ...], tool: str, args: Any) -> bool:
 def written(template: dict[str, Any]) -> str:
     used = [audience for audience in AUDIENCES if any(rule["at"] == audience for rule in template["allow"])]
     lines = {"agents": template["agents"], "params": PARAMS, "ttl": "1m", "audience": used, "allow": template["allow"]}
-    if template["subjects"] is not None:
-        lines["subjects"] = template["subjects"]
+    lines |= {key: template[key] for key in ("approvals", "subjects") if template[key] is not None}
     return HEAD + "[task.t]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in lines.items())
 
 
@@ -212,6 +252,10 @@ def test_a_policy_grants_what_it_says(
     """
     if names_subject(template) and template["subjects"] is None:
         template = {**template, "subjects": [{"issuer": "id"}]}  # the policy's reader demands it
+    if mistaken(template):
+        with pytest.raises(SettingsError, match=r"t\.approvals\["):
+            Policy.parse(written(template), "policy.toml")
+        return
     policy = Policy.parse(written(template), "policy.toml")
     grant = refused = None
     try:
@@ -227,6 +271,8 @@ def test_a_policy_grants_what_it_says(
     assert says(template, agent, subject, ask)
     for call in [*made, *aimed(template, data)]:
         assert permitted(grant, call) == allows(template, ask, subject, call), call
+        if permitted(grant, call):
+            assert demanded(grant, *call[:2]) == needs(template, call[1]), call
 
 
 @given(

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every token of a task demands the approvals that its policy asks for, by whichever way it is signed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_verifier.codec import ThirdParty
+from arx_verifier.discharge import Requirement, requirements
+from arx_verifier.macaroon import Identifier
+from tests.mint.test_exchange import PAY, POLICY, Shop
+from tests.mint.world import Holder
+
+APPROVED = POLICY.replace(
+    "allow = [",
+    'approvals = [{ tools = ["payments.*", "orders.cancel"], need = 2 },\n  { tools = ["orders.get"], once = false }]\n'
+    'allow = [\n  { tool = "orders.cancel", args = {} },',
+).replace(
+    '{ orders = ["payments", "ledger"], ledger = ["payments"] }', '{ orders = ["payments"], ledger = ["payments"] }'
+)
+APPROVED = APPROVED.replace('audience = ["orders", "payments"]', 'audience = ["orders", "payments", "ledger"]')
+WIDE, READS = ("payments.*", "orders.cancel"), ("orders.get",)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, database: str | None) -> Iterator[Shop]:
+    made = Shop(tmp_path / "realm", database)
+    use(made, APPROVED)
+    yield made
+    made.world.mint.close()
+
+
+def use(shop: Shop, policy: str) -> None:
+    shop.world.realm.policy_path.write_text(policy)
+    shop.world.mint.reload_policy()
+
+
+def demands(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ...] | None]]:
+    """The tools of what each token of a bundle demands, each of this task under the token's own key."""
+    found = {}
+    for audience, macaroon in Bundle.parse(bundle).tokens.items():
+        identifier = macaroon.unverified_identifier
+        assert isinstance(identifier, Identifier)
+        for each in requirements(macaroon):
+            assert each.id == f"{identifier.kid}:{task}"
+        found[audience] = [each.tools for each in requirements(macaroon)]
+        last = [isinstance(packet, ThirdParty) for packet in macaroon.packets]
+        assert last == sorted(last), "a demand stands before something that the mint says itself"
+    return found
+
+
+def start(shop: Shop, key: str | None = None, **body: Any) -> tuple[str, str]:
+    holder: Holder = shop.agent
+    headers = holder.headers("POST", "/v1/tasks") | ({} if key is None else {"Idempotency-Key": key})
+    told = shop.world.client.post("/v1/tasks", json=PAY | body, headers=headers).json()
+    return told["task"]["id"], told["bundle"]
+
+
+def test_each_token_demands_what_its_own_calls_need(shop: Shop) -> None:
+    """An entry stands in the tokens of those audiences where one of its tools may be called, whole and in its order."""
+    task, bundle = start(shop)
+    assert demands(shop, bundle, task) == {"orders": [WIDE, READS], "payments": [WIDE], "ledger": []}
+    assert demands(shop, *reversed(start(shop, tools=["payments.refund"]))) == {"payments": [WIDE]}
+
+
+def test_whatever_signs_again_demands_the_same(shop: Shop) -> None:
+    """A repeat, an extension and a narrowing; a repeat is the same bytes."""
+    task, bundle = start(shop, key="k")
+    again, repeated = start(shop, key="k")
+    assert (again, repeated) == (task, bundle)
+    more = shop.agent.call("POST", f"/v1/tasks/{task}/extend", {}).json()["bundle"]
+    assert demands(shop, more, task) == demands(shop, bundle, task)
+
+
+def test_a_policy_that_asks_for_less_changes_nothing_that_was_granted(shop: Shop) -> None:
+    """What was granted under a policy stays as it was; what is granted later is by the later one."""
+    task, bundle = start(shop)
+    use(shop, POLICY)
+    more = shop.agent.call("POST", f"/v1/tasks/{task}/extend", {"params": {"amount": 5}}).json()["bundle"]
+    assert set(map(len, demands(shop, more, task).values())) == {0}
+    row = shop.world.mint.state.grants(task)[-1]
+    assert '"need":2' in row["content"]
+    assert demands(shop, bundle, task)["payments"] == [WIDE]
+
+
+def test_a_part_of_a_task_demands_its_own(shop: Shop) -> None:
+    """A part has a name of its own, and so an approval of the whole is none of it."""
+    task, bundle = start(shop)
+    part, inner = start(shop, parent=task)
+    assert demands(shop, inner, part)["payments"] == demands(shop, bundle, task)["payments"]
+
+
+def test_a_demand_is_told_by_its_holder(shop: Shop) -> None:
+    """The requirement is canonical JSON that whoever holds the token reads and sends back."""
+    task, bundle = start(shop)
+    (found,) = requirements(Bundle.parse(bundle).tokens["payments"])
+    assert Requirement.read(found.encode()) == found
+    assert Task(Bundle.parse(bundle)).needs_approval("payments.refund")
+    assert task in found.id
