@@ -2,6 +2,7 @@
 """``arx audit recover``: a log whose database was put back goes on with the history that was signed.  SPEC 17.10."""
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -11,9 +12,11 @@ from arx_caps.cli import exits
 from arx_caps.cli.audit_progress import Progress
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
-from arx_caps.cli.output import Console
+from arx_caps.cli.output import Console, plain
 from arx_caps.cli.place import database_option, realm_dir_option
 from arx_caps.realm import Realm
+
+TIMEOUT_S = 2.0
 
 
 @click.command("recover")
@@ -38,8 +41,7 @@ def recover_command(console: Console, realm_dir: Path, database: str | None, rea
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key
-    if _mint_answers(realm):
-        raise Stop(f"nothing was changed: the mint runs at {realm.listen}", hint="stop it first, on every host")
+    _demand_silence(realm)
     console.confirm("is the mint stopped, and shall the log go on from its files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:
         store.create()
@@ -55,12 +57,41 @@ def recover_command(console: Console, realm_dir: Path, database: str | None, rea
     console.data("audit-recovered", {"recovered": count, "mended": mended}, f"{told}; start the mint")
 
 
-def _mint_answers(realm: Realm) -> bool:
-    """Tell whether this host's mint runs; one of another host cannot be seen from here."""
+def _demand_silence(realm: Realm) -> None:
+    """Demand that nobody answers where this realm's mint listens; one of another host cannot be seen from here.
+
+    Also who is somebody else is a reason to stop: an address or a name in the realm's settings is then not what its
+    mint was started with, and it may run elsewhere.
+
+    Raises:
+        Stop: Somebody does; it is said whether that is the realm's own mint.
+    """
     host, _, port = realm.listen.rpartition(":")
     here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - where it listens, to ask it
     try:
-        answer = httpx.get(f"http://{here}:{port}/healthz", timeout=2.0, trust_env=False)
-    except httpx.HTTPError:
-        return False
-    return answer.is_success
+        answer = httpx.get(f"http://{here}:{port}/v1/whoami", timeout=TIMEOUT_S, trust_env=False)
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        return
+    except httpx.HTTPError as error:
+        told = f"something at {realm.listen} takes connections and does not answer ({type(error).__name__})"
+    else:
+        found = _whose(answer)
+        if found == (realm.name, realm.issuer):
+            raise Stop(f"nothing was changed: the mint runs at {realm.listen}", hint="stop it first, on every host")
+        who = "something that is no mint" if found is None else f"the mint of realm {found[0]}, {found[1]},"
+        told = f"{who} answers at {realm.listen}, where this realm's mint would"
+    hint = "whether this realm's own mint runs cannot be told so: stop it, and what listens there, or correct `listen`"
+    raise Stop(f"nothing was changed: {told}", hint=f"{hint} and `issuer` in {realm.folder / 'realm.toml'}")
+
+
+def _whose(answer: httpx.Response) -> tuple[str, str] | None:
+    """Return which realm and issuer a mint names when it refuses a call without a token; None for what is no mint."""
+    from arx_caps.mint.codes import PATH
+
+    named = re.match(r'DPoP realm="([a-z0-9._-]{1,32})"', answer.headers.get("WWW-Authenticate", ""))
+    try:
+        kind = answer.json()["type"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    issuer, at, _ = str(kind)[:300].rpartition(PATH)
+    return (named[1], plain(issuer)) if named and at else None
