@@ -5,14 +5,16 @@ The log signs what the mint has.  So whoever stops a mint within the second befo
 come; but he cannot sign that in the service's name.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import select
 
 from arx_caps.audit.disputes import logged
-from arx_caps.audit.entries import is_event
+from arx_caps.audit.entries import EVENT_CODE, is_event, read_event
 from arx_caps.audit.errors import TamperedError
+from arx_caps.audit.recover import RECOVERED
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
 from arx_caps.audit.tree import Frontier, leaf_hash
@@ -31,12 +33,15 @@ class Answered(NamedTuple):
 
     Attributes:
         held: Those whose service signed for exactly these records.
-        unknown: Those of which that is not known: the key is not enrolled any more, some of the records were taken by
-            retention, or they were taken back from the files.
+        unknown: Those of which that is not known: there is no statement, the key is not enrolled any more, or some of
+            the records were taken by retention.
+        recovered: Those that were taken back from the files, as the log says itself: what answered for them was in the
+            database that was lost, and nowhere else.
     """
 
     held: int
     unknown: int
+    recovered: int
 
 
 def hold_answered(store: LogStore, size: int, find_key: FindKey, progress: Callable[[int, int], None]) -> Answered:
@@ -52,7 +57,8 @@ def hold_answered(store: LogStore, size: int, find_key: FindKey, progress: Calla
         TamperedError: A batch's records are not those that its service signed for.
         StoreError: The database did not answer.
     """
-    of, held, unknown, after = SOURCE.c.audience.not_in(("", MINT_AUDIENCE)), 0, 0, -1
+    of, found, after = SOURCE.c.audience.not_in(("", MINT_AUDIENCE)), Counter[str | None](), -1
+    recovered = _recovered(store)
     which = select(BATCH.c.idx, BATCH.c.source, BATCH.c.statement).join(SOURCE, SOURCE.c.id == BATCH.c.source)
     while True:
         with store.reading() as c:
@@ -61,20 +67,37 @@ def hold_answered(store: LogStore, size: int, find_key: FindKey, progress: Calla
             )
             stretches = some.all()
         if not stretches:
-            return Answered(held, unknown)
+            return Answered(found["held"], found["unknown"], found["recovered"])
         for row in stretches:
-            known = _holds(store, row.idx, row.source, row.statement, find_key)
-            held, unknown = held + (known is True), unknown + (known is False)
+            if row.statement is None:
+                found[_without_statement(store, row.idx, recovered)] += 1
+            else:
+                found["held" if _holds(store, row.idx, row.source, row.statement, find_key) else "unknown"] += 1
         after = stretches[-1].idx
         progress(after, size)
 
 
-def _holds(store: LogStore, index: int, source: int, raw: bytes | None, find_key: FindKey) -> bool | None:
-    """Return True when a stretch holds, False when that cannot be told, None for a note of the log's own."""
-    if raw is None:
-        with store.reading() as c:
-            kept = c.execute(select(RECORD.c.kept).where(RECORD.c.idx == index)).scalar()
-        return None if kept is not None and is_event(bytes(kept)) else False
+def _recovered(store: LogStore) -> list[range]:
+    """Return which records were taken back from the files."""
+    with store.reading() as c:
+        notes = c.execute(
+            select(RECORD.c.kept).where(RECORD.c.tool == RECOVERED, RECORD.c.code == EVENT_CODE)
+        ).scalars()
+        named = [read_event(bytes(kept), None).named for kept in notes]
+    return [range(int(each["first"]), int(each["last"]) + 1) for each in named]
+
+
+def _without_statement(store: LogStore, index: int, recovered: Sequence[range]) -> str | None:
+    """Say what a stretch is for which nothing answers; None for a note of the log's own."""
+    with store.reading() as c:
+        kept = c.execute(select(RECORD.c.kept).where(RECORD.c.idx == index)).scalar()
+    if kept is not None and is_event(bytes(kept)):
+        return None
+    return "recovered" if any(index in each for each in recovered) else "unknown"
+
+
+def _holds(store: LogStore, index: int, source: int, raw: bytes, find_key: FindKey) -> bool:
+    """Return whether it can be told that a stretch holds."""
     missing: list[str] = []
 
     def find(holder: str, kid: str) -> PublicKey | None:

@@ -54,5 +54,13 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
         click.get_current_context().exit(exits.INCOMPLETE if isinstance(error, IncompleteError) else exits.DENIED)
     value = {"outcome": "holds", "origin": key.name, "records": rows.size} | answered._asdict()
     shown = [("log", key.name), ("rows", rows.size), ("batches signed for", answered.held)]
-    shown += [("not known", f"{answered.unknown} batches: no key, no statement, or pruned")] if answered.unknown else []
+    for name, count, why in (
+        (
+            "taken back",
+            answered.recovered,
+            "by `arx audit recover`; what their services signed went with the old database",
+        ),
+        ("not known", answered.unknown, "no key, no statement, or pruned"),
+    ):
+        shown += [(name, f"{count} batches: {why}")] if count else []
     console.data("audit-checked", value, lambda: f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(shown)}")

@@ -261,7 +261,7 @@ def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
     with log.store.writing() as writing:
         writing.connection.execute(update(BATCH).where(BATCH.c.idx == index - 1).values(statement=None))
     told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["held"], told.json["unknown"]) == (exits.OK, 1, 1)
+    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exits.OK, 1, 1, 0)
     mint.close()
 
 
@@ -323,3 +323,23 @@ def test_a_database_that_was_put_back_is_not_signed(
     seen = open_checkpoint(signed, key_of(world))
     assert verify(realm.log_dir, Trust(key_of(world), held=seen)).checkpoint.size > seen.checkpoint.size
     mint.close()
+
+
+def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
+    world: World, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A service's statements are in the database alone: the log itself says which records came back without."""
+    log, key = world.mint.log, SigningKey.generate()
+    put_back = backed_up(world, tmp_path, request)
+    batch = batch_of([decision(4, facts()), decision(5, facts())], 4)
+    log.take(batch, sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms()))
+    log.step()
+    world.mint.close()
+    put_back()
+    folder = str(world.realm.folder)
+    assert arx("audit", "recover", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exits.OK
+    told = arx("audit", "check", "--realm-dir", folder)
+    assert "1 batches: by `arx audit recover`" in told.out
+    assert "not known" not in told.out
+    told = arx("audit", "check", "--json", "--realm-dir", folder)
+    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exits.OK, 1, 0, 1)
