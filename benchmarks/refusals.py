@@ -211,6 +211,6 @@ def _minted(parent: Macaroon, **other: str) -> Macaroon:
 
 def _with_third_party(parent: Macaroon) -> Macaroon:
     body, signature = parent.parts()
-    third = codec.ThirdParty(b"https://approve.example", os.urandom(48), os.urandom(72))
+    third = codec.ThirdParty(b"https://approve.example", b'{"id":"%s"}' % os.urandom(8).hex().encode(), os.urandom(72))
     folded = chain.extend_third_party(signature, third.verification_id, third.identifier)
     return Macaroon(body + codec.caveat_packet(third), folded)

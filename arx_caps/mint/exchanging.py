@@ -27,7 +27,7 @@ from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenErro
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
 from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.proving import prove
+from arx_verifier.proving import JOINT, prove
 
 Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
@@ -70,6 +70,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
         UnavailableError: The kill epoch is not known now.
     """
     born = mint.born()  # before the presented token is looked at
+    text = text.partition(JOINT)[0]  # what was approved was that call of that tool: it goes no further
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.scopes)
     granted, agent = _granted(mint, born, parent, service, audience)
@@ -183,6 +184,15 @@ def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
         raise refusal("proof_missing")
     if call is not None and not -proofs.MAX_AHEAD_MS <= now - call.issued_at <= proofs.MAX_AGE_MS:
         raise refusal("proof_invalid")
+    own = f"{proven.identifier.kid}:{proven.identifier.task}"
+    if any(wanted.id != own for _, wanted in proven.unmet):
+        # A holder's demand is sealed under this chain and cannot stand in another one; without it the new token would
+        # be wider.  The mint's own is of the tools of the presented token's service.
+        raise GrantError(
+            "this token needs a discharge that a holder demanded, and an exchanged one could not demand it: call with "
+            "the token as it was before",
+            code="exchange_not_allowed",
+        )
     return proven
 
 

@@ -18,9 +18,9 @@ ORDER = """
     comparing matching arguments permitting constraints
     macaroon caveats discharge terms
     presented proofs keys history epochs counters tally digests records decisions
-    prohibiting proven
+    discharging prohibiting proven
     refusals standing
-    grant judging proving
+    grant judging proving spending
     verify
     retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting durable
     spool

@@ -4,7 +4,19 @@
 import re
 from pathlib import Path
 
-from arx_verifier import caveats, codec, counters, errors, macaroon, names, proofs
+from arx_verifier import (
+    bounds,
+    caveats,
+    codec,
+    counters,
+    discharge,
+    discharging,
+    errors,
+    macaroon,
+    names,
+    proofs,
+    spending,
+)
 from arx_verifier.arguments import Constraint
 from arx_verifier.keys import DEFAULT_MAX_TTL_MS
 
@@ -73,7 +85,9 @@ def test_the_limits_are_the_code_s() -> None:
     assert (proofs.MAX_AGE_MS, proofs.MAX_AHEAD_MS, proofs.KEEP_MS) == (10_000, 2_000, 15_000)
     assert DEFAULT_MAX_TTL_MS == 24 * 3600 * 1000
     assert counters.MAX_NONCES > 0
-    for text in ("7 168 characters", "10 s; 2 s; 15 s", "64 bytes, 8 segments", "2^24"):
+    assert (discharge.MAX_DISCHARGES, discharging.MAX_DEPTH) == (8, 4)
+    assert (bounds.MAX_ONCE, spending.ONCE_MS, spending.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
+    for text in ("7 168 characters", "10 s; 2 s; 15 s", "64 bytes, 8 segments", "2^24", "8; 4 deep", "8; 24 h; 60 s"):
         assert text in section(14)
 
 

@@ -9,7 +9,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import caveat_vectors, epoch_vectors, form_vectors, log_vectors, record_vectors, rule_vectors
+from tests.vectors import (
+    caveat_vectors,
+    discharge_vectors,
+    epoch_vectors,
+    form_vectors,
+    log_vectors,
+    record_vectors,
+    rule_vectors,
+)
 from tests.vectors.second import AT, INC, KEY, Token
 
 FOLDER = Path(__file__).parent / "tokens"
@@ -44,7 +52,7 @@ def build() -> dict[str, str]:
         File name to content.
     """
     files: dict[str, str] = {}
-    for module in (form_vectors, caveat_vectors, rule_vectors, epoch_vectors):
+    for module in (form_vectors, caveat_vectors, discharge_vectors, rule_vectors, epoch_vectors):
         for name, given in module.vectors().items():
             assert f"{name}.json" not in files, name
             files[f"{name}.json"] = json.dumps(whole(given), indent=1, ensure_ascii=True) + "\n"

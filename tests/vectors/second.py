@@ -11,6 +11,8 @@ import hmac
 import json
 from typing import Any, NamedTuple
 
+from nacl.secret import SecretBox
+
 AT = 1_800_000_000_000
 KEY = hashlib.sha256(b"arx vectors: the key k1.0 of orders").digest()
 OTHER_KEY = hashlib.sha256(b"arx vectors: another key").digest()
@@ -145,3 +147,37 @@ def links(token_id: bytes, *hops: str) -> list[str]:
     for hop in hops:
         found.append(hashlib.sha256(b"arx/1/link" + found[-1] + base64.urlsafe_b64decode(hop)).digest()[:16])
     return [text(link) for link in found]
+
+
+CAVEAT_KEY = hashlib.sha256(b"arx vectors: the key of a caveat").digest()
+REQUIREMENT = canonical({"id": "k1.0:t-aaaabbbbccccdddd", "tools": ["orders.refund"]})
+
+
+def generated(key: bytes) -> bytes:
+    """SPEC 5.1: a key, passed through the key generator."""
+    return step(b"macaroons-key-generator" + bytes(9), key)
+
+
+def demanding(token: Token, requirement: bytes = REQUIREMENT, key: bytes = CAVEAT_KEY, location: bytes = b"m") -> Token:
+    """SPEC 6.5: a token, or a discharge, with a third-party caveat."""
+    nonce = step(token.signature, b"arx/1/seal" + generated(key) + requirement)[:24]
+    box = SecretBox(token.signature).encrypt(generated(key), nonce)
+    return token.with_caveats(Third(location, requirement, bytes(box)))
+
+
+def discharge(
+    *caveats: Caveat, requirement: bytes = REQUIREMENT, key: bytes = CAVEAT_KEY, location: bytes = b"acme"
+) -> Token:
+    """SPEC 6.6: a discharge, unbound."""
+    return Token(location, requirement, (), step(generated(key), requirement)).with_caveats(*caveats)
+
+
+def bound(made: Token, parent: Token) -> Token:
+    """SPEC 6.6: the same, bound to a token."""
+    zero = bytes(32)
+    return made._replace(signature=step(zero, step(zero, parent.signature) + step(zero, made.signature)))
+
+
+def joined(token: Token, *discharges: Token) -> str:
+    """SPEC 2.3: what is presented."""
+    return "~".join(each.text() for each in (token, *discharges))

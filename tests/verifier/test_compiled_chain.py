@@ -35,6 +35,7 @@ ODD: dict[str, list[Any]] = {
     "hand_to": [("other/*",)],
     "nbf": [None, None, AT - 5],
     "net": [None, None, ("10.0.0.0/8",)],
+    "once": [None, None, None, ("a-1", AT)],
     "require": [("holder",), ("sig",)],
     "task": ["t-\u00e9"],
 }
@@ -58,6 +59,7 @@ ODD_PACKETS = st.sampled_from(
         b'{"new":1}',
         b'{"call":["",1,""]}',
         codec.ThirdParty(None, b"a", b"b"),
+        codec.ThirdParty(None, b'{"id":"a","tools":["b","c"]}', b"b"),
     ]
 )
 HOPS = st.binary(min_size=9, max_size=9)

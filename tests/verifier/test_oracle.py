@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """pymacaroons as an independent witness: it reads our tokens and we read its, to the same signatures."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pymacaroons  # type: ignore[import-untyped]
@@ -13,8 +14,10 @@ from pymacaroons.exceptions import MacaroonInvalidSignatureException  # type: ig
 from arx_verifier import chain, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
+from arx_verifier.discharge import bind, join
 from arx_verifier.macaroon import Macaroon
-from tests.support import ANYTHING, AT, KEY, QUICK, REALM, access, mint, sign
+from tests.support import ANYTHING, AT, KEY, QUICK, REALM, access, mint, sign, verifier
+from tests.verifier.discharges import CAVEAT_KEY, RAW, answering, demanding, named
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 CHAINS = st.lists(
@@ -35,11 +38,11 @@ def theirs(token: Macaroon) -> pymacaroons.Macaroon:
     return pymacaroons.Macaroon.deserialize(codec.text_of(token.to_bytes()))
 
 
-def accepts(token: pymacaroons.Macaroon, key: bytes) -> bool:
-    """Whether pymacaroons finds the chain to be made with this key, all caveats granted."""
+def accepts(token: pymacaroons.Macaroon, key: bytes, discharges: Iterable[pymacaroons.Macaroon] = ()) -> bool:
+    """Whether pymacaroons finds the chain to be made with this key, all first-party caveats granted."""
     witness = pymacaroons.Verifier()
     witness.satisfy_general(lambda _: True)
-    return bool(witness.verify(token, key))
+    return bool(witness.verify(token, key, list(discharges)))
 
 
 @QUICK
@@ -124,3 +127,42 @@ def test_it_narrows_our_tokens_and_we_accept_them() -> None:
     made: Any = theirs(mint())
     made.add_first_party_caveat(Caveat(exp=AT + 5).encode())
     assert Macaroon.from_bytes(codec.bytes_of(made.serialize().rstrip("="))) == mint().attenuate(Caveat(exp=AT + 5))
+
+
+SMALL = st.lists(st.builds(Caveat, task=st.sampled_from(["a", "b", "c"])), max_size=2)
+
+
+@QUICK
+@given(SMALL, SMALL, SMALL, st.integers(0, 2))
+def test_it_proves_our_discharges(token: list[Caveat], outer: list[Caveat], inner: list[Caveat], spoil: int) -> None:
+    """A token, a discharge and that one's discharge, bound: it finds them to belong together, and no others."""
+    parent = demanding(mint(ANYTHING, *token), named("outer")).attenuate(*token)
+    made = [demanding(answering(*outer, raw=named("outer")), named("inner")), answering(*inner, raw=named("inner"))]
+    bound = [bind(each, parent) for each in made]
+    assert accepts(theirs(parent), KEY, map(theirs, bound))
+    request = access()
+    assert verifier().decide(join(parent.encode(), bound), request).code == "ok"
+    wrong = [
+        [bound[0], made[1]],
+        [bound[0], bind(made[1], mint())],
+        [bound[0], bind(answering(*inner, raw=named("inner"), key=bytes(32)), parent)],
+    ][spoil]
+    with pytest.raises(MacaroonInvalidSignatureException):
+        accepts(theirs(parent), KEY, map(theirs, wrong))
+    assert verifier().decide(join(parent.encode(), wrong), request).code == "bad_signature"
+
+
+@QUICK
+@given(SMALL)
+def test_we_prove_its_discharges(caveats: list[Caveat]) -> None:
+    """What it demands, makes and binds with our identifiers is granted here; its random nonces are as good as ours."""
+    token = theirs(mint())
+    token.add_third_party_caveat("https://approve.example", CAVEAT_KEY, RAW)
+    made = pymacaroons.Macaroon(REALM, RAW, CAVEAT_KEY, version=MACAROON_V2)
+    for caveat in caveats:
+        made.add_first_party_caveat(caveat.encode())
+    texts = [codec.TOKEN_PREFIX + each.serialize().rstrip("=") for each in (token, token.prepare_for_request(made))]
+    assert Macaroon.parse(texts[1]) == bind(answering(*caveats), Macaroon.parse(texts[0]))
+    request = access("payments.refund")
+    assert verifier().decide("~".join(texts), request).code == "ok"
+    assert verifier().decide(texts[0], request).code == "missing_discharge"

@@ -38,8 +38,8 @@ static const char *const terms_texts[] = {"agents", "allow", "caveat", "networks
 static Py_ssize_t terms_offsets[TERMS_FIELDS];
 static Class terms_class = {NULL, TERMS_FIELDS, terms_texts, terms_offsets};
 
-enum { C_AUD, C_DEPTH, C_EXP, C_FRESH, C_HAND_TO, C_NBF, C_REQUIRE, C_TASK, CAVEAT_FIELDS };
-static const char *const caveat_texts[] = {"aud", "depth", "exp", "fresh", "hand_to", "nbf", "require", "task"};
+enum { C_AUD, C_DEPTH, C_EXP, C_FRESH, C_HAND_TO, C_NBF, C_ONCE, C_REQUIRE, C_TASK, CAVEAT_FIELDS };
+static const char *const caveat_texts[] = {"aud", "depth", "exp", "fresh", "hand_to", "nbf", "once", "require", "task"};
 static Py_ssize_t caveat_offsets[CAVEAT_FIELDS];
 static Class caveat_class = {NULL, CAVEAT_FIELDS, caveat_texts, caveat_offsets};
 
@@ -62,7 +62,7 @@ static Class key_class = {NULL, KEY_FIELDS, key_texts, key_offsets};
 // What the Python module registers, in this order.
 enum {
     KEPT, READ_TERMS, HOP_OF, MATCHES_ANY_PATH, PARTS_OF, AGENT_SCOPES, SUBJECT_SCOPE, ABOUT, CHAIN_FACTS, PLACES,
-    ARX_ERROR, REFUSED_BY, MISSING_DISCHARGE, TOO_DEEP, NOT_NAMED, WRONG_AUDIENCE, NO_HOLDER, HELPERS
+    ARX_ERROR, REFUSED_BY, TOO_DEEP, NOT_NAMED, WRONG_AUDIENCE, NO_HOLDER, HELPERS
 };
 static PyObject *helpers;  // a tuple
 
@@ -288,6 +288,7 @@ static int take_rest(Walk *walk, PyObject *terms)
     PyObject *of[CAVEAT_FIELDS];
     if (!is_of(&caveat_class, caveat) || !PyTuple_CheckExact(networks)) return ODD;
     for (int i = 0; i < CAVEAT_FIELDS; i++) of[i] = field(&caveat_class, caveat, i);
+    if (of[C_ONCE] != Py_None) return ODD;  // what comes with an approval is left to the Python walk
     if (of[C_AUD] != Py_None) {
         int found = PySequence_Contains(of[C_AUD], walk->audience);
         if (found <= 0) return found < 0 ? FAILED : refuse(walk, WRONG_AUDIENCE, of[C_AUD], walk->audience, NULL);
@@ -331,7 +332,7 @@ static int take_in_all(Walk *walk, PyObject *packets)
     for (walk->index = 0; walk->index < count; walk->index++) {
         PyObject *packet = PyTuple_GET_ITEM(packets, walk->index), *terms = NULL;
         const unsigned char *hop;
-        if (!PyBytes_CheckExact(packet)) return refuse(walk, MISSING_DISCHARGE, NULL, NULL, NULL);
+        if (!PyBytes_CheckExact(packet)) return ODD;  // a third party's, as is what comes with an approval
         int found = find_terms(walk, packet, &terms, &hop);
         if (found > 0) found = take_in(walk, terms, packet, hop);
         Py_XDECREF(terms);

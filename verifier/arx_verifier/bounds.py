@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 MAX_WORK: Final = 1 << 24  # constraint tests times characters of arguments; above it the call is refused undone
 FREE_TESTS: Final = 32  # below this many tests the arguments' size is not even looked at
 MAX_TOOLS: Final = 64  # gathered tools of one chain; a rule `*` would otherwise let a holder fill memory with names
+MAX_ONCE: Final = 8  # of a credential; each is remembered for a day
 MAX_KEPT_FAILURES: Final = 4  # of the refusal of one tool that a chain keeps
 MAX_TOOL_PARTS: Final = 2048  # rules and operands in all of these together
 

@@ -28,6 +28,7 @@ Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Path = Annotated[str, Meta(min_length=1, max_length=64)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=96)]
 Audience = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
 
 class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -43,6 +44,7 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         hop: 9 random bytes, base64url; with ``to``.
         nbf: Start of validity, ms since the Unix epoch, inclusive.
         net: The peer's address must be in one of these networks (CIDR).
+        once: A name, and when it was given, ms since the Unix epoch: one call of the task may have this name.
         require: A caveat with this proof (``call``) must follow.
         task: A sub-task whose end also ends this token.
         to: The agent that this token was handed to; with ``hop``.
@@ -57,8 +59,9 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hop: Annotated[str, Meta(min_length=12, max_length=12)] | None = None
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    once: tuple[Name, Natural] | None = None
     require: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
-    task: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] | None = None
+    task: Name | None = None
     to: Path | None = None
 
     def check_operands(self) -> Self:

@@ -133,7 +133,9 @@ def split_text(text: str) -> bytes:
         return bytes_of(text[len(TOKEN_PREFIX) :])
     except MalformedTokenError as error:
         if "~" in text:
-            raise MalformedTokenError("discharges are reserved; this version accepts a single token") from error
+            raise MalformedTokenError(
+                "this is a token with discharges; the token is what stands before the `~`"
+            ) from error
         raise
 
 

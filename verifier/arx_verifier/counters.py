@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remember which per-call nonces were spent.  SPEC 8.3.
+"""Remember which per-call nonces were spent, and which approvals that are good once.  SPEC 8.3, 6.8.
 
 A store says whether a key is new and remembers it for as long as the call it belongs to could be repeated; it never
 forgets a live one to make room.  What the key covers and how long a call may live is the verifier's to say.
@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from arx_verifier.errors import SettingsError, StoreError
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
+_BRIEF_S: Final = 60  # what is kept for longer is no call but a name that is good once
 _TIMEOUT_S: Final = 0.25  # a nonce store is on the way of each call: slower than this is down
 
 
@@ -72,6 +73,10 @@ class MemoryNonces:
         self._forked, self._capacity = False, capacity
         self._seen: set[bytes | str] = set()
         self._by_second: dict[int, list[bytes | str]] = {}
+        # Any holder can name what is remembered for a day.  It is kept by the minute, since each second's purge looks
+        # through all of these, and takes half of the room at most, or whoever fills it would stop every call.
+        self._by_minute: dict[int, list[bytes | str]] = {}
+        self._lasting = 0
         self._purged_s = self.not_before_ms // 1000
         self._lock = threading.Lock()
         _STORES.add(self)
@@ -90,6 +95,8 @@ class MemoryNonces:
             # A clock that was set back must not bring back to life what the purge has forgotten.
             if key in seen or second < self._purged_s:
                 return False
+            if second - self._purged_s > _BRIEF_S:
+                return self._keep_long(key, second // 60)
             if len(seen) < self._capacity:
                 seen.add(key)
                 same = self._by_second.get(second)
@@ -100,10 +107,22 @@ class MemoryNonces:
                 return True
         raise _FullError(f"the nonce store is full: {self._capacity} calls are still live")
 
+    def _keep_long(self, key: bytes | str, minute: int) -> bool:
+        if len(self._seen) >= self._capacity or self._lasting >= self._capacity // 2:
+            raise _FullError(f"the nonce store is full: {self._lasting} names are good once and still remembered")
+        self._seen.add(key)
+        self._by_minute.setdefault(minute, []).append(key)
+        self._lasting += 1
+        return True
+
     def _purge(self, now_s: int) -> None:
         self._purged_s = now_s
         for second in [second for second in self._by_second if second < now_s]:
             self._seen.difference_update(self._by_second.pop(second))
+        for minute in [minute for minute in self._by_minute if minute < now_s // 60]:
+            over = self._by_minute.pop(minute)
+            self._seen.difference_update(over)
+            self._lasting -= len(over)
 
 
 def _refuse_all() -> None:
@@ -120,7 +139,7 @@ class RedisNonces:
     Use an instance (or at least a database) of its own, with ``maxmemory-policy noeviction``: an evicted nonce is a
     call that can be repeated.  The policy is checked where the server allows asking.  Nothing issued before the server
     started is accepted, so a restart without its data opens no gap; a failover to a replica that lacks the last writes
-    does, for the seconds a call lives.
+    does, for the seconds a call lives, and for the day in which an approval is good once.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` address.

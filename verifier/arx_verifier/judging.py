@@ -11,7 +11,7 @@ from arx_verifier.epochs import Epochs
 from arx_verifier.errors import RequestError
 from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.refusals import PROOF_MISSING, another_call, no_form, out_of_age, out_of_time
+from arx_verifier.refusals import PROOF_MISSING, another_call, missing_discharge, no_form, out_of_age, out_of_time
 
 
 def judge(
@@ -52,7 +52,10 @@ def judge(
         refused = proven.judge_peer(request.peer)
         if refused is not None:
             return refused, written
-    return proven.judge_tool(request.tool, request.args, written), written
+    refused = proven.judge_tool(request.tool, request.args, written)
+    if refused is None and proven.unmet:  # last: what is refused for another reason needs nobody's approval
+        refused = missing_discharge(proven, request.tool)
+    return refused, written
 
 
 def judge_again(

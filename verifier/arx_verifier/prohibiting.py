@@ -18,11 +18,6 @@ def place(index: int) -> str:
     return PLACES[index + 1]
 
 
-def missing_discharge(index: int) -> ArxError:
-    """A caveat that another service answers for."""
-    return _prohibits("missing_discharge", index, "third-party caveat", "its discharge", "none")
-
-
 def too_deep(index: int, to: str) -> ArxError:
     """A hand-over where none may follow."""
     return _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")

@@ -9,7 +9,7 @@ holds a live signature, so it stays in memory, is never pickled and shows nothin
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, prohibiting, scopes
 from arx_verifier.compiled import twin
@@ -32,6 +32,9 @@ from arx_verifier.terms import (
     hop_of,
     read_terms,
 )
+
+if TYPE_CHECKING:
+    from arx_verifier.discharge import Requirement
 
 
 class Refused(NamedTuple):
@@ -69,8 +72,8 @@ def _refused_by(error: ArxError, index: int) -> Refused:
 _USED_TO_READ: Final = (
     *(KEPT, read_terms, hop_of, names.matches_any_path, bounds.parts_of),
     *(scopes.agent_scopes, scopes.subject_scope, about, ChainFacts, PLACES),
-    *(ArxError, _refused_by, prohibiting.missing_discharge, prohibiting.too_deep, prohibiting.not_named),
-    *(prohibiting.wrong_audience, prohibiting.no_holder),
+    *(ArxError, _refused_by, prohibiting.too_deep, prohibiting.not_named, prohibiting.wrong_audience),
+    prohibiting.no_holder,
 )  # what its twin calls, in the order of ``_compiled_chain.c``
 
 
@@ -86,11 +89,13 @@ class ProvenChain:
         exp: The earliest end of validity, ms.
         scopes: Everything whose kill or ban ends this token.
         needs_call: Whether a per-call proof is demanded.
+        once: The names that one call may have, each with its place and when it was given.
         fresh_ms: The smallest ``fresh``, or None.
         networks: One tuple of networks for each ``net``, with its place.
         facts: Who and through whom, for the decision record.
         parts: How much there is of it to keep in memory.
         refused: What speaks against this chain whatever is asked, or None.
+        unmet: What it demands of third parties and was not presented, each with its place, counted from 0.
     """
 
     __slots__ = (
@@ -107,11 +112,13 @@ class ProvenChain:
         "nbf",
         "needs_call",
         "networks",
+        "once",
         "parts",
         "refused",
         "rest",
         "scopes",
         "signature",
+        "unmet",
     )
 
     facts: ChainFacts
@@ -124,6 +131,8 @@ class ProvenChain:
         self.needs_call = False
         self.fresh_ms: int | None = None
         self.networks: tuple[tuple[str, Networks], ...] = ()
+        self.once: tuple[tuple[str, str, int], ...] = ()
+        self.unmet: tuple[tuple[int, Requirement], ...] = ()
         self.refused: Refused | None = None
         self._allows: tuple[Allow, ...]
         self._places: list[str] = []
@@ -224,7 +233,11 @@ class ProvenChain:
         try:
             for index, packet in enumerate(packets):
                 if not isinstance(packet, bytes):
-                    raise prohibiting.missing_discharge(index)
+                    from arx_verifier.discharge import Requirement  # few tokens have one: who starts need not wait
+
+                    self.unmet = (*self.unmet, (index, Requirement.read(packet.identifier)))
+                    parts += packet.identifier.count(b",")
+                    continue
                 start, mark, end = packet.rpartition(HOP_MARK)
                 terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
                 if terms is None:
@@ -280,6 +293,10 @@ class ProvenChain:
             if "holder" in caveat.require:
                 raise prohibiting.no_holder(index)
             self.needs_call = True
+        if caveat.once is not None:
+            if len(self.once) == bounds.MAX_ONCE:
+                raise MalformedTokenError(f"a token and its discharges have at most {bounds.MAX_ONCE} `once`")
+            self.once = (*self.once, (PLACES[index + 1], *caveat.once))
 
     def _name(self, named: list[str], links: list[str], agents: list[str], tasks: list[str]) -> None:
         """Say who and through whom, and all that its end hangs on, as far as the caveats could be read."""

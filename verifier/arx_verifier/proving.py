@@ -5,15 +5,24 @@ Nothing but ``kid`` and ``aud`` is interpreted before the signature holds.  What
 ``verify``; how a caveat restricts stands in ``proven``.
 """
 
-from arx_verifier import chain, codec
+from collections.abc import Sequence
+from typing import Final
+
+from arx_verifier import chain, codec, proofs
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
 from arx_verifier.presented import Call
+from arx_verifier.prohibiting import failures_of
 from arx_verifier.proven import ProvenChain, Refused
 
+JOINT: Final = "~"  # as ``discharge.JOINT``, which few calls need
+JOINED: Final = Refused("malformed", ())  # what ``prove`` says of a token with discharges: it is not one token
 
-def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> ProvenChain | Refused:
+
+def prove(
+    token: str, call: Call | None, audience: str, keys: KeyRing, discharges: Sequence[str] = ()
+) -> ProvenChain | Refused:
     """Prove a presented token.
 
     Args:
@@ -21,10 +30,13 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
         call: What ``split_call`` made of it.
         audience: The verifier's audience.
         keys: Its keys.
+        discharges: What was presented with it, secrets.
 
     Returns:
-        The chain, without the call it may have carried; or the refusal.
+        The chain, without the call it may have carried; or the refusal, ``JOINED`` for what ``prove_joined`` is there.
     """
+    if JOINT in token:
+        return JOINED
     try:
         if call is None:
             body, signature = codec.read_text(token)
@@ -45,10 +57,60 @@ def prove(token: str, call: Call | None, audience: str, keys: KeyRing) -> Proven
             return Refused("bad_signature", ())
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
-        ProvenChain.read_caveats(proven, packets, audience)
+        if discharges:
+            _add_discharges(proven, raw_identifier, packets, call, discharges, audience, keys)
+        else:
+            ProvenChain.read_caveats(proven, packets, audience)
     except ArxError as error:
         return Refused(error.code, ())
     return proven
+
+
+def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[Call | None, ProvenChain | Refused]:
+    """Prove a token with its discharges.  SPEC 6.7.
+
+    Args:
+        text: What was presented, a secret.
+        audience: The verifier's audience.
+        keys: Its keys.
+
+    Returns:
+        The call that the token carried, and the chain with the caveats of the discharges; or the refusal.
+    """
+    from arx_verifier.discharge import MAX_DISCHARGES
+
+    token, *discharges = text.split(JOINT, MAX_DISCHARGES + 1)
+    if len(text) > codec.MAX_CREDENTIAL_CHARS or len(discharges) > MAX_DISCHARGES:
+        return None, JOINED
+    call = proofs.split_call(token)
+    return call, prove(token, call, audience, keys, discharges)
+
+
+def _add_discharges(
+    proven: ProvenChain,
+    identifier: bytes,
+    packets: tuple[bytes | codec.ThirdParty, ...],
+    call: Call | None,
+    discharges: Sequence[str],
+    audience: str,
+    keys: KeyRing,
+) -> None:
+    """Prove discharges, and read their caveats behind those of the token."""
+    from arx_verifier import discharging  # and with it what opens boxes: few calls need it
+
+    locations, opened = discharging.open_discharges(
+        discharges, proven.key.derived, identifier, packets, proven.signature
+    )
+    if any(location != keys.location for location in locations):
+        raise MalformedTokenError("a discharge of another realm")
+    if len(opened.packets) + (call is not None) > codec.MAX_CAVEATS:
+        raise MalformedTokenError(f"token and discharges have more than {codec.MAX_CAVEATS} caveats")
+    wrong = discharging.speaks_of_holders(opened.packets, len(packets))
+    ProvenChain.read_caveats(proven, opened.packets if wrong is None else packets, audience)
+    proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
+    if wrong is not None and proven.refused is None:
+        index, error = wrong
+        proven.refused = Refused(error.code, failures_of(error, index))
 
 
 def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str, keys: KeyRing) -> Identifier:

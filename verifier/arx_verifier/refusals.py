@@ -7,7 +7,9 @@ Facts for people: what was expected and what came, never a key, a token or a sig
 from typing import Final
 
 from arx_verifier.access import AccessRequest
-from arx_verifier.errors import Failure
+from arx_verifier.constraints import MAX_TOLD
+from arx_verifier.errors import Failure, shorten
+from arx_verifier.prohibiting import place
 from arx_verifier.proofs import MAX_AGE_MS, MAX_AHEAD_MS
 from arx_verifier.proven import ProvenChain, Refused
 
@@ -22,6 +24,27 @@ BEFORE_START: Final = Refused(
     "proof_invalid",
     (Failure("call", "issued_at", "a call signed after this service started; sign it anew", "an earlier one"),),
 )
+ONCE_USED: Final = ("the first call that this approval is used for", "a further one")
+ONCE_AGE: Final = ("an approval of the last 24 h, given after this service's nonce store started", "another; ask anew")
+
+
+def used_up(place: str, words: tuple[str, str]) -> Refused:
+    """A ``once`` that cannot be known to be the first."""
+    return Refused("budget_exhausted", (Failure(place, "once", *words),))
+
+
+def missing_discharge(proven: ProvenChain, tool: str) -> Refused | None:
+    """What must be approved before a call of this tool and was not presented; None if nothing."""
+    missing = [(index, wanted.id) for index, wanted in proven.unmet if wanted.binds(tool)]
+    failures = [
+        Failure(place(index), "third-party caveat", f"a discharge for {_shown(name)}", "none")
+        for index, name in missing[:MAX_TOLD]
+    ]
+    return Refused("missing_discharge", tuple(failures)) if failures else None
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else shorten(name)
 
 
 def out_of_time(proven: ProvenChain, early: int, late: int) -> Refused:

@@ -18,7 +18,7 @@ from arx_verifier.access import AccessRequest
 from arx_verifier.counters import MemoryNonces, NonceStore
 from arx_verifier.decisions import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import ArxError, AuditError, SettingsError, StoreError, refusal
+from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
 from arx_verifier.grant import Grant
 from arx_verifier.judging import judge, judge_again
 from arx_verifier.keys import KeyRing
@@ -26,13 +26,9 @@ from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.proving import prove
-from arx_verifier.refusals import (
-    BAD_SIGNATURE,
-    BEFORE_START,
-    NO_STORE,
-    REPLAYED,
-)
+from arx_verifier.proving import JOINED, prove, prove_joined
+from arx_verifier.refusals import BAD_SIGNATURE
+from arx_verifier.spending import spend
 from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness
 
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
@@ -167,6 +163,8 @@ class Verifier:
         call = proofs.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         proven = self._authenticate(token, call, known)
+        if proven is JOINED:
+            proven = prove_joined(token, self.audience, self.keys)[1]
         return proven.code if isinstance(proven, Refused) else None
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
@@ -201,7 +199,11 @@ class Verifier:
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         proven = self._authenticate(token, call, known)  # 1. to 3.: from here on the content is authentic
         if isinstance(proven, Refused):
-            return self._unproven(proven, request)
+            if proven is JOINED:
+                call, proven = prove_joined(token, self.audience, self.keys)
+            if isinstance(proven, Refused):
+                return self._unproven(proven, request)
+            known = proven  # with discharges it is proven whole each time: nothing of it is kept
         epochs = self.epochs
         refused, written = judge(epochs, self._prefix, proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
@@ -219,8 +221,8 @@ class Verifier:
                 assert not isinstance(asked, Wait)
             refused = asked
         begun = time.monotonic_ns() if self.waits else 0
-        if refused is None and call is not None:
-            refused = self._spend(call, request)  # 6. last of the checks, so that a refused call costs nothing
+        if refused is None and (call is not None or proven.once):
+            refused = spend(self.nonces, proven, call, request)  # 6. last of the checks: what is refused costs nothing
         decision = self._record(proven, request, refused, written)  # 7. no record, no allow
         if self.waits and decision.code == OK:
             refused = ask_late(epochs, proven, request, begun)  # 8. whatever waited since 5. may have outlived it
@@ -245,18 +247,6 @@ class Verifier:
             # parents that differ only there would share one proof.
             return prove(token, call, self.audience, self.keys)
         return known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
-
-    def _spend(self, call: Call, request: AccessRequest) -> Refused | None:
-        nonces, issued_at = self.nonces, call.issued_at
-        try:
-            # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
-            fresh = nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at)
-        except StoreError:
-            return NO_STORE
-        if issued_at < nonces.not_before_ms:
-            # Read after spending, which may have moved it: the store cannot know what was used before that time.
-            return BEFORE_START
-        return None if fresh else REPLAYED
 
     def _record(
         self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None

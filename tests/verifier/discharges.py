@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One approval and what goes with it, for tests: a token that demands it, and the discharge that answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.discharge import Requirement, bind, caveat_key, discharge, join, require_discharge
+from arx_verifier.macaroon import Macaroon
+from tests.support import AT, KEY, REALM, TASK, access, mint, sign
+
+REFUND, ORDER = "payments.refund", {"order_id": "A-77", "amount": 50}
+WANTED = Requirement(f"k1.0:{TASK}", (REFUND,))
+RAW = WANTED.encode()
+CAVEAT_KEY = caveat_key(KEY, WANTED.id)
+RULE = Rule(tool=REFUND, args={"order_id": "A-77", "amount": 50})
+APPROVED = Caveat(allow=(RULE,), exp=AT + 60_000, once=("a-1", AT), task="a-1")
+
+
+def demanding(
+    token: Macaroon | None = None, raw: bytes = RAW, key: bytes = CAVEAT_KEY, location: bytes | None = None
+) -> Macaroon:
+    """A token, or a discharge, that demands a discharge."""
+    return require_discharge(token or mint(), raw, key, location)
+
+
+def answering(*caveats: Caveat, raw: bytes = RAW, key: bytes = CAVEAT_KEY, realm: str = REALM) -> Macaroon:
+    """An unbound discharge."""
+    return discharge(raw, key, realm=realm, caveats=caveats)
+
+
+def refund(args: dict[str, Any] | None = None, *, at: int = AT) -> Any:
+    """The request that was approved, or another one of its tool."""
+    return access(REFUND, ORDER if args is None else args, at=at)
+
+
+def sent(token: Macaroon, made: Sequence[Macaroon], request: Any = None, nonce: bytes | None = None) -> str:
+    """The credential of one call: discharges, bound, with a one-shot token."""
+    bound = [bind(each, token) for each in made]
+    return join(sign(token, refund() if request is None else request, nonce=nonce), bound)
+
+
+def named(name: str) -> bytes:
+    """A requirement that binds every call."""
+    return Requirement(name).encode()

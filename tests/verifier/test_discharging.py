@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A verifier and discharges: what answers, what does not, and that a discharge can only take away."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_verifier import chain, codec
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.discharge import bind, join
+from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.errors import RevokedError, ValidityError
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.verify import Verifier
+from tests.support import ANYTHING, AT, INC, OTHER_KEY, QUICK, access, aligned_parents, mint, sign, verifier
+from tests.verifier.discharges import APPROVED, ORDER, RAW, RULE, answering, demanding, named, refund, sent
+
+TOKEN = demanding()
+GOOD = answering(APPROVED)
+
+
+def code(text: str, request: Any = None, checked: Verifier | None = None) -> str:
+    """What a verifier, a new one unless said, decides of a refund."""
+    return (checked or verifier()).decide(text, refund() if request is None else request).code
+
+
+def test_an_approved_call_is_allowed_once() -> None:
+    """The discharge answers for this very call, one time, with a call's token or with the task's."""
+    checked = verifier()
+    decision = checked.decide(sent(TOKEN, [GOOD]), refund())
+    assert decision.code == "ok"
+    assert code(sent(TOKEN, [GOOD]), checked=checked) == "budget_exhausted"
+    assert code(join(TOKEN.encode(), [bind(GOOD, TOKEN)])) == "ok"
+    assert code(sign(TOKEN, refund())) == "missing_discharge"
+
+
+def test_a_grant_is_of_the_token_and_its_discharge() -> None:
+    """Its end, its sub-tasks and what ends it include what the discharge says; so does the record."""
+    epochs, sink = UnsafeLocalEpochs(INC), InMemoryDecisions(clock=lambda: AT)
+    checked = verifier(epochs=epochs, decisions=sink)
+    long = answering(Caveat(exp=2**53 - 1, task="a-2"))
+    soon, later = checked.verify(sent(TOKEN, [GOOD]), refund()), checked.verify(sent(TOKEN, [long]), refund())
+    assert (soon.exp, later.exp) == (AT + 60_000, AT + 540_000)
+    assert [kept.facts.tasks for kept in sink.decisions] == [("a-1",), ("a-2",)]
+    epochs.kill("task:a-1")
+    with pytest.raises((RevokedError, ValidityError)):
+        soon.checkpoint()
+    assert soon.look_again() is not None
+    assert code(sent(TOKEN, [GOOD]), checked=checked) == "revoked"
+    assert code(sent(TOKEN, [long]), checked=checked) == "ok"
+
+
+def test_only_the_tools_it_names_are_held_back() -> None:
+    """Other calls need no discharge; a requirement without tools binds each, once the rest is in order."""
+    token = demanding(mint(Caveat(allow=(RULE, Rule(tool="orders.get")))))
+    checked = verifier()
+    for _ in range(3):
+        request = access("orders.get", {"id": "o-1"})
+        assert code(sign(token, request), request, checked) == "ok"
+        found = checked.decide(sign(token, refund()), refund())
+        assert (found.code, len(found.failures)) == ("missing_discharge", 1)
+        assert found.failures[0][:4] == (
+            "caveat 2",
+            "third-party caveat",
+            "a discharge for k1.0:" + "t-" + "a" * 16,
+            "none",
+        )
+        assert code(sign(token, refund({})), refund({}), checked) == "argument_not_allowed"
+        other = access("orders.put")
+        assert code(sign(token, other), other, checked) == "tool_not_allowed"
+    whole = demanding(raw=named("x"))
+    request = access("orders.get")
+    assert code(sign(whole, request), request) == "missing_discharge"
+    assert code(sent(whole, [answering(raw=named("x"))], request), request) == "ok"
+
+
+def test_what_is_presented_holds_for_whatever_is_called() -> None:
+    """An approval that comes with another call does not widen that call, it narrows it."""
+    request = access("orders.get")
+    assert code(sign(TOKEN, request), request) == "ok"
+    assert code(sent(TOKEN, [GOOD], request), request) == "tool_not_allowed"
+    other = refund({**ORDER, "amount": 51})
+    assert code(sent(TOKEN, [GOOD], other), other) == "argument_not_allowed"
+
+
+def test_cold_and_warm_agree() -> None:
+    """A parent that was met without a discharge, or with one, changes nothing for the other."""
+    plain = access("orders.get")
+    steps: list[tuple[Callable[[], str], Any, str]] = [
+        (lambda: sign(TOKEN, plain), plain, "ok"),
+        (lambda: sign(TOKEN, refund()), refund(), "missing_discharge"),
+        (lambda: sent(TOKEN, [answering(Caveat(allow=(RULE,)))]), refund(), "ok"),
+        (lambda: sent(TOKEN, [answering(Caveat(exp=AT))]), refund(), "expired"),
+        (lambda: join(TOKEN.encode(), [bind(answering(), TOKEN)]), refund(), "ok"),
+        (TOKEN.encode, refund(), "missing_discharge"),
+        (TOKEN.encode, plain, "ok"),
+        (lambda: sent(TOKEN, [answering(key=OTHER_KEY)]), refund(), "bad_signature"),
+    ]
+    for order in itertools.islice(itertools.permutations(range(len(steps))), 0, None, 97):
+        checked = verifier()
+        for step in order:
+            make, request, expected = steps[step]
+            assert checked.decide(make(), request).code == expected, (order, step)
+    assert not any("~" in key for key in (*checked._parents, *checked._wholes))
+
+
+def test_nothing_that_came_with_a_discharge_is_kept() -> None:
+    """Neither the credential nor its token: what the discharge took away would be gone, or stay."""
+    checked = verifier()
+    for _ in range(3):
+        assert code(sent(TOKEN, [answering(Caveat(allow=(RULE,)))]), checked=checked) == "ok"
+    assert (checked._parents, checked._wholes, checked._cached) == ({}, {}, 0)
+
+
+def test_screening_proves_discharges_too() -> None:
+    """Before work is spent on a body: a code for what this service's key did not make, and no grant."""
+    checked = verifier()
+    assert checked.screen(sent(TOKEN, [GOOD])) is None
+    assert checked.screen(sent(TOKEN, [answering(key=OTHER_KEY)])) == "bad_signature"
+    assert checked.screen(sent(demanding(mint(key=OTHER_KEY)), [GOOD])) == "bad_signature"
+    assert checked.screen("arx1_~") == "malformed"
+
+
+NARROWER, SIBLING = TOKEN.attenuate(Caveat(task="x")), TOKEN.attenuate(Caveat(task="y"))
+CALL = sign(TOKEN, refund())
+BEHIND_CALL = Macaroon(GOOD.parts()[0], chain.extend(bytes(32), CALL.encode()))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (join(CALL, [GOOD]), "bad_signature"),
+        (join(CALL, [BEHIND_CALL]), "bad_signature"),
+        (join(CALL, [bind(GOOD, NARROWER)]), "bad_signature"),
+        (join(CALL, [bind(GOOD, mint())]), "bad_signature"),
+        (join(sign(NARROWER, refund()), [bind(GOOD, TOKEN)]), "bad_signature"),
+        (join(sign(NARROWER, refund()), [bind(GOOD, SIBLING)]), "bad_signature"),
+        (join(CALL, [bind(bind(GOOD, TOKEN), TOKEN)]), "bad_signature"),
+        (join(CALL, [bind(GOOD, TOKEN).attenuate(Caveat(exp=AT + 1))]), "bad_signature"),
+        (sent(TOKEN, [answering(APPROVED, key=OTHER_KEY)]), "bad_signature"),
+        (sent(TOKEN, [GOOD, answering(raw=named("x"))]), "malformed"),
+        (sent(TOKEN, [GOOD, GOOD]), "malformed"),
+        (sent(TOKEN, [GOOD, answering()]), "malformed"),
+        (sent(mint(), [GOOD]), "malformed"),
+        (sent(TOKEN, [answering(APPROVED, realm="acme2")]), "malformed"),
+        (sent(TOKEN, [answering(raw=named("other"))]), "malformed"),
+        ("~" + CALL, "malformed"),
+        (CALL + "~", "malformed"),
+        (CALL + "~~" + bind(GOOD, TOKEN).encode(), "malformed"),
+        (bind(GOOD, TOKEN).encode() + "~" + CALL, "malformed"),
+        (join(CALL, [bind(GOOD, TOKEN)]) + "~" + CALL, "malformed"),
+        (join(sign(demanding(mint(aud="billing")), refund()), [GOOD]), "wrong_audience"),
+        (join(sign(demanding(mint(kid="k2.0")), refund()), [GOOD]), "unknown_key"),
+    ],
+)
+def test_what_answers_nothing_is_refused_unread(text: str, expected: str) -> None:
+    """Unbound, bound to another token, of another key, unasked, doubled: a code, no facts, and no record of its own."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    decision = verifier(decisions=sink).decide(text, refund())
+    assert (decision.code, decision.failures, decision.facts.agent) == (expected, (), "")
+    assert [kept.code for kept in sink.decisions] == ["counted"]
+
+
+def test_nine_discharges_are_too_many() -> None:
+    """Eight that are all asked for are taken, in any order; the ninth is malformed before anything is opened."""
+    token = mint()
+    for number in range(9):
+        token = demanding(token, named(f"d{number}"))
+    made = [bind(answering(raw=named(f"d{number}")), token) for number in range(9)]
+    request = access("orders.get")
+    assert code(join(sign(token, request), made[:8][::-1]), request) == "missing_discharge"
+    assert code("~".join([sign(token, request), *[each.encode() for each in made]]), request) == "malformed"
+    eight = mint()
+    for number in range(8):
+        eight = demanding(eight, named(f"d{number}"))
+    assert (
+        code(sent(eight, [answering(raw=named(f"d{number}")) for number in (3, 1, 0, 2, 7, 5, 6, 4)], request), request)
+        == "ok"
+    )
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(1, "ok"), (2, "ok"), (4, "ok"), (5, "malformed")])
+def test_a_discharge_may_demand_another(depth: int, expected: str) -> None:
+    """Each bound to the token; four deep at most; what the innermost says holds as well."""
+    made = [answering(raw=named(f"d{level}")) for level in range(depth)]
+    for level in range(depth - 1):
+        made[level] = demanding(made[level], named(f"d{level + 1}"))
+    token, request = demanding(raw=named("d0")), access("orders.get")
+    assert code(sent(token, made, request), request) == expected
+    made[-1] = made[-1].attenuate(Caveat(exp=AT))
+    assert code(sent(token, made, request), request) == ("expired" if expected == "ok" else expected)
+    if depth > 1:
+        found = verifier().decide(sent(token, made[:-1], request), request)
+        assert found.code == "missing_discharge"
+        assert found.failures[0][:3] == (f"caveat {depth + 1}", "third-party caveat", f"a discharge for d{depth - 1}")
+
+
+def test_two_that_name_each_other_answer_neither() -> None:
+    """Each is spent before it is checked: what they demand of each other stays unanswered, and nothing recurses."""
+    one = demanding(answering(raw=named("one")), named("two"))
+    two = demanding(answering(raw=named("two")), named("one"))
+    token, request = demanding(raw=named("one")), access("orders.get")
+    assert code(sent(token, [one, two], request), request) == "missing_discharge"
+    itself = demanding(answering(raw=named("one")), named("one"))
+    assert code(sent(token, [itself], request), request) == "missing_discharge"
+
+
+HOLDERS = [
+    Caveat(to="acme/x", hop="BwcHBwcHBwcH"),
+    Caveat(depth=0),
+    Caveat(hand_to=("acme/**",)),
+    Caveat(require=("call",)),
+    Caveat(call=("a" * 43, AT, "b" * 22)),
+]
+
+
+@pytest.mark.parametrize("wrong", HOLDERS, ids=lambda caveat: caveat.encode().decode())
+def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
+    """Malformed, with its place; what stands in the token itself is as it was."""
+    token = TOKEN.hand_over("acme/support/worker")
+    made = answering(APPROVED).attenuate(wrong)
+    decision = verifier().decide(sent(token, [made]), refund())
+    assert (decision.code, decision.failures[0].place) == ("malformed", "caveat 5")
+    assert decision.facts.named == ("acme/support/worker",)
+
+
+def test_places_go_on_counting() -> None:
+    """Behind the token's caveats come those of the discharges, as they were presented."""
+    token = demanding(demanding(mint(), named("a")), named("b"))
+    made = [answering(Caveat(task="t"), raw=named("b")), answering(Caveat(net=("10.0.0.0/8",)), raw=named("a"))]
+    decision = verifier().decide(sent(token, made), refund())
+    assert (decision.code, decision.failures[0].place) == ("network_not_allowed", "caveat 5")
+    assert verifier().decide(sent(token, made[::-1]), refund()).failures[0].place == "caveat 4"
+
+
+def test_a_credential_has_64_caveats() -> None:
+    """Those of the discharges and the call counted."""
+    token = demanding(mint(ANYTHING, *[Caveat(exp=AT + 1)] * 40))
+    for more, expected in ((21, "ok"), (22, "malformed")):
+        assert code(sent(token, [answering(*[Caveat(exp=AT + 1)] * more)])) == expected
+    assert code(join(token.encode(), [bind(answering(*[Caveat(exp=AT + 1)] * 22), token)])) == "ok"
+
+
+@pytest.mark.parametrize("parent", aligned_parents(), ids=lambda parent: str(len(parent.parts()[0]) % 3))
+def test_no_flipped_bit_passes(parent: Macaroon) -> None:
+    """Any bit of the presented text, at each alignment, and after its parent was met: refused, and not by a crash."""
+    token = demanding(parent)
+    text = sent(token, [demanding(answering(APPROVED), named("sub")), answering(raw=named("sub"))], nonce=b"n" * 16)
+    assert code(text) == "ok"
+    warm, plain = verifier(), access("orders.get")
+    assert code(sign(token, plain), plain, warm) == "ok"
+    for at in range(len(text)):
+        for bit in range(7) if at % 5 == 0 else (at % 7,):
+            flipped = text[:at] + chr(ord(text[at]) ^ 1 << bit) + text[at + 1 :]
+            found = warm.decide(flipped, refund()).code
+            assert found in ("malformed", "bad_signature", "unknown_key", "wrong_audience", "proof_invalid"), (
+                at,
+                bit,
+                found,
+            )
+
+
+MEMBERS: dict[str, st.SearchStrategy[Any]] = {
+    "allow": st.sampled_from([None, (RULE,), (Rule(tool="*"),), (Rule(tool="orders.get"),)]),
+    "aud": st.sampled_from([None, None, ("orders",), ("billing",)]),
+    "exp": st.sampled_from([None, None, AT, AT + 1, AT + 10**9]),
+    "nbf": st.sampled_from([None, None, AT, AT + 1]),
+    "net": st.sampled_from([None, None, ("192.0.2.0/24",), ("10.0.0.0/8",)]),
+    "fresh": st.sampled_from([None, None, 60_000]),
+    "task": st.sampled_from([None, "t.1", "t.2"]),
+    "once": st.sampled_from([None, ("a", AT), ("b", AT - 1)]),
+}
+CAVEATS = st.lists(
+    st.builds(Caveat, **MEMBERS).filter(lambda caveat: caveat != Caveat()),
+    max_size=3,  # type: ignore[arg-type]
+)
+
+
+@QUICK
+@given(CAVEATS, CAVEATS)
+def test_a_discharge_only_narrows(of_token: list[Caveat], of_discharge: list[Caveat]) -> None:
+    """What a discharge says is decided as if the holder had written it into the token, which could only take away."""
+    base = mint(ANYTHING, *of_token)
+    token = demanding(base)
+    found = verifier().decide(sent(token, [answering(*of_discharge)]), refund())
+    written = base.attenuate(*of_discharge) if of_discharge else base
+    meant = verifier().decide(sign(written, refund()), refund())
+    assert (found.code, found.facts.tasks) == (meant.code, meant.facts.tasks)
+    if found.grant is not None:
+        assert meant.grant is not None
+        assert (found.grant.exp, found.grant._proven.scopes) == (meant.grant.exp, meant.grant._proven.scopes)
+        assert verifier().decide(sign(base, refund()), refund()).code == "ok"
+    assert verifier().decide(sign(token, refund()), refund()).code != "ok"
+
+
+@QUICK
+@given(st.permutations(range(4)), st.sets(st.integers(0, 3)), st.integers(0, 3))
+def test_only_all_of_them_answer_all(order: list[int], given_: set[int], swapped: int) -> None:
+    """Any order, but each that is demanded; one made for another caveat answers nothing."""
+    token, request = mint(), access("orders.get")
+    for number in range(4):
+        token = demanding(token, named(f"d{number}"), bytes([number]) * 32)
+    made = {number: answering(raw=named(f"d{number}"), key=bytes([number]) * 32) for number in range(4)}
+    some = [made[number] for number in order if number in given_]
+    assert code(sent(token, some, request), request) == ("ok" if len(given_) == 4 else "missing_discharge")
+    made[swapped] = answering(raw=named(f"d{swapped}"), key=bytes([(swapped + 1) % 4]) * 32)
+    assert code(sent(token, [made[number] for number in order], request), request) == "bad_signature"
+
+
+def test_a_discharge_answers_in_each_token_of_the_task() -> None:
+    """A holder hands on token and discharge: each binds it to its own token, and the narrowest of all holds."""
+    worker = TOKEN.hand_over("acme/support/worker", Caveat(exp=AT + 1000))
+    helper = worker.hand_over("acme/support/worker/helper")
+    for holder in (worker, helper):
+        decision = verifier().decide(sent(holder, [GOOD]), refund())
+        assert decision.grant is not None
+        assert decision.grant.exp == AT + 1000
+    assert code(join(sign(helper, refund()), [bind(GOOD, worker)])) == "bad_signature"
+
+
+def test_an_own_demand_of_a_holder() -> None:
+    """Anybody can demand a discharge of whoever the token is handed to, beside the mint's."""
+    raw, key = named("ask the boss"), b"k" * 32
+    token = demanding(TOKEN.hand_over("acme/support/worker"), raw, key, b"https://boss.example")
+    mine = answering(Caveat(net=("192.0.2.0/24",)), raw=raw, key=key)
+    assert code(sent(token, [GOOD])) == "missing_discharge"
+    assert code(sent(token, [mine])) == "missing_discharge"
+    assert code(sent(token, [GOOD, mine])) == "ok"
+
+
+@pytest.mark.parametrize("sealed", [b"", bytes(71), bytes(72), bytes(73), b"v" * 200])
+def test_a_box_that_nobody_sealed(sealed: bytes) -> None:
+    """Unanswered while no discharge is presented; then nothing opens it."""
+    body, signature = mint().parts()
+    third = codec.ThirdParty(None, RAW, sealed)
+    token = Macaroon(body + codec.caveat_packet(third), chain.extend_third_party(signature, sealed, RAW))
+    assert code(sign(token, refund())) == "missing_discharge"
+    assert code(sent(token, [GOOD])) == "bad_signature"

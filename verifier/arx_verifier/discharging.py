@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prove the discharges that were presented with a proven token, and put their caveats behind the token's.  SPEC 6.7.
+
+Signatures alone: what a requirement demands stands in ``discharge``, and what the caveats then prohibit is ``proven``'s
+to say.  Nothing of a discharge but its identifier is looked at before its signature holds.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from arx_verifier import caveats, chain, codec
+from arx_verifier.discharge import NOT_IN_A_DISCHARGE, binding, unseal
+from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
+
+MAX_DEPTH: Final = 4  # a discharge of a discharge of …; each was made by somebody else
+
+
+class Opened(NamedTuple):
+    """A token and its discharges, all of them proven.
+
+    Attributes:
+        packets: The token's caveats, then those of each discharge in the order in which they were presented.
+        answered: At which of these places stands a third-party caveat that was answered.
+    """
+
+    packets: tuple[bytes | codec.ThirdParty, ...]
+    answered: frozenset[int]
+
+
+class _Given(NamedTuple):
+    parts: codec.Packets
+    at: int  # where its caveats begin
+
+
+class _Answers:
+    """The discharges that were not asked for yet."""
+
+    def __init__(self, parent: bytes) -> None:
+        self.parent = parent
+        self.waiting: dict[bytes, _Given] = {}
+        self.answered: set[int] = set()
+
+    def answer(self, signature: bytes, packets: Sequence[bytes | codec.ThirdParty], at: int, depth: int) -> None:
+        """Prove what answers the third-party caveats of a proven chain, and what answers theirs.
+
+        Args:
+            signature: The chain's first, of its identifier alone.
+            packets: Its caveats.
+            at: Where they begin among all.
+            depth: How many discharges led here.
+        """
+        for place, packet in enumerate(packets, at):
+            if isinstance(packet, bytes):
+                signature = chain.extend(signature, packet)
+                continue
+            # Spent before it is checked: two that name each other would otherwise recurse until the stack ends.
+            given = self.waiting.pop(packet.identifier, None)
+            if given is not None:
+                if depth == MAX_DEPTH:
+                    raise MalformedTokenError(f"a discharge of a discharge, more than {MAX_DEPTH} deep")
+                self._prove(unseal(signature, packet.verification_id), given, depth + 1)
+                self.answered.add(place)
+            signature = chain.extend_third_party(signature, packet.verification_id, packet.identifier)
+
+    def _prove(self, key: bytes | None, given: _Given, depth: int) -> None:
+        _, identifier, packets, signature = given.parts
+        if key is None or not chain.equal(binding(self.parent, chain.fold(key, identifier, packets)), signature):
+            raise SignatureMismatchError("a discharge was not made for this caveat, or not bound to this token")
+        self.answer(chain.extend(key, identifier), packets, given.at, depth)
+
+
+def open_discharges(
+    texts: Sequence[str], key: bytes, identifier: bytes, packets: tuple[bytes | codec.ThirdParty, ...], parent: bytes
+) -> tuple[tuple[bytes | None, ...], Opened]:
+    """Prove discharges against the proven token that they were presented with.
+
+    Args:
+        texts: Each discharge's text.
+        key: The derived key that the token was proven with.
+        identifier: The token's.
+        packets: Its caveats, without its call.
+        parent: Its signature before that.
+
+    Returns:
+        The locations of the discharges, and all that is proven now.
+
+    Raises:
+        MalformedTokenError: A discharge is no macaroon, is of no or the same caveat, or is nested too deeply.
+        SignatureMismatchError: One was made with another key, altered, or bound to another token.
+    """
+    answers = _Answers(parent)
+    locations: list[bytes | None] = []
+    found = packets
+    for text in texts:
+        parts = codec.decode(codec.split_text(text))
+        if parts.identifier in answers.waiting:
+            raise MalformedTokenError("two discharges of one caveat")
+        answers.waiting[parts.identifier] = _Given(parts, len(found))
+        locations.append(parts.location)
+        found += parts.caveats
+    answers.answer(chain.extend(key, identifier), packets, 0, 0)
+    if answers.waiting:
+        raise MalformedTokenError("a discharge that no caveat asks for")
+    return tuple(locations), Opened(found, frozenset(answers.answered))
+
+
+def speaks_of_holders(packets: Sequence[bytes | codec.ThirdParty], begin: int) -> tuple[int, ArxError] | None:
+    """Find the first caveat of a discharge that would say something of the token's holders; and what is wrong with it.
+
+    Args:
+        packets: As ``Opened`` has them.
+        begin: Where those of discharges begin.
+    """
+    for index, packet in enumerate(packets[begin:], begin):
+        if isinstance(packet, bytes):
+            try:
+                caveat = caveats.read_proven(packet)
+            except ArxError:
+                return None  # whoever reads all of them says so
+            said = [name for name in NOT_IN_A_DISCHARGE if getattr(caveat, name) is not None]
+            if said:
+                return index, MalformedTokenError(f"a discharge says nothing of {', '.join(said)}")
+    return None
