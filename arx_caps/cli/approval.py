@@ -67,6 +67,7 @@ def list_approvals(
 @pass_console
 def show(console: Console, place: Place, approval: str, file: str | None) -> None:
     """Show one approval whole."""
+    _checked(approval)
     _tell(console, _look(_caller(file, place), approval))
 
 
@@ -85,6 +86,7 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
     \b
         arx approval approve a-abcdefghijklmnop --operator-key ada.key
     """
+    _checked(approval)
     mint = place.mint()
     asked = _look(mint, approval)
     _refuse_answered(asked)
@@ -107,8 +109,8 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
 @pass_console
 def deny(console: Console, place: Place, approval: str, why: str | None) -> None:
     """Say no: the agent is told, and may ask again."""
-    mint = place.mint()
-    _tell(console, _answer(mint, _checked(approval), "deny", why))
+    _checked(approval)
+    _tell(console, _answer(place.mint(), approval, "deny", why))
 
 
 @approval_command.command("withdraw")
@@ -122,10 +124,11 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
 
     Exits with 0 only when every verifier has confirmed, with 3 when that is not known.
     """
+    _checked(approval)
     mint = place.mint()
     if not yes:
         console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw it?", yes=False)
-    answer = mint.call("DELETE", f"/v1/approvals/{_checked(approval)}")
+    answer = mint.call("DELETE", f"/v1/approvals/{approval}")
     kill = answer.get("kill") or {}
     console.data("approval", answer, f"{approval} withdrawn: {plain(kill.get('summary', 'nothing of it was out'))}")
     sure = kill.get("status", "dead") == "dead"
@@ -147,6 +150,7 @@ def wait(
 
     Exits with 1 when it was denied or is over, with 3 when nobody has answered in time.
     """
+    _checked(approval)
     caller, _ = open_session_file(file, issuer)
     asked = Approval(_look(caller, approval), asker=AtMint(caller))
     receive(console, asked, timeout, discharge)
@@ -157,7 +161,7 @@ def _caller(file: str | None, place: Place) -> Caller:
 
 
 def _look(mint: Caller, approval: str) -> dict[str, Any]:
-    return dict(mint.call("GET", f"/v1/approvals/{_checked(approval)}")["approval"])
+    return dict(mint.call("GET", f"/v1/approvals/{approval}")["approval"])
 
 
 def _answer(mint: Caller, approval: str, outcome: str, why: str | None) -> dict[str, Any]:
@@ -180,7 +184,6 @@ def _tell(console: Console, about: dict[str, Any]) -> None:
     console.data("approval", {"approval": about}, lambda: _show(about))
 
 
-def _checked(approval: str) -> str:
+def _checked(approval: str) -> None:
     if not approval.startswith("a-") or not approval.removeprefix("a-").isalnum() or not approval.isascii():
         raise click.BadParameter(f"{approval[:60]!r} is not an approval's id such as a-abcdefghijklmnop")
-    return approval

@@ -8,12 +8,15 @@ proof of a call is made here, as the holder would make it: what is explained is 
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import click
 
+from arx_caps.agent.approval import Approval, add_approvals
 from arx_caps.agent.outline import outline
 from arx_caps.cli.exits import DENIED, OK, Stop
+from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.kills import known_kills
@@ -23,10 +26,12 @@ from arx_caps.cli.values import Moment, read_pairs, show_time
 from arx_verifier import proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.discharge import JOINT
 from arx_verifier.errors import MEANINGS, Failure
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.names import matches_tool
 from arx_verifier.proven import ProvenChain, Refused
+from arx_verifier.refusals import missing_discharge
 from arx_verifier.service import ServiceFile, open_verifier, read_service_file
 
 
@@ -42,6 +47,22 @@ class Verdict(NamedTuple):
     code: str
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
+
+
+class _Added(NamedTuple):
+    """What goes along with the token: presented with it, and approvals that would be.  Secrets."""
+
+    discharges: tuple[Macaroon, ...]
+    approvals: Sequence[Approval]
+
+    def to(self, text: str, macaroon: Macaroon, audience: str, at: int) -> str:
+        """Return the credential."""
+        text = add_approvals(text, macaroon, self.approvals, audience=audience, at=at)
+        return JOINT.join([text, *[each.encode() for each in self.discharges]])
+
+    def read(self) -> list[Macaroon]:
+        """Return all of them."""
+        return [*[each.discharge for each in self.approvals], *self.discharges]
 
 
 class _NothingSpent:
@@ -61,11 +82,14 @@ class _NothingSpent:
 @click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="one of its arguments; name:=JSON")
 @click.option("--audience", help="the service, where FILE is a bundle for several")
 @click.option("--service", metavar="FILE", help="the service's file: checks the signature, and kills if it can")
+@click.option("--approval", "approvals", multiple=True, metavar="FILE", help="goes along, as --discharge wrote it")
 @click.option("--at", type=Moment(), help="judge as of this time; now when left out")
 @click.option("--peer", help="the address the call would come from")
 @common_options
 @pass_console
-def explain_command(console: Console, /, file: str, tool: str, arguments: tuple[str, ...], **where: Any) -> None:
+def explain_command(
+    console: Console, /, file: str, tool: str, arguments: tuple[str, ...], approvals: tuple[str, ...], **where: Any
+) -> None:
     """Say whether a call with this token would be allowed; exits with 1 when it would be denied.
 
     \b
@@ -77,7 +101,11 @@ def explain_command(console: Console, /, file: str, tool: str, arguments: tuple[
     macaroon = _choose(holding, tool, audience)
     at_ms = where["at"] if where["at"] is not None else time.time_ns() // 1_000_000
     request = AccessRequest(tool, read_pairs(arguments), at_ms, where["peer"])
-    verdict = _verified(macaroon, request, where["service"], service) if service else _unverified(macaroon, request)
+    added = _Added(holding.discharges, [Approval.from_text(read_text(each)) for each in approvals])
+    if service is not None:
+        verdict = _verified(macaroon, request, added, where["service"], service)
+    else:
+        verdict = _unverified(macaroon, request, added)
     allowed = verdict.code == "ok"
     value = {
         "allowed": allowed,
@@ -94,6 +122,8 @@ def explain_command(console: Console, /, file: str, tool: str, arguments: tuple[
     console.data("explanation", value, lambda: _show(verdict, tool, at_ms))
     for note in verdict.notes:
         console.say(f"note: {note}")
+    if verdict.code == "missing_discharge":
+        console.hint("`arx task ask` asks operators to approve it; --approval FILE explains it with what they gave")
     click.get_current_context().exit(OK if allowed else DENIED)
 
 
@@ -117,10 +147,11 @@ def _knows(macaroon: Macaroon, tool: str) -> bool:
     return any(matches_tool(pattern, tool) for pattern in outline(macaroon).tools)
 
 
-def _unverified(macaroon: Macaroon, request: AccessRequest) -> Verdict:
+def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Verdict:
     """Judge the caveats alone."""
+    added.to("", macaroon, macaroon.unverified_identifier.aud, request.at)  # whether they belong to it at all
     notes = ["the signature is not checked, nor any kill: give --service for both"]
-    chain = unverified_chain(macaroon)
+    chain = unverified_chain(macaroon, added.read())
     if macaroon.is_one_shot:
         notes.append("this token is for one call; whether it is this one is not checked")
     elif chain.needs_call:
@@ -141,10 +172,10 @@ def _judge(chain: ProvenChain, request: AccessRequest) -> Refused | None:
         expected = f"{show_time(chain.nbf)} or later"
         return Refused("not_yet_valid", (Failure("token", "nbf", expected, show_time(request.at)),))
     refused = chain.judge_peer(request.peer) if chain.networks else None
-    return refused or chain.judge_tool(request.tool, request.args)
+    return refused or chain.judge_tool(request.tool, request.args) or missing_discharge(chain, request.tool)
 
 
-def _verified(macaroon: Macaroon, request: AccessRequest, path: str, service: ServiceFile) -> Verdict:
+def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceFile) -> Verdict:
     """Verify as the service would, with a proof of this call made here."""
     epochs, note = known_kills(service, macaroon)
     notes = [note] if note else []
@@ -159,6 +190,7 @@ def _verified(macaroon: Macaroon, request: AccessRequest, path: str, service: Se
             text = proofs.CallSigner(macaroon, service.audience).sign(fields, request.at)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--at") from error
+    text = added.to(text, macaroon, service.audience, request.at)
     decision = verifier.decide(text, request)
     return Verdict(decision.code, decision.all_failures(), tuple(notes))
 

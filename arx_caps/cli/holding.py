@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody holds: one token, or a bundle of tokens, read from a file or stdin.  SPEC 2, 15."""
+"""What somebody holds: one token, with discharges or not, or a bundle, read from a file or stdin.  SPEC 2, 15."""
 
 import os
 from collections.abc import Mapping
@@ -10,9 +10,11 @@ from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import read_text
 from arx_verifier import codec
 from arx_verifier.caveats import Caveat
+from arx_verifier.discharge import JOINT, Requirement
 from arx_verifier.errors import ArxError
 from arx_verifier.macaroon import HOP_BYTES, Macaroon
 
+APPROVAL: Final = "`arx token inspect` reads it; it goes along with a call: `arx token explain FILE --approval FILE`"
 SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # a token that was copied from a header
 
 
@@ -22,16 +24,23 @@ class Holding:
     Attributes:
         tokens: By audience.
         bundle: What else the bundle says, or None for a single token.
+        discharges: What is sent along with a single token.
     """
 
-    __slots__ = ("bundle", "tokens")
+    __slots__ = ("bundle", "discharges", "tokens")
 
-    def __init__(self, tokens: Mapping[str, Macaroon], bundle: Bundle | None) -> None:
-        self.tokens, self.bundle = tokens, bundle
+    def __init__(
+        self, tokens: Mapping[str, Macaroon], bundle: Bundle | None, discharges: tuple[Macaroon, ...] = ()
+    ) -> None:
+        self.tokens, self.bundle, self.discharges = tokens, bundle, discharges
 
     @classmethod
-    def read(cls, path: str) -> "Holding":
+    def read(cls, path: str, *, approvals: bool = False) -> "Holding":
         """Read a holding from a file or stdin.
+
+        Args:
+            path: The file, or ``-``.
+            approvals: Whether an approval's text alone will do.
 
         Raises:
             Stop: The file cannot be read, or holds neither a token nor a bundle.
@@ -47,15 +56,19 @@ class Holding:
             if text.startswith(codec.BUNDLE_PREFIX):
                 bundle = Bundle.parse(text)
                 return cls(bundle.tokens, bundle)
-            macaroon = Macaroon.parse(text)
-            return cls({macaroon.unverified_identifier.aud: macaroon}, None)
+            macaroon, *discharges = map(Macaroon.parse, text.split(JOINT))
+            if approvals and not discharges and is_discharge(macaroon):
+                return cls({}, None, (macaroon,))
+            if is_discharge(macaroon):
+                raise Stop(f"{shown}: this is an approval, no token", DENIED, hint=APPROVAL, code="malformed_token")
+            return cls({macaroon.unverified_identifier.aud: macaroon}, None, tuple(discharges))
         except ArxError as error:
             raise Stop(f"{shown}: {error}", DENIED, code=error.code) from error
 
     @property
     def kind(self) -> str:
-        """``bundle`` or ``token``."""
-        return "token" if self.bundle is None else "bundle"
+        """``bundle``, ``token`` or ``approval``."""
+        return "bundle" if self.bundle is not None else "token" if self.tokens else "approval"
 
     def token(self, audience: str) -> Macaroon:
         """Return the token for one service.
@@ -89,6 +102,15 @@ class Holding:
         """Return what stands beside the tokens, for JSON."""
         held = self.bundle
         return {} if held is None else {"agent": held.agent, "issuer": held.issuer, "task": held.task}
+
+
+def is_discharge(macaroon: Macaroon) -> bool:
+    """Tell a discharge, which is an approval's text, from a token."""
+    try:
+        Requirement.read(macaroon.identifier)
+    except ArxError:
+        return False
+    return True
 
 
 def _hint(text: str) -> str | None:

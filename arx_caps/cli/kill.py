@@ -34,7 +34,7 @@ MOST_LOOKED_AT: Final = 10
 WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well: a second entry does no harm
 
 
-_BY_LOOK: Final = {"s-": "session", "t-": "task"}
+_BY_LOOK: Final = {"s-": "session", "t-": "task", "a-": "task"}  # an approval's scope is that of a part of a task
 
 
 class Action(NamedTuple):
@@ -198,7 +198,8 @@ def doubts_of(caller: Caller, scopes: Sequence[str]) -> list[str]:
                     near = difflib.get_close_matches(scope.name, paths, 1, cutoff=0.9)
                     doubts += [f"no {scope} is enrolled, but agent:{path} is: is it that one?" for path in near]
             elif scope.kind in ("session", "task"):
-                caller.call("GET", f"/v1/{scope.kind}s/{scope.name}")
+                kind = "approval" if str(scope.name).startswith("a-") else scope.kind
+                caller.call("GET", f"/v1/{kind}s/{scope.name}")
         except Stop as error:
             if error.code == "not_found":
                 doubts.append(f"the mint has no {scope}: is it spelt right?")
@@ -210,7 +211,7 @@ def over_of(caller: Caller, scopes: Sequence[str]) -> list[tuple[str, str]]:
     caller.set_timeout(LOOK_S)
     found = []
     for scope in parse_scopes(scopes[:MOST_LOOKED_AT]):
-        if scope.kind in ("session", "task"):
+        if scope.kind in ("session", "task") and not str(scope.name).startswith("a-"):
             with contextlib.suppress(Stop):
                 state = caller.call("GET", f"/v1/{scope.kind}s/{scope.name}")[scope.kind]["state"]
                 found += [(str(scope), str(state))] if state not in ("open", "frozen") else []

@@ -6,6 +6,7 @@ the chain is authentic.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from arx_caps.cli.values import show_json, show_span, show_time
 from arx_verifier import caveats, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
+from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import KEY_BYTES, AudienceKey
 from arx_verifier.macaroon import Identifier, Macaroon, OperatorIdentifier, about
@@ -25,7 +27,7 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         place: Its place, as refusals name it: ``caveat 1``.
-        kind: ``mint``, ``hand-over``, ``narrowing`` or ``call``.
+        kind: ``mint``, ``hand-over``, ``narrowing``, ``requirement``, ``approval`` or ``call``.
         to: Who a hand-over names, or None.
         removes: What it takes away, a phrase each.
         caveat: Its members, or None when it cannot be read.
@@ -43,8 +45,12 @@ def fingerprint(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def unverified_chain(macaroon: Macaroon) -> ProvenChain:
+def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> ProvenChain:
     """Work out what a chain says as a verifier would, with a stand-in for the key: nothing is proven by it.
+
+    Args:
+        macaroon: The token.
+        discharges: What goes along with it.
 
     Raises:
         MalformedTokenError: It is an operator's token, or its identifier cannot be read.
@@ -54,7 +60,9 @@ def unverified_chain(macaroon: Macaroon) -> ProvenChain:
         raise MalformedTokenError("an operator's token is good for the mint alone, and names no tools of a service")
     reading = ProvenChain(AudienceKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
     packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
-    reading.read_caveats(packets, identifier.aud)
+    reading.read_caveats((*packets, *(packet for each in discharges for packet in each.packets)), identifier.aud)
+    answered = {each.identifier for each in discharges}
+    reading.unmet = tuple([unmet for unmet in reading.unmet if unmet[1].encode() not in answered])
     return reading
 
 
@@ -102,6 +110,21 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
     }
 
 
+def describe_discharge(macaroon: Macaroon) -> dict[str, Any]:
+    """Return what a discharge says, for JSON; no signature and no text of it.
+
+    Raises:
+        UnknownCaveatError: It answers nothing that this version knows.
+    """
+    answers = Requirement.read(macaroon.identifier)
+    return {
+        "answers": msgspec.to_builtins(answers),
+        "fingerprint": fingerprint(macaroon.encode()),
+        "realm": macaroon.location,
+        "caveats": [msgspec.to_builtins(msgspec.structs.replace(step, kind="approval")) for step in steps(macaroon)],
+    }
+
+
 def steps(macaroon: Macaroon) -> list[Step]:
     """Say of each caveat what it takes away."""
     found: list[Step] = []
@@ -109,7 +132,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
     for index, packet in enumerate(macaroon.packets):
         place = f"caveat {index + 1}"
         if isinstance(packet, codec.ThirdParty):
-            found.append(Step(place, "narrowing", None, ("needs an approval that this version cannot take",), None))
+            found.append(_requirement(place, packet))
             continue
         try:
             caveat = caveats.read_caveat(packet)
@@ -121,6 +144,17 @@ def steps(macaroon: Macaroon) -> list[Step]:
         kind = "mint" if kind == "narrowing" and not handed and index == 0 else kind
         found.append(Step(place, kind, caveat.to, tuple(_phrases(caveat)), msgspec.to_builtins(caveat)))
     return found
+
+
+def _requirement(place: str, packet: codec.ThirdParty) -> Step:
+    """Say which calls wait for somebody else's word."""
+    try:
+        required = Requirement.read(packet.identifier)
+    except ArxError as error:
+        return Step(place, "requirement", None, (f"everything: {error}",), None)
+    which = "every call" if required.tools is None else f"calls of {' or '.join(required.tools)}"
+    told = {"third_party": msgspec.to_builtins(required)}
+    return Step(place, "requirement", None, (f"{which} without an approval, a discharge for {required.id}",), told)
 
 
 def describe_rule(rule: Rule) -> str:
@@ -166,6 +200,8 @@ def _phrases(caveat: Caveat) -> list[str]:
         phrases.append(f"verifiers whose view of kills is older than {show_span(caveat.fresh)}")
     if caveat.task is not None:
         phrases.append(f"everything once sub-task {caveat.task} has ended")
+    if caveat.once is not None:
+        phrases.append(f"every call but one with this approval, {caveat.once[0]}")
     if caveat.call is not None:
         phrases.append(f"every call but the one signed at {show_time(caveat.call[1])}")
     return phrases

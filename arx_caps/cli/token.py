@@ -15,7 +15,7 @@ from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.output import Console, pairs, plain
-from arx_caps.cli.reading import describe_token, fingerprint, unverified_chain
+from arx_caps.cli.reading import describe_discharge, describe_token, fingerprint, unverified_chain
 from arx_caps.cli.values import Duration, read_pairs, show_json, show_time, show_until
 from arx_caps.durations import parse_duration
 from arx_verifier.caveats import Caveat
@@ -38,12 +38,14 @@ token_command.add_command(explain_command)
 @common_options
 @pass_console
 def inspect(console: Console, file: str) -> None:
-    """Say what a token or a bundle says, without proving any of it."""
-    holding = Holding.read(file)
+    """Say what a token, a bundle or an approval says, without proving any of it."""
+    holding = Holding.read(file, approvals=True)
     now_ms = time.time_ns() // 1_000_000
     tokens = [describe_token(macaroon) for _, macaroon in sorted(holding.tokens.items())]
-    value = {"verified": False, "kind": holding.kind, **holding.about(), "tokens": tokens}
-    console.data("token", value, lambda: "\n\n".join([_head(holding), *(_show(token, now_ms) for token in tokens)]))
+    discharges = [describe_discharge(macaroon) for macaroon in holding.discharges]
+    value = {"verified": False, "kind": holding.kind, **holding.about(), "tokens": tokens, "discharges": discharges}
+    shown = [_head(holding), *(_show(token, now_ms) for token in tokens), *map(_show_discharge, discharges)]
+    console.data("token", value, "\n\n".join(shown))
 
 
 @token_command.command("hand-over")
@@ -161,8 +163,25 @@ def _show(token: dict[str, Any], now_ms: int) -> str:
     return "\n".join(lines)
 
 
+def _show_discharge(discharge: dict[str, Any]) -> str:
+    tools = " or ".join(discharge["answers"].get("tools") or ()) or "every tool"
+    facts = [
+        ("approval", f"of a call of {tools}"),
+        ("answers", discharge["answers"]["id"]),
+        ("fingerprint", discharge["fingerprint"]),
+        ("realm", discharge["realm"]),
+    ]
+    return "\n".join([pairs(facts), *map(_show_step, discharge["caveats"])])
+
+
 def _show_step(step: dict[str, Any]) -> str:
-    title = {"mint": "the mint granted", "hand-over": f"handed to {step['to']}", "call": "signed for a call"}
+    title = {
+        "mint": "the mint granted",
+        "hand-over": f"handed to {step['to']}",
+        "requirement": "operators must approve",
+        "approval": "approved",
+        "call": "signed for a call",
+    }
     removes = [f"    takes away {phrase}" for phrase in step["removes"]] or ["    takes away nothing"]
     body = [plain(line) for line in removes] if step["caveat"] is not None else [plain(show_json(step["removes"]))]
     return "\n".join([f"  {step['place']}: {title.get(step['kind'], 'narrowed')}", *body])

@@ -12,10 +12,12 @@ from click.testing import CliRunner
 from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.app import cli
 from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule, codec
+from arx_verifier.discharge import Requirement, caveat_key, discharge, require_discharge
 
 KEY = b"k" * 32
 SESSION, TASK = "s-abcdefghijklmnop", "t-abcdefghijklmnop"
 INC = "A" * 22
+REQUIRED = Requirement(id=f"k1.0:{TASK}", tools=("payments.refund",))
 
 
 class Ran(NamedTuple):
@@ -56,9 +58,11 @@ def orders(**identifier: Any) -> Macaroon:
     return macaroon("orders", rule, Rule(tool="orders.list", args={}), **identifier)
 
 
-def bundle() -> Bundle:
-    """Mint a bundle for two services."""
+def bundle(required: Requirement | None = None) -> Bundle:
+    """Mint a bundle for two services; of one of them every refund may have to be approved."""
     payments = macaroon("payments", Rule(tool="payments.refund", args={"amount": Constraint(range=(0, 50))}))
+    if required is not None:
+        payments = require_discharge(payments, required.encode(), caveat_key(KEY, required.id))
     return Bundle(
         agent="acme/support",
         issuer="http://127.0.0.1:8700",
@@ -69,9 +73,18 @@ def bundle() -> Bundle:
     )
 
 
-def service_file(path: Path, key: bytes = KEY, store: str | None = None) -> Path:
-    """Write the service file of ``orders``."""
-    content = {"v": 1, "realm": "acme", "audience": "orders", "max_ttl_ms": 3_600_000, "store": store}
+def approval(amount: int, *, required: Requirement = REQUIRED, ttl_ms: int = 600_000) -> str:
+    """Make the discharge of an approved refund."""
+    now = time.time_ns() // 1_000_000
+    rule = Rule(tool="payments.refund", args={"amount": amount})
+    said = Caveat(allow=(rule,), exp=now + ttl_ms, once=("a-abcdefghijklmnop", now), task="a-abcdefghijklmnop")
+    key = caveat_key(KEY, required.id)
+    return discharge(required.encode(), key, realm="acme", caveats=(said,)).encode()
+
+
+def service_file(path: Path, key: bytes = KEY, store: str | None = None, audience: str = "orders") -> Path:
+    """Write a service file, of ``orders`` unless another is named."""
+    content = {"v": 1, "realm": "acme", "audience": audience, "max_ttl_ms": 3_600_000, "store": store}
     path.write_text(json.dumps({**content, "keys": {"k1.0": codec.text_of(key)}}))
     path.chmod(0o600)
     return path
