@@ -15,6 +15,7 @@ from arx_caps.audit.ocsf import to_ocsf
 COLUMNS: Final = (
     "index", "at", "type", "outcome", "code", "service", "tool", "agent", "named", "links", "session", "task",
     "subject", "policy", "verifier", "id", "peer", "detail", "leaf",
+    "request_id", "traceparent",
 )  # fmt: skip
 _STARTERS: Final = ("=", "+", "-", "@", "\t", "\r")
 

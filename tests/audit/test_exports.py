@@ -38,7 +38,7 @@ def found(index: int, decided: Decision, *, erased: bool = False) -> Found:
 
 RECORDS: Final = [
     found(0, decision(1, facts("s-1", "t-1", "acme/a", subject=ADA), request_id="rq-1", traceparent="00-ab-cd-01")),
-    found(1, decision(2, facts(), "argument_not_allowed", '=HYPERLINK("x")\nnext')),
+    found(1, decision(2, facts(), "argument_not_allowed", '=HYPERLINK("x")\nnext', request_id="=1+1")),
     found(2, decision(3, facts(), "revoked", "orders.get", ends=2)),
     found(3, decision(4, facts("s-1", "t-1", "acme/a", subject=ADA)), erased=True),
     found(4, Decision(COUNTED, START_MS, UNPROVEN, counts=(Counted("bad_signature", "10.0.0.9", 3),))),
@@ -170,6 +170,12 @@ def test_a_table_of_it_starts_no_formula() -> None:
     rows = list(csv.DictReader(io.StringIO(form.head + "".join(map(form.line, SHOWN)))))
     assert list(rows[0]) == list(COLUMNS)
     assert (rows[0]["named"], rows[0]["subject"]) == ("acme/a", "https://idp.example ada")
+    assert [(row["request_id"], row["traceparent"]) for row in rows[:4]] == [
+        ("rq-1", "00-ab-cd-01"),
+        ("'=1+1", ""),
+        ("", ""),
+        ("", ""),
+    ]
     assert rows[1]["tool"] == '\'=HYPERLINK("x")\\nnext'
     assert not any(cell.startswith(("=", "+", "@")) for row in rows for cell in row.values() if cell)
     assert (rows[8]["type"], rows[8]["tool"], rows[8]["agent"]) == ("event", "session.opened", "acme/bot")
