@@ -149,11 +149,13 @@ class Section:
         value = self._typed(key, default, list, 'a list such as ["a", "b"]')
         if value is default:
             return value
+        seen: set[str] = set()
         for index, item in enumerate(value):
             if not isinstance(item, str):
                 raise self._text.error((*self.path, key, index), f"expected text in quotes, came {shorten(item)}")
-            if item in value[:index]:
+            if item in seen:
                 raise self._text.error((*self.path, key, index), f"{shorten(item)} is listed twice")
+            seen.add(item)
         return tuple(value)
 
     def take_sections(self, key: str) -> list[tuple[str, "Section"]]:
@@ -205,6 +207,7 @@ class _Scan:
         self._text = text.replace("\r\n", "\n")
         self._lines = lines
         self._at = 0
+        self._counted, self._line_here = 0, 1
         self._counts: dict[Path, int] = {}
 
     def run(self) -> None:
@@ -285,7 +288,10 @@ class _Scan:
         self._lines.setdefault(path, self._line())
 
     def _line(self) -> int:
-        return self._text.count("\n", 0, self._at) + 1
+        # Counted on from where it was: from the beginning for each key, a long policy would take its length squared.
+        self._line_here += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line_here
 
 
 def _dotted(path: Path) -> str:
