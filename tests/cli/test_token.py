@@ -10,6 +10,7 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule, proofs
+from arx_verifier.discharge import Requirement, require_discharge
 from arx_verifier.proofs import CallSigner
 from tests.cli.helpers import SESSION, arx, bundle, orders, service_file
 
@@ -187,6 +188,20 @@ def test_explain_judges_time_and_network(tmp_path: Path) -> None:
     assert arx(*call, stdin=net).json["code"] == "network_not_allowed"
     assert arx(*call, "--peer", "192.0.2.1", stdin=net).json["code"] == "network_not_allowed"
     assert arx(*call, "--peer", "10.1.2.3", stdin=net).json["code"] == "ok"
+
+
+def test_explain_asks_for_approvals_last(tmp_path: Path) -> None:
+    """
+    What a call needs beside the token is told once nothing else speaks against it, with a service file and without.
+    """
+    raw = Requirement("k1.0:t-1", ("orders.list",)).encode()
+    demanding = require_discharge(orders().attenuate(Caveat(net=("10.0.0.0/8",))), raw, bytes(32)).encode()
+    call = ("token", "explain", "-", "--json", "--tool", "orders.list")
+    for words in (call, (*call, "--service", service_file(tmp_path / "orders.json"))):
+        assert arx(*words, stdin=demanding).json["code"] == "network_not_allowed"
+        ran = arx(*words, "--peer", "10.1.2.3", stdin=demanding)
+        assert (ran.exit_code, ran.json["code"]) == (1, "missing_discharge")
+        assert ran.json["failures"][0]["expected"] == "a discharge for k1.0:t-1"
 
 
 def test_a_one_shot_token_is_explained_for_its_call(tmp_path: Path) -> None:

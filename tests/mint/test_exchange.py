@@ -17,9 +17,11 @@ from arx_caps.mint.tables import TASKS
 from arx_verifier.access import AccessRequest
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import read_rule
+from arx_verifier.discharge import Requirement, bind, discharge, require_discharge
 from arx_verifier.errors import AttenuationError, SettingsError
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.proofs import CallSigner
 from arx_verifier.proven import ProvenChain
 from arx_verifier.proving import prove
 from tests.mint.test_tasks import verifier
@@ -330,3 +332,24 @@ def test_a_repeated_exchange_is_refused_once_its_key_is_banned(shop: Shop) -> No
     kid = shop.proven(first["access_token"], "payments").key.kid
     shop.epochs.ban(f"key:{kid}")
     assert shop.exchange("orders", text, key="e-1")["code"] in ("revoked", "banned")
+
+
+def test_what_was_approved_goes_no_further(kept: Shop) -> None:
+    """Discharges that the service was called with are passed over, whatever they are, and spend nothing else."""
+    task = kept.start()
+    made = discharge(Requirement("x").encode(), bytes(32), realm=kept.world.realm.name, caveats=(Caveat(exp=1),))
+    text = called(task)
+    assert kept.refund(kept.exchange("orders", f"{text}~{made.encode()}"), 50) == "ok"
+    assert kept.exchange("orders", text)["code"] == "replayed"
+
+
+def test_a_demand_of_a_holder_is_not_left_behind(kept: Shop) -> None:
+    """It could not stand in the new token, which would be wider without it: there is none."""
+    token = Macaroon.parse(kept.start().tokens["orders"])
+    raw = Requirement("ask the boss").encode()
+    demanding = require_discharge(token, raw, bytes(32))
+    made = bind(discharge(raw, bytes(32), realm=kept.world.realm.name), demanding)
+    for more in ("", "~" + made.encode()):
+        told = kept.exchange("orders", CallSigner(demanding, "orders").sign(b"any call of it", now_ms()) + more)
+        assert told["code"] == "exchange_not_allowed"
+        assert "demands a discharge of its own" in told["detail"]

@@ -14,6 +14,7 @@ from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
 from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import RequestError
 from arx_verifier.keys import KeyRing
@@ -282,3 +283,27 @@ def test_the_verifier_lives_as_long_as_the_application(own: bool) -> None:
     asyncio.run(ArxMiddleware(inner, verifier=verifier, tools=TOOLS)({"type": "lifespan"}, receive, send))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert log.log == (["start", "startup", "shutdown", "close"] if own else ["start", "close"])
+
+
+def test_an_approval_comes_with_its_call(realm: Realm) -> None:
+    """In its header, behind the token: the application is reached once; without, a 403 that says what is needed."""
+    raw, key = Requirement("k1.0:t-1", ("orders.refund",)).encode(), bytes(32)
+    token = require_discharge(realm.token(), raw, key)
+    made = discharge(raw, key, realm="acme", caveats=(Caveat(once=("a-1", time.time_ns() // 1_000_000), task="a-1"),))
+    body, signer = b'{"amount":5}', CallSigner(token, "orders")
+
+    def signed() -> str:
+        fields = http_fields(HttpCall("POST", "/orders/A-1/refund", sha256(body).digest()))
+        return signer.sign(fields, time.time_ns() // 1_000_000)
+
+    result = answered(realm, "/orders/A-1/refund", signed(), method="POST", body=body)
+    assert (result.status, result.problem["code"]) == (403, "missing_discharge")
+    assert result.problem["failures"][0]["expected"] == "a discharge for k1.0:t-1"
+    assert 'error="insufficient_scope"' in result.headers["www-authenticate"]
+    text = join(signed(), [bind(made, token)])
+    assert answered(realm, "/orders/A-1/refund", text, method="POST", body=body).status == 200
+    text = join(signed(), [bind(made, token)])
+    result = answered(realm, "/orders/A-1/refund", text, method="POST", body=body)
+    assert (result.status, result.problem["code"]) == (403, "budget_exhausted")
+    assert answered(realm, "/orders/A-1", token.encode()).status == 200
+    assert [decision.code for decision in realm.sink.decisions][:3] == ["missing_discharge", "ok", "budget_exhausted"]
