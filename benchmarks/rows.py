@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 from arx_verifier import proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.verify import Verifier
 from benchmarks.measure import Batch, each, repeated
@@ -86,6 +88,7 @@ def decisions(made: Verifiers) -> Iterator[Row]:
             "ARx, 2 000 live parents": live_parents(made.make(), hops),
             "ARx, first sight": each(allow(made.make(cache_bytes=0)), signing(parent)),
             "ARx, first sight, no word known": strangers(made.make(cache_bytes=0), hops),
+            "ARx, with a discharge": each(allow(made.make()), discharging(parent)),
         }
         chars = {name: len(other.text) for name, other in others.items()}
         chars |= {"ARx, parent seen": len(next(calls(parent, count=1))), "tenuo": len(chained.text) + 86}
@@ -97,6 +100,16 @@ def signing(*parents: Macaroon) -> Callable[[int], Iterable[str]]:
     """Return what signs so many calls, of these parents in turn."""
     signers = itertools.cycle([proofs.CallSigner(parent, "orders") for parent in parents])
     return lambda count: [next(signers).sign(FIELDS, AT) for _ in range(count)]
+
+
+def discharging(parent: Macaroon) -> Callable[[int], Iterable[str]]:
+    """Return what signs so many calls of a token that needs an approval, with the approval."""
+    raw = Requirement("k1.0:t-1", (TOOL,)).encode()
+    token = require_discharge(parent, raw, bytes(32))
+    approved = Caveat(allow=(Rule(tool=TOOL, args=dict(ARGS)),), exp=AT + 600_000, task="a-1")
+    bound = bind(discharge(raw, bytes(32), realm="acme", caveats=(approved,)), token)
+    sign = signing(token)
+    return lambda count: [join(text, [bound]) for text in sign(count)]
 
 
 def live_parents(checked: Verifier, hops: int) -> Batch:

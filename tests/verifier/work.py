@@ -15,6 +15,7 @@ from arx_verifier.asgi import _headers, _token
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule, Url
 from arx_verifier.counters import MemoryNonces
+from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
 from arx_verifier.errors import RequestError
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.peers import Peers
@@ -214,6 +215,46 @@ def third_parties(n: int) -> Work:
     )
     checked, shown = verifier(), codec.TOKEN_PREFIX + codec.text_of(raw + codec.TAIL + bytes(32))
     return lambda: refuses(checked, shown, access(), "bad_signature")
+
+
+def demands(n: int, *, seen: bool = False) -> Work:
+    """Requirements that nothing answers, of this call's tool and of others."""
+    token = mint()
+    for _ in range(n):
+        token = require_discharge(token, Requirement(new(), (new(), TOOL)).encode(), bytes(32))
+    return decides(token, access(), "missing_discharge", seen=seen)
+
+
+def demanded_tools(n: int) -> Work:
+    """Tools of one requirement."""
+    raw = Requirement(new(), tuple(new() for _ in range(n))).encode()
+    return decides(require_discharge(mint(), raw, bytes(32)), access())
+
+
+def discharges(n: int, *, caveats: int = 1) -> Work:
+    """Discharges of one credential, or caveats of the only one."""
+    token, names = mint(), [Requirement(new()).encode() for _ in range(n)]
+    for raw in names:
+        token = require_discharge(token, raw, bytes(32))
+    said = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
+    bound = [bind(discharge(raw, bytes(32), realm="acme", caveats=(*said,)), token) for raw in names]
+    checked, text = verifier(), join(token.encode(), bound)
+
+    def work() -> None:
+        assert checked.decide(text, access()).code == "ok"
+
+    return work
+
+
+def nested_discharges(n: int) -> Work:
+    """A discharge that demands another, and so on; too deep or not."""
+    names = [Requirement(new()).encode() for _ in range(n)]
+    token = require_discharge(mint(), names[0], bytes(32))
+    made = [discharge(raw, bytes(32), realm="acme") for raw in names]
+    for at, raw in enumerate(names[1:]):
+        made[at] = require_discharge(made[at], raw, bytes(32))
+    checked, text = verifier(), "~".join([token.encode(), *[bind(each, token).encode() for each in made]])
+    return lambda: refuses(checked, text, access(), "ok", "malformed")
 
 
 def member(make_caveat: Callable[[int], Caveat], code: str = "ok") -> Callable[[int], Work]:
