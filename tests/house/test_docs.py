@@ -51,6 +51,20 @@ def test_a_command_that_is_named_exists(page: Path) -> None:
                 assert word.partition("=")[0] in known, f"{command.name} {word}"
 
 
+def test_every_decision_is_in_the_list() -> None:
+    """
+    The list names each record with its title, in their order, and no other.
+    """
+    folder = ROOT / "docs" / "decisions"
+    titles = []
+    for page in sorted(folder.glob("[0-9]*.md")):
+        number, _, title = page.read_text("utf-8").partition("\n")[0].removeprefix("# ").partition(" ")
+        titles.append(f"| [{number}]({page.name}) | {title} |")
+        assert page.name.startswith(f"{number}-"), page.name
+    listed = (folder / "README.md").read_text("utf-8").splitlines()
+    assert [line for line in listed if line.startswith("| [")] == titles
+
+
 def test_every_command_is_documented() -> None:
     """
     Each command has its heading in docs/cli.md.
