@@ -59,25 +59,30 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     model: str | None = None
 
 
+class _Packed:
+    """Packs a chain's facts at the first use; from then on the bytes are found in its ``__dict__``.
+
+    Not ``cached_property``: before Python 3.12 its lock costs as much as the packing.
+    """
+
+    def __get__(self, facts: "ChainFacts", _: object = None) -> bytes:
+        packed = facts.__dict__["packed"] = pack_facts(facts)
+        return packed
+
+
 class ChainFacts(Facts, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """All that one token's chain says, with what can be erased.
 
     Attributes:
         subject: Issuer and subject of the person or account acted for, or None.
         meta: What else the token says of its agent, as names and values.
+        packed: The journal's bytes up to the call.
     """
 
     subject: tuple[str, str] | None = None
     meta: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def packed(self) -> bytes:
-        """The journal's bytes up to the call, packed at the first use."""
-        kept = self.__dict__  # not ``cached_property``: before Python 3.12 its lock costs as much as the packing
-        packed: bytes | None = kept.get("packed")
-        if packed is None:
-            packed = kept["packed"] = pack_facts(self)
-        return packed
+    packed = _Packed()
 
 
 _KEPT_FACTS: Final = len(Facts.__struct_fields__)

@@ -20,6 +20,7 @@ import fcntl
 import mmap
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -35,8 +36,7 @@ _MAGIC: Final = b"ARXJRNL2"
 _STATE_AT: Final = 8
 _OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
 _DENIED_AT, _LENGTHS_AT, _BODY_AT = 12, 16, 24
-_NUMBER: Final = struct.Struct("<I")
-_number: Final = _NUMBER.pack
+_SWAPS: Final = sys.byteorder != "little"  # whether a view of the mapping has another order than the file's numbers
 _DENIED: Final = struct.Struct("=I")  # in this machine's order, as a view of the mapping has it
 
 
@@ -129,7 +129,8 @@ class Segment:
             _reserve(self._fd, size)
             os.pwrite(self._fd, header.pack(), 0)
             self._map = mmap.mmap(self._fd, size)
-            self.denied = memoryview(self._map)[_DENIED_AT:_LENGTHS_AT].cast("I")
+            self._words = memoryview(self._map).cast("I")
+            self.denied = self._words[_DENIED_AT // 4 : _LENGTHS_AT // 4]
             making.rename(self.path)  # readers never see one that is half made
         except BaseException:
             os.close(self._fd)
@@ -142,14 +143,15 @@ class Segment:
         An exception from outside, such as a signal handler's, is raised where something is called.  From the first byte
         that is written on nothing is, so that a record is there whole, and its room taken, or not at all.
         """
-        room, mapped, length = self.room, self._map, len(payload)
-        checksum, counts = _number(crc32(payload, sequence & 0xFFFFFFFF)), _number(length)  # ``checksum_of``
-        start = self.size - room
-        body = start + 8
-        mapped[body : body + length] = payload
-        mapped[start + 4 : body] = checksum
-        mapped[start : start + 4] = counts
-        self.room = room - ((length + 11) & ~3)  # ``stored_size``
+        mapped, words, start, length = self._map, self._words, self.size - self.room, len(payload)
+        word, counts, checksum = start >> 2, length, crc32(payload, sequence & 0xFFFFFFFF)  # ``checksum_of``
+        if _SWAPS:
+            counts, checksum = _swapped(counts), _swapped(checksum)
+        start += 8
+        mapped[start : start + length] = payload
+        words[word + 1] = checksum
+        words[word] = counts
+        self.room -= (length + 11) & ~3  # ``stored_size``
 
     def healthy(self) -> bool:
         """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
@@ -196,7 +198,12 @@ class Segment:
 
     def _unmap(self) -> None:
         self.denied.release()
+        self._words.release()
         self._map.close()
+
+
+def _swapped(number: int) -> int:
+    return int.from_bytes(number.to_bytes(4, "little"), "big")
 
 
 def _sync_folder(folder: Path) -> None:
