@@ -33,7 +33,8 @@ FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what only the other alp
 _SHORT: Final = 256  # above it, replacing two characters costs less than looking each one up
 _PLUS, _SLASH, _EQUALS = b"+/="  # numbers: looking for one costs a sixth of looking for bytes
 _PADDING: Final = (b"", b"", b"==", b"=")  # by the number of characters modulo 4
-_URL_CHARS: Final = [bytes((char,)) for char in b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"]
+URL_CHARS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_URL_CHARS: Final = [char.encode() for char in URL_CHARS]
 # What may stand last, by the number of characters modulo 4: nothing is carried beyond the last byte.
 _LAST: Final = (
     frozenset(_URL_CHARS) | {b""},

@@ -8,13 +8,14 @@ stays the same from call to call and the part that does not.  Whether a nonce wa
 
 import os
 import re
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 from arx_verifier import canonical, chain, codec
 from arx_verifier.access import AccessRequest, HttpCall
+from arx_verifier.codec import FROM_URL, MAX_CREDENTIAL_CHARS, TO_URL
 from arx_verifier.compiled import twin
 from arx_verifier.errors import AttenuationError
 from arx_verifier.macaroon import Macaroon
@@ -35,23 +36,23 @@ MARK: Final = _PACKET_HEAD + _OPEN
 _END: Final = b"\0" + codec.TAIL
 _NONCE: Final = b"\0\0\0\x16"
 _TOOL: Final = b"\0\0\0\4tool"
-_TAIL_BYTES: Final = 2 + _CAVEAT_BYTES + len(_END) + codec.SIGNATURE_BYTES
-_CAVEAT_AT, _CAVEAT_ENDS = 2 - _TAIL_BYTES, -len(_END) - codec.SIGNATURE_BYTES
 # base64 writes three bytes as four characters, so the tail is cut where whole groups end: 0, 1 or 2 bytes of the parent
 # come into it.  The length of the text modulo 4 (with the five characters of ``arx1_``) tells how many; by that number:
 # - how many characters the tail has, and how many bytes of the parent are in it;
 # - where in it which text stands: a look there tells a task's token from a call without decoding it;
 # - what it may end with, since the last character must carry no bits beyond the last byte; and its padding.
 _TAILS: Final = (
-    (179, 1, 4, codec.text_of(MARK[2:11]), tuple("AEIMQUYcgkosw048"), b"="),
-    (180, 2, 4, codec.text_of(MARK[1:10]), ("",), b""),
+    (179, 1, 4, codec.text_of(MARK[2:11]), "AEIMQUYcgkosw048", b"="),
+    (180, 2, 4, codec.text_of(MARK[1:10]), codec.URL_CHARS, b""),
     None,
-    (178, 0, 0, codec.text_of(MARK), tuple("AQgw"), b"=="),
+    (178, 0, 0, codec.text_of(MARK), "AQgw", b"=="),
 )
-# One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.
+# One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.  Its
+# groups are a ``Call``'s caveat, digest and time, and the signature.
 _TAIL: Final = re.compile(
-    rb"\x02\x5f\{\"call\":\[\"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\",[1-9][0-9]{12},\"[A-Za-z0-9_-]{21}[AQgw]\"\]\}"
-    rb"\0\0\x06\x20"  # and 32 bytes of signature, as the number of characters has told
+    rb"\x02\x5f(\{\"call\":\[\"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\",([1-9][0-9]{12}),\"[A-Za-z0-9_-]{21}[AQgw]\"\]\})"
+    rb"\0\0\x06\x20(.{32})",
+    re.DOTALL,
 )
 
 
@@ -150,10 +151,10 @@ def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> byte
     Raises:
         UnicodeEncodeError: Half of a surrogate pair in the tool's name.
     """
-    name = tool.encode("utf-8")
-    sizes = len(name).to_bytes(4, "big"), len(written).to_bytes(4, "big")
-    parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, sizes[0], name, sizes[1], written)
-    return codec.base64_of(sha256(b"".join(parts)).digest())
+    name = tool.encode()
+    size, length = len(name).to_bytes(4, "big"), len(written).to_bytes(4, "big")
+    parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, size, name, length, written)
+    return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(TO_URL, b"=")  # ``codec.base64_of``
 
 
 @twin(Call)
@@ -169,20 +170,21 @@ def split_call(text: str) -> Call | None:
     """
     size = len(text)
     split = _TAILS[size & 3]
-    if split is None or size > codec.MAX_CREDENTIAL_CHARS:
+    if split is None or size > MAX_CREDENTIAL_CHARS:
         return None
     chars, extra, at, mark, last, padding = split
     cut = size - chars
-    if not text.startswith(mark, cut + at) or not text.endswith(last):
+    if not text.startswith(mark, cut + at) or text[-1] not in last:
         return None
     try:
-        raw = a2b_base64(text[cut:].encode().translate(codec.FROM_URL) + padding, strict_mode=True)
+        raw = a2b_base64(text[cut:].encode().translate(FROM_URL) + padding, strict_mode=True)
     except ValueError:  # another alphabet, or no text that could be written
         return None
-    if _TAIL.match(raw, extra) is None:
+    found = _TAIL.match(raw, extra)
+    if found is None:
         return None
-    caveat = raw[_CAVEAT_AT:_CAVEAT_ENDS]
-    return Call(text[:cut], raw[:extra], caveat, raw[-codec.SIGNATURE_BYTES :], int(caveat[55:68]), caveat[10:53])
+    caveat, digest, issued_at, signature = found.groups()
+    return Call(text[:cut], raw[:extra], caveat, signature, int(issued_at), digest)
 
 
 class CallSigner:
@@ -210,7 +212,7 @@ class CallSigner:
         self._head = codec.TOKEN_PREFIX + codec.text_of(body[:whole])
         self._rest = body[whole:] + MARK
         self._prefix = digest_prefix(audience)
-        if len(self._head) + 180 > codec.MAX_CREDENTIAL_CHARS or len(macaroon.packets) >= codec.MAX_CAVEATS:
+        if len(self._head) + 180 > MAX_CREDENTIAL_CHARS or len(macaroon.packets) >= codec.MAX_CAVEATS:
             raise AttenuationError("the task's token is too large to carry a call")
 
     def sign(self, fields: bytes, at_ms: int, nonce: bytes | None = None) -> str:
