@@ -37,7 +37,7 @@ def test_a_restarted_service_accepts_nothing_from_before() -> None:
 class Restarted(MemoryNonces):
     """A shared store that was restarted unseen: the next use finds out, and moves ``not_before_ms``."""
 
-    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Notice the restart on the way."""
         self.not_before_ms = AT + 1
         return super().spend(key, expires_ms, now_ms)

@@ -61,6 +61,19 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
     assert all(len(scope.encode()) <= scopes.MAX_SCOPE_BYTES for scope in proven(token).scopes)
 
 
+@pytest.mark.parametrize("raw", [b'{"weather":"fair"}', b'{"exp":1.5}', b'{"allow":[{"tool":"a..b"}]}', b'{"to":"A"}'])
+def test_what_no_chain_may_say_is_read_once(raw: bytes) -> None:
+    """A caveat that is refused is refused again by what is remembered of its bytes, in the same words."""
+    token = mint()
+    body, signature = chain.appended(*token.parts(), raw)
+    terms._REFUSED.clear()
+    first, again = (proven(Macaroon(body, signature)).refused for _ in range(2))
+    assert first is not None
+    assert first == again
+    assert first.failures[0].place == f"caveat {len(token.packets) + 1}"
+    assert list(terms._REFUSED) == [raw]
+
+
 def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:
     """The agent is proven; the holders are what the one before them wrote."""
     token = mint().hand_over("acme/a", Caveat(task="t-sub"), hop=HOPS[0]).hand_over("acme/b", hop=HOPS[1])

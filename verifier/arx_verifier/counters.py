@@ -30,7 +30,7 @@ class NonceStore(Protocol):
     waits: bool
     not_before_ms: int
 
-    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key, in one indivisible step.
 
         Args:
@@ -39,20 +39,14 @@ class NonceStore(Protocol):
             now_ms: The time of the request, ms since the Unix epoch.
 
         Returns:
-            True if it was new, False if it was seen before.
+            True if it was new, False if it was seen before; None where that cannot be told, as there is no room for it.
 
         Raises:
-            StoreError: It cannot be told: the store is full or did not answer.
+            StoreError: It cannot be told: the store did not answer.
         """
 
 
 _STORES: "weakref.WeakSet[MemoryNonces]" = weakref.WeakSet()
-
-
-class _FullError(StoreError):
-    """A store has no room."""
-
-    __init__ = Exception.__init__  # half of what it takes to raise one: no facts are told
 
 
 class MemoryNonces:
@@ -84,7 +78,7 @@ class MemoryNonces:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key; see ``NonceStore``."""
         if self._forked:  # told by the fork: asking for the process each time is a call of the kernel
             raise StoreError("a forked process shares no nonces with its parent: use RedisNonces")
@@ -105,11 +99,11 @@ class MemoryNonces:
                 else:
                     same.append(key)
                 return True
-        raise _FullError(f"the nonce store is full: {self._capacity} calls are still live")
+        return None
 
-    def _keep_long(self, key: bytes | str, minute: int) -> bool:
+    def _keep_long(self, key: bytes | str, minute: int) -> bool | None:
         if len(self._seen) >= self._capacity or self._lasting >= self._capacity // 2:
-            raise _FullError(f"the nonce store is full: {self._lasting} names are good once and still remembered")
+            return None
         self._seen.add(key)
         self._by_minute.setdefault(minute, []).append(key)
         self._lasting += 1

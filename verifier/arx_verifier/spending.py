@@ -35,6 +35,8 @@ def spend(nonces: NonceStore, proven: ProvenChain, call: Call | None, request: A
             issued_at = call.issued_at
             # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
             fresh = nonces.spend(call.signature, issued_at + proofs.KEEP_MS, request.at)
+            if fresh is None:
+                return NO_STORE
             if issued_at < nonces.not_before_ms:
                 # Read after spending, which may have moved it: the store cannot know what was used before that time.
                 return BEFORE_START
@@ -54,6 +56,8 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused
         if not now_ms - ONCE_MS < issued_at <= now_ms + ONCE_AHEAD_MS:
             return used_up(place, ONCE_AGE)
         fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_MS, now_ms)
+        if fresh is None:
+            return NO_STORE
         if issued_at < nonces.not_before_ms:
             return used_up(place, ONCE_AGE)
         if not fresh:

@@ -23,11 +23,12 @@ from arx_verifier.constraints import (
     permits,
     tell_first,
 )
-from arx_verifier.errors import Failure, MalformedTokenError
+from arx_verifier.errors import ArxError, Failure, MalformedTokenError
 
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
+_MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
 _MAX_RULES: Final = (
     131_072  # of all rules gathered by tool, their tests and places; one takes 30 to 40 bytes: about 5 MB
 )
@@ -149,11 +150,12 @@ class ToolRules:
 
 
 KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)  # by its bytes, with ``GAP`` for its hop
+_REFUSED: Final[bounds.Kept[bytes, tuple[type[ArxError], str]]] = bounds.Kept(_MAX_REFUSED, 1)  # by its bytes: why
 _GATHERED: Final[bounds.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = bounds.Kept(_MAX_RULES, 8)
 
 
 def read_terms(packet: bytes) -> Terms:
-    """Read one proven caveat that is not among those that are kept, and keep it if it may be.
+    """Read one proven caveat that is not among those that are kept, and keep it if it may be; also that it is refused.
 
     Args:
         packet: Its bytes as received.
@@ -162,6 +164,18 @@ def read_terms(packet: bytes) -> Terms:
         UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
         MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
     """
+    known = _REFUSED.get(packet)
+    if known is not None:
+        raise known[0](known[1])
+    try:
+        return _read_new(packet)
+    except ArxError as error:
+        if len(packet) <= _MAX_KEPT_BYTES:
+            _REFUSED.keep(packet, (type(error), str(error)), 0)
+        raise
+
+
+def _read_new(packet: bytes) -> Terms:
     caveat = caveats.read_proven(packet)
     if caveat.call is not None:
         raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
