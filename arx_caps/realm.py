@@ -21,6 +21,7 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.keys import DEFAULT_MAX_TTL_MS
 
 DATABASE_VARIABLE: Final = "ARX_DATABASE"
+PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
 DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000

@@ -15,20 +15,19 @@ from arx_caps.cli.output import Console, json_line, plain, table
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.values import Duration, show_json, show_time
 from arx_caps.durations import parse_duration
-from arx_caps.realm import Realm
+from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"
-PASSPHRASE = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - the name of a variable
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(),
-    help=f'opens the root key with this file\'s text ("-": stdin); else {PASSPHRASE}',
+    help=f'opens the root key with this file\'s text ("-": stdin); else {PASSPHRASE_VARIABLE}',
 )
 
 
 def read_passphrase(file: str | None) -> str | None:
     """Return the passphrase of the root key: from the file, else from the environment, else none."""
-    return read_text(file) if file else os.environ.get(PASSPHRASE)
+    return read_text(file) if file else os.environ.get(PASSPHRASE_VARIABLE)
 
 
 @click.group("mint", cls=Verbs)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
 from arx_caps.keyfile import read_secret, replace_secret, write_secret
+from arx_caps.realm import PASSPHRASE_VARIABLE
 from arx_verifier import codec, names
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.keys import KEY_BYTES
@@ -159,7 +160,7 @@ class RootKeys:
             raise SettingsError(f"{path} belongs to another realm")
         if file.seal == "scrypt" and passphrase is None:
             raise SettingsError(
-                f"{path} is sealed with a passphrase: give --passphrase-file FILE, or set ARX_ROOT_PASSPHRASE"
+                f"{path} is sealed with a passphrase: give --passphrase-file FILE, or set {PASSPHRASE_VARIABLE}"
             )
         sealed_with = passphrase if file.seal == "scrypt" else None
         failed: Exception | None = None

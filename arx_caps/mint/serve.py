@@ -29,10 +29,9 @@ from arx_caps.mint.connections import AT_ONCE, BACKLOG, BoundedProtocol, accept_
 from arx_caps.mint.core import Mint, need_store
 from arx_caps.mint.metrics import Metrics
 from arx_caps.mint.observing import log_lines
-from arx_caps.realm import Realm, default_folder
+from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_verifier.errors import ArxError, SettingsError
 
-PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
 STORE_VARIABLE: Final = "ARX_STORE_URL"
 LOG_VARIABLE: Final = "ARX_LOG"
 GRACE_S: Final = 10  # for requests that run when the mint is stopped: as long as one may take to arrive

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.serve import GRACE_S, PASSPHRASE_VARIABLE, SETTINGS_EXIT, STORE_VARIABLE, has_terminal
-from arx_caps.realm import Realm
+from arx_caps.mint.serve import GRACE_S, SETTINGS_EXIT, STORE_VARIABLE, has_terminal
+from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 from arx_verifier.errors import SettingsError
 
 POLL_S: Final = 0.2
