@@ -13,7 +13,7 @@ from arx_verifier import chain, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.discharge import bind, join
+from arx_verifier.discharge import bind, join, seal
 from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import RevokedError, ValidityError
 from arx_verifier.macaroon import Macaroon
@@ -332,6 +332,23 @@ def test_an_own_demand_of_a_holder() -> None:
     assert code(sent(token, [GOOD])) == "missing_discharge"
     assert code(sent(token, [mine])) == "missing_discharge"
     assert code(sent(token, [GOOD, mine])) == "ok"
+
+
+def test_an_answer_does_not_make_a_demand_known() -> None:
+    """What nobody can read is refused, also where somebody who knows it answered rightly."""
+    raw, key = b"ask the boss", b"k" * 32
+    body, signature = mint().parts()
+    sealed = seal(signature, chain.derive(key), raw)
+    token = Macaroon(
+        body + codec.caveat_packet(codec.ThirdParty(None, raw, sealed)),
+        chain.extend_third_party(signature, sealed, raw),
+    )
+    start = codec.encode(codec.Packets(b"acme", raw, (), chain.extend(chain.derive(key), raw)))
+    made = Macaroon.from_bytes(start)
+    for text in (token.encode(), join(token.encode(), [bind(made, token)])):
+        decision = verifier().decide(text, access())
+        assert (decision.code, decision.failures[0].place) == ("unknown_caveat", "caveat 2")
+    assert code(join(token.encode(), [made])) == "bad_signature"
 
 
 @pytest.mark.parametrize("sealed", [b"", bytes(71), bytes(72), bytes(73), b"v" * 200])

@@ -3,6 +3,7 @@
 
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -125,6 +126,15 @@ def test_eight_names() -> None:
     assert code(verifier(), mint(ANYTHING, *names)) == "malformed"
     token = demanding(mint(ANYTHING, *names[:5]))
     assert verifier().decide(sent(token, [answering(*names[5:])]), refund()).code == "malformed"
+
+
+def test_of_calls_at_once_one_has_the_name() -> None:
+    """Many threads, one verifier, one approval, another call each."""
+    checked, token, made = verifier(), demanding(), answering(APPROVED)
+    texts = [sent(token, [made]) for _ in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda text: checked.decide(text, refund()).code, texts))
+    assert sorted(codes) == ["budget_exhausted"] * 63 + ["ok"]
 
 
 @pytest.mark.servers

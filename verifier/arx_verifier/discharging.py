@@ -70,8 +70,15 @@ class _Answers:
 
 
 def open_discharges(
-    texts: Sequence[str], key: bytes, identifier: bytes, packets: tuple[bytes | codec.ThirdParty, ...], parent: bytes
-) -> tuple[tuple[bytes | None, ...], Opened]:
+    texts: Sequence[str],
+    *,
+    key: bytes,
+    identifier: bytes,
+    packets: tuple[bytes | codec.ThirdParty, ...],
+    parent: bytes,
+    location: bytes,
+    room: int,
+) -> Opened:
     """Prove discharges against the proven token that they were presented with.
 
     Args:
@@ -80,28 +87,33 @@ def open_discharges(
         identifier: The token's.
         packets: Its caveats, without its call.
         parent: Its signature before that.
+        location: That of the realm.
+        room: How many caveats there may be in all.
 
     Returns:
-        The locations of the discharges, and all that is proven now.
+        All that is proven now.
 
     Raises:
-        MalformedTokenError: A discharge is no macaroon, is of no or the same caveat, or is nested too deeply.
+        MalformedTokenError: A discharge is no macaroon of this realm, is of no or the same caveat, or is nested too
+            deeply; or there are too many caveats.
         SignatureMismatchError: One was made with another key, altered, or bound to another token.
     """
     answers = _Answers(parent)
-    locations: list[bytes | None] = []
     found = packets
     for text in texts:
         parts = codec.decode(codec.split_text(text))
+        if parts.location != location:
+            raise MalformedTokenError("a discharge of another realm")
         if parts.identifier in answers.waiting:
             raise MalformedTokenError("two discharges of one caveat")
         answers.waiting[parts.identifier] = _Given(parts, len(found))
-        locations.append(parts.location)
         found += parts.caveats
+    if len(found) > room:
+        raise MalformedTokenError(f"token and discharges have more than {codec.MAX_CAVEATS} caveats")
     answers.answer(chain.extend(key, identifier), packets, 0, 0)
     if answers.waiting:
         raise MalformedTokenError("a discharge that no caveat asks for")
-    return tuple(locations), Opened(found, frozenset(answers.answered))
+    return Opened(found, frozenset(answers.answered))
 
 
 def speaks_of_holders(packets: Sequence[bytes | codec.ThirdParty], begin: int) -> tuple[int, ArxError] | None:

@@ -78,7 +78,7 @@ MEANINGS: Final[dict[str, str]] = {
     "too_deep": "the token was handed over more often than it allows",
     "name_not_allowed": "the token was handed over to an agent that it does not allow",
     "network_not_allowed": "the token does not allow calls from this address",
-    "budget_exhausted": "the token's budget is used up",
+    "budget_exhausted": "the token's budget, or an approval that is good once, is used up",
     "proof_missing": "the token must be signed for each call, and was not",
     "proof_invalid": "the token was signed for another call, or too long ago",
     "replayed": "this call was made before",

@@ -98,13 +98,15 @@ def _add_discharges(
     """Prove discharges, and read their caveats behind those of the token."""
     from arx_verifier import discharging  # and with it what opens boxes: few calls need it
 
-    locations, opened = discharging.open_discharges(
-        discharges, proven.key.derived, identifier, packets, proven.signature
+    opened = discharging.open_discharges(
+        discharges,
+        key=proven.key.derived,
+        identifier=identifier,
+        packets=packets,
+        parent=proven.signature,
+        location=keys.location,
+        room=codec.MAX_CAVEATS - (call is not None),
     )
-    if any(location != keys.location for location in locations):
-        raise MalformedTokenError("a discharge of another realm")
-    if len(opened.packets) + (call is not None) > codec.MAX_CAVEATS:
-        raise MalformedTokenError(f"token and discharges have more than {codec.MAX_CAVEATS} caveats")
     wrong = discharging.speaks_of_holders(opened.packets, len(packets))
     ProvenChain.read_caveats(proven, opened.packets if wrong is None else packets, audience)
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
