@@ -17,6 +17,7 @@ from arx_verifier import arguments, names
 from arx_verifier.bounds import MAX_TOOL_PARTS
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.discharge import Requirement, require_discharge
 from arx_verifier.macaroon import Macaroon
 from tests.support import ANYTHING, access, mint, sign, verifier
 
@@ -45,6 +46,20 @@ def many_members(number: int) -> Caveat:
     return Caveat(allow=tuple(Rule(tool=tool) for tool in (f"x{number}", "orders.get")), exp=2**52, nbf=0, depth=0)
 
 
+def many_demands(number: int) -> Macaroon:
+    """What as many third parties as there is room for have to agree to."""
+    token = mint()
+    for each in range(12):
+        raw = Requirement(f"{each}.{number}".ljust(160, "x"), ("x.y",)).encode()
+        token = require_discharge(token, raw, bytes(32))
+    return token
+
+
+def many_tools(number: int) -> Macaroon:
+    """One who has to agree to calls of a thousand tools."""
+    return require_discharge(mint(), Requirement(str(number), ("a",) * 1000).encode(), bytes(32))
+
+
 @pytest.fixture
 def traced() -> Iterator[None]:
     tracemalloc.start()
@@ -53,14 +68,20 @@ def traced() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("narrowing", [many_operands, many_rules, many_networks, many_members])
-def test_what_is_kept_is_charged_by_what_it_takes(narrowing: Callable[[int], Caveat]) -> None:
+@pytest.mark.parametrize(
+    "narrowed",
+    [
+        *(lambda number, say=say: mint().attenuate(say(number)) for say in (many_operands, many_rules, many_networks)),
+        *(lambda number: mint().attenuate(many_members(number)), many_demands, many_tools),
+    ],
+)
+def test_what_is_kept_is_charged_by_what_it_takes(narrowed: Callable[[int], Macaroon]) -> None:
     """However a holder narrows, the cache takes about as much as it was given."""
     checked = verifier(cache_bytes=CACHE_BYTES)
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(40):
-        assert checked.decide(mint().attenuate(narrowing(number)).encode(), access()).code == "ok"
+        assert checked.decide(narrowed(number).encode(), access()).code == "ok"
     checked.decisions.decisions.clear()  # type: ignore[attr-defined]
     gc.collect()
     assert checked._cached <= CACHE_BYTES

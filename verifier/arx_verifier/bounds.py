@@ -19,6 +19,7 @@ MAX_TOOL_PARTS: Final = 2048  # rules and operands in all of these together
 _CHAIN_BYTES: Final = 3000
 _PART_BYTES: Final = 400
 _FREE_PARTS: Final = 32  # what the first number has room for
+DEMAND_PARTS: Final = 8  # of a third party's caveat: it is kept as it is, and nothing of it is shared
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

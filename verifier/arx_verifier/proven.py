@@ -236,7 +236,7 @@ class ProvenChain:
                     from arx_verifier.discharge import Requirement  # few tokens have one: who starts need not wait
 
                     self.unmet = (*self.unmet, (index, Requirement.read(packet.identifier)))
-                    parts += packet.identifier.count(b",")
+                    parts += bounds.DEMAND_PARTS + packet.identifier.count(b",")
                     continue
                 start, mark, end = packet.rpartition(HOP_MARK)
                 terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
