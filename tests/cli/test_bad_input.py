@@ -163,7 +163,7 @@ def test_an_internal_error_is_a_line_and_70(monkeypatch: pytest.MonkeyPatch) -> 
     """
     import arx_caps.cli.token as module
 
-    def break_(*_: object) -> None:
+    def break_(*_: object, **__: object) -> None:
         raise RuntimeError(MARK)
 
     monkeypatch.setattr(module.Holding, "read", break_)
