@@ -359,3 +359,35 @@ def test_a_box_that_nobody_sealed(sealed: bytes) -> None:
     token = Macaroon(body + codec.caveat_packet(third), chain.extend_third_party(signature, sealed, RAW))
     assert code(sign(token, refund())) == "missing_discharge"
     assert code(sent(token, [GOOD])) == "bad_signature"
+
+
+BOUND = bind(GOOD, TOKEN)
+PIECES = st.sampled_from(
+    [
+        *("", "~", "arx1_", "arxb1_AAAA", "\u00e9", "\ud800", "A" * 300, mint().encode(), TOKEN.encode(), CALL),
+        *(GOOD.encode(), BOUND.encode(), BOUND.encode()[:-1], BOUND.encode() + "A", NARROWER.encode()),
+        sign(bind(answering(Caveat(allow=(Rule(tool="*"),))), TOKEN), refund()),
+    ]
+)
+
+
+@QUICK
+@given(st.lists(PIECES, max_size=11), st.booleans())
+def test_nothing_else_is_granted(pieces: list[str], met: bool) -> None:
+    """Whatever is joined: a refusal and no crash, but for a token and its discharge, in this order and alone."""
+    checked, plain = verifier(), access("orders.get")
+    if met:
+        assert code(sign(TOKEN, plain), plain, checked) == "ok"
+        assert code(TOKEN.encode(), plain, checked) == "ok"
+    text = "~".join(pieces)
+    found = checked.decide(text, refund())
+    good = text in [f"{token}~{BOUND.encode()}" for token in (TOKEN.encode(), CALL)]
+    whole = text in (mint().encode(),)
+    assert found.allowed == (good or whole), found.code
+    assert checked.screen(text) in (None, "malformed", "bad_signature")
+
+
+def test_many_joints_are_malformed() -> None:
+    """As many as a header holds, and one more."""
+    for text in ("~" * 7168, "~" * 7169, CALL + "~" * 3000, CALL + ("~" + BOUND.encode()) * 30):
+        assert code(text) == "malformed"
