@@ -19,7 +19,7 @@ from arx_caps.keyfile import KeyFile, PublicKey
 from arx_caps.realm import Realm
 from arx_verifier.names import is_agent_path
 
-ROLES = ("admin", "read-only", "kill-only", "responder", "policy", "keys", "agents")
+ROLES = ("admin", "read-only", "kill-only", "responder", "approver", "policy", "keys", "agents")
 role_option = click.option("--role", type=click.Choice(ROLES), help="what it may do; docs/operations.md explains each")
 rules_option = click.option(
     "--rules", metavar="FILE", help="instead of a role: a JSON object with `rules`, over the mint's actions"

@@ -24,6 +24,8 @@ from arx_verifier.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENC
 SESSION_ACTIONS: Final = tuple(
     Rule(tool=action)
     for action in (
+        "arx.approvals.ask",
+        "arx.approvals.read",
         "arx.sessions.end",
         "arx.sessions.read",
         "arx.sessions.renew",

@@ -7,14 +7,14 @@ proof is spent only once its key is known, so that strangers cannot fill the mem
 is judged here as an action with arguments; what it gets, by others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.operator_calls import record_call
 from arx_caps.mint.operator_token import hold_to_rules, hold_to_token, prove_operator_token
-from arx_caps.mint.roles import WRITE_OPERATORS, rules_of
+from arx_caps.mint.roles import APPROVE, WRITE_OPERATORS, rules_of
 from arx_caps.mint.service_calls import record_service_call
 from arx_caps.mint.state import now_ms
 from arx_verifier.access import AccessRequest
@@ -27,6 +27,7 @@ WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
 # gives power, or takes records out of the log for good, waits: whoever asks could be frozen by now.
 GIVING: Final = (
     "arx.agents.write",
+    APPROVE,
     "arx.audit.erase",
     "arx.audit.prune",
     "arx.ban.lift",
@@ -102,7 +103,13 @@ def read_token(call: Call) -> str:
     return token
 
 
-def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Caller:
+def identify(
+    mint: Mint,
+    call: Call,
+    action: str,
+    args: Mapping[str, Any],
+    about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> Caller:
     """Prove who is calling, and that the token allows this action.
 
     Args:
@@ -110,6 +117,7 @@ def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Ca
         call: The request.
         action: What is to be done, such as ``arx.tasks.start``.
         args: With what: the body's members and the path's.
+        about: Says more of what an operator's call is about; asked once it is proven who calls.
 
     Returns:
         The caller.
@@ -127,7 +135,8 @@ def identify(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Ca
     if not isinstance(unverified, OperatorIdentifier):
         return _agent(mint, token, unverified.session, proof, call, action, args)
     identifier = _proven_operator(mint, macaroon, proof, call.peer)
-    request = AccessRequest(action, args, now_ms(), call.peer)
+    more = about(mint, args) if about is not None else {}
+    request = AccessRequest(action, {**args, **more}, now_ms(), call.peer)
     try:
         caller = _operator(mint, macaroon, identifier, proof, request)
     except ArxError as error:

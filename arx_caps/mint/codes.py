@@ -67,6 +67,13 @@ CODES: Final = {
         "the agent has as many sessions as the policy lets it have at once",
         "end one; `max_open` of the policy says how many",
     ),
+    "approval_denied": Code(403, "an operator denied or withdrew it", "do without, or ask again with a better reason"),
+    "approval_expired": Code(403, "it was approved, and the time for using it is over", "ask again"),
+    "too_many_approvals": Code(
+        403,
+        "as many requests of the session wait for an answer as may",
+        "wait for answers, or finish tasks that need none any more",
+    ),
     "unknown_task": Code(403, "this agent may start no task of this name", _POLICY),
     "bad_parameters": Code(
         403,

@@ -97,6 +97,21 @@ def kill_links(mint: Mint, links: Collection[str], by: str) -> KillReport:
     return _settle(mint, bump, BRIEFLY_MS)
 
 
+def withdraw_scope(mint: Mint, scope: str, by: str) -> KillReport:
+    """End the discharge of an approval wherever it is; that it was withdrawn is the event.
+
+    Args:
+        mint: The mint.
+        scope: The approval's own.
+        by: Who.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    bump = _in_history(mint, lambda: mint.store.kill_by_kind([scope], "approval withdrawn", by))
+    return _settle(mint, bump, None)
+
+
 def deactivate(mint: Mint, path: str, by: str, reason: str) -> KillReport:
     """Deactivate an agent: what it and all below it hold is dead, and it gets nothing more until it is reinstated.
 

@@ -122,6 +122,7 @@ class Endpoint(NamedTuple):
         admit: Proves, from the headers alone, who calls: nobody has to read a stranger's long body.
         again: Answers a call that was done before, from what it made; None where repeating is harmless.
         makes: The kind of the event with which it is done, where there is ``again``.
+        about: Says of what the call is about what the rules of operators may judge beside the call's own members.
         one_change: Whether it changes nothing but the database, in one transaction, which then spends its proof, too.
     """
 
@@ -140,6 +141,7 @@ class Endpoint(NamedTuple):
     again: Callable[[Asked, Made], Answer] | None = None
     makes: str = ""
     one_change: bool = False
+    about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     @property
     def answer(self) -> type[Answer]:
@@ -264,7 +266,7 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
         if "service" in endpoint.callers and call.authorization is None:
             caller = identify_service(mint, call, endpoint.action, members | said | request.path_params)
         else:
-            caller = identify(mint, call, endpoint.action, members | said | request.path_params)
+            caller = identify(mint, call, endpoint.action, members | said | request.path_params, endpoint.about)
         request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
         if caller.kind not in endpoint.callers:
             raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")

@@ -33,7 +33,20 @@ KEEP_S: Final = 30 * 24 * 3600  # events stay where they were recorded: `arx min
 TIDY_S: Final = 3600
 JOURNAL_KEPT_MS: Final = 24 * 3600 * 1000
 # What of an event stands in its kept part: ids that are no person's.
-NAMED: Final = ("agent", "audience", "inc", "key", "link", "operator", "policy", "role", "seq", "session", "task")
+NAMED: Final = (
+    "agent",
+    "approval",
+    "audience",
+    "inc",
+    "key",
+    "link",
+    "operator",
+    "policy",
+    "role",
+    "seq",
+    "session",
+    "task",
+)
 
 _log = logging.getLogger(__name__)
 

@@ -20,13 +20,14 @@ WHY: Final = "the store had lost it"
 
 
 def expected_bans(mint: "Mint") -> set[str]:
-    """Return every scope that must be banned: deactivated agents, removed operators, retired keys."""
+    """Return every scope that must be banned: deactivated agents, removed operators, retired keys,
+    withdrawn approvals."""
     return bans_of(mint.state)
 
 
 def bans_of(state: State) -> set[str]:
     """Return the same from the database alone, also while no mint runs."""
-    return state.ended_scopes() | retired_scopes(state.key_rows())
+    return state.ended_scopes() | state.withdrawn_scopes() | retired_scopes(state.key_rows())
 
 
 def restore_bans(mint: "Mint") -> list[str]:

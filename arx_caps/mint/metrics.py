@@ -80,11 +80,13 @@ class _State(Collector):
         yield GaugeMetricFamily("arx_mint_ready", "1 when the mint can grant.", float(not mint.ready()))
         try:
             sessions, tasks = mint.state.count_alive()
+            approvals = mint.state.count_waiting()
             waiting, size = mint.state.outbox.waiting(), mint.log.store.size()
         except ArxError:
             return
         yield GaugeMetricFamily("arx_mint_sessions_open", "Sessions that are neither ended nor expired.", sessions)
         yield GaugeMetricFamily("arx_mint_tasks_open", "Tasks that are neither ended nor expired.", tasks)
+        yield GaugeMetricFamily("arx_approvals_waiting", "Requests that wait for an operator's answer.", approvals)
         yield GaugeMetricFamily("arx_mint_outbox_events", "Events that wait for the audit log.", waiting)
         head = mint.log.publisher.head()
         signed = head.size if head is not None else 0

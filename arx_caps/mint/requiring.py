@@ -1,14 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demand approvals in tokens.  SPEC 6.4, 20.7.
+"""Demand approvals in tokens, and make the discharges that answer them.  SPEC 6.4, 20.7.
 
 The key of a demand is derived from the audience key and from what the demand is called, which is the key id and the
-task: nothing is kept that could be stolen, and whoever signs again demands the same in the same bytes.
+task: nothing is kept that could be stolen, and whoever signs again demands the same in the same bytes.  Who may have a
+discharge is for ``approving``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
-from arx_verifier.discharge import Requirement, caveat_key, require_discharge
+import msgspec
+
+from arx_caps.mint.policy_text import MISLEADING
+from arx_verifier import canonical
+from arx_verifier.arguments import Constraint, ConstraintLike
+from arx_verifier.canonical import MAX_INTEGER
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Rule
+from arx_verifier.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier.errors import ArxError, GrantError, shorten
 from arx_verifier.macaroon import Macaroon
+
+MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
+
+Tools = tuple[str, ...]
+Shown = TypeVar("Shown")
+
+
+class Demand(NamedTuple):
+    """What a requirement of the mint says: for which key and task, and of which tools' calls."""
+
+    kid: str
+    task: str
+    tools: Tools
 
 
 def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: Iterable[Sequence[str]]) -> Macaroon:
@@ -28,3 +52,106 @@ def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: It
         requirement = Requirement(id=f"{kid}:{task}", tools=tuple(tools))
         made = require_discharge(made, requirement.encode(), caveat_key(key, requirement.id))
     return made
+
+
+def read_demand(text: str) -> Demand:
+    """Read a requirement as it stands in a token.
+
+    Raises:
+        GrantError: ``bad_parameters``: it is none of this mint's.
+    """
+    try:
+        requirement = Requirement.read(text.encode())
+    except (ArxError, UnicodeEncodeError) as error:
+        raise GrantError("caveat is what the token says it needs, byte for byte", code="bad_parameters") from error
+    kid, _, task = requirement.id.partition(":")
+    if requirement.tools is None:
+        raise GrantError("caveat is not one of this mint's: its own name their tools", code="bad_parameters")
+    return Demand(kid, task, requirement.tools)
+
+
+def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
+    """Make the discharge of an approval, the same one each time; a secret.
+
+    Args:
+        row: The approval's row, approved.
+        key: The audience key that its requirement names.
+        realm: The realm's name.
+    """
+    args = constraints_of(msgspec.json.decode(row["args"], type=dict[str, Any]))
+    caveat = Caveat(
+        allow=(Rule(tool=row["tool"], args=args),),
+        exp=row["expires_at"],
+        once=(row["id"], row["approved_at"]) if row["once"] else None,
+        task=row["id"],
+    )
+    requirement = row["caveat"].encode()
+    return discharge(
+        requirement, caveat_key(key, Requirement.read(requirement).id), realm=realm, caveats=(caveat,)
+    ).encode()
+
+
+def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
+    """Write arguments as constraints that nothing but these arguments keep; of a list, the order is left open.
+
+    Raises:
+        GrantError: ``bad_parameters``: they are too long, or some cannot be fixed or shown as they are.
+    """
+    found = {_shown(name): _constraint_of(name, value) for name, value in args.items()}
+    try:
+        size = len(canonical.encode(Caveat(allow=(Rule(tool="*", args=found),)).check()))
+    except ArxError as error:
+        raise GrantError(f"args: {error}", code="bad_parameters") from error
+    if size > MAX_ARGUMENT_BYTES:
+        raise GrantError(
+            f"args: written as what is approved they have {size} bytes; at most {MAX_ARGUMENT_BYTES} go with a call",
+            code="bad_parameters",
+        )
+    return found
+
+
+def _constraint_of(name: str, value: Any) -> ConstraintLike:
+    if isinstance(value, list):
+        if not all(map(_is_scalar, value)):
+            raise _nested(name)
+        members = tuple(map(_shown, value))
+        if len({(type(member), member) for member in members}) != len(members):
+            raise GrantError(
+                f"args: {shorten(name)} has a member twice, which cannot be approved", code="bad_parameters"
+            )
+        return Constraint(contains=members or None, length=len(members), subset=members)
+    if not _is_scalar(value):
+        raise _nested(name)
+    scalar: ConstraintLike = _shown(value)
+    return scalar
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (str, bool)) or (isinstance(value, int) and abs(value) <= MAX_INTEGER)
+
+
+def _nested(name: str) -> GrantError:
+    return GrantError(
+        f"args: {shorten(name)} cannot be approved: only texts, integers, true, false and lists of these can, nothing "
+        "nested, no null and no fraction (write 10.5 as text)",
+        code="bad_parameters",
+    )
+
+
+def _shown(value: Shown) -> Shown:
+    """Refuse a text that would be shown to whoever approves otherwise than a service reads it."""
+    misleading = MISLEADING.search(value) if isinstance(value, str) else None
+    if misleading is not None:
+        raise GrantError(
+            f"args: a text has U+{ord(misleading[0]):04X}, which would have it shown otherwise than it is read",
+            code="bad_parameters",
+        )
+    return value
+
+
+def cleaned(text: str | None) -> str | None:
+    """Return somebody's words on one line, without what would have them shown otherwise than they are."""
+    if text is None:
+        return None
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split()) or None

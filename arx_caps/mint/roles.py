@@ -18,10 +18,12 @@ from arx_verifier.names import matches_tool
 ADMIN: Final = "admin"
 CUSTOM: Final = "custom"
 MAX_RULES: Final = 32
+APPROVE: Final = "arx.approve"
 WRITE_OPERATORS: Final = "arx.operators.write"
 
 _READS: Final = (
     "arx.agents.read",
+    "arx.approvals.read",
     "arx.audit.read",
     "arx.keys.read",
     "arx.operators.read",
@@ -31,6 +33,8 @@ _READS: Final = (
     "arx.status.read",
     "arx.tasks.read",
 )
+# What an approver looks at to know what is asked for.
+_WORK_READS: Final = ("arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")
 _ENDS: Final = ("arx.ban", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
 
 ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -39,6 +43,7 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "read-only": _READS,
         "kill-only": ("arx.kill",),
         "responder": (*_ENDS, "arx.ban.lift", *_READS),
+        "approver": (APPROVE, "arx.approvals.read", *_WORK_READS),
         "policy": ("arx.policy.write", "arx.policy.read", "arx.status.read"),
         "keys": ("arx.keys.write", "arx.keys.read", "arx.services.write", "arx.services.read", "arx.status.read"),
         "agents": ("arx.agents.write", "arx.agents.read", "arx.sessions.read", "arx.tasks.read", "arx.status.read"),

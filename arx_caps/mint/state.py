@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mint remembers: agents, operators, sessions, tasks, services, keys, used proofs, the kill epoch.
+"""What the mint remembers: agents, operators, sessions, tasks, approvals, services, keys, used proofs, the kill epoch.
 
 One file a noun (``state_*``), one method a question or a change.  Every change takes the ``Event`` that tells it, which
 is recorded in the same transaction.  What may be granted is decided by others.
@@ -7,6 +7,7 @@ is recorded in the same transaction.  What may be granted is decided by others.
 
 from arx_caps.mint.database import now_ms
 from arx_caps.mint.migrations import migrate, revision
+from arx_caps.mint.state_approvals import ApprovalState
 from arx_caps.mint.state_epoch import EpochState, HighWater
 from arx_caps.mint.state_erasures import ErasureState
 from arx_caps.mint.state_grants import GrantState
@@ -29,6 +30,7 @@ class State(
     OperatorState,
     WorkState,
     GrantState,
+    ApprovalState,
     ServiceState,
     KeyState,
     PolicyState,

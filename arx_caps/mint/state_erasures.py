@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take what is told of a person out of the mint's own rows: sessions, tasks, grants, repeats, recorded events.
+"""Take what is told of a person out of the mint's own rows: sessions, tasks, grants,
+approvals, repeats, recorded events.
 
 What stays is that there was a session or a task, whose, when and under which policy; ids name no person.  Only what is
 over is erased here: what still runs needs to know on whose behalf.
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection
 from arx_caps.engines import told
 from arx_caps.mint.database import NAME, PAGE, Database, plain
 from arx_caps.mint.events import Event, Recorded
-from arx_caps.mint.tables import OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
 from arx_verifier.scopes import subject_scope
 
 ERASED: Final = "mint.erased"
@@ -86,6 +87,8 @@ class ErasureState(Database):
             for some in _some(tasks):
                 c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(some)))
                 c.execute(update(TASKS).where(TASKS.c.id.in_(some)).values(params="{}", subject_scope=None))
+                asked = update(APPROVALS).where(APPROVALS.c.task.in_(some))
+                c.execute(asked.values(args="{}", **dict.fromkeys(("why", "answer_why", "subject", "subject_issuer"))))
             keys = [
                 (row.caller, row.key)
                 for row in c.execute(select(REPEATS.c.caller, REPEATS.c.key, REPEATS.c.facts))

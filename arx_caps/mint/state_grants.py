@@ -46,7 +46,7 @@ class GrantState(Database):
             GrantError: ``session_ended``: it, or its session, is over.
         """
         with self.write(what) as c:
-            row = _lock(c, task)
+            row = lock_task(c, task)
             c.execute(insert(TASK_GRANTS).values(task=task, **values))
             changes = {"expires_at": max(row["expires_at"], values["expires_at"]), "link": values["link"]}
             c.execute(update(TASKS).where(TASKS.c.id == task).values(**changes))
@@ -81,7 +81,7 @@ class GrantState(Database):
             GrantError: ``session_ended``: it, or its session, is over.
         """
         with self.write() as c:
-            row = _lock(c, task)
+            row = lock_task(c, task)
             live = {each.link for each in c.execute(_live(task))}
             if not live <= set(killed):
                 return None
@@ -104,7 +104,12 @@ def _live(task: str) -> Any:
     return those.where(TASK_GRANTS.c.expires_at > now_ms()).order_by(TASK_GRANTS.c.granted_at.desc())
 
 
-def _lock(c: Connection, task: str) -> dict[str, Any]:
+def lock_task(c: Connection, task: str) -> dict[str, Any]:
+    """Lock a task's row, its session's first, and return it.
+
+    Raises:
+        GrantError: ``session_ended``: it, or its session, is over.
+    """
     session = select(TASKS.c.session).where(TASKS.c.id == task).scalar_subquery()
     which = select(SESSIONS.c.status).where(SESSIONS.c.id == session)
     status = c.execute(which.with_for_update()).scalar()

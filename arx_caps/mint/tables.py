@@ -122,6 +122,37 @@ TASK_GRANTS: Final = Table(
     Column("replaced_by", String(32)),
 )
 
+# What was asked to be approved, and what operators said.  Whether its task still runs is in the task's row.
+APPROVALS: Final = Table(
+    "approvals",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("task", String(32), ForeignKey("tasks.id"), nullable=False, index=True),
+    Column("session", String(32), nullable=False),
+    Column("agent", String(64), nullable=False),
+    Column("subject_issuer", Text),
+    Column("subject", Text),
+    Column("template", String(64), nullable=False),
+    Column("audience", String(64), nullable=False),
+    Column("caveat", Text, nullable=False),  # the requirement, as it stands in the token
+    Column("tool", String(96), nullable=False),
+    Column("args", Text, nullable=False),
+    Column("why", Text),
+    Column("need", Integer, nullable=False),
+    Column("ttl_ms", BigInteger, nullable=False),
+    Column("once", Integer, nullable=False),  # 1: good for one call
+    Column("status", String(16), nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("by", Text, nullable=False),  # the operators who said yes
+    Column("denied_by", String(64)),
+    Column("answer_why", Text),
+    Column("approved_at", BigInteger),
+    Column("expires_at", BigInteger),  # of its discharge
+    Index("approvals_by_time", "asked_at", "id"),
+    Index("approvals_of_sessions", "session", "asked_at", "id"),
+    Index("approvals_in_state", "status", "asked_at", "id"),
+)
+
 # The unique key is what makes a jti single use, also between two mints that share this database.
 USED_JTI: Final = Table(
     "used_jti",

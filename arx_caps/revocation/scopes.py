@@ -34,6 +34,8 @@ class Kind(NamedTuple):
     kill: str
 
 
+APPROVAL: Final = "a-"  # how the name of an approval begins, which is a sub-task of the task it was asked for
+
 KINDS: Final = {
     "realm": Kind(lambda text: text == "", "realm", "kill+ban"),
     "key": Kind(names.is_kid, "key:k1.0", "ban"),
@@ -41,7 +43,7 @@ KINDS: Final = {
     "policy": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "policy:" + "A" * 22, "ban"),
     "agent": Kind(names.is_agent_path, "agent:acme/support", "kill+ban"),
     "session": Kind(_matches(r"s-[a-z2-7]{16}"), "session:s-abcdefghijklmnop", "kill"),
-    "task": Kind(_matches(r"t-[a-z2-7]{16}"), "task:t-abcdefghijklmnop", "kill"),
+    "task": Kind(_matches(r"[ta]-[a-z2-7]{16}"), "task:t-abcdefghijklmnop", "kill"),
     "link": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "link:" + "A" * 22, "kill"),
     "operator": Kind(_matches(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"), "operator:ada", "kill+ban"),
 }
@@ -64,7 +66,8 @@ class Scope(NamedTuple):
     @property
     def kill_op(self) -> str:
         """What a kill of this scope is: ``kill``, ``kill+ban``, or ``ban`` where only a standing refusal helps."""
-        return KINDS[self.kind].kill
+        # A discharge has no birth of its own: with a token that is younger than the kill it would be good again.
+        return "kill+ban" if self.kind == "task" and self.name.startswith(APPROVAL) else KINDS[self.kind].kill
 
 
 def parse_scope(text: str) -> Scope:

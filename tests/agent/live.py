@@ -5,8 +5,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ class LiveMint:
         """Make one call as the realm's first operator."""
         return self._client.call(method, path, key=self._key.key, token=self._token, body=body)
 
+    def another(self, name: str, role: str) -> Callable[..., dict[str, Any]]:
+        """Enrol an operator, sign in, and return what makes one call as that one."""
+        key = KeyFile.generate("operator", name, self.realm.issuer)
+        self.operator("POST", "/v1/operators", {"name": name, "jwk": key.key.public.jwk, "role": role})
+        assertion = make_assertion(key, audience=self.realm.issuer, now=now_ms())
+        answer = self._client.call("POST", "/v1/operators/token", key=key.key, body={"assertion": assertion})
+        return partial(self._client.call, key=key.key, token=answer["token"])
+
     def enrol(self, path: str) -> Path:
         """Enrol an agent and return its key file."""
         key = KeyFile.generate("agent", path, self.realm.issuer)
@@ -117,12 +126,12 @@ class LiveMint:
         return Agent.from_key_file(self.enrol(path))
 
     @contextmanager
-    def service(self, audience: str) -> Iterator[Verifier]:
-        """Enrol a tool service and open its verifier, which follows the store."""
+    def service(self, audience: str, **more: Any) -> Iterator[Verifier]:
+        """Enrol a tool service and open its verifier, which follows the store; ``more`` is for ``open_verifier``."""
         file = self._folder / f"{audience}-{time.monotonic_ns()}.json"
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(msgspec.json.encode(self.operator("POST", "/v1/services", {"audience": audience})))
-        verifier = open_verifier(file)
+        verifier = open_verifier(file, **more)
         verifier.start()
         try:
             yield verifier

@@ -24,6 +24,7 @@ GRANTS: Final = "0008"
 QUESTIONS: Final = "0009"
 TEMPLATES: Final = "0010"
 SUBJECTS: Final = "0011"
+APPROVALS: Final = "0012"
 REVISIONS: Final = (
     FOUNDATION,
     CONTROL_PLANE,
@@ -36,6 +37,7 @@ REVISIONS: Final = (
     QUESTIONS,
     TEMPLATES,
     SUBJECTS,
+    APPROVALS,
 )  # in their order
 HEAD: Final = REVISIONS[-1]
 # Versions that know no revisions look at this name in META, and refuse any other value than 1.

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Have a call approved: an agent asks, operators answer, the agent gets a discharge for this very call.  SPEC 20.7.
+
+Asked for is what a token demands and its task allows; approved is tool and arguments as they are.  A discharge is made
+when it is fetched and never kept.  It ends with its task, its time, or a kill of its own scope, which a withdrawal is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from arx_caps.mint.approval_terms import ApprovalTerms
+from arx_caps.mint.births import as_json, new_name
+from arx_caps.mint.callers import Caller
+from arx_caps.mint.core import Born, Mint
+from arx_caps.mint.ending import withdraw_scope
+from arx_caps.mint.events import Event
+from arx_caps.mint.granted import Granted
+from arx_caps.mint.operator_token import hold_to_rules
+from arx_caps.mint.requiring import Demand, cleaned, constraints_of, make_discharge, read_demand
+from arx_caps.mint.roles import APPROVE, rules_of
+from arx_caps.mint.standing import require_standing, task_state
+from arx_caps.mint.state import now_ms
+from arx_caps.mint.state_approvals import APPROVED, DENIED, WAITING, WITHDRAWN, Said
+from arx_caps.revocation import KillReport
+from arx_caps.revocation.scopes import APPROVAL
+from arx_verifier import names
+from arx_verifier.errors import ArxError, GrantError, refusal, shorten
+
+State = Literal["waiting", "approved", "denied", "withdrawn", "expired", "ended"]
+Row = Mapping[str, Any]
+_OVER: Final = ("ended", "expired", "killed")
+
+
+class Wanted(NamedTuple):
+    """What an agent wants to have approved: the requirement of its token, and the call."""
+
+    caveat: str
+    tool: str
+    args: Mapping[str, Any]
+    why: str | None
+
+
+def ask_approval(mint: Mint, caller: Caller, wanted: Wanted) -> dict[str, Any]:
+    """Keep an agent's request.
+
+    Returns:
+        Its row.
+
+    Raises:
+        GrantError: ``bad_parameters``: no token of the task demands it, or the task does not allow the call, or it
+            cannot be approved as it is; ``not_found``, ``session_ended``, ``too_many_approvals``.
+        RevokedError: The task was killed or is frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    session, born = _of(caller)
+    demand = read_demand(wanted.caveat)
+    task = mint.state.task(demand.task)
+    if task is None or task["session"] != session["id"]:
+        raise GrantError("caveat is of no task of this session", code="not_found")
+    if task_state(mint, task) in _OVER:
+        raise GrantError("the task is over; start another", code="session_ended")
+    require_standing(mint, born, task, session)
+    constraints_of(wanted.args)  # can it be approved at all?
+    template, audience, terms = _terms(mint, task, demand, wanted)
+    now, why = now_ms(), cleaned(wanted.why)
+    told: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
+    told |= {"audience": audience, "tool": wanted.tool, "why": why, "need": terms.need}
+    row = told | {"id": new_name(APPROVAL), "caveat": wanted.caveat, "args": as_json(wanted.args), "asked_at": now}
+    row |= {"ttl_ms": terms.ttl_ms, "once": int(terms.once), "status": WAITING, "by": "[]"}
+    row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
+    row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
+    what = Event.of("approval.asked", caller.by, approval=row["id"], args=wanted.args, **told)
+    mint.state.add_approval(row, what)
+    return row | {"its": task}
+
+
+def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
+    """Make the discharge of an approval, the same one each time, a secret; None while nobody has answered.
+
+    Raises:
+        GrantError: ``approval_denied``, ``approval_expired``, ``session_ended``.
+        RevokedError: The task, or the key of its token, was killed or is frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    session, born = _of(caller)
+    found = approval_state(mint, row)
+    if found == "waiting":
+        return None
+    if found == "expired":
+        raise GrantError(f"{row['id']} was good until {row['expires_at']}; ask again", code="approval_expired")
+    if found == "ended":
+        raise GrantError("the task that it was asked for is over", code="session_ended")
+    if found != "approved":
+        said = f" ({row['answer_why']})" if row["answer_why"] else ""
+        raise GrantError(f"{row['id']} was {found}{said}", code="approval_denied")
+    require_standing(mint, born, row["its"], session, (f"task:{row['id']}",))
+    kid = read_demand(row["caveat"]).kid
+    mint.require(born, (f"key:{kid}",))
+    key = mint.book.audience_keys(row["audience"]).get(kid)
+    if key is None:
+        raise refusal("revoked")  # the token that demands it was made with a key that is retired
+    made = make_discharge(row, key[0], mint.realm.name)
+    told = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
+    mint.state.record(Event.of("discharge.made", caller.by, approval=row["id"], **told))
+    return made
+
+
+def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str | None) -> dict[str, Any]:
+    """Approve a request, or deny it.
+
+    Returns:
+        The row as it is now.
+
+    Raises:
+        GrantError: ``session_ended``: its task is over; ``conflict``: it does not wait, or this operator said so.
+        RevokedError: The task was killed or is frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    if approval_state(mint, row) == "withdrawn":
+        raise GrantError(f"{row['id']} is withdrawn already", code="conflict")
+    task, session = row["its"], mint.state.session(row["session"])
+    if session is None or task_state(mint, task) in _OVER:
+        raise GrantError("the task that it was asked for is over", code="session_ended")
+    if yes:
+        require_standing(mint, mint.born(), task, session)
+
+    def counts(operator: str) -> bool:
+        return operator == caller.name or _may_approve(mint, operator, row)
+
+    return mint.state.answer_approval(row, Said(caller.name, yes, cleaned(why), counts)) | {"its": task}
+
+
+def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, Any], KillReport | None]:
+    """End an approval, also where its discharge is in somebody's hands; or a request.
+
+    Returns:
+        The row as it is now, and the kill report; None where nothing was left to end.
+
+    Raises:
+        StoreError: The outcome is not known; repeat it.
+    """
+    # One that the store alone knows to be withdrawn is withdrawn again: whoever did it came no further.
+    if row["status"] not in (WAITING, APPROVED) or approval_state(mint, row) in ("expired", "ended"):
+        return dict(row), None
+    report = withdraw_scope(mint, f"task:{row['id']}", caller.by)
+    told = {name: row[name] for name in ("session", "task", "agent", "audience")}
+    what = Event.of("approval.withdrawn", caller.by, approval=row["id"], seq=report.seq, **told)
+    return mint.state.withdraw_approval(row["id"], what) | {"its": row["its"]}, report
+
+
+def approval_state(mint: Mint, row: Row) -> State:
+    """Tell the state of an approval, from its row and its task's, the clock and the kill epoch."""
+    status, task = row["status"], row["its"]
+    if status in (DENIED, WITHDRAWN):
+        return "denied" if status == DENIED else "withdrawn"
+    scope = f"task:{row['id']}"
+    killed = mint.epochs.check(task["inc"], task["born"], (scope,))
+    if killed is not None and killed.scope == scope:
+        return "withdrawn"
+    if status == APPROVED and row["expires_at"] <= now_ms():
+        return "expired"
+    if task_state(mint, task) in _OVER:
+        return "ended"
+    return "approved" if status == APPROVED else "waiting"
+
+
+def about(mint: Mint, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what rules of operators may ask of a request beside its name: whose it is, of which task, for which tool."""
+    row = mint.state.approval(str(args.get("request", args.get("approval", ""))))
+    return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
+
+
+def _of(caller: Caller) -> tuple[Row, Born]:
+    if caller.session is None or caller.born is None:
+        raise GrantError("approvals are asked for by agents, in a session", code="wrong_caller")
+    return caller.session, caller.born
+
+
+def _terms(mint: Mint, task: Row, demand: Demand, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
+    """Find at which audience a token of a task demands this, and on what terms it was granted: the strictest."""
+    if not names.is_tool(wanted.tool) or not any(names.matches_tool(each, wanted.tool) for each in demand.tools):
+        raise GrantError(f"caveat is not about the tool {shorten(wanted.tool)}", code="bad_parameters")
+    found: list[tuple[str, str, ApprovalTerms]] = []
+    failed: GrantError | None = None
+    for row in mint.state.live_grants(task["id"]):
+        granted = Granted.read(row["content"])
+        for audience, entries in granted.approvals.items():
+            terms = next((each for each in entries if each.tools == demand.tools), None)
+            if terms is None or demand.kid not in mint.book.audience_keys(audience):
+                continue
+            try:
+                _require_allowed(granted, audience, wanted)
+                found.append((granted.template, audience, terms))
+            except GrantError as error:
+                failed = error
+    if not found:
+        words = "no token of this task needs this: caveat is what one says, byte for byte"
+        raise failed or GrantError(words, code="bad_parameters")
+    template, audience, _ = found[0]
+    strict = [terms for _, at, terms in found if at == audience]
+    need, ttl_ms = max(terms.need for terms in strict), min(terms.ttl_ms for terms in strict)
+    return template, audience, ApprovalTerms(demand.tools, need, ttl_ms, any(terms.once for terms in strict))
+
+
+def _require_allowed(granted: Granted, audience: str, wanted: Wanted) -> None:
+    """Demand that a task's token allows the call: nobody is asked to approve what would be refused all the same."""
+    rules: Sequence[Any] = [caveat.allow for caveat in granted.caveats(audience) if caveat.allow is not None]
+    for place, each in enumerate(rules):
+        try:
+            hold_to_rules(
+                f"task {granted.template}" if place == 0 else "what was taken away", each, wanted.tool, wanted.args
+            )
+        except ArxError as error:
+            said = f"the task does not allow this call, approved or not: {error}"
+            raise GrantError(said, code="bad_parameters", failures=error.failures) from error
+
+
+def _may_approve(mint: Mint, operator: str, row: Row) -> bool:
+    """Tell whether somebody who said yes before may still do so: what was taken away since counts no more."""
+    found = mint.state.operator(operator)
+    if found is None or found["status"] != "active":
+        return False
+    _, applied, _ = mint.epochs.view()
+    if mint.epochs.check(None, max(applied, 0), (f"operator:{operator}",)) is not None:
+        return False
+    asked = {"request": row["id"], "outcome": "approve", "agent": row["agent"]}
+    asked |= {"template": row["template"], "tool": row["tool"]}
+    try:
+        hold_to_rules(operator, rules_of(found["role"], found["rules"]), APPROVE, asked)
+    except ArxError:
+        return False
+    return True

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A world in which refunds are approved: an agent who asks, operators who answer, and what a service then says."""
+
+from typing import Any
+
+import httpx2
+
+from arx_caps.agent.approval import Approval
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.jose import KeyFile
+from arx_verifier.access import AccessRequest
+from arx_verifier.discharge import requirements
+from arx_verifier.verify import Verifier
+from tests.mint.world import ISSUER, Holder, World, now_ms
+
+POLICY = """
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+[audience.payments]
+origins = ["http://127.0.0.1:9002"]
+
+[session]
+agents = ["acme/**"]
+ttl = "8h"
+
+[task.refund]
+agents = ["acme/**"]
+params = { order_id = { max_length = 24 } }
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, 500] } } },
+  { tool = "payments.note", any = true },
+]
+approvals = [{ tools = ["payments.refund", "payments.note"], need = 1 }]
+"""
+TWO = POLICY.replace("need = 1", "need = 2")
+REFUND = {"order_id": "o-1", "amount": 50}
+
+
+class Desk:
+    """A world with the policy, and an agent with a task in it.
+
+    Attributes:
+        agent: The session's holder.
+        agent_path: Its path.
+        id: The task's id.
+        task: The task in hand.
+        caveat: What its token for payments demands.
+    """
+
+    def __init__(self, world: World, policy: str = POLICY) -> None:
+        self.world = world
+        self.use(policy)
+        self.agent, self.session = world.session()
+        self.agent_path = str(self.session["agent"])
+        self.id, self.task = self.start()
+        self.caveat = self.demand(self.task)
+
+    def use(self, policy: str) -> None:
+        self.world.realm.policy_path.write_text(policy)
+        self.world.mint.reload_policy()
+
+    def start(self, holder: Holder | None = None, **more: Any) -> tuple[str, Task]:
+        body = {"template": "refund", "params": {"order_id": "o-1"}, **more}
+        answer = (holder or self.agent).call("POST", "/v1/tasks", body)
+        assert answer.status_code == 201, answer.text
+        told = answer.json()
+        return told["task"]["id"], Task(Bundle.parse(told["bundle"]))
+
+    @staticmethod
+    def demand(task: Task) -> str:
+        (found,) = requirements(task.bundle.tokens["payments"])
+        return found.encode().decode()
+
+    def operator(self, name: str, **what: Any) -> Holder:
+        """Enrol an operator, an approver unless more is said, and sign in."""
+        key = KeyFile.generate("operator", name, ISSUER)
+        body = {"name": name, "jwk": key.key.public.jwk, **(what or {"role": "approver"})}
+        assert self.world.operator().call("POST", "/v1/operators", body).status_code == 201
+        holder = Holder(self.world, key.key, None)
+        token = holder.call("POST", "/v1/operators/token", {"assertion": self.world.assertion(key)}).json()["token"]
+        return Holder(self.world, key.key, token)
+
+    def try_to_ask(
+        self, args: Any = REFUND, *, tool: str = "payments.refund", by: Holder | None = None, **more: Any
+    ) -> httpx2.Response:
+        body = {"caveat": self.caveat, "tool": tool, "args": args, **more}
+        return (by or self.agent).call("POST", "/v1/discharges", body)
+
+    def ask(self, args: Any = REFUND, **more: Any) -> dict[str, Any]:
+        answer = self.try_to_ask(args, **more)
+        assert answer.status_code == 201, answer.text
+        told: dict[str, Any] = answer.json()["approval"]
+        return told
+
+    def answer(self, by: Holder, approval: dict[str, Any], outcome: str = "approve", **more: Any) -> httpx2.Response:
+        return by.call("POST", "/v1/approvals", {"request": approval["id"], "outcome": outcome, **more})
+
+    def fetch(self, approval: dict[str, Any], by: Holder | None = None) -> httpx2.Response:
+        return (by or self.agent).call("POST", f"/v1/discharges/{approval['id']}")
+
+    def approved(self, args: Any = REFUND, *by: Holder) -> tuple[dict[str, Any], Approval]:
+        """Ask, have it approved, and fetch the discharge."""
+        asked = self.ask(args)
+        for each in by or (self.world.operator(),):
+            answer = self.answer(each, asked)
+            assert answer.status_code == 200, answer.text
+        return asked, Approval.from_text(self.fetch(asked).json()["discharge"])
+
+
+def decide(judge: Verifier, task: Task, args: Any, approvals: list[Approval], tool: str = "payments.refund") -> str:
+    """What a service says of one signed call with approvals."""
+    text = task.call_token("payments", tool, args, approvals=approvals)
+    return judge.decide(text, AccessRequest(tool, args, now_ms())).code
+
+
+def code(answer: httpx2.Response) -> str:
+    return "ok" if answer.is_success else str(answer.json()["code"])

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mint killed at every step of what it does with an approval, as ``test_crashes`` has it for sessions and kills."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arx_caps.agent.approval import Approval
+from arx_caps.mint.tables import APPROVALS
+from arx_verifier.codec import bytes_of
+from arx_verifier.decisions import InMemoryDecisions
+from arx_verifier.feed import Follower
+from arx_verifier.keys import KeyRing
+from arx_verifier.verify import Verifier
+from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
+from tests.mint.dying import Crasher, at_every_step, count, crasher, repeat, world
+from tests.mint.world import World
+
+__all__ = ["crasher", "world"]  # fixtures
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return Desk(world, POLICY.replace('ttl = "10m"', 'ttl = "1h"'))
+
+
+@pytest.fixture
+def payments(desk: Desk) -> Iterator[Verifier]:
+    """The service where refunds are made, following the store."""
+    file = desk.world.operator().call("POST", "/v1/services", {"audience": "payments"}).json()
+    keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=desk.world.realm.name)
+    epochs = Follower(file["store"], desk.world.realm.name, "payments-test")
+    verifier = Verifier(audience="payments", keys=keys, epochs=epochs, decisions=InMemoryDecisions())
+    verifier.start()
+    yield verifier
+    verifier.close()
+
+
+def said(desk: Desk, judge: Verifier, approval: Approval) -> str:
+    """What the service says of the call that was approved, once it knows all that the store does."""
+    assert judge.epochs.catch_up(0, desk.world.mint.store.header().seq, 5)
+    return decide(judge, desk.task, REFUND, [approval])
+
+
+def test_asking(desk: Desk, crasher: Crasher) -> None:
+    """A request is there with its event or not at all, and the repeat gets that one."""
+    body = {"caveat": desk.caveat, "tool": "payments.refund", "args": REFUND}
+    operator = desk.world.operator()
+
+    def act(step: int) -> dict[str, Any] | None:
+        before, key = count(desk.world, "approval.asked"), f"k-{step}"
+        answered = crasher.ask(step, desk.agent, "POST", "/v1/discharges", body, key)
+        assert desk.world.mint.state.count(APPROVALS) == count(desk.world, "approval.asked")
+        told = repeat(desk.agent, "/v1/discharges", body, key, answered)["approval"]
+        assert desk.world.mint.state.count(APPROVALS) == count(desk.world, "approval.asked") == before + 1
+        assert answered is None or answered["body"]["approval"]["id"] == told["id"]
+        assert code(desk.answer(operator, told, "deny")) == "ok"
+        return answered
+
+    assert at_every_step(desk.world, act) > 6
+
+
+def test_answering(desk: Desk, crasher: Crasher) -> None:
+    """An answer is there with its event or not at all; answering again tells which."""
+    operator = desk.world.operator()
+
+    def act(step: int) -> dict[str, Any] | None:
+        before, asked = count(desk.world, "approval.given"), desk.ask()
+        body = {"request": asked["id"], "outcome": "approve"}
+        answered = crasher.ask(step, operator, "POST", "/v1/approvals", body)
+        done = count(desk.world, "approval.given") == before + 1
+        row = desk.world.mint.state.approval(asked["id"])
+        assert row is not None
+        assert (row["status"] == "approved") == done
+        assert answered is None or done
+        assert code(desk.answer(operator, asked)) == ("conflict" if done else "ok")
+        assert count(desk.world, "approval.given") == before + 1
+        assert "discharge" in desk.fetch(asked).json()
+        return answered
+
+    assert at_every_step(desk.world, act) > 6
+
+
+def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
+    """What was answered or recorded as withdrawn is dead; withdrawing again mends whatever was cut off."""
+    operator = desk.world.operator()
+
+    def act(step: int) -> dict[str, Any] | None:
+        before = count(desk.world, "approval.withdrawn")
+        asked, approval = desk.approved(REFUND, operator)
+        path = f"/v1/approvals/{asked['id']}"
+        answered = crasher.ask(step, operator, "DELETE", path)
+        if answered is not None or count(desk.world, "approval.withdrawn") > before:
+            assert said(desk, payments, approval) == "revoked"
+        assert operator.call("DELETE", path).json()["approval"]["state"] == "withdrawn"
+        assert said(desk, payments, approval) == "revoked"
+        assert code(desk.fetch(asked)) == "approval_denied"
+        assert count(desk.world, "approval.withdrawn") == before + 1
+        return answered
+
+    assert at_every_step(desk.world, act) > 6
+
+
+def test_fetching(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
+    """A discharge that was given is recorded before; fetched again it is the same, and good for one call."""
+    asked, approval = desk.approved()
+
+    def act(step: int) -> dict[str, Any] | None:
+        before = count(desk.world, "discharge.made")
+        answered = crasher.ask(step, desk.agent, "POST", f"/v1/discharges/{asked['id']}")
+        assert answered is None or count(desk.world, "discharge.made") == before + 1
+        again = desk.fetch(asked).json()["discharge"]
+        assert answered is None or answered["body"]["discharge"] == again
+        return answered
+
+    assert at_every_step(desk.world, act) > 4
+    assert said(desk, payments, approval) == "ok"
+    assert said(desk, payments, Approval.from_text(desk.fetch(asked).json()["discharge"])) == "budget_exhausted"
