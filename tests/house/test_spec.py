@@ -87,7 +87,15 @@ def test_the_limits_are_the_code_s() -> None:
     assert counters.MAX_NONCES > 0
     assert (discharge.MAX_DISCHARGES, discharging.MAX_DEPTH) == (8, 4)
     assert (bounds.MAX_ONCE, spending.ONCE_MS, spending.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
-    for text in ("7 168 characters", "10 s; 2 s; 15 s", "64 bytes, 8 segments", "2^24", "8; 4 deep", "8; 24 h; 60 s"):
+    assert spending.ONCE_KEEP_MS == spending.ONCE_MS + 60_000
+    for text in (
+        "7 168 characters",
+        "10 s; 2 s; 15 s",
+        "64 bytes, 8 segments",
+        "2^24",
+        "8; 4 deep",
+        "8; 24 h; 60 s; 24 h and 60 s",
+    ):
         assert text in section(14)
 
 

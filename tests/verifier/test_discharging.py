@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A verifier and discharges: what answers, what does not, and that a discharge can only take away."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,19 @@ from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import RevokedError, ValidityError
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.verify import Verifier
-from tests.support import ANYTHING, AT, INC, OTHER_KEY, QUICK, access, aligned_parents, mint, sign, verifier
+from tests.support import (
+    ANYTHING,
+    AT,
+    INC,
+    OTHER_KEY,
+    QUICK,
+    MovedEpochs,
+    access,
+    aligned_parents,
+    mint,
+    sign,
+    verifier,
+)
 from tests.verifier.discharges import APPROVED, ORDER, RAW, RULE, answering, demanding, named, refund, sent
 
 TOKEN = demanding()
@@ -125,6 +138,22 @@ def test_screening_proves_discharges_too() -> None:
     assert checked.screen(sent(TOKEN, [answering(key=OTHER_KEY)])) == "bad_signature"
     assert checked.screen(sent(demanding(mint(key=OTHER_KEY)), [GOOD])) == "bad_signature"
     assert checked.screen("arx1_~") == "malformed"
+
+
+def test_a_fresh_view_is_awaited_before_anything_is_spent() -> None:
+    """A discharge may ask for a probe, as a token does: what waited is judged again, and used up once."""
+    made = answering(Caveat(fresh=0, once=("a-1", AT)))
+    for answers, expected in ((True, ["ok", "budget_exhausted"]), (False, ["stale", "stale"])):
+        epochs = MovedEpochs()
+        epochs.move(5)
+        epochs.answers = answers
+        checked = verifier(epochs=epochs)
+        codes = [
+            asyncio.run(checked.decide_async(sent(TOKEN, [made]), refund())).code,
+            code(sent(TOKEN, [made]), checked=checked),
+        ]
+        assert codes == expected
+        assert epochs.asked
 
 
 NARROWER, SIBLING = TOKEN.attenuate(Caveat(task="x")), TOKEN.attenuate(Caveat(task="y"))

@@ -99,6 +99,21 @@ def test_a_name_is_remembered_for_its_day() -> None:
     assert len(nonces) <= 3
 
 
+def test_a_worker_whose_clock_is_behind_uses_no_name_again() -> None:
+    """At the end of its day a name is still good there; so it is remembered for longer than it is good."""
+    nonces = MemoryNonces(now_ms=AT - 60_000)
+    ahead, behind = verifier(nonces=nonces), verifier(nonces=nonces)
+    codes = []
+    for checked, at in ((ahead, AT), (ahead, AT + DAY + 59_000), (behind, AT + DAY - 1)):
+        token = mint(ANYTHING, A, iat=at - 1, exp=at + 1000)
+        codes.append(checked.decide(token.encode(), access(at=at)))
+    assert [(each.code, [failure.came for failure in each.failures]) for each in codes] == [
+        ("ok", []),
+        ("budget_exhausted", ["another; ask anew"]),
+        ("budget_exhausted", ["a further one"]),
+    ]
+
+
 def test_a_restarted_store_believes_nothing_old() -> None:
     """Who started later cannot know what was used before: another approval it is."""
     token = demanding()

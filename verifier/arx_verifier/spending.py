@@ -14,8 +14,9 @@ from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.refusals import BEFORE_START, NO_STORE, ONCE_AGE, ONCE_USED, REPLAYED, used_up
 
-ONCE_MS: Final = 24 * 60 * 60 * 1000  # how long a ``once`` is good, and remembered
+ONCE_MS: Final = 24 * 60 * 60 * 1000  # how long a ``once`` is good
 ONCE_AHEAD_MS: Final = 60_000  # the mint's clock against this one; what is further ahead would be kept for longer
+ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # how long it is remembered: as long as it is good by the slowest worker's clock
 
 
 def spend(nonces: NonceStore, proven: ProvenChain, call: Call | None, request: AccessRequest) -> Refused | None:
@@ -55,7 +56,7 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused
         # forgotten with it, and use it again with the token as it was.
         if not now_ms - ONCE_MS < issued_at <= now_ms + ONCE_AHEAD_MS:
             return used_up(place, ONCE_AGE)
-        fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_MS, now_ms)
+        fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
         if fresh is None:
             return NO_STORE
         if issued_at < nonces.not_before_ms:
