@@ -6,7 +6,7 @@ from typing import Any
 
 import pymacaroons  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymacaroons import MACAROON_V2
 from pymacaroons.exceptions import MacaroonInvalidSignatureException  # type: ignore[import-untyped]
@@ -166,3 +166,36 @@ def test_we_prove_its_discharges(caveats: list[Caveat]) -> None:
     request = access("payments.refund")
     assert verifier().decide("~".join(texts), request).code == "ok"
     assert verifier().decide(texts[0], request).code == "missing_discharge"
+
+
+WHICH = st.integers(0, 3)
+DEMANDS = st.lists(st.tuples(WHICH, st.integers(0, 1)), max_size=3)
+GIVEN = st.tuples(WHICH, st.integers(0, 1), DEMANDS, st.sampled_from(["parent", "parent", "parent", "other", "none"]))
+
+
+@settings(QUICK, max_examples=200)
+@given(DEMANDS, st.lists(GIVEN, max_size=5), st.booleans())
+def test_what_we_grant_it_proves(demands: list[Any], given_: list[Any], tidy: bool) -> None:
+    """
+    Whatever demands whatever, made with whichever key and bound to whatever: we grant nothing that it does not prove.
+    """
+    keys = [bytes([number]) * 32 for number in range(2)]
+    if tidy:  # often enough all that is asked for is there, once
+        demands = [(which, 0) for which in sorted({which for which, _ in demands})]
+        given_ = [(which, 0, [], "parent") for which, _ in demands]
+    parent = mint()
+    for which, key in demands:
+        parent = demanding(parent, named(f"d{which}"), keys[key])
+    texts = []
+    for which, key, more, to in given_:
+        made = answering(raw=named(f"d{which}"), key=keys[key])
+        for inner, its_key in more:
+            made = demanding(made, named(f"d{inner}"), keys[its_key])
+        texts.append(made if to == "none" else bind(made, parent if to == "parent" else mint()))
+    found = verifier().decide("~".join([parent.encode(), *[each.encode() for each in texts]]), access())
+    try:
+        proven = accepts(theirs(parent), KEY, map(theirs, texts))
+    except Exception:  # of several kinds; two that demand each other even end its stack
+        proven = False
+    assert proven or not found.allowed
+    assert found.allowed or not tidy
