@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from arx_caps.agent import Agent, ArxAuth, Session, Task
+from arx_caps.agent import Agent, Approval, ArxAuth, Session, StartedTask, Task
 from arx_verifier import ArxError, CallSigner, Caveat, HttpCall, Macaroon, Rule
 from arx_verifier.codec import TAIL, caveat_packet
 from arx_verifier.proofs import http_fields
@@ -29,6 +29,7 @@ class Actor:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._tasks: dict[str, Task] = {}
+        self._approvals: dict[str, Approval] = {}
         self._streams: list[threading.Thread] = []
         self._stop = threading.Event()
         self._accepted: dict[str, list[float]] = {}
@@ -61,9 +62,17 @@ class Actor:
         self._tasks[name].finish()
         return {}
 
-    def call(self, name: str, method: str, url: str, body: Any = None) -> dict[str, Any]:
-        """Call a tool; the auth class signs the call."""
-        with httpx.Client(auth=self._tasks[name].auth()) as client:
+    def ask(self, name: str, tool: str, args: dict[str, Any], why: str) -> dict[str, Any]:
+        """Ask operators to approve a call of a task."""
+        task = self._tasks[name]
+        assert isinstance(task, StartedTask)
+        self._approvals[name] = approval = task.ask_approval(tool, args, why=why)
+        return {"approval": approval.id}
+
+    def call(self, name: str, method: str, url: str, body: Any = None, *, approved: bool = False) -> dict[str, Any]:
+        """Call a tool, perhaps with what was approved for the task; the auth class signs the call."""
+        approvals = [self._approvals[name].wait(timeout_s=10.0)] if approved else []
+        with httpx.Client(auth=self._tasks[name].auth(approvals=approvals)) as client:
             return answer(client.request(method, url, json=body))
 
     def call_with(self, name: str, how: str, url: str) -> dict[str, Any]:

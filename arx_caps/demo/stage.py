@@ -40,6 +40,14 @@ allow = [
   {{ tool = "payments.list", args = {{ order_id = "$order_id" }} }},
   {{ tool = "payments.refund", args = {{ order_id = "$order_id", amount = {{ range = [0, "$amount"] }} }} }},
 ]
+
+[task.payout]
+agents = ["acme/support/*"]
+params = {{ order_id = {{ max_length = 32 }} }}
+ttl = "10m"
+audience = ["payments"]
+allow = [{{ tool = "payments.refund", args = {{ order_id = "$order_id", amount = {{ range = [0, 1000] }} }} }}]
+approvals = [{{ tools = ["payments.refund"] }}]
 """
 START_S: Final = 20  # a machine that needs longer has another problem
 

@@ -64,6 +64,7 @@ class Story:
         yield self._open()
         yield self._hand_over()
         yield from self._ordinary_calls()
+        yield from self._approval()
         yield from self._attacks()
         yield self._finished_task()
         yield from self._kill()
@@ -99,6 +100,20 @@ class Story:
         yield scene("it tries to refund 500", "403 argument_not_allowed", too_much)
         other = call("call", name="main", method="DELETE", url=self._order)
         yield scene("it tries a tool outside the task", "403 tool_not_allowed", other)
+
+    def _approval(self) -> Iterator[Scene]:
+        self._lead("start_task", name="payout", template="payout", params={"order_id": "o-1001"})
+        body = {"order_id": "o-1001", "amount": 400}
+        call = {"name": "payout", "method": "POST", "url": self._refunds, "body": body}
+        alone = self._lead("call", **call)
+        title = "the orchestrator wants to refund 400, for which the policy wants an operator's yes"
+        yield Scene(title, "403 missing_discharge", outcome(alone), reasons(alone))
+        asked = self._lead("ask", name="payout", tool="payments.refund", args=body, why="the machine came back")
+        self._stage.arx("approval", "approve", asked["approval"], "--yes")
+        first, second = (self._lead("call", **call, approved=True) for _ in range(2))
+        came = f"{outcome(first)}, then {outcome(second)}"
+        title = "an operator approves this refund; it passes once"
+        yield Scene(title, "201 ok, then 403 budget_exhausted", came, reasons(second))
 
     def _attacks(self) -> Iterator[Scene]:
         other_order = self._stage.urls["orders"] + "/orders/o-1002"

@@ -60,6 +60,19 @@ allow = [
   { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, "$amount"] } } },
 ]
 depth = 2
+
+[task.payout]
+agents = ["acme/support/*"]
+params = { order_id = { max_length = 8 } }
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, 1000] } } },
+  { tool = "payments.close", args = { order_ids = { subset = ["o-1", "o-2", "o-3"] } } },
+]
+approvals = [{ tools = ["payments.refund"] }, { tools = ["payments.close"], need = 2, once = false, ttl = "5m" }]
+depth = 2
 """
 
 

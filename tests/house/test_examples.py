@@ -5,7 +5,9 @@ A ``console`` block is typed line by line, a ``python`` block is a file, a ``tex
 In what is shown ``…`` stands for any text, and columns may be apart as they like.
 """
 
+import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from arx_caps.demo.stage import free_ports
 from tests.cli.live import live_realm
 from tests.house.pages import README, ROOT, blocks, matches, section
-from tests.house.reader import Reader, reader, run_python
+from tests.house.reader import Reader, reader, run_line, run_python
+from tests.servers import until
 
 __all__ = ["reader"]  # fixtures
 
@@ -53,6 +56,28 @@ def test_the_concepts_go_as_the_page_says(reader: Reader) -> None:
     page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
     for block in blocks(page.partition("\n## Sessions\n")[0]):
         getattr(reader, block.language)(block if block.language == "python" else block.text)
+    assert set(reader.stop()) <= {0, -signal.SIGTERM}
+
+
+@pytest.mark.servers
+def test_a_call_is_approved_as_the_page_says(reader: Reader) -> None:
+    """
+    docs/concepts.md: while the agent's script waits, an operator lists and approves, and it writes what is shown.
+    """
+    page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    begun = next(block.text for block in blocks(page) if block.language == "console")
+    reader.console(begun + "$ arx service enrol payments --out payments.arx.json\n")
+    policy, script, typed, shown = blocks(page.partition("\n## Approvals\n")[2].partition("\n## ")[0])
+    with (reader.folder / ".arx" / "policy.toml").open("a", encoding="utf-8") as file:
+        file.write(policy.text)
+    reader.console("$ arx policy reload\n")
+    reader.python(script)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(run_python, reader.folder / "payout.py")
+        until(lambda: written.done() or "asked" in run_line("arx approval list", reader.folder).stdout, 40.0)
+        waiting = json.loads(run_line("arx approval list --json --quiet", reader.folder).stdout)["approvals"]
+        reader.console(typed.text.replace("a-…", waiting[0]["id"]))
+        assert matches(shown.text, written.result(30)), written.result()
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 

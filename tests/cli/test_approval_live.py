@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Approving from the command line, on a realm that runs: the agent asks, operators answer, the call passes once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.agent import Approval, Task
+from arx_caps.agent.task import now_ms
+from arx_caps.cli import exits
+from arx_caps.demo.stage import free_ports
+from arx_verifier import AccessRequest, Verifier
+from arx_verifier.service import open_verifier
+from tests.cli.helpers import arx
+from tests.cli.live import AGENT, Live, live_realm
+
+pytestmark = pytest.mark.servers
+
+POLICY = """
+[audience.payments]
+origins = ["http://127.0.0.1:9002"]
+
+[session.support]
+agents = ["acme/support/*"]
+ttl = "1h"
+
+[task.payout]
+agents = ["acme/support/*"]
+ttl = "10m"
+audience = ["payments"]
+allow = [{ tool = "payments.refund", args = { order_id = { max_length = 8 }, amount = { range = [1, 1000] } } }]
+approvals = [{ tools = ["payments.refund"], need = 2 }]
+"""
+ARGS = {"order_id": "o-1", "amount": 500}
+CALL = ("--tool", "payments.refund", "--arg", "order_id=o-1", "--arg", "amount=500")
+
+
+def run(live: Live, *words: str | Path) -> tuple[int, dict[str, Any], str]:
+    """Type a command with ``--json``; returns exit code, object and stderr."""
+    ran = arx(*words, "--json", env={"ARX_HOME": str(live.folder)})
+    return ran.exit_code, ran.json, ran.err
+
+
+def ok(live: Live, *words: str | Path) -> dict[str, Any]:
+    """Type a command that must succeed."""
+    exit_code, told, err = run(live, *words)
+    assert exit_code == 0, (words, told, err)
+    return told
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A running realm whose refunds are approved by two."""
+    folder = tmp_path_factory.mktemp("approving")
+    with live_realm(folder / "realm", free_ports(1)[0]) as realm:
+        (folder / "policy.toml").write_text(POLICY)
+        ok(realm, "policy", "load", folder / "policy.toml")
+        ok(realm, "agent", "enrol", AGENT, "--key-out", folder / "agent.key")
+        ok(realm, "service", "enrol", "payments", "--out", folder / "payments.json")
+        for name in ("ada", "bob"):
+            ok(realm, "operator", "enrol", name, "--role", "approver", "--key-out", folder / f"{name}.key")
+        ok(realm, "session", "open", "--key", folder / "agent.key", "--out", folder / "session")
+        yield realm
+
+
+@pytest.fixture
+def here(live: Live) -> Path:
+    """The folder with everybody's files."""
+    return live.folder.parent
+
+
+@pytest.fixture
+def payments(here: Path, live: Live) -> Iterator[Verifier]:
+    """The payments service's verifier."""
+    verifier = open_verifier(here / "payments.json")
+    verifier.start()
+    live.until(lambda: verifier.epochs.check(None, 0, ()) is None)
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture
+def task(here: Path, live: Live, tmp_path: Path) -> Path:
+    """A task's bundle."""
+    ok(live, "task", "start", "payout", "--session", here / "session", "--out", tmp_path / "task")
+    return tmp_path / "task"
+
+
+def ask(live: Live, here: Path, task: Path, *words: str | Path) -> dict[str, Any]:
+    """Ask for an approval."""
+    asked = ok(live, "task", "ask", "--in", task, "--session", here / "session", *CALL, *words)
+    return dict(asked["approval"])
+
+
+def judged(verifier: Verifier, task: Path, approval: Path) -> str:
+    """What the service says of the call, sent with the approval that a file has."""
+    held, given = Task.from_text(task.read_text()), Approval.from_text(approval.read_text())
+    text = held.call_token("payments", "payments.refund", ARGS, approvals=[given])
+    return verifier.decide(text, AccessRequest("payments.refund", ARGS, now_ms(), "127.0.0.1")).code
+
+
+def test_from_the_question_to_the_call(live: Live, here: Path, task: Path, payments: Verifier) -> None:
+    """
+    Asked, listed with all that an operator needs, approved by two, waited for, used once, seen in the trail.
+    """
+    asked = ask(live, here, task, "--why", "charged twice")
+    assert (asked["state"], asked["need"], asked["args"]) == ("waiting", 2, ARGS)
+    (shown,) = ok(live, "approval", "list", "--operator-key", here / "ada.key", "--task", asked["task"])["approvals"]
+    assert (shown["id"], shown["agent"], shown["why"], shown["tool"]) == (
+        asked["id"],
+        AGENT,
+        "charged twice",
+        "payments.refund",
+    )
+    own = ok(live, "approval", "list", "--session", here / "session", "--of", asked["session"])["approvals"]
+    assert asked["id"] in {each["id"] for each in own}
+    first = ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")["approval"]
+    assert (first["state"], first["by"]) == ("waiting", ["ada"])
+    exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    assert (exit_code, told["code"]) == (exits.DENIED, "conflict")
+    out = task.with_name("approval")
+    late = ("approval", "wait", asked["id"], "--session", here / "session", "--discharge", out, "--timeout", "50ms")
+    exit_code, told, _ = run(live, *late)
+    assert (exit_code, told["code"], out.exists()) == (exits.INCOMPLETE, "waiting", False)
+    command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
+        second = ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
+        assert (second["state"], second["by"]) == ("approved", ["ada", "bob"])
+        written, said = waiter.communicate(timeout=60)
+    assert (waiter.returncode, "waiting for operators" in said, "arx1_" in written + said) == (0, True, False)
+    assert out.stat().st_mode & 0o077 == 0
+    told = ok(live, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
+    assert told["allowed"]
+    assert [judged(payments, task, out) for _ in range(2)] == ["ok", "budget_exhausted"]
+    exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    assert (exit_code, told["code"]) == (exits.DENIED, "conflict")
+
+
+def test_a_person_sees_what_they_approve(live: Live, here: Path, task: Path) -> None:
+    """
+    The list and the approval itself show one card; without a yes nothing is approved, whatever is kept quiet.
+    """
+    asked = ask(live, here, task, "--why", "a \x1b[2Jtest")
+    typed = partial(arx, env={"ARX_HOME": str(live.folder)})
+    exit_code, written, said = typed("approval", "list", "--task", asked["task"])
+    lines = written.splitlines()
+    assert (exit_code, lines[0].split()[:3]) == (0, [asked["id"], "waiting,", "asked"])
+    assert [line.split() for line in lines[1:5]] == [
+        ["who", AGENT],
+        ["wants", "payments.refund", "at", "payments"],
+        ["amount", "=", "500"],
+        ["order_id", "=", '"o-1"'],
+    ]
+    assert "\x1b" not in written
+    assert f"arx approval approve {asked['id']}" in said
+    exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
+    assert (exit_code, written, "nobody to ask" in said) == (exits.USAGE, "", True)
+    assert ok(live, "approval", "show", asked["id"])["approval"]["by"] == []
+
+
+def test_a_no_and_what_is_taken_back(live: Live, here: Path, task: Path, payments: Verifier) -> None:
+    """
+    A denial ends the agent's wait with 1 and its reason; what is withdrawn no service takes any more.
+    """
+    denied, given = ask(live, here, task), ask(live, here, task)
+    no = ok(live, "approval", "deny", denied["id"], "--why", "no receipt", "--operator-key", here / "ada.key")[
+        "approval"
+    ]
+    assert (no["state"], no["denied_by"], no["answer_why"]) == ("denied", "ada", "no receipt")
+    wait = ("--session", here / "session", "--timeout", "20s")
+    exit_code, told, said = run(live, "approval", "wait", denied["id"], *wait)
+    assert (exit_code, told["code"], "no receipt" in said) == (exits.DENIED, "approval_denied", True)
+    for name in ("ada", "bob"):
+        ok(live, "approval", "approve", given["id"], "--yes", "--operator-key", here / f"{name}.key")
+    out = task.with_name("approval")
+    ok(live, "approval", "wait", given["id"], *wait, "--discharge", out)
+    exit_code, told, _ = run(live, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
+    assert (exit_code in (exits.OK, exits.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
+    live.until(lambda: judged(payments, task, out) == "revoked")
+    exit_code, told, _ = run(live, "approval", "wait", given["id"], *wait)
+    assert (exit_code, told["code"]) == (exits.DENIED, "approval_denied")
+
+
+def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) -> None:
+    """
+    Who kills ``task:a-…`` is not told that there is no such task; whose id is mistyped is.
+    """
+    asked = ask(live, here, task)
+    for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
+        exit_code, _, said = run(live, "kill", f"task:{name}", "--reason", "a test", "--yes")
+        assert exit_code in (exits.OK, exits.INCOMPLETE)
+        assert ("is it spelt right?" in said) is doubted
+    assert "is it task:a-abcdefghijklmnop?" in run(live, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
+    assert ok(live, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
+
+
+def test_who_may_not_approve_is_told(live: Live, here: Path, task: Path) -> None:
+    """
+    A reader sees what waits and says nothing to it; an approver ends nothing else.
+    """
+    ok(live, "operator", "enrol", "reader", "--role", "read-only", "--key-out", here / "reader.key")
+    asked = ask(live, here, task)
+    words = (asked["id"], "--operator-key", here / "reader.key")
+    assert ok(live, "approval", "show", *words)["approval"]["id"] == asked["id"]
+    for verb in (("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
+        exit_code, told, _ = run(live, "approval", verb[0], *words, *verb[1:])
+        assert (exit_code, told["code"]) == (exits.DENIED, "tool_not_allowed")
+    exit_code, told, _ = run(
+        live, "kill", f"task:{asked['task']}", "--reason", "x", "--yes", "--operator-key", here / "ada.key"
+    )
+    assert (exit_code, told["code"]) == (exits.DENIED, "tool_not_allowed")
