@@ -40,7 +40,8 @@ def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) 
     if not whole and len(arguments) > MOST_LINES:
         more = len(arguments) - MOST_LINES
         arguments = [*arguments[:MOST_LINES], f"and {more} more lines: `arx approval show {plain(about.get('id'))}`"]
-    lines += [f"             {line}" for line in arguments or ["without arguments"]]
+    none = "without arguments" if about.get("state") in ("waiting", "approved") else "without arguments, or erased"
+    lines += [f"             {line}" for line in arguments or [none]]
     lines += _row("task", f"{plain(about.get('task'))}, {plain(about.get('template'))}; {plain(about.get('session'))}")
     lines += _row("answers", _answers(about))
     lines += _row("good for", _good(about, now_ms))

@@ -139,7 +139,9 @@ def _act(
         report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began, asked)
     summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
     console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
-    banned = [str(scope) for scope in parse_scopes(scopes) if "ban" in scope.kill_op] if action is KILL else []
+    # An approval is over with it: nothing of it can begin later.
+    killed = parse_scopes(scopes) if action is KILL else ()
+    banned = [str(scope) for scope in killed if "ban" in scope.kill_op and scope.kind != "task"]
     if banned and report.get("status") != "unknown":
         console.hint(f"what is begun later is refused as well, until `arx reinstate {' '.join(banned)}`")
     if by == "mint" and caller is not None and action in (KILL, FREEZE):

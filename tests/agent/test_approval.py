@@ -12,10 +12,11 @@ import pytest
 
 from arx_caps.agent import Approval, Bundle, StartedTask, Task, approval
 from arx_caps.agent.auth import ArxAuth
+from arx_verifier.access import AccessRequest
 from arx_verifier.discharge import JOINT, Requirement, require_discharge
 from arx_verifier.errors import ArxError, AttenuationError, GrantError, MalformedTokenError, StoreError
 from tests.agent.holding import REFUND, REQUIRED, approvable, bundle, discharged, task, token
-from tests.support import AT, KEY, TASK
+from tests.support import AT, KEY, PEER, TASK, verifier
 
 ID = "a-aaaaaaaaaaaaaaaa"
 ABOUT = {"id": ID, "task": TASK, "state": "waiting", "tool": "payments.refund", "args": REFUND, "need": 1, "by": []}
@@ -279,6 +280,45 @@ def test_what_no_service_would_take_is_told_before_it_is_sent(send: Callable[[],
     with pytest.raises(AttenuationError, match=says) as caught:
         send()
     assert discharged()[12:] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"order_id": "o-1", "amount": 21},
+        {"order_id": "o-1", "amount": "20"},
+        {"order_id": "o-1", "amount": True},
+        {"order_id": "o-1", "amount": 20.0},
+        {"order_id": "O-1", "amount": 20},
+        {"order_id": "o-1", "amount": 20, "note": ""},
+        {"order_id": "o-1"},
+        {"amount": 20},
+    ],
+)
+def test_nothing_but_what_was_approved_passes(args: dict[str, Any]) -> None:
+    """
+    Another value, another type, one argument more or less: a service refuses it, and takes the approved call.
+    """
+    held, judge = approvable(), verifier(audience="payments")
+    for wanted, code in ((args, "argument_not_allowed"), (REFUND, "ok")):
+        text = held.call_token("payments", "payments.refund", wanted, approvals=[given()])
+        assert judge.decide(text, AccessRequest("payments.refund", wanted, AT, PEER)).code == code
+
+
+def test_an_approval_opens_nothing_else() -> None:
+    """
+    It goes with its own call alone: with any other of that service it narrows, and it never widens what a task allows.
+    """
+    held, judge = approvable(), verifier(audience="payments")
+    worker = Task.from_text(held.hand_over("acme/worker", args={"amount": {"max": 5}}).encode(), now=lambda: AT)
+    other, same = ("payments.list", {}, "tool_not_allowed"), ("payments.refund", REFUND, "argument_not_allowed")
+    for holder, (tool, args, code) in ((held, other), (worker, same)):
+        text = holder.call_token("payments", tool, args, approvals=[given()])
+        assert judge.decide(text, AccessRequest(tool, args, AT, PEER)).code == code
+    text = held.call_token("payments", "payments.refund", REFUND, approvals=[given()])
+    bound = text.partition(JOINT)[2]
+    stolen = worker.call_token("payments", "payments.refund", REFUND) + JOINT + bound
+    assert judge.decide(stolen, AccessRequest("payments.refund", REFUND, AT, PEER)).code == "bad_signature"
 
 
 def test_a_client_sends_an_approval_only_where_it_is_asked_for() -> None:

@@ -195,6 +195,7 @@ def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) ->
         exit_code, _, said = run(live, "kill", f"task:{name}", "--reason", "a test", "--yes")
         assert exit_code in (exits.OK, exits.INCOMPLETE)
         assert ("is it spelt right?" in said) is doubted
+        assert "reinstate" not in said  # nothing of an approval can begin later
     assert "is it task:a-abcdefghijklmnop?" in run(live, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
     assert ok(live, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
