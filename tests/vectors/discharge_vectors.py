@@ -92,7 +92,7 @@ def unsigned() -> Vectors:
     made = discharge(APPROVED)
     bit = bound(made, token)
     bit = bit._replace(signature=bytes([bit.signature[0] ^ 1]) + bit.signature[1:])
-    forged = token._replace(signature=bytes(32))
+    forged, endless = token._replace(signature=bytes(32)), demanding(mint(exp=AT + 90_000_000))
     cases: dict[str, tuple[Token, Token, str]] = {
         "unbound": (token, made, "as it was made, not bound"),
         "wider-parent": (narrower, bound(made, token), "bound to the token before it was narrowed"),
@@ -107,6 +107,7 @@ def unsigned() -> Vectors:
         "added-unsigned": (token, bound(made, token).with_caveats({"exp": AT + 1}), "narrowed after it was bound"),
         "signature-bit": (token, bit, "one bit of the signature"),
         "removed": (token, bound(made, token)._replace(caveats=()), "its caveat is gone"),
+        "before-the-identifier": (endless, bound(discharge(key=bytes(32)), endless), "and the token lives too long"),
         "forged-token": (forged, bound(made, forged), "the token itself is not signed"),
     }
     return {

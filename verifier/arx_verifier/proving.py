@@ -6,15 +6,18 @@ Nothing but ``kid`` and ``aud`` is interpreted before the signature holds.  What
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from arx_verifier import chain, codec, proofs
 from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.keys import KeyRing
+from arx_verifier.keys import AudienceKey, KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
 from arx_verifier.presented import Call
 from arx_verifier.prohibiting import failures_of
 from arx_verifier.proven import ProvenChain, Refused
+
+if TYPE_CHECKING:
+    from arx_verifier.discharging import Opened
 
 JOINT: Final = "~"  # as ``discharge.JOINT``, which few calls need
 JOINED: Final = Refused("malformed", ())  # what ``prove`` says of a token with discharges: it is not one token
@@ -55,12 +58,13 @@ def prove(
         folded = chain.extend(parent, call.caveat) if call is not None else parent
         if not chain.equal(folded, signature):
             return Refused("bad_signature", ())
+        opened = _open(discharges, key, raw_identifier, packets, parent, call, keys) if discharges else None
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
-        if discharges:
-            _add_discharges(proven, raw_identifier, packets, call, discharges, audience, keys)
-        else:
+        if opened is None:
             ProvenChain.read_caveats(proven, packets, audience)
+        else:
+            _read(proven, opened, len(packets), audience)
     except ArxError as error:
         return Refused(error.code, ())
     return proven
@@ -86,29 +90,34 @@ def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[Call | None, 
     return call, prove(token, call, audience, keys, discharges)
 
 
-def _add_discharges(
-    proven: ProvenChain,
+def _open(
+    discharges: Sequence[str],
+    key: AudienceKey,
     identifier: bytes,
     packets: tuple[bytes | codec.ThirdParty, ...],
+    parent: bytes,
     call: Call | None,
-    discharges: Sequence[str],
-    audience: str,
     keys: KeyRing,
-) -> None:
-    """Prove discharges, and read their caveats behind those of the token."""
-    from arx_verifier import discharging  # and with it what opens boxes: few calls need it
+) -> "Opened":
+    from arx_verifier.discharging import open_discharges  # and with it what opens boxes: few calls need it
 
-    opened = discharging.open_discharges(
+    return open_discharges(
         discharges,
-        key=proven.key.derived,
+        key=key.derived,
         identifier=identifier,
         packets=packets,
-        parent=proven.signature,
+        parent=parent,
         location=keys.location,
         room=codec.MAX_CAVEATS - (call is not None),
     )
-    wrong = discharging.speaks_of_holders(opened.packets, len(packets))
-    ProvenChain.read_caveats(proven, opened.packets if wrong is None else packets, audience)
+
+
+def _read(proven: ProvenChain, opened: "Opened", own: int, audience: str) -> None:
+    """Read the caveats of discharges behind the token's *own*."""
+    from arx_verifier.discharging import speaks_of_holders
+
+    wrong = speaks_of_holders(opened.packets, own)
+    ProvenChain.read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience)
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:
         index, error = wrong
