@@ -194,8 +194,10 @@ class EpochTable:
         """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""
         state = self._state
         lease = state.lease
-        age = -1 if lease is None else max(0, self._boot() - lease.sent) // 1_000_000
-        return state.inc, state.applied, age
+        if lease is None:
+            return state.inc, state.applied, -1
+        age = self._boot() - lease.sent
+        return state.inc, state.applied, age // 1_000_000 if age > 0 else 0
 
     def chain_at(self, inc: str, seq: int) -> str:  # noqa: ARG002 - as ``Epochs`` has it
         """Return what led to a number; a table alone remembers nothing of the kind."""

@@ -174,7 +174,8 @@ class ProvenChain:
                 if wrong is None:
                     break
             else:
-                return _refused(("argument_not_allowed", *rules.tell(group, self._places, args, wrong or "")))
+                first, untold = rules.tell(group, self._places, args, wrong or "")
+                return _refused(("argument_not_allowed", first, untold))
         return None
 
     def judge_peer(self, peer: str | None) -> Refused | None:

@@ -31,6 +31,7 @@ from arx_verifier.refusals import BAD_SIGNATURE
 from arx_verifier.spending import spend
 from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness
 
+_ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 _VERIFIERS: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
 
@@ -113,9 +114,7 @@ class Verifier:
         Returns:
             The decision as it was recorded; ``grant`` is set when it is an allow.
         """
-        decision = self._decide(token, request, may_wait=True)
-        assert isinstance(decision, Decision)
-        return decision
+        return self._decide(token, request, may_wait=True)  # type: ignore[return-value]  # it waits for itself
 
     def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
         """Decide without waiting for anything, for event loops.
@@ -253,7 +252,7 @@ class Verifier:
     ) -> Decision:
         inc, applied, age_ms = self.epochs.view()
         digest, salt = digest_arguments(request.args, written)
-        code, failures = (OK, ()) if refused is None else refused[:2]
+        code, failures, untold = refused or _ALLOWED
         decision = Decision(
             code,
             request.at,
@@ -269,8 +268,8 @@ class Verifier:
             request.request_id,
             request.traceparent,
         )
-        if refused is not None:
-            decision.untold = refused.untold
+        if untold is not None:
+            decision.untold = untold
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
         try:
