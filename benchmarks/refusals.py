@@ -16,6 +16,7 @@ from arx_verifier import chain, codec, proofs
 from arx_verifier.access import AccessRequest
 from arx_verifier.caveats import Caveat
 from arx_verifier.counters import MemoryNonces
+from arx_verifier.discharge import Requirement
 from arx_verifier.epochs import EpochTable, Lease, UnsafeLocalEpochs
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.spool import MIN_SEGMENT_BYTES, Journal
@@ -27,6 +28,7 @@ from benchmarks.world import ARGS, AT, FIELDS, INC, KEY, REQUEST, TOOL, handed, 
 HOPS: Final = 3
 SEEN: Final = "refuse, parent seen, three hand-overs"
 NEW: Final = "refuse, first sight, three hand-overs"
+APPROVED: Final = "refuse, first sight, three hand-overs and an approval"
 
 
 def rows(made: Verifiers) -> Iterator[Row]:
@@ -42,6 +44,13 @@ def rows(made: Verifiers) -> Iterator[Row]:
     checked = made.make(cache_bytes=0)
     new |= {name: refuse(checked, text, REQUEST, name.partition(",")[0]) for name, text in _of_chains(parent)}
     yield Row(NEW, new, {})
+    # What a third party must agree to costs two HMACs more, also where the call needs nobody's approval.
+    # What a third party must agree to costs two HMACs more, also where a call needs nobody's approval.
+    grant = each(allow(made.make(cache_bytes=0)), signing(_with_third_party(parent, "orders.close")))
+    needed = signed(_with_third_party(parent, TOOL))
+    yield Row(
+        APPROVED, {"grant": grant, "missing_discharge": refuse(checked, needed, REQUEST, "missing_discharge")}, {}
+    )
 
 
 def refuse(checked: Verifier, text: str, request: AccessRequest, code: str) -> Batch:
@@ -199,7 +208,6 @@ def _of_chains(parent: Macaroon) -> Iterator[tuple[str, str]]:
     yield "name_not_allowed", signed(parent.hand_over("other/worker"))
     yield "too_deep", signed(parent.attenuate(Caveat(depth=0)).hand_over("acme/worker"))
     yield "proof_missing", parent.encode()
-    yield "missing_discharge", signed(_with_third_party(parent))
 
 
 def _minted(parent: Macaroon, **other: str) -> Macaroon:
@@ -209,8 +217,10 @@ def _minted(parent: Macaroon, **other: str) -> Macaroon:
     return Macaroon.mint(named, key=KEY, realm="acme", caveats=tuple(packets))
 
 
-def _with_third_party(parent: Macaroon) -> Macaroon:
+def _with_third_party(parent: Macaroon, tool: str) -> Macaroon:
+    """The same token, good for calls of a tool only once somebody has approved."""
     body, signature = parent.parts()
-    third = codec.ThirdParty(b"https://approve.example", b'{"id":"%s"}' % os.urandom(8).hex().encode(), os.urandom(72))
+    wanted = Requirement(os.urandom(8).hex(), (tool,)).encode()
+    third = codec.ThirdParty(b"https://approve.example", wanted, os.urandom(72))
     folded = chain.extend_third_party(signature, third.verification_id, third.identifier)
     return Macaroon(body + codec.caveat_packet(third), folded)

@@ -45,11 +45,11 @@ static Class caveat_class = {NULL, CAVEAT_FIELDS, caveat_texts, caveat_offsets};
 
 enum {
     P_IDENTIFIER, P_KEY, P_EXP, P_NBF, P_FRESH, P_NETWORKS, P_NEEDS_CALL, P_ALLOWS, P_PLACES, P_PARTS, P_SCOPES, P_FACTS,
-    P_REFUSED, PROVEN_FIELDS
+    P_REFUSED, P_UNMET, PROVEN_FIELDS
 };
 static const char *const proven_texts[] = {
     "identifier", "key",     "exp",   "nbf",    "fresh_ms", "networks", "needs_call",
-    "_allows",    "_places", "parts", "scopes", "facts",    "refused",
+    "_allows",    "_places", "parts", "scopes", "facts",    "refused",  "unmet",
 };
 static Py_ssize_t proven_offsets[PROVEN_FIELDS];
 static Class proven_class = {NULL, PROVEN_FIELDS, proven_texts, proven_offsets};
@@ -62,7 +62,7 @@ static Class key_class = {NULL, KEY_FIELDS, key_texts, key_offsets};
 // What the Python module registers, in this order.
 enum {
     KEPT, READ_TERMS, HOP_OF, MATCHES_ANY_PATH, PARTS_OF, AGENT_SCOPES, SUBJECT_SCOPE, ABOUT, CHAIN_FACTS, PLACES,
-    ARX_ERROR, REFUSED_BY, TOO_DEEP, NOT_NAMED, WRONG_AUDIENCE, NO_HOLDER, HELPERS
+    ARX_ERROR, REFUSED_BY, TOO_DEEP, NOT_NAMED, WRONG_AUDIENCE, NO_HOLDER, DEMAND, HELPERS
 };
 static PyObject *helpers;  // a tuple
 
@@ -109,7 +109,7 @@ static PyObject *field(const Class *class, PyObject *object, int which)
 enum { REFUSED = -2, FAILED = -1 /* with an exception */, ODD = 0, GOOD = 1 };
 
 typedef struct {
-    PyObject *named, *links, *agents, *tasks, *allows, *places, *hand_to, *hand_to_at, *networks, *scopes;  // lists
+    PyObject *named, *links, *agents, *tasks, *allows, *places, *hand_to, *hand_to_at, *networks, *scopes, *unmet;  // lists
     PyObject *audience, *refused;
     unsigned char link[LINK];
     long long depth, exp, nbf, fresh, parts;
@@ -325,6 +325,24 @@ static int take_in(Walk *walk, PyObject *terms, PyObject *packet, const unsigned
     return field(&terms_class, terms, PLAIN) == Py_True ? GOOD : take_rest(walk, terms);
 }
 
+// What a third party must agree to.
+static int take_demand(Walk *walk, PyObject *packet)
+{
+    long long parts;
+    PyObject *args[2] = {PyLong_FromSsize_t(walk->index), packet};
+    if (args[0] == NULL) return FAILED;
+    PyObject *said = call(DEMAND, args, 2);
+    Py_DECREF(args[0]);
+    if (said == NULL) return refused_by_exception(walk);
+    int found = PyTuple_CheckExact(said) && PyTuple_GET_SIZE(said) == 2 ? number(PyTuple_GET_ITEM(said, 1), &parts) : ODD;
+    if (found > 0) {
+        walk->parts += parts;
+        if (PyList_Append(walk->unmet, PyTuple_GET_ITEM(said, 0)) < 0) found = FAILED;
+    }
+    Py_DECREF(said);
+    return found;
+}
+
 static int take_in_all(Walk *walk, PyObject *packets)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(packets);
@@ -332,9 +350,11 @@ static int take_in_all(Walk *walk, PyObject *packets)
     for (walk->index = 0; walk->index < count; walk->index++) {
         PyObject *packet = PyTuple_GET_ITEM(packets, walk->index), *terms = NULL;
         const unsigned char *hop;
-        if (!PyBytes_CheckExact(packet)) return ODD;  // a third party's, as is what comes with an approval
-        int found = find_terms(walk, packet, &terms, &hop);
-        if (found > 0) found = take_in(walk, terms, packet, hop);
+        int found;
+        if (PyBytes_CheckExact(packet)) {
+            found = find_terms(walk, packet, &terms, &hop);
+            if (found > 0) found = take_in(walk, terms, packet, hop);
+        } else found = walk->index > 0 ? take_demand(walk, packet) : ODD;
         Py_XDECREF(terms);
         if (found <= 0) return found;
     }
@@ -415,6 +435,7 @@ static int tell(Walk *walk, PyObject *proven, PyObject *facts)
         PyList_AsTuple(walk->scopes),
         Py_NewRef(facts),
         Py_NewRef(walk->refused != NULL ? walk->refused : Py_None),
+        PyList_AsTuple(walk->unmet),
     };
     int good = 1, count = sizeof made / sizeof *made;
     for (int i = 0; i < count; i++) good = good && made[i] != NULL;
@@ -463,7 +484,8 @@ PyObject *read_caveats(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         return pure(READ_CAVEATS, args, nargs);
     Walk walk = {.audience = args[2]};
     PyObject **const lists[] = {&walk.named,  &walk.links,   &walk.agents,     &walk.tasks,    &walk.allows,
-                                &walk.places, &walk.hand_to, &walk.hand_to_at, &walk.networks, &walk.scopes};
+                                &walk.places, &walk.hand_to, &walk.hand_to_at, &walk.networks, &walk.scopes,
+                                &walk.unmet};
     int found = GOOD, count = sizeof lists / sizeof *lists;
     for (int i = 0; i < count; i++)
         if ((*lists[i] = PyList_New(0)) == NULL) found = FAILED;

@@ -132,8 +132,7 @@ class EpochTable:
     """
 
     def __init__(self, *, boot: Callable[[], int] = boot_clock, wall: Callable[[], int] = time.time_ns) -> None:
-        self._boot = boot
-        self._wall = wall
+        self._boot, self._wall = boot, wall
         self._state = State("", {}, {}, -1)
         self._retired: set[str] = set()
         self._store_clock: tuple[int, int] | None = None  # (store time, sent), ns
@@ -193,8 +192,7 @@ class EpochTable:
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""
         state = self._state
-        lease = state.lease
-        if lease is None:
+        if (lease := state.lease) is None:
             return state.inc, state.applied, -1
         age = self._boot() - lease.sent
         return state.inc, state.applied, age // 1_000_000 if age > 0 else 0

@@ -28,6 +28,7 @@ from arx_verifier.terms import (
     Networks,
     Terms,
     ToolRules,
+    demand_of,
     gather,
     hop_of,
     read_terms,
@@ -60,8 +61,6 @@ _TOO_MUCH: Final = Refused(
     "argument_not_allowed",
     (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
 )
-
-
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
 
 
@@ -73,7 +72,7 @@ _USED_TO_READ: Final = (
     *(KEPT, read_terms, hop_of, names.matches_any_path, bounds.parts_of),
     *(scopes.agent_scopes, scopes.subject_scope, about, ChainFacts, PLACES),
     *(ArxError, _refused_by, prohibiting.too_deep, prohibiting.not_named, prohibiting.wrong_audience),
-    prohibiting.no_holder,
+    *(prohibiting.no_holder, demand_of),
 )  # what its twin calls, in the order of ``_compiled_chain.c``
 
 
@@ -234,10 +233,9 @@ class ProvenChain:
         try:
             for index, packet in enumerate(packets):
                 if not isinstance(packet, bytes):
-                    from arx_verifier.discharge import Requirement  # few tokens have one: who starts need not wait
-
-                    self.unmet = (*self.unmet, (index, Requirement.read(packet.identifier)))
-                    parts += bounds.DEMAND_PARTS + packet.identifier.count(b",")
+                    demand, more = demand_of(index, packet)
+                    self.unmet = (*self.unmet, demand)
+                    parts += more
                     continue
                 start, mark, end = packet.rpartition(HOP_MARK)
                 terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)

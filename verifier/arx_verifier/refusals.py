@@ -35,11 +35,10 @@ def used_up(place: str, words: tuple[str, str]) -> Refused:
 
 def missing_discharge(proven: ProvenChain, tool: str) -> Refused | None:
     """What must be approved before a call of this tool and was not presented; None if nothing."""
-    missing = [(index, wanted.id) for index, wanted in proven.unmet if wanted.binds(tool)]
-    failures = [
-        Failure(place(index), "third-party caveat", f"a discharge for {_shown(name)}", "none")
-        for index, name in missing[:MAX_TOLD]
-    ]
+    failures: list[Failure] = []
+    for index, wanted in proven.unmet:
+        if len(failures) < MAX_TOLD and wanted.binds(tool):
+            failures.append(Failure(place(index), "third-party caveat", f"a discharge for {_shown(wanted.id)}", "none"))
     return Refused("missing_discharge", tuple(failures)) if failures else None
 
 

@@ -9,7 +9,7 @@ this far, nothing kept is secret, and number and size are bounded.  How terms bi
 import ipaddress
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from arx_verifier import bounds, caveats, codec, names, scopes
 from arx_verifier.constraints import (
@@ -25,10 +25,14 @@ from arx_verifier.constraints import (
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
 
+if TYPE_CHECKING:
+    from arx_verifier.discharge import Requirement
+
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
 _MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
+_MAX_DEMANDS: Final = 2048  # parts of what third parties must agree to; under 1 MB
 _MAX_RULES: Final = (
     131_072  # of all rules gathered by tool, their tests and places; one takes 30 to 40 bytes: about 5 MB
 )
@@ -151,6 +155,7 @@ class ToolRules:
 
 KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)  # by its bytes, with ``GAP`` for its hop
 _REFUSED: Final[bounds.Kept[bytes, tuple[type[ArxError], str]]] = bounds.Kept(_MAX_REFUSED, 1)  # by its bytes: why
+_DEMANDS: Final[bounds.Kept[bytes, tuple["Requirement", int]]] = bounds.Kept(_MAX_DEMANDS, 1)
 _GATHERED: Final[bounds.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = bounds.Kept(_MAX_RULES, 8)
 
 
@@ -226,6 +231,30 @@ def hop_of(packet: bytes, end: bytes) -> bytes:
     except ValueError:
         read_terms(packet)  # which says what is wrong with it
         raise MalformedTokenError("a hop is 9 bytes in base64url") from None
+
+
+def demand_of(index: int, packet: codec.ThirdParty) -> tuple[tuple[int, "Requirement"], int]:
+    """Read what a proven third party's caveat demands, and keep it if it may be.
+
+    Args:
+        index: Its place, counted from 0.
+        packet: The caveat.
+
+    Returns:
+        The place with what is demanded; and of how many parts that is.
+
+    Raises:
+        UnknownCaveatError: It is no requirement that this version knows.
+    """
+    identifier = packet.identifier
+    known = _DEMANDS.get(identifier)
+    if known is None:
+        from arx_verifier.discharge import Requirement  # few tokens have one: who starts need not wait
+
+        known = Requirement.read(identifier), bounds.DEMAND_PARTS + identifier.count(b",")
+        if len(identifier) <= _MAX_KEPT_BYTES:
+            _DEMANDS.keep(identifier, known, known[1])
+    return (index, known[0]), known[1]
 
 
 def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | None:
