@@ -24,6 +24,11 @@ _VALUE: Final = re.compile(
 # What makes an editor or a terminal show another text than the one that is read: control characters beyond ASCII, and
 # marks that turn the direction of writing (CVE-2021-42574).
 MISLEADING: Final = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# No policy nests deeper.  A key of n parts takes n squared of time to read and of room for the lines of its beginnings.
+MAX_PARTS: Final = 64  # as _LONG_KEY says, whose own work is at most so many times the text
+_LONG_KEY: Final = re.compile(
+    r"""(?<![A-Za-z0-9_\\-])(?:(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}"""
+)
 _AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
 
 
@@ -40,10 +45,14 @@ class PolicyText:
         """Read *text*.
 
         Raises:
-            SettingsError: It is not TOML, or has characters that would show it as something else than it is.
+            SettingsError: It is not TOML, nests too deep, or has characters that would show it as something else than
+                it is.
         """
         self.name, self.source = name, text
         self._lines: dict[Path, int] = {}
+        long = _LONG_KEY.search(text)
+        if long is not None:
+            raise _too_deep(name, text.count("\n", 0, long.start()) + 1)
         try:
             self.document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -55,7 +64,7 @@ class PolicyText:
             at, number = text.count("\n", 0, misleading.start()) + 1, f"{ord(misleading[0]):04x}"
             said = f"U+{number.upper()} would have the policy shown otherwise than it is read"
             raise SettingsError(f"{name}:{at}: {said}; in a text, write it as \\u{number}", code="policy")
-        _Scan(text, self._lines).run()
+        _Scan(text, name, self._lines).run()
 
     def error(self, path: Path, message: str) -> SettingsError:
         """Make the error of one key: file, line, the key's full name, and what to do."""
@@ -203,9 +212,8 @@ class Section:
 class _Scan:
     """Walk text that ``tomllib`` has accepted, and note the line of every key."""
 
-    def __init__(self, text: str, lines: dict[Path, int]) -> None:
-        self._text = text.replace("\r\n", "\n")
-        self._lines = lines
+    def __init__(self, text: str, name: str, lines: dict[Path, int]) -> None:
+        self._text, self._name, self._lines = text.replace("\r\n", "\n"), name, lines
         self._at = 0
         self._counted, self._line_here = 0, 1
         self._counts: dict[Path, int] = {}
@@ -285,13 +293,22 @@ class _Scan:
         return self._at
 
     def _note(self, path: Path) -> None:
-        self._lines.setdefault(path, self._line())
+        line = self._line()
+        if len(path) > MAX_PARTS:
+            raise _too_deep(self._name, line)
+        self._lines.setdefault(path, line)
 
     def _line(self) -> int:
         # Counted on from where it was: from the beginning for each key, a long policy would take its length squared.
         self._line_here += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
         return self._line_here
+
+
+def _too_deep(name: str, line: int) -> SettingsError:
+    return SettingsError(
+        f"{name}:{line}: nested more than {MAX_PARTS} deep, which nothing in a policy is", code="policy"
+    )
 
 
 def _dotted(path: Path) -> str:
