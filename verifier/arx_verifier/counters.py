@@ -133,7 +133,8 @@ class RedisNonces:
     Use an instance (or at least a database) of its own, with ``maxmemory-policy noeviction``: an evicted nonce is a
     call that can be repeated.  The policy is checked where the server allows asking.  Nothing issued before the server
     started is accepted, so a restart without its data opens no gap; a failover to a replica that lacks the last writes
-    does, for the seconds a call lives, and for the day in which an approval is good once.
+    does, for the seconds a call lives, and for the day in which an approval is good once.  A server that may not be
+    asked for its start (``INFO``) counts as started with each connection: approvals that were given before are refused.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` address.
