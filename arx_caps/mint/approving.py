@@ -5,8 +5,10 @@ Asked for is what a token demands and its task allows; approved is tool and argu
 when it is fetched and never kept.  It ends with its task, its time, or a kill of its own scope, which a withdrawal is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
 
 from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.births import as_json, new_name
@@ -112,7 +114,8 @@ def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str
         The row as it is now.
 
     Raises:
-        GrantError: ``session_ended``: its task is over; ``conflict``: it does not wait, or this operator said so.
+        GrantError: ``session_ended``: its task is over; ``conflict``: it does not wait, this operator said so, or the
+            task does not allow the call any more.
         RevokedError: The task was killed or is frozen.
         UnavailableError: The kill epoch is not known now.
     """
@@ -121,13 +124,15 @@ def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str
     task, session = row["its"], mint.state.session(row["session"])
     if session is None or task_state(mint, task) in _OVER:
         raise GrantError("the task that it was asked for is over", code="session_ended")
+    terms: ApprovalTerms | None = None
     if yes:
         require_standing(mint, mint.born(), task, session)
+        terms = _terms_now(mint, row)
 
     def counts(operator: str) -> bool:
         return operator == caller.name or _may_approve(mint, operator, row)
 
-    return mint.state.answer_approval(row, Said(caller.name, yes, cleaned(why), counts)) | {"its": task}
+    return mint.state.answer_approval(row, Said(caller.name, terms, cleaned(why), counts)) | {"its": task}
 
 
 def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, Any], KillReport | None]:
@@ -182,11 +187,14 @@ def _terms(mint: Mint, task: Row, demand: Demand, wanted: Wanted) -> tuple[str, 
         raise GrantError(f"caveat is not about the tool {shorten(wanted.tool)}", code="bad_parameters")
     found: list[tuple[str, str, ApprovalTerms]] = []
     failed: GrantError | None = None
+    kids: dict[str, Collection[str]] = {}
     for row in mint.state.live_grants(task["id"]):
         granted = Granted.read(row["content"])
         for audience, entries in granted.approvals.items():
             terms = next((each for each in entries if each.tools == demand.tools), None)
-            if terms is None or demand.kid not in mint.book.audience_keys(audience):
+            if audience not in kids:
+                kids[audience] = mint.book.audience_keys(audience).keys()
+            if terms is None or demand.kid not in kids[audience]:
                 continue
             try:
                 _require_allowed(granted, audience, wanted)
@@ -200,6 +208,16 @@ def _terms(mint: Mint, task: Row, demand: Demand, wanted: Wanted) -> tuple[str, 
     strict = [terms for _, at, terms in found if at == audience]
     need, ttl_ms = max(terms.need for terms in strict), min(terms.ttl_ms for terms in strict)
     return template, audience, ApprovalTerms(demand.tools, need, ttl_ms, any(terms.once for terms in strict))
+
+
+def _terms_now(mint: Mint, row: Row) -> ApprovalTerms:
+    """Return the terms of a request as they are by now: its task may have been granted the same on stricter ones."""
+    wanted = Wanted(row["caveat"], row["tool"], msgspec.json.decode(row["args"], type=dict[str, Any]), None)
+    try:
+        _, _, terms = _terms(mint, row["its"], read_demand(row["caveat"]), wanted)
+    except GrantError as error:
+        raise GrantError(f"the task changed since it was asked for: {error}", code="conflict") from error
+    return terms
 
 
 def _require_allowed(granted: Granted, audience: str, wanted: Wanted) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.database import PAGE, Database, now_ms, plain
 from arx_caps.mint.events import Event
 from arx_caps.mint.ordering import Order, Text, Time, behind
@@ -32,13 +33,13 @@ class Said(NamedTuple):
 
     Attributes:
         operator: Who.
-        yes: Whether it is approved.
+        terms: On what terms it is approved, if those became stricter since; None where it is denied.
         why: In whose words; None for none.
         counts: Tells whether an operator who said yes before may still do so.
     """
 
     operator: str
-    yes: bool
+    terms: ApprovalTerms | None
     why: str | None
     counts: Callable[[str], bool]
 
@@ -130,23 +131,26 @@ class ApprovalState(Database):
             if row["status"] != WAITING:
                 raise GrantError(f"{name} is {row['status']} already", code="conflict")
             yes = msgspec.json.decode(row["by"], type=list[str])
-            if not said.yes:
+            terms = said.terms
+            if terms is None:
                 changes: dict[str, Any] = {"status": DENIED, "denied_by": said.operator}
             elif said.operator in yes:
                 raise GrantError(f"{said.operator} has approved {name} already; another operator must", code="conflict")
             else:
                 yes.append(said.operator)
-                changes = {"by": msgspec.json.encode(yes).decode()}
-                if sum(map(said.counts, yes)) >= row["need"]:
+                need, ttl_ms = max(row["need"], terms.need), min(row["ttl_ms"], terms.ttl_ms)
+                changes = {"by": msgspec.json.encode(yes).decode(), "need": need, "ttl_ms": ttl_ms}
+                changes["once"] = max(row["once"], int(terms.once))
+                if sum(map(said.counts, yes)) >= need:
                     now = now_ms()
-                    until = min(now + row["ttl_ms"], task["expires_at"])
+                    until = min(now + ttl_ms, task["expires_at"])
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
             changes |= {"answer_why": said.why} if said.why is not None else {}
             c.execute(update(APPROVALS).where(APPROVALS.c.id == name).values(**changes))
             row |= changes
             told = {each: row[each] for each in ("session", "task", "agent", "audience", "tool", "need")}
             told |= {"approval": name, "why": said.why, "state": row["status"], "expires_at": row["expires_at"]}
-            self.record_in(c, Event.of("approval.given" if said.yes else "approval.denied", by, **told))
+            self.record_in(c, Event.of("approval.given" if terms is not None else "approval.denied", by, **told))
             return row
 
     def withdraw_approval(self, approval: str, what: Event) -> dict[str, Any]:

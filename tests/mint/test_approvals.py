@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.events import Event
-from arx_caps.mint.metrics import Metrics
 from arx_caps.mint.once import HEADER
 from arx_caps.mint.state_approvals import Said
 from arx_caps.mint.tables import APPROVALS, SESSIONS, TASKS
@@ -183,17 +183,12 @@ def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any)
         {"a": [["b"]]},
         {"a": [None]},
         {"a": ["b", "b"]},
-        {"a": "x" * 3000},
-        {f"a{i}": "x" * 60 for i in range(64)},
         {"": 1},
-        {"a": "pay \u202e005"},
-        {"\u2066a": 1},
-        {"a": ["x\u0085"]},
     ],
     ids=str,
 )
 def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> None:
-    """Nested, fractional, repeated, too long, or shown otherwise than it is read: said so, and nobody is asked."""
+    """Nested, fractional or repeated: said so, and nobody is asked."""
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]
@@ -229,21 +224,6 @@ def test_a_repeat_is_the_same_request(desk: Desk) -> None:
     headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
     other = desk.world.client.post("/v1/discharges", json=body | {"args": {}}, headers=headers)
     assert other.json()["code"] == "idempotency_mismatch"
-
-
-def test_so_many_wait_and_no_more(desk: Desk) -> None:
-    """The 33rd of a session is refused until one is answered; another session is not concerned."""
-    asked = [desk.ask(REFUND | {"amount": amount + 1}) for amount in range(32)]
-    assert code(desk.try_to_ask()) == "too_many_approvals"
-    other, _ = desk.world.session("acme/support/other")
-    _, task = desk.start(other)
-    assert code(desk.try_to_ask(by=other)) == "not_found"
-    body = {"caveat": desk.demand(task), "tool": "payments.refund", "args": REFUND}
-    assert code(other.call("POST", "/v1/discharges", body)) == "ok"
-    assert desk.world.mint.state.count_waiting() == 33
-    assert b"arx_approvals_waiting 33.0" in Metrics(desk.world.mint).text()
-    assert code(desk.answer(desk.world.operator(), asked[3], "deny")) == "ok"
-    assert code(desk.try_to_ask()) == "ok"
 
 
 def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpochs) -> None:
@@ -303,6 +283,7 @@ def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
     desk.caveat = desk.demand(desk.task)
     assert (desk.ask()["need"], desk.ask()["once"]) == (1, False)
     desk.use(TWO.replace("need = 2", 'need = 2, ttl = "1m"'))
+    before = desk.ask()
     more = desk.agent.call("POST", f"/v1/tasks/{desk.id}/extend", {})
     assert more.status_code == 201
     asked = desk.ask()
@@ -310,6 +291,13 @@ def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
     row = desk.world.mint.state.approval(asked["id"])
     assert row is not None
     assert row["ttl_ms"] == 60_000
+    assert (before["need"], before["once"]) == (1, False)  # asked for before; answered, it takes what holds by now
+    given = [desk.answer(desk.operator(name), before).json()["approval"] for name in ("ada", "bob")]
+    assert [(each["state"], each["need"], each["once"]) for each in given] == [
+        ("waiting", 2, True),
+        ("approved", 2, True),
+    ]
+    assert given[1]["expires_at"] - given[1]["approved_at"] == 60_000
 
 
 def test_lists_go_by_what_they_are_asked(desk: Desk) -> None:
@@ -363,8 +351,8 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
     asked = desk.ask()
     row = state.approval(asked["id"])
     assert row is not None
-    for yes in (True, False):
-        said = Said("ada", yes=yes, why=None, counts=lambda _: True)
+    for terms in (ApprovalTerms(("payments.refund",)), None):
+        said = Said("ada", terms, why=None, counts=lambda _: True)
         assert during(state, ending, lambda said=said: state.answer_approval(row, said)) == "session_ended"
     another = row | {"id": "a-" + "b" * 16}
     assert during(state, ending, lambda: state.add_approval(another, Event.of("something", "mint"))) == "session_ended"
@@ -392,9 +380,3 @@ def test_nothing_is_left_of_a_person(desk: Desk) -> None:
     events = about(desk, asked)
     assert [event["kind"] for event in events] == ["approval.asked", "approval.given"]
     assert all(event["erased"] and "args" not in event and "why" not in event for event in events)
-
-
-def test_a_reason_is_shown_on_one_line(desk: Desk) -> None:
-    """Controls, line ends and marks of direction are spaces; what is left of nothing is nothing."""
-    assert desk.ask(why="pay\u202e now\r\n\x1b[2J  please\x00")["why"] == "pay now [2J please"
-    assert desk.ask(why="\u2066\n")["why"] is None

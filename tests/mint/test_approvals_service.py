@@ -15,9 +15,10 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.decisions import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
-from tests.servers import FAST_LEASE_MS, begun_store
+from tests.servers import begun_store
 
 pytestmark = pytest.mark.servers
+LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
 POLICY = """
 [audience.payments]
 origins = ["{address}"]
@@ -79,7 +80,7 @@ def shop(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> It
         port = probe.getsockname()[1]
     folder: Path = tmp_path_factory.mktemp("approvals")
     with (
-        begun_store(valkey.url, "approved", lease_ms=FAST_LEASE_MS),
+        begun_store(valkey.url, "approved", lease_ms=LEASE_MS),
         live_mint(folder, store_url=valkey.url, name="approved", port=port) as mint,
         mint.service("payments", decisions=(decided := InMemoryDecisions())) as verifier,
         serving(ArxMiddleware(application, verifier=verifier, tools=TOOLS)) as service,
