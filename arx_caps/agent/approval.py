@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An approval, as whoever asked for it holds it: wait for an operator's answer, and send it with the call.  SPEC 6.
+"""An approval, as whoever asked for it holds it: wait for an operator's answer, hand it on.  SPEC 6.6, 20.7.
 
 What an operator approves is one tool with these very arguments.  The mint then gives out a *discharge*, a secret that
 answers the requirement in the task's token and is of no use without that token.  It is bound to the token of whoever
@@ -8,14 +8,12 @@ calls, offline, so a sub-agent is handed the approval as a text of its own.
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Protocol, Self
 
 import msgspec
 from msgspec import Meta
 
-from arx_verifier import discharge
-from arx_verifier.codec import ThirdParty
 from arx_verifier.constraints import Rule
 from arx_verifier.discharge import Requirement
 from arx_verifier.errors import (
@@ -44,7 +42,7 @@ class Asker(Protocol):
         ...
 
 
-class _Said(msgspec.Struct, frozen=True):
+class Said(msgspec.Struct, frozen=True):
     """What a holder looks at in a discharge's caveats."""
 
     allow: tuple[Rule, ...] = ()
@@ -112,7 +110,7 @@ class Approval:
             MalformedTokenError: The text is something else, such as a token.
         """
         macaroon = Macaroon.parse(text.strip())
-        said = _read(macaroon)
+        said = read_discharge(macaroon)
         rule = next((rules[0] for each in said if (rules := each.allow)), Rule(tool="*"))
         about: dict[str, Any] = {
             "id": next((each.task for each in said if each.task), "an approval"),
@@ -225,7 +223,7 @@ class Approval:
     def _checked(self, text: str) -> Macaroon:
         try:
             macaroon = Macaroon.parse(text)
-            names = {said.task for said in _read(macaroon)}
+            names = {said.task for said in read_discharge(macaroon)}
         except MalformedTokenError as error:
             raise StoreError(f"the mint answered with a discharge that cannot be used: {error}") from error
         if self.id not in names or self._requirement not in (None, macaroon.identifier):
@@ -242,89 +240,7 @@ class Approval:
         raise TypeError("an Approval is a secret and is not pickled; pass on its encode() where that is meant")
 
 
-def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:
-    """Tell whether a task's token has the requirement that an approval answers, or an approval beside it has."""
-    asking = [token, *[other.discharge for other in others if other is not approval]]
-    return any(
-        packet.identifier == approval.discharge.identifier
-        for macaroon in asking
-        for packet in macaroon.packets
-        if isinstance(packet, ThirdParty)
-    )
-
-
-def add_approvals(text: str, token: Macaroon, approvals: Sequence[Approval], *, audience: str, at: int) -> str:
-    """Send approvals along with a call.  SPEC 6.
-
-    Args:
-        text: The token of one call, made of ``token``.
-        token: The task's token.
-        approvals: What operators have approved.
-        audience: The service that is called.
-        at: The holder's clock, ms since the Unix epoch.
-
-    Returns:
-        The credential to send.
-
-    Raises:
-        AttenuationError: One is not approved yet, over, of another task or for another service; two answer the same; or
-            the credential would be too long.
-    """
-    for approval in approvals:
-        refuse_unusable(approval, at)
-        if not asks_for(token, approval, approvals):
-            raise AttenuationError(_wrong(token, approval, audience))
-    answered = [approval.discharge.identifier for approval in approvals]
-    for approval, requirement in zip(approvals, answered, strict=True):
-        if answered.count(requirement) > 1:
-            raise AttenuationError(f"one call carries one approval: {approval} answers what another here does, too")
-    return discharge.join(text, [discharge.bind(approval.discharge, token) for approval in approvals])
-
-
-def spread(approvals: Sequence[Approval], tokens: Mapping[str, Macaroon], at: int) -> dict[str, list[Approval]]:
-    """Find out which approvals go to which service.
-
-    Args:
-        approvals: What operators have approved.
-        tokens: The task's tokens, by audience.
-        at: The holder's clock, ms since the Unix epoch.
-
-    Returns:
-        Approvals by audience.
-
-    Raises:
-        AttenuationError: One of them is for none of these, not approved yet, or over.
-    """
-    found = {
-        audience: [each for each in approvals if asks_for(token, each, approvals)] for audience, token in tokens.items()
-    }
-    for approval in approvals:
-        refuse_unusable(approval, at)
-        if not any(approval in those for those in found.values()):
-            raise AttenuationError(_wrong(next(iter(tokens.values())), approval, " or ".join(tokens)))
-    return found
-
-
-def refuse_unusable(approval: Approval, at: int) -> None:
-    """Refuse what no service would take any more.
-
-    Raises:
-        AttenuationError: It is not approved, or over.
-    """
-    held = approval.discharge
-    ends = min((said.exp for said in _read(held) if said.exp is not None), default=None)
-    if ends is not None and at >= ends:
-        raise AttenuationError(f"{approval} is over since {(at - ends) // 1000} s: ask for another")
-
-
-def _wrong(token: Macaroon, approval: Approval, audience: str) -> str:
-    task = getattr(token.unverified_identifier, "task", None)
-    if approval.task != task:
-        return f"{approval} is for the task {approval.task}, and this is {task}"
-    return f"{approval} is for a call of another service: the token for {audience} does not ask for it"
-
-
-def _read(macaroon: Macaroon) -> list[_Said]:
+def read_discharge(macaroon: Macaroon) -> list[Said]:
     """Read a discharge's caveats as far as a holder looks at them.
 
     Raises:
@@ -332,6 +248,6 @@ def _read(macaroon: Macaroon) -> list[_Said]:
     """
     try:
         Requirement.read(macaroon.identifier)
-        return [msgspec.json.decode(packet, type=_Said) for packet in macaroon.packets if isinstance(packet, bytes)]
+        return [msgspec.json.decode(packet, type=Said) for packet in macaroon.packets if isinstance(packet, bytes)]
     except (ArxError, ValueError, RecursionError) as error:
         raise MalformedTokenError("this is no approval, but perhaps a token: `arx token inspect` says what") from error

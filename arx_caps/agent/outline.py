@@ -14,8 +14,10 @@ from arx_verifier import chain, codec
 from arx_verifier.constraints import Rule
 from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError, MalformedTokenError
+from arx_verifier.keys import KEY_BYTES, AudienceKey
 from arx_verifier.macaroon import Identifier, Macaroon
 from arx_verifier.names import matches_tool
+from arx_verifier.proven import ProvenChain
 
 
 class _Glimpse(msgspec.Struct, frozen=True):
@@ -132,6 +134,28 @@ def outline(macaroon: Macaroon) -> Outline:
         needs_call=any("call" in glimpse.require for glimpse in glimpses),
         requires=tuple([found for packet in macaroon.packets if (found := _requirement(packet)) is not None]),
     )
+
+
+def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> ProvenChain:
+    """Work out what a chain says as a verifier would, with a stand-in for the key: nothing is proven by it.
+
+    Args:
+        macaroon: The token.
+        discharges: What goes along with it.
+
+    Raises:
+        MalformedTokenError: It is an operator's token, or its identifier cannot be read.
+    """
+    identifier = macaroon.unverified_identifier
+    if not isinstance(identifier, Identifier):
+        raise MalformedTokenError("an operator's token is good for the mint alone, and names no tools of a service")
+    reading = ProvenChain(AudienceKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
+    packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
+    packets = (*packets, *(packet for each in discharges for packet in each.packets))
+    ProvenChain.read_caveats(reading, packets, identifier.aud)
+    answered = {each.identifier for each in discharges}
+    reading.unmet = tuple([unmet for unmet in reading.unmet if unmet[1].encode() not in answered])
+    return reading
 
 
 def caveats_of(macaroon: Macaroon) -> list[Any]:

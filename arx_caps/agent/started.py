@@ -13,7 +13,7 @@ import msgspec
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.outline import caveats_of
+from arx_caps.agent.outline import caveats_of, unverified_chain
 from arx_caps.agent.task import Task, now_ms
 from arx_caps.durations import asked_duration
 from arx_verifier.caveats import Caveat
@@ -151,7 +151,8 @@ class StartedTask(Task):
             The approval; ``wait`` for it, then give it to ``auth``, ``call_token`` or ``http_token``.
 
         Raises:
-            AttenuationError: No approval is needed for this tool, or several services ask for one.
+            AttenuationError: No approval is needed for this tool, or several services ask for one; or the task would
+                not allow the call with an approval either.
             GrantError: The mint does not pass this on: too many wait, nested arguments, or the task is over.
             TokenError: The session is over, frozen or was killed.
             UnavailableError: The mint cannot be reached or cannot do it now.
@@ -164,6 +165,10 @@ class StartedTask(Task):
         found = next(iter(asking.values()), ())
         if not found:
             raise AttenuationError(f"this task needs no approval to call {shorten(tool)}, or may not call it at all")
+        refused = unverified_chain(self.bundle.tokens[next(iter(asking))]).judge_tool(tool, dict(args))
+        if refused is not None:
+            because = "; ".join(map(str, refused.all_failures()))
+            raise AttenuationError(f"this task would not allow the call with an approval either: {because}")
         requirement = found[0].encode()
         body = {"caveat": requirement.decode(), "tool": tool, "args": dict(args), "why": why}
         return Approval(self._session.ask_approval(body), asker=self._session, requirement=requirement)

@@ -14,10 +14,11 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from arx_caps.agent.approval import Approval, add_approvals, spread
+from arx_caps.agent.approval import Approval
 from arx_caps.agent.auth import ArxAuth, Sign
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.narrowing import caveats_for
+from arx_caps.agent.presenting import add_approvals, spread
 from arx_verifier import names, proofs
 from arx_verifier.access import HttpCall
 from arx_verifier.caveats import Caveat

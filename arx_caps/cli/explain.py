@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 import click
 
-from arx_caps.agent.approval import Approval, add_approvals
-from arx_caps.agent.outline import outline
+from arx_caps.agent.approval import Approval
+from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.agent.presenting import add_approvals
 from arx_caps.cli.exits import DENIED, OK, Stop
 from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.kills import known_kills
 from arx_caps.cli.output import Console, plain
-from arx_caps.cli.reading import fingerprint, unverified_chain
+from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Moment, read_pairs, show_time
 from arx_verifier import proofs
 from arx_verifier.access import AccessRequest

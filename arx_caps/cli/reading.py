@@ -6,20 +6,18 @@ the chain is authentic.
 """
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from arx_caps.agent.outline import unverified_chain
 from arx_caps.cli.values import show_json, show_span, show_time
 from arx_verifier import caveats, codec
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.discharge import Requirement
-from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.keys import KEY_BYTES, AudienceKey
-from arx_verifier.macaroon import Identifier, Macaroon, OperatorIdentifier, about
-from arx_verifier.proven import ProvenChain
+from arx_verifier.errors import ArxError
+from arx_verifier.macaroon import Macaroon, OperatorIdentifier, about
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -43,28 +41,6 @@ class Step(msgspec.Struct, frozen=True):
 def fingerprint(text: str) -> str:
     """Name a secret text without showing it: the first 16 hex digits of its SHA-256."""
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) -> ProvenChain:
-    """Work out what a chain says as a verifier would, with a stand-in for the key: nothing is proven by it.
-
-    Args:
-        macaroon: The token.
-        discharges: What goes along with it.
-
-    Raises:
-        MalformedTokenError: It is an operator's token, or its identifier cannot be read.
-    """
-    identifier = macaroon.unverified_identifier
-    if not isinstance(identifier, Identifier):
-        raise MalformedTokenError("an operator's token is good for the mint alone, and names no tools of a service")
-    reading = ProvenChain(AudienceKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
-    packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
-    packets = (*packets, *(packet for each in discharges for packet in each.packets))
-    ProvenChain.read_caveats(reading, packets, identifier.aud)
-    answered = {each.identifier for each in discharges}
-    reading.unmet = tuple([unmet for unmet in reading.unmet if unmet[1].encode() not in answered])
-    return reading
 
 
 def describe_token(macaroon: Macaroon) -> dict[str, Any]:

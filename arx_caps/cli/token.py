@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from arx_caps.agent.narrowing import rules_for
-from arx_caps.agent.outline import outline
+from arx_caps.agent.outline import outline, unverified_chain
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.explain import explain_command
 from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.output import Console, pairs, plain
-from arx_caps.cli.reading import describe_discharge, describe_token, fingerprint, unverified_chain
+from arx_caps.cli.reading import describe_discharge, describe_token, fingerprint
 from arx_caps.cli.values import Duration, read_pairs, show_json, show_time, show_until
 from arx_caps.durations import parse_duration
 from arx_verifier.caveats import Caveat

@@ -125,6 +125,19 @@ def test_what_needs_no_approval_is_not_asked_for(tool: str, says: str) -> None:
     assert mint.asked == []
 
 
+def test_what_the_task_refuses_anyhow_is_not_asked_for() -> None:
+    """
+    An approval widens nothing: a call beyond what the holder narrowed itself to wakes nobody either.
+    """
+    narrowed = started(mint := Mint()).narrow(
+        args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"]
+    )
+    with pytest.raises(AttenuationError, match=r"would not allow the call.*amount max: expected 5, came 20"):
+        narrowed.ask_approval("payments.refund", REFUND)
+    assert mint.asked == []
+    assert narrowed.ask_approval("payments.refund", {**REFUND, "amount": 5}).id == ID
+
+
 def test_two_services_that_ask_are_told_apart() -> None:
     """
     Where both want an approval for one tool, the agent says which service it calls.
@@ -256,6 +269,7 @@ def test_each_holder_binds_an_approval_to_its_own_token() -> None:
 
 
 OTHER = Requirement(id="k1.0:t-bbbbbbbbbbbbbbbb", tools=("payments.refund",))
+OLDER = Requirement(id=f"k0.9:{TASK}", tools=("payments.refund",))
 WRONG: list[tuple[str, Callable[[], str], str]] = [
     ("another task", lambda: sent(approvable(), given(required=OTHER)), "is for the task t-b.*, and this is t-a"),
     (
@@ -263,6 +277,7 @@ WRONG: list[tuple[str, Callable[[], str], str]] = [
         lambda: sent(approvable(), given(), audience="orders"),
         "another service: the token for orders",
     ),
+    ("an older key", lambda: sent(approvable(), given(required=OLDER)), "was asked for with an older token"),
     ("over", lambda: sent(approvable(), given(exp=AT - 5000)), "over since 5 s: ask for another"),
     ("over now", lambda: sent(approvable(), given(exp=AT)), "over since 0 s: ask for another"),
     ("twice", lambda: sent(approvable(), given(), given()), "one call carries one approval"),

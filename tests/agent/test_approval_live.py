@@ -183,14 +183,17 @@ def test_an_approval_ends_with_its_task(mint: LiveMint, payments: Verifier, task
     assert caught.value.code == "session_ended"
 
 
-def test_what_cannot_be_approved_is_told_to_the_agent(task: StartedTask) -> None:
+def test_what_cannot_be_approved_is_told_to_the_agent(mint: LiveMint, task: StartedTask) -> None:
     """
-    Nested arguments, and what the task does not allow at all.
+    What the task refuses anyhow by the library, what an approval cannot hold to by the mint; nobody is asked.
     """
-    for tool, args in (("payments.refund", {"order_id": {"a": 1}, "amount": 5}), ("payments.refund", {"amount": 5000})):
-        with pytest.raises(GrantError) as caught:
-            task.ask_approval(tool, args)
-        assert caught.value.code == "bad_parameters"
+    for args in ({"order_id": {"a": 1}, "amount": 5}, {"order_id": "o-1", "amount": 5000}):
+        with pytest.raises(AttenuationError, match="would not allow the call"):
+            task.ask_approval("payments.refund", args)
+    with pytest.raises(GrantError, match="has a member twice") as caught:
+        task.ask_approval("payments.close", {"order_ids": ["o-1", "o-1"]})
+    assert caught.value.code == "bad_parameters"
+    assert mint.operator("GET", "/v1/approvals?task=" + task.id)["approvals"] == []
 
 
 def test_narrowed_for_all_still_needs_its_approval(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:
