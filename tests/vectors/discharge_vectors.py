@@ -213,6 +213,9 @@ def once() -> Vectors:
         for name, (said, why) in used.items()
     }
     return found | {
+        "once-early": vector(
+            "6.8", "store_unavailable", mint(ANYTHING, {"once": ["a-1", AT + 1]}), "given at a time to come"
+        ),
         "once-first": vector("6.8", "grant", mint(ANYTHING, {"once": ["a-1", AT]}), "the first of this name"),
         "once-second": vector("6.8", "budget_exhausted", mint(ANYTHING, {"once": ["a-1", AT]}), "the second", times=2),
         "once-approved-twice": vector(

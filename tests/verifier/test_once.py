@@ -70,7 +70,8 @@ def test_a_refusal_tells_the_place() -> None:
     ("issued_at", "at", "expected"),
     [
         (AT, AT, "ok"),
-        (AT + 60_000, AT, "ok"),
+        (AT + 1, AT, "store_unavailable"),
+        (AT + 60_000, AT, "store_unavailable"),
         (AT + 60_001, AT, "budget_exhausted"),
         (AT - 60_000, AT, "ok"),
         (AT - 60_001, AT, "budget_exhausted"),

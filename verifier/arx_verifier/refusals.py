@@ -33,6 +33,12 @@ def used_up(place: str, words: tuple[str, str]) -> Refused:
     return Refused("budget_exhausted", (Failure(place, "once", *words),))
 
 
+def ahead(place: str, by_ms: int) -> Refused:
+    """A ``once`` of a time that has not come: no store remembers it surely."""
+    came = f"one of {by_ms} ms from now: call again then, and set the clocks"
+    return Refused("store_unavailable", (Failure(place, "once", "an approval given before now", came),))
+
+
 def missing_discharge(proven: ProvenChain, tool: str) -> Refused | None:
     """What must be approved before a call of this tool and was not presented; None if nothing."""
     failures: list[Failure] = []

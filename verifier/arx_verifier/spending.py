@@ -12,10 +12,10 @@ from arx_verifier.counters import NonceStore
 from arx_verifier.errors import StoreError
 from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.refusals import BEFORE_START, NO_STORE, ONCE_AGE, ONCE_USED, REPLAYED, used_up
+from arx_verifier.refusals import BEFORE_START, NO_STORE, ONCE_AGE, ONCE_USED, REPLAYED, ahead, used_up
 
 ONCE_MS: Final = 24 * 60 * 60 * 1000  # how long a ``once`` is good
-ONCE_AHEAD_MS: Final = 60_000  # the mint's clock against this one; what is further ahead would be kept for longer
+ONCE_AHEAD_MS: Final = 60_000  # the mint's clock against this one: nobody waits for longer
 ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # how long it is remembered: as long as it is good by the slowest worker's clock
 
 
@@ -51,11 +51,15 @@ def spend(nonces: NonceStore, proven: ProvenChain, call: Call | None, request: A
 def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused | None:
     identifier = proven.identifier
     task = identifier.task or identifier.session  # a token for the mint has no task
+    for place, _, issued_at in proven.once:
+        if not now_ms - ONCE_MS < issued_at <= now_ms + ONCE_AHEAD_MS:
+            return used_up(place, ONCE_AGE)
+        if issued_at > now_ms:
+            # A store that began anew before that time would take it for given since, and the name for new.
+            return ahead(place, issued_at - now_ms)
     for place, name, issued_at in proven.once:
         # By its own time alone, and not by the token's: a holder who narrows a token to a second could have the name
         # forgotten with it, and use it again with the token as it was.
-        if not now_ms - ONCE_MS < issued_at <= now_ms + ONCE_AHEAD_MS:
-            return used_up(place, ONCE_AGE)
         fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
         if fresh is None:
             return NO_STORE
