@@ -10,8 +10,11 @@ import unicodedata
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arx_caps.cli.approving import MOST_LINES, show_approval
+from tests.support import QUICK
 
 AT = 1_800_000_000_000
 ABOUT: dict[str, Any] = {
@@ -101,6 +104,18 @@ def test_no_text_of_an_agent_looks_like_a_line_of_ours(text: str, where: str) ->
         assert written.isascii()
         assert "  " not in written
         assert "\\u0020" in written or "  " not in text
+
+
+@QUICK
+@given(st.text(), st.text(), st.text())
+def test_every_line_is_one_line_of_a_terminal(name: str, value: str, why: str) -> None:
+    """
+    Whatever the texts are, each line is printable and narrower than 80 columns, and the first ones are ours.
+    """
+    shown = show_approval(ABOUT | {"args": {name: value}, "why": why}, AT).split("\n")
+    assert all(line.isprintable() and columns(line) < 80 for line in shown)
+    assert [line.split()[0] for line in shown[1:4]] == ["who", "for", "wants"]
+    assert sum(not line.startswith("             ") for line in shown) == 8
 
 
 def test_nothing_is_left_out_where_somebody_decides() -> None:
