@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Approving from the command line, on a realm that runs: the agent asks, operators answer, the call passes once."""
 
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +163,31 @@ def test_a_person_sees_what_they_approve(live: Live, here: Path, task: Path) -> 
     exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
     assert (exit_code, written, "nobody to ask" in said) == (exits.USAGE, "", True)
     assert ok(live, "approval", "show", asked["id"])["approval"]["by"] == []
+
+
+@pytest.mark.parametrize(("typed", "exit_code", "by"), [(b"n\n", exits.DENIED, []), (b"y\n", exits.OK, ["root"])])
+def test_a_person_answers_on_a_terminal(
+    live: Live, here: Path, task: Path, typed: bytes, exit_code: int, by: list[str]
+) -> None:
+    """
+    The question comes with all that it is about, also where the rest is kept quiet, and what is typed is done.
+    """
+    asked = ask(live, here, task)
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-m", "arx_caps.cli", "approval", "approve", asked["id"], "--quiet"]
+    command += ["--realm-dir", str(live.folder)]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"approve it?" not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, typed)
+        assert process.wait(30) == exit_code
+    os.close(terminal)
+    lines = [line.split() for line in shown.decode().splitlines()]
+    assert ["amount", "=", "500"] in lines
+    assert ["who", AGENT] in lines
+    assert ok(live, "approval", "show", asked["id"])["approval"]["by"] == by
 
 
 def test_a_no_and_what_is_taken_back(live: Live, here: Path, task: Path, payments: Verifier) -> None:
