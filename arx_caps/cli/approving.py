@@ -51,9 +51,7 @@ def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) 
 
 
 def _argument(name: str, value: Any) -> list[str]:
-    # No constraint looks at the order of a list, so that is not what anybody approves.
-    order = " in any order" if isinstance(value, list) and len(value) > 1 else ""
-    return _cut(f"{name if _BARE.fullmatch(name) else _spaced(show_json(name))} = {_spaced(show_json(value))}{order}")
+    return _cut(f"{name if _BARE.fullmatch(name) else _spaced(show_json(name))} = {_spaced(show_json(value))}")
 
 
 def _row(title: str, text: str | None, otherwise: str | None = None) -> list[str]:

@@ -60,7 +60,7 @@ def _none(_: Any) -> Kinds:
 
 # ``kinds_of`` treats every other member as one about text.
 _KINDS: Final[dict[str, Callable[[Any], Kinds]]] = {
-    "equal": _of_scalar,
+    "equal": lambda operand: _none(operand) if isinstance(operand, tuple) else _of_scalar(operand),
     "one_of": _of_scalars,
     "none_of": lambda operand: _other_than(_of_scalars(operand)),
     "range": lambda operand: _of_bounds(*operand),

@@ -92,7 +92,7 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
 
 
 def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
-    """Write arguments as constraints that nothing but these arguments keep; of a list, the order is left open.
+    """Write arguments as constraints that nothing but these arguments keep.
 
     Raises:
         GrantError: ``bad_parameters``: they are too long, or some cannot be fixed or shown as they are.
@@ -114,12 +114,7 @@ def _constraint_of(name: str, value: Any) -> ConstraintLike:
     if isinstance(value, list):
         if not all(map(_is_scalar, value)):
             raise _nested(name)
-        members = tuple(map(_shown, value))
-        if len({(type(member), member) for member in members}) != len(members):
-            raise GrantError(
-                f"args: {shorten(name)} has a member twice, which cannot be approved", code="bad_parameters"
-            )
-        return Constraint(contains=members or None, length=len(members), subset=members)
+        return Constraint(equal=tuple(map(_shown, value)))
     if not _is_scalar(value):
         raise _nested(name)
     scalar: ConstraintLike = _shown(value)

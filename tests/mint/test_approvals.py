@@ -160,13 +160,13 @@ def test_rules_of_ones_own_say_whose_requests(desk: Desk) -> None:
     [
         ({"a": "x", "b": 5, "c": True}, {"a": "x", "b": 5, "c": True}),
         ({}, {}),
-        ({"a": ["x", 2]}, {"a": {"contains": ["x", 2], "length": 2, "subset": ["x", 2]}}),
-        ({"a": [True, 1]}, {"a": {"contains": [True, 1], "length": 2, "subset": [True, 1]}}),
-        ({"a": []}, {"a": {"length": 0, "subset": []}}),
+        ({"a": ["x", 2]}, {"a": {"equal": ["x", 2]}}),
+        ({"a": [True, 1, 1]}, {"a": {"equal": [True, 1, 1]}}),
+        ({"a": []}, {"a": {"equal": []}}),
     ],
 )
 def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any) -> None:
-    """Scalars as they are, lists by their members and length."""
+    """Scalars as they are, lists in their order."""
     asked = desk.ask(args, tool="payments.note")
     assert code(desk.answer(desk.world.operator(), asked)) == "ok"
     (caveat,) = Macaroon.parse(desk.fetch(asked).json()["discharge"]).packets
@@ -182,13 +182,12 @@ def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any)
         {"a": {"b": 1}},
         {"a": [["b"]]},
         {"a": [None]},
-        {"a": ["b", "b"]},
         {"": 1},
     ],
     ids=str,
 )
 def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> None:
-    """Nested, fractional or repeated: said so, and nobody is asked."""
+    """Nested or fractional: said so, and nobody is asked."""
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]

@@ -28,6 +28,7 @@ bounds = st.just("$n") | numbers
 plain = (
     compared
     | compared.map(lambda value: {"equal": value})
+    | st.lists(literals, max_size=2).map(lambda items: {"equal": items})
     | st.tuples(bounds, bounds).map(lambda pair: {"range": list(pair)})
     | bounds.map(lambda bound: {"min": bound})
     | st.tuples(bounds, bounds).map(lambda pair: {"min": pair[0], "max": pair[1]})

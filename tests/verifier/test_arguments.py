@@ -37,7 +37,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 MEMBERS: dict[str, list[Any]] = {
-    "equal": ["a", "5", 5, 1, True, False, ""],
+    "equal": ["a", "5", 5, 1, True, False, "", ["a", "b"], [1], []],
     "one_of": [["a", "b"], [1, 2], [True], ["a", 1, True]],
     "none_of": [["a"], [1], [False], ["a", 1]],
     "range": [[0, 5], ["0", "5.5"], [-MAX_INTEGER, MAX_INTEGER]],
@@ -115,6 +115,13 @@ class TestKinds:
             ({"not": {"contains": ["b"]}}, [[], ["a"]]),
             ({"not": {"subset": ["a"]}}, [["a", "b"]]),
             ({"not": {"equal": True}}, [False]),
+            ({"equal": ["a", "b"]}, [["a", "b"]]),
+            ({"equal": ["b", "a"]}, []),
+            ({"equal": [1]}, [[1]]),
+            ({"equal": [True]}, [[True]]),
+            ({"equal": []}, [[]]),
+            ({"not": {"equal": ["b", "a"]}}, [[], ["a"], ["a", "b"]]),
+            ({"not": {"equal": ["a", 1]}}, [[], ["a"], ["a", "b"], [1]]),
             ({"contains": ["a"]}, [["a"], ["a", "b"]]),
             ({"contains": [1]}, [[1]]),
             ({"contains": ["a", 1]}, [["a", 1]]),
@@ -184,7 +191,9 @@ class TestOperands:
             {"min": "5", "max": "4.9"},
             {"equal": 1.5},
             {"equal": None},
-            {"equal": ["a"]},
+            {"equal": [["a"]]},
+            {"equal": ["a", 1.5]},
+            {"any_of": [["a"]]},
             {"equal": MAX_INTEGER + 1},
             {"one_of": []},
             {"one_of": ["a", 1.5]},

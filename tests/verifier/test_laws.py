@@ -18,7 +18,7 @@ from tests.support import ANYTHING, AT, AUDIENCE, QUICK, access, code_of, mint, 
 
 SCALARS = st.sampled_from(["o-1", "o-2", "a/b", "a/b/c", "5", "5.5", 5, 6, 0, True, False, "10.0.0.1", "10.1.0.1"])
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
-    "equal": SCALARS,
+    "equal": SCALARS | st.lists(SCALARS, max_size=3).map(tuple),
     "one_of": st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
     "none_of": st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
     "range": st.sampled_from([(0, 5), (5, 5), (6, 9), ("0.5", "5.5"), ("5", "6"), (-3, 0)]),

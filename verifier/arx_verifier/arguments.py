@@ -35,7 +35,7 @@ class Url(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
 class Leaf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Tests of one value, without nesting.  Every member restricts; together they are a conjunction."""
 
-    equal: Scalar | None = None
+    equal: Scalar | tuple[Scalar, ...] | None = None
     one_of: tuple[Scalar, ...] | None = None
     none_of: tuple[Scalar, ...] | None = None
     range: tuple[Bound, Bound] | None = None

@@ -59,7 +59,9 @@ def scalar(value: Any) -> Any:
 
 
 def equal(operand: Any) -> Test:
-    """The value is this scalar, of the same type: ``"5"`` is not ``5`` and ``true`` is not ``1``."""
+    """The value is this scalar, of the same type: ``"5"`` is not ``5`` and ``true`` is not ``1``; or this very list."""
+    if isinstance(operand, tuple | list):
+        return _same_list([scalar(item) for item in operand])
     kind = type(scalar(operand))
     if kind is bool:
         return is_bool, lambda value: value is operand
@@ -72,6 +74,17 @@ def equal(operand: Any) -> Test:
 def same_text(operand: str) -> Predicate:
     """Make the test of this very text."""
     return lambda value: type(value) is str and value == operand
+
+
+def _same_list(wanted: list[Any]) -> Test:
+    kinds = [type(item) for item in wanted]
+    sets = _by_kind("equal", wanted) if wanted else {}
+
+    def holds(value: Any) -> bool:
+        # ``==`` takes ``True`` and ``1.0`` for ``1``, so the types are compared as well.
+        return type(value) is list and value == wanted and [type(item) for item in value] == kinds
+
+    return lambda value: _items_by_kind(value, sets) is not None, holds
 
 
 def one_of(operand: Sequence[Any]) -> Test:
