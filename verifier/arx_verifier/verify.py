@@ -276,7 +276,7 @@ class Verifier:
             self.decisions.append(decision)
         except AuditError as error:
             # Only an allow raises.  The refusal in its place is itself recorded: a sink keeps room for that.
-            decision.code, decision.failures = "audit_unavailable", ()
+            decision.code = "audit_unavailable"
             if not error.counted:
                 self.decisions.append(decision)
         return decision
