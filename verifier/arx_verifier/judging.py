@@ -5,11 +5,12 @@ What a chain says stands in ``proven``; here is the order in which it is asked. 
 for.
 """
 
-from arx_verifier import proofs
 from arx_verifier.access import AccessRequest
+from arx_verifier.canonical import flat_jcs
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import RequestError
 from arx_verifier.presented import Call
+from arx_verifier.proofs import MAX_AGE_MS, MAX_AHEAD_MS, call_digest, fields_of, tool_digest
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.refusals import PROOF_MISSING, another_call, missing_discharge, no_form, out_of_age, out_of_time
 
@@ -34,13 +35,17 @@ def judge(
     early, late = epochs.times_ms(request.at)
     if late >= proven.exp or early < proven.nbf:
         return out_of_time(proven, early, late), None
-    written = None
+    written: bytes | None = None
     if call is not None:
         age = request.at - call.issued_at
-        if not -proofs.MAX_AHEAD_MS <= age <= proofs.MAX_AGE_MS:
+        if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
             return out_of_age(age), None
         try:
-            digest, written = proofs.digest_of(prefix, call, request)
+            written = flat_jcs(request.args) if request.http is None else None
+            if written is not None:
+                digest = tool_digest(prefix, call.caveat, request.tool, written)  # what most calls are
+            else:
+                digest = call_digest(prefix, call.stamp, fields_of(request))
         except (RequestError, UnicodeEncodeError) as error:
             return no_form(error), None
         # No secret: whoever sent it has proven that a holder of the parent meant it so.

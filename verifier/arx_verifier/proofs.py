@@ -117,27 +117,6 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
     return codec.base64_of(sha256(prefix + stamp[:13] + _NONCE + stamp[15:] + fields).digest())
 
 
-def digest_of(prefix: bytes, call: Call, request: AccessRequest) -> tuple[bytes, bytes | None]:
-    """Digest a request as its holder should have, under the call's own time and nonce.
-
-    Args:
-        prefix: ``digest_prefix`` of the audience.
-        call: What was presented.
-        request: What is asked for.
-
-    Returns:
-        The digest, and the arguments' ``canonical.flat_jcs`` if it was written for it.
-
-    Raises:
-        RequestError: The arguments have no RFC 8785 form.
-        UnicodeEncodeError: Half of a surrogate pair, in the tool or in the arguments.
-    """
-    written = canonical.flat_jcs(request.args) if request.http is None else None
-    if written is None:
-        return call_digest(prefix, call.stamp, fields_of(request)), None
-    return tool_digest(prefix, call.caveat, request.tool, written), written  # what most calls are
-
-
 @twin()
 def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> bytes:
     """Digest a call of a tool, as ``call_digest`` of ``tool_fields`` does, under the time and nonce of a call caveat.
