@@ -18,7 +18,7 @@ from benchmarks.counting import count
 from benchmarks.rows import Verifiers
 from tests.support import AT, access, mint, sign, verifier
 
-TOLERANCE = 0.06  # a wrong argument, or a ban, is told; counts are no times
+TOLERANCE = 0.05  # a wrong argument, or a ban, is told; counts are no times
 ENOUGH = 12  # that all is met before, and what a full journal keeps for refusals is used
 LEAST_OF = 3  # now and then one draws salts for the next hundreds of them
 
