@@ -5,19 +5,36 @@ A kill ends what was born before it, and a discharge has no birth: with the toke
 it would have been good again.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.core import Mint
+from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.verify import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
-from tests.mint.dying import world
 from tests.mint.test_approvals_crashes import desk, payments
+from tests.mint.world import World, client_of, make_realm
+from tests.servers import begun_store
 
-__all__ = ["desk", "payments", "world"]  # fixtures
+__all__ = ["desk", "payments"]  # fixtures
 pytestmark = pytest.mark.servers
+LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str | None) -> Iterator[World]:
+    realm = make_realm(tmp_path / "realm", realm_name, database=database)
+    with begun_store(valkey.url, realm_name, lease_ms=LEASE_MS):
+        mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+        with client_of(mint) as client:
+            yield World(mint, client)
 
 
 def extended(desk: Desk) -> Task:
@@ -32,7 +49,9 @@ def narrowed(desk: Desk) -> Task:
 
 
 def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
-    assert judge.epochs.catch_up(0, desk.world.mint.store.header().seq, 5)
+    """What the service says, once it and the mint know all that the store does."""
+    last = desk.world.mint.store.header().seq
+    assert all(view.catch_up(0, last, 5) for view in (judge.epochs, desk.world.mint.epochs))
     return decide(judge, task, REFUND, [approval])
 
 
