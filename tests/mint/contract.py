@@ -31,10 +31,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
+from arx_verifier.discharge import requirements
 from arx_verifier.macaroon import Macaroon
 from tests.mint.world import AGENT, LOOKUP, now_ms
 from tests.postgres import running
@@ -73,12 +75,14 @@ class Contract:
 
     def __init__(self, realm: Realm) -> None:
         self._realm = realm
+        self._policy = realm.policy_path.read_text(encoding="utf-8")  # a policy that is loaded is written there
         self._http = httpx.Client(base_url=realm.issuer, trust_env=False, timeout=30)
         self.calls: dict[str, set[int]] = {}
         self._operator = KeyFile.load(realm.operator_key_path)
         self._agent = KeyFile.generate("agent", AGENT, realm.issuer)
         self._service = SigningKey.generate()
         self._session: Who | None = None
+        self._wanted: dict[str, Any] = {}
         operator = self._sign_in()
         for path, jwk in ((AGENT, self._agent.key.public.jwk), (SPARE, SigningKey.generate().public.jwk)):
             self._made(self._send(operator, "POST", "/v1/agents", {"path": path, "jwk": jwk}))
@@ -104,9 +108,9 @@ class Contract:
             operation = found.ok()
             operator = self._sign_in()
             # The last operation's calls may have loaded another one, and the agent may then do nothing.
-            policy = {"policy": self._realm.policy_path.read_text(encoding="utf-8")}
-            assert self._send(operator, "POST", "/v1/policies", policy).is_success
+            assert self._send(operator, "POST", "/v1/policies", {"policy": self._policy}).is_success
             callers = {"operator": operator, "agent": self._open(), "service": Who(self._service, None)}
+            self._ask(callers["agent"])
             self._try(operation, callers, examples, until_s)
 
     def _try(self, operation: Any, callers: dict[str, Who], examples: int, until_s: float) -> None:
@@ -132,6 +136,7 @@ class Contract:
         """Put what there is for what was made up, so that calls also come as far as to do something."""
         session = str(Macaroon.parse(self._session.token).unverified_identifier.session) if self._session else ""
         paths = {"path": SPARE, "session": session, "name": "spare", "audience": "orders"}
+        paths["approval"] = self._wanted["request"]
         for name in set(case.path_parameters or {}) & set(paths):
             case.path_parameters[name] = paths[name]
         if isinstance(case.body, dict):
@@ -146,6 +151,7 @@ class Contract:
                 "audience": "payments",
                 "role": "read-only",
                 **LOOKUP,
+                **self._wanted,
             }
             case.body |= {name: members[name] for name in set(case.body) & set(members)}
 
@@ -190,6 +196,16 @@ class Contract:
             self._session = who._replace(token=self._made(answer)["token"])
         return self._session
 
+    def _ask(self, agent: Who) -> None:
+        """Ask for an approval, and keep what there is to ask for and to answer."""
+        body = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
+        bundle = Bundle.parse(self._made(self._send(agent, "POST", "/v1/tasks", body))["bundle"])
+        (demand,) = requirements(bundle.tokens["payments"])
+        wanted: dict[str, Any] = {"caveat": demand.encode().decode(), "tool": "payments.refund"}
+        wanted["args"] = {"order_id": "o-1", "amount": 50}
+        asked = self._made(self._send(agent, "POST", "/v1/discharges", wanted))["approval"]
+        self._wanted = wanted | {"request": asked["id"]}
+
     @staticmethod
     def _made(answer: httpx.Response) -> dict[str, Any]:
         assert answer.status_code == 201, answer.text
@@ -203,6 +219,8 @@ def running_mint(folder: Path, port: int, database: str | None) -> Iterator[Real
     listen = f"127.0.0.1:{port}"
     issuer = f"http://{listen}"
     realm = init_realm(folder / "realm", name="contract", issuer=issuer, listen=listen, database=database)
+    policy = realm.policy_path.read_text(encoding="utf-8")
+    realm.policy_path.write_text(policy.replace("# approvals = ", "approvals = "), encoding="utf-8")
     with EmbeddedValkey(folder / "valkey") as store:
         command = [sys.executable, "-m", "arx_caps.mint.serve", "--realm-dir", str(realm.folder), "--until-eof"]
         environment = {**os.environ, "ARX_STORE_URL": store.url}
