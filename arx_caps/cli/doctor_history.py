@@ -156,7 +156,7 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
 
 
 def _bans(store: RevocationStore, realm: Realm) -> Check:
-    """Hold the store's bans to what the database has for ended: agents, operators, keys."""
+    """Hold the store's bans to what the database has for ended: agents, operators, keys, approvals."""
     from arx_caps.mint.lost_bans import bans_of
     from arx_caps.mint.state import State
 

@@ -20,7 +20,7 @@ from arx_verifier.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, TWO, Desk, code
 from tests.mint.test_erasing import ANN, IDP, erase
 from tests.mint.test_races import at_once, during
-from tests.mint.world import Holder, local_world, now_ms
+from tests.mint.world import Holder, World, client_of, local_mint, local_world, now_ms
 
 
 @pytest.fixture
@@ -342,6 +342,33 @@ def test_of_two_at_once_one_comes_first(desk: Desk) -> None:
         at_once(partial(say, ada, asked), partial(say, ada, asked), partial(say, bob, asked))
         assert sorted(found) == ["conflict", "ok", "ok"]
         assert (state(desk, asked), len(desk.fetch(asked).json()["approval"]["by"])) == ("approved", 2)
+
+
+def test_two_mints_are_one(desk: Desk) -> None:
+    """Asked at one, answered at the other, given by either in the same bytes; two answers at once are one."""
+    mint, _ = local_mint(desk.world.realm)
+    mint.epochs = mint.verifier.epochs = desk.world.mint.epochs
+    other = World(mint, client_of(mint))
+
+    def at_the_other(holder: Holder) -> Holder:
+        return Holder(other, holder.key, holder.token)
+
+    ada, bob, asked = desk.operator("ada"), desk.operator("bob"), desk.ask()
+    body = {"request": asked["id"], "outcome": "approve"}
+    assert at_the_other(ada).call("POST", "/v1/approvals", body).json()["approval"]["state"] == "approved"
+    path = f"/v1/discharges/{asked['id']}"
+    here, there = (each.call("POST", path).json()["discharge"] for each in (desk.agent, at_the_other(desk.agent)))
+    assert here == there
+
+    def say(by: Holder, body: dict[str, Any]) -> None:
+        found.append(code(by.call("POST", "/v1/approvals", body)))
+
+    for _ in range(3):
+        found: list[str] = []
+        body = {"request": desk.ask()["id"], "outcome": "approve"}
+        at_once(partial(say, ada, body), partial(say, at_the_other(bob), body))
+        assert sorted(found) == ["conflict", "ok"]
+    mint.close()
 
 
 def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
