@@ -129,8 +129,8 @@ def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str
         require_standing(mint, mint.born(), task, session)
         terms = _terms_now(mint, row)
 
-    def counts(operator: str) -> bool:
-        return operator == caller.name or _may_approve(mint, operator, row)
+    def counts(operator: str, found: Row | None) -> bool:
+        return operator == caller.name or (found is not None and _may_approve(mint, found, row))
 
     return mint.state.answer_approval(row, Said(caller.name, terms, cleaned(why), counts)) | {"its": task}
 
@@ -233,11 +233,11 @@ def _require_allowed(granted: Granted, audience: str, wanted: Wanted) -> None:
             raise GrantError(said, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: Mint, operator: str, row: Row) -> bool:
-    """Tell whether somebody who said yes before may still do so: what was taken away since counts no more."""
-    found = mint.state.operator(operator)
-    if found is None or found["status"] != "active":
+def _may_approve(mint: Mint, found: Row, row: Row) -> bool:
+    """Tell whether an operator who said yes before may still do so: what was taken away since counts no more."""
+    if found["status"] != "active":
         return False
+    operator = found["id"]
     _, applied, _ = mint.epochs.view()
     if mint.epochs.check(None, max(applied, 0), (f"operator:{operator}",)) is not None:
         return False

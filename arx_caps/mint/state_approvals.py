@@ -17,7 +17,7 @@ from arx_caps.mint.database import PAGE, Database, now_ms, plain
 from arx_caps.mint.events import Event
 from arx_caps.mint.ordering import Order, Text, Time, behind
 from arx_caps.mint.state_grants import lock_task
-from arx_caps.mint.tables import APPROVALS, TASKS
+from arx_caps.mint.tables import APPROVALS, OPERATORS, TASKS
 from arx_verifier.errors import GrantError
 
 MAX_WAITING: Final = 32  # of one session: nobody reads more with care
@@ -35,13 +35,14 @@ class Said(NamedTuple):
         operator: Who.
         terms: On what terms it is approved, if those became stricter since; None where it is denied.
         why: In whose words; None for none.
-        counts: Tells whether an operator who said yes before may still do so.
+        counts: Tells of an operator who said yes before, by name and row, whether it still counts; asked in the
+            transaction, so that it may not wait for another connection.
     """
 
     operator: str
     terms: ApprovalTerms | None
     why: str | None
-    counts: Callable[[str], bool]
+    counts: Callable[[str, Mapping[str, Any] | None], bool]
 
 
 class ApprovalState(Database):
@@ -141,7 +142,8 @@ class ApprovalState(Database):
                 need, ttl_ms = max(row["need"], terms.need), min(row["ttl_ms"], terms.ttl_ms)
                 changes = {"by": msgspec.json.encode(yes).decode(), "need": need, "ttl_ms": ttl_ms}
                 changes["once"] = max(row["once"], int(terms.once))
-                if sum(map(said.counts, yes)) >= need:
+                found = {each.id: plain(each) for each in c.execute(select(OPERATORS).where(OPERATORS.c.id.in_(yes)))}
+                if sum(said.counts(each, found.get(each)) for each in yes) >= need:
                     now = now_ms()
                     until = min(now + ttl_ms, task["expires_at"])
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
