@@ -147,10 +147,14 @@ def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, A
     # One that the store alone knows to be withdrawn is withdrawn again: whoever did it came no further.
     if row["status"] not in (WAITING, APPROVED) or approval_state(mint, row) in ("expired", "ended"):
         return dict(row), None
+    told = {name: row[name] for name in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
+    # A request has no discharge that could be out, and gets none once its row says so.
+    done = mint.state.withdraw_approval(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **told))
+    if done["status"] != APPROVED:
+        return done | {"its": row["its"]}, None
     report = withdraw_scope(mint, f"task:{row['id']}", caller.by)
-    told = {name: row[name] for name in ("session", "task", "agent", "audience")}
-    what = Event.of("approval.withdrawn", caller.by, approval=row["id"], seq=report.seq, **told)
-    return mint.state.withdraw_approval(row["id"], what) | {"its": row["its"]}, report
+    what = Event.of("approval.withdrawn", caller.by, **told, seq=report.seq)
+    return mint.state.withdraw_approval(row["id"], APPROVED, what) | {"its": row["its"]}, report
 
 
 def approval_state(mint: Mint, row: Row) -> State:

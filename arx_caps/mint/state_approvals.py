@@ -155,17 +155,18 @@ class ApprovalState(Database):
             self.record_in(c, Event.of("approval.given" if terms is not None else "approval.denied", by, **told))
             return row
 
-    def withdraw_approval(self, approval: str, what: Event) -> dict[str, Any]:
-        """Note that an approval, or a request, is withdrawn; one that was denied stays so.
+    def withdraw_approval(self, approval: str, status: str, what: Event) -> dict[str, Any]:
+        """Note that an approval, or a request, is withdrawn, if its row says this by now.
 
         Returns:
             The row as it is now.
         """
-        with self.write(what) as c:
+        with self.write() as c:
             row = _lock(c, approval)
-            if row["status"] in (WAITING, APPROVED):
+            if row["status"] == status:
                 row["status"] = WITHDRAWN
                 c.execute(update(APPROVALS).where(APPROVALS.c.id == approval).values(status=WITHDRAWN))
+                self.record_in(c, what)
             return row
 
 

@@ -344,6 +344,21 @@ def test_of_two_at_once_one_comes_first(desk: Desk) -> None:
         assert (state(desk, asked), len(desk.fetch(asked).json()["approval"]["by"])) == ("approved", 2)
 
 
+def test_a_request_is_withdrawn_without_a_kill(desk: Desk) -> None:
+    """There is no discharge that could be out: nothing is killed, and nothing can be said to it any more."""
+    ada, asked = desk.operator("ada"), desk.ask()
+    path = f"/v1/approvals/{asked['id']}"
+    for _ in range(2):
+        told = ada.call("DELETE", path).json()
+        assert (told["approval"]["state"], told["kill"]) == ("withdrawn", None)
+    assert [event["kind"] for event in about(desk, asked)] == ["approval.asked", "approval.withdrawn"]
+    assert code(desk.answer(ada, asked)) == code(desk.answer(ada, asked, "deny")) == "conflict"
+    assert code(desk.fetch(asked)) == "approval_denied"
+    denied = desk.ask()
+    assert code(desk.answer(ada, denied, "deny")) == "ok"
+    assert ada.call("DELETE", f"/v1/approvals/{denied['id']}").json()["approval"]["state"] == "denied"
+
+
 def test_two_mints_are_one(desk: Desk) -> None:
     """Asked at one, answered at the other, given by either in the same bytes; two answers at once are one."""
     mint, _ = local_mint(desk.world.realm)
