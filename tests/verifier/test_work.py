@@ -7,6 +7,7 @@ inside is not seen here: ``test_patterns`` counts that.
 """
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -159,7 +160,7 @@ def test_work_grows_no_faster_than_its_input(name: str) -> None:
     make, size = DIMENSIONS[name]
     for warm in (1, 2):
         make(warm)()
-    digests._SALTS.extend(bytes([number]) * 16 for number in range(100))  # none is counted that draws the next ones
+    digests._SALTS.extend(os.urandom(16) for _ in range(100))  # none is counted that draws the next ones
     least, middle, most = (count(make(size * times)).work for times in (1, 2, 4))
     assert most - middle <= LINEAR * max(0, middle - least) + SLACK, (least, middle, most)
 
