@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from arx_verifier import codec, compiled, spool
 from arx_verifier.caveats import Caveat
+from arx_verifier.discharge import Requirement, require_discharge
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.proven import ProvenChain
@@ -121,7 +122,9 @@ def test_an_ordinary_call_needs_no_reference(tmp_path: Path) -> None:
     texts = list(world.calls(world.handed(3), count=4))
     plain, journal = world.open_token().encode(), spool.Journal(tmp_path, "v1", "orders")
     made = [world.verifier(tmp_path, decisions=journal, cache_bytes=size) for size in (0, 1 << 20)]
-    assert {made[1].decide(text, world.REQUEST).code for text in (*texts[:2], plain, plain)} == {"ok"}
+    wanted = Requirement("approval-1", ("orders.close",)).encode()
+    demanding = list(world.calls(require_discharge(world.handed(3), wanted, KEY), count=2))
+    assert {made[1].decide(text, world.REQUEST).code for text in (*texts[:2], plain, plain, demanding[0])} == {"ok"}
 
     def never(*_: Any) -> Any:
         raise AssertionError("the reference was asked")
@@ -132,6 +135,7 @@ def test_an_ordinary_call_needs_no_reference(tmp_path: Path) -> None:
         for checked, text in itertools.product(made, (texts[2], plain)):
             assert checked.decide(text, world.REQUEST).code == "ok"
         assert made[1].decide(texts[3], world.REQUEST).code == "ok"
+        assert made[0].decide(demanding[1], world.REQUEST).code == "ok"
         narrowed = Macaroon.parse(plain).hand_over("acme/b", Caveat(exp=AT)).encode()
     finally:
         for name, reference in compiled.REFERENCES.items():
