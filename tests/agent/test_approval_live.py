@@ -113,7 +113,7 @@ def test_two_operators_approve_a_list_for_many_calls(
     mint: LiveMint, payments: Verifier, session: Session, task: StartedTask
 ) -> None:
     """
-    One yes is not enough, and the same operator's second is none; the list's members count, not their order; a task
+    One yes is not enough, and the same operator's second is none; the list is approved in its order; a task
     that is extended may use it as well.
     """
     asked = task.ask_approval("payments.close", CLOSE)
@@ -126,8 +126,7 @@ def test_two_operators_approve_a_list_for_many_calls(
     answer(mint.another("bob", "approver"), asked.id)
     assert asked.wait().by == ("root", "bob")
     assert [judged(payments, task, "payments.close", CLOSE, asked) for _ in range(2)] == ["ok", "ok"]
-    assert judged(payments, task, "payments.close", {"order_ids": ["o-2", "o-1"]}, asked) == "ok"
-    for other in (["o-1"], ["o-1", "o-2", "o-3"], ["o-1", "o-1"]):
+    for other in (["o-2", "o-1"], ["o-1"], ["o-1", "o-2", "o-3"], ["o-1", "o-1"]):
         assert judged(payments, task, "payments.close", {"order_ids": other}, asked) == "argument_not_allowed"
     assert judged(payments, task.extend(ttl="60s"), "payments.close", CLOSE, asked) == "ok"
     with pytest.raises(AttenuationError, match="is for the task"):
@@ -190,8 +189,8 @@ def test_what_cannot_be_approved_is_told_to_the_agent(mint: LiveMint, task: Star
     for args in ({"order_id": {"a": 1}, "amount": 5}, {"order_id": "o-1", "amount": 5000}):
         with pytest.raises(AttenuationError, match="would not allow the call"):
             task.ask_approval("payments.refund", args)
-    with pytest.raises(GrantError, match="has a member twice") as caught:
-        task.ask_approval("payments.close", {"order_ids": ["o-1", "o-1"]})
+    with pytest.raises(GrantError, match="at most 2048") as caught:
+        task.ask_approval("payments.close", {"order_ids": ["o-1"] * 400})
     assert caught.value.code == "bad_parameters"
     assert mint.operator("GET", "/v1/approvals?task=" + task.id)["approvals"] == []
 

@@ -18,7 +18,7 @@ ORDER = """
     comparing matching arguments permitting constraints
     macaroon caveats discharge terms
     presented proofs keys history epochs counters tally digests records decisions
-    discharging prohibiting proven
+    prohibiting discharging proven
     refusals standing
     grant judging proving spending
     verify

@@ -203,6 +203,7 @@ def once() -> Vectors:
     """SPEC 6.8: the only call of its name."""
     token = demanding(mint())
     made = bound(discharge(APPROVED), token)
+    own = token.with_caveats({"once": ["a-1", AT]})
     used: dict[str, tuple[list[Any], str]] = {
         "old": (["a-1", AT - 86_400_000], "a day old"),
         "ahead": (["a-1", AT + 60_001], "from a minute ahead"),
@@ -220,6 +221,13 @@ def once() -> Vectors:
         "once-second": vector("6.8", "budget_exhausted", mint(ANYTHING, {"once": ["a-1", AT]}), "the second", times=2),
         "once-approved-twice": vector(
             "6.8", "budget_exhausted", joined(token, made), "approved once, called twice", times=2, request=REFUND
+        ),
+        "once-elsewhere": vector(
+            "6.8",
+            "grant",
+            joined(own, bound(discharge(APPROVED), own)),
+            "a holder's name and that of an approval are two",
+            request=REFUND,
         ),
         "once-nine": vector("6.8", "malformed", mint(ANYTHING, *({"once": [f"a-{n}", AT]} for n in range(9))), "nine"),
         "once-shape": vector("6.1", "malformed", mint(ANYTHING, {"once": ["a b", AT]}), "a name with a space"),

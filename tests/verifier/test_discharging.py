@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from arx_verifier import chain, codec
@@ -311,10 +311,15 @@ CAVEATS = st.lists(
 )
 
 
+def _names(caveats: list[Caveat]) -> set[str]:
+    return {caveat.once[0] for caveat in caveats if caveat.once is not None}
+
+
 @QUICK
 @given(CAVEATS, CAVEATS)
 def test_a_discharge_only_narrows(of_token: list[Caveat], of_discharge: list[Caveat]) -> None:
     """What a discharge says is decided as if the holder had written it into the token, which could only take away."""
+    assume(not _names(of_token) & _names(of_discharge))  # there the same name twice, here two names
     base = mint(ANYTHING, *of_token)
     token = demanding(base)
     found = verifier().decide(sent(token, [answering(*of_discharge)]), refund())

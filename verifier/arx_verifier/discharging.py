@@ -6,11 +6,13 @@ to say.  Nothing of a discharge but its identifier is looked at before its signa
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from arx_verifier import caveats, chain, codec
 from arx_verifier.discharge import NOT_IN_A_DISCHARGE, binding, unseal
 from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
+from arx_verifier.prohibiting import PLACES
 
 MAX_DEPTH: Final = 4  # a discharge of a discharge of …; each was made by somebody else
 
@@ -21,10 +23,26 @@ class Opened(NamedTuple):
     Attributes:
         packets: The token's caveats, then those of each discharge in the order in which they were presented.
         answered: At which of these places stands a third-party caveat that was answered.
+        begins: Where the caveats of each discharge begin, and what it answers.
     """
 
     packets: tuple[bytes | codec.ThirdParty, ...]
     answered: frozenset[int]
+    begins: tuple[tuple[int, bytes], ...]
+
+    def own_name(self, place: str, name: str) -> str:
+        """Return what a ``once`` is spent as: that of a discharge belongs to what it answers.
+
+        Approvals have names that many may read.  A holder that writes one into its token, or into a discharge of its
+        own making, uses up a name of its own; one that answers somebody else's requirement it cannot make.
+
+        Args:
+            place: Where it stands, as ``prohibiting.place`` has it.
+            name: As it is written.
+        """
+        index = PLACES.index(place) - 1
+        answers = next((answers for begin, answers in reversed(self.begins) if begin <= index), None)
+        return name if answers is None else f"{codec.text_of(sha256(answers).digest()[:16])}:{name}"
 
 
 class _Given(NamedTuple):
@@ -110,10 +128,11 @@ def open_discharges(
         found += parts.caveats
     if len(found) > room:
         raise MalformedTokenError(f"token and discharges have more than {codec.MAX_CAVEATS} caveats")
+    begins = tuple([(given.at, answered) for answered, given in answers.waiting.items()])
     answers.answer(chain.extend(key, identifier), packets, 0, 0)
     if answers.waiting:
         raise MalformedTokenError("a discharge that no caveat asks for")
-    return Opened(found, frozenset(answers.answered))
+    return Opened(found, frozenset(answers.answered), begins)
 
 
 def speaks_of_holders(packets: Sequence[bytes | codec.ThirdParty], begin: int) -> tuple[int, ArxError] | None:

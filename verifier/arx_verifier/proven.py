@@ -88,7 +88,8 @@ class ProvenChain:
         exp: The earliest end of validity, ms.
         scopes: Everything whose kill or ban ends this token.
         needs_call: Whether a per-call proof is demanded.
-        once: The names that one call may have, each with its place and when it was given.
+        once: The names that one call may have, each with its place and when it was given; that of a discharge with what
+            it answers before it.
         fresh_ms: The smallest ``fresh``, or None.
         networks: One tuple of networks for each ``net``, with its place.
         facts: Who and through whom, for the decision record.

@@ -118,6 +118,7 @@ def _read(proven: ProvenChain, opened: "Opened", own: int, audience: str) -> Non
 
     wrong = speaks_of_holders(opened.packets, own)
     ProvenChain.read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience)
+    proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:
         index, error = wrong
