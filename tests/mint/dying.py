@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2
 import pytest
 
 from arx_caps.agent.bundle import Bundle
@@ -28,6 +29,7 @@ from tests.mint.world import LOOKUP, Holder, World, client_of, make_realm, now_m
 from tests.servers import FAST_LEASE_MS
 
 MOST_STEPS = 40
+PATIENCE_MS = 20_000
 
 
 class Running(NamedTuple):
@@ -37,6 +39,26 @@ class Running(NamedTuple):
     session: str
     task: str
     bundle: str
+
+
+class Patient(Holder):
+    """Somebody who asks again while the mint, whose lease is short, has lost touch with the store under load."""
+
+    @classmethod
+    def of(cls, holder: Holder) -> "Patient":
+        """Be another one, patiently."""
+        return cls(holder.world, holder.key, holder.token)
+
+    def call(self, method: str, path: str, body: Any = None, **query: str) -> httpx2.Response:
+        return patiently(lambda: super(Patient, self).call(method, path, body, **query))
+
+
+def patiently(call: Callable[[], httpx2.Response]) -> httpx2.Response:
+    """Make a call again, with another proof, as long as the answer is that it cannot be known now."""
+    ends = now_ms() + PATIENCE_MS
+    while (answer := call()).status_code == 503 and now_ms() < ends:
+        pass
+    return answer
 
 
 class Crasher:
@@ -83,7 +105,7 @@ def with_key(holder: Holder, path: str, key: str | None, method: str = "POST") -
 
 def repeat(holder: Holder, path: str, body: Any, key: str, answered: dict[str, Any] | None) -> dict[str, Any]:
     """Ask the mint that goes on for the same thing; it answers what the first one did, if that came to answer."""
-    answer = holder.world.client.post(path, json=body, headers=with_key(holder, path, key))
+    answer = patiently(lambda: holder.world.client.post(path, json=body, headers=with_key(holder, path, key)))
     assert answer.is_success, answer.text
     told: dict[str, Any] = answer.json()
     if answered is not None:
