@@ -130,11 +130,13 @@ os.register_at_fork(after_in_child=_refuse_all)
 class RedisNonces:
     """Nonces in Redis or Valkey, shared by all workers of a service.
 
-    Use an instance (or at least a database) of its own, with ``maxmemory-policy noeviction``: an evicted nonce is a
-    call that can be repeated.  The policy is checked where the server allows asking.  Nothing issued before the server
-    started is accepted, so a restart without its data opens no gap; a failover to a replica that lacks the last writes
-    does, for the seconds a call lives, and for the day in which an approval is good once.  A server that may not be
-    asked for its start (``INFO``) counts as started with each connection: approvals that were given before are refused.
+    Use an instance (or at least a database) of its own, with ``maxmemory`` and ``maxmemory-policy noeviction``: an
+    evicted nonce is a call that can be repeated.  Names that are good once are kept for a day, and refused where they
+    would take more than half of the memory: any holder can make them, and calls need the rest.  The policy is checked
+    where the server allows asking.  Nothing issued before the server started is accepted, so a restart without its
+    data opens no gap; a failover to a replica that lacks the last writes does, for the seconds a call lives, and for
+    the day in which an approval is good once.  A server that may not be asked for its start (``INFO``) counts as
+    started with each connection: approvals that were given before are refused.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` address.
@@ -163,12 +165,14 @@ class RedisNonces:
         except (ValueError, TypeError) as error:
             raise SettingsError("the nonce store's address is not a redis://, rediss:// or unix:// URL") from error
 
-    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key; see ``NonceStore``."""
         from redis.exceptions import RedisError
 
         name = self._prefix + (key if isinstance(key, bytes) else key.encode())
         try:
+            if expires_ms - now_ms > _BRIEF_S * 1000 and not self._has_room():
+                return None
             return bool(self._redis.set(name, b"", nx=True, px=max(1, expires_ms - now_ms)))
         except (RedisError, OSError) as error:
             raise StoreError(self._unfit or f"the nonce store did not answer: {type(error).__name__}") from error
@@ -176,6 +180,17 @@ class RedisNonces:
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+
+    def _has_room(self) -> bool:
+        """Tell whether a name that is kept for a day leaves room for calls: half of the server's memory is theirs."""
+        from redis.exceptions import ResponseError
+
+        try:
+            told = self._redis.info("memory")
+        except ResponseError:  # not permitted: that it has room is the operator's promise
+            return True
+        most = int(told.get("maxmemory") or told.get("total_system_memory") or 0)
+        return most == 0 or int(told.get("used_memory", 0)) * 2 <= most
 
     def _connected(self, connection: Any) -> None:
         """Look at the server at the start of each connection: a restarted one has forgotten, an evicting one will."""
