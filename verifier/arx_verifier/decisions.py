@@ -20,6 +20,7 @@ import msgspec
 from arx_verifier.digests import digest_arguments, keep_arguments, new_salt
 from arx_verifier.errors import AuditError, Failure
 from arx_verifier.records import (
+    MAX_FACTS_BYTES,
     MAX_RECORD_BYTES,
     ChainFacts,
     Gap,
@@ -141,17 +142,17 @@ class Decision(msgspec.Struct):
             One MessagePack array, at most ``MAX_RECORD_BYTES`` long, from which ``records.seal`` makes the record.
 
         Raises:
-            AuditError: The chain's facts are longer than any token could make them.
+            AuditError: The chain's facts are longer than any token could make them, or the arguments than any record's.
         """
         if not self.salt:
             self.salt = new_salt()
         call = encode(_call(self))
-        if len(call) > _CALL_BYTES and len(call) > _CALL_BYTES + len(self.arguments or b""):
-            call = encode(_call(_shortened(self)))
-        record = self.facts.packed + call
-        if len(record) > MAX_RECORD_BYTES:
-            raise AuditError(f"a decision of {len(record)} bytes cannot be recorded")
-        return record
+        if len(call) > _CALL_BYTES:
+            if len(call) > _CALL_BYTES + len(self.arguments or b""):
+                call = encode(_call(_shortened(self)))
+            if len(call) > MAX_RECORD_BYTES - MAX_FACTS_BYTES:
+                raise AuditError(f"a call of {len(call)} bytes cannot be recorded")
+        return self.facts.packed + call
 
     @classmethod
     def of(cls, opened: Opened) -> Self:

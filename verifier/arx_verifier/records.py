@@ -19,6 +19,7 @@ from arx_verifier.errors import AuditError
 
 RECORD_VERSION: Final = 2
 MAX_RECORD_BYTES: Final = 32 * 1024  # a chain is bounded by its token, a call by its cuts
+MAX_FACTS_BYTES: Final = 16 * 1024  # of them what a chain says; a token has room for a third of it
 _JOURNAL: Final = bytes((0x94, RECORD_VERSION))  # an array of four: version, facts, person, [call, rest]
 _KEPT: Final = bytes((0x97, RECORD_VERSION))  # an array of seven, see ``seal``
 _BODY: Final = b"\x92"  # an array of two: person, rest
@@ -66,7 +67,10 @@ class _Packed:
     """
 
     def __get__(self, facts: "ChainFacts", _: object = None) -> bytes:
-        packed = facts.__dict__["packed"] = pack_facts(facts)
+        packed = pack_facts(facts)
+        if len(packed) > MAX_FACTS_BYTES:
+            raise AuditError(f"a chain's facts of {len(packed)} bytes cannot be recorded")
+        facts.__dict__["packed"] = packed
         return packed
 
 

@@ -115,20 +115,19 @@ class Journal(Durable):
 
     def append(self, decision: Decision) -> int:
         """Keep a decision; see ``DecisionSink``."""
-        allow = decision.code == OK
-        if (self._retry_at_s or (not allow and self._recount_at_s)) and self._counted_at_once(decision, allow):
+        if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code == OK):
             return 0
         try:
             if not self.waits and (sequence := Journal._keep_at_once(self, decision)):  # a compiled twin is no method
                 return sequence
-            payload = decision.pack()
+            payload, allow = decision.pack(), decision.code == OK
             with self._lock:
                 segment, sequence = self._write(payload, allow, decision.at)
                 decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
             if self.waits:
                 self._sync(sequence, segment)
         except AuditError:
-            if allow and not self._goes_on:
+            if (allow := decision.code == OK) and not self._goes_on:
                 raise
             self._go_without(decision, allow)
             return 0
