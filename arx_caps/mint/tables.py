@@ -150,6 +150,7 @@ APPROVALS: Final = Table(
     Column("expires_at", BigInteger),  # of its discharge
     Index("approvals_by_time", "asked_at", "id"),
     Index("approvals_of_sessions", "session", "asked_at", "id"),
+    Index("approvals_waiting", "session", "status"),  # of a session are few, of a state all that nobody ever answered
     Index("approvals_in_state", "status", "asked_at", "id"),
 )
 

@@ -37,4 +37,5 @@ def upgrade() -> None:
     )
     op.create_index("approvals_by_time", "approvals", ["asked_at", "id"])
     op.create_index("approvals_of_sessions", "approvals", ["session", "asked_at", "id"])
+    op.create_index("approvals_waiting", "approvals", ["session", "status"])
     op.create_index("approvals_in_state", "approvals", ["status", "asked_at", "id"])
