@@ -60,7 +60,7 @@ class Approval:
         task: The task that it was asked for.
         tool: The tool that it is for.
         args: The arguments that it is for; of one that was handed over, the constraints that say so.
-        state: As of the last look: waiting, approved, denied, withdrawn, expired, ended.
+        state: As of the last look: waiting, approved, denied (or withdrawn), expired, ended.
         by: The operators who have said yes, as of the last look.
         need: How many have to; None where it was handed over.
         expires_at: When the task ends while it waits, then when the approval does; ms since the Unix epoch.
@@ -109,6 +109,10 @@ class Approval:
         Raises:
             MalformedTokenError: The text is something else, such as a token.
         """
+        if text.strip().startswith("a-"):
+            raise MalformedTokenError(
+                "this is the id of an approval; what encode() gave, or `arx approval wait`, is it"
+            )
         macaroon = Macaroon.parse(text.strip())
         said = read_discharge(macaroon)
         rule = next((rules[0] for each in said if (rules := each.allow)), Rule(tool="*"))
@@ -141,7 +145,8 @@ class Approval:
         try:
             answer = self._asker.fetch_discharge(self.id)
         except GrantError as error:
-            self.state = _OVER.get(error.code, self.state)
+            if error.code in _OVER:
+                self.state, self._discharge = _OVER[error.code], None
             raise
         about, text = answer.get("approval"), answer.get("discharge")
         if not isinstance(about, Mapping) or about.get("id") != self.id:

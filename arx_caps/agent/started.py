@@ -13,13 +13,14 @@ import msgspec
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.outline import caveats_of, unverified_chain
+from arx_caps.agent.outline import Outline, caveats_of, meet, unverified_chain
 from arx_caps.agent.task import Task, now_ms
 from arx_caps.durations import asked_duration
 from arx_verifier.caveats import Caveat
-from arx_verifier.errors import ArxError, AttenuationError, shorten
+from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
 from arx_verifier.proofs import CallSigner
 
+MAX_WHY: Final = 500  # characters, as the mint takes
 OVER: Final = ("expired", "revoked")  # a refusal to end what has ended
 
 
@@ -144,7 +145,7 @@ class StartedTask(Task):
         Args:
             tool: The tool's name.
             args: Its arguments as a service takes them, by name; they are approved as they are, so none may be nested.
-            why: Why it is to be done, in words for whoever decides.
+            why: Why it is to be done, in words for whoever decides; 500 characters at most.
             audience: The service that is called, where several ask for an approval of this tool.
 
         Returns:
@@ -153,10 +154,13 @@ class StartedTask(Task):
         Raises:
             AttenuationError: No approval is needed for this tool, or several services ask for one; or the task would
                 not allow the call with an approval either.
+            RequestError: ``why`` is too long.
             GrantError: The mint does not pass this on: too many wait, nested arguments, or the task is over.
             TokenError: The session is over, frozen or was killed.
             UnavailableError: The mint cannot be reached or cannot do it now.
         """
+        if why is not None and len(why) > MAX_WHY:
+            raise RequestError(f"why: {MAX_WHY} characters at most, came {len(why)}")
         chosen = self.audiences if audience is None else (self._checked(audience),)
         outlines = {each: self.bundle.outlines[each] for each in chosen}
         asking = {each: found for each, held in outlines.items() if (found := held.requirements_of(tool))}
@@ -164,7 +168,7 @@ class StartedTask(Task):
             raise AttenuationError(f"{' and '.join(asking)} ask for an approval of {shorten(tool)}: say `audience`")
         found = next(iter(asking.values()), ())
         if not found:
-            raise AttenuationError(f"this task needs no approval to call {shorten(tool)}, or may not call it at all")
+            raise AttenuationError(self._without(tool, outlines))
         refused = unverified_chain(self.bundle.tokens[next(iter(asking))]).judge_tool(tool, dict(args))
         if refused is not None:
             because = "; ".join(map(str, refused.all_failures()))
@@ -184,6 +188,15 @@ class StartedTask(Task):
             UnavailableError: The mint cannot be reached or cannot end it now.
         """
         return self._session.finish_task(self.id)
+
+    @staticmethod
+    def _without(tool: str, outlines: Mapping[str, Outline]) -> str:
+        """Say why nobody is asked to approve calls of a tool."""
+        if any(meet(allowed, tool) for held in outlines.values() for allowed in held.tools):
+            return f"this task needs no approval to call {shorten(tool)}: call it"
+        allowed = sorted({each for held in outlines.values() for each in held.tools})
+        where = f"the token for {' and '.join(outlines)}" if len(outlines) == 1 else "this task"
+        return f"{where} may not call {shorten(tool)}, approved or not; it may call {shorten(', '.join(allowed))}"
 
     def _said(self, audience: str, caveat: Caveat | None) -> list[dict[str, Any]]:
         """Say all that narrows a token: what the holder added before, offline, and what is to come."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from arx_caps.agent.approval import Approval
+from arx_caps.agent.started import MAX_WHY
 from arx_caps.cli import exits
 from arx_caps.cli.approving import show_approval
 from arx_caps.cli.at_mint import AtMint, discharge_option, receive, timeout_option
@@ -20,7 +21,17 @@ from arx_caps.cli.session_file import open_session_file
 
 STATES: Final = ("waiting", "approved", "denied", "withdrawn", "expired", "ended")
 MANY: Final = 1000
-why_option = click.option("--why", metavar="TEXT", help="why, for the record and for the agent; name no person in it")
+
+
+def _short(_context: click.Context, _option: click.Parameter, why: str | None) -> str | None:
+    if why is not None and len(why) > MAX_WHY:
+        raise click.BadParameter(f"{MAX_WHY} characters at most, came {len(why)}")
+    return why
+
+
+why_option = click.option(
+    "--why", metavar="TEXT", callback=_short, help="why, for the record and for the agent; name no person in it"
+)
 
 
 @click.group("approval", cls=Verbs)
@@ -128,9 +139,10 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
     mint = place.mint()
     if not yes:
         console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw it?", yes=False)
-    answer = mint.call("DELETE", f"/v1/approvals/{approval}")
-    kill = answer.get("kill") or {}
-    console.data("approval", answer, f"{approval} withdrawn: {plain(kill.get('summary', 'nothing of it was out'))}")
+    answer = _call(mint, "DELETE", f"/v1/approvals/{approval}")
+    kill, state = answer.get("kill") or {}, plain(answer["approval"].get("state"))
+    told = f"{approval} withdrawn: {plain(kill.get('summary'))}" if kill else f"{approval} is {state} already"
+    console.data("approval", answer, told)
     sure = kill.get("status", "dead") == "dead"
     click.get_current_context().exit(exits.OK if sure else exits.INCOMPLETE)
 
@@ -152,8 +164,8 @@ def wait(
     """
     _checked(approval)
     caller, _ = open_session_file(file, issuer)
-    asked = Approval(_look(caller, approval), asker=AtMint(caller))
-    receive(console, asked, timeout, discharge)
+    mint = AtMint(caller)
+    receive(console, Approval(_look(caller, approval), asker=mint), mint, timeout, discharge)
 
 
 def _caller(file: str | None, place: Place) -> Caller:
@@ -161,12 +173,22 @@ def _caller(file: str | None, place: Place) -> Caller:
 
 
 def _look(mint: Caller, approval: str) -> dict[str, Any]:
-    return dict(mint.call("GET", f"/v1/approvals/{approval}")["approval"])
+    return dict(_call(mint, "GET", f"/v1/approvals/{approval}")["approval"])
 
 
 def _answer(mint: Caller, approval: str, outcome: str, why: str | None) -> dict[str, Any]:
-    body = {"request": approval, "outcome": outcome, "why": why}
-    return dict(mint.call("POST", "/v1/approvals", body)["approval"])
+    body = {"approval": approval, "outcome": outcome, "why": why}
+    return dict(_call(mint, "POST", "/v1/approvals", body)["approval"])
+
+
+def _call(mint: Caller, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask the mint about one approval; of one that is not there say where to look."""
+    try:
+        return mint.call(method, path, body)
+    except Stop as error:
+        if error.code == "not_found":
+            error.hint = "arx approval list --state all"
+        raise
 
 
 def _refuse_answered(asked: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) 
         now_ms: The clock, ms since the Unix epoch.
         whole: All arguments, however many; else a list's share of them, and how many more there are.
     """
-    asked = about.get("asked_at")
+    asked, ends, waits = about.get("asked_at"), about.get("expires_at"), about.get("state") == "waiting"
     since = f", asked {show_until(asked, now_ms)}" if isinstance(asked, int) else ""
     lines = [f"{plain(about.get('id'))}  {plain(about.get('state'))}{since}"]
     wanted = f"{plain(about.get('tool'))} at {plain(about.get('audience'))}"
@@ -44,6 +44,7 @@ def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) 
     lines += [f"             {line}" for line in arguments or [none]]
     lines += _row("task", f"{plain(about.get('task'))}, {plain(about.get('template'))}; {plain(about.get('session'))}")
     lines += _row("answers", _answers(about))
+    lines += _row("answer by", show_until(ends, now_ms) if isinstance(ends, int) and waits else None)
     lines += _row("good for", _good(about, now_ms))
     lines += _row("because", _words(about.get("answer_why")))
     lines += _row("why", _words(about.get("why")), "the agent gives no reason")
@@ -104,8 +105,8 @@ def _answers(about: Mapping[str, Any]) -> str:
 def _good(about: Mapping[str, Any], now_ms: int) -> str:
     ends = about.get("expires_at")
     calls = "one call" if about.get("once") else "any number of calls"
+    if about.get("state") == "waiting":
+        return f"{calls}, within {plain(about['ttl'])} of the last yes" if about.get("ttl") else calls
     if not isinstance(ends, int):
         return calls
-    if about.get("state") == "waiting":
-        return f"{calls}, if answered before {show_until(ends, now_ms)}"
     return f"{calls}, until {show_until(ends, now_ms)}" if about.get("state") == "approved" else f"{calls} no more"

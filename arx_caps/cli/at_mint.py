@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.approval import WAITING, Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.caller import Caller
 from arx_caps.cli.exits import INCOMPLETE, Stop
@@ -31,6 +31,8 @@ class AtMint:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self.approval: Mapping[str, Any] = {}
+        """The approval that was asked about last, as the mint tells it."""
 
     def used(self) -> None:
         """Nothing is renewed by a command."""
@@ -54,16 +56,19 @@ class AtMint:
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
         """Ask how an approval stands."""
-        return self._caller.call("POST", f"/v1/discharges/{approval}")
+        answer = self._caller.call("POST", f"/v1/discharges/{approval}")
+        self.approval = dict(answer["approval"])
+        return answer
 
 
-def receive(console: Console, asked: Approval, timeout: str | None, out: Path | None) -> None:
+def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None, out: Path | None) -> None:
     """Wait for an answer, say how it comes along, and write the discharge where somebody wants it.
 
     Raises:
         Stop: It was denied or is over, or nobody has answered in time.
     """
-    console.say(f"waiting for operators: `arx approval approve {asked.id}` is how they say yes")
+    if asked.state == WAITING:
+        console.say(f"waiting for operators: `arx approval approve {asked.id}` is how they say yes")
     try:
         asked.wait(
             None if timeout is None else parse_duration(timeout) / 1000,
@@ -75,10 +80,10 @@ def receive(console: Console, asked: Approval, timeout: str | None, out: Path | 
     text = asked.encode()
     if out is not None:
         write_private(out, text + "\n")
-    value: dict[str, Any] = {"id": asked.id, "state": asked.state, "tool": asked.tool, "args": asked.args}
-    value |= {"by": list(asked.by), "expires_at": asked.expires_at}
     ends = None if asked.expires_at is None else show_time(asked.expires_at)
     rows = [("approval", asked.id), ("state", asked.state), ("by", ", ".join(asked.by)), ("until", ends)]
     rows += [("fingerprint", fingerprint(text)), ("discharge", None if out is None else str(out))]
-    told = {"approval": value, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
+    told = {"approval": mint.approval, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
     console.data("approval", told, lambda: pairs(rows))
+    if out is None:
+        console.hint(f"arx approval wait {asked.id} --session FILE --discharge FILE writes what is sent with the call")

@@ -205,19 +205,21 @@ def _explained(value: dict[str, Any]) -> list[str]:
             lines += [f"    {_rule(rule)}" for rule in given["allow"]]
             lines += [f"    and no other than {plain(tool)}" for tool in given.get("narrowed_to", [])]
             for terms in given.get("approvals", []):
-                lines.append(f"    {plain(' and '.join(terms['tools']))}: {_approval(terms)}")
+                lines.append(f"    {plain(' and '.join(terms['tools']))} needs an approval {_approval(terms)}")
     return lines
 
 
 def _difference(found: dict[str, Any]) -> str:
     before, after = (_said(found[side]) for side in ("before", "after"))
+    if found["member"] == "approvals" and found["kind"] != "changed":
+        before, after = before or "none", after or "none"  # a `+` alone would read as one more approval
     arrow = " -> ".join(side for side in (before, after) if side is not None)
     return f"{_SIGNS[found['kind']]} {plain(found['place'])}: {found['member']} {arrow}"
 
 
 def _said(value: Any) -> str | None:
     if isinstance(value, dict) and "need" in value:
-        return f"{plain(value['tool'])}: {_approval(value)}"
+        return f"{plain(value['tool'])} {_approval(value)}"
     if isinstance(value, dict) and "tool" in value:
         return _rule(value)
     return None if value is None else plain(value if isinstance(value, str) else show_json(value))
@@ -235,7 +237,7 @@ def _approval(terms: dict[str, Any]) -> str:
     """Say what an approval takes."""
     who = "an operator" if terms["need"] == 1 else f"{terms['need']} operators"
     times = "one call" if terms["once"] else "calls"
-    return f"approved by {who}, good for {times} within {terms['ttl']}"
+    return f"by {who}, good for {times} within {terms['ttl']}"
 
 
 def _in_words(value: Any) -> Any:

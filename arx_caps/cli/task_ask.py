@@ -56,10 +56,11 @@ def ask_command(
     if bundle is None:
         raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
     caller, _ = open_session_file(file, issuer)
-    task = StartedTask(bundle, session=AtMint(caller))
+    mint = AtMint(caller)
+    task = StartedTask(bundle, session=mint)
     asked = task.ask_approval(tool, read_pairs(arguments), why=why, audience=audience)
     if wait or timeout is not None or discharge is not None:
-        receive(console, asked, timeout, discharge)
+        receive(console, asked, mint, timeout, discharge)
         return
     about = caller.call("GET", f"/v1/approvals/{asked.id}")["approval"]
     console.data("approval", {"approval": about}, lambda: show_approval(about, time.time_ns() // 1_000_000))

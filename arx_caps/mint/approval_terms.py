@@ -64,9 +64,7 @@ def read_approvals(section: Section, rules: Sequence[TemplateRule], own: Sequenc
             raise entry.error("tools", "needs at least one tool; to ask for no approval, take the entry out")
         for index, tool in enumerate(tools):
             _check(entry, index, tool, rules, own, [other for terms in found for other in terms.tools])
-        need = entry.take_integer("need", 1, MAX_NEED)
-        if need == 0:
-            raise entry.error("need", f"1 to {MAX_NEED} operators; to ask for no approval, take the entry out")
+        need = entry.take_integer("need", 1, MAX_NEED, least=1)
         ttl_ms = entry.take_duration("ttl", DEFAULT_TTL_MS, most=MAX_TTL_MS)
         found.append(ApprovalTerms(tools, need, ttl_ms, entry.take_flag("once", default=True)))
         entry.finish()

@@ -93,7 +93,7 @@ def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
     if found == "ended":
         raise GrantError("the task that it was asked for is over", code="session_ended")
     if found != "approved":
-        said = f" ({row['answer_why']})" if row["answer_why"] else ""
+        said = f" ({row['answer_why']})" if found == "denied" and row["answer_why"] else ""
         raise GrantError(f"{row['id']} was {found}{said}", code="approval_denied")
     require_standing(mint, born, row["its"], session, (f"task:{row['id']}",))
     kid = read_demand(row["caveat"]).kid
@@ -175,7 +175,7 @@ def approval_state(mint: Mint, row: Row) -> State:
 
 def about(mint: Mint, args: Mapping[str, Any]) -> dict[str, Any]:
     """Say what rules of operators may ask of a request beside its name: whose it is, of which task, for which tool."""
-    row = mint.state.approval(str(args.get("request", args.get("approval", ""))))
+    row = mint.state.approval(str(args.get("approval", "")))
     return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
 
 
@@ -245,7 +245,7 @@ def _may_approve(mint: Mint, found: Row, row: Row) -> bool:
     _, applied, _ = mint.epochs.view()
     if mint.epochs.check(None, max(applied, 0), (f"operator:{operator}",)) is not None:
         return False
-    asked = {"request": row["id"], "outcome": "approve", "agent": row["agent"]}
+    asked = {"approval": row["id"], "outcome": "approve", "agent": row["agent"]}
     asked |= {"template": row["template"], "tool": row["tool"]}
     try:
         hold_to_rules(operator, rules_of(found["role"], found["rules"]), APPROVE, asked)

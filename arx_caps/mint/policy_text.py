@@ -120,13 +120,13 @@ class Section:
             raise self.error(key, f"expected true or false, came {shorten(flag)}")
         return flag
 
-    def take_integer(self, key: str, default: Any, most: int) -> Any:
-        """Take a member that is an integer from 0 to *most*."""
-        value = self._typed(key, default, int, f"an integer, 0 to {most}")
+    def take_integer(self, key: str, default: Any, most: int, *, least: int = 0) -> Any:
+        """Take a member that is an integer from *least* to *most*."""
+        value = self._typed(key, default, int, f"an integer, {least} to {most}")
         if value is default:
             return value
-        if not 0 <= value <= most:
-            raise self.error(key, f"expected an integer, 0 to {most}, came {value}")
+        if not least <= value <= most:
+            raise self.error(key, f"expected an integer, {least} to {most}, came {value}")
         return value
 
     def take_duration(self, key: str, default: Any = ..., *, least: int = 1, most: int | None = None) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from arx_caps.durations import format_duration
 from arx_caps.mint import approving
 from arx_caps.mint.approving import Row, State, approval_state
 from arx_caps.mint.core import Mint
@@ -49,7 +50,7 @@ class ApprovalBody(Body, frozen=True):
 class OutcomeBody(Body, frozen=True):
     """What an operator says to a request, and why."""
 
-    request: Name
+    approval: Name
     outcome: Literal["approve", "deny"]
     why: Why | None = None
 
@@ -68,7 +69,7 @@ class ApprovalShown(Answer, frozen=True):
     """A call that somebody wants to have approved; times are ms since the Unix epoch.
 
     ``by`` are the operators who said yes, of whom ``need`` must.  ``expires_at`` is the end of the task while it waits,
-    then that of the discharge.  ``why`` is the agent's word for it, and proves nothing.
+    then that of the discharge, which is good for ``ttl`` at most.  ``why`` is the agent's word and proves nothing.
     """
 
     id: str
@@ -83,6 +84,7 @@ class ApprovalShown(Answer, frozen=True):
     args: dict[str, Any]
     why: str | None
     need: int
+    ttl: str
     once: bool
     asked_at: int
     by: list[str]
@@ -164,7 +166,7 @@ def get_approval(asked: Asked) -> ApprovalAsked:
 
 def answer_approval(asked: Asked) -> ApprovalAsked:
     """Approve a request as it stands, or deny it."""
-    body, row = asked.body, _own(asked, asked.body.request)
+    body, row = asked.body, _own(asked, asked.body.approval)
     yes = body.outcome == "approve"
     return ApprovalAsked(
         approval=show_approval(asked.mint, approving.answer_approval(asked.mint, asked.by, row, yes=yes, why=body.why))
@@ -189,6 +191,7 @@ def show_approval(mint: Mint, row: Row) -> ApprovalShown:
         state=approval_state(mint, row),
         subject=shown,
         args=msgspec.json.decode(row["args"]),
+        ttl=format_duration(row["ttl_ms"]),
         once=bool(row["once"]),
         by=msgspec.json.decode(row["by"]),
         expires_at=row["its"]["expires_at"] if row["expires_at"] is None else row["expires_at"],

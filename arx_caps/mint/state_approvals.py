@@ -130,11 +130,13 @@ class ApprovalState(Database):
             task = lock_task(c, approval["task"])
             row = _lock(c, name)
             if row["status"] != WAITING:
-                raise GrantError(f"{name} is {row['status']} already", code="conflict")
+                undo = "; to take that back, withdraw it" if row["status"] == APPROVED and said.terms is None else ""
+                raise GrantError(f"{name} is {row['status']} already{undo}", code="conflict")
             yes = msgspec.json.decode(row["by"], type=list[str])
             terms = said.terms
             if terms is None:
-                changes: dict[str, Any] = {"status": DENIED, "denied_by": said.operator}
+                # Whatever somebody said with a yes before is no reason for this no.
+                changes: dict[str, Any] = {"status": DENIED, "denied_by": said.operator, "answer_why": None}
             elif said.operator in yes:
                 raise GrantError(f"{said.operator} has approved {name} already; another operator must", code="conflict")
             else:

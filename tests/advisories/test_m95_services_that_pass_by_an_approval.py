@@ -39,7 +39,7 @@ def approve(shop: Shop, task: Task, tool: str = "payments.refund", args: Any = P
     (demand,) = requirements(task.bundle.tokens[tool.partition(".")[0]])
     body = {"caveat": demand.encode().decode(), "tool": tool, "args": args}
     asked = shop.agent.call("POST", "/v1/discharges", body).json()["approval"]
-    answer = {"request": asked["id"], "outcome": "approve"}
+    answer = {"approval": asked["id"], "outcome": "approve"}
     assert code(shop.world.operator().call("POST", "/v1/approvals", answer)) == "ok"
     return Approval.from_text(shop.agent.call("POST", f"/v1/discharges/{asked['id']}").json()["discharge"])
 

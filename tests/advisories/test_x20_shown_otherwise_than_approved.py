@@ -31,6 +31,7 @@ ABOUT: dict[str, Any] = {
     "why": "charged twice",
     "need": 2,
     "once": True,
+    "ttl": "15m",
     "asked_at": AT - 180_000,
     "by": ["bob"],
     "expires_at": AT + 600_000,
@@ -44,7 +45,8 @@ a-aaaaaaaaaaaaaaaa  waiting, asked 2027-01-15 07:57:00Z (3m ago)
              order_id = "o-1"
   task       t-aaaaaaaaaaaaaaaa, refund; s-aaaaaaaaaaaaaaaa
   answers    1 of 2 said yes: bob
-  good for   one call, if answered before 2027-01-15 08:10:00Z (in 10m)
+  answer by  2027-01-15 08:10:00Z (in 10m)
+  good for   one call, within 15m of the last yes
   why        "charged twice"
 """
 HOSTILE = [
@@ -95,7 +97,7 @@ def test_no_text_of_an_agent_looks_like_a_line_of_ours(text: str, where: str) ->
     assert all(line.isprintable() and columns(line) < 80 for line in shown)
     assert [line for line in shown if "amount = 50" in line] == ["             amount = 50"]
     starts = [line[:13].split() for line in shown[1:]]
-    ours = ["who", "for", "wants", "task", "answers", "good", "why"]
+    ours = ["who", "for", "wants", "task", "answers", "answer", "good", "why"]
     assert [words[0] for words in starts if words] == ours
     beside = [line[13:] for line in shown[1:] if not line[:13].strip()]
     assert all(line.startswith("… ") or re.match(r'([A-Za-z0-9_.-]+|".*) = |"', line) for line in beside), beside
@@ -115,7 +117,7 @@ def test_every_line_is_one_line_of_a_terminal(name: str, value: str, why: str) -
     shown = show_approval(ABOUT | {"args": {name: value}, "why": why}, AT).split("\n")
     assert all(line.isprintable() and columns(line) < 80 for line in shown)
     assert [line.split()[0] for line in shown[1:4]] == ["who", "for", "wants"]
-    assert sum(not line.startswith("             ") for line in shown) == 8
+    assert sum(not line.startswith("             ") for line in shown) == 9
 
 
 def test_nothing_is_left_out_where_somebody_decides() -> None:

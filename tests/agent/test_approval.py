@@ -14,7 +14,14 @@ from arx_caps.agent import Approval, Bundle, StartedTask, Task, approval
 from arx_caps.agent.auth import ArxAuth
 from arx_verifier.access import AccessRequest
 from arx_verifier.discharge import JOINT, Requirement, require_discharge
-from arx_verifier.errors import ArxError, AttenuationError, GrantError, MalformedTokenError, StoreError
+from arx_verifier.errors import (
+    ArxError,
+    AttenuationError,
+    GrantError,
+    MalformedTokenError,
+    RequestError,
+    StoreError,
+)
 from tests.agent.holding import REFUND, REQUIRED, approvable, bundle, discharged, task, token
 from tests.support import AT, KEY, PEER, TASK, verifier
 
@@ -114,7 +121,10 @@ def test_the_mint_is_asked_with_the_requirement_as_it_stands() -> None:
     assert mint.asked == [{"caveat": text, "tool": "payments.refund", "args": REFUND, "why": "charged twice"}]
 
 
-@pytest.mark.parametrize(("tool", "says"), [("orders.get", "needs no approval"), ("mail.send", "may not call it")])
+@pytest.mark.parametrize(
+    ("tool", "says"),
+    [("orders.get", 'needs no approval to call "orders.get": call it'), ("mail.send", "it may call .*payments.refund")],
+)
 def test_what_needs_no_approval_is_not_asked_for(tool: str, says: str) -> None:
     """
     A slip is told to the agent and wakes nobody.
@@ -164,6 +174,29 @@ def test_an_agent_waits_until_operators_have_answered() -> None:
     assert (asked.state, told) == ("approved", [("bob",)])
     assert asked.encode() == discharged()
     assert asked.wait() is asked  # asks nobody any more
+
+
+def test_what_is_taken_back_is_sent_no_more() -> None:
+    """
+    Who looks again after it was approved learns that it was withdrawn, and has nothing left that a service refuses.
+    """
+    taken = GrantError(f"{ID} was withdrawn", code="approval_denied")
+    asked = started(Mint(approved(), taken, taken)).ask_approval("payments.refund", REFUND)
+    assert asked.look() == "approved"
+    for again in (asked.look, asked.wait):
+        with pytest.raises(GrantError, match="was withdrawn"):
+            again()
+    with pytest.raises(AttenuationError, match="ask for another"):
+        asked.encode()
+
+
+def test_a_reason_that_nobody_reads_goes_nowhere() -> None:
+    """
+    What the mint would not take is told by the library, in words.
+    """
+    with pytest.raises(RequestError, match="why: 500 characters at most, came 501"):
+        started(mint := Mint()).ask_approval("payments.refund", REFUND, why="x" * 501)
+    assert mint.asked == []
 
 
 @pytest.mark.parametrize(
@@ -241,7 +274,7 @@ def test_an_approval_travels_as_a_text() -> None:
             copied(taken)
 
 
-@pytest.mark.parametrize("text", ["", "hello", token("orders").encode(), bundle().encode(), discharged()[:-9]])
+@pytest.mark.parametrize("text", ["", "hello", ID, token("orders").encode(), bundle().encode(), discharged()[:-9]])
 def test_what_is_no_approval_is_not_taken_for_one(text: str) -> None:
     """
     A token, a bundle or a cut text is told apart, and not shown.

@@ -64,7 +64,7 @@ def task(session: Session) -> StartedTask:
 
 def answer(by: Callable[..., dict[str, Any]], approval: str, outcome: str = "approve", why: str | None = None) -> None:
     """Say as an operator what becomes of an approval."""
-    by("POST", "/v1/approvals", body={"request": approval, "outcome": outcome, "why": why})
+    by("POST", "/v1/approvals", body={"approval": approval, "outcome": outcome, "why": why})
 
 
 def judged(verifier: Verifier, held: Task, tool: str, args: dict[str, Any], *approvals: Approval) -> str:

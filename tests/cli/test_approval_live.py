@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Approving from the command line, on a realm that runs: the agent asks, operators answer, the call passes once."""
 
+import json
 import os
 import pty
 import subprocess
@@ -127,14 +128,16 @@ def test_from_the_question_to_the_call(live: Live, here: Path, task: Path, payme
     assert (exit_code, told["code"]) == (exits.DENIED, "conflict")
     out = task.with_name("approval")
     late = ("approval", "wait", asked["id"], "--session", here / "session", "--discharge", out, "--timeout", "50ms")
-    exit_code, told, _ = run(live, *late)
+    exit_code, told, said = run(live, *late)
     assert (exit_code, told["code"], out.exists()) == (exits.INCOMPLETE, "waiting", False)
-    command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2])]
+    assert "waiting for operators" in said
+    command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2]), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
         second = ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
         assert (second["state"], second["by"]) == ("approved", ["ada", "bob"])
         written, said = waiter.communicate(timeout=60)
-    assert (waiter.returncode, "waiting for operators" in said, "arx1_" in written + said) == (0, True, False)
+    assert (waiter.returncode, "arx1_" in written + said) == (0, False)
+    assert json.loads(written)["approval"] == second
     assert out.stat().st_mode & 0o077 == 0
     told = ok(live, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
     assert told["allowed"]
@@ -202,15 +205,46 @@ def test_a_no_and_what_is_taken_back(live: Live, here: Path, task: Path, payment
     wait = ("--session", here / "session", "--timeout", "20s")
     exit_code, told, said = run(live, "approval", "wait", denied["id"], *wait)
     assert (exit_code, told["code"], "no receipt" in said) == (exits.DENIED, "approval_denied", True)
+    assert "waiting for operators" not in said
+    exit_code, told, _ = run(live, "approval", "withdraw", denied["id"], "--yes")
+    assert (exit_code, told["approval"]["state"], told["kill"]) == (exits.OK, "denied", None)
     for name in ("ada", "bob"):
-        ok(live, "approval", "approve", given["id"], "--yes", "--operator-key", here / f"{name}.key")
+        key = ("--operator-key", here / f"{name}.key")
+        ok(live, "approval", "approve", given["id"], "--yes", "--why", "a receipt came", *key)
+    exit_code, told, _ = run(live, "approval", "deny", given["id"])
+    assert (exit_code, told["error"]) == (
+        exits.DENIED,
+        f"{given['id']} is approved already; to take that back, withdraw it",
+    )
     out = task.with_name("approval")
     ok(live, "approval", "wait", given["id"], *wait, "--discharge", out)
     exit_code, told, _ = run(live, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
     assert (exit_code in (exits.OK, exits.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
     live.until(lambda: judged(payments, task, out) == "revoked")
     exit_code, told, _ = run(live, "approval", "wait", given["id"], *wait)
-    assert (exit_code, told["code"]) == (exits.DENIED, "approval_denied")
+    assert (exit_code, told["code"], told["error"]) == (exits.DENIED, "approval_denied", f"{given['id']} was withdrawn")
+
+
+def test_a_no_has_no_reason_but_its_own(live: Live, here: Path, task: Path) -> None:
+    """
+    What the first operator said with a yes is not told as the reason of the second one's no.
+    """
+    asked = ask(live, here, task)
+    yes = ("approve", asked["id"], "--yes", "--why", "looks right", "--operator-key", here / "ada.key")
+    assert ok(live, "approval", *yes)["approval"]["answer_why"] == "looks right"
+    no = ok(live, "approval", "deny", asked["id"], "--operator-key", here / "bob.key")["approval"]
+    assert (no["state"], no["answer_why"]) == ("denied", None)
+
+
+def test_what_is_not_there_or_too_long_says_what_to_do(live: Live, here: Path) -> None:
+    """
+    An id that nobody was given leads to the list; a reason that no one would read goes nowhere.
+    """
+    for words in (("show",), ("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
+        exit_code, told, _ = run(live, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
+        assert (exit_code, told["hint"]) == (exits.DENIED, "arx approval list --state all")
+    exit_code, told, _ = run(live, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
+    assert (exit_code, "500 characters at most, came 501" in told["error"]) == (exits.USAGE, True)
 
 
 def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) -> None:

@@ -97,7 +97,7 @@ class Desk:
         return told
 
     def answer(self, by: Holder, approval: dict[str, Any], outcome: str = "approve", **more: Any) -> httpx2.Response:
-        return by.call("POST", "/v1/approvals", {"request": approval["id"], "outcome": outcome, **more})
+        return by.call("POST", "/v1/approvals", {"approval": approval["id"], "outcome": outcome, **more})
 
     def fetch(self, approval: dict[str, Any], by: Holder | None = None) -> httpx2.Response:
         return (by or self.agent).call("POST", f"/v1/discharges/{approval['id']}")

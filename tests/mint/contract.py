@@ -136,7 +136,7 @@ class Contract:
         """Put what there is for what was made up, so that calls also come as far as to do something."""
         session = str(Macaroon.parse(self._session.token).unverified_identifier.session) if self._session else ""
         paths = {"path": SPARE, "session": session, "name": "spare", "audience": "orders"}
-        paths["approval"] = self._wanted["request"]
+        paths["approval"] = self._wanted["approval"]
         for name in set(case.path_parameters or {}) & set(paths):
             case.path_parameters[name] = paths[name]
         if isinstance(case.body, dict):
@@ -204,7 +204,7 @@ class Contract:
         wanted: dict[str, Any] = {"caveat": demand.encode().decode(), "tool": "payments.refund"}
         wanted["args"] = {"order_id": "o-1", "amount": 50}
         asked = self._made(self._send(agent, "POST", "/v1/discharges", wanted))["approval"]
-        self._wanted = wanted | {"request": asked["id"]}
+        self._wanted = wanted | {"approval": asked["id"]}
 
     @staticmethod
     def _made(answer: httpx.Response) -> dict[str, Any]:

@@ -369,7 +369,7 @@ def test_two_mints_are_one(desk: Desk) -> None:
         return Holder(other, holder.key, holder.token)
 
     ada, bob, asked = desk.operator("ada"), desk.operator("bob"), desk.ask()
-    body = {"request": asked["id"], "outcome": "approve"}
+    body = {"approval": asked["id"], "outcome": "approve"}
     assert at_the_other(ada).call("POST", "/v1/approvals", body).json()["approval"]["state"] == "approved"
     path = f"/v1/discharges/{asked['id']}"
     here, there = (each.call("POST", path).json()["discharge"] for each in (desk.agent, at_the_other(desk.agent)))
@@ -380,7 +380,7 @@ def test_two_mints_are_one(desk: Desk) -> None:
 
     for _ in range(3):
         found: list[str] = []
-        body = {"request": desk.ask()["id"], "outcome": "approve"}
+        body = {"approval": desk.ask()["id"], "outcome": "approve"}
         at_once(partial(say, ada, body), partial(say, at_the_other(bob), body))
         assert sorted(found) == ["conflict", "ok"]
     mint.close()

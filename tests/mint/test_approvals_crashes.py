@@ -73,7 +73,7 @@ def test_answering(desk: Desk, crasher: Crasher) -> None:
 
     def act(step: int) -> dict[str, Any] | None:
         before, asked = count(desk.world, "approval.given"), desk.ask()
-        body = {"request": asked["id"], "outcome": "approve"}
+        body = {"approval": asked["id"], "outcome": "approve"}
         answered = crasher.ask(step, operator, "POST", "/v1/approvals", body)
         done = count(desk.world, "approval.given") == before + 1
         row = desk.world.mint.state.approval(asked["id"])

@@ -60,7 +60,7 @@ class Shop(NamedTuple):
         """Ask for a refund, and have both operators approve it."""
         asked = task.ask_approval("payments.refund", {"order_id": "o-1", "amount": amount}, why="it never came")
         for operator in self.operators:
-            operator("POST", "/v1/approvals", body={"request": asked.id, "outcome": "approve"})
+            operator("POST", "/v1/approvals", body={"approval": asked.id, "outcome": "approve"})
         return asked.wait(timeout_s=5)
 
 
@@ -109,7 +109,7 @@ def test_one_call_once_two_operators_have_approved_it(shop: Shop, task: StartedT
         assert client.get(f"{shop.address}/orders/o-1").status_code == 200
     asked = task.ask_approval("payments.refund", {"order_id": "o-1", "amount": 50}, why="it never came")
     ada, bob = shop.operators
-    answer = {"request": asked.id, "outcome": "approve"}
+    answer = {"approval": asked.id, "outcome": "approve"}
     assert ada("POST", "/v1/approvals", body=answer)["approval"]["state"] == "waiting"
     assert asked.look() == "waiting"
     assert bob("POST", "/v1/approvals", body=answer)["approval"]["state"] == "approved"

@@ -249,9 +249,14 @@ def test_the_commands_say_the_same(tmp_path: Path) -> None:
     assert json.loads(arx("policy", "diff", str(old), str(old), "--json").out)["differences"] == []
     new.write_text(TEXT.replace("allow = [", 'approvals = [{ tools = ["payments.refund"], need = 2 }]\nallow = ['))
     ran = arx("policy", "diff", str(old), str(new))
-    told = "payments.refund: approved by 2 operators, good for one call within 10m"
-    assert ran.out.strip() == f"- task refund: approvals {told}"
+    told = "by 2 operators, good for one call within 10m"
+    assert ran.out.strip() == f"- task refund: approvals none -> payments.refund {told}"
+    ran = arx("policy", "diff", str(new), str(old))
+    assert ran.out.strip() == f"+ task refund: approvals payments.refund {told} -> none"
     asked = ("--param", "order_id=o-1", "--param", "amount=5")
-    assert told in arx(*(str(new) if word == str(old) else word for word in words), *asked).out
+    assert (
+        f"payments.refund needs an approval {told}"
+        in arx(*(str(new) if word == str(old) else word for word in words), *asked).out
+    )
     ran = arx("policy", "diff", str(old), str(tmp_path / "none.toml"))
     assert (ran.exit_code, "none.toml: cannot be read" in ran.err) == (1, True)
