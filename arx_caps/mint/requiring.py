@@ -6,6 +6,7 @@ task: nothing is kept that could be stolen, and whoever signs again demands the 
 discharge is for ``approving``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -22,6 +23,14 @@ from arx_verifier.errors import ArxError, GrantError, shorten
 from arx_verifier.macaroon import Macaroon
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
+
+# What is not seen at all, so that one account's number looks like another's.  Joiners and variants of signs belong to
+# letters and emoji of other scripts, and are unseen beside ASCII.
+_UNSEEN: Final = re.compile(
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "|(?<=[\0-\x7f])[\u200c\u200d\ufe00-\ufe0f](?!\u20e3)|^[\u200c\u200d\ufe00-\ufe0f]|[\u200c\u200d](?=[\0-\x7f]|$)"
+)
 
 Tools = tuple[str, ...]
 Shown = TypeVar("Shown")
@@ -135,7 +144,7 @@ def _nested(name: str) -> GrantError:
 
 def _shown(value: Shown) -> Shown:
     """Refuse a text that would be shown to whoever approves otherwise than a service reads it."""
-    misleading = MISLEADING.search(value) if isinstance(value, str) else None
+    misleading = MISLEADING.search(value) or _UNSEEN.search(value) if isinstance(value, str) else None
     if misleading is not None:
         raise GrantError(
             f"args: a text has U+{ord(misleading[0]):04X}, which would have it shown otherwise than it is read",
