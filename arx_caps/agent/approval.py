@@ -31,7 +31,12 @@ FIRST_PAUSE_S: Final = 1.0  # an operator takes longer than that to read what is
 LONGEST_PAUSE_S: Final = 5.0
 SLOWER: Final = 1.25
 WAITING, APPROVED = "waiting", "approved"
-_OVER: Final = {"approval_denied": "denied", "approval_expired": "expired", "session_ended": "ended"}
+_OVER: Final = {
+    "approval_denied": "denied",
+    "approval_expired": "expired",
+    "approval_withdrawn": "withdrawn",
+    "session_ended": "ended",
+}
 
 
 class Asker(Protocol):
@@ -60,7 +65,7 @@ class Approval:
         task: The task that it was asked for.
         tool: The tool that it is for.
         args: The arguments that it is for; of one that was handed over, the constraints that say so.
-        state: As of the last look: waiting, approved, denied (or withdrawn), expired, ended.
+        state: As of the last look: waiting, approved, denied, withdrawn, expired, ended.
         by: The operators who have said yes, as of the last look.
         need: How many have to; None where it was handed over.
         expires_at: When the task ends while it waits, then when the approval does; ms since the Unix epoch.
@@ -218,7 +223,8 @@ class Approval:
             if self.expires_at is not None and time.time_ns() // 1_000_000 >= self.expires_at:
                 raise
         if self.state not in (WAITING, APPROVED):
-            raise GrantError(f"{self} is {self.state}: ask for another", code="approval_denied")
+            code = next((code for code, state in _OVER.items() if state == self.state), "approval_denied")
+            raise GrantError(f"{self} is {self.state}: ask for another", code=code)
         return self._discharge is not None
 
     def _take(self, about: Mapping[str, Any]) -> None:

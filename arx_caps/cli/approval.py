@@ -102,7 +102,12 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
     asked = _look(mint, approval)
     _refuse_answered(asked)
     console.confirm(f"{_show(asked)}\n\napprove it?", yes=yes)  # shown with the question, whatever is kept quiet
-    given = _answer(mint, approval, "approve", why)
+    try:
+        given = _answer(mint, approval, "approve", why)
+    except Stop as error:
+        if error.code == "banned" and error.hint is None:
+            error.hint = f"arx task show {plain(asked.get('task'))}: its task, session or agent is frozen until a thaw"
+        raise
     _tell(console, given)
     if given.get("state") == "waiting":
         console.hint(
@@ -141,7 +146,9 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
         console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw it?", yes=False)
     answer = _call(mint, "DELETE", f"/v1/approvals/{approval}")
     kill, state = answer.get("kill") or {}, plain(answer["approval"].get("state"))
-    told = f"{approval} withdrawn: {plain(kill.get('summary'))}" if kill else f"{approval} is {state} already"
+    told = f"{approval} withdrawn: {plain(kill.get('summary', 'nothing of it was out'))}"
+    if state != "withdrawn":
+        told = f"{approval} is {state} already: there is nothing to withdraw"
     console.data("approval", answer, told)
     sure = kill.get("status", "dead") == "dead"
     click.get_current_context().exit(exits.OK if sure else exits.INCOMPLETE)

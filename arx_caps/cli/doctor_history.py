@@ -171,7 +171,7 @@ def _bans(store: RevocationStore, realm: Realm) -> Check:
     if lost:
         found = f"the store has lost {len(lost)} of {len(wanted)} bans, among them {lost[0]}"
         return Check("bans", False, found, "start the mint: it bans them again within a minute")
-    return Check("bans", True, f"all {len(wanted)} agents, operators and keys that were ended are banned")
+    return Check("bans", True, f"all {len(wanted)} agents, operators, keys and approvals that were ended are banned")
 
 
 def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:

@@ -80,7 +80,7 @@ def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
     """Make the discharge of an approval, the same one each time, a secret; None while nobody has answered.
 
     Raises:
-        GrantError: ``approval_denied``, ``approval_expired``, ``session_ended``.
+        GrantError: ``approval_denied``, ``approval_withdrawn``, ``approval_expired``, ``session_ended``.
         RevokedError: The task, or the key of its token, was killed or is frozen.
         UnavailableError: The kill epoch is not known now.
     """
@@ -94,7 +94,7 @@ def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
         raise GrantError("the task that it was asked for is over", code="session_ended")
     if found != "approved":
         said = f" ({row['answer_why']})" if found == "denied" and row["answer_why"] else ""
-        raise GrantError(f"{row['id']} was {found}{said}", code="approval_denied")
+        raise GrantError(f"{row['id']} was {found}{said}", code=f"approval_{found}")
     require_standing(mint, born, row["its"], session, (f"task:{row['id']}",))
     kid = read_demand(row["caveat"]).kid
     mint.require(born, (f"key:{kid}",))

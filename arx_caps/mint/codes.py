@@ -67,8 +67,9 @@ CODES: Final = {
         "the agent has as many sessions as the policy lets it have at once",
         "end one; `max_open` of the policy says how many",
     ),
-    "approval_denied": Code(403, "an operator denied or withdrew it", "do without, or ask again with a better reason"),
+    "approval_denied": Code(403, "an operator denied it", "do without, or ask again with a better reason"),
     "approval_expired": Code(403, "it was approved, and the time for using it is over", "ask again"),
+    "approval_withdrawn": Code(403, "an operator withdrew it", "do without, or ask again"),
     "too_many_approvals": Code(
         403,
         "as many requests of the session wait for an answer as may",

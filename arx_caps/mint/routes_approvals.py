@@ -208,7 +208,7 @@ def _own(asked: Asked, name: str) -> dict[str, Any]:
 
 
 _NOT_ASKED: Final = ("bad_parameters", "not_found", "session_ended", "too_many_approvals")
-_NOT_GIVEN: Final = ("approval_denied", "approval_expired", "not_found", "session_ended")
+_NOT_GIVEN: Final = ("approval_denied", "approval_expired", "approval_withdrawn", "not_found", "session_ended")
 
 ENDPOINTS: Final = (
     Endpoint(

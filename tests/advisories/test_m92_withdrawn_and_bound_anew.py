@@ -70,7 +70,7 @@ def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
     assert said(desk, payments, desk.task, approval) == "revoked"
     assert said(desk, payments, extended(desk), approval) == "banned"
     assert said(desk, payments, narrowed(desk), approval) == "banned"
-    assert code(desk.fetch(asked)) == "approval_denied"
+    assert code(desk.fetch(asked)) == "approval_withdrawn"
     assert desk.agent.call("GET", f"/v1/approvals/{asked['id']}").json()["approval"]["state"] == "withdrawn"
 
 

@@ -180,13 +180,13 @@ def test_what_is_taken_back_is_sent_no_more() -> None:
     """
     Who looks again after it was approved learns that it was withdrawn, and has nothing left that a service refuses.
     """
-    taken = GrantError(f"{ID} was withdrawn", code="approval_denied")
+    taken = GrantError(f"{ID} was withdrawn", code="approval_withdrawn")
     asked = started(Mint(approved(), taken, taken)).ask_approval("payments.refund", REFUND)
     assert asked.look() == "approved"
     for again in (asked.look, asked.wait):
         with pytest.raises(GrantError, match="was withdrawn"):
             again()
-    with pytest.raises(AttenuationError, match="ask for another"):
+    with pytest.raises(AttenuationError, match="is withdrawn: ask for another"):
         asked.encode()
 
 

@@ -258,7 +258,7 @@ def test_its_time_is_over_and_its_kill_counts(desk: Desk, epochs: UnsafeLocalEpo
         c.execute(update(APPROVALS).where(APPROVALS.c.id == late["id"]).values(expires_at=now_ms()))
     epochs.kill(f"task:{killed['id']}")
     assert (state(desk, late), state(desk, killed)) == ("expired", "withdrawn")
-    assert (code(desk.fetch(late)), code(desk.fetch(killed))) == ("approval_expired", "approval_denied")
+    assert (code(desk.fetch(late)), code(desk.fetch(killed))) == ("approval_expired", "approval_withdrawn")
     for wanted, found in (("expired", late), ("withdrawn", killed)):
         (listed,) = desk.agent.call("GET", "/v1/approvals", state=wanted).json()["approvals"]
         assert listed["id"] == found["id"]
@@ -353,7 +353,7 @@ def test_a_request_is_withdrawn_without_a_kill(desk: Desk) -> None:
         assert (told["approval"]["state"], told["kill"]) == ("withdrawn", None)
     assert [event["kind"] for event in about(desk, asked)] == ["approval.asked", "approval.withdrawn"]
     assert code(desk.answer(ada, asked)) == code(desk.answer(ada, asked, "deny")) == "conflict"
-    assert code(desk.fetch(asked)) == "approval_denied"
+    assert code(desk.fetch(asked)) == "approval_withdrawn"
     denied = desk.ask()
     assert code(desk.answer(ada, denied, "deny")) == "ok"
     assert ada.call("DELETE", f"/v1/approvals/{denied['id']}").json()["approval"]["state"] == "denied"

@@ -101,7 +101,7 @@ def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
             assert said(desk, payments, approval) == "revoked"
         assert operator.call("DELETE", path).json()["approval"]["state"] == "withdrawn"
         assert said(desk, payments, approval) == "revoked"
-        assert code(desk.fetch(asked)) == "approval_denied"
+        assert code(desk.fetch(asked)) == "approval_withdrawn"
         assert count(desk.world, "approval.withdrawn") == before + 1
         return answered
 
