@@ -18,11 +18,13 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
 from arx_caps.mint.identity import subject_of
 from arx_caps.mint.once import keep_recipe
-from arx_caps.mint.requiring import require_approvals
+from arx_caps.mint.requiring import demand_of, require_approvals
 from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import now_ms
 from arx_verifier import codec, proofs
 from arx_verifier.caveats import Caveat
+from arx_verifier.codec import ThirdParty
+from arx_verifier.discharge import Requirement
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
@@ -83,7 +85,8 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
     own = _welcoming(granted.caveats(audience), (*hops, to))
     needs = granted.needs()
-    kept = _kept(text, len(granted.caveats(service)) + len(needs.get(service, ())))
+    mints = [demand_of(parent.identifier.kid, str(identifier.task), tools) for tools in needs.get(service, ())]
+    kept = _kept(text, len(granted.caveats(service)), mints)
     # What the agent had taken away where the service was called is written by the mint, not copied: whoever can make
     # the presented token could leave it out.
     caveats = (*own, *granted.taken(service, audience))
@@ -143,13 +146,25 @@ def _made(
     return made.attenuate(*kept) if kept else made
 
 
-def _kept(text: str, own: int) -> list[CaveatLike]:
+def _kept(text: str, own: int, mints: Sequence[Requirement]) -> list[CaveatLike]:
     """Return the caveats that holders added to a presented token, behind the mint's own.
+
+    Of one that was exchanged before, what was narrowed where it came from stands among them: it holds on.
+
+    Args:
+        text: The token.
+        own: How many caveats the mint's grant has there.
+        mints: What the mint demands in it; the first of each is the mint's.
 
     Raises:
         GrantError: ``exchange_not_allowed``: one demands what only the presented token's holders can give.
     """
-    held = Macaroon.parse(text).packets[own:]
+    held = list(Macaroon.parse(text).packets[own:])
+    for raw in [demand.encode() for demand in mints]:
+        places = (at for at, each in enumerate(held) if isinstance(each, ThirdParty) and each.identifier == raw)
+        place = next(places, None)
+        if place is not None:
+            del held[place]
     kept: list[CaveatLike] = [_Kept(raw) for raw in held if isinstance(raw, bytes)]
     if len(kept) != len(held):
         raise GrantError(

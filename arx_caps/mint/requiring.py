@@ -58,9 +58,14 @@ def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: It
         AttenuationError: It would be too large.
     """
     for tools in needs:
-        requirement = Requirement(id=f"{kid}:{task}", tools=tuple(tools))
+        requirement = demand_of(kid, task, tools)
         made = require_discharge(made, requirement.encode(), caveat_key(key, requirement.id))
     return made
+
+
+def demand_of(kid: str, task: str, tools: Sequence[str]) -> Requirement:
+    """Return what a token of a task demands for some tools, by the id of its key."""
+    return Requirement(id=f"{kid}:{task}", tools=tuple(tools))
 
 
 def read_demand(text: str) -> Demand:
