@@ -110,9 +110,7 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
         raise
     _tell(console, given)
     if given.get("state") == "waiting":
-        console.hint(
-            f"{len(given.get('by') or [])} of {given.get('need')} have said yes: it waits for another operator"
-        )
+        console.hint("it waits for another operator's yes")
     else:
         console.hint(f"arx approval withdraw {approval} takes it back")
 

@@ -98,6 +98,8 @@ def _subject(subject: Any) -> str | None:
 def _answers(about: Mapping[str, Any]) -> str:
     by, need = about.get("by") or [], about.get("need")
     said = f"{len(by)} of {need} said yes" + (f": {plain(', '.join(by))}" if by else "")
+    if about.get("state") == "waiting" and need is not None and len(by) >= need:
+        said += "; not all of them may say so any more"
     denied = about.get("denied_by")
     return said if denied is None else f"{said}; {plain(denied)} said no"
 

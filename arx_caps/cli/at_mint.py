@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command does at the mint for the session of a session file: its tasks, and its approvals."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,20 @@ from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Duration, show_time
 from arx_caps.durations import parse_duration
 
+
+def _place(_context: click.Context, _option: click.Parameter, out: Path | None) -> Path | None:
+    """Refuse a file that could not be written before anybody is asked: operators answer a call once."""
+    if out is not None and not os.access(out.absolute().parent, os.W_OK):
+        raise click.BadParameter(f"{out}: its folder is not there, or cannot be written to")
+    return out
+
+
 timeout_option = click.option("--timeout", type=Duration(), help="wait no longer than this; else until the task ends")
 discharge_option = click.option(
     "--discharge",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=_place,
     help="write what is sent with the call, a secret, to this file (mode 0600)",
 )
 
@@ -75,7 +85,7 @@ def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None
             lambda each: console.say(f"{len(each.by)} of {each.need} have said yes"),
         )
     except TimeoutError as error:
-        hint = f"arx approval wait {asked.id} --session FILE goes on; asking again would ask twice"
+        hint = f"arx approval wait {asked.id} --session FILE --discharge FILE goes on; asking again would ask twice"
         raise Stop(str(error), INCOMPLETE, hint=hint, code="waiting") from error
     text = asked.encode()
     if out is not None:

@@ -120,6 +120,15 @@ def test_what_is_no_approvals_id_goes_nowhere(words: tuple[str, ...], tmp_path: 
     assert "is not an approval's id such as a-abcdefghijklmnop" in ran.err
 
 
+@pytest.mark.parametrize("words", [("task", "ask", *WANTS, "--in", "x"), ("approval", "wait", "a-abcdefghijklmnop")])
+def test_an_answer_that_could_not_be_kept_is_not_waited_for(words: tuple[str, ...], tmp_path: Path) -> None:
+    """
+    Nobody is asked, and nobody waits for hours, for what has no place to be written to.
+    """
+    ran = arx(*words, "--session", tmp_path / "none", "--discharge", tmp_path / "no folder" / "given")
+    assert (ran.exit_code, "its folder is not there" in ran.err) == (2, True)
+
+
 def test_a_single_token_asks_for_nothing(tmp_path: Path) -> None:
     """
     What is asked for belongs to a task: its bundle says whose.

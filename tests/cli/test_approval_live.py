@@ -279,6 +279,20 @@ def test_who_may_not_approve_is_told(live: Live, here: Path, task: Path) -> None
     assert (exit_code, told["code"]) == (exits.DENIED, "tool_not_allowed")
 
 
+def test_a_yes_that_counts_no_more_is_told(live: Live, here: Path, task: Path) -> None:
+    """
+    Two have said yes and it waits: whoever wonders reads that one of them was removed meanwhile.
+    """
+    asked = ask(live, here, task)
+    ok(live, "operator", "enrol", "eve", "--role", "approver", "--key-out", task.with_name("eve.key"))
+    ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", task.with_name("eve.key"))
+    ok(live, "operator", "remove", "eve", "--yes")
+    yes = ("approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    ran = arx(*yes, env={"ARX_HOME": str(live.folder)})
+    assert (ran.exit_code, "it waits for another operator's yes" in ran.err) == (0, True)
+    assert "2 of 2 said yes: eve, ada; not all of them may say so any more" in ran.out
+
+
 def test_what_is_frozen_is_told_with_where_to_look(live: Live, here: Path, task: Path) -> None:
     """
     An operator who may not approve now learns that it is the task that is frozen, and not the operator.
