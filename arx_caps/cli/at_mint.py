@@ -10,13 +10,14 @@ import click
 
 from arx_caps.agent.approval import WAITING, Approval
 from arx_caps.agent.bundle import Bundle
-from arx_caps.cli.caller import Caller
+from arx_caps.cli.caller import Caller, Unreachable
 from arx_caps.cli.exits import INCOMPLETE, Stop
 from arx_caps.cli.files import write_private
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Duration, show_time
 from arx_caps.durations import parse_duration
+from arx_verifier.errors import StoreError
 
 
 def _place(_context: click.Context, _option: click.Parameter, out: Path | None) -> Path | None:
@@ -65,8 +66,11 @@ class AtMint:
         return dict(self._caller.call("POST", "/v1/discharges", body)["approval"])
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
-        """Ask how an approval stands."""
-        answer = self._caller.call("POST", f"/v1/discharges/{approval}")
+        """Ask how an approval stands; a mint that is away is told as the library tells it, so that the wait goes on."""
+        try:
+            answer = self._caller.call("POST", f"/v1/discharges/{approval}")
+        except Unreachable as error:
+            raise StoreError(str(error)) from error
         self.approval = dict(answer["approval"])
         return answer
 

@@ -89,7 +89,8 @@ def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
     if found == "waiting":
         return None
     if found == "expired":
-        raise GrantError(f"{row['id']} was good until {row['expires_at']}; ask again", code="approval_expired")
+        over_s = (now_ms() - row["expires_at"]) // 1000
+        raise GrantError(f"{row['id']} is over since {over_s} s: ask again", code="approval_expired")
     if found == "ended":
         raise GrantError("the task that it was asked for is over", code="session_ended")
     if found != "approved":

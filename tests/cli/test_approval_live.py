@@ -16,6 +16,8 @@ import pytest
 from arx_caps.agent import Approval, Task
 from arx_caps.agent.task import now_ms
 from arx_caps.cli import exits
+from arx_caps.cli.at_mint import AtMint
+from arx_caps.cli.session_file import open_session_file
 from arx_caps.demo.stage import free_ports
 from arx_verifier import AccessRequest, Verifier
 from arx_verifier.service import open_verifier
@@ -291,6 +293,16 @@ def test_a_yes_that_counts_no_more_is_told(live: Live, here: Path, task: Path) -
     ran = arx(*yes, env={"ARX_HOME": str(live.folder)})
     assert (ran.exit_code, "it waits for another operator's yes" in ran.err) == (0, True)
     assert "2 of 2 said yes: eve, ada; not all of them may say so any more" in ran.out
+
+
+def test_a_mint_that_is_away_ends_no_wait(live: Live, here: Path, task: Path) -> None:
+    """
+    A mint that is started again, or changed for another version, costs whoever waits for an operator nothing.
+    """
+    asked = ask(live, here, task)
+    away, _ = open_session_file(str(here / "session"), f"http://127.0.0.1:{free_ports(1)[0]}")
+    with pytest.raises(TimeoutError, match="still waits"):
+        Approval(asked, asker=AtMint(away)).wait(timeout_s=0.1)
 
 
 def test_what_is_frozen_is_told_with_where_to_look(live: Live, here: Path, task: Path) -> None:
