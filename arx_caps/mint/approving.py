@@ -22,7 +22,7 @@ from arx_caps.mint.requiring import Demand, cleaned, constraints_of, make_discha
 from arx_caps.mint.roles import APPROVE, rules_of
 from arx_caps.mint.standing import require_standing, task_state
 from arx_caps.mint.state import now_ms
-from arx_caps.mint.state_approvals import APPROVED, DENIED, WAITING, WITHDRAWN, Said
+from arx_caps.mint.state_approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, Said
 from arx_caps.revocation import KillReport
 from arx_caps.revocation.scopes import APPROVAL
 from arx_verifier import names
@@ -160,9 +160,10 @@ def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, A
 
 def approval_state(mint: Mint, row: Row) -> State:
     """Tell the state of an approval, from its row and its task's, the clock and the kill epoch."""
-    status, task = row["status"], row["its"]
-    if status in (DENIED, WITHDRAWN):
-        return "denied" if status == DENIED else "withdrawn"
+    status: State = row["status"]
+    if status in (DENIED, WITHDRAWN, ENDED):
+        return status
+    task = row["its"]
     scope = f"task:{row['id']}"
     killed = mint.epochs.check(task["inc"], task["born"], (scope,))
     if killed is not None and killed.scope == scope:

@@ -19,7 +19,7 @@ from arx_caps.mint.paging import PageQuery, page_in_state
 from arx_caps.mint.roles import APPROVE
 from arx_caps.mint.routes_work import BOTH, GONE
 from arx_caps.mint.shown import KillShown, SubjectShown, show_kill
-from arx_caps.mint.state_approvals import APPROVALS_ORDER, APPROVED, DENIED, WAITING, WITHDRAWN
+from arx_caps.mint.state_approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
 from arx_verifier.scopes import subject_scope
@@ -34,7 +34,7 @@ _STATUSES: Final[dict[State | None, tuple[str, ...] | None]] = {
     "denied": (DENIED,),
     "withdrawn": (WITHDRAWN, WAITING, APPROVED),
     "expired": (APPROVED,),
-    "ended": (WAITING, APPROVED),
+    "ended": (ENDED, WAITING, APPROVED),
 }
 
 

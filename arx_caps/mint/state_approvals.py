@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import Select, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.approval_terms import ApprovalTerms
@@ -21,11 +21,13 @@ from arx_caps.mint.tables import APPROVALS, OPERATORS, TASKS
 from arx_verifier.errors import GrantError
 
 MAX_WAITING: Final = 32  # of one session: nobody reads more with care
+MAX_CLOSED: Final = 32  # with each new request, of those whose task is over: more than one, so that none gather
 APPROVALS_ORDER: Final = Order((APPROVALS.c.asked_at, APPROVALS.c.id), tuple[Time, Text], newest_first=True)
 WAITING: Final = "waiting"
 APPROVED: Final = "approved"
 DENIED: Final = "denied"
 WITHDRAWN: Final = "withdrawn"
+ENDED: Final = "ended"  # never answered, and its task is over
 
 
 class Said(NamedTuple):
@@ -64,6 +66,7 @@ class ApprovalState(Database):
                     code="too_many_approvals",
                 )
             c.execute(insert(APPROVALS).values(**values))
+            _close_ended(c)
 
     def approval(self, approval: str) -> dict[str, Any] | None:
         """Return an approval's row, or None."""
@@ -170,6 +173,17 @@ class ApprovalState(Database):
                 c.execute(update(APPROVALS).where(APPROVALS.c.id == approval).values(status=WITHDRAWN))
                 self.record_in(c, what)
             return row
+
+
+def _close_ended(c: Connection) -> None:
+    """Take the oldest requests whose task is over from those that wait, which every list and count looks through."""
+    which = select(APPROVALS.c.id).join(TASKS, TASKS.c.id == APPROVALS.c.task).where(APPROVALS.c.status == WAITING)
+    which = which.where(or_(TASKS.c.status != "open", TASKS.c.expires_at <= now_ms()))
+    oldest = which.order_by(APPROVALS.c.asked_at, APPROVALS.c.id).limit(MAX_CLOSED)
+    # What somebody else holds is left to them: two who close the same would wait for each other.
+    found = c.execute(oldest.with_for_update(of=APPROVALS, skip_locked=True)).scalars().all()
+    if found:
+        c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(found)).values(status=ENDED))
 
 
 def _alive() -> Select[Any]:

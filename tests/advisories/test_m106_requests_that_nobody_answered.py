@@ -8,10 +8,12 @@ Whether a session has too many that wait was found among all that waited when th
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, select, update
 
+from arx_caps.mint.state_approvals import ENDED, MAX_CLOSED, WAITING
+from arx_caps.mint.tables import APPROVALS, TASKS
 from tests.mint.approvals import Desk
-from tests.mint.world import local_world
+from tests.mint.world import local_world, now_ms
 
 COUNTED = "count(*)"
 
@@ -37,3 +39,30 @@ def test_a_request_looks_at_those_of_its_session_alone(tmp_path: Path) -> None:
     finally:
         world.mint.close()
     assert any("approvals_waiting (session=? AND status=?)" in row[-1] for row in plan), plan
+
+
+def test_what_nobody_answers_does_not_gather(tmp_path: Path) -> None:
+    """
+    Each request takes some whose task is over from those that wait; they stay in the list as what ended.
+    """
+    world, _ = local_world(tmp_path / "realm")
+    try:
+        desk = Desk(world)
+        for _ in range(MAX_CLOSED):
+            desk.ask()
+        ended = desk.id
+        with world.mint.state.write() as c:
+            c.execute(update(TASKS).where(TASKS.c.id == ended).values(expires_at=now_ms()))
+        desk.id, desk.task = desk.start()
+        desk.caveat = desk.demand(desk.task)
+        asked = desk.ask()
+        with world.mint.state.read() as c:
+            statuses = c.execute(select(APPROVALS.c.task, APPROVALS.c.status)).all()
+        assert {status for task, status in statuses if task == ended} == {ENDED}
+        assert [status for task, status in statuses if task != ended] == [WAITING]
+        listed = desk.agent.call("GET", "/v1/approvals", state="ended", task=ended).json()["approvals"]
+        assert len(listed) == MAX_CLOSED
+        waiting = desk.agent.call("GET", "/v1/approvals", state="waiting").json()["approvals"]
+        assert [each["id"] for each in waiting] == [asked["id"]]
+    finally:
+        world.mint.close()
