@@ -26,8 +26,8 @@ from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Moment, read_pairs, show_time
 from arx_verifier import proofs
 from arx_verifier.access import AccessRequest
+from arx_verifier.codec import JOINT
 from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.discharge import JOINT
 from arx_verifier.errors import MEANINGS, Failure
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.names import matches_tool

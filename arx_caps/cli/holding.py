@@ -10,7 +10,7 @@ from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import read_text
 from arx_verifier import codec
 from arx_verifier.caveats import Caveat
-from arx_verifier.discharge import JOINT, Requirement
+from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError
 from arx_verifier.macaroon import HOP_BYTES, Macaroon
 
@@ -56,7 +56,7 @@ class Holding:
             if text.startswith(codec.BUNDLE_PREFIX):
                 bundle = Bundle.parse(text)
                 return cls(bundle.tokens, bundle)
-            macaroon, *discharges = map(Macaroon.parse, text.split(JOINT))
+            macaroon, *discharges = map(Macaroon.parse, text.split(codec.JOINT))
             if approvals and not discharges and is_discharge(macaroon):
                 return cls({}, None, (macaroon,))
             if is_discharge(macaroon):

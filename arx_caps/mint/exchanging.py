@@ -29,7 +29,7 @@ from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenErro
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
 from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.proving import JOINT, prove
+from arx_verifier.proving import prove
 
 Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
@@ -72,7 +72,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
         UnavailableError: The kill epoch is not known now.
     """
     born = mint.born()  # before the presented token is looked at
-    text = text.partition(JOINT)[0]  # what was approved was that call of that tool: it goes no further
+    text = text.partition(codec.JOINT)[0]  # what was approved was that call of that tool: it goes no further
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.scopes)
     granted, agent = _granted(mint, born, parent, service, audience)

@@ -13,7 +13,8 @@ import pytest
 from arx_caps.agent import Approval, Bundle, StartedTask, Task, approval
 from arx_caps.agent.auth import ArxAuth
 from arx_verifier.access import AccessRequest
-from arx_verifier.discharge import JOINT, Requirement, require_discharge
+from arx_verifier.codec import JOINT
+from arx_verifier.discharge import Requirement, require_discharge
 from arx_verifier.errors import (
     ArxError,
     AttenuationError,

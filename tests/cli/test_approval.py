@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import Approval, Bundle
-from arx_verifier.discharge import JOINT, Requirement, bind
+from arx_verifier.codec import JOINT
+from arx_verifier.discharge import Requirement, bind
 from arx_verifier.proofs import CallSigner, tool_fields
 from tests.cli.helpers import REQUIRED, TASK, approval, arx, bundle, service_file
 

@@ -14,6 +14,7 @@ from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError
 
 TOKEN_PREFIX: Final = "arx1_"  # noqa: S105 - a marker for secret scanners, not a secret
+JOINT: Final = "~"  # between a token and its discharges; no character of base64url
 BUNDLE_PREFIX: Final = "arxb1_"
 MAX_CREDENTIAL_CHARS: Final = 7168  # with its header name below the common 8 KiB header limit
 MAX_CAVEATS: Final = 64  # work of one chain: 64 HMACs are about 60 us
@@ -133,9 +134,9 @@ def split_text(text: str) -> bytes:
     try:
         return bytes_of(text[len(TOKEN_PREFIX) :])
     except MalformedTokenError as error:
-        if "~" in text:
+        if JOINT in text:
             raise MalformedTokenError(
-                "this is a token with discharges; the token is what stands before the `~`"
+                f"this is a token with discharges; the token is what stands before the `{JOINT}`"
             ) from error
         raise
 

@@ -17,7 +17,6 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.errors import ArxError, AttenuationError, MalformedTokenError, UnknownCaveatError
 from arx_verifier.macaroon import Macaroon
 
-JOINT: Final = "~"  # between a token and its discharges; no character of base64url
 MAX_DISCHARGES: Final = 8  # in a credential; each costs a box to open and a chain to fold
 MAX_ID_CHARS: Final = 160  # a key id, a colon and a task's name, with room
 KEY_BYTES: Final = 32
@@ -148,7 +147,7 @@ def join(token: str, bound: Sequence[Macaroon]) -> str:
     """
     if len(bound) > MAX_DISCHARGES:
         raise AttenuationError(f"a credential has at most {MAX_DISCHARGES} discharges, not {len(bound)}")
-    text = JOINT.join([token, *[each.encode() for each in bound]])
+    text = codec.JOINT.join([token, *[each.encode() for each in bound]])
     if len(text) > codec.MAX_CREDENTIAL_CHARS:
         raise AttenuationError(
             f"token and discharges have {len(text)} characters; the limit is {codec.MAX_CREDENTIAL_CHARS}: send only "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from arx_verifier import chain, codec, proofs
+from arx_verifier.codec import JOINT
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import AudienceKey, KeyRing
 from arx_verifier.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
@@ -19,7 +20,6 @@ from arx_verifier.proven import ProvenChain, Refused
 if TYPE_CHECKING:
     from arx_verifier.discharging import Opened
 
-JOINT: Final = "~"  # as ``discharge.JOINT``, which few calls need
 JOINED: Final = Refused("malformed", ())  # what ``prove`` says of a token with discharges: it is not one token
 
 
