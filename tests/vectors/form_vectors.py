@@ -56,7 +56,9 @@ def texts() -> Vectors:
         "text-too-long": vector("2.2", "malformed", "arx1_" + "A" * 7164, "7 169 characters"),
         "text-cut-short": vector("2.2", "malformed", good[:-4], "the last three bytes are missing"),
         "text-bundle": vector("2.3", "malformed", "arxb1_" + good[5:], "a verifier never accepts a bundle"),
-        "text-two-tokens": vector("2.3", "malformed", good + "~" + good, "the joint is reserved"),
+        "text-two-tokens": vector(
+            "2.3", "malformed", good + "~" + good, "what stands behind the joint is a token and no discharge"
+        ),
     }
 
 
