@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+import click
+
 from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import read_text
@@ -102,6 +104,22 @@ class Holding:
         """Return what stands beside the tokens, for JSON."""
         held = self.bundle
         return {} if held is None else {"agent": held.agent, "issuer": held.issuer, "task": held.task}
+
+
+def read_bundle(path: str) -> Bundle:
+    """Read a task's bundle from a file or stdin.
+
+    Args:
+        path: The file, or ``-``.
+
+    Raises:
+        Stop: The file cannot be read, or holds neither a token nor a bundle.
+        click.BadParameter: It holds a single token.
+    """
+    bundle = Holding.read(path).bundle
+    if bundle is None:
+        raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
+    return bundle
 
 
 def is_discharge(macaroon: Macaroon) -> bool:

@@ -13,7 +13,7 @@ from arx_caps.cli.at_mint import AtMint
 from arx_caps.cli.caller import Caller
 from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
-from arx_caps.cli.holding import Holding
+from arx_caps.cli.holding import read_bundle
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.reading import fingerprint
@@ -98,10 +98,7 @@ def narrow(
 
     To hand over less and keep the rest, `arx token hand-over` needs no mint.
     """
-    bundle = Holding.read(held).bundle
-    if bundle is None:
-        raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
-    task = StartedTask(bundle, session=AtMint(open_session_file(file, issuer)[0]))
+    task = StartedTask(read_bundle(held), session=AtMint(open_session_file(file, issuer)[0]))
     left = task.narrow_for_all(
         tools=list(tools) or None,
         args=read_pairs(arguments, constraints=True) or None,

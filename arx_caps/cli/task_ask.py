@@ -10,7 +10,7 @@ from arx_caps.agent.started import StartedTask
 from arx_caps.cli.approving import show_approval
 from arx_caps.cli.at_mint import AtMint, discharge_option, receive, timeout_option
 from arx_caps.cli.frame import common_options, pass_console
-from arx_caps.cli.holding import Holding
+from arx_caps.cli.holding import read_bundle
 from arx_caps.cli.output import Console
 from arx_caps.cli.place import issuer_option
 from arx_caps.cli.session_file import open_session_file
@@ -52,9 +52,7 @@ def ask_command(
         arx task ask --in task.bundle --session session.json --tool payments.refund \\
             --arg order_id=o-1001 --arg amount=50 --why "charged twice" --discharge refund.approval
     """
-    bundle = Holding.read(held).bundle
-    if bundle is None:
-        raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
+    bundle = read_bundle(held)
     caller, _ = open_session_file(file, issuer)
     mint = AtMint(caller)
     task = StartedTask(bundle, session=mint)
