@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -25,8 +25,6 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.errors import AttenuationError, shorten
 from arx_verifier.macaroon import HOP_BYTES
 from arx_verifier.proofs import CallSigner
-
-OVER: Final = ("expired", "revoked")  # a refusal to end what has ended
 
 
 def now_ms() -> int:
