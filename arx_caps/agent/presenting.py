@@ -26,7 +26,7 @@ def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = (
 
 
 def add_approvals(text: str, token: Macaroon, approvals: Sequence[Approval], *, audience: str, at: int) -> str:
-    """Send approvals along with a call.  SPEC 6.
+    """Send approvals along with a call.  SPEC 6.6.
 
     Args:
         text: The token of one call, made of ``token``.

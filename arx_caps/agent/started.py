@@ -140,7 +140,7 @@ class StartedTask(Task):
     def ask_approval(
         self, tool: str, args: Mapping[str, Any], *, why: str | None = None, audience: str | None = None
     ) -> Approval:
-        """Ask operators to approve one call.  SPEC 6.
+        """Ask operators to approve one call.  SPEC 20.8.
 
         Args:
             tool: The tool's name.

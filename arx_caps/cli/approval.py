@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx approval``: what agents ask operators to approve; answer it, and take an answer back.  SPEC 6."""
+"""``arx approval``: what agents ask operators to approve; answer it, and take an answer back.  SPEC 20.9."""
 
 import time
 from pathlib import Path

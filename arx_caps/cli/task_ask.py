@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task ask``: ask operators to approve one call, as the agent that makes it, and wait for an answer.  SPEC 6."""
+"""``arx task ask``: have operators approve one call, as the agent that makes it, and wait for an answer.  SPEC 20.8."""
 
 import time
 from pathlib import Path
