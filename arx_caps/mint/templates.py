@@ -25,11 +25,7 @@ _OTHER_BOUND: Final = {"min": "max", "max": "min"}
 
 def overlap(one: str, other: str) -> bool:
     """Tell whether two tools, names or patterns, speak of one tool."""
-    return _covers(one, other) or _covers(other, one)
-
-
-def _covers(pattern: str, tool: str) -> bool:
-    return pattern == tool or names.matches_tool(pattern, tool)
+    return names.matches_tool(one, other) or names.matches_tool(other, one)
 
 
 class Parameter(NamedTuple):
