@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx approval``: what agents ask operators to approve; answer it, and take an answer back.  SPEC 20.9."""
 
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from arx_caps.agent.started import MAX_WHY
 from arx_caps.cli import exits
 from arx_caps.cli.approving import show_approval
 from arx_caps.cli.at_mint import AtMint, discharge_option, receive, timeout_option
-from arx_caps.cli.caller import Caller
+from arx_caps.cli.caller import Caller, now_ms
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, plain
@@ -58,9 +57,9 @@ def list_approvals(
     """List what waits for an answer, the newest first: who wants what, with which arguments, for whom and why."""
     query = {**asked, "session": of, "state": None if state == "all" else state}
     found, more = _caller(file, place).rows("/v1/approvals", "approvals", query, limit=limit)
-    now_ms = time.time_ns() // 1_000_000
+    at_ms = now_ms()
     shown = {"approvals": found, "more": more}
-    console.data("approvals", shown, lambda: "\n\n".join([show_approval(each, now_ms, whole=False) for each in found]))
+    console.data("approvals", shown, lambda: "\n\n".join([show_approval(each, at_ms, whole=False) for each in found]))
     if not found:
         console.say("no approval is like that" if state == "all" else f"no approval is {state}")
     if more:
@@ -204,7 +203,7 @@ def _refuse_answered(asked: dict[str, Any]) -> None:
 
 
 def _show(about: dict[str, Any]) -> str:
-    return show_approval(about, time.time_ns() // 1_000_000)
+    return show_approval(about, now_ms())
 
 
 def _tell(console: Console, about: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx task ask``: have operators approve one call, as the agent that makes it, and wait for an answer.  SPEC 20.8."""
 
-import time
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ import click
 from arx_caps.agent.started import StartedTask
 from arx_caps.cli.approving import show_approval
 from arx_caps.cli.at_mint import AtMint, discharge_option, receive, timeout_option
+from arx_caps.cli.caller import now_ms
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.holding import read_bundle
 from arx_caps.cli.output import Console
@@ -61,5 +61,5 @@ def ask_command(
         receive(console, asked, mint, timeout, discharge)
         return
     about = caller.call("GET", f"/v1/approvals/{asked.id}")["approval"]
-    console.data("approval", {"approval": about}, lambda: show_approval(about, time.time_ns() // 1_000_000))
+    console.data("approval", {"approval": about}, lambda: show_approval(about, now_ms()))
     console.hint(f"arx approval wait {asked.id} --session {file} --discharge FILE waits for the answer")
