@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Select, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.approval_terms import ApprovalTerms
@@ -58,8 +58,7 @@ class ApprovalState(Database):
         """
         with self.write(what) as c:
             lock_task(c, values["task"])
-            theirs = _waiting(select(func.count())).where(APPROVALS.c.session == values["session"])
-            if int(c.execute(theirs).scalar_one()) >= MAX_WAITING:
+            if int(c.execute(_count(APPROVALS.c.session == values["session"])).scalar_one()) >= MAX_WAITING:
                 raise GrantError(
                     f"{MAX_WAITING} requests of this session wait for an answer; ask again once some have one, or "
                     "finish the tasks that they are for",
@@ -94,7 +93,7 @@ class ApprovalState(Database):
         if statuses is not None:
             statement = statement.where(APPROVALS.c.status.in_(statuses))
         if alive:
-            statement = statement.where(APPROVALS.c.task.in_(_alive()))
+            statement = statement.where(APPROVALS.c.task.in_(select(TASKS.c.id).where(*_alive())))
         statement = statement.where(
             *(APPROVALS.c[name] == value for name, value in wanted.items() if value is not None)
         )
@@ -107,7 +106,7 @@ class ApprovalState(Database):
     def count_waiting(self) -> int:
         """Count the requests that wait for an answer; of kills this knows nothing."""
         with self.read() as c:
-            return int(c.execute(_waiting(select(func.count()))).scalar_one())
+            return int(c.execute(_count()).scalar_one())
 
     def withdrawn_scopes(self) -> set[str]:
         """Return the scope of every approval that was withdrawn while its discharge was good, and would be by now."""
@@ -186,13 +185,14 @@ def _close_ended(c: Connection) -> None:
         c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(found)).values(status=ENDED))
 
 
-def _alive() -> Select[Any]:
-    return select(TASKS.c.id).where(TASKS.c.status == "open", TASKS.c.expires_at > now_ms())
+def _alive() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return TASKS.c.status == "open", TASKS.c.expires_at > now_ms()
 
 
-def _waiting(counted: Select[Any]) -> Select[Any]:
-    which = counted.select_from(APPROVALS).join(TASKS, TASKS.c.id == APPROVALS.c.task)
-    return which.where(APPROVALS.c.status == WAITING, TASKS.c.status == "open", TASKS.c.expires_at > now_ms())
+def _count(*those: ColumnElement[bool]) -> Select[Any]:
+    """Count the requests that wait, of those alone for which this holds."""
+    which = select(func.count()).select_from(APPROVALS).join(TASKS, TASKS.c.id == APPROVALS.c.task)
+    return which.where(APPROVALS.c.status == WAITING, *_alive(), *those)
 
 
 def _lock(c: Connection, approval: str) -> dict[str, Any]:
