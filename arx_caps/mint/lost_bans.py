@@ -20,8 +20,7 @@ WHY: Final = "the store had lost it"
 
 
 def expected_bans(mint: "Mint") -> set[str]:
-    """Return every scope that must be banned: deactivated agents, removed operators, retired keys,
-    withdrawn approvals."""
+    """Return every scope that must be banned: of agents, operators, keys and approvals that were taken back."""
     return bans_of(mint.state)
 
 

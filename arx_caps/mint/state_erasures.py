@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take what is told of a person out of the mint's own rows: sessions, tasks, grants,
-approvals, repeats, recorded events.
+"""Take what is told of a person out of the mint's own rows: those of sessions and of all that was done in them.
 
 What stays is that there was a session or a task, whose, when and under which policy; ids name no person.  Only what is
 over is erased here: what still runs needs to know on whose behalf.
