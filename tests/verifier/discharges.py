@@ -8,7 +8,8 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.discharge import Requirement, bind, caveat_key, discharge, join, require_discharge
 from arx_verifier.macaroon import Macaroon
-from tests.support import AT, KEY, REALM, TASK, access, mint, sign
+from arx_verifier.verify import Verifier
+from tests.support import AT, KEY, REALM, TASK, access, mint, sign, verifier
 
 REFUND, ORDER = "payments.refund", {"order_id": "A-77", "amount": 50}
 WANTED = Requirement(f"k1.0:{TASK}", (REFUND,))
@@ -44,3 +45,14 @@ def sent(token: Macaroon, made: Sequence[Macaroon], request: Any = None, nonce: 
 def named(name: str) -> bytes:
     """A requirement that binds every call."""
     return Requirement(name).encode()
+
+
+TOKEN = demanding()
+NARROWER = TOKEN.attenuate(Caveat(task="x"))
+GOOD = answering(APPROVED)
+CALL = sign(TOKEN, refund())
+
+
+def code(text: str, request: Any = None, checked: Verifier | None = None) -> str:
+    """What a verifier, a new one unless said, decides of a refund."""
+    return (checked or verifier()).decide(text, refund() if request is None else request).code
