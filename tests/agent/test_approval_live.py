@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A call that operators approve, with a real mint and real services, from the question to its end."""
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from arx_verifier.errors import AttenuationError, GrantError
 from arx_verifier.verify import Verifier
 from tests.agent.live import LiveMint, live_mint
 from tests.servers import until
+from tests.topologies.fleet import free_ports
 
 pytestmark = pytest.mark.servers
 
@@ -26,9 +26,7 @@ CLOSE = {"order_ids": ["o-1", "o-2"]}
 @pytest.fixture(scope="module")
 def mint(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMint]:
     """One running mint for this file."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     folder = tmp_path_factory.mktemp("approvals")
     with live_mint(folder, store_url=valkey.url, name="approvals", port=port) as live:
         yield live

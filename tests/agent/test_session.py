@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent against a real mint: sessions, tasks and their ends, over HTTP."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsErro
 from arx_verifier.verify import Verifier
 from tests.agent.live import LiveMint, live_mint
 from tests.servers import until
+from tests.topologies.fleet import free_ports
 
 pytestmark = pytest.mark.servers
 
@@ -29,9 +29,7 @@ REFUND = {"order_id": "o-1", "amount": 20}
 @pytest.fixture(scope="module")
 def mint(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMint]:
     """One running mint for this file."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     folder = tmp_path_factory.mktemp("agent")
     with live_mint(folder, store_url=valkey.url, name="agents", port=port) as live:
         yield live

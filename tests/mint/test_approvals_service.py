@@ -2,7 +2,6 @@
 """A refund that needs two operators, from end to end: a real mint, a real store, a service behind the middleware."""
 
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.decisions import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
 from tests.servers import begun_store
+from tests.topologies.fleet import free_ports
 
 pytestmark = pytest.mark.servers
 LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
@@ -75,9 +75,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture(scope="module")
 def shop(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     folder: Path = tmp_path_factory.mktemp("approvals")
     with (
         begun_store(valkey.url, "approved", lease_ms=LEASE_MS),
