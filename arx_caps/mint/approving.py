@@ -18,7 +18,7 @@ from arx_caps.mint.ending import withdraw_scope
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
 from arx_caps.mint.operator_token import hold_to_rules
-from arx_caps.mint.requiring import Demand, cleaned, constraints_of, make_discharge, read_demand
+from arx_caps.mint.requiring import Demand, constraints_of, make_discharge, read_demand
 from arx_caps.mint.roles import APPROVE, rules_of
 from arx_caps.mint.standing import require_standing, task_state
 from arx_caps.mint.state import now_ms
@@ -64,7 +64,7 @@ def ask_approval(mint: Mint, caller: Caller, wanted: Wanted) -> dict[str, Any]:
     require_standing(mint, born, task, session)
     constraints_of(wanted.args)  # can it be approved at all?
     template, audience, terms = _terms(mint, task, demand, wanted)
-    now, why = now_ms(), cleaned(wanted.why)
+    now, why = now_ms(), _cleaned(wanted.why)
     told: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
     told |= {"audience": audience, "tool": wanted.tool, "why": why, "need": terms.need}
     row = told | {"id": new_name(APPROVAL), "caveat": wanted.caveat, "args": as_json(wanted.args), "asked_at": now}
@@ -133,7 +133,7 @@ def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str
     def counts(operator: str, found: Row | None) -> bool:
         return operator == caller.name or (found is not None and _may_approve(mint, found, row))
 
-    return mint.state.answer_approval(row, Said(caller.name, terms, cleaned(why), counts)) | {"its": task}
+    return mint.state.answer_approval(row, Said(caller.name, terms, _cleaned(why), counts)) | {"its": task}
 
 
 def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, Any], KillReport | None]:
@@ -254,3 +254,11 @@ def _may_approve(mint: Mint, found: Row, row: Row) -> bool:
     except ArxError:
         return False
     return True
+
+
+def _cleaned(text: str | None) -> str | None:
+    """Return somebody's words on one line, without what would have them shown otherwise than they are."""
+    if text is None:
+        return None
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split()) or None

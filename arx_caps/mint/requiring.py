@@ -156,11 +156,3 @@ def _shown(value: Shown) -> Shown:
             code="bad_parameters",
         )
     return value
-
-
-def cleaned(text: str | None) -> str | None:
-    """Return somebody's words on one line, without what would have them shown otherwise than they are."""
-    if text is None:
-        return None
-    shown = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(shown.split()) or None
