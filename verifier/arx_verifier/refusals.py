@@ -28,15 +28,15 @@ ONCE_USED: Final = ("the first call that this approval is used for", "a further 
 ONCE_AGE: Final = ("an approval of the last 24 h, given after this service's nonce store started", "another; ask anew")
 
 
-def used_up(place: str, words: tuple[str, str]) -> Refused:
+def used_up(at: str, words: tuple[str, str]) -> Refused:
     """A ``once`` that cannot be known to be the first."""
-    return Refused("budget_exhausted", (Failure(place, "once", *words),))
+    return Refused("budget_exhausted", (Failure(at, "once", *words),))
 
 
-def ahead(place: str, by_ms: int) -> Refused:
+def ahead(at: str, by_ms: int) -> Refused:
     """A ``once`` of a time that has not come: no store remembers it surely."""
     came = f"one of {by_ms} ms from now: call again then, and set the clocks"
-    return Refused("store_unavailable", (Failure(place, "once", "an approval given before now", came),))
+    return Refused("store_unavailable", (Failure(at, "once", "an approval given before now", came),))
 
 
 def missing_discharge(proven: ProvenChain, tool: str) -> Refused | None:
