@@ -3,8 +3,14 @@
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ["tests.servers"]
 
 # A shell's background job ignores Ctrl-C, and what it starts would go on ignoring it: tests send it to the command.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long a machine takes over an example is no finding, however many processes share it.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")

@@ -185,6 +185,7 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_p
     row, second = log.store.record(index), log.store.record(other)
     assert row is not None
     assert second is not None
+    log.close()  # it would go on writing its files, from what it signed before
     with log.store.writing() as writing:
         c, which = writing.connection, RECORD.c.idx == index
         if change == "gone":

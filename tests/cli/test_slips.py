@@ -118,7 +118,8 @@ def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Type
     assert ([each["id"] for each in listed["tasks"]], listed["more"]) == ([task["id"]], False)
     for words, count in ((("--state", "open"), 1), (("--state", "ended"), 0), (("--template", "lookup"), 0)):
         assert len(typed("task", "list", "--agent", AGENT, *words, "--json").json["tasks"]) == count, words
-    for words, count in ((("--under", "acme/support"), 1), (("--under", "other"), 0), (("--state", "deactivated"), 0)):
+    below = ("--under", "acme/support")
+    for words, count in ((below, 1), (("--under", "other"), 0), ((*below, "--state", "deactivated"), 0)):
         assert len(typed("agent", "list", *words, "--json").json["agents"]) == count, words
 
 
