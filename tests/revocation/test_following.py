@@ -108,6 +108,18 @@ def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationSto
     assert (report.status, report.verifiers) == ("dead", 1)
 
 
+def test_who_leaves_a_slow_store_is_not_waited_for(
+    follow: Start, fast_store: RevocationStore, valkey: EmbeddedValkey
+) -> None:
+    """What a verifier says at its end is read, although an answer to it is still on the way then."""
+    leaving = follow("leaving")
+    with redis.Redis.from_url(valkey.url) as client:
+        client.execute_command("CLIENT", "PAUSE", PROBE_MS, "WRITE")  # its last probe is answered after that
+        until(lambda: client.info("clients")["blocked_clients"])
+    leaving.close()
+    assert fast_store.verifiers() == ()
+
+
 def test_bans_and_lifts_arrive_in_order(follow: Start, realm_store: RevocationStore) -> None:
     """Freeze and thaw: refused while it stands, whenever born; a kill under it stays."""
     follower, inc = follow(), realm_store.header().inc

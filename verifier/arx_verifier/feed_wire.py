@@ -27,6 +27,7 @@ PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
 ENTRIES: Final = 1_000  # asked for in one answer
 CHUNK: Final = 262_144  # bytes read at once
+LEAVE_S: Final = 0.5  # who leaves waits so long for a slow store, and is forgotten with its lease otherwise
 
 
 class FeedError(Exception):
@@ -159,12 +160,18 @@ class Link:
         self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, *place, ENTRIES, *more)
 
     def leave(self, verifier_id: str) -> None:
-        """Tell the store that this verifier holds no lease any more.
+        """Tell the store that this verifier holds no lease any more; nothing can be sent after it.
 
         Raises:
             FeedError: The bytes could not be sent.
         """
         self._send("FCALL", "arx1_leave", 2, self._tag + "v", self._tag + "a", verifier_id)
+        # A connection that is closed with an answer unread is reset, and with it goes what the store has not read yet:
+        # who had left was waited for.  Its answer is the one that is a number; a probe's may come before it.
+        with contextlib.suppress(FeedError):
+            self._link.settimeout(LEAVE_S)
+            while not isinstance(self._read_reply(), int):
+                pass
 
     def wait(self, timeout_s: float) -> None:
         """Wait until there is something to read, somebody wakes us, or the time is over."""
