@@ -5,7 +5,7 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.mint.approvals"]
 
 # A shell's background job ignores Ctrl-C, and what it starts would go on ignoring it: tests send it to the command.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

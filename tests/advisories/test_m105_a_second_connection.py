@@ -7,22 +7,13 @@ the operators before.  Those that waited for the lock had all connections there 
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import event
 
 from tests.mint.approvals import TWO, Desk, code
-from tests.mint.world import local_world
 
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    yield Desk(world, TWO)
-    world.mint.close()
+DESK_POLICY = TWO
 
 
 def test_whoever_has_a_connection_waits_for_no_other(desk: Desk) -> None:

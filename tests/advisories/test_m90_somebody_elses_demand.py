@@ -4,11 +4,6 @@
 What a token demands is no secret: whoever sees a token, or guesses a task's name, can write it down.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from arx_caps.agent.approval import Approval
 from arx_verifier.access import AccessRequest
 from arx_verifier.discharge import bind, join
@@ -16,14 +11,7 @@ from arx_verifier.macaroon import Macaroon
 from arx_verifier.verify import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_tasks import verifier
-from tests.mint.world import local_world, now_ms
-
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    yield Desk(world)
-    world.mint.close()
+from tests.mint.world import now_ms
 
 
 def test_asked_for_by_another_agent(desk: Desk) -> None:

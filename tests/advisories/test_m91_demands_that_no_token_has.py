@@ -5,11 +5,6 @@ The key of a demand is derived from its name, which leaves out the tools: a disc
 another of the same name.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from arx_caps.agent.approval import Approval
 from arx_verifier import codec
 from arx_verifier.access import AccessRequest
@@ -17,16 +12,9 @@ from arx_verifier.discharge import Requirement, bind, join, requirements
 from arx_verifier.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
 from tests.mint.test_tasks import verifier
-from tests.mint.world import local_world, now_ms
+from tests.mint.world import now_ms
 
 TOOLS = '["payments.refund", "payments.note"]'
-
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    yield Desk(world)
-    world.mint.close()
 
 
 def test_made_up(desk: Desk) -> None:

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """M93.  Do something else than what was approved: other arguments, other types, more of them, another tool."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,18 +13,10 @@ from arx_verifier.constraints import Rule, compile_rule, permits
 from arx_verifier.errors import GrantError
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_tasks import verifier
-from tests.mint.world import local_world
 
 scalars = st.sampled_from(["", "a", "1", "A", "á", "a ", "\u00e1", 0, 1, -1, True, False]) | st.text(max_size=3)
 values = scalars | st.lists(scalars, max_size=3)
 arguments = st.dictionaries(st.sampled_from(["a", "b", "c"]), values, max_size=3)
-
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    yield Desk(world)
-    world.mint.close()
 
 
 def same(one: Any, other: Any) -> bool:

@@ -6,22 +6,12 @@ not: whose an agent is the mint does not know, so an operator may approve what a
 may make operators may make a second one.  The record names both.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from arx_caps.jose import KeyFile
 from tests.mint.approvals import TWO, Desk, code
 from tests.mint.test_operators import sign_in
-from tests.mint.world import ISSUER, Holder, local_world
+from tests.mint.world import ISSUER, Holder
 
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    yield Desk(world, TWO)
-    world.mint.close()
+DESK_POLICY = TWO
 
 
 def test_two_keys_of_one_operator(desk: Desk) -> None:

@@ -5,8 +5,6 @@ Whoever asks chooses the arguments and writes the reason: marks that turn the di
 cursor, so much text that the end of it is not seen, so many requests that none is looked at.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +12,6 @@ import pytest
 from arx_caps.mint.metrics import Metrics
 from arx_caps.mint.tables import APPROVALS
 from tests.mint.approvals import REFUND, Desk, code
-from tests.mint.world import local_world
-
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    world.mint.log.store.create()
-    yield Desk(world)
-    world.mint.close()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A world in which refunds are approved: an agent who asks, operators who answer, and what a service then says."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
@@ -12,7 +15,7 @@ from arx_caps.jose import KeyFile
 from arx_verifier.access import AccessRequest
 from arx_verifier.discharge import requirements
 from arx_verifier.verify import Verifier
-from tests.mint.world import ISSUER, Holder, World, now_ms
+from tests.mint.world import ISSUER, Holder, World, local_world, now_ms
 
 POLICY = """
 [audience.orders]
@@ -109,6 +112,15 @@ class Desk:
             answer = self.answer(each, asked)
             assert answer.status_code == 200, answer.text
         return asked, Approval.from_text(self.fetch(asked).json()["discharge"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, database: str | None, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A desk on either database, with its log; by the policy that a test file calls ``DESK_POLICY``."""
+    world, _ = local_world(tmp_path / "realm", database=database)
+    world.mint.log.start()
+    yield Desk(world, getattr(request.module, "DESK_POLICY", POLICY))
+    world.mint.close()
 
 
 def decide(judge: Verifier, task: Task, args: Any, approvals: list[Approval], tool: str = "payments.refund") -> str:

@@ -2,9 +2,7 @@
 """Approvals at the mint: asked for, answered, fetched, listed; who may, in which order, and what is left of them."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,15 +18,7 @@ from arx_verifier.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, TWO, Desk, code
 from tests.mint.test_erasing import ANN, IDP, erase
 from tests.mint.test_races import at_once, during
-from tests.mint.world import Holder, World, client_of, local_mint, local_world, now_ms
-
-
-@pytest.fixture
-def desk(tmp_path: Path, database: str | None) -> Iterator[Desk]:
-    world, _ = local_world(tmp_path / "realm", database=database)
-    world.mint.log.start()
-    yield Desk(world)
-    world.mint.close()
+from tests.mint.world import Holder, World, client_of, local_mint, now_ms
 
 
 @pytest.fixture
