@@ -9,20 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.app import create_app
-from arx_caps.mint.core import Mint
-from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore
 from arx_verifier.discharge import Requirement, require_discharge, requirements
-from tests.advisories.test_m85_a_narrowing_that_services_escaped import StoredShop
+from tests.advisories.test_m85_a_narrowing_that_services_escaped import StoredShop, stored_shop
 from tests.mint.test_exchange import ORDER, POLICY, called
-from tests.mint.world import ISSUER, World, make_realm
-from tests.servers import FAST_LEASE_MS
 
 pytestmark = pytest.mark.servers
 EXCHANGE = 'exchange = { orders = ["payments", "ledger"], ledger = ["payments"] }'
@@ -35,14 +28,8 @@ CHAIN = (
 
 @pytest.fixture
 def shop(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[StoredShop]:
-    realm = make_realm(tmp_path / "realm", realm_name)
-    realm.policy_path.write_text(CHAIN)
-    with RevocationStore(valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init(lease_ms=FAST_LEASE_MS)
-    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
-    with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
-        yield StoredShop(World(mint, client))
+    with stored_shop(tmp_path / "realm", valkey, realm_name, CHAIN) as opened:
+        yield opened
 
 
 def narrowed(shop: StoredShop) -> Task:

@@ -7,6 +7,7 @@ task.  What services alone reach could not be narrowed at all.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,23 @@ class StoredShop(Shop):
         return Task(Bundle.parse(told.json()["bundle"]))
 
 
-@pytest.fixture
-def shop(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[StoredShop]:
-    realm = make_realm(tmp_path / "realm", realm_name)
-    realm.policy_path.write_text(ALONE)
+@contextmanager
+def stored_shop(folder: Path, valkey: EmbeddedValkey, realm_name: str, policy: str) -> Iterator[StoredShop]:
+    """Open such a shop in a folder, by a policy."""
+    realm = make_realm(folder, realm_name)
+    realm.policy_path.write_text(policy)
     with RevocationStore(valkey.url, realm_name) as store:
         store.load_functions()
         store.init(lease_ms=FAST_LEASE_MS)
     mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
     with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
         yield StoredShop(World(mint, client))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[StoredShop]:
+    with stored_shop(tmp_path / "realm", valkey, realm_name, ALONE) as opened:
+        yield opened
 
 
 def test_tools_and_arguments(shop: StoredShop) -> None:
