@@ -14,6 +14,7 @@ from typing import Any
 
 from arx_caps.agent import Task
 from arx_verifier import AccessRequest, Decision, Verifier
+from arx_verifier.service import open_verifier
 
 AGENT = "acme/support/triage"
 DEADLINE_S = 20.0
@@ -96,6 +97,16 @@ def live_realm(folder: Path, port: int) -> Iterator[Live]:
         yield live
     finally:
         live.stop()
+
+
+@contextlib.contextmanager
+def live_verifier(live: Live, file: Path) -> Iterator[Verifier]:
+    """A service's verifier, live in the store's registry."""
+    verifier = open_verifier(file)
+    verifier.start()
+    live.until(lambda: verifier.epochs.check(None, 0, ()) is None)
+    yield verifier
+    verifier.close()
 
 
 def call(verifier: Verifier, held: Path, tool: str, **args: Any) -> Decision:

@@ -20,9 +20,8 @@ from arx_caps.cli.at_mint import AtMint
 from arx_caps.cli.session_file import open_session_file
 from arx_caps.demo.stage import free_ports
 from arx_verifier import AccessRequest, Verifier
-from arx_verifier.service import open_verifier
 from tests.cli.helpers import arx
-from tests.cli.live import AGENT, Live, live_realm
+from tests.cli.live import AGENT, Live, live_realm, live_verifier
 
 pytestmark = pytest.mark.servers
 
@@ -82,11 +81,8 @@ def here(live: Live) -> Path:
 @pytest.fixture
 def payments(here: Path, live: Live) -> Iterator[Verifier]:
     """The payments service's verifier."""
-    verifier = open_verifier(here / "payments.json")
-    verifier.start()
-    live.until(lambda: verifier.epochs.check(None, 0, ()) is None)
-    yield verifier
-    verifier.close()
+    with live_verifier(live, here / "payments.json") as verifier:
+        yield verifier
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from arx_caps.cli import exits
 from arx_caps.cli import kill as kill_command
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
-from arx_verifier.service import open_verifier
 from tests.cli.helpers import arx
-from tests.cli.live import AGENT, Live, call, live_realm
+from tests.cli.live import AGENT, Live, call, live_realm, live_verifier
 
 pytestmark = pytest.mark.servers
 WORKER = "acme/support/worker"
@@ -38,11 +37,8 @@ def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
 @pytest.fixture
 def payments(live: Live, tmp_path: Path) -> Iterator[Verifier]:
     """The payments service's verifier, live in the store's registry."""
-    verifier = open_verifier(tmp_path / "payments.json")
-    verifier.start()
-    live.until(lambda: verifier.epochs.check(None, 0, ()) is None)
-    yield verifier
-    verifier.close()
+    with live_verifier(live, tmp_path / "payments.json") as verifier:
+        yield verifier
 
 
 @pytest.fixture
