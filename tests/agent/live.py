@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from arx_caps.agent import Agent
+from arx_caps.agent import Agent, Approval, Task
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.jose import make_assertion
@@ -23,6 +23,7 @@ from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
+from arx_verifier.access import AccessRequest
 from arx_verifier.service import open_verifier
 from arx_verifier.verify import Verifier
 
@@ -154,6 +155,12 @@ class LiveMint:
     def close(self) -> None:
         """Close the operator's connections."""
         self._client.close()
+
+
+def judged(verifier: Verifier, held: Task, tool: str, args: Mapping[str, Any], *approvals: Approval) -> str:
+    """What a service says of one signed call now."""
+    text = held.call_token(verifier.audience, tool, args, approvals=approvals)
+    return verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
 
 
 @contextmanager

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from arx_caps.agent import Agent, Approval, Session, StartedTask, Task
-from arx_caps.agent.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.access import AccessRequest
 from arx_verifier.errors import AttenuationError, GrantError
 from arx_verifier.verify import Verifier
-from tests.agent.live import LiveMint, live_mint
+from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import until
 from tests.topologies.fleet import free_ports
 
@@ -63,12 +61,6 @@ def task(session: Session) -> StartedTask:
 def answer(by: Callable[..., dict[str, Any]], approval: str, outcome: str = "approve", why: str | None = None) -> None:
     """Say as an operator what becomes of an approval."""
     by("POST", "/v1/approvals", body={"approval": approval, "outcome": outcome, "why": why})
-
-
-def judged(verifier: Verifier, held: Task, tool: str, args: dict[str, Any], *approvals: Approval) -> str:
-    """What the service says of one call now."""
-    text = held.call_token(verifier.audience, tool, args, approvals=approvals)
-    return verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
 
 
 def test_a_refund_waits_for_an_operator_and_passes_once(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:

@@ -14,10 +14,8 @@ from arx_caps.agent.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
 from arx_caps.service import Invitation, exchange_token, join_service
-from arx_verifier.access import AccessRequest
 from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
-from arx_verifier.verify import Verifier
-from tests.agent.live import LiveMint, live_mint
+from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import until
 from tests.topologies.fleet import free_ports
 
@@ -41,12 +39,6 @@ def agent(mint: LiveMint, request: pytest.FixtureRequest) -> Iterator[Agent]:
     name = request.node.name.removeprefix("test_").partition("[")[0][:30]
     with mint.agent(f"acme/support/{name}") as enrolled:
         yield enrolled
-
-
-def judged(verifier: Verifier, task: Task, tool: str, args: dict[str, object]) -> str:
-    """What a service says of one signed call now."""
-    text = task.call_token(verifier.audience, tool, args)
-    return verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
 
 
 def test_a_task_works_until_it_is_finished(mint: LiveMint, agent: Agent) -> None:

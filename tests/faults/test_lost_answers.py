@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from arx_caps.agent import Task, mint_client
+from arx_caps.agent import mint_client
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.cli.caller import Caller
@@ -16,10 +16,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
 from arx_caps.mint.state import State
 from arx_caps.service import Invitation, exchange_token, join_service
-from arx_verifier.access import AccessRequest
 from arx_verifier.errors import ProofError
-from arx_verifier.verify import Verifier
-from tests.agent.live import LiveMint, live_mint
+from tests.agent.live import LiveMint, judged, live_mint
 from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.servers
@@ -59,11 +57,6 @@ def place(valkey: EmbeddedValkey, tmp_path: Path, realm_name: str, free_port: in
             yield Place(mint, network, state)
     finally:
         network.close()
-
-
-def judged(verifier: Verifier, task: Task, tool: str, args: dict[str, object]) -> str:
-    text = task.call_token(verifier.audience, tool, args)
-    return verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
 
 
 def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
