@@ -6,7 +6,7 @@ the two depends on the member it stands in, and ``_WORDS`` has them all.  Whethe
 told only where that can be seen, and else left to whoever reads.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -14,7 +14,6 @@ import msgspec
 from arx_caps.durations import format_duration
 from arx_caps.mint.approval_terms import ApprovalTerms, show_terms
 from arx_caps.mint.explaining import as_data, exchanges
-from arx_caps.mint.issuers import SubjectRule
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.policy_file import SessionTerms, Template
 from arx_caps.mint.templates import Parameter, TemplateRule
@@ -70,36 +69,30 @@ def _fits(wanted: str, given: str) -> bool:
 
 
 def _places(policy: Policy) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, origins in policy.audiences.items():
+    # What is read by nothing would differ unseen, so each attribute of a policy is named here, also those left out.
+    parts = dict(vars(policy))
+    for attribute in ("text", "digest", "subject_claims"):  # how it is written, and what follows from the rest
+        parts.pop(attribute)
+    for name, origins in parts.pop("audiences").items():
         yield f"audience {name}", {"origins": origins}
-    for name, issuer in policy.issuers.items():
+    for name, issuer in parts.pop("issuers").items():
         yield f"issuer {name}", {"trusted": (as_data(issuer),)}
-    workloads = tuple(as_data(workload) for workload in policy.workloads)
-    yield "workloads", {"workload": workloads}
-    for name, terms in policy.sessions.items():
-        yield f"session {name}", _of_session(terms)
-    for name, template in policy.templates.items():
-        yield f"task {name}", _of_task(template)
+    yield "workloads", {"workload": tuple(map(as_data, parts.pop("workloads")))}
+    for name, terms in parts.pop("sessions").items():
+        yield f"session {name}", _members(terms)
+    for name, template in parts.pop("templates").items():
+        yield f"task {name}", _members(template)
+    if parts:
+        raise NotImplementedError(f"a policy cannot be compared: nothing here reads {', '.join(parts)}")
 
 
-def _of_session(terms: SessionTerms) -> dict[str, Any]:
-    said = {"agents": terms.agents, "ttl": terms.ttl_ms, "idle": terms.idle_ms, "max_open": terms.max_open}
-    return said | {
-        "subject": terms.subject,
-        "subjects": _subjects(terms.subjects),
-        "subject_outlives": terms.outlives_ms,
+def _members(terms: SessionTerms | Template) -> dict[str, Any]:
+    """Return what a table of the policy says, by the names that the file has for it."""
+    return {
+        _NAMES.get(field, field): _WRITTEN.get(field, _as_it_is)(getattr(terms, field))
+        for field in terms.__struct_fields__
+        if field != "name"
     }
-
-
-def _of_task(template: Template) -> dict[str, Any]:
-    said: dict[str, Any] = {"agents": template.agents, "subjects": _subjects(template.subjects)}
-    said |= {"audience": template.audiences, "exchange": tuple(exchanges(template.exchange))}
-    said |= {"params": {name: as_data(each) for name, each in template.params.items()}}
-    said |= {"allow": tuple(map(_of_rule, template.rules)), "ttl": template.ttl_ms, "depth": template.depth}
-    hand_to = template.hand_to if template.hand_to is not None else ("(who shares the agent's first segment)",)
-    said |= {"hand_to": hand_to, "require": template.require, "fresh": template.fresh, "net": template.net}
-    said |= {"approvals": tuple(one for terms in template.approvals for one in _of_approvals(terms))}
-    return said
 
 
 def _of_approvals(terms: ApprovalTerms) -> Iterator[dict[str, Any]]:
@@ -109,12 +102,13 @@ def _of_approvals(terms: ApprovalTerms) -> Iterator[dict[str, Any]]:
 
 
 def _of_rule(rule: TemplateRule) -> dict[str, Any]:
-    args = {"any": True} if rule.args is None else {"args": _shown(rule.args)}
-    return {"at": rule.at, "tool": rule.tool, **args}
+    written = rule._asdict()
+    args = written.pop("args")
+    return written | ({"any": True} if args is None else {"args": _shown(args)})
 
 
-def _subjects(rules: Sequence[SubjectRule]) -> tuple[Any, ...]:
-    return tuple(as_data(rule) for rule in rules)
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _shown(data: Any) -> Any:
@@ -126,6 +120,24 @@ def _shown(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _shown(item) for key, item in data.items()}
     return data
+
+
+# A field that is not here is called as the file calls it, and compared as it is.
+_NAMES: Final = {
+    "ttl_ms": "ttl",
+    "idle_ms": "idle",
+    "outlives_ms": "subject_outlives",
+    "audiences": "audience",
+    "rules": "allow",
+}
+_WRITTEN: Final[dict[str, Callable[[Any], Any]]] = {
+    "subjects": lambda rules: tuple(map(as_data, rules)),
+    "exchange": lambda services: tuple(exchanges(services)),
+    "params": lambda params: {name: as_data(each) for name, each in params.items()},
+    "rules": lambda rules: tuple(map(_of_rule, rules)),
+    "hand_to": lambda patterns: ("(who shares the agent's first segment)",) if patterns is None else patterns,
+    "approvals": lambda entries: tuple(one for terms in entries for one in _of_approvals(terms)),
+}
 
 
 # Comparison.
@@ -173,7 +185,11 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
         # An empty list is no restriction: with the first entry most is gone, with the last one all comes back.
         yield Difference(GONE if new else GRANTED, place, member, list(old) or "anyone", list(new) or "anyone")
         return
-    come, go = (GRANTED, GONE) if member in _GRANTING else (GONE, GRANTED)
+    come, go = CHANGED, CHANGED  # of a list that nobody has sorted in below
+    if member in _GRANTING:
+        come, go = GRANTED, GONE
+    elif member in _RESTRICTING:
+        come, go = GONE, GRANTED
     yield from (Difference(come, place, member, None, one) for one in added)
     yield from (Difference(go, place, member, one, None) for one in gone)
 
@@ -201,11 +217,12 @@ def _longer(old: int | None, new: int | None) -> bool | None:
     return new is None or (old is not None and new > old)
 
 
-# Members of which a further entry grants; of the other lists a further entry restricts.
+# Lists of which a further entry grants, and those of which a further entry restricts.
 _GRANTING: Final = (
     *("agents", "allow", "audience", "exchange", "hand_to"),
     *("net", "origins", "subjects", "trusted", "workload"),
 )
+_RESTRICTING: Final = ("require", "approvals")
 _WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
     ("ttl", "idle", "max_open", "subject_outlives", "depth", "fresh"), _longer
 )

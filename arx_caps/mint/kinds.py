@@ -8,7 +8,7 @@ compared where it is used.  Text that is a decimal number is a kind of its own.
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
-from arx_verifier.arguments import said
+from arx_verifier.arguments import Constraint, said
 from arx_verifier.comparing import is_decimal
 
 Kinds: TypeAlias = frozenset[str]
@@ -22,10 +22,13 @@ def kinds_of(constraint: Any) -> Kinds:
     """Tell what single values can keep *constraint*: ``text``, ``decimal`` text, ``integer`` or ``flag``.
 
     Empty when only a list, or nothing at all, could.
+
+    Raises:
+        KeyError: The constraint has a member that is not in ``_KINDS``.
     """
     kinds = EVERY
     for word, operand in said(constraint):
-        kinds &= _KINDS.get(word, _texts)(operand)
+        kinds &= _KINDS[word](operand)
     return kinds
 
 
@@ -58,7 +61,7 @@ def _none(_: Any) -> Kinds:
     return frozenset()
 
 
-# ``kinds_of`` treats every other member as one about text.
+# Every member but ``optional``: what is not known here must not pass for text.
 _KINDS: Final[dict[str, Callable[[Any], Kinds]]] = {
     "equal": lambda operand: _none(operand) if isinstance(operand, tuple) else _of_scalar(operand),
     "one_of": _of_scalars,
@@ -66,9 +69,17 @@ _KINDS: Final[dict[str, Callable[[Any], Kinds]]] = {
     "range": lambda operand: _of_bounds(*operand),
     "min": _of_bounds,
     "max": _of_bounds,
+    "glob": _texts,
+    "subpath": _texts,
+    "url": _texts,
+    "cidr": _texts,
+    "length": _texts,
+    "min_length": _texts,
+    "max_length": _texts,
     "contains": _none,
     "subset": _none,
     "all_of": lambda parts: EVERY.intersection(*map(kinds_of, parts)),
     "any_of": lambda parts: frozenset[str]().union(*map(kinds_of, parts)),
     "not": lambda part: _other_than(kinds_of(part)),
 }
+assert {*_KINDS, "optional"} == {*Constraint.__struct_encode_fields__}

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a policy says of itself: what it would grant, why not, what it would take, how it differs from another."""
 
+import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from arx_caps.mint.comparing import _of_session, _of_task, compare, covers
+from arx_caps.mint import kinds
+from arx_caps.mint.approval_terms import ApprovalTerms
+from arx_caps.mint.comparing import CHANGED, Difference, compare, covers
 from arx_caps.mint.explaining import Refused, explain_grant, show_explained
 from arx_caps.mint.issuers import Subject
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy import Policy, TaskGrant
 from arx_caps.mint.policy_file import SessionTerms, Template
+from arx_verifier.constraints import Rule
 from arx_verifier.names import is_path_pattern, matches_path
 from tests.cli.helpers import arx
 
@@ -131,12 +136,91 @@ def test_a_comparison_tells_what_is_meant() -> None:
     assert compare(new, POLICY) != []
 
 
-def test_nothing_that_a_policy_can_say_is_left_out() -> None:
-    """Whatever a template or a session's terms have, a comparison looks at; so does it at who may exchange tokens."""
-    names = {"ttl_ms": "ttl", "idle_ms": "idle", "outlives_ms": "subject_outlives"}
-    names |= {"rules": "allow", "audiences": "audience"}
-    for kind, said in ((Template, _of_task(POLICY.templates["refund"])), (SessionTerms, _of_session(TERMS))):
-        assert {names.get(field, field) for field in kind.__struct_fields__} - {"name"} == set(said)
+class LaterTerms(SessionTerms, frozen=True, kw_only=True):
+    """Terms of a later version, which say one thing more."""
+
+    places: tuple[str, ...] = ()
+
+
+class LaterTemplate(Template, frozen=True, kw_only=True):
+    """A template of a later version, likewise."""
+
+    most_calls: int | None = None
+
+
+class LaterRule(NamedTuple):
+    """A rule of a later version, likewise."""
+
+    at: str
+    tool: str
+    args: dict[str, Any] | None
+    by_day: bool = False
+
+
+def later(**parts: Any) -> Policy:
+    """Return the policy with another part, as a version would read it that knows more."""
+    other = copy.copy(POLICY)
+    vars(other).update(parts)
+    return other
+
+
+def test_a_member_that_a_later_version_adds_is_compared() -> None:
+    """A field that nobody has told the comparison of is a difference where it differs, and no grant untold."""
+    terms = {name: LaterTerms(**structs.asdict(each)) for name, each in POLICY.sessions.items()}
+    placed = terms | {"sales": structs.replace(terms["sales"], places=("eu",))}
+    told = compare(later(sessions=terms), later(sessions=placed))
+    assert told == [Difference(CHANGED, "session sales", "places", None, "eu")]
+
+    template = LaterTemplate(**structs.asdict(POLICY.templates["refund"]))
+    limited = structs.replace(template, most_calls=5)
+    told = compare(later(templates={"refund": template}), later(templates={"refund": limited}))
+    assert told == [Difference(CHANGED, "task refund", "most_calls", None, 5)]
+
+    first, *rest = (LaterRule(*rule) for rule in template.rules)
+    rules = {day: structs.replace(template, rules=(first._replace(by_day=day), *rest)) for day in (False, True)}
+    (told_of,) = compare(later(templates={"refund": rules[False]}), later(templates={"refund": rules[True]}))
+    assert (told_of.kind, told_of.member, told_of.after["by_day"]) == (CHANGED, "allow", True)
+
+    with pytest.raises(NotImplementedError, match="nothing here reads zones"):
+        compare(POLICY, later(zones={"eu": 1}))
+
+
+def test_a_member_of_a_constraint_that_a_later_version_adds_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody sorted in is an error, and not taken for a restriction of text."""
+    monkeypatch.setattr(kinds, "said", lambda constraint: [("divides", constraint)])
+    with pytest.raises(KeyError, match="divides"):
+        kinds.kinds_of(3)
+
+
+def test_every_field_of_what_is_granted_is_explained() -> None:
+    """Whatever a grant has, `arx policy explain` shows: a field that differs is shown otherwise."""
+    explained = explain_grant(POLICY, **ASKED)
+    assert not isinstance(explained.task, Refused)
+    rule = {"orders": (Rule(tool="orders.none"),)}
+    others: dict[str, Any] = {
+        "template": "other",
+        "ttl_ms": 1000,
+        "depth": 9,
+        "exchange": {"orders": ("payments",)},
+        "rules": rule,
+        "narrow": rule,
+        "origins": {"orders": ("http://other:1",), "payments": ("http://other:2",)},
+        "hand_to": ("other",),
+        "require": ("other",),
+        "fresh": 7,
+        "net": ("10.0.0.0/8",),
+        "approvals": {"orders": (ApprovalTerms(("orders.get",)),)},
+    }
+    # The audiences are those of the rules: there is a rule for each, of each a line.
+    assert {*others, "audiences"} == {*TaskGrant.__struct_fields__}
+    before = show_explained(explained)
+    for name, value in others.items():
+        task = structs.replace(explained.task, **{name: value})
+        assert show_explained(explained._replace(task=task)) != before, name
+
+
+def test_who_may_exchange_is_compared_and_explained() -> None:
+    """It is told as the policy writes it."""
     new = changed(("allow = [", 'exchange = { orders = ["payments"] }\nallow = ['))
     told = [(each.kind, each.member, each.after) for each in compare(POLICY, new)]
     assert told == [("granted", "exchange", "orders for payments")]
