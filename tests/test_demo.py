@@ -27,7 +27,7 @@ def test_the_demo_holds_and_leaves_nothing_running() -> None:
     assert len(told["scenes"]) >= 15
     [kill] = [scene for scene in told["scenes"] if "last_accepted_after_ms" in scene]
     assert set(kill["last_accepted_after_ms"]) == {"orders", "payments"}
-    assert kill["report"].startswith("dead: 3 of 3 verifiers confirmed")
+    assert kill["report"].startswith("confirmed: 3 of 3 verifiers")
     assert "arx1_" not in done.stdout + done.stderr
     assert "arxb1_" not in done.stdout + done.stderr
 

@@ -147,7 +147,7 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
     if state != "withdrawn":
         told = f"{approval} is {state} already: there is nothing to withdraw"
     console.data("approval", answer, told)
-    sure = kill.get("status", "dead") == "dead"
+    sure = kill.get("status", "confirmed") == "confirmed"
     click.get_current_context().exit(exits.OK if sure else exits.INCOMPLETE)
 
 

@@ -44,19 +44,17 @@ class Action(NamedTuple):
         verb: The command's name.
         path: Where the mint takes it.
         store: The store's method for it.
-        done: How a confirmed one is reported.
     """
 
     verb: str
     path: str
     store: str
-    done: str
 
 
-KILL: Final = Action("kill", "/v1/kills", "kill_by_kind", "dead")
-FREEZE: Final = Action("freeze", "/v1/bans", "ban", "frozen")
-THAW: Final = Action("thaw", "/v1/bans/lift", "lift", "thawed")
-REINSTATE: Final = Action("reinstate", "/v1/bans/lift", "lift", "reinstated")
+KILL: Final = Action("kill", "/v1/kills", "kill_by_kind")
+FREEZE: Final = Action("freeze", "/v1/bans", "ban")
+THAW: Final = Action("thaw", "/v1/bans/lift", "lift")
+REINSTATE: Final = Action("reinstate", "/v1/bans/lift", "lift")
 
 
 def scope_command(action: Action, text: str, kind: str | None = None) -> click.Command:
@@ -137,8 +135,7 @@ def _act(
     if report is None:
         asked = caller is not None
         report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began, asked)
-    summary = str(report.get("summary", "")).replace("dead:", action.done + ":", 1)
-    console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(summary)}")
+    console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(report.get('summary', ''))}")
     # An approval is over with it: nothing of it can begin later.
     killed = parse_scopes(scopes) if action is KILL else ()
     banned = [str(scope) for scope in killed if "ban" in scope.kill_op and scope.kind != "task"]
@@ -150,7 +147,7 @@ def _act(
     if by == "mint" and caller is not None and action in (THAW, REINSTATE):
         for scope, state in over_of(caller, scopes):
             console.hint(f"{scope} is {state}, and stays so: no token of it works again; a new one can be had")
-    click.get_current_context().exit(exits.OK if report.get("status") == "dead" else exits.INCOMPLETE)
+    click.get_current_context().exit(exits.OK if report.get("status") == "confirmed" else exits.INCOMPLETE)
 
 
 def read_scopes(texts: Sequence[str]) -> list[str]:

@@ -118,7 +118,7 @@ class KillShown(Answer, frozen=True):
     seq: int
     inc: str
     durable: bool
-    status: Literal["dead", "partial", "unconfirmed", "unknown"]
+    status: Literal["confirmed", "partial", "unconfirmed", "unknown"]
     verifiers: int
     confirmed: int
     unreachable: tuple[str, ...]

@@ -63,7 +63,7 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
     )
     if registry is None:
         fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
-        summary = f"in force; the store stopped answering, so none confirmed; leases end by {fence}"
+        summary = f"{status}: in force; the store stopped answering; leases end by {fence}"
     return KillReport(
         scopes=bump.scopes,
         seq=header.seq,
@@ -73,7 +73,7 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         verifiers=seen.verifiers,
         confirmed=confirmed,
         unreachable=unreachable,
-        fenced_in_ms=None if status == "dead" else max(0, round((fence_s - now) * 1000)),
+        fenced_in_ms=None if status == "confirmed" else max(0, round((fence_s - now) * 1000)),
         took_ms=round(took_ms, 3),
         at_ms=header.at_ms,
         summary=summary,

@@ -26,7 +26,7 @@ class KillReport:
         seq: Its place in the realm's kill sequence; the last one, for several scopes.
         inc: The history it belongs to.
         durable: Whether the store has it on disk.
-        status: ``dead`` (every verifier confirmed), ``partial`` (some did not, their leases end them), ``unconfirmed``
+        status: ``confirmed`` (by every verifier), ``partial`` (some did not, their leases end them), ``unconfirmed``
             (in force, but the registry cannot tell who is out there), or ``unknown`` (the store did not answer).
         verifiers: How many verifiers the registry knows.
         confirmed: How many of them have it in force.
@@ -99,18 +99,18 @@ def write_summary(
     if lag_ms:
         fence += f" (the store failed over within the last minute: lease + {lag_ms / 1000:g} s)"
     if verifiers == 0:
-        status, line = "unconfirmed", f"in force; no verifier has reported, so none confirmed; leases end by {fence}"
+        status, line = "unconfirmed", f"in force; no verifier has reported; leases end by {fence}"
     elif registry_age_ms <= lease_ms + lag_ms:
         age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
-        status, line = "unconfirmed", f"in force; {count} known verifiers have it, but {age}; leases end by {fence}"
+        status, line = "unconfirmed", f"in force at {count} known verifiers, but {age}; leases end by {fence}"
     elif unreachable:
         missing, shown = verifiers - confirmed, ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
         status, their = "partial", "its lease" if missing == 1 else "their leases"
-        line = f"dead: {count} confirmed, {missing} ({shown}) unreachable, fenced by {their} at {fence}"
+        line = f"{count} verifiers, {missing} ({shown}) unreachable, fenced by {their} at {fence}"
         if missing == 0:  # relays that nobody followed when they were heard last
-            line = f"dead: {count} confirmed; whoever has come to ({shown}) since is fenced by a lease at {fence}"
+            line = f"{count} verifiers; those that came to ({shown}) since are fenced by a lease at {fence}"
     else:
-        status, line = "dead", f"dead: {count} verifiers confirmed in {took_ms:.1f} ms"
+        status, line = "confirmed", f"{count} verifiers in {took_ms:.1f} ms"
     if not durable:
-        return "unconfirmed", f"NOT DURABLE, a crash of the store could undo it. {line}"
-    return status, line
+        status, line = "unconfirmed", f"NOT DURABLE, a crash of the store could undo it; {line}"
+    return status, f"{status}: {line}"

@@ -92,6 +92,6 @@ def test_the_report_counts_all_of_them(fast_store: RevocationStore, services: Se
     services.start("two", text).until("ok")
     until(lambda: fast_store.unacked(0, 0).at_ms - fast_store.unacked(0, 0).since_ms > 300)
     report = fast_store.wait_confirmed(fast_store.kill(["session:s-aaaaaaaaaaaaaaaa"], "test", "operator:ada"))
-    assert (report.status, report.verifiers, report.confirmed) == ("dead", 3, 3), report.summary
+    assert (report.status, report.verifiers, report.confirmed) == ("confirmed", 3, 3), report.summary
     for witness in services.running.values():
         witness.until("revoked")

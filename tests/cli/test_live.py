@@ -80,7 +80,7 @@ def test_the_whole_job(live: Live, payments: Verifier, session: str, tmp_path: P
     assert told["failures"] == [failure._asdict() for failure in refused.failures]
 
     report = kill(live, "session", session)
-    assert (report["by"], report["status"], report["confirmed"]) == ("mint", "dead", 2)
+    assert (report["by"], report["status"], report["confirmed"]) == ("mint", "confirmed", 2)
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
     assert live.run(*words, "--arg", "order_id=o-1", "--arg", "amount=5")[1]["code"] == "revoked"
     assert live.ok("session", "show", session)["session"]["state"] == "killed"
@@ -107,7 +107,7 @@ def test_a_kill_needs_no_mint(live: Live, payments: Verifier, session: str, tmp_
     live.until(mint_forgotten)  # its lease is over: who is left can confirm for all
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
     report = kill(live, "agent", WORKER)
-    assert (report["by"], report["status"], report["verifiers"]) == ("store", "dead", 1)
+    assert (report["by"], report["status"], report["verifiers"]) == ("store", "confirmed", 1)
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
     live.revive()
     assert kill(live, "task", task_of(live, session))["by"] == "mint"
@@ -154,7 +154,7 @@ def test_freeze_and_thaw(live: Live, payments: Verifier, session: str, tmp_path:
         for memory, verb, code in (("0", "freeze", "banned"), ("1", "thaw", "ok"), ("1", "freeze", "banned")):
             raw.config_set("maxmemory", memory)
             done = live.ok(verb, *words)
-            assert (done["status"], done["by"]) == ("dead", "mint")
+            assert (done["status"], done["by"]) == ("confirmed", "mint")
             assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == code
         assert live.ok("kill", *words)["by"] == "mint"
         assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
@@ -307,7 +307,7 @@ def test_an_operator_of_the_night_can_only_kill(live: Live, tmp_path: Path, sess
         code, said, _ = live.run(*words, *key)
         assert (code, said["code"]) == (exits.DENIED, "tool_not_allowed")
     assert live.ok("kill", f"session:{session}", "--reason", "3 a.m.", "--yes", *key)["status"] in (
-        "dead",
+        "confirmed",
         "unconfirmed",
     )
     live.ok("operator", "role", "night", "--role", "responder")

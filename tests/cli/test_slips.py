@@ -91,7 +91,7 @@ def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_pa
 def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> None:
     """By its agent as by an operator: the second time finds it done."""
     typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")
-    for told in ("dead", "in force", "had ended before"):
+    for told in ("confirmed", "unconfirmed", "had ended before"):
         ran = typed("session", "end", "--session", tmp_path / "s")
         assert ran.exit_code == exits.OK, ran.err
         if told in ran.out:

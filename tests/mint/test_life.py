@@ -111,7 +111,7 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
     _, three = start_task(holder)
     assert ask(orders, three) == "ok"
     told = world.operator().call("DELETE", f"/v1/agents/{AGENT}").json()
-    assert (told["agent"]["state"], told["kill"]["status"] in ("dead", "unconfirmed")) == ("deactivated", True)
+    assert (told["agent"]["state"], told["kill"]["status"] in ("confirmed", "unconfirmed")) == ("deactivated", True)
     wait_applied(orders, told["kill"]["seq"])
     assert ask(orders, three) == "revoked"
     again = Holder(world, world.session_key, None)

@@ -56,7 +56,7 @@ def test_a_kill_passes_and_everybody_is_counted(
     listed = arx("verifier", "list", "--store", own_valkey.url, "--realm", store.realm, "--json").json["verifiers"]
     assert sorted(str(one["relay_of"]) for one in listed) == ["2", "None"]
     report = store.wait_confirmed(store.kill(SCOPE, "test", BY))
-    assert (report.status, report.verifiers, report.confirmed) == ("dead", 3, 3), report.summary
+    assert (report.status, report.verifiers, report.confirmed) == ("confirmed", 3, 3), report.summary
     killed = boot_clock()
     for one in [*behind, *direct]:
         one.until("revoked")

@@ -211,7 +211,7 @@ def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
         report = own_fast_store.wait_confirmed(own_fast_store.kill([SESSION], "test", BY))
         assert report.status == "partial"
         assert (report.verifiers, report.confirmed, report.unreachable) == (2, 1, ("tool-7",))
-        assert report.summary == "dead: 1 of 2 confirmed, 1 (tool-7) unreachable, fenced by its lease at +0.300 s"
+        assert report.summary == "partial: 1 of 2 verifiers, 1 (tool-7) unreachable, fenced by its lease at +0.300 s"
         assert report.fenced_in_ms == 0, "it was waited for until then"
         for verifier in (well, ill):
             verifier.tell("check", inc, 0, SESSION)

@@ -61,8 +61,8 @@ def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey,
             verifier.tell("watch", header.inc, 0, SESSION)
         report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
         assert [verifier.read() for verifier in verifiers] == ["revoked", "revoked"]
-        assert (report.status, report.confirmed, report.unreachable) == ("dead", 2, ())
-        assert report.summary == f"dead: 2 of 2 verifiers confirmed in {report.took_ms:.1f} ms"
+        assert (report.status, report.confirmed, report.unreachable) == ("confirmed", 2, ())
+        assert report.summary == f"confirmed: 2 of 2 verifiers in {report.took_ms:.1f} ms"
         assert report.fenced_in_ms is None
         for verifier in verifiers:
             verifier.tell("check", header.inc, 1, SESSION)
@@ -73,14 +73,14 @@ def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey,
 
 
 def test_a_confirmed_kill_is_in_force(follow: Start, fast_store: RevocationStore) -> None:
-    """Whenever the report says dead, the very next decision refuses."""
+    """Whenever the report says confirmed, the very next decision refuses."""
     follower = follow()
     inc = fast_store.header().inc
     old_registry(fast_store)
     for _ in range(100):
         bump = fast_store.kill([SESSION], "test", BY)
         report = fast_store.wait_confirmed(bump)
-        assert report.status == "dead"
+        assert report.status == "confirmed"
         assert code(follower, inc, bump.header.seq - 1, SESSION) == "revoked"
         assert code(follower, inc, bump.header.seq, SESSION) is None
 
@@ -105,7 +105,7 @@ def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationSto
     leaving.close()
     until(lambda: len(fast_store.verifiers()) == 1)
     report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
-    assert (report.status, report.verifiers) == ("dead", 1)
+    assert (report.status, report.verifiers) == ("confirmed", 1)
 
 
 def test_who_leaves_a_slow_store_is_not_waited_for(

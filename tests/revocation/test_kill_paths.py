@@ -52,7 +52,7 @@ def test_a_break_glass_user_kills_with_nothing_else(
         place = ("--store", url, "--realm", realm_store.realm, "--realm-dir", tmp_path / "none", "--direct")
         ran = arx("kill", SESSION, AGENT, "key:k1.0", *place, *WORDS, env={"ARX_STORE_PASSWORD": "glass"})
         assert ran.exit_code == exits.OK, ran.err
-        assert (ran.json["status"], ran.json["confirmed"], ran.json["seq"]) == ("dead", 1, 3)
+        assert (ran.json["status"], ran.json["confirmed"], ran.json["seq"]) == ("confirmed", 1, 3)
         assert all("(direct, user" in entry.by for entry in realm_store.log())
         assert len({entry.at_ms for entry in realm_store.log()}) == 1, "one step"
         refused = follower.check(ran.json["inc"], 0, (SESSION,))

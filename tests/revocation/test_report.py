@@ -25,26 +25,26 @@ PROVEN: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("facts", "status", "summary"),
     [
-        ({}, "dead", "dead: 48 of 48 verifiers confirmed in 3.1 ms"),
+        ({}, "confirmed", "confirmed: 48 of 48 verifiers in 3.1 ms"),
         (
             {"confirmed": 47, "unreachable": ("tool-7",)},
             "partial",
-            "dead: 47 of 48 confirmed, 1 (tool-7) unreachable, fenced by its lease at +1.001 s",
+            "partial: 47 of 48 verifiers, 1 (tool-7) unreachable, fenced by its lease at +1.001 s",
         ),
         (
             {"confirmed": 44, "unreachable": ("a", "b", "c", "d")},
             "partial",
-            "dead: 44 of 48 confirmed, 4 (a, b, c, …) unreachable, fenced by their leases at +1.001 s",
+            "partial: 44 of 48 verifiers, 4 (a, b, c, …) unreachable, fenced by their leases at +1.001 s",
         ),
         (
             {"confirmed": 0, "verifiers": 0},
             "unconfirmed",
-            "in force; no verifier has reported, so none confirmed; leases end by +1.001 s",
+            "unconfirmed: in force; no verifier has reported; leases end by +1.001 s",
         ),
         (
             {"registry_age_ms": 400},
             "unconfirmed",
-            "in force; 48 of 48 known verifiers have it, but the registry is younger than a lease (0.4 s); "
+            "unconfirmed: in force at 48 of 48 known verifiers, but the registry is younger than a lease (0.4 s); "
             "leases end by +1.001 s",
         ),
     ],
@@ -59,7 +59,7 @@ def test_what_is_not_durable_is_never_confirmed(facts: dict[str, Any]) -> None:
     """A kill that a crash of the store could undo is said to be one, first of all."""
     status, summary = write_summary(**{**PROVEN, **facts, "durable": False})
     assert status == "unconfirmed"
-    assert summary.startswith("NOT DURABLE")
+    assert summary.startswith("unconfirmed: NOT DURABLE")
 
 
 def test_an_unknown_outcome_says_so() -> None:
@@ -88,4 +88,4 @@ def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:
     report = wait_confirmed(gone, bump, 60_000)
     assert report.status == "unconfirmed"
     assert report.fenced_in_ms == 0
-    assert report.summary == "in force; the store stopped answering, so none confirmed; leases end by +1.001 s"
+    assert report.summary == "unconfirmed: in force; the store stopped answering; leases end by +1.001 s"

@@ -40,7 +40,7 @@ def test_a_store_without_a_file_is_not_durable(own_valkey: EmbeddedValkey, realm
         bump = store.kill([SESSION], "test", BY)
         assert not bump.durable
         assert store.floors() == {SESSION: 1}
-        assert store.wait_confirmed(bump).summary.startswith("NOT DURABLE")
+        assert store.wait_confirmed(bump).summary.startswith("unconfirmed: NOT DURABLE")
 
 
 def test_missing_replicas_are_not_durable(valkey: EmbeddedValkey, realm_store: RevocationStore) -> None:
