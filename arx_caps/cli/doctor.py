@@ -11,7 +11,9 @@ from typing import Final
 
 import click
 import httpx
+import msgspec
 
+from arx_caps.audit.keys import read_signer
 from arx_caps.cli import exits
 from arx_caps.cli.doctor_check import Check
 from arx_caps.cli.doctor_store import check_store
@@ -23,6 +25,23 @@ from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError
 
 TIMEOUT_S: Final = 3.0
+EXITS: Final = {True: exits.OK, False: exits.DENIED, None: exits.INCOMPLETE}
+MARKS: Final = {
+    True: click.style("ok  ", fg="green"),
+    False: click.style("BAD ", fg="red", bold=True),
+    None: click.style("unknown", fg="yellow"),
+}
+
+
+class _Readiness(msgspec.Struct, frozen=True):
+    """What a mint answers at ``/readyz``; reading it needs no part of a mint."""
+
+    ready: bool
+    because: list[str]
+    log: str
+    realm: str
+    issuer: str
+    log_key: str
 
 
 @click.command("doctor")
@@ -30,16 +49,20 @@ TIMEOUT_S: Final = 3.0
 @common_options
 @pass_console
 def doctor_command(console: Console, place: Place) -> None:
-    """Look for what is wrong and say how to mend it; exits with 1 when something is."""
+    """Look for what is wrong and say how to mend it.
+
+    Exits with 1 when something is wrong, with 3 when nothing is, but something could not be looked at.
+    """
     checks = list(_checks(place))
-    well = all(check.ok for check in checks)
+    results = {check.ok for check in checks}
+    well = False if False in results else None if None in results else True
     value = {"ok": well, "checks": [check._asdict() for check in checks]}
     console.data("doctor", value, lambda: "\n".join(map(_line, checks)))
-    click.get_current_context().exit(exits.OK if well else exits.DENIED)
+    click.get_current_context().exit(EXITS[well])
 
 
 def _line(check: Check) -> str:
-    mark = click.style("ok  ", fg="green") if check.ok else click.style("BAD ", fg="red", bold=True)
+    mark = MARKS[check.ok]
     mend = f"\n     mend: {plain(check.mend)}" if check.mend else ""
     return f"{mark} {check.name}: {plain(check.found)}{mend}"
 
@@ -57,7 +80,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _permissions(realm)
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
-    yield from _mint(place.issuer or realm.issuer)
+    yield from _mint(place.issuer or realm.issuer, realm)
     yield from check_witnesses(realm)
 
 
@@ -92,26 +115,45 @@ def _policy(realm: Realm) -> Check:
     return Check("policy", True, f"{len(policy.templates)} task templates, digest {policy.digest}")
 
 
-def _mint(issuer: str) -> Iterator[Check]:
+def _mint(issuer: str, realm: Realm) -> Iterator[Check]:
     try:
         answer = httpx.get(issuer + "/readyz", timeout=TIMEOUT_S, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         found = f"{issuer} did not answer ({type(error).__name__})"
         yield Check("mint", False, found, "run `arx up` or `arx mint serve`")
         return
-    if "json" not in answer.headers.get("Content-Type", ""):
-        found = f"{issuer} answers {answer.status_code}, and not as a mint does"
+    try:
+        told = msgspec.json.decode(answer.content, type=_Readiness)
+    except msgspec.DecodeError:
+        found = f"{issuer} answers {answer.status_code}, and not as a mint of this version does"
         yield Check("mint", False, found, "something else listens there: end it, or correct `issuer` and `listen`")
         return
-    if answer.is_success:
+    if wrong := _another(told, realm):
+        mend = "correct `issuer` and `listen` in realm.toml, or what leads to that address"
+        yield Check("mint", False, f"{issuer} answers as {wrong}", mend)
+        return
+    if told.ready:
         yield Check("mint", True, f"{issuer} is ready")
     else:
-        said = f"{issuer} answers {answer.status_code}: {answer.text[:300]}"
-        yield Check("mint", False, said, "see its log; it is ready once it can record and follows the store")
-    if '"log":"ok"' in answer.text:
+        found = f"{issuer} is not ready: {'; '.join(told.because)[:300]}"
+        yield Check("mint", False, found, "see its log; it is ready once it can record and follows the store")
+    if told.log == "ok":
         yield Check("audit log", True, "it is signed")
-    if '"log":"halted"' in answer.text:
+    else:
         found = "it is not signed any more, and takes no service's records"
         yield Check(
             "audit log", False, found, "the mint's log says why; docs/audit.md what to do (`arx audit recover`)"
         )
+
+
+def _another(told: _Readiness, realm: Realm) -> str | None:
+    """Name the mint that answered, where it is not this realm's: another name, issuer or log key; else None."""
+    if told.realm != realm.name:
+        return f"the mint of the realm {told.realm}"
+    if told.issuer != realm.issuer:
+        return f"a mint whose issuer is {told.issuer}, not {realm.issuer}"
+    try:
+        own = str(read_signer(realm.log_key_path, "log").key)
+    except ArxError:
+        return None  # the permissions check names what cannot be read
+    return None if told.log_key == own else f"the mint of another realm {realm.name}: its log has another key"

@@ -9,12 +9,12 @@ class Check(NamedTuple):
 
     Attributes:
         name: The thing.
-        ok: Whether it is as it should be.
+        ok: Whether it is as it should be; None when that is unknown.
         found: What it is.
         mend: What to do about it; empty when it is well.
     """
 
     name: str
-    ok: bool
+    ok: bool | None
     found: str
     mend: str = ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``arx doctor`` looks at in the revocation store: its server, its users, the realm's data, who follows them.
 
-It only looks, as the user of the store's address.  What that user may not ask is said, and is no fault of the store.
+It only looks, as the user of the store's address.  What that user may not ask is unknown.
 """
 
 import os
@@ -27,6 +27,7 @@ TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
 LIBRARY: Final = "arx1"
 ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
+MAY_NOT: Final = "ask as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
 ANSWER_BYTES: Final = 4 << 20  # 1,000 entries with the longest scopes, names and reasons have 2.3 MB on the wire
 SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
 NO_LIMIT: Final = 1 << 62
@@ -84,19 +85,20 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         try:
             yield from check_history(store, realm)
         except StoreError as error:
-            yield Check("history", True, f"not compared: {error}")
+            denied = isinstance(error.__cause__, redis.exceptions.NoPermissionError)
+            yield Check("history", None, f"not compared: {error}", MAY_NOT if denied else "look at the store's log")
 
 
 def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
-    """Make one check; a store that does not let this user ask is no failure of the store."""
+    """Make one check; what the store does not let this user ask is unknown."""
     name = check.__name__.removeprefix("_")
     try:
         return check(patient)
     except redis.exceptions.NoPermissionError:
-        return Check(name, True, "this user may not ask")
+        return Check(name, None, "this user may not ask", MAY_NOT)
     except ArxError as error:
         if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
-            return Check(name, True, "this user may not ask")
+            return Check(name, None, "this user may not ask", MAY_NOT)
         return Check(name, False, str(error), "start the mint once: it loads the functions and begins the history")
     except (redis.RedisError, OSError) as error:
         return Check(name, False, f"it did not say ({type(error).__name__})", "look at the store's log")

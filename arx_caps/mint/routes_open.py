@@ -28,11 +28,14 @@ class Health(Answer, frozen=True):
 
 
 class Readiness(Answer, frozen=True):
-    """Whether the mint can grant, what keeps it from that, and whether the audit log goes on."""
+    """Whether the mint can grant, what keeps it from that, whether the audit log goes on, and which mint this is."""
 
     ready: bool
     because: list[str]
     log: Literal["ok", "halted"]
+    realm: str
+    issuer: str
+    log_key: str
 
 
 OPEN: Final = (
@@ -56,7 +59,15 @@ async def readyz(request: Request) -> Response:
     because = await run_in_threadpool(mint.ready)
     # A log that is halted stops no grant: what happens waits in the outbox, and a person has to look.
     log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
-    return _json(msgspec.json.encode(Readiness(ready=not because, because=because, log=log)), 503 if because else 200)
+    told = Readiness(
+        ready=not because,
+        because=because,
+        log=log,
+        realm=mint.realm.name,
+        issuer=mint.realm.issuer,
+        log_key=str(mint.log.publisher.signer.key),
+    )
+    return _json(msgspec.json.encode(told), 503 if because else 200)
 
 
 async def explain(request: Request) -> Response:
