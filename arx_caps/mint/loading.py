@@ -22,6 +22,7 @@ from arx_verifier.errors import RequestError, SettingsError
 if TYPE_CHECKING:
     from arx_caps.mint.core import Mint
 
+SETTLING: Final = 3  # what one mint of several does at a time
 GIVEN: Final = "policy.toml"  # what errors call a text that came without a file
 
 _log = logging.getLogger(__name__)
@@ -67,6 +68,12 @@ def settle_policy(mint: "Mint") -> None:
         StoreError: The database does not answer.
         AuditError: It could not be recorded.
     """
+    # Mints that start together on an empty database would each put the file's policy in force.
+    with mint.state.alone(SETTLING):
+        _settle(mint)
+
+
+def _settle(mint: "Mint") -> None:
     last, path, of_file = mint.state.policy_in_force(), mint.realm.policy_path, mint.loaded
     counts = last is None or _is_newer(path, last)
     if isinstance(of_file, NoPolicy):

@@ -7,6 +7,7 @@ A digest stands in tokens and decisions; whoever asks later what it allowed must
 from typing import Any, Final
 
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.database import PAGE, Database, now_ms
 from arx_caps.mint.events import Event
@@ -36,7 +37,11 @@ class PolicyState(Database):
             again = {"text": text, "in_force_at": now, "by": by}
             known = c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(again))
             if known.rowcount == 0:
-                c.execute(insert(POLICIES).values(digest=digest, first_at=now, **again))
+                try:
+                    with c.begin_nested():
+                        c.execute(insert(POLICIES).values(digest=digest, first_at=now, **again))
+                except IntegrityError:  # another mint kept the same policy a moment before
+                    c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(again))
 
     def policy(self, digest: str) -> dict[str, Any] | None:
         """Return a kept policy, or None."""

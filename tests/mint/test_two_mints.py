@@ -49,9 +49,10 @@ def running(folder: Path, name: str, postgres: Postgres, store: str) -> Iterator
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         realm = stack.enter_context(realm_of(folder, name, postgres))
         # Both at once: one begins the history, the other finds it.
-        mints = list(pool.map(lambda _: MintProcess(realm, store), range(2)))
-        for mint in mints:
-            stack.callback(mint.kill)
+        starts = [pool.submit(MintProcess, realm, store) for _ in range(2)]
+        for started in starts:  # each is ended, also where the other one did not start
+            stack.callback(lambda started=started: started.exception() or started.result().kill())
+        mints = [started.result() for started in starts]
         key, client = KeyFile.load(realm.operator_key_path), stack.enter_context(httpx.Client(timeout=TIMEOUT_S))
         operator = Caller(mints, client, key.key, None)
         body = {"assertion": make_assertion(key, audience=ISSUER, now=now_ms())}
