@@ -27,16 +27,24 @@ def redis_command() -> None:
 @click.option("--user", help="the user's name; else arx-ROLE-REALM")
 @click.option("--password-file", type=click.Path(), help="the user's password is this file's text (\"-\": stdin)")
 @click.option("--new-password", type=click.Path(path_type=Path), help="draw one and write it to this file (mode 0600)")
+@click.option("--file", "as_line", is_flag=True, help="print a line of the store's ACL file, not a command")
 @store_options
 @common_options
 @pass_console
 def acl_command(
-    console: Console, place: Place, role: str, user: str | None, password_file: str | None, new_password: Path | None
+    console: Console,
+    place: Place,
+    role: str,
+    user: str | None,
+    password_file: str | None,
+    new_password: Path | None,
+    as_line: bool,
 ) -> None:
     """Print the command that makes a user with the least rights that a role needs; nothing is sent to the store.
 
-    Feed it to the store as its administrator, or put it into the store's ACL file.  Each verifier should have a user of
-    its own.  The user's name goes into the store's URL, its password into ARX_STORE_PASSWORD.
+    Send it to the store as its administrator.  With --file, print the user's line for the store's ACL file: a server
+    does not start with a command in it.  Each verifier should have a user of its own.  The user's name goes into the
+    store's URL, its password into ARX_STORE_PASSWORD.
     """
     if (password_file is None) == (new_password is None):
         raise Stop("give the password's file with --password-file, or have one drawn with --new-password", code="usage")
@@ -50,9 +58,9 @@ def acl_command(
     if new_password is not None:
         write_private(new_password, password + "\n", replace=False)
     rules = acl.rules(role, realm, password)
-    command = ["ACL", "SETUSER", name, *rules]
-    value = {"role": role, "user": name, "realm": realm, "rules": rules, "command": command}
-    console.data("redis-acl", value, " ".join(command))
+    command, line = ["ACL", "SETUSER", name, *rules], " ".join(["user", name, *rules])
+    value = {"role": role, "user": name, "realm": realm, "rules": rules, "command": command, "line": line}
+    console.data("redis-acl", value, line if as_line else " ".join(command))
 
 
 @redis_command.command("load")

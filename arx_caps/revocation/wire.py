@@ -254,7 +254,9 @@ def told(error: Exception) -> StoreError:
             "the server that answers takes no writes: it is a replica, cut off, or not the owner any more"
         )
     if "unction not found" in said:
-        return StoreError("the ARx functions are not loaded in this store")
+        return StoreError(
+            "the ARx functions are not loaded in this store: load them as its administrator, `arx redis load`"
+        )
     if isinstance(error, redis.ResponseError):
         return StoreError(f"the store refused: {said}")
     return StoreError("the store did not answer")
