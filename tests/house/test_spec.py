@@ -84,13 +84,14 @@ def test_the_limits_are_the_code_s() -> None:
     assert (names.MAX_PATH_BYTES, names.MAX_PATH_SEGMENTS) == (64, 8)
     assert (proofs.MAX_AGE_MS, proofs.MAX_AHEAD_MS, proofs.KEEP_MS) == (10_000, 2_000, 15_000)
     assert DEFAULT_MAX_TTL_MS == 24 * 3600 * 1000
-    assert counters.MAX_NONCES > 0
+    assert (counters.MAX_NONCES > 0, counters.APART_MS) == (True, 60_000)
     assert (discharge.MAX_DISCHARGES, discharging.MAX_DEPTH) == (8, 4)
     assert (bounds.MAX_ONCE, spending.ONCE_MS, spending.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
     assert spending.ONCE_KEEP_MS == spending.ONCE_MS + 60_000
     for text in (
         "7 168 characters",
         "10 s; 2 s; 15 s",
+        "kept longer in a shared store | 60 s",
         "64 bytes, 8 segments",
         "2^24",
         "8; 4 deep",

@@ -11,9 +11,11 @@ import time
 import weakref
 from typing import Any, Final, Protocol
 
+from arx_verifier.epochs import SKEW_MS
 from arx_verifier.errors import SettingsError, StoreError
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
+APART_MS: Final = 2 * SKEW_MS  # between the clocks of two workers, each as far from the store's as it may be
 _BRIEF_S: Final = 60  # what is kept for longer is no call but a name that is good once
 _TIMEOUT_S: Final = 0.25  # a nonce store is on the way of each call: slower than this is down
 
@@ -173,7 +175,8 @@ class RedisNonces:
         try:
             if expires_ms - now_ms > _BRIEF_S * 1000 and not self._has_room():
                 return None
-            return bool(self._redis.set(name, b"", nx=True, px=max(1, expires_ms - now_ms)))
+            # By this worker's clock.  Another one's may be behind it: there the call is still good by so much.
+            return bool(self._redis.set(name, b"", nx=True, px=max(1, expires_ms - now_ms) + APART_MS))
         except (RedisError, OSError) as error:
             raise StoreError(self._unfit or f"the nonce store did not answer: {type(error).__name__}") from error
 

@@ -21,9 +21,9 @@ KILLING: Final = frozenset(("kill", "kill+ban"))
 BANNING: Final = frozenset(("ban", "kill+ban"))
 OPS: Final = frozenset(("kill", "ban", "kill+ban", "lift"))
 FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
+SKEW_MS: Final = 30_000  # how far a verifier's clock and the store's may be apart; beyond it the view is fenced
 
-# Suspend counts on CLOCK_BOOTTIME; a lease that slept through the night must be over in the morning.  Systems without
-# it (macOS) count sleep on CLOCK_MONOTONIC.
+# CLOCK_BOOTTIME counts suspend: a lease that slept is over in the morning.  macOS counts it on CLOCK_MONOTONIC.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from arx_verifier.epochs import KILLING, EpochTable, Lease, boot_clock
+from arx_verifier.epochs import KILLING, SKEW_MS, EpochTable, Lease, boot_clock
 from arx_verifier.feed_wire import CORRUPT, OK, REGRESSED, Answer, Entry, FeedError
 from arx_verifier.history import NOWHERE, Place
 from arx_verifier.retention import Retention
@@ -27,7 +27,6 @@ MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they shar
 CONFIRM_NS: Final = 40_000  # for each of them; about what one needs to take it
 CONFIRM_MOST_MS: Final = 50
 ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
-SKEW_MS: Final = 30_000  # how far this clock and the store's may be apart
 
 _log = logging.getLogger(__name__)
 
