@@ -186,3 +186,18 @@ def test_tests_times_characters_are_bounded() -> None:
     decision: Decision = verifier().decide(sign(token, request), request)
     assert decision.code == "argument_not_allowed"
     assert decision.failures[0].rule == "size of the arguments"
+
+
+def test_counting_sees_one_step_more() -> None:
+    """
+    What counts can fail: one call more, one loop more and one longer text are seen, and the same work counts the same.
+    """
+
+    def work(times: int, text: str = "a" * 400) -> int:
+        return sum(len(text.lower()) for _ in range(times))
+
+    few, again, more = count(lambda: work(3)), count(lambda: work(3)), count(lambda: work(4))
+    assert few == again
+    assert more.bytecodes > few.bytecodes
+    assert more.calls == few.calls + 2
+    assert more.characters == few.characters + 400
