@@ -152,7 +152,7 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
     reading = ProvenChain(AudienceKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
     packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
     packets = (*packets, *(packet for each in discharges for packet in each.packets))
-    ProvenChain.read_caveats(reading, packets, identifier.aud)
+    reading.read_caveats(packets, identifier.aud)
     answered = {each.identifier for each in discharges}
     reading.unmet = tuple([unmet for unmet in reading.unmet if unmet[1].encode() not in answered])
     return reading

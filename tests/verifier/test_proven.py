@@ -28,7 +28,7 @@ def proven(token: Macaroon) -> ProvenChain:
     key = RING.get("k1.0")
     assert key is not None
     made = ProvenChain(key, check_identifier(token.unverified_identifier, AUDIENCE, RING), token.parts()[1], b"")
-    ProvenChain.read_caveats(made, token.packets, AUDIENCE)
+    made.read_caveats(token.packets, AUDIENCE)
     return made
 
 

@@ -19,7 +19,6 @@ from arx_verifier import (
     records,
     spool,
 )
-from arx_verifier.proven import ProvenChain
 
 BYTES = st.binary(max_size=300)
 KEYS = st.binary(min_size=32, max_size=32) | BYTES
@@ -60,7 +59,6 @@ TWINS: dict[str, Callable[..., Any]] = {
     "among": comparing.among,
     "_one_star": matching._one_star,
     "wrong_in": permitting.wrong_in,
-    "read_caveats": ProvenChain.read_caveats,
     "pack_facts": records.pack_facts,
     "_keep_at_once": spool.Journal._keep_at_once,
 }

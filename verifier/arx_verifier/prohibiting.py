@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What in a chain prohibits every call, whatever is asked, and how that is told.  SPEC 6, 13.
 
-Here stand the texts alone; where they apply is ``proven``'s to say, and that of its compiled twin.
+Here stand the texts alone; where they apply is ``proven``'s to say.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_verifier import bounds, chain, codec, names, prohibiting, scopes
-from arx_verifier.compiled import twin
 from arx_verifier.constraints import wrong_in
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
@@ -62,18 +61,6 @@ _TOO_MUCH: Final = Refused(
     (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
 )
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
-
-
-def _refused_by(error: ArxError, index: int) -> Refused:
-    return Refused(error.code, failures_of(error, index))
-
-
-_USED_TO_READ: Final = (
-    *(KEPT, read_terms, hop_of, names.matches_any_path, bounds.parts_of),
-    *(scopes.agent_scopes, scopes.subject_scope, about, ChainFacts, PLACES),
-    *(ArxError, _refused_by, prohibiting.too_deep, prohibiting.not_named, prohibiting.wrong_audience),
-    *(prohibiting.no_holder, demand_of),
-)  # what its twin calls, in the order of ``_compiled_chain.c``
 
 
 class ProvenChain:
@@ -216,12 +203,8 @@ class ProvenChain:
         ]
         return Refused("tool_not_allowed", tuple(failures))
 
-    @twin(_USED_TO_READ)
     def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
-        """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``.
-
-        A compiled twin is no method: this is called by the class.
-        """
+        """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
         known, depth = KEPT, self.identifier.depth
         link = codec.bytes_of(self.identifier.id)
         hand_to: list[tuple[int, tuple[str, ...]]] = []
@@ -271,7 +254,7 @@ class ProvenChain:
                 # Without this a mint's slip would grant every tool there is.
                 raise MalformedTokenError("a token's first caveat says what it allows")
         except ArxError as error:
-            self.refused = _refused_by(error, index)
+            self.refused = Refused(error.code, failures_of(error, index))
             parts = bounds.parts_of(packets)
         self.parts, self._allows = parts, tuple(allows)
         self._name(named, links, agents, tasks)

@@ -62,7 +62,7 @@ def prove(
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
         if opened is None:
-            ProvenChain.read_caveats(proven, packets, audience)
+            proven.read_caveats(packets, audience)
         else:
             _read(proven, opened, len(packets), audience)
     except ArxError as error:
@@ -117,7 +117,7 @@ def _read(proven: ProvenChain, opened: "Opened", own: int, audience: str) -> Non
     from arx_verifier.discharging import speaks_of_holders
 
     wrong = speaks_of_holders(opened.packets, own)
-    ProvenChain.read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience)
+    proven.read_caveats(opened.packets if wrong is None else opened.packets[:own], audience)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A restriction that Python refused was granted by the compiled build, whose walk over a chain had its own members.
+
+CWE-636, SPEC 6.  A member that was added to the Python walk alone restricted nothing there.  What is compiled reads
+bytes and knows no member of a caveat, so one walk decides for both builds.
+"""
+
+from typing import Annotated
+
+import msgspec
+import pytest
+
+from arx_verifier import bounds, caveats
+from arx_verifier.errors import ArxError
+from arx_verifier.proven import ProvenChain
+from arx_verifier.terms import Terms
+from tests.support import ANYTHING, code_of, forge_caveats, mint
+
+
+class _WithRegion(caveats._Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    allow: Annotated[tuple[caveats.WireRule, ...], msgspec.Meta(min_length=1)] | None = None
+    region: str | None = None
+
+
+def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member is added where a developer would add it, in Python; it restricts in every build."""
+    token = forge_caveats(b'{"region":"eu"}')
+    assert code_of(token) == "unknown_caveat"
+    take_rest = ProvenChain._take_rest
+
+    def with_region(chain: ProvenChain, index: int, terms: Terms, audience: str) -> None:
+        take_rest(chain, index, terms, audience)
+        if isinstance(terms.caveat, _WithRegion) and terms.caveat.region is not None:
+            raise ArxError("not in this region", code="network_not_allowed")
+
+    monkeypatch.setattr(caveats, "_WIRE", msgspec.json.Decoder(_WithRegion))
+    for kept in ("terms._REFUSED", "terms.KEPT", "proven.KEPT"):  # neither read before nor found later
+        monkeypatch.setattr(f"arx_verifier.{kept}", bounds.Kept(512, 1))
+    monkeypatch.setattr(ProvenChain, "_take_rest", with_region)
+    assert code_of(token) == "network_not_allowed"
+    assert code_of(mint(ANYTHING).encode()) == "ok"
