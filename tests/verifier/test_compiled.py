@@ -5,9 +5,6 @@ Without the compiled build both are the same function; ``make test-compiled`` bu
 """
 
 import os
-import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,18 +164,3 @@ def test_without_memory_a_field_that_is_not_closed_is_never_there() -> None:
         finally:
             nomemory.remove_mem_hooks()
         assert made is None
-
-
-METHODS = [function for function in compiled.REFERENCES.values() if "." in function.__qualname__]
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.__qualname__))
-def test_a_method_with_a_twin_is_called_by_its_class(method: Callable[..., Any]) -> None:
-    """A twin in C binds to no object: called by one, it lacks an argument, and only in the compiled build."""
-    root = Path(__file__).parents[2]
-    by_class = rf"\b{method.__qualname__.replace('.', '[.]')}\("
-    for folder in ("verifier/arx_verifier", "arx_caps", "benchmarks"):
-        for path in (root / folder).rglob("*.py"):
-            for line in path.read_text("utf-8").splitlines():
-                if f".{method.__name__}(" in line:
-                    assert re.search(by_class, line), f"{path}: {line.strip()}"

@@ -16,8 +16,6 @@ from arx_verifier import (
     matching,
     permitting,
     proofs,
-    records,
-    spool,
 )
 
 BYTES = st.binary(max_size=300)
@@ -59,8 +57,6 @@ TWINS: dict[str, Callable[..., Any]] = {
     "among": comparing.among,
     "_one_star": matching._one_star,
     "wrong_in": permitting.wrong_in,
-    "pack_facts": records.pack_facts,
-    "_keep_at_once": spool.Journal._keep_at_once,
 }
 
 

@@ -530,7 +530,7 @@ static PyMethodDef functions[] = {  // the first COUNT in the order of the enume
     TWIN(appended),        TWIN(walk),           TWIN(split_call), TWIN(tool_digest),
     TWIN(salted),          TWIN(is_flat),        TWIN(same_text),  TWIN(within_integers),
     TWIN(within_lengths),  TWIN(among),          CALLED("_one_star", one_star),
-    TWIN(wrong_in),        TWIN(pack_facts),     CALLED("_keep_at_once", keep_at_once),
+    TWIN(wrong_in),
     {"refer", refer, METH_VARARGS, "Register a twin's Python function, and the class that it has to know."},
     {NULL, NULL, 0, NULL},
 };
@@ -558,8 +558,6 @@ static PyObject *refer(PyObject *self, PyObject *args)
         if (strcmp(functions[i].ml_name, name)) continue;
         Py_XSETREF(reference[i], Py_NewRef(function));
         int (*const learn)(PyObject *) = i == WRONG_IN       ? learn_rule
-                                         : i == PACK_FACTS   ? learn_facts
-                                         : i == KEEP_AT_ONCE ? learn_decision
                                          : i == WALK         ? learn_third
                                                              : learn_call;
         if (knows != NULL && !learn(knows)) return NULL;

@@ -10,8 +10,7 @@
 
 enum {
     STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, WALK, SPLIT_CALL, TOOL_DIGEST,
-    SALTED, IS_FLAT, SAME_TEXT, WITHIN_INTEGERS, WITHIN_LENGTHS, AMONG, ONE_STAR, WRONG_IN, PACK_FACTS, KEEP_AT_ONCE,
-    COUNT
+    SALTED, IS_FLAT, SAME_TEXT, WITHIN_INTEGERS, WITHIN_LENGTHS, AMONG, ONE_STAR, WRONG_IN, COUNT
 };
 
 typedef PyObject *Twin(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
@@ -32,10 +31,7 @@ int ready_rules(void);
 
 // Learn what a twin reads or uses.  Return 0 with an exception where it is not as it should be.
 int learn_rule(PyObject *type);
-int learn_facts(PyObject *type);
-int learn_decision(PyObject *type);
 
 Twin same_text, within_integers, within_lengths, among, one_star, wrong_in;
-Twin pack_facts, keep_at_once;
 
 #endif

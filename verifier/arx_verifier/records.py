@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_verifier.compiled import twin
 from arx_verifier.errors import AuditError
 
 RECORD_VERSION: Final = 2
@@ -92,7 +91,6 @@ class ChainFacts(Facts, frozen=True, array_like=True, forbid_unknown_fields=True
 _KEPT_FACTS: Final = len(Facts.__struct_fields__)
 
 
-@twin(ChainFacts)
 def pack_facts(facts: ChainFacts) -> bytes:
     """Write what a journal's record begins with: version, what is kept of a chain's facts, what can be erased."""
     values = msgspec.structs.astuple(facts)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from arx_verifier.allotting import denials_share, hold_budget, used_in, warn
-from arx_verifier.compiled import twin
 from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
 from arx_verifier.durable import Durable
 from arx_verifier.errors import AuditError, SettingsError
@@ -118,7 +117,7 @@ class Journal(Durable):
         if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code == OK):
             return 0
         try:
-            if not self.waits and (sequence := Journal._keep_at_once(self, decision)):  # a compiled twin is no method
+            if not self.waits and (sequence := self._keep_at_once(decision)):
                 return sequence
             payload, allow = decision.pack(), decision.code == OK
             with self._lock:
@@ -164,7 +163,6 @@ class Journal(Durable):
                 segment.abandon()
         self._begin()
 
-    @twin(Decision)
     def _keep_at_once(self, decision: Decision) -> int:
         """Keep a decision and tell it its place, as nearly always; 0 where something else has to be done first."""
         payload = decision.pack()
