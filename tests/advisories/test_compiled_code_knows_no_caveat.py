@@ -5,6 +5,8 @@ CWE-636, SPEC 6.  A member that was added to the Python walk alone restricted no
 bytes and knows no member of a caveat, so one walk decides for both builds.
 """
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,6 +17,8 @@ from arx_verifier.errors import ArxError
 from arx_verifier.proven import ProvenChain
 from arx_verifier.terms import Terms
 from tests.support import ANYTHING, code_of, forge_caveats, mint
+
+PACKAGE = Path(__file__).parents[2] / "verifier" / "arx_verifier"
 
 
 class _WithRegion(caveats._Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -39,3 +43,12 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ProvenChain, "_take_rest", with_region)
     assert code_of(token) == "network_not_allowed"
     assert code_of(mint(ANYTHING).encode()) == "ok"
+
+
+def test_what_is_compiled_names_no_member_of_a_caveat() -> None:
+    """No text of the C source is the name of a member; of a call's proof, whose width is fixed, the opening is one."""
+    sources = sorted(PACKAGE.glob("*.[ch]"))
+    assert sources, "the package holds its C source"
+    for source in sources:
+        code = re.sub(r"//[^\n]*", "", source.read_text("utf-8"))
+        assert not set(re.findall(r'"([a-z_]+)"', code)) & caveats.KNOWN, source.name

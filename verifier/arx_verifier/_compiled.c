@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The optional compiled twins of a few functions on the way of each call.  The Python ones are the reference.
+// Primitives on the way of each call: HMACs of the chain, base64url, packets, the split of a call's text, digests.
 //
-// Each twin does the ordinary case only.  Whatever is unusual (another type, a text that is not canonical, a length
-// that is not minimal) goes to the Python function, which was registered with it: so there is one place that says what
-// is malformed, and one text for it.  SHA-256 is libcrypto's, the one that Python's hashlib uses; nothing here is a
-// cryptographic primitive.  Everything runs under the GIL, which is what knows the one digest context safe.
+// What is here reads bytes and knows no member of a caveat: what a token means is said in Python alone.  A test holds it
+// to that.
+//
+// Each function does the ordinary case of the Python function of its name, which is the reference.  All else (another
+// type, a text that is not canonical, a length that is not minimal) goes to that function: so one place says what is
+// malformed, and in one text.  SHA-256 is libcrypto's, the one that Python's hashlib uses; nothing here is a
+// cryptographic primitive.  Everything runs under the GIL, so the one digest context is never used twice at once.
 
-#include "_compiled.h"
-
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdint.h>
 #include <string.h>
-#include <structmember.h>
 
 #define DIGEST 32
 #define BLOCK 64
+#define LINK 16            // chain.LINK_BYTES
 #define MAX_CAVEATS 64     // codec.MAX_CAVEATS
 #define MAX_CHARS 7168     // codec.MAX_CREDENTIAL_CHARS
 #define CAVEAT 95          // proofs._CAVEAT_BYTES
@@ -26,30 +29,21 @@
 
 // ---------------------------------------------------------------------------------------------------- what is shared
 
+enum {
+    STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, WALK, SPLIT_CALL, TOOL_DIGEST,
+    SALTED, IS_FLAT, COUNT
+};
+
 static PyObject *reference[COUNT];  // the Python functions
 static PyObject *call_type;         // presented.Call
 static PyObject *third_type;        // codec.ThirdParty
 static EVP_MD *sha256;
 static EVP_MD_CTX *context;
 
-PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (reference[which] == NULL) return PyErr_Format(PyExc_TypeError, "a twin is used through its module only");
+    if (reference[which] == NULL) return PyErr_Format(PyExc_TypeError, "this function is used through its Python module");
     return PyObject_Vectorcall(reference[which], args, (size_t)nargs, NULL);
-}
-
-int find_fields(PyObject *type, const char *const *texts, int count, Py_ssize_t *found)
-{
-    for (int i = 0; i < count; i++) {
-        PyObject *member = PyObject_GetAttrString(type, texts[i]);
-        if (member == NULL) return 0;
-        PyMemberDef *said = Py_IS_TYPE(member, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)member)->d_member : NULL;
-        int known = said != NULL && said->type == T_OBJECT_EX;
-        found[i] = known ? said->offset : 0;
-        Py_DECREF(member);
-        if (!known) return PyErr_Format(PyExc_TypeError, "%s is no plain field", texts[i]), 0;
-    }
-    return 1;
 }
 
 static int is_key(PyObject *value) { return PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == DIGEST; }
@@ -192,22 +186,14 @@ static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return good ? PyBytes_FromStringAndSize((char *)out, DIGEST) : NULL;
 }
 
-int link_into(unsigned char *out, const void *link, size_t link_size, const void *hop, size_t hop_size)
-{
-    unsigned char whole[DIGEST];
-    int good = begin() && add("arx/1/link", 10) && add(link, link_size) && add(hop, hop_size) && end(whole);
-    if (good) memcpy(out, whole, 16);
-    return good || failed();
-}
-
 static PyObject *next_link(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(NEXT_LINK, args, nargs);
-    unsigned char out[16];
-    if (!link_into(out, PyBytes_AS_STRING(args[0]), (size_t)PyBytes_GET_SIZE(args[0]), PyBytes_AS_STRING(args[1]),
-                   (size_t)PyBytes_GET_SIZE(args[1])))
+    unsigned char out[DIGEST];
+    if (!(begin() && add("arx/1/link", 10) && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
+          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
         return NULL;
-    return PyBytes_FromStringAndSize((char *)out, 16);
+    return PyBytes_FromStringAndSize((char *)out, LINK);
 }
 
 static PyObject *salted(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -234,7 +220,7 @@ static void make_tables(void)
 }
 
 // Return the number of bytes, or -1 where the text is not canonical: another alphabet, or bits after the last byte.
-Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t size)
+static Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t size)
 {
     Py_ssize_t whole = size / 4, over = size % 4;
     unsigned char *start = out;
@@ -259,7 +245,7 @@ Py_ssize_t decode_into(unsigned char *out, const unsigned char *text, Py_ssize_t
 
 static Py_ssize_t encoded_size(Py_ssize_t size) { return size / 3 * 4 + (size % 3 ? size % 3 + 1 : 0); }
 
-void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t size)
+static void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t size)
 {
     for (; size >= 3; size -= 3, raw += 3, out += 4) {
         uint32_t group = (uint32_t)raw[0] << 16 | (uint32_t)raw[1] << 8 | raw[2];
@@ -519,19 +505,15 @@ static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 
 // --------------------------------------------------------------------------------------------------------- the module
 
-#define CALLED(name, function) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
-#define TWIN(function) CALLED(#function, function)
+#define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyObject *refer(PyObject *self, PyObject *args);
 
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
-    TWIN(states_of),       TWIN(ends_in),        TWIN(extend),     TWIN(fold),
-    TWIN(next_link),       TWIN(base64_of),      TWIN(bytes_of),   TWIN(read_text),
-    TWIN(appended),        TWIN(walk),           TWIN(split_call), TWIN(tool_digest),
-    TWIN(salted),          TWIN(is_flat),        TWIN(same_text),  TWIN(within_integers),
-    TWIN(within_lengths),  TWIN(among),          CALLED("_one_star", one_star),
-    TWIN(wrong_in),
-    {"refer", refer, METH_VARARGS, "Register a twin's Python function, and the class that it has to know."},
+    FUNCTION(states_of), FUNCTION(ends_in),    FUNCTION(extend),     FUNCTION(fold),        FUNCTION(next_link),
+    FUNCTION(base64_of), FUNCTION(bytes_of),   FUNCTION(read_text),  FUNCTION(appended),    FUNCTION(walk),
+    FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(salted),   FUNCTION(is_flat),
+    {"refer", refer, METH_VARARGS, "Register a function's Python reference, and the class of what it makes."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -557,17 +539,14 @@ static PyObject *refer(PyObject *self, PyObject *args)
     for (int i = 0; i < COUNT; i++) {
         if (strcmp(functions[i].ml_name, name)) continue;
         Py_XSETREF(reference[i], Py_NewRef(function));
-        int (*const learn)(PyObject *) = i == WRONG_IN       ? learn_rule
-                                         : i == WALK         ? learn_third
-                                                             : learn_call;
-        if (knows != NULL && !learn(knows)) return NULL;
+        if (knows != NULL && !(i == WALK ? learn_third(knows) : learn_call(knows))) return NULL;
         return PyObject_GetAttrString(self, name);
     }
-    return Py_NewRef(function);  // it has no twin
+    return Py_NewRef(function);  // it is not compiled
 }
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_compiled", "Compiled twins; see compiled.py.", -1, functions, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_compiled", "Primitives; see compiled.py.", -1, functions, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__compiled(void)
@@ -579,5 +558,5 @@ PyMODINIT_FUNC PyInit__compiled(void)
         PyErr_SetString(PyExc_ImportError, "libcrypto has no SHA-256");
         return NULL;
     }
-    return ready_rules() ? PyModule_Create(&definition) : NULL;
+    return PyModule_Create(&definition);
 }

@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from arx_verifier.canonical import MAX_INTEGER
-from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError
 
 Predicate: TypeAlias = Callable[[Any], bool]
@@ -70,7 +69,6 @@ def equal(operand: Any) -> Test:
     return is_text, same_text(operand)
 
 
-@twin()
 def same_text(operand: str) -> Predicate:
     """Make the test of this very text."""
     return lambda value: type(value) is str and value == operand
@@ -96,7 +94,6 @@ def one_of(operand: Sequence[Any]) -> Test:
     return _speaks_of(sets), lambda value: _is_among(value, sets)
 
 
-@twin()
 def among(kind: type, wanted: frozenset[Any]) -> Predicate:
     """Make the test of being one of these, which are all of this type."""
     return lambda value: type(value) is kind and value in wanted
@@ -116,7 +113,6 @@ def within(operand: Sequence[Any]) -> Test:
     return _between("range", operand[0], operand[1])
 
 
-@twin()
 def within_integers(least: int, most: int) -> Predicate:
     """Make the test of a closed range of integers; it says its bounds, so that several can be made one."""
 
@@ -155,7 +151,6 @@ def has_max_length(operand: Any) -> Test:
     return is_sized, within_lengths(0, most)
 
 
-@twin()
 def within_lengths(least: int, most: int) -> Predicate:
     """Make the test of the length of a text or list."""
     return lambda value: (type(value) is str or type(value) is list) and least <= len(value) <= most

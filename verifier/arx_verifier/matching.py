@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from arx_verifier.comparing import Test, is_text, same_text
-from arx_verifier.compiled import twin
 from arx_verifier.errors import MalformedTokenError
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -219,7 +218,6 @@ def _read_url(value: Any) -> _Location | None:
     return _Location(scheme, host, port, slash + path or "/")
 
 
-@twin()
 def _one_star(first: str, last: str) -> Callable[[Any], bool]:
     start, shortest = len(first), len(first) + len(last)
     if not last:  # as for everything in a folder

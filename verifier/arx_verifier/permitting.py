@@ -9,7 +9,6 @@ from typing import Any
 
 from arx_verifier.arguments import ABSENT
 from arx_verifier.comparing import Predicate, within_integers
-from arx_verifier.compiled import twin
 
 
 class CompiledRule:
@@ -47,7 +46,6 @@ class CompiledRule:
         return len(tool) > len(self.prefix) and tool.startswith(self.prefix)
 
 
-@twin(CompiledRule)
 def wrong_in(rule: CompiledRule, args: Mapping[str, Any]) -> str | None:
     """Find the first argument for which a call does not keep the rule; its tool was matched before.
 
