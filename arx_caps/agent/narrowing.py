@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a holder wants to leave to the caveat that says it.  SPEC 6, 7.
+"""From what a holder wants to leave to the caveat that says it.  SPEC 6, 7, 15.1.
 
-A caveat only takes away, so nothing here can widen a task.  What is checked is whether the result is of use: a tool
-that the task does not allow, an argument that no tool takes, or a misspelt constraint is told to the holder now, not to
-its sub-agent by a service later.
+A caveat only takes away, so nothing here can widen a task.  One caveat is written, and it goes into every token of the
+bundle: a service may exchange its token for one of another audience, where nothing else of the bundle holds.
+What is checked is whether the result is of use: a tool that the task does not allow, an argument that no tool takes, or
+a value that no rule lets through is told to the holder now, not to its sub-agent by a service later.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from arx_caps.agent.clashes import clash
 from arx_caps.agent.outline import Outline, meet
 from arx_caps.durations import parse_duration
-from arx_verifier.arguments import ConstraintLike, read_constraint
+from arx_verifier.arguments import Constraint, ConstraintLike, read_constraint
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
@@ -29,73 +33,77 @@ def caveats_for(
     args: Mapping[str, Any] | None = None,
     ttl: str | None = None,
     depth: int | None = None,
+    audiences: Sequence[str] | None = None,
 ) -> dict[str, Caveat | None]:
-    """Write what is to be taken away from each token of a bundle.
+    """Write what is to be taken away from the tokens of a bundle.
 
     Args:
         outlines: What the tokens say now, by audience.
         now: The holder's clock, ms since the Unix epoch.
-        tools: As for ``rules_for``.
-        args: As for ``rules_for``.
-        ttl: Life from now on, such as ``"60s"``.
-        depth: How many hand-overs may follow.
-
-    Returns:
-        A caveat by audience, None where there is nothing to take away.  An audience that would have no tool left is not
-        in it.
-
-    Raises:
-        AttenuationError: As ``rules_for``; or a ``ttl`` or ``depth`` that cannot be.
-    """
-    rules = rules_for(outlines, tools, args)
-    exp = None if ttl is None else now + _life(ttl)
-    if depth is not None and not 0 <= depth <= MAX_HOPS:
-        raise AttenuationError(f"depth is a number of hand-overs from 0 to {MAX_HOPS}")
-    written = {audience: Caveat(allow=allow, depth=depth, exp=exp) for audience, allow in rules.items()}
-    return {audience: None if caveat == Caveat() else caveat.check() for audience, caveat in written.items()}
-
-
-def rules_for(
-    outlines: Mapping[str, Outline], tools: Sequence[str] | None, args: Mapping[str, Any] | None
-) -> dict[str, tuple[Rule, ...] | None]:
-    """Work out the ``allow`` that narrows each token of a bundle.
-
-    Args:
-        outlines: What the tokens say now, by audience.
         tools: Tools or patterns to leave; None leaves every tool.
         args: Argument to constraint, for every tool left that can take it; or tool to such a mapping.
+        ttl: Life from now on, such as ``"60s"``.
+        depth: How many hand-overs may follow.
+        audiences: The services to leave; None leaves those that still have a tool.
 
     Returns:
-        The rules by audience: None where nothing of this token is taken away.  An audience that would have no tool left
-        is not in it.
+        By audience that is left the caveat, the same one for each; None where there is nothing to take away.
 
     Raises:
-        AttenuationError: A tool the task does not allow, an argument that no tool takes, a constraint that is none, or
-            ``args`` that can be read in two ways.
+        AttenuationError: A tool the task does not allow, an argument that no tool takes, a constraint that is none,
+            ``args`` that can be read in two ways, a ``ttl`` or ``depth`` that cannot be, or nothing would be left.
     """
+    if isinstance(audiences, str):
+        raise TypeError("audiences is a list of names, not one text")
+    chosen = outlines if audiences is None else {each: outlines[each] for each in dict.fromkeys(audiences)}
+    allow = _rules_for(chosen, tools, args)
+    left = [each for each, held in chosen.items() if tools is None or _tools_at(held, tools)]
+    idle = [each for each in chosen if each not in left]
+    if (audiences is not None and idle) or not left:
+        raise AttenuationError(f"no tool would be left at {', '.join(idle) or 'any service: audiences is empty'}")
+    if depth is not None and not 0 <= depth <= MAX_HOPS:
+        raise AttenuationError(f"depth is a number of hand-overs from 0 to {MAX_HOPS}")
+    exp = None if ttl is None else now + _life(ttl)
+    # Said, and not only left out: or a service that may exchange its token would reach what was left out.
+    only = None if audiences is None else tuple(sorted(left))
+    caveat = Caveat(allow=allow, aud=only, depth=depth, exp=exp)
+    return dict.fromkeys(left, None if caveat == Caveat() else caveat.check())
+
+
+def _rules_for(
+    outlines: Mapping[str, Outline], tools: Sequence[str] | None, args: Mapping[str, Any] | None
+) -> tuple[Rule, ...] | None:
+    """Write the ``allow`` that narrows every token of a bundle; None where none is needed."""
     if tools is None and not args:
-        return dict.fromkeys(outlines)
-    left = {audience: _tools_left(held, tools) for audience, held in outlines.items()}
-    every = sorted({tool for found in left.values() for tool in found})
-    for tool in tools if tools is not None else ():
-        if tool not in every:
-            raise AttenuationError(f"no rule of this task allows {shorten(tool)}; {_allowed(outlines)}")
-    if not every:
-        raise AttenuationError(f"there is nothing to narrow: {_allowed(outlines)}")
-    by_tool = _by_tool(args or {}, tools, every)
-    rules: dict[str, tuple[Rule, ...] | None] = {}
-    for audience, found in left.items():
-        made = tuple([_rule(outlines[audience], tool, by_tool[tool]) for tool in found])
-        if made:
-            rules[audience] = None if tools is None and all(rule.args is None for rule in made) else made
-    _refuse_unused(by_tool, rules)
+        return None
+    every = _tools_left(outlines, tools)
+    by_tool, by_argument = _by_tool(args or {}, tools, every)
+    names = sorted({name for constraints in by_tool.values() for name in constraints})
+    if tools is None and not names:
+        return None
+    taking = {
+        name: [tool for tool in every if name in by_tool[tool] and _takes(outlines, tool, name)] for name in names
+    }
+    unused = [name for name in names if not taking[name]]
+    if unused:
+        # It was misspelt, or guards what cannot come: the holder should know.
+        raise AttenuationError(f"no tool of this hand-over takes an argument {', '.join(map(shorten, unused))}")
+    must = {name: _must(outlines, taking[name], name) if by_argument else taking[name] for name in names}
+    if by_argument and tools is None and not any(must.values()):
+        # One rule for all tools, also for those that only a service reaches, which this bundle cannot name.
+        rules: tuple[Rule, ...] = (_rule("*", by_tool[every[0]], must),)
+    else:
+        rules = tuple([_rule(tool, by_tool[tool], must) for tool in every])
+    _refuse_the_useless(outlines, every, rules, each=tools is not None)
     return rules
 
 
-def _tools_left(held: Outline, tools: Sequence[str] | None) -> list[str]:
-    allowed = held.tools
+def _tools_left(outlines: Mapping[str, Outline], tools: Sequence[str] | None) -> list[str]:
     if tools is None:
-        return list(allowed)
+        every = sorted({tool for held in outlines.values() for tool in held.tools})
+        if not every:
+            raise AttenuationError(f"there is nothing to narrow: {_allowed(outlines)}")
+        return every
     if isinstance(tools, str):
         raise TypeError("tools is a list of tool names, not one text")
     if not tools:
@@ -103,26 +111,77 @@ def _tools_left(held: Outline, tools: Sequence[str] | None) -> list[str]:
     for tool in tools:
         if not is_tool_pattern(tool):
             raise AttenuationError(f"{shorten(tool)} is not a tool's name, 'prefix.*' or '*'")
-    return [tool for tool in dict.fromkeys(tools) if any(meet(tool, pattern) is not None for pattern in allowed)]
+        if not any(_tools_at(held, [tool]) for held in outlines.values()):
+            raise AttenuationError(f"no rule of this task allows {shorten(tool)}; {_allowed(outlines)}")
+    return list(dict.fromkeys(tools))
 
 
-def _rule(held: Outline, tool: str, constraints: Constraints) -> Rule:
-    # An argument that the token's own rules refuse for this tool needs no constraint, and one would end the tool: what
-    # a rule names must be there.
-    kept = {name: constraint for name, constraint in constraints.items() if held.takes(tool, name)}
-    return Rule(tool=tool, args=kept, open=True) if kept else Rule(tool=tool)
+def _tools_at(held: Outline, tools: Sequence[str]) -> list[str]:
+    return [tool for tool in tools if any(meet(tool, pattern) is not None for pattern in held.tools)]
 
 
-def _by_tool(args: Mapping[str, Any], tools: Sequence[str] | None, every: Sequence[str]) -> dict[str, Constraints]:
-    """Read either form of ``args`` into constraints for each tool."""
+def _takes(outlines: Mapping[str, Outline], tool: str, name: str) -> bool:
+    return any(held.takes(tool, name) for held in outlines.values())
+
+
+def _must(outlines: Mapping[str, Outline], taking: Sequence[str], name: str) -> list[str]:
+    """Find the tools in whose calls an argument has to be there because this caveat says so.
+
+    Where the mint's own rules demand it, they do so beside any caveat.  Where they name it and let it be absent, a call
+    without it could mean more than any value that is left.  A tool that takes any arguments, beside tools that name
+    this one, is not known to have it: there it is held to its constraint when it comes.
+    """
+    naming = {tool for tool in taking for held in outlines.values() if held.names(tool, name)}
+    return [
+        tool
+        for tool in taking
+        if (tool in naming or not naming)
+        and any(held.takes(tool, name) and not held.demands(tool, name) for held in outlines.values())
+    ]
+
+
+def _rule(tool: str, constraints: Constraints, must: Mapping[str, Sequence[str]]) -> Rule:
+    if not constraints:
+        return Rule(tool=tool)
+    # One matching rule of a caveat is enough, so a wider pattern demands what any tool within it does.
+    args = {
+        name: constraint if any(meet(tool, other) is not None for other in must[name]) else _if_there(constraint)
+        for name, constraint in constraints.items()
+    }
+    return Rule(tool=tool, args=args, open=True)
+
+
+def _if_there(constraint: ConstraintLike) -> Constraint:
+    if isinstance(constraint, Constraint):
+        return msgspec.structs.replace(constraint, optional=True)
+    return Constraint(equal=constraint, optional=True)
+
+
+def _refuse_the_useless(
+    outlines: Mapping[str, Outline], every: Sequence[str], rules: Sequence[Rule], *, each: bool
+) -> None:
+    """Refuse a caveat under which no tool could be called; of tools that were listed, each has to be."""
+    dead: dict[str, str] = {}
+    for tool in every:
+        clashes = [clash(held, tool, rules) for held in outlines.values() if _tools_at(held, [tool])]
+        if None not in clashes:
+            dead[tool] = str(clashes[0])
+    if dead and (each or len(dead) == len(every)):
+        raise AttenuationError(f"nobody could call {'; '.join([f'{tool}: {why}' for tool, why in dead.items()][:4])}")
+
+
+def _by_tool(
+    args: Mapping[str, Any], tools: Sequence[str] | None, every: Sequence[str]
+) -> tuple[dict[str, Constraints], bool]:
+    """Read either form of ``args`` into constraints for each tool, and tell whether it was the one by argument."""
     # Under a rule `*` any name could be a tool's: there, only tools that are listed are meant as such.
     known = tools if tools is not None else [tool for tool in every if tool != "*"]
     if not (args and all(isinstance(value, Mapping) and _covers(known, name) for name, value in args.items())):
-        return dict.fromkeys(every, _read(args, known))
+        return dict.fromkeys(every, _read(args, known)), True
     flat, nested = _readable(args), {tool: _readable(arguments) for tool, arguments in args.items()}
     if None in nested.values():
         if flat is not None:
-            return dict.fromkeys(every, flat)
+            return dict.fromkeys(every, flat), True
         nested = {tool: _read(arguments, ()) for tool, arguments in args.items()}  # says what is wrong
     elif flat is not None:
         raise AttenuationError(
@@ -135,7 +194,7 @@ def _by_tool(args: Mapping[str, Any], tools: Sequence[str] | None, every: Sequen
             raise AttenuationError(
                 f"{', '.join(wider)} would still allow any {tool}: list the tools to leave in `tools`"
             )
-    return {tool: nested.get(tool) or {} for tool in every}
+    return {tool: nested.get(tool) or {} for tool in every}, False
 
 
 def _read(args: Mapping[str, Any], known: Sequence[str]) -> Constraints:
@@ -158,14 +217,6 @@ def _readable(args: Mapping[str, Any]) -> Constraints | None:
 
 def _covers(known: Sequence[str], name: str) -> bool:
     return any(matches_tool(pattern, name) for pattern in known)
-
-
-def _refuse_unused(by_tool: Mapping[str, Constraints], rules: Mapping[str, tuple[Rule, ...] | None]) -> None:
-    """A constraint that stands in no rule was misspelt, or guards what cannot come: the holder should know."""
-    kept = {name for made in rules.values() for rule in made or () for name in rule.args or ()}
-    unused = sorted({name for constraints in by_tool.values() for name in constraints} - kept)
-    if unused:
-        raise AttenuationError(f"no tool of this hand-over takes an argument {', '.join(map(shorten, unused))}")
 
 
 def _allowed(outlines: Mapping[str, Outline]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from arx_verifier import chain, codec
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import KEY_BYTES, AudienceKey
@@ -82,6 +82,24 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
             )
             for group in self.groups
         )
+
+    def names(self, tool: str, argument: str) -> bool:
+        """Tell whether the mint's own rules for a tool name this argument."""
+        return any(argument in (rule.args or {}) for rule in self._granted(tool))
+
+    def demands(self, tool: str, argument: str) -> bool:
+        """Tell whether the mint's own rules allow no call of this tool without this argument."""
+        return all(demands(rule, argument) for rule in self._granted(tool))
+
+    def _granted(self, tool: str) -> list[Rule]:
+        # The first ``allow`` is the mint's, and stands in every token for this audience, exchanged ones too.
+        return [rule for rule in (self.groups or ((),))[0] if meet(rule.tool, tool) is not None]
+
+
+def demands(rule: Rule, argument: str) -> bool:
+    """Tell whether a rule allows no call without this argument."""
+    constraint = (rule.args or {}).get(argument)
+    return constraint is not None and not (isinstance(constraint, Constraint) and constraint.optional)
 
 
 def meet(pattern: str, other: str) -> str | None:

@@ -12,8 +12,6 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, Self
 
-import msgspec
-
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.auth import ArxAuth, Sign
 from arx_caps.agent.bundle import Bundle
@@ -202,12 +200,17 @@ class Task:
     ) -> "Task":
         """Make a task for another agent, narrower or equal, with a link of its own.  Offline.
 
+        What is taken away stays away when a service exchanges its token for one of another service.  ``tools``,
+        ``args`` by tool and ``audiences`` leave what they name, and no service that is reached in this way alone.
+
         Args:
             to: The next holder's agent path.
             tools: Tools or patterns to leave; None leaves them all.
             args: Argument to constraint, for every tool left that can take it; or tool to such a mapping.  Constraints
-                are plain data as in a policy: ``"o-1"``, ``{"range": [0, 20]}``, ``{"one_of": ["a", "b"]}``.  An
-                argument that is constrained must be there, unless its constraint says ``"optional": True``.
+                are plain data as in a policy: ``"o-1"``, ``{"range": [0, 20]}``, ``{"one_of": ["a", "b"]}``.  A
+                constrained argument must be present where the task's rules name it, or the holder names the tool,
+                unless its constraint says ``"optional": True``.  A tool that takes any arguments needs none, and
+                what comes there is held to the constraint.
             ttl: Life from now on, such as ``"60s"``; never longer than what this task has left.
             depth: How many hand-overs may follow this one.
             audiences: Leave these services; None leaves those that still have a tool.
@@ -217,7 +220,8 @@ class Task:
 
         Raises:
             AttenuationError: The sub-agent could do nothing with it: a tool or name that the task does not allow, an
-                argument no tool takes, no hand-over left; or a value that cannot be read.
+                argument no tool takes, a constraint that no call could keep, no hand-over left; or a value that
+                cannot be read.
         """
         if not names.is_agent_path(to):
             raise AttenuationError(f"{shorten(to)} is not an agent path such as acme/worker")
@@ -286,19 +290,11 @@ class Task:
         depth: int | None,
         audiences: Sequence[str] | None,
     ) -> dict[str, Caveat | None]:
-        if isinstance(audiences, str):
-            raise TypeError("audiences is a list of names, not one text")
-        chosen = self.audiences if audiences is None else [self._checked(audience) for audience in audiences]
-        outlines = {audience: self.bundle.outlines[audience] for audience in chosen}
-        caveats = caveats_for(outlines, tools=tools, args=args, ttl=ttl, depth=depth, now=self._now())
-        idle = [audience for audience in chosen if audience not in caveats]
-        if (audiences is not None and idle) or not caveats:
-            raise AttenuationError(f"no tool would be left at {', '.join(idle) or 'any service: audiences is empty'}")
-        if audiences is None or len(chosen) == len(self.audiences):
-            return caveats
-        # Said, and not only left out: or a service that may exchange its token would reach what was left out.
-        only = tuple(sorted(set(chosen)))
-        return {each: msgspec.structs.replace(caveat or Caveat(), aud=only) for each, caveat in caveats.items()}
+        for audience in audiences if audiences is not None and not isinstance(audiences, str) else ():
+            self._checked(audience)
+        return caveats_for(
+            self.bundle.outlines, tools=tools, args=args, ttl=ttl, depth=depth, audiences=audiences, now=self._now()
+        )
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""

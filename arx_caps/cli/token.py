@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.narrowing import rules_for
+from arx_caps.agent.narrowing import caveats_for
 from arx_caps.agent.outline import outline, unverified_chain
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.explain import explain_command
@@ -17,8 +17,6 @@ from arx_caps.cli.holding import Holding
 from arx_caps.cli.output import Console, pairs, plain
 from arx_caps.cli.reading import describe_discharge, describe_token, fingerprint
 from arx_caps.cli.values import Duration, read_pairs, show_json, show_time, show_until
-from arx_caps.durations import parse_duration
-from arx_verifier.caveats import Caveat
 from arx_verifier.names import is_agent_path
 
 
@@ -59,7 +57,17 @@ def inspect(console: Console, file: str) -> None:
 @out_option
 @common_options
 @pass_console
-def hand_over(console: Console, /, to: str, file: str, out: Path | None, **narrower: Any) -> None:
+def hand_over(
+    console: Console,
+    to: str,
+    file: str,
+    tools: tuple[str, ...],
+    arguments: tuple[str, ...],
+    audiences: tuple[str, ...],
+    ttl: str | None,
+    depth: int | None,
+    out: Path | None,
+) -> None:
     """Narrow what FILE holds and hand it to the agent TO, without asking the mint.
 
     What an --arg is held to is any constraint as JSON, or the text, integer or boolean that it is to equal.
@@ -71,31 +79,19 @@ def hand_over(console: Console, /, to: str, file: str, out: Path | None, **narro
     if not is_agent_path(to):
         raise click.BadParameter(f"{to[:60]!r} is not an agent path such as acme/worker", param_hint="TO")
     holding = Holding.read(file)
-    given = holding.hand_over(to, _caveats(holding, **narrower))
+    outlines = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
+    caveats = caveats_for(
+        outlines,
+        tools=tools or None,
+        args=read_pairs(arguments, constraints=True),
+        ttl=ttl,
+        depth=depth,
+        audiences=audiences or None,
+        now=time.time_ns() // 1_000_000,
+    )
+    given = holding.hand_over(to, caveats)
     _refuse_the_useless(given)
     _give(console, given, to, out)
-
-
-def _caveats(
-    holding: Holding,
-    tools: tuple[str, ...],
-    arguments: tuple[str, ...],
-    audiences: tuple[str, ...],
-    ttl: str | None,
-    depth: int | None,
-) -> dict[str, Caveat | None]:
-    """Work out what the hand-over takes from each token; None for nothing but the name."""
-    kept = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
-    rules = rules_for(kept, tools or None, read_pairs(arguments, constraints=True))
-    idle = sorted(set(kept) - set(rules))
-    if idle and (audiences or not rules):
-        raise Stop(f"no tool would be left at {', '.join(idle)}", code="attenuation")
-    exp = time.time_ns() // 1_000_000 + parse_duration(ttl) if ttl else None
-    caveats: dict[str, Caveat | None] = {}
-    for audience, allow in rules.items():
-        said = (allow, exp, depth) != (None, None, None)
-        caveats[audience] = Caveat(allow=allow, exp=exp, depth=depth).check() if said else None
-    return caveats
 
 
 def _refuse_the_useless(given: Holding) -> None:

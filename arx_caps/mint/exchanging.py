@@ -22,7 +22,6 @@ from arx_caps.mint.requiring import demand_of, require_approvals
 from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import now_ms
 from arx_verifier import codec, proofs
-from arx_verifier.caveats import Caveat
 from arx_verifier.codec import ThirdParty
 from arx_verifier.discharge import Requirement
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
@@ -83,7 +82,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms(), **about)
     to = SERVICES + service
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
-    own = _welcoming(granted.caveats(audience), (*hops, to))
+    own = _welcoming(granted, audience, (*hops, to))
     needs = granted.needs()
     mints = [demand_of(parent.identifier.kid, str(identifier.task), tools) for tools in needs.get(service, ())]
     kept = _kept(text, len(granted.caveats(service)), mints)
@@ -267,11 +266,17 @@ def _spend(mint: Mint, service: str, text: str, audience: str) -> None:
         mint.state.spend("exchange", f"{service}>{audience}", name, call.issued_at + proofs.KEEP_MS)
 
 
-def _welcoming(own: tuple[Caveat, ...], hops: tuple[str, ...]) -> list[CaveatLike]:
-    """Let the mint's own caveats name the services that a token went through beside those it may be handed to."""
+def _welcoming(granted: Granted, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:
+    """Let the mint's own caveats name the services that a token went through beside those it may be handed to.
+
+    Behind them stands what the agent narrowed its task by: to whom it may not be handed, no service exchanges it.
+    """
+    mints = len(granted.own[audience])
     return [
-        caveat if caveat.hand_to is None else msgspec.structs.replace(caveat, hand_to=(*caveat.hand_to, *hops))
-        for caveat in own
+        msgspec.structs.replace(caveat, hand_to=(*caveat.hand_to, *hops))
+        if caveat.hand_to is not None and place < mints
+        else caveat
+        for place, caveat in enumerate(granted.caveats(audience))
     ]
 
 

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether rules that must all hold leave a call at all, as far as that can be known from the rules alone.  SPEC 7.
+
+A holder is told of a hand-over that could be used for nothing.  What is not known is left to the verifier: this never
+says that rules clash where some value keeps both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from arx_caps.agent.outline import Outline, demands, meet
+from arx_verifier.arguments import Constraint, ConstraintLike, Leaf, compile_constraint, said
+from arx_verifier.canonical import MAX_INTEGER, encode
+from arx_verifier.comparing import is_decimal
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import MalformedTokenError
+
+_BOUNDS: Final = ("range", "min", "max")
+_VALUES: Final = ("equal", "one_of")
+_MAX_SHOWN: Final = 80
+
+
+def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
+    """Say why no call of a tool could keep what a token says and these rules too.
+
+    Args:
+        held: What the token says.
+        tool: The tool, or a pattern.
+        rules: One of them must hold for a call; each is open.
+
+    Returns:
+        The argument and what is said of it; None where a call may be possible.
+    """
+    why = "no rule is left for it"
+    groups = [[other for other in group if meet(other.tool, tool)] for group in held.groups]
+    for rule in rules:
+        if meet(rule.tool, tool) is None:
+            continue
+        clashes = [_with_all(rule, group, groups) for group in groups]
+        found = next((each for each in clashes if each is not None), None)
+        if found is None:
+            return None
+        why = found
+    return why
+
+
+def _with_all(rule: Rule, others: Sequence[Rule], groups: Sequence[Sequence[Rule]]) -> str | None:
+    """Say why a rule clashes with each of some rules, of which one must hold."""
+    # What one group demands of every call is there, whatever another one says of its absence.
+    needed = {
+        name: constraint
+        for name, constraint in (rule.args or {}).items()
+        if demands(rule, name) or any(all(demands(other, name) for other in group) for group in groups)
+    }
+    clashes = [_of_two(needed, other) for other in others]
+    return None if None in clashes else next(iter(clashes), "no rule allows it")
+
+
+def _of_two(needed: Mapping[str, ConstraintLike], other: Rule) -> str | None:
+    """Say which argument, of those that have to be there, cannot keep a rule too; None where each may."""
+    for name, mine in needed.items():
+        theirs = (other.args or {}).get(name)
+        if theirs is None:
+            if other.args is not None and not other.open:
+                return f"{name}: the task takes no such argument there"
+        elif not may_both_hold(mine, theirs):
+            return f"{name}: no value is both {_shown(mine)}, as is asked for, and {_shown(theirs)}, as the task has it"
+    return None
+
+
+def may_both_hold(one: ConstraintLike, other: ConstraintLike) -> bool:
+    """Tell whether some value may keep two constraints; False only where none can."""
+    both = (one, other)
+    try:
+        tests = [compile_constraint(each) for each in both]
+    except MalformedTokenError:
+        return True  # for the verifier to judge
+    # Between two neighbouring numbers that either names nothing changes, so one value there speaks for all of them.
+    values = (True, False, *_samples(one), *_samples(other))
+    if any(all(holds(value) for holds in tests) for value in values):
+        return True
+    plain = all(word in _BOUNDS + _VALUES for each in both for word, _ in said(each))
+    return not (plain or _is_sampled(one) or _is_sampled(other))
+
+
+def _is_sampled(constraint: Any) -> bool:
+    """Tell whether a constraint holds for integers and values that it names alone."""
+    return any(
+        word in _VALUES
+        or (word == "range" and int in map(type, operand))
+        or (word in ("min", "max") and type(operand) is int)
+        or (word == "all_of" and any(map(_is_sampled, operand)))
+        or (word == "any_of" and all(map(_is_sampled, operand)))
+        for word, operand in said(constraint)
+    )
+
+
+def _samples(operand: Any) -> Iterator[Any]:
+    """Yield each text, number and list that an operand names, and the integers around its numbers."""
+    if isinstance(operand, Leaf):
+        for _, inner in said(operand):
+            yield from _samples(inner)
+    elif isinstance(operand, tuple):
+        yield list(operand)
+        for item in operand:
+            yield from _samples(item)
+    elif type(operand) is int or is_decimal(operand):
+        whole = int(Decimal(operand))
+        yield operand
+        yield from (near for near in (whole - 1, whole, whole + 1) if abs(near) <= MAX_INTEGER)
+    elif type(operand) is str:
+        yield operand
+
+
+def _shown(constraint: ConstraintLike) -> str:
+    shown: Any = constraint
+    if isinstance(constraint, Constraint):
+        present = msgspec.structs.replace(constraint, optional=False)
+        shown = constraint.equal if present == Constraint(equal=constraint.equal) else present
+    text = encode(shown).decode()
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Of two constraints it is said that no value keeps both only where that is so."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arx_caps.agent.clashes import may_both_hold
+from arx_verifier.arguments import compile_constraint, read_constraint
+from arx_verifier.errors import MalformedTokenError
+from tests.support import QUICK
+
+SCALARS = st.one_of(st.integers(-3, 6), st.sampled_from(["a", "b", "1.5", "3", "-2", ""]), st.booleans())
+NUMBERS = st.one_of(st.integers(-3, 6), st.sampled_from(["-1.5", "0.5", "1.5", "3"]))
+LEAVES = st.dictionaries(
+    st.sampled_from(["equal", "one_of", "none_of", "range", "min", "max", "glob", "max_length", "subset"]),
+    st.one_of(SCALARS, NUMBERS, st.lists(SCALARS, min_size=1, max_size=3), st.lists(NUMBERS, min_size=2, max_size=2)),
+    min_size=1,
+    max_size=2,
+)
+PARTS = st.one_of(SCALARS, LEAVES)
+CONSTRAINTS = st.one_of(
+    PARTS,
+    st.fixed_dictionaries({"not": PARTS}),
+    st.fixed_dictionaries({"all_of": st.lists(PARTS, min_size=1, max_size=2)}),
+    st.fixed_dictionaries({"any_of": st.lists(PARTS, min_size=1, max_size=2)}),
+)
+TEXTS = ("a", "b", "c", "", "3", "1.5", "1.25", "-2", "0.75")
+VALUES: list[Any] = [*range(-6, 10), *TEXTS, True, False, [], ["a"], [1, 2]]
+
+
+def read(data: Any) -> Any:
+    try:
+        return read_constraint(data)
+    except MalformedTokenError:
+        return None
+
+
+@settings(QUICK, max_examples=600)
+@given(CONSTRAINTS, CONSTRAINTS)
+def test_where_some_value_keeps_both_nothing_else_is_said(one: Any, other: Any) -> None:
+    """Values of each kind, between and beside all that a constraint can name here."""
+    read_one, read_other = read(one), read(other)
+    if read_one is None or read_other is None:
+        return
+    both = [compile_constraint(each) for each in (read_one, read_other)]
+    found = [value for value in VALUES if all(holds(value) for holds in both)]
+    assert may_both_hold(read_one, read_other) or not found, (one, other, found)
+    assert may_both_hold(read_other, read_one) == may_both_hold(read_one, read_other)
