@@ -29,7 +29,9 @@ class Place(NamedTuple):
     def bad(self, url: str | None = None, password: str = "m" * 9) -> dict[str, tuple[str, str]]:
         """Name what the doctor finds wrong, with what it says, leaving out that the mint is not served."""
         ran = self.doctor(url, password)
-        found = {c["name"]: (c["found"], c["mend"]) for c in ran.json["checks"] if c["ok"] is False and c["name"] != "mint"}
+        found = {
+            c["name"]: (c["found"], c["mend"]) for c in ran.json["checks"] if c["ok"] is False and c["name"] != "mint"
+        }
         assert ran.exit_code == exits.DENIED
         assert all(mend for _, mend in found.values()), "it says how to mend each"
         return found
