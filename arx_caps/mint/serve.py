@@ -10,12 +10,14 @@ import argparse
 import gc
 import ipaddress
 import json
+import logging
 import os
+import queue
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
@@ -39,6 +41,8 @@ KEEP_ALIVE_S: Final = 15
 SETTINGS_EXIT: Final = 2  # somebody must mend something first
 LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
 GARBAGE_AT: Final = 50_000  # objects more until cycles are looked for; some batches under way have as many
+
+_log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
@@ -121,7 +125,7 @@ def serve(
     if until_eof:
         threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread() and not has_terminal():
-        signal.signal(signal.SIGHUP, lambda *_: _reload(mint))
+        signal.signal(signal.SIGHUP, _reloader(mint))
     try:
         server.run(sockets=[listener])
     finally:
@@ -159,12 +163,33 @@ def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:
     )
 
 
+def _reloader(mint: Mint) -> Callable[..., None]:
+    """Return a signal handler that has the policy read again, in a thread, once for each signal.
+
+    A handler runs between any two steps of the server's thread.  There a lock of the state may be held, for which it
+    would wait for ever, and what it raised would come out of the middle of the server's loop.
+    """
+    asked: queue.SimpleQueue[None] = queue.SimpleQueue()  # a handler may interrupt another one's ``put``
+
+    def reload() -> None:
+        while True:
+            asked.get()
+            _reload(mint)
+
+    threading.Thread(target=reload, name="arx-mint-reload", daemon=True).start()
+    return lambda *_: asked.put(None)
+
+
 def _reload(mint: Mint) -> None:
     """Take the policy file as it is now; one with a mistake changes nothing."""
     try:
         told: dict[str, object] = {"reloaded": True, "policy": mint.reload_policy()}
     except ArxError as error:
         told = {"reloaded": False, "code": error.code, "error": str(error), "policy": mint.loaded.digest}
+    except Exception:
+        _log.exception("the policy was not read again")
+        more = "the mint's log says more"
+        told = {"reloaded": False, "code": "internal", "error": more, "policy": mint.loaded.digest}
     print(json.dumps(told), file=sys.stderr, flush=True)
 
 
