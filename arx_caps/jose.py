@@ -148,9 +148,9 @@ def check_assertion(
     if not 0 < expires - issued <= ASSERTION_S:
         raise GrantError(f"an assertion lives at most {ASSERTION_S} seconds", code=BAD_ASSERTION)
     if now >= expires * 1000:
-        raise GrantError("the assertion's time is over", code=BAD_ASSERTION)
+        raise GrantError(f"the assertion's time is over: it was {_made(issued, now)}", code=BAD_ASSERTION)
     if now < (issued - AHEAD_S) * 1000:
-        raise GrantError("the assertion was made in the future; check the clocks", code=BAD_ASSERTION)
+        raise GrantError(f"the assertion is from the future: it was {_made(issued, now)}", code=BAD_ASSERTION)
     bound = claims.get("cnf", {"jkt": None})
     if not isinstance(bound, dict) or set(bound) != {"jkt"}:
         raise GrantError("cnf says jkt, the thumbprint of a key, and nothing else", code=BAD_ASSERTION)
@@ -184,7 +184,8 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
         raise GrantError("the proof's ath is not the hash of the token that came along", code=BAD_PROOF)
     issued = _seconds(claims, "iat", BAD_PROOF)
     if not (issued - AHEAD_S) * 1000 <= now < (issued + PROOF_S) * 1000:
-        raise GrantError(f"the proof is older than {PROOF_S} seconds or from the future", code=BAD_PROOF)
+        expected = f"less than {PROOF_S} s old and at most {AHEAD_S} s ahead"
+        raise GrantError(f"the proof's time: expected {expected}, got one {_made(issued, now)}", code=BAD_PROOF)
     return Proof(key, _jti(claims, BAD_PROOF), (issued + PROOF_S) * 1000)
 
 
@@ -213,6 +214,13 @@ def _prove(token: str, key: PublicKey, code: str) -> None:
         key.open(token)
     except (JoseError, ArxError, ValueError) as error:
         raise GrantError("the signature does not hold", code=code) from error
+
+
+def _made(issued_s: int, now: int) -> str:
+    """Tell a caller how far its clock may be off; the time at the mint is no secret."""
+    off_s = now // 1000 - issued_s
+    told = f"{off_s} s ago" if off_s >= 0 else f"{-off_s} s ahead"
+    return f"made {told} by the mint's clock; set the caller's clock by NTP"
 
 
 def _seconds(claims: dict[str, Any], name: str, code: str) -> int:

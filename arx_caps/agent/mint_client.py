@@ -36,6 +36,7 @@ TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 PAUSES_S: Final = (0.1, 0.3, 1.0, 3.0, 6.0)  # before each repeat: a mint that crashed is started again meanwhile
 PATIENCE_S: Final = 60.0  # no repeat begins later than this after the call
 KEY_BYTES: Final = 16
+UNEXPLAINED: Final = "about:blank"  # a tool service's problems; the type of a mint's is where it explains the code
 
 Body = Mapping[str, Any]
 
@@ -47,6 +48,7 @@ class LostAnswerError(StoreError):
 class _Problem(msgspec.Struct, frozen=True):
     """What is read of an RFC 9457 problem."""
 
+    type: str = ""
     code: str = ""
     detail: str = ""
     title: str = ""
@@ -248,6 +250,10 @@ def _error_of(response: httpx.Response, issuer: str) -> ArxError:
     status, problem = response.status_code, _problem_of(response)
     if not problem.code:
         return UnavailableError(f"{issuer} answered {status} without saying why; is it a mint?", code="not_a_mint")
+    if problem.type == UNEXPLAINED:
+        # A tool service refuses in the same form, but knows no proof: it would say that there is no token.
+        what = f"expected a mint, got what a tool service answers ({status} {problem.code})"
+        return UnavailableError(f"{issuer} is no mint: {what}; give the mint's address as issuer", code="not_a_mint")
     failures = [Failure(*(failure.get(name, "") for name in Failure._fields)) for failure in problem.failures]
     kind: type[ArxError] = type(refusal(problem.code)) if problem.code in REASONS else _kind_of(status)
     message = problem.detail or problem.title or f"the mint answered {status}"

@@ -9,10 +9,25 @@ from typing import Final
 import msgspec
 
 from arx_caps.relay.hub import Copy, Hub
-from arx_verifier.feed_relay import VERSION, Frames, Hello, Leave, Page, Probe, Push, Scan, Told, Up, frame
+from arx_verifier.feed_relay import (
+    VERSION,
+    Frames,
+    Hello,
+    Leave,
+    Page,
+    Part,
+    Probe,
+    Push,
+    Refusal,
+    Scan,
+    Told,
+    Up,
+    frame,
+)
 
 MAX_UNREAD: Final = 8 * 1024 * 1024  # bytes that somebody may leave unread; then it is dropped, and asks anew
 GREET_S: Final = 5.0  # for the first message
+REFUSED: Final[tuple[Part, ...]] = ("password", "version", "realm")  # what of a greeting is looked at, in order
 _UP: Final = msgspec.msgpack.Decoder(Up)
 
 _log = logging.getLogger(__name__)
@@ -30,7 +45,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, hub: Hub, realm: str, password: str | None) -> None:
         self._hub, self._realm, self._password = hub, realm, password
         self._frames = Frames()
-        self._greeted = False
+        self._greeted = self._refused = False
         self.copy: Copy | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -53,7 +68,7 @@ class Connection(asyncio.Protocol):
         """Act on the messages that are complete; an unknown one ends the connection."""
         try:
             for body in self._frames.feed(data):
-                if self._transport is None or self._transport.is_closing():
+                if self._transport is None or self._transport.is_closing() or self._refused:
                     return
                 self._take(_UP.decode(body))
         except (ValueError, msgspec.DecodeError) as error:
@@ -78,10 +93,24 @@ class Connection(asyncio.Protocol):
 
     def _greet(self, hello: Hello) -> None:
         known = self._password is None or hmac.compare_digest((hello.password or "").encode(), self._password.encode())
-        if hello.version != VERSION or hello.realm != self._realm or not known:
-            raise ValueError("another version or realm, or not the password")
+        # The password first: without it nobody learns what is followed here.
+        right = {"password": known, "version": hello.version == VERSION, "realm": hello.realm == self._realm}
+        for part in REFUSED:
+            if not right[part]:
+                self._refuse(part)
+                return
         self._greeted = True
         self._hub.listeners.add(self)
+
+    def _refuse(self, part: Part) -> None:
+        """Say what is wrong with a greeting, and hear no more; it closes, or is dropped as if it had not greeted.
+
+        Closing here, with its first probe unread, could reset the connection, and what was said with it.
+        """
+        _log.warning("a follower was refused: it gave another %s", part)
+        self._refused = True
+        if self._transport is not None:
+            self._transport.write(frame(Refusal(part)))
 
     def send(self, message: Told | Push | Page) -> None:
         """Send, unless it reads too slowly: then it is dropped, and its lease runs out."""

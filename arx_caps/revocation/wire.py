@@ -246,7 +246,9 @@ def told(error: Exception) -> StoreError:
     if isinstance(error, FinderLoginError):
         return StoreError(said)
     if isinstance(error, redis.AuthenticationError):
-        return StoreError("the store refused the user or password")
+        return StoreError(
+            "the store refused the user or password: set ARX_STORE_PASSWORD, or the login in the store's address"
+        )
     if isinstance(error, redis.exceptions.NoPermissionError):
         return StoreError("the store does not permit this user to do that; `arx redis acl` prints what each role needs")
     if is_elsewhere(error):

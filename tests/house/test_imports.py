@@ -17,12 +17,12 @@ ORDER = """
     names canonical codec chain access scopes bounds
     comparing matching arguments permitting constraints
     macaroon caveats discharge terms
-    presented proofs keys history epochs counters tally digests records decisions
+    presented proofs keys history epochs store_address counters tally digests records decisions
     prohibiting discharging proven
     refusals standing
     grant judging proving spending
     verify
-    retention store_address resp feed_wire feed_relay following feed segment replay tidying allotting durable
+    retention resp feed_wire feed_relay following feed segment replay workers tidying allotting durable
     spool
     routes peers problems shadows streams
     asgi guard service

@@ -6,8 +6,8 @@ import asyncio
 import pytest
 
 from arx_caps.relay.hub import KEEP, NEWS
-from arx_caps.relay.serving import Connection
-from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Scan, Told, frame
+from arx_caps.relay.serving import REFUSED, Connection
+from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Refusal, Scan, Told, frame
 from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Answer, Crowd
 from arx_verifier.following import Following
 from arx_verifier.history import UNKNOWN
@@ -164,7 +164,7 @@ def test_after_an_outage_all_ask_at_once(world: World) -> None:
 )
 def test_a_stranger_is_dropped(world: World, messages: list[Hello | Probe | Scan]) -> None:
     """
-    Without the greeting, the password, the realm, or an offer of a copy: the connection ends.
+    Without the greeting, the password, the realm, or an offer of a copy: it ends, or is told why and heard no more.
     """
     assert asyncio.run(_talk(world, b"".join(map(frame, messages))))
 
@@ -178,7 +178,9 @@ def test_noise_is_dropped(world: World, data: bytes) -> None:
 
 
 async def _talk(world: World, data: bytes) -> bool:
-    """Send bytes to a connection; whether it was ended."""
+    """Send bytes to a connection; whether it was ended, or got a refusal and then no answer to a probe."""
+
+    written: list[bytes] = []
 
     class Transport(asyncio.Transport):
         ended = False
@@ -193,12 +195,14 @@ async def _talk(world: World, data: bytes) -> bool:
             return 0
 
         def write(self, data: bytes | bytearray | memoryview) -> None:
-            """Nobody reads."""
+            written.append(bytes(data))
 
     connection, transport = Connection(world.hub, "acme", "secret"), Transport()
     connection.connection_made(transport)
     connection.data_received(data)
-    return transport.ended
+    connection.data_received(frame(Probe("v", INC, 5, OTHER, 10, False)))
+    assert transport.ended or connection not in world.hub.listeners
+    return transport.ended or written in [[frame(Refusal(part))] for part in REFUSED]
 
 
 def test_messages_are_cut_wherever_they_break() -> None:

@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
@@ -30,6 +30,7 @@ MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest scopes has 6
 HEAD: Final = 4  # bytes of a frame's length
 
 Count = Annotated[int, Meta(ge=0)]
+Part = Literal["password", "version", "realm"]  # of a greeting
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -103,8 +104,19 @@ class Page(msgspec.Struct, frozen=True, array_like=True, tag="page"):
     found: dict[str, int]
 
 
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
+    """The relay lets nobody follow with this greeting, and closes; which part of it was wrong."""
+
+    part: Part
+
+
 Up = Hello | Probe | Scan | Leave
-Down = Told | Push | Page
+Down = Told | Push | Page | Refusal
+MENDS: Final = {
+    "version": "run one version of ARx at both",
+    "realm": "name a relay of this realm as `store` in the service file",
+    "password": "set ARX_STORE_PASSWORD to the relay's ARX_RELAY_PASSWORD",
+}
 _DOWN: Final = msgspec.msgpack.Decoder(Down)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
@@ -258,6 +270,8 @@ class RelayLink:
                     yield Entry(message.inc, message.seq, message.op, message.scope)
                 elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
                     yield message.answer()
+                elif isinstance(message, Refusal):
+                    raise FeedError(f"the relay refused the {message.part}: {MENDS[message.part]}")
                 else:
                     raise FeedError("an answer of an unknown form")
 

@@ -21,12 +21,14 @@ import redis
 
 from arx_verifier.history import Place
 from arx_verifier.resp import MORE, Reader, RefusedError, pack
+from arx_verifier.store_address import NOT_PERMITTED, refused_login
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
 ENTRIES: Final = 1_000  # asked for in one answer
 CHUNK: Final = 262_144  # bytes read at once
+LOGIN: Final = "ARX_STORE_PASSWORD, or the login in `store` of the service file"
 LEAVE_S: Final = 0.5  # who leaves waits so long for a slow store, and is forgotten with its lease otherwise
 
 
@@ -129,7 +131,8 @@ class Link:
         try:
             self._connection.connect()
         except (redis.RedisError, OSError) as error:
-            raise FeedError(f"cannot connect: {type(error).__name__}") from error
+            why = refused_login(error, LOGIN)
+            raise FeedError(f"the store {why}" if why else f"cannot connect: {type(error).__name__}") from error
         self._link = self._connection._sock  # noqa: SLF001  the library has no public way to wait for two sockets
         self._send("SSUBSCRIBE", self._tag + "ch")
         self._poll = select.poll()
@@ -238,7 +241,8 @@ class Link:
             while (frame := self._reader.take()) is MORE and (wait or self._ready):
                 self._pull()
         except RefusedError as error:
-            raise FeedError(f"the store refused: {error}") from error
+            hint = f"; {NOT_PERMITTED}" if str(error).startswith("NOPERM") else ""
+            raise FeedError(f"the store refused: {error}{hint}") from error
         except (OSError, ValueError) as error:
             raise FeedError(f"cannot read: {type(error).__name__}") from error
         return frame

@@ -155,7 +155,10 @@ class Following(EpochTable):
         if answer.inc != self._state.inc:
             raise FeedError("an answer from another history")
         if not sent_wall // MS - SKEW_MS <= answer.at_ms <= self._wall() // MS + SKEW_MS:
-            self._alarm("this clock and the revocation store's are more than 30 s apart", retire=False)
+            off_s = self._wall() // MS // 1000 - answer.at_ms // 1000
+            off = f"{off_s} s ahead of" if off_s > 0 else f"{-off_s} s behind"
+            limit = f"expected at most {SKEW_MS // 1000} s; set both clocks by NTP"
+            self._alarm(f"this clock is {off} the revocation store's: {limit}", retire=False)
             return
         for entry in answer.entries:
             if not self._apply(entry):

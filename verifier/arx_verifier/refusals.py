@@ -62,7 +62,8 @@ def out_of_time(proven: ProvenChain, early: int, late: int) -> Refused:
 def out_of_age(age: int) -> Refused:
     """The call was signed too long ago, or too far ahead."""
     expected = f"an age of at most {MAX_AGE_MS} ms, at most {MAX_AHEAD_MS} ms ahead"
-    return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{age} ms"),))
+    off = f"{age} ms behind" if age >= 0 else f"{-age} ms ahead of"
+    return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{off} this service's clock"),))
 
 
 def no_form(error: Exception) -> Refused:

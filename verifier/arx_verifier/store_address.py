@@ -26,6 +26,7 @@ REFUSED: Final = {
     True: "the Sentinels refused the login: sentinel_username and sentinel_password in the store's URL are for them",
     False: "the cluster's nodes refused the user or password",
 }
+NOT_PERMITTED: Final = "`arx redis acl --role verifier` prints what a follower needs"
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -114,6 +115,27 @@ def without_login(url: str) -> str:
     return (
         scheme + mark + authority.rpartition("@")[2] + slash + path + (question + "&".join(kept) if any(kept) else "")
     )
+
+
+def keeps_nonces(url: str) -> bool:
+    """Tell whether used calls can be kept at an address: a server, or the primary that Sentinels name."""
+    return url.partition("://")[0] in ("unix", "redis", "rediss", "redis+sentinel", "rediss+sentinel")
+
+
+def refused_login(error: Exception, setting: str) -> str | None:
+    """Say that a store refused who asks, and what to set; None for another error.
+
+    Args:
+        error: What the client library raised.
+        setting: Where the login stands.
+    """
+    if isinstance(error, FinderLoginError):
+        return f"cannot be found: {error}"
+    if isinstance(error, redis.AuthenticationError):
+        return f"refused the user or password: set {setting}"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"does not permit this user to do that: {NOT_PERMITTED}"
+    return None
 
 
 def _read(url: str) -> dict[str, Any]:
