@@ -117,7 +117,8 @@ def test_a_disk_that_is_full_refuses_and_the_process_lives(tmp_path: Path) -> No
         done = subprocess.run(
             [sys.executable, "-m", "tests.verifier.small_disk", disk], capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        full, again = done.stderr.splitlines()
+        assert (done.returncode, "ENOSPC" in full, again.endswith(" is written again")) == (0, True, True)
         recorded, refused, after = map(int, done.stdout.split())
         assert recorded > 100
         assert refused == 50
@@ -164,7 +165,9 @@ def test_a_filling_journal_warns_at_each_level(tmp_path: Path, caplog: pytest.Lo
     journal = small(tmp_path, max_bytes=20 * 64 * KIB)
     with pytest.raises(AuditError):
         [journal.append(allow(i)) for i in range(20_000)]
-    half, most, all_ = [int(record.getMessage().partition(" is at ")[2].split()[0]) for record in caplog.records]
+    *warned, full = [record.getMessage() for record in caplog.records]
+    half, most, all_ = [int(said.partition(" is at ")[2].split()[0]) for said in warned]
+    assert "calls are refused (audit_unavailable)" in full
     assert 50 <= half < 80 <= most < 95 <= all_ <= 100
     assert journal.fill == 1.0
     journal.close()

@@ -6,6 +6,7 @@ journal looks is ``spool``'s to say.
 """
 
 import contextlib
+import errno
 import logging
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,36 @@ def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
     except OSError as error:
         raise AuditError(f"the decision journal {folder} cannot be read: {error.strerror}") from error
     return min(left, max(left // _DENIED_PARTS, needed))
+
+
+def tell_outage(folder: Path, error: Exception, before: str, *, refuses: bool) -> str:
+    """Say why a journal cannot be written, in the log once an outage.
+
+    Args:
+        folder: The journal's folder.
+        error: What the system said, or why there is no room.
+        before: What was returned at the last try of this outage; empty at its first.
+        refuses: Whether calls are refused meanwhile, and not let go ahead without a record.
+
+    Returns:
+        The same in one sentence.
+    """
+    said = str(error)
+    if isinstance(error, OSError):
+        why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
+        said = f"the decision journal {folder} cannot be written: {why}"
+    if not before:
+        then = "calls are refused (audit_unavailable)" if refuses else "calls go unrecorded"
+        mend = "give this process a folder that it can write, with room on its disk, or name another as `journal`"
+        _log.error("%s; until it can, %s: %s", said, then, mend)
+    return said
+
+
+def tell_recovery(folder: Path, before: str) -> str:
+    """Say in the log that a journal is written again, if it was not; returns what there is to say of an outage."""
+    if before:
+        _log.warning("the decision journal %s is written again", folder)
+    return ""
 
 
 def warn(folder: Path, fill: float, max_bytes: int, last: float, *, refuses: bool) -> float:

@@ -18,7 +18,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
-from arx_verifier.allotting import denials_share, hold_budget, used_in, warn
+from arx_verifier.allotting import denials_share, hold_budget, tell_outage, tell_recovery, used_in, warn
 from arx_verifier.decisions import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
 from arx_verifier.durable import Durable
 from arx_verifier.errors import AuditError, SettingsError
@@ -26,6 +26,7 @@ from arx_verifier.replay import read_journal
 from arx_verifier.segment import Header, Segment
 from arx_verifier.tally import CountedError, Tally
 from arx_verifier.tidying import finish_stale, prune_journal
+from arx_verifier.workers import warn_beside
 
 __all__ = ["Journal", "prune_journal", "read_journal"]
 
@@ -308,11 +309,10 @@ class Journal(Durable):
         try:
             segment = self._open()
         except (OSError, AuditError) as error:
-            said = f"the decision journal {self.folder} cannot be written: {getattr(error, 'strerror', '') or error}"
-            self._broken = str(error) if isinstance(error, AuditError) else said
+            self._broken = tell_outage(self.folder, error, self._broken, refuses=not self._goes_on)
             self._retry_at_s = now_s + _RETRY_S
             raise AuditError(self._broken) from error
-        self._retry_at_s = 0.0
+        self._broken, self._retry_at_s = tell_recovery(self.folder, self._broken), 0.0
         old = self._segment
         retired = self._retired if old is None else [*self._retired, old]
         self._retired, self._segment = retired, segment  # at once: see ``Segment.write``
@@ -332,7 +332,10 @@ class Journal(Durable):
         self._alarm = warn(self.folder, self.fill, self._max_bytes, self._alarm, refuses=not self._goes_on)
         hold_budget(self.folder, self._segment_bytes, self._max_bytes)
         header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes)
-        return Segment(self.folder, header, self._segment_bytes)
+        segment = Segment(self.folder, header, self._segment_bytes)
+        if self._segment is None:
+            warn_beside(self.folder, self.verifier_id)
+        return segment
 
 
 def _fork_all() -> None:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service whose journal cannot be written started clean, refused every call with 503, and logged nothing.
+
+Its operator found no folder, no line and no cause.  Now an error names the path, what the system said and what to do,
+once an outage, and a line tells when it is over.
+"""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from arx_verifier.errors import AuditError
+from arx_verifier.spool import Journal
+from tests.support import access, mint, sign, verifier
+from tests.verifier.journals import allow, small
+
+
+def outage(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    told = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "arx_verifier.spool"]
+    caplog.clear()
+    return told
+
+
+def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    A file in the folder's place: one error for many refusals, a warning once it is gone, and an error the next time.
+    """
+    folder = tmp_path / "j"
+    journal, times = small(folder), 2
+    for _ in range(times):
+        folder.write_text("")
+        for _ in range(3):
+            with pytest.raises(AuditError):
+                journal.append(allow())
+            journal._retry_at_s = 0.0  # the second is over after which it tries again
+        [(level, said)] = outage(caplog)
+        assert level == logging.ERROR
+        for expected in (str(folder), "File exists (EEXIST)", "audit_unavailable", "`journal`"):
+            assert expected in said
+        folder.unlink()
+        assert journal.append(allow()) > 0
+        assert outage(caplog) == [(logging.WARNING, f"the decision journal {folder} is written again")]
+        journal.close()
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    assert outage(caplog) == []
+
+
+def test_a_refused_call_is_in_the_log_and_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    As a service meets it, with a call; in ``best_effort`` calls go on, and it says so.
+    """
+    (tmp_path / "j").write_text("")
+    token, request = sign(mint(), access()), access()
+    strict = verifier(decisions=Journal(tmp_path / "j", "v", "orders"))
+    assert strict.decide(token, request).code == "audit_unavailable"
+    loose = verifier(decisions=Journal(tmp_path / "j", "v", "orders", mode="best_effort"))
+    assert loose.decide(token, request).code == "ok"
+    (_, refused), (_, unrecorded) = outage(caplog)
+    assert "calls are refused" in refused
+    assert "calls go unrecorded" in unrecorded
+    assert token not in caplog.text
