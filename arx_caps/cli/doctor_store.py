@@ -22,6 +22,7 @@ from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from arx_verifier.store_address import Address
+from arx_verifier.workers import apart, writers
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
@@ -242,6 +243,21 @@ def _verifiers(patient: Patient) -> Check:
     return Check("verifiers", True, f"{len(seen) - len(silent)} have applied every kill{quiet}")
 
 
+def _nonces(patient: Patient) -> Check:
+    """Find two live processes of one audience that do not share used calls: behind a relay by their journals alone."""
+    lease_ms, folder = patient.store.header().lease_ms, patient.realm.journals_dir
+    ids = [seen.id for seen in patient.store.verifiers() if seen.age_ms <= lease_ms]
+    if folder.is_dir():
+        ids += [name for journal in folder.iterdir() if journal.is_dir() for name in writers(journal)]
+    found = apart(ids)
+    if found:
+        audience, names = next(iter(found.items()))
+        said = f"{len(names)} processes of {audience} do not share used calls: each accepts one call once"
+        mend = 'name a Redis in their service file, "nonces": "redis://HOST", or run one process'
+        return Check("nonces", False, f"{said} ({', '.join(names[:3])})", mend)
+    return Check("nonces", True, "no live processes of one audience keep their used calls from each other")
+
+
 CHECKS: Final = (
     _persistence,
     _eviction,
@@ -251,4 +267,5 @@ CHECKS: Final = (
     _replication,
     _registry,
     _verifiers,
+    _nonces,
 )

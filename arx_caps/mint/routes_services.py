@@ -28,7 +28,7 @@ from arx_caps.mint.tables import SERVICES
 from arx_verifier import codec, names
 from arx_verifier.access import AccessRequest
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
-from arx_verifier.store_address import without_login
+from arx_verifier.store_address import keeps_nonces, without_login
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
 INVITATION_BYTES: Final = 32
@@ -71,6 +71,7 @@ class ServiceFile(Answer, frozen=True):
     keys: dict[str, str]
     store: str
     journal: str
+    nonces: str | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"<ServiceFile of {self.audience}>"
@@ -149,14 +150,16 @@ def enrol_service(asked: Asked) -> ServiceFile:
     mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: codec.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
     mint.state.note_fetch(BY_FILE + audience, audience, keys)
+    store = _store(mint)
     return ServiceFile(
         v=1,
         realm=mint.realm.name,
         audience=audience,
         max_ttl_ms=mint.realm.max_ttl_ms,
         keys=keys,
-        store=_store(mint),
+        store=store,
         journal=str(mint.realm.journals_dir / audience),
+        nonces=store if keeps_nonces(store) else UNSET,
     )
 
 

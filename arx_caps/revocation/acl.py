@@ -26,6 +26,7 @@ END: Final = (
 )
 BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
+SPEND: Final = "fcall|arx1_spend set"  # of used calls alone, in a selector: SET would overwrite whatever it reaches
 # Parts of a realm's data, by the last member of their names.
 READ_BY_ALL: Final = ("h", "f", "b", "log", "v", "a", "r")
 
@@ -71,7 +72,13 @@ def rules(role: str, realm: str, password: str) -> list[str]:
     commands = sorted(dict.fromkeys(what.commands.split()))
     digest = hashlib.sha256(password.encode()).hexdigest()
     keys = [f"~{tag}{part}" for part in what.parts]
-    return ["reset", "on", f"#{digest}", "-@all", *(f"+{command}" for command in commands), *keys, f"&{tag}ch"]
+    more = [f"({' '.join(_spending(realm))})"] if role == "verifier" else []
+    return ["reset", "on", f"#{digest}", "-@all", *(f"+{command}" for command in commands), *keys, f"&{tag}ch", *more]
+
+
+def _spending(realm: str) -> list[str]:
+    """Write the rights to remember used calls where the realm's store keeps them."""
+    return [*(f"+{command}" for command in SPEND.split()), f"~arx:nonce:{realm}:*"]
 
 
 def new_password() -> str:
@@ -102,7 +109,8 @@ def too_wide(user: Mapping[str, Any], realm: str, name: str = "") -> list[str]:
     if wide:
         whose = "its role does not need" if role else "no role needs"
         found.append(f"commands that {whose} ({' '.join(wide[:3])})")
-    if user.get("selectors"):
+    allowed = {"-@all", *_spending(realm)}
+    if any(not allowed.issuperset(_selector(each)) for each in user.get("selectors") or ()):
         found.append("further rights in selectors")
     if has_no_password(user):
         found.append("no password")
@@ -130,6 +138,12 @@ def is_named_for(user: Mapping[str, Any], realm: str) -> bool:
     """Tell whether a user's rights name the realm's own keys: it was made for the realm."""
     tag = Keys.of(realm).header[:-1]
     return any(text.partition("~")[2].startswith(tag) for text in _words(user.get("keys")))
+
+
+def _selector(rights: Any) -> list[str]:
+    """Read what one of the selectors of ACL GETUSER permits; its members are named, or names and values in turn."""
+    members = rights if isinstance(rights, Mapping) else dict(zip(rights[::2], rights[1::2], strict=True))
+    return [word for name in ("commands", "keys", "channels") for word in _words(members.get(name))]
 
 
 def _words(value: Any) -> Iterable[str]:

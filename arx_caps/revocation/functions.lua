@@ -14,7 +14,7 @@
 --                                    arx:{R}:ch   shard channel                  (v, a and r are volatile)
 --
 -- No function is flagged no-writes, not even those that mostly read: a replica, a deposed master and an isolated one go
--- on answering reads, and refuse these.  All are flagged allow-oom: a full store must still be able to kill.
+-- on answering reads, and refuse these.  All but arx1_spend are flagged allow-oom: a full store must still be able to kill.
 -- A script that fails halfway is not rolled back, so the header's seq and n are written last: what was written before
 -- them then no longer adds up, and every probe says CORRUPT.
 --
@@ -337,6 +337,15 @@ local function leave(keys, argv)
   return redis.call('ZREM', keys[1], argv[1])
 end
 
+-- arx1_spend  KEYS used call   ARGV keep_ms
+-- Remembers a used call of a service that keeps them here.  Replicas learn of it; no file does, so that no call waits for
+-- the disk: a server that has restarted is believed nothing older than its start.
+-- Reply: OK, or nil where it was there.
+local function spend(keys, argv)
+  redis.set_repl(redis.REPL_REPLICA)
+  return redis.call('SET', keys[1], '', 'NX', 'PX', argv[1])
+end
+
 -- arx1_unacked  KEYS v a r   ARGV seq since_ms
 -- Reply: store ms, registry since ms, how many were heard of since, then id, last probe ms, applied of each that has not
 -- applied seq; and id, applied, crowd of each that is a relay.
@@ -423,6 +432,7 @@ local function attest(keys, argv)
 end
 
 local flags = {'allow-oom'}
+redis.register_function('arx1_spend', spend) -- not when memory is full: kills need the rest
 redis.register_function{function_name = 'arx1_init', callback = init, flags = flags}
 redis.register_function{function_name = 'arx1_bump', callback = bump, flags = flags}
 redis.register_function{function_name = 'arx1_probe', callback = probe, flags = flags}

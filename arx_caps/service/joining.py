@@ -15,6 +15,7 @@ from arx_caps.agent.mint_client import MintClient
 from arx_caps.keyfile import KeyFile, write_secret
 from arx_caps.service.fetch import Fetched, fetch_keys, require_private
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError
+from arx_verifier.store_address import keeps_nonces, without_login
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -78,7 +79,10 @@ def join_service(
             key_out.unlink()  # a key that nobody knows would look like a service's
         raise
     content: dict[str, Any] = {"v": 1, "realm": fetched.realm, "audience": fetched.audience, "keys": fetched.texts}
-    content |= {"max_ttl_ms": fetched.max_ttl_ms, "store": store or fetched.store, "issuer": mint.issuer}
+    where = store or fetched.store
+    content |= {"max_ttl_ms": fetched.max_ttl_ms, "store": where, "issuer": mint.issuer}
+    if where is not None and keeps_nonces(where):
+        content["nonces"] = without_login(where)
     folder = journal or out.with_name(f"{out.stem}-journal")
     content |= {"key_file": str(key_out.absolute()), "journal": str(folder.absolute())}
     write_secret(out, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")

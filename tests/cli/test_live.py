@@ -155,8 +155,11 @@ def test_freeze_and_thaw(live: Live, payments: Verifier, session: str, tmp_path:
             raw.config_set("maxmemory", memory)
             done = live.ok(verb, *words)
             assert (done["status"], done["by"]) == ("confirmed", "mint")
+            raw.config_set("maxmemory", "0")  # a call finds no room in a full store to be remembered in
             assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == code
+        raw.config_set("maxmemory", "1")
         assert live.ok("kill", *words)["by"] == "mint"
+        raw.config_set("maxmemory", "0")
         assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
 
 

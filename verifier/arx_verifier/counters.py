@@ -5,7 +5,9 @@ A store says whether a key is new and remembers it for as long as the call it be
 forgets a live one to make room.  What the key covers and how long a call may live is the verifier's to say.
 """
 
+import logging
 import os
+import re
 import threading
 import time
 import weakref
@@ -17,7 +19,11 @@ from arx_verifier.errors import SettingsError, StoreError
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
 APART_MS: Final = 2 * SKEW_MS  # between the clocks of two workers, each as far from the store's as it may be
 _BRIEF_S: Final = 60  # what is kept for longer is no call but a name that is good once
+SPEND: Final = "arx1_spend"  # the revocation store's function
+_ABSENT: Final = re.compile("unction not found|unknown command", re.IGNORECASE)
 _TIMEOUT_S: Final = 0.25  # a nonce store is on the way of each call: slower than this is down
+
+_log = logging.getLogger(__name__)
 
 
 class NonceStore(Protocol):
@@ -141,8 +147,9 @@ class RedisNonces:
     started with each connection: approvals that were given before are refused.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://`` address.
+        url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` address, as ``store_address`` reads it.
         prefix: What keys begin with, for example ``arx:nonce:orders:``.
+        password: In place of one in the address.
         timeout_s: Longest wait for an answer, in seconds.
 
     Raises:
@@ -151,21 +158,24 @@ class RedisNonces:
 
     waits = True
 
-    def __init__(self, url: str, prefix: str, *, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(self, url: str, prefix: str, *, password: str | None = None, timeout_s: float = _TIMEOUT_S) -> None:
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
+        from arx_verifier.store_address import Address, keeps_nonces
+
         self.not_before_ms = 0
-        self._unfit = ""
+        self._unfit, self._down, self._by_function = "", False, True
         self._prefix = prefix.encode()
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         # No retry: a command that was carried out but not answered would find its own key and call it a replay.
         options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._connected}
-        try:
-            self._redis = Redis.from_url(url, **options)
-        except (ValueError, TypeError) as error:
-            raise SettingsError("the nonce store's address is not a redis://, rediss:// or unix:// URL") from error
+        if not keeps_nonces(url):
+            raise SettingsError(
+                "the nonce store's address is not a unix://, redis://, rediss:// or redis+sentinel:// URL"
+            )
+        self._redis = Redis(connection_pool=Address(url, password).pool(**options))
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key; see ``NonceStore``."""
@@ -176,13 +186,46 @@ class RedisNonces:
             if expires_ms - now_ms > _BRIEF_S * 1000 and not self._has_room():
                 return None
             # By this worker's clock.  Another one's may be behind it: there the call is still good by so much.
-            return bool(self._redis.set(name, b"", nx=True, px=max(1, expires_ms - now_ms) + APART_MS))
+            fresh = self._put(name, max(1, expires_ms - now_ms) + APART_MS)
         except (RedisError, OSError) as error:
-            raise StoreError(self._unfit or f"the nonce store did not answer: {type(error).__name__}") from error
+            said = self._unfit or self._tell(error)
+            if not self._down:
+                self._down = True  # told once an outage
+                _log.error("every call is refused (store_unavailable): %s", said)
+            raise StoreError(said) from error
+        if self._down:
+            self._down = False
+            _log.warning("the nonce store answers again")
+        return fresh
+
+    def _put(self, name: bytes, keep_ms: int) -> bool:
+        """Make a key, unless it is there.
+
+        In a revocation store its function does it: each write there waits for the disk, and a nonce need not, as a
+        server that restarted believes nothing older.  It is the same key, so that a worker may do without.
+        """
+        from redis.exceptions import NoPermissionError, ResponseError
+
+        if self._by_function:
+            try:
+                return bool(self._redis.fcall(SPEND, 1, name, keep_ms))
+            except ResponseError as error:
+                if not isinstance(error, NoPermissionError) and not _ABSENT.search(str(error)):
+                    raise
+                self._by_function = False
+        return bool(self._redis.set(name, b"", nx=True, px=keep_ms))
+
+    @staticmethod
+    def _tell(error: Exception) -> str:
+        from arx_verifier.store_address import refused_login
+
+        why = refused_login(error, "ARX_NONCES_PASSWORD, or the login in `nonces` of the service file")
+        return f"the nonce store {why}" if why else f"the nonce store did not answer: {type(error).__name__}"
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+        self._redis.connection_pool.disconnect()
 
     def _has_room(self) -> bool:
         """Tell whether a name that is kept for a day leaves room for calls: half of the server's memory is theirs."""

@@ -9,7 +9,6 @@ not known makes a verifier look whether there is one.
 
 import logging
 import os
-import secrets
 import stat
 import time
 from mmap import PAGESIZE
@@ -20,12 +19,13 @@ import msgspec
 from msgspec import Meta
 
 from arx_verifier.codec import bytes_of
-from arx_verifier.counters import NonceStore
+from arx_verifier.counters import MemoryNonces, NonceStore
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.keys import AudienceKey, KeyRing
 from arx_verifier.verify import Verifier
+from arx_verifier.workers import name_verifier
 
 
 class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +40,8 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_ttl_ms: The realm's longest token life, ms.
         realm: The realm's name.
         store: URL of the realm's epoch store; a password may come from ``ARX_STORE_PASSWORD`` instead.
-        nonces: URL of a Redis for used calls, when several processes share the audience; an instance of its own.
+        nonces: URL of a Redis for used calls, when several processes share the audience; its password may come from
+            ``ARX_NONCES_PASSWORD``.  The address of ``store`` is asked with the login of ``store``.
         journal_mode: ``strict``, ``durable`` or ``best_effort``.
         journal_bytes: What the journal's files may take in all.
         record_arguments: Tools, or patterns of them, whose arguments are recorded as they are.
@@ -170,13 +171,15 @@ def open_verifier(
         SettingsError: The file is unusable or leaves something open that was not given here.
     """
     file, keys = read_service_file(path), FileKeys(path)
-    verifier_id = f"{file.audience}-{os.getpid()}-{secrets.token_hex(3)}"
+    used = nonces if nonces is not None else _nonces(file)
+    shares = used is not None and not isinstance(used, MemoryNonces)
+    verifier_id = name_verifier(file.audience, shares=shares)
     return Verifier(
         audience=file.audience,
         keys=keys,
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
         decisions=decisions if decisions is not None else _journal(file, verifier_id),
-        nonces=nonces if nonces is not None else _nonces(file),
+        nonces=used,
         record_arguments=file.record_arguments,
     )
 
@@ -221,5 +224,10 @@ def _nonces(file: ServiceFile) -> NonceStore | None:
     if file.nonces is None:
         return None
     from arx_verifier.counters import RedisNonces
+    from arx_verifier.store_address import without_login
 
-    return RedisNonces(file.nonces, f"arx:nonce:{file.realm}:{file.audience}:")
+    url, password = file.nonces, os.environ.get("ARX_NONCES_PASSWORD")
+    if file.store is not None and url == without_login(file.store):
+        # The same server: who may follow there is known by the same login.  No other server is sent it.
+        url, password = file.store, password or os.environ.get("ARX_STORE_PASSWORD")
+    return RedisNonces(url, f"arx:nonce:{file.realm}:{file.audience}:", password=password)
