@@ -16,6 +16,7 @@ import httpx
 
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.session import Session
+from arx_caps.agent.shared import Shared
 from arx_caps.agent.task import now_ms
 from arx_caps.durations import asked_duration
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
@@ -45,7 +46,7 @@ def on_behalf(id_token: str | None, access_token: str | None) -> dict[str, str]:
     return {}
 
 
-class SessionOpener(ABC):
+class SessionOpener(Shared, ABC):
     """Whoever can open sessions at a mint.  A ``with`` block closes the connections to it.
 
     Args:

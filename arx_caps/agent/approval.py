@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Protocol, Self
 import msgspec
 from msgspec import Meta
 
+from arx_caps.agent.shared import Shared
 from arx_verifier.constraints import Rule
 from arx_verifier.discharge import Requirement
 from arx_verifier.errors import (
@@ -55,7 +56,7 @@ class Said(msgspec.Struct, frozen=True):
     task: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class Approval:
+class Approval(Shared):
     """An operator's answer to one call, asked for by ``StartedTask.ask_approval`` or handed over as a text.
 
     ``repr`` shows no secret.

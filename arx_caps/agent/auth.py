@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import httpx
 
 from arx_caps.agent.origins import Origin, origin_of, read_origin
+from arx_caps.agent.shared import Shared
 from arx_verifier.errors import AttenuationError
 
 try:
@@ -37,7 +38,7 @@ class Sign(Protocol):
         ...
 
 
-class ArxAuth(httpx.Auth, _OtherAuth):
+class ArxAuth(Shared, httpx.Auth, _OtherAuth):
     """Authentication for ``httpx.Client``, ``httpx.AsyncClient`` and both of httpx2; made by ``Task.auth``.
 
     Args:

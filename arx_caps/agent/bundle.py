@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from arx_caps.agent.origins import read_origin
 from arx_caps.agent.outline import Outline, caveats_of, outline
+from arx_caps.agent.shared import Shared
 from arx_verifier import canonical, codec, names
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.macaroon import Macaroon
@@ -39,7 +40,7 @@ class _Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 _WRITTEN: Final = msgspec.json.Decoder(_Written)
 
 
-class Bundle:
+class Bundle(Shared):
     """The tokens of one task.  Immutable; ``repr`` shows no secret.
 
     Attributes:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from arx_caps.agent import renewing
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.shared import Shared
 from arx_caps.agent.started import StartedTask, end_block
 from arx_caps.agent.task import Task
 from arx_caps.durations import asked_duration
@@ -20,7 +21,7 @@ from arx_caps.jose import SigningKey
 from arx_verifier.errors import ArxError, StoreError, shorten
 
 
-class Session:
+class Session(Shared):
     """One bounded run of an agent.  Made by ``open_session``; ``repr`` shows no secret.
 
     Attributes:

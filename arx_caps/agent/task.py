@@ -17,6 +17,7 @@ from arx_caps.agent.auth import ArxAuth, Sign
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.narrowing import caveats_for
 from arx_caps.agent.presenting import add_approvals, spread
+from arx_caps.agent.shared import Shared
 from arx_verifier import names, proofs
 from arx_verifier.access import HttpCall
 from arx_verifier.caveats import Caveat
@@ -30,7 +31,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Task:
+class Task(Shared):
     """One piece of work and the power it needs, held by an agent.
 
     Args:

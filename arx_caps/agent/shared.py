@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is one thing however often it is copied, because it cannot change or holds connections, locks and keys."""
+
+from typing import Any, Self
+
+
+class Shared:
+    """A base whose copies are the object itself.
+
+    Agent frameworks copy the context that they are given, deeply and for each step; a task in it stays that task.
+    """
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
