@@ -5,15 +5,20 @@ One class for httpx and httpx2, sync and async.  Each request gets its own one-s
 query and the body's SHA-256; the task's token never travels.  A request to an origin of no audience is not sent at all:
 sent without a token, the mistake would show up as somebody else's 401.
 
+A call that was signed before its service started was refused by it unread, as it cannot know the calls of before.  That
+one is signed anew, once: while a service starts anew behind a listening socket, no call is lost.
+
 Redirects: both libraries drop the Authorization header when a redirect leaves the origin, except from http port 80 to
 https port 443 of the same host; what they then carry on is good for the one call that was signed.  A redirect within
 the origin carries it too, and is refused there as signed for another call.
 """
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import httpx
+import msgspec
 
 from arx_caps.agent.origins import Origin, origin_of, read_origin
 from arx_caps.agent.shared import Shared
@@ -27,7 +32,22 @@ except ImportError:
         """Stands for the base class of httpx2, which is not installed."""
 
 
+_UNAUTHORIZED: Final = 401
+_MAX_PROBLEM_BYTES: Final = 16 * 1024
+_START: Final = ("call", "start")  # the failure of a call that was signed before its service started, SPEC 8.3
 _MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
+
+
+class _Failure(msgspec.Struct):
+    place: str
+    rule: str
+
+
+class _Problem(msgspec.Struct):
+    """What is looked at of a service's refusal."""
+
+    code: str
+    failures: list[_Failure] = []
 
 
 class Sign(Protocol):
@@ -61,11 +81,8 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         if not self._audiences:
             raise AttenuationError(f"the policy names no origin for {', '.join(origins) or 'any audience'}")
 
-    def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Sign one request; the client calls this.
-
-        Args:
-            request: An ``httpx.Request`` or ``httpx2.Request`` whose body was read.
+    def _put_token(self, request: Any) -> None:
+        """Sign one request.
 
         Raises:
             AttenuationError: The request goes to no origin of the task, or to one of several audiences, or has an
@@ -79,18 +96,42 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         header = "Bearer " + self._sign(audience, request.method, target, request.content)
         request.headers["Authorization"] = header
         request.extensions = {**request.extensions, _MARK: header}
-        yield request  # once: a refusal is never answered with another, wider token
+
+    def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Sign one request, and once more where the service had not started when it was signed; the client calls this.
+
+        Args:
+            request: An ``httpx.Request`` or ``httpx2.Request`` whose body was read.
+
+        Raises:
+            AttenuationError: As ``_put_token``.
+        """
+        self._put_token(request)
+        response = yield request
+        # No other refusal is answered: not with another, wider token, nor where the call may have run.
+        if _is_problem(response) and _came_before_start(response.content):
+            self._put_token(request)
+            yield request
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Read the body and sign; for synchronous clients."""
         request.read()
-        yield from self.auth_flow(request)
+        flow = self.auth_flow(request)
+        response = yield next(flow)
+        if _is_problem(response):
+            response.read()
+        with suppress(StopIteration):
+            yield flow.send(response)
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """Read the body and sign; for asynchronous clients."""
         await request.aread()
-        for signed in self.auth_flow(request):
-            yield signed
+        flow = self.auth_flow(request)
+        response = yield next(flow)
+        if _is_problem(response):
+            await response.aread()
+        with suppress(StopIteration):
+            yield flow.send(response)
 
     def _audience_of(self, url: Any) -> str:
         origin = origin_of(url.scheme, url.raw_host.decode("ascii"), url.port)
@@ -112,3 +153,20 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("an ArxAuth signs with a live token and is not pickled")
+
+
+def _is_problem(response: Any) -> bool:
+    """Tell whether an answer may be a refusal that is read here, before whoever streams answers gets it."""
+    if response is None or response.status_code != _UNAUTHORIZED:
+        return False
+    length = response.headers.get("content-length", "")
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    return kind == "application/problem+json" and length.isdecimal() and int(length) <= _MAX_PROBLEM_BYTES
+
+
+def _came_before_start(body: bytes) -> bool:
+    try:
+        problem = msgspec.json.decode(body, type=_Problem)
+    except (msgspec.DecodeError, ValueError):
+        return False
+    return problem.code == "proof_invalid" and [(each.place, each.rule) for each in problem.failures] == [_START]

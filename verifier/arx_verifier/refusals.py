@@ -22,7 +22,8 @@ PROOF_MISSING: Final = Refused(
 REPLAYED: Final = Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
 BEFORE_START: Final = Refused(
     "proof_invalid",
-    (Failure("call", "issued_at", "a call signed after this service started; sign it anew", "an earlier one"),),
+    # The rule is what a client knows it by, which then signs anew by itself: SPEC 8.3.
+    (Failure("call", "start", "a call signed after this service started; sign it anew", "an earlier one"),),
 )
 ONCE_USED: Final = ("the first call that this approval is used for", "a further one")
 ONCE_AGE: Final = ("an approval of the last 24 h, given after this service's nonce store started", "another; ask anew")
