@@ -10,6 +10,7 @@ is judged here as an action with arguments; what it gets, by others.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
+from arx_caps.durations import format_duration
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.operator_calls import record_call
@@ -18,9 +19,10 @@ from arx_caps.mint.roles import APPROVE, WRITE_OPERATORS, rules_of
 from arx_caps.mint.service_calls import record_service_call
 from arx_caps.mint.state import now_ms
 from arx_verifier.access import AccessRequest
-from arx_verifier.errors import ArxError, GrantError, refusal
+from arx_verifier.errors import ArxError, GrantError, ValidityError, refusal
 from arx_verifier.macaroon import Macaroon, OperatorIdentifier
 
+SECOND_MS: Final = 1000
 Kind = Literal["agent", "operator", "service"]
 WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
 # What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.  What
@@ -227,6 +229,21 @@ def _operator(
     return Caller("operator", name, None, None, identifier.exp, proof.key.kid)
 
 
+def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
+    """Say of a session's token whose time is over why that is: nobody used the session, or it has lived its life."""
+    identifier, now = Macaroon.parse(token).unverified_identifier, now_ms()  # proven: its time is judged after that
+    if error.code != "expired" or row["status"] != "open" or now < row["expires_at"]:
+        return error
+    if row["expires_at"] < row["ends_at"]:
+        # The token is as old as the last renewal, and a session that is used is renewed.
+        idle = now - identifier.iat
+        told = format_duration(idle if idle < SECOND_MS else idle // SECOND_MS * SECOND_MS)
+        why = f"the session was idle for {told} and is over; open another"
+    else:
+        why = "the session has lived as long as the policy lets it; open another"
+    return ValidityError(why, code=error.code, failures=error.failures)
+
+
 def _agent(
     mint: Mint, token: str, session: str, proof: Proof, call: Call, action: str, args: Mapping[str, Any]
 ) -> Caller:
@@ -235,7 +252,10 @@ def _agent(
     if row is None or row["jkt"] != proof.key.kid:
         raise GrantError("the proof is not by the key of this session", code=BAD_PROOF)
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
+    try:
+        grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
+    except ValidityError as error:
+        raise _over(row, token, error) from error
     agent = mint.state.agent(grant.agent)
     if row["status"] != "open" or grant.session != session:
         raise refusal("revoked")

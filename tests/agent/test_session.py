@@ -187,6 +187,7 @@ def test_a_session_at_work_is_renewed_by_itself(mint: LiveMint) -> None:
         with pytest.raises(TokenError) as caught:
             session.renew()
         assert caught.value.code == "expired"
+        assert "the session was idle for" in str(caught.value)
 
 
 def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
