@@ -101,7 +101,8 @@ freeze_command: Final = scope_command(FREEZE, "Refuse every token in these scope
 thaw_command: Final = scope_command(THAW, "End the freeze of these scopes." + _SCOPES)
 reinstate_command: Final = scope_command(
     REINSTATE,
-    "Lift the ban that a kill of anything but a session, a task or a link left; what was killed stays dead." + _SCOPES,
+    "Lift the ban that a kill of anything but a session, a task or a link left; what was killed stays dead, and so does"
+    " what tasks of before the kill hand over to a reinstated agent: start new tasks." + _SCOPES,
 )
 
 
@@ -147,6 +148,8 @@ def _act(
     if by == "mint" and caller is not None and action in (THAW, REINSTATE):
         for scope, state in over_of(caller, scopes):
             console.hint(f"{scope} is {state}, and stays so: no token of it works again; a new one can be had")
+    if action is REINSTATE and any(scope.kind == "agent" for scope in parse_scopes(scopes)):
+        console.hint("tasks of before the kill stay dead, and so does what they hand over to it now: start new ones")
     click.get_current_context().exit(exits.OK if report.get("status") == "confirmed" else exits.INCOMPLETE)
 
 

@@ -119,6 +119,10 @@ CODES: Final = {
     ),
 }
 _LATER: Final = "try again after `Retry-After` seconds"
+_ENDED: Final = {
+    "revoked": "stop, and report it; a new task, if the operator wants the work done",
+    "banned": "stop, and report it; an operator thaws or reinstates",
+}
 _RETRIES: Final = {
     "after Retry-After": _LATER,
     "no": "ask for a token that allows it",
@@ -131,4 +135,7 @@ def find_code(code: str) -> Code | None:
     if code in CODES:
         return CODES[code]
     reason = REASONS.get(code)
-    return reason and Code(reason.status, MEANINGS[code], _RETRIES.get(reason.retry, f"try again {reason.retry}"))
+    if reason is None:
+        return None
+    do = _ENDED.get(code) or _RETRIES.get(reason.retry, f"try again {reason.retry}")
+    return Code(reason.status, MEANINGS[code], do)

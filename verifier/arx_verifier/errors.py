@@ -24,6 +24,7 @@ class Reason(NamedTuple):
 
 
 _NEW_TOKEN: Final = Reason(401, "invalid_token", "with a new token")
+_ENDED: Final = Reason(401, "invalid_token", "no")
 _NO: Final = Reason(403, "insufficient_scope", "no")
 _SIGN_ANEW: Final = Reason(401, "invalid_token", "sign anew")
 _LATER: Final = Reason(503, None, "after Retry-After")
@@ -38,8 +39,8 @@ REASONS: Final[dict[str, Reason]] = {
     "wrong_audience": _NEW_TOKEN,
     "not_yet_valid": _NEW_TOKEN,
     "expired": _NEW_TOKEN,
-    "revoked": _NEW_TOKEN,
-    "banned": _NEW_TOKEN,
+    "revoked": _ENDED,
+    "banned": _ENDED,
     "missing_discharge": Reason(403, "insufficient_scope", "after approval"),
     "tool_not_allowed": _NO,
     "argument_not_allowed": _NO,
@@ -70,8 +71,8 @@ MEANINGS: Final[dict[str, str]] = {
     "wrong_audience": "the token is for another service",
     "not_yet_valid": "the token is not valid yet",
     "expired": "the token's time is over",
-    "revoked": "the token, or something it depends on, was ended",
-    "banned": "the token, or something it depends on, is frozen",
+    "revoked": "an operator, or its own session, ended this work; an agent that is reinstated takes a new task",
+    "banned": "an operator froze this work, or ended an agent or a person that it depends on",
     "missing_discharge": "the token needs an approval that was not presented",
     "tool_not_allowed": "the token does not allow this tool",
     "argument_not_allowed": "the token does not allow these arguments",

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operator ended a piece of work, and the refusal told its agent to go on with a new token.
+
+``"retry": "with a new token"`` is an instruction to a model.  And an agent that was reinstated stayed refused in tasks
+of before, which neither the command nor the refusal said.
+"""
+
+import json
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.codes import find_code
+from arx_verifier.errors import RevokedError, refusal
+from arx_verifier.problems import answer
+from tests.agent.holding import ask, task
+from tests.cli.helpers import arx
+from tests.servers import FAST_LEASE_MS, begun_store
+from tests.support import verifier
+
+WORKER = "acme/worker"
+
+
+@pytest.mark.parametrize("code", ["revoked", "banned"])
+def test_a_kill_is_no_reason_to_try_again(code: str) -> None:
+    """The answer says that an operator ended it, in body and challenge; the mint's page says to stop and report it."""
+    told = answer(code, realm="acme")
+    problem = json.loads(told.body)
+    assert (told.status, problem["retry"]) == (401, "no")
+    assert "an operator" in problem["detail"]
+    assert b"an operator" in dict(told.headers)[b"www-authenticate"]
+    assert isinstance(refusal(code), RevokedError)
+    known = find_code(code)
+    assert known is not None
+    assert known.do.startswith("stop, and report it")
+
+
+def test_a_task_of_before_hands_over_to_nobody_who_was_killed() -> None:
+    """Reinstated, the agent takes new tasks alone, as the refusal says: no kill knows when a hand-over was made."""
+    judge, held = verifier(), task()
+    judge.epochs.kill(f"agent:{WORKER}")  # type: ignore[attr-defined]
+    judge.epochs.ban(f"agent:{WORKER}")  # type: ignore[attr-defined]
+    judge.epochs.lift(f"agent:{WORKER}")  # type: ignore[attr-defined]
+    later = Task(Bundle.parse(held.encode()), now=held._now).hand_over(WORKER)
+    assert ask(later, "orders", "orders.list", {}, judge) == "revoked"
+    assert ask(held, "orders", "orders.list", {}, judge) == "ok"
+    assert "an agent that is reinstated takes a new task" in str(refusal("revoked"))
+
+
+@pytest.mark.servers
+def test_the_command_says_so(valkey: EmbeddedValkey, realm_name: str) -> None:
+    """Where an agent is reinstated, and not where it was merely frozen."""
+    words = ("agent", "acme/a", "--direct", "--store", valkey.url, "--realm", realm_name, "--reason", "mended", "--yes")
+    with begun_store(valkey.url, realm_name, lease_ms=FAST_LEASE_MS):
+        assert "start new ones" in arx("reinstate", *words).err
+        assert "start new ones" not in arx("thaw", *words).err
+    assert "start new tasks" in arx("reinstate", "--help").out.replace("\n ", "")
