@@ -10,6 +10,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 from arx_caps.agent import Agent
 from arx_caps.jose import check_assertion, check_dpop, make_assertion, make_dpop
@@ -146,7 +147,8 @@ def test_a_service_is_no_mint(tmp_path: Path) -> None:
     Its address as issuer is told as that, with the address, instead of its refusal of a request without a token.
     """
     caught: list[UnavailableError] = []
-    with serving(ArxMiddleware(lambda *_: None, verifier=verifier(), tools={"GET /x": "orders.get"})) as port:
+    application = Starlette(routes=[])
+    with serving(ArxMiddleware(application, verifier=verifier(), tools={"GET /x": "orders.get"})) as port:
         issuer = f"http://127.0.0.1:{port}"
         KeyFile.generate("agent", "acme/support", issuer).save(tmp_path / "key")
         with Agent.from_key_file(tmp_path / "key") as agent, pytest.raises(UnavailableError) as told:

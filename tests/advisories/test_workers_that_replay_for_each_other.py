@@ -54,7 +54,7 @@ class Worker:
 
     def _read(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        return str(self._process.stdout.readline().strip())
 
     def code(self, call: dict[str, Any]) -> str:
         """Have it decide."""
