@@ -18,7 +18,7 @@ from arx_caps.cli import exits
 from arx_caps.revocation import acl
 from arx_verifier.scopes import subject_scope
 from tests.cli.helpers import arx
-from tests.cli.live import Live, live_realm
+from tests.cli.live import live_realm
 
 pytestmark = pytest.mark.servers
 
