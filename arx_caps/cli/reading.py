@@ -17,7 +17,7 @@ from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError
-from arx_verifier.macaroon import Macaroon, OperatorIdentifier, about
+from arx_verifier.macaroon import IAT_AHEAD_MS, Macaroon, OperatorIdentifier, about
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -74,7 +74,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         "policy": identifier.policy,
         "born": list(identifier.born),
         "expires_at": chain.exp,
-        "not_before": chain.nbf or None,
+        "not_before": chain.nbf if chain.nbf > identifier.iat - IAT_AHEAD_MS else None,
         "holder": chain.facts.named[-1] if chain.facts.named else identifier.agent,
         "named": list(chain.facts.named),
         "link": chain.facts.links[-1] if chain.facts.links else identifier.id,

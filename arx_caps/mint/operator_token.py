@@ -16,7 +16,7 @@ from arx_verifier.caveats import Caveat, read_caveat
 from arx_verifier.constraints import Rule, compile_rule, explain, permits
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import ID_BYTES, MINT_AUDIENCE, Macaroon, OperatorIdentifier
+from arx_verifier.macaroon import IAT_AHEAD_MS, ID_BYTES, MINT_AUDIENCE, Macaroon, OperatorIdentifier
 
 TTL_MS: Final = 10 * 60 * 1000
 # An operator's token is handed to nobody and has no task: any other member is unknown here, and what is unknown
@@ -87,6 +87,9 @@ def hold_to_token(macaroon: Macaroon, *, action: str | None, args: Mapping[str, 
     """
     if now >= macaroon.unverified_identifier.exp:
         raise refusal("expired")
+    iat = macaroon.unverified_identifier.iat
+    if now < iat - IAT_AHEAD_MS:
+        raise refusal("not_yet_valid", (Failure("identifier", "iat", f"at most {now + IAT_AHEAD_MS}", str(iat)),))
     for index, packet in enumerate(_own(macaroon)):
         _judge(f"caveat {index + 1}", packet, first=index == 0, action=action, args=args, now=now)
 

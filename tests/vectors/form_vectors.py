@@ -143,11 +143,22 @@ def identifiers() -> Vectors:
         "identifier-no-task": vector("4.1", "malformed", mint(task=None), "a tool service's token has a task"),
         "identifier-lives-too-long": vector("4.2", "malformed", mint(exp=AT + 86_400_001, iat=AT), "24 h and 1 ms"),
         "identifier-ends-first": vector("4.2", "malformed", mint(exp=AT, iat=AT), "it ends when it begins"),
+        "identifier-iat-ahead": vector(
+            "4.2", "not_yet_valid", mint(iat=AT + 60_001), "minted further ahead than two clocks differ"
+        ),
+        "identifier-agent-upper-case": vector("4.4", "malformed", mint(agent="Acme/support"), "no agent path"),
+        "identifier-session-other-form": vector("4.4", "malformed", mint(session="s 1"), "a space"),
+        "identifier-session-line-end": vector(
+            "4.4", "malformed", mint(session="s-aaaabbbbccccdddd\n"), "a line end behind"
+        ),
+        "identifier-task-other-form": vector("4.4", "malformed", mint(task="t" * 65), "too long"),
+        "identifier-policy-other-form": vector("4.4", "malformed", mint(policy="p p"), "no base64url"),
         "identifier-operator": vector("4.3", "malformed", mint(raw=operator), "an operator's token is for the mint"),
         "identifier-expired": vector("4.2", "expired", mint(exp=AT), "exp is exclusive"),
         "identifier-other-audience": vector("4.1", "wrong_audience", mint(aud="billing"), "for another service"),
         "key-unknown": vector("9", "unknown_key", mint(kid="k2.0", key=OTHER_KEY), "a key id that the service has not"),
         "key-other": vector("9", "bad_signature", mint(key=OTHER_KEY), "the right key id, another key"),
+        "identifier-iat-early": vector("4.2", "grant", mint(iat=AT + 60_000), "as far ahead as two clocks differ"),
         "identifier-lives-longest": vector(
             "4.2", "grant", mint(exp=AT + 86_400_000, iat=AT), "24 h to the millisecond"
         ),

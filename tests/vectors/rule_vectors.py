@@ -28,6 +28,10 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "range-exponent": ({"max": "5.5"}, "5e0", NO, "no decimal"),
     "glob-slash": ({"glob": "a/*"}, "a/b/c", NO, "* is no slash"),
     "glob-anchored": ({"glob": "a*"}, "ba", NO, "the whole text"),
+    "glob-nul": ({"glob": "a*"}, "a\0b", NO, "a reader in C ends it at the NUL"),
+    "glob-line-break": ({"glob": "*.txt"}, "a\n.txt", NO, "two lines"),
+    "glob-line-separator": ({"glob": "a*"}, "a\u2028b", NO, "two lines to a reader of Unicode"),
+    "glob-not-line-break": ({"not": {"glob": "b*"}}, "a\nb", NO, "a form that it does not speak of"),
     "subpath-sibling": ({"subpath": "/data"}, "/database", NO, "cut at a slash"),
     "subpath-dots": ({"subpath": "/data"}, "/data/../etc", NO, "two dots"),
     "subpath-escaped": ({"subpath": "/data"}, "/data/%2e%2e/etc", NO, "two escaped dots"),
@@ -89,6 +93,10 @@ def worlds() -> Vectors:
 
     get, wild = {"tool": "orders.get"}, {"tool": "orders.*"}
     closed = {"args": {"x": 1}, "tool": "*"}
+
+    def nested(levels: int) -> list[Any]:
+        return [] if levels == 1 else [nested(levels - 1)]
+
     both = mint({"allow": [get]}, {"allow": [{"tool": "orders.put"}]})
     narrowed = mint({"allow": [closed]}, {"allow": [{"args": {}, "open": True, "tool": "*"}]})
     return {
@@ -97,6 +105,11 @@ def worlds() -> Vectors:
         "tool-prefix-longer": rule(TOOL, "cut at a dot", [wild], tool="orders2.get"),
         "tool-none": rule(TOOL, "a request that is no tool", [{"tool": "*"}], tool=""),
         "tool-both": vector("6.1", TOOL, both, "caveats hold together"),
+        "args-33-levels": rule(
+            "malformed_request", "33 containers, also without a proof", [get], args={"x": nested(32)}
+        ),
+        "args-32-levels": rule("grant", "32 containers", [get], args={"x": nested(31)}),
+        "args-half-a-pair": rule("malformed_request", "half of a surrogate pair", [get], args={"x": "\ud800"}),
         "args-unnamed": rule(NO, "an argument that is not named", [closed], args={"x": 1, "y": 2}),
         "args-missing": rule(NO, "a named argument that is not there", [closed], args={}),
         "args-none": rule(NO, "an empty world", [{"args": {}, "tool": "*"}], args={"x": 1}),
@@ -129,6 +142,7 @@ def operands() -> Vectors:
         "mixed": ({"range": [1, "2.5"]}, "bounds of two kinds"),
         "host-bits": ({"cidr": "10.0.0.1/8"}, "bits beyond the prefix"),
         "two-stars": ({"glob": "a/**"}, "no such wildcard"),
+        "glob-line-break": ({"glob": "a\n*"}, "a text of two lines is none that it speaks of"),
         "dots": ({"subpath": "/data/../etc"}, "a path that means another"),
         "nested": ({"not": {"any_of": ["a"]}}, "one level of logic"),
         "empty-one-of": ({"one_of": []}, "nothing is among nothing"),

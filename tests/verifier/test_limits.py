@@ -72,7 +72,13 @@ EDGES: dict[str, tuple[str, str, str]] = {
         "malformed",
     ),
     "an issuer": (mint(subject=("i" * 512, "")).encode(), mint(subject=("i" * 513, "")).encode(), "malformed"),
-    "a session's name": (mint(session="s" * 96).encode(), mint(session="s" * 97).encode(), "malformed"),
+    "a session's name": (mint(session="s" * 64).encode(), mint(session="s" * 65).encode(), "malformed"),
+    "a policy's digest": (mint(policy="p" * 64).encode(), mint(policy="p" * 65).encode(), "malformed"),
+    "iat ahead": (
+        mint(iat=AT + 60_000).encode(),
+        mint(iat=AT + 60_001).encode(),
+        "not_yet_valid",
+    ),
     "a decimal": (
         after(Caveat(allow=(Rule(tool="*", args={"x": Constraint(max="1" * 32, optional=True)}),))),
         after(Caveat(allow=(Rule(tool="*", args={"x": Constraint(max="1" * 33, optional=True)}),))),

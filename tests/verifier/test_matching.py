@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from arx_verifier import matching
 from arx_verifier.errors import MalformedTokenError
 
+ONE_LINE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
 OTHER_KINDS = [None, True, 5, 5.0, ["a"], {"a": 1}, b"a", Ellipsis]
 
 
@@ -39,7 +40,7 @@ class TestGlob:
         _, holds = matching.glob(pattern)
         assert holds(text) == naive_glob(pattern, text)
 
-    @given(st.text(min_size=1, max_size=10), st.text(max_size=10))
+    @given(st.text(ONE_LINE, min_size=1, max_size=10), st.text(ONE_LINE, max_size=10))
     def test_nothing_but_the_star_is_special(self, pattern: str, text: str) -> None:
         """
         ``?``, ``[a]``, ``{a,b}``, ``\\`` and everything else stand for themselves.
@@ -49,6 +50,20 @@ class TestGlob:
         assert holds(text) == naive_glob(pattern, text)
         if "*" not in pattern:
             assert holds(pattern)
+
+    @pytest.mark.parametrize("odd", ["\0", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9f", "\u2028", "\u2029"])
+    @pytest.mark.parametrize("pattern", ["*", "a*", "*b", "a*b", "a*x*b", "*/b", "a", "ab"])
+    def test_it_speaks_of_no_text_that_a_reader_could_end_early(self, pattern: str, odd: str) -> None:
+        """
+        A control character or a line break in a value holds for no pattern, nor for its contrary, and in none is it
+        written.
+        """
+        speaks, holds = matching.glob(pattern)
+        for value in (f"a{odd}b", f"a{odd}x{odd}b", f"x{odd}/b", odd, f"a{odd}", f"ab{odd}", f"{odd}b"):
+            assert not speaks(value)
+            assert not holds(value)
+            with pytest.raises(MalformedTokenError, match="without control characters"):
+                matching.glob(pattern + odd)
 
     def test_a_star_never_crosses_a_slash(self) -> None:
         """

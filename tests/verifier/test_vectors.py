@@ -88,7 +88,7 @@ def test_there_are_enough_and_refusals_lead() -> None:
     """Every reason that a token alone can bring about has a vector, and most vectors are refusals."""
     expected = Counter(vector["expect"] for vector in VECTORS.values())
     of_the_process = {
-        *("missing_token", "malformed_request", "syncing", "stale", "fenced", "closed"),
+        *("missing_token", "syncing", "stale", "fenced", "closed"),
         "audit_unavailable",
     }
     assert set(expected) == (set(REASONS) - of_the_process) | {"grant"}

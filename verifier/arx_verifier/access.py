@@ -48,7 +48,7 @@ class AccessRequest(msgspec.Struct, frozen=True):
         traceparent: The caller's trace context (W3C), for the record; or None.
 
     Raises:
-        TypeError: ``at`` is no integer, or a text is none: its record could not be read.
+        TypeError: ``args`` is no mapping, ``at`` no integer, or a text is none: its record could not be read.
     """
 
     tool: str
@@ -62,14 +62,18 @@ class AccessRequest(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         """Refuse what would be decided on, and recorded so that nobody can read it."""
         if (
-            type(self.at) is not int
+            not isinstance(self.tool, str)
+            or type(self.at) is not int
             or type(self.peer) not in _TEXT
             or type(self.request_id) not in _TEXT
             or type(self.traceparent) not in _TEXT
         ):
             raise TypeError(
-                "a request's `at` is a whole number of ms, its peer, request_id and traceparent text or None"
+                "a request's tool is text, its `at` a whole number of ms, its peer, request_id and traceparent text or "
+                "None"
             )
+        if type(self.args) is not dict and not isinstance(self.args, Mapping):
+            raise TypeError(f"a request's args are a mapping of names to values, not {type(self.args).__name__}")
 
     def after(self, waited_ns: int) -> "AccessRequest":
         """Return the same request after a wait: a call must not grow younger than its nonce in a queue."""
@@ -106,7 +110,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         raise RequestError("the JSON is not an object")
     # Each level costs an opening bracket and each surrogate an escape: without them there is nothing to look for.
     if raw.count(b"{") + raw.count(b"[") > MAX_JSON_DEPTH:
-        _check_depth(value)
+        check_depth(value)
     if b"\\ud" in raw.lower():
         _check_text(value)
     return value
@@ -165,7 +169,12 @@ _CAREFUL: Final = json.JSONDecoder(
 )
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
+    """Look at every container of plain data, level by level.
+
+    Raises:
+        RequestError: There are more than 32 levels.
+    """
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [

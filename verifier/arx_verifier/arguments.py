@@ -182,6 +182,7 @@ def read_constraint(data: Any) -> ConstraintLike:
     except msgspec.ValidationError as error:
         raise MalformedTokenError(str(error)) from error
     compile_constraint(constraint)
+    encode(constraint)  # half of a surrogate pair, which the types let through
     return constraint
 
 

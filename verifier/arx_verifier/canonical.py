@@ -30,10 +30,14 @@ def encode(value: Any) -> bytes:
     The value is not checked: what a caller made by hand is proven by decoding the result.
 
     Raises:
-        ValueError: A lone surrogate (``UnicodeEncodeError``).
-        TypeError: A type that JSON does not have, or a name that is no text.
+        MalformedTokenError: A lone surrogate, a type that JSON does not have, or a name that is no text.
     """
-    return _ENCODER.encode(value)
+    try:
+        return _ENCODER.encode(value)
+    except UnicodeEncodeError as error:
+        raise MalformedTokenError("text with half of a surrogate pair cannot stand in a token") from error
+    except TypeError as error:
+        raise MalformedTokenError(f"this cannot stand in a token: {error}") from error
 
 
 def decode(

@@ -285,6 +285,7 @@ def read_rule(data: Any) -> Rule:
     except msgspec.ValidationError as error:
         raise MalformedTokenError(str(error)) from error
     compile_rule(rule)
+    encode(rule)  # half of a surrogate pair in a name, which the types let through
     return rule
 
 

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
+from arx_verifier.access import check_depth
 from arx_verifier.compiled import twin
+from arx_verifier.errors import RequestError
 
 SALT_BYTES: Final = 16
 MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of the arguments' JSON, where an operator has it recorded
@@ -38,6 +40,21 @@ def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tupl
         return salted(salt, form if form is not None else _JSON.encode(args)), salt
     except _NO_JSON:
         return b"", salt
+
+
+def form_of(args: Mapping[str, Any]) -> bytes:
+    """Return the JSON that ``digest_arguments`` hashes, of arguments that may be allowed.
+
+    Raises:
+        RequestError: There is none, as with half of a surrogate pair, or it has more than 32 nested containers.
+    """
+    try:
+        raw = _JSON.encode(args)
+    except _NO_JSON as error:
+        raise RequestError("the arguments have no JSON form") from error
+    if b"[" in raw or raw.rfind(b"{") > 0:  # or in a text
+        check_depth(msgspec.json.decode(raw))
+    return raw
 
 
 @twin()

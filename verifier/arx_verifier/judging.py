@@ -7,6 +7,7 @@ for.
 
 from arx_verifier.access import AccessRequest
 from arx_verifier.canonical import flat_jcs
+from arx_verifier.digests import form_of
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import RequestError
 from arx_verifier.presented import Call
@@ -28,7 +29,7 @@ def judge(
         request: What is asked for.
 
     Returns:
-        The refusal, if there is one; and the arguments' JSON if it was written on the way.
+        The refusal, if there is one; and the arguments' JSON, if it was written on the way, for ``digest_arguments``.
     """
     if proven.refused is not None:
         return proven.refused, None
@@ -58,6 +59,11 @@ def judge(
         if refused is not None:
             return refused, written
     refused = proven.judge_tool(request.tool, request.args, written)
+    if refused is None and written is None and (call is None or request.http is not None):
+        try:
+            written = form_of(request.args)  # no proof covers these arguments
+        except RequestError as error:
+            return no_form(error), None
     if refused is None and proven.unmet:  # last: what is refused for another reason needs nobody's approval
         refused = missing_discharge(proven, request.tool)
     return refused, written

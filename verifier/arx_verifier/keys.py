@@ -52,7 +52,7 @@ class KeyRing:
             max_ttl_ms: The realm's longest token life in ms.
 
         Raises:
-            SettingsError: No key, or one of another length: without a key nothing starts.
+            SettingsError: No key, or one of another length or with no key id: without a key nothing starts.
         """
         if not names.is_realm(realm):
             raise SettingsError(f"{realm!r:.60} cannot name a realm: lower-case letters, digits, '.', '_' and '-'")
@@ -66,6 +66,8 @@ class KeyRing:
         if not keys:
             raise SettingsError("a key ring needs at least one audience key; ask the mint for this service's keys")
         for kid, key in keys.items():
+            if not names.is_kid(kid):
+                raise SettingsError(f"{kid!r:.60} cannot name an audience key; one is called k1.0")
             if len(key) != KEY_BYTES:
                 raise SettingsError(f"audience key {kid} has {len(key)} bytes; it must have {KEY_BYTES}")
         return {kid: AudienceKey(kid, key) for kid, key in keys.items()}

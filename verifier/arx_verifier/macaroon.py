@@ -19,6 +19,7 @@ MAX_INTEGER: Final = 2**53 - 1  # what every JSON reader holds exactly
 MAX_HOPS: Final = 16  # hand-overs in one token
 ID_BYTES: Final = 16
 HOP_BYTES: Final = 9  # 72 random bits name a hand-over; two equal ones only die together
+IAT_AHEAD_MS: Final = 60_000  # the mint's clock and a verifier's may each be 30 s off the store's (SPEC 10.5)
 MINT_AUDIENCE: Final = "arx.mint"
 _ENDING_BYTES: Final = len(codec.TAIL) + codec.SIGNATURE_BYTES
 _PREFIX_CHARS: Final = len(codec.TOKEN_PREFIX)

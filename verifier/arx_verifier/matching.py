@@ -20,7 +20,7 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 # backslash, NUL or per cent sign (decoded twice somewhere), and segments of dots only, also before a path parameter
 # (``..;``) or padded with spaces (which Windows drops).
 # Each is looked for by itself, most of them by a plain search: a caller sends a million characters to thirty tests.
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DOTS: Final = re.compile(r"/[. ]+(?:;[^/]*)?(?:/|\Z)")
 _ESCAPES: Final = ("%2e", "%2f", "%25", "%5c", "%00")
 _NOT_IN_URL: Final = ' "<>\\^`{|}'  # nor what is not printable ASCII
@@ -36,25 +36,28 @@ _MAX_ADDRESS_CHARS: Final = 45  # the longest way to write an IPv6 address
 
 
 def glob(operand: Any) -> Test:
-    """The text matches a pattern whose only metacharacter, ``*``, is any run of characters without ``/``."""
-    if type(operand) is not str or operand == "":
-        raise MalformedTokenError("glob must be text, and not empty")
+    """The text matches a pattern whose only metacharacter, ``*``, is any run of characters without ``/``.
+
+    A text with a control character or a line break is none that it speaks of: a reader could end it there.
+    """
+    if type(operand) is not str or operand == "" or not is_one_line(operand):
+        raise MalformedTokenError("glob must be text without control characters and line breaks, and not empty")
     if "**" in operand:
         # Elsewhere it crosses slashes; a writer who expects that under ``not`` would refuse less than meant.
         raise MalformedTokenError("glob has no '**': use subpath for everything below a path")
     if "*" not in operand:
-        return is_text, same_text(operand)
+        return is_one_line, same_text(operand)
     if operand.count("*") == 1:
-        return is_text, _one_star(*operand.split("*"))
+        return is_one_line, _one_star(*operand.split("*"))
     # ``*`` matches no slash, so each slash of the value answers one of the pattern: compare segment by segment.
     matches = [_segment(part) for part in operand.split("/")]
 
     def holds(value: Any) -> bool:
         if type(value) is not str or value.count("/") != len(matches) - 1:
             return False
-        return all(match(part) for match, part in zip(matches, value.split("/"), strict=True))
+        return is_one_line(value) and all(match(part) for match, part in zip(matches, value.split("/"), strict=True))
 
-    return is_text, holds
+    return is_one_line, holds
 
 
 def subpath(operand: Any) -> Test:
@@ -76,11 +79,16 @@ def subpath(operand: Any) -> Test:
     return is_clean_path, holds
 
 
+def is_one_line(value: Any) -> bool:
+    """Tell whether *value* is text without a control character, a line break among them."""
+    return type(value) is str and (value.isprintable() or _CONTROL.search(value) is None)
+
+
 def is_clean_path(value: Any) -> bool:
     """Tell whether *value* is a path that can mean only itself."""
     if type(value) is not str or value == "" or "\\" in value or "//" in value:
         return False
-    if not value.isprintable() and _CONTROL.search(value) is not None:
+    if not is_one_line(value):
         return False
     if "%" in value:
         lower = value.lower()  # no character but an ASCII letter becomes one of the letters in these escapes
@@ -221,12 +229,17 @@ def _read_url(value: Any) -> _Location | None:
 def _one_star(first: str, last: str) -> Callable[[Any], bool]:
     start, shortest = len(first), len(first) + len(last)
     if not last:  # as for everything in a folder
-        return lambda value: type(value) is str and value.startswith(first) and value.find("/", start) < 0
+        return lambda value: (
+            type(value) is str
+            and value.startswith(first)
+            and value.find("/", start) < 0
+            and (value.isprintable() or _CONTROL.search(value) is None)
+        )
 
     def holds(value: Any) -> bool:
         if type(value) is not str or not value.startswith(first) or not value.endswith(last):
             return False
-        return len(value) >= shortest and value.find("/", start, len(value) - len(last)) < 0
+        return len(value) >= shortest and value.find("/", start, len(value) - len(last)) < 0 and is_one_line(value)
 
     return holds
 

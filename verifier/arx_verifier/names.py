@@ -25,6 +25,8 @@ _ROOT_NAME: Final = re.compile(r"[a-z0-9]{1,16}")
 _remember: Final = lru_cache(maxsize=2048)
 _MAX_REMEMBERED: Final = 8  # patterns in one list
 
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_IDS: Final = re.compile(f"{_ID.pattern} {_ID.pattern}")
 _KID: Final = re.compile(r"[a-z0-9]{1,16}\.(?:0|[1-9][0-9]{0,8})")
 
 
@@ -69,6 +71,22 @@ def is_root_name(text: Any) -> bool:
 def is_kid(text: Any) -> bool:
     """Tell whether *text* is a key id, ``<root name>.<n>``, the number without leading zeros."""
     return isinstance(text, str) and _KID.fullmatch(text) is not None
+
+
+def is_id(text: Any) -> bool:
+    """Tell whether *text* can name a session, a task or a policy: 1 to 64 of ``[A-Za-z0-9._-]``."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def are_ids(one: str, other: str) -> bool:
+    """Tell whether both texts are such names, in one look."""
+    return _IDS.fullmatch(f"{one} {other}") is not None
+
+
+@_remember
+def can_grant(agent: str, policy: str | None) -> bool:
+    """Tell whether an identifier may have this agent and this policy: a path; and a name, or none."""
+    return is_agent_path(agent) and (policy is None or is_id(policy))
 
 
 def ancestors(path: str) -> list[str]:

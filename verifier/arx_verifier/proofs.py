@@ -17,7 +17,7 @@ from arx_verifier import canonical, chain, codec
 from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.codec import FROM_URL, MAX_CREDENTIAL_CHARS, TO_URL
 from arx_verifier.compiled import twin
-from arx_verifier.errors import AttenuationError
+from arx_verifier.errors import AttenuationError, RequestError
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.presented import Call
 
@@ -61,9 +61,16 @@ def _field(data: bytes) -> bytes:
 
 
 def http_fields(call: HttpCall) -> bytes:
-    """Return the fields of an HTTP call that its digest covers: kind, method, raw path and query, body digest."""
-    target = call.target if isinstance(call.target, bytes) else call.target.encode("utf-8")
-    method = call.method.encode("ascii")
+    """Return the fields of an HTTP call that its digest covers: kind, method, raw path and query, body digest.
+
+    Raises:
+        RequestError: The method is not ASCII, or the target is text with half of a surrogate pair.
+    """
+    try:
+        target = call.target if isinstance(call.target, bytes) else call.target.encode("utf-8")
+        method = call.method.encode("ascii")
+    except UnicodeEncodeError as error:
+        raise RequestError("the method is not ASCII, or the target has half of a surrogate pair") from error
     return (
         b"\0\0\0\4http"
         + len(method).to_bytes(4, "big")
@@ -79,13 +86,13 @@ def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
     """Return the fields of a call without HTTP: kind, tool, RFC 8785 of the arguments as they are on the wire.
 
     Raises:
-        RequestError: The arguments have no RFC 8785 form.
+        RequestError: The arguments have no RFC 8785 form, or the tool's name has half of a surrogate pair.
     """
-    return _tool_fields(tool, canonical.jcs(dict(args)))
-
-
-def _tool_fields(tool: str, written: bytes) -> bytes:
-    name = tool.encode("utf-8")
+    written = canonical.jcs(dict(args))
+    try:
+        name = tool.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError("the tool's name has half of a surrogate pair") from error
     return _TOOL + len(name).to_bytes(4, "big") + name + len(written).to_bytes(4, "big") + written
 
 

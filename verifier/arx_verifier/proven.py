@@ -16,7 +16,7 @@ from arx_verifier.constraints import wrong_in
 from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
 from arx_verifier.keys import AudienceKey
-from arx_verifier.macaroon import Identifier, about
+from arx_verifier.macaroon import IAT_AHEAD_MS, Identifier, about
 from arx_verifier.prohibiting import PLACES, failures_of
 from arx_verifier.terms import (
     GAP,
@@ -71,7 +71,7 @@ class ProvenChain:
         signature: The chain's last signature, a secret.
         rest: The parent's last 0 to 2 bytes, when it was cut from a one-shot text.
         identifier: The proven identifier.
-        nbf: The latest start of validity, ms.
+        nbf: The latest start of validity, ms: of the caveats, and of ``iat`` as far as clocks may differ.
         exp: The earliest end of validity, ms.
         scopes: Everything whose kill or ban ends this token.
         needs_call: Whether a per-call proof is demanded.
@@ -114,7 +114,7 @@ class ProvenChain:
 
     def __init__(self, key: AudienceKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
         self.key, self.identifier, self.signature, self.rest = key, identifier, signature, rest
-        self.nbf, self.exp = 0, identifier.exp
+        self.nbf, self.exp = identifier.iat - IAT_AHEAD_MS, identifier.exp
         self.needs_call = False
         self.fresh_ms: int | None = None
         self.networks: tuple[tuple[str, Networks], ...] = ()

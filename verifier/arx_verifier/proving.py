@@ -8,7 +8,7 @@ Nothing but ``kid`` and ``aud`` is interpreted before the signature holds.  What
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from arx_verifier import chain, codec, proofs
+from arx_verifier import chain, codec, names, proofs
 from arx_verifier.codec import JOINT
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.keys import AudienceKey, KeyRing
@@ -137,7 +137,8 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
         The identifier, an agent's.
 
     Raises:
-        MalformedTokenError: An operator's, a life longer than the realm's, a bound token, or no task.
+        MalformedTokenError: An operator's, a life longer than the realm's, a bound token, no task, or a name that is
+            none of SPEC 4.4.
     """
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("an operator's token is good for the mint alone")
@@ -148,4 +149,9 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
         raise MalformedTokenError("bound tokens are reserved and not accepted by this version")
     if (identifier.task is None) != (audience == MINT_AUDIENCE):
         raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
+    session = identifier.session
+    if not names.are_ids(session, identifier.task or session) or not names.can_grant(
+        identifier.agent, identifier.policy
+    ):
+        raise MalformedTokenError("agent, session, task and policy are named as SPEC 4.4 says")
     return identifier

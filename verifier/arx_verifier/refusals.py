@@ -9,6 +9,7 @@ from typing import Final
 from arx_verifier.access import AccessRequest
 from arx_verifier.constraints import MAX_TOLD
 from arx_verifier.errors import Failure, shorten
+from arx_verifier.macaroon import IAT_AHEAD_MS
 from arx_verifier.prohibiting import place
 from arx_verifier.proofs import MAX_AGE_MS, MAX_AHEAD_MS
 from arx_verifier.proven import ProvenChain, Refused
@@ -57,6 +58,9 @@ def out_of_time(proven: ProvenChain, early: int, late: int) -> Refused:
     """The clock is outside; by the later reading for the end, by the earlier for the start."""
     if late >= proven.exp:
         return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),))
+    if proven.nbf == proven.identifier.iat - IAT_AHEAD_MS:
+        expected = f"a time at most {IAT_AHEAD_MS} ms after {early}"
+        return Refused("not_yet_valid", (Failure("identifier", "iat", expected, str(proven.identifier.iat)),))
     return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),))
 
 
@@ -76,3 +80,20 @@ def another_call(request: AccessRequest) -> Refused:
     """The proof is of another call."""
     what = "method, path, query and body" if request.http is not None else "tool and arguments"
     return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),))
+
+
+def code_of(token: object) -> str | None:
+    """Return the code to refuse a token with that is no text, as it may come in a message; None for text."""
+    if isinstance(token, str):
+        return None
+    return "missing_token" if token is None else "malformed"
+
+
+def hold_request(request: object) -> None:
+    """Name what was given in the place of a request.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(request, AccessRequest):
+        raise TypeError(f"a verifier decides on an AccessRequest, not on {type(request).__name__}")

@@ -27,7 +27,7 @@ from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.presented import Call
 from arx_verifier.proven import ProvenChain, Refused
 from arx_verifier.proving import JOINED, prove, prove_joined
-from arx_verifier.refusals import BAD_SIGNATURE
+from arx_verifier.refusals import BAD_SIGNATURE, code_of, hold_request
 from arx_verifier.spending import spend
 from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readiness
 
@@ -139,6 +139,7 @@ class Verifier:
         if self.waits:
             from asyncio import to_thread  # whoever has a loop has it loaded; whoever has none need not
 
+            hold_request(request)
             return await to_thread(lambda: self.decide(token, request.after(time.monotonic_ns() - begun)))
         decision = self._decide(token, request, may_wait=False)
         if isinstance(decision, Wait):
@@ -159,6 +160,8 @@ class Verifier:
         Args:
             token: What was presented, a secret; before work is spent on what came with it.
         """
+        if (odd := code_of(token)) is not None:
+            return odd
         call = proofs.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         proven = self._authenticate(token, call, known)
@@ -194,6 +197,10 @@ class Verifier:
     def _decide(
         self, token: str, request: AccessRequest, *, may_wait: bool, waited: Wait | None = None
     ) -> Decision | Wait:
+        if token.__class__ is not str or request.__class__ is not AccessRequest:
+            hold_request(request)
+            if (odd := code_of(token)) is not None:
+                return self.refuse(odd, request)
         call = proofs.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         proven = self._authenticate(token, call, known)  # 1. to 3.: from here on the content is authentic
