@@ -19,7 +19,7 @@ from arx_verifier.grant import Grant
 from arx_verifier.names import is_tool
 from arx_verifier.verify import Verifier
 
-F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 ARGUMENT: Final = "arx_token"
 _GRANT: ContextVar[Grant | None] = ContextVar("arx_grant", default=None)
@@ -30,7 +30,7 @@ def current_grant() -> Grant | None:
     return _GRANT.get()
 
 
-def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
+def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Make a function demand a token: ``f(order_id="A-1", arx_token=text)``.
 
     Arguments are given by name; the token is taken out before the function runs.
@@ -49,7 +49,8 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
-    def decorate(function: F) -> F:
+    # No type can add a keyword to a ParamSpec (PEP 612): what a function returns is kept, what it takes is not.
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise SettingsError("a generator runs after its call was decided: protect the function that consumes it")
         if ARGUMENT in inspect.signature(function).parameters:
@@ -57,13 +58,13 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
         if not inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            def guarded(*positional: Any, arx_token: str = "", **args: Any) -> Any:
+            def guarded(*positional: Any, arx_token: str = "", **args: Any) -> R:
                 request = _request(tool, positional, args)
                 decision = _unusable(verifier, arx_token, request) or verifier.decide(arx_token, request)
                 with _granted(decision):
                     return function(**args)
 
-            return guarded  # type: ignore[return-value]
+            return guarded
 
         @functools.wraps(function)
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
@@ -72,7 +73,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[F], F]:
             with _granted(decision):
                 return await function(**args)
 
-        return guarded_async  # type: ignore[return-value]
+        return guarded_async  # type: ignore[return-value]  # R is its coroutine
 
     return decorate
 

@@ -26,7 +26,7 @@ _remember: Final = lru_cache(maxsize=2048)
 _MAX_REMEMBERED: Final = 8  # patterns in one list
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_IDS: Final = re.compile(f"{_ID.pattern} {_ID.pattern}")
+_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64} [A-Za-z0-9._-]{1,64}")
 _KID: Final = re.compile(r"[a-z0-9]{1,16}\.(?:0|[1-9][0-9]{0,8})")
 
 
