@@ -121,7 +121,7 @@ class MintClient:
             repeats: Whether it is repeated; a call that only looks is not.
 
         Returns:
-            The answer's JSON object.
+            The answer's JSON object; an empty one where the repeat of a removal finds the caller's own session over.
 
         Raises:
             StoreError: The mint does not answer; ``LostAnswerError`` where it may have done what it was asked for.
@@ -187,7 +187,9 @@ class MintClient:
                 break
             time.sleep((pause or 0) * random.uniform(0.5, 1.0))  # noqa: S311 - who was cut off together spreads out
         if isinstance(outcome, httpx.Response):
-            return outcome
+            # The repeat of a removal that ended the caller's own session proves it by the token that is dead now.
+            over = lost and outcome.request.method == "DELETE" and _problem_of(outcome).code == "revoked"
+            return httpx.Response(httpx.codes.OK, json={}) if over else outcome
         if lost and not isinstance(outcome, LostAnswerError):
             raise LostAnswerError(
                 f"the mint at {self.issuer} did not say whether it has done this, and does not answer any more: see "
@@ -223,6 +225,8 @@ def _leaves_open(outcome: httpx.Response | StoreError) -> bool:
     """Tell whether it stays open if the call was done: no answer, a proxy's, or that of a mint that failed in it."""
     if isinstance(outcome, StoreError):
         return isinstance(outcome, LostAnswerError)
+    if _was_sent_twice(outcome):
+        return True
     status = outcome.status_code
     unavailable = status == httpx.codes.SERVICE_UNAVAILABLE
     return status >= httpx.codes.INTERNAL_SERVER_ERROR and (
@@ -235,7 +239,18 @@ def _passes(outcome: httpx.Response | StoreError) -> bool:
     if isinstance(outcome, StoreError):
         return True
     status = outcome.status_code
-    return status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS
+    failed = status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS
+    return failed or _was_sent_twice(outcome)
+
+
+def _was_sent_twice(outcome: httpx.Response) -> bool:
+    """Tell whether a removal's proof was used before: a proxy sent it twice, and the first answer never came.
+
+    Each attempt has a proof of its own, so nobody else can have used it.  Other calls are not repeated for that: theirs
+    is no answer of a proxy's repeat, as no proxy repeats a POST.
+    """
+    unauthorized = outcome.status_code == httpx.codes.UNAUTHORIZED
+    return unauthorized and outcome.request.method == "DELETE" and _problem_of(outcome).code == "replayed"
 
 
 def _sendable(token: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from arx_caps.agent import mint_client
@@ -79,6 +80,39 @@ def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
         with session:
             place.network.lose(1)
         assert place.state.sessions()[0]["status"] == "ended"
+
+
+class SendsTwice(httpx.HTTPTransport):
+    """A proxy that gets no answer to the first removal of a thing in time, and sends it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if request.method == "DELETE" and path not in self.seen:
+            self.seen.add(path)
+            super().handle_request(request).read()
+        return super().handle_request(request)
+
+
+def test_what_a_proxy_sent_twice_is_done(place: Place) -> None:
+    """Its second attempt has a proof that was used; the caller signs anew, and what is done is answered as done."""
+    proxy = SendsTwice()
+    command = Caller.operator(place.mint.realm.operator_key_path)
+    with place.mint.agent("acme/support/lost") as agent, httpx.Client(transport=proxy) as client:
+        command._mint._http, direct = client, command._http
+        direct.close()
+        session = agent.open_session()
+        session._mint._http, direct = client, session._mint._http
+        task = session.start_task("refund", REFUND)
+        assert task.finish()["task"]["id"] == task.id
+        session.end()
+        command.call("DELETE", "/v1/agents/acme/support/lost")
+        direct.close()
+    assert len(proxy.seen) == 3
+    assert place.state.sessions()[0]["status"] == "ended"
 
 
 def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:
