@@ -9,7 +9,7 @@ import click
 
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import write_private
-from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
+from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import Duration, read_pairs, show_json, show_time
@@ -141,15 +141,25 @@ def list_policies(console: Console, place: Place) -> None:
 @policy_command.command("load")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @operator_options
+@yes_option
 @common_options
 @pass_console
-def load(console: Console, place: Place, file: str) -> None:
-    """Put a policy FILE in force at every mint of the realm; running tasks keep what they were granted."""
+def load(console: Console, place: Place, file: str, yes: bool) -> None:
+    """Put a policy FILE in force at every mint of the realm; running tasks keep what they were granted.
+
+    The mint that is asked writes it over its own policy file.  A policy that grants nothing needs a yes.
+    """
     policy = _of_file(file)
+    if not policy.sessions or not policy.templates:
+        console.confirm(f"{_taken_away(place, policy)}\n\nput in force a policy that grants nothing?", yes=yes)
     answer = place.mint().call("POST", "/v1/policies", {"policy": policy.text.source})
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
     if answer["digest"] != answer["before"]:
         console.hint(f"`arx policy diff {answer['before']} {answer['digest']}` shows what that changes")
+        console.say(
+            "the mint's own policy file is replaced, other mints' files stay as they are; "
+            f"`arx policy show {answer['before']} --out FILE` has the one before"
+        )
 
 
 @policy_command.command("reload")
@@ -160,6 +170,17 @@ def reload(console: Console, place: Place) -> None:
     """Have the mint read its own policy file again, as at a SIGHUP."""
     answer = place.mint().call("POST", "/v1/policies/reload")
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
+
+
+def _taken_away(place: Place, new: "Policy") -> str:
+    """List what the policy in force grants and this one does not, for who decides on it."""
+    from arx_caps.mint.comparing import compare
+
+    try:
+        old = _kept(place, IN_FORCE)
+    except SettingsError as error:  # of a version that this one refuses
+        return f"the policy in force cannot be read here: {error}"
+    return "\n".join(_difference(each._asdict()) for each in compare(old, new))
 
 
 def _of_file(file: str) -> "Policy":

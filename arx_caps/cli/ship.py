@@ -22,6 +22,7 @@ from arx_caps.cli.values import Duration, show_span
 from arx_caps.durations import parse_duration
 
 EVERY_S: Final = 10.0  # between two lines that say the same
+WAIT_S: Final = 1.5  # before a person is told what takes so long
 _LINE_S: Final = 0.5  # between two looks of a terminal's line
 
 
@@ -44,6 +45,9 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     shipper = open_shipper(file, keep_ms=parse_duration(keep) if keep else 0)
+    # A mint that takes the connection and does not answer is waited for as long as the client has patience.
+    waiting = threading.Timer(WAIT_S, console.say, ("waiting for the mint: it has not answered yet",))
+    waiting.daemon = True
     try:
         if not once:
             stop, line = threading.Event(), _Line(console)
@@ -51,11 +55,13 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
                 signal.signal(number, lambda *_: stop.set())
             shipper.run(stop, line.tell)
             line.end()
+        waiting.start()
         done = shipper.once()
         status = shipper.status
     except OSError as error:
         raise Stop(f"the spool cannot be read: {error.strerror or error}", code="spool") from error
     finally:
+        waiting.cancel()
         shipper.close()
     told = {"done": done and not status.lost, **_told(status)}
     console.data("shipped", told, lambda: _shown(status))

@@ -60,3 +60,18 @@ def test_every_policy_that_is_named_is_shown(tmp_path: Path) -> None:
         for digest in decided | named(live.ok("mint", "events")["events"]):
             shown = live.ok("policy", "show", digest)
             assert Policy.parse(shown["policy"], "shown").digest == shown["digest"] == digest
+
+
+def test_a_policy_that_grants_nothing_needs_a_yes(tmp_path: Path) -> None:
+    """An empty file by mistake takes nothing away; with a yes it does, and the one before can still be had."""
+    folder, (port,) = tmp_path / "realm", free_ports(1)
+    with live_realm(folder, port) as live:
+        before, empty = (folder / "policy.toml").read_text(), tmp_path / "empty.toml"
+        empty.write_text("")
+        code, _, said = live.run("policy", "load", empty)
+        assert code != 0
+        assert "needs a yes" in said
+        assert (folder / "policy.toml").read_text() == before
+        digest = live.ok("policy", "load", empty, "--yes")["before"]
+        assert (folder / "policy.toml").read_text() == ""
+        assert live.ok("policy", "show", digest)["policy"] == before

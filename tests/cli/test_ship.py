@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,19 @@ def test_what_there_is_is_sent_once(service: Path, receiver: Receiver, tmp_path:
     assert len(receiver.tools) == 700
     assert files(tmp_path / "journal") == []
     assert arx("ship", service, "--once").out == "0 records shipped, spool 0% full\n"
+
+
+def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
+    """One that takes the connection and answers nothing: a person is told before the client's patience ends."""
+    decided(service, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        issuer = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        service.write_text(json.dumps(json.loads(service.read_text()) | {"issuer": issuer}))
+        command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--once"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "waiting for the mint: it has not answered yet\n"
+            process.kill()
 
 
 def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path: Path) -> None:
