@@ -5,16 +5,18 @@ A store says whether a key is new and remembers it for as long as the call it be
 forgets a live one to make room.  What the key covers and how long a call may live is the verifier's to say.
 """
 
-import logging
 import os
 import re
 import threading
 import time
 import weakref
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arx_verifier.epochs import SKEW_MS
 from arx_verifier.errors import SettingsError, StoreError
+
+if TYPE_CHECKING:
+    from logging import Logger
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
 APART_MS: Final = 2 * SKEW_MS  # between the clocks of two workers, each as far from the store's as it may be
@@ -22,8 +24,6 @@ _BRIEF_S: Final = 60  # what is kept for longer is no call but a name that is go
 SPEND: Final = "arx1_spend"  # the revocation store's function
 _ABSENT: Final = re.compile("unction not found|unknown command", re.IGNORECASE)
 _TIMEOUT_S: Final = 0.25  # a nonce store is on the way of each call: slower than this is down
-
-_log = logging.getLogger(__name__)
 
 
 class NonceStore(Protocol):
@@ -191,11 +191,11 @@ class RedisNonces:
             said = self._unfit or self._tell(error)
             if not self._down:
                 self._down = True  # told once an outage
-                _log.error("every call is refused (store_unavailable): %s", said)
+                _logger().error("every call is refused (store_unavailable): %s", said)
             raise StoreError(said) from error
         if self._down:
             self._down = False
-            _log.warning("the nonce store answers again")
+            _logger().warning("the nonce store answers again")
         return fresh
 
     def _put(self, name: bytes, keep_ms: int) -> bool:
@@ -266,3 +266,9 @@ def _field(info: bytes, name: bytes) -> bytes | None:
     """Find one line of an INFO answer."""
     lines = (line.partition(b":") for line in info.splitlines())
     return next((value for key, _, value in lines if key == name), None)
+
+
+def _logger() -> "Logger":
+    import logging  # for an outage alone: a holder's import has no need of it
+
+    return logging.getLogger(__name__)
