@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-fast compiled test-compiled nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean help
+.PHONY: demo test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -24,17 +24,10 @@ test-fast: $(READY)  ## the tests that start no server
 nightly: $(READY)  ## what takes too long for every change: processes killed while they decide, simulated worlds
 	.ci/nightly
 
-# The verifier built with its compiled twins, in a folder of its own; it takes a C compiler and headers.
-compiled: $(READY)  ## the verifier with its compiled twins, in build/compiled; takes a C compiler
-	@rm -rf build/compiled
-	ARX_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/compiled ./verifier
-
-# The same tests, with it.
-test-compiled: compiled  ## the tests, with the compiled verifier
-	ARX_REQUIRE_COMPILED=1 PYTHONPATH=build/compiled $(TEST) tests/verifier tests/advisories tests/agent $(ARGS)
+test-pure: $(READY)  ## the tests of verifier and agent, without what is compiled
+	ARX_PURE=1 $(TEST) tests/verifier tests/advisories tests/agent $(ARGS)
 
 bench: $(READY)  ## a decision beside its peers
-	@$(MAKE) --silent compiled || { rm -rf build/compiled; echo "the compiled build is left out: it takes a C compiler" >&2; }
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 bench-growth: $(READY)  ## a decision as tokens, rules and kills grow
@@ -62,12 +55,14 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-$(READY): pyproject.toml verifier/pyproject.toml
+# What is compiled lands beside its source; without a C compiler and headers everything runs in pure Python.
+$(READY): pyproject.toml verifier/pyproject.toml verifier/hatch_build.py verifier/arx_verifier/_compiled.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ARx needs Python 3.11 or later; set PYTHON=python3.x")'
 	@echo "making $(VENV) and installing what ARx needs: under a minute, once" >&2
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "hint: Debian has venv in the package python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./verifier -e '.[dev]'
+	@$(BIN)/python -c 'from arx_verifier.compiled import about_build; print("arx-verifier:", about_build())' >&2
 	@touch $@
 
 clean:  ## remove .venv and what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis verifier/arx_verifier/*.so

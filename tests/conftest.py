@@ -5,6 +5,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from arx_verifier.compiled import about_build
+
 pytest_plugins = ["tests.servers", "tests.mint.approvals"]
 
 # A shell's background job ignores Ctrl-C, and what it starts would go on ignoring it: tests send it to the command.
@@ -14,3 +16,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long a machine takes over an example is no finding, however many processes share it.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+def pytest_report_header() -> str:
+    """Which build of the verifier is tested."""
+    return f"arx-verifier: {about_build()}"

@@ -22,6 +22,7 @@ from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, plain
 from arx_caps.cli.place import Place, all_options
 from arx_caps.realm import Realm
+from arx_verifier.compiled import about_build
 from arx_verifier.errors import ArxError
 
 TIMEOUT_S: Final = 3.0
@@ -68,6 +69,7 @@ def _line(check: Check) -> str:
 
 
 def _checks(place: Place) -> Iterator[Check]:
+    yield Check("verifier", True, about_build())
     try:
         realm = Realm.open(place.realm_dir)
     except ArxError as error:

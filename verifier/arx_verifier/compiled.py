@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Use a compiled twin of a function where this build has one.
+"""Choose between the primitives in C and in Python, once, when the package is imported.
 
-A few functions on the way of each call have a twin in C (``_compiled.c``), for installations that were built with it.
-The Python function is the reference: the twin does the ordinary case alone and calls it for all else, so that there is
-one place that says what is malformed.  Tests hold both to the same answers.
+A few functions on bytes (HMACs, base64url, packets, digests) are compiled where the build found a C compiler:
+``_compiled.c``.  The Python function is the reference: what is compiled does the ordinary case alone and calls the
+Python function for all else, so one place says what is malformed.  Tests hold both to the same answers.
 """
 
 import importlib
@@ -13,35 +13,42 @@ from typing import Any, Final, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-REFERENCES: Final[dict[str, Callable[..., Any]]] = {}  # the Python functions that can have a twin, by name
+REFERENCES: Final[dict[str, Callable[..., Any]]] = {}  # the Python functions that can be compiled, by name
 
 
-def _load() -> Any:
-    """Import the compiled module; None where it was not built, cannot be used here, or ``ARX_PURE`` is set."""
+def _load() -> tuple[Any, str]:
+    """Import the extension module: it, or None and why not."""
     if os.environ.get("ARX_PURE", "") not in ("", "0"):
-        return None
+        return None, "ARX_PURE is set"
     try:
-        return importlib.import_module("arx_verifier._compiled")
-    except ImportError:
-        return None
+        return importlib.import_module("arx_verifier._compiled"), ""
+    except ModuleNotFoundError:
+        return None, "it was installed without a C compiler, or without the headers of Python and OpenSSL 3"
+    except ImportError as error:
+        return None, f"the compiled module cannot be loaded: {error}"
 
 
-_TWINS: Final = _load()
-COMPILED: Final = _TWINS is not None
+_MODULE, _WHY_NOT = _load()
+COMPILED: Final = _MODULE is not None
+
+
+def about_build() -> str:
+    """Return which build runs, ``compiled`` or ``pure Python`` with the reason, for people to read."""
+    return "compiled" if COMPILED else f"pure Python ({_WHY_NOT})"
 
 
 def twin(knows: object = None) -> Callable[[_F], _F]:
-    """Decorate a function that may have a compiled twin.  Its arguments are passed by position.
+    """Decorate a function that may be compiled.  Its arguments are passed by position.
 
     Args:
-        knows: The class of what it returns or reads, or what it uses, where the twin has to know that.
+        knows: The class of what it returns.
     """
 
     def decorate(function: _F) -> _F:
         REFERENCES[function.__name__] = function
-        if _TWINS is None:
+        if _MODULE is None:
             return function
-        chosen: _F = _TWINS.refer(function.__name__, function, *(() if knows is None else (knows,)))
+        chosen: _F = _MODULE.refer(function.__name__, function, *(() if knows is None else (knows,)))
         return chosen
 
     return decorate
