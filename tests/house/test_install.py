@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BUILT = any((ROOT / "verifier" / "arx_verifier").glob("_compiled*.so"))  # this machine has a compiler and the headers
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
 
@@ -36,16 +38,28 @@ def environment_with(folder: Path, *requirements: str) -> Path:
     return python
 
 
+def copy_tree(tree: Path) -> Path:
+    """Copy what the repository holds, with changes that are not committed, and nothing that was built."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).exists():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+def build_of(python: Path, cwd: Path, **environment: str) -> str:
+    """Which build of the verifier an interpreter runs."""
+    probe = "from arx_verifier.compiled import about_build; print(about_build())"
+    return run(python, "-c", probe, cwd=cwd, **environment).strip()
+
+
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Both wheels, built from a copy of the tree."""
     place = tmp_path_factory.mktemp("wheels")
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).exists():
-            (place / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / "tree" / name)
-    for folder in (place / "tree" / "verifier", place / "tree"):
+    tree = copy_tree(place / "tree")
+    for folder in (tree / "verifier", tree):
         run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", folder, cwd=place)
     return {wheel.name.partition("-")[0]: wheel for wheel in (place / "dist").glob("*.whl")}
 
@@ -66,6 +80,54 @@ def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp
     assert run(python, "-c", probe, cwd=tmp_path).strip() == "True"
     probe = "import sys, arx_verifier; print(sorted({'redis', 'asyncio', 'ssl', 'nacl'} & set(sys.modules)))"
     assert run(python, "-I", "-c", probe, cwd=tmp_path).strip() == "[]"
+    assert (build_of(python, tmp_path) == "compiled") == BUILT
+    assert build_of(python, tmp_path, ARX_PURE="1") == "pure Python (ARX_PURE is set)"
+
+
+def test_no_wheel_names_a_folder(wheels: Mapping[str, Path], tmp_path: Path) -> None:
+    """
+    A wheel for release depends on a version, built directly or from the source distribution; it holds no C source.
+    """
+    tree = copy_tree(tmp_path / "tree")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", tree, cwd=tmp_path)
+    for wheel in (*wheels.values(), *(tmp_path / "dist").glob("*.whl")):
+        with zipfile.ZipFile(wheel) as opened:
+            names = opened.namelist()
+            [metadata] = [opened.read(name).decode() for name in names if name.endswith("/METADATA")]
+        depends = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: arx-verifier")]
+        assert depends == ([] if wheel.name.startswith("arx_verifier") else ["Requires-Dist: arx-verifier==0.1.0"])
+        assert not [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "file:" in line]
+        assert not [name for name in names if name.endswith(".c")]
+
+
+def test_pip_installs_a_checkout(tmp_path: Path) -> None:
+    """
+    `pip install .` and `pip install './[mint]'` install both distributions of a checkout, each from its folder.
+    """
+    tree = copy_tree(tmp_path / "tree")
+    python = environment_with(tmp_path / "env", str(tree))
+    assert run(python.parent / "arx", "--version", cwd=tmp_path).startswith("arx")
+    assert (build_of(python, tmp_path) == "compiled") == BUILT
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "./[mint]", cwd=tree)
+    run(python, "-c", "import arx_caps.mint.app, arx_verifier", cwd=tmp_path)
+    run(python, "-m", "pip", "check", cwd=tmp_path)
+
+
+def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
+    """
+    A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled
+    beside its source, where it is imported from, and a build that fails leaves no older one there.
+    """
+    folder = copy_tree(tmp_path / "tree") / "verifier"
+    python = environment_with(tmp_path / "env", "--editable", str(folder))
+    assert (build_of(python, tmp_path) == "compiled") == BUILT
+    again = (python, "-m", "pip", "--log", tmp_path / "log", "install", "--no-deps", "--editable", folder)
+    run(*again, cwd=tmp_path, CC="no-such-compiler")
+    told = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "arx-verifier is built in pure Python, which is slower: no C compiler" in told
+    assert build_of(python, tmp_path).startswith("pure Python (it was installed without a C compiler")
+    with pytest.raises(AssertionError, match="ARX_REQUIRE_COMPILED is set"):
+        run(*again, cwd=tmp_path, CC="no-such-compiler", ARX_REQUIRE_COMPILED="1")
 
 
 def test_the_whole_installs_and_runs(wheels: Mapping[str, Path], tmp_path: Path) -> None:
