@@ -136,7 +136,7 @@ def outline(macaroon: Macaroon) -> Outline:
         if glimpse.to is not None and glimpse.hop is not None:
             named.append(glimpse.to)
             hops.append(glimpse.hop)
-            link = chain.next_link(link, codec.bytes_of(glimpse.hop))
+            link, _ = chain.next_link(link, glimpse.hop.encode())
             depth -= 1
         depth = depth if glimpse.depth is None else min(depth, glimpse.depth)
         exp = exp if glimpse.exp is None else min(exp, glimpse.exp)

@@ -61,7 +61,8 @@ def test_equal_compares_contents() -> None:
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=9, max_size=9))
 def test_a_link_needs_no_key(link: bytes, hop: bytes) -> None:
     """A link is the first half of a SHA-256 over public bytes."""
-    assert chain.next_link(link, hop) == hashlib.sha256(b"arx/1/link" + link + hop).digest()[:16]
+    name = hashlib.sha256(b"arx/1/link" + link + hop).digest()[:16]
+    assert chain.next_link(link, codec.base64_of(hop)) == (name, codec.text_of(name))
 
 
 @QUICK

@@ -39,8 +39,8 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
         .hand_over("acme/a/b", Caveat(task="t-sub"), hop=HOPS[0])
         .hand_over("acme/c", hop=HOPS[1])
     )
-    first = chain.next_link(codec.bytes_of(TOKEN_ID), HOPS[0])
-    second = chain.next_link(first, HOPS[1])
+    first, _ = chain.next_link(codec.bytes_of(TOKEN_ID), codec.base64_of(HOPS[0]))
+    second, _ = chain.next_link(first, codec.base64_of(HOPS[1]))
     assert set(proven(token).scopes) == {
         "realm",
         "key:k1.0",

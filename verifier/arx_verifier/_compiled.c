@@ -20,6 +20,9 @@
 #define DIGEST 32
 #define BLOCK 64
 #define LINK 16            // chain.LINK_BYTES
+#define LINK_CHARS 22
+#define HOP 9
+#define HOP_CHARS 12       // of its text
 #define MAX_CAVEATS 64     // codec.MAX_CAVEATS
 #define MAX_CHARS 7168     // codec.MAX_CREDENTIAL_CHARS
 #define CAVEAT 95          // proofs._CAVEAT_BYTES
@@ -186,16 +189,6 @@ static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return good ? PyBytes_FromStringAndSize((char *)out, DIGEST) : NULL;
 }
 
-static PyObject *next_link(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(NEXT_LINK, args, nargs);
-    unsigned char out[DIGEST];
-    if (!(begin() && add("arx/1/link", 10) && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
-          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
-        return NULL;
-    return PyBytes_FromStringAndSize((char *)out, LINK);
-}
-
 static PyObject *salted(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(SALTED, args, nargs);
@@ -291,6 +284,20 @@ static PyObject *bytes_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
     if (decode_into((unsigned char *)PyBytes_AS_STRING(raw), text, size) >= 0) return raw;
     Py_DECREF(raw);
     return pure(BYTES_OF, args, nargs);
+}
+
+static PyObject *next_link(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    unsigned char hop[HOP], out[DIGEST], text[LINK_CHARS];
+    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
+        PyBytes_GET_SIZE(args[1]) != HOP_CHARS ||
+        decode_into(hop, (const unsigned char *)PyBytes_AS_STRING(args[1]), HOP_CHARS) != HOP)
+        return pure(NEXT_LINK, args, nargs);
+    if (!(begin() && add("arx/1/link", 10) && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
+          add(hop, HOP) && end(out)) && !failed())
+        return NULL;
+    encode_into(text, out, LINK);
+    return Py_BuildValue("y#s#", out, (Py_ssize_t)LINK, text, (Py_ssize_t)LINK_CHARS);
 }
 
 // ---------------------------------------------------------------------------------------------------- packets, SPEC 2.1

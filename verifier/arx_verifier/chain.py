@@ -130,14 +130,18 @@ def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes
 
 
 @twin()
-def next_link(link: bytes, hop: bytes) -> bytes:
+def next_link(link: bytes, hop: bytes) -> tuple[bytes, str]:
     """Name the token that a hand-over makes.  SPEC 5.3.
 
     Args:
         link: The 16-byte name before the hand-over (the token id for the first).
-        hop: The 9 random bytes of the hand-over.
+        hop: The hand-over's 9 random bytes, in 12 characters of base64url.
 
     Returns:
-        SHA-256(label, link, hop), its first 16 bytes: public, and computable by whoever sees the token.
+        The first 16 bytes of SHA-256(label, link, hop), and the same as text; anyone who sees the token can compute it.
+
+    Raises:
+        MalformedTokenError: The hop is not canonical base64url.
     """
-    return sha256(LINK_LABEL + link + hop).digest()[:LINK_BYTES]
+    name = sha256(LINK_LABEL + link + codec.bytes_of(hop)).digest()[:LINK_BYTES]
+    return name, codec.text_of(name)

@@ -29,7 +29,7 @@ from arx_verifier.terms import (
     ToolRules,
     demand_of,
     gather,
-    hop_of,
+    link_of,
     read_terms,
 )
 
@@ -227,16 +227,15 @@ class ProvenChain:
                     terms = read_terms(packet)
                 parts += terms.parts
                 if to := terms.to:
-                    hop = hop_of(packet, end)
+                    link, name = link_of(link, packet, end)
                     if depth == 0:
                         raise prohibiting.too_deep(index, to)
                     for rule_index, patterns in hand_to:
                         if not names.matches_any_path(patterns, to):
                             raise prohibiting.not_named(index, rule_index, patterns, to)
                     depth -= 1
-                    link = chain.next_link(link, hop)
                     named.append(to)
-                    links.append(codec.text_of(link))
+                    links.append(name)
                     agents += terms.agents
                 if terms.allow is not None:
                     allows.append(terms.allow)

@@ -7,11 +7,10 @@ this far, nothing kept is secret, and number and size are bounded.  How terms bi
 """
 
 import ipaddress
-from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from arx_verifier import bounds, caveats, codec, names, scopes
+from arx_verifier import bounds, caveats, chain, codec, names, scopes
 from arx_verifier.constraints import (
     MAX_TOLD,
     CompiledRule,
@@ -213,22 +212,23 @@ def key_of(packet: bytes, hop: str | None) -> bytes | None:
     return start + GAP + end[HOP_CHARS:] if hop is not None and end.startswith(hop.encode("ascii")) else None
 
 
-def hop_of(packet: bytes, end: bytes) -> bytes:
-    """Read the hop of a hand-over whose terms are known.
+def link_of(link: bytes, packet: bytes, end: bytes) -> tuple[bytes, str]:
+    """Name the token that a hand-over makes, whose terms are known.
 
     Args:
+        link: The name before it, 16 bytes.
         packet: Its bytes as received.
-        end: What stands in them behind the last ``HOP_MARK``.
+        end: What follows the last ``HOP_MARK`` in them.
 
     Returns:
-        9 bytes.
+        The name, 16 bytes, and the same as text.
 
     Raises:
-        MalformedTokenError: What stands there is no hop.
+        MalformedTokenError: No hop follows.
     """
     try:
-        return a2b_base64(end[:HOP_CHARS].translate(codec.FROM_URL), strict_mode=True)
-    except ValueError:
+        return chain.next_link(link, end[:HOP_CHARS])
+    except MalformedTokenError:
         read_terms(packet)  # which says what is wrong with it
         raise MalformedTokenError("a hop is 9 bytes in base64url") from None
 
