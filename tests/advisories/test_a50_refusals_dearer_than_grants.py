@@ -7,9 +7,6 @@ record three times and raised twice before it was counted; a ban was looked for 
 
 from pathlib import Path
 
-import pytest
-
-from arx_verifier import compiled
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Rule
 from arx_verifier.spool import MIN_SEGMENT_BYTES, Journal, read_journal
@@ -18,12 +15,11 @@ from benchmarks.counting import count
 from benchmarks.rows import Verifiers
 from tests.support import AT, access, mint, sign, verifier
 
-TOLERANCE = 0.05  # a wrong argument, or a ban, is told; counts are no times
+TOLERANCE = 0.08  # a wrong argument, or a ban, is told; what both hash in C counts in pure Python alone
 ENOUGH = 12  # that all is met before, and what a full journal keeps for refusals is used
 LEAST_OF = 3  # now and then one draws salts for the next hundreds of them
 
 
-@pytest.mark.skipif(compiled.COMPILED, reason="what runs in C is not counted")
 def test_no_refusal_takes_more_than_its_grant(tmp_path: Path) -> None:
     """
     Bytecodes and calls of each refusal that a caller, a holder or a service's state brings about, beside the grant's.
