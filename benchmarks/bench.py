@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare ARx with its peers, and refusals with a grant: ``make bench``, or ``python -m benchmarks.bench``.
 
-Where ``make compiled`` has built the compiled twins, ours are measured with them too, in a process of their own.
+Where the verifier is compiled, ours are measured in pure Python too, in a process of their own.
 Writes ``benchmarks/results/latest.json`` and what docs/performance.md shows of it.  About 80 s; with ``--quick`` each
 work is done a few times only, to see that it works, and nothing is written.
 """
@@ -16,14 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from arx_verifier import compiled as twins
+from arx_verifier.compiled import COMPILED, about_build
 from benchmarks import page, refusals
 from benchmarks.measure import about, race, save, say
 from benchmarks.rows import PACKAGES, Row, Verifiers, rows
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-COMPILED: Final = ROOT / "build" / "compiled"
-OTHER_BUILD: Final = 3  # exit code
 
 
 def measure(found: Iterable[Row], seconds: float) -> list[dict[str, Any]]:
@@ -48,19 +46,14 @@ def ours(found: Iterable[Row]) -> Iterator[Row]:
         yield row._replace(contenders={name: batch for name, batch in row.contenders.items() if name.startswith("ARx")})
 
 
-def compiled(results: Sequence[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
-    """Measure ours with the compiled build, if it is there; ratios are to the first of each work as before."""
-    if not COMPILED.exists():
-        say("the compiled build is not there (`make compiled`): it is left out")
+def pure(results: Sequence[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """Measure ours in pure Python, unless that was measured; ratios are to the first of each work as before."""
+    if not COMPILED:
         return []
-    say("compiled")
-    command = [sys.executable, "-m", "benchmarks.bench", "--compiled", "--seconds", str(seconds)]
-    environment = os.environ | {"PYTHONPATH": str(COMPILED)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=False, timeout=600)
-    if done.returncode == OTHER_BUILD:
-        say("the compiled build is for another Python: it is left out")
-        return []
-    done.check_returncode()
+    say("pure Python")
+    command = [sys.executable, "-m", "benchmarks.bench", "--pure", "--seconds", str(seconds)]
+    environment = os.environ | {"ARX_PURE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, timeout=600)
     first: dict[str, float] = {}
     for row in results:
         first.setdefault(row["work"], float(row["median_us"]))
@@ -68,7 +61,7 @@ def compiled(results: Sequence[dict[str, Any]], seconds: float) -> list[dict[str
     for row in found:
         if row["work"] not in first:
             continue  # a refusal, beside the grant of its own build
-        row["name"] = row["name"].replace("ARx", "ARx compiled", 1)
+        row["name"] = row["name"].replace("ARx", "ARx pure", 1)
         row["ratio"] = round(row["median_us"] / first[row["work"]], 3)
     return found
 
@@ -77,22 +70,21 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description="Compare ARx with its peers.")
     parser.add_argument("--quick", action="store_true", help="see that it works; write nothing")
-    parser.add_argument("--compiled", action="store_true", help="ours alone, in the compiled build; print JSON")
+    parser.add_argument("--pure", action="store_true", help="ours alone, as JSON; for a process with ARX_PURE=1")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time for each figure")
     options = parser.parse_args()
     seconds = 0.0 if options.quick else options.seconds
-    if options.compiled and not twins.COMPILED:
-        sys.exit(OTHER_BUILD)
-    found = about(*PACKAGES)
+    say(f"arx-verifier: {about_build()}")
+    found = about(*PACKAGES) | {"build": about_build()}
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         made = Verifiers(Path(folder))
-        if options.compiled:
+        if options.pure:
             results = measure(ours(rows(made)), seconds)
-            refused = (row._replace(work=f"{row.work}, compiled") for row in refusals.rows(made))
+            refused = (row._replace(work=f"{row.work}, pure Python") for row in refusals.rows(made))
             print(json.dumps(results + measure(refused, seconds / 3)))
             return
         results = measure(rows(made), seconds)
-        results = [*results, *measure(refusals.rows(made), seconds / 3), *compiled(results, seconds)]
+        results = [*results, *measure(refusals.rows(made), seconds / 3), *pure(results, seconds)]
         made.close()
     found["rows"] = results
     if not options.quick:

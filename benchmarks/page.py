@@ -49,10 +49,10 @@ def goals(found: Mapping[str, Any]) -> str:
         others = {other: value for other, value in times.items() if not other.startswith("ARx")}
         jose = {other: value for other, value in others.items() if other.startswith(("PyJWT", "joserfc"))}
         best = [_fastest({other: others[other] for other in names}) for names in (others.keys() - jose, jose)]
-        compiled = times.get(name.replace("ARx", "ARx compiled"))
-        ours = (us(times[name]), us(compiled) if compiled is not None else "-")
+        pure = times.get(name.replace("ARx", "ARx pure"))
+        ours = (us(times[name]), us(pure) if pure is not None else "-")
         rows.append((f"{work}: {name}", *ours, f"{goal:g}", *best))
-    return table(("us", "pure Python", "compiled", "goal", "fastest other that hands over", "fastest JWT"), rows)
+    return table(("us", found["build"], "pure Python", "goal", "fastest other that hands over", "fastest JWT"), rows)
 
 
 def _fastest(times: Mapping[str, float]) -> str:
