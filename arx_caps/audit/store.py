@@ -200,6 +200,12 @@ class LogStore:
         with self.reading() as c:
             return int(c.execute(select(SOURCE.c.high_water).where(*which)).scalar() or 0)
 
+    def last_of(self, verifier: str) -> int:
+        """Return the highest mark of all runs of one of the mint's own sources, 0 if there is none."""
+        which = (SOURCE.c.verifier == verifier, SOURCE.c.audience == "")
+        with self.reading() as c:
+            return int(c.execute(select(func.max(SOURCE.c.high_water)).where(*which)).scalar() or 0)
+
     def standing(self) -> Standing:
         """Return how the log stands."""
         with self.reading() as c:

@@ -18,6 +18,8 @@ PAGE: Final = 1_000
 KEEP_LOG: Final = 10_000  # as the store's functions have it: they cut off what is older
 EVENTS: Final = ("scopes.killed", "scopes.banned", "scopes.lifted")
 HISTORIES: Final = ("epoch.begun", "epoch.rotated")
+BEGIN: Final = "start the mint: it begins one, and bans again what the database has for banned"
+NAMED: Final = 50  # of the bans that are missing
 ROTATE: Final = "restart the mint: it ends this history, and every older token is dead"
 
 
@@ -30,7 +32,8 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     try:
         header = store.header()
     except StoreHistoryError:
-        yield Check("history", False, "the store holds no history of this realm", "start the mint: it begins one")
+        yield Check("history", False, "the store holds no history of this realm", BEGIN)
+        yield _bans(store, realm)
         return
     for last in (False, True):
         log = list(_log(store))
@@ -156,22 +159,23 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
 
 
 def _bans(store: RevocationStore, realm: Realm) -> Check:
-    """Hold the store's bans to what the database has for ended: agents, operators, keys, approvals."""
-    from arx_caps.mint.lost_bans import bans_of
+    """Hold the store's bans to those that the database knows."""
+    from arx_caps.mint.lost_bans import wanted_bans
     from arx_caps.mint.state import State
 
     if realm.database is None and not realm.database_path.exists():
         return Check("bans", False, "without the mint's database nobody knows what must be banned", "restore it")
     try:
         with State(realm.database_url) as state:
-            wanted = bans_of(state)
+            wanted = wanted_bans(state, store, realm.name)
     except ArxError as error:
         return Check("bans", False, str(error), "look at the mint's database")
     lost = sorted(wanted - set(store.bans()))
     if lost:
-        found = f"the store has lost {len(lost)} of {len(wanted)} bans, among them {lost[0]}"
-        return Check("bans", False, found, "start the mint: it bans them again within a minute")
-    return Check("bans", True, f"all {len(wanted)} agents, operators, keys and approvals that were ended are banned")
+        named = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
+        found = f"the store has lost {len(lost)} of {len(wanted)} bans: {named}"
+        return Check("bans", False, found, "start the mint: it bans them again, and grants nothing before")
+    return Check("bans", True, f"all {len(wanted)} scopes that must be refused are banned")
 
 
 def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:

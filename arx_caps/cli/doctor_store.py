@@ -29,6 +29,11 @@ MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
 LIBRARY: Final = "arx1"
 ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
 MAY_NOT: Final = "ask as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
+# The mint's own user, as `arx redis acl` makes it, may not load functions.
+BEGIN: Final = (
+    "`arx redis load` as a user of the admin role (`arx up` does that by itself); then start the mint, which begins the"
+    " history"
+)
 ANSWER_BYTES: Final = 4 << 20  # 1,000 entries with the longest scopes, names and reasons have 2.3 MB on the wire
 SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
 NO_LIMIT: Final = 1 << 62
@@ -100,7 +105,7 @@ def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
     except ArxError as error:
         if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
             return Check(name, None, "this user may not ask", MAY_NOT)
-        return Check(name, False, str(error), "start the mint once: it loads the functions and begins the history")
+        return Check(name, False, str(error), BEGIN)
     except (redis.RedisError, OSError) as error:
         return Check(name, False, f"it did not say ({type(error).__name__})", "look at the store's log")
 
@@ -128,7 +133,7 @@ def _eviction(patient: Patient) -> Check:
 
 def _functions(patient: Patient) -> Check:
     found = patient.client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-    mend = "start the mint, which loads them, or `arx redis load` as a user of the admin role"
+    mend = "`arx up` loads them when it starts; into a store of your own, `arx redis load` as a user of the admin role"
     if not found:
         return Check("functions", False, f"{LIBRARY} is not loaded", mend)
     library = found[0]
@@ -212,11 +217,11 @@ def _registry(patient: Patient) -> Check:
         return Check(
             "registry", False, found, "set the store's clock by NTP, never back by hand; restart its verifiers"
         )
-    seqs = {name: applied for name, _, applied, _ in registry.missing if applied > header.seq}
-    if seqs:
-        name, applied = next(iter(seqs.items()))
-        found = f"{name} has applied {applied}, the store is at {header.seq}"
-        return Check("registry", False, found, "the store went back: restart the mint, which ends its history")
+    claim = patient.store.ahead()
+    if claim is not None:
+        found = f"{claim.verifier} has applied {claim.seq}, which the store, at {header.seq}, does not have"
+        mend = "the store went back, or that verifier is wrong: the mint ends the history, or says in its log why not"
+        return Check("registry", False, found, mend)
     age_ms = registry.at_ms - registry.since_ms
     if age_ms <= header.lease_ms:
         return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed once it is older than a lease")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
+from arx_caps.mint.attesting import attest, believed
 from arx_caps.mint.events import Event
 from arx_caps.mint.jwks import KeySets
 from arx_caps.mint.keybook import KeyBook
@@ -22,26 +23,32 @@ from arx_caps.mint.limits import RateLimits
 from arx_caps.mint.loading import NoPolicy, follow_policy, read_policy, reload_policy, settle_policy
 from arx_caps.mint.log import AuditLog
 from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed
-from arx_caps.mint.lost_bans import EVERY_S, restore_bans
+from arx_caps.mint.lost_bans import StandingBans
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.recording import Recording
 from arx_caps.mint.state import HighWater, State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
-from arx_caps.revocation.failover import attest, must_attest
+from arx_caps.revocation.failover import must_attest
+from arx_caps.revocation.wire import Ahead
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError, refusal
 from arx_verifier.feed import Follower
-from arx_verifier.history import Place, new_inc
+from arx_verifier.history import Place
 from arx_verifier.macaroon import MINT_AUDIENCE
 from arx_verifier.spool import Journal
 from arx_verifier.verify import Verifier
 
-KEEPER_S: Final = 1.0  # how often a view that is not live makes the mint look at the store itself
+KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
+GLANCE_S: Final = 0.1  # how often at its own view: what was done past the mint is in the database as soon
 CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
 ATTESTING: Final = 1  # what one mint of several does at a time
 NO_POLICY: Final = "this version of the mint refuses the policy in force: an operator has to load another"
+DOUBTED: Final = (
+    "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
+    " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx reinstate realm`"
+)
 MINT: Final = "mint"  # who did it, when the mint itself did
 
 _log = logging.getLogger(__name__)
@@ -69,6 +76,7 @@ class Mint:
         store_url: Its address, as tool services are told it.
         decisions: The mint's own journal of what it decided on calls.
         log: The realm's audit log.
+        bans: Those that stand, in database and store.
         limits: How often somebody may call.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
@@ -98,7 +106,8 @@ class Mint:
         self.limits = RateLimits(realm.limits)
         self._recording = Recording(state.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
-        self._compared = 0.0
+        self.bans = StandingBans(self)
+        self._doubted: Ahead | None = None  # a verifier's word that was one too many
         self.log = AuditLog(realm) if log is None else log
         self.log.feeds = (EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self._stop = threading.Event()
@@ -151,7 +160,7 @@ class Mint:
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
-        self._restore_bans()
+        self.bans.restore()
         self._stop.clear()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
         self._keeper.start()
@@ -195,12 +204,13 @@ class Mint:
         """Read where the kill epoch stands; to be called before any authority is looked at.
 
         Raises:
-            UnavailableError: The view is not live: nothing can be granted now.
+            UnavailableError: The view is not live, or the store lacks bans: nothing can be granted now.
         """
         refused = self.epochs.check(None, 0, ())
         if refused is not None:
             raise refusal(refused.code)
         inc, seq, _ = self.epochs.view()
+        self.bans.require(inc, seq)
         return Born(inc, seq, self.epochs.chain_at(inc, seq))
 
     def require(self, born: Born, scopes: Sequence[str]) -> None:
@@ -227,58 +237,18 @@ class Mint:
         """
         # Two mints that both find the store without its kills would end each other's new history.
         with self.state.alone(ATTESTING):
-            self._attest()
-
-    def _attest(self) -> None:
-        realm, ttl = self.realm.name, self.realm.max_ttl_ms
-        mark = self.state.high_water(realm)
-        self.store.load_functions()
-        fresh = new_inc()
-        header = self.store.init(fresh, max_ttl_ms=ttl, seq=mark.seq if mark is not None else 0)
-        kind = "epoch.begun"
-        why: str | None
-        if header.inc == fresh:
-            why = "the store was empty" if mark is not None else "the realm is new"
-        else:
-            why = _why_rotate(mark, header.inc, header.seq, ttl) or self._why_another(mark)
-            if why is not None:
-                kind = "epoch.rotated"
-                header = self.store.rotate(seq_at_least=mark.seq if mark is not None else 0, max_ttl_ms=ttl).header
-        seq = max(header.seq, mark.seq if mark is not None else 0)
-        header, failed_over = attest(self.store, self.topology, seq_at_least=seq, max_ttl_ms=ttl)
-        if failed_over is not None:
-            kind, why = "epoch.rotated", failed_over
-        self.store.remember(header.place)
-        if why is None:
-            return
-        level = logging.INFO if mark is None else logging.WARNING
-        _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is dead", realm, why)
-        self.state.raise_high_water(
-            realm,
-            HighWater(*header.place, ttl),
-            Event.of(kind, MINT, inc=header.inc, seq=header.seq, why=why),
-            begins=True,
-        )
-
-    def _why_another(self, mark: HighWater | None) -> str | None:
-        """Say that what the store has up to the mark is not what this mint acted on, or None.
-
-        The store forgets what led to numbers far behind it; a store that went back is not far ahead of the mark.
-        """
-        found = self.store.chain_at(mark.seq) if mark is not None and mark.chain else None
-        if mark is None or found is None or found == mark.chain:
-            return None
-        return "the store has lost kills and given their numbers to others"
+            attest(self)
 
     def _keep(self) -> None:
         """See whether the store needs a new history or has lost a ban, which keys mint, which policy is in force."""
-        told = False
-        while not self._stop.wait(KEEPER_S):
+        told, due = False, 0.0
+        while not self._stop.wait(GLANCE_S):
+            moved = self.epochs.view()[:2] != self.bans.followed[:2] and not told
+            if not moved and time.monotonic() < due:
+                continue
+            due = time.monotonic() + KEEPER_S
             try:
-                if self.epochs.check(None, 0, ()) is not None or must_attest(self.store, self.topology):
-                    self.attest()
-                if time.monotonic() - self._compared >= EVERY_S:
-                    self._restore_bans()
+                self._look_at_store()
                 self.book.tick()
                 follow_policy(
                     self
@@ -289,33 +259,28 @@ class Mint:
                     _log.error("realm %s: %s", self.realm.name, error)
                 told = True
 
-    def _restore_bans(self) -> None:
-        lost = restore_bans(self)
-        self._compared = time.monotonic()
-        if lost:
-            _log.warning("realm %s: the store had lost the bans of %s", self.realm.name, ", ".join(lost[:8]))
+    def _look_at_store(self) -> None:
+        """Attest the store where that is due, and keep the bans of store and database alike."""
+        refused = self.epochs.check(None, 0, ()) is not None
+        claim = self.store.ahead()
+        if refused or must_attest(self.store, self.topology) or (claim is not None and believed(self) is not None):
+            self.attest()
+        elif claim is not None and claim != self._doubted:
+            _log.error("realm %s: %s", self.realm.name, DOUBTED.format(claim))
+        self._doubted = claim
+        self.bans.follow()
+        self.bans.keep(self.bans.followed.inc)
 
     def ready(self) -> list[str]:
         """Return what keeps the mint from granting; empty when it is ready."""
         refused = self.epochs.check(None, 0, ())
         found = [refused.detail] if refused is not None else []
+        found += self.bans.why_not(*self.epochs.view()[:2]) if refused is None else []
         found += [NO_POLICY] if isinstance(self.loaded, NoPolicy) else []
         return [*found, *self._recording.why_not()]
 
     def __repr__(self) -> str:
         return f"<Mint of {self.realm.name}>"
-
-
-def _why_rotate(mark: HighWater | None, inc: str, seq: int, max_ttl_ms: int) -> str | None:
-    """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
-    if mark is None or inc != mark.inc:
-        return "the store's history is unknown here"
-    if seq < mark.seq:
-        return "the store has lost kills"
-    if mark.max_ttl_ms < max_ttl_ms:
-        # Kills are forgotten when the longest token of their time is over: longer tokens need longer memory first.
-        return "tokens may live longer than kills were remembered"
-    return None
 
 
 def need_store(realm: Realm, given: str | None) -> str:

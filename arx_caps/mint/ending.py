@@ -6,6 +6,7 @@ record follow, and only then is it answered.  Repeating any of it is harmless, w
 mended.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -13,7 +14,7 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.state import now_ms
 from arx_caps.revocation import Bump, KillReport, StoreHistoryError, parse_scopes
-from arx_verifier.errors import AuditError, UnavailableError
+from arx_verifier.errors import ArxError, AuditError, UnavailableError
 
 Op = Literal["kill", "kill+ban", "ban", "lift"]
 NO_WAIT_MS: Final = 0
@@ -171,6 +172,9 @@ def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:
         return change()
     except StoreHistoryError:
         mint.attest()
+        # Before the change, which may be a lift; what fails here is tried again, and a kill does not wait for it.
+        with contextlib.suppress(ArxError):
+            mint.bans.restore()
         return change()
 
 
@@ -185,6 +189,7 @@ def _reinstate(mint: Mint, scopes: Sequence[str], by: str) -> None:
 def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
     seq = bump.header.seq
     try:
+        mint.bans.follow()
         mint.state.record(Event.of(kind, by, scopes=list(bump.scopes), seq=seq, reason=reason, durable=bump.durable))
     except UnavailableError as error:
         raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the kill epoch had come: the durable mark by which a store that lost kills is noticed.  SPEC 10."""
+"""How far the kill epoch had come, and which bans stand: what a store that lost either is held to.  SPEC 10."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.database import Database, plain
 from arx_caps.mint.events import Event
-from arx_caps.mint.tables import HIGH_WATER
+from arx_caps.mint.tables import BANS, FOLLOWED, HIGH_WATER
+from arx_verifier.history import Place
 
 
 class HighWater(NamedTuple):
@@ -29,8 +30,17 @@ class HighWater(NamedTuple):
     max_ttl_ms: int = 0
 
 
+class Ban(NamedTuple):
+    """A ban that stands: since when (ms), by whom, why."""
+
+    scope: str
+    at_ms: int
+    by: str
+    why: str
+
+
 class EpochState(Database):
-    """The high-water mark of each realm."""
+    """The high-water mark of each realm, and its bans."""
 
     def high_water(self, realm: str) -> HighWater | None:
         """Return the furthest place in the kill sequence that was acted on, or None."""
@@ -41,6 +51,52 @@ class EpochState(Database):
         """Remember a place in the kill sequence; it only rises, but where a history ``begins``."""
         with self.write(what) as c:
             raise_high_water(c, realm, mark, begins=begins)
+
+    def followed(self, realm: str) -> Place | None:
+        """Return the entry of the store's log up to which the bans are known, or None."""
+        row = self.row(select(FOLLOWED).where(FOLLOWED.c.realm == realm))
+        return None if row is None else _place(row)
+
+    def standing_bans(self) -> set[str]:
+        """Return the scope of every ban that stands."""
+        with self.read() as c:
+            return set(c.execute(select(BANS.c.scope)).scalars())
+
+    def follow_bans(
+        self, realm: str, since: Place | None, to: Place, banned: Collection[Ban], lifted: Collection[str]
+    ) -> bool:
+        """Change which bans stand, as the store's log says, and raise the mark to the last entry.
+
+        Args:
+            realm: The realm.
+            since: Up to where they were known.
+            to: Up to where they are known then.
+            banned: The bans that were made; of one that stands already nothing is changed.
+            lifted: The scopes of those that were lifted.
+
+        Returns:
+            Whether it was done; not where another mint has followed meanwhile.
+        """
+        which = select(FOLLOWED).where(FOLLOWED.c.realm == realm).with_for_update()
+        with self.write() as c:
+            row = c.execute(which).first()
+            if (None if row is None else _place(plain(row))) != since:
+                return False
+            if row is None:
+                try:
+                    with c.begin_nested():
+                        c.execute(insert(FOLLOWED).values(realm=realm, **to._asdict()))
+                except IntegrityError:  # another mint was first
+                    return False
+            else:
+                c.execute(update(FOLLOWED).where(FOLLOWED.c.realm == realm).values(**to._asdict()))
+            for scope in lifted:
+                c.execute(delete(BANS).where(BANS.c.scope == scope))
+            for ban in banned:
+                if c.execute(select(BANS.c.scope).where(BANS.c.scope == ban.scope)).first() is None:
+                    c.execute(insert(BANS).values(**ban._asdict()))
+            raise_high_water(c, realm, HighWater(*to))
+        return True
 
 
 def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool = False) -> None:
@@ -82,3 +138,7 @@ def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any
 
 def _mark(row: Mapping[str, Any]) -> HighWater:
     return HighWater(*(row[name] for name in HighWater._fields))
+
+
+def _place(row: Mapping[str, Any]) -> Place:
+    return Place(*(row[name] for name in Place._fields))

@@ -249,6 +249,26 @@ HIGH_WATER: Final = Table(
     Column("max_ttl_ms", BigInteger, nullable=False),
 )
 
+# Up to which entry of the store's log the bans below are known.
+FOLLOWED: Final = Table(
+    "epoch_followed",
+    METADATA,
+    Column("realm", String(32), primary_key=True),
+    Column("inc", String(32), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("chain", String(40), nullable=False),
+)
+
+# Every ban that stands, those that were made past the mint too: a store that has lost them gets them again.
+BANS: Final = Table(
+    "epoch_bans",
+    METADATA,
+    Column("scope", String(96), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("by", String(96), nullable=False),
+    Column("why", Text, nullable=False),
+)
+
 # What happened, written with the change that it tells; numbers are never used again.
 OUTBOX: Final = Table(
     "outbox",

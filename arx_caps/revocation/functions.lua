@@ -281,6 +281,8 @@ end
 -- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
 -- neither do numbers that this store never gave, or gave to something else: after a rollback they would confirm kills
 -- that reuse them.  Who cannot say by which way it came to its number, or one that was forgotten here, begins anew.
+-- Who names a place of this history that is not in it keeps a member `!ahead:` with a score of -2 - number: the mint
+-- looks for these, as they tell that the store has lost what it once said.
 -- A relay also says who is behind it, and what all of those have applied: that is what counts.
 -- Reply: inc, seq, store ms, lease_ms, status, keep ms, chain, how many ask here, entries after `applied`.
 local function probe(keys, argv)
@@ -301,6 +303,9 @@ local function probe(keys, argv)
   registry_since(keys[6], keys[5], now, id)
   redis.call('ZADD', keys[5], int(now), argv[1])
   redis.call('ZADD', keys[6], known == argv[4] and counted <= header.seq and int(counted) or '-1', argv[1])
+  if same and (applied > header.seq or (known and argv[4] ~= '' and known ~= argv[4])) then
+    redis.call('ZADD', keys[6], int(-2 - applied), '!ahead:' .. argv[1])
+  end
   if keys[7] then
     redis.call('ZREMRANGEBYLEX', keys[7], '[' .. argv[1] .. '\n', '(' .. argv[1] .. '\v')
     redis.call('ZADD', keys[7], '0', argv[1] .. '\n' .. argv[7])

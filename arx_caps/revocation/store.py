@@ -19,6 +19,7 @@ from arx_caps.revocation.exchange import Exchange
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.scopes import parse_scopes
 from arx_caps.revocation.wire import (
+    Ahead,
     Bump,
     Entry,
     Header,
@@ -26,6 +27,7 @@ from arx_caps.revocation.wire import (
     Registry,
     StoreHistoryError,
     VerifierSeen,
+    read_ahead,
     read_crowd,
     read_entry,
     read_header,
@@ -287,6 +289,15 @@ class RevocationStore:
         """
         reply = self.exchange.call("arx1_unacked", self.keys.registry, seq, since_ms)
         return read_registry(reply, seq, since_ms)
+
+    def ahead(self) -> Ahead | None:
+        """Return the word of the verifier that claims the highest place which is not in this history; None without one.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        words = (self.keys.acks, "-inf", "(-1", 0, 1)
+        return read_ahead(self.exchange.once(lambda: self.exchange.client.zrangebyscore(*words, withscores=True)))
 
     def verifiers(self) -> tuple[VerifierSeen, ...]:
         """List the verifiers and relays that probed within the last minutes, by name.

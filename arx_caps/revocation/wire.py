@@ -17,6 +17,9 @@ from arx_verifier.store_address import FinderLoginError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
+AHEAD: Final = "!ahead:"  # as the functions name the word of a verifier that knows another past
+MOST: Final = float(2**53)  # above what a sequence can reach
+
 
 class StoreHistoryError(StoreError):
     """The store is not in the history that the caller knows.
@@ -134,6 +137,18 @@ class Registry(NamedTuple):
     missing: tuple[tuple[str, int, int, int], ...]
 
 
+class Ahead(NamedTuple):
+    """A verifier that says it has applied what the store never gave, or gave to something else.
+
+    Attributes:
+        verifier: Its name.
+        seq: The number that it says.
+    """
+
+    verifier: str
+    seq: int
+
+
 class VerifierSeen(NamedTuple):
     """One verifier in the registry, or a relay.
 
@@ -206,6 +221,13 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
     verifiers = heard - len(relays) + stood_for
     # A relay with nobody behind it is waited for, too: whoever comes to it would get a lease without the kill.
     return Registry(at_ms, began_ms, verifiers, verifiers - sum(one[3] for one in missing), tuple(missing))
+
+
+def read_ahead(reply: Any) -> Ahead | None:
+    """Read the first of the members that the functions keep of verifiers which know another past, or None."""
+    for member, score in reply:
+        return Ahead(text(member).removeprefix(AHEAD), int(min(-2 - float(score), MOST)))
+    return None
 
 
 def read_crowd(value: Any) -> Crowd:

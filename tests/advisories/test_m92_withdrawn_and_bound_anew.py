@@ -93,5 +93,5 @@ def test_a_store_that_lost_the_ban_gets_it_again(desk: Desk, payments: Verifier)
     bump = mint.store.lift([scope], "lost", "test")
     mint.noted(bump.header.place)
     assert scope in mint.state.withdrawn_scopes()
-    mint._restore_bans()
+    mint.bans.restore()
     assert said(desk, payments, extended(desk), approval) == "banned"

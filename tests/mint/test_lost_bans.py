@@ -9,7 +9,7 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
 from arx_caps.mint.core import Mint
-from arx_caps.mint.lost_bans import expected_bans, restore_bans
+from arx_caps.mint.lost_bans import expected_bans
 from arx_caps.realm import Realm
 from tests.mint.world import AGENT, ISSUER, World, client_of, make_realm
 
@@ -38,10 +38,10 @@ def test_what_is_ended_stays_banned(world: World) -> None:
     assert expected_bans(world.mint) == wanted
     store = world.mint.store
     assert wanted <= set(store.bans())
-    assert restore_bans(world.mint) == []
+    assert world.mint.bans.restore() == []
     # Somebody restored an old copy of the bans, or lifted them in the store itself.
     store.lift(sorted(wanted), "lost", "nobody")
-    assert restore_bans(world.mint) == sorted(wanted)
+    assert world.mint.bans.restore() == sorted(wanted)
     assert wanted <= set(store.bans())
     told = [event for event in world.events() if event["kind"] == "scopes.banned" and event["by"] == "mint"]
     assert told[-1]["scopes"] == sorted(wanted)
@@ -61,5 +61,5 @@ def test_a_reinstated_agent_is_not_banned_again(world: World) -> None:
     answer = operator.call("POST", "/v1/bans/lift", {"scopes": [f"agent:{AGENT}"], "reason": "back", "wait": False})
     assert answer.status_code == 200
     assert expected_bans(world.mint) == set()
-    assert restore_bans(world.mint) == []
+    assert world.mint.bans.restore() == []
     assert f"agent:{AGENT}" not in world.mint.store.bans()

@@ -28,6 +28,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.decisions import DecisionSink, InMemoryDecisions
 from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.history import Place
 
 ISSUER = "http://127.0.0.1:8700"
 AGENT = "acme/support/triage"
@@ -79,6 +80,7 @@ def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Min
         store_url=url,
         decisions=decisions or InMemoryDecisions(),
     )
+    mint.bans.trust(Place(epochs.inc, 0, ""))
     return mint, epochs
 
 

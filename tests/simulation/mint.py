@@ -84,7 +84,8 @@ class SimulatedMint:
         )
         limits = SimpleNamespace(count_agent=lambda _: None)  # how often somebody calls decides about no token
         verifier = SimpleNamespace(verify=verify)
-        front: Any = SimpleNamespace(epochs=following, state=state, verifier=verifier, limits=limits)
+        bans = SimpleNamespace(require=lambda *_: None)  # none is lost here: a new history keeps them
+        front: Any = SimpleNamespace(epochs=following, state=state, verifier=verifier, limits=limits, bans=bans)
 
         def born() -> Born:
             found: Born = self._world.code.mint.born(front)

@@ -25,6 +25,7 @@ QUESTIONS: Final = "0009"
 TEMPLATES: Final = "0010"
 SUBJECTS: Final = "0011"
 APPROVALS: Final = "0012"
+BANS: Final = "0013"
 REVISIONS: Final = (
     FOUNDATION,
     CONTROL_PLANE,
@@ -38,6 +39,7 @@ REVISIONS: Final = (
     TEMPLATES,
     SUBJECTS,
     APPROVALS,
+    BANS,
 )  # in their order
 HEAD: Final = REVISIONS[-1]
 # Versions that know no revisions look at this name in META, and refuse any other value than 1.

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: after a kill past the mint and an older file in the store, verifiers accepted the killed token without end.
+
+The mint compared the store with its database's mark alone, which only what it had done itself raised.  It refused
+everything, and never ended the history; each verifier that started then knew nothing of the kill.  Started anew, the
+mint took the old history for good, and its next kill got a number that the audit log had already.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.attesting import MOST_AHEAD, WORDS
+from arx_caps.mint.core import Mint
+from arx_caps.revocation import RevocationStore
+from tests.faults.going_back import play
+from tests.mint.world import make_realm
+from tests.servers import until
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [("session", "view"), ("agent", "database"), ("subject", "verifier"), ("task", "log")]
+)
+def test_every_verifier_refuses_what_was_killed(tmp_path: Path, kind: str, known: str) -> None:
+    """Within a lease and a second, whoever knows of the kill; no number is given twice in the audit log."""
+    play(tmp_path, kind, known)
+
+
+def test_a_verifier_that_makes_numbers_up_ends_few_histories(
+    tmp_path: Path, realm_name: str, valkey: EmbeddedValkey
+) -> None:
+    """Its word ends three an hour, moves the sequence by a million each time, is recorded, and then counts no more."""
+    mint = Mint.open(make_realm(tmp_path / "realm", realm_name), store_url=valkey.url)
+    with RevocationStore(valkey.url, realm_name) as store:
+        mint.start()
+        try:
+            for _ in range(WORDS):
+                before = store.header()
+                say(store, before.inc, "inf")
+                until(lambda before=before: store.header().inc != before.inc)  # type: ignore[misc]
+                assert store.header().seq == before.seq + MOST_AHEAD
+            before = store.header()
+            say(store, before.inc, str(before.seq + 5))
+            until(lambda: mint.epochs.view()[0] == before.inc and not mint.ready())
+            mint._look_at_store()
+            assert store.header().place == before.place
+            ahead = store.ahead()
+            assert ahead is not None
+            assert (ahead.verifier, ahead.seq) == ("liar", before.seq + 5)
+            told = [event.facts for event in mint.state.outbox.after(0) if event.kind == "epoch.rotated"]
+            assert [facts["verifier"] for facts in told] == ["liar"] * WORDS
+        finally:
+            mint.close()
+
+
+def say(store: RevocationStore, inc: str, number: str) -> None:
+    """Probe as a verifier does that has applied something which nobody ever told it."""
+    keys = (store.keys.header, store.keys.floors, store.keys.bans, store.keys.log, store.keys.probes, store.keys.acks)
+    store.exchange.call("arx1_probe", keys, "liar", inc, number, "0" * 40, 1000)
