@@ -6,14 +6,14 @@ there, as whoever keeps a copy keeps a checkpoint.  SPEC 17.2, 17.3.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from arx_caps.audit.checkpoint import Checkpoint
 from arx_caps.audit.errors import IncompleteError, TamperedError
 from arx_caps.audit.note import Note
-from arx_caps.audit.paths import CHECKPOINT, ENTRIES, WIDTH, Tile, levels_of, tiles_of
+from arx_caps.audit.paths import CHECKPOINT, ENTRIES, WIDTH, files_of
 from arx_caps.audit.tiles import Fetch, TileReader, fetch_from, write_whole
 from arx_caps.audit.tree import check_consistency
 
@@ -54,7 +54,7 @@ def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = 
     head, held = _read(raw), own(CHECKPOINT)
     before = None if held is None else _read(held)
     files = gone = 0
-    for number, tile in enumerate(_tiles(head.size)):
+    for number, tile in enumerate(files_of(head.size)):
         if own(tile.path) is None:
             found = next(((each, got) for each in (tile, tile.full) if (got := fetch(each.path)) is not None), None)
             if found is not None:
@@ -78,13 +78,6 @@ def _read(raw: bytes) -> Checkpoint:
     return Checkpoint.parse(Note.parse(raw).text)
 
 
-def _tiles(size: int) -> Iterator[Tile]:
-    for level in levels_of(size):
-        yield from tiles_of(level, size)
-    for tile in tiles_of(0, size):
-        yield tile._replace(level=ENTRIES)
-
-
 def _continue(before: Checkpoint, head: Checkpoint, reader: TileReader) -> None:
     if before.origin != head.origin:
         raise TamperedError(f"the folder holds the log {before.origin}, and this is {head.origin}")
@@ -96,7 +89,7 @@ def _continue(before: Checkpoint, head: Checkpoint, reader: TileReader) -> None:
 
 def _tidy(folder: Path, size: int) -> None:
     """Take away the narrower files that stood at the end of an older copy."""
-    for tile in _tiles(size):
+    for tile in files_of(size):
         beside = folder / f"{tile.full.path}.p"
         if not beside.is_dir():
             continue

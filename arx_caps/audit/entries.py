@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arx_caps.audit.errors import DisputedError
 from arx_caps.audit.nodes import HOLDER, MINT, SERVICE, SESSION, TASK, Place, Step, place_of
 from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT, GAP, MAX_CODE, MAX_NUMBER, asked_by
 from arx_caps.audit.wire import Batch
@@ -27,6 +28,8 @@ EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version
 LOST: Final = "records.lost"
 DISPUTED: Final = "records.disputed"
+RECOVERED: Final = "log.recovered"
+PRUNED_KIND: Final = "log.pruned"
 _GAPS: Final = (LOST, DISPUTED, "kills.unread")
 LOG: Final = "log"  # whose events are what the log says of itself
 _KEPT_CHAINS: Final = 4096
@@ -164,6 +167,14 @@ def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
     last = batch.first - 1
     named = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience, "first": first, "last": last}
     event = EventRecord(f"{batch.verifier}/{batch.boot}", last, at_ms, LOST, f"service:{batch.audience}", named, {})
+    return make_event(event, Place((Step(SERVICE, batch.audience, batch.audience),)), GAP)
+
+
+def make_dispute(batch: Batch, error: DisputedError, at_ms: int) -> Entry:
+    """Make the record that says that a run has two stories, with the hash of what the log does not have."""
+    named: dict[str, Any] = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience}
+    named |= {"first": error.sequence, "leaf": error.leaf.hex()}
+    event = EventRecord(LOG, 0, at_ms, DISPUTED, f"service:{batch.audience}", named, {})
     return make_event(event, Place((Step(SERVICE, batch.audience, batch.audience),)), GAP)
 
 

@@ -92,6 +92,14 @@ def levels_of(size: int) -> range:
     return range(max(0, size.bit_length() - 1) // LEVEL_BITS + 1 if size else 0)
 
 
+def files_of(size: int) -> Iterator[Tile]:
+    """Yield the tiles and the bundles of a log of ``size`` records."""
+    for level in levels_of(size):
+        yield from tiles_of(level, size)
+    for tile in tiles_of(0, size):
+        yield tile._replace(level=ENTRIES)
+
+
 def hashes_in(raw: bytes, tile: Tile) -> list[bytes]:
     """Read the hashes of a tile.
 

@@ -1,45 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign what the log's database holds, and keep its files up with it.  SPEC 17.
+"""Sign what the log's database holds, and keep a copy of the signed log in files.  SPEC 17.
 
-The database is the truth and the files are a copy.  A checkpoint is signed only for leaves that this process has just
-committed, or read back and hashed, and that continue what was signed before; it is stored before it is published.
-Where the rows do not give what was signed, nothing is signed any more until a person has looked: ``halted`` says why.
+What was signed is the truth.  A checkpoint is signed only for leaves that this process has just committed, or read back
+and hashed, and that continue every checkpoint known: of the database, of the files, and of the memory beside the key.
+A database that contradicts one of them is signed no more: ``halted`` says why.  The files are made from the database
+whenever something of them is missing or wrong; they hold up no signature.
 """
 
 import logging
-import shutil
 import threading
+import time
 from pathlib import Path
+from typing import Final
 
 from arx_caps.audit.checkpoint import Checkpoint, open_checkpoint
 from arx_caps.audit.cosigning import Witnesses
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-from arx_caps.audit.note import Note, Signer, text64
+from arx_caps.audit.note import Note, Signer, VerifierKey, text64
 from arx_caps.audit.paths import CHECKPOINT
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, prune, write_whole
+from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, lacks, prune, write_whole
 from arx_caps.audit.tree import Frontier
 from arx_caps.audit.wire import LogWord
 from arx_verifier.errors import AuditError
 
+MAKE_S: Final = 0.5  # of each step goes into files that are made again: meanwhile the log is signed
+REMEDY: Final = "stop every mint of the realm, then `arx audit reindex --reason …`, then start them"
 _log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Signs and publishes one log; one at a time for a folder.  Its threads wait for each other.
+    """Signs one log and publishes it in a folder.  Its threads wait for each other.
 
     Args:
         store: The log's database, its tables made.
         signer: The log's key.
-        folder: Where its files are, or will be.
+        folder: Where its files are, or will be.  They may be lost at any time.
         witnesses: Who is asked to cosign; nobody when left out.
-        memory: A file for the last checkpoint that was published, where whoever keeps database and files has no hand.
+        memory: A file beside the log's key for the last checkpoint that was published here.
 
     Attributes:
-        halted: Why nothing is signed, or None.
+        halted: How the database contradicts what was signed, or None.
         witnesses: Who is asked to cosign.
-        signed: The last checkpoint that was signed, by whichever mint, with all its signatures; None before the first.
+        signed: The last checkpoint, by whichever mint, that has its files here; None before the first.
     """
 
     def __init__(
@@ -55,8 +59,17 @@ class Publisher:
         self.halted: str | None = None
         self.signed: Note | None = None
         self.folder, self.signer = folder, signer
-        self._store, self._writer = store, TileWriter(folder)
-        self._started, self._first, self._lock = False, 0, threading.Lock()
+        self._store, self._tree, self._first = store, Frontier(), 0  # the tree of what is signed
+        self._writer: TileWriter | None = None  # None: the files have to be looked at
+        self._doubted: Frontier | None = None  # the rows read so far that files are to be made of
+        self._note: Note | None = None  # the last checkpoint that was signed
+        self._started = self._shows = False  # whether the files have a checkpoint of this log
+        self._lock = threading.RLock()
+
+    @property
+    def size(self) -> int:
+        """How many records are signed."""
+        return self._tree.size
 
     @property
     def origin(self) -> str:
@@ -73,11 +86,10 @@ class Publisher:
 
         Raises:
             AuditError: It is not signed.
-            IncompleteError: A file that the proof needs is not there now.
+            IncompleteError: A file that the proof needs is missing, and is made again.
             TamperedError: The database's record is not the one that was signed.
         """
-        signed = self.signed
-        head = None if signed is None else Checkpoint.parse(signed.text)
+        signed, head = self.signed, self.head()
         if signed is None or head is None or head.size <= index:
             raise AuditError(f"record {index} is not signed yet; ask again in a second")
         path = self.files(head.size).inclusion(index)
@@ -90,19 +102,19 @@ class Publisher:
         return TileReader(fetch_from(self.folder), size)
 
     def published(self) -> Checkpoint | None:
-        """Return the checkpoint that the files have, or None.
+        """Return the checkpoint that the files have; None where there is none that this log signed."""
+        return checkpoint_in(self.folder / CHECKPOINT, self.signer.key)
 
-        Raises:
-            NoteError: It is none.
-            TamperedError: It is not this log's.
-        """
-        raw = fetch_from(self.folder)(CHECKPOINT)
-        return None if raw is None else open_checkpoint(raw, self.signer.key).checkpoint
+    def halt(self, error: Exception) -> None:
+        """Sign nothing any more, until an operator has mended the database."""
+        self.halted = f"the database contradicts what was signed: {error}"
+        _log.error("the audit log %s is not signed any more: %s; %s", self.origin, self.halted, REMEDY)
 
-    def halt(self, why: str) -> None:
-        """Sign nothing any more, until a person has looked."""
-        self.halted = why
-        _log.error("the audit log %s is not signed any more: %s", self.origin, why)
+    def remake(self) -> None:
+        """Have the files made again from the database: something of them is missing or wrong."""
+        _log.warning("the files of the audit log in %s are made again from its database", self.folder)
+        with self._lock:
+            self._writer, self._doubted, self._shows = None, Frontier(), False
 
     def word(self, seen: int) -> LogWord | None:
         """Return the published checkpoint, with the proof that it continues a size; None before there is one.
@@ -131,153 +143,180 @@ class Publisher:
             OSError: The files cannot be written; they are tried again.
         """
         with self._lock:
-            return self.halted is None and self._step()
-
-    def _step(self) -> bool:
-        try:
-            if not self._started:
-                self._start()
-            return self._advance()
-        except (TamperedError, IncompleteError, NoteError) as error:
-            self.halt(str(error))
-            return False
+            if self.halted is not None:
+                return False
+            try:
+                if not self._started:
+                    self._start()
+                return self._advance()
+            except (TamperedError, NoteError) as error:
+                self.halt(error)
+                return False
 
     def head(self) -> Checkpoint | None:
         """Return what the last checkpoint says."""
         return None if self.signed is None else Checkpoint.parse(self.signed.text)
 
     def _start(self) -> None:
-        """Hold the rows to all that is known to be signed, and have the files go on from there."""
-        shown, last, known = self._shown(), self._last(), self._remembered()
-        if known is not None and all(each is None or each.size < known.size for each in (shown, last)):
-            self._hold_rows(known)  # of database and files, both were put back
-        if shown is not None and (last is None or last.size < shown.size):
-            # It was stored before it was published, so this database was put back.
-            self._hold_rows(shown)
-        self._writer = TileWriter(self.folder) if shown is None else self._resume(shown)
-        if last is not None and last.size >= self._writer.size:
-            self._catch_up(last)
-        elif last is not None:  # the files are ahead, and their end is in the rows: so is what stands before it
-            self._hold(self.files(self._writer.size).root(last.size), last)
-        if known is not None and known.size <= self._writer.size:
-            self._hold(self.files(self._writer.size).root(known.size), known)
+        """Hold the database to every checkpoint known, the smallest first."""
+        remembered = None if self._memory is None else checkpoint_in(self._memory, self.signer.key)
+        heads = [each for each in (self.published(), remembered, self._last()) if each is not None]
+        heads.sort(key=lambda head: head.size)
+        has = self._store.size()
+        if heads and has < heads[-1].size:
+            told = f"the database has {has} records, and {heads[-1].size} were signed"
+            raise TamperedError(f"{told}: it is an older one, such as a backup", has, heads[-1].size - 1)
+        if heads:
+            tree = self._store.stored_tree(heads[0].size)
+            self._tree = tree if tree is not None and tree.root() == heads[0].root else Frontier()
+        for head in heads:
+            self._follow(head)
         self._started = True
-
-    def _remembered(self) -> Checkpoint | None:
-        """Return the checkpoint in the memory; of another log, as after a new beginning, it says nothing."""
-        if self._memory is None or not self._memory.exists():
-            return None
-        try:
-            return open_checkpoint(self._memory.read_bytes(), self.signer.key).checkpoint
-        except (NoteError, TamperedError):
-            return None
-
-    def _shown(self) -> Checkpoint | None:
-        """Return the checkpoint in the folder; one that this log did not sign is as good as none."""
-        try:
-            return self.published()
-        except (NoteError, TamperedError):
-            return None
 
     def _last(self) -> Checkpoint | None:
         raw = self._store.last_checkpoint()
         if raw is None:
             return None
         signed = open_checkpoint(raw, self.signer.key)
-        self.signed = signed.note
+        self._note = signed.note
         return signed.checkpoint
 
-    def _hold_rows(self, head: Checkpoint) -> None:
-        """Hold the rows to a checkpoint, without touching a file."""
-        has = self._store.size()
-        if has < head.size:
-            told = f"the database has {has} records, and {head.size} were signed: it is an older one, such as a backup"
-            raise TamperedError(told, has, head.size - 1)
-        rows = Frontier()
-        while rows.size < head.size:
-            for leaf in self._leaves(rows.size, head.size):
-                rows.append(leaf.hash)
-        self._hold(rows.root(), head)
+    def _follow(self, head: Checkpoint) -> None:
+        """Go on to a checkpoint, with the rows, whose hashes must lead to it."""
+        if self._tree.size > head.size:
+            return
+        self._tree = self._grown(self._tree, head.size)
+        _hold(self._tree.root(), head)
 
-    def _resume(self, shown: Checkpoint) -> TileWriter:
-        try:
-            writer = TileWriter.resume(self.folder, shown.size)
-            if writer.root() == shown.root:
-                return writer
-        except (IncompleteError, TamperedError):
-            pass
-        # Whatever else is there may be all that is left of the log: it goes only once the rows are known to give it.
-        self._hold_rows(shown)
-        _log.warning("the files of the audit log in %s are made again from its database", self.folder)
-        shutil.rmtree(self.folder / "tile", ignore_errors=True)
-        self._writer = TileWriter(self.folder)
-        self._append(shown.size)
-        self._writer.flush()
-        return self._writer
-
-    def _catch_up(self, head: Checkpoint) -> None:
-        """Bring the files to a checkpoint, from the rows, whose hashes must lead to it."""
-        self._append(head.size)
-        self._hold(self._writer.root(), head)
-
-    def _append(self, size: int) -> None:
-        while self._writer.size < size:
-            self._writer.append(self._leaves(self._writer.size, size))
+    def _grown(self, tree: Frontier, size: int) -> Frontier:
+        tree = tree.copy()
+        while tree.size < size:
+            tree.extend([leaf.hash for leaf in self._leaves(tree.size, size)])
+        return tree
 
     def _leaves(self, start: int, end: int) -> list[Leaf]:
         leaves = self._store.leaves(start, end)
         if not leaves:
-            raise TamperedError(f"record {start} is not in the database any more", start)
+            raise TamperedError(f"record {start} is missing", start)
         return leaves
-
-    def _hold(self, root: bytes, head: Checkpoint) -> None:
-        if root != head.root:
-            told = f"the first {head.size} records of the database are not those that were signed"
-            raise TamperedError(told, 0, head.size - 1)
 
     def _advance(self) -> bool:
         last = self._last()  # before the tree, which then has all of it
+        if last is not None:
+            self._follow(last)  # another mint signed it
         tree, first = self._store.standing()
         if first > self._first:  # retention has taken more, here or at another mint
-            prune(self.folder, self._writer.size, first)
+            prune(self.folder, self._tree.size, first)
             self._first = first
-        if last is not None and self._writer.size < last.size:
-            self._catch_up(last)  # another mint signed it
-        if tree.size < self._writer.size:
-            raise TamperedError(f"the database went back from {self._writer.size} to {tree.size} records")
-        if tree.size == 0:
-            return False  # there is nothing to be signed
-        if last is not None and tree.size == last.size:
-            return self._publish()
-        self._append(tree.size)
-        head = Checkpoint(self.origin, tree.size, tree.root())
-        if self._writer.root() != head.root:
-            raise TamperedError("the rows of the database are not those that its own tree was made of")
-        self._writer.flush()
-        note = head.sign(self.signer)
-        if not self._store.put_checkpoint(head.size, note.encode()):
+        if tree.size < self._tree.size:
+            raise TamperedError(f"it went back from {self._tree.size} to {tree.size} records")
+        if tree.size == self._tree.size and tree.root() != self._tree.root():
+            raise TamperedError("its own tree is not the one that was signed")
+        if tree.size and (last is None or last.size < tree.size) and not self._sign(tree):
             return self._advance()  # another mint signed more meanwhile
-        self.signed = note
-        return self._publish()
+        return self._note is not None and self._publish(self._note)
 
-    def _publish(self) -> bool:
-        """Publish the last checkpoint, with what its witnesses say, unless it is there."""
-        assert self.signed is not None
-        head = Checkpoint.parse(self.signed.text)
-        files = TileReader(fetch_from(self.folder), head.size)
-        if self.witnesses.missing(self.signed):
-            self._writer.flush()  # whoever is asked wants a proof
-            note = self.witnesses.cosigned(self.signed, head.size, files.consistency)
+    def _sign(self, standing: Frontier) -> bool:
+        """Sign all records, and store the checkpoint; return whether no other mint came first."""
+        tree = self._grown(self._tree, standing.size)
+        if tree.root() != standing.root():
+            raise TamperedError("its rows are not those that its own tree was made of")
+        note = Checkpoint(self.origin, tree.size, tree.root()).sign(self.signer)
+        if not self._store.put_checkpoint(tree.size, note.encode(), tree.edge):
+            return False
+        self._tree, self._note = tree, note
+        return True
+
+    def _publish(self, note: Note) -> bool:
+        """Publish a checkpoint, with its files and what its witnesses say, unless that is done."""
+        head = Checkpoint.parse(note.text)
+        writer = self._bring(head)
+        if writer is None:
+            return False
+        writer.flush()
+        self.signed = note
+        if self.witnesses.missing(note):
+            try:
+                note = self.witnesses.cosigned(note, head.size, self.files(head.size).consistency)
+            except (IncompleteError, TamperedError):
+                self.remake()
+                return False
             if note != self.signed:
                 self._store.cosign(head.size, note.encode())
-                self.signed = note
+                self.signed = self._note = note
             if self.witnesses.required and self.witnesses.missing(note):
                 return False
-        raw = self.signed.encode()
+        raw = note.encode()
         if fetch_from(self.folder)(CHECKPOINT) == raw:
             return False
-        self._writer.flush()
         if self._memory is not None:
             write_whole(self._memory, raw)
-        self._writer.publish(raw)
+        writer.publish(raw)
+        self._shows = True
         return True
+
+    def _bring(self, head: Checkpoint) -> TileWriter | None:
+        """Bring the files on to a checkpoint, for a moment; return their writer once they are there.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        end = time.monotonic() + MAKE_S
+        if self._shows and not (self.folder / CHECKPOINT).exists():
+            self.remake()  # the folder was lost
+        if self._doubted is None and self._writer is None:
+            self._resume()
+        # The files may be all that is left of the log: they are overwritten only once the rows are known to give it.
+        while self._doubted is not None:
+            if self._doubted.size == head.size:
+                _hold(self._doubted.root(), head)
+                self._writer, self._doubted = TileWriter(self.folder), None
+            elif time.monotonic() > end:
+                return None
+            else:
+                self._doubted.extend([leaf.hash for leaf in self._leaves(self._doubted.size, head.size)])
+        writer = self._writer
+        assert writer is not None
+        try:
+            while writer.size < head.size:
+                if time.monotonic() > end:
+                    return None
+                writer.append(self._leaves(writer.size, head.size))
+        except OSError:
+            self._writer = None  # how far it came shows in the folder
+            raise
+        if writer.size > head.size:
+            return None  # another mint wrote to the same folder meanwhile, and its checkpoint is met in the next step
+        self._store.forget(writer.size)
+        _hold(writer.root(), head)
+        return writer
+
+    def _resume(self) -> None:
+        """Go on with the files as they are, if they are whole as far as their checkpoint says."""
+        shown = self.published()
+        if shown is None and not (self.folder / "tile").exists():
+            self._writer = TileWriter(self.folder)
+            return
+        if shown is not None and not lacks(self.folder, shown.size, self._store.first()):
+            try:
+                writer = TileWriter.resume(self.folder, shown.size)
+                if writer.root() == shown.root:
+                    self._writer, self._shows = writer, True
+                    return
+            except (IncompleteError, TamperedError):
+                pass
+        self.remake()
+
+
+def checkpoint_in(path: Path, key: VerifierKey) -> Checkpoint | None:
+    """Return the checkpoint in a file; None where the file is missing, or has none that this log signed."""
+    raw = fetch_from(path.parent)(path.name)
+    try:
+        return None if raw is None else open_checkpoint(raw, key).checkpoint
+    except (NoteError, TamperedError):
+        return None
+
+
+def _hold(root: bytes, head: Checkpoint) -> None:
+    if root != head.root:
+        raise TamperedError(f"the first {head.size} records are not those that were signed", 0, head.size - 1)

@@ -6,7 +6,6 @@ is found when the row is read.  Whatever is not here, after a start or from anot
 """
 
 import threading
-from collections import deque
 from typing import Final
 
 from arx_caps.audit.tiles import Leaf
@@ -18,8 +17,8 @@ class Recent:
     """The log's last leaves, in order and none missing.  Threads may share it."""
 
     def __init__(self) -> None:
-        self._parts: deque[list[Leaf]] = deque()  # as they were committed
-        self._start = self._end = self._bytes = 0
+        self._leaves: list[Leaf] = []
+        self._start = self._bytes = 0
         self._lock = threading.Lock()
 
     def add(self, size: int, leaves: list[Leaf]) -> None:
@@ -29,31 +28,25 @@ class Recent:
             size: The log's size with them.
             leaves: The leaves.
         """
-        if not leaves:
-            return
         with self._lock:
-            if self._end != size - len(leaves):  # another mint was in between
-                self._forget(size - len(leaves))
-            self._parts.append(leaves)
-            self._end = size
+            if self._start + len(self._leaves) != size - len(leaves) or self._bytes > MAX_BYTES:
+                # Another mint was in between, or nobody takes them.
+                self._leaves, self._start, self._bytes = [], size - len(leaves), 0
+            self._leaves += leaves
             self._bytes += _bytes_of(leaves)
-            if self._bytes > MAX_BYTES:
-                self._forget(size)
 
     def take(self, start: int, end: int) -> list[Leaf]:
-        """Return some from ``start`` to before ``end``, if they are here, and forget those before."""
+        """Return those from ``start`` to before ``end``, as far as they are here."""
         with self._lock:
-            if not self._start <= start < self._end:
-                return []
-            while self._start + len(self._parts[0]) <= start:
-                done = self._parts.popleft()
-                self._start += len(done)
-                self._bytes -= _bytes_of(done)
-            return self._parts[0][start - self._start : end - self._start]
+            return self._leaves[start - self._start : end - self._start] if start >= self._start else []
 
-    def _forget(self, start: int) -> None:
-        self._parts.clear()
-        self._start, self._end, self._bytes = start, start, 0
+    def forget(self, before: int) -> None:
+        """Let go of those before an index."""
+        with self._lock:
+            count = max(0, before - self._start)
+            self._bytes -= _bytes_of(self._leaves[:count])
+            self._start += len(self._leaves[:count])
+            del self._leaves[:count]
 
 
 def _bytes_of(leaves: list[Leaf]) -> int:

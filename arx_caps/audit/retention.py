@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit import tiles
-from arx_caps.audit.entries import make_note
+from arx_caps.audit.entries import PRUNED_KIND, make_note
 from arx_caps.audit.paths import WIDTH
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, STATE
@@ -21,7 +21,6 @@ from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.writing import Writing
 
 BLOCKS: Final = 32  # of one transaction: others write in between
-PRUNED_KIND: Final = "log.pruned"
 ERASED_KIND: Final = "log.erased"
 Told = Callable[[int, int], None]  # how many are done, of how many
 

@@ -20,14 +20,13 @@ from sqlalchemy.engine import Connection, Row
 from arx_caps.audit import tables
 from arx_caps.audit.bulk import read_leaves
 from arx_caps.audit.counting import Counts
-from arx_caps.audit.disputes import logged
 from arx_caps.audit.entries import Reader
 from arx_caps.audit.errors import TamperedError
 from arx_caps.audit.nodes import Nodes
 from arx_caps.audit.paths import WIDTH, Tile, hashes_in
 from arx_caps.audit.recent import Recent
 from arx_caps.audit.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
-from arx_caps.audit.taking import Line, Taking
+from arx_caps.audit.taking import Line, Taking, logged
 from arx_caps.audit.tiles import Leaf, leaf_of
 from arx_caps.audit.totals import add_up
 from arx_caps.audit.tree import Frontier, leaf_hash
@@ -39,7 +38,13 @@ from arx_verifier.errors import SettingsError
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # checkpoints; the last one always
 _AT_ONCE: Final = 4096  # leaves that are read in one go
-_BEFORE: Final = "1"  # the schema in which totals were added up with each batch
+_UPGRADES: Final = {  # from a schema to the next one
+    "1": (
+        "ALTER TABLE log_state ADD COLUMN counted BIGINT NOT NULL DEFAULT 0",  # totals: no more with each batch
+        "UPDATE log_state SET counted = size",
+    ),
+    "2": ("ALTER TABLE log_checkpoint ADD COLUMN edge {bytes}",),
+}
 _HELD: Final = select(*STATE.c).with_for_update()
 LOCK: Final = 0x617279  # any number that nobody else locks in this database
 
@@ -107,8 +112,8 @@ class LogStore:
                 c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
                 c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
             found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
-            if found == _BEFORE:
-                found = _upgrade(c)
+            while found in _UPGRADES:
+                found = _upgrade(c, found)
             if found != tables.SCHEMA:
                 raise SettingsError(
                     f"{NAME} has schema {found}, this version knows {tables.SCHEMA}: update ARx, or restore the backup "
@@ -235,11 +240,24 @@ class LogStore:
             leaves.append(leaf_of(bytes(kept)))
         return leaves
 
+    def forget(self, before: int) -> None:
+        """Let go of what is kept in memory of leaves before an index: they are signed and in the files."""
+        self._recent.forget(before)
+
     def last_checkpoint(self) -> bytes | None:
         """Return the last checkpoint that was signed, as a note, or None."""
         with self.reading() as c:
             found = c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
             return None if found is None else bytes(found)
+
+    def stored_tree(self, size: int) -> Frontier | None:
+        """Return the tree that is stored with the checkpoint of a size, or None; its root tells whether it is that."""
+        with self.reading() as c:
+            row = c.execute(select(CHECKPOINT.c.size, CHECKPOINT.c.edge).where(CHECKPOINT.c.size == size)).first()
+        try:
+            return None if row is None else tree_of(row)
+        except TamperedError:
+            return None
 
     def signed_ms(self) -> int | None:
         """Return when the last checkpoint was signed, ms, or None."""
@@ -247,12 +265,13 @@ class LogStore:
             found = c.execute(select(CHECKPOINT.c.signed_ms).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
             return None if found is None else int(found)
 
-    def put_checkpoint(self, size: int, note: bytes) -> bool:
+    def put_checkpoint(self, size: int, note: bytes, edge: Sequence[bytes] = ()) -> bool:
         """Keep a checkpoint before it is published.
 
         Args:
             size: Its size.
             note: The signed note.
+            edge: Of its tree.
 
         Returns:
             Whether it continues the last one; one that does not is not kept, and is not to be published.
@@ -263,7 +282,7 @@ class LogStore:
             last = c.execute(select(func.max(CHECKPOINT.c.size))).scalar()
             if last is not None and last >= size:
                 return False
-            c.execute(insert(CHECKPOINT).values(size=size, signed_ms=log.now_ms, note=note))
+            c.execute(insert(CHECKPOINT).values(size=size, signed_ms=log.now_ms, note=note, edge=b"".join(edge)))
             c.execute(delete(CHECKPOINT).where(CHECKPOINT.c.signed_ms < log.now_ms - KEEP_MS, CHECKPOINT.c.size < size))
             return True
 
@@ -291,9 +310,10 @@ class LogStore:
             return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))
 
 
-def _upgrade(c: Connection) -> str:
-    """Bring tables of the schema before to this one; return which they have then."""
-    c.exec_driver_sql("ALTER TABLE log_state ADD COLUMN counted BIGINT NOT NULL DEFAULT 0")
-    c.execute(update(STATE).values(counted=STATE.c.size))
-    c.execute(update(META).where(META.c.name == "schema").values(value=tables.SCHEMA))
-    return tables.SCHEMA
+def _upgrade(c: Connection, schema: str) -> str:
+    """Bring tables of a schema to the next one; return its name."""
+    for statement in _UPGRADES[schema]:
+        c.exec_driver_sql(statement.format(bytes="BYTEA" if c.dialect.name == "postgresql" else "BLOB"))
+    after = str(int(schema) + 1)
+    c.execute(update(META).where(META.c.name == "schema").values(value=after))
+    return after

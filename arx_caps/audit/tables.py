@@ -24,7 +24,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 
 METADATA: Final = MetaData()
-SCHEMA: Final = "2"
+SCHEMA: Final = "3"
 
 EVENT: Final = 0  # something that happened at the mint
 ALLOW: Final = 1
@@ -154,4 +154,5 @@ CHECKPOINT: Final = Table(
     Column("size", BigInteger, primary_key=True, autoincrement=False),
     Column("signed_ms", BigInteger, nullable=False),
     Column("note", LargeBinary, nullable=False),  # with the lines of witnesses, once they came
+    Column("edge", LargeBinary),  # of its tree, as in ``log_state``: it proves itself, as it gives the signed root
 )

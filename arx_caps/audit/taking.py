@@ -3,6 +3,9 @@
 
 A transaction costs a wait for the disk, and writes pages that the next one writes again.  So a batch that was read
 stands in a line, and whoever has the log takes all that stand there; nobody is answered before that was committed.
+
+What comes a second time is compared with what the log has of it: whoever stole a service's key can send records in its
+name, and a machine that was resumed twice from one image gives its numbers to two calls each.  What differs is refused.
 """
 
 import threading
@@ -11,9 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
-from arx_caps.audit.disputes import hold_to_logged
-from arx_caps.audit.entries import Entry, make_loss
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
+
+from arx_caps.audit.bulk import read_leaves
+from arx_caps.audit.entries import Entry, is_event, make_loss
 from arx_caps.audit.errors import DisputedError
+from arx_caps.audit.tables import BATCH, STATE
+from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.wire import Batch
 from arx_caps.audit.writing import Writing
 from arx_verifier.errors import ArxError, StoreError
@@ -48,7 +56,7 @@ class Taking:
         mark, lost = source.high_water, 0
         if entries and batch.first <= mark:
             try:
-                hold_to_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
+                _hold_to_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
             except DisputedError as error:
                 return error
         if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:
@@ -113,3 +121,36 @@ class Line:
             found = [error] * len(some)
         for each, outcome in zip(some, found, strict=True):  # committed
             each.found = outcome
+
+
+def logged(connection: Connection, source: int, first: int, last: int) -> dict[int, bytes]:
+    """Return the kept parts that the log has of a source, by sequence, from ``first`` to ``last``.
+
+    Of what was declared lost only the end is there: the record that says so.
+    """
+    of = BATCH.c.source == source
+    start = connection.execute(select(func.max(BATCH.c.first)).where(of, BATCH.c.first <= first)).scalar() or first
+    stretches = select(BATCH.c.idx, BATCH.c.first, BATCH.c.last).where(of, BATCH.c.first.between(start, last))
+    found = {}
+    for idx, begins, ends in connection.execute(stretches).all():
+        some = max(begins, first), min(ends, last)
+        for index, kept in read_leaves(connection, idx + some[0] - begins, idx + some[1] - begins + 1):
+            found[begins + index - idx] = bytes(kept)
+    return found
+
+
+def _hold_to_logged(connection: Connection, source: int, entries: Sequence[Entry]) -> None:
+    """Compare records that came before with what the log has of them; what retention took cannot be compared.
+
+    Raises:
+        DisputedError: One is another, or was declared lost.
+    """
+    kept = logged(connection, source, entries[0].sequence, entries[-1].sequence)
+    pruned = connection.execute(select(STATE.c.first)).scalar_one() > 0
+    for entry in entries:
+        held = kept.get(entry.sequence)
+        if held == entry.kept or (held is None and pruned):
+            continue
+        lost = held is None or is_event(held)
+        told = "was declared lost before it came" if lost else "is another one in the log"
+        raise DisputedError(f"record {entry.sequence} of this run {told}", entry.sequence, leaf_hash(entry.kept))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A log's files: read proofs and records from them, and write them (c2sp.org/tlog-tiles).  SPEC 17.3.
 
-The files are a copy that anybody may have and check.  Whoever signs keeps the truth elsewhere and can write them again:
-``TileWriter`` never decides what is in the log.  Each file appears whole or not at all.  What a reader computes is as
+The files are a copy that anybody may have and check, and can be written again: ``TileWriter`` never decides what is in
+the log.  Each file appears whole or not at all.  What a reader computes is as
 true as the files: the signed root decides, in ``tree`` and ``verify``.
 """
 
@@ -27,6 +27,7 @@ from arx_caps.audit.paths import (
     Tile,
     count_at,
     covered,
+    files_of,
     hashes_in,
     levels_of,
     pack_entries,
@@ -178,6 +179,7 @@ class TileWriter:
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self.folder, self.size, self._durable = folder, 0, durable
         self._unsynced: set[Path] = set()
+        self._flushed = 0
         self._edge: dict[int, list[bytes]] = {}  # the hashes of each level's last tile
         self._records: list[bytes] = []  # the records of the last bundle
         _make_private(folder)
@@ -199,11 +201,15 @@ class TileWriter:
         writer.size = size
         return writer
 
-    def root(self) -> bytes:
-        """Return the root of what was appended."""
+    def tree(self) -> tree.Frontier:
+        """Return the tree of what was appended."""
         # A level's last tile holds complete subtrees, and those of the levels above stand to their left.
         edges = (tree.Frontier.of(self._edge[level]).edge for level in sorted(self._edge, reverse=True))
-        return tree.Frontier(self.size, [each for edge in edges for each in edge]).root()
+        return tree.Frontier(self.size, [each for edge in edges for each in edge])
+
+    def root(self) -> bytes:
+        """Return the root of what was appended."""
+        return self.tree().root()
 
     def append(self, leaves: Iterable[Leaf]) -> None:
         """Append records.  Full tiles and bundles are written at once, the right edge by ``flush``.
@@ -226,12 +232,15 @@ class TileWriter:
 
     def flush(self) -> None:
         """Write the tiles and the bundle at the right edge; a checkpoint of this size may then be published."""
+        if self._flushed == self.size:
+            return
         for level in levels_of(self.size):
             tile = tile_at(level, count_at(level, self.size) // WIDTH, self.size)
             if tile.width > 0:
                 self._write(tile, b"".join(self._edge[level]))
         if self._records:
             self._write_records(tile_at(ENTRIES, self.size // WIDTH, self.size))
+        self._flushed = self.size
 
     def publish(self, checkpoint: bytes) -> None:
         """Replace the checkpoint; its size's tiles are there, and on the disk before it is."""
@@ -276,6 +285,21 @@ class TileWriter:
             with contextlib.suppress(FileNotFoundError):
                 _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._unsynced.clear()
+
+
+def lacks(folder: Path, size: int, first: int) -> bool:
+    """Tell whether a tile or bundle of a log is missing in a folder.
+
+    Args:
+        folder: The log's files.
+        size: The log's size.
+        first: Records before this index are gone, and their bundles with them.
+    """
+    return any(
+        not ((folder / tile.path).exists() or (folder / tile.full.path).exists())
+        for tile in files_of(size)
+        if tile.level != ENTRIES or tile.number >= first // WIDTH
+    )
 
 
 def prune(folder: Path, size: int, before: int) -> int:

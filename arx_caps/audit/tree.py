@@ -7,7 +7,7 @@ broken before by schemes of somebody's own.  Nothing here reads a file or knows 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from arx_caps.audit.errors import TamperedError
@@ -148,6 +148,15 @@ class Tree:
 def root_of(subtrees: Subtrees, size: int) -> bytes:
     """Return the root over the first ``size`` leaves."""
     return range_hash(subtrees, 0, size) if size else EMPTY_ROOT
+
+
+def edge_of(subtrees: Subtrees, size: int) -> Iterator[bytes]:
+    """Yield the complete subtrees that the tree over the first ``size`` leaves consists of, largest first."""
+    at = 0
+    for level in reversed(range(size.bit_length())):
+        if size >> level & 1:
+            yield subtrees(level, at >> level)
+            at += 1 << level
 
 
 def range_hash(subtrees: Subtrees, start: int, end: int) -> bytes:

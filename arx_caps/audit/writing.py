@@ -57,7 +57,7 @@ class Writing:
         self.tree = tree_of(row)
         self.leaves: list[Leaf] = []
         self.entries: list[Entry] = []
-        self._nodes, self._before, self._count = nodes, row.size, row.nodes
+        self._nodes, self._before, self._count = nodes, self.tree.edge, row.nodes
         self.first, self.counted = int(row.first), int(row.counted)
         nodes.begin(row.nodes, row.erasures)
 
@@ -151,14 +151,14 @@ class Writing:
 
     def finish(self) -> None:
         """Write the tree; ``LogStore.writing`` calls it last."""
-        if self.tree.size != self._before:
+        if self.tree.edge != self._before:
             values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
             self.connection.execute(_SET_STATE, values)
 
 
-def tree_of(row: Row[Any]) -> Frontier:
+def tree_of(row: Any) -> Frontier:
     """Return the tree that a row of ``log_state`` tells of."""
-    edge = bytes(row.edge)
+    edge = bytes(row.edge or b"")
     return Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
 
 

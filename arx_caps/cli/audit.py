@@ -13,17 +13,17 @@ from urllib.parse import quote
 import click
 
 from arx_caps.cli import exits
-from arx_caps.cli.audit_check import check_command
+from arx_caps.cli.audit_check import check_command, show_failure
 from arx_caps.cli.audit_copy import copy_command
 from arx_caps.cli.audit_export import export_command
 from arx_caps.cli.audit_progress import Progress
-from arx_caps.cli.audit_recover import recover_command
+from arx_caps.cli.audit_reindex import reindex_command
 from arx_caps.cli.audit_retention import erase_command, prune_command
 from arx_caps.cli.audit_trail import runs_command, tail_command, trail_command
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, pass_console
-from arx_caps.cli.output import Console, pairs, plain
+from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.values import show_time
 from arx_caps.realm import Realm
@@ -104,13 +104,7 @@ def verify_command(
         with Progress(console) as progress:
             checked = verify(path, trust, progress.tell)
     except (TamperedError, IncompleteError, NoteError) as error:
-        exit_code = exits.INCOMPLETE if isinstance(error, IncompleteError) else exits.DENIED
-        value: dict[str, Any] = {"outcome": error.code, "problem": str(error)}
-        if isinstance(error, TamperedError):
-            value |= {"first_bad": error.first, "last_bad": error.last}
-        shown = click.style(error.code.upper(), fg="red", bold=True)
-        console.data("audit-verified", value, f"{shown}: {plain(error)}")
-        click.get_current_context().exit(exit_code)
+        show_failure(console, "audit-verified", error)
     console.data("audit-verified", {"outcome": "holds", **checked.to_dict()}, lambda: _shown(checked))
 
 
@@ -177,6 +171,6 @@ for _command in (
     check_command,
     prune_command,
     erase_command,
-    recover_command,
+    reindex_command,
 ):
     audit_command.add_command(_command)

@@ -141,11 +141,10 @@ def _mint(issuer: str, realm: Realm) -> Iterator[Check]:
         yield Check("mint", False, found, "see its log; it is ready once it can record and follows the store")
     if told.log == "ok":
         yield Check("audit log", True, "it is signed")
-    else:
-        found = "it is not signed any more, and takes no service's records"
-        yield Check(
-            "audit log", False, found, "the mint's log says why; docs/audit.md what to do (`arx audit recover`)"
-        )
+    if told.log == "halted":
+        found = "its database contradicts what was signed: it is not signed any more, and takes no service's records"
+        mend = "the mint's log says how; stop every mint, then `arx audit reindex` (docs/audit.md)"
+        yield Check("audit log", False, found, mend)
 
 
 def _another(told: _Readiness, realm: Realm) -> str | None:

@@ -49,6 +49,7 @@ DOUBTED: Final = (
     "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
     " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx reinstate realm`"
 )
+HALTED: Final = "the audit log is halted: its database contradicts what was signed"
 MINT: Final = "mint"  # who did it, when the mint itself did
 
 _log = logging.getLogger(__name__)
@@ -272,11 +273,13 @@ class Mint:
         self.bans.keep(self.bans.followed.inc)
 
     def ready(self) -> list[str]:
-        """Return what keeps the mint from granting; empty when it is ready."""
+        """Return what keeps the mint from being asked; empty when it is ready."""
         refused = self.epochs.check(None, 0, ())
         found = [refused.detail] if refused is not None else []
         found += self.bans.why_not(*self.epochs.view()[:2]) if refused is None else []
         found += [NO_POLICY] if isinstance(self.loaded, NoPolicy) else []
+        # A grant waits for no log, but what happened would wait with it: another mint may be able to sign.
+        found += [HALTED] if self.log.publisher.halted is not None else []
         return [*found, *self._recording.why_not()]
 
     def __repr__(self) -> str:

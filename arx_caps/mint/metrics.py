@@ -77,7 +77,9 @@ class _State(Collector):
         _, applied, age_ms = mint.epochs.view()
         yield GaugeMetricFamily("arx_epoch", "Kills, bans and lifts applied so far.", max(applied, 0))
         yield GaugeMetricFamily("arx_epoch_age_seconds", "Age of the view of the kill epoch.", age_ms / 1000)
-        yield GaugeMetricFamily("arx_mint_ready", "1 when the mint can grant.", float(not mint.ready()))
+        yield GaugeMetricFamily("arx_mint_ready", "1 when /readyz answers 200.", float(not mint.ready()))
+        halted = float(mint.log.publisher.halted is not None)
+        yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
         try:
             sessions, tasks = mint.state.count_alive()
             approvals = mint.state.count_waiting()
@@ -88,10 +90,8 @@ class _State(Collector):
         yield GaugeMetricFamily("arx_mint_tasks_open", "Tasks that are neither ended nor expired.", tasks)
         yield GaugeMetricFamily("arx_approvals_waiting", "Requests that wait for an operator's answer.", approvals)
         yield GaugeMetricFamily("arx_mint_outbox_events", "Events that wait for the audit log.", waiting)
-        head = mint.log.publisher.head()
-        signed = head.size if head is not None else 0
         yield GaugeMetricFamily("arx_log_size", "Records of the audit log.", size)
-        yield GaugeMetricFamily("arx_log_signed", "Records of it that this mint's last checkpoint signs.", signed)
+        yield GaugeMetricFamily("arx_log_signed", "Records of it that are signed.", mint.log.publisher.size)
 
     def describe(self) -> Iterable[Metric]:
         return ()  # nothing is looked up before somebody asks

@@ -28,7 +28,7 @@ class Health(Answer, frozen=True):
 
 
 class Readiness(Answer, frozen=True):
-    """Whether the mint can grant, what keeps it from that, whether the audit log goes on, and which mint this is."""
+    """Whether to ask the mint, what keeps it from granting, whether it signs the audit log, and which mint it is."""
 
     ready: bool
     because: list[str]
@@ -40,7 +40,7 @@ class Readiness(Answer, frozen=True):
 
 OPEN: Final = (
     OpenRoute("/healthz", "Say that the process answers.", {200: Health}),
-    OpenRoute("/readyz", "Say whether the mint can grant.", {200: Readiness, 503: Readiness}),
+    OpenRoute("/readyz", "Say whether the mint is to be asked.", {200: Readiness, 503: Readiness}),
     OpenRoute(openapi.PATH, "Describe this API.", {200: dict}),
     OpenRoute(f"{codes.PATH}{{code}}", "Explain a code of a refusal.", {200: None}, ("not_found",)),
 )
@@ -53,11 +53,10 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Say whether the mint can grant: it records, and knows the kill epoch."""
+    """Say whether the mint is to be asked: it records, knows the kill epoch, and its audit log is signed."""
     note(request, route="/readyz")
     mint = request.app.state.mint
     because = await run_in_threadpool(mint.ready)
-    # A log that is halted stops no grant: what happens waits in the outbox, and a person has to look.
     log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
     told = Readiness(
         ready=not because,

@@ -225,7 +225,7 @@ def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
     with log.store.writing() as writing:
         writing.connection.execute(update(RECORD).where(RECORD.c.idx == index).values(tool="other", outcome=0))
     world.mint.close()
-    done = arx("audit", "recover", "--reason", "rows were edited", "--yes", "--json", "--realm-dir", folder)
+    done = arx("audit", "reindex", "--reason", "rows were edited", "--yes", "--json", "--realm-dir", folder)
     assert (done.exit_code, done.json["recovered"], done.json["mended"]) == (exits.OK, 0, 1)
     mint, _ = local_mint(world.realm)
     mint.log.start()
@@ -315,7 +315,7 @@ def test_a_database_that_was_put_back_is_not_signed(
         mint.log.step()
     assert (realm.log_dir / "checkpoint").read_bytes() == signed
     mint.close()
-    done = arx("audit", "recover", "--reason", "the disk broke", "--yes", "--json", "--realm-dir", str(realm.folder))
+    done = arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--json", "--realm-dir", str(realm.folder))
     assert (done.exit_code, done.json["recovered"] > 0) == (exits.OK, True)
     mint, _ = local_mint(realm)
     mint.log.start()
@@ -338,9 +338,9 @@ def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
     world.mint.close()
     put_back()
     folder = str(world.realm.folder)
-    assert arx("audit", "recover", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exits.OK
+    assert arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exits.OK
     told = arx("audit", "check", "--realm-dir", folder)
-    assert "1 batches: by `arx audit recover`" in told.out
+    assert "1 batches: by `arx audit reindex`" in told.out
     assert "not known" not in told.out
     told = arx("audit", "check", "--json", "--realm-dir", folder)
     assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exits.OK, 1, 0, 1)

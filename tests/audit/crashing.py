@@ -2,8 +2,9 @@
 """Log writers that are killed in their work: ``python -m tests.audit.crashing URL FOLDER``.
 
 Reads a number a line, and for each forks a process that asks how far the log is, sends the next records, and signs what
-is new; it kills itself (SIGKILL) before that many steps: a statement or a commit on its way to the database, a file on
-its way to the disk or to its name.  Writes the marks that were acknowledged, and whether the process came to its end.
+is new; or, for a number behind an ``r``, makes the database's rows again from the files.  It kills itself (SIGKILL)
+before that many steps: a statement or commit on its way to the database, a file on its way to the disk or to its name.
+Writes the marks that were acknowledged, and whether the process came to its end.
 """
 
 import json
@@ -20,6 +21,7 @@ from sqlalchemy.engine import Engine
 
 from arx_caps.audit.entries import Reader
 from arx_caps.audit.publish import Publisher
+from arx_caps.audit.reindex import reindex
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.taking import Line, Taking
 from tests.audit.batches import batch_of, decision, facts
@@ -81,6 +83,15 @@ def work(url: str, folder: Path, steps: int, out: int) -> None:
     os._exit(0)
 
 
+def mend(url: str, folder: Path, steps: int, out: int) -> None:
+    """Make the rows again in this process, which ends with it."""
+    store = LogStore(url)
+    STEPS.left = steps
+    reindex(store, folder, LOG.key, by="operator:ann", reason="rows are missing")
+    os.write(out, b"-1\n")
+    os._exit(0)
+
+
 def main() -> None:
     """Take numbers until there are no more."""
     watch()
@@ -89,7 +100,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                work(sys.argv[1], Path(sys.argv[2]), int(line), out)
+                do = mend if line.startswith("r") else work
+                do(sys.argv[1], Path(sys.argv[2]), int(line.removeprefix("r")), out)
             finally:
                 os._exit(1)
         os.close(out)

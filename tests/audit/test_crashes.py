@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, or_, select, update
 
+from arx_caps.audit.check import check_rows, rows_of
 from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
 from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import RECORD
+from arx_caps.audit.tables import BATCH, CHECKPOINT, RECORD, STATE
+from arx_caps.audit.tiles import TileReader, fetch_from
+from arx_caps.audit.tree import edge_of
 from arx_caps.audit.verify import Trust, verify
 from tests.audit.crashing import AT_ONCE
 from tests.audit.world import LOG
@@ -29,11 +32,11 @@ class Writers:
         command = [sys.executable, "-m", "tests.audit.crashing", url, str(folder)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def round(self, steps: int) -> tuple[list[int], int]:
-        """Return what one said before it was killed, or ended, and its exit code."""
+    def round(self, steps: int, what: str = "") -> tuple[list[int], int]:
+        """Return what one said before it was killed, or ended, and its exit code; with "r" it makes rows again."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.write(f"{what}{steps}\n")
         self._process.stdin.flush()
         told = json.loads(self._process.stdout.readline())
         return told["marks"], told["code"]
@@ -100,3 +103,37 @@ def test_files_that_are_gone_or_cut_are_made_again(store: LogStore, writers: Wri
             again.step()
             assert again.halted is None
             assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def put_back(store: LogStore, folder: Path) -> None:
+    """Take the last records away as an older database lacks them, and a row in the middle."""
+    head = published(folder)
+    assert head is not None
+    size = head.checkpoint.size - 40
+    edge = b"".join(edge_of(TileReader(fetch_from(folder), head.checkpoint.size).subtree, size))
+    with store.writing() as log:
+        c = log.connection
+        c.execute(delete(RECORD).where(or_(RECORD.c.idx >= size, RECORD.c.idx == 3)))
+        c.execute(delete(BATCH).where(BATCH.c.idx >= size))
+        c.execute(delete(CHECKPOINT))
+        c.execute(update(STATE).values(size=size, edge=edge))
+
+
+def test_rows_are_made_again_by_commands_that_are_killed(
+    url: str, store: LogStore, writers: Writers, tmp_path: Path
+) -> None:
+    """At any step: the next one does the rest, every record is there once, and the log is signed on."""
+    folder, stride = tmp_path / "log", 9 if url.startswith("sqlite") else 37
+    for _ in range(4):
+        writers.round(0)
+    for steps in range(1, 400, stride):
+        put_back(store, folder)
+        _, code = writers.round(steps, "r")
+        assert code in (0, -signal.SIGKILL)
+        assert writers.round(0, "r") == ([-1], 0)
+        check_rows(rows_of(store, folder, LOG.key))
+        if code == 0:
+            break
+    assert code == 0
+    assert writers.round(0)[0][-1] == -1  # what is signed continues what was
+    assert verify(folder, Trust(LOG.key)).records == store.size()

@@ -74,6 +74,7 @@ def test_a_log_of_the_version_before_goes_on(store: LogStore, url: str) -> None:
     store.put_checkpoint(9, b"note")
     with store.writing() as log:
         log.connection.exec_driver_sql("ALTER TABLE log_state DROP COLUMN counted")
+        log.connection.exec_driver_sql("ALTER TABLE log_checkpoint DROP COLUMN edge")
         log.connection.execute(update(META).values(value="1"))
     with LogStore(url) as again:
         again.create()

@@ -40,7 +40,7 @@ class Keeper(Reader):
             if line == "arx up":
                 self.up()
             else:
-                self.run(line.replace("arx audit recover", "arx audit recover --yes"))  # a person says it when asked
+                self.run(line.replace("arx audit reindex", "arx audit reindex --yes"))  # a person says it when asked
 
 
 def script(page: str, begins: str) -> str:
@@ -90,8 +90,8 @@ def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     assert _size(keeper) > had
 
     keeper.run("rm -rf .arx/valkey && mkdir -m 700 .arx/valkey")
-    lines = script("operations.md", "arx up\narx doctor\narx audit recover").splitlines(keepends=True)
-    keeper.play("".join(line for line in lines if not line.startswith("arx audit recover")))  # only where it is needed
+    lines = script("operations.md", "arx up\narx doctor\narx audit reindex").splitlines(keepends=True)
+    keeper.play("".join(line for line in lines if not line.startswith("arx audit reindex")))  # only where it is needed
     keeper.run("arx session open --key before.key --json", wanted=1)
 
 

@@ -51,6 +51,16 @@ class MintProcess:
         if self._process.stderr is not None:
             self._process.stderr.close()
 
+    def stop(self) -> None:
+        """End it as a supervisor does, and wait until it has put in and signed what it had."""
+        self._process.terminate()
+        self._process.wait(30)
+        self._close()
+
+    def _close(self) -> None:
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
 
 class Caller:
     """Somebody with a key, who asks whichever mint answers, and says what was answered."""

@@ -10,6 +10,7 @@ import pytest
 
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
 from arx_caps.mint.app import ENDPOINTS
+from arx_caps.mint.core import HALTED
 from arx_caps.mint.state import State
 from arx_verifier import codec
 from arx_verifier.caveats import Caveat
@@ -68,11 +69,14 @@ def test_health_tells_nothing_but_health(world: World) -> None:
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
 
 
-def test_a_halted_log_is_told_and_stops_no_grant(world: World) -> None:
-    """Whether the audit log goes on is told beside readiness: what happens waits for it."""
+def test_a_halted_log_takes_the_mint_out_and_stops_no_grant(world: World) -> None:
+    """A proxy asks another mint; a caller that asks this one all the same is answered."""
+    holder, _ = world.session()
     world.mint.log.publisher.halted = "the database is an older one"
     answer = world.client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, readiness(world) | {"log": "halted"})
+    told = readiness(world) | {"ready": False, "because": [HALTED], "log": "halted"}
+    assert (answer.status_code, answer.json()) == (503, told)
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
 def test_each_knows_who_it_is(world: World) -> None:

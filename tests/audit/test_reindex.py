@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import select
 
 from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.entries import make_note
+from arx_caps.audit.entries import RECOVERED, make_note
 from arx_caps.audit.errors import IncompleteError, TamperedError
 from arx_caps.audit.publish import Publisher
-from arx_caps.audit.recover import RECOVERED, recover
+from arx_caps.audit.reindex import Reindexed, reindex
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import NODE, RECORD
 from arx_caps.audit.totals import up_to_date
@@ -74,8 +74,9 @@ def test_what_was_signed_comes_back(store: LogStore, older: LogStore, tmp_path: 
     stuck.step()
     assert "older one" in (stuck.halted or "")
     lost = size - older.size()
-    assert recover(older, folder, LOG.key, **WHO) == lost > 300
-    assert recover(older, folder, LOG.key, **WHO) == 0
+    assert reindex(older, folder, LOG.key, **WHO) == Reindexed(lost, 0)
+    assert lost > 300
+    assert reindex(older, folder, LOG.key, **WHO) == Reindexed(0, 0)
     marks = sources(store)
     assert sources(older) == marks | {("log", "", ""): marks["log", "", ""] + 1}
     with older.reading() as c, store.reading() as d:
@@ -101,14 +102,36 @@ def test_files_that_are_not_its_own_change_nothing(store: LogStore, older: LogSt
     bundle = folder / "tile/entries/000"
     whole = bundle.read_bytes()
     bundle.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(TamperedError, match="not what was logged"):
-        recover(older, folder, LOG.key, **WHO)
+    with pytest.raises(TamperedError, match="of the files is not what was signed"):
+        reindex(older, folder, LOG.key, **WHO)
     bundle.unlink()
     with pytest.raises(IncompleteError):
-        recover(older, folder, LOG.key, **WHO)
+        reindex(older, folder, LOG.key, **WHO)
     bundle.write_bytes(whole)
     assert older.size() == size
     older.take(batch_of([decision(53, facts(), "revoked")], 53), "s")
     with pytest.raises(TamperedError, match="its own way"):
-        recover(older, folder, LOG.key, **WHO)
+        reindex(older, folder, LOG.key, **WHO)
     assert older.size() == size + 1
+
+
+def test_records_that_were_never_signed_go_only_when_it_is_said(older: LogStore, tmp_path: Path) -> None:
+    """A tree of the database's own is dropped for the signed one at the word of the operator."""
+    folder, size = tmp_path / "log", older.size()
+    older.take(batch_of([decision(53, facts(), "revoked")], 53), "s")
+    done = reindex(older, folder, LOG.key, **WHO, replace=True)
+    assert (done.recovered > 300, done.mended) == (True, 1)
+    again = Publisher(older, LOG, folder)
+    again.step()
+    assert again.halted is None
+    assert verify(folder, Trust(LOG.key)).records == older.size() > size
+
+
+def test_what_another_history_has_signed_stays(older: LogStore, tmp_path: Path) -> None:
+    """Two checkpoints of one size are evidence, and no command drops one of them."""
+    older.take(batch_of([decision(53, facts(), "revoked")], 53), "s")
+    Publisher(older, LOG, tmp_path / "other").step()
+    size = older.size()
+    with pytest.raises(TamperedError, match="signed another history"):
+        reindex(older, tmp_path / "log", LOG.key, **WHO, replace=True)
+    assert older.size() == size

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mint whose ``log/`` folder alone was lost halted its log, as if the database had been changed.
+
+Files are made from the database whenever they are missing or damaged.  Only a database that contradicts what was signed
+halts a mint: it says so in words of its own, is taken out by its proxy, and the command that it names mends it.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import delete, select, update
+
+from arx_caps.audit.errors import IncompleteError, TamperedError
+from arx_caps.audit.keys import read_signer
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.tables import CHECKPOINT, RECORD, STATE
+from arx_caps.audit.tree import Frontier, leaf_hash
+from arx_caps.audit.verify import Trust, verify
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.core import HALTED
+from tests.audit.batches import batch_of, decision, facts
+from tests.mint.rolling import WITHIN_S, Fleet, fleet, send
+from tests.postgres import Postgres
+from tests.servers import until
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+MANY = 300  # more than a tile
+
+
+@pytest.fixture
+def made(tmp_path: Path, realm_name: str, postgres: Postgres, valkey: EmbeddedValkey) -> Iterator[Fleet]:
+    """Two mints that have signed some hundred records, and published them in a folder each."""
+    with fleet(tmp_path, realm_name, postgres, valkey.url) as found:
+        put(found, 0, 1, MANY)
+        for which in (0, 1):
+            until(lambda which=which: found.size(which) > MANY, WITHIN_S)
+        yield found
+
+
+def put(made: Fleet, which: int, first: int, count: int = 1) -> int:
+    """Send a service's records to one of the mints, and return what it answers."""
+    batch = batch_of([decision(n, facts(f"s-{n % 5}")) for n in range(count)], first)
+    with httpx.Client(timeout=30) as client:
+        answer = send(made.mints[which], made.realms[which], made.key, batch, client)
+    assert answer is not None
+    return answer.status_code
+
+
+def whole(made: Fleet, which: int) -> int:
+    """Return how many records a mint's folder has, every one of them held to the signature."""
+    realm = made.realms[which]
+    return verify(realm.log_dir, Trust(read_signer(realm.log_key_path, "log").key)).records
+
+
+def test_a_lost_folder_is_made_again(made: Fleet) -> None:
+    """While the mint is stopped behind another one, or runs: it signs on, and has every file again."""
+    made.mints[0].stop()
+    shutil.rmtree(made.realms[0].log_dir)
+    assert put(made, 1, MANY + 1, 3) == 200
+    made.signs(1, 3)
+    made.mints[0].start()
+    until(lambda: made.size(0) >= MANY + 3, WITHIN_S)
+    assert made.log(0) == (200, "ok")
+    assert whole(made, 0) >= MANY + 3
+
+    shutil.rmtree(made.realms[0].log_dir)
+    assert put(made, 0, MANY + 4) == 200
+    until(lambda: made.size(0) >= MANY + 4, WITHIN_S)
+    assert made.log(0) == (200, "ok")
+    assert whole(made, 0) >= MANY + 4
+
+
+def test_damaged_files_are_made_again(made: Fleet) -> None:
+    """A full tile that is missing, then all bundles cut."""
+    folder = made.realms[0].log_dir
+    for number, path in enumerate([folder / "tile/0/000", *(folder / "tile/entries").rglob("*")]):
+        if not path.is_file():
+            continue
+        made.mints[0].stop()
+        path.write_bytes(b"") if number else path.unlink()
+        made.mints[0].start()
+        assert put(made, 0, MANY + 1 + number) == 200
+        until(lambda number=number: made.size(0) > MANY + number, WITHIN_S)
+        assert made.log(0) == (200, "ok")
+        until(lambda: holds(made, 0), WITHIN_S)
+
+
+def holds(made: Fleet, which: int) -> bool:
+    """Tell whether every file of a mint is there and as it was signed."""
+    try:
+        return whole(made, which) > MANY
+    except (IncompleteError, TamperedError):
+        return False
+
+
+def rewrite(made: Fleet) -> None:
+    """Change a record as its keeper can, and everything in the database that depends on it."""
+    with LogStore(made.realms[0].database_url) as store, store.writing() as log:
+        c = log.connection
+        forged = batch_of([decision(7, facts("s-9"), "revoked")]).records[0]
+        c.execute(update(RECORD).where(RECORD.c.idx == 5).values(kept=forged.kept, body=forged.body, code="revoked"))
+        leaves = [leaf_hash(bytes(kept)) for kept in c.execute(select(RECORD.c.kept).order_by(RECORD.c.idx)).scalars()]
+        c.execute(update(STATE).values(edge=b"".join(Frontier.of(leaves).edge)))
+        c.execute(delete(CHECKPOINT))
+
+
+def shorten(made: Fleet) -> None:
+    """Put the database back to before the last records, as a backup does."""
+    with LogStore(made.realms[0].database_url) as store, store.writing() as log:
+        c = log.connection
+        size = c.execute(select(STATE.c.size)).scalar_one() - 20
+        c.execute(delete(RECORD).where(RECORD.c.idx >= size))
+        leaves = [leaf_hash(bytes(kept)) for kept in c.execute(select(RECORD.c.kept).order_by(RECORD.c.idx)).scalars()]
+        c.execute(update(STATE).values(size=size, edge=b"".join(Frontier.of(leaves).edge)))
+        c.execute(delete(CHECKPOINT))
+
+
+def test_only_a_database_that_contradicts_the_signature_halts(made: Fleet, tmp_path: Path) -> None:
+    """It is said in ``/readyz`` and to whoever sends; what it names is typed, and both sign again."""
+    for change in (shorten, rewrite):
+        for mint in made.mints:
+            mint.stop()
+        change(made)
+        for mint in made.mints:
+            mint.start()
+        for which in (0, 1):
+            until(lambda which=which: made.log(which) == (503, "halted"), WITHIN_S)
+            answer = httpx.get(made.mints[which].url + "/readyz").json()
+            assert HALTED in answer["because"]
+            assert put(made, which, MANY + 1) == 503
+        for mint in made.mints:
+            mint.stop()
+        for realm in made.realms:  # as the mint's log says
+            command = [sys.executable, "-m", "arx_caps.cli", "audit", "reindex", "--reason", "mended", "--yes"]
+            command += ["--realm-dir", str(realm.folder)] + (["--replace"] if change is rewrite else [])
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        assert re.search(r"no record was missing", done.stdout)  # the first one mended it for both
+        for which, mint in enumerate(made.mints):
+            mint.start()
+            made.signs(which)
+            assert made.log(which) == (200, "ok")
+            assert whole(made, which) > MANY
