@@ -82,7 +82,9 @@ def told(name: str) -> Iterator[None]:
         raise RequestError("a text holds a character that cannot be kept") from None
     except SQLAlchemyError as error:
         # Its text would quote statement and values.
-        raise StoreError(f"{name} did not answer ({type(error).__name__})") from None
+        refused = "certificate" in str(getattr(error, "orig", "")).lower()
+        why = "its server's certificate was refused: see `sslrootcert` in its URL" if refused else type(error).__name__
+        raise StoreError(f"{name} did not answer ({why})") from None
 
 
 def _open_postgresql(url: URL) -> Engine:

@@ -130,6 +130,7 @@ class _Annotation(msgspec.Struct, frozen=True):
     role: Role
     name: str
     issuer: str
+    ca: str | None = None
 
 
 class KeyFile:
@@ -140,12 +141,13 @@ class KeyFile:
         name: The agent's path, the operator's id, the service's audience, the log's origin, the witness's name.
         issuer: The mint's public base URL; empty for a witness, which belongs to none.
         key: The key.
+        ca: File of a further authority for TLS; None for the system's alone.  ``ARX_CA`` wins.
     """
 
-    __slots__ = ("issuer", "key", "name", "role")
+    __slots__ = ("ca", "issuer", "key", "name", "role")
 
-    def __init__(self, role: Role, name: str, issuer: str, key: SigningKey) -> None:
-        self.role, self.name, self.issuer, self.key = role, name, issuer, key
+    def __init__(self, role: Role, name: str, issuer: str, key: SigningKey, ca: str | None = None) -> None:
+        self.role, self.name, self.issuer, self.key, self.ca = role, name, issuer, key, ca
 
     @classmethod
     def generate(cls, role: Role, name: str, issuer: str) -> Self:
@@ -167,7 +169,8 @@ class KeyFile:
         except (ArxError, JoseError, msgspec.ValidationError, KeyError, ValueError) as error:
             # Not chained: the text of a parser could quote the private half.
             raise SettingsError(f"{path} is not an ARx key file ({type(error).__name__})") from None
-        return cls(about.role, about.name, about.issuer, key)
+        ca = None if about.ca is None else str(Path(path).parent / about.ca)
+        return cls(about.role, about.name, about.issuer, key, ca)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key file with mode 0600; an existing file is never replaced.
@@ -176,6 +179,7 @@ class KeyFile:
             SettingsError: The file exists, or cannot be written.
         """
         about = {"issuer": self.issuer, "name": self.name, "role": self.role}
+        about |= {} if self.ca is None else {"ca": self.ca}
         content = {**self.key.private_jwk(), "kid": self.key.kid, "arx": about}
         write_secret(Path(path), json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
 

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from arx_caps.durations import format_duration, parse_duration
 from arx_caps.limits import DEFAULT_LIMITS, Limits, read_limits
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
 from arx_verifier.keys import DEFAULT_MAX_TTL_MS
+from arx_verifier.tls import ca_file
 
 DATABASE_VARIABLE: Final = "ARX_DATABASE"
 PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
@@ -51,6 +52,7 @@ SETTINGS: Final = frozenset(
         "address_burst",
         "proxies",
         "metrics",
+        "ca",
     )
 )
 
@@ -80,6 +82,7 @@ class Realm:
         witnesses_required: Whether a checkpoint is published only once all of them have.
         limits: How often somebody may call.
         metrics: Host and port that the mint's numbers are served at; None for nowhere.
+        ca: File of a further authority for TLS, absolute; None for the system's alone.  ``ARX_CA`` wins.
     """
 
     folder: Path
@@ -97,6 +100,7 @@ class Realm:
     witnesses_required: bool = False
     limits: Limits = DEFAULT_LIMITS
     metrics: str | None = None
+    ca: str | None = None
 
     @classmethod
     def plan(
@@ -108,6 +112,7 @@ class Realm:
         listen: str = DEFAULT_LISTEN,
         store: str | None = None,
         database: str | None = None,
+        ca: str | None = None,
     ) -> Self:
         """Check the settings of a realm that is yet to be made; ``mint.founding`` makes it.
 
@@ -118,12 +123,14 @@ class Realm:
             listen: Host and port to listen at.
             store: URL of a revocation store of your own.
             database: URL of a database of your own.
+            ca: File of a further authority for TLS.
 
         Raises:
             SettingsError: A setting is not usable.
         """
         checked = _checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS)
-        return cls(Path(folder).absolute(), *checked, database=_database(database))
+        authority = None if ca is None else str(Path(ca).absolute())
+        return cls(Path(folder).absolute(), *checked, database=_database(database), ca=authority)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -169,12 +176,14 @@ class Realm:
             witnesses_required=_witnesses_required(settings.get("witnesses_required", False)),
             limits=limits,
             metrics=metrics,
+            ca=_ca(path, settings.get("ca")),
         )
 
     def settings(self) -> str:
         """Write ``realm.toml``."""
         lines = {"name": self.name, "issuer": self.issuer, "listen": self.listen, "store": self.store}
         lines["database"] = without_password(self.database) if self.database is not None else None
+        lines["ca"] = self.ca
         lines["max_ttl"] = format_duration(self.max_ttl_ms)
         # A JSON string without characters beyond ASCII is a TOML string.
         written = [f"{key} = {json.dumps(value)}" for key, value in lines.items() if value is not None]
@@ -212,8 +221,12 @@ class Realm:
 
     @property
     def database_url(self) -> str:
-        """The mint's state; may hold a password."""
-        return self.database or f"sqlite:///{self.database_path}"
+        """The mint's state; may hold a password.  A server whose certificate is to be verified gets ``ca`` for it."""
+        url = self.database or f"sqlite:///{self.database_path}"
+        ca = ca_file(self.ca)
+        if ca is None or "sslmode=verify-" not in url or "sslrootcert=" in url:
+            return url
+        return f"{url}&sslrootcert={quote(ca)}"
 
     @property
     def database_path(self) -> Path:
@@ -271,6 +284,13 @@ def _database(url: Any) -> str | None:
     if url is None or (isinstance(url, str) and _DATABASE.match(url)):
         return url
     raise SettingsError("database is a URL: postgresql://USER@HOST/NAME, its password in ARX_DATABASE_PASSWORD")
+
+
+def _ca(folder: Path, ca: Any) -> str | None:
+    """Read the file of a further authority: relative to the folder; it is opened where it is needed."""
+    if ca is None or (isinstance(ca, str) and ca):
+        return None if ca is None else str(folder / ca)
+    raise SettingsError("ca is the file of a certification authority, in PEM")
 
 
 def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:

@@ -53,12 +53,23 @@ class SessionOpener(Shared, ABC):
         issuer: The mint's public base URL.
         now: The caller's clock, ms since the Unix epoch.
         client: What to call the mint with; a client of its own when left out.
+        ca: File of a further authority for TLS, for a client of its own; ``ARX_CA`` wins.
+
+    Raises:
+        SettingsError: The file of the authority cannot be read.
     """
 
     __slots__ = ("_mint", "_now", "_sessions")
 
-    def __init__(self, issuer: str, *, now: Callable[[], int] = now_ms, client: httpx.Client | None = None) -> None:
-        self._mint, self._now = MintClient(issuer, now=now, client=client), now
+    def __init__(
+        self,
+        issuer: str,
+        *,
+        now: Callable[[], int] = now_ms,
+        client: httpx.Client | None = None,
+        ca: str | None = None,
+    ) -> None:
+        self._mint, self._now = MintClient(issuer, now=now, client=client, ca=ca), now
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     @property
@@ -135,7 +146,7 @@ class Agent(SessionOpener):
         client: What to call the mint with; a client of its own when left out.
 
     Raises:
-        SettingsError: The key is an operator's, or no issuer is known.
+        SettingsError: The key is an operator's, no issuer is known, or the key file's `ca` cannot be read.
     """
 
     __slots__ = ("_key",)
@@ -155,7 +166,7 @@ class Agent(SessionOpener):
         address = issuer or key.issuer
         if not address:
             raise SettingsError("the key file names no mint; give its address as `issuer`")
-        super().__init__(address, now=now, client=client)
+        super().__init__(address, now=now, client=client, ca=key.ca)
         self._key = key
 
     @classmethod

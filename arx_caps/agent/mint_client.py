@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import SigningKey, make_dpop
 from arx_verifier.errors import (
     REASONS,
@@ -91,14 +92,20 @@ class MintClient:
         issuer: The mint's public base URL.
         now: The caller's clock, ms since the Unix epoch.
         client: Sends; a client of its own when left out.
+        ca: File of a further authority for TLS, for a client of its own.
+
+    Raises:
+        SettingsError: The file of the authority cannot be read.
     """
 
     __slots__ = ("_http", "_now", "issuer")
 
-    def __init__(self, issuer: str, *, now: Callable[[], int], client: httpx.Client | None = None) -> None:
+    def __init__(
+        self, issuer: str, *, now: Callable[[], int], client: httpx.Client | None = None, ca: str | None = None
+    ) -> None:
         self.issuer = issuer.rstrip("/")
         self._now = now
-        self._http = client or httpx.Client(timeout=TIMEOUT, trust_env=takes_proxy(self.issuer))
+        self._http = client or open_client(self.issuer, timeout=TIMEOUT, ca=ca, proxy=takes_proxy(self.issuer))
 
     def call(
         self,
@@ -172,8 +179,8 @@ class MintClient:
             unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             known = "it did not hear this call" if unheard else "whether it heard this call is not known"
             raise (StoreError if unheard else LostAnswerError)(
-                f"the mint at {self.issuer} does not answer ({type(error).__name__}): see that it runs (`arx up`) and "
-                f"that the address is right; {known}"
+                f"the mint at {self.issuer} does not answer ({no_answer(error, self.issuer)}): see that it runs "
+                f"(`arx up`) and that the address is right; {known}"
             ) from error
 
     def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:

@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-import httpx
-
 from arx_caps.audit.errors import NoteError, WitnessError
 from arx_caps.audit.note import WITNESS, Note, VerifierKey
-from arx_caps.audit.witness_client import TIMEOUT_S, ask_witness
+from arx_caps.audit.witness_client import ask_witness
 from arx_verifier.errors import SettingsError
 
 PAUSE_S: Final = 10.0  # after a failure
@@ -34,20 +32,21 @@ class Witnesses:
     Args:
         asked: Whom to ask.
         required: Whether nothing is published without all of them.
+        ca: File of a further authority for TLS.
 
     Attributes:
         failing: Why one did not cosign the last time, or None.
     """
 
-    def __init__(self, asked: Sequence[Asked] = (), *, required: bool = False) -> None:
-        self.required = required
+    def __init__(self, asked: Sequence[Asked] = (), *, required: bool = False, ca: str | None = None) -> None:
+        self.required, self._ca = required, ca
         self.failing: str | None = None
         self._asked = tuple(asked)
         self._sizes: dict[str, int] = {}  # what each is known to have cosigned
         self._again: dict[str, float] = {}
 
     @classmethod
-    def of(cls, settings: Sequence[str], *, required: bool = False) -> "Witnesses":
+    def of(cls, settings: Sequence[str], *, required: bool = False, ca: str | None = None) -> "Witnesses":
         """Read a realm's setting: each ``URL KEY``.
 
         Raises:
@@ -64,7 +63,7 @@ class Witnesses:
             if key.kind != WITNESS:
                 raise SettingsError(f"witnesses: {key.name} is the key of a log, not of a witness")
             asked.append(Asked(url.rstrip("/"), key))
-        return cls(asked, required=required)
+        return cls(asked, required=required, ca=ca)
 
     def missing(self, note: Note) -> bool:
         """Tell whether one has not cosigned."""
@@ -86,15 +85,13 @@ class Witnesses:
         if not due:
             return note
         failed = None
-        # A proxy of the environment has no business between a mint and its witness.
-        with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
-            for url, key in due:
-                try:
-                    note = note.signed(ask_witness(url, key, note, prove, old=self._sizes.get(url, 0), client=client))
-                    self._sizes[url] = size
-                    self._again.pop(url, None)
-                except WitnessError as error:
-                    failed, self._again[url] = str(error), time.monotonic() + PAUSE_S
+        for url, key in due:
+            try:
+                note = note.signed(ask_witness(url, key, note, prove, old=self._sizes.get(url, 0), ca=self._ca))
+                self._sizes[url] = size
+                self._again.pop(url, None)
+            except WitnessError as error:
+                failed, self._again[url] = str(error), time.monotonic() + PAUSE_S
         self._tell(failed)
         return note
 

@@ -20,6 +20,7 @@ import msgspec
 from arx_caps.audit.habit import Seen
 from arx_caps.audit.spooled import AT_ONCE, Run, Spool
 from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Mark, read_mark, sign_batch
+from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
 from arx_verifier.allotting import ALARMS
@@ -76,6 +77,10 @@ class Shipper:
         keep_ms: How long a file stays after its records were sent, ms since it was last written.
         at_once: Records of a batch, at most ``wire.MAX_RECORDS``.
         client: Sends; a client of its own when left out.
+        ca: File of a further authority for TLS, for a client of its own.
+
+    Raises:
+        SettingsError: The file of the authority cannot be read.
     """
 
     def __init__(
@@ -89,11 +94,12 @@ class Shipper:
         keep_ms: int = 0,
         at_once: int = AT_ONCE,
         client: httpx.Client | None = None,
+        ca: str | None = None,
     ) -> None:
         self._spool, self._key = Spool(folder, audience, at_once), key
         self._realm, self._issuer = realm, issuer.rstrip("/")
         self._keep_ms = keep_ms
-        self._http = client or httpx.Client(timeout=TIMEOUT, trust_env=False)
+        self._http = client or open_client(self._issuer, timeout=TIMEOUT, ca=ca)
         self._seen = Seen(folder)
         self._shipped = self._lost = 0
         self._alarm = 0.0
@@ -238,7 +244,8 @@ class Shipper:
         try:
             response = self._http.post(url, content=body, headers=headers, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise StoreError(f"the mint at {shorten(self._issuer)} does not answer: {type(error).__name__}") from error
+            why = no_answer(error, self._issuer)
+            raise StoreError(f"the mint at {shorten(self._issuer)} does not answer: {why}") from error
         if response.status_code in _REFUSED:
             raise GrantError(f"the mint refuses the batch: {_detail(response)}", code="bad_batch")
         if response.status_code != 200:

@@ -14,6 +14,8 @@ from arx_caps.audit.checkpoint import Checkpoint
 from arx_caps.audit.errors import NoteError, TamperedError, WitnessError
 from arx_caps.audit.note import Note, Signature, VerifierKey, decimal, signature_lines
 from arx_caps.audit.witness import Request
+from arx_caps.http_client import no_answer, open_client
+from arx_verifier.errors import SettingsError
 
 TIMEOUT_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -27,6 +29,7 @@ def ask_witness(
     *,
     old: int = 0,
     client: httpx.Client | None = None,
+    ca: str | None = None,
 ) -> Signature:
     """Ask for a cosignature.
 
@@ -37,6 +40,7 @@ def ask_witness(
         prove: Makes the consistency proof from an older size to the checkpoint's.
         old: The size that it cosigned last, as far as is known; a wrong one costs one more request.
         client: What to ask with; a fresh one when left out.
+        ca: File of a further authority for TLS, for a fresh one.
 
     Returns:
         The cosignature, verified: ``note.signed`` adds it.
@@ -46,7 +50,8 @@ def ask_witness(
     """
     size = Checkpoint.parse(note.text).size
     if client is None:
-        with httpx.Client(timeout=TIMEOUT_S) as fresh:
+        # A proxy of the environment has no business between a mint and its witness.
+        with _open(url, key.name, ca) as fresh:
             return ask_witness(url, key, note, prove, old=old, client=fresh)
     old = min(old, size)
     for _ in range(2):
@@ -72,7 +77,14 @@ def _post(client: httpx.Client, url: str, body: bytes, name: str) -> tuple[int, 
                     raise WitnessError(f"{name} answered with more than {MAX_ANSWER_BYTES // 1024} KiB")
             return answer.status_code, raw.decode("utf-8", "replace")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WitnessError(f"{name} does not answer: {type(error).__name__}") from error
+        raise WitnessError(f"{name} does not answer: {no_answer(error, url)}") from error
+
+
+def _open(url: str, name: str, ca: str | None) -> httpx.Client:
+    try:
+        return open_client(url, timeout=TIMEOUT_S, ca=ca)
+    except SettingsError as error:
+        raise WitnessError(f"{name} cannot be asked: {error}") from error
 
 
 def _size(text: str, name: str) -> int:

@@ -14,6 +14,7 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console
 from arx_caps.cli.place import database_option, realm_dir_option
+from arx_caps.http_client import open_client
 from arx_caps.realm import Realm
 
 TIMEOUT_S = 2.0
@@ -73,7 +74,8 @@ def _demand_silence(realm: Realm) -> None:
     host, _, port = realm.listen.rpartition(":")
     here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - where it listens, to ask it
     try:
-        httpx.get(f"http://{here}:{port}/healthz", timeout=TIMEOUT_S, trust_env=False)
+        with open_client("http:", timeout=TIMEOUT_S) as client:
+            client.get(f"http://{here}:{port}/healthz")
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return
     except httpx.HTTPError:

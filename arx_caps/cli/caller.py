@@ -17,6 +17,7 @@ import httpx
 from arx_caps.agent.mint_client import MintClient, takes_proxy
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
+from arx_caps.http_client import open_client
 from arx_caps.jose import make_assertion
 from arx_caps.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import ArxError, UnavailableError
@@ -38,21 +39,35 @@ class Caller:
         issuer: The mint's public base URL.
         key: Signs each call.
         over: What to do where the token is over or was ended; a hint, or None.
+        ca: File of a further authority for TLS, absolute; or None.
 
     Args:
         issuer: The mint's public base URL.
         key: Signs each call.
         token: Goes along, or None before there is one.
         timeout_s: How long an answer may take, in seconds.
+        ca: File of a further authority for TLS.
+
+    Raises:
+        Stop: The address is none of a mint.
+        SettingsError: The file of the authority cannot be read.
     """
 
-    def __init__(self, issuer: str, key: SigningKey, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        key: SigningKey,
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        ca: str | None = None,
+    ) -> None:
         self.issuer, self.key, self._token = issuer.rstrip("/"), key, token
         self.over: str | None = None
+        self.ca = None if ca is None else str(Path(ca).absolute())
         try:
             httpx.URL(issuer)  # what is no address is told before anything is asked
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
-            self._http = httpx.Client(timeout=timeout, trust_env=takes_proxy(self.issuer))
+            self._http = open_client(self.issuer, timeout=timeout, ca=ca, proxy=takes_proxy(self.issuer))
         except (httpx.InvalidURL, ValueError) as error:
             raise Stop(f"{issuer!r:.100} is no address of a mint", code="issuer") from error
         self._mint = MintClient(self.issuer, now=now_ms, client=self._http)
@@ -61,20 +76,23 @@ class Caller:
             command.call_on_close(self._http.close)
 
     @classmethod
-    def operator(cls, key_file: Path, issuer: str | None = None, timeout_s: float = TIMEOUT_S) -> "Caller":
+    def operator(
+        cls, key_file: Path, issuer: str | None = None, timeout_s: float = TIMEOUT_S, ca: str | None = None
+    ) -> "Caller":
         """Sign in with an operator's key file.
 
         Args:
             key_file: The private key; says the issuer.
             issuer: Another issuer than the file's.
             timeout_s: How long an answer may take, in seconds.
+            ca: File of a further authority for TLS, where the key file names none.
 
         Raises:
             Stop: The mint does not answer or does not know this key.
             SettingsError: The key file cannot be used.
         """
         key = load_key(key_file, "operator")
-        caller = cls(issuer or key.issuer, key.key, timeout_s=timeout_s)
+        caller = cls(issuer or key.issuer, key.key, timeout_s=timeout_s, ca=key.ca or ca)
         try:
             body = {"assertion": caller.assertion(key)}
             found = caller.call("POST", "/v1/operators/token", body, repeats=False)  # a token that is lost does nothing

@@ -21,9 +21,10 @@ from arx_caps.cli.doctor_witness import check_witnesses
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, plain
 from arx_caps.cli.place import Place, all_options
+from arx_caps.http_client import no_answer, open_client
 from arx_caps.realm import Realm
 from arx_verifier.compiled import about_build
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, SettingsError
 
 TIMEOUT_S: Final = 3.0
 EXITS: Final = {True: exits.OK, False: exits.DENIED, None: exits.INCOMPLETE}
@@ -119,10 +120,14 @@ def _policy(realm: Realm) -> Check:
 
 def _mint(issuer: str, realm: Realm) -> Iterator[Check]:
     try:
-        answer = httpx.get(issuer + "/readyz", timeout=TIMEOUT_S, trust_env=False)
+        with open_client(issuer, timeout=TIMEOUT_S, ca=realm.ca) as client:
+            answer = client.get(issuer + "/readyz")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        found = f"{issuer} did not answer ({type(error).__name__})"
-        yield Check("mint", False, found, "run `arx up` or `arx mint serve`")
+        found = f"{issuer} did not answer ({no_answer(error, issuer)})"
+        yield Check("mint", False, found, "run `arx up` or `arx mint serve`, or set `ca` in realm.toml")
+        return
+    except SettingsError as error:
+        yield Check("mint", False, str(error), "correct `ca` in realm.toml, or ARX_CA")
         return
     try:
         told = msgspec.json.decode(answer.content, type=_Readiness)

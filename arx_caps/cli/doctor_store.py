@@ -21,13 +21,14 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
-from arx_verifier.store_address import Address
+from arx_verifier.store_address import Address, CertificateError
 from arx_verifier.workers import apart, writers
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
 LIBRARY: Final = "arx1"
 ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
+CERTIFICATE: Final = "set `ca` in realm.toml to the authority that issued it, or correct `store`"
 MAY_NOT: Final = "ask as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
 # The mint's own user, as `arx redis acl` makes it, may not load functions.
 BEGIN: Final = (
@@ -67,18 +68,21 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
     password, own = os.environ.get("ARX_STORE_PASSWORD"), url is None and realm.store is None
     where = url or store_url(realm)
     try:
-        pool = Address(where, password, realm.name).pool(
+        pool = Address(where, password, realm.name, ca=realm.ca).pool(
             protocol=3, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         )
     except SettingsError as error:
         yield Check("store", False, str(error), "correct `store` in realm.toml")
         return
     client: Any = redis.Redis(connection_pool=pool)
-    store = RevocationStore(where, realm.name, password=password)
+    store = RevocationStore(where, realm.name, password=password, ca=realm.ca)
     try:
         at = client.time()
     except (redis.RedisError, OSError) as error:
         mend = "start it (`arx up`)" if own else "start it, or correct `store` in realm.toml"
+        if isinstance(error, CertificateError):
+            yield Check("store", False, str(error), CERTIFICATE)
+            return
         yield Check("store", False, f"it did not answer ({type(error).__name__})", mend)
         return
     with client, store:

@@ -10,7 +10,7 @@ import click
 from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, pairs
-from arx_caps.cli.place import database_option, store_url_option
+from arx_caps.cli.place import ca_option, database_option, store_url_option
 from arx_caps.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
 
 LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
@@ -23,6 +23,7 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
 @click.option("--issuer", envvar="ARX_ISSUER", help="the mint's public address; else http:// and where it listens")
 @store_url_option
 @database_option
+@ca_option
 @click.option("--passphrase-file", type=click.Path(), help='seal the root key with this file\'s text ("-": stdin)')
 @click.option("--log-origin", help="the audit log's name for good; else the issuer's host, the realm and /log")
 @common_options
@@ -35,6 +36,7 @@ def init_command(
     issuer: str | None,
     store: str | None,
     database: str | None,
+    ca: str | None,
     passphrase_file: str | None,
     log_origin: str | None,
 ) -> None:
@@ -53,6 +55,7 @@ def init_command(
         store=store,
         database=database,
         log_origin=log_origin,
+        ca=ca,
     )
     value = {
         "realm": realm.name,

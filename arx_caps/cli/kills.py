@@ -28,7 +28,9 @@ def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, s
     if service.store is not None and is_relay(service.store):
         because = "the service follows a relay, which answers followers only"
     elif service.store is not None:
-        store = RevocationStore(service.store, service.realm, password=os.environ.get("ARX_STORE_PASSWORD"))
+        store = RevocationStore(
+            service.store, service.realm, password=os.environ.get("ARX_STORE_PASSWORD"), ca=service.ca
+        )
         try:
             header = store.header()
             table.adopt(header.inc, header.seq, store.floors(), store.bans())

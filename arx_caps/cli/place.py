@@ -17,6 +17,8 @@ from click.core import ParameterSource
 
 from arx_caps.cli.exits import Stop
 from arx_caps.realm import DEFAULT_FOLDER, Realm
+from arx_verifier.errors import SettingsError
+from arx_verifier.tls import VARIABLE
 
 if TYPE_CHECKING:
     from arx_caps.cli.caller import Caller
@@ -103,6 +105,9 @@ database_option = click.option(
     callback=_without_password("ARX_DATABASE_PASSWORD", "ARX_DATABASE"),
     help="a PostgreSQL for the mint's state; else as the realm's folder says (password: ARX_DATABASE_PASSWORD)",
 )
+ca_option = click.option(
+    "--ca", type=click.Path(exists=True, dir_okay=False), envvar=VARIABLE, help="a further authority for TLS (PEM)"
+)
 _realm_option = click.option(
     "--realm", envvar="ARX_REALM", help="the realm's name, with --store; else the realm folder's"
 )
@@ -144,7 +149,14 @@ class Place:
             if (self.realm_dir / "realm.toml").exists():
                 hint += f"; if all are lost: `arx operator recover --key-out {self.operator_key}`"
             raise Stop(f"{self.operator_key}: there is no operator's key", hint=hint, code="no_key")
-        return Caller.operator(self.operator_key, self.issuer, timeout_s)
+        return Caller.operator(self.operator_key, self.issuer, timeout_s, self.ca())
+
+    def ca(self) -> str | None:
+        """Return the file of a further authority that the realm's folder names, where there is one."""
+        try:
+            return Realm.open(self.realm_dir).ca
+        except SettingsError:
+            return None  # a remote operator has no realm's folder
 
     def realm_name(self) -> str:
         """Return the realm's name, as given, else as its folder says.
@@ -170,7 +182,8 @@ class Place:
         from arx_caps.revocation import RevocationStore
 
         password = os.environ.get("ARX_STORE_PASSWORD")
-        return RevocationStore(*self.followed(), password=password, outcome_s=outcome_s, tell=tell)
+        where = self.followed()
+        return RevocationStore(*where, password=password, outcome_s=outcome_s, tell=tell, ca=self.ca())
 
     def followed(self) -> tuple[str, str]:
         """Say where the store, or a relay to it, is, and of which realm.

@@ -50,6 +50,7 @@ def relay_command(
         name=name,
         store_password=os.environ.get("ARX_STORE_PASSWORD"),
         password=os.environ.get("ARX_RELAY_PASSWORD"),
+        ca=place.ca(),
         certificate=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         on_ready=on_ready,
     )

@@ -17,7 +17,7 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object, write_object
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, plain, table
-from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.place import Place, ca_option, operator_options
 from arx_caps.cli.values import show_time
 from arx_verifier.names import is_audience
 
@@ -80,9 +80,18 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
 @click.option("--key-out", type=_path, required=True, help="the service's own key: made and written here (mode 0600)")
 @click.option("--journal", type=_path, help="folder of its decision journal; else one beside the service's file")
 @click.option("--store", help="the URL of the revocation store or of a relay; else as the mint says")
+@ca_option
 @common_options
 @pass_console
-def join(console: Console, invitation: str, out: Path, key_out: Path, journal: Path | None, store: str | None) -> None:
+def join(
+    console: Console,
+    invitation: str,
+    out: Path,
+    key_out: Path,
+    journal: Path | None,
+    store: str | None,
+    ca: str | None,
+) -> None:
     """Enrol a key made here with the invitation in FILE ("-": stdin), and write what the service starts from.
 
     \b
@@ -96,8 +105,8 @@ def join(console: Console, invitation: str, out: Path, key_out: Path, journal: P
     if not all(isinstance(told.get(name), str) for name in members):
         raise Stop(f"{invitation}: not what `arx service invite` wrote", code="file")
     invited = Invitation(*(str(told[name]) for name in members))
-    mint = MintClient(invited.issuer, now=now_ms)
-    fetched = join_service(invited, mint, out=out, key_out=key_out, journal=journal, store=store)
+    with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
+        fetched = join_service(invited, mint, out=out, key_out=key_out, journal=journal, store=store, ca=ca)
     value = {"audience": fetched.audience, "file": str(out), "key_file": str(key_out), "keys": sorted(fetched.texts)}
     console.data("service", value, lambda: pairs(facts_of(value)))
 

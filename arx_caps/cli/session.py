@@ -65,7 +65,7 @@ def open_(
     session_key = SigningKey.generate()
     if key_file is not None:
         key = load_key(key_file, "agent")
-        caller = Caller(issuer or key.issuer, session_key)
+        caller = Caller(issuer or key.issuer, session_key, ca=key.ca)
         answer = caller.call("POST", "/v1/sessions", lambda: {"assertion": caller.assertion(key), **said})
     elif issuer is not None:
         caller, token = Caller(issuer, session_key), read_token_file(str(workload_token))
@@ -73,7 +73,7 @@ def open_(
     else:
         raise click.UsageError("a workload's token does not say where the mint is: --issuer URL")
     session = answer["session"]
-    file = session_object(caller.issuer, session, answer["token"], session_key)
+    file = session_object(caller, session, answer["token"])
     if out is None:
         console.raw(json_line("session", file))
     else:
@@ -155,7 +155,7 @@ def renew(console: Console, file: str, issuer: str | None, out: Path | None) -> 
     caller, known = open_session_file(file, issuer)
     answer = caller.call("POST", f"/v1/sessions/{_checked(str(known.get('id')))}/renew")
     session = answer["session"]
-    renewed = session_object(caller.issuer, session, answer["token"], caller.key)
+    renewed = session_object(caller, session, answer["token"])
     if file == "-" and out is None:
         console.raw(json_line("session", renewed))
         return

@@ -19,9 +19,11 @@ VERSION: Final = 1
 HINT: Final = "`arx session open --key FILE --out FILE` makes a session file"
 
 
-def session_object(issuer: str, session: dict[str, Any], token: str, key: SigningKey) -> dict[str, Any]:
+def session_object(caller: Caller, session: dict[str, Any], token: str) -> dict[str, Any]:
     """Return what a session file holds, a secret."""
-    return {"v": VERSION, "issuer": issuer, "session": session, "token": token, "key": key.private_jwk()}
+    content = {"v": VERSION, "issuer": caller.issuer, "session": session, "token": token}
+    content |= {"key": caller.key.private_jwk()}
+    return content if caller.ca is None else content | {"ca": caller.ca}
 
 
 def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dict[str, Any]]:
@@ -50,7 +52,8 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
     except (JoseError, KeyError, TypeError, ValueError):
         # Not chained: the text of a parser could quote the private half.
         raise Stop(f"{path}: the session's key cannot be read", code="file") from None
-    caller = Caller(issuer or str(said), key, token)
+    ca = content.get("ca")
+    caller = Caller(issuer or str(said), key, token, ca=ca if isinstance(ca, str) else None)
     caller.over = "what is over stays so; `arx session open --key FILE --out FILE` opens another session"
     return caller, session
 

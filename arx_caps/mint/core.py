@@ -103,7 +103,7 @@ class Mint:
         self.decisions = decisions
         self.book = KeyBook(realm, roots, state)
         self.keys = self.book.ring
-        self.key_sets = KeySets(realm.policy_path.parent)
+        self.key_sets = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.limits = RateLimits(realm.limits)
         self._recording = Recording(state.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
@@ -135,8 +135,8 @@ class Mint:
             state=State(database or realm.database_url, writer=verifier_id),
             roots=roots,
             policy=read_policy(realm.policy_path),
-            epochs=Follower(store_url, realm.name, verifier_id, password=password),
-            store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas),
+            epochs=Follower(store_url, realm.name, verifier_id, password=password, ca=realm.ca),
+            store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas, ca=realm.ca),
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
             log=AuditLog(realm, database),

@@ -33,6 +33,7 @@ def init_realm(
     store: str | None = None,
     database: str | None = None,
     log_origin: str | None = None,
+    ca: str | None = None,
 ) -> Realm:
     """Make a realm.
 
@@ -45,6 +46,7 @@ def init_realm(
         store: URL of a revocation store of your own.
         database: URL of a database of your own, with nothing of another realm in it.
         log_origin: The audit log's name for good; issuer's host, realm and ``log`` when left out.
+        ca: File of a further authority for TLS.
 
     Returns:
         The realm.
@@ -53,7 +55,7 @@ def init_realm(
         SettingsError: Something is there already, or a setting is not usable.
         NoteError: The log cannot be named so.
     """
-    realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database)
+    realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database, ca=ca)
     path = realm.folder
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")

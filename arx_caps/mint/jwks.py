@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from arx_caps.http_client import no_answer, open_client
 from arx_verifier.access import read_json_object
-from arx_verifier.errors import RequestError, UnavailableError
+from arx_verifier.errors import RequestError, SettingsError, UnavailableError
 
 FRESH_S: Final = 300  # how long a set is used without asking; what an issuer took back is believed as long
 STALE_S: Final = 3600  # the same, when the issuer does not answer
@@ -68,10 +69,11 @@ class KeySets:
     Args:
         folder: What the names of files are relative to.
         clock: A clock that only rises, s.
+        ca: File of a further authority for TLS.
     """
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = _boot_s) -> None:
-        self._folder, self._clock = folder, clock
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = _boot_s, ca: str | None = None) -> None:
+        self._folder, self._clock, self._ca = folder, clock, ca
         self._places: dict[str, _Place] = {}
         self._lock = threading.Lock()
         self._waiting = threading.Semaphore(MAX_WAITING)
@@ -113,9 +115,10 @@ class KeySets:
                 return
             began_s = self._clock()
             try:
-                known.loaded = _Loaded(read_key_set(_fetch(place)), began_s)
-            except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
-                known.why = str(error) if isinstance(error, RequestError) else type(error).__name__
+                known.loaded = _Loaded(read_key_set(_fetch(place, self._ca)), began_s)
+            except (httpx.HTTPError, httpx.InvalidURL, RequestError, SettingsError) as error:
+                own = isinstance(error, RequestError | SettingsError)
+                known.why = str(error) if own else no_answer(error, place)
                 # Its query may hold what lets the mint ask.
                 _log.warning("the keys at %s cannot be read: %s", place.partition("?")[0], known.why)
             finally:
@@ -188,13 +191,13 @@ def _may_verify(key: dict[str, Any]) -> bool:
     return key.get("use") in USES and (operations is None or (isinstance(operations, list) and "verify" in operations))
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, ca: str | None) -> bytes:
     """Fetch a key set; no redirect is followed, which could lead to where nobody said keys are."""
     until = time.monotonic() + TOTAL_S
     raw = bytearray()
     # A proxy of the environment may stand before an address that TLS proves, and before no other.
     with (
-        httpx.Client(timeout=TIMEOUT, trust_env=url.startswith("https:"), follow_redirects=False) as client,
+        open_client(url, timeout=TIMEOUT, ca=ca, proxy=url.startswith("https:")) as client,
         # Not compressed: a few bytes could become a great many.
         client.stream("GET", url, headers={"Accept": "application/json", "Accept-Encoding": "identity"}) as answer,
     ):

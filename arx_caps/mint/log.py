@@ -78,7 +78,7 @@ class AuditLog:
 
     def __init__(self, realm: Realm, database: str | None = None) -> None:
         self.store = open_store(realm, database)
-        witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required)
+        witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required, ca=realm.ca)
         signer, memory = read_signer(realm.log_key_path, "log"), realm.log_key_path.with_suffix(".signed")
         kept = os.access(memory.parent, os.W_OK)
         if not kept:

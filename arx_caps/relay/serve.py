@@ -69,6 +69,7 @@ def serve(
     store_password: str | None = None,
     password: str | None = None,
     certificate: tuple[str, str] | None = None,
+    ca: str | None = None,
     on_ready: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
@@ -81,6 +82,7 @@ def serve(
         store_password: In place of one in the store's URL.
         password: What those who follow must know; needed for a TCP port.
         certificate: Files of certificate and key, for TLS; needed beyond loopback.
+        ca: File of a further authority, for TLS with the store or relay that it follows.
         on_ready: Called once it follows and listens, with what there is to tell.
 
     Raises:
@@ -90,7 +92,7 @@ def serve(
     context = _tls(place, password, certificate)
     # A name of its own for each process: the leases of one that was killed are not this one's to confirm.
     full = f"relay:{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    asyncio.run(_serve(place, (store, realm, full), store_password, password, context, on_ready))
+    asyncio.run(_serve(place, (store, realm, full), (store_password, ca), password, context, on_ready))
 
 
 def _tls(place: Place, password: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
@@ -111,11 +113,12 @@ def _tls(place: Place, password: str | None, certificate: tuple[str, str] | None
 async def _serve(
     place: Place,
     follow: tuple[str, str, str],
-    store_password: str | None,
+    trusted: tuple[str | None, str | None],
     password: str | None,
     context: ssl.SSLContext | None,
     on_ready: Callable[[dict[str, object]], None],
 ) -> None:
+    store_password, ca = trusted
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -128,7 +131,7 @@ async def _serve(
         upstream.stand_for(inc, crowd, now=now, hurry=hurry)
 
     hub = Hub(state, stand_for, loop.call_later)
-    upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub)
+    upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub, ca=ca)
     listener = _listen(place)
     try:
         upstream.start()

@@ -69,12 +69,13 @@ class RevocationStore:
         timeout_ms: int = 1_000,
         outcome_s: float | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        ca: str | None = None,
     ) -> None:
         if not is_realm(realm):
             raise SettingsError("a realm's name is [a-z0-9][a-z0-9._-]{0,31}")
         self.realm = realm
         self.keys = Keys.of(realm)
-        address = Address(url, password, realm)
+        address = Address(url, password, realm, ca=ca)
         self.fails_over = address.fails_over
         self.exchange = Exchange(address, timeout_ms)
         self._replicas = self._replicas_given = replicas

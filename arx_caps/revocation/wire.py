@@ -13,7 +13,7 @@ import redis
 from arx_verifier.errors import StoreError
 from arx_verifier.feed_wire import Crowd
 from arx_verifier.history import Place
-from arx_verifier.store_address import FinderLoginError
+from arx_verifier.store_address import CertificateError, FinderLoginError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
@@ -265,7 +265,7 @@ def told(error: Exception) -> StoreError:
     for kind in HISTORY_ERRORS:
         if said.startswith(kind):
             return StoreHistoryError(kind, said.removeprefix(kind).strip())
-    if isinstance(error, FinderLoginError):
+    if isinstance(error, FinderLoginError | CertificateError):
         return StoreError(said)
     if isinstance(error, redis.AuthenticationError):
         return StoreError(

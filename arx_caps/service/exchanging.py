@@ -41,7 +41,7 @@ def exchange_token(path: Path | str, token: str, audience: str, *, client: httpx
         UnavailableError: It cannot exchange now.
     """
     own = read_own_key(Path(path))
-    mint = MintClient(own.issuer, now=_now_ms, client=client)
+    mint = MintClient(own.issuer, now=_now_ms, client=client, ca=own.ca)
     body = {"grant_type": GRANT_TYPE, "subject_token": token, "subject_token_type": TASK_TOKEN, "audience": audience}
     try:
         answer = mint.call("POST", "/v1/exchange", key=own.key, body=body)

@@ -43,6 +43,7 @@ def join_service(
     key_out: Path,
     journal: Path | None = None,
     store: str | None = None,
+    ca: str | None = None,
 ) -> Fetched:
     """Enrol a key of a service's own and write its service file.
 
@@ -53,6 +54,7 @@ def join_service(
         key_out: The key's file; made when it is not there, else the key of an earlier try.
         journal: Folder of the decision journal; beside the service file when left out.
         store: URL of the revocation store or of a relay; as the mint says when left out.
+        ca: File of a further authority for TLS, which the service file will name.
 
     Returns:
         What the mint gave.
@@ -83,6 +85,7 @@ def join_service(
     content |= {"max_ttl_ms": fetched.max_ttl_ms, "store": where, "issuer": mint.issuer}
     if where is not None and keeps_nonces(where):
         content["nonces"] = without_login(where)
+    content |= {} if ca is None else {"ca": str(Path(ca).absolute())}
     folder = journal or out.with_name(f"{out.stem}-journal")
     content |= {"key_file": str(key_out.absolute()), "journal": str(folder.absolute())}
     write_secret(out, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")

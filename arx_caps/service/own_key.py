@@ -16,11 +16,13 @@ class OwnKey(NamedTuple):
         file: Its service file.
         issuer: The mint's URL.
         key: The key that it enrolled.
+        ca: File of a further authority for TLS, or None.
     """
 
     file: ServiceFile
     issuer: str
     key: SigningKey
+    ca: str | None
 
 
 def read_own_key(path: Path) -> OwnKey:
@@ -41,4 +43,4 @@ def read_own_key(path: Path) -> OwnKey:
     key = KeyFile.load(path.parent / file.key_file)
     if (key.role, key.name) != ("service", file.audience):
         raise SettingsError(f"{file.key_file} is the key of {key.subject}, not of service:{file.audience}")
-    return OwnKey(file, file.issuer, key.key)
+    return OwnKey(file, file.issuer, key.key, file.ca or key.ca)

@@ -62,7 +62,7 @@ class KeyRefresher:
         self._path, self._keys = Path(path), keys
         own = read_own_key(self._path)
         self._key = own.key
-        self._mint = MintClient(own.issuer, now=lambda: time.time_ns() // 1_000_000, client=client)
+        self._mint = MintClient(own.issuer, now=lambda: time.time_ns() // 1_000_000, client=client, ca=own.ca)
         self.status = Status()
         self._pause_s = DEFAULT_REFRESH_S
         self._stop = threading.Event()

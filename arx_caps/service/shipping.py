@@ -29,5 +29,5 @@ def open_shipper(path: str | os.PathLike[str], *, keep_ms: int = 0, client: http
     own = read_own_key(Path(path))
     if own.file.journal is None:
         raise SettingsError(f"{path} names no `journal`: there is nothing to ship")
-    about: dict[str, Any] = {"audience": own.file.audience, "realm": own.file.realm, "issuer": own.issuer}
+    about: dict[str, Any] = {"audience": own.file.audience, "realm": own.file.realm, "issuer": own.issuer, "ca": own.ca}
     return Shipper(Path(own.file.journal), key=own.key, keep_ms=keep_ms, client=client, **about)

@@ -30,15 +30,22 @@ class Ca(NamedTuple):
         (folder / "ca.pem").write_bytes(ca.certificate.public_bytes(serialization.Encoding.PEM))
         return ca
 
-    def issue(self, host: str) -> tuple[Path, Path]:
-        """Write a certificate for a host and its key."""
+    def issue(self, host: str, *, days: int = 1) -> tuple[Path, Path]:
+        """Write a certificate for a host and its key.
+
+        Args:
+            host: What it names.
+            days: When it ends, from now on; below zero, it has expired.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "store")])
         try:
             called: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
         except ValueError:
             called = x509.DNSName(host)
-        made = _builder(name, self.certificate.subject, key).add_extension(x509.SubjectAlternativeName([called]), False)
+        made = _builder(name, self.certificate.subject, key, days).add_extension(
+            x509.SubjectAlternativeName([called]), False
+        )
         own = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         signed = made.add_extension(own, False).sign(self.key, hashes.SHA256())
         paths = self.folder / f"{host}.pem", self.folder / f"{host}.key"
@@ -48,9 +55,11 @@ class Ca(NamedTuple):
         return paths
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
-    day = dt.timedelta(days=1)
+    begins, ends = now - dt.timedelta(days=9), now + dt.timedelta(days=days)
     return (
-        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number(), now - day, now + day)
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number(), begins, ends)
     ).add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)

@@ -151,14 +151,23 @@ class RedisNonces:
         prefix: What keys begin with, for example ``arx:nonce:orders:``.
         password: In place of one in the address.
         timeout_s: Longest wait for an answer, in seconds.
+        ca: A further authority for TLS, as ``tls.ca_file`` reads it, where the address has no ``ssl_ca_certs``.
 
     Raises:
-        SettingsError: The address cannot be read.
+        SettingsError: The address, or the authority, cannot be read.
     """
 
     waits = True
 
-    def __init__(self, url: str, prefix: str, *, password: str | None = None, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        *,
+        password: str | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        ca: str | None = None,
+    ) -> None:
         from redis import Redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -175,7 +184,7 @@ class RedisNonces:
             raise SettingsError(
                 "the nonce store's address is not a unix://, redis://, rediss:// or redis+sentinel:// URL"
             )
-        self._redis = Redis(connection_pool=Address(url, password).pool(**options))
+        self._redis = Redis(connection_pool=Address(url, password, ca=ca).pool(**options))
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key; see ``NonceStore``."""
@@ -217,8 +226,10 @@ class RedisNonces:
 
     @staticmethod
     def _tell(error: Exception) -> str:
-        from arx_verifier.store_address import refused_login
+        from arx_verifier.store_address import CertificateError, refused_login
 
+        if isinstance(error, CertificateError):
+            return f"the nonce store did not answer: {error}"
         why = refused_login(error, "ARX_NONCES_PASSWORD, or the login in `nonces` of the service file")
         return f"the nonce store {why}" if why else f"the nonce store did not answer: {type(error).__name__}"
 

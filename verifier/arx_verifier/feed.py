@@ -52,9 +52,10 @@ class Follower(Following):
         password: In place of one in the URL.
         lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
         probes: How often to ask while a lease lasts.
+        ca: A further authority for TLS, as ``tls.ca_file`` reads it.
 
     Raises:
-        SettingsError: The URL or a name is not usable.
+        SettingsError: The URL, a name or the authority is not usable.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Follower(Following):
         password: str | None = None,
         lease_ms: int | None = None,
         probes: int = PROBES,
+        ca: str | None = None,
     ) -> None:
         super().__init__(lease_ms=lease_ms, probes=probes)
         named = verifier_id.isprintable() and 0 < len(verifier_id) <= 200 and not verifier_id.startswith("!")
@@ -73,7 +75,7 @@ class Follower(Following):
             raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
         self.realm = realm
         self.verifier_id = self._given_id = verifier_id
-        self._address = RelayAddress(url, password) if is_relay(url) else Address(url, password, realm)
+        self._address = RelayAddress(url, password, ca=ca) if is_relay(url) else Address(url, password, realm, ca=ca)
         self._lazy = True
         self._reset()
         _FOLLOWERS.add(self)

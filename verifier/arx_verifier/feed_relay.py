@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 from msgspec import Meta
 
+from arx_verifier import tls
 from arx_verifier.errors import SettingsError
 from arx_verifier.feed_wire import CORRUPT, ENTRIES, OK, REGRESSED, RESYNC, Answer, Crowd, Entry, FeedError
 from arx_verifier.history import Place
@@ -157,12 +158,13 @@ class RelayAddress:
     Args:
         url: One of ``FORMS``, with ``:PASSWORD@`` where needed.
         password: In place of one in the URL.
+        ca: A further authority, as ``tls.ca_file`` reads it, where the URL has no ``ca``.
 
     Raises:
-        SettingsError: The URL is none of these.
+        SettingsError: The URL is none of these, or the authority cannot be read.
     """
 
-    def __init__(self, url: str, password: str | None = None) -> None:
+    def __init__(self, url: str, password: str | None = None, *, ca: str | None = None) -> None:
         parts = urlsplit(url)
         try:
             port, query = parts.port, parse_qs(parts.query, strict_parsing=bool(parts.query))
@@ -175,13 +177,19 @@ class RelayAddress:
             # What could not be read may be a piece of a password.
             raise SettingsError(f"the relay's address is not a URL of the form {FORMS}")
         self.password = password if password is not None else (unquote(parts.password) if parts.password else None)
-        self._tls = self._context(query.get("ca", [None])[0]) if parts.scheme == "relays" else None
+        self._tls = self._context(query.get("ca", [None])[0], ca) if parts.scheme == "relays" else None
 
     def __repr__(self) -> str:
         return "RelayAddress()"
 
+    def explain(self, error: OSError) -> str:
+        """Return why a connection did not come about: a refused certificate, or the kind of failure."""
+        return tls.explain(error, f"{self._host}:{self._port}") or type(error).__name__
+
     @staticmethod
-    def _context(authority: str | None) -> ssl.SSLContext:
+    def _context(authority: str | None, ca: str | None) -> ssl.SSLContext:
+        if authority is None:
+            return tls.make_context(ca)
         try:
             return ssl.create_default_context(cafile=authority)
         except (OSError, ssl.SSLError) as error:
@@ -232,7 +240,7 @@ class RelayLink:
         try:
             self._link = self._address.connect(self._timeout_s)
         except OSError as error:
-            raise FeedError(f"cannot connect: {type(error).__name__}") from error
+            raise FeedError(f"cannot connect: {self._address.explain(error)}") from error
         self._both, self._one = select.poll(), select.poll()
         self._both.register(self._link, select.POLLIN)
         self._both.register(self._wake, select.POLLIN)

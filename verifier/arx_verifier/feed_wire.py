@@ -21,7 +21,7 @@ import redis
 
 from arx_verifier.history import Place
 from arx_verifier.resp import MORE, Reader, RefusedError, pack
-from arx_verifier.store_address import NOT_PERMITTED, refused_login
+from arx_verifier.store_address import NOT_PERMITTED, CertificateError, refused_login
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
@@ -131,6 +131,8 @@ class Link:
         try:
             self._connection.connect()
         except (redis.RedisError, OSError) as error:
+            if isinstance(error, CertificateError):
+                raise FeedError(f"cannot connect: {error}") from error
             why = refused_login(error, LOGIN)
             raise FeedError(f"the store {why}" if why else f"cannot connect: {type(error).__name__}") from error
         self._link = self._connection._sock  # noqa: SLF001  the library has no public way to wait for two sockets

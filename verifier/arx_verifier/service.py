@@ -45,6 +45,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         journal_mode: ``strict``, ``durable`` or ``best_effort``.
         journal_bytes: What the journal's files may take in all.
         record_arguments: Tools, or patterns of them, whose arguments are recorded as they are.
+        ca: File of a further authority for TLS, relative to the service file; ``ARX_CA`` wins.
         v: 1.
     """
 
@@ -60,6 +61,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     journal_mode: Literal["strict", "durable", "best_effort"] = "strict"
     journal_bytes: int | None = None
     record_arguments: tuple[str, ...] = ()
+    ca: str | None = None
     v: Annotated[int, Meta(ge=1, le=1)]
 
     def __repr__(self) -> str:
@@ -144,9 +146,10 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
     if stat.S_IMODE(mode) & 0o077:
         raise SettingsError(f"{file} holds keys and can be read by others; run `chmod 600 {file}`")
     try:
-        return _FILE.decode(raw)
+        content = _FILE.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not a service file: {error}") from error
+    return content if content.ca is None else msgspec.structs.replace(content, ca=str(file.parent / content.ca))
 
 
 def open_verifier(
@@ -205,7 +208,7 @@ def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
 
     if file.store is None:
         raise SettingsError("the service file names no epoch store; give `store` in it or `epochs` here")
-    return Follower(file.store, file.realm, verifier_id, password=os.environ.get("ARX_STORE_PASSWORD"))
+    return Follower(file.store, file.realm, verifier_id, password=os.environ.get("ARX_STORE_PASSWORD"), ca=file.ca)
 
 
 def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
@@ -230,4 +233,4 @@ def _nonces(file: ServiceFile) -> NonceStore | None:
     if file.store is not None and url == without_login(file.store):
         # The same server: who may follow there is known by the same login.  No other server is sent it.
         url, password = file.store, password or os.environ.get("ARX_STORE_PASSWORD")
-    return RedisNonces(url, f"arx:nonce:{file.realm}:{file.audience}:", password=password)
+    return RedisNonces(url, f"arx:nonce:{file.realm}:{file.audience}:", password=password, ca=file.ca)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import redis
 from redis.connection import Connection, ConnectionPool, SSLConnection, parse_url
 
+from arx_verifier import tls
 from arx_verifier.errors import SettingsError
 
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"
@@ -28,6 +29,10 @@ REFUSED: Final = {
 }
 NOT_PERMITTED: Final = "`arx redis acl --role verifier` prints what a follower needs"
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+
+
+class CertificateError(redis.ConnectionError):
+    """TLS with a server did not come about; its text says whose certificate was refused, and why."""
 
 
 class FinderLoginError(redis.AuthenticationError):
@@ -59,12 +64,13 @@ class Address:
         url: One of ``FORMS``, with user and password where needed.
         password: In place of one in the URL.
         realm: Whose slot of a cluster is meant.
+        ca: A further authority, as ``tls.ca_file`` reads it, where the URL has no ``ssl_ca_certs``.
 
     Raises:
-        SettingsError: The URL is none of these, or turns the check of certificates off.
+        SettingsError: The URL is none of these or turns the check of certificates off, or ``ca`` cannot be read.
     """
 
-    def __init__(self, url: str, password: str | None = None, realm: str = "") -> None:
+    def __init__(self, url: str, password: str | None = None, realm: str = "", *, ca: str | None = None) -> None:
         scheme, _, rest = url.partition("://")
         kind, _, self._several = scheme.partition("+")
         try:
@@ -78,9 +84,12 @@ class Address:
             # A server that is not proven to be the store could answer every probe, and freeze every kill.
             raise SettingsError("the store's address must leave the check of its certificate alone")
         self._kind = settings.pop("connection_class", Connection)
+        if self._kind is SSLConnection:
+            self._kind = TLSConnection
+            tls.add_authority(settings, ca)
         if self._several:
             settings["finder"] = _Finder(self._kind, self._several, hosts, service, settings, realm)
-            self._kind = _FoundTLS if self._kind is SSLConnection else _FoundTCP
+            self._kind = _FoundTLS if self._kind is TLSConnection else _FoundTCP
         self._settings = settings
 
     def __repr__(self) -> str:
@@ -167,6 +176,25 @@ def _host(text: str, port: int) -> tuple[str, int]:
     return parts.hostname, parts.port or port
 
 
+class TLSConnection(SSLConnection):
+    """A connection with TLS, which says whose certificate was refused."""
+
+    def connect(self) -> None:
+        """Connect.
+
+        Raises:
+            CertificateError: TLS did not come about.
+            redis.ConnectionError: It cannot connect.
+        """
+        this: Any = self
+        try:
+            super().connect()  # type: ignore[no-untyped-call]  # redis-py's
+        except redis.ConnectionError as error:
+            if isinstance(error, CertificateError) or (why := tls.explain(error, f"{this.host}:{this.port}")) is None:
+                raise
+            raise CertificateError(why) from error
+
+
 class _Finder:
     """Asks Sentinels or nodes for the primary, one after the other in a random order: some may be cut off."""
 
@@ -196,9 +224,10 @@ class _Finder:
 
         Raises:
             FinderLoginError: Nobody could tell, and somebody refused the login.
+            CertificateError: Nobody could tell, and somebody's certificate was refused.
             redis.ConnectionError: Nobody could tell.
         """
-        refused = False
+        refused, certificate = False, ""
         within = min(ASK_S, timeout_s or ASK_S)
         settings = {**self._settings, "socket_timeout": within, "socket_connect_timeout": within, "protocol": 2}
         for host, port in random.sample(self._hosts, len(self._hosts)):
@@ -208,12 +237,16 @@ class _Finder:
                 return self._ask(one, host)
             except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
                 refused = True  # another one may know the user
+            except CertificateError as error:
+                certificate = str(error)  # another one may have a better one
             except (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError):
                 continue  # it is down, does not know, or answers in an unknown form
             finally:
                 one.disconnect()
         if refused:
             raise FinderLoginError(REFUSED[self.require_role])
+        if certificate:
+            raise CertificateError(certificate)
         raise redis.ConnectionError("none of the servers named can say which one is the primary")
 
 
@@ -264,5 +297,5 @@ class _FoundTCP(_Found, Connection):
     """``_Found`` without TLS."""
 
 
-class _FoundTLS(_Found, SSLConnection):
+class _FoundTLS(_Found, TLSConnection):
     """``_Found`` with TLS."""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which certificates are trusted, and why one was refused.  The `ca` setting and ``ARX_CA``.
+
+Every TLS connection of ARx takes its authorities from here: those of the system, and one more file.
+"""
+
+import os
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final
+
+from arx_verifier.errors import SettingsError
+
+VARIABLE: Final = "ARX_CA"
+
+# Verification results of OpenSSL (x509_vfy.h).
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
+_UNKNOWN_ISSUER: Final = (2, 18, 19, 20, 21)
+_OTHER_NAME: Final = (62, 64)
+_TRUST_HINT: Final = f"set `ca`, or {VARIABLE}, to the file of the authority that issued it"
+
+
+def ca_file(ca: str | None = None) -> str | None:
+    """Return the file of the further authority to trust: ``ARX_CA``, else the setting, else None.
+
+    Args:
+        ca: The `ca` of a realm's, a key's or a service's file.
+    """
+    return os.environ.get(VARIABLE) or ca
+
+
+def trust(context: ssl.SSLContext, ca: str | None = None) -> ssl.SSLContext:
+    """Let a context trust the further authority, too.
+
+    Args:
+        context: Checks servers' certificates.
+        ca: The `ca` of a realm's, a key's or a service's file.
+
+    Returns:
+        The same context.
+
+    Raises:
+        SettingsError: The file of the further authority cannot be read.
+    """
+    file = ca_file(ca)
+    try:
+        if file is not None:
+            context.load_verify_locations(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        why = "no certificate in PEM is in it" if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError(f"the `ca` {file} cannot be read: {why}; it is set in {VARIABLE} or in a file") from error
+    return context
+
+
+def make_context(ca: str | None = None) -> ssl.SSLContext:
+    """Make a context that trusts the system's authorities and the further one; raises as ``trust``."""
+    return trust(ssl.create_default_context(), ca)
+
+
+def add_authority(settings: dict[str, Any], ca: str | None = None) -> None:
+    """Put the further authority into the settings of redis-py, unless they name one.
+
+    Args:
+        settings: Of a connection with TLS; changed.
+        ca: The `ca` of a realm's or a service's file.
+
+    Raises:
+        SettingsError: The file of the further authority cannot be read.
+    """
+    file = ca_file(ca)
+    if file is not None and "ssl_ca_certs" not in settings:
+        trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca)  # now, and not with the first connection
+        settings["ssl_ca_certs"] = file
+
+
+def explain(error: BaseException, host: str) -> str | None:
+    """Explain a connection that TLS did not come about on.
+
+    Args:
+        error: What was raised, by whichever library.
+        host: Whom the connection was for.
+
+    Returns:
+        Whose certificate was refused, why and what to do; None where TLS is not the cause.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why, hint = _refusal(cause)
+            return f"the certificate of {host} was refused: {why}; {hint}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS with {host} failed ({cause.reason or type(cause).__name__}): see that it speaks TLS there"
+    return None
+
+
+def _refusal(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
+    if error.verify_code in _UNKNOWN_ISSUER:
+        return "unknown issuer", _TRUST_HINT
+    if error.verify_code in _OTHER_NAME:
+        return "it is for another name", "use an address that it names, or have one issued for this host"
+    if error.verify_code == _EXPIRED:
+        return "it has expired", "renew it there; if it is valid, set this machine's clock"
+    if error.verify_code == _NOT_YET_VALID:
+        return "it is not valid yet", "set this machine's clock, or look at the dates in it"
+    return error.verify_message or "it could not be verified", _TRUST_HINT
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it came of, each once."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
