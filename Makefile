@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract check clean help
+.PHONY: demo test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint contract operations rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,12 @@ bench-kill: $(READY)  ## how fast a kill is in force
 
 contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)
+
+operations: $(READY)  ## the production set-up of docs/operations.md, typed from the page; takes redis-server and nginx
+	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py $(ARGS)
+
+rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost, under load; takes nginx, faketime and Redis
+	$(BIN)/python -m tests.faults.rehearsal $(ARGS)
 
 check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
