@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy.engine import URL
@@ -21,10 +22,11 @@ class Postgres:
 
     Args:
         host: The folder of its socket.
+        server: Stops and starts it.
     """
 
-    def __init__(self, host: str) -> None:
-        self.host = host
+    def __init__(self, host: str, server: Any) -> None:
+        self.host, self._server = host, server
         self._admin = psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True)
         for setting in FAST:
             self._admin.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -76,6 +78,13 @@ class Postgres:
         path = next(each for each in found if f" {self.major}." in _version(each))
         subprocess.run([path, "-h", self.host, "-U", "postgres", *words], check=True, capture_output=True)
 
+    def restart(self) -> None:
+        """Restart the server as its supervisor does: connections are cut off."""
+        self._server.stop()
+        self._server.start()
+        self._admin.close()
+        self._admin = psycopg.connect(host=self.host, user="postgres", dbname="postgres", autocommit=True)
+
     def close(self) -> None:
         """Let it go."""
         self._admin.close()
@@ -100,7 +109,7 @@ def running() -> Iterator[Postgres]:
         with tempfile.TemporaryDirectory(prefix="arx-pg-") as folder:
             server = get_server(Path(folder) / "data", cleanup_mode="stop")
             try:
-                found = Postgres(server.get_postmaster_info().socket_dir.as_posix())
+                found = Postgres(server.get_postmaster_info().socket_dir.as_posix(), server)
                 yield found
                 found.close()
             finally:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the rehearsal: ``python -m tests.faults.rehearsal``.  Ends with 0 when every promise held."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.faults.rehearsal.acts import Rehearsal
+from tests.faults.rehearsal.site import Site, opened
+from tests.postgres import running
+
+ACTS: Final = (
+    "killings",
+    "rolling_restart",
+    "wrong_clocks",
+    "lost_mint_folder",
+    "older_mint_folder",
+    "lost_journal",
+    "older_store",
+    "lost_store",
+    "lost_database",
+    "rolling_restart",
+)
+
+
+def main() -> int:
+    """Play the acts that the command line names, or all of them, and print what was counted."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.rehearsal", description=__doc__)
+    parser.add_argument("acts", nargs="*", help=f"which acts, in this order; else all: {', '.join(ACTS)}")
+    given = parser.parse_args()
+    if unknown := set(given.acts) - set(ACTS):
+        parser.error(f"no such act: {', '.join(sorted(unknown))}")
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="arx-rehearsal-") as folder, running() as postgres:
+        postgres.durable()
+        with opened(Site(Path(folder), postgres, say)) as site:
+            rehearsal = Rehearsal(site, say)
+            rehearsal.begin()
+            for name in given.acts or ACTS:
+                act = getattr(rehearsal, name)
+                say((act.__doc__ or "").strip())
+                act()
+            told = rehearsal.end()
+    say(json.dumps(told))
+    return 0 if not told["lost"] and not told["late"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
