@@ -42,6 +42,43 @@ def test_a_protected_function_runs_with_a_grant_only(realm: Realm) -> None:
     assert len(seen) == 1
 
 
+def test_a_method_runs_with_its_object_and_arguments_by_name(realm: Realm) -> None:
+    """The object is no argument; all else is given by name, of a static method the first value as well."""
+
+    class Orders:
+        region = "eu"
+
+        @protect(realm.verifier, tool="orders.get")
+        def get(self, order_id: str) -> str:
+            return self.region + order_id
+
+        @protect(realm.verifier, tool="orders.get")
+        async def get_later(self, order_id: str) -> str:
+            return self.region + order_id
+
+        @classmethod
+        @protect(realm.verifier, tool="orders.get")
+        def get_of_all(cls, order_id: str) -> str:
+            return cls.region + order_id
+
+        @staticmethod
+        @protect(realm.verifier, tool="orders.get")
+        def get_apart(order_id: str) -> str:
+            return order_id
+
+    token, orders = realm.token().encode(), Orders()
+    assert orders.get(order_id="A-1", arx_token=token) == "euA-1"
+    assert asyncio.run(orders.get_later(order_id="A-1", arx_token=token)) == "euA-1"
+    assert Orders.get_of_all(order_id="A-1", arx_token=token) == "euA-1"
+    assert orders.get_apart(order_id="A-1", arx_token=token) == "A-1"
+    assert realm.codes == ["ok"] * 4
+    for call in (orders.get, Orders.get_of_all, Orders.get_apart):
+        with pytest.raises(TypeError, match="by name"):
+            call("A-1", arx_token=token)
+    with pytest.raises(type(refusal("missing_token"))):
+        orders.get(order_id="A-1")
+
+
 @pytest.mark.parametrize("sink", [InMemoryDecisions, Slow])
 def test_a_protected_coroutine_does_not_block_its_loop(sink: type[InMemoryDecisions]) -> None:
     """The asynchronous form decides in place, or in a thread where the decision may wait."""

@@ -28,6 +28,15 @@ async def serve_async(verifier: Verifier, token: str) -> None:
         return order_id * amount
 
     assert_type(await put(order_id="A-1", arx_token=token), str)
+
+
+def serve_method(verifier: Verifier, token: str) -> None:
+    class Orders:
+        @protect(verifier, tool="orders.get")
+        def get(self, order_id: str) -> str:
+            return order_id
+
+    assert_type(Orders().get(order_id="A-1", arx_token=token), str)
 """
 
 

@@ -33,7 +33,8 @@ def current_grant() -> Grant | None:
 def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Make a function demand a token: ``f(order_id="A-1", arx_token=text)``.
 
-    Arguments are given by name; the token is taken out before the function runs.
+    Arguments are given by name; the token is taken out before the function runs.  A method's object, ``self`` or
+    ``cls``, is no argument: no rule is asked about it.
 
     Args:
         verifier: Decides, and is started by whoever made it.
@@ -55,27 +56,38 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
             raise SettingsError("a generator runs after its call was decided: protect the function that consumes it")
         if ARGUMENT in inspect.signature(function).parameters:
             raise SettingsError(f"{ARGUMENT} is taken out before the function runs: it cannot be a parameter")
+        own = _own(function)
         if not inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             def guarded(*positional: Any, arx_token: str = "", **args: Any) -> R:
-                request = _request(tool, positional, args)
+                request = _request(tool, positional[own:], args)
                 decision = _unusable(verifier, arx_token, request) or verifier.decide(arx_token, request)
                 with _granted(decision):
-                    return function(**args)
+                    return function(*positional[:own], **args)
 
             return guarded
 
         @functools.wraps(function)
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
-            request = _request(tool, positional, args)
+            request = _request(tool, positional[own:], args)
             decision = _unusable(verifier, arx_token, request) or await verifier.decide_async(arx_token, request)
             with _granted(decision):
-                return await function(**args)
+                return await function(*positional[:own], **args)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine
 
     return decorate
+
+
+def _own(function: Callable[..., Any]) -> int:
+    """Count the positional values that are no arguments: one for a method of a class, none for all else.
+
+    Both are asked for, class and name: of a static method the first value would be an argument that no rule saw.
+    """
+    within = function.__qualname__.rpartition(".")[0]
+    first = next(iter(inspect.signature(function).parameters), "")
+    return int(first in ("self", "cls") and within != "" and not within.endswith("<locals>"))
 
 
 def _unusable(verifier: Verifier, token: object, request: AccessRequest) -> Decision | None:
