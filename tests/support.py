@@ -3,9 +3,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
+from msgspec import Struct, StructMeta
 
 from arx_verifier import chain, codec, proofs
 from arx_verifier.access import AccessRequest, HttpCall
@@ -31,7 +32,15 @@ TASK = "t-aaaaaaaaaaaaaaaa"
 PEER = "192.0.2.7"
 ANYTHING = Caveat(allow=(Rule(tool="*"),))
 
+Made = TypeVar("Made", bound=Struct)
+
 QUICK = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+
+
+def unchecked(kind: type[Made], **members: Any) -> Made:
+    """A rule, constraint or caveat as a holder with code of its own writes it: nothing of it is checked."""
+    made: Made = StructMeta.__call__(kind, **members)
+    return made
 
 
 def identifier(**changes: Any) -> Identifier:

@@ -118,7 +118,7 @@ def _samples(operand: Any) -> Iterator[Any]:
 def _shown(constraint: ConstraintLike) -> str:
     shown: Any = constraint
     if isinstance(constraint, Constraint):
-        present = msgspec.structs.replace(constraint, optional=False)
-        shown = constraint.equal if present == Constraint(equal=constraint.equal) else present
+        alone = [word for word, _ in said(constraint)] == ["equal"]
+        shown = constraint.equal if alone else msgspec.structs.replace(constraint, optional=False)
     text = encode(shown).decode()
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -66,8 +66,9 @@ def caveats_for(
     exp = None if ttl is None else now + _life(ttl)
     # Said, and not only left out: or a service that may exchange its token would reach what was left out.
     only = None if audiences is None else tuple(sorted(left))
-    caveat = Caveat(allow=allow, aud=only, depth=depth, exp=exp)
-    return dict.fromkeys(left, None if caveat == Caveat() else caveat.check())
+    if allow is None and only is None and depth is None and exp is None:
+        return dict.fromkeys(left)
+    return dict.fromkeys(left, Caveat(allow=allow, aud=only, depth=depth, exp=exp))
 
 
 def _rules_for(

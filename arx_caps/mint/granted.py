@@ -13,7 +13,7 @@ import msgspec
 from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.births import caveats_of
 from arx_caps.mint.policy import TaskGrant
-from arx_verifier.caveats import Caveat, read_caveat
+from arx_verifier.caveats import Caveat, count_members, read_caveat
 from arx_verifier.errors import GrantError
 
 Written = dict[str, tuple[str, ...]]
@@ -151,7 +151,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
 def _endless(text: str) -> Caveat | None:
     """Return a caveat without its end, or None where nothing is left of it."""
     caveat = msgspec.structs.replace(read_caveat(text.encode()), exp=None)
-    return caveat if caveat != Caveat() else None
+    return caveat if count_members(caveat) else None
 
 
 def _write(caveats: Sequence[Caveat]) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
     """
     found = {_shown(name): _constraint_of(name, value) for name, value in args.items()}
     try:
-        size = len(canonical.encode(Caveat(allow=(Rule(tool="*", args=found),)).check()))
+        size = len(canonical.encode(Caveat(allow=(Rule(tool="*", args=found),))))
     except ArxError as error:
         raise GrantError(f"args: {error}", code="bad_parameters") from error
     if size > MAX_ARGUMENT_BYTES:

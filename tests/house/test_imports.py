@@ -15,6 +15,7 @@ CAPS = ROOT / "arx_caps"
 ORDER = """
     errors compiled tls
     names canonical codec chain access scopes bounds
+    written
     comparing matching arguments permitting constraints
     macaroon caveats discharge terms
     presented proofs keys history epochs store_address counters tally digests records decisions

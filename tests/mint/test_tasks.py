@@ -25,6 +25,7 @@ from arx_verifier.errors import GrantError
 from arx_verifier.keys import KeyRing
 from arx_verifier.verify import Verifier
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
+from tests.support import unchecked
 
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
 
@@ -248,13 +249,16 @@ RULES = st.sampled_from(
     ]
 )
 LESS = st.builds(
-    lambda rules, depth, ahead: Caveat(
-        allow=tuple(map(read_rule, rules)) or None, depth=depth, exp=None if ahead is None else now_ms() + ahead
+    lambda rules, depth, ahead: unchecked(
+        Caveat,
+        allow=tuple(map(read_rule, rules)) or None,
+        depth=depth,
+        exp=None if ahead is None else now_ms() + ahead,
     ),
     st.lists(RULES, max_size=3),
     st.integers(0, 4) | st.none(),
     st.integers(-1000, 60_000) | st.none(),
-).filter(lambda caveat: caveat != Caveat())
+).filter(lambda caveat: caveat != unchecked(Caveat))
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,6 +23,7 @@ from arx_verifier.constraints import (
     read_rule,
 )
 from arx_verifier.errors import MalformedTokenError
+from tests.support import unchecked
 
 DECODER = msgspec.json.Decoder(Rule)
 
@@ -244,15 +245,15 @@ class TestOperands:
     @pytest.mark.parametrize(
         "constraint",
         [
-            Constraint(equal=1.5),  # type: ignore[arg-type]
-            Constraint(one_of=("a", None)),  # type: ignore[arg-type]
-            Constraint(not_=Constraint(not_="a")),
-            Constraint(any_of=(Constraint(optional=True, equal=1),)),
-            Constraint(range=(0.0, 1.0)),  # type: ignore[arg-type]
-            Constraint(length=1.0),  # type: ignore[arg-type]
+            unchecked(Constraint, equal=1.5),
+            unchecked(Constraint, one_of=("a", None)),
+            unchecked(Constraint, not_=unchecked(Constraint, not_="a")),
+            unchecked(Constraint, any_of=(unchecked(Constraint, optional=True, equal=1),)),
+            unchecked(Constraint, range=(0.0, 1.0)),
+            unchecked(Constraint, length=1.0),
             math.nan,
-            Constraint(),
-            Constraint(optional=True),
+            unchecked(Constraint),
+            unchecked(Constraint, optional=True),
         ],
         ids=repr,
     )
@@ -261,7 +262,7 @@ class TestOperands:
         What was built by hand, past the types, is refused before it reaches a token.
         """
         with pytest.raises(MalformedTokenError):
-            compile_rule(Rule(tool="t", args={"a": constraint}))
+            compile_rule(unchecked(Rule, tool="t", args={"a": constraint}))
 
 
 class TestLaws:

@@ -11,7 +11,7 @@ from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.decisions import unpack
 from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import Failure, MalformedTokenError, UnknownCaveatError
-from tests.support import ANYTHING, AT, INC, access, code_of, forge_caveats, identifier, mint, sign, verifier
+from tests.support import ANYTHING, AT, INC, access, code_of, forge_caveats, identifier, mint, sign, unchecked, verifier
 
 HOP = codec.text_of(b"\7" * 9)
 
@@ -156,7 +156,7 @@ def test_an_unknown_proof_prohibits() -> None:
     """``require`` of something newer is not ignored."""
     assert code_of(forge_caveats(b'{"require":["call","eyes"]}')) == "unknown_caveat"
     with pytest.raises(UnknownCaveatError):
-        Caveat(require=("eyes",)).check()
+        unchecked(Caveat, require=("eyes",)).check()
 
 
 BAD = [
@@ -257,20 +257,20 @@ def test_reading_raises_the_errors_of_arx_alone(raw: bytes) -> None:
 def test_an_empty_caveat_cannot_be_made() -> None:
     """A holder that forgot what to restrict is told so."""
     with pytest.raises(MalformedTokenError, match="empty"):
-        mint().attenuate(Caveat())
+        mint().attenuate(unchecked(Caveat))
 
 
 @pytest.mark.parametrize(
     "caveat",
     [
-        Caveat(to="acme/w"),
-        Caveat(hop=HOP),
-        Caveat(to="Acme", hop=HOP),
-        Caveat(hand_to=("**/x",)),
-        Caveat(net=("10.0.0.1/8",)),
-        Caveat(allow=(Rule(tool=""),)),
-        Caveat(allow=(Rule(tool="a", args={"x": Constraint()}),)),
-        Caveat(allow=(Rule(tool="a", args={"x": Constraint(range=(5, 1))}),)),
+        unchecked(Caveat, to="acme/w"),
+        unchecked(Caveat, hop=HOP),
+        unchecked(Caveat, to="Acme", hop=HOP),
+        unchecked(Caveat, hand_to=("**/x",)),
+        unchecked(Caveat, net=("10.0.0.1/8",)),
+        unchecked(Caveat, allow=(unchecked(Rule, tool=""),)),
+        unchecked(Caveat, allow=(unchecked(Rule, tool="a", args={"x": unchecked(Constraint)}),)),
+        unchecked(Caveat, allow=(unchecked(Rule, tool="a", args={"x": unchecked(Constraint, range=(5, 1))}),)),
     ],
 )
 def test_check_tells_the_holder_what_every_verifier_would_refuse(caveat: Caveat) -> None:

@@ -23,7 +23,7 @@ from arx_verifier.errors import REASONS
 from arx_verifier.keys import KeyRing
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.verify import Verifier
-from tests.support import QUICK, identifier
+from tests.support import QUICK, identifier, unchecked
 from tests.vectors import make_vectors, second
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "tokens"
@@ -110,14 +110,19 @@ def test_what_is_granted_is_canonical_to_both_writers(name: str) -> None:
 TEXTS = st.text(st.characters(codec="utf-8", max_codepoint=0xFFFF), max_size=12)
 SCALARS = st.one_of(TEXTS, st.integers(-(2**53) + 1, 2**53 - 1), st.booleans())
 CONSTRAINTS = SCALARS | st.builds(
-    Constraint,
+    unchecked,
+    st.just(Constraint),
     one_of=st.none() | st.lists(SCALARS, min_size=1, max_size=3).map(tuple),
     not_=st.none() | SCALARS,
     glob=st.none() | TEXTS,
     optional=st.booleans(),
 )
 RULES = st.builds(
-    Rule, tool=TEXTS, args=st.none() | st.dictionaries(TEXTS.filter(bool), CONSTRAINTS, max_size=3), open=st.booleans()
+    unchecked,
+    st.just(Rule),
+    tool=TEXTS,
+    args=st.none() | st.dictionaries(TEXTS.filter(bool), CONSTRAINTS, max_size=3),
+    open=st.booleans(),
 )
 
 
@@ -125,7 +130,7 @@ RULES = st.builds(
 @given(st.lists(RULES, min_size=1, max_size=2), st.none() | TEXTS.filter(bool), st.none() | st.integers(0, 2**53 - 1))
 def test_caveats_are_canonical_to_a_second_writer(rules: list[Rule], task: str | None, exp: int | None) -> None:
     """The bytes of any caveat are those that ``json.dumps`` writes of the same value."""
-    raw = Caveat(allow=tuple(rules), task=task, exp=exp).encode()
+    raw = unchecked(Caveat, allow=tuple(rules), task=task, exp=exp).encode()
     assert second.canonical(json.loads(raw)) == raw
 
 

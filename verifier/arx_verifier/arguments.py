@@ -16,6 +16,7 @@ from arx_verifier.bounds import Kept
 from arx_verifier.canonical import MAX_INTEGER, decode, encode
 from arx_verifier.comparing import Predicate, Test
 from arx_verifier.errors import MalformedTokenError
+from arx_verifier.written import Written
 
 Integer: TypeAlias = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -23,17 +24,31 @@ Scalar: TypeAlias = str | Integer | bool
 Bound: TypeAlias = str | Integer  # text is a decimal
 
 
-class Url(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The parts of a URL that a constraint fixes; see ``matching.url``."""
+class Url(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The parts of a URL that a constraint fixes; see ``matching.url``.
+
+    Attributes:
+        scheme: Such as ``https``, lower-case.
+        host: A host's name, or ``*.`` and a name for every host below it.
+        port: The port; None means the scheme's own.
+        path: A path that the URL's path must be at or below; None lets any through.
+
+    Raises:
+        AttenuationError: A part that SPEC 7.3 does not allow.
+    """
 
     scheme: str
     host: str
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     path: str | None = None
 
+    def check_written(self) -> None:
+        """Refuse parts that SPEC 7.3 does not allow."""
+        _url(self)
 
-class Leaf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Tests of one value, without nesting.  Every member restricts; together they are a conjunction."""
+
+class Leaf(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Tests of one value without nesting; see ``Constraint``.  Every member restricts; together all must hold."""
 
     equal: Scalar | tuple[Scalar, ...] | None = None
     one_of: tuple[Scalar, ...] | None = None
@@ -51,6 +66,10 @@ class Leaf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     contains: tuple[Scalar, ...] | None = None
     subset: tuple[Scalar, ...] | None = None
 
+    def check_written(self) -> None:
+        """Refuse operands that SPEC 7 does not allow."""
+        tests_of(self)
+
 
 LeafLike: TypeAlias = Scalar | Leaf  # a bare scalar means ``equal``
 
@@ -59,6 +78,30 @@ class Constraint(Leaf, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     """What a rule says of one argument: the tests of ``Leaf``, one level of logic, and whether it may be absent.
 
     The levels are types, not a recursion, so that no token decides how deep a verifier goes.
+
+    Attributes:
+        equal: This very value, of the same type; or this very list.
+        one_of: One of these values.
+        none_of: A value of the same kind as one of these, and none of them.
+        range: Least and most, both included; decimals as text, such as ``("0.5", "19.9")``.
+        min: At least this.
+        max: At most this.
+        glob: Text of this pattern, in which ``*`` is any run of characters without ``/``.
+        subpath: A path that is this folder or lies below it.
+        url: A URL with these parts.
+        cidr: An address in this network, such as ``10.0.0.0/8``.
+        length: Text of so many characters, or a list of so many items.
+        min_length: At least so many of them.
+        max_length: At most so many of them.
+        contains: A list that has all of these.
+        subset: A list that has nothing but these.
+        all_of: All of these hold, each a plain value or a ``Leaf``.
+        any_of: One of these holds.
+        not_: This does not hold, of a value of the kind that it speaks of; ``not`` in a token and in plain data.
+        optional: Lets the argument be absent.
+
+    Raises:
+        AttenuationError: No test, bounds that cross, or an operand that SPEC 7 does not allow.
     """
 
     all_of: tuple[LeafLike, ...] | None = None

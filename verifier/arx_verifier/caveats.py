@@ -15,6 +15,7 @@ from msgspec import Meta
 from arx_verifier import canonical, codec, names
 from arx_verifier.constraints import Rule, WireRule, compile_rule
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
+from arx_verifier.written import Written
 
 MAX_INTEGER: Final = 2**53 - 1
 MAX_HOPS: Final = 16
@@ -32,23 +33,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
 
 class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Every member of a caveat but ``allow``.
-
-    Attributes:
-        aud: The verifier's audience must be one of these.
-        call: Digest, time and nonce of the one call this token is for; alone and last.
-        depth: How many hand-overs may follow.
-        exp: End of validity, ms since the Unix epoch, exclusive.
-        fresh: The verifier's view of the kill epoch must be younger than this many ms; 0: asked for after the request.
-        hand_to: Whoever a later hand-over names must match one of these path patterns.
-        hop: 9 random bytes, base64url; with ``to``.
-        nbf: Start of validity, ms since the Unix epoch, inclusive.
-        net: The peer's address must be in one of these networks (CIDR).
-        once: A name, and when it was given, ms since the Unix epoch: one call of the task may have this name.
-        require: A caveat with this proof (``call``) must follow.
-        task: A sub-task whose end also ends this token.
-        to: The agent that this token was handed to; with ``hop``.
-    """
+    """Every member of a caveat but ``allow``; see there."""
 
     aud: Annotated[tuple[Audience, ...], Meta(min_length=1)] | None = None
     call: tuple[str, Natural, str] | None = None
@@ -81,11 +66,27 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self
 
 
-class Caveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Restrictions that all hold together; see the members above.  Every member may only take away.
+class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Restrictions that all hold together.  Every member may only take away.
 
     Attributes:
         allow: The tool and its arguments must match one of these rules.
+        aud: The verifier's audience must be one of these.
+        call: Digest, time and nonce of the one call this token is for; alone and last.
+        depth: How many hand-overs may follow.
+        exp: End of validity, ms since the Unix epoch, exclusive.
+        fresh: The verifier's view of the kill epoch must be younger than this many ms; 0: asked for after the request.
+        hand_to: Whoever a later hand-over names must match one of these path patterns.
+        hop: 9 random bytes, base64url; with ``to``.
+        nbf: Start of validity, ms since the Unix epoch, inclusive.
+        net: The peer's address must be in one of these networks (CIDR).
+        once: A name, and when it was given, ms since the Unix epoch: one call of the task may have this name.
+        require: A caveat with this proof (``call``) must follow.
+        task: A sub-task whose end also ends this token.
+        to: The agent that this token was handed to; with ``hop``.
+
+    Raises:
+        AttenuationError: No member, or one that SPEC 6 does not allow.
     """
 
     allow: Annotated[tuple[Rule, ...], Meta(min_length=1)] | None = None
@@ -104,6 +105,16 @@ class Caveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     def handed_to(self, to: str, hop: str) -> Self:
         """Return the same restrictions as a hand-over to ``to`` with the link name ``hop``."""
         return msgspec.structs.replace(self, to=to, hop=hop)
+
+    def check_written(self) -> None:
+        """Refuse what ``check`` refuses and a caveat without a member, and keep nothing."""
+        if count_members(self) == 0:
+            raise MalformedTokenError("an empty caveat restricts nothing and is refused")
+        for rule in self.allow or ():
+            rule.check_written()
+        if self.hop is not None:
+            canonical_hop(self.hop)
+        self.check_operands()
 
     def check(self) -> Self:
         """Check what the types cannot say; a holder does so before it hands over what every verifier would refuse.

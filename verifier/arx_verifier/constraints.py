@@ -24,12 +24,14 @@ from arx_verifier.arguments import (
     compile_written,
     read_constraint,
     said_written,
+    tests_of,
 )
 from arx_verifier.canonical import encode, is_plain_name
 from arx_verifier.comparing import Predicate
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern
 from arx_verifier.permitting import CompiledRule, merge, permits, wrong_in
+from arx_verifier.written import Written
 
 __all__ = [
     "ABSENT",
@@ -60,14 +62,17 @@ _NO_NAMES: Final[frozenset[str]] = frozenset()
 _failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # runs no Python
 
 
-class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One thing that a token allows.  ``compile_rule`` checks what the types cannot say.
+class Rule(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One thing that a token allows.
 
     Attributes:
         tool: Exact, ``prefix.*`` (cut at a dot), or ``*``.
         args: Constraints by argument.  None means any arguments, an empty dict none.
         open: Lets arguments through that ``args`` does not name: what a holder writes when it narrows one of them,
             because the mint's closed rule still holds beside it.  False is never written.
+
+    Raises:
+        AttenuationError: A tool, an argument's name or a constraint that SPEC 7 does not allow.
     """
 
     tool: str
@@ -81,6 +86,13 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
             MalformedTokenError: As ``compile_rule``.
         """
         return compile_rule(self)
+
+    def check_written(self) -> None:
+        """Refuse what ``check`` refuses, and keep nothing."""
+        _refuse_odd_tool(self.tool)
+        for name, constraint in (self.args or {}).items():
+            _refuse_odd_name(name)
+            tests_of(constraint)
 
 
 class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -111,8 +123,7 @@ def compile_wire(rule: WireRule) -> CompiledRule:
 
 def _compile(rule: Rule | WireRule, write: Callable[[Any], bytes]) -> CompiledRule:
     tool, args = rule.tool, rule.args
-    if not is_tool_pattern(tool):
-        raise MalformedTokenError("a rule's tool must be a tool's name, 'prefix.*' or '*'")
+    _refuse_odd_tool(tool)
     tests: list[tuple[str, Predicate]] = []
     weight, exact, names = 1, False, _NO_NAMES
     if args:
@@ -131,6 +142,11 @@ def _compile(rule: Rule | WireRule, write: Callable[[Any], bytes]) -> CompiledRu
     if tool.endswith("*"):
         return CompiledRule(None, tool[:-1], tuple(tests), names, closed, closed and exact, weight)
     return CompiledRule(tool, None, tuple(tests), names, closed, closed and exact, weight)
+
+
+def _refuse_odd_tool(tool: str) -> None:
+    if not is_tool_pattern(tool):
+        raise MalformedTokenError("a rule's tool must be a tool's name, 'prefix.*' or '*'")
 
 
 def _refuse_odd_name(name: str) -> None:
