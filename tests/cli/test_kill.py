@@ -130,3 +130,23 @@ def test_verifier_list_of_an_empty_realm(valkey: EmbeddedValkey, store: Revocati
     ran = arx("verifier", "list", "--store", valkey.url, "--realm", store.realm, "--json")
     assert (ran.exit_code, ran.json["verifiers"], ran.json["seq"]) == (exits.OK, [], 0)
     assert arx("verifier", "list", "--store", valkey.url, "--realm", "other").exit_code == exits.UNREACHABLE
+
+
+@pytest.mark.servers
+def test_verifier_list_leaves_out_who_is_long_gone(valkey: EmbeddedValkey, store: RevocationStore) -> None:
+    """
+    Past a lease a verifier is late, then gone; after a minute only ``--all`` lists it.
+    """
+    place = ("--store", valkey.url, "--realm", store.realm, "--json")
+    assert store.verifiers() == ()  # the registry begins
+    now, lease_ms = store.header().at_ms, store.header().lease_ms
+    client = store.exchange.client
+    for name, age_ms in (("late", 2 * lease_ms), ("gone", 20 * lease_ms), ("long-gone", 120_000)):
+        client.zadd(store.keys.registry[0], {name: now - age_ms})
+        client.zadd(store.keys.registry[1], {name: 0})
+    listed = arx("verifier", "list", *place).json
+    assert {one["id"]: one["state"] for one in listed["verifiers"]} == {"late": "late", "gone": "gone"}
+    assert (listed["left_out"], listed["services_never_seen"]) == (1, None)
+    every = arx("verifier", "list", "--all", *place).json
+    assert {one["id"]: one["state"] for one in every["verifiers"]}["long-gone"] == "gone"
+    assert every["left_out"] == 0

@@ -92,6 +92,21 @@ def test_the_whole_job(live: Live, payments: Verifier, session: str, tmp_path: P
     assert [decision["code"] for decision in denied] == ["argument_not_allowed", "revoked"]
 
 
+def test_verifier_list_names_services_that_nobody_runs(live: Live, payments: Verifier, tmp_path: Path) -> None:
+    """
+    An enrolled service without a verifier stands beside those that run; without a mint it is said that none is known.
+    """
+    assert payments.audience == "payments"
+    live.ok("service", "enrol", "parcels", "--out", tmp_path / "parcels.json")
+    listed = live.ok("verifier", "list")
+    assert "parcels" in listed["services_never_seen"]
+    assert "payments" not in listed["services_never_seen"]
+    assert {"live"} >= {one["state"] for one in listed["verifiers"] if one["id"].startswith("payments-")} != set()
+    exit_code, listed, err = live.run("verifier", "list", "--issuer", "http://127.0.0.1:9")
+    assert (exit_code, listed["services_never_seen"]) == (exits.OK, None)
+    assert "services without a verifier are not known" in err
+
+
 def test_a_kill_needs_no_mint(live: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
     """
     With the mint dead the kill goes straight into the store, is confirmed there, and the mint that comes back obeys it.

@@ -35,6 +35,12 @@ def name_verifier(audience: str, *, shares: bool) -> str:
     return f"{audience}-{os.getpid()}-{secrets.token_hex(3)}{'' if shares else _OWN}"
 
 
+def audience_of(verifier_id: str) -> str | None:
+    """Return the audience in an id that ``name_verifier`` made; None of any other id."""
+    found = _ID.fullmatch(verifier_id)
+    return found["audience"] if found else None
+
+
 def apart(ids: Iterable[str]) -> dict[str, list[str]]:
     """Return the audiences whose processes accept one call each, with the ids of those processes.
 
