@@ -25,7 +25,7 @@ ORDER = """
     verify
     retention resp feed_wire feed_relay following feed segment replay workers tidying allotting durable
     spool
-    routes peers problems shadows streams
+    routes peers problems enforcement streams calls received gates routers endpoints
     asgi guard service
     testing
 """.split()

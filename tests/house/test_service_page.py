@@ -84,7 +84,12 @@ def test_a_refusal_is_as_it_is_shown() -> None:
     The page's refusal is one that there is, but for its id and what every problem has.
     """
     realm = UnsafeTestRealm("orders")
-    app = ArxMiddleware(Starlette(), verifier=realm.verifier, tools={"POST /": "refund"})
+
+    async def refund(request: object) -> JSONResponse:
+        return JSONResponse({})
+
+    routes = [Route("/", refund, methods=["POST"])]
+    app = ArxMiddleware(Starlette(routes=routes), verifier=realm.verifier, tools={"POST /": "refund"})
     agent = realm.caller(Rule(tool="refund", args={"amount": Constraint(max=20)}))
     with TestClient(app) as client:
         told = client.post("/", json={"amount": 50}, auth=agent).json()

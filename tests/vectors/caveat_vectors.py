@@ -130,6 +130,9 @@ def calls() -> Vectors:
     needs = mint(ANYTHING | {"require": ["call"]})
     signed, by_tool = needs.with_caveats(call(http)), needs.with_caveats(call(tool))
 
+    def bare(target: str) -> dict[str, object]:
+        return http | {"http": http["http"] | {"target": target}}  # type: ignore[operator]
+
     def changed(**members: str) -> dict[str, Any]:
         return http | {"http": http["http"] | members}  # type: ignore[operator]
 
@@ -180,6 +183,12 @@ def calls() -> Vectors:
             needs.with_caveats(call(http, nonce=b"too short")),
             "a nonce of nine bytes",
             request=http,
+        ),
+        "call-http-empty-query": vector(
+            "8.2", "grant", needs.with_caveats(call(bare("/orders"))), "an empty query", request=bare("/orders?")
+        ),
+        "call-http-two-marks": vector(
+            "8.2", "proof_invalid", needs.with_caveats(call(bare("/orders"))), "a query of ?", request=bare("/orders??")
         ),
         "call-http": vector("8.2", "grant", signed, "the request that was signed", request=http),
         "call-tool": vector("8.2", "grant", by_tool, "arguments as RFC 8785 writes them", request=tool),

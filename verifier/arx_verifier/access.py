@@ -26,7 +26,7 @@ class HttpCall(NamedTuple):
 
     Attributes:
         method: The method as sent, upper case.
-        target: Raw path and query as sent, before any decoding.
+        target: Raw path and query as sent, before any decoding; an empty query may have its question mark or not.
         body_digest: SHA-256 of the body, 32 bytes; that of the empty string when there is no body.
     """
 

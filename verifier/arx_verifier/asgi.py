@@ -1,47 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a verifier before any ASGI application: no request reaches it without a grant.  SPEC 11.
+"""Put a verifier around any ASGI application: nothing of it runs without a grant.  SPEC 8.4, 11.
 
-Here the bytes are collected, the clock is read and the answer is sent.  What a request means stands in ``routes``, from
-where it came in ``peers``, how a refusal is told in ``problems``; the decision itself is the verifier's.
+This is the outer of two steps.  It reads the credential and the body, once and bounded, and denies by default.  In an
+application of Starlette or FastAPI the route that the framework takes decides (``endpoints``); for any other one
+``tools`` says beforehand what a request means.
 
-The body is read once, bounded, and exactly those bytes are passed on: what was checked is what the application sees.
 WebSockets are refused: a grant is for one call, and a connection outlives it.  A response that lasts is ended with its
-grant; that is ``streams``' matter.
+grant (``streams``).
 """
 
 import asyncio
-import functools
-import hashlib
-import re
-import time
-from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Final
 
-from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.decisions import Decision
+from arx_verifier.calls import Call, send_answer
+from arx_verifier.endpoints import Endpoints
+from arx_verifier.enforcement import Enforcement, Problem
 from arx_verifier.errors import ArxError, RequestError, SettingsError
+from arx_verifier.gates import CALL, EndpointCall
 from arx_verifier.peers import Peers
-from arx_verifier.problems import Answer, answer
-from arx_verifier.routes import Meaning, RouteMap, Scope, Tools
-from arx_verifier.shadows import require_same_routes
-from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Watch, Young
+from arx_verifier.routers import routers_of
+from arx_verifier.routes import Headers, Meaning, RouteMap, Scope, Tools, collect_headers
+from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Young
 from arx_verifier.verify import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 SCREEN_BYTES: Final = 4096  # a longer body is read, kept and parsed only for a token that this service's key made
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
-_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_NONE: Final[tuple[bytes, ...]] = ()
 _NO_TOOL: Final[Meaning] = ("", {})
-_READ: Final = frozenset((b"authorization", b"content-length", b"traceparent", b"x-forwarded-for"))
-_Headers: TypeAlias = dict[bytes, list[bytes]]  # each value of a name, in order
 
-
-class _Refuse(Exception):  # noqa: N818 - never leaves this module
-    """Ends the handling of a request with a refusal that needs no token."""
-
-    def __init__(self, code: str, detail: str | None = None, status: int | None = None) -> None:
-        super().__init__(code)
-        self.code, self.detail, self.status = code, detail, status
+_log = logging.getLogger(__name__)
 
 
 class _Disconnected(Exception):  # noqa: N818 - never leaves this module
@@ -49,19 +40,20 @@ class _Disconnected(Exception):  # noqa: N818 - never leaves this module
 
 
 class ArxMiddleware:
-    """ASGI middleware that lets a request through with a grant, which is then ``scope["arx"]``, and else refuses it.
+    """ASGI middleware: an endpoint runs with a grant, which is then ``scope["arx"]``, or not at all.
 
     Args:
         app: The application.
         verifier: Decides; started before the application and closed after it where the server runs ``lifespan``.
-        tools: Which requests mean which tool; what is not in it is refused.
+        tools: Which routes mean which tool; what is not in it is refused.
         max_body: Longest body that is read, in bytes.
         trusted_proxies: Networks of proxies whose ``X-Forwarded-For`` is believed.
         recheck_ms: How long a response may last before its grant is looked at again, and again after as long, ms.
 
     Raises:
-        SettingsError: A route or a network cannot be read, or the time is none.  At the start: the application has a
-            route that ``tools`` takes for another one's.
+        SettingsError: A route of ``tools`` cannot be read, or is none of the application; a route cannot be guarded; a
+            network cannot be read, or the time is none.  In a running event loop, where ``add_middleware`` makes one,
+            mistakes in ``tools`` fail the start instead, and without a ``lifespan`` each call is answered 503.
     """
 
     def __init__(
@@ -77,10 +69,35 @@ class ArxMiddleware:
         if recheck_ms < 1:
             raise SettingsError("recheck_ms is at least 1")
         self.app, self.verifier, self._recheck_ms = app, verifier, recheck_ms
-        self._meaning = RouteMap(tools) if isinstance(tools, Mapping) else tools
+        self._enforcement = Enforcement(verifier)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._started = False
         self._young: Young | None = None
+        self._endpoints: Endpoints | None = None
+        self._meaning: Callable[[Scope, bytes], Meaning | None] | None = None
+        self._wrong: SettingsError | None = None
+        try:
+            self._read_tools(tools)
+        except SettingsError as error:
+            if not _in_event_loop():
+                raise
+            self._wrong = error  # an error raised here would be taken for an application without a lifespan
+
+    def _read_tools(self, tools: Tools) -> None:
+        if not isinstance(tools, Mapping):
+            self._meaning = tools
+            return
+        routers = routers_of(self.app)
+        if routers:
+            self._endpoints = Endpoints(routers, tools)
+        elif getattr(self.app, "routes", None) is not None:
+            kind = type(self.app)
+            raise SettingsError(
+                f"the routes of {kind.__module__}.{kind.__qualname__} cannot be read: expected those of Starlette or "
+                "FastAPI, or an application that shows none; give `tools` as a function"
+            )
+        else:
+            self._meaning = RouteMap(tools)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
@@ -94,34 +111,56 @@ class ArxMiddleware:
         else:
             raise NotImplementedError(f"nothing is let through that is not http, such as {scope['type']!r:.40}")
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Any = None) -> AsyncIterator[None]:
+        """Start the verifier and close it: the ``lifespan`` of an application that this one is mounted in.
+
+        Raises:
+            SettingsError: ``tools`` is wrong.
+        """
         await self._start()
-        headers = _headers(scope)
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = collect_headers(scope["headers"])
         peer = self._peer(scope, headers)
         try:
-            token = _token(headers)
+            if not self._started:
+                await self._start_late()
+            token = self._enforcement.read_credential(headers.get(b"authorization", _NONE))
             body = await self._body(headers, receive, token)
-            request = self._request(scope, headers, body, peer)
+            if CALL in scope:
+                raise Problem("tool_not_allowed", "this application is within another one that is guarded")
         except _Disconnected:
             return
-        except _Refuse as refused:
-            self.verifier.refuse(refused.code, AccessRequest("", {}, _now_ms(), peer))
-            told = answer(refused.code, realm=self._realm, detail=refused.detail, status=refused.status)
-            await _send(told, scope, send)
+        except Problem as problem:
+            self._enforcement.count(problem, peer)
+            await send_answer(self._enforcement.answer(problem), scope["method"], send)
             return
-        decision = await self.verifier.decide_async(token, request)
-        if not decision.allowed or decision.grant is None or not request.tool:
-            code = "tool_not_allowed" if decision.allowed else decision.code
-            told = answer(code, realm=self._realm, failures=decision.all_failures(), decision=decision.id)
-            await _send(told, scope, send)
-            return
-        scope["arx"] = decision.grant
-        on_end = functools.partial(self._record_end, decision)
-        watch = Watch(decision.grant, self._young_calls(), on_end)
-        ended = await watch.run(self.app, scope, _replay(body, receive), send)
-        if ended is not None and not watch.started:
-            told = answer(ended.code, realm=self._realm, failures=ended.failures, decision=decision.id)
-            await _send(told, scope, send)
+        if self._endpoints is not None:
+            call = EndpointCall(self._enforcement, self._young_calls(), scope, headers, token, body, receive, peer)
+            call.endpoints = self._endpoints
+            scope[CALL] = call
+            await call.serve(self.app, send)
+        else:
+            call_ = Call(self._enforcement, self._young_calls(), scope, headers, token, body, receive, peer)
+            await self._decide_here(call_, scope, send)
+
+    async def _decide_here(self, call: Call, scope: Scope, send: Send) -> None:
+        """Decide on what ``tools`` says that the request means, before the application sees it."""
+        assert self._meaning is not None
+        try:
+            tool, args = self._meaning(scope, call.body) or _NO_TOOL
+            await call.decide(tool, args, scope)
+        except RequestError as error:
+            await call.refuse_malformed(error, send)
+        except Problem as problem:
+            await call.refuse(problem, send)
+        else:
+            await call.serve(self.app, send)
 
     def _young_calls(self) -> Young:
         loop = asyncio.get_running_loop()
@@ -130,23 +169,7 @@ class ArxMiddleware:
             self._young = young = Young(loop, self.verifier.epochs, self._recheck_ms)
         return young
 
-    def _record_end(self, decision: Decision, reason: ArxError) -> None:
-        if self.verifier.decisions.waits:  # a disk is not waited for in the loop
-            asyncio.get_running_loop().run_in_executor(None, self.verifier.record_end, decision, reason)
-        else:
-            self.verifier.record_end(decision, reason)
-
-    def _request(self, scope: Scope, headers: _Headers, body: bytes, peer: str | None) -> AccessRequest:
-        try:
-            tool, args = self._meaning(scope, body) or _NO_TOOL
-        except RequestError as error:
-            raise _Refuse("malformed_request", str(error)) from error
-        raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
-        target = raw + b"?" + scope["query_string"] if scope["query_string"] else raw
-        call = HttpCall(scope["method"], target, hashlib.sha256(body).digest())
-        return AccessRequest(tool, args, _now_ms(), peer, call, traceparent=_traceparent(headers))
-
-    async def _body(self, headers: _Headers, receive: Receive, token: str) -> bytes:
+    async def _body(self, headers: Headers, receive: Receive, token: str) -> bytes:
         declared = headers[b"content-length"][0] if b"content-length" in headers else b""
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
@@ -160,31 +183,39 @@ class ArxMiddleware:
             if len(body) > self._max_body:
                 raise self._too_large()
             if len(body) > SCREEN_BYTES and not screened:
-                code = self.verifier.screen(token)
-                if code is not None:
-                    raise _Refuse(code)
+                self._enforcement.screen(token)
                 screened = True
             more = message.get("more_body", False)
         return bytes(body)
 
-    def _too_large(self) -> _Refuse:
-        return _Refuse("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
+    def _too_large(self) -> Problem:
+        return Problem("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
 
-    def _peer(self, scope: Scope, headers: _Headers) -> str | None:
+    def _peer(self, scope: Scope, headers: Headers) -> str | None:
         client = scope.get("client")
         forwarded = [value.decode("latin-1") for value in headers.get(b"x-forwarded-for", ())]
         return self._peers.of(client[0] if client else None, forwarded)
 
-    @property
-    def _realm(self) -> str:
-        return self.verifier.keys.realm
-
     async def _start(self) -> None:
+        if self._wrong is not None:
+            raise self._wrong
         if not self._started:
-            if isinstance(self._meaning, RouteMap):
-                require_same_routes(self.app, self._meaning)  # not earlier: routes may be added until now
             await asyncio.to_thread(self.verifier.start)  # twice is once
             self._started = True
+
+    async def _start_late(self) -> None:
+        """Start with a call, where nobody ran ``lifespan``.
+
+        Raises:
+            Problem: ``tools`` is wrong.
+        """
+        try:
+            await self._start()
+        except SettingsError as error:
+            if error is not self._wrong:
+                raise
+            _log.error("every call is refused: %s", error)
+            raise Problem("closed") from error
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start before the application and close after it, also around one that has no lifespan of its own."""
@@ -225,50 +256,9 @@ class ArxMiddleware:
             await asyncio.to_thread(self.verifier.close)
 
 
-def _headers(scope: Scope) -> _Headers:
-    """Look once at every header, and return the values of those that are read here."""
-    found: _Headers = {}
-    for name, value in scope["headers"]:
-        lower = name.lower()
-        if lower in _READ:
-            found.setdefault(lower, []).append(bytes(value))
-    return found
-
-
-def _token(headers: _Headers) -> str:
-    values = headers.get(b"authorization", ())
-    if len(values) > 1:
-        raise _Refuse("malformed_request", "there is more than one Authorization header")
-    scheme, _, token = values[0].partition(b" ") if values else (b"", b"", b"")
-    if scheme.lower() != b"bearer" or not token.strip(b" "):
-        raise _Refuse("missing_token")
-    return token.strip(b" ").decode("latin-1")
-
-
-def _traceparent(headers: _Headers) -> str | None:
-    raw = headers[b"traceparent"][0] if b"traceparent" in headers else b""
-    return raw.decode("ascii") if _TRACEPARENT.fullmatch(raw) else None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hand out the body that was checked, once; then whatever comes, which can only be the end of the connection."""
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
-
-
-async def _send(told: Answer, scope: Scope, send: Send) -> None:
-    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
-    body = b"" if scope["method"] == "HEAD" else told.body
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

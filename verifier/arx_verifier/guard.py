@@ -7,13 +7,13 @@ checked are those the function is called with, by name, so they must be what cam
 
 import functools
 import inspect
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from arx_verifier.access import AccessRequest
 from arx_verifier.decisions import Decision
+from arx_verifier.enforcement import Enforcement, now_ms
 from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.grant import Grant
 from arx_verifier.names import is_tool
@@ -50,6 +50,8 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
+    enforcement = Enforcement(verifier)
+
     # No type can add a keyword to a ParamSpec (PEP 612): what a function returns is kept, what it takes is not.
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -62,7 +64,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
             @functools.wraps(function)
             def guarded(*positional: Any, arx_token: str = "", **args: Any) -> R:
                 request = _request(tool, positional[own:], args)
-                decision = _unusable(verifier, arx_token, request) or verifier.decide(arx_token, request)
+                decision = enforcement.decide(arx_token, request)
                 with _granted(decision):
                     return function(*positional[:own], **args)
 
@@ -71,7 +73,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
         @functools.wraps(function)
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
             request = _request(tool, positional[own:], args)
-            decision = _unusable(verifier, arx_token, request) or await verifier.decide_async(arx_token, request)
+            decision = await enforcement.decide_async(arx_token, request)
             with _granted(decision):
                 return await function(*positional[:own], **args)
 
@@ -88,13 +90,6 @@ def _own(function: Callable[..., Any]) -> int:
     within = function.__qualname__.rpartition(".")[0]
     first = next(iter(inspect.signature(function).parameters), "")
     return int(first in ("self", "cls") and within != "" and not within.endswith("<locals>"))
-
-
-def _unusable(verifier: Verifier, token: object, request: AccessRequest) -> Decision | None:
-    """Refuse what is no text: it came in a message, and may be anything that JSON has."""
-    if isinstance(token, str) and token:
-        return None
-    return verifier.refuse("malformed" if token else "missing_token", request)
 
 
 class _granted:  # noqa: N801 - used as a statement
@@ -115,4 +110,4 @@ class _granted:  # noqa: N801 - used as a statement
 def _request(tool: str, positional: tuple[Any, ...], args: dict[str, Any]) -> AccessRequest:
     if positional:
         raise TypeError("a protected function takes its arguments by name: a token's rules know them by name")
-    return AccessRequest(tool, args, time.time_ns() // 1_000_000)
+    return AccessRequest(tool, args, now_ms())

@@ -71,6 +71,8 @@ def http_fields(call: HttpCall) -> bytes:
         method = call.method.encode("ascii")
     except UnicodeEncodeError as error:
         raise RequestError("the method is not ASCII, or the target has half of a surrogate pair") from error
+    if target.endswith(b"?") and target.index(b"?") == len(target) - 1:
+        target = target[:-1]  # no server shows an application whether an empty query had its question mark
     return (
         b"\0\0\0\4http"
         + len(method).to_bytes(4, "big")

@@ -75,19 +75,30 @@ class Watch:
     """One call while it runs.
 
     Args:
-        grant: What it runs under.
         young: The calls that begin in the same event loop, with its view of the kill epoch.
-        on_end: Told why when the call is ended, once, in the event loop's thread.
 
     Attributes:
         started: Whether anything of the response has left.
     """
 
-    def __init__(self, grant: Grant, young: Young, on_end: Callable[[ArxError], object]) -> None:
-        self._grant, self._young, self._on_end = grant, young, on_end
-        self._loop = young.loop
-        self._timer: asyncio.TimerHandle | None = None
-        self._open = self._over = self._cut = self.started = False
+    _grant: Grant | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _open = _over = _cut = started = False
+
+    def __init__(self, young: Young) -> None:
+        self._young, self._loop = young, young.loop
+
+    def on_end(self, reason: ArxError) -> None:
+        """Learn that the call is ended: called once, in the event loop's thread."""
+
+    async def before_grant(self, message: Message) -> None:
+        """Take a message of the application that has no grant yet.  Nothing of it leaves unless this sends it."""
+
+    def begin(self, grant: Grant) -> None:
+        """Look after a grant from now on; the application runs already, or is about to."""
+        self._grant = grant
+        self._young.add(self)
+        self._due = self._young.due
 
     async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> ArxError | None:
         """Run the application until it is done or its grant no longer stands.
@@ -106,8 +117,6 @@ class Watch:
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
-        self._young.add(self)
-        self._due = self._young.due
         try:
             await app(scope, receive, self._guarded_send)
         except asyncio.CancelledError:
@@ -116,12 +125,16 @@ class Watch:
         except Exception:
             self._close()
             # Cancelled, or told in the middle of a send that nobody listens: how it took that is of no interest.
-            if self._grant.ended is None:
+            if self._ended is None:
                 raise
             _log.debug("what an ended call raised", exc_info=True)
         finally:
             self._close()
-        return self._grant.ended
+        return self._ended
+
+    @property
+    def _ended(self) -> ArxError | None:
+        return None if self._grant is None else self._grant.ended
 
     def _close(self) -> bool:
         """Be done, once; say whether the task was cancelled from here and by nobody else, as ``asyncio.timeout``."""
@@ -151,6 +164,7 @@ class Watch:
             self._timer.cancel()
         else:
             self._young.discard(self)
+        assert self._grant is not None
         refused = self._grant.look_again()
         if refused is None:
             self._plan(part)
@@ -161,7 +175,7 @@ class Watch:
             self._timer = self._loop.call_later(self._young.recheck_s, self.look)
         else:
             if self._grant.ended is None:
-                self._on_end(refused)
+                self.on_end(refused)
             self._grant.end(refused)
             self._loop.call_soon(self._cancel)
 
@@ -172,6 +186,9 @@ class Watch:
 
     async def _guarded_send(self, message: Message) -> None:
         kind, grant = message["type"], self._grant
+        if grant is None:
+            await self.before_grant(message)
+            return
         if kind == "http.response.start":
             self._open = True
         if grant.ended is None and self._loop.time() >= self._due:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run ``tests.routes`` with each version of the frameworks: ``make routes``.
+
+Each has an environment of its own in ``build/routes`` that holds ``arx-verifier`` and the framework alone: FastAPI
+0.130 needs a Starlette below 1.0, beside which the rest of ARx cannot be installed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+# The oldest and the newest, and where FastAPI changed what it keeps of an included router.
+VERSIONS: Final = {
+    "starlette": ("starlette",),
+    "fastapi-0.130": ("fastapi==0.130.0",),
+    "fastapi-0.137": ("fastapi==0.137.0",),
+    "fastapi-0.145": ("fastapi==0.145.0",),
+    "fastapi": ("fastapi",),
+}
+
+
+def prepare(name: str, packages: Sequence[str]) -> Path:
+    """Return the Python of an environment with the verifier and these packages."""
+    folder = ROOT / "build" / "routes" / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--upgrade", *packages], check=True)
+    subprocess.run([*pip, "--force-reinstall", "--no-deps", str(ROOT / "verifier")], check=True)
+    subprocess.run([*pip, str(ROOT / "verifier")], check=True)
+    return python
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.routes.environments", description=__doc__)
+    parser.add_argument("--count", type=int, default=2000, metavar="N", help="applications of each version [2000]")
+    parser.add_argument("--first", type=int, default=int(time.time()), metavar="SEED", help="the first seed [the time]")
+    options = parser.parse_args(arguments)
+    for number, (name, packages) in enumerate(VERSIONS.items()):
+        python = prepare(name, packages)
+        first = options.first + number * options.count
+        words = [str(python), "-W", "ignore", "-m", "tests.routes", f"--first={first}", f"--count={options.count}"]
+        if subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode:
+            sys.exit(f"{name}: not as judged; again with {' '.join(words)}")
+
+
+if __name__ == "__main__":
+    main()

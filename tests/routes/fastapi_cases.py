@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What went wrong with FastAPI, case by case; ``python -m tests.routes`` runs them where FastAPI is installed."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+import fastapi
+from pydantic import BaseModel
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from arx_verifier import Constraint, Rule
+from tests.routes.asking import Answer, Guarded
+
+READ = {"GET /orders/{order_id}": "orders.get"}
+
+
+def _asked(guarded: Guarded, method: str, target: str, body: Any = None) -> Answer:
+    return asyncio.run(guarded.ask(method, target, body))
+
+
+def an_included_router_hides_no_route() -> None:
+    """The export of an included router ran as an order; it is refused, and runs no dependency."""
+    ran: list[str] = []
+    router = fastapi.APIRouter()
+
+    @router.get("/export", dependencies=[fastapi.Depends(lambda: ran.append("dependency"))])
+    def export() -> str:
+        ran.append("export")
+        return "all"
+
+    @router.get("/{order_id}")
+    def get(order_id: str) -> str:
+        ran.append(order_id)
+        return order_id
+
+    async def plain(request: fastapi.Request) -> PlainTextResponse:
+        ran.append("plain")
+        return PlainTextResponse("plain")
+
+    router.routes.insert(0, Route("/plain", plain))
+    app = fastapi.FastAPI()
+    app.include_router(router, prefix="/orders")
+    app.openapi()  # has FastAPI make the included routes before they are guarded
+    guarded = Guarded(app, READ, Rule(tool="orders.get"))
+    for path in ("/orders/export", "/docs", "/openapi.json", "/nothing", "/orders/1/"):
+        assert _asked(guarded, "GET", path).code == "tool_not_allowed", path
+    assert ran == []
+    assert _asked(guarded, "GET", "/orders/1").status == 200
+    router.add_api_route("/late/{order_id}", get)
+    app.include_router(router, prefix="/orders/again")
+    for path in ("/orders/late/1", "/orders/again/1", "/orders/again/late/1"):
+        assert _asked(guarded, "GET", path).status in (400, 403), path
+    assert ran == ["1"]
+    assert _asked(guarded, "GET", "/orders/2").status == 200
+
+
+def a_value_is_the_one_that_was_judged() -> None:
+    """``007`` is not 7, ``yes`` not True; neither endpoint nor dependency runs.  A default is nobody's choice."""
+    ran: list[Any] = []
+
+    def page(limit: int = 10) -> int:
+        ran.append(("page", limit))
+        return limit
+
+    app = fastapi.FastAPI()
+
+    @app.get("/orders/{order_id}")
+    async def get(
+        order_id: int, full: bool = False, day: dt.date | None = None, limit: int = fastapi.Depends(page)
+    ) -> None:
+        ran.append((order_id, full, limit))
+
+    guarded = Guarded(app, READ, Rule(tool="orders.get", args={"order_id": Constraint(none_of=("8",))}))
+    open_to_all = Guarded(app, READ)
+    assert _asked(guarded, "GET", "/orders/8").code == "argument_not_allowed"
+    wrong = ("/orders/008", "/orders/7?full=yes", "/orders/7?full=1", "/orders/7?limit=05", "/orders/7?limit=%2B5")
+    for target in (*wrong, "/orders/7?day=1767225600"):
+        answer = _asked(open_to_all, "GET", target)
+        assert (answer.status, answer.code) == (400, "malformed_request"), target
+    assert ran == []
+    for target in ("/orders/7", "/orders/7?full=true&limit=5", "/orders/7?day=2026-01-01"):
+        assert _asked(open_to_all, "GET", target).status == 200, target
+    assert ran[1::2] == [(7, False, 10), (7, True, 5), (7, False, 10)]
+
+
+def a_json_value_keeps_its_type() -> None:
+    """``"5"`` is not 5, and true is not 1; in models, lists and single members."""
+    ran: list[Any] = []
+
+    class Line(BaseModel):
+        count: int
+
+    class Refund(BaseModel):
+        amount: int
+        lines: list[Line] = []
+        key: UUID | None = None
+        memo: str = "none"
+
+    app = fastapi.FastAPI()
+
+    @app.post("/refunds")
+    def refund(asked: Refund) -> None:
+        ran.append(asked.amount)
+
+    @app.put("/refunds")
+    def put(amount: Annotated[int, fastapi.Body()], memo: Annotated[str, fastapi.Body()] = "none") -> None:
+        ran.append(amount)
+
+    guarded = Guarded(app, {"POST /refunds": "orders.refund", "PUT /refunds": "orders.put"})
+    for body in ({"amount": "5"}, {"amount": True}, {"amount": 5, "lines": [{"count": "1"}]}):
+        for method in ("POST", "PUT"):
+            if method == "POST" or "lines" not in body:
+                answer = _asked(guarded, method, "/refunds", body)
+                assert (answer.status, answer.code) == (400, "malformed_request"), body
+    assert ran == []
+    key = "6f1f0a8e-0000-4000-8000-00000000000a"
+    for body in ({"amount": 5}, {"amount": 5, "lines": [{"count": 1}], "key": key, "unknown": 1}):
+        assert _asked(guarded, "POST", "/refunds", body).status == 200, body
+    assert _asked(guarded, "PUT", "/refunds", {"amount": 5, "memo": "late"}).status == 200
+    assert ran == [5, 5, 5]
+
+
+def a_replaced_dependency_is_compared_too() -> None:
+    """``dependency_overrides`` bring parameters of their own."""
+    ran: list[Any] = []
+
+    def before() -> None:
+        return None
+
+    def instead(limit: int = 10) -> None:
+        ran.append(limit)
+
+    app = fastapi.FastAPI()
+
+    @app.get("/orders/{order_id}")
+    def get(order_id: str, _: None = fastapi.Depends(before)) -> None:
+        ran.append(order_id)
+
+    app.dependency_overrides[before] = instead
+    guarded = Guarded(app, READ)
+    assert _asked(guarded, "GET", "/orders/1?limit=05").code == "malformed_request"
+    assert _asked(guarded, "GET", "/orders/1?limit=5").status == 200
+    assert ran == [5, "1"]
+
+
+def endpoints_of_every_kind_run_once() -> None:
+    """Generators, background tasks, mounted applications and an application's own ``root_path``."""
+    ran: list[Any] = []
+    inner = fastapi.FastAPI()
+
+    @inner.get("/{order_id}")
+    def get(order_id: str, tasks: fastapi.BackgroundTasks) -> None:
+        tasks.add_task(ran.append, "task")
+        ran.append(order_id)
+
+    async def plain(request: fastapi.Request) -> PlainTextResponse:
+        ran.append(request.path_params)
+        return PlainTextResponse("")
+
+    app = fastapi.FastAPI(root_path="/api")
+
+    app.mount("/orders", inner)
+    app.router.routes.append(Mount("/plain/{n:int}", routes=[Route("/", plain)]))
+    tools = READ | {"GET /plain/{n}/": "orders.plain"}
+    if tuple(map(int, fastapi.__version__.split(".")[:2])) >= (0, 137):  # older ones stream no generators
+
+        @app.get("/stream/{order_id}")
+        async def stream(order_id: int) -> AsyncIterator[int]:
+            ran.append(order_id)
+            yield order_id
+
+        tools["GET /stream/{order_id}"] = "orders.stream"
+    guarded = Guarded(app, tools)
+    assert _asked(guarded, "GET", "/api/orders/2").status == 200
+    assert _asked(guarded, "GET", "/api/plain/7/").status == 200
+    assert ran == ["2", "task", {"n": 7}]
+    if "GET /stream/{order_id}" in tools:
+        assert _asked(guarded, "GET", "/stream/007").code == "malformed_request"
+        assert _asked(guarded, "GET", "/stream/7").status == 200
+        assert ran[3:] == [7]
+
+
+CASES = (
+    an_included_router_hides_no_route,
+    a_value_is_the_one_that_was_judged,
+    a_json_value_keeps_its_type,
+    a_replaced_dependency_is_compared_too,
+    endpoints_of_every_kind_run_once,
+)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare what an endpoint of FastAPI receives with the arguments that were decided on.  SPEC 8.4.
+
+A framework converts: ``007`` to 7, ``yes`` to True, ``"5"`` to 5.  The rules of a token judge what was sent, so that
+an endpoint may only get the value whose one spelling that is.  A parameter that was not sent may take its default,
+which no caller chooses.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from arx_verifier.errors import RequestError
+
+RUNNING: Final[ContextVar[Any]] = ContextVar("arx_call", default=None)
+"""The call whose endpoint runs."""
+_ABSENT: Final = object()
+_NUMBERS: Final = (int, float, Decimal)
+
+
+class Sent(NamedTuple):
+    """What a caller sent, as it was judged.
+
+    Attributes:
+        path: The parameters of the path.
+        query: The fields of the query.
+        body: The members of the body; None without one.
+    """
+
+    path: Mapping[str, Any]
+    query: Mapping[str, Any]
+    body: Mapping[str, Any] | None
+
+
+class Parameters:
+    """The parameters of a route, and of what it depends on.
+
+    Args:
+        dependant: FastAPI's description of the endpoint.
+        embedded: Whether each parameter of the body is a member of it.
+        overrides: The application's ``dependency_overrides``.
+    """
+
+    def __init__(self, dependant: Any, embedded: bool, overrides: Mapping[Any, Any]) -> None:
+        self.dependant, self._embedded = dependant, embedded
+        self._before = list(_dependencies(dependant, overrides))
+        if dependant.dependencies:  # they run first: what the endpoint gets is compared before them, too
+            self._before.append(dependant)
+
+    def require_judged(self, sent: Sent, values: Mapping[str, Any]) -> None:
+        """Compare what the endpoint is called with.
+
+        Raises:
+            RequestError: A value is not the one that was judged.
+        """
+        for field, wire, text in self._fields(self.dependant, sent):
+            if field.name in values and differs(values[field.name], wire, text):
+                raise _unlike(field.name)
+
+    def require_judged_before(self, sent: Sent) -> None:
+        """Compare what dependencies and endpoint are going to be called with, before the first dependency runs.
+
+        Raises:
+            RequestError: A value is not the one that was judged.
+        """
+        for dependant in self._before:
+            for field, wire, text in self._fields(dependant, sent):
+                for form in (wire, [wire]) if type(wire) is str else (wire,):  # a list is sent as its only item
+                    value, errors = field.validate(form, {}, loc=(field.name,))
+                    if not errors:
+                        if differs(value, wire, text):
+                            raise _unlike(field.name)
+                        break
+
+    def _fields(self, dependant: Any, sent: Sent) -> Iterator[tuple[Any, Any, bool]]:
+        """Yield each field that something was sent for, with what was sent and whether that is text."""
+        for fields, place in ((dependant.path_params, sent.path), (dependant.query_params, sent.query)):
+            for field in fields:
+                found = list(_sent_for(field.field_info, field.name, place))
+                if not found and place and len(fields) == 1 and _is_model(field.field_info.annotation):
+                    found = [place]  # a model of the whole query
+                for wire in found:
+                    yield field, wire, True
+        if sent.body is None:
+            return
+        fields = dependant.body_params
+        if len(fields) == 1 and not self._embedded:
+            yield fields[0], sent.body, False
+            return
+        for field in fields:
+            for wire in _sent_for(field.field_info, field.name, sent.body):
+                yield field, wire, False
+
+
+def _dependencies(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]:
+    for inner in dependant.dependencies:
+        if inner.call in overrides:
+            utils = sys.modules["fastapi.dependencies.utils"]
+            inner = utils.get_dependant(path=inner.path, call=overrides[inner.call], name=inner.name)  # noqa: PLW2901
+        if inner.path_params or inner.query_params or inner.body_params:
+            yield inner
+        yield from _dependencies(inner, overrides)
+
+
+def checked(endpoint: Callable[..., Any], require: Callable[[Mapping[str, Any]], None]) -> Callable[..., Any]:
+    """Return an endpoint that first compares its arguments, and looks to the framework as the first one does."""
+
+    @functools.wraps(endpoint)
+    def run(*positional: Any, **values: Any) -> Any:
+        require(values)
+        return endpoint(*positional, **values)
+
+    return run
+
+
+def differs(got: Any, wire: Any, text: bool) -> bool:
+    """Tell whether a value is another one than was sent.
+
+    Args:
+        got: The value that an endpoint is going to get.
+        wire: What was sent for it.
+        text: Whether it was sent as text, in the path or the query, and not as JSON.
+    """
+    if isinstance(got, Enum):
+        return differs(got.value, wire, text)
+    if wire is None or got is None:
+        return wire is not got
+    kind = type(got)
+    if kind is bool:
+        return bool(wire != ("true" if got else "false")) if text else wire is not got
+    if kind is str:
+        return type(wire) is not str or got != wire
+    if kind in _NUMBERS:
+        return _number_differs(got, wire, text)
+    if _is_model(kind):
+        return _model_differs(got, wire, text)
+    if isinstance(got, (list, tuple, set, frozenset)):
+        return _items_differ(got, [wire] if text and type(wire) is str else wire, text)
+    if isinstance(got, Mapping):
+        return not isinstance(wire, Mapping) or any(
+            name not in wire or differs(value, wire[name], text) for name, value in got.items()
+        )
+    if dataclasses.is_dataclass(got):
+        return not isinstance(wire, Mapping) or any(
+            differs(getattr(got, name, _ABSENT), value, text) for name, value in wire.items()
+        )
+    return type(wire) is not str or wire not in _spellings(got)
+
+
+def _number_differs(got: Any, wire: Any, text: bool) -> bool:
+    if text:
+        return wire not in (str(got), str(got).removesuffix(".0"))
+    if type(wire) is str:
+        return type(got) is not Decimal or str(got) != wire
+    return type(wire) not in (int, float) or bool(got != (Decimal(repr(wire)) if type(got) is Decimal else wire))
+
+
+def _items_differ(got: Any, wire: Any, text: bool) -> bool:
+    if not isinstance(wire, list) or len(got) != len(wire):
+        return True
+    if isinstance(got, (list, tuple)):
+        return any(differs(mine, theirs, text) for mine, theirs in zip(got, wire, strict=True))
+    return not all(any(not differs(mine, theirs, text) for mine in got) for theirs in wire)  # a set has no order
+
+
+def _model_differs(got: Any, wire: Any, text: bool) -> bool:
+    """Compare a pydantic model: each field that was set, and not left to its default, was sent like this."""
+    fields = type(got).model_fields
+    if fields.keys() == {"root"}:
+        return differs(got.root, wire, text)
+    if not isinstance(wire, Mapping):
+        return True
+    for name in got.model_fields_set:
+        found = list(_sent_for(fields[name], name, wire)) if name in fields else [wire.get(name, _ABSENT)]
+        if not found or any(differs(getattr(got, name), one, text) for one in found):
+            return True
+    return False
+
+
+def _sent_for(info: Any, name: str, place: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what was sent under each name that a field has."""
+    aliases = [name, info.alias, info.validation_alias]
+    for alias in dict.fromkeys((*aliases[:2], *_choices(aliases[2]))):
+        if isinstance(alias, str) and alias in place:
+            yield place[alias]
+        elif isinstance(alias, tuple) and alias[0] in place:
+            yield _walk(place, alias)
+
+
+def _choices(alias: Any) -> Iterable[Any]:
+    """Return the spellings of an alias: text, or a path into what was sent as a tuple."""
+    for choice in getattr(alias, "choices", (alias,)):
+        yield tuple(choice.path) if hasattr(choice, "path") else choice
+
+
+def _walk(place: Any, path: Sequence[Any]) -> Any:
+    try:
+        for step in path:
+            place = place[step]
+    except (IndexError, KeyError, TypeError):
+        return _ABSENT
+    return place
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and hasattr(kind, "model_fields") and hasattr(kind, "model_fields_set")
+
+
+def _spellings(got: Any) -> list[str]:
+    """Return the texts that mean a value and no other: of a date, a UUID, an address."""
+    secret = getattr(got, "get_secret_value", None)
+    if secret is not None:
+        return [secret()]
+    written = [str(got)]
+    if hasattr(got, "isoformat"):
+        written.append(got.isoformat())
+    core = sys.modules.get("pydantic_core")
+    if core is not None:
+        with contextlib.suppress(ValueError):  # what it cannot write has no spelling but its own
+            written.append(core.to_jsonable_python(got))
+    return written
+
+
+def _unlike(name: str) -> RequestError:
+    return RequestError(
+        f"argument {name!r:.80}: expected the one spelling of the value that the endpoint gets, such as '7' for 7 and "
+        "'true' for True; in a JSON body the type that the endpoint has"
+    )

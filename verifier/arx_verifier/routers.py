@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the routers of an application of Starlette or FastAPI, and whether they show all that they serve.  SPEC 8.4.
+
+No framework is imported: an application that is of none has not imported it either.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from arx_verifier.errors import SettingsError
+
+DEEP: Final = 16  # applications in applications
+_FRAMEWORKS: Final = ("starlette", "fastapi")
+_DISPATCH: Final = ("__call__", "app", "handle", "matches")
+
+
+def routers_of(app: Any) -> list[Any]:
+    """Return the outermost routers of an application of Starlette or FastAPI, also behind further middleware."""
+    if "starlette.applications" not in sys.modules:
+        return []
+    kinds = sys.modules["starlette.applications"].Starlette, sys.modules["starlette.routing"].Router
+    found: dict[int, Any] = {}
+    level = [app]
+    for _ in range(DEEP):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, kinds):
+                router = each if isinstance(each, kinds[1]) else each.router
+                found[id(router)] = router
+            else:
+                inner += _within(each)
+        level = inner
+    return list(found.values())
+
+
+def _within(app: Any) -> Iterator[Any]:
+    """Yield what an ASGI application may hand a request to: its ``app``, or what a function has around itself."""
+    if isinstance(app, functools.partial):
+        yield from (app.func, *app.args, *app.keywords.values())
+    elif hasattr(app, "app"):
+        yield app.app
+    elif hasattr(app, "__self__"):
+        yield app.__self__
+    else:
+        for cell in getattr(app, "__closure__", None) or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+
+
+def require_own_dispatch(router: Any, deep: int) -> None:
+    """Refuse a router that sends requests to what it does not show.
+
+    Raises:
+        SettingsError: It is one.
+    """
+    if not deep:
+        raise SettingsError(
+            f"the application has more than {DEEP} applications within each other, or one within itself"
+        )
+    if not hasattr(router, "middleware_stack"):
+        raise SettingsError("the application cannot be guarded: expected Starlette 0.46 or later")
+    for name in _DISPATCH:
+        if not is_own(getattr(type(router), name, None)):
+            kind = type(router)
+            raise SettingsError(
+                f"the application cannot be guarded: {kind.__module__}.{kind.__qualname__} has a {name}() of its own, "
+                "so that its routes are not all that it serves; give `tools` as a function"
+            )
+
+
+def is_own(function: Any) -> bool:
+    """Tell whether a handler is the framework's own."""
+    return function is None or getattr(function, "__module__", "").partition(".")[0] in _FRAMEWORKS
