@@ -145,9 +145,8 @@ def test_the_trusted_base_needs_no_framework(path: Path) -> None:
 @pytest.mark.parametrize("path", [*sorted(VERIFIER.rglob("*.py")), *sorted(CAPS.rglob("*.py"))], ids=str)
 def test_a_file_holds_one_idea(path: Path) -> None:
     """
-    Every file has its licence line, opens with what it decides, and stays under 350 lines.
+    Every file has its licence line and opens with what it decides.
     """
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
-    assert text.count("\n") <= 350
     assert ast.get_docstring(ast.parse(text))

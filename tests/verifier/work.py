@@ -11,16 +11,16 @@ from typing import Any
 
 from arx_verifier import arguments, codec
 from arx_verifier.access import AccessRequest, HttpCall, read_json_object
-from arx_verifier.asgi import _headers, _token
 from arx_verifier.caveats import Caveat
 from arx_verifier.constraints import Constraint, Rule, Url
 from arx_verifier.counters import MemoryNonces
 from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
+from arx_verifier.enforcement import Enforcement
 from arx_verifier.errors import RequestError
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.peers import Peers
 from arx_verifier.problems import answer
-from arx_verifier.routes import RouteMap
+from arx_verifier.routes import RouteMap, collect_headers
 from arx_verifier.verify import Verifier
 from tests.support import ANYTHING, AT, access, http_call, mint, sign, verifier
 
@@ -201,7 +201,13 @@ def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
     def make(n: int) -> Work:
         checked, header = verifier(), b"Bearer " + make_text(n).encode()
         scope: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
-        return lambda: refuses(checked, _token(_headers(scope)), access(), "malformed", "bad_signature")
+        return lambda: refuses(
+            checked,
+            Enforcement(checked).read_credential(collect_headers(scope["headers"]).get(b"authorization", ())),
+            access(),
+            "malformed",
+            "bad_signature",
+        )
 
     return make
 
