@@ -270,9 +270,9 @@ def test_an_approval_travels_as_a_text() -> None:
     assert (taken.expires_at, taken.task, taken.encode()) == (AT + 600_000, TASK, discharged())
     assert taken.wait() is taken
     assert "arx1_" not in repr(taken) + str(taken)
-    for copied in (pickle.dumps, copy.copy):
-        with pytest.raises(TypeError, match="secret"):
-            copied(taken)
+    assert copy.copy(taken) is taken
+    with pytest.raises(TypeError, match="secret"):
+        pickle.dumps(taken)
 
 
 @pytest.mark.parametrize("text", ["", "hello", ID, token("orders").encode(), bundle().encode(), discharged()[:-9]])

@@ -158,7 +158,7 @@ def test_a_session_that_is_over_by_itself_is_told(agent: Agent) -> None:
     """
     When its time is over it starts nothing, and its block ends without an error: there is nothing left to end.
     """
-    with agent.open_session(ttl="250ms") as session:
+    with agent.open_session(ttl="2s") as session:
         task = session.start_task("refund", order_id="o-1", amount=5)
         assert task.expires_at <= session.expires_at
         time.sleep(max(0, session.expires_at - now_ms() + 5) / 1000)  # only the clock says when
