@@ -208,6 +208,9 @@ class Rehearsal:
         for mint in self.site.mints:
             mint.stop()
         self.site.postgres.put_back(backup, self.site.database)
+        for realm in self.site.realms:
+            words = ("audit", "reindex", "--reason", "the database was lost", "--yes", "--realm-dir", str(realm))
+            self.site.arx(*words)
         for place in range(2):
             self.site.start_mint(place)
         self.goes_on("the database's backup put back")

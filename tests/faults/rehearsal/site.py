@@ -201,8 +201,7 @@ class Site:
         for role in acl.ROLES:
             file = self.folder / f"{role}.password"
             words = ("redis", "acl", "--role", role, "--realm", REALM, "--store", self.store_url("root"))
-            made = self.ask(*words, "--new-password", str(file))
-            lines.append(" ".join(("user", made["user"], *made["rules"])))
+            lines.append(self.arx(*words, "--file", "--new-password", str(file)).strip())
             self.passwords[role] = file.read_text().strip()
         (self.folder / "redis" / "users.acl").write_text("\n".join(lines) + "\n")
 
@@ -324,8 +323,7 @@ class Site:
         self.copy_realm(self.realms[1])
         self.mints = [self._mint(0), self._mint(1)]
         for mint in self.mints:
-            mint.start()
-            time.sleep(8)  # TEMP
+            mint.start()  # both at once, as supervisors do
         self.nginx.start()
         for place in range(2):
             self.until("both mints are ready", lambda place=place: self.ready(place), self.mints[place])
