@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = [str(python), "-W", "ignore", "-m", "tests.routes", f"--first={first}", f"--count={options.count}"]
         if subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode:
             sys.exit(f"{name}: not as judged; again with {' '.join(words)}")
+    sys.stdout.write(f"{len(VERSIONS)} versions, {len(VERSIONS) * options.count} applications: 0 confused\n")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,8 @@ def test_nothing_else_is_granted(pieces: list[str], met: bool) -> None:
     found = checked.decide(text, refund())
     good = text in [f"{token}~{BOUND.encode()}" for token in (TOKEN.encode(), CALL)]
     assert found.allowed == (good or text == mint().encode()), found.code
-    assert checked.screen(text) in (None, "malformed", "bad_signature")
+    screened = checked.screen(text)
+    assert not isinstance(screened, str) or screened in ("malformed", "bad_signature")
 
 
 def test_many_joints_are_malformed() -> None:

@@ -27,7 +27,6 @@ from arx_verifier.streams import RECHECK_MS, App, Message, Receive, Send, Young
 from arx_verifier.verify import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
-SCREEN_BYTES: Final = 4096  # a longer body is read, kept and parsed only for a token that this service's key made
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _NONE: Final[tuple[bytes, ...]] = ()
 _NO_TOOL: Final[Meaning] = ("", {})
@@ -131,7 +130,8 @@ class ArxMiddleware:
             if not self._started:
                 await self._start_late()
             token = self._enforcement.read_credential(headers.get(b"authorization", _NONE))
-            body = await self._body(headers, receive, token)
+            screened = self._enforcement.screen(token)  # of what a stranger sends nothing is read, and nothing runs
+            body = await self._body(headers, receive)
             if CALL in scope:
                 raise Problem("tool_not_allowed", "this application is within another one that is guarded")
         except _Disconnected:
@@ -141,12 +141,12 @@ class ArxMiddleware:
             await send_answer(self._enforcement.answer(problem), scope["method"], send)
             return
         if self._endpoints is not None:
-            call = EndpointCall(self._enforcement, self._young_calls(), scope, headers, token, body, receive, peer)
+            call = EndpointCall(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer)
             call.endpoints = self._endpoints
             scope[CALL] = call
             await call.serve(self.app, send)
         else:
-            call_ = Call(self._enforcement, self._young_calls(), scope, headers, token, body, receive, peer)
+            call_ = Call(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer)
             await self._decide_here(call_, scope, send)
 
     async def _decide_here(self, call: Call, scope: Scope, send: Send) -> None:
@@ -169,12 +169,12 @@ class ArxMiddleware:
             self._young = young = Young(loop, self.verifier.epochs, self._recheck_ms)
         return young
 
-    async def _body(self, headers: Headers, receive: Receive, token: str) -> bytes:
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
         declared = headers[b"content-length"][0] if b"content-length" in headers else b""
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
         # One buffer and no list of parts: a client may send single bytes, or frames of none (HTTP/2) without end.
-        body, more, screened = bytearray(), True, False
+        body, more = bytearray(), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -182,9 +182,6 @@ class ArxMiddleware:
             body += message.get("body", b"")
             if len(body) > self._max_body:
                 raise self._too_large()
-            if len(body) > SCREEN_BYTES and not screened:
-                self._enforcement.screen(token)
-                screened = True
             more = message.get("more_body", False)
         return bytes(body)
 

@@ -17,6 +17,7 @@ from arx_verifier.errors import ArxError
 from arx_verifier.problems import Answer
 from arx_verifier.routes import Headers, Key, Scope, join_arguments, read_body, read_query
 from arx_verifier.streams import App, Message, Receive, Send, Watch, Young
+from arx_verifier.verify import Screened
 
 _EMPTY: Final[tuple[bytes, ...]] = ()
 
@@ -29,7 +30,7 @@ class Call(Watch):
         young: The calls that begin in the same event loop.
         scope: The ASGI ``http`` scope as the server made it.
         headers: ``collect_headers`` of it.
-        token: What was presented, a secret.
+        screened: What was presented, proven.
         body: The whole body.
         receive: What comes behind it.
         peer: Where the request came from.
@@ -53,14 +54,14 @@ class Call(Watch):
         young: Young,
         scope: Scope,
         headers: Headers,
-        token: str,
+        screened: Screened,
         body: bytes,
         receive: Receive,
         peer: str | None,
     ) -> None:
         super().__init__(young)
         self._receive = receive
-        self._enforcement, self._scope, self._token, self._peer = enforcement, scope, token, peer
+        self._enforcement, self._scope, self._screened, self._peer = enforcement, scope, screened, peer
         self.headers, self.body = headers, body
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         query = scope["query_string"]
@@ -90,7 +91,7 @@ class Call(Watch):
         """
         traceparent = read_traceparent(self.headers.get(b"traceparent", _EMPTY))
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, traceparent=traceparent)
-        decision = await self._enforcement.decide_async(self._token, request)
+        decision = await self._enforcement.decide_screened(self._screened, request)
         self._enforcement.require(decision, request)
         self.decision = decision
         scope["arx"] = decision.grant

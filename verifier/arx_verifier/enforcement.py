@@ -14,7 +14,7 @@ from arx_verifier.access import AccessRequest
 from arx_verifier.decisions import Decision
 from arx_verifier.errors import Failure
 from arx_verifier.problems import Answer, answer
-from arx_verifier.verify import Verifier
+from arx_verifier.verify import Screened, Verifier
 
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -69,15 +69,16 @@ class Enforcement:
             raise Problem("missing_token")
         return token.decode("latin-1")
 
-    def screen(self, token: str) -> None:
-        """Refuse a token that this service's key did not make, before work is spent on what came with it.
+    def screen(self, token: str) -> Screened:
+        """Refuse a token that this service's key did not make, before anything is done with what came with it.
 
         Raises:
             Problem: It is one.
         """
-        code = self.verifier.screen(token)
-        if code is not None:
-            raise Problem(code)
+        found = self.verifier.screen(token)
+        if isinstance(found, str):
+            raise Problem(found)
+        return found
 
     def decide(self, token: object, request: AccessRequest) -> Decision:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
@@ -95,6 +96,10 @@ class Enforcement:
         if isinstance(token, str) and token:
             return await self.verifier.decide_async(token, request)
         return self._unusable(token, request)
+
+    async def decide_screened(self, screened: Screened, request: AccessRequest) -> Decision:
+        """Decide as ``decide_async`` does on a token that was screened."""
+        return await self.verifier.decide_async(screened.token, request, screened=screened)
 
     def _unusable(self, token: object, request: AccessRequest) -> Decision:
         return self.verifier.refuse("malformed" if token else "missing_token", request)

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 from arx_verifier import bounds, proofs
 from arx_verifier.access import AccessRequest
@@ -34,6 +34,25 @@ from arx_verifier.standing import Readiness, Wait, ask, ask_late, end_of, readin
 _ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
 _VERIFIERS: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
+
+
+class Screened(NamedTuple):
+    """A token whose content is authentic; no grant.
+
+    Attributes:
+        token: The token, a secret.
+        call: Its call.
+        known: The parent that was proven before, which is then ``proven``.
+        proven: The chain.
+    """
+
+    token: str
+    call: Call | None
+    known: ProvenChain | None
+    proven: ProvenChain
+
+    def __repr__(self) -> str:
+        return "<Screened>"
 
 
 class Verifier:
@@ -125,12 +144,13 @@ class Verifier:
         decision = None if self.waits else self._decide(token, request, may_wait=False)
         return decision if isinstance(decision, Decision) else None
 
-    async def decide_async(self, token: str, request: AccessRequest) -> Decision:
+    async def decide_async(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
         """Decide as ``decide`` does, and never hold the event loop: a probe is awaited, a disk left to a thread.
 
         Args:
             token: What was presented, a secret.
             request: What is asked for.
+            screened: What ``screen`` returned for this token, which is then not proven again.
 
         Returns:
             The decision as it was recorded.
@@ -140,13 +160,17 @@ class Verifier:
             from asyncio import to_thread  # whoever has a loop has it loaded; whoever has none need not
 
             hold_request(request)
-            return await to_thread(lambda: self.decide(token, request.after(time.monotonic_ns() - begun)))
-        decision = self._decide(token, request, may_wait=False)
+            return await to_thread(
+                lambda: self._decide(  # type: ignore[arg-type,return-value]  # it waits for itself
+                    token, request.after(time.monotonic_ns() - begun), may_wait=True, screened=screened
+                )
+            )
+        decision = self._decide(token, request, may_wait=False, screened=screened)
         if isinstance(decision, Wait):
             # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
             await self.epochs.catch_up_async(*decision)
             later = request.after(time.monotonic_ns() - begun)
-            decision = self._decide(token, later, may_wait=False, waited=decision)
+            decision = self._decide(token, later, may_wait=False, waited=decision, screened=screened)
         assert isinstance(decision, Decision)
         return decision
 
@@ -154,20 +178,20 @@ class Verifier:
         """Count a refusal of what never came to a verification, such as a request without a token."""
         return self._unproven(Refused(code, ()), request)
 
-    def screen(self, token: str) -> str | None:
-        """Return the code to refuse a token with that this service's key did not make; None is no grant.
+    def screen(self, token: str) -> Screened | str:
+        """Prove a token, before work is spent on what came with it: no grant, and nothing is kept of it here.
 
         Args:
-            token: What was presented, a secret; before work is spent on what came with it.
+            token: What was presented, a secret.
+
+        Returns:
+            For ``decide_async``, which then does not prove it again; or the code to refuse a token with that this
+            service's key did not make.
         """
         if (odd := code_of(token)) is not None:
             return odd
-        call = proofs.split_call(token)
-        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
-        proven = self._authenticate(token, call, known)
-        if proven is JOINED:
-            proven = prove_joined(token, self.audience, self.keys)[1]
-        return proven.code if isinstance(proven, Refused) else None
+        call, known, proven = self._prove(token)
+        return proven.code if isinstance(proven, Refused) else Screened(token, call, known, proven)
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
         """Record that running work was ended, such as an open stream by a kill.  May wait where ``decisions`` does.
@@ -195,21 +219,26 @@ class Verifier:
         self._forget()
 
     def _decide(
-        self, token: str, request: AccessRequest, *, may_wait: bool, waited: Wait | None = None
+        self,
+        token: str,
+        request: AccessRequest,
+        *,
+        may_wait: bool,
+        waited: Wait | None = None,
+        screened: Screened | None = None,
     ) -> Decision | Wait:
         if token.__class__ is not str or request.__class__ is not AccessRequest:
             hold_request(request)
             if (odd := code_of(token)) is not None:
                 return self.refuse(odd, request)
-        call = proofs.split_call(token)
-        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
-        proven = self._authenticate(token, call, known)  # 1. to 3.: from here on the content is authentic
-        if isinstance(proven, Refused):
-            if proven is JOINED:
-                call, proven = prove_joined(token, self.audience, self.keys)
-            if isinstance(proven, Refused):
-                return self._unproven(proven, request)
-            known = proven  # with discharges it is proven whole each time: nothing of it is kept
+        # 1. to 3.: from here on the content is authentic
+        if screened is not None and screened.token == token and self._holds(screened.proven):
+            _, call, known, proven = screened
+        else:
+            call, known, found = self._prove(token)
+            if isinstance(found, Refused):
+                return self._unproven(found, request)
+            proven = found
         epochs = self.epochs
         refused, written = judge(epochs, self._prefix, proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
@@ -220,7 +249,7 @@ class Verifier:
                 begun = time.monotonic_ns()
                 epochs.catch_up(*asked)
                 now = request.after(time.monotonic_ns() - begun)
-                if self.keys.get(proven.key.kid) is not proven.key:
+                if not self._holds(proven):
                     return self._decide(token, now, may_wait=True, waited=asked)
                 refused = judge_again(epochs, self._prefix, proven, call, now, now.at - request.at)
                 request, asked = now, refused or ask(epochs, proven, asked)
@@ -242,9 +271,24 @@ class Verifier:
                 self._remember(token, call, proven, request.at)
         return decision
 
+    def _prove(self, token: str) -> tuple[Call | None, ProvenChain | None, ProvenChain | Refused]:
+        """Return a token's call, the parent that was proven before, and the chain that is proven now."""
+        call = proofs.split_call(token)
+        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
+        proven = self._authenticate(token, call, known)
+        if proven is JOINED:
+            call, proven = prove_joined(token, self.audience, self.keys)
+            if isinstance(proven, ProvenChain):
+                known = proven  # with discharges it is proven whole each time: nothing of it is kept
+        return call, known, proven
+
+    def _holds(self, proven: ProvenChain) -> bool:
+        """Tell whether the key that a chain was proven with was not replaced."""
+        return self.keys.get(proven.key.kid) is proven.key
+
     def _authenticate(self, token: str, call: Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
         """Use a parent that was proven before; prove it when its key was replaced or it is another parent after all."""
-        if known is None or self.keys.get(known.key.kid) is not known.key:
+        if known is None or not self._holds(known):
             return prove(token, call, self.audience, self.keys)
         if call is None:
             return known
@@ -317,7 +361,7 @@ class Verifier:
         """Look at the one in front: if it ended with its time or its key it goes, else it is looked at again later."""
         key = next(iter(entries))
         proven = entries.pop(key)
-        if proven.exp > now_ms and self.keys.get(proven.key.kid) is proven.key:
+        if proven.exp > now_ms and self._holds(proven):
             entries[key] = proven
         else:
             self._cached -= bounds.cost_of(key, proven.parts)
