@@ -69,6 +69,59 @@ def one_of_a_host(ran: list[Any]) -> tuple[list[BaseRoute], dict[str, str]]:
     return [Host("orders.example", app=inner), Route("/orders/{order_id}", saw("get", ran))], READ
 
 
+class Hides:
+    """A middleware without an ``app``."""
+
+    def __init__(self, app: Any) -> None:
+        self._inner = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._inner(scope, receive, send)
+
+
+@pytest.mark.parametrize("how", ["attribute", "slot", "one of several", "global"])
+def test_an_application_that_is_hidden_is_judged_where_it_routes(how: str) -> None:
+    """It was taken for one that shows no routes, whose table says what a request means; the export ran as an order."""
+    ran: list[Any] = []
+    routes, tools = one_that_is_not_named(ran)
+    app = Starlette(routes=routes)
+
+    class Slotted:
+        __slots__ = ("inner",)
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.inner(scope, receive, send)  # type: ignore[attr-defined]
+
+    slotted = Slotted()
+    slotted.inner = app  # type: ignore[attr-defined]
+    globals()["_hidden"] = app
+    outer = {
+        "attribute": Hides(Hides(app)),
+        "slot": slotted,
+        "one of several": Several([app]),
+        "global": calls_a_global,
+    }[how]
+    guarded = Guarded(outer, tools, GET)
+    assert asked(guarded, "GET", "/orders/export").code == "tool_not_allowed"
+    assert ran == []
+    assert asked(guarded, "GET", "/orders/1").status == 200
+
+
+class Several(Hides):
+    """A dispatcher."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._inner[0](scope, receive, send)
+
+
+_hidden: Any = None
+
+
+async def calls_a_global(scope: Any, receive: Any, send: Any) -> None:
+    """A function around an application of its module."""
+    await _hidden(scope, receive, send)
+
+
 def one_that_shows_no_routes(ran: list[Any]) -> tuple[list[BaseRoute], dict[str, str]]:
     async def hidden(scope: Any, receive: Any, send: Any) -> None:
         ran.append(("export", "none"))

@@ -3,7 +3,9 @@
 
 import asyncio
 import datetime as dt
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,8 +13,9 @@ import fastapi
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
-from arx_verifier import Constraint, Rule
+from arx_verifier import ArxError, Constraint, Rule
 from tests.routes.asking import Answer, Guarded
 
 READ = {"GET /orders/{order_id}": "orders.get"}
@@ -184,7 +187,104 @@ def endpoints_of_every_kind_run_once() -> None:
         assert ran[3:] == [7]
 
 
+def no_handler_answers_for_a_refusal() -> None:
+    """An application's own handler of exceptions made a 200 of a value that was not judged."""
+    for kind in (ArxError, ValueError, Exception):
+        for within in (False, True):
+            _handled(kind, within)
+
+
+def _handled(kind: type[Exception], within: bool) -> None:
+    ran: list[Any] = []
+    app = fastapi.FastAPI()
+
+    @app.exception_handler(kind)
+    async def handle(_: fastapi.Request, __: Exception) -> PlainTextResponse:
+        return PlainTextResponse("mine")
+
+    if within:
+
+        @app.middleware("http")
+        async def passes(request: fastapi.Request, call_next: Any) -> Any:
+            return await call_next(request)
+
+    @app.get("/a")
+    async def in_the_loop(full: bool) -> None:
+        ran.append(full)
+
+    @app.get("/b")
+    def in_a_thread(full: bool) -> None:
+        ran.append(full)
+
+    guarded = Guarded(app, {"GET /a": "a.get", "GET /b": "b.get"})
+    for path in ("/a?full=yes", "/b?full=yes"):
+        assert _asked(guarded, "GET", path).code == "malformed_request", (kind, within, path)
+    assert ran == []
+    assert guarded.codes == ["ok", "malformed_request"] * 2, guarded.codes
+
+
+def the_way_decides_and_not_the_function() -> None:
+    """One function at three routes, and one router in two places, have the tool of the route that was taken."""
+    ran: list[str] = []
+    router = fastapi.APIRouter()
+
+    async def get(order_id: str) -> None:
+        ran.append(order_id)
+
+    for path in ("/a", "/b", "/c"):
+        router.get(path + "/{order_id}")(get)
+    app = fastapi.FastAPI()
+    for prefix in ("/x", "/y"):
+        app.include_router(router, prefix=prefix)
+    names = {f"GET /{prefix}/{path}/{{order_id}}": f"{prefix}.{path}" for prefix in "xy" for path in "ab"}
+    guarded = Guarded(app, names, Rule(tool="x.a", args={"order_id": "1"}))
+    for prefix in "xy":
+        for path in "abc":
+            answer = _asked(guarded, "GET", f"/{prefix}/{path}/1")
+            assert answer.status == (200 if prefix + path == "xa" else 403), (prefix, path, answer)
+    assert ran == ["1"]
+
+
+def a_websocket_and_files_are_refused() -> None:
+    """A route of WebSockets never runs, and files that are mounted or served as a frontend have no tool."""
+    ran: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "index.html").write_text("files")
+        app = fastapi.FastAPI()
+
+        @app.get("/orders/{order_id}")
+        async def get(order_id: str) -> None:
+            ran.append(order_id)
+
+        @app.websocket("/socket")
+        async def socket(_: fastapi.WebSocket) -> None:
+            ran.append("socket")
+
+        app.mount("/files", StaticFiles(directory=folder))
+        if hasattr(app, "frontend"):  # newer versions
+            app.frontend("/", directory=folder)
+        guarded = Guarded(app, READ)
+        for path in ("/files/index.html", "/index.html", "/"):
+            assert _asked(guarded, "GET", path).code == "tool_not_allowed", path
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "websocket", "path": "/socket", "headers": [], "query_string": b"", "root_path": ""}
+        asyncio.run(guarded.app(scope, receive, send))
+        assert sent == [{"type": "websocket.close", "code": 1008}]
+        assert ran == []
+        assert _asked(guarded, "GET", "/orders/1").status == 200
+
+
 CASES = (
+    no_handler_answers_for_a_refusal,
+    the_way_decides_and_not_the_function,
+    a_websocket_and_files_are_refused,
     an_included_router_hides_no_route,
     a_value_is_the_one_that_was_judged,
     a_json_value_keeps_its_type,

@@ -132,12 +132,12 @@ class Call(Watch):
         self._enforcement.count(problem, self._peer)
         await self.refuse(problem, send)
 
-    async def withdraw(self, error: ArxError, send: Send) -> None:
+    async def withdraw(self, error: ArxError) -> None:
         """Refuse an allowed call whose endpoint was not run, as it would have got what was not judged."""
         assert self.decision is not None
-        self.on_end(error)
         if not self.started:
-            await self.refuse(Problem(error.code, str(error), decision=self.decision.id), send)
+            self.started = True
+            await self.refuse(Problem(error.code, str(error), decision=self.decision.id), self._send)
 
     def on_end(self, reason: ArxError) -> None:
         """Record that the call is ended."""

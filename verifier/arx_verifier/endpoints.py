@@ -216,7 +216,7 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
         return
     try:
         route.handle = Gate(route, route.handle)
-        if hasattr(route, "dependant"):
+        if hasattr(route, "dependant") and hasattr(route, "endpoint"):  # a frontend of FastAPI has none
             route.endpoint = route.dependant.call = checked(route.endpoint, _require_judged)
         elif is_remade and hasattr(route, "endpoint"):
             route.endpoint = Gate(route, route.app)  # FastAPI makes a plain route of an included router anew of it

@@ -73,8 +73,10 @@ class Gate:
                 raise
         finally:
             RUNNING.reset(token)
+            if call.unjudged is not None:
+                call.on_end(call.unjudged)
         if call.unjudged is not None:
-            await call.withdraw(call.unjudged, send)
+            await call.withdraw(call.unjudged)
 
 
 class EndpointCall(Call):
@@ -104,6 +106,8 @@ class EndpointCall(Call):
             require(self.sent, *values)
         except RequestError as error:
             self.unjudged = error
+            assert self._grant is not None
+            self._grant.end(error)  # no handler of the application makes an answer of it
             raise
 
 

@@ -22,21 +22,25 @@ def routers_of(app: Any) -> list[Any]:
         return []
     kinds = sys.modules["starlette.applications"].Starlette, sys.modules["starlette.routing"].Router
     found: dict[int, Any] = {}
+    seen: dict[int, Any] = {}
     level = [app]
     for _ in range(DEEP):
         inner: list[Any] = []
         for each in level:
+            if id(each) in seen or not callable(each):
+                continue
+            seen[id(each)] = each  # held, and so its id
             if isinstance(each, kinds):
                 router = each if isinstance(each, kinds[1]) else each.router
                 found[id(router)] = router
             else:
-                inner += _within(each)
+                inner += _within(each, kinds)
         level = inner
     return list(found.values())
 
 
-def _within(app: Any) -> Iterator[Any]:
-    """Yield what an ASGI application may hand a request to: its ``app``, or what a function has around itself."""
+def _within(app: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """Yield what an ASGI application may hand a request to: what it holds, or what a function has around itself."""
     if isinstance(app, functools.partial):
         yield from (app.func, *app.args, *app.keywords.values())
     elif hasattr(app, "app"):
@@ -44,11 +48,24 @@ def _within(app: Any) -> Iterator[Any]:
     elif hasattr(app, "__self__"):
         yield app.__self__
     else:
-        for cell in getattr(app, "__closure__", None) or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
+        function = app if hasattr(app, "__code__") else type(app).__call__
+        yield from _around(function, kinds)
+        slots = [name for kind in type(app).__mro__ for name in getattr(kind, "__slots__", ())]
+        for value in (*getattr(app, "__dict__", {}).values(), *(getattr(app, name, None) for name in slots)):
+            several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            yield from (one for one in (value, *several) if callable(one) and not isinstance(one, type))
+
+
+def _around(function: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """Yield what a function has around itself, and applications that its module has."""
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    named = [getattr(function, "__globals__", {}).get(name) for name in names]
+    yield from (one for one in named if isinstance(one, kinds))
 
 
 def require_own_dispatch(router: Any, deep: int) -> None:
