@@ -148,6 +148,22 @@ class Rows:
             found.append(record)
         return found
 
+    def hold_files(self, block: int) -> None:
+        """Hold the files of a block to the signed root: its hashes, and its records unless retention took them.
+
+        Raises:
+            IncompleteError: One of them is not there.
+            TamperedError: One of them is not what was signed.
+            StoreError: The database did not answer.
+        """
+        try:
+            self.records(block)
+        except IncompleteError:
+            # Asked after the files: a bundle goes only once the database says so.
+            if block >= self._store.first() // WIDTH:
+                raise
+            self.leaves(block)
+
     def tree(self, size: int) -> Frontier:
         """Return the tree of the first ``size`` records that were signed.
 

@@ -63,13 +63,18 @@ class Publisher:
         self._writer: TileWriter | None = None  # None: the files have to be looked at
         self._doubted: Frontier | None = None  # the rows read so far that files are to be made of
         self._note: Note | None = None  # the last checkpoint that was signed
-        self._started = self._shows = False  # whether the files have a checkpoint of this log
+        self._started = self._shows = False  # whether the files have a checkpoint of this log, and what it covers
         self._lock = threading.RLock()
 
     @property
     def size(self) -> int:
         """How many records are signed."""
         return self._tree.size
+
+    @property
+    def made(self) -> bool:
+        """Whether the files are written as far as their checkpoint says, and not being made again."""
+        return self._shows
 
     @property
     def origin(self) -> str:
@@ -234,6 +239,7 @@ class Publisher:
         if writer is None:
             return False
         writer.flush()
+        self._shows = self._shows or self.published() is not None
         self.signed = note
         if self.witnesses.missing(note):
             try:

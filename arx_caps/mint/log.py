@@ -225,14 +225,16 @@ class AuditLog:
 
     def _patrol(self) -> None:
         """Check some more rows, round and round; files that rows cannot be held to are made again."""
-        head = self.publisher.published() if time.monotonic() >= self._rests_until else None
+        if time.monotonic() < self._rests_until or not self.publisher.made:
+            return  # files that are being made again are not found wanting, which would begin it anew
+        head = self.publisher.published()
         if head is None:
             return
         rows = Rows(self.store, self.publisher.files(head.size), head)
         blocks = range(self._next, min(self._next + BLOCKS, rows.blocks))
         try:
             for block in blocks:
-                rows.leaves(block)
+                rows.hold_files(block)
         except (IncompleteError, TamperedError):
             self.publisher.remake()
             return
