@@ -17,6 +17,7 @@ import pytest
 from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
+from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.scopes import subject_scope
@@ -75,6 +76,8 @@ class Desk:
                 path = "/v1/kills" if verb == "kill" else "/v1/bans"
                 assert "seq" in self.ask("POST", path, {"scopes": scopes, "reason": "test", "wait": False})
         until(lambda: self.open(GONE) == self.open(FROZEN) == "banned")
+        with RevocationStore(self.store, self.realm.name) as store, State(self.realm.database_url) as state:
+            until(lambda: state.followed(self.realm.name)[:2] == (store.header().inc, store.header().seq))
 
     def bans(self) -> set[str]:
         """What the store refuses."""

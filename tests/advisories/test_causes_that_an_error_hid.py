@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from arx_caps.agent import Agent
 from arx_caps.jose import check_assertion, check_dpop, make_assertion, make_dpop
@@ -147,7 +149,7 @@ def test_a_service_is_no_mint(tmp_path: Path) -> None:
     Its address as issuer is told as that, with the address, instead of its refusal of a request without a token.
     """
     caught: list[UnavailableError] = []
-    application = Starlette(routes=[])
+    application = Starlette(routes=[Route("/x", lambda _: PlainTextResponse("x"))])
     with serving(ArxMiddleware(application, verifier=verifier(), tools={"GET /x": "orders.get"})) as port:
         issuer = f"http://127.0.0.1:{port}"
         KeyFile.generate("agent", "acme/support", issuer).save(tmp_path / "key")

@@ -74,7 +74,7 @@ def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     key is replaced; a stolen root key ends all.
     """
     keeper.up()
-    invite, join, refresh = lines(script(PAGE, "arx service invite orders"))
+    invite, join, refresh = lines(script(PAGE, "arx service invite orders --out orders.invite\narx service join"))
     keeper.run(invite)
     keeper.run(join)
     keeper.run(refresh + " --once")  # left running it is tried in test_service_keys.py

@@ -354,6 +354,7 @@ def test_two_mints_are_one(desk: Desk) -> None:
     """Asked at one, answered at the other, given by either in the same bytes; two answers at once are one."""
     mint, _ = local_mint(desk.world.realm)
     mint.epochs = mint.verifier.epochs = desk.world.mint.epochs
+    mint.bans = desk.world.mint.bans
     other = World(mint, client_of(mint))
 
     def at_the_other(holder: Holder) -> Holder:

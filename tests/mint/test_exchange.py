@@ -26,6 +26,7 @@ from arx_verifier.proven import ProvenChain
 from arx_verifier.proving import prove
 from tests.mint.test_tasks import verifier
 from tests.mint.world import Holder, World, local_world, now_ms
+from tests.support import unchecked
 
 POLICY = """
 [audience.orders]
@@ -237,7 +238,7 @@ RULES = st.sampled_from(
     ]
 )
 HELD = st.builds(
-    lambda rules, depth: Caveat(allow=tuple(map(read_rule, rules)) or None, depth=depth),
+    lambda rules, depth: unchecked(Caveat, allow=tuple(map(read_rule, rules)) or None, depth=depth),
     st.lists(RULES, max_size=2),
     st.integers(0, 3) | st.none(),
 )
