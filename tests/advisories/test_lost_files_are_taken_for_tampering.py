@@ -87,12 +87,12 @@ def test_damaged_files_are_made_again(made: Fleet) -> None:
             (folder / "tile/0/000").unlink()
         else:
             (folder / "tile/entries/000").write_bytes(b"")
-        assert not holds(made, 0)
+            assert not holds(made, 0)
         made.mints[0].start()
         assert put(made, 0, MANY + 1 + number) == 200
         until(lambda before=before: made.size(0) > before, WITHIN_S)
         assert made.log(0) == (200, "ok")
-        until(lambda: holds(made, 0), WITHIN_S)
+        until(lambda: holds(made, 0) and (folder / "tile/0/000").is_file(), WITHIN_S)
 
 
 def holds(made: Fleet, which: int) -> bool:

@@ -121,7 +121,7 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
             raw.zadd(store.keys.acks, {"tool-8": 3})
             assert "clock was set back" in place.bad(url)["registry"][0]
             raw.zadd(store.keys.probes, {"tool-8": store.header().at_ms})
-            raw.zadd(store.keys.acks, {"tool-8": -99})
+            raw.zadd(store.keys.acks, {"tool-8": -101})
             assert "tool-8 has applied 99, which the store, at 3, does not have" in place.bad(url)["registry"][0]
             raw.zrem(store.keys.probes, "tool-8", "tool-7")
         assert "verifiers" not in place.bad(url)
