@@ -10,7 +10,7 @@ import click
 from arx_caps.cli.caller import Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object
-from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.frame import KidCommand, Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_json, show_time
@@ -188,7 +188,7 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
     console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
 
 
-@key_command.command("remove")
+@key_command.command("remove", cls=KidCommand)
 @click.argument("path")
 @click.argument("kid")
 @operator_options

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every command has: the common options, and the console they set.  Names of other options, where they repeat."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -56,6 +57,20 @@ class Verbs(click.Group):
 
 
 Verbs.group_class = Verbs
+_THUMBPRINT: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
+
+
+class KidCommand(click.Command):
+    """A command whose last argument is a key's thumbprint: one of 64 begins with ``-``, and is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put a thumbprint that looks like an option behind ``--``, where only arguments stand."""
+        kids = [arg for arg in args if _THUMBPRINT.fullmatch(arg)]
+        if kids and "--" not in args:
+            args = [arg for arg in args if arg not in kids] + ["--", *kids]
+        return super().parse_args(ctx, args)
+
+
 yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask")
 out_option = click.option(
     "--out",

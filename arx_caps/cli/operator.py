@@ -10,7 +10,7 @@ from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import Unreachable
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object
-from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.frame import KidCommand, Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.mint import passphrase_option, read_passphrase
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
@@ -132,7 +132,7 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
     console.data("operator", {"operator": operator, "kid": public.kid}, lambda: pairs([*facts_of(operator), *added]))
 
 
-@key_command.command("remove")
+@key_command.command("remove", cls=KidCommand)
 @click.argument("name")
 @click.argument("kid")
 @operator_options

@@ -15,7 +15,7 @@ from arx_caps.cli.agent import facts_of
 from arx_caps.cli.caller import now_ms
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import read_object, write_object
-from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
+from arx_caps.cli.frame import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, ca_option, operator_options
 from arx_caps.cli.values import show_time
@@ -162,7 +162,7 @@ def show(console: Console, audience: str, place: Place) -> None:
     _tell(console, place.mint().call("GET", f"/v1/services/{_checked(audience)}"))
 
 
-@service_command.command("remove-key")
+@service_command.command("remove-key", cls=KidCommand)
 @click.argument("audience")
 @click.argument("kid")
 @yes_option

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One key in 64 has a thumbprint that begins with ``-``; the commands that remove a key took it for an option."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.demo.stage import free_ports
+from arx_caps.keyfile import SigningKey
+from tests.cli.live import AGENT, Live, live_realm
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A running realm with one agent."""
+    folder = tmp_path_factory.mktemp("thumbprints")
+    with live_realm(folder / "realm", free_ports(1)[0]) as realm:
+        realm.ok("agent", "enrol", AGENT, "--key-out", folder / "agent.key")
+        yield realm
+
+
+@pytest.mark.parametrize("between", [(), ("--",)])
+def test_a_thumbprint_that_begins_with_a_dash_is_an_argument(
+    live: Live, tmp_path: Path, between: tuple[str, ...]
+) -> None:
+    """It is removed, with and without the ``--`` that a shell's user may write."""
+    key = next(key for key in iter(SigningKey.generate, None) if key.kid.startswith("-"))
+    (tmp_path / "public.jwk").write_text(json.dumps(key.public.jwk))
+    live.ok("agent", "key", "add", AGENT, "--public-jwk", tmp_path / "public.jwk")
+    left = live.ok("agent", "key", "remove", *between, AGENT, key.kid)["agent"]
+    assert key.kid not in json.dumps(left)
