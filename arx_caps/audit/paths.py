@@ -19,6 +19,7 @@ LEVEL_BITS: Final = 8
 MAX_ENTRY_BYTES: Final = 0xFFFF  # two length bytes
 ENTRIES: Final = -1  # stands for the level of entry bundles
 CHECKPOINT: Final = "checkpoint"
+TILES: Final = "tile"  # the folder of all tiles and bundles
 _LENGTH: Final = struct.Struct(">H")
 _PATH: Final = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 

@@ -7,9 +7,11 @@ A database that contradicts one of them is signed no more: ``halted`` says why. 
 whenever something of them is missing or wrong; they hold up no signature.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +19,11 @@ from arx_caps.audit.checkpoint import Checkpoint, open_checkpoint
 from arx_caps.audit.cosigning import Witnesses
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import Note, Signer, VerifierKey, text64
-from arx_caps.audit.paths import CHECKPOINT
+from arx_caps.audit.paths import CHECKPOINT, TILES
 from arx_caps.audit.proof import Proof
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import Leaf, TileReader, TileWriter, fetch_from, lacks, prune, write_whole
-from arx_caps.audit.tree import Frontier
+from arx_caps.audit.tree import Frontier, check_consistency, check_inclusion
 from arx_caps.audit.wire import LogWord
 from arx_verifier.errors import AuditError
 
@@ -94,13 +96,49 @@ class Publisher:
             IncompleteError: A file that the proof needs is missing, and is made again.
             TamperedError: The database's record is not the one that was signed.
         """
-        signed, head = self.signed, self.head()
+        signed = self.signed  # once: the log goes on being signed meanwhile
+        head = None if signed is None else Checkpoint.parse(signed.text)
         if signed is None or head is None or head.size <= index:
             raise AuditError(f"record {index} is not signed yet; ask again in a second")
-        path = self.files(head.size).inclusion(index)
+        (path,) = self.paths((index,), head.size, head)
         proof = Proof(kept, body, index, tuple(path), signed)
-        proof.check(self.signer.key)
+        proof.check(self.signer.key)  # the files are right: what is not proven is the database's record
         return proof
+
+    def paths(self, indices: Iterable[int], size: int, head: Checkpoint) -> list[list[bytes]]:
+        """Return the paths of records to the root of the first ``size`` ones, as ``head`` proves it.
+
+        Args:
+            indices: Their indices.
+            size: At most that of ``head``.
+            head: A checkpoint that has its files here.
+
+        Raises:
+            IncompleteError: A file that this needs is missing or wrong, and is made again.
+        """
+        found = []
+        with self._made_again():
+            reader = self.files(head.size)
+            root = _root_within(reader, size, head)[0]
+            for index in indices:
+                found.append(reader.inclusion(index, size))
+                check_inclusion(reader.subtree(0, index), index, size, found[-1], root)
+        return found
+
+    @contextlib.contextmanager
+    def _made_again(self) -> Iterator[None]:
+        """Have the files made again if something that is read of them here is missing or wrong.
+
+        Raises:
+            IncompleteError: It is.
+        """
+        try:
+            yield
+        except (IncompleteError, TamperedError) as error:
+            if self.made:  # or it would begin anew with each question
+                self.remake()
+            told = "a file of the log that this needs is missing or damaged; it is made again from the database"
+            raise IncompleteError(f"{told}: ask again in some seconds") from error
 
     def files(self, size: int) -> TileReader:
         """Return a reader of the files, as they are with so many records."""
@@ -126,15 +164,17 @@ class Publisher:
 
         A size that the log does not have cannot be proven: whoever asked with it finds the proof missing.
         """
-        fetch = fetch_from(self.folder)
-        raw = fetch(CHECKPOINT)
+        raw = fetch_from(self.folder)(CHECKPOINT)
         if raw is None:
             return None
-        size = open_checkpoint(raw, self.signer.key).checkpoint.size
+        head = open_checkpoint(raw, self.signer.key).checkpoint
+        proof: list[bytes] = []
         try:
-            proof = TileReader(fetch, size).consistency(seen) if seen <= size else []
+            with self._made_again():  # a wrong one would have its reader sound an alarm
+                if seen <= head.size:
+                    proof = _root_within(self.files(head.size), seen, head)[1]
         except IncompleteError:
-            return None  # the files are being made again
+            return None
         return LogWord(str(self.signer.key), raw.decode(), tuple(map(text64, proof)))
 
     def step(self) -> bool:
@@ -257,7 +297,11 @@ class Publisher:
             return False
         if self._memory is not None:
             write_whole(self._memory, raw)
-        writer.publish(raw)
+        try:
+            writer.publish(raw)
+        except FileNotFoundError:
+            self.remake()
+            return False
         self._shows = True
         return True
 
@@ -268,8 +312,11 @@ class Publisher:
             OSError: They cannot be written.
         """
         end = time.monotonic() + MAKE_S
-        if self._shows and not (self.folder / CHECKPOINT).exists():
-            self.remake()  # the folder was lost
+        if self._writer is not None and self._writer.removed:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)  # no checkpoint is shown without its files
+            self.remake()
+        elif self._shows and not (self.folder / CHECKPOINT).exists():
+            self.remake()  # its files may have been removed with it
         if self._doubted is None and self._writer is None:
             self._resume()
         # The files may be all that is left of the log: they are overwritten only once the rows are known to give it.
@@ -300,7 +347,7 @@ class Publisher:
     def _resume(self) -> None:
         """Go on with the files as they are, if they are whole as far as their checkpoint says."""
         shown = self.published()
-        if shown is None and not (self.folder / "tile").exists():
+        if shown is None and not (self.folder / TILES).exists():
             self._writer = TileWriter(self.folder)
             return
         if shown is not None and not lacks(self.folder, shown.size, self._store.first()):
@@ -321,6 +368,13 @@ def checkpoint_in(path: Path, key: VerifierKey) -> Checkpoint | None:
         return None if raw is None else open_checkpoint(raw, key).checkpoint
     except (NoteError, TamperedError):
         return None
+
+
+def _root_within(reader: TileReader, size: int, head: Checkpoint) -> tuple[bytes, list[bytes]]:
+    """Return the root of the first ``size`` records, and the proof that a checkpoint continues it."""
+    root, proof = reader.root(size), reader.consistency(size)
+    check_consistency(size, root, head.size, head.root, proof)
+    return root, proof
 
 
 def _hold(root: bytes, head: Checkpoint) -> None:

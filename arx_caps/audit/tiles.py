@@ -7,11 +7,13 @@ true as the files: the signed root decides, in ``tree`` and ``verify``.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,6 +25,7 @@ from arx_caps.audit.paths import (
     ENTRIES,
     LEVEL_BITS,
     MAX_ENTRY_BYTES,
+    TILES,
     WIDTH,
     Tile,
     count_at,
@@ -182,7 +185,10 @@ class TileWriter:
         self._flushed = 0
         self._edge: dict[int, list[bytes]] = {}  # the hashes of each level's last tile
         self._records: list[bytes] = []  # the records of the last bundle
-        _make_private(folder)
+        _make_private(folder / TILES)
+        # Kept open: a folder that is made again has another inode only as long as the removed one is in use.
+        self._open = os.open(folder / TILES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._open)
 
     @classmethod
     def resume(cls, folder: Path, size: int) -> "TileWriter":
@@ -242,10 +248,30 @@ class TileWriter:
             self._write_records(tile_at(ENTRIES, self.size // WIDTH, self.size))
         self._flushed = self.size
 
+    @property
+    def removed(self) -> bool:
+        """Whether the folder that the files were written to was removed, also if there is another in its place."""
+        try:
+            return not os.path.samestat(os.fstat(self._open), (self.folder / TILES).stat())
+        except FileNotFoundError:
+            return True
+
     def publish(self, checkpoint: bytes) -> None:
-        """Replace the checkpoint; its size's tiles are there, and on the disk before it is."""
+        """Replace the checkpoint; its size's tiles are there, and on the disk before it is.
+
+        Raises:
+            FileNotFoundError: The tiles were removed meanwhile; no checkpoint is shown over them.
+            OSError: It cannot be written.
+        """
         self._settle()
-        write_whole(self.folder / CHECKPOINT, checkpoint, durable=self._durable)
+        with _prepared(self.folder / CHECKPOINT, checkpoint, durable=self._durable) as beside:
+            if not self.removed:
+                beside.replace(self.folder / CHECKPOINT)
+            if self.removed:  # also once it is there: its removal and that of the tiles may pass each other
+                (self.folder / CHECKPOINT).unlink(missing_ok=True)
+                raise FileNotFoundError(
+                    errno.ENOENT, "the tiles were removed while they were written", str(self.folder)
+                )
 
     def _add(self, level: int, new: bytes) -> None:
         hashes = self._edge.setdefault(level, [])
@@ -326,6 +352,13 @@ def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
         OSError: It cannot be written.
     """
     _make_private(path.parent)
+    with _prepared(path, raw, durable=durable) as beside:
+        beside.replace(path)
+
+
+@contextlib.contextmanager
+def _prepared(path: Path, raw: bytes, *, durable: bool) -> Iterator[Path]:
+    """Write a file beside its place, in a folder that exists, for the caller to move it there."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -334,7 +367,7 @@ def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        beside.replace(path)
+        yield beside
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

@@ -14,13 +14,13 @@ from msgspec import UNSET, Meta, UnsetType
 from sqlalchemy import select
 
 from arx_caps.audit import questions
+from arx_caps.audit.checkpoint import Checkpoint
 from arx_caps.audit.note import text64
 from arx_caps.audit.questions import MAX_PAGE, OUTCOMES, Found
 from arx_caps.audit.reach import Question, reach
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import SOURCE
-from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.mint.core import Mint
 from arx_caps.mint.database import plain
 from arx_caps.mint.endpoint import Answer, Asked, Endpoint, Query
@@ -197,19 +197,18 @@ def _proven(log: AuditLog, found: list[Found], query: RecordsQuery) -> tuple[str
         query: Its ``prove`` is the size of a checkpoint, 0 for the last one.
     """
     signed = log.publisher.signed
-    head = log.publisher.head()
-    if signed is None or head is None:
+    if signed is None:
         raise AuditError("the log is not signed yet; ask again in a second")
+    head = Checkpoint.parse(signed.text)
     size = query.prove or head.size
     if size > head.size:
         raise RequestError(f"prove is the size of a checkpoint, at most {head.size}")
-    reader = TileReader(fetch_from(log.publisher.folder), head.size)
+    within = [each for each in found if each.idx < size]
     shown = []
-    for each in found:
-        if each.idx < size:
-            body = None if each.body is None else text64(bytes(each.body))
-            path = [text64(part) for part in reader.inclusion(each.idx, size)]
-            shown.append(show_record(each) | {"kept": text64(bytes(each.kept)), "body": body, "path": path})
+    for each, path in zip(within, log.publisher.paths((each.idx for each in within), size, head), strict=True):
+        body = None if each.body is None else text64(bytes(each.body))
+        proven = {"kept": text64(bytes(each.kept)), "body": body, "path": [*map(text64, path)]}
+        shown.append(show_record(each) | proven)
     return signed.encode().decode(), shown
 
 

@@ -18,14 +18,18 @@ from sqlalchemy import delete, select, update
 
 from arx_caps.audit.errors import IncompleteError, TamperedError
 from arx_caps.audit.keys import read_signer
+from arx_caps.audit.paths import ENTRIES, WIDTH, files_of
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import CHECKPOINT, RECORD, STATE
+from arx_caps.audit.tiles import TileWriter, lacks
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint import log
 from arx_caps.mint.core import HALTED
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.rolling import WITHIN_S, Fleet, fleet, send
+from tests.mint.world import local_world
 from tests.postgres import Postgres
 from tests.servers import until
 
@@ -70,7 +74,7 @@ def test_a_lost_folder_is_made_again(made: Fleet) -> None:
     assert made.log(0) == (200, "ok")
     assert whole(made, 0) >= MANY + 3
 
-    shutil.rmtree(made.realms[0].log_dir)
+    made.realms[0].log_dir.rename(made.realms[0].folder / "lost")  # at once: the mint may be writing to it
     assert put(made, 0, MANY + 4) == 200
     until(lambda: made.size(0) >= before + 4, WITHIN_S)
     assert made.log(0) == (200, "ok")
@@ -78,21 +82,58 @@ def test_a_lost_folder_is_made_again(made: Fleet) -> None:
 
 
 def test_damaged_files_are_made_again(made: Fleet) -> None:
-    """A full tile that is missing, then the full bundle cut."""
+    """While the mint starts: a full tile is missing; every bundle is cut, and the tile at the right edge missing."""
     folder = made.realms[0].log_dir
-    for number in range(2):
+    for number, damage in enumerate((lose_tile, cut_all)):
         made.mints[0].stop()
         before = made.size(0)
-        if number == 0:
-            (folder / "tile/0/000").unlink()
-        else:
-            (folder / "tile/entries/000").write_bytes(b"")
-            assert not holds(made, 0)
+        damage(folder, before)
         made.mints[0].start()
         assert put(made, 0, MANY + 1 + number) == 200
         until(lambda before=before: made.size(0) > before, WITHIN_S)
         assert made.log(0) == (200, "ok")
-        until(lambda: holds(made, 0) and (folder / "tile/0/000").is_file(), WITHIN_S)
+        until(lambda: holds(made, 0), WITHIN_S)
+        assert (folder / "tile/0/000").is_file()
+
+
+def test_damaged_files_are_made_again_while_the_mint_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next round, whether records come or not; what it signs meanwhile is not held up."""
+    monkeypatch.setattr(log, "REST_S", 0.0)
+    monkeypatch.setattr(log, "PAUSE_S", 0.0)
+    world, _ = local_world(tmp_path / "realm")
+    running, folder = world.mint.log, world.realm.log_dir
+    running.start()
+    trust = Trust(read_signer(world.realm.log_key_path, "log").key)
+    for number, damage in enumerate((lose_tile, cut_all, lose_tile, cut_all)):
+        running.take(batch_of([decision(n, facts()) for n in range(MANY)], 1 + MANY * number), "statement")
+        running.step()
+        size = verify(folder, trust).records
+        damage(folder, size)
+        if number > 1:
+            running.take(batch_of([decision(7, facts())], 1, f"another-{number}"), "statement")
+        for _ in range(2):  # found, and made
+            running.step()
+        assert verify(folder, trust).records == size + (number > 1)
+        assert running.publisher.halted is None
+        assert not lacks(folder, size, 0)
+    world.mint.close()
+
+
+def lose_tile(folder: Path, _: int) -> None:
+    """Lose a full tile, without which the records still show that they are whole."""
+    (folder / "tile/0/000").unlink()
+
+
+def cut_all(folder: Path, size: int) -> None:
+    """Cut every bundle, the one at the right edge as well, and lose the tile there."""
+    for tile in files_of(size):
+        if tile.level == ENTRIES:
+            bundle = folder / tile.path
+            bundle.write_bytes(bundle.read_bytes()[:-1])
+        elif tile.level == 0 and tile.width < WIDTH:
+            (folder / tile.path).unlink()
+    with pytest.raises((IncompleteError, TamperedError)):
+        TileWriter.resume(folder, size)
 
 
 def holds(made: Fleet, which: int) -> bool:
