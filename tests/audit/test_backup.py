@@ -7,12 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.publish import Publisher
+from arx_caps.audit.errors import TamperedError
+from arx_caps.audit.paths import CHECKPOINT
+from arx_caps.audit.publish import REMEDY, Publisher
+from arx_caps.audit.reindex import reindex
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import RECORD
 from arx_caps.audit.tree import Frontier, leaf_hash
@@ -28,13 +32,13 @@ Backup = Callable[[], str]
 
 
 def _sqlite(folder: Path) -> tuple[str, Backup]:
+    numbers = count()
+
     def backup() -> str:
-        with (
-            closing(sqlite3.connect(folder / "audit.db")) as source,
-            closing(sqlite3.connect(folder / "backup.db")) as copy,
-        ):
+        name = f"backup-{next(numbers)}.db"
+        with closing(sqlite3.connect(folder / "audit.db")) as source, closing(sqlite3.connect(folder / name)) as copy:
             source.backup(copy)
-        return f"sqlite:///{folder}/backup.db"
+        return f"sqlite:///{folder}/{name}"
 
     return f"sqlite:///{folder}/audit.db", backup
 
@@ -118,3 +122,59 @@ def test_a_backup_that_went_on_signs_no_second_history(kept: tuple[LogStore, Bac
         restored.take(batch_of([decision(1, facts("s-other"))], 1, boot="another"), "s")
         assert late.step() is False
     assert (tmp_path / "log" / "checkpoint").read_bytes() == (tmp_path / "kept" / "checkpoint").read_bytes()
+
+
+@pytest.mark.parametrize("others", [1, 8, 20])  # batches: fewer than were signed before, as many, more
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_mint_that_is_ahead_signs_no_fork(
+    kept: tuple[LogStore, Backup], tmp_path: Path, caplog: pytest.LogCaptureFixture, others: int, runs: bool
+) -> None:
+    """
+    A backup is put back, and a mint that was stopped before it signs on: the one that knows more halts, whether it was
+    restarted or not, and signs nothing over it.  The way out is to put the backup back again, for the one ahead first.
+    """
+    store, backup = kept
+    folder, late, memory, its = (tmp_path / name for name in ("ahead", "behind", "ahead.signed", "behind.signed"))
+    for batch in BATCHES[:4]:
+        store.take(batch, "s")
+    assert Publisher(store, LOG, late, memory=its).step()
+    copy, again = backup(), backup()
+    for batch in BATCHES[4:12]:
+        store.take(batch, "s")
+    ahead = Publisher(store, LOG, folder, memory=memory)
+    assert ahead.step()
+    shown = (folder / CHECKPOINT).read_bytes()
+    with LogStore(copy) as restored:
+        restored.create()
+        behind = Publisher(restored, LOG, late, memory=its)
+        for number in range(others):
+            restored.take(batch_of([decision(n, facts("s-other")) for n in range(50)], 1, f"other-{number}"), "s")
+            assert behind.step()
+        ahead = put_under(ahead, restored) if runs else Publisher(restored, LOG, folder, memory=memory)
+        before = restored.last_checkpoint()
+        for _ in range(2):
+            assert not ahead.step()
+        assert ahead.halted is not None
+        assert REMEDY in caplog.text
+        assert (folder / CHECKPOINT).read_bytes() == memory.read_bytes() == shown
+        assert restored.last_checkpoint() == before
+        with pytest.raises(TamperedError, match="signed another history|not what was signed"):
+            reindex(restored, folder, LOG.key, by="test", reason="mended", replace=True)
+    with LogStore(again) as restored:
+        restored.create()
+        assert reindex(restored, folder, LOG.key, by="test", reason="mended").recovered == 400
+        ahead = Publisher(restored, LOG, folder, memory=memory)
+        assert ahead.step()
+        behind = Publisher(restored, LOG, late, memory=its)
+        assert not behind.step()
+        assert behind.halted is not None  # what it signed meanwhile is evidence, in its own folder
+        late.rename(tmp_path / "evidence")
+        its.unlink()
+        assert Publisher(restored, LOG, late, memory=its).step()
+        assert (late / CHECKPOINT).read_bytes() == (folder / CHECKPOINT).read_bytes()
+
+
+def put_under(publisher: Publisher, store: LogStore) -> Publisher:
+    """Put another database in the place of a running mint's."""
+    publisher._store = store
+    return publisher
