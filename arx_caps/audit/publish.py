@@ -159,6 +159,34 @@ class Publisher:
         with self._lock:
             self._writer, self._doubted, self._shows = None, Frontier(), False
 
+    def meet(self, raw: bytes | None, has: int) -> bytes | None:
+        """Hold the log to a checkpoint that is kept elsewhere, and halt where it does not continue that.
+
+        Args:
+            raw: The checkpoint's note; one that the log's key did not sign is nobody's.
+            has: How many records the database has, or had after the note was read.
+
+        Returns:
+            The published checkpoint, if it is to take the place of the other one.
+        """
+        mine = fetch_from(self.folder)(CHECKPOINT)
+        head, shown = (_opened(each, self.signer.key) for each in (raw, mine))
+        try:
+            if head is not None and has < head.size:
+                raise _older(has, head)
+            if shown is None or (head is not None and shown.size < head.size):
+                return None  # it is met in a later step
+            if head is not None:
+                with self._made_again():
+                    root = _root_within(self.files(shown.size), head.size, shown)[0]
+                _hold(root, head)
+        except IncompleteError:
+            return None
+        except TamperedError as error:
+            self.halt(error)
+            return None
+        return mine if head is None or head.size < shown.size else None
+
     def word(self, seen: int) -> LogWord | None:
         """Return the published checkpoint, with the proof that it continues a size; None before there is one.
 
@@ -209,8 +237,7 @@ class Publisher:
         heads.sort(key=lambda head: head.size)
         has = self._store.size()
         if heads and has < heads[-1].size:
-            told = f"the database has {has} records, and {heads[-1].size} were signed"
-            raise TamperedError(f"{told}: it is an older one, such as a backup", has, heads[-1].size - 1)
+            raise _older(has, heads[-1])
         if heads:
             tree = self._store.stored_tree(heads[0].size)
             self._tree = tree if tree is not None and tree.root() == heads[0].root else Frontier()
@@ -363,11 +390,19 @@ class Publisher:
 
 def checkpoint_in(path: Path, key: VerifierKey) -> Checkpoint | None:
     """Return the checkpoint in a file; None where the file is missing, or has none that this log signed."""
-    raw = fetch_from(path.parent)(path.name)
+    return _opened(fetch_from(path.parent)(path.name), key)
+
+
+def _opened(raw: bytes | None, key: VerifierKey) -> Checkpoint | None:
     try:
         return None if raw is None else open_checkpoint(raw, key).checkpoint
     except (NoteError, TamperedError):
         return None
+
+
+def _older(has: int, head: Checkpoint) -> TamperedError:
+    told = f"the database has {has} records, and {head.size} were signed: it is an older one, such as a backup"
+    return TamperedError(told, has, head.size - 1)
 
 
 def _root_within(reader: TileReader, size: int, head: Checkpoint) -> tuple[bytes, list[bytes]]:

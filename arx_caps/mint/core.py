@@ -22,7 +22,7 @@ from arx_caps.mint.keys import RootKeys
 from arx_caps.mint.limits import RateLimits
 from arx_caps.mint.loading import NoPolicy, follow_policy, read_policy, reload_policy, settle_policy
 from arx_caps.mint.log import AuditLog
-from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed
+from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
 from arx_caps.mint.lost_bans import StandingBans
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.recording import Recording
@@ -110,7 +110,8 @@ class Mint:
         self.bans = StandingBans(self)
         self._doubted: Ahead | None = None  # a verifier's word that was one too many
         self.log = AuditLog(realm) if log is None else log
-        self.log.feeds = (EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
+        signed = SignedFeed(store, self.log.publisher)  # first: it may keep the others from recording anything
+        self.log.feeds = (signed, EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None
 

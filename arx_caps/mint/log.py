@@ -103,9 +103,10 @@ class AuditLog:
         """
         self.store.create()
         self._tell(self._try(self.publisher.step) or self.publisher.halted)
-        if self.publisher.halted is None:  # into an older log nothing is put, or it could not be mended
-            for feed in self.feeds:
+        for feed in self.feeds:
+            if self.publisher.halted is None:  # into an older log nothing is put, or it could not be mended
                 feed.begin(self.store)
+        self._tell(self.publisher.halted or self.failing)
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="arx-mint-log", daemon=True)
         self._thread.start()
@@ -217,8 +218,8 @@ class AuditLog:
         with self._stepping:
             failed = self._try(self.publisher.step)
             if self.publisher.halted is None:
-                # One that fails keeps no other from being put in and signed.
-                found = [self._try(feed, self.store) for feed in self.feeds]
+                # One that fails keeps no other from being put in and signed; one may find that nothing is to be.
+                found = [self._try(feed, self.store) for feed in self.feeds if self.publisher.halted is None]
                 found += [self._try(self.publisher.step), self._try(self._patrol)]
                 failed = next(filter(None, found), None)
             self._tell(self.publisher.halted or failed)

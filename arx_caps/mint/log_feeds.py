@@ -6,6 +6,7 @@ when the mint is killed in between or two mints do it at the same time.  The sto
 were made past the mint as well.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 from arx_caps.audit.entries import Entry, EventRecord, make_event, make_note, place_of_event, read_event
 from arx_caps.audit.nodes import MINT as MINT_NODE
 from arx_caps.audit.nodes import Place, Step
+from arx_caps.audit.publish import Publisher
 from arx_caps.audit.spooled import Spool
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import GAP
@@ -22,6 +24,7 @@ from arx_caps.mint.events import Recorded
 from arx_caps.mint.state import State
 from arx_caps.revocation import Entry as Line
 from arx_caps.revocation import RevocationStore
+from arx_verifier.errors import StoreError
 from arx_verifier.macaroon import MINT_AUDIENCE
 
 EVENTS: Final = "mint"  # the sources' names
@@ -49,6 +52,36 @@ NAMED: Final = (
 )
 
 _log = logging.getLogger(__name__)
+
+
+class SignedFeed:
+    """Keeps the last checkpoint in the revocation store, and holds the log to the one that it finds there.
+
+    A database that is put back takes its checkpoints with it.  A mint without files or memory of later ones would sign
+    a second history; the store, which is not put back with the database, shows it that there is a first one.
+
+    Args:
+        revocation: The store.
+        publisher: Signs the log.
+    """
+
+    def __init__(self, revocation: RevocationStore, publisher: Publisher) -> None:
+        self._revocation, self._publisher = revocation, publisher
+
+    def begin(self, store: LogStore) -> None:
+        """Hold the log to what the store has, before anything is recorded; later, where the store does not answer."""
+        with contextlib.suppress(StoreError):
+            self(store)
+
+    def __call__(self, store: LogStore) -> None:
+        """Hold the log to what the store has, and keep what was published since.
+
+        Raises:
+            StoreError: The revocation store did not answer.
+        """
+        newer = self._publisher.meet(self._revocation.signed(), store.size())
+        if newer is not None:
+            self._revocation.mark_signed(newer)
 
 
 class EventFeed:

@@ -189,6 +189,23 @@ class RevocationStore:
         """
         self.exchange.once(lambda: self.exchange.client.hset(self.keys.header, "taken", str(seq)))
 
+    def signed(self) -> bytes | None:
+        """Return the last checkpoint of the audit log that a mint kept here, or None; its signature is to be checked.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        found: bytes | None = self.exchange.once(lambda: self.exchange.client.hget(self.keys.header, "signed"))
+        return found
+
+    def mark_signed(self, checkpoint: bytes) -> None:
+        """Keep a checkpoint of the audit log, for mints on a database that lacks it.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        self.exchange.once(lambda: self.exchange.client.hset(self.keys.header, "signed", checkpoint))
+
     # Kills and bans.
 
     def kill(self, scopes: Sequence[str], reason: str, by: str, *, until_ms: int | None = None) -> Bump:

@@ -27,6 +27,7 @@ from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint import log
 from arx_caps.mint.core import HALTED
+from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.rolling import WITHIN_S, Fleet, fleet, send
 from tests.mint.world import local_world
@@ -167,6 +168,12 @@ def shorten(made: Fleet) -> None:
         c.execute(delete(CHECKPOINT))
 
 
+def reindexed(realm: Realm, *options: str) -> subprocess.CompletedProcess[str]:
+    """Type what a halted mint names."""
+    command = [sys.executable, "-m", "arx_caps.cli", "audit", "reindex", "--reason", "mended", "--yes", *options]
+    return subprocess.run([*command, "--realm-dir", str(realm.folder)], capture_output=True, text=True)
+
+
 def test_only_a_database_that_contradicts_the_signature_halts(made: Fleet, tmp_path: Path) -> None:
     """It is said in ``/readyz`` and to whoever sends; what it names is typed, and both sign again."""
     for change in (shorten, rewrite):
@@ -183,9 +190,7 @@ def test_only_a_database_that_contradicts_the_signature_halts(made: Fleet, tmp_p
         for mint in made.mints:
             mint.stop()
         for realm in made.realms:  # as the mint's log says
-            command = [sys.executable, "-m", "arx_caps.cli", "audit", "reindex", "--reason", "mended", "--yes"]
-            command += ["--realm-dir", str(realm.folder)] + (["--replace"] if change is rewrite else [])
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = reindexed(realm, *(["--replace"] if change is rewrite else []))
             assert done.returncode == 0, done.stderr
         assert re.search(r"no record was missing", done.stdout)  # the first one mended it for both
         for which, mint in enumerate(made.mints):
