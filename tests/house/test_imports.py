@@ -23,7 +23,7 @@ ORDER = """
     refusals standing
     grant judging proving spending
     verify
-    retention resp feed_wire feed_relay following feed segment replay workers tidying allotting durable
+    retention feed_wire feed_relay following feed segment replay workers tidying allotting durable
     spool
     routes peers problems enforcement streams calls received gates routers endpoints
     asgi guard service

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection to the revocation store: subscribed, and used for probes.  SPEC 10.
 
-It frames, parses and refuses: any error, time-out or answer of an unknown form is a ``FeedError``, after which the
-connection must be dropped.  The client library's retries are off and a dropped connection is never opened again: a
-hidden reconnect loses what was published in between.  The library connects, logs in and finds the primary; from then on
-bytes are read and written here.  What an answer means is ``following``'s matter.
+Any error, time-out or answer of an unknown form is a ``FeedError``, after which the connection must be dropped.  The
+client library's retries are off and a dropped connection is never opened again: a hidden reconnect loses what was
+published in between.  The library connects, logs in and finds the primary; from then on bytes are read and written
+here and ``hiredis`` cuts them into values.  What an answer means is ``following``'s matter.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
 
+import hiredis
 import msgspec
 import redis
 
 from arx_verifier.history import Place
-from arx_verifier.resp import MORE, Reader, RefusedError, pack
 from arx_verifier.store_address import NOT_PERMITTED, CertificateError, refused_login
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
@@ -28,6 +28,8 @@ PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
 ENTRIES: Final = 1_000  # asked for in one answer
 CHUNK: Final = 262_144  # bytes read at once
+MAX_ANSWER: Final = 1_048_576  # bytes; a page of the longest scopes has 120 000, and hiredis itself has no limit
+MORE: Final = object()  # no answer is whole yet
 LOGIN: Final = "ARX_STORE_PASSWORD, or the login in `store` of the service file"
 LEAVE_S: Final = 0.5  # who leaves waits so long for a slow store, and is forgotten with its lease otherwise
 
@@ -118,7 +120,8 @@ class Link:
         self._tag = f"arx:{{{realm}}}:"
         self._probe_keys = [self._tag + part for part in ("h", "f", "b", "log", "v", "a", "r")]
         self._early: deque[Any] = deque()  # pushes that came while something else was read
-        self._reader = Reader()
+        self._reader = hiredis.Reader(notEnoughData=MORE)
+        self._unread = 0  # bytes of an answer that is not whole yet
         self._ready = False  # there is something to read
         self._link: Any = None
 
@@ -230,7 +233,7 @@ class Link:
     def _send(self, *command: str | int | bytes) -> None:
         self._expect_open()
         try:
-            self._link.sendall(pack(*command))
+            self._link.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub has a tuple of one word
         except OSError as error:
             raise FeedError(f"cannot send: {type(error).__name__}") from error
 
@@ -240,13 +243,16 @@ class Link:
         if self._early and not wait:
             return self._early.popleft()
         try:
-            while (frame := self._reader.take()) is MORE and (wait or self._ready):
+            while (frame := self._reader.gets()) is MORE and (wait or self._ready):
                 self._pull()
-        except RefusedError as error:
-            hint = f"; {NOT_PERMITTED}" if str(error).startswith("NOPERM") else ""
-            raise FeedError(f"the store refused: {error}{hint}") from error
-        except (OSError, ValueError) as error:
+        # hiredis raises TypeError for a map with a list as its key, MemoryError for a list that claims to be endless.
+        except (OSError, hiredis.ProtocolError, TypeError, ValueError, MemoryError) as error:
             raise FeedError(f"cannot read: {type(error).__name__}") from error
+        if isinstance(frame, hiredis.ReplyError):
+            hint = f"; {NOT_PERMITTED}" if str(frame).startswith("NOPERM") else ""
+            raise FeedError(f"the store refused: {str(frame)[:500]}{hint}")
+        if frame is not MORE:
+            self._unread = 0
         return frame
 
     def _pull(self) -> None:
@@ -254,6 +260,9 @@ class Link:
         data = self._link.recv(CHUNK)
         if not data:
             raise FeedError("the store closed the connection")
+        self._unread += len(data)
+        if self._unread > MAX_ANSWER:
+            raise FeedError(f"cannot read: an answer longer than {MAX_ANSWER} bytes")
         self._reader.feed(data)
         pending = isinstance(self._link, ssl.SSLSocket) and self._link.pending() > 0
         self._ready = pending or len(data) == CHUNK
