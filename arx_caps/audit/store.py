@@ -38,13 +38,6 @@ from arx_verifier.errors import SettingsError
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # checkpoints; the last one always
 _AT_ONCE: Final = 4096  # leaves that are read in one go
-_UPGRADES: Final = {  # from a schema to the next one
-    "1": (
-        "ALTER TABLE log_state ADD COLUMN counted BIGINT NOT NULL DEFAULT 0",  # totals: no more with each batch
-        "UPDATE log_state SET counted = size",
-    ),
-    "2": ("ALTER TABLE log_checkpoint ADD COLUMN edge {bytes}",),
-}
 _HELD: Final = select(*STATE.c).with_for_update()
 LOCK: Final = 0x617279  # any number that nobody else locks in this database
 
@@ -112,8 +105,6 @@ class LogStore:
                 c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
                 c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
             found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
-            while found in _UPGRADES:
-                found = _upgrade(c, found)
             if found != tables.SCHEMA:
                 raise SettingsError(
                     f"{NAME} has schema {found}, this version knows {tables.SCHEMA}: update ARx, or restore the backup "
@@ -308,12 +299,3 @@ class LogStore:
         """Return the nodes that something is called by, such as ``link`` and a link; most often one."""
         with self.reading() as c:
             return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))
-
-
-def _upgrade(c: Connection, schema: str) -> str:
-    """Bring tables of a schema to the next one; return its name."""
-    for statement in _UPGRADES[schema]:
-        c.exec_driver_sql(statement.format(bytes="BYTEA" if c.dialect.name == "postgresql" else "BLOB"))
-    after = str(int(schema) + 1)
-    c.execute(update(META).where(META.c.name == "schema").values(value=after))
-    return after

@@ -24,7 +24,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 
 METADATA: Final = MetaData()
-SCHEMA: Final = "3"
+SCHEMA: Final = "1"
 
 EVENT: Final = 0  # something that happened at the mint
 ALLOW: Final = 1

@@ -4,12 +4,12 @@
 import random
 from collections import Counter
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
 from arx_caps.audit.questions import total
 from arx_caps.audit.reach import Question
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import ALLOW, DENY, META, NODE, RECORD, STATE
+from arx_caps.audit.tables import ALLOW, DENY, NODE, RECORD, STATE
 from arx_caps.audit.totals import up_to_date
 from tests.audit.batches import batch_of, decision, facts
 
@@ -66,19 +66,3 @@ def test_totals_are_those_of_the_records(store: LogStore) -> None:
     with store.reading() as c:
         size, done = c.execute(select(STATE.c.size, STATE.c.counted)).one()
     assert size == done
-
-
-def test_a_log_of_the_version_before_goes_on(store: LogStore, url: str) -> None:
-    """Its totals held all of its records; what comes after is added once."""
-    store.take(batch_of([decision(n, CHAINS[n % 6]) for n in range(9)]), "s")
-    store.put_checkpoint(9, b"note")
-    with store.writing() as log:
-        log.connection.exec_driver_sql("ALTER TABLE log_state DROP COLUMN counted")
-        log.connection.exec_driver_sql("ALTER TABLE log_checkpoint DROP COLUMN edge")
-        log.connection.execute(update(META).values(value="1"))
-    with LogStore(url) as again:
-        again.create()
-        assert told(again) == counted(again)
-        again.take(batch_of([decision(n, CHAINS[n % 6]) for n in range(9)], 10), "s")
-        again.put_checkpoint(18, b"note")
-        assert told(again) == counted(again)

@@ -10,41 +10,11 @@ from typing import Final
 from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.tables import META, METADATA
+from arx_caps.mint.tables import METADATA
 from arx_verifier.errors import SettingsError
 
-FOUNDATION: Final = "0001"
-CONTROL_PLANE: Final = "0002"
-SERVICES: Final = "0003"
-RENEWAL: Final = "0004"
-KEYS: Final = "0005"
-LISTS: Final = "0006"
-POLICIES: Final = "0007"
-GRANTS: Final = "0008"
-QUESTIONS: Final = "0009"
-TEMPLATES: Final = "0010"
-SUBJECTS: Final = "0011"
-APPROVALS: Final = "0012"
-BANS: Final = "0013"
-REVISIONS: Final = (
-    FOUNDATION,
-    CONTROL_PLANE,
-    SERVICES,
-    RENEWAL,
-    KEYS,
-    LISTS,
-    POLICIES,
-    GRANTS,
-    QUESTIONS,
-    TEMPLATES,
-    SUBJECTS,
-    APPROVALS,
-    BANS,
-)  # in their order
+REVISIONS: Final = ("0001",)  # in their order
 HEAD: Final = REVISIONS[-1]
-# Versions that know no revisions look at this name in META, and refuse any other value than 1.
-SCHEMA: Final = "schema"
-OLD_SCHEMA: Final = "1"
 LOCK: Final = 0x617278  # any number that nobody else locks in this database
 NEWER: Final = "update ARx, or restore the backup that was made before it was updated"
 
@@ -69,12 +39,9 @@ def revision(connection: Connection) -> str | None:
         if found not in REVISIONS:
             raise SettingsError(f"the mint's database is of revision {found}, this version knows {HEAD}: {NEWER}")
         return str(found)
-    if META.name not in there:
-        return None
-    schema = connection.execute(select(META.c.value).where(META.c.name == SCHEMA)).scalar()
-    if schema != OLD_SCHEMA:
-        raise SettingsError(f"the mint's database has schema {schema}, this version knows revision {HEAD}: {NEWER}")
-    return FOUNDATION
+    if there.intersection(METADATA.tables):
+        raise SettingsError(f"the mint's database has tables and no revision: this version knows {HEAD}; {NEWER}")
+    return None
 
 
 def migrate(connection: Connection) -> str | None:
@@ -95,13 +62,13 @@ def migrate(connection: Connection) -> str | None:
         METADATA.create_all(connection)
         VERSION.create(connection)
         connection.execute(insert(VERSION).values(version_num=HEAD))
-        connection.execute(insert(META).values(name=SCHEMA, value=HEAD))
         return None
-    _upgrade(connection, before)
+    upgrade(connection)
     return before
 
 
-def _upgrade(connection: Connection, before: str) -> None:
+def upgrade(connection: Connection) -> None:
+    """Take the steps from a database's revision, or from nothing, to the newest form."""
     # Only here: a start that finds everything as it should be does without Alembic and its templates.
     from alembic import command
     from alembic.config import Config
@@ -109,6 +76,4 @@ def _upgrade(connection: Connection, before: str) -> None:
     config = Config()
     config.set_main_option("script_location", "arx_caps.mint:migrations")
     config.attributes["connection"] = connection
-    if before == FOUNDATION and not inspect(connection).has_table(VERSION.name):
-        command.stamp(config, FOUNDATION)
     command.upgrade(config, HEAD)

@@ -1,0 +1,219 @@
+-- revision 0001
+CREATE TABLE agents (
+  path VARCHAR(64) NOT NULL,
+  status VARCHAR(16) NOT NULL,
+  owner TEXT,
+  metadata TEXT NOT NULL,
+  created_at BIGINT NOT NULL,
+  ended_at BIGINT,
+  PRIMARY KEY (path)
+);
+CREATE TABLE audience_keys (
+  audience VARCHAR(64) NOT NULL,
+  n INTEGER NOT NULL,
+  created_at BIGINT NOT NULL,
+  used_at BIGINT NOT NULL,
+  retired_at BIGINT,
+  PRIMARY KEY (audience, n)
+);
+CREATE TABLE enrolments (
+  digest VARCHAR(64) NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  until BIGINT NOT NULL,
+  PRIMARY KEY (digest)
+);
+CREATE TABLE epoch_bans (
+  scope VARCHAR(96) NOT NULL,
+  at_ms BIGINT NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  why TEXT NOT NULL,
+  PRIMARY KEY (scope)
+);
+CREATE TABLE epoch_followed (
+  realm VARCHAR(32) NOT NULL,
+  inc VARCHAR(32) NOT NULL,
+  seq BIGINT NOT NULL,
+  chain VARCHAR(40) NOT NULL,
+  PRIMARY KEY (realm)
+);
+CREATE TABLE epoch_high_water (
+  realm VARCHAR(32) NOT NULL,
+  inc VARCHAR(32) NOT NULL,
+  seq BIGINT NOT NULL,
+  chain VARCHAR(40) DEFAULT '' NOT NULL,
+  max_ttl_ms BIGINT NOT NULL,
+  PRIMARY KEY (realm)
+);
+CREATE TABLE holder_keys (
+  kid VARCHAR(64) NOT NULL,
+  holder VARCHAR(96) NOT NULL,
+  x VARCHAR(64) NOT NULL,
+  added_at BIGINT NOT NULL,
+  PRIMARY KEY (kid)
+);
+CREATE INDEX ix_holder_keys_holder ON holder_keys (holder);
+CREATE TABLE key_fetches (
+  holder_key VARCHAR(96) NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  kids TEXT NOT NULL,
+  at BIGINT NOT NULL,
+  PRIMARY KEY (holder_key)
+);
+CREATE TABLE meta (
+  name VARCHAR(32) NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (name)
+);
+CREATE TABLE operators (
+  id VARCHAR(64) NOT NULL,
+  status VARCHAR(16) NOT NULL,
+  created_at BIGINT NOT NULL,
+  role VARCHAR(32) DEFAULT 'admin' NOT NULL,
+  rules TEXT,
+  ended_at BIGINT,
+  PRIMARY KEY (id)
+);
+CREATE TABLE outbox (
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  at_ms BIGINT NOT NULL,
+  mint VARCHAR(64) NOT NULL,
+  kind VARCHAR(64) NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  body BLOB NOT NULL
+);
+CREATE INDEX outbox_by_time ON outbox (at_ms);
+CREATE TABLE policies (
+  digest VARCHAR(32) NOT NULL,
+  text TEXT NOT NULL,
+  first_at BIGINT NOT NULL,
+  in_force_at BIGINT NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  PRIMARY KEY (digest)
+);
+CREATE TABLE repeats (
+  caller VARCHAR(96) NOT NULL,
+  "key" VARCHAR(64) NOT NULL,
+  digest VARCHAR(64) NOT NULL,
+  facts TEXT NOT NULL,
+  recipe TEXT,
+  until BIGINT NOT NULL,
+  PRIMARY KEY (caller, "key")
+);
+CREATE INDEX ix_repeats_until ON repeats (until);
+CREATE TABLE root_keys (
+  name VARCHAR(16) NOT NULL,
+  created_at BIGINT NOT NULL,
+  mints_from BIGINT,
+  waits INTEGER NOT NULL,
+  used_at BIGINT NOT NULL,
+  retired_at BIGINT,
+  nonce TEXT,
+  sealed TEXT,
+  PRIMARY KEY (name)
+);
+CREATE TABLE services (
+  audience VARCHAR(64) NOT NULL,
+  enrolled_at BIGINT NOT NULL,
+  enrolled_by VARCHAR(96) NOT NULL,
+  PRIMARY KEY (audience)
+);
+CREATE TABLE used_jti (
+  digest VARCHAR(64) NOT NULL,
+  until BIGINT NOT NULL,
+  PRIMARY KEY (digest)
+);
+CREATE INDEX ix_used_jti_until ON used_jti (until);
+CREATE TABLE sessions (
+  id VARCHAR(32) NOT NULL,
+  agent VARCHAR(64) NOT NULL,
+  jkt VARCHAR(64) NOT NULL,
+  opened_with TEXT,
+  subject_issuer TEXT,
+  subject TEXT,
+  subject_claims TEXT,
+  subject_until BIGINT,
+  status VARCHAR(16) NOT NULL,
+  purpose TEXT,
+  policy VARCHAR(32) NOT NULL,
+  opened_at BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL,
+  ends_at BIGINT DEFAULT '0' NOT NULL,
+  ended_at BIGINT,
+  inc VARCHAR(32) NOT NULL,
+  born BIGINT NOT NULL,
+  PRIMARY KEY (id),
+  FOREIGN KEY(agent) REFERENCES agents (path)
+);
+CREATE INDEX sessions_by_time ON sessions (opened_at, id);
+CREATE INDEX sessions_of_agents ON sessions (agent, opened_at, id);
+CREATE INDEX sessions_of_subjects ON sessions (subject, opened_at, id);
+CREATE TABLE tasks (
+  id VARCHAR(32) NOT NULL,
+  session VARCHAR(32) NOT NULL,
+  agent VARCHAR(64) NOT NULL,
+  subject_scope VARCHAR(64),
+  above TEXT DEFAULT '[]' NOT NULL,
+  template VARCHAR(64) NOT NULL,
+  params TEXT NOT NULL,
+  audiences TEXT NOT NULL,
+  link VARCHAR(32) NOT NULL,
+  status VARCHAR(16) NOT NULL,
+  policy VARCHAR(32) NOT NULL,
+  started_at BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL,
+  ended_at BIGINT,
+  inc VARCHAR(32) NOT NULL,
+  born BIGINT NOT NULL,
+  PRIMARY KEY (id),
+  FOREIGN KEY(session) REFERENCES sessions (id)
+);
+CREATE INDEX tasks_by_template ON tasks (session, template);
+CREATE INDEX tasks_by_time ON tasks (started_at, id);
+CREATE INDEX tasks_of_agents ON tasks (agent, started_at, id);
+CREATE INDEX tasks_of_sessions ON tasks (session, started_at, id);
+CREATE INDEX tasks_of_templates ON tasks (template, started_at, id);
+CREATE TABLE approvals (
+  id VARCHAR(32) NOT NULL,
+  task VARCHAR(32) NOT NULL,
+  session VARCHAR(32) NOT NULL,
+  agent VARCHAR(64) NOT NULL,
+  subject_issuer TEXT,
+  subject TEXT,
+  template VARCHAR(64) NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  caveat TEXT NOT NULL,
+  tool VARCHAR(96) NOT NULL,
+  args TEXT NOT NULL,
+  why TEXT,
+  need INTEGER NOT NULL,
+  ttl_ms BIGINT NOT NULL,
+  once INTEGER NOT NULL,
+  status VARCHAR(16) NOT NULL,
+  asked_at BIGINT NOT NULL,
+  "by" TEXT NOT NULL,
+  denied_by VARCHAR(64),
+  answer_why TEXT,
+  approved_at BIGINT,
+  expires_at BIGINT,
+  PRIMARY KEY (id),
+  FOREIGN KEY(task) REFERENCES tasks (id)
+);
+CREATE INDEX approvals_by_time ON approvals (asked_at, id);
+CREATE INDEX approvals_in_state ON approvals (status, asked_at, id);
+CREATE INDEX approvals_of_sessions ON approvals (session, asked_at, id);
+CREATE INDEX approvals_waiting ON approvals (session, status);
+CREATE INDEX ix_approvals_task ON approvals (task);
+CREATE TABLE task_grants (
+  link VARCHAR(32) NOT NULL,
+  task VARCHAR(32) NOT NULL,
+  content TEXT NOT NULL,
+  policy VARCHAR(32) NOT NULL,
+  granted_at BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL,
+  ended_at BIGINT,
+  replaced_by VARCHAR(32),
+  PRIMARY KEY (link),
+  FOREIGN KEY(task) REFERENCES tasks (id)
+);
+CREATE INDEX ix_task_grants_task ON task_grants (task);
