@@ -5,8 +5,20 @@ from arx_caps.agent.agent import Agent, Workload
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.auth import ArxAuth
 from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.outline import holder_of, links_of
 from arx_caps.agent.session import Session
 from arx_caps.agent.started import StartedTask
 from arx_caps.agent.task import Task
 
-__all__ = ["Agent", "Approval", "ArxAuth", "Bundle", "Session", "StartedTask", "Task", "Workload"]
+__all__ = [
+    "Agent",
+    "Approval",
+    "ArxAuth",
+    "Bundle",
+    "Session",
+    "StartedTask",
+    "Task",
+    "Workload",
+    "holder_of",
+    "links_of",
+]

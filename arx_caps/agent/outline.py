@@ -176,6 +176,31 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
     return reading
 
 
+def holder_of(macaroon: Macaroon) -> str:
+    """Tell whose token this is: the agent it was handed to last, else the one that the mint gave it to.
+
+    Raises:
+        MalformedTokenError: It is no token of an agent.
+    """
+    held = outline(macaroon)
+    return held.named[-1] if held.named else held.identifier.agent
+
+
+def links_of(macaroon: Macaroon) -> tuple[str, ...]:
+    """Return the names of a token's links, the mint's first; a kill of one ends it and what was handed on from it.
+
+    Raises:
+        MalformedTokenError: It is no token of an agent.
+    """
+    held = outline(macaroon)
+    link = codec.bytes_of(held.identifier.id)
+    links = [held.identifier.id]
+    for hop in held.hops:
+        link, _ = chain.next_link(link, hop.encode())
+        links.append(codec.text_of(link))
+    return tuple(links)
+
+
 def caveats_of(macaroon: Macaroon) -> list[Any]:
     """Return a token's caveats as plain data, in order, for people to read."""
     return [_plain(packet) for packet in macaroon.packets]

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.auth import ArxAuth, Sign
@@ -19,11 +20,14 @@ from arx_caps.agent.narrowing import caveats_for
 from arx_caps.agent.presenting import add_approvals, spread
 from arx_caps.agent.shared import Shared
 from arx_verifier import names, proofs
-from arx_verifier.access import HttpCall
+from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.caveats import Caveat
-from arx_verifier.errors import AttenuationError, shorten
+from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.macaroon import HOP_BYTES
 from arx_verifier.proofs import CallSigner
+
+if TYPE_CHECKING:
+    from arx_caps.agent.forecast import Forecast
 
 
 def now_ms() -> int:
@@ -62,6 +66,31 @@ class Task(Shared):
             MalformedTokenError: The text is not a bundle, or its tokens do not belong together.
         """
         return cls(Bundle.parse(text.strip()), now=now)
+
+    @classmethod
+    def from_env(cls, variable: str = "ARX_TASK", *, now: Callable[[], int] = now_ms) -> Self:
+        """Take over the task that whoever started this process put into its environment.
+
+        Args:
+            variable: Holds the text, a secret; or, with ``_FILE`` behind its name, as ``ARX_TASK_FILE``, the path of a
+                file with the text.
+            now: The holder's clock, ms since the Unix epoch.
+
+        Raises:
+            SettingsError: Neither variable is set, or the file cannot be read.
+            MalformedTokenError: As ``from_text``.
+        """
+        text, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+        if text is None and path is not None:
+            try:
+                text = Path(path).read_text(encoding="ascii")
+            except (OSError, ValueError) as error:
+                raise SettingsError(
+                    f"{variable}_FILE: {shorten(path, 300)} cannot be read: {type(error).__name__}"
+                ) from None
+        if not text:
+            raise SettingsError(f"no task: set {variable} to what `encode` gave, or {variable}_FILE to a file with it")
+        return cls.from_text(text, now=now)
 
     def encode(self) -> str:
         """Return the text that hands this very task to another holder, ``arxb1_…``.  It is a secret."""
@@ -120,6 +149,37 @@ class Task(Shared):
     def needs_approval(self, tool: str) -> bool:
         """Tell whether a call of this tool has to be approved by operators; the policy says which do."""
         return any(held.requirements_of(tool) for held in self.bundle.outlines.values())
+
+    def allows(
+        self,
+        tool: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        audience: str | None = None,
+        approvals: Sequence[Approval] = (),
+    ) -> "Forecast":
+        """Tell whether a call would be allowed, by what the tokens say.  Offline: no kill or used call is known.
+
+        Args:
+            tool: The tool's name.
+            args: Its arguments as they go on the wire.
+            audience: The service; else each that the task has a token for.
+            approvals: What operators have approved of it.
+
+        Returns:
+            True where a token allows it; else the reason's code, and what was expected and came.
+
+        Raises:
+            AttenuationError: The task has no token for this audience.
+        """
+        from arx_caps.agent.forecast import forecast  # with what judges; most holders only call
+
+        chosen = self.audiences if audience is None else (self._checked(audience),)
+        request = AccessRequest(tool, dict(args or {}), self._now())
+        discharges = [approval.discharge for approval in approvals]
+        answers = [forecast(self.bundle.tokens[each], request, discharges, anywhere=True) for each in chosen]
+        # The service that knows the tool has the reason; all others only say that they do not.
+        return max(answers, key=lambda answer: (bool(answer), answer.code != "tool_not_allowed"))
 
     def auth(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> ArxAuth:
         """Return authentication for an HTTP client of httpx or httpx2, sync or async.

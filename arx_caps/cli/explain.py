@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import click
 
 from arx_caps.agent.approval import Approval
-from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.agent.forecast import forecast
+from arx_caps.agent.outline import outline
 from arx_caps.agent.presenting import add_approvals
 from arx_caps.cli.exits import DENIED, OK, Stop
 from arx_caps.cli.files import read_text
@@ -31,8 +32,6 @@ from arx_verifier.decisions import InMemoryDecisions
 from arx_verifier.errors import MEANINGS, Failure
 from arx_verifier.macaroon import Macaroon
 from arx_verifier.names import matches_tool
-from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.refusals import missing_discharge
 from arx_verifier.service import ServiceFile, open_verifier, read_service_file
 
 
@@ -152,28 +151,12 @@ def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Ve
     """Judge the caveats alone."""
     added.to("", macaroon, macaroon.unverified_identifier.aud, request.at)  # whether they belong to it at all
     notes = ["the signature is not checked, nor any kill: give --service for both"]
-    chain = unverified_chain(macaroon, added.read())
+    answer = forecast(macaroon, request, added.read())
     if macaroon.is_one_shot:
         notes.append("this token is for one call; whether it is this one is not checked")
-    elif chain.needs_call:
+    elif answer.needs_call:
         notes.append("the token must be signed for each call: explained as if it were")
-    refused = chain.refused or _judge(chain, request)
-    return (
-        Verdict("ok", (), tuple(notes))
-        if refused is None
-        else Verdict(refused.code, refused.all_failures(), tuple(notes))
-    )
-
-
-def _judge(chain: ProvenChain, request: AccessRequest) -> Refused | None:
-    """Judge what depends on the request, in the verifier's order."""
-    if request.at >= chain.exp:
-        return Refused("expired", (Failure("token", "exp", f"before {show_time(chain.exp)}", show_time(request.at)),))
-    if request.at < chain.nbf:
-        expected = f"{show_time(chain.nbf)} or later"
-        return Refused("not_yet_valid", (Failure("token", "nbf", expected, show_time(request.at)),))
-    refused = chain.judge_peer(request.peer) if chain.networks else None
-    return refused or chain.judge_tool(request.tool, request.args) or missing_discharge(chain, request.tool)
+    return Verdict(answer.code, answer.failures, tuple(notes))
 
 
 def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceFile) -> Verdict:

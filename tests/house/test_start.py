@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is imported when ARx starts: counted and not timed.  ``make bench-all`` times it."""
 
+import importlib.metadata
 import subprocess
 import sys
 
 import pytest
+
+import arx_caps
+import arx_verifier
 
 # What takes long to import and is needed by few: HTTP, stores, databases, frameworks, and what these bring along.
 HEAVY = frozenset(
@@ -26,7 +30,8 @@ def imported_by(code: str) -> set[str]:
     [
         ("import arx_verifier", 40),
         ("from arx_verifier import Macaroon, Caveat, Rule, Constraint, CallSigner", 105),
-        ("from arx_verifier import *", 130),
+        ("from arx_verifier import Verifier, KeyRing, Decision, Grant, ArxError", 130),
+        ("import arx_caps", 40),
     ],
 )
 def test_a_start_imports_little(code: str, most: int) -> None:
@@ -36,6 +41,18 @@ def test_a_start_imports_little(code: str, most: int) -> None:
     found = imported_by(code)
     assert not {name.partition(".")[0] for name in found} & HEAVY
     assert len(found) <= most, sorted(found)
+
+
+def test_every_name_at_the_front_doors_is_there() -> None:
+    """
+    Each is imported by its first use; the version is that of the installed package.
+    """
+    for door in (arx_verifier, arx_caps):
+        assert all(getattr(door, name) is not None for name in door.__all__)
+        assert set(door.__all__) <= set(dir(door))
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            door.nothing  # noqa: B018
+    assert arx_verifier.__version__ == importlib.metadata.version("arx-verifier")
 
 
 def test_a_holder_imports_no_verifier() -> None:

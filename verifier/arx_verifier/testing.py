@@ -72,12 +72,25 @@ class UnsafeTestRealm:
         keys = KeyRing({_KID: self._key}, realm="test")
         self.verifier = Verifier(audience=audience, keys=keys, epochs=self.epochs, decisions=self.decisions)
 
-    def caller(self, *rules: Rule, agent: str = "test/agent", ttl_ms: int = _TTL_MS) -> UnsafeCaller:
+    def caller(
+        self,
+        *rules: Rule,
+        agent: str = "test/agent",
+        subject: tuple[str, str] | None = None,
+        session: str = "s-test",
+        task: str = "t-test",
+        depth: int = 4,
+        ttl_ms: int = _TTL_MS,
+    ) -> UnsafeCaller:
         """Return an agent with a token for what the rules allow.
 
         Args:
             rules: At least one; ``Rule(tool="orders.get", args={"order_id": "o-1"})``.
             agent: Its path.
+            subject: The issuer and subject of the person for whom it works, or None.
+            session: Its session's id.
+            task: Its task's id.
+            depth: How many hand-overs may follow.
             ttl_ms: How long the token lives, ms; a negative one is over already.
         """
         now = _now_ms()
@@ -85,13 +98,14 @@ class UnsafeTestRealm:
             agent=agent,
             aud=self._audience,
             born=self.epochs.view()[:2],
-            depth=4,
+            depth=depth,
             exp=now + ttl_ms,
             iat=min(now, now + ttl_ms - 1),
             id=codec.text_of(os.urandom(16)),
             kid=_KID,
-            session="s-test",
-            task="t-test",
+            session=session,
+            subject=subject,
+            task=task,
             v=1,
         )
         caveats = (Caveat(allow=rules, require=("call",)),)
