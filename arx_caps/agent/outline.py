@@ -131,12 +131,11 @@ def outline(macaroon: Macaroon) -> Outline:
         raise MalformedTokenError("this is an operator's token, not an agent's")
     glimpses = [_glimpse(packet) for packet in macaroon.packets if isinstance(packet, bytes)]
     depth, exp = identifier.depth, identifier.exp
-    named, hops, link = [], [], codec.bytes_of(identifier.id)
+    named, hops = [], []
     for glimpse in glimpses:
         if glimpse.to is not None and glimpse.hop is not None:
             named.append(glimpse.to)
             hops.append(glimpse.hop)
-            link, _ = chain.next_link(link, glimpse.hop.encode())
             depth -= 1
         depth = depth if glimpse.depth is None else min(depth, glimpse.depth)
         exp = exp if glimpse.exp is None else min(exp, glimpse.exp)
@@ -144,7 +143,7 @@ def outline(macaroon: Macaroon) -> Outline:
         identifier=identifier,
         named=tuple(named),
         hops=tuple(hops),
-        link=codec.text_of(link),
+        link=[identifier.id, *chain.links_of(identifier.id, tuple([hop.encode() for hop in hops]))][-1],
         depth=max(depth, 0),
         exp=exp,
         hand_to=tuple([glimpse.hand_to for glimpse in glimpses if glimpse.hand_to]),

@@ -21,7 +21,9 @@ from tests.support import access, mint, verifier
 
 pytestmark = pytest.mark.long
 
-TABLES = (terms.KEPT, terms._GATHERED, terms._REFUSED, terms._DEMANDS, arguments._KEPT, arguments._SAID)
+TABLES = (
+    terms.KEPT, terms.TOGETHER, terms._GATHERED, terms.REFUSED, terms._DEMANDS, arguments._KEPT, arguments._SAID,
+)  # fmt: skip
 MOST_BYTES = 4_000_000  # with a quarter of what is allowed
 
 

@@ -12,10 +12,9 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from arx_verifier import bounds, caveats
+from arx_verifier import bounds, caveats, reading
 from arx_verifier.errors import ArxError
-from arx_verifier.proven import ProvenChain
-from arx_verifier.terms import Terms
+from arx_verifier.terms import Said, Terms
 from tests.support import ANYTHING, code_of, forge_caveats, mint
 
 PACKAGE = Path(__file__).parents[2] / "verifier" / "arx_verifier"
@@ -30,17 +29,22 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     """A member is added where a developer would add it, in Python; it restricts in every build."""
     token = forge_caveats(b'{"region":"eu"}')
     assert code_of(token) == "unknown_caveat"
-    take_rest = ProvenChain._take_rest
+    take_rest = reading._take_rest
 
-    def with_region(chain: ProvenChain, index: int, terms: Terms, audience: str) -> None:
-        take_rest(chain, index, terms, audience)
+    def with_region(said: Said, index: int, terms: Terms, audience: str) -> None:
+        take_rest(said, index, terms, audience)
         if isinstance(terms.caveat, _WithRegion) and terms.caveat.region is not None:
             raise ArxError("not in this region", code="network_not_allowed")
 
     monkeypatch.setattr(caveats, "_WIRE", msgspec.json.Decoder(_WithRegion))
-    for kept in ("terms._REFUSED", "terms.KEPT", "proven.KEPT"):  # neither read before nor found later
+    for kept in (
+        "terms.REFUSED",
+        "terms.KEPT",
+        "reading.KEPT",
+        "reading.TOGETHER",
+    ):  # neither read before nor found later
         monkeypatch.setattr(f"arx_verifier.{kept}", bounds.Kept(512, 1))
-    monkeypatch.setattr(ProvenChain, "_take_rest", with_region)
+    monkeypatch.setattr(reading, "_take_rest", with_region)
     assert code_of(token) == "network_not_allowed"
     assert code_of(mint(ANYTHING).encode()) == "ok"
 

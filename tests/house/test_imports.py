@@ -19,7 +19,7 @@ ORDER = """
     comparing matching arguments permitting constraints
     macaroon caveats discharge terms
     presented proofs keys history epochs store_address counters tally digests records decisions
-    prohibiting discharging proven
+    prohibiting discharging reading proven
     refusals standing
     grant judging proving spending
     verify

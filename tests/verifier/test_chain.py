@@ -62,7 +62,9 @@ def test_equal_compares_contents() -> None:
 def test_a_link_needs_no_key(link: bytes, hop: bytes) -> None:
     """A link is the first half of a SHA-256 over public bytes."""
     name = hashlib.sha256(b"arx/1/link" + link + hop).digest()[:16]
-    assert chain.next_link(link, codec.base64_of(hop)) == (name, codec.text_of(name))
+    further = hashlib.sha256(b"arx/1/link" + name + hop).digest()[:16]
+    hops = (codec.base64_of(hop),) * 2
+    assert chain.links_of(codec.text_of(link), hops) == [codec.text_of(name), codec.text_of(further)]
 
 
 @QUICK

@@ -39,12 +39,13 @@ CHOSEN: dict[str, Callable[..., Any]] = {
     "bytes_of": codec.bytes_of,
     "read_text": codec.read_text,
     "appended": chain.appended,
+    "cut_out": codec.cut_out,
     "walk": codec.walk,
     "extend": chain.extend,
     "fold": chain.fold,
     "states_of": chain.states_of,
     "ends_in": chain.ends_in,
-    "next_link": chain.next_link,
+    "links_of": chain.links_of,
     "split_call": proofs.split_call,
     "tool_digest": proofs.tool_digest,
     "salted": digests.salted,
@@ -146,15 +147,31 @@ def test_chain(key: bytes, first: bytes, caveats: list[Any], odd: Any) -> None:
     agree("extend", key, odd)
     agree("fold", key, first, tuple(caveats))
     agree("fold", key, first, caveats)
-    agree("next_link", key, codec.base64_of(first[:9]))
-    agree("next_link", key, first[:12])
-    agree("next_link", odd, first)
+    name, hop = codec.text_of(key[:16].ljust(16)), codec.base64_of(first[:9].ljust(9))
+    agree("links_of", name, (hop, hop[::-1], hop))
+    agree("links_of", name, (hop, first[:12]))
+    agree("links_of", name, (hop, odd))
+    agree("links_of", name[:-1] + "B", ())
+    agree("links_of", name, [hop])
+    agree("links_of", odd, (hop,))
     if len(key) == 32:
         signature = chain.extend(key, first)
         for compared in (signature, first, signature[:-1], key):
             twin, reference = compiled.REFERENCES["states_of"], compiled.REFERENCES["ends_in"]
             found = chain.ends_in(chain.states_of(key), first, compared)
             assert found == reference(twin(key), first, compared) == (compared == signature)
+
+
+@QUICK
+@given(st.lists(st.text("ab", max_size=9).map(str.encode) | THIRD, max_size=5), st.sampled_from([b"a", b"ab"]), ODD)
+def test_texts_cut_out_behind_a_mark(packets: list[Any], mark: bytes, odd: Any) -> None:
+    """With the mark once, more than once, at the end or nowhere, and texts that are not there whole."""
+    for size in (0, 1, 3, 10**6, -1, 2**70, odd):
+        agree("cut_out", tuple(packets), mark, size)
+    agree("cut_out", packets, mark, 2)
+    agree("cut_out", (*packets, odd), mark, 2)
+    agree("cut_out", tuple(packets), odd, 2)
+    agree("cut_out", tuple(packets), b"", 2)
 
 
 @QUICK

@@ -200,4 +200,4 @@ def test_links_and_hops_have_their_width() -> None:
     assert code_of(mint(id="A" * 22).encode()) == "ok"
     for wrong in ("A" * 21, "A" * 23, "A" * 21 + "B"):
         assert code_of(mint(id=wrong).encode()) == "malformed"
-    assert [len(name) for name in chain.next_link(bytes(16), HOP.encode())] == [16, 22]
+    assert [len(name) for name in chain.links_of("A" * 22, (HOP.encode(),))] == [22]

@@ -39,8 +39,7 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
         .hand_over("acme/a/b", Caveat(task="t-sub"), hop=HOPS[0])
         .hand_over("acme/c", hop=HOPS[1])
     )
-    first, _ = chain.next_link(codec.bytes_of(TOKEN_ID), codec.base64_of(HOPS[0]))
-    second, _ = chain.next_link(first, codec.base64_of(HOPS[1]))
+    first, second = chain.links_of(TOKEN_ID, tuple(map(codec.base64_of, HOPS)))
     assert set(proven(token).scopes) == {
         "realm",
         "key:k1.0",
@@ -54,9 +53,9 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
         "agent:acme/a/b",
         "agent:acme/a",
         "task:t-sub",
-        f"link:{codec.text_of(first)}",
+        f"link:{first}",
         "agent:acme/c",
-        f"link:{codec.text_of(second)}",
+        f"link:{second}",
     }
     assert all(len(scope.encode()) <= scopes.MAX_SCOPE_BYTES for scope in proven(token).scopes)
 
@@ -66,12 +65,12 @@ def test_what_no_chain_may_say_is_read_once(raw: bytes) -> None:
     """A caveat that is refused is refused again by what is remembered of its bytes, in the same words."""
     token = mint()
     body, signature = chain.appended(*token.parts(), raw)
-    terms._REFUSED.clear()
+    terms.REFUSED.clear()
     first, again = (proven(Macaroon(body, signature)).refused for _ in range(2))
     assert first is not None
     assert first == again
     assert first.failures[0].place == f"caveat {len(token.packets) + 1}"
-    assert list(terms._REFUSED) == [raw]
+    assert list(terms.REFUSED) == [raw]
 
 
 def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:

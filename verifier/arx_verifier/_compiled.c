@@ -33,8 +33,8 @@
 // ---------------------------------------------------------------------------------------------------- what is shared
 
 enum {
-    STATES_OF, ENDS_IN, EXTEND, FOLD, NEXT_LINK, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, WALK, SPLIT_CALL, TOOL_DIGEST,
-    SALTED, IS_FLAT, COUNT
+    STATES_OF, ENDS_IN, EXTEND, FOLD, LINKS_OF, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, CUT_OUT, WALK, SPLIT_CALL,
+    TOOL_DIGEST, SALTED, IS_FLAT, COUNT
 };
 
 static PyObject *reference[COUNT];  // the Python functions
@@ -286,18 +286,31 @@ static PyObject *bytes_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
     return pure(BYTES_OF, args, nargs);
 }
 
-static PyObject *next_link(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *links_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    unsigned char hop[HOP], out[DIGEST], text[LINK_CHARS];
-    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
-        PyBytes_GET_SIZE(args[1]) != HOP_CHARS ||
-        decode_into(hop, (const unsigned char *)PyBytes_AS_STRING(args[1]), HOP_CHARS) != HOP)
-        return pure(NEXT_LINK, args, nargs);
-    if (!(begin() && add("arx/1/link", 10) && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
-          add(hop, HOP) && end(out)) && !failed())
-        return NULL;
-    encode_into(text, out, LINK);
-    return Py_BuildValue("y#s#", out, (Py_ssize_t)LINK, text, (Py_ssize_t)LINK_CHARS);
+    unsigned char link[DIGEST], hop[HOP], text[LINK_CHARS];
+    if (nargs != 2 || !is_ascii(args[0]) || PyUnicode_GET_LENGTH(args[0]) != LINK_CHARS || !PyTuple_CheckExact(args[1]) ||
+        decode_into(link, PyUnicode_1BYTE_DATA(args[0]), LINK_CHARS) != LINK)
+        return pure(LINKS_OF, args, nargs);
+    Py_ssize_t count = PyTuple_GET_SIZE(args[1]);
+    PyObject *found = PyList_New(count);
+    for (Py_ssize_t i = 0; found != NULL && i < count; i++) {
+        PyObject *name = NULL, *given = PyTuple_GET_ITEM(args[1], i);
+        if (!PyBytes_CheckExact(given) || PyBytes_GET_SIZE(given) != HOP_CHARS ||
+            decode_into(hop, (const unsigned char *)PyBytes_AS_STRING(given), HOP_CHARS) != HOP) {
+            Py_DECREF(found);
+            return pure(LINKS_OF, args, nargs);
+        }
+        if ((begin() && add("arx/1/link", 10) && add(link, LINK) && add(hop, HOP) && end(link)) || failed()) {
+            encode_into(text, link, LINK);
+            name = PyUnicode_FromStringAndSize((char *)text, LINK_CHARS);
+        }
+        if (name == NULL)
+            Py_CLEAR(found);
+        else
+            PyList_SET_ITEM(found, i, name);
+    }
+    return found;
 }
 
 // ---------------------------------------------------------------------------------------------------- packets, SPEC 2.1
@@ -411,6 +424,59 @@ done:
     return pure(WALK, args, nargs);
 }
 
+// Where the last mark in a text begins, or -1.
+static Py_ssize_t last(PyObject *text, PyObject *mark)
+{
+    const char *start = PyBytes_AS_STRING(text), *wanted = PyBytes_AS_STRING(mark);
+    Py_ssize_t size = PyBytes_GET_SIZE(mark);
+    for (Py_ssize_t at = PyBytes_GET_SIZE(text) - size; at >= 0; at--)
+        if (start[at] == wanted[0] && !memcmp(start + at, wanted, (size_t)size)) return at;
+    return -1;
+}
+
+static PyObject *cut_out(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !PyTuple_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) || PyBytes_GET_SIZE(args[1]) == 0 ||
+        !PyLong_CheckExact(args[2]))
+        return pure(CUT_OUT, args, nargs);
+    Py_ssize_t count = PyTuple_GET_SIZE(args[0]), mark = PyBytes_GET_SIZE(args[1]), size = PyLong_AsSsize_t(args[2]);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *packet = PyTuple_GET_ITEM(args[0], i);
+        if (!PyBytes_CheckExact(packet) && !is_third(packet)) return pure(CUT_OUT, args, nargs);
+    }
+    if (size < 0 || size > MAX_CHARS) return PyErr_Clear(), pure(CUT_OUT, args, nargs);
+    PyObject *rest = PyTuple_New(count), *texts = PyList_New(0), *both = NULL;
+    for (Py_ssize_t i = 0; rest != NULL && texts != NULL && i < count; i++) {
+        PyObject *packet = PyTuple_GET_ITEM(args[0], i), *made = packet, *text = NULL;
+        Py_ssize_t at = PyBytes_CheckExact(packet) ? last(packet, args[1]) : -1;
+        if (at < 0) {
+            Py_INCREF(packet);
+        } else {
+            const char *from = PyBytes_AS_STRING(packet);
+            Py_ssize_t start = at + mark, left = PyBytes_GET_SIZE(packet) - start, taken = size < left ? size : left;
+            text = PyBytes_FromStringAndSize(from + start, taken);
+            made = PyBytes_FromStringAndSize(NULL, start + 1 + left - taken);
+            if (made != NULL) {
+                memcpy(PyBytes_AS_STRING(made), from, (size_t)start);
+                PyBytes_AS_STRING(made)[start] = 0;
+                memcpy(PyBytes_AS_STRING(made) + start + 1, from + start + taken, (size_t)(left - taken));
+            }
+            if (made == NULL || text == NULL || PyList_Append(texts, text)) Py_CLEAR(rest);
+            Py_XDECREF(text);
+        }
+        if (rest != NULL)
+            PyTuple_SET_ITEM(rest, i, made);
+        else
+            Py_XDECREF(made);
+    }
+    PyObject *all = rest != NULL && texts != NULL ? PyList_AsTuple(texts) : NULL;
+    if (all != NULL) both = PyTuple_Pack(2, rest, all);
+    Py_XDECREF(rest);
+    Py_XDECREF(texts);
+    Py_XDECREF(all);
+    return both;
+}
+
 // ---------------------------------------------------------------------------------------------------------- calls, SPEC 8
 
 static int all_in(const unsigned char *text, Py_ssize_t size, uint32_t unused)
@@ -517,9 +583,9 @@ static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 static PyObject *refer(PyObject *self, PyObject *args);
 
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
-    FUNCTION(states_of), FUNCTION(ends_in),    FUNCTION(extend),     FUNCTION(fold),        FUNCTION(next_link),
-    FUNCTION(base64_of), FUNCTION(bytes_of),   FUNCTION(read_text),  FUNCTION(appended),    FUNCTION(walk),
-    FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(salted),   FUNCTION(is_flat),
+    FUNCTION(states_of), FUNCTION(ends_in),    FUNCTION(extend),     FUNCTION(fold),        FUNCTION(links_of),
+    FUNCTION(base64_of), FUNCTION(bytes_of),   FUNCTION(read_text),  FUNCTION(appended),    FUNCTION(cut_out),
+    FUNCTION(walk),      FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(salted),     FUNCTION(is_flat),
     {"refer", refer, METH_VARARGS, "Register a function's Python reference, and the class of what it makes."},
     {NULL, NULL, 0, NULL},
 };

@@ -34,11 +34,12 @@ class Kept(dict[_K, _V]):
     Args:
         most: Parts that all entries may have together.
         each: Parts that an entry has beside those that are said of it, for its key and its place.
+        made_of: What is made of its entries, and would hold them when they are forgotten here.
     """
 
-    def __init__(self, most: int, each: int) -> None:
+    def __init__(self, most: int, each: int, made_of: "Kept[Any, Any] | None" = None) -> None:
         super().__init__()
-        self._most, self._each, self.parts = most, each, 0
+        self._most, self._each, self._made_of, self.parts = most, each, made_of, 0
 
     def keep(self, key: _K, value: _V, parts: int) -> None:
         """Keep an entry that has so many parts."""
@@ -52,6 +53,8 @@ class Kept(dict[_K, _V]):
         """Forget all."""
         super().clear()
         self.parts = 0
+        if self._made_of is not None:
+            self._made_of.clear()
 
 
 def parts_of(packets: Sequence[object]) -> int:

@@ -130,18 +130,21 @@ def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes
 
 
 @twin()
-def next_link(link: bytes, hop: bytes) -> tuple[bytes, str]:
-    """Name the token that a hand-over makes.  SPEC 5.3.
+def links_of(first: str, hops: Iterable[bytes]) -> list[str]:
+    """Name the tokens that hand-overs make, one after the other.  SPEC 5.3.
 
     Args:
-        link: The 16-byte name before the hand-over (the token id for the first).
-        hop: The hand-over's 9 random bytes, in 12 characters of base64url.
+        first: The name before the first hand-over: the token's id.
+        hops: Each hand-over's 9 random bytes, in 12 characters of base64url.
 
     Returns:
-        The first 16 bytes of SHA-256(label, link, hop), and the same as text; anyone who sees the token can compute it.
+        For each the first 16 bytes of SHA-256(label, link, hop) as text; anyone who sees the token can compute it.
 
     Raises:
-        MalformedTokenError: The hop is not canonical base64url.
+        MalformedTokenError: The first name or a hop is not canonical base64url.
     """
-    name = sha256(LINK_LABEL + link + codec.bytes_of(hop)).digest()[:LINK_BYTES]
-    return name, codec.text_of(name)
+    link, found = codec.bytes_of(first), []
+    for hop in hops:
+        link = sha256(LINK_LABEL + link + codec.bytes_of(hop)).digest()[:LINK_BYTES]
+        found.append(codec.text_of(link))
+    return found

@@ -8,6 +8,7 @@ two log lines.  What the bytes mean is decided elsewhere.
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from arx_verifier.compiled import twin
@@ -203,6 +204,32 @@ def split_body(raw: bytes) -> tuple[bytes, bytes]:
     if not raw.endswith(TAIL, _ENDING, -SIGNATURE_BYTES):
         raise MalformedTokenError("this macaroon does not end in a signature of 32 bytes")
     return raw[:_ENDING], raw[-SIGNATURE_BYTES:]
+
+
+@twin()
+def cut_out(
+    packets: Iterable[bytes | ThirdParty], mark: bytes, size: int
+) -> tuple[tuple[bytes | ThirdParty, ...], tuple[bytes, ...]]:
+    """Cut a text of fixed length out of each caveat that has a mark before it.
+
+    Args:
+        packets: Caveats.
+        mark: What stands before the text; where it stands twice, the last one.
+        size: How long the text is.
+
+    Returns:
+        The caveats, with a zero byte in the place of each text; and the texts, which are shorter where a caveat ends.
+    """
+    rest: list[bytes | ThirdParty] = []
+    texts: list[bytes] = []
+    for packet in packets:
+        if not isinstance(packet, bytes) or (at := packet.rfind(mark)) < 0:
+            rest.append(packet)
+            continue
+        start = at + len(mark)
+        rest.append(packet[:start] + b"\0" + packet[start + size :])
+        texts.append(packet[start : start + size])
+    return tuple(rest), tuple(texts)
 
 
 @twin(ThirdParty)

@@ -11,27 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arx_verifier import bounds, chain, codec, names, prohibiting, scopes
+from arx_verifier import bounds, chain, codec, names, reading, scopes
 from arx_verifier.constraints import wrong_in
 from arx_verifier.decisions import ChainFacts
-from arx_verifier.errors import ArxError, Failure, MalformedTokenError, shorten
+from arx_verifier.errors import Failure, shorten
 from arx_verifier.keys import AudienceKey
 from arx_verifier.macaroon import IAT_AHEAD_MS, Identifier, about
-from arx_verifier.prohibiting import PLACES, failures_of
-from arx_verifier.terms import (
-    GAP,
-    HOP_CHARS,
-    HOP_MARK,
-    KEPT,
-    Allow,
-    Networks,
-    Terms,
-    ToolRules,
-    demand_of,
-    gather,
-    link_of,
-    read_terms,
-)
+from arx_verifier.terms import Allow, Networks, Said, ToolRules, gather
 
 if TYPE_CHECKING:
     from arx_verifier.discharge import Requirement
@@ -61,6 +47,7 @@ _TOO_MUCH: Final = Refused(
     (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
 )
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
+_LINK: Final = "link:".__add__
 
 
 class ProvenChain:
@@ -109,20 +96,20 @@ class ProvenChain:
     )
 
     facts: ChainFacts
+    fresh_ms: int | None
+    needs_call: bool
+    networks: tuple[tuple[str, Networks], ...]
+    once: tuple[tuple[str, str, int], ...]
     parts: int
+    refused: Refused | None
     scopes: tuple[str, ...]
+    unmet: tuple[tuple[int, "Requirement"], ...]
+    _allows: tuple[Allow, ...]
+    _places: tuple[str, ...]
 
     def __init__(self, key: AudienceKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
         self.key, self.identifier, self.signature, self.rest = key, identifier, signature, rest
         self.nbf, self.exp = identifier.iat - IAT_AHEAD_MS, identifier.exp
-        self.needs_call = False
-        self.fresh_ms: int | None = None
-        self.networks: tuple[tuple[str, Networks], ...] = ()
-        self.once: tuple[tuple[str, str, int], ...] = ()
-        self.unmet: tuple[tuple[int, Requirement], ...] = ()
-        self.refused: Refused | None = None
-        self._allows: tuple[Allow, ...]
-        self._places: list[str] = []
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
@@ -203,111 +190,42 @@ class ProvenChain:
         ]
         return Refused("tool_not_allowed", tuple(failures))
 
-    def read_caveats(self, packets: Sequence[bytes | codec.ThirdParty], audience: str) -> None:
+    def read_caveats(self, packets: tuple[bytes | codec.ThirdParty, ...], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
-        known, depth = KEPT, self.identifier.depth
-        link = codec.bytes_of(self.identifier.id)
-        hand_to: list[tuple[int, tuple[str, ...]]] = []
-        allows: list[Allow] = []
-        named: list[str] = []
-        links: list[str] = []
-        agents: list[str] = []
-        tasks: list[str] = []
-        index, parts = -1, len(packets)
-        try:
-            for index, packet in enumerate(packets):
-                if not isinstance(packet, bytes):
-                    demand, more = demand_of(index, packet)
-                    self.unmet = (*self.unmet, demand)
-                    parts += more
-                    continue
-                start, mark, end = packet.rpartition(HOP_MARK)
-                terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
-                if terms is None:
-                    terms = read_terms(packet)
-                parts += terms.parts
-                if to := terms.to:
-                    link, name = link_of(link, packet, end)
-                    if depth == 0:
-                        raise prohibiting.too_deep(index, to)
-                    for rule_index, patterns in hand_to:
-                        if not names.matches_any_path(patterns, to):
-                            raise prohibiting.not_named(index, rule_index, patterns, to)
-                    depth -= 1
-                    named.append(to)
-                    links.append(name)
-                    agents += terms.agents
-                if terms.allow is not None:
-                    allows.append(terms.allow)
-                    self._places.append(PLACES[index + 1])
-                if not terms.plain:
-                    self._take_rest(index, terms, audience)
-                    caveat = terms.caveat
-                    if caveat.depth is not None:
-                        depth = min(depth, caveat.depth)
-                    if caveat.hand_to is not None:
-                        hand_to.append((index, caveat.hand_to))
-                    if caveat.task is not None:
-                        tasks.append(caveat.task)
-            if not self._places or self._places[0] != PLACES[1]:
-                # Without this a mint's slip would grant every tool there is.
-                raise MalformedTokenError("a token's first caveat says what it allows")
-        except ArxError as error:
-            self.refused = Refused(error.code, failures_of(error, index))
-            parts = bounds.parts_of(packets)
-        self.parts, self._allows = parts, tuple(allows)
-        self._name(named, links, agents, tasks)
+        said, links = reading.read(packets, self.identifier, audience)
+        self.refused = None if said.refused is None else Refused(*said.refused)
+        self.parts, self._allows, self._places = said.parts, said.allows, said.places
+        self.needs_call, self.fresh_ms, self.networks = said.needs_call, said.fresh_ms, said.networks
+        self.once, self.unmet = said.once, said.unmet
+        if said.exp < self.exp:
+            self.exp = said.exp
+        if said.nbf > self.nbf:
+            self.nbf = said.nbf
+        self._name(said, links)
 
-    def _take_rest(self, index: int, terms: Terms, audience: str) -> None:
-        """Take in what a caveat says of this very token, beside ``allow``."""
-        caveat = terms.caveat
-        if caveat.aud is not None and audience not in caveat.aud:
-            raise prohibiting.wrong_audience(index, caveat.aud, audience)
-        if caveat.exp is not None and caveat.exp < self.exp:
-            self.exp = caveat.exp
-        if caveat.nbf is not None and caveat.nbf > self.nbf:
-            self.nbf = caveat.nbf
-        if caveat.fresh is not None:
-            self.fresh_ms = caveat.fresh if self.fresh_ms is None else min(self.fresh_ms, caveat.fresh)
-        if terms.networks:
-            self.networks = (*self.networks, (PLACES[index + 1], terms.networks))
-        if caveat.require is not None:
-            if "holder" in caveat.require:
-                raise prohibiting.no_holder(index)
-            self.needs_call = True
-        if caveat.once is not None:
-            if len(self.once) == bounds.MAX_ONCE:
-                raise MalformedTokenError(f"a token and its discharges have at most {bounds.MAX_ONCE} `once`")
-            self.once = (*self.once, (PLACES[index + 1], *caveat.once))
-
-    def _name(self, named: list[str], links: list[str], agents: list[str], tasks: list[str]) -> None:
+    def _name(self, said: Said, links: Sequence[str]) -> None:
         """Say who and through whom, and all that its end hangs on, as far as the caveats could be read."""
         identifier = self.identifier
-        subject, task = identifier.subject, identifier.task
-        found = ["realm", self.key.scope, f"session:{identifier.session}", f"link:{identifier.id}"]
-        found += scopes.agent_scopes(identifier.agent)
+        agent, session, task = identifier.agent, identifier.session, identifier.task
+        token, subject, policy = identifier.id, identifier.subject, identifier.policy
+        found = ["realm", self.key.scope, f"session:{session}", f"link:{token}", *scopes.agent_scopes(agent)]
         if subject is not None:
             found.append(scopes.subject_scope(*subject))
-        if identifier.policy is not None:
-            found.append(f"policy:{identifier.policy}")
+        if policy is not None:
+            found.append(f"policy:{policy}")
         if task is not None:
             found.append(f"task:{task}")
-        if tasks:
-            found += [f"task:{name}" for name in tasks]
-        if links:
-            found += agents
-            found += [f"link:{link}" for link in links]
-        self.scopes = tuple(found)
+        self.scopes = (*found, *said.scopes, *map(_LINK, links))
         self.facts = ChainFacts(  # in the order of its fields: names would cost three times as much
-            identifier.agent,
-            identifier.session,
-            tuple(named),
+            agent,
+            session,
+            said.named,
             tuple(links),
             task,
-            tuple(tasks),
-            identifier.id,
+            said.tasks,
+            token,
             identifier.aud,
-            identifier.policy,
+            policy,
             identifier.kid,
             "bearer",
             identifier.model,

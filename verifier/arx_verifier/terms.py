@@ -3,14 +3,16 @@
 
 Policies write the same caveat into every token and code hands over with the same words, so what was read and compiled
 is kept for all tokens, by the caveat's bytes without its hop, which alone is new each time.  Only proven bytes come
-this far, nothing kept is secret, and number and size are bounded.  How terms bind one chain is for ``proven``.
+this far, nothing kept is secret, and number and size are bounded.  What caveats say together is worked out by
+``reading``.
 """
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from arx_verifier import bounds, caveats, chain, codec, names, scopes
+from arx_verifier import bounds, caveats, codec, names, scopes
+from arx_verifier.caveats import MAX_INTEGER
 from arx_verifier.constraints import (
     MAX_TOLD,
     CompiledRule,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
+_MAX_TOGETHER: Final = 16_384  # of what caveats say together; one takes about 100 bytes: under 2 MB
 _MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
 _MAX_DEMANDS: Final = 2048  # parts of what third parties must agree to; under 1 MB
 _MAX_RULES: Final = (
@@ -96,6 +99,63 @@ class Terms:
         self.plain = said == caveats.count_members(caveat)
 
 
+class Said:
+    """What the caveats of a chain say together, whatever its hops are.
+
+    Attributes:
+        refused: Code and failures of the first caveat that can never hold, or None; those before it say all else.
+        parts: How many rules, operands and members they have, from above.
+        read: How many caveats were read, one that is refused included.
+        allows: Every ``allow``, in order.
+        places: Where each of them stands.
+        named: Whom they hand over to.
+        tasks: The sub-tasks that they narrow to.
+        scopes: Those of the sub-tasks and of the agents.
+        nbf: The latest start of validity, ms; below any time where none is said.
+        exp: The earliest end of validity, ms; above any time where none is said.
+        fresh_ms: The smallest ``fresh``, or None.
+        networks: One tuple of networks for each ``net``, with its place.
+        once: Each ``once`` as name and time, behind its place.
+        unmet: What third parties must agree to, each with its place, counted from 0.
+        needs_call: Whether a per-call proof is demanded.
+    """
+
+    __slots__ = (
+        "allows",
+        "exp",
+        "fresh_ms",
+        "named",
+        "nbf",
+        "needs_call",
+        "networks",
+        "once",
+        "parts",
+        "places",
+        "read",
+        "refused",
+        "scopes",
+        "tasks",
+        "unmet",
+    )
+
+    allows: tuple[Allow, ...]
+    named: tuple[str, ...]
+    parts: int
+    places: tuple[str, ...]
+    read: int
+    scopes: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self.refused: tuple[str, tuple[Failure, ...]] | None = None
+        self.nbf, self.exp = -MAX_INTEGER, MAX_INTEGER
+        self.fresh_ms: int | None = None
+        self.networks: tuple[tuple[str, Networks], ...] = ()
+        self.once: tuple[tuple[str, str, int], ...] = ()
+        self.unmet: tuple[tuple[int, Requirement], ...] = ()
+        self.needs_call = False
+
+
 class ToolRules:
     """What a chain's rules say of one tool.
 
@@ -152,8 +212,13 @@ class ToolRules:
         return tuple(failures)
 
 
-KEPT: Final[bounds.Kept[bytes, Terms]] = bounds.Kept(_MAX_PARTS, 3)  # by its bytes, with ``GAP`` for its hop
-_REFUSED: Final[bounds.Kept[bytes, tuple[type[ArxError], str]]] = bounds.Kept(_MAX_REFUSED, 1)  # by its bytes: why
+# By audience, the identifier's depth, and what ``KEPT`` has caveats by.
+TOGETHER: Final[bounds.Kept[tuple[str, int, tuple[bytes | codec.ThirdParty, ...]], Said]] = bounds.Kept(
+    _MAX_TOGETHER, 6
+)
+# By its bytes, with ``GAP`` for its hop.
+KEPT: Final[bounds.Kept[bytes | codec.ThirdParty, Terms]] = bounds.Kept(_MAX_PARTS, 3, TOGETHER)
+REFUSED: Final[bounds.Kept[bytes, tuple[type[ArxError], str]]] = bounds.Kept(_MAX_REFUSED, 1)  # by its bytes: why
 _DEMANDS: Final[bounds.Kept[bytes, tuple["Requirement", int]]] = bounds.Kept(_MAX_DEMANDS, 1)
 _GATHERED: Final[bounds.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = bounds.Kept(_MAX_RULES, 8)
 
@@ -168,14 +233,14 @@ def read_terms(packet: bytes) -> Terms:
         UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
         MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
     """
-    known = _REFUSED.get(packet)
+    known = REFUSED.get(packet)
     if known is not None:
         raise known[0](known[1])
     try:
         return _read_new(packet)
     except ArxError as error:
         if len(packet) <= _MAX_KEPT_BYTES:
-            _REFUSED.keep(packet, (type(error), str(error)), 0)
+            REFUSED.keep(packet, (type(error), str(error)), 0)
         raise
 
 
@@ -210,27 +275,6 @@ def key_of(packet: bytes, hop: str | None) -> bytes | None:
     if not mark:
         return packet
     return start + GAP + end[HOP_CHARS:] if hop is not None and end.startswith(hop.encode("ascii")) else None
-
-
-def link_of(link: bytes, packet: bytes, end: bytes) -> tuple[bytes, str]:
-    """Name the token that a hand-over makes, whose terms are known.
-
-    Args:
-        link: The name before it, 16 bytes.
-        packet: Its bytes as received.
-        end: What follows the last ``HOP_MARK`` in them.
-
-    Returns:
-        The name, 16 bytes, and the same as text.
-
-    Raises:
-        MalformedTokenError: No hop follows.
-    """
-    try:
-        return chain.next_link(link, end[:HOP_CHARS])
-    except MalformedTokenError:
-        read_terms(packet)  # which says what is wrong with it
-        raise MalformedTokenError("a hop is 9 bytes in base64url") from None
 
 
 def demand_of(index: int, packet: codec.ThirdParty) -> tuple[tuple[int, "Requirement"], int]:
