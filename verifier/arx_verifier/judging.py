@@ -54,10 +54,8 @@ def judge(
             return another_call(request), written
     elif proven.needs_call:
         return PROOF_MISSING, None
-    if proven.networks:
-        refused = proven.judge_peer(request.peer)
-        if refused is not None:
-            return refused, written
+    if proven.networks and (refused := proven.judge_peer(request.peer)) is not None:
+        return refused, written
     refused = proven.judge_tool(request.tool, request.args, written)
     if refused is None and written is None and (call is None or request.http is not None):
         try:

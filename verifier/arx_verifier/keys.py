@@ -16,12 +16,19 @@ DEFAULT_MAX_TTL_MS: Final = 24 * 60 * 60 * 1000  # kills are remembered this lon
 
 
 class AudienceKey:
-    """One key, passed through the key generator once.  Compared by identity: a cache must notice a replaced one."""
+    """One key, passed through the key generator once.
 
-    __slots__ = ("derived", "kid", "scope")
+    Attributes:
+        kid: Its id.
+        scope: The scope that ends all that was minted with it.
+        derived: The key, a secret.
+        gone: Whether its ring has it no more, or another under its id: what was proven with it is proven again.
+    """
+
+    __slots__ = ("derived", "gone", "kid", "scope")
 
     def __init__(self, kid: str, key: bytes) -> None:
-        self.kid = kid
+        self.kid, self.gone = kid, False
         self.scope = f"key:{kid}"
         self.derived = chain.derive(key)
 
@@ -87,7 +94,10 @@ class KeyRing:
             known = self._keys.get(kid)
             if known is not None and chain.equal(known.derived, key.derived):
                 fresh[kid] = known  # what was proven with it stays proven
-        self._keys = fresh  # one assignment: a reader sees the old set or the new one, never a mixture
+        before, self._keys = self._keys, fresh  # one assignment: a reader sees the old set or the new, never a mixture
+        for kid, key in before.items():
+            if fresh.get(kid) is not key:
+                key.gone = True
 
     @property
     def kids(self) -> tuple[str, ...]:

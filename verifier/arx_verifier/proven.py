@@ -54,7 +54,7 @@ class ProvenChain:
     """A chain whose signature was proven with ``key``, without the call it may have carried.
 
     Attributes:
-        key: The audience key; compared by identity, so that a replaced key ends the entry.
+        key: The audience key; it says itself when it was replaced, which ends the entry.
         signature: The chain's last signature, a secret.
         rest: The parent's last 0 to 2 bytes, when it was cut from a one-shot text.
         identifier: The proven identifier.

@@ -232,7 +232,7 @@ class Verifier:
             if (odd := code_of(token)) is not None:
                 return self.refuse(odd, request)
         # 1. to 3.: from here on the content is authentic
-        if screened is not None and screened.token == token and self._holds(screened.proven):
+        if screened is not None and screened.token == token and not screened.proven.key.gone:
             _, call, known, proven = screened
         else:
             call, known, found = self._prove(token)
@@ -246,15 +246,11 @@ class Verifier:
             if asked is not None and isinstance(asked, Wait):
                 if not may_wait:
                     return asked
-                begun = time.monotonic_ns()
-                epochs.catch_up(*asked)
-                now = request.after(time.monotonic_ns() - begun)
-                if not self._holds(proven):
-                    return self._decide(token, now, may_wait=True, waited=asked)
-                refused = judge_again(epochs, self._prefix, proven, call, now, now.at - request.at)
-                request, asked = now, refused or ask(epochs, proven, asked)
-                assert not isinstance(asked, Wait)
-            refused = asked
+                request, refused = self._ask_again(proven, call, request, asked)
+                if proven.key.gone:
+                    return self._decide(token, request, may_wait=True, waited=asked)
+            else:
+                refused = asked
         begun = time.monotonic_ns() if self.waits else 0
         if refused is None and (call is not None or proven.once):
             refused = spend(self.nonces, proven, call, request)  # 6. last of the checks: what is refused costs nothing
@@ -271,6 +267,18 @@ class Verifier:
                 self._remember(token, call, proven, request.at)
         return decision
 
+    def _ask_again(
+        self, proven: ProvenChain, call: Call | None, request: AccessRequest, waited: Wait
+    ) -> tuple[AccessRequest, Refused | None]:
+        """Wait, and apply again what can have changed; return the request as it is now, and the refusal."""
+        begun = time.monotonic_ns()
+        self.epochs.catch_up(*waited)
+        now = request.after(time.monotonic_ns() - begun)
+        refused = judge_again(self.epochs, self._prefix, proven, call, now, now.at - request.at)
+        asked = refused or ask(self.epochs, proven, waited)
+        assert not isinstance(asked, Wait)
+        return now, asked
+
     def _prove(self, token: str) -> tuple[Call | None, ProvenChain | None, ProvenChain | Refused]:
         """Return a token's call, the parent that was proven before, and the chain that is proven now."""
         call = proofs.split_call(token)
@@ -282,13 +290,9 @@ class Verifier:
                 known = proven  # with discharges it is proven whole each time: nothing of it is kept
         return call, known, proven
 
-    def _holds(self, proven: ProvenChain) -> bool:
-        """Tell whether the key that a chain was proven with was not replaced."""
-        return self.keys.get(proven.key.kid) is proven.key
-
     def _authenticate(self, token: str, call: Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
         """Use a parent that was proven before; prove it when its key was replaced or it is another parent after all."""
-        if known is None or not self._holds(known):
+        if known is None or known.key.gone:
             return prove(token, call, self.audience, self.keys)
         if call is None:
             return known
@@ -361,7 +365,7 @@ class Verifier:
         """Look at the one in front: if it ended with its time or its key it goes, else it is looked at again later."""
         key = next(iter(entries))
         proven = entries.pop(key)
-        if proven.exp > now_ms and self._holds(proven):
+        if proven.exp > now_ms and not proven.key.gone:
             entries[key] = proven
         else:
             self._cached -= bounds.cost_of(key, proven.parts)
