@@ -101,11 +101,10 @@ class MemoryNonces:
                 return self._keep_long(key, second // 60)
             if len(seen) < self._capacity:
                 seen.add(key)
-                same = self._by_second.get(second)
-                if same is None:
+                try:
+                    self._by_second[second].append(key)
+                except KeyError:
                     self._by_second[second] = [key]
-                else:
-                    same.append(key)
                 return True
         return None
 

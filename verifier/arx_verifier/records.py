@@ -94,7 +94,7 @@ _KEPT_FACTS: Final = len(Facts.__struct_fields__)
 def pack_facts(facts: ChainFacts) -> bytes:
     """Write what a journal's record begins with: version, what is kept of a chain's facts, what can be erased."""
     values = msgspec.structs.astuple(facts)
-    return _JOURNAL + encode(values[:_KEPT_FACTS]) + encode(values[_KEPT_FACTS:])
+    return _JOURNAL + encode((values[:_KEPT_FACTS], values[_KEPT_FACTS:]))[1:]  # without the head of that array
 
 
 class Gap(NamedTuple):

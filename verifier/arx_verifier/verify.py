@@ -283,24 +283,19 @@ class Verifier:
         """Return a token's call, the parent that was proven before, and the chain that is proven now."""
         call = proofs.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
-        proven = self._authenticate(token, call, known)
+        if known is not None and not known.key.gone:
+            if call is None:
+                return None, known, known
+            # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two
+            # parents that differ only there would share one proof.
+            if call.rest == known.rest:
+                return call, known, known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
+        proven = prove(token, call, self.audience, self.keys)  # also where its key was replaced
         if proven is JOINED:
             call, proven = prove_joined(token, self.audience, self.keys)
             if isinstance(proven, ProvenChain):
                 known = proven  # with discharges it is proven whole each time: nothing of it is kept
         return call, known, proven
-
-    def _authenticate(self, token: str, call: Call | None, known: ProvenChain | None) -> ProvenChain | Refused:
-        """Use a parent that was proven before; prove it when its key was replaced or it is another parent after all."""
-        if known is None or known.key.gone:
-            return prove(token, call, self.audience, self.keys)
-        if call is None:
-            return known
-        if call.rest != known.rest:
-            # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two
-            # parents that differ only there would share one proof.
-            return prove(token, call, self.audience, self.keys)
-        return known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
 
     def _record(
         self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None
