@@ -100,9 +100,40 @@ class ArxMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        headers = collect_headers(scope["headers"])
+        peer = self._peer(scope, headers)
+        try:
+            if not self._started:
+                await self._start_late()
+            token = self._enforcement.read_credential(headers.get(b"authorization", _NONE))
+            screened = self._enforcement.screen(token)  # of what a stranger sends nothing is read, and nothing runs
+            body = await self._body(headers, receive)
+            if CALL in scope:
+                raise Problem("tool_not_allowed", "this application is within another one that is guarded")
+        except _Disconnected:
+            return
+        except Problem as problem:
+            self._enforcement.count(problem, peer)
+            await send_answer(self._enforcement.answer(problem), scope["method"], send)
+            return
+        if self._endpoints is None:
+            call = Call(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer)
+            await self._decide_here(call, scope, send)
+            return
+        scope[CALL] = inner = EndpointCall(
+            self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer
+        )
+        inner.endpoints = self._endpoints
+        try:
+            await inner.serve(self.app, scope, send)
+        finally:
+            scope.pop(CALL, None)  # it holds the server's, which holds the scope: garbage that a collector has to find
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -123,32 +154,6 @@ class ArxMiddleware:
         finally:
             await self._close()
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = collect_headers(scope["headers"])
-        peer = self._peer(scope, headers)
-        try:
-            if not self._started:
-                await self._start_late()
-            token = self._enforcement.read_credential(headers.get(b"authorization", _NONE))
-            screened = self._enforcement.screen(token)  # of what a stranger sends nothing is read, and nothing runs
-            body = await self._body(headers, receive)
-            if CALL in scope:
-                raise Problem("tool_not_allowed", "this application is within another one that is guarded")
-        except _Disconnected:
-            return
-        except Problem as problem:
-            self._enforcement.count(problem, peer)
-            await send_answer(self._enforcement.answer(problem), scope["method"], send)
-            return
-        if self._endpoints is not None:
-            call = EndpointCall(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer)
-            call.endpoints = self._endpoints
-            scope[CALL] = call
-            await call.serve(self.app, send)
-        else:
-            call_ = Call(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer)
-            await self._decide_here(call_, scope, send)
-
     async def _decide_here(self, call: Call, scope: Scope, send: Send) -> None:
         """Decide on what ``tools`` says that the request means, before the application sees it."""
         assert self._meaning is not None
@@ -160,7 +165,7 @@ class ArxMiddleware:
         except Problem as problem:
             await call.refuse(problem, send)
         else:
-            await call.serve(self.app, send)
+            await call.serve(self.app, scope, send)
 
     def _young_calls(self) -> Young:
         loop = asyncio.get_running_loop()
@@ -189,9 +194,9 @@ class ArxMiddleware:
         return Problem("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
 
     def _peer(self, scope: Scope, headers: Headers) -> str | None:
-        client = scope.get("client")
-        forwarded = [value.decode("latin-1") for value in headers.get(b"x-forwarded-for", ())]
-        return self._peers.of(client[0] if client else None, forwarded)
+        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for", _NONE)
+        told = [value.decode("latin-1") for value in forwarded] if forwarded else ()
+        return self._peers.of(client[0] if client else None, told)
 
     async def _start(self) -> None:
         if self._wrong is not None:

@@ -61,7 +61,7 @@ class Call(Watch):
     ) -> None:
         super().__init__(young)
         self._receive = receive
-        self._enforcement, self._scope, self._screened, self._peer = enforcement, scope, screened, peer
+        self._enforcement, self._screened, self._peer = enforcement, screened, peer
         self.headers, self.body = headers, body
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         query = scope["query_string"]
@@ -91,21 +91,22 @@ class Call(Watch):
         """
         traceparent = read_traceparent(self.headers.get(b"traceparent", _EMPTY))
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, traceparent=traceparent)
-        decision = await self._enforcement.decide_screened(self._screened, request)
+        decision = await self._enforcement.verifier.decide_async(self._screened.token, request, screened=self._screened)
         self._enforcement.require(decision, request)
         self.decision = decision
         scope["arx"] = decision.grant
         self.begin(decision.grant)
 
-    async def serve(self, app: App, send: Send) -> None:
+    async def serve(self, app: App, scope: Scope, send: Send) -> None:
         """Run the application, which decides at its routes or has been decided on, and refuse what it does not judge.
 
         Args:
             app: The application.
+            scope: The request as the application gets it.
             send: Where the answer goes.
         """
         try:
-            ended = await self.run(app, self._scope, self.replay(), send)
+            ended = await self.run(app, scope, self.replay(), send)
         except Exception as error:
             # What no route takes some frameworks raise, for whoever is around them to answer.
             if self.started or self.decision is not None or not hasattr(error, "status_code"):
@@ -124,7 +125,7 @@ class Call(Watch):
     async def refuse(self, problem: Problem, send: Send) -> None:
         """Answer with a problem, and let nothing else through."""
         self.problem = problem
-        await send_answer(self._enforcement.answer(problem), self._scope["method"], send)
+        await send_answer(self._enforcement.answer(problem), self._http.method, send)
 
     async def refuse_malformed(self, error: ArxError, send: Send) -> None:
         """Count a request that has no single meaning, and answer it."""

@@ -35,6 +35,7 @@ class Served(NamedTuple):
         path: The same without convertors.
         parts: The path without its host: literal, parameter, literal …
         convertors: What writes the value of each parameter; None for text that stays as it is.
+        converts: Whether there is one.
         keys: The lines of ``tools`` that name it, by method.
     """
 
@@ -43,6 +44,7 @@ class Served(NamedTuple):
     path: str
     parts: list[str]
     convertors: dict[str, Any]
+    converts: bool
     keys: dict[str, Key]
 
     def texts(self, parameters: Mapping[str, Any], root: str) -> dict[str, str]:
@@ -121,10 +123,10 @@ class Endpoints:
         ways = self._served.get(id(route))
         if ways is None:
             return "", {}
-        parameters = scope.get("path_params") or {}
-        texts = ways[0].texts(parameters, scope.get("root_path", ""))
         way = ways[0]
-        if self._changed or len(ways) > 1 or any(way.convertors.values()):
+        parameters = scope.get("path_params")
+        texts = way.texts(parameters, scope.get("root_path", "")) if parameters else {}
+        if way.converts or self._changed or len(ways) > 1:
             found = [each for each in ways if each.fill(texts) == call.rest]
             if not found:
                 raise RequestError(f"the path: expected {way.fill(texts)!r:.200}, the spelling of its values")
@@ -241,7 +243,8 @@ def _served(route: Any, declared: str, host: str) -> Served:
     types = sys.modules["starlette.convertors"].CONVERTOR_TYPES
     writers = {name: _writer(types[kind or "str"]) for name, kind in _PARAMETER.findall(host + declared)}
     path = _PARAMETER.sub(r"{\1}", declared)
-    return Served(route, host + declared, _PARAMETER.sub(r"{\1}", host) + path, _NAME.split(path), writers, {})
+    bare, converts = _PARAMETER.sub(r"{\1}", host) + path, any(writers.values())
+    return Served(route, host + declared, bare, _NAME.split(path), writers, converts, {})
 
 
 def _writer(convertor: Any) -> Any:

@@ -97,10 +97,6 @@ class Enforcement:
             return await self.verifier.decide_async(token, request)
         return self._unusable(token, request)
 
-    async def decide_screened(self, screened: Screened, request: AccessRequest) -> Decision:
-        """Decide as ``decide_async`` does on a token that was screened."""
-        return await self.verifier.decide_async(screened.token, request, screened=screened)
-
     def _unusable(self, token: object, request: AccessRequest) -> Decision:
         return self.verifier.refuse("malformed" if token else "missing_token", request)
 

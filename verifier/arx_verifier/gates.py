@@ -4,6 +4,7 @@
 Which routes have a gate, and what a request means there, is for ``endpoints``.
 """
 
+from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 
 from arx_verifier.calls import Call, send_answer
@@ -60,14 +61,17 @@ class Gate:
         except Problem as problem:
             await call.refuse(problem, send)
         else:
-            await self._run(call, scope, send)
+            # What was judged is read, whatever a middleware made of it.
+            if call.parameters is None:
+                await self._inner(scope, call.replay(), send)
+            else:
+                await self._run_compared(call, call.parameters, scope, send)
 
-    async def _run(self, call: "EndpointCall", scope: Scope, send: Send) -> None:
+    async def _run_compared(self, call: "EndpointCall", parameters: Parameters, scope: Scope, send: Send) -> None:
         token = RUNNING.set(call)
         try:
-            if call.parameters is not None:
-                call.compare(call.parameters.require_judged_before)
-            await self._inner(scope, call.replay(), send)  # what was judged, whatever a middleware made of it
+            call.compare(parameters.require_judged_before)
+            await self._inner(scope, call.replay(), send)
         except Exception:
             if call.unjudged is None:
                 raise
@@ -117,13 +121,13 @@ class Dispatch:
     def __init__(self, router: Any, inner: App) -> None:
         self._router, self._inner = router, inner
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         call: EndpointCall | None = scope.get(CALL)
         if call is not None:
             call.endpoints.require_gates(self._router)
             if call.rest is None:
                 call.rest = _rest_of(scope)
-        await self._inner(scope, receive, send)
+        return self._inner(scope, receive, send)
 
 
 def _rest_of(scope: Scope) -> str:

@@ -188,7 +188,7 @@ def join_arguments(
     """
     if has_body and method in _BODILESS:
         raise RequestError(f"a {method} has its arguments in path and query: it takes no body here")
-    if key.query is not None:
+    if key.query is not None and (query or key.query):
         for name in query.keys() - key.query:
             raise RequestError(f"argument {name!r:.80} stands in the query, where the route {key.text} has none such")
         for name in key.query & members.keys():
@@ -289,7 +289,7 @@ def merge(*places: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: One name stands in two of them.
     """
     merged: dict[str, Any] = {}
-    for place in places:
+    for place in filter(None, places):
         for name in merged.keys() & place.keys():
             raise RequestError(f"argument {name!r:.80} stands in two places")
         merged.update(place)
