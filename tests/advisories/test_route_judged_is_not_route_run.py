@@ -8,6 +8,7 @@ and no rule saw them.  The cases of FastAPI are in ``tests/routes/fastapi_cases.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -279,6 +280,74 @@ def test_a_route_that_is_added_later_is_refused(how: str) -> None:
     assert asked(guarded, "GET", target).code == "tool_not_allowed"
     assert asked(guarded, "GET", "/orders/1").status == 200
     assert ran == [("get", "orders.get")]
+
+
+class Opens(Route):
+    """Matches nothing, and lets another thread in while the router looks."""
+
+    meanwhile: Callable[[], Any]
+
+    def matches(self, scope: Any) -> Any:
+        adder = threading.Thread(target=self.meanwhile)
+        adder.start()
+        adder.join()
+        return super().matches(scope)
+
+
+@pytest.mark.parametrize("how", ["append", "insert", "extend", "add", "item", "slice", "mount"])
+def test_a_route_that_another_thread_adds_meanwhile_is_refused(how: str) -> None:
+    """It was added after the router had compared its routes, and before it looked at them."""
+    ran: list[Any] = []
+    opens, late = Opens("/opens", saw("", ran)), Route("/orders/{name}", saw("export", ran))
+    app = Starlette(routes=[opens, Route("/spare", saw("", ran)), Route("/last/{order_id}", saw("get", ran))])
+    guarded = Guarded(app, {"GET /last/{order_id}": "orders.get"}, GET)
+    routes = app.router.routes
+    opens.meanwhile = {
+        "append": lambda: routes.append(late),
+        "insert": lambda: routes.insert(1, late),
+        "extend": lambda: routes.extend(iter([late])),
+        "add": lambda: routes.__iadd__([late]),
+        "item": lambda: routes.__setitem__(1, late),
+        "slice": lambda: routes.__setitem__(slice(1, 1), iter([late])),
+        "mount": lambda: app.mount("/orders", Starlette(routes=[Route("/{name}", saw("export", ran))])),
+    }[how]
+    assert asked(guarded, "GET", "/orders/export").code == "tool_not_allowed"
+    assert ran == []
+    assert len(routes) == (3 if how == "item" else 4)
+
+
+class Lazy:
+    """Makes its application at the first call."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._made = make, None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._made = self._made or self._make()
+        await self._made(scope, receive, send)
+
+
+@pytest.mark.parametrize("kind", [Starlette, Router])
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("mounted", [False, True])
+def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: bool, mounted: bool) -> None:
+    """They were not there to get gates, and the export ran as an order."""
+    ran: list[Any] = []
+
+    def make() -> Any:
+        return kind(routes=one_that_is_not_named(ran)[0])
+
+    class Copies(Lazy):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().__call__(scope.copy(), receive, send)
+
+    guarded = Guarded((Copies if copies else Lazy)(make), READ, GET)
+    app = Starlette(routes=[Mount("/", app=guarded.app)]) if mounted else guarded.app
+    for target in ("/orders/export", "/orders/1", "/orders/export"):
+        answer = asked(guarded, "GET", target, app=app)
+        assert (answer.status, answer.code) == (403, "tool_not_allowed")
+    assert ran == []
+    assert guarded.codes == ["ok", "tool_not_allowed"] * 3
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,44 @@ def a_websocket_and_files_are_refused() -> None:
         assert _asked(guarded, "GET", "/orders/1").status == 200
 
 
+def routes_that_come_later_are_refused() -> None:
+    """An application that is made at the first call, and a route that is added to an included router during one."""
+    ran: list[str] = []
+    router = fastapi.APIRouter()
+
+    class Opens(fastapi.routing.APIRoute):
+        def matches(self, scope: Any) -> Any:
+            router.add_api_route("/{name}", export)
+            return super().matches(scope)
+
+    def export(name: str) -> None:
+        ran.append(name)
+
+    app = fastapi.FastAPI()
+    app.router.routes.append(Opens("/opens", export))
+    app.include_router(router, prefix="/orders")
+    app.router.add_api_route("/last/{order_id}", export)
+    assert _asked(Guarded(app, {"GET /last/{order_id}": "orders.get"}), "GET", "/orders/1").code == "tool_not_allowed"
+
+    def make() -> Any:
+        made, inner = fastapi.FastAPI(), fastapi.APIRouter()
+        inner.add_api_route("/{name}", export)
+        made.include_router(inner, prefix="/orders")
+        return made
+
+    class Lazy:
+        made: Any = None
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            self.made = self.made or make()
+            await self.made(scope, receive, send)
+
+    assert _asked(Guarded(Lazy(), READ), "GET", "/orders/1").code == "tool_not_allowed"
+    assert ran == []
+
+
 CASES = (
+    routes_that_come_later_are_refused,
     no_handler_answers_for_a_refusal,
     the_way_decides_and_not_the_function,
     a_websocket_and_files_are_refused,

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
-from arx_verifier.calls import Call, send_answer
+from arx_verifier.calls import Call, Judged, send_answer
 from arx_verifier.endpoints import Endpoints
 from arx_verifier.enforcement import Enforcement, Problem
 from arx_verifier.errors import ArxError, RequestError, SettingsError
@@ -165,7 +165,8 @@ class ArxMiddleware:
         except Problem as problem:
             await call.refuse(problem, send)
         else:
-            await call.serve(self.app, scope, send)
+            shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
+            await call.serve(self.app, shown, send)
 
     def _young_calls(self) -> Young:
         loop = asyncio.get_running_loop()

@@ -7,18 +7,20 @@ says what a request means, or by the route that Starlette or FastAPI matched.  N
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.decisions import Decision
 from arx_verifier.enforcement import Enforcement, Problem, now_ms, read_traceparent
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, refusal
 from arx_verifier.problems import Answer
 from arx_verifier.routes import Headers, Key, Scope, join_arguments, read_body, read_query
 from arx_verifier.streams import App, Message, Receive, Send, Watch, Young
 from arx_verifier.verify import Screened
 
+_log = logging.getLogger(__name__)
 _EMPTY: Final[tuple[bytes, ...]] = ()
 
 
@@ -140,6 +142,20 @@ class Call(Watch):
             self.started = True
             await self.refuse(Problem(error.code, str(error), decision=self.decision.id), self._send)
 
+    def end_unseen(self) -> None:
+        """End an allowed call that reached routes which were not there when the application was guarded.
+
+        Raises:
+            AccessError: Always.
+        """
+        error = refusal("tool_not_allowed", ())
+        assert self._grant is not None
+        if self._grant.ended is None:
+            _log.error("a call is refused: its application made routes after it was guarded; make them before")
+            self._grant.end(error)
+            self.on_end(error)
+        raise error
+
     def on_end(self, reason: ArxError) -> None:
         """Record that the call is ended."""
         verifier, decision = self._enforcement.verifier, self.decision
@@ -179,6 +195,35 @@ class Call(Watch):
             return {"type": "http.request", "body": self.body, "more_body": False}
 
         return again
+
+
+class Judged(dict[str, Any]):
+    """The scope of a call that a table has judged, for an application that shows no routes: it may not have any either.
+
+    A framework notes in the scope which endpoint it took, before that runs.
+
+    Args:
+        scope: The scope.
+        call: The call.
+    """
+
+    def __init__(self, scope: Scope, call: Call) -> None:
+        super().__init__(scope)
+        self._call = call
+
+    def copy(self) -> "Judged":
+        """Return another scope of the same call."""
+        return Judged(self, self._call)
+
+    def update(self, *given: Any, **more: Any) -> None:
+        """Take what is noted; end the call where that is an endpoint.
+
+        Raises:
+            AccessError: It is.
+        """
+        if any("endpoint" in each for each in given):
+            self._call.end_unseen()
+        super().update(*given, **more)
 
 
 async def send_answer(told: Answer, method: str, send: Send) -> None:

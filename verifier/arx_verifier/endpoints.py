@@ -4,17 +4,19 @@
 ``Endpoints`` walks an application's routes and puts a ``Gate`` in front of each handler.  The framework routes; the
 gate of the route that it took decides, before the endpoint, its dependencies and its own middleware, with the
 parameters that the framework matched.  A gate of a route that ``tools`` does not name refuses, and so does one of a
-route that is added later: a router compares its routes with those that have gates before it looks at them.
+route that is added later: it gets its gate before the router has it.  Where somebody gives a router another list, it
+compares its routes with those that have gates before it looks at them.
 
 Every object of a framework is reached through the application: nothing here imports one.
 """
 
+import functools
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self, SupportsIndex
 
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.gates import Dispatch, EndpointCall, Gate
@@ -69,6 +71,41 @@ class Served(NamedTuple):
         parts = self.parts.copy()
         parts[1::2] = [texts[name] for name in parts[1::2]]
         return "".join(parts)
+
+
+class Routes(list[Any]):
+    """The routes of a router.  Each has its gate before it is among them: a thread that adds one races with no call.
+
+    Args:
+        routes: Those that it has.
+        guard: Puts gates in front of some.
+    """
+
+    def __init__(self, routes: Iterable[Any], guard: Callable[[list[Any]], None]) -> None:
+        super().__init__(routes)
+        self._guard = guard
+
+    def append(self, route: Any) -> None:
+        """Add one at the end."""
+        self.insert(len(self), route)
+
+    def insert(self, at: SupportsIndex, route: Any) -> None:
+        """Add one before another."""
+        self._guard([route])
+        super().insert(at, route)
+
+    def extend(self, routes: Iterable[Any]) -> None:
+        """Add several at the end."""
+        self[len(self) :] = routes
+
+    def __iadd__(self, routes: Iterable[Any]) -> Self:  # type: ignore[misc]  # a sum of lists is a plain list
+        self.extend(routes)
+        return self
+
+    def __setitem__(self, at: Any, new: Any) -> None:
+        new = list(new) if isinstance(at, slice) else new
+        self._guard(new if isinstance(at, slice) else [new])
+        super().__setitem__(at, new)
 
 
 class Endpoints:
@@ -166,6 +203,13 @@ class Endpoints:
                         list(self._guard(each, "", "", DEEP))
                 return
 
+    def _guard_new(self, router: Any, routes: list[Any]) -> None:
+        """Put gates in front of what a router is going to have."""
+        with self._lock:
+            self._changed = True
+            for route in routes:
+                list(self._guard_route(route, "", "", DEEP, [(router, "", [])]))
+
     def _guard(self, router: Any, before: str, host: str, deep: int, into: list[Any] | None = None) -> Iterator[Served]:
         """Put a gate in front of all that a router serves, and yield the ways to it."""
         require_own_dispatch(router, deep)
@@ -178,7 +222,12 @@ class Endpoints:
             router.default = Gate(router, router.default)
         fresh = False
         for name in ("routes", "_low_priority_routes"):
-            routes = getattr(router, name, [])
+            routes = getattr(router, name, None)
+            if routes is None:
+                continue
+            if not isinstance(routes, Routes):
+                routes = Routes(routes, functools.partial(self._guard_new, router))
+                setattr(router, name, routes)
             held.append((router, name, list(routes)))
             for route in routes:
                 fresh = not _is_guarded(route) or fresh
