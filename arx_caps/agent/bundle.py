@@ -79,7 +79,7 @@ class Bundle(Shared):
         self.outlines: Mapping[str, Outline] = MappingProxyType(
             {audience: self._check_token(audience, macaroon) for audience, macaroon in self.tokens.items()}
         )
-        if len({(held.identifier.id, held.identifier.session, held.hops) for held in self.outlines.values()}) != 1:
+        if len({(held.identifier.session, held.links) for held in self.outlines.values()}) != 1:
             raise MalformedTokenError("the tokens of this bundle come from different grants or hand-overs")
 
     @classmethod

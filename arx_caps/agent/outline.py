@@ -38,8 +38,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         identifier: What the mint wrote.
         named: The agents it was handed to, in order.
-        hops: The names of those hand-overs.
-        link: The public name of this hand-over, what a kill of it names.
+        links: The names of its links, the mint's first; a kill of the last one ends it.
         depth: How many hand-overs may follow.
         exp: The earliest end, ms since the Unix epoch.
         hand_to: Each list of patterns that a next holder must match.
@@ -50,14 +49,18 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 
     identifier: Identifier
     named: tuple[str, ...]
-    hops: tuple[str, ...]
-    link: str
+    links: tuple[str, ...]
     depth: int
     exp: int
     hand_to: tuple[tuple[str, ...], ...]
     groups: tuple[tuple[Rule, ...], ...]
     needs_call: bool
     requires: tuple[Requirement, ...]
+
+    @property
+    def link(self) -> str:
+        """The public name of this hand-over, what a kill of it names."""
+        return self.links[-1]
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -135,15 +138,14 @@ def outline(macaroon: Macaroon) -> Outline:
     for glimpse in glimpses:
         if glimpse.to is not None and glimpse.hop is not None:
             named.append(glimpse.to)
-            hops.append(glimpse.hop)
+            hops.append(glimpse.hop.encode())
             depth -= 1
         depth = depth if glimpse.depth is None else min(depth, glimpse.depth)
         exp = exp if glimpse.exp is None else min(exp, glimpse.exp)
     return Outline(
         identifier=identifier,
         named=tuple(named),
-        hops=tuple(hops),
-        link=[identifier.id, *chain.links_of(identifier.id, tuple([hop.encode() for hop in hops]))][-1],
+        links=(identifier.id, *chain.links_of(identifier.id, tuple(hops))),
         depth=max(depth, 0),
         exp=exp,
         hand_to=tuple([glimpse.hand_to for glimpse in glimpses if glimpse.hand_to]),
@@ -191,13 +193,7 @@ def links_of(macaroon: Macaroon) -> tuple[str, ...]:
     Raises:
         MalformedTokenError: It is no token of an agent.
     """
-    held = outline(macaroon)
-    link = codec.bytes_of(held.identifier.id)
-    links = [held.identifier.id]
-    for hop in held.hops:
-        link, _ = chain.next_link(link, hop.encode())
-        links.append(codec.text_of(link))
-    return tuple(links)
+    return outline(macaroon).links
 
 
 def caveats_of(macaroon: Macaroon) -> list[Any]:
