@@ -125,7 +125,7 @@ class MintClient:
             key: The session's key.
             token: The session's token, once there is one.
             body: JSON; members that are None are left out.  A function is asked for it anew for each repeat.
-            repeats: Whether it is repeated; a call that only looks is not.
+            repeats: Whether it is repeated; a call that only looks is not for a lost answer.
 
         Returns:
             The answer's JSON object; an empty one where the repeat of a removal finds the caller's own session over.
@@ -143,11 +143,13 @@ class MintClient:
             said = body() if callable(body) else body
             return self._send(method, path, key=key, token=token, body=said, headers=once)
 
-        return self._read(self._until_answered(send) if repeats and method != "GET" else send())
+        return self._read(self._until_answered(send, looks=method == "GET") if repeats else send())
 
     def fetch(self, path: str, *, key: SigningKey, token: str) -> bytes:
         """Get a file; otherwise as ``call``."""
-        response = self._send("GET", path, key=key, token=token, body=None, headers={})
+        response = self._until_answered(
+            lambda: self._send("GET", path, key=key, token=token, body=None, headers={}), looks=True
+        )
         if not response.is_success:
             raise _error_of(response, self.issuer)
         return response.content
@@ -183,14 +185,14 @@ class MintClient:
                 f"(`arx up`) and that the address is right; {known}"
             ) from error
 
-    def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+    def _until_answered(self, send: Callable[[], httpx.Response], *, looks: bool) -> httpx.Response:
         """Repeat a call whose answer is lost until there is one, or for as long as that makes sense."""
         began, lost = time.monotonic(), False
         for pause in (*PAUSES_S, None):
             outcome = _attempt(send)
-            lost = lost or _leaves_open(outcome)
+            lost = lost or (not looks and _leaves_open(outcome))
             late = pause is None or time.monotonic() - began + pause > PATIENCE_S
-            if not lost or late or not _passes(outcome):
+            if not (lost or _was_not_judged(outcome)) or late or not _passes(outcome):
                 break
             time.sleep((pause or 0) * random.uniform(0.5, 1.0))  # noqa: S311 - who was cut off together spreads out
         if isinstance(outcome, httpx.Response):
@@ -250,14 +252,22 @@ def _passes(outcome: httpx.Response | StoreError) -> bool:
     return failed or _was_sent_twice(outcome)
 
 
-def _was_sent_twice(outcome: httpx.Response) -> bool:
-    """Tell whether a removal's proof was used before: a proxy sent it twice, and the first answer never came.
+def _was_not_judged(outcome: httpx.Response | StoreError) -> bool:
+    """Tell whether another mint behind the same proxy may answer: this one's clock is wrong, or two got one proof."""
+    if isinstance(outcome, StoreError):
+        return False
+    unavailable = outcome.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    return _was_sent_twice(outcome) or (unavailable and _problem_of(outcome).code == "fenced")
 
-    Each attempt has a proof of its own, so nobody else can have used it.  Other calls are not repeated for that: theirs
-    is no answer of a proxy's repeat, as no proxy repeats a POST.
+
+def _was_sent_twice(outcome: httpx.Response) -> bool:
+    """Tell whether a call's proof was used before: a proxy sent it to a second mint, as the first did not answer.
+
+    Each attempt has a proof of its own, so nobody else can have used it.  A POST is not repeated for that: it is no
+    answer of a proxy's repeat, as no proxy repeats one.
     """
     unauthorized = outcome.status_code == httpx.codes.UNAUTHORIZED
-    return unauthorized and outcome.request.method == "DELETE" and _problem_of(outcome).code == "replayed"
+    return unauthorized and outcome.request.method in ("GET", "DELETE") and _problem_of(outcome).code == "replayed"
 
 
 def _sendable(token: str) -> str:

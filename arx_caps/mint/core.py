@@ -33,7 +33,7 @@ from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
 from arx_verifier.decisions import DecisionSink
 from arx_verifier.epochs import Epochs
-from arx_verifier.errors import ArxError, SettingsError, UnavailableError, refusal
+from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError, refusal
 from arx_verifier.feed import Follower
 from arx_verifier.history import Place
 from arx_verifier.macaroon import MINT_AUDIENCE
@@ -225,6 +225,17 @@ class Mint:
         refused = self.epochs.check(born.inc, born.seq, scopes)
         if refused is not None:
             raise refusal(refused.code)
+
+    def require_clock(self) -> None:
+        """Demand that this clock may judge proofs.
+
+        Raises:
+            StaleEpochError: ``fenced``: it is further from the store's clock than SPEC 10.5 lets it be.
+        """
+        # Such a clock refuses good proofs, and forgets used ones too early, also those that another mint took.
+        off = self.epochs.wrong_clock()
+        if off is not None:
+            raise StaleEpochError(off, code="fenced")
 
     def noted(self, place: Place) -> None:
         """Remember a change of the kill epoch and see it in force here, so that whoever made it finds it so."""

@@ -25,13 +25,21 @@ from arx_caps.mint.observing import note
 from arx_caps.mint.once import HEADER, Claim, Made, claiming, digest_of, read_key
 from arx_caps.mint.spending import spending_together
 from arx_verifier.access import read_json_object
-from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal
 
 MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is larger
 
 
 # What every call can be refused with, and what comes with how the caller is proven.
-_EVERY: Final = ("malformed_request", "too_large", "internal", "rate_limited", "store_unavailable", "audit_unavailable")
+_EVERY: Final = (
+    "malformed_request",
+    "too_large",
+    "internal",
+    "rate_limited",
+    "fenced",
+    "store_unavailable",
+    "audit_unavailable",
+)
 UNPROVEN: Final = (400, 401, 413, 415)  # a call with one of these, whose caller is not proven, proved nobody
 _PROVEN: Final = "arx.proven"
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "banned", "wrong_caller")
@@ -164,7 +172,8 @@ async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
     note(request, route=endpoint.path)
     try:
         mint.limits.require_address(_peer(mint, request))
-    except TooOftenError as error:
+        mint.require_clock()
+    except (TooOftenError, UnavailableError) as error:
         return _refuse(mint, request, error, {"Connection": "close"})
     if endpoint.admit is not None:
         admitted = await run_in_threadpool(_admit, endpoint, mint, request)

@@ -22,16 +22,27 @@ from tests.mint.world import ISSUER, now_ms
 EXCHANGE = {"grant_type": GRANT_TYPE, "subject_token_type": TASK_TOKEN, "audience": "payments"}
 
 
+# Runs a mint whose wall clock is so many seconds off, as on a machine whose clock was set wrong.
+CLOCK_OFF = """
+import runpy, sys, time
+right, off = time.time_ns, int(sys.argv.pop(1)) * 10**9
+time.time_ns = lambda: right() + off
+time.time = lambda: time.time_ns() / 1e9
+runpy.run_module("arx_caps.mint.serve", run_name="__main__", alter_sys=True)
+"""
+
+
 class MintProcess:
     """One of the mints: it can be killed and started again, at another port each time."""
 
-    def __init__(self, realm: Realm, store: str) -> None:
+    def __init__(self, realm: Realm, store: str, *, clock_s: int = 0) -> None:
         self._realm, self._store = realm, store
+        self._runs = ["-c", CLOCK_OFF, str(clock_s)] if clock_s else ["-m", "arx_caps.mint.serve"]
         self.start()
 
     def start(self) -> None:
         """Start it, and wait until it says that it listens."""
-        command = [sys.executable, "-m", "arx_caps.mint.serve", "--realm-dir", str(self._realm.folder), "--port", "0"]
+        command = [sys.executable, *self._runs, "--realm-dir", str(self._realm.folder), "--port", "0"]
         environment = os.environ | {"ARX_STORE_URL": self._store}
         self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None

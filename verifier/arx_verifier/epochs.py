@@ -101,6 +101,9 @@ class Epochs(Protocol):
     def times_ms(self, at: int) -> tuple[int, int]:
         """Return the earliest and the latest it can be, by the caller's clock and the store's."""
 
+    def wrong_clock(self) -> str | None:
+        """Return how far the caller's clock is from the store's where it may judge nothing; None where it may."""
+
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
 
@@ -188,6 +191,10 @@ class EpochTable:
         store_ns, sent = self._store_clock
         store = (store_ns + self._boot() - sent) // 1_000_000
         return (at, store) if at < store else (store, at)
+
+    def wrong_clock(self) -> str | None:
+        """Return None: a table alone is told no other clock to compare with."""
+        return None
 
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""

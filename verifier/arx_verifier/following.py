@@ -67,10 +67,15 @@ class Following(EpochTable):
         self._last = 0  # when the last probe left, boot clock
         self._due = 0  # when the next one must, boot clock
         self._patience = 0  # before what was pushed is confirmed, ns
+        self._wrong_clock: str | None = None  # by the last answer; the follower's thread writes it
 
     def chain_at(self, inc: str, seq: int) -> str:
         """Return what led to a number, if this view is at it."""
         return self._place.chain_at(inc, seq)
+
+    def wrong_clock(self) -> str | None:
+        """Return how far this clock is from the store's, if the last answer showed that it is too far; else None."""
+        return self._wrong_clock
 
     def begin(self) -> None:
         """Forget a probe in flight: there is a new connection, subscribed, and nothing was asked on it yet."""
@@ -138,9 +143,10 @@ class Following(EpochTable):
         sent, self._sent = self._sent, None
         if sent is None:
             raise FeedError("an answer that nobody asked for")
+        # A relay's answer was true some time before it was asked: its lease is shorter by that.  SPEC 10.7
+        age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
+        self._compare_clocks(answer.at_ms, sent[1] - age)
         if answer.status == OK:
-            # A relay's answer was true some time before it was asked: its lease is shorter by that.  SPEC 10.7
-            age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
             self._take_entries(answer, sent[0] - age, sent[1] - age)
         elif answer.status in (REGRESSED, CORRUPT):
             self._distrust(answer)
@@ -154,11 +160,8 @@ class Following(EpochTable):
     def _take_entries(self, answer: Answer, sent: int, sent_wall: int) -> None:
         if answer.inc != self._state.inc:
             raise FeedError("an answer from another history")
-        if not sent_wall // MS - SKEW_MS <= answer.at_ms <= self._wall() // MS + SKEW_MS:
-            off_s = self._wall() // MS // 1000 - answer.at_ms // 1000
-            off = f"{off_s} s ahead of" if off_s > 0 else f"{-off_s} s behind"
-            limit = f"expected at most {SKEW_MS // 1000} s; set both clocks by NTP"
-            self._alarm(f"this clock is {off} the revocation store's: {limit}", retire=False)
+        if self._wrong_clock is not None:
+            self._alarm(self._wrong_clock, retire=False)
             return
         for entry in answer.entries:
             if not self._apply(entry):
@@ -177,6 +180,17 @@ class Following(EpochTable):
         lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
         self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
         self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
+
+    def _compare_clocks(self, at_ms: int, sent_wall: int) -> None:
+        """Compare the store's clock in an answer (ms) with this one when the probe left (ns), and now."""
+        wall_ms = self._wall() // MS
+        if sent_wall // MS - SKEW_MS <= at_ms <= wall_ms + SKEW_MS:
+            self._wrong_clock = None
+            return
+        off_s = wall_ms // 1000 - at_ms // 1000
+        off = f"{off_s} s ahead of" if off_s > 0 else f"{-off_s} s behind"
+        limit = f"expected at most {SKEW_MS // 1000} s; set both clocks by NTP"
+        self._wrong_clock = f"this clock is {off} the revocation store's: {limit}"
 
     def _apply(self, entry: Entry) -> bool:
         try:
