@@ -18,7 +18,7 @@ from sqlalchemy import delete, insert, select
 from arx_caps.audit.bulk import insert_rows
 from arx_caps.audit.check import DIGEST_BYTES, Rows, read_filed, rows_of
 from arx_caps.audit.checkpoint import Checkpoint, open_checkpoint
-from arx_caps.audit.entries import LOG, RECOVERED, Entry, Reader, make_note
+from arx_caps.audit.entries import LOG, RECOVERED, Entry, Reader, is_event, make_note, read_event
 from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.note import VerifierKey
 from arx_caps.audit.paths import CHECKPOINT as HEAD
@@ -94,7 +94,7 @@ class _Work:
     Attributes:
         rows: The rows, beside the files.
         size: How many records the database's own tree has.
-        own: Whether that is the tree of the signed records, as far as it goes.
+        own: Whether that is the tree of the signed records, as far as it goes; an earlier run may stand at its end.
     """
 
     def __init__(self, store: LogStore, folder: Path, key: VerifierKey) -> None:
@@ -103,7 +103,18 @@ class _Work:
         self.size, self._last = tree.size, _last_signed(store, key)
         whole = _continue(store, self.rows, tree.size, self._last)
         self._tree = whole if tree.size >= self.rows.size else self.rows.tree(tree.size)
-        self.own = tree.root() == self._tree.root()
+        self.own = tree.root() == self._tree.root() or self._ends_with_note(tree)
+
+    def _ends_with_note(self, tree: Frontier) -> bool:
+        """Tell whether the one unsigned record is that of an earlier run, from another mint's files that end sooner."""
+        end = tree.size - 1
+        signed = 0 if self._last is None else self._last.size
+        row = self._store.record(end) if signed <= end < self.rows.size else None
+        if row is None or not is_event(row.kept) or read_event(row.kept, None).kind != RECOVERED:
+            return False
+        found = self.rows.tree(end)
+        found.extend([leaf.hash for leaf in self._store.leaves(end, tree.size)])
+        return found.root() == tree.root()
 
     def mend(self, found: Sequence[int]) -> None:
         """File records anew whose rows are wrong; in one transaction, as bodies may only have been moved."""
