@@ -56,7 +56,7 @@ class Copy(NamedTuple):
 class Member:
     """Somebody behind the relay: a verifier, or another relay with its crowd."""
 
-    __slots__ = ("asked", "crowd", "heard", "heard_ms", "inc", "listener", "name")
+    __slots__ = ("ahead", "asked", "crowd", "heard", "heard_ms", "inc", "listener", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,6 +65,7 @@ class Member:
         self.heard_ms = 0  # the same moment by the store's clock, never too early
         self.inc = ""
         self.crowd = Crowd(1, -1, ())
+        self.ahead: Probe | None = None  # the last probe, where it names a place that is not in this history
         self.asked: tuple[Probe, int] | None = None  # a probe that waits for news, and when it came
 
     def applied(self, inc: str) -> int:
@@ -179,7 +180,7 @@ class Hub:
     def _answer(self, member: Member, probe: Probe, came: int) -> None:
         granted, listener = self.granted, member.listener
         assert listener is not None
-        member.asked = None
+        member.asked = member.ahead = None
         if granted is None:
             listener.drop()
             return
@@ -203,6 +204,7 @@ class Hub:
             first = probe.applied - low
             wanted = range(first, min(first + probe.limit, len(self._entries)))
             entries = [(e.seq, e.op, e.scope) for e in (self._entries[index] for index in wanted)]
+        member.ahead = probe if status == REGRESSED else None
         # Up to when the question came.  Its sender counts from when it left, which was earlier: no moment is left out.
         age = max(0, came - granted.sent)
         facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
@@ -249,12 +251,14 @@ class Hub:
     def crowd(self) -> Crowd:
         """Say who is behind this relay, and forget those whose leases are long over."""
         now, lease = self._boot(), self._lease
-        verifiers, applied, late = 0, self.seq, []
+        verifiers, applied, late, ahead = 0, self.seq, [], []
         for member in list(self.members.values()):
             # Named for so long, a report that waits for a lease's end still finds it, whenever the kill came.
             if now - member.heard > 5 * lease // 2:
                 del self.members[member.name]
-            elif self._silent(member, now):
+                continue
+            ahead += self._ahead_of(member)
+            if self._silent(member, now):
                 applies = member.applied(self.inc)
                 late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
                 late.extend(member.crowd.late)
@@ -262,7 +266,14 @@ class Hub:
                 verifiers += member.crowd.verifiers
                 applied = min(applied, member.applied(self.inc))
                 late.extend(member.crowd.late)
-        return Crowd(verifiers, applied, tuple(late))
+        return Crowd(verifiers, applied, tuple(late), max(ahead, default=None))
+
+    def _ahead_of(self, member: Member) -> list[tuple[int, str]]:
+        """List what a member names, for itself or for those behind it, as a place of this history that is not in it."""
+        own = member.ahead
+        found = [(own.applied, own.chain)] if own is not None and own.inc == self.inc else []
+        behind = member.crowd.ahead if member.inc == self.inc else None
+        return found if behind is None else [*found, behind]
 
     def _silent(self, member: Member, now: int) -> bool:
         return member.listener is None or now - member.heard > self._lease // 2

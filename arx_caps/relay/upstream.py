@@ -85,7 +85,7 @@ class Passing(Following):
     def crowd_in(self, inc: str) -> Crowd:
         """Return who is behind this relay; what they had applied in another history confirms nothing."""
         said, crowd = self._crowd
-        return crowd if said == inc else crowd._replace(applied=-1)
+        return crowd if said == inc else crowd._replace(applied=-1, ahead=None)
 
     def next_at(self, *, hurry: bool = False) -> int:
         """As ``Following.next_at``; at once when the hub wants to say something."""

@@ -277,13 +277,20 @@ local function bump(keys, argv)
   return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
 end
 
--- arx1_probe  KEYS h f b log v a [r]   ARGV verifier inc applied chain limit [counted crowd]
+-- Whether a place of this history is not in it: it went back, or gave the number to something else.
+local function is_elsewhere(header, log_key, seq, chain)
+  local known = chain_at(header, log_key, seq)
+  return seq > header.seq or (known and chain ~= '' and known ~= chain)
+end
+
+-- arx1_probe  KEYS h f b log v a [r]   ARGV verifier inc applied chain limit [counted crowd [ahead chain]]
 -- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
 -- neither do numbers that this store never gave, or gave to something else: after a rollback they would confirm kills
 -- that reuse them.  Who cannot say by which way it came to its number, or one that was forgotten here, begins anew.
 -- Who names a place of this history that is not in it keeps a member `!ahead:` with a score of -2 - number: the mint
 -- looks for these, as they tell that the store has lost what it once said.
--- A relay also says who is behind it, and what all of those have applied: that is what counts.
+-- A relay also says who is behind it, what all of those have applied, which is what counts, and the highest place that
+-- one of them names and the relay does not have.
 -- Reply: inc, seq, store ms, lease_ms, status, keep ms, chain, how many ask here, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
@@ -303,8 +310,11 @@ local function probe(keys, argv)
   registry_since(keys[6], keys[5], now, id)
   redis.call('ZADD', keys[5], int(now), argv[1])
   redis.call('ZADD', keys[6], known == argv[4] and counted <= header.seq and int(counted) or '-1', argv[1])
-  if same and (applied > header.seq or (known and argv[4] ~= '' and known ~= argv[4])) then
-    redis.call('ZADD', keys[6], int(-2 - applied), '!ahead:' .. argv[1])
+  for index = 3, same and 8 or 0, 5 do -- its own place, and that of one behind it
+    local seq = tonumber(argv[index])
+    if seq and is_elsewhere(header, keys[4], seq, argv[index + 1]) then
+      redis.call('ZADD', keys[6], int(-2 - seq), '!ahead:' .. argv[1])
+    end
   end
   if keys[7] then
     redis.call('ZREMRANGEBYLEX', keys[7], '[' .. argv[1] .. '\n', '(' .. argv[1] .. '\v')

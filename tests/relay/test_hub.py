@@ -85,7 +85,8 @@ def test_who_knows_more_is_not_told_less(world: World) -> None:
 
 def test_who_came_by_another_way_is_not_believed(world: World) -> None:
     """
-    The same number with another past: regressed at once, behind or not, and nothing is said to be applied there.
+    The same number with another past: regressed at once, behind or not; nothing is said to be applied there, and the
+    store is told which place that is.
     """
     somebody = Somebody(world)
     world.entry(6)
@@ -93,7 +94,7 @@ def test_who_came_by_another_way_is_not_believed(world: World) -> None:
         told = somebody.probe(applied, chain=OTHER)
         assert told is not None
         assert (told.status, told.entries) == (REGRESSED, [])
-        assert world.crowd == Crowd(1, -1, ())
+        assert world.crowd == Crowd(1, -1, (), (applied, OTHER))
         told = somebody.probe(applied)
         assert told is not None
         assert (told.status, told.chain) == (OK, world.places[6].chain)

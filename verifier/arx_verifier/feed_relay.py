@@ -51,7 +51,7 @@ class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     inc: str
     applied: int
-    chain: str
+    chain: Annotated[str, Meta(max_length=40)]  # a relay passes it on
     limit: Annotated[int, Meta(ge=1)]
     hurry: bool
     crowd: Crowd | None = None

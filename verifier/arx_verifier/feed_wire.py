@@ -70,11 +70,13 @@ class Crowd(NamedTuple):
         verifiers: How many are behind it and talk.
         applied: What all of those have applied.
         late: Those that were there a moment ago, and may still hold a lease.
+        ahead: The highest place, number and chain, that one behind names and that is not in the history; None without.
     """
 
     verifiers: int
     applied: int
     late: tuple[Late, ...]
+    ahead: tuple[int, str] | None = None
 
 
 class Answer(NamedTuple):
@@ -163,7 +165,7 @@ class Link:
             FeedError: The bytes could not be sent.
         """
         del hurry
-        more = () if crowd is None else (crowd.applied, msgspec.json.encode(crowd))
+        more = () if crowd is None else (crowd.applied, msgspec.json.encode(crowd), *(crowd.ahead or ()))
         keys = self._probe_keys if more else self._probe_keys[:-1]
         self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, *place, ENTRIES, *more)
 
