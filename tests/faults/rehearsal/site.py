@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from tests.topologies.fleet import LASTING, free_ports
 REALM: Final = "acme"
 ROOT: Final = "root-of-the-store"
 READY_S: Final = 60.0
+SERVICES: Final = (("orders", 1), ("orders", 2), ("payments", 1), ("payments", 2))
 POLICY: Final = """\
 [audience.orders]
 origins = [{orders}]
@@ -197,12 +199,14 @@ class Site:
 
     def write_users(self) -> None:
         """Write the store's ACL file, with the lines that ``arx redis acl`` prints."""
-        lines = ["user default off", f"user {ROOT} on >{ROOT} ~* &* +@all"]
-        for role in acl.ROLES:
-            file = self.folder / f"{role}.password"
+
+        def line_of(role: str) -> str:
             words = ("redis", "acl", "--role", role, "--realm", REALM, "--store", self.store_url("root"))
-            lines.append(self.arx(*words, "--file", "--new-password", str(file)).strip())
-            self.passwords[role] = file.read_text().strip()
+            return self.arx(*words, "--file", "--new-password", str(self.folder / f"{role}.password")).strip()
+
+        with ThreadPoolExecutor() as pool:
+            lines = ["user default off", f"user {ROOT} on >{ROOT} ~* &* +@all", *pool.map(line_of, acl.ROLES)]
+        self.passwords = {role: (self.folder / f"{role}.password").read_text().strip() for role in acl.ROLES}
         (self.folder / "redis" / "users.acl").write_text("\n".join(lines) + "\n")
 
     def start_store(self) -> None:
@@ -328,10 +332,12 @@ class Site:
         for place in range(2):
             self.until("both mints are ready", lambda place=place: self.ready(place), self.mints[place])
         self.until("nginx answers", lambda: self._answers(self.issuer + "/readyz"), self.nginx)
-        for at, (audience, number) in enumerate((("orders", 1), ("orders", 2), ("payments", 1), ("payments", 2))):
-            self.services.append(self._service(audience, number, self._ports[4 + at]))
+        with ThreadPoolExecutor() as pool:
+            self.services = list(pool.map(self._service, *zip(*SERVICES, strict=True), self._ports[4:]))
         for service in self.services:
-            self.start_service(service)
+            service.start()
+        for service in self.services:
+            self.until(f"{service.name} listens", lambda service=service: self.serving(service), service)
 
     def close(self) -> None:
         """End everything."""
