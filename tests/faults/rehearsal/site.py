@@ -354,7 +354,7 @@ class Site:
         if password or "mint" in self.passwords:
             environment["ARX_STORE_PASSWORD"] = password or self.passwords["mint"]
         command = [sys.executable, "-m", "arx_caps.cli", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode in ends, f"arx {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
