@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.acts) - {*ACTS, *BROKEN}:
         parser.error(f"no such act: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # its servers end with it
     began = time.monotonic()
 
     def say(text: str) -> None:
