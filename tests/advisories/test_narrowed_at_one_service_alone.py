@@ -26,7 +26,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.asgi import ArxMiddleware
 from arx_verifier.service import open_verifier
-from tests.advisories.test_m85_a_narrowing_that_services_escaped import ALONE, stored_shop
+from tests.advisories.test_exchange_drops_the_narrowing import ALONE, stored_shop
 from tests.agent.live import live_mint, serving
 from tests.cli.helpers import arx
 from tests.mint.test_exchange import ORDER, POLICY, Shop, called

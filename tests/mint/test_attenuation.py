@@ -22,7 +22,7 @@ from arx_verifier.arguments import compile_constraint, read_constraint
 from arx_verifier.constraints import compile_rule, permits, read_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.names import matches_tool
-from tests.advisories.test_m85_a_narrowing_that_services_escaped import StoredShop, stored_shop
+from tests.advisories.test_exchange_drops_the_narrowing import StoredShop, stored_shop
 from tests.mint.world import now_ms
 
 pytestmark = pytest.mark.servers

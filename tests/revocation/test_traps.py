@@ -30,12 +30,12 @@ TRAPS = {
     "incarnation not compared": (SIMULATED, "verifier/test_epochs_entries.py::test_a_history_never_returns"),
     "numbers given twice": (
         SIMULATED,
-        "advisories/test_r10_numbers_given_twice.py::test_a_number_that_was_given_twice_is_noticed",
+        "advisories/test_sequence_number_given_twice.py::test_a_number_that_was_given_twice_is_noticed",
     ),
     "born read after authority": (SIMULATED,),
     "child with fewer scopes": (
-        "advisories/test_a22_sub_task_without_a_scope.py",
-        "advisories/test_x07_children_of_the_dead.py",
+        "advisories/test_sub_task_too_long_to_kill.py",
+        "advisories/test_child_outlives_a_revoked_parent.py",
     ),
     "subscribed after the copy": (
         "simulation/test_simulation.py::test_the_bound_holds_and_service_comes_back",
@@ -83,11 +83,11 @@ TRAPS = {
     ),
     "0 of 0 confirmed": (
         "revocation/test_following.py::test_a_young_or_empty_registry_confirms_nothing",
-        "advisories/test_r11_an_empty_relay.py",
+        "advisories/test_kill_confirmed_past_an_empty_relay.py",
     ),
     "verifier id used again": (
         "revocation/test_functions_probe.py::test_what_was_applied_under_another_history_confirms_nothing",
-        "advisories/test_x09_reaches_everyone.py::test_the_report_counts_all_of_them",
+        "advisories/test_revocation_misses_a_verifier.py::test_the_report_counts_all_of_them",
     ),
     "registry pruned by a stepped clock": (
         "revocation/test_functions_probe.py::test_a_step_of_the_store_s_clock_forgets_no_verifier",
@@ -104,7 +104,7 @@ TRAPS = {
     "cached decision": (
         "verifier/test_verify_seen.py",
         "verifier/test_verify_again.py::test_warm_tokens_meet_every_check_of_the_moment",
-        "advisories/test_x04_time_is_enforced.py::test_a_token_ends_while_it_is_in_use",
+        "advisories/test_expiry_is_not_enforced.py::test_a_token_ends_while_it_is_in_use",
     ),
     "wall clock back after pruning": ("verifier/test_epochs.py::test_time_is_bounded_by_both_clocks",),
     "herd after an outage": (

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: admin routes are open by default (authgent, actenon-permit, agent-authority).
+
+ARx: a walk of every route the application serves, in every method, as a stranger and as somebody whom it is not for.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.routing import Route
+
+from arx_caps.jose import KeyFile
+from arx_caps.mint.app import ENDPOINTS
+from arx_caps.mint.events import Event
+from arx_verifier.errors import GrantError
+from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
+OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/problems/{code}")  # and /.well-known/…
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made, _ = local_world(tmp_path / "realm")
+    yield made
+    made.mint.close()
+
+
+def sample(path: str) -> str:
+    for name, value in (("{path:path}", AGENT), ("{session}", "s-" + "a" * 16), ("{task}", "t-" + "a" * 16)):
+        path = path.replace(name, value)
+    return re.sub(r"\{[^}]*\}", "x", path)
+
+
+def paths(world: World) -> list[str]:
+    """Every path that the application itself knows, not only those of the table."""
+    app = world.client.app
+    found = [route.path for route in app.routes if isinstance(route, Route)]  # type: ignore[attr-defined]
+    assert len(found) == len(app.routes)  # type: ignore[attr-defined]
+    assert {endpoint.path for endpoint in ENDPOINTS} <= set(found)
+    return [sample(path) for path in found if path not in OPEN and not path.startswith("/.well-known/")]
+
+
+def test_a_stranger_is_told_nothing_by_any_route(world: World) -> None:
+    """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at."""
+    agent = world.enrol()
+    junk = Holder(world, agent.key, "arx1_AAAA")
+    before, known = world.events(), world.mint.state.agents()
+    for path in paths(world):
+        for method in METHODS:
+            for headers, content in (
+                ({}, None),
+                ({}, b"{}"),
+                ({}, b"\xff" * 100),
+                ({"Authorization": "Bearer arx1_AAAA"}, b"{}"),
+                ({"Authorization": "Basic cm9vdDpyb290"}, b"{}"),
+                ({"Cookie": "session=root", "X-Forwarded-User": "root"}, b"{}"),
+                (junk.headers(method, path), b"{}"),
+            ):
+                answer = world.client.request(
+                    method, path, headers={**headers, "Content-Type": "application/json"}, content=content
+                )
+                assert answer.status_code in (401, 405), (method, path, headers, answer.status_code, answer.text)
+    assert (world.events(), world.mint.state.agents()) == (before, known)
+
+
+def test_whoever_it_is_not_for_does_nothing(world: World) -> None:
+    """An agent on operators' routes and an operator on agents' are refused, whatever they send."""
+    agent, _ = world.session()
+    callers = {"agent": agent, "operator": world.operator()}
+    before = world.mint.state.agents()
+    for endpoint in ENDPOINTS:
+        if endpoint.action is None:
+            continue
+        for kind, holder in callers.items():
+            if kind not in endpoint.callers:
+                answer = holder.call(endpoint.method, sample(endpoint.path), {})
+                assert answer.status_code in (401, 403), (kind, endpoint.method, endpoint.path, answer.text)
+    assert world.mint.state.agents() == before
+
+
+def test_what_is_another_s_is_not_there(world: World) -> None:
+    """To whom it is not for, a session or task that exists answers as one that does not, to the letter."""
+    holder, own = world.session()
+    other, hidden = world.open_session(world.enrol("acme/support/other"))
+    task = other.call("POST", "/v1/tasks", {"template": "lookup", "params": {"order_id": "o-1"}}).json()["task"]
+    for method, there, gone in (
+        ("GET", f"/v1/sessions/{hidden['id']}", "/v1/sessions/s-" + "a" * 16),
+        ("DELETE", f"/v1/sessions/{hidden['id']}", "/v1/sessions/s-" + "a" * 16),
+        ("DELETE", f"/v1/tasks/{task['id']}", "/v1/tasks/t-" + "a" * 16),
+    ):
+        answers = [holder.call(method, path) for path in (there, gone)]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        assert answers[0].json() == answers[1].json()
+    assert own["id"] != hidden["id"]
+    assert other.call("GET", f"/v1/sessions/{hidden['id']}").status_code == 200
+
+
+def test_no_key_is_known_before_somebody_enrols_it(world: World) -> None:
+    """A fresh realm has one operator, made with it; a key of that name that was made elsewhere is a stranger's."""
+    stranger = KeyFile.generate("operator", "root", ISSUER)
+    holder = Holder(world, stranger.key, None)
+    answer = holder.call("POST", "/v1/operators/token", {"assertion": world.assertion(stranger)})
+    assert (answer.status_code, answer.json()["code"]) == (401, "bad_assertion")
+    with pytest.raises(GrantError, match="exists"):
+        world.mint.state.add_operator("root", stranger.key.public, _nothing(), role="admin")
+
+
+def _nothing() -> Event:
+    return Event.of("operator.enrolled", "test")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Have something approved, or take what was approved, in somebody else's name.
+
+What a token demands is no secret: whoever sees a token, or guesses a task's name, can write it down.
+"""
+
+from arx_caps.agent.approval import Approval
+from arx_verifier.access import AccessRequest
+from arx_verifier.discharge import bind, join
+from arx_verifier.macaroon import Macaroon
+from arx_verifier.verify import Verifier
+from tests.mint.approvals import REFUND, Desk, code, decide
+from tests.mint.test_tasks import verifier
+from tests.mint.world import now_ms
+
+
+def test_asked_for_by_another_agent(desk: Desk) -> None:
+    """Another agent's session, and another session of the same agent, have no such task."""
+    other, _ = desk.world.session("acme/support/other")
+    assert code(desk.try_to_ask(by=other)) == "not_found"
+    again, _ = desk.world.open_session(desk.world.enrol("acme/support/third"))
+    assert code(desk.try_to_ask(by=again)) == "not_found"
+    assert desk.world.mint.state.approvals() == []
+
+
+def test_fetched_by_another_agent(desk: Desk) -> None:
+    """Who did not ask gets nothing, and learns nothing of it."""
+    asked = desk.ask()
+    assert code(desk.answer(desk.world.operator(), asked)) == "ok"
+    other, _ = desk.world.session("acme/support/other")
+    answers = [desk.fetch(asked, other), desk.fetch({"id": "a-" + "a" * 16}, other)]
+    assert [answer.json()["detail"] for answer in answers] == ["there is no such approval"] * 2
+
+
+def test_bound_to_another_tasks_token(desk: Desk) -> None:
+    """A discharge that got into other hands answers nothing in another task, of the same agent either."""
+    judge = verifier(desk.world, "payments")
+    _, approval = desk.approved()
+    _, other = desk.start()
+    text = other.call_token("payments", "payments.refund", REFUND)
+    unbound = Macaroon.parse(approval.encode())
+    for discharge in (
+        bind(unbound, other.bundle.tokens["payments"]),
+        bind(unbound, desk.task.bundle.tokens["payments"]),
+    ):
+        assert decide_text(judge, join(text, [discharge])) == "malformed"  # it answers no demand of this token
+    assert decide(judge, desk.task, REFUND, [Approval.from_text(approval.encode())]) == "ok"
+
+
+def test_bound_to_nothing_or_to_a_parent(desk: Desk) -> None:
+    """Unbound it is worth nothing; bound to the task's own token it is not good with a sub-agent's."""
+    judge, worker = verifier(desk.world, "payments"), desk.task.hand_over("acme/support/worker")
+    _, approval = desk.approved()
+    text = worker.call_token("payments", "payments.refund", REFUND)
+    unbound = Macaroon.parse(approval.encode())
+    assert decide_text(judge, join(text, [unbound])) == "bad_signature"
+    assert decide_text(judge, join(text, [bind(unbound, desk.task.bundle.tokens["payments"])])) == "bad_signature"
+    assert decide(judge, worker, REFUND, [approval]) == "ok"
+
+
+def decide_text(judge: Verifier, text: str) -> str:
+    """What a service says of a credential as it stands."""
+    return judge.decide(text, AccessRequest("payments.refund", REFUND, now_ms())).code

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent that asked for forty approvals at once held up the mint, and the operator who answered one of them.
+
+Whoever said the last yes of several held the task's lock and asked for a second connection to the database, to look at
+the operators before.  Those that waited for the lock had all connections there are: nobody went on for five seconds.
+"""
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import event
+
+from tests.mint.approvals import TWO, Desk, code
+
+DESK_POLICY = TWO
+
+
+def test_whoever_has_a_connection_waits_for_no_other(desk: Desk) -> None:
+    """
+    From the request to its answer no thread holds two connections at once.
+    """
+    held: dict[int, int] = defaultdict(int)
+    most = 0
+
+    def taken(*_: Any) -> None:
+        nonlocal most
+        held[threading.get_ident()] += 1
+        most = max(most, held[threading.get_ident()])
+
+    def given_back(*_: Any) -> None:
+        held[threading.get_ident()] -= 1
+
+    ada, bob = desk.operator("ada"), desk.operator("bob")
+    pool = desk.world.mint.state._engine.pool
+    event.listen(pool, "checkout", taken)
+    event.listen(pool, "checkin", given_back)
+    asked = desk.ask()
+    for each in (ada, bob):
+        assert code(desk.answer(each, asked)) == "ok"
+    assert desk.fetch(asked).json()["approval"]["state"] == "approved"
+    assert code(desk.answer(ada, desk.ask(), "deny")) == "ok"
+    assert (most, set(held.values())) == (1, {0})

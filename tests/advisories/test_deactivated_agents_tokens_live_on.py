@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: an agent is deleted and its tokens live (authgent).
+
+ARx: deactivation is a kill and a ban.  Every token of the agent is dead in every process, so is what it handed on and
+what is handed to it afterwards; it gets no new ones; and after it was reinstated the old ones stay dead.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.core import Mint
+from arx_caps.realm import Realm
+from arx_verifier.codec import bytes_of
+from tests.faults.witness import Witness
+from tests.mint.world import AGENT, LOOKUP, Holder, World, client_of, make_realm
+from tests.servers import until
+
+pytestmark = pytest.mark.servers
+
+OTHER = "acme/support/backup"
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[World]:
+    """A realm with a running mint and a real store."""
+    realm = make_realm(tmp_path / "realm", realm_name)
+    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+    with client_of(mint) as client:
+        yield World(mint, client)
+
+
+@pytest.fixture
+def services(world: World, valkey: EmbeddedValkey) -> Iterator[list[Witness]]:
+    """Two processes of the tool service, with the key that the mint gave it."""
+    file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    [(kid, text)] = file["keys"].items()
+    started = [
+        Witness(valkey.url, world.realm.name, f"orders-{number}", key=bytes_of(text), kid=kid) for number in range(2)
+    ]
+    yield started
+    for service in started:
+        service.close()
+
+
+def show(services: list[Witness], tokens: dict[str, str], wanted: dict[str, str]) -> None:
+    """Wait until every process decides so about every token."""
+    for service in services:
+        service.watch(**tokens)
+    for service in services:
+        until(lambda: service.codes() == wanted)  # noqa: B023
+
+
+def start_task(holder: Holder) -> Task:
+    return Task(Bundle.parse(holder.call("POST", "/v1/tasks", LOOKUP).json()["bundle"]))
+
+
+def orders_of(task: Task) -> str:
+    return task.bundle.tokens["orders"].encode()
+
+
+def test_the_tokens_of_a_deactivated_agent_are_dead(world: World, services: list[Witness]) -> None:
+    """Two sessions, a hand-over, another agent's token handed to it; then the deactivation, and its end."""
+    key, other = world.enrol(), world.enrol(OTHER)
+    first, second = (start_task(world.open_session(key)[0]) for _ in range(2))
+    others = start_task(world.open_session(other)[0])
+    tokens = {
+        "first": orders_of(first),
+        "second": orders_of(second),
+        "handed on": orders_of(first.hand_over(OTHER)),
+        "handed to it": orders_of(others.hand_over(AGENT)),
+        "another's": orders_of(others),
+    }
+    show(services, tokens, dict.fromkeys(tokens, "ok"))
+    assert world.operator().call("DELETE", f"/v1/agents/{AGENT}").json()["agent"]["state"] == "deactivated"
+    tokens["handed on later"] = orders_of(first.hand_over(OTHER))
+    dead = {name: "ok" if name == "another's" else "revoked" for name in tokens}
+    show(services, tokens, dead)
+
+    # Handed to it afterwards, by somebody alive: what was born after the kill is banned.
+    later = start_task(world.open_session(other)[0])
+    show(services, {"given": orders_of(later.hand_over(AGENT))}, {"given": "banned"})
+
+    told = world.operator().call("POST", "/v1/bans/lift", {"scopes": [f"agent:{AGENT}"], "reason": "a mistake"})
+    assert told.status_code == 200, told.text
+    show(services, tokens, dead)
+    show(services, {"new": orders_of(start_task(world.open_session(key)[0]))}, {"new": "ok"})

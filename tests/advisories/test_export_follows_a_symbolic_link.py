@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit export`` wrote the log's records to where somebody else's link led.
+
+A link to a file that is not there yet looks like no file.  Whoever could make one in the folder that an operator
+exports to had the records written into a file of any name, or into one that he made in between and kept open.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_caps.demo.stage import free_ports
+from tests.cli.live import live_realm
+
+pytestmark = pytest.mark.servers
+
+
+def test_an_export_follows_no_link(tmp_path: Path) -> None:
+    """Neither a new one nor one that goes on, in no form; a plain file is written, readable by its owner alone."""
+    with live_realm(tmp_path / "realm", free_ports(1)[0]) as live:
+        link, elsewhere, out = tmp_path / "log.jsonl", tmp_path / "elsewhere", tmp_path / "own.jsonl"
+        link.symlink_to(elsewhere)
+        for form in ("jsonl", "selection"):
+            for more in ((), ("--resume",)):
+                code, *_ = live.run("audit", "export", "--out", link, "--format", form, *more)
+                assert code != exits.OK
+                assert not elsewhere.exists()
+        elsewhere.write_text("")
+        assert live.run("audit", "export", "--out", link, "--resume")[0] != exits.OK
+        assert elsewhere.read_text() == ""
+        live.ok("audit", "export", "--out", out)
+        assert out.stat().st_mode & 0o777 == 0o600
+        live.ok("audit", "export", "--out", out, "--resume")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attack: whoever stole a service's key sends records in the name of a run that goes on, or says they are lost.
+
+The mint passed over what it had the numbers of: the verifier's own records, which came a moment later, were absorbed as
+if they had come twice, and their files went.  A machine that is resumed twice from one image did the same to itself.
+Now nothing of the verifier's is dropped: it keeps what the log does not have, alarms, and the log tells of it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from arx_caps.audit.entries import DISPUTED, EventRecord, is_event, read_event
+from arx_caps.audit.ship import Shipper
+from arx_caps.audit.wire import Batch
+from arx_caps.jose import SigningKey
+from arx_verifier.spool import Journal
+from tests.audit.batches import batch_of, decision, facts
+from tests.mint.test_log import decisions_in, entries, key, send, world
+from tests.mint.world import ISSUER, World
+from tests.verifier.journals import allow, files, small
+
+__all__ = ["key", "world"]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """A service's spool, with a run that goes on."""
+    made = small(tmp_path / "spool")
+    yield made
+    made.close()
+
+
+def shipper(world: World, key: SigningKey, journal: Journal) -> Shipper:
+    """A shipper that has just been started."""
+
+    def forward(request: httpx.Request) -> httpx.Response:
+        answer = world.client.post(request.url.path, content=request.content, headers=dict(request.headers))
+        return httpx.Response(answer.status_code, content=answer.content)
+
+    client = httpx.Client(transport=httpx.MockTransport(forward))
+    return Shipper(journal.folder, audience="orders", realm="acme", issuer=ISSUER, key=key, client=client)
+
+
+def disputes(world: World) -> list[EventRecord]:
+    found = [read_event(kept, None) for kept in entries(world) if is_event(kept)]
+    return [each for each in found if each.kind == DISPUTED]
+
+
+def forged(run: Journal, first: int, count: int = 3) -> Batch:
+    """What the thief says that the run's next records are."""
+    return batch_of([decision(n, facts()) for n in range(count)], first, run.boot, verifier="v1")
+
+
+def test_records_that_somebody_else_sent_first_are_not_dropped(world: World, key: SigningKey, journal: Journal) -> None:
+    """The next batch of the verifier is refused, stays in its spool, and the log says once that there are two."""
+    sender = shipper(world, key, journal)
+    journal.append(allow(1))
+    assert sender.once()
+    assert send(world, key, forged(journal, 2)).json()["high_water"] == 4
+    for i in range(2, 9):
+        journal.append(allow(i))
+    for _ in range(3):
+        sender._retry_at.clear()
+        assert not sender.once()
+        assert "record 2 of this run is another one" in str(sender.status.error)
+    assert len(files(journal.folder)) == 1
+    (told,) = disputes(world)
+    assert told.named | {"leaf": ""} == {
+        "verifier": "v1",
+        "boot": journal.boot,
+        "audience": "orders",
+        "first": 2,
+        "leaf": "",
+    }
+    assert len(decisions_in(world)) == 4
+    sender.close()
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead of it", "behind it"])
+def test_a_shipper_that_starts_anew_does_not_believe_it_either(
+    world: World, key: SigningKey, journal: Journal, *, ahead: bool
+) -> None:
+    """It asks how far the mint is, and finds there what it never sent, or what was never made."""
+    for i in range(2 if ahead else 9):
+        journal.append(allow(i))
+    assert send(world, key, forged(journal, 1)).json()["high_water"] == 3
+    sender = shipper(world, key, journal)
+    assert not sender.once()
+    assert sender.status.code == "bad_mark"
+    assert ("never made" if ahead else "another record 3") in str(sender.status.error)
+    journal.append(allow(10))
+    journal.append(allow(11))
+    sender._retry_at.clear()
+    assert not sender.once()
+    journal.close()
+    assert len(files(journal.folder)) == 1
+    sender.close()
+
+
+@pytest.mark.parametrize("far", [40, 10**12])
+def test_records_that_somebody_else_declared_lost_are_not_dropped(
+    world: World, key: SigningKey, journal: Journal, far: int
+) -> None:
+    """However far the thief says that they are lost; the log has the loss, and that it was not one."""
+    sender = shipper(world, key, journal)
+    journal.append(allow(1))
+    assert sender.once()
+    loss = Batch("v1", "orders", journal.boot, far, 2, (), closed=False)
+    assert send(world, key, loss).json()["high_water"] == far - 1
+    for i in range(100):
+        journal.append(allow(i))
+    assert not sender.once()
+    assert "record 2 of this run was declared lost before it came" in str(sender.status.error)
+    sender.close()
+    assert len(files(journal.folder)) == 1
+    assert [each.named["first"] for each in disputes(world)] == [2]
+
+
+def test_what_comes_again_is_absorbed_as_ever(world: World, key: SigningKey, journal: Journal) -> None:
+    """Whole, in part, cut short, out of order, ten times over, by two shippers of one spool: each record once."""
+    made = [decision(n, facts()) for n in range(1, 21)]
+    whole = batch_of(made)
+    for first, last in [(1, 9), (1, 20), (3, 7), (12, 20), (9, 10), (1, 1)] * 10:
+        part = whole._replace(first=first, records=whole.records[first - 1 : last])
+        assert send(world, key, part).status_code == 200
+    one, two = (shipper(world, key, journal) for _ in range(2))
+    for i in range(60):
+        journal.append(allow(i))
+        assert (one if i % 3 else two).once()
+    journal.close()
+    assert one.once()
+    assert two.once()
+    assert files(journal.folder) == []
+    assert [each.sequence for each in decisions_in(world)] == [*range(1, 21), *range(1, 61)]
+    assert disputes(world) == []
+    one.close()
+    two.close()
+
+
+def test_a_run_whose_disk_lost_its_end_is_kept_for_whoever_looks(
+    world: World, key: SigningKey, journal: Journal
+) -> None:
+    """After a power cut the mint may have more than the disk: that holds nothing up, and what is left is put aside."""
+    for i in range(5):
+        journal.append(allow(i))
+    sender = shipper(world, key, journal)
+    assert sender.once()
+    journal.close()
+    (path,) = files(journal.folder)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"tool.3") - 200
+    raw[at:] = bytes(len(raw) - at)
+    path.write_bytes(raw)
+    again = shipper(world, key, journal)
+    again.once()
+    assert files(journal.folder) == []
+    assert len(list(journal.folder.glob("*.damaged"))) == 1
+    assert disputes(world) == []
+    sender.close()
+    again.close()

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: an operator who was frozen while the mint heard nothing from the store could still load a policy.
+
+With an old view of kills and bans a mint lets operators look and end things.  It let them put a policy in force too,
+which stayed in force, and take records out of the audit log for good.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from arx_verifier.epochs import EpochRefusal
+from tests.mint.world import local_world
+
+
+def test_nothing_for_good_is_done_on_an_old_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy and the log wait for a live view; reading does not."""
+    world, epochs = local_world(tmp_path / "realm")
+    operator = world.operator()
+    text = world.realm.policy_path.read_text() + "\n# another\n"
+    digest = world.mint.policy.digest
+    stale = EpochRefusal("stale", None, "the lease ran out")
+    monkeypatch.setattr(epochs, "check", lambda *_, **__: stale)
+    for path, body in (
+        ("/v1/policies", {"policy": text}),
+        ("/v1/audit/prune", {"before": 1, "reason": "x"}),
+        ("/v1/audit/erase", {"before": 1, "reason": "x"}),
+    ):
+        answer = operator.call("POST", path, body)
+        assert (answer.status_code, answer.json()["code"]) == (503, "stale"), path
+    assert world.mint.policy.digest == digest
+    assert operator.call("GET", "/v1/policies").status_code == 200
+    world.mint.close()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A holder could fill a verifier's memory, or empty its cache for everybody else.
+
+Whoever held one token that allows anything narrowed it again and again, each time by an ``any_of`` of two thousand
+operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
+below 256 bytes, and lists of ``hand_to``, went the same way into tables of their own.  And tokens shown whole pushed
+out every parent and were never pushed out themselves: all other holders paid for a cold check on every call, for good.
+"""
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from arx_verifier import arguments, names
+from arx_verifier.bounds import MAX_TOOL_PARTS
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.discharge import Requirement, require_discharge
+from arx_verifier.macaroon import Macaroon
+from tests.support import ANYTHING, access, mint, sign, verifier
+
+CACHE_BYTES = 1_000_000
+
+
+def many_operands(number: int) -> Caveat:
+    """One argument that may be left out, and two thousand tests of it."""
+    return Caveat(
+        allow=(Rule(tool="*", args={"z": Constraint(any_of=(*(1,) * 2200, number), optional=True)}, open=True),)
+    )
+
+
+def many_rules(number: int) -> Caveat:
+    """The same rule, three hundred times."""
+    return Caveat(allow=(*(Rule(tool="*"),) * 300, Rule(tool=f"x{number}")))
+
+
+def many_networks(number: int) -> Caveat:
+    """The caller's network, and all that there is room for."""
+    return Caveat(net=("192.0.2.7/32", *(f"10.{number}.{low // 250}.{low % 250}/32" for low in range(270))))
+
+
+def many_members(number: int) -> Caveat:
+    """What an ordinary hand-over says."""
+    return Caveat(allow=tuple(Rule(tool=tool) for tool in (f"x{number}", "orders.get")), exp=2**52, nbf=0, depth=0)
+
+
+def many_demands(number: int) -> Macaroon:
+    """What as many third parties as there is room for have to agree to."""
+    token = mint()
+    for each in range(12):
+        raw = Requirement(f"{each}.{number}".ljust(160, "x"), ("x.y",)).encode()
+        token = require_discharge(token, raw, bytes(32))
+    return token
+
+
+def many_tools(number: int) -> Macaroon:
+    """One who has to agree to calls of a thousand tools."""
+    return require_discharge(mint(), Requirement(str(number), ("a",) * 1000).encode(), bytes(32))
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    "narrowed",
+    [
+        *(lambda number, say=say: mint().attenuate(say(number)) for say in (many_operands, many_rules, many_networks)),
+        *(lambda number: mint().attenuate(many_members(number)), many_demands, many_tools),
+    ],
+)
+def test_what_is_kept_is_charged_by_what_it_takes(narrowed: Callable[[int], Macaroon]) -> None:
+    """However a holder narrows, the cache takes about as much as it was given."""
+    checked = verifier(cache_bytes=CACHE_BYTES)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(40):
+        assert checked.decide(narrowed(number).encode(), access()).code == "ok"
+    checked.decisions.decisions.clear()  # type: ignore[attr-defined]
+    gc.collect()
+    assert checked._cached <= CACHE_BYTES
+    assert tracemalloc.get_traced_memory()[0] - before <= 1.6 * checked._cached + 200_000
+
+
+def test_short_constraints_of_many_tests_are_not_kept() -> None:
+    """What one process keeps for all tokens is bounded by what it takes too."""
+    for number in range(20):
+        constraint = Constraint(any_of=(*(1,) * 100, number), optional=True)
+        token = mint().attenuate(Caveat(allow=(Rule(tool="*", args={"z": constraint}, open=True),)))
+        assert verifier().decide(token.encode(), access()).code == "ok"
+    assert all(kept.weight <= 16 for kept in arguments._KEPT.values())
+
+
+def test_long_lists_of_names_are_not_kept() -> None:
+    """A list of patterns as long as a token is compared, and not remembered for all tokens."""
+    before = names._matches_any_path.cache_info().currsize
+    for number in range(20):
+        patterns = ("acme/**", *(f"a{number}/{other}" for other in range(500)))
+        token = mint(depth=2).attenuate(Caveat(hand_to=patterns)).hand_over("acme/worker")
+        assert verifier().decide(token.encode(), access()).code == "ok"
+        refused = mint(depth=2).attenuate(Caveat(hand_to=patterns)).hand_over("other/worker")
+        assert verifier().decide(refused.encode(), access()).code == "name_not_allowed"
+    assert names._matches_any_path.cache_info().currsize == before
+
+
+def test_a_chain_of_many_rules_keeps_few_tools() -> None:
+    """The rules gathered for each tool are bounded together, not tool by tool."""
+    checked = verifier()
+    parent = mint().attenuate(many_rules(0)).encode()
+    for number in range(40):
+        assert checked.decide(parent, access(f"tool.n{number}")).code == "ok"
+    [kept] = checked._wholes.values()
+    assert len(kept._by_tool) * kept.parts <= MAX_TOOL_PARTS
+
+
+def test_nobody_keeps_the_cache_empty_for_others() -> None:
+    """However many tokens one holder shows whole, another's parent is found again at its next call."""
+    checked = verifier(cache_bytes=100_000)
+    for number in range(60):
+        whole: Macaroon = mint(ANYTHING, session=f"s-{number}")
+        assert checked.decide(whole.encode(), access()).code == "ok"
+    parent = mint(session="s-other")
+    assert checked.decide(sign(parent, access()), access()).code == "ok"
+    assert len(checked._parents) == 1
+    assert checked._wholes

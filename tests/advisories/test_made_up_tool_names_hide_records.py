@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever held any token could hide what others did from whoever asked the log by a pattern of tools.
+
+A caller chooses what it calls a tool; it is refused and recorded.  A pattern was held against the first thousand names
+that the log had: behind a thousand made-up ones, ``orders.*`` found nothing, and said that there was nothing.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.audit.questions import Question, records, total
+from arx_caps.audit.store import LogStore
+from tests.audit.batches import batch_of, decision, facts
+
+HIDDEN = 1_100
+
+
+@pytest.fixture
+def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
+    """An empty log."""
+    with LogStore(database or f"sqlite:///{tmp_path / 'audit.db'}") as store:
+        store.create()
+        yield store
+
+
+def test_no_number_of_names_hides_a_tool(log: LogStore) -> None:
+    """What is found is the same, however many other names somebody made up."""
+    honest, attacker = facts("s-1", "t-1"), facts("s-2", "t-2", agent="acme/stray")
+    made_up = [f"a.{number:04d}" for number in range(HIDDEN)]
+    told = [decision(number, attacker, "tool_not_allowed", tool) for number, tool in enumerate(made_up)]
+    named = ("orders.get", "orders.refund", "orders.", "orders", "ordersx", "Orders.get")
+    told += [decision(HIDDEN + number, honest, "ok", tool) for number, tool in enumerate(named)]
+    for first in range(0, len(told), 500):
+        log.take(batch_of(told[first : first + 500], first + 1), "s")
+    with log.reading() as c:
+        for asked in (Question(tool="orders.*"), Question(tool="orders.*", session="s-1", reason="allow")):
+            assert {each.tool for each in records(c, asked)} == {"orders.get", "orders.refund"}
+            assert total(c, asked).records == 2
+        assert total(c, Question(tool="a.*", session="s-2")).records == HIDDEN
+        assert total(c, Question(tool="*")).records == len(told)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: negative, NaN, infinite, huge or textual numbers pass a limit (liceat).
+
+ARx: a limit holds for integers, or for decimals written as text, exactly; any other value fails it, under ``not`` too.
+"""
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from arx_verifier.caveats import Caveat
+from arx_verifier.constraints import Constraint, Rule
+from tests.support import access, code_of, mint, verifier
+
+ODD: list[Any] = [
+    -1,
+    101,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    -0.0,
+    5.0,
+    99.999,
+    1e308,
+    2**53,
+    2**64,
+    -(2**63),
+    10**400,
+    "",
+    " 5",
+    "5 ",
+    "+5",
+    "5e0",
+    "0x5",
+    "1_0",
+    "NaN",
+    "Infinity",
+    "-1",
+    "\u0665",
+    "5" * 40,
+    True,
+    False,
+    None,
+    [5],
+    {"value": 5},
+    Decimal(5),
+    Fraction(5),
+    5 + 0j,
+    b"5",
+]
+
+
+def limited(**members: Any) -> str:
+    """A token whose amount keeps this limit."""
+    return mint(Caveat(allow=(Rule(tool="pay", args={"amount": Constraint(**members)}),))).encode()
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: ascii(value)[:20])
+def test_an_odd_number_keeps_no_limit(value: Any) -> None:
+    """Of integers, of decimals, and turned round by ``not``."""
+    for token in (
+        limited(range=(0, 100)),
+        limited(range=("0", "100")),
+        limited(not_=Constraint(range=(-(2**53) + 1, -1)), max=100),
+    ):
+        assert code_of(token, access("pay", {"amount": value})) == "argument_not_allowed"
+
+
+def test_ordinary_amounts_keep_it() -> None:
+    """What the limit is for goes through, to both of its ends."""
+    amounts: tuple[int | str, ...] = (0, 100, "0", "99.99", "100.00")
+    for amount in (0, 5, 100):
+        assert code_of(limited(range=(0, 100)), access("pay", {"amount": amount})) == "ok"
+    for decimal in amounts:
+        assert code_of(limited(range=("0", "100")), access("pay", {"amount": decimal})) == "ok"
+
+
+def test_text_keeps_no_limit_of_integers() -> None:
+    """``"5"`` is not ``5``."""
+    assert code_of(limited(range=(0, 100)), access("pay", {"amount": "5"})) == "argument_not_allowed"
+
+
+def test_the_refusal_of_a_huge_number_is_short() -> None:
+    """What came is told in a line, whatever its size."""
+    decision = verifier().decide(limited(max=100), access("pay", {"amount": 10**400}))
+    assert len(decision.failures[0].came) < 160

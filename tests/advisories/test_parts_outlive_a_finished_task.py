@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a task came back to life after it was finished, or lived on when it was.
+
+A part's tokens end no later than its task, as that stood when the part began.  A narrowing can make the task's end an
+earlier one.  The kill of a finished task was remembered until that end alone, and then a store that looked through its
+kills let the parts' tokens live again; and a task whose end had come was said to be over, and its parts were not ended.
+"""
+
+import pytest
+import redis
+
+from arx_verifier.verify import Verifier
+from tests.mint.test_narrowing import ask, direct, services, started, world
+from tests.mint.world import Holder, World, now_ms
+from tests.servers import until
+
+__all__ = ["direct", "services", "world"]  # fixtures
+pytestmark = pytest.mark.servers
+REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
+
+
+def with_a_part(holder: Holder, narrowed_to_ms: int) -> tuple[str, str, int]:
+    """Start a task and a part of it, and narrow the task in time; return its id, and the part's bundle and end."""
+    task, _ = started(holder)
+    part = holder.call("POST", "/v1/tasks", {**REFUND, "parent": task}).json()
+    told = holder.call(
+        "POST", f"/v1/tasks/{task}/narrow", {"caveats": {"orders": [{"exp": now_ms() + narrowed_to_ms}]}}
+    )
+    assert told.json()["task"]["expires_at"] < part["task"]["expires_at"]
+    return task, part["bundle"], part["task"]["expires_at"]
+
+
+def test_the_kill_is_remembered_as_long_as_any_part_could_live(world: World, services: dict[str, Verifier]) -> None:
+    """What the store keeps of the kill outlasts every token that it ends."""
+    task, bundle, ends_at = with_a_part(world.session()[0], 60_000)
+    assert ask(services, world, bundle) == "ok"
+    assert world.operator().call("DELETE", f"/v1/tasks/{task}").json()["kill"]["scopes"] == [f"task:{task}"]
+    assert ask(services, world, bundle) == "revoked"
+    with redis.Redis.from_url(world.mint.store_url) as store:
+        kept_until = store.zscore(f"arx:{{{world.realm.name}}}:x", f"task:{task}")
+    assert kept_until is not None
+    assert kept_until > ends_at
+
+
+def test_a_task_whose_end_has_come_takes_its_parts_with_it(world: World, services: dict[str, Verifier]) -> None:
+    """As long as a part lives, finishing the task is a kill."""
+    holder, _ = world.session()
+    task, bundle, _ = with_a_part(holder, 400)
+    until(lambda: holder.call("GET", f"/v1/tasks/{task}").json()["task"]["state"] == "expired")
+    assert ask(services, world, bundle) == "ok"
+    told = holder.call("DELETE", f"/v1/tasks/{task}").json()
+    assert told["kill"]["scopes"] == [f"task:{task}"]
+    assert ask(services, world, bundle) == "revoked"
+    assert {each["state"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]} == {"ended"}

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: ``arx`` believed any ``./.arx`` that it was started beside.
+
+Found in ARx before its first release: who ran ``arx`` in a folder of somebody else, or in an unpacked source tree that
+held a ``.arx``, sent ``ARX_STORE_PASSWORD`` to the store that its ``realm.toml`` names; and a mint named there could
+report kills that never were.  A folder that is named, by ``--realm-dir`` or ``ARX_HOME``, is believed as before.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exits, place
+from arx_caps.mint.founding import init_realm
+from tests.cli.helpers import arx
+from tests.servers import until
+
+LOOK = ("verifier", "list", "--json")
+LOGIN = {"ARX_STORE_PASSWORD": "hunter2"}
+
+
+class Listener:
+    """What the found folder calls the store: it takes what it is told, and hangs up."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with self._socket:
+            while True:
+                connection, _ = self._socket.accept()
+                with connection:
+                    said = connection.recv(4096)
+                if not said:
+                    return
+                self.heard.append(said)
+
+    def close(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port)):
+            pass
+        self._thread.join()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    listener = Listener()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    init_realm(".arx", name="acme", issuer="http://127.0.0.1:9", store=f"redis://127.0.0.1:{listener.port}")
+    yield listener
+    listener.close()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o707, 0o711])
+def test_a_folder_that_is_open_to_others_is_not_used_unasked(store: Listener, mode: int) -> None:
+    """As a source tree is unpacked: nothing is asked, nothing is sent, and what to do is said."""
+    Path(".arx").chmod(mode)
+    for words in (LOOK, ("doctor", "--json"), ("kill", "realm", "--direct", "--reason", "x", "--yes", "--json")):
+        ran = arx(*words, env=LOGIN)
+        assert (ran.exit_code, ran.json["code"]) == (exits.USAGE, "foreign_realm")
+        assert "open to other users" in ran.err
+        assert "--realm-dir" in ran.err
+    assert store.heard == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_of_another_user_is_not_used_unasked(
+    store: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """However private it is, and also when it is reached by a link."""
+    if link:
+        Path(".arx").rename(tmp_path / "elsewhere")
+        Path(".arx").symlink_to(tmp_path / "elsewhere")
+    own = os.geteuid()
+    monkeypatch.setattr(place.os, "geteuid", lambda: own + 1)
+    # root's folders are believed: here everything is root's where the test runs as root
+    monkeypatch.setattr(place, "ROOT_UID", -1)
+    ran = arx(*LOOK, env=LOGIN)
+    assert (ran.exit_code, ran.json["code"]) == (exits.USAGE, "foreign_realm")
+    assert "another user" in ran.err
+    assert store.heard == []
+
+
+def test_a_folder_that_is_named_or_private_is_used(store: Listener) -> None:
+    """What ``arx init`` made needs no name; what is named may be anybody's."""
+    assert arx(*LOOK, env=LOGIN).exit_code == exits.UNREACHABLE
+    until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))
+    Path(".arx").chmod(0o755)
+    for words, more in ((("--realm-dir", ".arx"), {}), ((), {"ARX_HOME": ".arx"})):
+        store.heard.clear()
+        assert arx(*LOOK, *words, env=LOGIN | more).exit_code == exits.UNREACHABLE
+        until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: a workload that the policy does not know any more went on renewing its sessions.
+
+A policy takes two workloads of one issuer for an agent, two repositories or two service accounts, and one of them falls
+into other hands and is taken out of it.  It opened no session from then on, but those that it had were renewed up to
+their absolute limit, because the agent still had a workload at that issuer: the other one.
+"""
+
+import pytest
+
+from tests.mint.test_identity_sessions import CI, DEPLOY, MAIN, POLICY, ask, ci, world
+from tests.mint.world import World
+
+__all__ = ["world"]  # the fixture
+SHOP, SITE = MAIN, MAIN.replace("shop", "site")
+EACH = f"""
+[[workload]]
+issuer = "ci"
+claims = {{ sub = "%s" }}
+agent = "{DEPLOY}"
+"""
+BEFORE, _, REST = POLICY.partition("[[workload]]\n")
+AFTER = REST[REST.index("[[workload]]") :]
+
+
+def put(world: World, *subs: str) -> None:
+    world.realm.policy_path.write_text(BEFORE + "".join(EACH % sub for sub in subs) + AFTER)
+    world.mint.reload_policy()
+
+
+@pytest.mark.parametrize("left", [SITE, SITE.replace("site", "s*e")])
+def test_who_is_taken_out_renews_nothing(world: World, left: str) -> None:
+    """
+    The workload that stays renews as before, by its name or by a pattern.
+    """
+    put(world, SHOP, SITE)
+    world.enrol(DEPLOY)
+    held = {sub: ask(world, {"workload_token": ci(iss=CI, sub=sub)}) for sub in (SHOP, SITE)}
+    put(world, left)
+    codes = {}
+    for sub, (holder, told) in held.items():
+        codes[sub] = holder.call("POST", f"/v1/sessions/{told['session']['id']}/renew").json().get("code", "ok")
+    assert codes == {SHOP: "session_not_allowed", SITE: "ok"}

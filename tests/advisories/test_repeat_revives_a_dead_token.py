@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: a repeated call brought back tokens that had ended with the key they were signed with.
+
+A key that was stolen is replaced, and every token made with it is dead.  Whoever repeated the call that such a token
+had come from, within a day and with its ``Idempotency-Key``, got the same one signed with the new key: alive, as wide
+as the policy of that time.  A session that was over was given its dead token as well.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.jose import SigningKey
+from arx_verifier.epochs import UnsafeLocalEpochs
+from tests.mint.world import LOOKUP, Holder, World, local_world
+
+KEY = {"Idempotency-Key": "k-1"}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[tuple[World, UnsafeLocalEpochs]]:
+    found = local_world(tmp_path / "realm")
+    yield found
+    found[0].mint.close()
+
+
+def started(holder: Holder) -> tuple[int, str | None]:
+    headers = holder.headers("POST", "/v1/tasks") | KEY
+    answer = holder.world.client.post("/v1/tasks", json=LOOKUP, headers=headers)
+    return answer.status_code, answer.json().get("code")
+
+
+def test_a_replaced_key_brings_no_task_back(made: tuple[World, UnsafeLocalEpochs]) -> None:
+    """A fresh call is served by the new key; the old one is not done again with it."""
+    world, epochs = made
+    holder, _ = world.session()
+    assert started(holder) == started(holder) == (201, None)
+    kid, _ = world.mint.book.audience_key("orders")
+    world.operator().call("POST", "/v1/services", {"audience": "orders"})
+    # The store of this world does not answer; the mint does its own part, and here is the ban.
+    world.operator().call("POST", "/v1/services/orders/replace-key", {"stolen": True})
+    epochs.ban(f"key:{kid}")
+    assert world.mint.book.audience_key("orders")[0] != kid
+    assert started(holder) == (401, "banned")
+    assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
+
+
+@pytest.mark.parametrize("over", ["killed", "frozen", "ended"])
+def test_a_session_that_is_over_gets_no_token(made: tuple[World, UnsafeLocalEpochs], over: str) -> None:
+    """Its own key and a new assertion bring nothing back."""
+    world, epochs = made
+    agent, holder = world.enrol(), Holder(world, SigningKey.generate(), None)
+
+    def opened() -> tuple[int, dict[str, object]]:
+        body = {"assertion": world.assertion(agent, holder.key)}
+        headers = holder.headers("POST", "/v1/sessions") | KEY
+        answer = world.client.post("/v1/sessions", json=body, headers=headers)
+        return answer.status_code, answer.json()
+
+    status, told = opened()
+    assert status == 201
+    session = told["session"]["id"]  # type: ignore[index]
+    if over == "ended":
+        world.mint.state.end_sessions_of(agent.subject)
+    else:
+        (epochs.kill if over == "killed" else epochs.ban)(f"session:{session}")
+    status, told = opened()
+    assert told["code"] == ("banned" if over == "frozen" else "revoked")
+    assert "token" not in told

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Have a demand answered that no token of the task makes: of more tools, of another key, of an older policy.
+
+The key of a demand is derived from its name, which leaves out the tools: a discharge of one must be worth nothing for
+another of the same name.
+"""
+
+from arx_caps.agent.approval import Approval
+from arx_verifier import codec
+from arx_verifier.access import AccessRequest
+from arx_verifier.discharge import Requirement, bind, join, requirements
+from arx_verifier.macaroon import Macaroon
+from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
+from tests.mint.test_tasks import verifier
+from tests.mint.world import now_ms
+
+TOOLS = '["payments.refund", "payments.note"]'
+
+
+def test_made_up(desk: Desk) -> None:
+    """Other tools, none, another key, and what is no requirement: refused before anybody reads it."""
+    kid, _, task = Requirement.read(desk.caveat.encode()).id.partition(":")
+    made = [
+        Requirement(id=f"{kid}:{task}", tools=("payments.refund",)),
+        Requirement(id=f"{kid}:{task}", tools=("payments.note", "payments.refund")),
+        Requirement(id=f"{kid}:{task}", tools=("*",)),
+        Requirement(id=f"{kid}:{task}"),
+        Requirement(id=f"{kid}9:{task}", tools=("payments.refund", "payments.note")),
+        Requirement(id=f"zz.0:{task}", tools=("payments.refund", "payments.note")),
+    ]
+    for caveat in [*[each.encode().decode() for each in made], "", "{}", "x" * 5000, desk.caveat + "\n"]:
+        answer = desk.agent.call(
+            "POST", "/v1/discharges", {"caveat": caveat, "tool": "payments.refund", "args": REFUND}
+        )
+        assert code(answer) in ("bad_parameters", "malformed_request"), caveat
+    for gone in (f"{kid}:t-{'a' * 16}", "nothing", ":"):
+        caveat = Requirement(id=gone, tools=("payments.refund",)).encode().decode()
+        answer = desk.agent.call(
+            "POST", "/v1/discharges", {"caveat": caveat, "tool": "payments.refund", "args": REFUND}
+        )
+        assert code(answer) == "not_found"
+    assert desk.world.mint.state.approvals() == []
+
+
+def test_of_the_other_audience(desk: Desk) -> None:
+    """The same words under the key of another service, where this task has a token that demands nothing."""
+    kid, _ = desk.world.mint.book.audience_key("orders")
+    demand = Requirement(id=f"{kid}:{desk.id}", tools=("payments.refund", "payments.note"))
+    body = {"caveat": demand.encode().decode(), "tool": "payments.refund", "args": REFUND}
+    assert code(desk.agent.call("POST", "/v1/discharges", body)) == "bad_parameters"
+
+
+def test_of_a_policy_that_asked_for_more(desk: Desk) -> None:
+    """A task under the newer policy demands less: the older words, with its own name in them, are none of its own."""
+    desk.use(POLICY.replace(TOOLS, '["payments.refund"]'))
+    task, _ = desk.start()
+    older = desk.caveat.replace(desk.id, task)
+    body = {"caveat": older, "tool": "payments.note", "args": {}}
+    assert code(desk.agent.call("POST", "/v1/discharges", body)) == "bad_parameters"
+
+
+def test_two_of_one_name(desk: Desk) -> None:
+    """Two entries of a template have one name and one key: what was approved of one is not good for the other."""
+    two = '{ tools = ["payments.refund"] }, { tools = ["payments.note"], need = 2 }'
+    desk.use(POLICY.replace(f"{{ tools = {TOOLS}, need = 1 }}", two))
+    desk.id, desk.task = desk.start()
+    token = desk.task.bundle.tokens["payments"]
+    refunds, notes = (each.encode() for each in requirements(token))
+    desk.caveat = refunds.decode()
+    judge = verifier(desk.world, "payments")
+    _, approval = desk.approved()
+    note = {"x": 1}
+    text = desk.task.call_token("payments", "payments.note", note)
+    made = Macaroon.parse(approval.encode())
+    changed = made.to_bytes().replace(codec.packet(codec.IDENTIFIER, refunds), codec.packet(codec.IDENTIFIER, notes))
+    assert changed != made.to_bytes()
+    for discharge in (made, Macaroon.from_bytes(changed)):
+        said = judge.decide(join(text, [bind(discharge, token)]), AccessRequest("payments.note", note, now_ms())).code
+        assert said in ("bad_signature", "argument_not_allowed", "tool_not_allowed"), said
+    assert decide(judge, desk.task, REFUND, [Approval.from_text(approval.encode())]) == "ok"

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session on somebody's behalf kept the end that the policy of its opening gave it.
+
+How much longer than the subject's own token it may live was asked when it was opened and never again: a policy that
+made it shorter, because somebody's login was not to be outlived any more, changed nothing for what ran.
+"""
+
+from typing import Any
+
+import pytest
+
+from arx_caps.mint.tables import SESSIONS
+from tests.mint.workloads import DESK, POLICY, Desk, behalf, world
+from tests.mint.world import Holder, World
+
+__all__ = ["world"]  # a fixture
+
+
+def outlive(world: World, duration: str) -> None:
+    world.realm.policy_path.write_text(POLICY.replace('subject_outlives = "10m"', f'subject_outlives = "{duration}"'))
+    world.mint.reload_policy()
+
+
+def renew(holder: Holder, session: dict[str, Any]) -> Any:
+    return holder.call("POST", f"/v1/sessions/{session['id']}/renew").json()
+
+
+@pytest.fixture
+def opened(world: World) -> tuple[Holder, dict[str, Any]]:
+    """A session that may outlive its subject's token by ten minutes."""
+    holder, told = Desk(world, DESK).ask(**behalf(groups=["leads"]))
+    return holder, told["session"]
+
+
+def test_a_shorter_limit_shortens_what_runs(world: World, opened: tuple[Holder, dict[str, Any]]) -> None:
+    """The renewal ends it by the terms in force; a limit that became longer prolongs nothing."""
+    holder, session = opened
+    outlive(world, "20m")
+    assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
+    outlive(world, "1m")
+    told = renew(holder, session)
+    assert told["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
+    assert told["expires_at"] <= told["session"]["ends_at"]
+    outlive(world, "10m")
+    assert renew(holder, session)["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
+
+
+def test_who_has_been_gone_for_too_long_is_not_acted_for(world: World, opened: tuple[Holder, dict[str, Any]]) -> None:
+    """Their token ended two minutes ago, and the policy now gives one: no renewal."""
+    holder, session = opened
+    earlier = 7 * 60_000  # the token lived five minutes
+    with world.mint.state.write() as c:
+        c.execute(SESSIONS.update().values(subject_until=session["ends_at"] - 10 * 60_000 - earlier))
+    assert "token" in renew(holder, session)
+    outlive(world, "1m")
+    assert renew(holder, session)["code"] == "session_ended"
+
+
+def test_without_a_subject_nothing_is_shorter(world: World) -> None:
+    """Nobody's token ends a session on nobody's behalf."""
+    holder, session = world.session()
+    outlive(world, "0s")
+    assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]

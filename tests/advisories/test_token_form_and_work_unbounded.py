@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defect: trailing bytes and long lengths are accepted (C, Go, pymacaroons); 240 kB of tiny caveats cost 1.8 s.
+
+ARx: one byte form, and every bound is applied before the work it bounds.
+"""
+
+from typing import Any
+
+import pytest
+
+from arx_verifier import chain, codec, compiled, proving
+from arx_verifier.caveats import Caveat
+from tests.support import ANYTHING, AT, KEY, access, code_of, mint, sign, verifier
+
+RAW = mint().to_bytes()
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\0\0", b"\n", RAW, b"\6\x20" + bytes(32)], ids=lambda more: str(len(more)))
+def test_nothing_follows_the_signature(more: bytes) -> None:
+    """Not one byte."""
+    assert code_of(codec.TOKEN_PREFIX + codec.text_of(RAW + more)) == "malformed"
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 4])
+def test_lengths_are_minimal(zeros: int) -> None:
+    """Of location, identifier, caveat and signature: a longer way to write one is another spelling of the token."""
+    parts = codec.decode(RAW)
+    for data in (parts.location, parts.signature):
+        assert data is not None
+        short = bytes([len(data)]) + data
+        long = bytes([len(data) | 0x80]) + b"\x80" * (zeros - 1) + b"\0" + data
+        assert short in RAW
+        assert code_of(codec.TOKEN_PREFIX + codec.text_of(RAW.replace(short, long, 1))) == "malformed"
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is hashed for chains from now on; an HMAC hashes twice."""
+    hashed: list[bytes] = []
+    sha256 = chain.sha256
+
+    def counting(data: bytes) -> Any:
+        hashed.append(data)
+        return sha256(data)
+
+    monkeypatch.setattr(chain, "sha256", counting)
+    for name in (
+        "extend",
+        "fold",
+        "states_of",
+        "ends_in",
+    ):  # counted in Python, also where compiled twins stand for them
+        monkeypatch.setattr(chain, name, compiled.REFERENCES[name])
+    return hashed
+
+
+def tiny(count: int) -> str:
+    """A token of many tiny caveats, rightly signed."""
+    caveats = (ANYTHING.encode(), *(b"x",) * count)
+    identifier = mint().identifier
+    signature = chain.fold(chain.derive(KEY), identifier, caveats)
+    return codec.TOKEN_PREFIX + codec.text_of(codec.encode(codec.Packets(b"acme", identifier, caveats, signature)))
+
+
+@pytest.mark.parametrize("count", [64, 1000, 60_000])
+def test_many_caveats_cost_no_hmac(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """More than 64 caveats, or more than 7 168 characters, are refused before a single HMAC."""
+    token = tiny(count)
+    hashed = counted(monkeypatch)
+    assert code_of(token) == "malformed"
+    assert hashed == []
+
+
+def test_a_forged_token_costs_one_chain_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not authentic is never interpreted: no caveat of it is read."""
+    token = mint(ANYTHING, key=b"\7" * 32)
+    monkeypatch.setattr(proving, "ProvenChain", lambda *_: pytest.fail("a caveat of a forged token was read"))
+    hashed = counted(monkeypatch)
+    assert code_of(token.encode()) == "bad_signature"
+    assert len(hashed) == 2 * 2
+
+
+def test_a_seen_parent_costs_one_hmac(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of a parent that was met folds its own caveat alone, however long the chain is."""
+    parent = mint(ANYTHING, *(Caveat(exp=AT + 1000 + n) for n in range(20)))
+    checked = verifier()
+    assert checked.decide(sign(parent, access()), access()).code == "ok"
+    calls = [access(at=AT + n) for n in (1, 2)]
+    tokens = [sign(parent, call) for call in calls]
+    hashed = counted(monkeypatch)
+    for call, token in zip(calls, tokens, strict=True):
+        assert checked.decide(token, call).code == "ok"
+        assert len(hashed) == 2, "both of its hashes are begun once a parent"
