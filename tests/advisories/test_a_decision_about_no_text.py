@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``Verifier.decide(None, …)`` was a ``TypeError``, and a lone surrogate a ``UnicodeEncodeError`` of Python's.
+"""A caller could make ``Verifier.decide`` raise an uncounted Python error, with a token that is not text.
 
 A service that takes tokens out of messages passes on what stood there.  The exception is none that a caller who catches
 ``ArxError`` catches, nothing was counted, and in a worker of a queue it ended the worker.

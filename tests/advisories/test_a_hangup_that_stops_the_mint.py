@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A SIGHUP could stop a mint for ever, or raise out of the middle of its server's loop.
+"""An operator who sent SIGHUP could stop a mint forever, or raise an error in its server's loop.
 
 The handler itself read the policy and wrote the database.  It runs between any two steps of the server's thread, which
 may hold the very lock that is needed: 1,600 hangups beside three clients left calls unanswered and a process that did

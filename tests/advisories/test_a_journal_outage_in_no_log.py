@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service whose journal cannot be written started clean, refused every call with 503, and logged nothing.
+"""A service that could not write its journal refused every call with 503 and logged nothing.
 
 Its operator found no folder, no line and no cause.  Now an error names the path, what the system said and what to do,
 once an outage, and a line tells when it is over.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: after a backup was put back, ``arx audit reindex`` helped at the first host and refused at the second.
+"""An operator who put a backup back could run ``arx audit reindex`` at the first host, and not at the second.
 
 docs/audit.md has it typed on every host that has a ``log`` folder, as one may be ahead.  The first run says in the log
 that it was done; where the second host's files went further, that record was taken for a history of the database's own.

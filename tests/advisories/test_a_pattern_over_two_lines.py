@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ``glob`` held for text with a NUL or a line break in it, which the tool may read as another text.
+"""A caller could pass a ``glob`` with a NUL or a line break, which the tool may read as another text.
 
 ``{"glob": "/data/*.txt"}`` took ``/data/secret\\0.txt``, which a reader in C ends at the NUL, and ``a\\nb.txt``, two
 lines of a list of names.  ``subpath`` refused both, and took the separators of lines that only Unicode has.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mint that was stopped while another one signed never signed again: it took what it had missed for tampering.
+"""A mint that was stopped while another one signed took the gap for tampering and never signed again.
 
 It caught up in memory, and then read the proof for the last checkpoint that it had published itself out of files that
 it had not written yet.  Every batch got a 503, and no later start mended it.

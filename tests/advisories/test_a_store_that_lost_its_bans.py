@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: what was killed or frozen "until reinstate" was let in again once the store had lost its disk.
+"""A killed or frozen holder could call again once the store had lost its disk.
 
 The bans stood in the store alone, but for those of agents, operators and keys that the mint itself had ended.  The mint
 began a new history in the empty store and granted at once; the doctor found all of 0 bans.

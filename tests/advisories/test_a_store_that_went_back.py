@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: after a kill past the mint and an older file in the store, verifiers accepted the killed token without end.
+"""A holder could use a killed token without end, if the kill passed by the mint and the store lost it.
 
 The mint compared the store with its database's mark alone, which only what it had done itself raised.  It refused
 everything, and never ended the history; each verifier that started then knew nothing of the kill.  Started anew, the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a store that went back was not found where only a verifier behind a relay knew of it.
+"""A mint did not notice that its store went back, where only a verifier behind a relay knew of it.
 
 A relay told the store its own place alone.  Started anew, it knew no more than the store that had gone back; the
 verifier behind it was refused by it, and its word went no further.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a constraint is skipped when the request leaves the value out (liceat, legant).
+"""In liceat and legant, a caller could pass a constraint by leaving the argument out.
 
 ARx: an argument that a rule names must be there, unless the rule itself says ``optional``.
 """

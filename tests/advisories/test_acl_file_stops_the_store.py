@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: what ``arx redis acl`` prints stopped a store that had it in its ACL file, as docs/store.md advised.
+"""An operator who followed docs/store.md stopped the store, with an ACL file of what ``arx redis acl`` prints.
 
 The command is ``ACL SETUSER NAME …``; a file wants ``user NAME …``, and a server does not start with anything else.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: admin routes are open by default (authgent, actenon-permit, agent-authority).
+"""In authgent, actenon-permit and agent-authority, a stranger could use admin routes by default.
 
 ARx: a walk of every route the application serves, in every method, as a stranger and as somebody whom it is not for.
 """

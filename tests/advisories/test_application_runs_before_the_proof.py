@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: where a route decides, a middleware of the application ran for whoever sent anything as a credential.
+"""A caller without a valid token could run the application's middleware, where a route decides.
 
 The decision is made at the route, behind what the application has in front of it.  Only a body of more than 4 KiB had
 the credential proven before.  Now each credential is proven before anything is read or runs; the route's decision takes

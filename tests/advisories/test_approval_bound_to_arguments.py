@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do something else than what was approved: other arguments, other types, more of them, another tool."""
+"""An agent must not call another tool or use other arguments than an operator approved."""
 
 from typing import Any
 

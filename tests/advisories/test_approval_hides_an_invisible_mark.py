@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have an operator approve what looks like something else: a text with a mark in it that nobody sees.
+"""An agent could have an operator approve a text that holds an invisible mark and looks like another text.
 
 ``acct-1`` and ``acct-1`` with a space of no width are two accounts to a service and one to a reader.  ``arx`` writes
 what is approved in ASCII; whatever else shows it, such as a page that somebody built, does not.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have something approved, or take what was approved, in somebody else's name.
+"""An agent must not ask for, fetch or use an approval of another agent's task.
 
 What a token demands is no secret: whoever sees a token, or guesses a task's name, can write it down.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have an operator approve what they cannot read, or do not read any more.
+"""An agent must not have an operator approve what the operator cannot read, or is too flooded to read.
 
 Whoever asks chooses the arguments and writes the reason: marks that turn the direction of writing, controls that move a
 cursor, so much text that the end of it is not seen, so many requests that none is looked at.

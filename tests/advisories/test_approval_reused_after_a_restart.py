@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An approval good once was good twice, where a service was restarted and the mint's clock was ahead of its own.
+"""A holder could use a one-call approval twice, if a service restarted and the mint's clock was ahead.
 
 A store in memory refuses what was given before it began to remember.  What was given "20 s from now" was used, the
 service started anew, and it counted as given since.

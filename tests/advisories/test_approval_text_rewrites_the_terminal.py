@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: what asks for an approval writes to the screen of whoever decides; they approve what they did not read.
+"""An agent must not rewrite the terminal on which an operator reads its approval request.
 
 ARx: names and arguments are shown as ASCII, our own lines cannot be imitated or pushed away, and nothing is left out
 where somebody decides.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: what was approved as a list is used in another order, from B to A where A to B was read.
+"""An agent could use an approved list in another order, such as from B to A where A to B was read.
 
 ARx: a list is approved in its order, with its members as often as they stand there; a constraint says so.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An argument counted wherever it stood, also where the application does not look for it.
+"""A holder could satisfy a rule with an argument in a place where the application does not look for it.
 
 A holder whose token allowed refunds of at most 20 called ``POST /refund?amount=5`` with an empty body.  The verifier
 found the amount that the rule demands, in the query; the application looked for it in the body, found none, and took

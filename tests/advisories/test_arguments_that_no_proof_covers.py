@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments nested a hundred deep were allowed where no proof of the call covered them.
+"""A caller could send arguments nested a hundred deep, where no proof of the call covered them.
 
 SPEC 8.2 gives arguments one form, which has at most 32 levels and no half of a surrogate pair.  It was asked for
 where a digest was made of them, and so neither for a token that needs no proof nor for the arguments of an HTTP

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes that were checked could be read as other arguments by the application.
+"""A caller could choose a charset in which the application read other arguments than the verifier.
 
 Django REST framework decodes a body, and Django a query, with the ``charset`` of the request's own ``Content-Type``.
 An attacker whose token pinned ``to`` to ``acme`` sent ``charset=utf-7``: the verifier read one harmless text, the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stranger could make a service's event loop work for most of a second with one request.
+"""A caller without a token could make a service parse a megabyte of JSON before it verified anything.
 
 The body was read and its JSON understood before the token was looked at.  A megabyte of empty objects took 0.7 s, so
 that anybody with ``Authorization: Bearer x`` and a slow line could keep a service busy.  Now a body

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever fills the disk, or makes the journal read-only, must not get a call through that nobody can look up."""
+"""A caller who fills the disk must not get a call allowed without a record."""
 
 import resource
 import subprocess

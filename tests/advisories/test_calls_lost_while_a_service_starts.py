@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each deployment of a service that listens before it is loaded lost the calls that waited there.
+"""A service that listens before it is loaded lost the calls that waited there, at each deployment.
 
 gunicorn binds its socket first.  A call that was signed meanwhile is refused by the worker that then starts, since its
 memory of used calls begins later; nothing ran, and the client gave the refusal to the agent.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Four mistakes of a setting were reported as something else, so that nobody found them.
+"""An operator could not find four mistakes of a setting, because the error named another cause.
 
 A clock that is off was "older than 30 seconds or from the future", without a number.  A wrong password of a relay was
 "the relay closed the connection", one of the store "cannot connect: AuthenticationError".  The address of a tool

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a parent is revoked and its child lives (authgent), or its grandchild (actenon-permit).
+"""In authgent, a holder could use the child of a revoked token; in actenon-permit, its grandchild.
 
 ARx: a kill at any place of a chain ends everything from there on, at every depth and in every process, what is made
 offline after the kill included; and nothing above it.

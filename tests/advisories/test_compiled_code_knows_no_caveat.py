@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A restriction that Python refused was granted by the compiled build, whose walk over a chain had its own members.
+"""A holder could make a call that a caveat refuses, where the compiled build did not know the caveat's member.
 
 CWE-636, SPEC 6.  A member that was added to the Python walk alone restricted nothing there.  What is compiled reads
 bytes and knows no member of a caveat, so one walk decides for both builds.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A holder could make a decision end in an exception, unrecorded, where a refusal was due.
+"""A holder could make a decision raise unrecorded, with a constraint whose text is not UTF-8.
 
 Constraints are read later than the caveat around them.  A constraint whose text was not UTF-8, in a caveat with any
 character beyond U+FFFF, made the check of names fail with an error that nobody caught: ``decide`` raised, the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent framework copies its context deeply, and a task in it raised ``TypeError``: it took a run down."""
+"""An agent framework that copied its context deeply ended the run, because a task in it raised ``TypeError``."""
 
 import copy
 import pickle

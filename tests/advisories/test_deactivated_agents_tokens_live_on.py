@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: an agent is deleted and its tokens live (authgent).
+"""In authgent, a holder could go on using the tokens of a deleted agent.
 
 ARx: deactivation is a kill and a ban.  Every token of the agent is dead in every process, so is what it handed on and
 what is handed to it afterwards; it gets no new ones; and after it was reinstated the old ones stay dead.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hand-over under which no tool could be called was made, and failed at each call of the next holder.
+"""A holder could hand over a bundle under which the next holder could call no tool.
 
 The holder asked for an amount that no rule of its task lets through, and was given a bundle; what was wrong with it
 only the sub-agent met, one refusal at a time.

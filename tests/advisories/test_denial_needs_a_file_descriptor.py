@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Without a file descriptor left, a denial and the counts of junk became an error of the service.
+"""A caller who used up a service's file descriptors could turn its denials into errors.
 
 Whoever opens connections until a service has no descriptor left could make its denials raise ``OSError`` instead of
 being denials that are counted, and with them the allow that came when counts were due.

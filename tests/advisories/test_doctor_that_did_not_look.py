@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: ``arx doctor`` was green for what it had not seen, and died after a documented erasure.
+"""An operator got ``ok`` from ``arx doctor`` for checks that it had not made.
 
 It ended with a ``KeyError`` once a person was erased whom a kill had named, took any realm's mint at the issuer's
 address for its own, and printed ``ok`` for what the store did not let its user ask.

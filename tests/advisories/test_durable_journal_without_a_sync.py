@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A durable journal acknowledged decisions that the disk had refused, or that it was never asked to keep.
+"""A durable journal acknowledged decisions that the disk had refused, or that it had not been asked to sync.
 
 When a sync failed, the decision that made it was refused.  Those that waited behind it found nothing left to sync and
 were allowed, and so were those that waited while the journal was closed.  A new file's name was never synced at all.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strangers could fill a service's memory with the parts of a body that never grew.
+"""A caller without a token could fill a service's memory with a body of empty parts.
 
 Every part of a body was kept until the last one came, and the sum of their lengths was bounded, not their number.  A
 stranger who sent empty HTTP/2 data frames without end took eight bytes of memory with each, before any token was looked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: an enrolment token outlived the power of the operator who had made it, and took strangers' proofs in.
+"""A removed, frozen or demoted operator could have a service's key enrolled by an earlier enrolment token.
 
 Whoever had an operator's key made enrolment tokens ahead; when the operator was removed, frozen or given a lesser role,
 each was still good for a quarter of an hour, and with it for every key of an audience from then on.  And a stranger

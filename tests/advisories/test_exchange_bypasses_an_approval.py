@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do without an approval by way of a service: an exchanged token demands what the task's own token there does.
+"""A service must not avoid an approval by exchanging its token.
 
 Nor does an exchange lose what a holder demanded of those it handed over to.
 """

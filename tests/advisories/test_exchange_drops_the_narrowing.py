@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent had taken from a task for good came back by way of a service.
+"""A service could exchange a narrowed task's token for one that is not narrowed.
 
 A narrowing at the mint writes caveats into the task's tokens for one audience.  The service there exchanged its token
 for one for another audience, which was signed without them: tools, end, depth and networks were those of the whole

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service could exchange a token that it had made itself, for one in anybody's name.
+"""A service could exchange a token that it had forged for one in any agent's name.
 
 Whoever verifies can mint: a service that may exchange for another one, or who stole its key, wrote a token with the
 link of a task that it was called for, and whatever else it liked.  The mint proved it, as it must, looked for the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: an expiry is parsed and not enforced; one that cannot be read means none (mcp-macaroon-middleware).
+"""In mcp-macaroon-middleware, a holder could use an expired token, because its end was not enforced.
 
 ARx: time is compared on every call, warm or cold, and a time in another form than an integer of milliseconds refuses.
 """

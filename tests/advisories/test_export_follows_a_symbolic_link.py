@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit export`` wrote the log's records to where somebody else's link led.
+"""A user of the machine could have ``arx audit export`` write the records through a symbolic link.
 
 A link to a file that is not there yet looks like no file.  Whoever could make one in the folder that an operator
 exports to had the records written into a file of any name, or into one that he made in between and kept open.

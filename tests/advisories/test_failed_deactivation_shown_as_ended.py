@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: what the mint called ended could be alive, and could not be ended any more.
+"""A holder could use tokens that the mint showed as ended, after a deactivation that the store did not take.
 
 A deactivation that the store did not take (it was down) still marked the agent's sessions and tasks as ended.  Once the
 store was back, whoever held their tokens went on, while the mint showed them as ended and answered the operator who

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attack: whoever stole a service's key sends records in the name of a run that goes on, or says they are lost.
+"""A thief of a service's key could make the log drop the verifier's own records as repeats.
 
 The mint passed over what it had the numbers of: the verifier's own records, which came a moment later, were absorbed as
 if they had come twice, and their files went.  A machine that is resumed twice from one image did the same to itself.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker that was forked while its parent decided could wait for ever at its first new token.
+"""A worker that was forked while its parent decided could wait forever at its first new token.
 
 The cache of proven parents has a lock.  A child that is forked in the moment in which another thread has it finds it
 taken by a thread that is not there: every decision of a token that it had not met hung, and so the worker.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: an operator who was frozen while the mint heard nothing from the store could still load a policy.
+"""A frozen operator could load a policy or prune the log, while the mint had no live view of the store.
 
 With an old view of kills and bans a mint lets operators look and end things.  It let them put a policy in force too,
 which stayed in force, and take records out of the audit log for good.

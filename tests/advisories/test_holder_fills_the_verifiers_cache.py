@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A holder could fill a verifier's memory, or empty its cache for everybody else.
+"""A holder could fill a verifier's memory by narrowing, or evict all other holders' tokens from its cache.
 
 Whoever held one token that allows anything narrowed it again and again, each time by an ``any_of`` of two thousand
 operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints

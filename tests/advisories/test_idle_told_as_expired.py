@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session that nobody used was over, and its agent was told that a token had expired.
+"""An agent whose session had been idle for too long learned only that a token had expired.
 
 The mint keeps the idle limit in the life of the session's token, so its refusal spoke of ``exp`` and two times in
 milliseconds, and not of the session, nor of what to do.

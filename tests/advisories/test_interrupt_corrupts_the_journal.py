@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exception from outside, in the middle of a record, made every later record of the journal unreadable.
+"""A signal that interrupted a record made every later record of the journal unreadable.
 
 A worker's time limit raises out of a signal handler, in whatever the main thread does at that moment.  The journal had
 counted its record and not written it: all that it acknowledged from then on had another number than its checksum said,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attack: whoever keeps the audit trail changes, drops or reorders what it says, or tells two stories.
+"""A keeper of the audit log must not change, drop or reorder records, or show two histories.
 
 Seen in the field: trails that are rows in a database which their operator can edit; hash chains that the operator
 recomputes after the edit; a proof scheme of a database's own that did not check its middle, so that two histories both

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: while an issuer was asked for its keys, whoever else needed them was refused.
+"""A mint refused workloads as strangers while it fetched their issuer's keys.
 
 Of many workloads that came at once to a mint that had just been started, one got in.  When an issuer began to use a new
 key, its tokens were called a stranger's, 401, for as long as the mint was fetching that key: who was refused so had no

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a kill was reported as confirmed while a relay that nobody followed just then did not know of it.
+"""A kill was reported as confirmed while a relay without followers did not know of it.
 
 Nobody was behind it, so nobody was waited for.  But a relay gives out leases until its own is over: a verifier that
 came to it a moment after the report, or came back, accepted what had been confirmed to be dead, for less than a lease.

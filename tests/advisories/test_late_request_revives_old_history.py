@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a request that was late could make the mint trust a history of the kill epoch that had been ended.
+"""A late request could make the mint trust a history of the kill epoch that had been ended.
 
 The mint remembers which history it acted on last.  A session or task that was granted, or a kill that was taken, just
 before the history was ended wrote the ended one's name back over it.  A store that was then set back to that history

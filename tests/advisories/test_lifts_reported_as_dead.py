@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: thaw, reinstate and the lift route reported ``status: "dead"``, the opposite of what they had done.
+"""An operator who lifted a ban got the report ``dead``, the opposite of what had happened.
 
 ARx: one set of words for a kill, a freeze, a thaw, a reinstatement and a lift, and each line begins with its word.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A route of the application that ``tools`` did not name was reached under the name of another one.
+"""A caller could reach a route that ``tools`` does not name, under the name of one that it was allowed.
 
 ``GET /orders/export`` is an order called "export" to ``GET /orders/{order_id}``: whoever was allowed to read that order
 was answered by the export of all.  An application that declares the parameter first did the reverse.

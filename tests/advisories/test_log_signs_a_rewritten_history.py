@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attack: whoever keeps the log's database and files, but not its key, has the mint sign another history.
+"""A keeper of the log's database and files could have the mint sign another history, without the log's key.
 
 He stops the mint, takes every checkpoint away, or puts database and files back together to what they were, edits what
 he likes, and starts it: to the mint it was a log of which little or nothing had been signed.  Others would have found

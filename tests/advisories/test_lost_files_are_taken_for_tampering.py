@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mint whose ``log/`` folder alone was lost halted its log, as if the database had been changed.
+"""A mint that lost only its ``log/`` folder halted its log, as if its database had been changed.
 
 Files are made from the database whenever they are missing or damaged.  Only a database that contradicts what was signed
 halts a mint: it says so in words of its own, is taken out by its proxy, and the command that it names mends it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever held a token could make questions to the log by a pattern of agents take minutes, or fail.
+"""A holder could make questions by agent pattern take minutes, with hand-overs to made-up agents.
 
 A hand-over names whom its holder likes, and a refused one is recorded as well.  Each name that the log had was looked
 up by itself, and all that fitted a pattern were passed to the database as a parameter each, of which it takes so many.

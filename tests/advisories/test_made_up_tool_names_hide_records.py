@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever held any token could hide what others did from whoever asked the log by a pattern of tools.
+"""A holder could hide records from a question by tool pattern, with a thousand made-up tool names.
 
 A caller chooses what it calls a tool; it is refused and recorded.  A pattern was held against the first thousand names
 that the log had: behind a thousand made-up ones, ``orders.*`` found nothing, and said that there was nothing.

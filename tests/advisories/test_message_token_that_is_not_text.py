@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A message's token of another type than text ended in an exception of Python's, uncounted.
+"""A caller could make a protected function raise an uncounted Python error, with a token that is not text.
 
 Where a tool is called by a message, its token is whatever that message's JSON had there: a number, a list.  The plain
 form raised ``TypeError`` or ``AttributeError`` out of the library, which a caller that catches refusals does not

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attack: the mint's disk is filled up, so that an agent is enrolled or a task started of which no record tells.
+"""An attacker who fills the mint's disk must not enrol an agent or start a task without a record.
 
 A right that was given without a record could not be found by whoever looks for it.  Each call of somebody proven is a
 decision in the mint's journal, each change an event in its database: where either cannot be written, nothing is done.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: after the mint's record was moved away or removed, the mint went on writing where nobody can read.
+"""A mint reported changes as recorded after its database's file had been moved away.
 
 A kill, an enrolment, a session was answered as recorded, and the mint called itself ready, while all of it went into a
 file without a name and was gone with the process.

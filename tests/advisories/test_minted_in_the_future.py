@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key's holder made tokens that outlived the longest life of the realm, in names that are none.
+"""A holder of an audience key could mint tokens with invalid names, or that outlive the realm's longest life.
 
 The verifier held ``exp - iat`` to the realm's limit, and ``iat`` to nothing: minted thirty days ahead, a token of one
 day was good for thirty days at once, as its kill is remembered for one.  Agent, session, task and policy could be any

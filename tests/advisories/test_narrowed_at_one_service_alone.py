@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a holder took from a task came back through a service.
+"""A sub-agent could escape a holder's restriction by way of a service that exchanges its token.
 
 A hand-over wrote into each token of a bundle what that token's own tools needed.  An amount was bounded in the token
 for payments alone; the orders service exchanged its own token, which said nothing of it, for one for payments, and that

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chain of two services ended for a task that was narrowed and needs an approval at the first of them.
+"""The mint refused to exchange a narrowed task's token, because it took its own approval caveat for a holder's.
 
 What the mint writes into a token was told from what holders added by counting its caveats.  One that was exchanged has
 more of the mint's: the narrowing of where it came from.  Then a demand of the mint's own was taken for a holder's.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To bound one argument took tools away that do not have it.
+"""A holder who bounded one argument lost the tools that do not have this argument.
 
 A tool with ``any = true`` can take an argument of every name, so the hand-over's rule for it demanded one that its
 callers never send: with ``args={"amount": {"max": 5}}`` nobody could list orders any more.

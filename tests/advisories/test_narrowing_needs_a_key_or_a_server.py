@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: narrowing a token needs the root key (a2a-firewall), or a server (caracal).
+"""In a2a-firewall, only a holder of the root key could narrow a token; in caracal, only a server.
 
 ARx: a fresh process that holds the token's text alone, in a network namespace without any network, narrows it and
 hands it over; the result is accepted where the first was, and is narrower.

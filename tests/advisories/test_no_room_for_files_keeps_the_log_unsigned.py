@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mint whose files could not be written signed nothing: whoever filled its disk kept records unsigned.
+"""An attacker who filled the mint's disk could keep records unsigned.
 
 Files are a copy.  The log is signed without them, and they are made when there is room again, a part of each step.
 """

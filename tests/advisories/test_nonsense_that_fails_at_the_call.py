@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rule, constraint or caveat that no verifier accepts is refused where it is written, not by a service later."""
+"""A developer could write a rule, constraint or caveat that no verifier accepts, and learn of it at the call."""
 
 import inspect
 from collections.abc import Callable

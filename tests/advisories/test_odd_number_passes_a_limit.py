@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: negative, NaN, infinite, huge or textual numbers pass a limit (liceat).
+"""In liceat, a caller could pass a limit with a negative, infinite, huge or textual number, or NaN.
 
 ARx: a limit holds for integers, or for decimals written as text, exactly; any other value fails it, under ``not`` too.
 """

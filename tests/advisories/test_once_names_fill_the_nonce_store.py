@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever held any token could stop every call of a service for a day, by naming calls that are good once.
+"""A holder could stop every call of a service for a day, by filling its nonce store with ``once`` names.
 
 A call's nonce is kept for 15 s, such a name for 24 h, and a holder may write as many as the token has room for: a store
 of half a million was full after some ten thousand calls.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Be the two operators that a policy asks for, or approve what one asked for oneself.
+"""One operator must not count as two of those that a policy asks for, and no agent as one.
 
 What holds: names count, not keys or tokens; what was taken from an operator is gone; agents answer nothing.  What does
 not: whose an agent is the mint does not know, so an operator may approve what an agent of theirs asks for, and whoever

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a policy could give one place to two services, spelt in two ways, although it promises that it cannot.
+"""A policy could give one origin to two services in two spellings, so that calls for one reached the other.
 
 ``https://x`` for one service and ``https://x:443`` for another passed.  A client tells services apart by origin alone,
 so a task that had the token of but one of them sent it to the other, which learnt calls that were not for it; a task

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a task came back to life after it was finished, or lived on when it was.
+"""A holder could use the tokens of a task's part after the task was finished.
 
 A part's tokens end no later than its task, as that stood when the part began.  A narrowing can make the task's end an
 earlier one.  The kill of a finished task was remembered until that end alone, and then a store that looked through its

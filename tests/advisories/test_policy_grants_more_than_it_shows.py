@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy granted more than a reader of it, or of the difference to the one before, was told.
+"""A policy could grant more than its text or ``arx policy diff`` shows to an operator.
 
 The idle limit of an agent's sessions was gone once other terms that fitted it as well were shorter and set none.
 ``net = []``, no network, was any network.  ``arx policy diff`` took ``true`` for 1 and ``false`` for 0: a rule that

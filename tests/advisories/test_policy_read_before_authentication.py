@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: the mint read up to 2 MiB from whoever wanted to load a policy before it asked who that was.
+"""A stranger could make the mint read up to 2 MiB of policy before it asked for a proof.
 
 Bodies that were too long, or of another kind, cost their sender's address nothing, so that one stranger could have many
 of them read; those of proven operators cost an address what strangers pay.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: with a private authority, ``arx ship``, cosigning and ``arx doctor`` failed, and said "ConnectError".
+"""An operator with a private authority could not ship, cosign or run ``arx doctor``, and learnt no cause.
 
 ARx: one setting ``ca`` in realm, key and service files, and ``ARX_CA``, for every TLS connection.  An error names the
 host whose certificate was refused, why, and what to set.

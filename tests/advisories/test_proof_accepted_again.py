@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: the same proof is accepted again for about two minutes (tenuo 0.3.3).
+"""In tenuo 0.3.3, a caller could present the same proof again for about two minutes.
 
 ARx: each call is spent once among all verifiers of a service, and a nonce store that could have forgotten it refuses.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a mint whose clock was wrong judged proofs by it, though the store had told it how wrong it was.
+"""A mint whose clock was wrong judged proofs by it, though the store had reported how wrong it was.
 
 It refused every good proof with 401, so that a proxy passed no call on to the other mint, and it took proofs that
 suited its clock alone.  A call that a proxy had sent to two mints was ``replayed``, also where it only looked.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: the agents' library gave what proves an agent to the proxy that the environment names.
+"""A proxy that the environment names could read an agent's assertion and bundles in the clear.
 
 An agent on a machine with ``HTTP_PROXY`` set, and a mint on loopback or on plain HTTP, sent its assertion and received
 its bundles through that proxy in the clear.  Whoever runs the proxy opens a session with the assertion, as that agent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call that waited for a thread was judged by the time at which it arrived.
+"""A caller could have a replayed or expired call accepted, because the wait in a queue did not count.
 
 Where decisions wait for a disk or a shared store, they are made in threads, and a busy service queues them.  A copy of
 a one-shot token that arrived within its ten seconds, and then waited until the first one's nonce had been forgotten,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: ``/readyz`` took the lock that every writer needs, for whoever asked, without any key.
+"""A stranger could block agents and operators by asking ``/readyz``, which took the writers' lock.
 
 A stranger who asked often enough kept agents and operators waiting, and each that waited behind another writer held one
 of the mint's threads for 5 s: forty of them stopped the mint.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: ``arx`` believed any ``./.arx`` that it was started beside.
+"""Another user could get the store's password, by leaving a ``.arx`` folder where ``arx`` was started.
 
 Found in ARx before its first release: who ran ``arx`` in a folder of somebody else, or in an unpacked source tree that
 held a ``.arx``, sent ``ARX_STORE_PASSWORD`` to the store that its ``realm.toml`` names; and a mint named there could

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service could allow calls whose records nobody can read.
+"""A service could allow calls whose records no reader accepts, with a request id that is a number.
 
 The id of a JSON-RPC request is a number as often as it is text, and the time in seconds is a float.  Passed on as they
 are they went into the record, each call was allowed, and no reader took the record for one.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One refused request could hold a service's event loop for seconds, and make it answer 50 MB.
+"""A holder could make one refusal occupy a service's event loop for seconds and answer 50 MB.
 
 A holder narrowed its token to thirty rules ``{"args":{}}`` and sent twenty thousand arguments: each of six hundred
 thousand failures was explained, recorded and sent back.  With a list of half a million numbers and fifteen rules about

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever was refused made a service work more than whoever was allowed: up to twice as much.
+"""A caller could make a service work twice as much for a refusal as for a grant.
 
 Each argument that was wrong was put into words for a record that nobody might read; a journal without room made each
 record three times and raised twice before it was counted; a ban was looked for by asking for each scope's kill.

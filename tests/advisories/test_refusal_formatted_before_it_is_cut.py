@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A refusal was told in full before it was cut to what is told.
+"""A caller could make a refusal take ten times as long as a grant, with arguments that no rule names.
 
 Since refused arguments were told once, each of a hundred thousand arguments that a rule does not name was put into
 words, and all but 32 were thrown away: a request of a megabyte held an event loop for ten times as long as its grant.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: whoever saw an agent's assertion before the mint did could become that agent.
+"""An attacker who saw an agent's assertion before the mint could open that agent's session.
 
 Any user of the machine can listen at a loopback port while its mint restarts, and whatever ends TLS before a mint reads
 bodies.  The assertion that an agent sent there named no key, so within its minute the thief opened the agent's session

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a workload that the policy does not know any more went on renewing its sessions.
+"""A workload that was removed from the policy could go on renewing its sessions.
 
 A policy takes two workloads of one issuer for an agent, two repositories or two service accounts, and one of them falls
 into other hands and is taken out of it.  It opened no session from then on, but those that it had were renewed up to

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session or a task could be prolonged after somebody was told that it is over.
+"""A holder could prolong a session or a task that the mint had reported as over.
 
 Whether its time was over was asked before the change was written.  An operator who ended it in between was told that it
 had ended by itself, and no kill was made; then it went on for hours.

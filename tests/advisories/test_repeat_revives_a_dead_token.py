@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a repeated call brought back tokens that had ended with the key they were signed with.
+"""A caller could repeat an old call and get a dead token signed again with the new key.
 
 A key that was stolen is replaced, and every token made with it is dead.  Whoever repeated the call that such a token
 had come from, within a day and with its ``Idempotency-Key``, got the same one signed with the new key: alive, as wide

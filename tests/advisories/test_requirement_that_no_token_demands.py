@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have a demand answered that no token of the task makes: of more tools, of another key, of an older policy.
+"""An agent must not get an approval for a requirement that no token of its task demands.
 
 The key of a demand is derived from its name, which leaves out the tools: a discharge of one must be worth nothing for
 another of the same name.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: the last restriction can be stripped from a token (liceat).
+"""In liceat, a holder could strip the last restriction from a token.
 
 ARx folds every caveat into the signature: at no place can one be removed, reordered, doubled, spliced in or swapped
 with one of another token.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a revocation reaches one verifier, or is read once at the start (acrf, argus-gate).
+"""In acrf and argus-gate, a revocation reached one verifier, or only those that start later.
 
 ARx: it reaches every process: those that run, one that joins later, one that restarts, one that missed the messages.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The middleware foretold which route an application takes, and the application took another one.
+"""A caller could run another route than the one that the middleware had judged.
 
 Whoever was allowed ``orders.get`` was answered by the export where two routes of ``tools`` met in one path, where a
 convertor fell through to the next route, below a ``root_path`` that two readers cut off differently, and by routes of a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a store that had lost kills gave their numbers to others, and nobody who had the lost ones noticed.
+"""A holder could use a killed token, after a store lost kills and gave their numbers to others.
 
 A disk that loses its tail, or an older copy of it, and then as many kills as were lost, all before a verifier asked
 again: its number was the store's, so it got its lease, and what had been killed meanwhile was accepted for as long as

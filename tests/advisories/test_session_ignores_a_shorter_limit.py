@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session on somebody's behalf kept the end that the policy of its opening gave it.
+"""An agent could act for a subject for longer than the policy in force allows.
 
 How much longer than the subject's own token it may live was asked when it was opened and never again: a policy that
 made it shorter, because somebody's login was not to be outlived any more, changed nothing for what ran.

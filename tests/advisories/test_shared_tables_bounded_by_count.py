@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept for all tokens could take a hundred megabytes beside the cache, and one chain as much again.
+"""A holder could fill the tables that all tokens share, because they counted entries and not bytes.
 
 The tables of caveats, constraints and gathered rules were bounded by how many entries they have, not by what these
 take: a holder who narrowed a token by rules that each speak of every tool, and asked for a new tool with each, filled

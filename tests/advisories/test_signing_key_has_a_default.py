@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: the signing key has a literal default (mcp-macaroon-middleware).
+"""In mcp-macaroon-middleware, an attacker could sign with the literal default key.
 
 ARx: no key, no start.  Neither a verifier nor a mint makes one up, takes an empty one or falls back to another.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a verifier whose view of the revocations is stale, or that has none, lets everything through.
+"""In legant and tenuo, a verifier without current revocations let every call through.
 
-ARx (the defect is legant's and tenuo's): past the lease every check refuses and says ``stale``; without any view it
+ARx: past the lease every check refuses and says ``stale``; without any view it
 refuses and says ``syncing``; and both say that it is worth asking again.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a demo that was told to stop left its realm behind, running, with every key of it.
+"""An operator who stopped a demo left its realm running, with every key in its folder.
 
 At SIGTERM or at the end of its terminal the demo's own process went, and its mint, its store, its services and the
 folder with root key, operator's key and service keys stayed until somebody found them.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mint did not start after an update whose rules for policies are stricter than those of before.
+"""An update whose policy rules are stricter could lock every operator out of the mint.
 
 The policy in force had been read by the older version, was kept in the database and was the newer one of two, so that
 no edit of the file said otherwise; and only a mint that runs takes another policy.  Nobody could read the audit log,

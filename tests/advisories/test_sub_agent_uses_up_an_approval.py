@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sub-agent that had read an approval's id could use the approval up: it wrote the name into its own token.
+"""A sub-agent could use up an approval that was not its own, by writing its id into its own token.
 
 The id is no secret; logs and records tell it.  A name counted for the whole task, whoever wrote it, so a call of any
 tool with ``once`` of that name was the one that it was good for.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every sub-task that a token names can be killed.
+"""A holder could name a sub-task whose scope is longer than the store takes, so that no kill could name it.
 
 Found in ARx before its first release: a holder could name a sub-task in letters of four bytes each, whose scope is
 longer than the 96 bytes that the kill store takes, so that no kill could name it.

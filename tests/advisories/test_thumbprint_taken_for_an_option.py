@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One key in 64 has a thumbprint that begins with ``-``; the commands that remove a key took it for an option."""
+"""An operator could not remove one key in 64, because its thumbprint begins with ``-`` and was parsed as an option."""
 
 import json
 from collections.abc import Iterator

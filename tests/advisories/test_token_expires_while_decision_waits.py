@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token could outlive its time by what its own decision waited.
+"""A holder could be allowed after the end of its token, for as long as its own decision waited.
 
 Whether a token's time is over was asked once, before the decision waited for a probe of the store, for its nonce or for
 its record.  A holder who narrowed a token to ``fresh`` and called in its last moment was allowed up to a second after

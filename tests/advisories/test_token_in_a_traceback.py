@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a session's token stood in a traceback, and so in whatever log an agent's program writes.
+"""A reader of an agent program's log could find a session's token in a traceback.
 
 A token that no header can hold, for example with a line feed from a file behind it, made the HTTP client raise an error
 that quotes the header; the library's own error was chained to it, and ``--debug`` printed both.

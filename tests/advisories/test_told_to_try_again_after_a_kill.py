@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An operator ended a piece of work, and the refusal told its agent to go on with a new token.
+"""A refusal instructed an agent to go on with a new token after an operator had ended its work.
 
 ``"retry": "with a new token"`` is an instruction to a model.  And an agent that was reinstated stayed refused in tasks
 of before, which neither the command nor the refusal said.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attack: a holder calls a tool by a name that the log's database cannot keep, and all shipping stands still.
+"""A holder could stop a service's records from reaching the log, with a zero character in a tool's name.
 
 A PostgreSQL keeps no zero character in a text: a mint on one answered such a batch as if its database were away.  The
 service sent it for ever, its spool filled up, and then it refused everybody.  What the log asks by is cut and cleaned

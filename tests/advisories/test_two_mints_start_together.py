@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: of two mints that started together on an empty PostgreSQL one ended with ``conflict``.
+"""One of two mints that started together on an empty PostgreSQL ended with ``conflict``.
 
 Both found that no policy was in force and both kept the file's, which only one could; and a run of the outbox's numbers
 that one mint had just begun could be begun again by the other, which would have put each event into the log twice.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: an unknown or malformed caveat is logged and skipped (mcp-macaroon-middleware).
+"""In mcp-macaroon-middleware, a holder's unknown or malformed caveat was logged and skipped.
 
 ARx: a restriction that a verifier does not understand, or cannot read in its one form, refuses the call.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a signature is checked only when its issuer is known (agent-governance-toolkit).
+"""In agent-governance-toolkit, a caller could skip the signature check by naming an unknown issuer.
 
 ARx: a key id that the verifier does not have is a refusal, as every look-up that can miss is.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defect: a token with an appended, unsigned caveat still verifies (pymacaroons 0.13.0).
+"""In pymacaroons 0.13.0, a holder could append an unsigned caveat, and the token still verified.
 
 No authority is gained by it, but the chain that is audited can be forged.  ARx refuses it as ``bad_signature``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever had an approval that was good once could use it again, by narrowing a token to a second first.
+"""A holder could use a one-call approval again, by narrowing a token to one second first.
 
 A name was remembered until the end of the token that it was used with, and a holder chooses that end: the token as it
 was, or a later grant of the same task, outlived what was remembered.

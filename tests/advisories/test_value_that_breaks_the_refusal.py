@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A refusal tells what came, and a caller chooses what came: telling it must never fail or cost.
+"""A caller could make a refusal raise, with an argument too large or too deeply nested to print.
 
 Found in ARx before its first release: a refused call with an integer of thousands of digits or a deeply nested list,
 made in process, raised from ``decide``; a verifier whose clock was late accepted a token that the store had already

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Go on with an approval that was withdrawn, by binding its discharge to a token that is younger than its end.
+"""A holder must not revive a withdrawn approval, by binding its discharge to a younger token.
 
 A kill ends what was born before it, and a discharge has no birth: with the token of an extension, or of a narrowing,
 it would have been good again.

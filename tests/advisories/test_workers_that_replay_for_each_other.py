@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each worker of a service accepted a call once, and nothing said so, where the service file named no ``nonces``.
+"""A caller could have one call accepted once by each worker of a service, without a warning.
 
 Used calls were remembered in each process, which was the default: of 40 calls made again at another worker, four found
 one that had not seen them.  Now a service file names the store that is at hand, and where it does not the second
