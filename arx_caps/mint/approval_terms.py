@@ -6,21 +6,20 @@ an audience that services alone reach has nobody to ask for it.  Both are mistak
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct, field
+from msgspec.structs import asdict
 
 from arx_caps.durations import format_duration
-from arx_caps.mint.policy_text import Section
-from arx_caps.mint.templates import TemplateRule, overlap
-from arx_verifier import names
-from arx_verifier.errors import SettingsError, shorten
+from arx_caps.mint.policy_text import PolicyEntry, PolicyTable, duration, several
+from arx_caps.mint.templates import TemplateRule, ToolPattern, overlap
+from arx_verifier.errors import shorten
 
 DEFAULT_TTL_MS: Final = 10 * 60_000  # long enough to be used, too short to be kept for another day
 MAX_TTL_MS: Final = 24 * 3_600_000
 MAX_NEED: Final = 8
 MAX_ENTRIES: Final = 8  # of one task: each is a caveat in its tokens, and as many discharges go with one call
-_EXAMPLE: Final = '{ tools = ["payments.refund"] }'
 
 
 class ApprovalTerms(Struct, frozen=True, omit_defaults=True):
@@ -38,65 +37,69 @@ class ApprovalTerms(Struct, frozen=True, omit_defaults=True):
     ttl_ms: int = DEFAULT_TTL_MS
     once: bool = True
 
+
+class ApprovalEntry(PolicyTable, frozen=True, kw_only=True):
+    """An entry of a template's ``approvals``.  Attributes as in ``ApprovalTerms``."""
+
+    tools: Annotated[tuple[ToolPattern, ...], several("tool", "to ask for no approval, leave the entry out")]
+    need: Annotated[int, Meta(ge=1, le=MAX_NEED)] = 1
+    ttl_ms: Annotated[int, duration(most=MAX_TTL_MS)] = field(name="ttl", default=DEFAULT_TTL_MS)
+    once: bool = True
+
+    @property
+    def terms(self) -> ApprovalTerms:
+        """What an approval takes, as a grant keeps it."""
+        return ApprovalTerms(**asdict(self))
+
     def meets(self, rules: Sequence[TemplateRule], audience: str) -> bool:
         """Tell whether some call at an audience that a rule there allows needs such an approval."""
         return any(overlap(tool, rule.tool) for rule in rules if rule.at == audience for tool in self.tools)
 
 
-def read_approvals(section: Section, rules: Sequence[TemplateRule], own: Sequence[str]) -> tuple[ApprovalTerms, ...]:
-    """Read a template's ``approvals``.
+def check_approvals(
+    entry: PolicyEntry, approvals: Sequence[ApprovalEntry], rules: Sequence[TemplateRule], own: Sequence[str]
+) -> None:
+    """Check that each tool of a template's ``approvals`` can be asked for, and stands in one entry.
 
     Args:
-        section: The template's section.
-        rules: Its rules.
+        entry: Where they are.
+        approvals: The entries.
+        rules: The template's rules.
         own: The audiences that the agent itself gets a token for.
 
     Raises:
         SettingsError: A mistake in one of them.
     """
-    found: list[ApprovalTerms] = []
-    entries = section.take_list("approvals", _EXAMPLE)
-    if len(entries) > MAX_ENTRIES:
-        raise section.error("approvals", f"at most {MAX_ENTRIES}; tools with the same terms stand in one")
-    for entry in entries:
-        tools = entry.take_texts("tools")
-        if not tools:
-            raise entry.error("tools", "needs at least one tool; to ask for no approval, take the entry out")
-        for index, tool in enumerate(tools):
-            _check(entry, index, tool, rules, own, [other for terms in found for other in terms.tools])
-        need = entry.take_integer("need", 1, MAX_NEED, least=1)
-        ttl_ms = entry.take_duration("ttl", DEFAULT_TTL_MS, most=MAX_TTL_MS)
-        found.append(ApprovalTerms(tools, need, ttl_ms, entry.take_flag("once", default=True)))
-        entry.finish()
-    return tuple(found)
+    before: list[str] = []
+    for index, approval in enumerate(approvals):
+        for number, tool in enumerate(approval.tools):
+            wrong = _mistake(tool, rules, own, before)
+            if wrong is not None:
+                raise entry.at(index, "tools", number).error(f"{shorten(tool)} {wrong}")
+        before += approval.tools
 
 
-def _check(
-    entry: Section, index: int, tool: str, rules: Sequence[TemplateRule], own: Sequence[str], others: Sequence[str]
-) -> None:
-    def wrong(message: str) -> SettingsError:
-        return entry.inner(("tools",), {}).error(index, message)
-
-    if not names.is_tool_pattern(tool):
-        raise wrong(f"{shorten(tool)} is no tool's name, `prefix.*` or `*`")
+def _mistake(tool: str, rules: Sequence[TemplateRule], own: Sequence[str], before: Sequence[str]) -> str | None:
     met = [rule for rule in rules if overlap(tool, rule.tool)]
     if not met:
         allowed = ", ".join(sorted({rule.tool for rule in rules}))
-        raise wrong(f"no rule of `allow` is for {shorten(tool)}, so nothing would need it; there are: {allowed}")
-    alone = [rule for rule in met if rule.at not in own]
-    if alone:
-        raise wrong(
-            f"{shorten(tool)} meets {alone[0].tool} at {alone[0].at}, which services alone reach: an agent that has no "
-            f"token for it cannot ask; add {alone[0].at} to `audience`, or name other tools"
-        )
-    twice = [other for other in others if overlap(tool, other)]
-    if twice:
-        raise wrong(
-            f"{shorten(tool)} and {shorten(twice[0])}, of an entry before, speak of the same tool: a call needs one "
-            "approval; for two operators say need = 2"
-        )
+        return f"meets no rule of `allow`, so nothing would need it; there are: {allowed}"
+    for rule in met:
+        if rule.at not in own:
+            return (
+                f"meets {rule.tool} at {rule.at}, which services alone reach: an agent that has no token for it "
+                f"cannot ask; add {rule.at} to `audience`, or name other tools"
+            )
+    for other in before:
+        if overlap(tool, other):
+            return (
+                f"and {shorten(other)}, of an entry before, speak of the same tool: a call needs one approval; for two "
+                "operators say need = 2"
+            )
+    return None
 
 
 def show_terms(terms: ApprovalTerms) -> dict[str, Any]:
     """Write terms as a policy does."""
-    return {"tools": list(terms.tools), "need": terms.need, "ttl": format_duration(terms.ttl_ms), "once": terms.once}
+    shown = asdict(terms) | {"tools": list(terms.tools)}
+    return shown | {"ttl": format_duration(shown.pop("ttl_ms"))}

@@ -8,39 +8,50 @@ repository, an account) can neither go on into the next part of a claim nor be e
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias, Union
+from typing import Annotated, Any, Final, TypeAlias, Union
 
-from arx_caps.mint.policy_text import Section
+from arx_caps.mint.policy_text import PolicyEntry, several
 from arx_verifier.errors import shorten
 
 MAX_PATTERN_CHARS: Final = 512
 MAX_NESTING: Final = 4  # claims of Kubernetes go down three levels
 
 # A text, one of several texts, a flag, a number, or the same for the members of an object.
-Demand: TypeAlias = Union[str, bool, int, tuple[str, ...], "dict[str, Demand]"]
+Demand: TypeAlias = Union[str, bool, int, list[str], "dict[str, Demand]"]
+Claims: TypeAlias = Annotated[dict[str, Any], several("claim", 'for example { sub = "…" }')]  # Demands
 
 _SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._-])")
 _PATTERN_SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._*-])")
 
 
-def read_demands(section: Section, key: str, written: Any, level: int = 1) -> dict[str, Demand]:
-    """Read the claims that are demanded.
+def check_demands(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1) -> None:
+    """Check the claims that are demanded.
 
     Args:
-        section: The table that they stand in.
-        key: Their member in it.
-        written: What is written there.
+        entry: Where they are.
+        claims: What is written there.
         level: How deep this is.
 
     Raises:
         SettingsError: It is no demand, or one that nothing could keep.
     """
-    table = section.inner((key,), written)
-    if not written:
-        raise table.error(None, 'name at least one claim, such as { sub = "…" }')
+    if not claims:
+        raise entry.error('name at least one claim, such as { sub = "…" }')
     if level > MAX_NESTING:
-        raise table.error(None, f"claims are nested at most {MAX_NESTING} levels deep")
-    return {name: _read(table, name, value, level) for name, value in written.items()}
+        raise entry.error(f"claims are nested at most {MAX_NESTING} levels deep")
+    for name, value in claims.items():
+        claim = entry.at(name)
+        if isinstance(value, dict):
+            check_demands(claim, value, level + 1)
+        elif isinstance(value, list):
+            if not value or not all(isinstance(text, str) for text in value):
+                raise claim.error('expected text, or a list of texts such as ["a", "b"], of which one must fit')
+            for index, text in enumerate(value):
+                _check_text(claim.at(index), text)
+        elif isinstance(value, str):
+            _check_text(claim, value)
+        elif not isinstance(value, int):  # nor true or false
+            raise claim.error(f"expected text, a list of texts, a number, true or false, got {shorten(value)}")
 
 
 def keeps(demands: Mapping[str, Demand], claims: Mapping[str, Any]) -> bool:
@@ -66,7 +77,7 @@ def _fits_piece(wanted: str, came: str) -> bool:
 def _fits(demand: Demand, claim: Any) -> bool:
     if isinstance(demand, dict):
         return isinstance(claim, dict) and keeps(demand, claim)
-    if isinstance(demand, tuple):
+    if isinstance(demand, list):
         return any(_fits(one, claim) for one in demand)
     if isinstance(demand, str):
         texts = claim if isinstance(claim, list) else [claim]
@@ -74,23 +85,8 @@ def _fits(demand: Demand, claim: Any) -> bool:
     return type(claim) is type(demand) and claim == demand  # true is no 1, and 1.0 neither
 
 
-def _read(table: Section, name: str, value: Any, level: int) -> Demand:
-    if isinstance(value, dict):
-        return read_demands(table, name, value, level + 1)
-    if isinstance(value, list):
-        if not value or not all(isinstance(text, str) for text in value):
-            raise table.error(name, 'expected text, or a list of texts such as ["a", "b"], of which one must fit')
-        return tuple(_checked(table, name, text) for text in value)
-    if isinstance(value, str):
-        return _checked(table, name, value)
-    if isinstance(value, bool | int):
-        return value
-    raise table.error(name, f"expected text, a list of texts, a number or true or false; came {shorten(value)}")
-
-
-def _checked(table: Section, name: str, text: str) -> str:
+def _check_text(entry: PolicyEntry, text: str) -> None:
     if not 0 < len(text) <= MAX_PATTERN_CHARS:
-        raise table.error(name, f"expected text of 1 to {MAX_PATTERN_CHARS} characters")
+        raise entry.error(f"expected text of 1 to {MAX_PATTERN_CHARS} characters, got {shorten(text)}")
     if any(piece.count("*") > 1 for piece in _PATTERN_SEPARATOR.split(text)):
-        raise table.error(name, "`*` stands for one piece between separators, once in each; there is no `**`")
-    return text
+        raise entry.error("`*` stands for one piece between separators, once in each; there is no `**`")

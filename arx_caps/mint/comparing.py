@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare two policies by what they say, not by how it is written: what is newly granted, no longer granted, changed.
 
-Both are taken apart into single statements.  One that only the new policy makes is a grant, or a restriction; which of
-the two depends on the member it stands in, and ``_WORDS`` has them all.  Whether a changed rule allows more or less is
-told only where that can be seen, and else left to whoever reads.
+Both are taken apart into single statements, one for each member of each table: the structs of the policy say which
+there are.  A statement that only the new policy makes is a grant or a restriction, by its member; of a member that is
+in none of the lists below it is a change, and so is any rule that allows neither clearly more nor clearly less.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +11,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from arx_caps.durations import format_duration
-from arx_caps.mint.approval_terms import ApprovalTerms, show_terms
-from arx_caps.mint.explaining import as_data, exchanges
+from arx_caps.durations import parse_duration
+from arx_caps.mint.explaining import exchanges
 from arx_caps.mint.policy import Policy
-from arx_caps.mint.policy_file import SessionTerms, Template
-from arx_caps.mint.templates import Parameter, TemplateRule
+from arx_caps.mint.policy_text import PolicyTable, as_written, members_of
 
 Kind = Literal["granted", "no longer granted", "changed"]
 GRANTED: Final[Kind] = "granted"
@@ -69,75 +67,38 @@ def _fits(wanted: str, given: str) -> bool:
 
 
 def _places(policy: Policy) -> Iterator[tuple[str, dict[str, Any]]]:
-    # What is read by nothing would differ unseen, so each attribute of a policy is named here, also those left out.
-    parts = dict(vars(policy))
-    for attribute in ("text", "digest", "subject_claims"):  # how it is written, and what follows from the rest
-        parts.pop(attribute)
-    for name, origins in parts.pop("audiences").items():
-        yield f"audience {name}", {"origins": origins}
-    for name, issuer in parts.pop("issuers").items():
-        yield f"issuer {name}", {"trusted": (as_data(issuer),)}
-    yield "workloads", {"workload": tuple(map(as_data, parts.pop("workloads")))}
-    for name, terms in parts.pop("sessions").items():
-        yield f"session {name}", _members(terms)
-    for name, template in parts.pop("templates").items():
-        yield f"task {name}", _members(template)
-    if parts:
-        raise NotImplementedError(f"a policy cannot be compared: nothing here reads {', '.join(parts)}")
+    for kind in policy.document.__struct_fields__:
+        tables = getattr(policy.document, kind)
+        if isinstance(tables, tuple):
+            yield f"{kind}s", {kind: as_written(tables)}
+            continue
+        for name, table in tables.items():
+            # An issuer is trusted within its limits, or another one is.
+            yield f"{kind} {name}", {"trusted": (as_written(table),)} if kind == "issuer" else _members(table)
 
 
-def _members(terms: SessionTerms | Template) -> dict[str, Any]:
+def _members(table: PolicyTable) -> dict[str, Any]:
     """Return what a table of the policy says, by the names that the file has for it."""
-    return {
-        _NAMES.get(field, field): _WRITTEN.get(field, _as_it_is)(getattr(terms, field))
-        for field in terms.__struct_fields__
-        if field != "name"
-    }
-
-
-def _of_approvals(terms: ApprovalTerms) -> Iterator[dict[str, Any]]:
-    """Tell of each tool by itself: how entries are put together means nothing."""
-    said = show_terms(terms)
-    yield from ({"tool": tool, **said} for tool in said.pop("tools"))
-
-
-def _of_rule(rule: TemplateRule) -> dict[str, Any]:
-    written = rule._asdict()
-    args = written.pop("args")
-    return written | ({"any": True} if args is None else {"args": _shown(args)})
+    return {name: _APART.get(name, _as_it_is)(said) for name, said in members_of(table).items() if name != "name"}
 
 
 def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _shown(data: Any) -> Any:
-    """Write parameters as a policy does."""
-    if isinstance(data, Parameter):
-        return f"${data.name}"
-    if isinstance(data, list):
-        return [_shown(item) for item in data]
-    if isinstance(data, dict):
-        return {key: _shown(item) for key, item in data.items()}
-    return data
-
-
-# A field that is not here is called as the file calls it, and compared as it is.
-_NAMES: Final = {
-    "ttl_ms": "ttl",
-    "idle_ms": "idle",
-    "outlives_ms": "subject_outlives",
-    "audiences": "audience",
-    "rules": "allow",
-}
-_WRITTEN: Final[dict[str, Callable[[Any], Any]]] = {
-    "subjects": lambda rules: tuple(map(as_data, rules)),
+# How a member is taken apart, if not as it is.
+_APART: Final[dict[str, Callable[[Any], Any]]] = {
     "exchange": lambda services: tuple(exchanges(services)),
-    "params": lambda params: {name: as_data(each) for name, each in params.items()},
-    "rules": lambda rules: tuple(map(_of_rule, rules)),
     "hand_to": lambda patterns: ("(who shares the agent's first segment)",) if patterns is None else patterns,
-    "approvals": lambda entries: tuple(one for terms in entries for one in _of_approvals(terms)),
+    # Of each tool by itself: how entries are put together means nothing.
+    "approvals": lambda entries: tuple(
+        {"tool": tool, **_without(one, "tools")} for one in entries for tool in one["tools"]
+    ),
 }
+
+
+def _without(said: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in said.items() if key != name}
 
 
 # Comparison.
@@ -154,22 +115,21 @@ def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
         return
     for member in after:
         old, new = before[member], after[member]
-        if isinstance(new, tuple):
-            yield from _of_lists(place, member, old, new)
+        if isinstance(old, tuple) or isinstance(new, tuple):
+            yield from _of_lists(place, member, old or (), new or ())
         elif _text(old) != _text(new):
             wider = _WIDER.get(member, _unknown)(old, new)
             kind = CHANGED if wider is None else GRANTED if wider else GONE
-            yield Difference(kind, place, member, _limit(member, old), _limit(member, new))
+            yield Difference(kind, place, member, old, new)
 
 
 def _of_table(place: str, kind: Kind, said: Mapping[str, Any]) -> Iterator[Difference]:
     """Tell a whole table that came or went: what it grants, and its limits as they are."""
     for member, value in said.items():
         grants = member in _GRANTING
-        parts = value if isinstance(value, tuple) else (value,) if value not in (None, {}, 0, "none") else ()
+        parts = value if isinstance(value, tuple) else (value,) if value not in (None, {}, 0, "0ms", "none") else ()
         for one in parts:
-            shown = _limit(member, one)
-            sides = (None, shown) if kind == GRANTED else (shown, None)
+            sides = (None, one) if kind == GRANTED else (one, None)
             yield Difference(kind if grants else CHANGED, place, member, *sides)
 
 
@@ -212,9 +172,12 @@ def _unknown(_old: Any, _new: Any) -> bool | None:
     return None
 
 
-def _longer(old: int | None, new: int | None) -> bool | None:
-    """Tell whether a limit grew, where None is no limit."""
-    return new is None or (old is not None and new > old)
+def _longer(old: Any, new: Any) -> bool | None:
+    """Tell whether a limit, an integer or a duration, grew, where None is no limit."""
+    if old is None or new is None:
+        return new is None
+    before, after = (parse_duration(limit) if isinstance(limit, str) else limit for limit in (old, new))
+    return bool(after > before)
 
 
 # Lists of which a further entry grants, and those of which a further entry restricts.
@@ -226,9 +189,3 @@ _RESTRICTING: Final = ("require", "approvals")
 _WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
     ("ttl", "idle", "max_open", "subject_outlives", "depth", "fresh"), _longer
 )
-
-
-def _limit(member: str, value: Any) -> Any:
-    if isinstance(value, int) and member in ("ttl", "idle", "subject_outlives", "fresh"):
-        return format_duration(value)
-    return value

@@ -6,14 +6,13 @@ are the places in the file.  Nothing is decided by it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any, Final, NamedTuple
 
 from arx_caps.durations import format_duration
 from arx_caps.mint.approval_terms import show_terms
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy, SessionTerms, TaskGrant
+from arx_caps.mint.policy_text import as_written, members_of
 from arx_verifier import names
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import GrantError
@@ -99,17 +98,12 @@ def show_rule(rule: Rule) -> dict[str, Any]:
     """Write a rule as a policy does."""
     if rule.args is None:
         return {"tool": rule.tool, "any": True}
-    return {"tool": rule.tool, "args": {name: as_data(each) for name, each in rule.args.items()}}
+    return {"tool": rule.tool, "args": {name: as_written(each) for name, each in rule.args.items()}}
 
 
 def exchanges(services: Mapping[str, Sequence[str]]) -> list[str]:
     """Write which service may exchange its token for one for which other."""
     return [f"{service} for {target}" for service, targets in services.items() for target in targets]
-
-
-def as_data(value: Any) -> Any:
-    """Write a constraint, or anything of a policy, as JSON has it."""
-    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _for_session(policy: Policy, agent: str, code: str) -> tuple[str, ...]:
@@ -152,10 +146,11 @@ def _refused(refused: Refused) -> dict[str, Any]:
 
 
 def _session(terms: SessionTerms) -> dict[str, Any]:
-    limits = {"idle": terms.idle_ms, "subject_outlives": terms.outlives_ms or None}
-    shown = {name: format_duration(ms) for name, ms in limits.items() if ms is not None}
-    most = {} if terms.max_open is None else {"max_open": terms.max_open}
-    return {"granted": True, "terms": terms.name, "ttl": format_duration(terms.ttl_ms), **shown, **most}
+    limits = {name: said for name, said in members_of(terms).items() if name not in _WHOM and said not in (None, "0ms")}
+    return {"granted": True, "terms": terms.name, **limits}
+
+
+_WHOM: Final = ("name", "agents", "subject", "subjects")  # which terms they are and for whom: the question had that
 
 
 def _task(grant: TaskGrant) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.mint.approval_terms import ApprovalTerms
-from arx_caps.mint.issuers import Subject, fits_subject, read_issuers, read_workloads
-from arx_caps.mint.policy_file import SessionTerms, Template, read_audiences, read_sessions, read_template
-from arx_caps.mint.policy_text import PolicyText, Section
+from arx_caps.mint.issuers import Subject, fits_subject
+from arx_caps.mint.policy_file import SessionTerms, Template, read_document
+from arx_caps.mint.policy_text import PolicyEntry, PolicyText
 from arx_caps.mint.templates import SUBJECT, overlap
 from arx_verifier import canonical, names
 from arx_verifier.constraints import Rule, explain
@@ -68,6 +68,7 @@ class Policy:
     """A policy, checked.
 
     Attributes:
+        document: All of its tables, checked.
         digest: Its name: the first 16 bytes of the SHA-256 of what it says, base64url.  Comments do not count.
         audiences: Origins by audience.
         issuers: Whose tokens are trusted, by name.
@@ -85,14 +86,11 @@ class Policy:
             SettingsError: The first mistake, with file, line and key.
         """
         self.text = text
-        root = Section(text, (), text.document)
-        self.issuers = read_issuers(root)
-        self.workloads = read_workloads(root, self.issuers)
-        self.audiences = read_audiences(root)
-        self.sessions = read_sessions(root, self.issuers)
-        tasks = root.take_sections("task")
-        self.templates = {name: read_template(name, section, self.audiences, self.issuers) for name, section in tasks}
-        root.finish()
+        self.document = read_document(PolicyEntry(text), text.document)
+        self.issuers, self.workloads = self.document.issuer, self.document.workload
+        self.audiences = {name: audience.origins for name, audience in self.document.audience.items()}
+        self.sessions: dict[str, SessionTerms] = self.document.session
+        self.templates: dict[str, Template] = self.document.task
         self.digest = _digest(text)
         rules = [rule for part in (self.sessions, self.templates) for each in part.values() for rule in each.subjects]
         self.subject_claims = frozenset(name for rule in rules for name in rule.claims)

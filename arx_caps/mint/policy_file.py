@@ -1,113 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of a policy file: audiences, sessions, task templates.
+"""The tables of a policy file: audiences, sessions, task templates.
 
-Each ``read_…`` turns one section into a frozen struct or refuses it with file, line and key.  What is granted is
-``policy``'s answer; rules with parameters are in ``templates``.
+The annotations of each struct say what the file may write; each ``read_…`` checks what takes more than one member to
+see.  What is granted is ``policy``'s answer; rules with parameters are in ``templates``.
 """
 
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, field
+from msgspec.structs import replace
 
-from arx_caps.mint.approval_terms import ApprovalTerms, read_approvals
-from arx_caps.mint.issuers import Issuer, SubjectMode, SubjectRule, read_subject_rules
-from arx_caps.mint.policy_text import Section
-from arx_caps.mint.templates import TemplateRule, read_params, read_template_rule
+from arx_caps.durations import format_duration
+from arx_caps.mint.approval_terms import MAX_ENTRIES, ApprovalEntry, ApprovalTerms, check_approvals
+from arx_caps.mint.issuers import (
+    Issuer,
+    Name,
+    SubjectMode,
+    SubjectRule,
+    Workload,
+    check_subjects,
+    check_workloads,
+    read_issuers,
+)
+from arx_caps.mint.policy_text import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
+from arx_caps.mint.templates import TemplateRule, check_rule, read_params
 from arx_verifier import matching, names
 from arx_verifier.caveats import MAX_FRESH_MS, MAX_HOPS
-from arx_verifier.constraints import ConstraintLike
 from arx_verifier.errors import MalformedTokenError, shorten
 
 DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a decision
 MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one
-PROOFS: Final = ("call",)
-SUBJECT_MODES: Final = ("none", "allowed", "required")
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
-class SessionTerms(Struct, frozen=True, kw_only=True):
-    """On what terms agents may open a session.
-
-    Attributes:
-        name: The section's name.
-        agents: Patterns of agent paths.
-        ttl_ms: How long a session may live, absolutely.
-        idle_ms: How long it lives without a renewal; None for as long as it may at all.
-        max_open: How many each of these agents may have open at once; None for any number.
-        subject: Whether a session runs on somebody's behalf.
-        subjects: On whose behalf it may.
-        outlives_ms: How much longer than the token that proved its subject it may live.
-    """
-
-    name: str
-    agents: tuple[str, ...]
-    ttl_ms: int
-    idle_ms: int | None = None
-    max_open: int | None = None
-    subject: SubjectMode = "none"
-    subjects: tuple[SubjectRule, ...] = ()
-    outlives_ms: int = 0
-
-
-class Template(Struct, frozen=True, kw_only=True):
-    """One kind of task, as the policy writes it.  Attributes as in ``TaskGrant``, before anything is filled in."""
-
-    name: str
-    agents: tuple[str, ...]
-    params: dict[str, ConstraintLike]
-    ttl_ms: int
-    depth: int
-    audiences: tuple[str, ...]
-    rules: tuple[TemplateRule, ...]
-    hand_to: tuple[str, ...] | None
-    require: tuple[str, ...]
-    fresh: int | None
-    net: tuple[str, ...]
-    subjects: tuple[SubjectRule, ...] = ()
-    exchange: dict[str, tuple[str, ...]] = {}
-    approvals: tuple[ApprovalTerms, ...] = ()
-
-    @property
-    def everywhere(self) -> tuple[str, ...]:
-        """Every audience that a token of it may be for: the agent's own, then those of services alone."""
-        more = [target for targets in self.exchange.values() for target in targets]
-        return tuple(dict.fromkeys([*self.audiences, *more]))
-
-    def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
-        """Return the terms of those approvals that calls at an audience may need."""
-        return tuple(terms for terms in self.approvals if terms.meets(self.rules, audience))
-
-
-def read_audiences(root: Section) -> dict[str, tuple[str, ...]]:
-    """Read where each audience lives.
-
-    Raises:
-        SettingsError: A name or an origin that is not allowed, or one origin for two audiences.
-    """
-    audiences: dict[str, tuple[str, ...]] = {}
-    owners: dict[tuple[str, str, int], str] = {}
-    for name, section in root.take_sections("audience"):
-        if not names.is_audience(name):
-            raise section.error(None, "an audience's name is [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
-        audiences[name] = section.take_texts("origins")
-        if not audiences[name]:
-            raise section.error("origins", 'needs at least one, such as "http://127.0.0.1:9001"')
-        for index, origin in enumerate(audiences[name]):
-            place = _place(origin)
-            if place is None:
-                raise section.error("origins", f"{shorten(origin)} is no origin: scheme, host in lower case, and port")
-            if place in owners:
-                # A client chooses the token by the origin: two audiences would leave it a choice.
-                raise section.error("origins", f"number {index + 1} is already an origin of {owners[place]}")
-            owners[place] = name
-        section.finish()
-    return audiences
+def _wrong_network(network: str) -> str | None:
+    try:
+        matching.cidr(network)
+    except MalformedTokenError as error:
+        return f"{error}; got {shorten(network)}"
+    return None
 
 
 def _place(origin: str) -> tuple[str, str, int] | None:
@@ -124,176 +60,208 @@ def _place(origin: str) -> tuple[str, str, int] | None:
     return (scheme, address or name, port) if one_spelling and port <= 65535 else None
 
 
-def read_sessions(root: Section, issuers: Mapping[str, Issuer]) -> dict[str, SessionTerms]:
+Pattern: TypeAlias = Annotated[
+    str, text_that(names.is_path_pattern, "a pattern: segments, `*` for one, `**` only as the last")
+]
+Patterns: TypeAlias = Annotated[tuple[Pattern, ...], several("pattern", 'for all agents, write ["**"]')]
+Receivers: TypeAlias = Annotated[
+    tuple[Pattern, ...], several("pattern", "to let no agent be handed to, write depth = 0")
+]
+Origin: TypeAlias = Annotated[str, text_that(_place, "an origin: scheme, host in lower case, and port")]
+Network: TypeAlias = Annotated[str, checked_text(_wrong_network)]
+Networks: TypeAlias = Annotated[tuple[Network, ...], several("network", "leave it out to let calls come from anywhere")]
+Audiences: TypeAlias = Annotated[tuple[str, ...], several("audience", 'for example ["orders"]')]
+Subjects: TypeAlias = Annotated[tuple[SubjectRule, ...], several("subject", 'for example [ { issuer = "corp" } ]')]
+Rules: TypeAlias = Annotated[
+    tuple[TemplateRule, ...], several("rule", 'for example [ { tool = "orders.get", args = { … } } ]')
+]
+Approvals: TypeAlias = Annotated[
+    tuple[ApprovalEntry, ...], several("approval", 'for example [ { tools = ["payments.refund"] } ]', MAX_ENTRIES)
+]
+AudienceName: TypeAlias = Annotated[
+    str, text_that(names.is_audience, "an audience's name: [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
+]
+
+
+class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
+    """A tool service.
+
+    Attributes:
+        name: The table's name.
+        origins: Where it lives.
+    """
+
+    name: AudienceName
+    origins: Annotated[tuple[Origin, ...], several("origin", 'for example ["http://127.0.0.1:9001"]')]
+
+
+class SessionTerms(PolicyTable, frozen=True, kw_only=True):
+    """On what terms agents may open a session.
+
+    Attributes:
+        name: The table's name.
+        agents: Patterns of agent paths.
+        ttl_ms: How long a session may live, absolutely.
+        idle_ms: How long it lives without a renewal; None for as long as it may at all.
+        max_open: How many each of these agents may have open at once; None for any number.
+        subject: Whether a session runs on somebody's behalf.
+        subjects: On whose behalf it may.
+        outlives_ms: How much longer than the token that proved its subject it may live.
+    """
+
+    name: Name
+    agents: Patterns
+    ttl_ms: Annotated[int, duration()] = field(name="ttl")
+    idle_ms: Annotated[int, duration()] | None = field(name="idle", default=None)
+    max_open: Annotated[int, Meta(ge=1, le=MAX_OPEN)] | None = None
+    subject: SubjectMode = "none"
+    subjects: Subjects = ()
+    outlives_ms: Annotated[int, duration(least=0)] = field(name="subject_outlives", default=0)
+
+
+class Template(PolicyTable, frozen=True, kw_only=True):
+    """One kind of task, as the policy writes it.  Attributes as in ``TaskGrant``, before anything is filled in."""
+
+    name: Name
+    agents: Patterns
+    params: dict[str, Any] = field(default_factory=dict)  # as it is written, then a constraint each
+    ttl_ms: Annotated[int, duration()] = field(name="ttl")
+    depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] = DEFAULT_DEPTH
+    audiences: Audiences = field(name="audience")
+    rules: Rules = field(name="allow")
+    hand_to: Receivers | None = None
+    require: tuple[Literal["call"], ...] = ("call",)
+    fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS)] | None = None
+    net: Networks = ()
+    subjects: Subjects = ()
+    exchange: dict[str, Any] = field(default_factory=dict)  # as it is written, then ``Audiences`` each
+    approvals: Approvals = ()
+
+    @property
+    def everywhere(self) -> tuple[str, ...]:
+        """Every audience that a token of it may be for: the agent's own, then those of services alone."""
+        more = [target for targets in self.exchange.values() for target in targets]
+        return tuple(dict.fromkeys([*self.audiences, *more]))
+
+    def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
+        """Return the terms of those approvals that calls at an audience may need."""
+        return tuple(entry.terms for entry in self.approvals if entry.meets(self.rules, audience))
+
+
+class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
+    """A whole policy: its tables by name."""
+
+    audience: dict[str, Any] = field(default_factory=dict)
+    issuer: dict[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    workload: Annotated[tuple[Workload, ...], several("workload", "for example [[workload]]")] = ()
+
+
+def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
+    """Read a whole policy, each table by itself.
+
+    Raises:
+        SettingsError: The first mistake.
+    """
+    document: PolicyDocument = entry.read(PolicyDocument, data)
+    issuers = read_issuers(entry.at("issuer"), document.issuer)
+    check_workloads(entry.at("workload"), document.workload, issuers)
+    audiences = read_audiences(entry.at("audience"), document.audience)
+    sessions = read_sessions(entry.at("session"), document.session, issuers)
+    tasks = entry.at("task").read_named(Template, document.task)
+    for name, template in tasks.items():
+        tasks[name] = read_template(entry.at("task", name), template, audiences, issuers)
+    return replace(document, audience=audiences, issuer=issuers, session=sessions, task=tasks)
+
+
+def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, AudienceTerms]:
+    """Read where each audience lives.
+
+    Raises:
+        SettingsError: A name or an origin that is not allowed, or one origin for two audiences.
+    """
+    audiences: dict[str, AudienceTerms] = entry.read_named(AudienceTerms, tables)
+    owners: dict[Any, str] = {}
+    for name, audience in audiences.items():
+        for index, origin in enumerate(audience.origins):
+            place = _place(origin)
+            if place in owners:
+                # A client chooses the token by the origin: two audiences would leave it a choice.
+                raise entry.at(name, "origins", index).error(f"is already an origin of {owners[place]}")
+            owners[place] = name
+    return audiences
+
+
+def read_sessions(
+    entry: PolicyEntry, written: Mapping[str, Any], issuers: Mapping[str, Issuer]
+) -> dict[str, SessionTerms]:
     """Read one ``[session]``, or several ``[session.NAME]``.
 
     Raises:
         SettingsError: A mistake in one of them.
     """
-    written = root.take("session", {})
-    if isinstance(written, dict) and not all(isinstance(value, dict) for value in written.values()):
-        sections = [("default", root.inner(("session",), written))]
-    else:
-        sections = root.sections("session", written)
-    sessions = {}
-    for name, section in sections:
-        _check_name(name, section)
-        agents = _read_agents(section)
-        ttl_ms, idle_ms, max_open = _read_limits(section)
-        subject, subjects, outlives_ms = _read_subject(section, issuers)
-        section.finish()
-        sessions[name] = SessionTerms(
-            name=name,
-            agents=agents,
-            ttl_ms=ttl_ms,
-            idle_ms=idle_ms,
-            max_open=max_open,
-            subject=subject,
-            subjects=subjects,
-            outlives_ms=outlives_ms,
-        )
-    return sessions
+    if not all(isinstance(table, dict) for table in written.values()):
+        return {"default": _read_session(entry, "default", written, issuers)}
+    return {name: _read_session(entry.at(name), name, table, issuers) for name, table in written.items()}
 
 
-def _read_limits(section: Section) -> tuple[int, int | None, int | None]:
-    """Read how long a session lives, how long without a renewal, and how many an agent has at once."""
-    ttl_ms: int = section.take_duration("ttl")
-    idle_ms: int | None = section.take_duration("idle", None, most=ttl_ms)
-    max_open: int | None = section.take_integer("max_open", None, MAX_OPEN)
-    if max_open == 0:
-        raise section.error("max_open", "at least 1; to let nobody open a session, take the section out")
-    return ttl_ms, idle_ms, max_open
+def _read_session(
+    entry: PolicyEntry, name: str, table: Mapping[str, Any], issuers: Mapping[str, Issuer]
+) -> SessionTerms:
+    terms: SessionTerms = entry.read(SessionTerms, table, name=name)
+    if terms.idle_ms is not None and terms.idle_ms > terms.ttl_ms:
+        raise entry.at("idle").error(f"expected at most `ttl`, got {format_duration(terms.idle_ms)}")
+    check_subjects(entry.at("subjects"), terms.subjects, issuers)
+    if terms.subject == "none" and table.keys() & {"subjects", "subject_outlives"}:
+        raise entry.error('subjects are for sessions with subject = "allowed" or "required"')
+    if terms.subject != "none" and not terms.subjects:
+        raise entry.at("subject").error('needs `subjects`: on whose behalf, such as [ { issuer = "corp" } ]')
+    return terms
 
 
-def _read_subject(section: Section, issuers: Mapping[str, Issuer]) -> tuple[SubjectMode, tuple[SubjectRule, ...], int]:
-    """Read on whose behalf sessions run: whether, whose, and how long after their token."""
-    mode: SubjectMode = section.take_text("subject", "none")
-    if mode not in SUBJECT_MODES:
-        raise section.error("subject", f"expected one of {', '.join(SUBJECT_MODES)}; came {shorten(mode)}")
-    subjects = read_subject_rules(section, issuers)
-    outlives_ms = section.take_duration("subject_outlives", None, least=0)
-    if mode == "none" and (subjects or outlives_ms is not None):
-        raise section.error(None, 'subjects are for sessions with subject = "allowed" or "required"')
-    if mode != "none" and not subjects:
-        raise section.error("subject", 'needs `subjects`: on whose behalf, such as [ { issuer = "corp" } ]')
-    return mode, subjects, outlives_ms or 0
-
-
-def read_template(name: str, section: Section, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]) -> Template:
-    """Read one ``[task.NAME]``.
+def read_template(
+    entry: PolicyEntry, template: Template, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]
+) -> Template:
+    """Check one ``[task.NAME]``, and read what it has by name: parameters, and targets of exchanges.
 
     Raises:
         SettingsError: A mistake anywhere in it.
     """
-    _check_name(name, section)
-    agents = _read_agents(section)
-    params = read_params(section, section.take("params", {}))
-    ttl_ms = section.take_duration("ttl")
-    depth = section.take_integer("depth", DEFAULT_DEPTH, MAX_HOPS)
-    wanted = section.take_texts("audience")
-    unknown = [audience for audience in wanted if audience not in audiences]
-    if unknown or not wanted:
+    unknown = [audience for audience in template.audiences if audience not in audiences]
+    if unknown:
         known = ", ".join(audiences) or "none: add [audience.NAME]"
-        raise section.error("audience", f"{', '.join(unknown) or 'nothing'} is not among the audiences: {known}")
-    hand_to = section.take_texts("hand_to", None)
-    if hand_to is not None:
-        _check_patterns("hand_to", hand_to, section, "to let nobody be handed to, say depth = 0")
-    require = section.take_texts("require", PROOFS)
-    for proof in require:
-        if proof not in PROOFS:
-            raise section.error("require", f"{shorten(proof)} is no proof that this version knows; it knows: call")
-    fresh = section.take_duration("fresh", None, least=0, most=MAX_FRESH_MS)
-    net = section.take_texts("net", None)
-    subjects = read_subject_rules(section, issuers)
-    exchange = _read_exchange(section, wanted, audiences)
-    everywhere = tuple(dict.fromkeys([*wanted, *(target for targets in exchange.values() for target in targets)]))
-    rules = _read_rules(section, params, everywhere)
-    approvals = read_approvals(section, rules, wanted)
-    section.finish()
-    if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in subjects}) != 1:
-        # Two issuers may call two people by one name.
-        raise section.error("allow", '"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
-    if net is not None:
-        _check_networks(net, section)
-    return Template(
-        name=name,
-        agents=agents,
-        params=params,
-        ttl_ms=ttl_ms,
-        depth=depth,
-        audiences=wanted,
-        rules=rules,
-        hand_to=hand_to,
-        require=require,
-        fresh=fresh,
-        net=net or (),
-        subjects=subjects,
-        exchange=exchange,
-        approvals=approvals,
+        raise entry.at("audience").error(f"{', '.join(unknown)} is not among the audiences: {known}")
+    params = read_params(entry.at("params"), template.params)
+    exchange = _read_exchange(entry.at("exchange"), template, audiences)
+    template = replace(template, params=params, exchange=exchange)
+    rules = tuple(
+        check_rule(entry.at("allow", index), rule, params, template.everywhere)
+        for index, rule in enumerate(template.rules)
     )
+    for audience in template.everywhere:
+        if all(rule.at != audience for rule in rules):
+            raise entry.at("allow").error(f"no rule is for {audience}: add one, or take it out of `audience`")
+    check_subjects(entry.at("subjects"), template.subjects, issuers)
+    check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
+    if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
+        # Two issuers may call two people by one name.
+        raise entry.at("allow").error('"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
+    return replace(template, rules=rules)
 
 
-def _read_exchange(section: Section, own: tuple[str, ...], audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _read_exchange(entry: PolicyEntry, template: Template, audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Read which service may exchange a token it was called with for one for which others."""
-    written = section.take("exchange", {})
-    if not isinstance(written, dict):
-        raise section.error("exchange", 'expected services and their targets, such as { orders = ["payments"] }')
-    table, exchange = section.inner(("exchange",), written), {}
-    for service in list(written):
-        targets: tuple[str, ...] = table.take_texts(service)
-        unknown = [target for target in targets if target not in audiences or target == service]
-        if unknown or not targets:
+    exchange: dict[str, tuple[str, ...]] = {}
+    for service, written in template.exchange.items():
+        exchange[service] = entry.at(service).read(Audiences, written)
+        unknown = [target for target in exchange[service] if target not in audiences or target == service]
+        if unknown:
             known = ", ".join(name for name in audiences if name != service) or "none: add [audience.NAME]"
-            raise table.error(service, f"{', '.join(unknown) or 'nothing'} is not among the other audiences: {known}")
-        exchange[service] = targets
+            raise entry.at(service).error(f"{', '.join(unknown)} is not among the other audiences: {known}")
     # One that is reached by an exchange alone may exchange further.
-    reached = {*own, *(target for targets in exchange.values() for target in targets)}
+    reached = replace(template, exchange=exchange).everywhere
     for service in exchange:
         if service not in reached:
-            raise section.error("exchange", f"{service} gets no token of this task: it is not in `audience`")
+            raise entry.at(service).error(f"{service} gets no token of this task: it is not in `audience`")
     return exchange
-
-
-def _read_rules(
-    section: Section, params: Mapping[str, ConstraintLike], audiences: tuple[str, ...]
-) -> tuple[TemplateRule, ...]:
-    written = section.take("allow")
-    if not isinstance(written, list) or not written:
-        raise section.error("allow", 'expected a list of rules such as { tool = "orders.get", args = { … } }')
-    rules = tuple(
-        read_template_rule(section.inner(("allow", index), rule), params, audiences)
-        for index, rule in enumerate(written)
-    )
-    for audience in audiences:
-        if all(rule.at != audience for rule in rules):
-            raise section.error("allow", f"no rule is for {audience}: add one, or take it out of `audience`")
-    return rules
-
-
-def _read_agents(section: Section) -> tuple[str, ...]:
-    agents: tuple[str, ...] = section.take_texts("agents")
-    _check_patterns("agents", agents, section, 'for all of them, say ["**"]')
-    return agents
-
-
-def _check_patterns(key: str, patterns: tuple[str, ...], section: Section, when_empty: str) -> None:
-    if not patterns:
-        raise section.error(key, f"needs at least one pattern; {when_empty}")
-    for pattern in patterns:
-        if not names.is_path_pattern(pattern):
-            raise section.error(key, f"{shorten(pattern)} is no pattern: segments, `*` for one, `**` only as the last")
-
-
-def _check_networks(networks: tuple[str, ...], section: Section) -> None:
-    if not networks:
-        raise section.error("net", "needs at least one network; leave it out to let calls come from anywhere")
-    for network in networks:
-        try:
-            matching.cidr(network)
-        except MalformedTokenError as error:
-            raise section.error("net", f"{shorten(network)}: {error}") from error
-
-
-def _check_name(name: str, section: Section) -> None:
-    if _NAME.fullmatch(name) is None:
-        raise section.error(None, "a name here is [a-z0-9][a-z0-9._-]*, at most 64 characters")

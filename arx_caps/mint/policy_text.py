@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a policy's TOML so that a mistake is told with its file, line and key.
+"""A policy's TOML: its text with the line of each key, and its tables as structs.
 
-``tomllib`` reads the text; a small scan beside it remembers the line of each key.  A ``Section`` hands out a table's
-members by name and type, and refuses what nobody asked for: a key that is not understood could have been a restriction.
-What the members mean is left to ``policy`` and ``templates``.
+``tomllib`` parses the text, and a small scan records the line of each key.  ``msgspec`` converts each table to a
+subclass of ``PolicyTable``, whose annotations are the whole grammar of its members.  An error has the file, the line
+and the whole path of the key.  What the members mean is not in here.
 """
 
 import re
 import tomllib
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from arx_caps.durations import parse_duration
+import msgspec
+from msgspec import Meta, Struct, inspect
+
+from arx_caps.durations import MAX_MS, format_duration, parse_duration
 from arx_verifier.errors import SettingsError, shorten
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -29,6 +35,7 @@ MAX_PARTS: Final = 64  # as _LONG_KEY says, whose own work is at most so many ti
 _LONG_KEY: Final = re.compile(
     r"""(?<![A-Za-z0-9_\\-])(?:(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}"""
 )
+_PLACE: Final = re.compile(r"\[(\d{1,9})\]|\.(\w+)")  # a step of a path as msgspec writes it
 _AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
 
 
@@ -77,136 +84,192 @@ class PolicyText:
         return self._lines.get(path, 1)
 
 
-class Section:
-    """One table of a policy.  Each member is taken once; ``finish`` refuses the rest."""
+class PolicyTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of a policy: a field for each member, called as the file calls it."""
 
-    def __init__(self, text: PolicyText, path: Path, data: Any) -> None:
-        self._text = text
-        self.path = path
-        if not isinstance(data, dict):
-            raise text.error(path, f"expected a table, came {shorten(data)}")
-        self._data = dict(data)
-        self._known: list[str] = []
 
-    def error(self, key: str | int | None, message: str) -> SettingsError:
-        """Make an error about one member, or with None about the table."""
-        return self._text.error(self.path if key is None else (*self.path, key), message)
+class PolicyEntry(NamedTuple):
+    """An entry of a policy, for errors about it.
 
-    def inner(self, path: Path, data: Any) -> "Section":
-        """Read a table inside this one."""
-        return Section(self._text, (*self.path, *path), data)
+    Attributes:
+        text: The policy's text.
+        path: The keys and indices that lead to the entry; empty for the whole policy.
+    """
 
-    def take(self, key: str, default: Any = ...) -> Any:
-        """Take a member, whatever it is.
+    text: PolicyText
+    path: Path = ()
 
-        Raises:
-            SettingsError: It is missing and there is no default.
-        """
-        self._known.append(key)
-        if key in self._data:
-            return self._data.pop(key)
-        if default is ...:
-            raise self.error(None, f"needs `{key}`")
-        return default
+    def at(self, *path: str | int) -> "PolicyEntry":
+        """Return an entry inside this one."""
+        return PolicyEntry(self.text, (*self.path, *path))
 
-    def take_text(self, key: str, default: Any = ...) -> Any:
-        """Take a member that is text."""
-        return self._typed(key, default, str, "text in quotes")
+    def error(self, message: str) -> SettingsError:
+        """Return the error of this entry: file, line, the key's whole path, and what to do."""
+        return self.text.error(self.path, message)
 
-    def take_flag(self, key: str, *, default: bool = False) -> bool:
-        """Take a member that is ``true`` or ``false``."""
-        flag = self.take(key, default)
-        if flag is not False and flag is not True:
-            raise self.error(key, f"expected true or false, came {shorten(flag)}")
-        return flag
-
-    def take_integer(self, key: str, default: Any, most: int, *, least: int = 0) -> Any:
-        """Take a member that is an integer from *least* to *most*."""
-        value = self._typed(key, default, int, f"an integer, {least} to {most}")
-        if value is default:
-            return value
-        if not least <= value <= most:
-            raise self.error(key, f"expected an integer, {least} to {most}, came {value}")
-        return value
-
-    def take_duration(self, key: str, default: Any = ..., *, least: int = 1, most: int | None = None) -> Any:
-        """Take a duration.
+    def read(self, kind: Any, data: Any, **given: Any) -> Any:
+        """Convert what the entry has.
 
         Args:
-            key: The member's name.
-            default: What it is when it is not written.
-            least: The shortest allowed, ms.
-            most: The longest allowed, ms.
+            kind: A ``PolicyTable``, or another type that msgspec converts to.
+            data: The entry as plain data.
+            **given: Fields of the table that the file does not write, such as its name.
 
-        Returns:
-            Milliseconds, or *default*.
+        Raises:
+            SettingsError: An unknown or missing member, or a value that its type does not allow.
         """
-        value = self.take(key, default)
-        if value is default and default is not ...:
-            return value
+        ready = _parse(self, _form(kind), data, given)
         try:
-            length = parse_duration(value)
-        except ValueError as error:
-            raise self.error(key, f"{error}; came {shorten(value)}") from error
-        if length < least or (most is not None and length > most):
-            limit = f"at most {most} ms" if most is not None and length > most else f"at least {least} ms"
-            raise self.error(key, f"must be {limit}; came {shorten(value)}")
-        return length
+            return msgspec.convert(ready | given if given and isinstance(ready, dict) else ready, kind)
+        except msgspec.ValidationError as error:
+            raise self._refusal(_form(kind), data, str(error)) from error
 
-    def take_texts(self, key: str, default: Any = ...) -> Any:
-        """Take a list of text without repetitions, as a tuple."""
-        value = self._typed(key, default, list, 'a list such as ["a", "b"]')
-        if value is default:
-            return value
-        seen: set[str] = set()
-        for index, item in enumerate(value):
-            if not isinstance(item, str):
-                raise self._text.error((*self.path, key, index), f"expected text in quotes, came {shorten(item)}")
-            if item in seen:
-                raise self._text.error((*self.path, key, index), f"{shorten(item)} is listed twice")
-            seen.add(item)
-        return tuple(value)
-
-    def take_sections(self, key: str) -> list[tuple[str, "Section"]]:
-        """Take a table of named tables; none at all is an empty list."""
-        return self.sections(key, self.take(key, {}))
-
-    def sections(self, key: str, tables: Any) -> list[tuple[str, "Section"]]:
-        """Read a table of named tables that was taken."""
-        if not isinstance(tables, dict):
-            raise self.error(key, f"expected tables such as [{key}.name], came {shorten(tables)}")
-        return [(name, self.inner((key, name), data)) for name, data in tables.items()]
-
-    def take_list(self, key: str, example: str) -> list["Section"]:
-        """Take a list of tables; none at all is an empty list.
-
-        Args:
-            key: The member's name.
-            example: How one is written.
-        """
-        written = self.take(key, None)
-        if written is None:
-            return []
-        if not isinstance(written, list) or not written:
-            raise self.error(key, f"expected tables such as {example}, came {shorten(written)}")
-        return [self.inner((key, index), data) for index, data in enumerate(written)]
-
-    def finish(self) -> None:
-        """Refuse what was not taken.
+    def read_named(self, kind: Any, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert tables that have a name each.
 
         Raises:
-            SettingsError: A key that is not known here; the known ones are listed.
+            SettingsError: As ``read``.
         """
-        for key in self._data:
-            raise self.error(key, f"unknown key; known here: {', '.join(sorted(set(self._known)))}")
+        return {name: self.at(name).read(kind, data, name=name) for name, data in tables.items()}
 
-    def _typed(self, key: str, default: Any, kind: type, wanted: str) -> Any:
-        value = self.take(key, default)
-        if value is default and default is not ...:
-            return value
-        if type(value) is not kind:  # not isinstance: true is no integer
-            raise self.error(key, f"expected {wanted}, came {shorten(value)}")
+    def refuse_unknown(self, written: Collection[str], known: Collection[str]) -> None:
+        """Refuse a key that is not known: it could have been meant as a restriction.
+
+        Raises:
+            SettingsError: With the nearest known key, and all of them.
+        """
+        for key in written:
+            if key not in known:
+                meant = "".join(f"did you mean `{near}`? " for near in get_close_matches(key, known, 1))
+                raise self.at(key).error(f"unknown key; {meant}known here: {', '.join(sorted(known))}")
+
+    def inner(self, message: str) -> tuple["PolicyEntry", str]:
+        """Split an error of msgspec into the entry that it is about, inside this one, and what is wrong there."""
+        wrong, found, path = message.rpartition(" - at `$")  # the last one: the value before it is of the policy
+        if not found:
+            return self, message
+        return self.at(*(int(index) if index else key for index, key in _PLACE.findall(path))), wrong
+
+    def _refusal(self, form: inspect.Type, data: Any, message: str) -> SettingsError:
+        entry, wrong = self.inner(message)
+        for step in entry.path[len(self.path) :]:
+            form, _ = _bare(form)
+            data = data[step]
+            if isinstance(form, inspect.StructType):
+                form = next(field.type for field in form.fields if field.encode_name == step)
+            elif isinstance(form, inspect.VarTupleType):
+                form = form.item_type
+        if wrong.startswith(_MISSING):
+            return entry.error(f"needs {wrong.removeprefix(_MISSING)}")
+        return entry.error(f"expected {_describe(form)}, got {shorten(data)}{_bare(form)[1].get('hint', '')}")
+
+
+def checked_text(mistake: Callable[[str], str | None]) -> Meta:
+    """Return what marks a type of text in which there may be a mistake, which a function tells; None for none."""
+
+    def parse(value: Any) -> Any:
+        if isinstance(value, str) and (wrong := mistake(value)) is not None:
+            raise ValueError(wrong)
         return value
+
+    return Meta(extra={"parse": parse})
+
+
+def text_that(fits: Callable[[str], object], expected: str) -> Meta:
+    """Return what marks a type of text that passes a test, with the words that an error has for it."""
+    return checked_text(lambda text: None if fits(text) else f"expected {expected}; got {shorten(text)}")
+
+
+def _parse_duration(value: Any) -> int:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; got {shorten(value)}") from error
+
+
+def duration(*, least: int = 1, most: int = MAX_MS) -> Meta:
+    """Return what marks an integer of ms that a policy writes as a duration."""
+    return Meta(ge=least, le=most, extra={"parse": _parse_duration, "show": format_duration})
+
+
+def several(what: str, hint: str, most: int | None = None) -> Meta:
+    """Return what marks a list or a table that is not empty: of what it is, and how to write it, or what instead."""
+    size = f" with at least one {what}" if most is None else f" with 1 to {most} {what}s"
+    return Meta(min_length=1, max_length=most, extra={"size": size, "hint": f"; {hint}"})
+
+
+def as_written(value: Any) -> Any:
+    """Return a value of a policy as plain data, called and written as in the file, lists as tuples."""
+    if isinstance(value, PolicyTable):
+        return {name: shown for name, shown in members_of(value).items() if shown is not None}
+    if isinstance(value, tuple):
+        return tuple(map(as_written, value))
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def members_of(table: PolicyTable) -> dict[str, Any]:
+    """Return each member of a table, as ``as_written`` has it; None for one that is not written."""
+    members = {}
+    for field in _form(type(table)).fields:
+        value = getattr(table, field.name)
+        show = _bare(field.type)[1].get("show", as_written)
+        members[field.encode_name] = None if value is None else show(value)
+    return members
+
+
+def _parse(entry: PolicyEntry, form: inspect.Type, data: Any, given: Mapping[str, Any] = {}) -> Any:
+    """Parse texts whose type has a parser, and refuse unknown keys and repeated texts, which no type refuses."""
+    form, meta = _bare(form)
+    if "parse" in meta:
+        try:
+            return meta["parse"](data)
+        except ValueError as error:
+            raise entry.error(str(error)) from error
+    if isinstance(form, inspect.VarTupleType) and isinstance(data, list):
+        first: dict[str, int] = {}
+        for index, item in enumerate(data):
+            if isinstance(item, str) and first.setdefault(item, index) != index:
+                raise entry.at(index).error(f"{shorten(item)} is listed twice")
+        return [_parse(entry.at(index), form.item_type, item) for index, item in enumerate(data)]
+    if isinstance(form, inspect.StructType) and isinstance(data, dict):
+        known = {field.encode_name: field.type for field in form.fields}
+        for key, value in given.items():
+            _parse(entry, known.pop(key), value)
+        entry.refuse_unknown(data, known)
+        return {key: _parse(entry.at(key), known[key], value) for key, value in data.items()}
+    return data
+
+
+@cache
+def _form(kind: Any) -> Any:
+    return inspect.type_info(kind)
+
+
+def _bare(form: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
+    """Return a type without its marks, and those; of an optional type the other one, as TOML has no None."""
+    if isinstance(form, inspect.UnionType):
+        form = next(one for one in form.types if not isinstance(one, inspect.NoneType))
+    return (form.type, form.extra or {}) if isinstance(form, inspect.Metadata) else (form, {})
+
+
+_MISSING: Final = "Object missing required field "
+_SHAPES: Final[dict[type[inspect.Type], str]] = {
+    inspect.StrType: "text in quotes",
+    inspect.BoolType: "true or false",
+    inspect.VarTupleType: "a list",
+    inspect.DictType: "a table",
+    inspect.StructType: "a table",
+}
+
+
+def _describe(form: inspect.Type) -> str:
+    form, meta = _bare(form)
+    if isinstance(form, inspect.IntType):
+        noun, show = ("a duration", meta["show"]) if "show" in meta else ("an integer", str)
+        return f"{noun}, {show(form.ge)} to {show(form.le)}"
+    if isinstance(form, inspect.LiteralType):
+        return f"{'one of ' * (len(form.values) > 1)}{', '.join(map(shorten, form.values))}"
+    return f"{_SHAPES[type(form)]}{meta.get('size', '')}"
 
 
 class _Scan:

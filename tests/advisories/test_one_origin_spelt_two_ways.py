@@ -40,7 +40,7 @@ def test_one_place_has_one_audience(one: str, other: str) -> None:
 )
 def test_what_no_client_could_reach_is_refused(origin: str) -> None:
     """A mistake in an origin is told when the policy is loaded, not by every agent's library."""
-    with pytest.raises(SettingsError, match="no origin"):
+    with pytest.raises(SettingsError, match="expected an origin"):
         Policy.parse(POLICY.format(origin, "https://y.example"), "policy.toml")
 
 

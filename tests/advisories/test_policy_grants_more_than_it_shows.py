@@ -53,7 +53,7 @@ def test_an_idle_limit_is_not_escaped(tmp_path: Path, database: str | None) -> N
 def test_no_network_is_not_every_network() -> None:
     """An empty list is refused where leaving it out means anything: nobody can tell what was meant."""
     written = POLICY.replace("[task.get]", "[task.get]\nnet = []")
-    with pytest.raises(SettingsError, match=r"task\.get\.net: needs at least one network"):
+    with pytest.raises(SettingsError, match=r"task\.get\.net: expected a list with at least one network"):
         Policy.parse(written, "policy.toml")
 
 

@@ -70,7 +70,7 @@ def test_an_operator_is_not_locked_out(world: World, caplog: pytest.LogCaptureFi
     digest = world.mint.loaded.digest
     mint = update_version(world, refused_by_rule(text), file=None if of_file else text + "# of before\n[task.a]\n")
     assert isinstance(mint.loaded, loading.NoPolicy)
-    assert "task.lookup.net: needs at least one network" in caplog.text
+    assert "task.lookup.net: expected a list with at least one network" in caplog.text
     assert any("policy" in why for why in mint.ready())
     new = Holder(world, world.session_key, None)
     for holder, path, body in (

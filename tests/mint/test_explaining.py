@@ -3,21 +3,24 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec import field, structs
 
 from arx_caps.mint import kinds
-from arx_caps.mint.approval_terms import ApprovalTerms
-from arx_caps.mint.comparing import CHANGED, Difference, compare, covers
+from arx_caps.mint.approval_terms import ApprovalEntry, ApprovalTerms
+from arx_caps.mint.comparing import CHANGED, compare, covers
 from arx_caps.mint.explaining import Refused, explain_grant, show_explained
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy, TaskGrant
-from arx_caps.mint.policy_file import SessionTerms, Template
+from arx_caps.mint.policy_file import PolicyDocument, SessionTerms, Template
+from arx_caps.mint.policy_text import PolicyTable
+from arx_caps.mint.templates import TemplateRule
 from arx_verifier.constraints import Rule
 from arx_verifier.names import is_path_pattern, matches_path
 from tests.cli.helpers import arx
@@ -136,10 +139,70 @@ def test_a_comparison_tells_what_is_meant() -> None:
     assert compare(new, POLICY) != []
 
 
+WHOLE = TEXT.replace('ttl = "8h"\n', 'ttl = "8h"\nidle = "1h"\nmax_open = 3\nsubject_outlives = "5m"\n').replace(
+    "allow = [",
+    """hand_to = ["acme/**"]
+fresh = "1s"
+net = ["10.0.0.0/8"]
+subjects = [{ issuer = "id", claims = { sub = "ann" } }]
+exchange = { orders = ["payments"] }
+approvals = [{ tools = ["payments.refund"] }]
+allow = [""",
+)
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Every value that differs from one in one member, however deep."""
+    if isinstance(value, PolicyTable):
+        for name in set(value.__struct_fields__) - {"name"}:
+            yield from (structs.replace(value, **{name: other}) for other in others(getattr(value, name)))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from ({**value, name: other} for other in others(item))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from ((*value[:index], other, *value[index + 1 :]) for other in others(item))
+    elif isinstance(value, str):
+        yield f"{value}2"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value + 1
+    else:
+        yield not value
+
+
+def of(document: PolicyDocument) -> Policy:
+    """A policy of other tables, as a version would read them that knows more."""
+    policy = copy.copy(POLICY)
+    policy.document = document
+    return policy
+
+
+def test_every_member_of_every_table_is_compared() -> None:
+    """Whatever member differs, of whatever table, there is a difference."""
+    document = Policy.parse(WHOLE, "policy.toml").document
+    written = structs.replace(document, session={"support": document.session["support"]})
+    found = list(others(written))
+    assert len(found) > 40
+    for other in found:
+        assert compare(of(written), of(other)) != [], other
+
+
 class LaterTerms(SessionTerms, frozen=True, kw_only=True):
     """Terms of a later version, which say one thing more."""
 
     places: tuple[str, ...] = ()
+
+
+class LaterRule(TemplateRule, frozen=True, kw_only=True):
+    """A rule of a later version, likewise."""
+
+    by_day: bool = False
+
+
+class LaterApproval(ApprovalEntry, frozen=True, kw_only=True):
+    """An approval of a later version, likewise."""
+
+    by: str | None = None
 
 
 class LaterTemplate(Template, frozen=True, kw_only=True):
@@ -148,41 +211,48 @@ class LaterTemplate(Template, frozen=True, kw_only=True):
     most_calls: int | None = None
 
 
-class LaterRule(NamedTuple):
-    """A rule of a later version, likewise."""
+class LaterDocument(PolicyDocument, frozen=True, kw_only=True):
+    """A policy of a later version, with a table more."""
 
-    at: str
-    tool: str
-    args: dict[str, Any] | None
-    by_day: bool = False
+    zone: dict[str, Any] = field(default_factory=dict)
 
 
-def later(**parts: Any) -> Policy:
-    """Return the policy with another part, as a version would read it that knows more."""
-    other = copy.copy(POLICY)
-    vars(other).update(parts)
-    return other
-
-
-def test_a_member_that_a_later_version_adds_is_compared() -> None:
+@pytest.mark.parametrize(
+    ("kind", "part", "member", "after"),
+    [
+        (LaterTerms, lambda document: document.session["support"], "places", ("eu",)),
+        (LaterTemplate, lambda document: document.task["refund"], "most_calls", 5),
+        (LaterRule, lambda document: document.task["refund"].rules[0], "by_day", True),
+        (LaterApproval, lambda document: document.task["refund"].approvals[0], "by", "ada"),
+        (LaterDocument, lambda document: document, "zone", {"eu": LaterRule(tool="x")}),
+    ],
+)
+def test_a_member_that_a_later_version_adds_is_compared(kind: Any, part: Any, member: str, after: Any) -> None:
     """A field that nobody has told the comparison of is a difference where it differs, and no grant untold."""
-    terms = {name: LaterTerms(**structs.asdict(each)) for name, each in POLICY.sessions.items()}
-    placed = terms | {"sales": structs.replace(terms["sales"], places=("eu",))}
-    told = compare(later(sessions=terms), later(sessions=placed))
-    assert told == [Difference(CHANGED, "session sales", "places", None, "eu")]
+    written = Policy.parse(WHOLE, "policy.toml").document
+    was = part(written)
+    old = kind(**structs.asdict(was))
+    new = structs.replace(old, **{member: after})
+    told = compare(of(put(written, was, old)), of(put(written, was, new)))
+    assert told
+    assert all(each.kind == CHANGED for each in told)
+    assert all(shown(member, after) in str(each) for each in told if each.place != "zone eu")
 
-    template = LaterTemplate(**structs.asdict(POLICY.templates["refund"]))
-    limited = structs.replace(template, most_calls=5)
-    told = compare(later(templates={"refund": template}), later(templates={"refund": limited}))
-    assert told == [Difference(CHANGED, "task refund", "most_calls", None, 5)]
 
-    first, *rest = (LaterRule(*rule) for rule in template.rules)
-    rules = {day: structs.replace(template, rules=(first._replace(by_day=day), *rest)) for day in (False, True)}
-    (told_of,) = compare(later(templates={"refund": rules[False]}), later(templates={"refund": rules[True]}))
-    assert (told_of.kind, told_of.member, told_of.after["by_day"]) == (CHANGED, "allow", True)
+def shown(member: str, after: Any) -> str:
+    """How a value stands in a difference: a list member by itself, and a part of a rule beside its name."""
+    return repr(after[0]) if isinstance(after, tuple) else member
 
-    with pytest.raises(NotImplementedError, match="nothing here reads zones"):
-        compare(POLICY, later(zones={"eu": 1}))
+
+def put(value: Any, was: Any, now: Any) -> Any:
+    """The same value with one part of it, however deep, in another's place."""
+    if value is was:
+        return now
+    if isinstance(value, PolicyTable):
+        return structs.replace(value, **{name: put(getattr(value, name), was, now) for name in value.__struct_fields__})
+    if isinstance(value, dict):
+        return {name: put(item, was, now) for name, item in value.items()}
+    return tuple(put(item, was, now) for item in value) if isinstance(value, tuple) else value
 
 
 def test_a_member_of_a_constraint_that_a_later_version_adds_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint.claims import fits_text, keeps, read_demands
-from arx_caps.mint.policy_text import PolicyText, Section
+from arx_caps.mint.claims import check_demands, fits_text, keeps
+from arx_caps.mint.issuers import SubjectRule
+from arx_caps.mint.policy_text import PolicyEntry, PolicyText
 from arx_verifier.errors import SettingsError
 
 MAIN = "repo:acme/shop:ref:refs/heads/main"
@@ -104,8 +105,10 @@ DEMANDS: list[tuple[str, bool]] = [
 
 
 def demands(written: str) -> dict[str, Any]:
-    text = PolicyText(f"claims = {written}", "policy.toml")
-    return read_demands(Section(text, (), text.document), "claims", text.document["claims"])
+    text = PolicyText(f'issuer = "x"\nclaims = {written}', "policy.toml")
+    rule: SubjectRule = PolicyEntry(text).read(SubjectRule, text.document)
+    check_demands(PolicyEntry(text, ("claims",)), rule.claims)
+    return rule.claims
 
 
 @pytest.mark.parametrize(("written", "kept"), DEMANDS)
