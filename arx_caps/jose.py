@@ -16,9 +16,9 @@ from joserfc.errors import JoseError
 from msgspec import Meta
 
 from arx_caps.keyfile import KeyFile, PublicKey, SigningKey
-from arx_verifier import codec
-from arx_verifier.access import read_json_object
 from arx_verifier.errors import ArxError, GrantError, RequestError
+from arx_verifier.request import read_json_object
+from arx_verifier.token import wire
 
 __all__ = [
     "Assertion",
@@ -191,7 +191,7 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
 
 def token_hash(token: str) -> str:
     """Return ``ath``: SHA-256 of the token's text as base64url."""
-    return codec.text_of(hashlib.sha256(token.encode()).digest())
+    return wire.text_of(hashlib.sha256(token.encode()).digest())
 
 
 def _read(token: str, typ: str, code: str) -> tuple[_Header, dict[str, Any]]:
@@ -200,8 +200,8 @@ def _read(token: str, typ: str, code: str) -> tuple[_Header, dict[str, Any]]:
         raise GrantError("not a compact JWS", code=code)
     first, second, _ = token.split(".")
     try:
-        header = _HEADER.decode(codec.bytes_of(first))
-        claims = read_json_object(codec.bytes_of(second))
+        header = _HEADER.decode(wire.bytes_of(first))
+        claims = read_json_object(wire.bytes_of(second))
     except (ArxError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise GrantError("header or claims are not what is expected; the algorithm is EdDSA", code=code) from error
     if header.typ != typ:

@@ -16,9 +16,9 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from arx_verifier import codec
-from arx_verifier.access import read_json_object
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
+from arx_verifier.request import read_json_object
+from arx_verifier.token import wire
 
 # RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  The older
 # one is written, because more libraries read it.
@@ -62,7 +62,7 @@ class PublicKey:
         x = jwk.get("x")
         try:
             # One spelling only, or one key would have two thumbprints.
-            good = isinstance(x, str) and len(codec.bytes_of(x)) == 32
+            good = isinstance(x, str) and len(wire.bytes_of(x)) == 32
             self._key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": str(x) if good else ""})
         except (MalformedTokenError, JoseError, ValueError) as error:
             raise RequestError("the key's x is not 32 bytes of base64url") from error

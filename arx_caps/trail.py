@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
-from arx_verifier.decisions import Decision
+from arx_verifier.journal.decision import Decision
 
 _MAX_DEPTH: Final = 32  # a token holds 16 hand-overs; a record that claims more is cut here, not followed
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from arx_caps.audit.wire import Batch
-from arx_verifier.decisions import ChainFacts, Decision
-from arx_verifier.digests import new_salt
 from arx_verifier.errors import Failure
-from arx_verifier.records import Sealed, seal
+from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.digests import new_salt
+from arx_verifier.journal.record import Sealed, seal
 
 AUDIENCE = "orders"
 VERIFIER = "orders-1"

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from arx_verifier import proofs
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import call_proof
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from benchmarks import page
 from benchmarks.kill_mass import scope
 from benchmarks.measure import Batch, about, each, race, save, say
@@ -87,8 +87,8 @@ class Curve(NamedTuple):
 
 def decisions(made: Verifiers, parent: Macaroon, args: dict[str, Any], **more: Any) -> dict[str, Batch]:
     """Time a call of one parent, seen and at first sight."""
-    request, fields = AccessRequest(TOOL, args, AT, "192.0.2.7"), proofs.tool_fields(TOOL, args)
-    signer = proofs.CallSigner(parent, "orders")
+    request, fields = AccessRequest(TOOL, args, AT, "192.0.2.7"), call_proof.tool_fields(TOOL, args)
+    signer = call_proof.CallSigner(parent, "orders")
 
     def work(checked: Verifier, text: str) -> None:
         assert checked.decide(text, request).code == "ok"

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.epochs import boot_clock
-from arx_verifier.feed import Follower
-from arx_verifier.feed_wire import Entry
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.store_link import Entry
 
 ROOT = Path(__file__).resolve().parents[1]
 

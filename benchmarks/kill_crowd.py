@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from arx_verifier.feed_relay import VERSION, Down, Frames, Hello, Probe, Push, Told, frame
-from arx_verifier.history import NOWHERE, Place
+from arx_verifier.revocation.history import NOWHERE, Place
+from arx_verifier.revocation.relay_link import VERSION, Down, Frames, Hello, Probe, Push, Told, frame
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL_S = 0.25

@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arx_verifier import proofs
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import call_proof
 from benchmarks.kill_mass import scope
 from benchmarks.world import AT, FIELDS, REQUEST, handed, verifier
 
@@ -25,12 +25,12 @@ def kept(parents: int, calls: int) -> int:
     """Decide so often, about so many parents; returns the growth."""
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         checked = verifier(Path(folder), cache_bytes=1 << 40)
-        signer = proofs.CallSigner(handed(3), "orders")
+        signer = call_proof.CallSigner(handed(3), "orders")
         assert checked.decide(signer.sign(FIELDS, AT), REQUEST).code == "ok"
         before = anonymous()
         for number in range(calls):
             if parents > 1:
-                signer = proofs.CallSigner(handed(3, number), "orders")
+                signer = call_proof.CallSigner(handed(3, number), "orders")
             assert checked.decide(signer.sign(FIELDS, AT), REQUEST).code == "ok"
         grown = anonymous() - before
         checked.close()

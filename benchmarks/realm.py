@@ -13,9 +13,9 @@ from typing import Final
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier import codec, proofs
-from arx_verifier.access import HttpCall
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.request import HttpCall
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.macaroon import Macaroon
 from benchmarks.kill_mass import scope
 from benchmarks.kill_stage import BY
 from benchmarks.world import ARGS, KEY, TOOL, handed
@@ -43,7 +43,7 @@ class Realm:
         said = {
             "audience": "orders",
             "journal": str(folder / "decisions"),
-            "keys": {"k1.0": codec.text_of(KEY)},
+            "keys": {"k1.0": wire.text_of(KEY)},
             "max_ttl_ms": 86_400_000,
             "realm": "acme",
             "store": url,
@@ -61,12 +61,12 @@ class Realm:
     def tool_call(self) -> tuple[str, int]:
         """A call of the tool, and when it was signed."""
         at = _now_ms()
-        return proofs.CallSigner(self.parent(), "orders").sign(proofs.tool_fields(TOOL, ARGS), at), at
+        return call_proof.CallSigner(self.parent(), "orders").sign(call_proof.tool_fields(TOOL, ARGS), at), at
 
     def http_calls(self, count: int) -> list[str]:
         """So many calls by HTTP, of one parent, signed now: each is good once, and for ten seconds."""
-        signer, at = proofs.CallSigner(self.parent(), "orders"), _now_ms()
-        fields = proofs.http_fields(HttpCall("POST", TARGET, sha256(BODY).digest()))
+        signer, at = call_proof.CallSigner(self.parent(), "orders"), _now_ms()
+        fields = call_proof.http_fields(HttpCall("POST", TARGET, sha256(BODY).digest()))
         return [signer.sign(fields, at) for _ in range(count)]
 
 

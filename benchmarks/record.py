@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.decisions import ChainFacts, Decision, digest_arguments
-from arx_verifier.records import seal
-from arx_verifier.spool import Journal
+from arx_verifier.journal.decision import ChainFacts, Decision, digest_arguments
+from arx_verifier.journal.record import seal
+from arx_verifier.journal.writer import Journal
 
 BATCH, BATCHES = 200, 400
 AT = 1_800_000_000_000

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_verifier import chain, codec, proofs
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import MemoryNonces
-from arx_verifier.discharge import Requirement
-from arx_verifier.epochs import EpochTable, Lease, UnsafeLocalEpochs
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.spool import MIN_SEGMENT_BYTES, Journal
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.writer import MIN_SEGMENT_BYTES, Journal
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import EpochTable, Lease, UnsafeLocalEpochs
+from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
 from benchmarks.rows import Row, Verifiers, allow, signing
 from benchmarks.world import ARGS, AT, FIELDS, INC, KEY, REQUEST, TOOL, handed, identifier
@@ -71,7 +71,7 @@ def see(checked: Verifier, parent: Macaroon) -> Verifier:
 
 def signed(parent: Macaroon, fields: bytes = FIELDS, at: int = AT) -> str:
     """Sign one call."""
-    return proofs.CallSigner(parent, "orders").sign(fields, at)
+    return call_proof.CallSigner(parent, "orders").sign(fields, at)
 
 
 def _of_calls(parent: Macaroon) -> dict[str, Callable[[Verifiers], Batch]]:
@@ -94,7 +94,7 @@ def _of_calls(parent: Macaroon) -> dict[str, Callable[[Verifiers], Batch]]:
 
 
 def _call(parent: Macaroon, tool: str, args: dict[str, Any]) -> tuple[str, AccessRequest]:
-    return signed(parent, proofs.tool_fields(tool, args)), AccessRequest(tool, args, AT, "192.0.2.7")
+    return signed(parent, call_proof.tool_fields(tool, args)), AccessRequest(tool, args, AT, "192.0.2.7")
 
 
 def _altered(text: str) -> str:
@@ -121,7 +121,7 @@ def _banned(checked: Verifier) -> None:
 
 def _fill(checked: Verifier) -> None:
     """Fill a journal that has room for very little."""
-    signer = proofs.CallSigner(handed(HOPS), "orders")
+    signer = call_proof.CallSigner(handed(HOPS), "orders")
     while checked.decide(signer.sign(FIELDS, AT), REQUEST).code == "ok":
         pass
 
@@ -221,6 +221,6 @@ def _with_third_party(parent: Macaroon, tool: str) -> Macaroon:
     """The same token, good for calls of a tool only once somebody has approved."""
     body, signature = parent.parts()
     wanted = Requirement(os.urandom(8).hex(), (tool,)).encode()
-    third = codec.ThirdParty(b"https://approve.example", wanted, os.urandom(72))
+    third = wire.ThirdParty(b"https://approve.example", wanted, os.urandom(72))
     folded = chain.extend_third_party(signature, third.verification_id, third.identifier)
-    return Macaroon(body + codec.caveat_packet(third), folded)
+    return Macaroon(body + wire.caveat_packet(third), folded)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from arx_verifier import proofs
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import call_proof
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, bind, discharge, join, require_discharge
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
 from benchmarks.peer_biscuit import ONLY_TO_AND_EXP, Blocks, checks
 from benchmarks.peer_biscuit import PLAIN as PLAIN_CHECKS
@@ -98,7 +98,7 @@ def decisions(made: Verifiers) -> Iterator[Row]:
 
 def signing(*parents: Macaroon) -> Callable[[int], Iterable[str]]:
     """Return what signs so many calls, of these parents in turn."""
-    signers = itertools.cycle([proofs.CallSigner(parent, "orders") for parent in parents])
+    signers = itertools.cycle([call_proof.CallSigner(parent, "orders") for parent in parents])
     return lambda count: [next(signers).sign(FIELDS, AT) for _ in range(count)]
 
 
@@ -131,8 +131,10 @@ def strangers(checked: Verifier, hops: int) -> Batch:
         for _ in range(count):
             number = next(numbers)
             args = ARGS | {"order": f"s-{number}"}
-            signer = proofs.CallSigner(handed(hops, number, order=f"s-{number}"), "orders")
-            made.append((signer.sign(proofs.tool_fields(TOOL, args), AT), AccessRequest(TOOL, args, AT, "192.0.2.7")))
+            signer = call_proof.CallSigner(handed(hops, number, order=f"s-{number}"), "orders")
+            made.append(
+                (signer.sign(call_proof.tool_fields(TOOL, args), AT), AccessRequest(TOOL, args, AT, "192.0.2.7"))
+            )
         return made
 
     def work(call: tuple[str, AccessRequest]) -> None:
@@ -186,7 +188,7 @@ def holders() -> Iterator[Row]:
         "biscuit": biscuit.hand_over(ONLY_TO_AND_EXP),
     }
     yield Row("hand over one hop, only `to` and `exp`", bare, {})
-    signer = proofs.CallSigner(handed(3), "orders")
+    signer = call_proof.CallSigner(handed(3), "orders")
     signed, proved, other = Chain(3), PyJwt("EdDSA", 3), Joserfc("Ed25519", 3)
     signers = {
         "ARx": repeated(lambda: signer.sign(FIELDS, AT)),

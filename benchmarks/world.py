@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arx_verifier import codec, proofs
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule
-from arx_verifier.counters import MemoryNonces
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
-from arx_verifier.spool import Journal
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Constraint, ConstraintLike, Rule
+from arx_verifier.journal.writer import Journal
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 
 AT = 1_800_000_000_000
 KEY = bytes(range(32))
-INC = codec.text_of(b"\1" * 16)
+INC = wire.text_of(b"\1" * 16)
 TOOL = "orders.refund"
 ARGS: dict[str, Any] = {
     "order": "o-4711",
@@ -30,7 +30,7 @@ ARGS: dict[str, Any] = {
     "note": "late delivery",
 }
 REQUEST = AccessRequest(TOOL, ARGS, AT, "192.0.2.7")
-FIELDS = proofs.fields_of(REQUEST)
+FIELDS = call_proof.fields_of(REQUEST)
 
 
 def constraints(limit: int, order: str = "o-4711") -> dict[str, ConstraintLike]:
@@ -58,7 +58,7 @@ def identifier(number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str
         depth=depth,
         exp=at + 600_000,
         iat=at - 60_000,
-        id=codec.text_of(number.to_bytes(16, "big")),
+        id=wire.text_of(number.to_bytes(16, "big")),
         kid="k1.0",
         policy="cG9saWN5LTAwMDAwMDAwMDE",
         session="s-aaaabbbbccccdddd",
@@ -105,6 +105,6 @@ def verifier(folder: Path, **more: Any) -> Verifier:
 
 def calls(*parents: Macaroon, count: int) -> Iterator[str]:
     """One-shot tokens of these parents in turn; each is good once."""
-    signers = [proofs.CallSigner(parent, "orders") for parent in parents]
+    signers = [call_proof.CallSigner(parent, "orders") for parent in parents]
     texts = [signer.sign(FIELDS, AT, os.urandom(16)) for signer in itertools.islice(itertools.cycle(signers), count)]
     return iter(texts)

@@ -28,7 +28,7 @@ FAST_LEASE_MS = 300
 
 VERIFIER = """
 import sys
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 url, realm, name = sys.argv[1:4]
 follower = Follower(url, realm, name)
 print("live" if follower.catch_up(0, 0, 10) else "dead", flush=True)

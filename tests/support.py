@@ -8,25 +8,25 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings
 from msgspec import Struct, StructMeta
 
-from arx_verifier import chain, codec, proofs
-from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.counters import MemoryNonces, NonceStore
-from arx_verifier.decisions import Decision, DecisionSink, InMemoryDecisions
-from arx_verifier.epochs import Epochs, EpochTable, Lease, UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AuditError
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import Decision, DecisionSink, InMemoryDecisions
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.revocation.epoch import Epochs, EpochTable, Lease, UnsafeLocalEpochs
+from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore
+from arx_verifier.verification.verifier import Verifier
 
 AT = 1_800_000_000_000  # the tests' clock: ms since the Unix epoch
 KEY = bytes(range(32))
 OTHER_KEY = bytes(range(1, 33))
 REALM = "acme"
 AUDIENCE = "orders"
-INC = codec.text_of(b"\1" * 16)
-TOKEN_ID = codec.text_of(b"\2" * 16)
+INC = wire.text_of(b"\1" * 16)
+TOKEN_ID = wire.text_of(b"\2" * 16)
 SESSION = "s-aaaaaaaaaaaaaaaa"
 TASK = "t-aaaaaaaaaaaaaaaa"
 PEER = "192.0.2.7"
@@ -71,9 +71,7 @@ def forge(raw_identifier: bytes, raw_caveats: Iterable[bytes], *, key: bytes = K
     """A token of these very bytes with a right signature: what a stolen key, or a mint's slip, could make."""
     raw_caveats = tuple(raw_caveats)
     signature = chain.fold(chain.derive(key), raw_identifier, raw_caveats)
-    return codec.TOKEN_PREFIX + codec.text_of(
-        codec.encode(codec.Packets(location, raw_identifier, raw_caveats, signature))
-    )
+    return wire.TOKEN_PREFIX + wire.text_of(wire.encode(wire.Packets(location, raw_identifier, raw_caveats, signature)))
 
 
 def forge_caveats(*raw_caveats: bytes, **changes: Any) -> str:
@@ -101,7 +99,7 @@ def http_call(method: str = "POST", target: bytes = b"/orders/1?full=yes", body:
 
 def sign(macaroon: Macaroon, request: AccessRequest, *, nonce: bytes | None = None, audience: str = AUDIENCE) -> str:
     """The one-shot token for a request, signed at its time."""
-    return proofs.CallSigner(macaroon, audience).sign(proofs.fields_of(request), request.at, nonce)
+    return call_proof.CallSigner(macaroon, audience).sign(call_proof.fields_of(request), request.at, nonce)
 
 
 def verifier(

@@ -21,8 +21,8 @@ from arx_caps.jose import (
     make_dpop,
     token_hash,
 )
-from arx_verifier import codec
 from arx_verifier.errors import GrantError, RequestError, SettingsError
+from arx_verifier.token import wire
 
 NOW = 1_700_000_000_500
 ISSUER = "http://127.0.0.1:8700"
@@ -49,7 +49,7 @@ def proof(header: dict[str, Any] | None = None, **changes: Any) -> str:
 
 
 def segment(value: Any) -> str:
-    return codec.text_of(json.dumps(value).encode())
+    return wire.text_of(json.dumps(value).encode())
 
 
 def forged(token: str, header: dict[str, Any], signature: str | None = None) -> str:
@@ -71,7 +71,7 @@ def test_an_assertion_says_who_and_which_key() -> None:
 def test_an_assertion_reads_as_a_plain_jwt() -> None:
     """Another library verifies an assertion, and one that it signs is accepted."""
     token = make_assertion(AGENT, audience=ISSUER, now=NOW)
-    private = Ed25519PrivateKey.from_private_bytes(codec.bytes_of(AGENT.key.private_jwk()["d"]))
+    private = Ed25519PrivateKey.from_private_bytes(wire.bytes_of(AGENT.key.private_jwk()["d"]))
     options: Any = {"verify_exp": False, "verify_iat": False}
     claims = pyjwt.decode(token, private.public_key(), algorithms=["EdDSA"], audience=ISSUER, options=options)
     theirs = pyjwt.encode({**claims, "jti": "k" * 20}, private, algorithm="EdDSA", headers={"kid": AGENT.key.kid})
@@ -136,8 +136,8 @@ def test_a_bad_assertion_is_refused(token: str) -> None:
 def test_a_public_key_is_no_hmac_key() -> None:
     """Signing with HMAC and the public key as the secret, the classic confusion, is refused."""
     header = {"alg": "HS256", "typ": "JWT", "kid": AGENT.key.kid}
-    secret = OctKey.import_key(codec.bytes_of(AGENT.key.public.x))
-    payload = codec.bytes_of(assertion().split(".")[1])
+    secret = OctKey.import_key(wire.bytes_of(AGENT.key.public.x))
+    payload = wire.bytes_of(assertion().split(".")[1])
     token = jws.serialize_compact(header, payload, secret, algorithms=["HS256"])
     with pytest.raises(GrantError, match="EdDSA"):
         check_assertion(token, find, audience=ISSUER, now=NOW)
@@ -163,7 +163,7 @@ def test_a_proof_names_its_key() -> None:
 def test_both_names_of_the_algorithm_are_accepted() -> None:
     """``Ed25519`` (RFC 9864) is the same signature as ``EdDSA`` over this curve."""
     header = {"alg": "Ed25519", "typ": "dpop+jwt", "jwk": KEY.public.jwk}
-    claims = codec.bytes_of(proof().split(".")[1])
+    claims = wire.bytes_of(proof().split(".")[1])
     text = jws.serialize_compact(header, claims, KEY._key, algorithms=["Ed25519"])
     assert check_dpop(text, method="POST", url=URL, now=NOW).key.kid == KEY.kid
 

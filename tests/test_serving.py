@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from arx_caps.trail import trails
-from arx_verifier.access import HttpCall
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.proofs import CallSigner, http_fields
-from arx_verifier.spool import Journal, read_journal
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.journal.writer import Journal, read_journal
+from arx_verifier.request import HttpCall
+from arx_verifier.token.call_proof import CallSigner, http_fields
+from arx_verifier.token.caveats import Caveat
 from tests.agent.live import serving
 from tests.verifier.serving import Realm
 

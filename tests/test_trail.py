@@ -7,9 +7,9 @@ from typing import Any
 
 from arx_caps.drawing import render
 from arx_caps.trail import trail, trails
-from arx_verifier.decisions import COUNTED, UNPROVEN, ChainFacts, Decision
 from arx_verifier.errors import Failure
-from arx_verifier.tally import Counted
+from arx_verifier.journal.decision import COUNTED, UNPROVEN, ChainFacts, Decision
+from arx_verifier.journal.tally import Counted
 
 T0 = 1_700_000_000_000
 

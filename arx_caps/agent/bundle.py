@@ -16,9 +16,10 @@ from msgspec import Meta
 from arx_caps.agent.origins import read_origin
 from arx_caps.agent.outline import Outline, caveats_of, outline
 from arx_caps.agent.shared import Shared
-from arx_verifier import canonical, codec, names
+from arx_verifier import jcs, names
 from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.token import wire
+from arx_verifier.token.macaroon import Macaroon
 
 MAX_AUDIENCES: Final = 32  # one task calls a handful of services
 MAX_ORIGINS: Final = 16  # of one audience: regions, ports, a name kept while it moves
@@ -122,7 +123,7 @@ class Bundle(Shared):
             tokens={audience: macaroon.encode() for audience, macaroon in self.tokens.items()},
             v=1,
         )
-        return codec.BUNDLE_PREFIX + codec.text_of(canonical.encode(written))
+        return wire.BUNDLE_PREFIX + wire.text_of(jcs.encode(written))
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -240,11 +241,11 @@ class Bundle(Shared):
 def _read(text: str) -> _Written:
     if len(text) > MAX_BUNDLE_CHARS:
         raise MalformedTokenError(f"this bundle has more than {MAX_BUNDLE_CHARS} characters")
-    if text.startswith(codec.TOKEN_PREFIX):
+    if text.startswith(wire.TOKEN_PREFIX):
         raise MalformedTokenError("this is a single token; a task is handed over as a bundle (arxb1_…), task.encode()")
-    if not text.startswith(codec.BUNDLE_PREFIX):
-        raise MalformedTokenError(f"a bundle begins with {codec.BUNDLE_PREFIX}")
+    if not text.startswith(wire.BUNDLE_PREFIX):
+        raise MalformedTokenError(f"a bundle begins with {wire.BUNDLE_PREFIX}")
     try:
-        return canonical.decode(_WRITTEN, codec.bytes_of(text[len(codec.BUNDLE_PREFIX) :]))
+        return jcs.decode(_WRITTEN, wire.bytes_of(text[len(wire.BUNDLE_PREFIX) :]))
     except MalformedTokenError as error:
         raise MalformedTokenError(f"this bundle was cut short or altered: {error}") from error

@@ -12,11 +12,11 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.agent.outline import Outline, demands, meet
-from arx_verifier.arguments import Constraint, ConstraintLike, Leaf, compile_constraint, said
-from arx_verifier.canonical import MAX_INTEGER, encode
-from arx_verifier.comparing import is_decimal
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike, Leaf, compile_constraint, said
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints.scalars import is_decimal
 from arx_verifier.errors import MalformedTokenError
+from arx_verifier.jcs import MAX_INTEGER, encode
 
 _BOUNDS: Final = ("range", "min", "max")
 _VALUES: Final = ("equal", "one_of")

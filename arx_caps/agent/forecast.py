@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import msgspec
 
 from arx_caps.agent.outline import unverified_chain
-from arx_verifier.access import AccessRequest
 from arx_verifier.errors import Failure
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.proven import Refused
-from arx_verifier.refusals import missing_discharge
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.chain_state import Refused
+from arx_verifier.verification.reasons import missing_discharge
 
 
 class Forecast(msgspec.Struct, frozen=True):

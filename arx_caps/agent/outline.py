@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from arx_verifier import chain, codec
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.discharge import Requirement
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.keys import KEY_BYTES, AudienceKey
-from arx_verifier.macaroon import Identifier, Macaroon
 from arx_verifier.names import matches_tool
-from arx_verifier.proven import ProvenChain
+from arx_verifier.token import chain, wire
+from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.keyring import KEY_BYTES, AudienceKey
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.chain_state import ProvenChain
 
 
 class _Glimpse(msgspec.Struct, frozen=True):
@@ -208,7 +208,7 @@ def _glimpse(packet: bytes) -> _Glimpse:
         return _Glimpse()
 
 
-def _requirement(packet: bytes | codec.ThirdParty) -> Requirement | None:
+def _requirement(packet: bytes | wire.ThirdParty) -> Requirement | None:
     try:
         return None if isinstance(packet, bytes) else Requirement.read(packet.identifier)
     except ArxError:
@@ -222,7 +222,7 @@ def _rules(glimpse: _Glimpse) -> tuple[Rule, ...]:
         return ()
 
 
-def _plain(packet: bytes | codec.ThirdParty) -> Any:
+def _plain(packet: bytes | wire.ThirdParty) -> Any:
     if not isinstance(packet, bytes):
         found = _requirement(packet)
         return {"third_party": None if found is None else msgspec.json.decode(msgspec.json.encode(found))}

@@ -7,11 +7,11 @@ A service would say no more than that a discharge is wrong.  What is wrong with 
 from collections.abc import Mapping, Sequence
 
 from arx_caps.agent.approval import Approval, read_discharge
-from arx_verifier import discharge
-from arx_verifier.codec import ThirdParty
-from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError, AttenuationError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.token import discharge
+from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token.wire import ThirdParty
 
 
 def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:

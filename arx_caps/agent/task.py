@@ -19,12 +19,13 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.narrowing import caveats_for
 from arx_caps.agent.presenting import add_approvals, spread
 from arx_caps.agent.shared import Shared
-from arx_verifier import names, proofs
-from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.caveats import Caveat
+from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
-from arx_verifier.macaroon import HOP_BYTES
-from arx_verifier.proofs import CallSigner
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import CallSigner
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import HOP_BYTES
 
 if TYPE_CHECKING:
     from arx_caps.agent.forecast import Forecast
@@ -220,7 +221,9 @@ class Task(Shared):
             RequestError: The arguments have no RFC 8785 form.
         """
         at = self._now()
-        return self._approved(audience, self._signer(audience).sign(proofs.tool_fields(tool, args), at), approvals, at)
+        return self._approved(
+            audience, self._signer(audience).sign(call_proof.tool_fields(tool, args), at), approvals, at
+        )
 
     def http_token(
         self,
@@ -247,7 +250,7 @@ class Task(Shared):
             AttenuationError: As ``call_token``.
         """
         call, at = HttpCall(method, target, sha256(body).digest()), self._now()
-        return self._approved(audience, self._signer(audience).sign(proofs.http_fields(call), at), approvals, at)
+        return self._approved(audience, self._signer(audience).sign(call_proof.http_fields(call), at), approvals, at)
 
     def hand_over(
         self,

@@ -41,10 +41,10 @@ from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.tree import Frontier, check_inclusion, edge_of, leaf_hash
 from arx_caps.audit.wire import Batch, read_statement
 from arx_caps.keyfile import PublicKey
-from arx_verifier import codec
 from arx_verifier.errors import AuditError, GrantError, RequestError
-from arx_verifier.macaroon import MINT_AUDIENCE
-from arx_verifier.records import Sealed, read_sealed
+from arx_verifier.journal.record import Sealed, read_sealed
+from arx_verifier.token import wire
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 
 DIGEST_BYTES: Final = 32  # bytes at the end of a kept part
 _AT_ONCE: Final = 500  # stretches of one look
@@ -371,7 +371,7 @@ def _answers(store: LogStore, row: Any, find_key: FindKey) -> bool:
     if pruned and len(kept_by) < last - first + 1:
         return False
     root = Frontier.of(leaf_hash(kept_by.get(sequence, b"")) for sequence in range(first, last + 1)).root()
-    if codec.text_of(root) != said.get("root"):
+    if wire.text_of(root) != said.get("root"):
         told = f"the records {first} to {last} of the batch at {row.idx} are not those that their service signed for"
         raise TamperedError(told, row.idx)
     return True

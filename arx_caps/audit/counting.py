@@ -14,7 +14,7 @@ from arx_caps.audit.entries import Entry
 from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT
 from arx_caps.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
-from arx_verifier.records import read_sealed
+from arx_verifier.journal.record import read_sealed
 
 OTHER: Final = "other"
 _KNOWN: Final = frozenset((*REASONS, BAD_PROOF))

@@ -17,12 +17,12 @@ from arx_caps.audit.errors import DisputedError
 from arx_caps.audit.nodes import HOLDER, MINT, SERVICE, SESSION, TASK, Place, Step, place_of
 from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT, GAP, MAX_CODE, MAX_NUMBER, asked_by
 from arx_caps.audit.wire import Batch
-from arx_verifier.decisions import COUNTED as COUNTED_CODE
-from arx_verifier.decisions import GAP as GAP_CODE
-from arx_verifier.decisions import OK
 from arx_verifier.errors import AuditError, RequestError
-from arx_verifier.records import RECORD_VERSION, Call, Facts, Rest
-from arx_verifier.scopes import subject_scope
+from arx_verifier.journal.decision import COUNTED as COUNTED_CODE
+from arx_verifier.journal.decision import GAP as GAP_CODE
+from arx_verifier.journal.decision import OK
+from arx_verifier.journal.record import RECORD_VERSION, Call, Facts, Rest
+from arx_verifier.token.targets import subject_scope
 
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version

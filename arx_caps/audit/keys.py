@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from arx_caps.audit.note import LOG, WITNESS, Signer, VerifierKey, check_name
 from arx_caps.keyfile import KeyFile
-from arx_verifier import codec
 from arx_verifier.errors import SettingsError
+from arx_verifier.token import wire
 
 Kind = Literal["log", "witness"]
 _KINDS: Final[dict[Kind, int]] = {"log": LOG, "witness": WITNESS}
@@ -54,5 +54,5 @@ def read_signer(path: Path, kind: Kind) -> Signer:
 
 
 def _signer(held: KeyFile, kind: Kind) -> Signer:
-    private = Ed25519PrivateKey.from_private_bytes(codec.bytes_of(held.key.private_jwk()["d"]))
+    private = Ed25519PrivateKey.from_private_bytes(wire.bytes_of(held.key.private_jwk()["d"]))
     return Signer(held.name, private, _KINDS[kind])

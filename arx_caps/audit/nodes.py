@@ -20,8 +20,8 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.audit.bulk import find_nodes, insert_rows
 from arx_caps.audit.tables import NODE, asked_by
-from arx_verifier.records import Facts
-from arx_verifier.scopes import subject_scope
+from arx_verifier.journal.record import Facts
+from arx_verifier.token.targets import subject_scope
 
 SESSION: Final = "session"
 TASK: Final = "task"

@@ -73,7 +73,7 @@ def erase(store: LogStore, *, subject: str | None = None, before: int | None = N
 
     Args:
         store: The log.
-        subject: The person's scope, as ``arx_verifier.scopes.subject_scope`` writes it.
+        subject: The person's scope, as ``arx_verifier.token.targets.subject_scope`` writes it.
         before: Bodies from here on stay.
         by: Who does it.
         reason: Why; both are recorded, the subject is not.

@@ -23,8 +23,8 @@ from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Ma
 from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
-from arx_verifier.allotting import ALARMS
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
+from arx_verifier.journal.quota import ALARMS
 
 PAUSE_S: Final = 0.05  # between two looks at the spool
 FIRST_RETRY_S: Final = 0.1

@@ -16,9 +16,9 @@ from typing import Final
 from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.wire import MAX_KEPT, Batch
 from arx_verifier.errors import AuditError
-from arx_verifier.records import Sealed, seal
-from arx_verifier.replay import Damage, SegmentReader, is_written
-from arx_verifier.segment import HEADER_BYTES, Header, files_in, is_last, read_header
+from arx_verifier.journal.reader import Damage, SegmentReader, is_written
+from arx_verifier.journal.record import Sealed, seal
+from arx_verifier.journal.segment import HEADER_BYTES, Header, files_in, is_last, read_header
 
 AT_ONCE: Final = 500  # records of a batch
 BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that goes beyond it

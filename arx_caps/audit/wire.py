@@ -17,9 +17,9 @@ from joserfc.errors import JoseError
 from arx_caps.audit.tables import MAX_NUMBER
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.keyfile import PublicKey, SigningKey
-from arx_verifier import codec
 from arx_verifier.errors import ArxError, GrantError, RequestError, TokenError, shorten
-from arx_verifier.records import Sealed
+from arx_verifier.journal.record import Sealed
+from arx_verifier.token import wire
 
 PATH: Final = "/v1/decisions"
 HEADER: Final = "Arx-Batch"
@@ -269,8 +269,8 @@ def _claims(batch: Batch, body: bytes, root: bytes, realm: str, issuer: str) -> 
         "boot": batch.boot,
         "first": batch.first,
         "last": batch.last,
-        "root": codec.text_of(root),
-        "sha256": codec.text_of(hashlib.sha256(body).digest()),
+        "root": wire.text_of(root),
+        "sha256": wire.text_of(hashlib.sha256(body).digest()),
     }
 
 
@@ -280,8 +280,8 @@ def _unverified(statement: str) -> tuple[str, str]:
         if len(statement) > _MAX_STATEMENT:
             raise ValueError
         first, second, _ = statement.split(".")
-        header = _HEADER.decode(codec.bytes_of(first))
-        issuer = _ISSUER.decode(codec.bytes_of(second)).iss
+        header = _HEADER.decode(wire.bytes_of(first))
+        issuer = _ISSUER.decode(wire.bytes_of(second)).iss
     except (ArxError, msgspec.MsgspecError, ValueError) as error:
         raise GrantError(f"{HEADER} is not a compact JWS of typ {_TYP}", code=BAD_BATCH) from error
     if header.typ != _TYP:

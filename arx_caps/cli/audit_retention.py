@@ -14,7 +14,7 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.values import show_time
 from arx_caps.revocation import parse_scope
 from arx_verifier.errors import RequestError
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 
 TIMEOUT_S: Final = 3600.0  # millions of records are written over, one by one
 

@@ -22,12 +22,12 @@ from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.rows import HEADS, row_of
 from arx_caps.drawing import render
 from arx_caps.trail import trail
-from arx_verifier.decisions import COUNTED, GAP, OK, Decision
 from arx_verifier.errors import REASONS
+from arx_verifier.journal.decision import COUNTED, GAP, OK, Decision
+from arx_verifier.journal.reader import Damage, read_journal
+from arx_verifier.journal.writer import DROPPED, LOST
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
-from arx_verifier.replay import Damage, read_journal
 from arx_verifier.service import read_service_file
-from arx_verifier.spool import DROPPED, LOST
 
 CODES: Final = {"allow", "deny", "end", OK, COUNTED, GAP, LOST, DROPPED, *REASONS}
 

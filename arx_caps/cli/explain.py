@@ -25,14 +25,14 @@ from arx_caps.cli.kills import known_kills
 from arx_caps.cli.output import Console, plain
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Moment, read_pairs, show_time
-from arx_verifier import proofs
-from arx_verifier.access import AccessRequest
-from arx_verifier.codec import JOINT
-from arx_verifier.decisions import InMemoryDecisions
 from arx_verifier.errors import MEANINGS, Failure
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.names import matches_tool
+from arx_verifier.request import AccessRequest
 from arx_verifier.service import ServiceFile, open_verifier, read_service_file
+from arx_verifier.token import call_proof
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token.wire import JOINT
 
 
 class Verdict(NamedTuple):
@@ -169,9 +169,9 @@ def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: s
         notes.append("this token is for one call, and is judged as one of this tool and these arguments")
     else:
         notes.append("explained as if the call were signed, with a proof made here")
-        fields = proofs.fields_of(request)
+        fields = call_proof.fields_of(request)
         try:
-            text = proofs.CallSigner(macaroon, service.audience).sign(fields, request.at)
+            text = call_proof.CallSigner(macaroon, service.audience).sign(fields, request.at)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--at") from error
     text = added.to(text, macaroon, service.audience, request.at)

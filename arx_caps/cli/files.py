@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.cli.exits import Stop
-from arx_verifier.access import read_json_object
-from arx_verifier.codec import BUNDLE_PREFIX, TOKEN_PREFIX
 from arx_verifier.errors import RequestError
+from arx_verifier.request import read_json_object
+from arx_verifier.token.wire import BUNDLE_PREFIX, TOKEN_PREFIX
 
 MAX_FILE_BYTES: Final = 1024 * 1024  # a bundle of many tokens; nothing that ARx reads whole is larger
 

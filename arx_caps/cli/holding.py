@@ -10,11 +10,11 @@ import click
 from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import read_text
-from arx_verifier import codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.discharge import Requirement
 from arx_verifier.errors import ArxError
-from arx_verifier.macaroon import HOP_BYTES, Macaroon
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
 
 APPROVAL: Final = "`arx token inspect` reads it; it goes along with a call: `arx token explain FILE --approval FILE`"
 SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # a token that was copied from a header
@@ -51,14 +51,14 @@ class Holding:
         shown = "stdin" if path == "-" else path
         if text.lower().startswith(SCHEMES):
             text = text.split(maxsplit=1)[-1]
-        if not text.startswith((codec.BUNDLE_PREFIX, codec.TOKEN_PREFIX)):
-            prefixes = f"({codec.TOKEN_PREFIX}…) nor a bundle ({codec.BUNDLE_PREFIX}…)"
+        if not text.startswith((wire.BUNDLE_PREFIX, wire.TOKEN_PREFIX)):
+            prefixes = f"({wire.TOKEN_PREFIX}…) nor a bundle ({wire.BUNDLE_PREFIX}…)"
             raise Stop(f"{shown}: neither a token {prefixes}", DENIED, hint=_hint(text), code="malformed_token")
         try:
-            if text.startswith(codec.BUNDLE_PREFIX):
+            if text.startswith(wire.BUNDLE_PREFIX):
                 bundle = Bundle.parse(text)
                 return cls(bundle.tokens, bundle)
-            macaroon, *discharges = map(Macaroon.parse, text.split(codec.JOINT))
+            macaroon, *discharges = map(Macaroon.parse, text.split(wire.JOINT))
             if approvals and not discharges and is_discharge(macaroon):
                 return cls({}, None, (macaroon,))
             if is_discharge(macaroon):

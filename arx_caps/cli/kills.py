@@ -7,11 +7,11 @@ It is no verifier's view: it takes no lease and joins no registry, or a kill wou
 import os
 
 from arx_caps.revocation import RevocationStore
-from arx_verifier.epochs import FOREVER_NS, EpochTable, Lease
 from arx_verifier.errors import StoreError
-from arx_verifier.feed_relay import is_relay
-from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
+from arx_verifier.revocation.relay_link import is_relay
 from arx_verifier.service import ServiceFile
+from arx_verifier.token.macaroon import Identifier, Macaroon
 
 
 def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, str | None]:

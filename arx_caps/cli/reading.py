@@ -12,12 +12,12 @@ import msgspec
 
 from arx_caps.agent.outline import unverified_chain
 from arx_caps.cli.values import show_json, show_span, show_time
-from arx_verifier import caveats, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import Requirement
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError
-from arx_verifier.macaroon import IAT_AHEAD_MS, Macaroon, OperatorIdentifier, about
+from arx_verifier.token import caveats, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.macaroon import IAT_AHEAD_MS, Macaroon, OperatorIdentifier, about
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -108,7 +108,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
     handed = False
     for index, packet in enumerate(macaroon.packets):
         place = f"caveat {index + 1}"
-        if isinstance(packet, codec.ThirdParty):
+        if isinstance(packet, wire.ThirdParty):
             found.append(_requirement(place, packet))
             continue
         try:
@@ -123,7 +123,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
     return found
 
 
-def _requirement(place: str, packet: codec.ThirdParty) -> Step:
+def _requirement(place: str, packet: wire.ThirdParty) -> Step:
     """Say which calls wait for somebody else's word."""
     try:
         required = Requirement.read(packet.identifier)

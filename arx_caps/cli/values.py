@@ -10,8 +10,8 @@ from typing import Any, Final
 import click
 
 from arx_caps.durations import parse_duration
-from arx_verifier.access import read_json_object
 from arx_verifier.errors import RequestError
+from arx_verifier.request import read_json_object
 
 STATES: Final = ("open", "ended", "expired", "killed", "frozen")  # of a session or a task
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")

@@ -17,8 +17,8 @@ import httpx
 
 from arx_caps.agent import Agent, Approval, ArxAuth, Session, StartedTask, Task
 from arx_verifier import ArxError, CallSigner, Caveat, HttpCall, Macaroon, Rule
-from arx_verifier.codec import TAIL, caveat_packet
-from arx_verifier.proofs import http_fields
+from arx_verifier.token.call_proof import http_fields
+from arx_verifier.token.wire import TAIL, caveat_packet
 
 EMPTY_SHA256 = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from arx_caps.service import open_shipper
-from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier, read_service_file
 

@@ -18,7 +18,7 @@ from arx_caps.mint.state import HighWater, now_ms
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Entry, Header
 from arx_verifier.errors import ArxError
-from arx_verifier.history import UNKNOWN, Place, new_inc
+from arx_verifier.revocation.history import UNKNOWN, Place, new_inc
 
 if TYPE_CHECKING:
     from arx_caps.mint.core import Mint

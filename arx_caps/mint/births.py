@@ -15,11 +15,12 @@ from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import TaskGrant
 from arx_caps.mint.requiring import require_approvals
-from arx_verifier import canonical, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
+from arx_verifier import jcs
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError
-from arx_verifier.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Identifier, Macaroon
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Identifier, Macaroon
 
 SESSION_ACTIONS: Final = tuple(
     Rule(tool=action)
@@ -164,7 +165,7 @@ def write_bundle_of(
         "tokens": dict(tokens),
         "v": 1,
     }
-    return codec.BUNDLE_PREFIX + codec.text_of(canonical.encode(content))
+    return wire.BUNDLE_PREFIX + wire.text_of(jcs.encode(content))
 
 
 def model_of(agent: Mapping[str, Any]) -> str | None:
@@ -189,7 +190,7 @@ def as_json(value: Any) -> str:
 
 def new_link() -> str:
     """Return the id of a new token, which is its first link."""
-    return codec.text_of(secrets.token_bytes(ID_BYTES))
+    return wire.text_of(secrets.token_bytes(ID_BYTES))
 
 
 def new_name(prefix: str) -> str:

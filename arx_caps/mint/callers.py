@@ -18,9 +18,9 @@ from arx_caps.mint.operator_token import hold_to_rules, hold_to_token, prove_ope
 from arx_caps.mint.roles import APPROVE, WRITE_OPERATORS, rules_of
 from arx_caps.mint.service_calls import record_service_call
 from arx_caps.mint.state import now_ms
-from arx_verifier.access import AccessRequest
 from arx_verifier.errors import ArxError, GrantError, ValidityError, refusal
-from arx_verifier.macaroon import Macaroon, OperatorIdentifier
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.macaroon import Macaroon, OperatorIdentifier
 
 SECOND_MS: Final = 1000
 Kind = Literal["agent", "operator", "service"]

@@ -26,8 +26,8 @@ from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import HighWater, now_ms
 from arx_caps.mint.wanting import explain_refusal
 from arx_caps.revocation import KillReport
-from arx_verifier.caveats import Caveat
 from arx_verifier.errors import GrantError, refusal
+from arx_verifier.token.caveats import Caveat
 
 ROUNDS: Final = 4  # as often as somebody else may change the task while it is narrowed
 MAX_LIVE: Final = 200  # grants of one task: a narrowing kills all of them in one step

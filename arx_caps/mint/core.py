@@ -31,14 +31,14 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
-from arx_verifier.decisions import DecisionSink
-from arx_verifier.epochs import Epochs
 from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError, refusal
-from arx_verifier.feed import Follower
-from arx_verifier.history import Place
-from arx_verifier.macaroon import MINT_AUDIENCE
-from arx_verifier.spool import Journal
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import DecisionSink
+from arx_verifier.journal.writer import Journal
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.history import Place
+from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.verification.verifier import Verifier
 
 KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
 GLANCE_S: Final = 0.1  # how often at its own view: what was done past the mint is in the database as soon

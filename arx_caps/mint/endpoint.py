@@ -24,8 +24,8 @@ from arx_caps.mint.limits import TooOftenError
 from arx_caps.mint.observing import note
 from arx_caps.mint.once import HEADER, Claim, Made, claiming, digest_of, read_key
 from arx_caps.mint.spending import spending_together
-from arx_verifier.access import read_json_object
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal
+from arx_verifier.request import read_json_object
 
 MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is larger
 

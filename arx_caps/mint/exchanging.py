@@ -21,14 +21,14 @@ from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.requiring import demand_of, require_approvals
 from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import now_ms
-from arx_verifier import codec, proofs
-from arx_verifier.codec import ThirdParty
-from arx_verifier.discharge import Requirement
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
-from arx_verifier.proven import ProvenChain, Refused
-from arx_verifier.proving import prove
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
+from arx_verifier.token.wire import ThirdParty
+from arx_verifier.verification.authenticate import prove
+from arx_verifier.verification.chain_state import ProvenChain, Refused
 
 Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
@@ -71,7 +71,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
         UnavailableError: The kill epoch is not known now.
     """
     born = mint.born()  # before the presented token is looked at
-    text = text.partition(codec.JOINT)[0]  # what was approved was that call of that tool: it goes no further
+    text = text.partition(wire.JOINT)[0]  # what was approved was that call of that tool: it goes no further
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.scopes)
     granted, agent = _granted(mint, born, parent, service, audience)
@@ -182,7 +182,7 @@ def _given(mint: Mint, identifier: Identifier, made: Macaroon, child: ProvenChai
 
 def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
     """Prove what a service was called with, as the service itself did, but for what only it knows of the call."""
-    call, now = proofs.split_call(text), now_ms()
+    call, now = call_proof.split_call(text), now_ms()
     keys = {kid: key for kid, (key, _) in mint.book.audience_keys(service).items()}
     proven = prove(text, call, service, KeyRing(keys, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms))
     refused = proven if isinstance(proven, Refused) else proven.refused
@@ -196,7 +196,7 @@ def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
         raise refusal("not_yet_valid")
     if call is None and proven.needs_call:
         raise refusal("proof_missing")
-    if call is not None and not -proofs.MAX_AHEAD_MS <= now - call.issued_at <= proofs.MAX_AGE_MS:
+    if call is not None and not -call_proof.MAX_AHEAD_MS <= now - call.issued_at <= call_proof.MAX_AGE_MS:
         raise refusal("proof_invalid")
     return proven
 
@@ -260,10 +260,10 @@ def _running(mint: Mint, identifier: Identifier) -> tuple[Row, Row, Row]:
 
 def _spend(mint: Mint, service: str, text: str, audience: str) -> None:
     """Let a one-shot token be exchanged once an audience; that it was spent at its own service is another matter."""
-    call = proofs.split_call(text)
+    call = call_proof.split_call(text)
     if call is not None:
-        name = codec.text_of(call.signature[:16])  # a part: nothing that could be presented is kept
-        mint.state.spend("exchange", f"{service}>{audience}", name, call.issued_at + proofs.KEEP_MS)
+        name = wire.text_of(call.signature[:16])  # a part: nothing that could be presented is kept
+        mint.state.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
 
 
 def _welcoming(granted: Granted, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:

@@ -14,7 +14,7 @@ from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy, SessionTerms, TaskGrant
 from arx_caps.mint.policy_text import as_written, members_of
 from arx_verifier import names
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import GrantError
 
 

@@ -17,9 +17,9 @@ from msgspec import Meta
 
 from arx_caps.mint.issuers import SPIFFE, Issuer
 from arx_caps.mint.jwks import KeySets
-from arx_verifier import codec
-from arx_verifier.access import read_json_object
 from arx_verifier.errors import ArxError, GrantError, MalformedTokenError
+from arx_verifier.request import read_json_object
+from arx_verifier.token import wire
 
 MAX_TOKEN_CHARS: Final = 16 * 1024  # a token with many groups has some 8 000
 MAX_NAME_CHARS: Final = 512  # of ``sub``; the bound of a token's ``subject``
@@ -126,7 +126,7 @@ def _read(token: str) -> tuple[_Header, dict[str, Any]]:
         raise _WrongError("not a compact JWS")
     first, second, _ = token.split(".")
     try:
-        return _HEADER.decode(codec.bytes_of(first)), read_json_object(codec.bytes_of(second))
+        return _HEADER.decode(wire.bytes_of(first)), read_json_object(wire.bytes_of(second))
     except (ArxError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _WrongError("header or claims are not what is expected: alg, kid and typ, and a JSON object") from error
 
@@ -173,7 +173,7 @@ def _import(jwk: Mapping[str, Any]) -> RSAKey | ECKey | OKPKey:
         return ECKey.import_key(bare)
     if kty == "OKP":
         return OKPKey.import_key(bare)
-    if not MIN_RSA_BITS <= int.from_bytes(codec.bytes_of(bare.get("n", ""))).bit_length() <= MAX_RSA_BITS:
+    if not MIN_RSA_BITS <= int.from_bytes(wire.bytes_of(bare.get("n", ""))).bit_length() <= MAX_RSA_BITS:
         raise MalformedTokenError(f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits")
     return RSAKey.import_key(bare)
 

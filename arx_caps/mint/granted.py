@@ -13,8 +13,8 @@ import msgspec
 from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.births import caveats_of
 from arx_caps.mint.policy import TaskGrant
-from arx_verifier.caveats import Caveat, count_members, read_caveat
 from arx_verifier.errors import GrantError
+from arx_verifier.token.caveats import Caveat, count_members, read_caveat
 
 Written = dict[str, tuple[str, ...]]
 

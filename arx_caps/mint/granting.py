@@ -35,7 +35,7 @@ from arx_caps.mint.roles import rules_of
 from arx_caps.mint.standing import stands, task_state
 from arx_caps.mint.state import HighWater, Room, now_ms
 from arx_verifier.errors import Failure, GrantError, refusal, shorten
-from arx_verifier.scopes import agent_scopes
+from arx_verifier.token.targets import agent_scopes
 
 MAX_ABOVE: Final = 8  # each is a caveat in every token
 

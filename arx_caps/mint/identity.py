@@ -17,7 +17,7 @@ from arx_caps.mint.foreign import Foreign, check_foreign
 from arx_caps.mint.issuers import Subject, agents_of
 from arx_caps.mint.policy import Policy
 from arx_verifier.errors import GrantError, RequestError, refusal
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 
 TOKEN_TYPES: Final = {
     "urn:ietf:params:oauth:token-type:id_token": "id_token",

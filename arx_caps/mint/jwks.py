@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from arx_caps.http_client import no_answer, open_client
-from arx_verifier.access import read_json_object
 from arx_verifier.errors import RequestError, SettingsError, UnavailableError
+from arx_verifier.request import read_json_object
 
 FRESH_S: Final = 300  # how long a set is used without asking; what an issuer took back is believed as long
 STALE_S: Final = 3600  # the same, when the issuer does not answer

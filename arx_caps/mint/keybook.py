@@ -20,7 +20,7 @@ from arx_caps.mint.state import State, now_ms
 from arx_caps.mint.state_keys import BY_FILE, FetchRow, KeyRows, NumberRow, RootRow
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
-from arx_verifier.keys import AudienceKey, KeyRing
+from arx_verifier.token.keyring import AudienceKey, KeyRing
 
 LOOK_S: Final = 1.0  # between two looks at the rows; a refresh interval is no shorter
 USED_MS: Final = 60_000  # how exactly it is known when a key last minted

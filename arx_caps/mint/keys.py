@@ -25,9 +25,10 @@ from msgspec import Meta
 
 from arx_caps.keyfile import read_secret, replace_secret, write_secret
 from arx_caps.realm import PASSPHRASE_VARIABLE
-from arx_verifier import codec, names
+from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.keys import KEY_BYTES
+from arx_verifier.token import wire
+from arx_verifier.token.keyring import KEY_BYTES
 
 AUDIENCE_LABEL: Final = "arx/1/audience/"  # then audience "/" n; no audience has a slash, so labels cannot collide
 MINT_LABEL: Final = "arx/1/mint"
@@ -108,7 +109,7 @@ class RootKeys:
         """
         keys = cls({FIRST_ROOT: secrets.token_bytes(KEY_BYTES)}, realm=realm)
         if passphrase is None:
-            write_secret(key_path, codec.text_of(secrets.token_bytes(KEY_BYTES)).encode() + b"\n")
+            write_secret(key_path, wire.text_of(secrets.token_bytes(KEY_BYTES)).encode() + b"\n")
         keys.save(path, passphrase=passphrase, key_path=key_path)
         return keys
 
@@ -137,7 +138,7 @@ class RootKeys:
             "realm": self.realm,
             "seal": "file" if passphrase is None else "scrypt",
             "cost": SCRYPT_COST,
-            "salt": codec.text_of(salt),
+            "salt": wire.text_of(salt),
             "keys": [{"name": name} | _box(key, root, _about(self.realm, name)) for name, root in self._roots.items()],
         }
         if older:
@@ -261,16 +262,16 @@ def _about_seal(realm: str) -> bytes:
 
 def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
     nonce = os.urandom(NONCE_BYTES)
-    return {"nonce": codec.text_of(nonce), "sealed": codec.text_of(AESGCM(key).encrypt(nonce, secret, about))}
+    return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(AESGCM(key).encrypt(nonce, secret, about))}
 
 
 def _unbox(key: bytes, box: _Box | _Sealed | SealedRoot, about: bytes) -> bytes:
-    return AESGCM(key).decrypt(codec.bytes_of(box.nonce), codec.bytes_of(box.sealed), about)
+    return AESGCM(key).decrypt(wire.bytes_of(box.nonce), wire.bytes_of(box.sealed), about)
 
 
 def _salt_of(path: Path, file: _File) -> bytes:
     try:
-        return codec.bytes_of(file.salt)
+        return wire.bytes_of(file.salt)
     except MalformedTokenError as error:
         raise SettingsError(f"{path} holds no root keys") from error
 
@@ -291,7 +292,7 @@ def read_key_file(path: Path) -> list[bytes]:
         SettingsError: It is not there, open to others, or no key file.
     """
     try:
-        found = [codec.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
+        found = [wire.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
     except MalformedTokenError as error:
         raise SettingsError(f"{path} is not a key file of 32 bytes") from error
     if not found or any(len(secret) != KEY_BYTES for secret in found):
@@ -305,4 +306,4 @@ def write_key_file(path: Path, found: Sequence[bytes]) -> None:
     Raises:
         SettingsError: It cannot be written.
     """
-    replace_secret(path, b"".join(codec.text_of(secret).encode() + b"\n" for secret in found))
+    replace_secret(path, b"".join(wire.text_of(secret).encode() + b"\n" for secret in found))

@@ -8,8 +8,8 @@ compared where it is used.  Text that is a decimal number is a kind of its own.
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
-from arx_verifier.arguments import Constraint, said
-from arx_verifier.comparing import is_decimal
+from arx_verifier.constraints.constraint import Constraint, said
+from arx_verifier.constraints.scalars import is_decimal
 
 Kinds: TypeAlias = frozenset[str]
 

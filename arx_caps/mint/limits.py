@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final
 
 from arx_caps.limits import Limits
+from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.errors import GrantError
-from arx_verifier.peers import Peers
 
 RATE_LIMITED: Final = "rate_limited"
 MAX_BUCKETS: Final = 65_536  # 10 MB; the one that was not used for longest goes, and is full again by then

@@ -17,9 +17,9 @@ from arx_caps.mint.keybook import retired_scopes
 from arx_caps.mint.state import State
 from arx_caps.mint.state_epoch import Ban
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
-from arx_verifier.epochs import BANNING
 from arx_verifier.errors import UnavailableError
-from arx_verifier.history import NOWHERE, Place
+from arx_verifier.revocation.epoch import BANNING
+from arx_verifier.revocation.history import NOWHERE, Place
 
 if TYPE_CHECKING:
     from arx_caps.mint.core import Mint

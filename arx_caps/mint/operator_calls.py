@@ -9,10 +9,10 @@ which needs no mint.
 from typing import Final
 
 from arx_caps.mint.core import Mint
-from arx_verifier.access import AccessRequest
-from arx_verifier.decisions import OK, ChainFacts, Decision, digest_arguments
 from arx_verifier.errors import ArxError, AuditError
-from arx_verifier.macaroon import MINT_AUDIENCE, OperatorIdentifier
+from arx_verifier.journal.decision import OK, ChainFacts, Decision, digest_arguments
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.macaroon import MINT_AUDIENCE, OperatorIdentifier
 
 PROVEN: Final = "key"  # each call is signed with an enrolled key
 

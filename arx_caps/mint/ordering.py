@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta
 from sqlalchemy import Select, tuple_
 
-from arx_verifier import codec
 from arx_verifier.errors import MalformedTokenError, RequestError
+from arx_verifier.token import wire
 
 Text = Annotated[str, Meta(pattern=r"^[!-~]{1,96}\Z")]  # what ids and paths are written in
 Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -46,7 +46,7 @@ def behind(statement: Select[Any], order: Order, after: str | None) -> Select[An
     columns = order.columns
     if after is not None:
         try:
-            place = msgspec.json.decode(codec.bytes_of(after), type=order.types)
+            place = msgspec.json.decode(wire.bytes_of(after), type=order.types)
         except (MalformedTokenError, msgspec.DecodeError, ValueError) as error:
             raise RequestError("after is what the page before says in next") from error
         here, there = tuple_(*columns), tuple_(*place)
@@ -56,4 +56,4 @@ def behind(statement: Select[Any], order: Order, after: str | None) -> Select[An
 
 def place_of(row: Mapping[str, Any], order: Order) -> str:
     """Write down a row's place."""
-    return codec.text_of(msgspec.json.encode([row[column.name] for column in order.columns]))
+    return wire.text_of(msgspec.json.encode([row[column.name] for column in order.columns]))

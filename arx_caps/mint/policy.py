@@ -20,8 +20,8 @@ from arx_caps.mint.issuers import Subject, fits_subject
 from arx_caps.mint.policy_file import SessionTerms, Template, read_document
 from arx_caps.mint.policy_text import PolicyEntry, PolicyText
 from arx_caps.mint.templates import SUBJECT, overlap
-from arx_verifier import canonical, names
-from arx_verifier.constraints import Rule, explain
+from arx_verifier import jcs, names
+from arx_verifier.constraints.rule import Rule, explain
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
 
 __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
@@ -322,7 +322,7 @@ class _Asked:
 
 def _digest(text: PolicyText) -> str:
     try:
-        raw = canonical.jcs(text.document)
+        raw = jcs.jcs(text.document)
     except RequestError as error:
         raise SettingsError(f"{text.name}: {error}", code="policy") from error
     return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()[:16]).rstrip(b"=").decode()

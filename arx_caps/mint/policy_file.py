@@ -27,9 +27,10 @@ from arx_caps.mint.issuers import (
 )
 from arx_caps.mint.policy_text import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
 from arx_caps.mint.templates import TemplateRule, check_rule, read_params
-from arx_verifier import matching, names
-from arx_verifier.caveats import MAX_FRESH_MS, MAX_HOPS
+from arx_verifier import names
+from arx_verifier.constraints import text
 from arx_verifier.errors import MalformedTokenError, shorten
+from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS
 
 DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a decision
 MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one
@@ -40,7 +41,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 def _wrong_network(network: str) -> str | None:
     try:
-        matching.cidr(network)
+        text.cidr(network)
     except MalformedTokenError as error:
         return f"{error}; got {shorten(network)}"
     return None

@@ -13,8 +13,8 @@ from arx_caps.mint.births import Birth, keys_for, sign_session, sign_tokens, wri
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.identity import subject_of
 from arx_caps.mint.standing import session_scopes
-from arx_verifier.caveats import Caveat, read_caveat
 from arx_verifier.errors import GrantError, refusal
+from arx_verifier.token.caveats import Caveat, read_caveat
 
 
 def recipe_of(

@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from arx_caps.mint.policy_text import MISLEADING
-from arx_verifier import canonical
-from arx_verifier.arguments import Constraint, ConstraintLike
-from arx_verifier.canonical import MAX_INTEGER
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier import jcs
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError, GrantError, shorten
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.jcs import MAX_INTEGER
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier.token.macaroon import Macaroon
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
 
@@ -113,7 +113,7 @@ def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
     """
     found = {_shown(name): _constraint_of(name, value) for name, value in args.items()}
     try:
-        size = len(canonical.encode(Caveat(allow=(Rule(tool="*", args=found),))))
+        size = len(jcs.encode(Caveat(allow=(Rule(tool="*", args=found),))))
     except ArxError as error:
         raise GrantError(f"args: {error}", code="bad_parameters") from error
     if size > MAX_ARGUMENT_BYTES:

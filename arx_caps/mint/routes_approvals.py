@@ -22,7 +22,7 @@ from arx_caps.mint.shown import KillShown, SubjectShown, show_kill
 from arx_caps.mint.state_approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 
 Why = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(max_length=32)]

@@ -17,8 +17,8 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Answer, Asked, Bytes, Endpoint, File
 from arx_caps.mint.service_calls import SHIP, refusing
 from arx_caps.mint.state import now_ms
-from arx_verifier.access import AccessRequest
 from arx_verifier.errors import GrantError
+from arx_verifier.request import AccessRequest
 
 READ: Final = "arx.audit.read"
 TEXT: Final = "text/plain; charset=utf-8"

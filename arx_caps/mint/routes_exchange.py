@@ -9,8 +9,8 @@ from arx_caps.mint import exchanging
 from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.once import Made
 from arx_caps.mint.state import now_ms
-from arx_verifier.codec import MAX_CREDENTIAL_CHARS
 from arx_verifier.errors import GrantError, RequestError
+from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
 
 TokenType = Literal["urn:arx:token-type:task"]
 

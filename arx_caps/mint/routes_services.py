@@ -25,10 +25,11 @@ from arx_caps.mint.service_calls import JOIN, deciding
 from arx_caps.mint.state_keys import BY_FILE
 from arx_caps.mint.state_services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.tables import SERVICES
-from arx_verifier import codec, names
-from arx_verifier.access import AccessRequest
+from arx_verifier import names
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
-from arx_verifier.store_address import keeps_nonces, without_login
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.store_url import keeps_nonces, without_login
+from arx_verifier.token import wire
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
 INVITATION_BYTES: Final = 32
@@ -148,7 +149,7 @@ def enrol_service(asked: Asked) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
     mint, audience, by = asked.mint, _audience(asked), asked.by.by
     mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
-    keys = {kid: codec.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
+    keys = {kid: wire.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
     mint.state.note_fetch(BY_FILE + audience, audience, keys)
     store = _store(mint)
     return ServiceFile(
@@ -167,9 +168,9 @@ def invite_service(asked: Asked) -> ServiceInvited:
     """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
     mint, audience, by = asked.mint, _audience(asked), asked.by.by
     # Derived, so that a repeat gives the same one although no table has it.
-    invitation = codec.text_of(secrets.token_bytes(INVITATION_BYTES))
+    invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
     root, secret = mint.book.enrolment(invitation)
-    token, until = ENROLMENT_PREFIX + codec.text_of(secret), now_ms() + ENROLMENT_MS
+    token, until = ENROLMENT_PREFIX + wire.text_of(secret), now_ms() + ENROLMENT_MS
     keep_recipe({"invitation": invitation, "root": root})
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
     mint.state.invite(audience, _digest(token), until, by, what)
@@ -186,7 +187,7 @@ def invited_again(asked: Asked, made: Made) -> ServiceInvited:
     """Answer for an enrolment token that was made by the same call before, while it is good."""
     mint, facts, recipe = asked.mint, made.facts, made.recipe or {}
     _, secret = mint.book.enrolment(recipe["invitation"], recipe["root"])
-    token = ENROLMENT_PREFIX + codec.text_of(secret)
+    token = ENROLMENT_PREFIX + wire.text_of(secret)
     if mint.state.invited_by(_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
@@ -227,7 +228,7 @@ def list_keys(asked: Asked) -> AudienceKeys:
     answer = AudienceKeys(
         realm=mint.realm.name,
         audience=audience,
-        keys=tuple(AudienceKey(kid=kid, key=codec.text_of(key), published_at=at) for kid, (key, at) in keys.items()),
+        keys=tuple(AudienceKey(kid=kid, key=wire.text_of(key), published_at=at) for kid, (key, at) in keys.items()),
         max_ttl_ms=mint.realm.max_ttl_ms,
         refresh_ms=mint.realm.key_refresh_ms,
         store=_store(mint),

@@ -14,9 +14,9 @@ from arx_caps.mint.endpoint import Answer, Asked, Body, Endpoint
 from arx_caps.mint.once import Made
 from arx_caps.mint.routes_work import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.shown import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
-from arx_verifier import canonical
-from arx_verifier.caveats import Caveat, read_caveat
+from arx_verifier import jcs
 from arx_verifier.errors import ArxError, GrantError
+from arx_verifier.token.caveats import Caveat, read_caveat
 
 
 class NarrowBody(Body, frozen=True):
@@ -86,7 +86,7 @@ def extend_task(asked: Asked) -> TaskStarted:
 def _caveat(given: dict[str, Any]) -> Caveat:
     """Read a caveat that a holder could have added; a hand-over is made by whoever hands over."""
     try:
-        caveat = read_caveat(canonical.encode(given)).check()
+        caveat = read_caveat(jcs.encode(given)).check()
     except ArxError as error:
         raise GrantError(f"caveats: {error}", code="bad_parameters") from error
     if caveat.hop is not None or caveat.call is not None:

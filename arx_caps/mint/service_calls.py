@@ -11,10 +11,10 @@ from typing import Final
 
 from arx_caps.mint.core import Mint
 from arx_caps.mint.operator_calls import PROVEN, record_decision
-from arx_verifier.access import AccessRequest
-from arx_verifier.decisions import ChainFacts
 from arx_verifier.errors import AccessError, ArxError, GrantError, RequestError, TokenError
-from arx_verifier.macaroon import MINT_AUDIENCE
+from arx_verifier.journal.decision import ChainFacts
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 
 JOIN: Final = "arx.services.join"
 SHIP: Final = "arx.decisions.write"

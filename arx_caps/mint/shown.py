@@ -17,7 +17,7 @@ from arx_caps.mint.granted import Granted
 from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.standing import State, session_state, task_state
 from arx_caps.revocation import KillReport
-from arx_verifier.scopes import agent_scopes
+from arx_verifier.token.targets import agent_scopes
 
 
 class KeyShown(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.identity import scopes_of, subject_of
 from arx_caps.mint.state import now_ms
 from arx_verifier.errors import refusal
-from arx_verifier.scopes import agent_scopes
+from arx_verifier.token.targets import agent_scopes
 
 State = Literal["open", "ended", "expired", "killed", "frozen"]
 _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "banned": "frozen"}

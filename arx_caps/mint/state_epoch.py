@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.database import Database, plain
 from arx_caps.mint.events import Event
 from arx_caps.mint.tables import BANS, FOLLOWED, HIGH_WATER
-from arx_verifier.history import Place
+from arx_verifier.revocation.history import Place
 
 
 class HighWater(NamedTuple):

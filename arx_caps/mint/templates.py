@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from arx_caps.mint.kinds import NUMBERS, TEXTS, kinds_of
 from arx_caps.mint.policy_text import PolicyEntry, PolicyTable, text_that
 from arx_verifier import names
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint, read_rule
+from arx_verifier.constraints.rule import Constraint, ConstraintLike, Rule, read_constraint, read_rule
 from arx_verifier.errors import MalformedTokenError, shorten
 
 SUBJECT: Final = "subject"  # ``$subject``: on whose behalf the session runs, which the mint alone fills in

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from arx_caps.relay.upstream import Granted
-from arx_verifier.epochs import State, boot_clock
-from arx_verifier.feed_relay import Page, Probe, Push, Told
-from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Crowd, Entry, Late
-from arx_verifier.history import UNKNOWN, Place, chain_after
+from arx_verifier.revocation.epoch import State, boot_clock
+from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
+from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
+from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, Entry, Late
 
 KEEP: Final = 10_000  # entries that one behind may lack before it must copy the floors
 PAGE: Final = 5_000

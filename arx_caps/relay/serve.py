@@ -22,9 +22,9 @@ from urllib.parse import unquote
 from arx_caps.relay.hub import Hub
 from arx_caps.relay.serving import Connection
 from arx_caps.relay.upstream import Upstream
-from arx_verifier.epochs import State
 from arx_verifier.errors import SettingsError
-from arx_verifier.feed_wire import Crowd
+from arx_verifier.revocation.epoch import State
+from arx_verifier.revocation.store_link import Crowd
 
 TICK_S: Final = 0.05  # how often somebody's silence is noticed
 FIRST_LOOK_S: Final = 0.02

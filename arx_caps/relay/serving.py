@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from arx_caps.relay.hub import Copy, Hub
-from arx_verifier.feed_relay import (
+from arx_verifier.revocation.relay_link import (
     VERSION,
     Frames,
     Hello,

@@ -11,12 +11,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from arx_verifier.epochs import EpochTable, State
-from arx_verifier.feed import Follower
-from arx_verifier.feed_relay import RelayLink
-from arx_verifier.feed_wire import RESYNC, Answer, Crowd, Entry, Link
-from arx_verifier.following import Following, Question
-from arx_verifier.history import Place
+from arx_verifier.revocation.epoch import EpochTable, State
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.follower_core import Following, Question
+from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.relay_link import RelayLink
+from arx_verifier.revocation.store_link import RESYNC, Answer, Crowd, Entry, Link
 
 PROBES: Final = 20  # in a lease: what passes between two of them is taken off every lease below
 

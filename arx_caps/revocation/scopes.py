@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from arx_verifier import names
 from arx_verifier.errors import RequestError, shorten
-from arx_verifier.scopes import MAX_SCOPE_BYTES
+from arx_verifier.token.targets import MAX_SCOPE_BYTES
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

@@ -3,7 +3,7 @@
 
 A kill is reported only once the store has it on disk.  A lost answer means *unknown*: the call is repeated until its
 outcome is known, which is harmless, because a second kill of a scope is one more entry.  Who has confirmed it is
-``confirm``'s matter; verifiers follow with ``arx_verifier.feed``.
+``confirm``'s matter; verifiers follow with ``arx_verifier.revocation.follower``.
 """
 
 import threading
@@ -35,9 +35,9 @@ from arx_caps.revocation.wire import (
     text,
 )
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.history import Place, new_inc
 from arx_verifier.names import is_realm
-from arx_verifier.store_address import Address
+from arx_verifier.revocation.history import Place, new_inc
+from arx_verifier.revocation.store_url import Address
 
 DEFAULT_LEASE_MS: Final = 1_000
 DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest a token lives, and so how long a floor is kept
@@ -50,7 +50,7 @@ class RevocationStore:
     """The revocation store of one realm.
 
     Args:
-        url: As ``arx_verifier.store_address`` reads it.
+        url: As ``arx_verifier.revocation.store_url`` reads it.
         realm: The realm's name.
         password: In place of one in the URL.
         replicas: How many replicas must have a kill on disk as well; as the mint has set it when not given.

@@ -11,9 +11,9 @@ import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
-from arx_verifier.feed_wire import Crowd
-from arx_verifier.history import Place
-from arx_verifier.store_address import CertificateError, FinderLoginError
+from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.store_link import Crowd
+from arx_verifier.revocation.store_url import CertificateError, FinderLoginError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 

@@ -14,11 +14,11 @@ from msgspec import Meta
 
 from arx_caps.agent.mint_client import MintClient, is_private
 from arx_caps.keyfile import SigningKey, read_secret, replace_secret
-from arx_verifier.access import read_json_object
-from arx_verifier.codec import bytes_of
 from arx_verifier.errors import MalformedTokenError, RequestError, SettingsError, StoreError
-from arx_verifier.keys import KEY_BYTES
 from arx_verifier.names import is_kid
+from arx_verifier.request import read_json_object
+from arx_verifier.token.keyring import KEY_BYTES
+from arx_verifier.token.wire import bytes_of
 
 KEYS_PATH = "/v1/keys"
 

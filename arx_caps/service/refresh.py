@@ -17,10 +17,10 @@ import httpx
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.service.fetch import Fetched, fetch_keys, write_keys
 from arx_caps.service.own_key import read_own_key
-from arx_verifier.codec import bytes_of
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.keys import KeyRing
 from arx_verifier.service import FileKeys
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.wire import bytes_of
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0

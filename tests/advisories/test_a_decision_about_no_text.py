@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import proofs
-from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.arguments import read_constraint
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import read_rule
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.discharge import Requirement
+from arx_verifier.constraints.constraint import read_constraint
+from arx_verifier.constraints.rule import read_rule
 from arx_verifier.errors import ArxError
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import call_proof
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement
 from tests.support import ANYTHING, AT, access, mint, verifier
 
 HALF = "\ud800"
@@ -87,10 +87,10 @@ WRITTEN: dict[str, Callable[[], object]] = {
     "holder": lambda: TOKEN.hand_over(HALF),
     "identifier": lambda: mint(ANYTHING, subject=("a", HALF)),
     "requirement": lambda: Requirement(HALF).encode(),
-    "tool": lambda: proofs.tool_fields(HALF, {}),
-    "argument": lambda: proofs.tool_fields("a", {"x": HALF}),
-    "target": lambda: proofs.http_fields(HttpCall("GET", f"/{HALF}", bytes(32))),
-    "method": lambda: proofs.http_fields(HttpCall(HALF, "/", bytes(32))),
+    "tool": lambda: call_proof.tool_fields(HALF, {}),
+    "argument": lambda: call_proof.tool_fields("a", {"x": HALF}),
+    "target": lambda: call_proof.http_fields(HttpCall("GET", f"/{HALF}", bytes(32))),
+    "method": lambda: call_proof.http_fields(HttpCall(HALF, "/", bytes(32))),
 }
 
 

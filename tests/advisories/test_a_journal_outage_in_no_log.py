@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 
 from arx_verifier.errors import AuditError
-from arx_verifier.spool import Journal
+from arx_verifier.journal.writer import Journal
 from tests.support import access, mint, sign, verifier
 from tests.verifier.journals import allow, small
 
 
 def outage(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    told = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "arx_verifier.spool"]
+    told = [
+        (record.levelno, record.getMessage())
+        for record in caplog.records
+        if record.name == "arx_verifier.journal.writer"
+    ]
     caplog.clear()
     return told
 

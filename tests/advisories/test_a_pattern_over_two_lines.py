@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import read_rule
+from arx_verifier.constraints.rule import read_rule
+from arx_verifier.token.caveats import Caveat
 from tests.support import access, mint, verifier
 
 BREAKS = ["\0", "\n", "\r", "\r\n", "\x0b", "\x1b", "\x7f", "\x85", "\u2028", "\u2029"]

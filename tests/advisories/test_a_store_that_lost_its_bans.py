@@ -20,7 +20,7 @@ from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, acl
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 from tests.cli.helpers import arx
 from tests.mint.processes import Caller, MintProcess
 from tests.mint.world import ISSUER, make_realm, now_ms

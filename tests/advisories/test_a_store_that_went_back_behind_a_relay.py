@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.epochs import boot_clock
-from arx_verifier.feed_wire import Crowd
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.store_link import Crowd
 from tests.faults.going_back import KID, SCOPES, follow, running
 from tests.faults.witness import Witness
 from tests.relay.crowd import BEGAN, OTHER, Somebody, World

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from arx_verifier import Rule, proving, verify
+from arx_verifier import Rule
+from arx_verifier.verification import authenticate, verifier
 from tests.routes.asking import Answer, Guarded, ask
 
 READ = {"GET /orders/{order_id}": "orders.get"}
@@ -55,9 +56,9 @@ def test_a_call_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def prove(*given: Any) -> Any:
         proofs.append(given)
-        return proving.prove(*given)
+        return authenticate.prove(*given)
 
-    monkeypatch.setattr(verify, "prove", prove)
+    monkeypatch.setattr(verifier, "prove", prove)
     on = guarded([])
     for _ in range(2):
         assert asyncio.run(on.ask("GET", "/orders/1")).status == 200
@@ -67,7 +68,7 @@ def test_a_call_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refused_call_leaves_nothing_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A screened token is proven again with each call until one of them is allowed."""
     kept: list[Any] = []
-    monkeypatch.setattr(verify.Verifier, "_remember", lambda *given: kept.append(given))
+    monkeypatch.setattr(verifier.Verifier, "_remember", lambda *given: kept.append(given))
     on = guarded([], Rule(tool="orders.refund"))
     assert asyncio.run(on.ask("GET", "/orders/1")).code == "tool_not_allowed"
     assert kept == []

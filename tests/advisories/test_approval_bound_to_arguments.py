@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from arx_caps.mint.once import HEADER
 from arx_caps.mint.requiring import constraints_of
-from arx_verifier.caveats import Caveat, read_caveat
-from arx_verifier.constraints import Rule, compile_rule, permits
+from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.errors import GrantError
+from arx_verifier.token.caveats import Caveat, read_caveat
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_tasks import verifier
 

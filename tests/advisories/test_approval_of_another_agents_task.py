@@ -5,10 +5,10 @@ What a token demands is no secret: whoever sees a token, or guesses a task's nam
 """
 
 from arx_caps.agent.approval import Approval
-from arx_verifier.access import AccessRequest
-from arx_verifier.discharge import bind, join
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.discharge import bind, join
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_tasks import verifier
 from tests.mint.world import now_ms

@@ -7,8 +7,8 @@ service started anew, and it counted as given since.
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import MemoryNonces
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import AT, verifier
 from tests.verifier.discharges import RULE, answering, demanding, refund, sent
 

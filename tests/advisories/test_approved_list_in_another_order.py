@@ -11,10 +11,10 @@ import pytest
 from arx_caps.agent import Approval, Task
 from arx_caps.cli.approving import show_approval
 from arx_caps.mint.requiring import constraints_of
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule, compile_rule, permits
-from arx_verifier.discharge import caveat_key, discharge, require_discharge
+from arx_verifier.constraints.rule import Rule, compile_rule, permits
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import caveat_key, discharge, require_discharge
 from tests.agent.holding import REQUIRED, bundle, token
 from tests.support import AT, KEY, PEER, verifier
 

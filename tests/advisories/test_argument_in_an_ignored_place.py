@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.enforcement.routes import RouteMap
 from arx_verifier.errors import RequestError, SettingsError
-from arx_verifier.routes import RouteMap
 from tests.verifier.serving import Realm, answered
 
 RULES = (Rule(tool="orders.refund", args={"amount": Constraint(range=("0", "20"))}),)

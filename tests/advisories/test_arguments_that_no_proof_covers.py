@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.token.caveats import Caveat
 from tests.support import ANYTHING, access, http_call, mint, sign, verifier
 
 

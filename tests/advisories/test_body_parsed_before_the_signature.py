@@ -9,9 +9,9 @@ without a step of Python for each value.
 
 import pytest
 
-from arx_verifier import routes
-from arx_verifier.access import read_json_object
+from arx_verifier.enforcement import routes
 from arx_verifier.errors import RequestError
+from arx_verifier.request import read_json_object
 from tests.verifier.serving import Realm, answered
 
 BODY = b'{"amount":5,"note":"%b"}' % (b"x" * 4096)

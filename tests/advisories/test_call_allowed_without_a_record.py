@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.decisions import Decision
-from arx_verifier.replay import read_journal
-from arx_verifier.spool import Journal
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.writer import Journal
+from arx_verifier.verification.verifier import Verifier
 from tests.disks import small_disk
 from tests.support import ANYTHING, AT, access, mint, verifier
 

@@ -19,9 +19,9 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_caps.agent.auth import ArxAuth
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.counters import MemoryNonces
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.holding import bundle, token
 from tests.agent.live import serving
 from tests.support import verifier

@@ -18,11 +18,11 @@ from arx_caps.agent import Agent
 from arx_caps.jose import check_assertion, check_dpop, make_assertion, make_dpop
 from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import RevocationStore, acl
-from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.errors import GrantError, UnavailableError
-from arx_verifier.feed import Follower
-from arx_verifier.feed_wire import OK, Answer
-from arx_verifier.following import Following
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.follower_core import Following
+from arx_verifier.revocation.store_link import OK, Answer
 from tests.agent.live import serving
 from tests.relay.conftest import store
 from tests.relay.processes import RelayProcess

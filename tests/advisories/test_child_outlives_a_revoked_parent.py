@@ -13,12 +13,12 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier import codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.feed import Follower
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import HOP_BYTES, Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.faults.witness import Forgetful, Witness
 from tests.servers import until
 from tests.support import ANYTHING, AUDIENCE, KEY, access, mint
@@ -57,7 +57,7 @@ def make_chain(store: RevocationStore, letter: str) -> list[Macaroon]:
             ANYTHING,
             realm=store.realm,
             born=(header.inc, header.seq),
-            id=codec.text_of(os.urandom(16)),
+            id=wire.text_of(os.urandom(16)),
             iat=now,
             exp=now + 600_000,
             depth=DEPTH + 1,

@@ -12,9 +12,11 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from arx_verifier import bounds, caveats, reading
+from arx_verifier import limits
 from arx_verifier.errors import ArxError
-from arx_verifier.terms import Said, Terms
+from arx_verifier.token import caveats
+from arx_verifier.verification import caveat_sequence
+from arx_verifier.verification.compiled_caveats import Said, Terms
 from tests.support import ANYTHING, code_of, forge_caveats, mint
 
 PACKAGE = Path(__file__).parents[2] / "verifier" / "arx_verifier"
@@ -29,7 +31,7 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     """A member is added where a developer would add it, in Python; it restricts in every build."""
     token = forge_caveats(b'{"region":"eu"}')
     assert code_of(token) == "unknown_caveat"
-    take_rest = reading._take_rest
+    take_rest = caveat_sequence._take_rest
 
     def with_region(said: Said, index: int, terms: Terms, audience: str) -> None:
         take_rest(said, index, terms, audience)
@@ -43,8 +45,8 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
         "reading.KEPT",
         "reading.TOGETHER",
     ):  # neither read before nor found later
-        monkeypatch.setattr(f"arx_verifier.{kept}", bounds.Kept(512, 1))
-    monkeypatch.setattr(reading, "_take_rest", with_region)
+        monkeypatch.setattr(f"arx_verifier.{kept}", limits.Kept(512, 1))
+    monkeypatch.setattr(caveat_sequence, "_take_rest", with_region)
     assert code_of(token) == "network_not_allowed"
     assert code_of(mint(ANYTHING).encode()) == "ok"
 

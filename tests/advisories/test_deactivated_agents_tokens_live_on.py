@@ -15,7 +15,7 @@ from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
-from arx_verifier.codec import bytes_of
+from arx_verifier.token.wire import bytes_of
 from tests.faults.witness import Witness
 from tests.mint.world import AGENT, LOOKUP, Holder, World, client_of, make_realm
 from tests.servers import until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import AttenuationError
 from tests.agent.holding import REFUND, ask, task, task_with
 

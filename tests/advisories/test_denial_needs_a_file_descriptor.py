@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.decisions import ChainFacts, Decision
-from arx_verifier.segment import SUFFIX, files_in
-from arx_verifier.spool import Journal, read_journal
+from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.segment import SUFFIX, files_in
+from arx_verifier.journal.writer import Journal, read_journal
 
 FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")
 T0 = 1_700_000_000_000

@@ -16,7 +16,7 @@ import redis
 
 from arx_caps.cli import exits
 from arx_caps.revocation import acl
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 from tests.cli.helpers import arx
 from tests.cli.live import live_realm
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.decisions import ChainFacts, Decision
 from arx_verifier.errors import AuditError
-from arx_verifier.spool import Journal
+from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.writer import Journal
 from tests.servers import until
 
 FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from tests.verifier.serving import TOOLS, Realm, application
 
 PARTS = 100_000

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from arx_caps.jose import KeyFile, SigningKey
 from arx_caps.mint.tables import USED_JTI
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.world import ISSUER, Holder, World, local_world
 
 

@@ -13,8 +13,8 @@ import pytest
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_verifier.access import AccessRequest
-from arx_verifier.discharge import Requirement, require_discharge, requirements
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.discharge import Requirement, require_discharge, requirements
 from tests.mint.approvals import code
 from tests.mint.test_exchange import ORDER, POLICY, Shop, called
 from tests.mint.world import now_ms

@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from arx_caps.agent.task import Task
-from arx_verifier.caveats import read_caveat
-from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.token.caveats import read_caveat
+from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.test_exchange import Shop, called
 from tests.mint.world import now_ms
 from tests.support import access, sign

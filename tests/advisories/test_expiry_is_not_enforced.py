@@ -6,7 +6,7 @@ ARx: time is compared on every call, warm or cold, and a time in another form th
 
 import pytest
 
-from arx_verifier.caveats import Caveat
+from arx_verifier.token.caveats import Caveat
 from tests.support import ANYTHING, AT, access, code_of, forge, forge_caveats, mint, verifier
 
 

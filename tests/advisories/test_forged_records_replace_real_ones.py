@@ -16,7 +16,7 @@ from arx_caps.audit.entries import DISPUTED, EventRecord, is_event, read_event
 from arx_caps.audit.ship import Shipper
 from arx_caps.audit.wire import Batch
 from arx_caps.jose import SigningKey
-from arx_verifier.spool import Journal
+from arx_verifier.journal.writer import Journal
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.test_log import decisions_in, entries, key, send, world
 from tests.mint.world import ISSUER, World

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 
-from arx_verifier import grant
+from arx_verifier.verification import grant
 from tests.support import access, mint, verifier
 
 PATIENCE_S = 10

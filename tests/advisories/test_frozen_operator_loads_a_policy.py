@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.epochs import EpochRefusal
+from arx_verifier.revocation.epoch import EpochRefusal
 from tests.mint.world import local_world
 
 

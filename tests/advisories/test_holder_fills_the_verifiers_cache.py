@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from arx_verifier import arguments, names
-from arx_verifier.bounds import MAX_TOOL_PARTS
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.discharge import Requirement, require_discharge
-from arx_verifier.macaroon import Macaroon
+from arx_verifier import names
+from arx_verifier.constraints import constraint as arguments
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.limits import MAX_TOOL_PARTS
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, require_discharge
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, access, mint, sign, verifier
 
 CACHE_BYTES = 1_000_000

@@ -14,8 +14,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.feed import Follower
-from arx_verifier.feed_wire import Crowd
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.store_link import Crowd
 from tests.relay.crowd import BEGAN, Somebody, World
 from tests.relay.processes import RelayProcess
 from tests.servers import until

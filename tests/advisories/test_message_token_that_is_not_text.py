@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from arx_verifier.enforcement.guard import protect
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.guard import protect
 from tests.verifier.serving import Realm
 
 

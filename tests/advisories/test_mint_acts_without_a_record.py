@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_verifier.macaroon import MINT_AUDIENCE
-from arx_verifier.replay import read_journal
-from arx_verifier.spool import Journal
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.writer import Journal
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 from tests.disks import small_disk
 from tests.mint.world import LOOKUP, World, client_of, local_mint, make_realm
 from tests.servers import until

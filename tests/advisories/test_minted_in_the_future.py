@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from arx_verifier.errors import SettingsError
-from arx_verifier.keys import KeyRing
+from arx_verifier.token.keyring import KeyRing
 from tests.support import ANYTHING, AT, KEY, REALM, access, mint, sign, verifier
 
 DAY_MS = 86_400_000

@@ -24,7 +24,7 @@ from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
-from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.service import open_verifier
 from tests.advisories.test_exchange_drops_the_narrowing import ALONE, stored_shop
 from tests.agent.live import live_mint, serving

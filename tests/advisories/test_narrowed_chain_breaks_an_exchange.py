@@ -13,7 +13,7 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.discharge import Requirement, require_discharge, requirements
+from arx_verifier.token.discharge import Requirement, require_discharge, requirements
 from tests.advisories.test_exchange_drops_the_narrowing import StoredShop, stored_shop
 from tests.mint.test_exchange import ORDER, POLICY, called
 

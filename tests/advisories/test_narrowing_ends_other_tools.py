@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.rule import Constraint, Rule
 from tests.agent.holding import ask, task, task_with, token
 from tests.mint.test_exchange import ORDER, Shop, called
 

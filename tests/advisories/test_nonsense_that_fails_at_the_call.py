@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from arx_verifier import arguments
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Leaf, Rule, Url, compile_rule
+from arx_verifier.constraints import constraint as arguments
+from arx_verifier.constraints.rule import Constraint, Leaf, Rule, Url, compile_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token.caveats import Caveat
 
 REALM = UnsafeTestRealm("orders")
 

@@ -5,8 +5,8 @@ A call's nonce is kept for 15 s, such a name for 24 h, and a holder may write as
 of half a million was full after some ten thousand calls.
 """
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import MemoryNonces
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import ANYTHING, AT, access, mint, sign, verifier
 
 CAPACITY = 400

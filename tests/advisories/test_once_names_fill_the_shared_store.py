@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import RedisNonces
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import RedisNonces
 from tests.support import ANYTHING, access, mint, sign, verifier
 
 MOST_BYTES = 128 * 1024  # beside what the empty server takes

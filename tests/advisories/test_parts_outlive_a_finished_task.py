@@ -9,7 +9,7 @@ kills let the parts' tokens live again; and a task whose end had come was said t
 import pytest
 import redis
 
-from arx_verifier.verify import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.test_narrowing import ask, direct, services, started, world
 from tests.mint.world import Holder, World, now_ms
 from tests.servers import until

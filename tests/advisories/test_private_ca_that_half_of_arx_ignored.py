@@ -34,10 +34,10 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.jwks import KeySets
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.counters import RedisNonces
 from arx_verifier.errors import SettingsError, StoreError, UnavailableError
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 from arx_verifier.service import open_verifier
+from arx_verifier.verification.nonces import RedisNonces
 from tests.agent.live import serving
 from tests.audit.world import LOG, ORIGIN
 from tests.cli.helpers import Ran, arx

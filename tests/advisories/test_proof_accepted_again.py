@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.counters import MemoryNonces, RedisNonces
-from arx_verifier.verify import Verifier
+from arx_verifier.verification.nonces import MemoryNonces, RedisNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, access, mint, sign, verifier
 
 

@@ -16,8 +16,8 @@ from arx_caps.agent.mint_client import MintClient
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.realm import Realm
-from arx_verifier.feed_wire import OK, RESYNC, Answer
-from arx_verifier.following import Following
+from arx_verifier.revocation.follower_core import Following
+from arx_verifier.revocation.store_link import OK, RESYNC, Answer
 from tests.mint.processes import MintProcess
 from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.servers import until

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from arx_verifier.epochs import EpochTable, Lease, boot_clock
 from arx_verifier.errors import ValidityError
+from arx_verifier.revocation.epoch import EpochTable, Lease, boot_clock
 from tests.support import AT, INC, PEER, access, mint, sign, verifier
 
 
@@ -45,7 +45,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> None:
         return work()
 
     monkeypatch.setattr(asyncio, "to_thread", to_thread)
-    monkeypatch.setattr("arx_verifier.verify.time.monotonic_ns", lambda: clock() + sum(late))
+    monkeypatch.setattr("arx_verifier.verification.verifier.time.monotonic_ns", lambda: clock() + sum(late))
 
 
 @pytest.mark.usefixtures("queue")

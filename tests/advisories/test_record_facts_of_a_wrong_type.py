@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arx_verifier.access import AccessRequest
-from arx_verifier.spool import Journal, read_journal
+from arx_verifier.journal.writer import Journal, read_journal
+from arx_verifier.request import AccessRequest
 from tests.support import access, mint, verifier
 
 WRONG: list[dict[str, Any]] = [

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import comparing, matching
-from arx_verifier.canonical import MAX_INTEGER
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import MAX_TOLD, Rule, explain
+from arx_verifier.constraints import scalars, text
+from arx_verifier.constraints.rule import MAX_TOLD, Rule, explain
+from arx_verifier.jcs import MAX_INTEGER
+from arx_verifier.token.caveats import Caveat
 from tests.support import access, mint, verifier
 
 ARGUMENTS = {f"a{number}": number for number in range(1000)}
@@ -50,7 +50,7 @@ class Watched(list[Any]):
     """Not a list by type: no test speaks of it."""
 
 
-@pytest.mark.parametrize("make", [comparing.contains, comparing.subset], ids=["contains", "subset"])
+@pytest.mark.parametrize("make", [scalars.contains, scalars.subset], ids=["contains", "subset"])
 def test_lists_mean_what_they_meant(make: Any) -> None:
     """True is not 1, also in a set; an item of a kind that is not spoken of fails the whole, also under ``not``."""
     speaks, holds = make((1, "a"))
@@ -67,9 +67,9 @@ def test_lists_mean_what_they_meant(make: Any) -> None:
 
 def test_a_path_is_searched_only_below_its_operand() -> None:
     """A megabyte that begins elsewhere costs one comparison."""
-    _, holds = matching.subpath("/srv")
+    _, holds = text.subpath("/srv")
     assert not holds("/srvx/" + "a" * 100)
     assert not holds("/srv/../etc")
     assert holds("/srv")
     assert holds("/srv/a")
-    assert not matching.subpath("/")[1]("a/b")
+    assert not text.subpath("/")[1]("a/b")

@@ -7,9 +7,9 @@ record three times and raised twice before it was counted; a ban was looked for 
 
 from pathlib import Path
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.spool import MIN_SEGMENT_BYTES, Journal, read_journal
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.journal.writer import MIN_SEGMENT_BYTES, Journal, read_journal
+from arx_verifier.token.caveats import Caveat
 from benchmarks import refusals
 from benchmarks.counting import count
 from benchmarks.rows import Verifiers

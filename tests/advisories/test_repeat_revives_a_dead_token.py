@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.world import LOOKUP, Holder, World, local_world
 
 KEY = {"Idempotency-Key": "k-1"}

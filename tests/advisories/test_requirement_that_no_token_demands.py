@@ -6,10 +6,10 @@ another of the same name.
 """
 
 from arx_caps.agent.approval import Approval
-from arx_verifier import codec
-from arx_verifier.access import AccessRequest
-from arx_verifier.discharge import Requirement, bind, join, requirements
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import wire
+from arx_verifier.token.discharge import Requirement, bind, join, requirements
+from arx_verifier.token.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
 from tests.mint.test_tasks import verifier
 from tests.mint.world import now_ms
@@ -72,7 +72,7 @@ def test_two_of_one_name(desk: Desk) -> None:
     note = {"x": 1}
     text = desk.task.call_token("payments", "payments.note", note)
     made = Macaroon.parse(approval.encode())
-    changed = made.to_bytes().replace(codec.packet(codec.IDENTIFIER, refunds), codec.packet(codec.IDENTIFIER, notes))
+    changed = made.to_bytes().replace(wire.packet(wire.IDENTIFIER, refunds), wire.packet(wire.IDENTIFIER, notes))
     assert changed != made.to_bytes()
     for discharge in (made, Macaroon.from_bytes(changed)):
         said = judge.decide(join(text, [bind(discharge, token)]), AccessRequest("payments.note", note, now_ms())).code

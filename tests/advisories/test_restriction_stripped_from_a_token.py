@@ -7,9 +7,9 @@ with one of another token.
 
 import pytest
 
-from arx_verifier import codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
 from tests.support import ANYTHING, AT, code_of, mint
 
 CHAIN = (
@@ -24,11 +24,11 @@ FOREIGN = mint(ANYTHING, *reversed(CHAIN), session="s-other").packets
 PLACES = range(len(PACKETS))
 
 
-def code_with(caveats: tuple[bytes | codec.ThirdParty, ...], signature: bytes | None = None) -> str:
+def code_with(caveats: tuple[bytes | wire.ThirdParty, ...], signature: bytes | None = None) -> str:
     """What is said of the token with other caveats."""
-    parts = codec.decode(TOKEN.to_bytes())
+    parts = wire.decode(TOKEN.to_bytes())
     changed = parts._replace(caveats=caveats, signature=signature or parts.signature)
-    return code_of(codec.TOKEN_PREFIX + codec.text_of(codec.encode(changed)))
+    return code_of(wire.TOKEN_PREFIX + wire.text_of(wire.encode(changed)))
 
 
 def test_the_token_itself_is_good() -> None:

@@ -7,7 +7,7 @@ so that every tool service could have killed, lifted bans, and set the sequence 
 
 import pytest
 
-from arx_verifier.store_address import Address, without_login
+from arx_verifier.revocation.store_url import Address, without_login
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import arguments, terms
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints import constraint as arguments
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification import compiled_caveats
 from tests.support import access, mint, verifier
 
 pytestmark = pytest.mark.long
 
 TABLES = (
-    terms.KEPT, terms.TOGETHER, terms._GATHERED, terms.REFUSED, terms._DEMANDS, arguments._KEPT, arguments._SAID,
+    compiled_caveats.KEPT, compiled_caveats.TOGETHER, compiled_caveats._GATHERED, compiled_caveats.REFUSED, compiled_caveats._DEMANDS, arguments._KEPT, arguments._SAID,
 )  # fmt: skip
 MOST_BYTES = 4_000_000  # with a quarter of what is allowed
 

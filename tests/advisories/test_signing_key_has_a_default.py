@@ -14,10 +14,10 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.founding import init_realm
 from arx_caps.mint.keys import RootKeys
 from arx_verifier.errors import SettingsError
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
 from arx_verifier.service import open_verifier
-from arx_verifier.verify import Verifier
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.support import KEY, REALM
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.epochs import boot_clock
 from arx_verifier.errors import REASONS, StaleEpochError, refusal
+from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import L_NS, token
 from tests.faults.witness import Witness, freeze
 from tests.servers import until

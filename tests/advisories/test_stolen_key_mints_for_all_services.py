@@ -8,9 +8,10 @@ of service A can make, service A accepts, and no other service does.
 import pytest
 
 from arx_caps.mint.keys import RootKeys
-from arx_verifier import canonical, codec
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
+from arx_verifier import jcs
+from arx_verifier.token import wire
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, KEY, OTHER_KEY, REALM, access, code_of, forge, identifier, mint, sign, verifier
 
 ORDERS, BILLING = {"k1.0": KEY}, {"k1.0": OTHER_KEY}  # one key id, two audiences: the keys differ
@@ -40,9 +41,9 @@ def test_a_token_of_the_other_service_cannot_be_turned_round() -> None:
     """Nor can a caveat, or a token that the thief was sent, be used elsewhere."""
     sent = mint()
     named = identifier(aud="billing")
-    assert at_billing(forge(canonical.encode(named), (ANYTHING.encode(),), key=KEY)) == "bad_signature"
-    parts = codec.decode(sent.to_bytes())._replace(identifier=canonical.encode(named))
-    assert at_billing(codec.TOKEN_PREFIX + codec.text_of(codec.encode(parts))) == "bad_signature"
+    assert at_billing(forge(jcs.encode(named), (ANYTHING.encode(),), key=KEY)) == "bad_signature"
+    parts = wire.decode(sent.to_bytes())._replace(identifier=jcs.encode(named))
+    assert at_billing(wire.TOKEN_PREFIX + wire.text_of(wire.encode(parts))) == "bad_signature"
     assert at_billing(sent.encode()) == "wrong_audience"
 
 

@@ -7,9 +7,9 @@ tool with ``once`` of that name was the one that it was good for.
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.discharge import Requirement, require_discharge
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, require_discharge
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import AT, access, sign, verifier
 from tests.verifier.discharges import APPROVED, RAW, REFUND, answering, demanding, named, refund, sent
 

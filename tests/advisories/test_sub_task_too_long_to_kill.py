@@ -7,8 +7,8 @@ longer than the 96 bytes that the kill store takes, so that no kill could name i
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.scopes import MAX_SCOPE_BYTES
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.targets import MAX_SCOPE_BYTES
 from tests.support import ANYTHING, access, mint, unchecked, verifier
 
 

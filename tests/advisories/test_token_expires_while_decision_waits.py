@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_verifier.caveats import Caveat
+from arx_verifier.token.caveats import Caveat
 from tests.support import ANYTHING, AT, MovedEpochs, SlowDecisions, access, mint, sign, verifier
 
 Wait = Callable[[int], None]
@@ -22,7 +22,7 @@ Wait = Callable[[int], None]
 def wait(monkeypatch: pytest.MonkeyPatch) -> Wait:
     """Let so many ms pass, by the clock that does not step."""
     clock, late = time.monotonic_ns, [0]
-    monkeypatch.setattr("arx_verifier.verify.time.monotonic_ns", lambda: clock() + sum(late))
+    monkeypatch.setattr("arx_verifier.verification.verifier.time.monotonic_ns", lambda: clock() + sum(late))
     return lambda ms: late.append(ms * 1_000_000)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import chain, codec, compiled, proving
-from arx_verifier.caveats import Caveat
+from arx_verifier import compiled
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification import authenticate
 from tests.support import ANYTHING, AT, KEY, access, code_of, mint, sign, verifier
 
 RAW = mint().to_bytes()
@@ -18,19 +20,19 @@ RAW = mint().to_bytes()
 @pytest.mark.parametrize("more", [b"\0", b"\0\0", b"\n", RAW, b"\6\x20" + bytes(32)], ids=lambda more: str(len(more)))
 def test_nothing_follows_the_signature(more: bytes) -> None:
     """Not one byte."""
-    assert code_of(codec.TOKEN_PREFIX + codec.text_of(RAW + more)) == "malformed"
+    assert code_of(wire.TOKEN_PREFIX + wire.text_of(RAW + more)) == "malformed"
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 4])
 def test_lengths_are_minimal(zeros: int) -> None:
     """Of location, identifier, caveat and signature: a longer way to write one is another spelling of the token."""
-    parts = codec.decode(RAW)
+    parts = wire.decode(RAW)
     for data in (parts.location, parts.signature):
         assert data is not None
         short = bytes([len(data)]) + data
         long = bytes([len(data) | 0x80]) + b"\x80" * (zeros - 1) + b"\0" + data
         assert short in RAW
-        assert code_of(codec.TOKEN_PREFIX + codec.text_of(RAW.replace(short, long, 1))) == "malformed"
+        assert code_of(wire.TOKEN_PREFIX + wire.text_of(RAW.replace(short, long, 1))) == "malformed"
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
@@ -58,7 +60,7 @@ def tiny(count: int) -> str:
     caveats = (ANYTHING.encode(), *(b"x",) * count)
     identifier = mint().identifier
     signature = chain.fold(chain.derive(KEY), identifier, caveats)
-    return codec.TOKEN_PREFIX + codec.text_of(codec.encode(codec.Packets(b"acme", identifier, caveats, signature)))
+    return wire.TOKEN_PREFIX + wire.text_of(wire.encode(wire.Packets(b"acme", identifier, caveats, signature)))
 
 
 @pytest.mark.parametrize("count", [64, 1000, 60_000])
@@ -73,7 +75,7 @@ def test_many_caveats_cost_no_hmac(monkeypatch: pytest.MonkeyPatch, count: int) 
 def test_a_forged_token_costs_one_chain_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not authentic is never interpreted: no caveat of it is read."""
     token = mint(ANYTHING, key=b"\7" * 32)
-    monkeypatch.setattr(proving, "ProvenChain", lambda *_: pytest.fail("a caveat of a forged token was read"))
+    monkeypatch.setattr(authenticate, "ProvenChain", lambda *_: pytest.fail("a caveat of a forged token was read"))
     hashed = counted(monkeypatch)
     assert code_of(token.encode()) == "bad_signature"
     assert len(hashed) == 2 * 2

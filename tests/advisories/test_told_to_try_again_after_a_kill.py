@@ -13,8 +13,8 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.codes import find_code
+from arx_verifier.enforcement.problems import answer
 from arx_verifier.errors import RevokedError, refusal
-from arx_verifier.problems import answer
 from tests.agent.holding import ask, task
 from tests.cli.helpers import arx
 from tests.servers import FAST_LEASE_MS, begun_store

@@ -6,8 +6,8 @@ ARx: a restriction that a verifier does not understand, or cannot read in its on
 
 import pytest
 
-from arx_verifier import chain, codec
 from arx_verifier.errors import MalformedTokenError
+from arx_verifier.token import chain, wire
 from tests.support import AT, code_of, forge_caveats, mint
 
 LATER = str(AT + 1000).encode()
@@ -44,10 +44,10 @@ def test_a_value_of_64_kb_is_refused_before_it_is_read() -> None:
     """It does not even have a length in the token's form; as text it is refused by its size."""
     caveat = b'{"task":"' + b"x" * 65_536 + b'"}'
     with pytest.raises(MalformedTokenError):
-        codec.packet(codec.IDENTIFIER, caveat)
+        wire.packet(wire.IDENTIFIER, caveat)
     body, signature = mint().parts()
     long = (
         b"\x02" + bytes([len(caveat) & 0x7F | 0x80, len(caveat) >> 7 & 0x7F | 0x80, len(caveat) >> 14]) + caveat + b"\0"
     )
-    raw = body + long + codec.TAIL + chain.extend(signature, caveat)
-    assert code_of(codec.TOKEN_PREFIX + codec.text_of(raw)) == "malformed"
+    raw = body + long + wire.TAIL + chain.extend(signature, caveat)
+    assert code_of(wire.TOKEN_PREFIX + wire.text_of(raw)) == "malformed"

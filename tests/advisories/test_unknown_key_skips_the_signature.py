@@ -6,7 +6,7 @@ ARx: a key id that the verifier does not have is a refusal, as every look-up tha
 
 import pytest
 
-from arx_verifier.keys import KeyRing
+from arx_verifier.token.keyring import KeyRing
 from tests.support import ANYTHING, AT, KEY, OTHER_KEY, REALM, access, code_of, forge, mint, sign, verifier
 
 RING = KeyRing({"k1.0": KEY}, realm=REALM)

@@ -7,8 +7,8 @@ No authority is gained by it, but the chain that is audited can be forged.  ARx 
 import pymacaroons  # type: ignore[import-untyped]
 import pytest
 
-from arx_verifier import codec
-from arx_verifier.caveats import Caveat
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
 from tests.support import AT, KEY, code_of, mint
 
 APPENDED = [
@@ -22,19 +22,19 @@ APPENDED = [
 
 def appended(caveat: bytes) -> bytes:
     """A token with one more caveat under its old signature."""
-    parts = codec.decode(mint().to_bytes())
-    return codec.encode(parts._replace(caveats=(*parts.caveats, caveat)))
+    parts = wire.decode(mint().to_bytes())
+    return wire.encode(parts._replace(caveats=(*parts.caveats, caveat)))
 
 
 @pytest.mark.parametrize("caveat", APPENDED)
 def test_an_unsigned_caveat_refuses_the_token(caveat: bytes) -> None:
     """Known or unknown, widening or narrowing: the chain does not end in this signature."""
-    assert code_of(codec.TOKEN_PREFIX + codec.text_of(appended(caveat))) == "bad_signature"
+    assert code_of(wire.TOKEN_PREFIX + wire.text_of(appended(caveat))) == "bad_signature"
 
 
 def test_the_defect_is_there() -> None:
     """pymacaroons accepts what no checker of it accepts: the reason why it does not decide here."""
-    token = pymacaroons.Macaroon.deserialize(codec.text_of(appended(b"junk")))
+    token = pymacaroons.Macaroon.deserialize(wire.text_of(appended(b"junk")))
     witness = pymacaroons.Verifier()
     witness.satisfy_exact(mint().packets[0].decode())  # type: ignore[union-attr]
     assert token.caveats[-1].caveat_id_bytes == b"junk"

@@ -5,8 +5,8 @@ A name was remembered until the end of the token that it was used with, and a ho
 was, or a later grant of the same task, outlived what was remembered.
 """
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import MemoryNonces
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import AT, mint, verifier
 from tests.verifier.discharges import APPROVED, answering, demanding, refund, sent
 

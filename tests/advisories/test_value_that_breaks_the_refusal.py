@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.epochs import EpochTable, Lease
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import shorten
+from arx_verifier.revocation.epoch import EpochTable, Lease
+from arx_verifier.token.caveats import Caveat
 from tests.support import ANYTHING, AT, INC, access, mint, verifier
 
 

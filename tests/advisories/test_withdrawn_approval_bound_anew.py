@@ -17,7 +17,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.verify import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_approvals_crashes import desk, payments
 from tests.mint.world import World, client_of, make_realm

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.servers
 
 WORKER = """
 import json, logging, sys
-from arx_verifier.access import AccessRequest
+from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
 logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
 verifier = open_verifier(sys.argv[1])

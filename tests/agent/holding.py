@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from arx_caps.agent import Bundle, Task
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.discharge import Requirement, caveat_key, discharge, require_discharge
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, KEY, PEER, TASK, mint, verifier
 
 ISSUER = "http://127.0.0.1:8700"

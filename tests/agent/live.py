@@ -23,9 +23,9 @@ from arx_caps.mint.app import create_app
 from arx_caps.mint.core import Mint
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
-from arx_verifier.access import AccessRequest
+from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
-from arx_verifier.verify import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 POLICY = """
 [audience.orders]

@@ -12,9 +12,6 @@ import pytest
 
 from arx_caps.agent import Approval, Bundle, StartedTask, Task, approval
 from arx_caps.agent.auth import ArxAuth
-from arx_verifier.access import AccessRequest
-from arx_verifier.codec import JOINT
-from arx_verifier.discharge import Requirement, require_discharge
 from arx_verifier.errors import (
     ArxError,
     AttenuationError,
@@ -23,6 +20,9 @@ from arx_verifier.errors import (
     RequestError,
     StoreError,
 )
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.discharge import Requirement, require_discharge
+from arx_verifier.token.wire import JOINT
 from tests.agent.holding import REFUND, REQUIRED, approvable, bundle, discharged, task, token
 from tests.support import AT, KEY, PEER, TASK, verifier
 

@@ -10,7 +10,7 @@ import pytest
 from arx_caps.agent import Agent, Approval, Session, StartedTask, Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.errors import AttenuationError, GrantError
-from arx_verifier.verify import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import until
 from tests.topologies.fleet import free_ports

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from arx_caps.agent import ArxAuth, Task
-from arx_verifier.access import AccessRequest, HttpCall
 from arx_verifier.errors import AttenuationError
+from arx_verifier.request import AccessRequest, HttpCall
 from tests.agent.holding import ORIGINS, REFUND, bundle, task
 from tests.support import AT, PEER, verifier
 

@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from arx_caps.agent import Bundle, Task
 from arx_caps.agent.origins import origin_of, read_origin
-from arx_verifier import canonical, codec
-from arx_verifier.caveats import Caveat
+from arx_verifier import jcs
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.macaroon import Macaroon, OperatorIdentifier
-from arx_verifier.proofs import CallSigner
+from arx_verifier.token import wire
+from arx_verifier.token.call_proof import CallSigner
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon, OperatorIdentifier
 from tests.agent.holding import ORIGINS, bundle, task, token
 from tests.support import AT, KEY, QUICK, TOKEN_ID
 
 
 def written(**changes: Any) -> str:
     """The bundle's text with some members changed; None takes one away."""
-    raw = codec.bytes_of(bundle().encode().removeprefix(codec.BUNDLE_PREFIX))
+    raw = wire.bytes_of(bundle().encode().removeprefix(wire.BUNDLE_PREFIX))
     whole = {name: value for name, value in (json.loads(raw) | changes).items() if value is not None}
-    return codec.BUNDLE_PREFIX + codec.text_of(canonical.encode(whole))
+    return wire.BUNDLE_PREFIX + wire.text_of(jcs.encode(whole))
 
 
 def tokens(**changes: Macaroon) -> dict[str, str]:
@@ -67,15 +68,15 @@ BAD: list[tuple[str, Callable[[], str], str]] = [
     ("a line break behind it", lambda: bundle().encode() + "\n", "cut short or altered"),
     ("padding", lambda: bundle().encode() + "=", "cut short or altered"),
     ("too long", lambda: "arxb1_" + "A" * 400_000, "more than"),
-    ("not UTF-8", lambda: "arxb1_" + codec.text_of(b"\xff\xfe{"), "cut short or altered"),
-    ("deep", lambda: "arxb1_" + codec.text_of(b"[" * 100_000), "cut short or altered"),
+    ("not UTF-8", lambda: "arxb1_" + wire.text_of(b"\xff\xfe{"), "cut short or altered"),
+    ("deep", lambda: "arxb1_" + wire.text_of(b"[" * 100_000), "cut short or altered"),
     ("version 2", lambda: written(v=2), "cut short or altered"),
     ("no version", lambda: written(v=None), "cut short or altered"),
     ("an unknown member", lambda: written(more=1), "cut short or altered"),
     ("a member of another type", lambda: written(task=5), "cut short or altered"),
     ("no tokens", lambda: written(tokens={}, origins={}), "cut short or altered"),
     ("33 tokens", lambda: written(tokens={f"a{n}": "arx1_" for n in range(33)}), "cut short or altered"),
-    ("spaces in the JSON", lambda: "arxb1_" + codec.text_of(b'{"v": 1}'), "cut short or altered"),
+    ("spaces in the JSON", lambda: "arxb1_" + wire.text_of(b'{"v": 1}'), "cut short or altered"),
     ("another agent", lambda: written(agent="acme/other"), "another agent than its bundle"),
     ("no agent path", lambda: written(agent="Acme"), "no agent path"),
     ("another realm", lambda: written(realm="other"), "another realm than its bundle"),
@@ -189,7 +190,7 @@ def test_what_a_newer_version_wrote_is_carried_along() -> None:
 
     class Newer:
         def encode(self) -> bytes:
-            return canonical.encode(json.loads(raw))
+            return jcs.encode(json.loads(raw))
 
         def handed_to(self, to: str, hop: str) -> "Newer":
             return self

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arx_caps.agent import Task
-from arx_verifier.arguments import compile_constraint, read_constraint
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.constraint import compile_constraint, read_constraint
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import ArxError, AttenuationError
 from arx_verifier.names import matches_tool
+from arx_verifier.token.caveats import Caveat
 from tests.agent.holding import REFUND, ask, bundle, task, task_with, token
 from tests.support import AT, QUICK, verifier
 

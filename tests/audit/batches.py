@@ -9,8 +9,8 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import SOURCE
 from arx_caps.audit.wire import Batch
 from arx_caps.audit.writing import Source
-from arx_verifier.decisions import ChainFacts, Decision, Failure
-from arx_verifier.records import Sealed, seal
+from arx_verifier.journal.decision import ChainFacts, Decision, Failure
+from arx_verifier.journal.record import Sealed, seal
 
 AUDIENCE = "orders"
 BOOT = "b0b0b0b0b0b0"

@@ -10,7 +10,7 @@ from arx_caps.audit.entries import Reader
 from arx_caps.audit.wire import HEADER, PATH, Batch, hold_statement, open_statement
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError
-from arx_verifier.records import Opened, read_sealed
+from arx_verifier.journal.record import Opened, read_sealed
 from tests.mint.world import now_ms
 
 REALM = "acme"

@@ -19,8 +19,8 @@ from arx_caps.audit.retention import erase, prune
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, NODE, RECORD, SOURCE, STATE
 from arx_caps.audit.verify import Trust, verify
-from arx_verifier.decisions import UNPROVEN, Counted, Decision
-from arx_verifier.scopes import subject_scope
+from arx_verifier.journal.decision import UNPROVEN, Counted, Decision
+from arx_verifier.token.targets import subject_scope
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.audit.world import LOG
 

@@ -12,10 +12,10 @@ from arx_caps.audit import questions, reach
 from arx_caps.audit.questions import Question, records, total
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
-from arx_verifier.decisions import COUNTED, UNPROVEN, Decision
+from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
+from arx_verifier.journal.tally import Counted
 from arx_verifier.names import matches_path, matches_tool
-from arx_verifier.scopes import subject_scope
-from arx_verifier.tally import Counted
+from arx_verifier.token.targets import subject_scope
 from tests.audit.batches import START_MS, batch_of, decision, facts
 from tests.servers import BOTH, empty_database
 

@@ -16,7 +16,7 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import NODE, RECORD
 from arx_caps.audit.totals import up_to_date
 from arx_caps.audit.verify import Trust, verify
-from arx_verifier.decisions import UNPROVEN, Counted, Decision
+from arx_verifier.journal.decision import UNPROVEN, Counted, Decision
 from tests.audit.batches import START_MS, batch_of, decision, facts, sources_of
 from tests.audit.test_backup import Backup, kept
 from tests.audit.world import LOG

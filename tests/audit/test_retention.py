@@ -16,7 +16,7 @@ from arx_caps.audit.retention import erase, index_at, prune
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, NODE, PRUNED, RECORD
 from arx_caps.audit.verify import Trust, verify
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.segment import HEADER_BYTES
+from arx_verifier.journal.segment import HEADER_BYTES
 from tests.audit.receiver import Receiver
 from tests.audit.shipping import Make, receiver, shipper, spoil_record, tools
 from tests.servers import until

@@ -9,10 +9,10 @@ from arx_caps.audit.reach import Question, reach
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import META, NODE, RECORD
 from arx_caps.audit.tree import Frontier, leaf_hash
-from arx_verifier.decisions import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.errors import RequestError, SettingsError
-from arx_verifier.scopes import subject_scope
-from arx_verifier.tally import Counted
+from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision, unpack_record
+from arx_verifier.journal.tally import Counted
+from arx_verifier.token.targets import subject_scope
 from tests.audit.batches import BOOT, batch_of, decision, facts, sources_of
 
 

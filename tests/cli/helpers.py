@@ -11,8 +11,9 @@ from click.testing import CliRunner
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.app import cli
-from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule, codec
-from arx_verifier.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule
+from arx_verifier.token import wire
+from arx_verifier.token.discharge import Requirement, caveat_key, discharge, require_discharge
 
 KEY = b"k" * 32
 SESSION, TASK = "s-abcdefghijklmnop", "t-abcdefghijklmnop"
@@ -47,7 +48,7 @@ def macaroon(audience: str, *rules: Rule, **identifier: Any) -> Macaroon:
     """Mint a token that lives ten minutes."""
     now = time.time_ns() // 1_000_000
     facts = {"agent": "acme/support", "aud": audience, "born": (INC, 0), "depth": 4, "kid": "k1.0", "v": 1}
-    facts |= {"iat": now, "exp": now + 600_000, "id": codec.text_of(b"i" * 16), "session": SESSION, "task": TASK}
+    facts |= {"iat": now, "exp": now + 600_000, "id": wire.text_of(b"i" * 16), "session": SESSION, "task": TASK}
     caveat = Caveat(allow=rules, require=("call",), hand_to=("acme/**",))
     return Macaroon.mint(Identifier(**(facts | identifier)), key=KEY, realm="acme", caveats=(caveat,))
 
@@ -85,6 +86,6 @@ def approval(amount: int, *, required: Requirement = REQUIRED, ttl_ms: int = 600
 def service_file(path: Path, key: bytes = KEY, store: str | None = None, audience: str = "orders") -> Path:
     """Write a service file, of ``orders`` unless another is named."""
     content = {"v": 1, "realm": "acme", "audience": audience, "max_ttl_ms": 3_600_000, "store": store}
-    path.write_text(json.dumps({**content, "keys": {"k1.0": codec.text_of(key)}}))
+    path.write_text(json.dumps({**content, "keys": {"k1.0": wire.text_of(key)}}))
     path.chmod(0o600)
     return path

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import Approval, Bundle
-from arx_verifier.codec import JOINT
-from arx_verifier.discharge import Requirement, bind
-from arx_verifier.proofs import CallSigner, tool_fields
+from arx_verifier.token.call_proof import CallSigner, tool_fields
+from arx_verifier.token.discharge import Requirement, bind
+from arx_verifier.token.wire import JOINT
 from tests.cli.helpers import REQUIRED, TASK, approval, arx, bundle, service_file
 
 ARGS = {"amount": 20}

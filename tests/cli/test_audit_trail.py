@@ -14,10 +14,10 @@ import pytest
 from arx_caps.cli import exits
 from arx_caps.demo.stage import free_ports
 from arx_caps.service import open_shipper
-from arx_verifier.decisions import Decision
-from arx_verifier.scopes import subject_scope
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.writer import Journal
 from arx_verifier.service import open_verifier
-from arx_verifier.spool import Journal
+from arx_verifier.token.targets import subject_scope
 from tests.audit.batches import START_MS, decision, facts
 from tests.cli.live import Live, live_realm
 from tests.cli.test_service_keys import joined

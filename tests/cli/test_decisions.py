@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_verifier.decisions import ChainFacts, Decision
 from arx_verifier.errors import Failure
-from arx_verifier.spool import Journal
+from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.writer import Journal
 from tests.cli.helpers import SESSION, TASK, arx
 
 AT = 1_760_000_000_000

@@ -15,13 +15,13 @@ import pytest
 from arx_caps.agent import Agent
 from arx_caps.demo.stage import free_ports, stop, wait_for_port
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
-from arx_verifier.codec import bytes_of
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.feed import Follower
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.follower import Follower
 from arx_verifier.service import open_verifier, read_service_file
-from arx_verifier.verify import Verifier
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier
+from arx_verifier.token.wire import bytes_of
+from arx_verifier.verification.verifier import Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, call, live_realm
 from tests.servers import until

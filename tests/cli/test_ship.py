@@ -14,10 +14,10 @@ import pytest
 from arx_caps.cli import exits
 from arx_caps.keyfile import KeyFile
 from arx_caps.service import open_shipper
-from arx_verifier.decisions import Decision
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.writer import Journal
 from arx_verifier.service import open_verifier
-from arx_verifier.spool import Journal
 from tests.audit.receiver import REALM, Receiver
 from tests.audit.shipping import receiver
 from tests.cli.helpers import arx, service_file

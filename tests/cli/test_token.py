@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent.bundle import Bundle
-from arx_verifier import AccessRequest, Caveat, Macaroon, Rule, proofs
-from arx_verifier.discharge import Requirement, require_discharge
-from arx_verifier.proofs import CallSigner
+from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
+from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import CallSigner
+from arx_verifier.token.discharge import Requirement, require_discharge
 from tests.cli.helpers import SESSION, arx, bundle, orders, service_file
 
 
@@ -210,7 +211,7 @@ def test_a_one_shot_token_is_explained_for_its_call(tmp_path: Path) -> None:
     """
     now = time.time_ns() // 1_000_000
     request = AccessRequest("orders.list", {}, now)
-    text = CallSigner(orders(), "orders").sign(proofs.fields_of(request), now)
+    text = CallSigner(orders(), "orders").sign(call_proof.fields_of(request), now)
     service = service_file(tmp_path / "service")
     call = ("token", "explain", "-", "--json", "--service", service, "--tool")
     assert arx(*call, "orders.list", stdin=text).json["code"] == "ok"

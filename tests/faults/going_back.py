@@ -23,9 +23,9 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.log import open_store
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.codec import text_of
-from arx_verifier.epochs import boot_clock
-from arx_verifier.scopes import subject_scope
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.wire import text_of
 from tests.cli.helpers import arx
 from tests.faults.witness import Witness
 from tests.mint.processes import MintProcess

@@ -4,7 +4,7 @@
 import pytest
 
 from arx_caps.revocation import RevocationStore
-from arx_verifier.epochs import boot_clock
+from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import L_NS, Watch, bounded, kill, token
 from tests.faults.proxy import Proxy
 from tests.servers import until

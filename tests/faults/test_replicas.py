@@ -9,7 +9,7 @@ import pytest
 
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.failover import Topology, attest
-from arx_verifier.epochs import boot_clock
+from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import BY, L_NS, bounded, kill, token
 from tests.faults.proxy import Proxy
 from tests.faults.witness import Witness

@@ -13,7 +13,7 @@ import redis
 from arx_caps.cli.doctor_store import ANSWER_BYTES
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.epochs import boot_clock
+from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
 from tests.faults.witness import freeze
 from tests.servers import FAST_LEASE_MS, until

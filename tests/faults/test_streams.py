@@ -20,13 +20,13 @@ from starlette.routing import Route
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.epochs import boot_clock
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.errors import ArxError
-from arx_verifier.feed import Follower
-from arx_verifier.grant import Grant
-from arx_verifier.keys import KeyRing
-from arx_verifier.verify import Verifier
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
 from tests.faults.conftest import L_NS, kill, tell, token
 from tests.faults.witness import Forgetful, freeze
 from tests.servers import until

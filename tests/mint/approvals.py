@@ -12,9 +12,9 @@ from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile
-from arx_verifier.access import AccessRequest
-from arx_verifier.discharge import requirements
-from arx_verifier.verify import Verifier
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.discharge import requirements
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.world import ISSUER, Holder, World, local_world, now_ms
 
 POLICY = """

@@ -36,8 +36,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
-from arx_verifier.discharge import requirements
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.token.discharge import requirements
+from arx_verifier.token.macaroon import Macaroon
 from tests.mint.world import AGENT, LOOKUP, now_ms
 from tests.postgres import running
 

@@ -19,12 +19,12 @@ from arx_caps.jose import KeyFile
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.access import AccessRequest
-from arx_verifier.codec import bytes_of
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.feed import Follower
-from arx_verifier.keys import KeyRing
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.wire import bytes_of
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.world import LOOKUP, Holder, World, client_of, make_realm, now_ms
 from tests.servers import FAST_LEASE_MS
 

@@ -12,12 +12,12 @@ from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
 from arx_caps.mint.app import ENDPOINTS
 from arx_caps.mint.core import HALTED
 from arx_caps.mint.state import State
-from arx_verifier import codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import GrantError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, epochs, local_world, now_ms
 
 __all__ = ["epochs"]  # a fixture
@@ -163,7 +163,7 @@ def test_an_assertion_opens_one_session(world: World) -> None:
     posing = KeyFile("agent", "acme/support/other", ISSUER, agent.key)
     assert open_with(world, world.assertion(posing)) == (401, "bad_assertion")
     _, claims, _ = world.assertion(agent).split(".")
-    header = codec.text_of(b'{"alg":"none","typ":"JWT","kid":"%b"}' % agent.key.kid.encode())
+    header = wire.text_of(b'{"alg":"none","typ":"JWT","kid":"%b"}' % agent.key.kid.encode())
     assert open_with(world, f"{header}.{claims}.") == (401, "bad_assertion")
     assert open_with(world, world.assertion(world.operator_key)) == (403, "wrong_caller")
 
@@ -238,9 +238,9 @@ def test_altered_tokens_are_refused(world: World) -> None:
     """A changed byte of an operator's or a session's token breaks it."""
     for holder in (world.operator(), world.session()[0]):
         assert holder.token is not None
-        raw = bytearray(codec.bytes_of(holder.token.removeprefix("arx1_")))
+        raw = bytearray(wire.bytes_of(holder.token.removeprefix("arx1_")))
         raw[-1] ^= 1
-        forged = Holder(world, holder.key, "arx1_" + codec.text_of(bytes(raw)))
+        forged = Holder(world, holder.key, "arx1_" + wire.text_of(bytes(raw)))
         answer = forged.call("GET", "/v1/whoami")
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_signature")
 

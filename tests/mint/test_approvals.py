@@ -13,8 +13,8 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.once import HEADER
 from arx_caps.mint.state_approvals import Said
 from arx_caps.mint.tables import APPROVALS, SESSIONS, TASKS
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, TWO, Desk, code
 from tests.mint.test_erasing import ANN, IDP, erase
 from tests.mint.test_races import at_once, during

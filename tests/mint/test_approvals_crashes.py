@@ -8,11 +8,11 @@ import pytest
 
 from arx_caps.agent.approval import Approval
 from arx_caps.mint.tables import APPROVALS
-from arx_verifier.codec import bytes_of
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.feed import Follower
-from arx_verifier.keys import KeyRing
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.wire import bytes_of
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
 from tests.mint.dying import PATIENCE_MS, Crasher, Patient, at_every_step, count, crasher, repeat, world
 from tests.mint.world import World, now_ms

@@ -9,9 +9,9 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_verifier.codec import ThirdParty
-from arx_verifier.discharge import Requirement, requirements
-from arx_verifier.macaroon import Identifier
+from arx_verifier.token.discharge import Requirement, requirements
+from arx_verifier.token.macaroon import Identifier
+from arx_verifier.token.wire import ThirdParty
 from tests.mint.test_exchange import PAY, POLICY, Shop
 from tests.mint.world import Holder
 

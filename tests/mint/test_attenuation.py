@@ -18,8 +18,8 @@ from arx_caps.agent import Bundle, Task
 from arx_caps.agent.started import StartedTask
 from arx_caps.durations import parse_duration
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.arguments import compile_constraint, read_constraint
-from arx_verifier.constraints import compile_rule, permits, read_rule
+from arx_verifier.constraints.constraint import compile_constraint, read_constraint
+from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.names import matches_tool
 from tests.advisories.test_exchange_drops_the_narrowing import StoredShop, stored_shop

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import KeyFile, SigningKey
-from arx_verifier.verify import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.dying import Crasher, agent, at_every_step, count, crasher, orders, outcome, repeat, started, world
 from tests.mint.world import LOOKUP, Holder, World
 

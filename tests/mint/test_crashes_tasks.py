@@ -9,9 +9,9 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile, SigningKey
 from arx_caps.service.exchanging import GRANT_TYPE, TASK_TOKEN
-from arx_verifier.access import AccessRequest
-from arx_verifier.proofs import MAX_AGE_MS
-from arx_verifier.verify import Verifier
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.call_proof import MAX_AGE_MS
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.dying import Crasher, agent, at_every_step, count, crasher, orders, outcome, repeat, started, world
 from tests.mint.test_exchange import ORDER, PAY, POLICY
 from tests.mint.test_tasks import verifier

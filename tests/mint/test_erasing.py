@@ -14,8 +14,8 @@ from arx_caps.audit.tables import RECORD
 from arx_caps.mint.log_feeds import EventFeed
 from arx_caps.mint.once import HEADER
 from arx_caps.mint.tables import METADATA, SESSIONS, TASKS
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.scopes import subject_scope
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.targets import subject_scope
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
 
 IDP = "https://idp.example"

@@ -14,16 +14,16 @@ from arx_caps.agent.task import Task
 from arx_caps.jose import SigningKey
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.tables import TASKS
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import read_rule
-from arx_verifier.discharge import Requirement, bind, discharge, require_discharge
+from arx_verifier.constraints.rule import read_rule
 from arx_verifier.errors import AttenuationError, SettingsError
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
-from arx_verifier.proofs import CallSigner
-from arx_verifier.proven import ProvenChain
-from arx_verifier.proving import prove
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.call_proof import CallSigner
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, bind, discharge, require_discharge
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.authenticate import prove
+from arx_verifier.verification.chain_state import ProvenChain
 from tests.mint.test_tasks import verifier
 from tests.mint.world import Holder, World, local_world, now_ms
 from tests.support import unchecked

@@ -21,7 +21,7 @@ from arx_caps.mint.policy import Policy, TaskGrant
 from arx_caps.mint.policy_file import PolicyDocument, SessionTerms, Template
 from arx_caps.mint.policy_text import PolicyTable
 from arx_caps.mint.templates import TemplateRule
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.names import is_path_pattern, matches_path
 from tests.cli.helpers import arx
 

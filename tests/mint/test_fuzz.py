@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arx_caps.mint.app import ENDPOINTS
-from arx_verifier import codec
+from arx_verifier.token import wire
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
 
 PATHS = sorted({endpoint.path for endpoint in ENDPOINTS if "{" not in endpoint.path})
@@ -73,12 +73,12 @@ def test_a_flipped_bit_breaks_a_token(
     """No change of a token anywhere is accepted, an operator's as little as a session's."""
     for who in holders.values():
         assert who.token is not None
-        raw = bytearray(codec.bytes_of(who.token.removeprefix("arx1_")))
+        raw = bytearray(wire.bytes_of(who.token.removeprefix("arx1_")))
         if cut:
             del raw[place % len(raw) :]
         else:
             raw[place % len(raw)] ^= 1 << bit
-        altered = Holder(world, who.key, "arx1_" + codec.text_of(bytes(raw)))
+        altered = Holder(world, who.key, "arx1_" + wire.text_of(bytes(raw)))
         answer = altered.call("GET", "/v1/whoami")
         assert answer.status_code in (401, 400), answer.text
         assert altered.call("POST", "/v1/tasks", LOOKUP).status_code != 201

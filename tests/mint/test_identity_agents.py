@@ -9,11 +9,11 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import KeyFile, SigningKey
-from arx_verifier.access import AccessRequest
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon, about
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon, about
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.issuer import jwks
 from tests.mint.workloads import DEPLOY, POLICY, ask, ci
 from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms

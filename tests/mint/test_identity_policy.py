@@ -5,7 +5,7 @@ import pytest
 
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy
-from arx_verifier.constraints import compile_rule, permits
+from arx_verifier.constraints.rule import compile_rule, permits
 from arx_verifier.errors import SettingsError
 
 BASE = """\

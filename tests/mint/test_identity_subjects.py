@@ -2,8 +2,8 @@
 """Sessions opened on somebody's behalf: whose right counts, and how each is ended."""
 
 from arx_caps.agent.bundle import Bundle
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.scopes import subject_scope
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.targets import subject_scope
 from tests.mint.issuer import IDP, token
 from tests.mint.workloads import (
     ACCESS_TOKEN,

@@ -19,8 +19,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.core import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.decisions import Decision, unpack_record
-from arx_verifier.replay import read_journal
+from arx_verifier.journal.decision import Decision, unpack_record
+from arx_verifier.journal.reader import read_journal
 from tests.mint.world import LOOKUP, World, client_of, make_realm
 
 pytestmark = pytest.mark.servers

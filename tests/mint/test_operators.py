@@ -14,12 +14,12 @@ from arx_caps.jose import KeyFile
 from arx_caps.mint.app import ENDPOINTS
 from arx_caps.mint.founding import recover_operator
 from arx_caps.mint.roles import ADMIN, ROLES
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.decisions import Decision, InMemoryDecisions
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AuditError, GrantError, SettingsError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.names import matches_tool
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
 
 KILL = {"scopes": ["session:s-" + "a" * 16], "reason": "test", "wait": False}

@@ -12,8 +12,8 @@ from arx_caps.mint.app import ENDPOINTS
 from arx_caps.mint.paging import LOOKED_AT, PageQuery
 from arx_caps.mint.state import State
 from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
-from arx_verifier import codec
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import wire
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
 COUNT = 25
@@ -152,9 +152,9 @@ BAD = {
     "after": [
         "x",
         "!",
-        codec.text_of(b"[1]"),
-        codec.text_of(b'["a","b"]'),
-        codec.text_of(b'[99999999999999999999,"s"]'),
+        wire.text_of(b"[1]"),
+        wire.text_of(b'["a","b"]'),
+        wire.text_of(b'[99999999999999999999,"s"]'),
     ],
     "state": ["asleep", "OPEN", ""],
 }

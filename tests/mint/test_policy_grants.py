@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from arx_caps.durations import format_duration
 from arx_caps.mint.issuers import Subject
 from arx_caps.mint.policy import Policy, TaskGrant
-from arx_verifier.constraints import Rule, compile_rule, permits
+from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.errors import GrantError, SettingsError
 from arx_verifier.names import matches_tool
 from tests.mint.test_policy_law import toml

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.mint.policy import Policy
-from arx_verifier.constraints import compile_rule, permits, read_rule
+from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import GrantError, MalformedTokenError, SettingsError
 
 texts = st.sampled_from(["a", "b", "$", "$$", "$n", "*", "5"]) | st.text(

@@ -15,8 +15,8 @@ from arx_caps.mint.granting import next_end
 from arx_caps.mint.policy import SessionTerms
 from arx_caps.mint.state import HighWater, Room, State
 from arx_caps.mint.tables import SESSIONS
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.test_races import at_once
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 

@@ -10,13 +10,13 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile, SigningKey
-from arx_verifier.access import AccessRequest
-from arx_verifier.codec import bytes_of
-from arx_verifier.decisions import InMemoryDecisions
 from arx_verifier.errors import AccessError, TokenError
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.token.wire import bytes_of
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
 from tests.servers import until
 

@@ -11,7 +11,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import SigningKey
 from arx_caps.mint import keybook, rotating, state_keys
 from arx_caps.mint.once import HEADER
-from arx_verifier.macaroon import Identifier
+from arx_verifier.token.macaroon import Identifier
 from tests.mint.world import LOOKUP, Holder, World, local_mint, local_world, now_ms
 
 REFRESH_MS = 60_000

@@ -10,9 +10,9 @@ import pytest
 
 from arx_caps.jose import SigningKey
 from arx_caps.mint import state_services
-from arx_verifier.codec import bytes_of
-from arx_verifier.decisions import Decision, InMemoryDecisions
 from arx_verifier.errors import AuditError
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.token.wire import bytes_of
 from tests.mint.world import Holder, World, local_world, now_ms
 
 

@@ -16,14 +16,14 @@ from arx_caps.mint.core import Born
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
 from arx_caps.mint.tables import TASKS
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule, read_rule
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import GrantError
-from arx_verifier.keys import KeyRing
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 from tests.support import unchecked
 

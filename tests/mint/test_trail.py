@@ -12,8 +12,8 @@ import pytest
 
 from arx_caps.audit.checkpoint import open_checkpoint
 from arx_caps.audit.proof import Proof
-from arx_verifier.decisions import Decision
-from arx_verifier.scopes import subject_scope
+from arx_verifier.journal.decision import Decision
+from arx_verifier.token.targets import subject_scope
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.test_operators import enrol, sign_in
 from tests.mint.test_paging import walk

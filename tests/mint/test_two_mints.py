@@ -19,8 +19,8 @@ from arx_caps.mint.core import Mint
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm
-from arx_verifier.feed import Follower
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token.macaroon import Macaroon
 from tests.mint.processes import Caller, Load, MintProcess, open_session
 from tests.mint.test_exchange import PAY, POLICY
 from tests.mint.world import ISSUER, make_realm, now_ms

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.issuer import IDP, MINT, jwks, token
 from tests.mint.world import AGENT, Holder, World, local_world, now_ms
 

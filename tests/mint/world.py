@@ -26,9 +26,9 @@ from arx_caps.mint.policy import Policy
 from arx_caps.mint.state import State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from arx_verifier.decisions import DecisionSink, InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.history import Place
+from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.revocation.history import Place
 
 ISSUER = "http://127.0.0.1:8700"
 AGENT = "acme/support/triage"

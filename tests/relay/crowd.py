@@ -5,10 +5,10 @@ import pytest
 
 from arx_caps.relay.hub import Copy, Hub
 from arx_caps.relay.upstream import Granted
-from arx_verifier.epochs import State
-from arx_verifier.feed_relay import Page, Probe, Push, Told
-from arx_verifier.feed_wire import Crowd, Entry
-from arx_verifier.history import UNKNOWN, Place
+from arx_verifier.revocation.epoch import State
+from arx_verifier.revocation.history import UNKNOWN, Place
+from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
+from arx_verifier.revocation.store_link import Crowd, Entry
 
 INC, MS, L_MS = "I" * 22, 1_000_000, 1_000
 

@@ -7,10 +7,10 @@ import pytest
 
 from arx_caps.relay.hub import KEEP, NEWS
 from arx_caps.relay.serving import REFUSED, Connection
-from arx_verifier.feed_relay import Frames, Hello, Page, Probe, Refusal, Scan, Told, frame
-from arx_verifier.feed_wire import OK, REGRESSED, RESYNC, Answer, Crowd
-from arx_verifier.following import Following
-from arx_verifier.history import UNKNOWN
+from arx_verifier.revocation.follower_core import Following
+from arx_verifier.revocation.history import UNKNOWN
+from arx_verifier.revocation.relay_link import Frames, Hello, Page, Probe, Refusal, Scan, Told, frame
+from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Answer, Crowd
 from tests.relay.crowd import BEGAN, INC, L_MS, MS, OTHER, START, Somebody, World, world
 
 __all__ = ["world"]  # fixtures

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a relay says of those behind it: who has applied what, and who may still hold a lease."""
 
-from arx_verifier.feed_wire import Crowd, Late
+from arx_verifier.revocation.store_link import Crowd, Late
 from tests.relay.crowd import MS, START, Somebody, World, world
 
 __all__ = ["world"]  # fixtures

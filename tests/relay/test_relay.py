@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.epochs import boot_clock
 from arx_verifier.errors import SettingsError
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.follower import Follower
 from tests.cli.helpers import arx
 from tests.faults.witness import Witness, freeze
 from tests.relay.processes import BY, L_NS, SESSION, RelayProcess, watch

@@ -20,7 +20,7 @@ import redis
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import Header, RevocationStore, StoreHistoryError
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, VerifierProcess, until
 
 pytestmark = pytest.mark.servers
@@ -225,7 +225,7 @@ def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
 
 FORKING = """
 import os, sys
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 follower = Follower(sys.argv[1], sys.argv[2], "parent")
 assert follower.catch_up(0, 0, 10)
 inc = follower.view()[0]

@@ -10,8 +10,8 @@ import redis
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.feed import Follower
-from arx_verifier.following import PROBE_MS
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.follower_core import PROBE_MS
 from tests.servers import FAST_LEASE_MS, VerifierProcess, until
 
 pytestmark = pytest.mark.servers

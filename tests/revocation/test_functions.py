@@ -9,7 +9,7 @@ import redis
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
 
 __all__ = ["bump", "probe", "raw"]  # fixtures

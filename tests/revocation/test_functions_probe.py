@@ -9,8 +9,8 @@ import redis
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
-from arx_verifier.feed import Follower
-from arx_verifier.history import UNKNOWN, Place
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.history import UNKNOWN, Place
 from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
 from tests.servers import until
 

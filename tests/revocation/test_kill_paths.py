@@ -17,11 +17,11 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.app import ENDPOINTS
 from arx_caps.mint.core import Mint
 from arx_caps.revocation import OutcomeUnknownError, RevocationStore, acl
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import StoreError
-from arx_verifier.feed import Follower
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 from tests.cli.helpers import arx
 from tests.cli.live import Live, live_realm
 from tests.mint.world import Holder, World, local_world, make_realm

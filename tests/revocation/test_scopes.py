@@ -5,7 +5,7 @@ import pytest
 
 from arx_caps.revocation import KINDS, parse_scope, parse_scopes
 from arx_verifier.errors import RequestError
-from arx_verifier.scopes import subject_scope
+from arx_verifier.token.targets import subject_scope
 
 
 @pytest.mark.parametrize("kind", KINDS)

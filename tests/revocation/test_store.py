@@ -13,8 +13,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation import store as store_module
 from arx_verifier.errors import RequestError, SettingsError, StoreError
-from arx_verifier.feed import Follower
-from arx_verifier.history import UNKNOWN, Place
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.history import UNKNOWN, Place
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

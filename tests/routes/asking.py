@@ -8,9 +8,9 @@ import time
 from typing import Any, NamedTuple
 
 from arx_verifier import CallSigner, HttpCall, Rule
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.proofs import http_fields
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token.call_proof import http_fields
 
 
 class Answer(NamedTuple):

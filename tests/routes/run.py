@@ -16,9 +16,9 @@ from typing import Any
 from uuid import UUID
 
 from arx_verifier import CallSigner, HttpCall, Rule, SettingsError, Verifier
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.proofs import http_fields
+from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token.call_proof import http_fields
 from tests.routes.applications import LITERALS, Drawn, fastapi
 
 UUID_TEXT = "6f1f0a8e-0000-4000-8000-00000000000a"

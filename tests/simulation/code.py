@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from arx_caps.mint import callers
 from arx_caps.mint.core import Mint
 from arx_caps.relay import hub, upstream
-from arx_verifier import epochs, following
+from arx_verifier.revocation import epoch
+from arx_verifier.revocation import follower_core as following
 
 Patches = dict[str, tuple[tuple[str, str], ...]]
 COMPARED = "  elseif known ~= argv[4] then\n"  # in the probe
@@ -51,7 +52,7 @@ def load(patches: Patches | None = None) -> Code:
     """Return the real code, or fresh modules made of its text with every patch applied."""
     patched = patches or {}
     used: dict[str, Any] = {}
-    for module in (epochs, following, callers, upstream, hub):
+    for module in (epoch, following, callers, upstream, hub):
         name = module.__name__.rpartition(".")[2]
         # What is above a patched module must use the patched one, and so be made afresh as well.
         fresh = name in patched or not BELOW.get(name, set()).isdisjoint(patched)

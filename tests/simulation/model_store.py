@@ -9,9 +9,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from arx_verifier.epochs import BANNING, KILLING, OPS
-from arx_verifier.feed_wire import Crowd
-from arx_verifier.history import UNKNOWN, Place, chain_after
+from arx_verifier.revocation.epoch import BANNING, KILLING, OPS
+from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
+from arx_verifier.revocation.store_link import Crowd
 
 SKEW_MS, MARGIN_MS = 30_000, 60_000
 PRUNE = 50

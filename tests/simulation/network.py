@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from arx_verifier.feed_relay import Probe
-from arx_verifier.feed_wire import Answer, Entry
+from arx_verifier.revocation.relay_link import Probe
+from arx_verifier.revocation.store_link import Answer, Entry
 from tests.simulation.model_store import ModelStore, StoreRefused
 from tests.simulation.world import MS, SECOND, START_MS, World
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from arx_caps.revocation.wire import read_registry
-from arx_verifier.history import NOWHERE, UNKNOWN, Place
+from arx_verifier.revocation.history import NOWHERE, UNKNOWN, Place
 from tests.simulation.judge import Judge, Record
 from tests.simulation.model_store import StoreRefused
 from tests.simulation.network import Server

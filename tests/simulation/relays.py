@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from arx_caps.relay.hub import Copy
-from arx_verifier.feed_relay import Page, Probe, Push, Told
-from arx_verifier.feed_wire import Entry
-from arx_verifier.following import Question
+from arx_verifier.revocation.follower_core import Question
+from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
+from arx_verifier.revocation.store_link import Entry
 from tests.simulation.network import Connection
 from tests.simulation.verifiers import Machine
 from tests.simulation.world import LONG, MS, World

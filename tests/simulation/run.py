@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from arx_verifier.history import NOWHERE
+from arx_verifier.revocation.history import NOWHERE
 from tests.simulation.code import Code, load
 from tests.simulation.judge import FOREIGN, Judge
 from tests.simulation.mint import Session, SimulatedMint

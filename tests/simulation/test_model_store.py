@@ -11,8 +11,8 @@ import redis
 
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import HISTORY_ERRORS
-from arx_verifier.feed_wire import Answer, Crowd, Entry, read_answer
-from arx_verifier.history import UNKNOWN
+from arx_verifier.revocation.history import UNKNOWN
+from arx_verifier.revocation.store_link import Answer, Crowd, Entry, read_answer
 from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
 
 pytestmark = pytest.mark.servers

@@ -9,10 +9,10 @@ from collections import deque
 from functools import partial
 from typing import Any, NamedTuple
 
-from arx_verifier.epochs import EpochRefusal, Lease
-from arx_verifier.feed_relay import Probe
-from arx_verifier.feed_wire import ENTRIES, Answer, Entry, FeedError
-from arx_verifier.following import Question
+from arx_verifier.revocation.epoch import EpochRefusal, Lease
+from arx_verifier.revocation.follower_core import Question
+from arx_verifier.revocation.relay_link import Probe
+from arx_verifier.revocation.store_link import ENTRIES, Answer, Entry, FeedError
 from tests.simulation.network import Connection, Refused
 from tests.simulation.world import DEPTH, LONG, MS, Clocks, World
 

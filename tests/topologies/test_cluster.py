@@ -12,8 +12,8 @@ import pytest
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.errors import StoreError
-from arx_verifier.feed import Follower
-from arx_verifier.feed_wire import Link
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.store_link import Link
 from tests.servers import FAST_LEASE_MS, until
 from tests.topologies.fleet import NAMES, Server, free_ports, running
 from tests.topologies.guarded import ROOT, Guard, enrol, password

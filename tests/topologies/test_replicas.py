@@ -11,7 +11,7 @@ import pytest
 from arx_caps.revocation import Header, RevocationStore, StoreHistoryError, Topology
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.errors import StoreError
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, until
 from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, replicated, running
 

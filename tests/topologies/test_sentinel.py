@@ -16,7 +16,7 @@ from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 from tests.relay.processes import RelayProcess
 from tests.servers import until
 from tests.topologies.fleet import NAMES, Server, free_ports, replicated, running, wait_for

@@ -12,7 +12,7 @@ import redis
 from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology, acl
 from arx_caps.revocation.failover import attest
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.feed import Follower
+from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, until
 from tests.topologies.authority import Ca
 from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, running

@@ -4,11 +4,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import Requirement, bind, caveat_key, discharge, join, require_discharge
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, bind, caveat_key, discharge, join, require_discharge
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, KEY, REALM, TASK, access, mint, sign, verifier
 
 REFUND, ORDER = "payments.refund", {"order_id": "A-77", "amount": 50}

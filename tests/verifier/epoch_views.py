@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_verifier.epochs import EpochTable, Lease
+from arx_verifier.revocation.epoch import EpochTable, Lease
 
 
 class Clock:

@@ -4,8 +4,8 @@
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.decisions import ChainFacts, Decision
-from arx_verifier.spool import Journal
+from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.writer import Journal
 
 T0 = 1_700_000_000_000
 FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from arx_verifier.decisions import Decision, InMemoryDecisions
-from arx_verifier.replay import read_journal
-from arx_verifier.spool import Journal
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.writer import Journal
 from tests.support import ANYTHING, AT, access, mint, verifier
 
 _PLACE: Final = struct.Struct("<I")

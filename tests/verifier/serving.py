@@ -7,15 +7,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.grant import Grant
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
 
 KEY = b"k" * 32
 TOOLS = {

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from arx_verifier.errors import AuditError
-from arx_verifier.spool import Journal
+from arx_verifier.journal.writer import Journal
 from tests.support import ANYTHING, AT, access, mint, verifier
 
 KIB = 1024

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.caveats import Caveat
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.token.caveats import Caveat
 from tests.verifier.serving import RULES, TOOLS, Realm
 
 SESSION = "session:s-aaaaaaaaaaaaaaaa"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arx_verifier import access as access_module
-from arx_verifier.access import MAX_JSON_DEPTH, AccessRequest, HttpCall, read_json_object
+from arx_verifier import request as access_module
 from arx_verifier.errors import RequestError
+from arx_verifier.request import MAX_JSON_DEPTH, AccessRequest, HttpCall, read_json_object
 
 VALUES = st.recursive(
     st.none()

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical
-from arx_verifier.arguments import compile_constraint
-from arx_verifier.canonical import MAX_INTEGER
-from arx_verifier.constraints import (
+from arx_verifier import jcs
+from arx_verifier.constraints.constraint import compile_constraint
+from arx_verifier.constraints.rule import (
     Constraint,
     Rule,
     compile_rule,
@@ -23,6 +22,7 @@ from arx_verifier.constraints import (
     read_rule,
 )
 from arx_verifier.errors import MalformedTokenError
+from arx_verifier.jcs import MAX_INTEGER
 from tests.support import unchecked
 
 DECODER = msgspec.json.Decoder(Rule)
@@ -295,7 +295,7 @@ class TestLaws:
         """
         assume(_is_well_formed(constraint))
         rule = read_rule({"tool": "t", "args": {"a": constraint}})
-        assert canonical.decode(DECODER, canonical.encode(rule)) == rule
+        assert jcs.decode(DECODER, jcs.encode(rule)) == rule
 
 
 def _is_well_formed(constraint: Any) -> bool:

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.access import HttpCall
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.problems import answer
 from arx_verifier.errors import RequestError
-from arx_verifier.keys import KeyRing
-from arx_verifier.problems import answer
-from arx_verifier.proofs import CallSigner, http_fields
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import HttpCall
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.call_proof import CallSigner, http_fields
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, bind, discharge, join, require_discharge
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.verifier import Verifier
 from tests.verifier.serving import KEY, RULES, TOOLS, Realm, Slow, answered, application, ask
 
 

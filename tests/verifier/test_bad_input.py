@@ -10,18 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical, codec, proofs
-from arx_verifier.access import AccessRequest, HttpCall, read_json_object
-from arx_verifier.caveats import Caveat, canonical_hop, read_caveat, read_network
-from arx_verifier.constraints import Constraint, Rule, read_constraint, read_rule
+from arx_verifier import jcs
+from arx_verifier.constraints.rule import Constraint, Rule, read_constraint, read_rule
 from arx_verifier.errors import ArxError
-from arx_verifier.macaroon import Macaroon, read_identifier
+from arx_verifier.request import AccessRequest, HttpCall, read_json_object
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.caveats import Caveat, canonical_hop, read_caveat, read_network
+from arx_verifier.token.macaroon import Macaroon, read_identifier
 from tests.support import ANYTHING, AT, QUICK, access, forge, forge_caveats, http_call, mint, sign, verifier
 
 TOKEN = mint(ANYTHING, Caveat(exp=AT + 5000), Caveat(to="acme/w", hop="BwcHBwcHBwcH"))
 TEXT = TOKEN.encode()
 RAW = TOKEN.to_bytes()
-PARTS = codec.decode(RAW)
+PARTS = wire.decode(RAW)
 
 # What is wrong: the bytes or texts that have it.
 TEXTS: dict[str, list[str]] = {
@@ -44,9 +45,9 @@ TEXTS: dict[str, list[str]] = {
 BYTES: dict[str, list[bytes]] = {
     "truncated": [RAW[:n] for n in range(0, len(RAW), 7)],
     "extended": [RAW + b"\0", b"\0" + RAW, RAW + RAW, RAW + b"\2\1a\0"],
-    "reordered": [codec.encode(PARTS._replace(caveats=PARTS.caveats[::-1]))],
-    "duplicated": [codec.encode(PARTS._replace(caveats=PARTS.caveats * 2))],
-    "emptied": [codec.encode(PARTS._replace(caveats=())), codec.encode(PARTS._replace(identifier=b""))],
+    "reordered": [wire.encode(PARTS._replace(caveats=PARTS.caveats[::-1]))],
+    "duplicated": [wire.encode(PARTS._replace(caveats=PARTS.caveats * 2))],
+    "emptied": [wire.encode(PARTS._replace(caveats=())), wire.encode(PARTS._replace(identifier=b""))],
     "unknown fields": [RAW.replace(b"\x02\x8b", b"\x09\x8b"), b"\xff" * 200, bytes(200), bytes(range(256))],
     "huge lengths": [b"\x02\x01\xff\xff\xff\xff\x0f", b"\x02\x02\xff\x7f", b"\x02\x02\x80\x80\x80\x80\x80\x80"],
     "many caveats": [b"\x02\x02\x01i\x00" + b"\x02\x01c\x00" * n + RAW[-35:] for n in (64, 65, 1000)],
@@ -85,7 +86,14 @@ def test_bad_texts_are_refused_and_never_raise(kind: str) -> None:
     checked = verifier()
     for text in TEXTS[kind]:
         assert checked.decide(text, access()).code != "ok"
-        for read in (Macaroon.parse, codec.split_text, codec.bytes_of, proofs.split_call, canonical_hop, read_network):
+        for read in (
+            Macaroon.parse,
+            wire.split_text,
+            wire.bytes_of,
+            call_proof.split_call,
+            canonical_hop,
+            read_network,
+        ):
             answers_only(read, text)
 
 
@@ -94,8 +102,8 @@ def test_bad_bytes_are_refused_and_never_raise(kind: str) -> None:
     """Every byte string is a refusal to a verifier, and an ``ArxError`` to whoever decodes it."""
     checked = verifier()
     for raw in BYTES[kind]:
-        assert checked.decide(codec.TOKEN_PREFIX + codec.text_of(raw), access()).code != "ok"
-        for read in (Macaroon.from_bytes, codec.decode, codec.walk, read_identifier, read_caveat, read_json_object):
+        assert checked.decide(wire.TOKEN_PREFIX + wire.text_of(raw), access()).code != "ok"
+        for read in (Macaroon.from_bytes, wire.decode, wire.walk, read_identifier, read_caveat, read_json_object):
             answers_only(read, raw)
 
 
@@ -206,4 +214,4 @@ def test_any_data_is_a_rule_or_an_arx_error(data: Any) -> None:
 @given(VALUES)
 def test_any_value_has_an_rfc_8785_form_or_is_a_request_error(data: Any) -> None:
     """The form that a call signs is written, or refused by the one error."""
-    answers_only(canonical.jcs, data)
+    answers_only(jcs.jcs, data)

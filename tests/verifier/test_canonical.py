@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical
-from arx_verifier.arguments import Constraint
-from arx_verifier.constraints import Rule
+from arx_verifier import jcs
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import MalformedTokenError, RequestError
 
 RULE = msgspec.json.Decoder(Rule)
@@ -47,7 +47,7 @@ NUMBERS = {
     "43143ff3c1cb0959": "1424953923781206.2",
 }
 
-scalars = st.none() | st.booleans() | st.integers(-canonical.MAX_INTEGER, canonical.MAX_INTEGER) | st.text()
+scalars = st.none() | st.booleans() | st.integers(-jcs.MAX_INTEGER, jcs.MAX_INTEGER) | st.text()
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 plain_names = names.filter(lambda name: not any(c > "\uffff" for c in name))
 
@@ -73,7 +73,7 @@ class TestTypedForm:
         """
         What is accepted is written again byte for byte.
         """
-        assert canonical.encode(canonical.decode(RULE, raw)) == raw
+        assert jcs.encode(jcs.decode(RULE, raw)) == raw
 
     @pytest.mark.parametrize(
         "raw",
@@ -124,7 +124,7 @@ class TestTypedForm:
         Another order, space, escape, number form, type or unknown member is malformed, never another exception.
         """
         with pytest.raises(MalformedTokenError):
-            canonical.decode(RULE, raw)
+            jcs.decode(RULE, raw)
 
     @given(st.binary(max_size=80))
     def test_no_bytes_raise_anything_else(self, raw: bytes) -> None:
@@ -132,26 +132,26 @@ class TestTypedForm:
         Arbitrary bytes are decoded to a value with just these bytes, or malformed.
         """
         try:
-            value = canonical.decode(RULE, raw)
+            value = jcs.decode(RULE, raw)
         except MalformedTokenError:
             return
-        assert canonical.encode(value) == raw
+        assert jcs.encode(value) == raw
 
     def test_members_are_sorted_by_their_written_name(self) -> None:
         """
         ``not`` is written under that name, in its place.
         """
         value = Constraint(subpath="/a", not_="/a/b", any_of=("x",), one_of=("y",))
-        raw = canonical.encode(value)
+        raw = jcs.encode(value)
         assert raw == b'{"any_of":["x"],"not":"/a/b","one_of":["y"],"subpath":"/a"}'
-        assert canonical.decode(CONSTRAINT, raw) == value
+        assert jcs.decode(CONSTRAINT, raw) == value
 
     def test_the_error_does_not_quote_the_token(self) -> None:
         """
         A refusal before the signature is proven repeats nothing of what came.
         """
         with pytest.raises(MalformedTokenError) as caught:
-            canonical.decode(RULE, b'{"args":{"a":"secret\xff"},"tool":"t"}')
+            jcs.decode(RULE, b'{"args":{"a":"secret\xff"},"tool":"t"}')
         assert "secret" not in str(caught.value)
 
 
@@ -164,14 +164,14 @@ class TestArguments:
         Every sample of RFC 8785 appendix B comes out as it stands there.
         """
         [value] = struct.unpack(">d", bytes.fromhex(bits))
-        assert canonical.jcs(value) == written.encode()
+        assert jcs.jcs(value) == written.encode()
 
     @given(st.floats(allow_nan=False, allow_infinity=False))
     def test_a_number_reads_back_as_itself(self, value: float) -> None:
         """
         Writing loses nothing, adds no plus or zero, and uses as few digits as Python's own shortest form.
         """
-        written = canonical.number(value)
+        written = jcs.number(value)
         assert float(written) == value
         digits = "".join(c for c in written.lower().split("e")[0] if c.isdigit()).strip("0")
         shortest = "".join(c for c in repr(value).split("e")[0] if c.isdigit()).strip("0")
@@ -186,7 +186,7 @@ class TestArguments:
             "string": '\u20ac$\u000f\nA\'B"\\\\"/',
             "literals": [None, True, False],
         }
-        assert canonical.jcs(value) == (
+        assert jcs.jcs(value) == (
             b'{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
             b'"string":"\xe2\x82\xac$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
         )
@@ -196,7 +196,7 @@ class TestArguments:
         The sample of RFC 8785 3.2.3: a character beyond U+FFFF sorts before U+FB33.
         """
         names = ["\u20ac", "\r", "\ufb33", "1", "\U0001f600", "\u0080", "\u00f6"]
-        written = canonical.jcs(dict.fromkeys(names, 1)).decode()
+        written = jcs.jcs(dict.fromkeys(names, 1)).decode()
         assert list(json.loads(written)) == ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
 
     @given(trees(scalars, plain_names))
@@ -204,24 +204,24 @@ class TestArguments:
         """
         Where no float and no rare name occurs, msgspec's sorted form is RFC 8785.
         """
-        assert canonical._is_simple(value, canonical.MAX_DEPTH)
-        assert canonical.jcs(value) == canonical._write(value).encode()
+        assert jcs._is_simple(value, jcs.MAX_DEPTH)
+        assert jcs.jcs(value) == jcs._write(value).encode()
 
     @given(trees(scalars | st.floats(allow_nan=False, allow_infinity=False), names))
     def test_the_bytes_mean_the_same_value(self, value: Any) -> None:
         """
         Reading the canonical form gives the value back, and writing that gives the same bytes.
         """
-        written = canonical.jcs(value)
+        written = jcs.jcs(value)
         again = json.loads(written, parse_int=float)
         assert again == value
-        assert canonical.jcs(again) == written
+        assert jcs.jcs(again) == written
 
     def test_a_whole_float_and_its_integer_are_one_number(self) -> None:
         """
         JSON has one number type: 1.0 is written as 1.
         """
-        assert canonical.jcs([1.0, -0.0, 1e2]) == canonical.jcs([1, 0, 100])
+        assert jcs.jcs([1.0, -0.0, 1e2]) == jcs.jcs([1, 0, 100])
 
     @pytest.mark.parametrize(
         "value",
@@ -255,7 +255,7 @@ class TestArguments:
         NaN, infinities, integers that lose digits, half pairs, other names and other types are refused at any depth.
         """
         with pytest.raises(RequestError):
-            canonical.jcs(wrap(value))
+            jcs.jcs(wrap(value))
 
     def test_depth_is_bounded(self) -> None:
         """
@@ -268,9 +268,9 @@ class TestArguments:
                 value = [value]
             return value
 
-        assert canonical.jcs(nested(32)) == b"[" * 32 + b"1" + b"]" * 32
+        assert jcs.jcs(nested(32)) == b"[" * 32 + b"1" + b"]" * 32
         loop: list[Any] = []
         loop.append(loop)
         for value in (nested(33), nested(5000), loop, {"a": nested(32)}):
             with pytest.raises(RequestError):
-                canonical.jcs(value)
+                jcs.jcs(value)

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import codec
-from arx_verifier.caveats import KNOWN, Caveat, read_caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.decisions import unpack
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import Failure, MalformedTokenError, UnknownCaveatError
+from arx_verifier.journal.decision import unpack
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import KNOWN, Caveat, read_caveat
 from tests.support import ANYTHING, AT, INC, access, code_of, forge_caveats, identifier, mint, sign, unchecked, verifier
 
-HOP = codec.text_of(b"\7" * 9)
+HOP = wire.text_of(b"\7" * 9)
 
 
 def after(*caveats: Caveat, **changes: Any) -> str:

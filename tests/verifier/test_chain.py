@@ -7,7 +7,7 @@ import hmac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec
+from arx_verifier.token import chain, wire
 from tests.support import QUICK
 
 SIGNATURES = st.binary(min_size=32, max_size=32)
@@ -63,12 +63,12 @@ def test_a_link_needs_no_key(link: bytes, hop: bytes) -> None:
     """A link is the first half of a SHA-256 over public bytes."""
     name = hashlib.sha256(b"arx/1/link" + link + hop).digest()[:16]
     further = hashlib.sha256(b"arx/1/link" + name + hop).digest()[:16]
-    hops = (codec.base64_of(hop),) * 2
-    assert chain.links_of(codec.text_of(link), hops) == [codec.text_of(name), codec.text_of(further)]
+    hops = (wire.base64_of(hop),) * 2
+    assert chain.links_of(wire.text_of(link), hops) == [wire.text_of(name), wire.text_of(further)]
 
 
 @QUICK
 @given(st.binary(max_size=40))
 def test_names_are_canonical_base64url(raw: bytes) -> None:
     """There is one way to write a link, whoever writes it."""
-    assert codec.bytes_of(codec.text_of(raw)) == raw
+    assert wire.bytes_of(wire.text_of(raw)) == raw

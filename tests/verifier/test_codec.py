@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import codec
 from arx_verifier.errors import ArxError, MalformedTokenError
+from arx_verifier.token import wire
 from tests.support import QUICK
 
 FIELD = st.binary(max_size=200)
 FIRST = FIELD
-THIRD = st.builds(codec.ThirdParty, st.none() | FIELD, FIELD, FIELD)
+THIRD = st.builds(wire.ThirdParty, st.none() | FIELD, FIELD, FIELD)
 PACKETS = st.builds(
-    codec.Packets,
+    wire.Packets,
     st.none() | FIELD,
     FIELD,
     st.lists(FIRST | THIRD, max_size=6).map(tuple),
@@ -23,18 +23,18 @@ PACKETS = st.builds(
 )
 
 SIGNATURE = bytes(range(32))
-RAW = codec.encode(codec.Packets(b"acme", b"id", (b"one", codec.ThirdParty(b"at", b"two", b"vid")), SIGNATURE))
+RAW = wire.encode(wire.Packets(b"acme", b"id", (b"one", wire.ThirdParty(b"at", b"two", b"vid")), SIGNATURE))
 HEAD = b"\x02\x01\x04acme\x02\x02id\x00"
 END = b"\x00\x06\x20" + SIGNATURE
 
 
 @QUICK
 @given(PACKETS)
-def test_decode_is_the_inverse_of_encode(packets: codec.Packets) -> None:
+def test_decode_is_the_inverse_of_encode(packets: wire.Packets) -> None:
     """What is written is read back, and gives the same bytes again."""
-    raw = codec.encode(packets)
-    assert codec.decode(raw) == packets
-    assert codec.encode(codec.decode(raw)) == raw
+    raw = wire.encode(packets)
+    assert wire.decode(raw) == packets
+    assert wire.encode(wire.decode(raw)) == raw
 
 
 @QUICK
@@ -42,21 +42,21 @@ def test_decode_is_the_inverse_of_encode(packets: codec.Packets) -> None:
 def test_what_decodes_is_the_one_form(raw: bytes) -> None:
     """Any byte string that is accepted is exactly what its parts encode to; any other raises the one error."""
     try:
-        packets = codec.decode(raw)
+        packets = wire.decode(raw)
     except MalformedTokenError:
         return
-    assert codec.encode(packets) == raw
+    assert wire.encode(packets) == raw
 
 
 @QUICK
 @given(PACKETS, st.data())
-def test_altered_bytes_never_decode_to_the_same_parts(packets: codec.Packets, data: st.DataObject) -> None:
+def test_altered_bytes_never_decode_to_the_same_parts(packets: wire.Packets, data: st.DataObject) -> None:
     """No two byte strings mean one token."""
-    raw = bytearray(codec.encode(packets))
+    raw = bytearray(wire.encode(packets))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(MalformedTokenError):
-        assert codec.decode(bytes(raw)) != packets
+        assert wire.decode(bytes(raw)) != packets
 
 
 @pytest.mark.parametrize(
@@ -94,40 +94,40 @@ def test_altered_bytes_never_decode_to_the_same_parts(packets: codec.Packets, da
 def test_other_forms_are_refused(raw: bytes, why: str) -> None:
     """One byte form: each of these is accepted by some macaroon library, or nearly so."""
     with pytest.raises(MalformedTokenError):
-        codec.decode(raw)
+        wire.decode(raw)
 
 
 @pytest.mark.parametrize("size", range(len(RAW)))
 def test_every_cut_is_refused(size: int) -> None:
     """A token that lost its end, at any byte, is no token."""
     with pytest.raises(MalformedTokenError):
-        codec.decode(RAW[:size])
+        wire.decode(RAW[:size])
 
 
 def test_the_number_of_caveats_is_bounded() -> None:
     """64 caveats are read, 65 are refused before their chain is folded."""
-    most = codec.Packets(None, b"id", (b"x",) * 64, SIGNATURE)
-    assert len(codec.decode(codec.encode(most)).caveats) == 64
+    most = wire.Packets(None, b"id", (b"x",) * 64, SIGNATURE)
+    assert len(wire.decode(wire.encode(most)).caveats) == 64
     with pytest.raises(MalformedTokenError, match="64 caveats"):
-        codec.decode(codec.encode(most._replace(caveats=(b"x",) * 65)))
+        wire.decode(wire.encode(most._replace(caveats=(b"x",) * 65)))
 
 
 def test_lengths_at_their_edges() -> None:
     """127 takes one length byte, 128 two, 16 383 is the longest."""
     for size, head in ((127, b"\x02\x7f"), (128, b"\x02\x80\x01"), (16_383, b"\x02\xff\x7f")):
-        assert codec.packet(codec.IDENTIFIER, b"x" * size) == head + b"x" * size
-        packets = codec.Packets(None, b"x" * size, (), SIGNATURE)
-        assert codec.decode(codec.encode(packets)) == packets
+        assert wire.packet(wire.IDENTIFIER, b"x" * size) == head + b"x" * size
+        packets = wire.Packets(None, b"x" * size, (), SIGNATURE)
+        assert wire.decode(wire.encode(packets)) == packets
     with pytest.raises(MalformedTokenError):
-        codec.packet(codec.IDENTIFIER, b"x" * 16_384)
+        wire.packet(wire.IDENTIFIER, b"x" * 16_384)
 
 
 @QUICK
 @given(st.binary(max_size=100))
 def test_text_is_the_inverse_of_bytes(raw: bytes) -> None:
     """Text form and bytes are one to one."""
-    text = codec.text_of(raw)
-    assert codec.bytes_of(text) == raw
+    text = wire.text_of(raw)
+    assert wire.bytes_of(text) == raw
     assert not set(text) & set("+/=")
 
 
@@ -136,10 +136,10 @@ def test_text_is_the_inverse_of_bytes(raw: bytes) -> None:
 def test_any_text_reads_one_way_or_not_at_all(text: str) -> None:
     """Whatever is accepted is what its bytes are written as."""
     try:
-        raw = codec.bytes_of(text)
+        raw = wire.bytes_of(text)
     except MalformedTokenError:
         return
-    assert codec.text_of(raw) == text
+    assert wire.text_of(raw) == text
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_any_text_reads_one_way_or_not_at_all(text: str) -> None:
 def test_other_spellings_of_base64_are_refused(text: str) -> None:
     """Padding, white space, the other alphabet, trailing bits and impossible lengths."""
     with pytest.raises(MalformedTokenError):
-        codec.bytes_of(text)
+        wire.bytes_of(text)
 
 
 @pytest.mark.parametrize(
@@ -175,36 +175,36 @@ def test_other_spellings_of_base64_are_refused(text: str) -> None:
         "",
         "arx1_",
         "arx1",
-        "ARX1_" + codec.text_of(RAW),
-        "arx2_" + codec.text_of(RAW),
-        codec.text_of(RAW),
-        " arx1_" + codec.text_of(RAW),
-        "arx1_" + codec.text_of(RAW) + "\n",
-        "arx1_" + codec.text_of(RAW) + "=",
-        "arx1_" + codec.text_of(RAW) + "~arx1_" + codec.text_of(RAW),
-        "arx1_arx1_" + codec.text_of(RAW),
-        "arxb1_" + codec.text_of(RAW),
-        "Bearer arx1_" + codec.text_of(RAW),
+        "ARX1_" + wire.text_of(RAW),
+        "arx2_" + wire.text_of(RAW),
+        wire.text_of(RAW),
+        " arx1_" + wire.text_of(RAW),
+        "arx1_" + wire.text_of(RAW) + "\n",
+        "arx1_" + wire.text_of(RAW) + "=",
+        "arx1_" + wire.text_of(RAW) + "~arx1_" + wire.text_of(RAW),
+        "arx1_arx1_" + wire.text_of(RAW),
+        "arxb1_" + wire.text_of(RAW),
+        "Bearer arx1_" + wire.text_of(RAW),
     ],
 )
 def test_texts_that_are_no_token(text: str) -> None:
     """Only ``arx1_`` and the canonical text of one macaroon is a token; a bundle never is."""
     with pytest.raises(MalformedTokenError):
-        codec.decode(codec.split_text(text))
+        wire.decode(wire.split_text(text))
 
 
 def test_the_size_of_a_text_is_bounded_before_it_is_read() -> None:
     """7 168 characters are looked at; one more is refused whatever it holds."""
-    fits = "arx1_" + "A" * (codec.MAX_CREDENTIAL_CHARS - 5 - 3)
-    assert codec.split_text(fits) == bytes((len(fits) - 5) * 3 // 4)
+    fits = "arx1_" + "A" * (wire.MAX_CREDENTIAL_CHARS - 5 - 3)
+    assert wire.split_text(fits) == bytes((len(fits) - 5) * 3 // 4)
     with pytest.raises(MalformedTokenError, match="7168"):
-        codec.split_text("arx1_" + "é" * codec.MAX_CREDENTIAL_CHARS)
+        wire.split_text("arx1_" + "é" * wire.MAX_CREDENTIAL_CHARS)
 
 
 @QUICK
 @given(st.binary(max_size=200))
 def test_junk_raises_only_arx_errors(raw: bytes) -> None:
     """A stranger's bytes cannot make the reader fail in another way."""
-    for read in (codec.decode, codec.walk):
+    for read in (wire.decode, wire.walk):
         with contextlib.suppress(ArxError):
             read(raw)

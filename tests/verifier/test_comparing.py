@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from arx_verifier.arguments import compile_constraint, read_constraint
-from arx_verifier.canonical import MAX_INTEGER
+from arx_verifier.constraints.constraint import compile_constraint, read_constraint
+from arx_verifier.jcs import MAX_INTEGER
 
 
 def holds(constraint: Any, value: Any) -> bool:

@@ -12,44 +12,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical, chain, codec, compiled, digests, proofs
+from arx_verifier import compiled, jcs
 from arx_verifier.errors import MalformedTokenError
+from arx_verifier.journal import digests
+from arx_verifier.token import call_proof, chain, wire
 from tests.support import QUICK, access, aligned_parents, mint, sign
 
 BYTES = st.binary(max_size=300)
 KEYS = st.binary(min_size=32, max_size=32) | BYTES
 ODD = st.none() | st.integers() | st.text(max_size=8) | st.binary(max_size=8).map(bytearray) | st.just(())
 TEXTS = (
-    st.binary(max_size=60).map(codec.text_of)
+    st.binary(max_size=60).map(wire.text_of)
     | st.text("ABCDQRwxyz0189-_+/=~\n \u00e9\u20ac", max_size=12)
-    | st.builds(
-        lambda raw, end: codec.text_of(raw) + end, st.binary(max_size=900), st.sampled_from(["", "A", "=", "+"])
-    )
+    | st.builds(lambda raw, end: wire.text_of(raw) + end, st.binary(max_size=900), st.sampled_from(["", "A", "=", "+"]))
 )
-THIRD = st.builds(codec.ThirdParty, st.none() | BYTES, BYTES, BYTES)
+THIRD = st.builds(wire.ThirdParty, st.none() | BYTES, BYTES, BYTES)
 PACKETS = st.builds(
-    codec.Packets,
+    wire.Packets,
     st.none() | BYTES,
     BYTES,
     st.lists(BYTES | THIRD, max_size=66).map(tuple),
     st.binary(min_size=32, max_size=32),
 )
 CHOSEN: dict[str, Callable[..., Any]] = {
-    "base64_of": codec.base64_of,
-    "bytes_of": codec.bytes_of,
-    "read_text": codec.read_text,
+    "base64_of": wire.base64_of,
+    "bytes_of": wire.bytes_of,
+    "read_text": wire.read_text,
     "appended": chain.appended,
-    "cut_out": codec.cut_out,
-    "walk": codec.walk,
+    "cut_out": wire.cut_out,
+    "walk": wire.walk,
     "extend": chain.extend,
     "fold": chain.fold,
     "states_of": chain.states_of,
     "ends_in": chain.ends_in,
     "links_of": chain.links_of,
-    "split_call": proofs.split_call,
-    "tool_digest": proofs.tool_digest,
+    "split_call": call_proof.split_call,
+    "tool_digest": call_proof.tool_digest,
     "salted": digests.salted,
-    "is_flat": canonical.is_flat,
+    "is_flat": jcs.is_flat,
 }
 
 
@@ -91,7 +91,7 @@ def test_base64(raw: bytes, text: str, odd: Any) -> None:
 
 
 @QUICK
-@given(st.text(codec.base64_of(bytes(range(256))).decode(), min_size=1, max_size=9), st.integers(0, 8), st.characters())
+@given(st.text(wire.base64_of(bytes(range(256))).decode(), min_size=1, max_size=9), st.integers(0, 8), st.characters())
 def test_no_character_but_those_of_the_alphabet(text: str, at: int, character: str) -> None:
     """One character, any there is, at any place of a group."""
     agree("bytes_of", text[:at] + character + text[at + 1 :])
@@ -100,9 +100,9 @@ def test_no_character_but_those_of_the_alphabet(text: str, at: int, character: s
 
 @QUICK
 @given(PACKETS, st.data())
-def test_walk(packets: codec.Packets, data: st.DataObject) -> None:
+def test_walk(packets: wire.Packets, data: st.DataObject) -> None:
     """Whole macaroons, cut and altered ones, with third parties and without."""
-    body = codec.encode(packets)[: -len(codec.TAIL) - codec.SIGNATURE_BYTES]
+    body = wire.encode(packets)[: -len(wire.TAIL) - wire.SIGNATURE_BYTES]
     agree("walk", body)
     agree("walk", body[: data.draw(st.integers(0, len(body)))])
     altered = bytearray(body)
@@ -113,23 +113,23 @@ def test_walk(packets: codec.Packets, data: st.DataObject) -> None:
 
 @QUICK
 @given(PACKETS, st.integers(0, 400), st.sampled_from("AaZz09-_Qg+/=~\u00e9"), TEXTS)
-def test_texts(packets: codec.Packets, at: int, character: str, odd: str) -> None:
+def test_texts(packets: wire.Packets, at: int, character: str, odd: str) -> None:
     """A macaroon's text, whole, cut, longer and with another character at any place."""
-    text = codec.TOKEN_PREFIX + codec.text_of(codec.encode(packets))
+    text = wire.TOKEN_PREFIX + wire.text_of(wire.encode(packets))
     agree("read_text", text)
     agree("read_text", text[:-at])
     agree("read_text", text[: len(text) - at] + character + text[len(text) - at + 1 :])
     agree("read_text", text[:at] + character + text[at + 1 :])
     agree("read_text", text + "A" * at)
-    agree("read_text", codec.TOKEN_PREFIX + odd)
+    agree("read_text", wire.TOKEN_PREFIX + odd)
     agree("read_text", odd)
 
 
 def test_texts_at_the_edges_of_length() -> None:
     """From no character to a few more than a credential may have."""
     for size in (*range(60), *range(7150, 7180)):
-        for end in ("", codec.text_of(codec.TAIL + bytes(32)), codec.text_of(b"12" + codec.TAIL + bytes(32))):
-            agree("read_text", codec.TOKEN_PREFIX + "A" * (size - len(end)) + end)
+        for end in ("", wire.text_of(wire.TAIL + bytes(32)), wire.text_of(b"12" + wire.TAIL + bytes(32))):
+            agree("read_text", wire.TOKEN_PREFIX + "A" * (size - len(end)) + end)
 
 
 @QUICK
@@ -147,7 +147,7 @@ def test_chain(key: bytes, first: bytes, caveats: list[Any], odd: Any) -> None:
     agree("extend", key, odd)
     agree("fold", key, first, tuple(caveats))
     agree("fold", key, first, caveats)
-    name, hop = codec.text_of(key[:16].ljust(16)), codec.base64_of(first[:9].ljust(9))
+    name, hop = wire.text_of(key[:16].ljust(16)), wire.base64_of(first[:9].ljust(9))
     agree("links_of", name, (hop, hop[::-1], hop))
     agree("links_of", name, (hop, first[:12]))
     agree("links_of", name, (hop, odd))
@@ -186,9 +186,9 @@ def test_calls(text: str, data: st.DataObject) -> None:
     agree("split_call", text[at:])
     agree("split_call", text[:-at])
     agree("split_call", text + text)
-    raw = bytearray(codec.bytes_of(text[len(codec.TOKEN_PREFIX) :]))
+    raw = bytearray(wire.bytes_of(text[len(wire.TOKEN_PREFIX) :]))
     raw[-data.draw(st.integers(1, 134))] = data.draw(st.integers(0, 255))
-    agree("split_call", codec.TOKEN_PREFIX + codec.text_of(bytes(raw)))
+    agree("split_call", wire.TOKEN_PREFIX + wire.text_of(bytes(raw)))
 
 
 def test_no_call_at_the_edges_of_length() -> None:
@@ -220,14 +220,14 @@ def test_wrong_arguments_raise(name: str) -> None:
 def test_without_memory_a_field_that_is_not_closed_is_never_there() -> None:
     """Whichever allocation fails, a body whose last caveat is cut is refused or is out of memory, and no result."""
     nomemory = pytest.importorskip("_testcapi")
-    cut = codec.bytes_of(mint().encode()[5:])[:-36]
+    cut = wire.bytes_of(mint().encode()[5:])[:-36]
     with pytest.raises(MalformedTokenError):
-        codec.walk(cut)
+        wire.walk(cut)
     for failing in range(40):
         made: Any = None
         nomemory.set_nomemory(failing, failing + 1)
         try:
-            made = codec.walk(cut)
+            made = wire.walk(cut)
         except Exception:
             made = None
         finally:

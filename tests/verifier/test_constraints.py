@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints import Rule, compile_rule, explain, permits, read_rule
+from arx_verifier.constraints.rule import Rule, compile_rule, explain, permits, read_rule
 from arx_verifier.errors import MalformedTokenError
 from tests.support import unchecked
 

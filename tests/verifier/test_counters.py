@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.counters import APART_MS, MemoryNonces, RedisNonces
 from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.verification.nonces import APART_MS, MemoryNonces, RedisNonces
 
 T0 = 1_700_000_000_000
 

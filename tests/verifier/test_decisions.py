@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.decisions import (
+from arx_verifier.errors import AuditError, Failure
+from arx_verifier.journal.decision import (
     MAX_RECORD_BYTES,
     UNPROVEN,
     ChainFacts,
@@ -24,10 +25,9 @@ from arx_verifier.decisions import (
     unpack,
     unpack_record,
 )
-from arx_verifier.digests import new_salt
-from arx_verifier.errors import AuditError, Failure
-from arx_verifier.records import seal
-from arx_verifier.tally import Counted
+from arx_verifier.journal.digests import new_salt
+from arx_verifier.journal.record import seal
+from arx_verifier.journal.tally import Counted
 
 FACTS = ChainFacts(
     agent="acme/support",

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec, discharge
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import Requirement, bind, caveat_key, join, require_discharge, requirements
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError, UnknownCaveatError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.token import chain, discharge, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, bind, caveat_key, join, require_discharge, requirements
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import AT, KEY, QUICK, REALM, access, mint, sign
 
 CAVEAT_KEY = bytes(range(7, 39))
@@ -73,7 +73,7 @@ def test_a_demand_is_the_same_bytes_each_time() -> None:
     """A mint that signs again gives the same token; under another signature, key or name another box."""
     first = require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example")
     assert require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example") == first
-    [third] = [packet for packet in first.packets if isinstance(packet, codec.ThirdParty)]
+    [third] = [packet for packet in first.packets if isinstance(packet, wire.ThirdParty)]
     assert third[:2] == (b"https://mint.example", RAW)
     assert len(third.verification_id) == 72
     others = [
@@ -81,9 +81,7 @@ def test_a_demand_is_the_same_bytes_each_time() -> None:
         require_discharge(mint(), Requirement("y").encode(), CAVEAT_KEY),
         require_discharge(mint(), RAW, KEY),
     ]
-    nonces = {
-        other.packets[-1][2][:24] for other in [first, *others] if isinstance(other.packets[-1], codec.ThirdParty)
-    }
+    nonces = {other.packets[-1][2][:24] for other in [first, *others] if isinstance(other.packets[-1], wire.ThirdParty)}
     assert len(nonces) == 4
     assert Macaroon.parse(first.encode()) == first
     assert requirements(first) == (WANTED,)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.codec import JOINT
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import bind, join, seal
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import bind, join, seal
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token.wire import JOINT
 from tests.support import (
     ANYTHING,
     AT,
@@ -117,10 +117,10 @@ def test_an_answer_does_not_make_a_demand_known() -> None:
     body, signature = mint().parts()
     sealed = seal(signature, chain.derive(key), raw)
     token = Macaroon(
-        body + codec.caveat_packet(codec.ThirdParty(None, raw, sealed)),
+        body + wire.caveat_packet(wire.ThirdParty(None, raw, sealed)),
         chain.extend_third_party(signature, sealed, raw),
     )
-    start = codec.encode(codec.Packets(b"acme", raw, (), chain.extend(chain.derive(key), raw)))
+    start = wire.encode(wire.Packets(b"acme", raw, (), chain.extend(chain.derive(key), raw)))
     made = Macaroon.from_bytes(start)
     for text in (token.encode(), join(token.encode(), [bind(made, token)])):
         decision = verifier().decide(text, access())
@@ -132,8 +132,8 @@ def test_an_answer_does_not_make_a_demand_known() -> None:
 def test_a_box_that_nobody_sealed(sealed: bytes) -> None:
     """Unanswered while no discharge is presented; then nothing opens it."""
     body, signature = mint().parts()
-    third = codec.ThirdParty(None, RAW, sealed)
-    token = Macaroon(body + codec.caveat_packet(third), chain.extend_third_party(signature, sealed, RAW))
+    third = wire.ThirdParty(None, RAW, sealed)
+    token = Macaroon(body + wire.caveat_packet(third), chain.extend_third_party(signature, sealed, RAW))
     assert code(sign(token, refund())) == "missing_discharge"
     assert code(sent(token, [GOOD])) == "bad_signature"
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import chain
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.discharge import bind, join
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import RevokedError, ValidityError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import chain
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import bind, join
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import (
     ANYTHING,
     AT,

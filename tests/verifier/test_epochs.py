@@ -7,8 +7,8 @@ from typing import overload
 
 import pytest
 
-from arx_verifier.epochs import EpochTable, Lease, UnsafeLocalEpochs, boot_clock
 from arx_verifier.errors import REASONS
+from arx_verifier.revocation.epoch import EpochTable, Lease, UnsafeLocalEpochs, boot_clock
 from tests.verifier.epoch_views import Clock, boot, code, table, wall
 
 __all__ = ["boot", "table", "wall"]  # fixtures

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from arx_verifier.errors import SettingsError
-from arx_verifier.feed import Follower
-from arx_verifier.feed_wire import Answer, Entry, FeedError, Link, read_answer, read_push
-from arx_verifier.history import NOWHERE
-from arx_verifier.store_address import Address
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.history import NOWHERE
+from arx_verifier.revocation.store_link import Answer, Entry, FeedError, Link, read_answer, read_push
+from arx_verifier.revocation.store_url import Address
 from tests.servers import until
 
 INC = "I" * 22

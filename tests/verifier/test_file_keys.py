@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier import codec
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import FileKeys, open_verifier
-from arx_verifier.verify import Verifier
+from arx_verifier.token import wire
+from arx_verifier.verification.verifier import Verifier
 from tests.support import INC, KEY, OTHER_KEY, REALM, access, mint
 
 
@@ -22,7 +22,7 @@ def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(path: Path, keys: dict[str, bytes], realm: str = REALM) -> None:
     content = {"v": 1, "realm": realm, "audience": "orders", "max_ttl_ms": 86_400_000, "issuer": "https://mint"}
-    content |= {"keys": {kid: codec.text_of(key) for kid, key in keys.items()}, "key_file": "orders.key"}
+    content |= {"keys": {kid: wire.text_of(key) for kid, key in keys.items()}, "key_file": "orders.key"}
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(content))
     beside.chmod(0o600)

@@ -3,9 +3,9 @@
 
 import pytest
 
-from arx_verifier.feed_wire import OK, RESYNC, Answer, Entry
-from arx_verifier.following import CONFIRM_MOST_MS, MIN_GAP_MS, MS, PROBE_MS, Following
-from arx_verifier.history import Place
+from arx_verifier.revocation.follower_core import CONFIRM_MOST_MS, MIN_GAP_MS, MS, PROBE_MS, Following
+from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.store_link import OK, RESYNC, Answer, Entry
 
 BEGAN = Place.begin("I" * 22, 5)
 WALL_MS = 1_800_000_000_000

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from arx_verifier.errors import SettingsError
-from arx_verifier.keys import KeyRing
+from arx_verifier.token.keyring import KeyRing
 from tests.support import KEY, OTHER_KEY, REALM
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import codec
-from arx_verifier.access import AccessRequest
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, AT, AUDIENCE, QUICK, access, code_of, mint, sign, verifier
 
 SCALARS = st.sampled_from(["o-1", "o-2", "a/b", "a/b/c", "5", "5.5", 5, 6, 0, True, False, "10.0.0.1", "10.1.0.1"])
@@ -138,8 +138,8 @@ def test_the_order_of_restrictions_of_a_request_does_not_matter(held: list[Cavea
 
 def spliced(token: Macaroon, packets: list[Any]) -> str:
     """The token with other caveats under its own signature."""
-    parts = codec.decode(token.to_bytes())
-    return codec.TOKEN_PREFIX + codec.text_of(codec.encode(parts._replace(caveats=tuple(packets))))
+    parts = wire.decode(token.to_bytes())
+    return wire.TOKEN_PREFIX + wire.text_of(wire.encode(parts._replace(caveats=tuple(packets))))
 
 
 @QUICK
@@ -172,7 +172,7 @@ def test_no_bit_can_be_flipped(held: list[Caveat], data: st.DataObject) -> None:
     """Second law, byte by byte: a flipped bit anywhere is refused before anything is believed."""
     raw = bytearray(mint(ANYTHING, *held).to_bytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    code = code_of(codec.TOKEN_PREFIX + codec.text_of(bytes(raw)))
+    code = code_of(wire.TOKEN_PREFIX + wire.text_of(bytes(raw)))
     assert code in ("malformed", "bad_signature", "unknown_key", "wrong_audience")
 
 
@@ -194,7 +194,7 @@ def test_bytes_and_text_have_one_form(held: list[Caveat]) -> None:
     text = token.encode()
     assert Macaroon.parse(text).encode() == text
     assert Macaroon.from_bytes(token.to_bytes()).to_bytes() == token.to_bytes()
-    assert codec.encode(codec.decode(token.to_bytes())) == token.to_bytes()
+    assert wire.encode(wire.decode(token.to_bytes())) == token.to_bytes()
 
 
 @QUICK

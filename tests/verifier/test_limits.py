@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import chain, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule, Url
-from arx_verifier.counters import MemoryNonces
+from arx_verifier.constraints.rule import Constraint, Rule, Url
 from arx_verifier.errors import ArxError
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import ANYTHING, AT, KEY, REALM, access, code_of, forge_caveats, identifier, mint, sign, unchecked
 
 HOP = "BwcHBwcHBwcH"
@@ -108,12 +108,12 @@ def test_a_credential_has_7168_characters_at_most() -> None:
     """To the character; more is refused before it is decoded."""
     assert len(of_size(7168)) == 7168
     assert code_of(of_size(7168)) == "ok"
-    parts = codec.decode(codec.split_text(of_size(7168)))
-    longer = codec.TOKEN_PREFIX + codec.text_of(codec.encode(parts._replace(caveats=(*parts.caveats, b"x"))))
+    parts = wire.decode(wire.split_text(of_size(7168)))
+    longer = wire.TOKEN_PREFIX + wire.text_of(wire.encode(parts._replace(caveats=(*parts.caveats, b"x"))))
     assert len(longer) > 7168
     assert code_of(longer) == "malformed"
     with pytest.raises(ArxError, match="more than 7168"):
-        codec.split_text("arx1_" + "A" * 7164)
+        wire.split_text("arx1_" + "A" * 7164)
 
 
 def test_a_holder_may_fill_the_credential() -> None:
@@ -127,7 +127,7 @@ def test_a_packet_of_16384_bytes_has_no_length() -> None:
     for length in (b"\x80\x80\x01", b"\x80\x80"):
         body = b"\x02\x02" + length + data + b"\0"
         with pytest.raises(ArxError):
-            codec.decode(body + codec.TAIL + bytes(32))
+            wire.decode(body + wire.TAIL + bytes(32))
 
 
 def test_call_times_at_their_edges() -> None:
@@ -190,7 +190,7 @@ SHAPES: list[Callable[[], Any]] = [
 def test_what_the_mint_writes_is_within_every_limit(make: Callable[[], Identifier]) -> None:
     """Ordinary tokens are far below: a quarter of a credential at most."""
     token = Macaroon.mint(make(), key=KEY, realm=REALM, caveats=(ANYTHING,))
-    assert len(token.encode()) < codec.MAX_CREDENTIAL_CHARS // 4
+    assert len(token.encode()) < wire.MAX_CREDENTIAL_CHARS // 4
 
 
 def test_links_and_hops_have_their_width() -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError
-from arx_verifier.macaroon import Identifier, Macaroon, OperatorIdentifier, read_identifier
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Identifier, Macaroon, OperatorIdentifier, read_identifier
 from tests.support import ANYTHING, AT, KEY, QUICK, access, code_of, identifier, mint, sign
 
 HOP = b"\7" * 9
@@ -44,7 +44,7 @@ def test_only_the_one_form_is_read(junk: bytes) -> None:
 
 def test_a_location_is_utf8() -> None:
     """A location that is no text is refused when it is read, not when it is shown."""
-    raw = codec.encode(codec.Packets(b"\xff", b"{}", (), bytes(32)))
+    raw = wire.encode(wire.Packets(b"\xff", b"{}", (), bytes(32)))
     with pytest.raises(MalformedTokenError):
         Macaroon.from_bytes(raw)
 
@@ -121,7 +121,7 @@ def test_a_token_has_at_most_7168_characters() -> None:
     """What would not fit a header is refused where it is made, and everything up to it can be sent."""
     wide = Caveat(allow=(Rule(tool="*", args={"x": "y" * 900}),))
     token = mint()
-    while len(token.encode()) + len(codec.text_of(wide.encode())) + 8 <= codec.MAX_CREDENTIAL_CHARS:
+    while len(token.encode()) + len(wire.text_of(wide.encode())) + 8 <= wire.MAX_CREDENTIAL_CHARS:
         token = token.attenuate(wide)
     with pytest.raises(AttenuationError, match="7168"):
         token.attenuate(wide)
@@ -131,7 +131,7 @@ def test_a_token_has_at_most_7168_characters() -> None:
 def test_nothing_secret_is_shown_or_pickled() -> None:
     """Neither repr nor a pickle of a token gives it away."""
     token = mint()
-    secret = codec.text_of(token.parts()[1])
+    secret = wire.text_of(token.parts()[1])
     for shown in (repr(token), str(token), f"{token!r}", repr([token])):
         assert secret not in shown
         assert token.parts()[1].hex() not in shown

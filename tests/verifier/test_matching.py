@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arx_verifier import matching
+from arx_verifier.constraints import text as matching
 from arx_verifier.errors import MalformedTokenError
 
 ONE_LINE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import matching
+from arx_verifier.constraints import text
 from arx_verifier.errors import MalformedTokenError
 
 OTHER_KINDS = [None, True, 5, 5.0, ["a"], {"a": 1}, b"a", Ellipsis]
 
 
 def url(**parts: Any) -> Any:
-    return matching.url(parts.get("scheme", "https"), parts["host"], parts.get("port"), parts.get("path"))
+    return text.url(parts.get("scheme", "https"), parts["host"], parts.get("port"), parts.get("path"))
 
 
 class TestUrl:
@@ -235,7 +235,7 @@ class TestCidr:
         """
         Also an IPv4 address that is written inside IPv6.
         """
-        speaks, holds = matching.cidr(operand)
+        speaks, holds = text.cidr(operand)
         assert speaks(value)
         assert holds(value)
 
@@ -243,7 +243,7 @@ class TestCidr:
         """
         The next address after the last one is out.
         """
-        speaks, holds = matching.cidr("10.0.0.0/8")
+        speaks, holds = text.cidr("10.0.0.0/8")
         for value in ("11.0.0.0", "9.255.255.255", "::ffff:11.0.0.0"):
             assert speaks(value)
             assert not holds(value)
@@ -276,7 +276,7 @@ class TestCidr:
         """
         Short, octal, padded, scoped, foreign-digit and other-version forms fail, under ``not`` as well.
         """
-        speaks, holds = matching.cidr("10.0.0.0/8")
+        speaks, holds = text.cidr("10.0.0.0/8")
         assert not speaks(value)
         assert not holds(value)
 
@@ -307,13 +307,13 @@ class TestCidr:
         Host bits, masks, bare addresses and other spellings are refused when read.
         """
         with pytest.raises(MalformedTokenError):
-            matching.cidr(operand)
+            text.cidr(operand)
 
     @pytest.mark.parametrize("value", OTHER_KINDS, ids=repr)
     def test_only_text_is_an_address_or_a_url(self, value: Any) -> None:
         """
         Numbers and bytes, which address libraries take, are not spoken of.
         """
-        for speaks, holds in (matching.cidr("0.0.0.0/0"), url(host="a.com")):
+        for speaks, holds in (text.cidr("0.0.0.0/0"), url(host="a.com")):
             assert not speaks(value)
             assert not holds(value)

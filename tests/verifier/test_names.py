@@ -85,6 +85,6 @@ def test_patterns_of_tools_agree_with_rules(pattern: str, tool: str) -> None:
     """
     The pattern's own matcher and a compiled rule give one answer.
     """
-    from arx_verifier.constraints import Rule, compile_rule
+    from arx_verifier.constraints.rule import Rule, compile_rule
 
     assert names.matches_tool(pattern, tool) == compile_rule(Rule(tool=pattern)).matches_tool(tool)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import MemoryNonces, RedisNonces
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import MINT_AUDIENCE, Macaroon
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import MINT_AUDIENCE, Macaroon
+from arx_verifier.verification.nonces import MemoryNonces, RedisNonces
 from tests.support import ANYTHING, AT, KEY, REALM, FullDecisions, access, mint, sign, verifier
 from tests.verifier.discharges import APPROVED, answering, demanding, refund, sent
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pymacaroons import MACAROON_V2
 from pymacaroons.exceptions import MacaroonInvalidSignatureException  # type: ignore[import-untyped]
 
-from arx_verifier import chain, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.discharge import bind, join
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import bind, join
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, AT, KEY, QUICK, REALM, access, mint, sign, unchecked, verifier
 from tests.verifier.discharges import CAVEAT_KEY, RAW, answering, demanding, named
 
@@ -35,7 +35,7 @@ CHAINS = st.lists(
 
 def theirs(token: Macaroon) -> pymacaroons.Macaroon:
     """The same token as pymacaroons reads it."""
-    return pymacaroons.Macaroon.deserialize(codec.text_of(token.to_bytes()))
+    return pymacaroons.Macaroon.deserialize(wire.text_of(token.to_bytes()))
 
 
 def accepts(token: pymacaroons.Macaroon, key: bytes, discharges: Iterable[pymacaroons.Macaroon] = ()) -> bool:
@@ -59,7 +59,7 @@ def test_it_reads_every_token_we_make(caveats: list[Caveat]) -> None:
     assert accepts(read, KEY)
     with pytest.raises(MacaroonInvalidSignatureException):
         accepts(read, KEY[:-1] + b"x")
-    assert read.serialize().rstrip("=") == codec.text_of(token.to_bytes())
+    assert read.serialize().rstrip("=") == wire.text_of(token.to_bytes())
 
 
 @QUICK
@@ -81,8 +81,8 @@ def test_we_read_what_it_makes(location: str, name: str, caveats: list[str], key
     made = pymacaroons.Macaroon(location or None, name, key, version=MACAROON_V2)
     for caveat in caveats:
         made.add_first_party_caveat(caveat)
-    raw = codec.bytes_of(made.serialize().rstrip("="))
-    packets = codec.decode(raw)
+    raw = wire.bytes_of(made.serialize().rstrip("="))
+    packets = wire.decode(raw)
     assert (packets.location or b"").decode() == location
     assert packets.identifier == name.encode()
     assert list(packets.caveats) == [caveat.encode() for caveat in caveats]
@@ -90,14 +90,14 @@ def test_we_read_what_it_makes(location: str, name: str, caveats: list[str], key
         chain.fold(chain.derive(key), packets.identifier, [caveat.encode() for caveat in caveats]).hex()
         == made.signature
     )
-    assert codec.encode(packets) == raw
+    assert wire.encode(packets) == raw
 
 
-def folded(key: bytes, packets: codec.Packets) -> bytes:
+def folded(key: bytes, packets: wire.Packets) -> bytes:
     """The chain's signature, third-party caveats included."""
     signature = chain.extend(chain.derive(key), packets.identifier)
     for caveat in packets.caveats:
-        if isinstance(caveat, codec.ThirdParty):
+        if isinstance(caveat, wire.ThirdParty):
             signature = chain.extend_third_party(signature, caveat.verification_id, caveat.identifier)
         else:
             signature = chain.extend(signature, caveat)
@@ -114,19 +114,19 @@ def test_third_party_caveats_fold_alike(caveats: list[tuple[bool, str]], key: by
             made.add_third_party_caveat("https://approve.example", "shared secret", text)
         else:
             made.add_first_party_caveat(text)
-    raw = codec.bytes_of(made.serialize().rstrip("="))
-    packets = codec.decode(raw)
-    assert [isinstance(caveat, codec.ThirdParty) for caveat in packets.caveats] == [third for third, _ in caveats]
+    raw = wire.bytes_of(made.serialize().rstrip("="))
+    packets = wire.decode(raw)
+    assert [isinstance(caveat, wire.ThirdParty) for caveat in packets.caveats] == [third for third, _ in caveats]
     assert folded(key, packets) == packets.signature
     assert packets.signature.hex() == made.signature
-    assert codec.encode(packets) == raw
+    assert wire.encode(packets) == raw
 
 
 def test_it_narrows_our_tokens_and_we_accept_them() -> None:
     """Any macaroon library can narrow an ARx token; the result is the token that we would have made."""
     made: Any = theirs(mint())
     made.add_first_party_caveat(Caveat(exp=AT + 5).encode())
-    assert Macaroon.from_bytes(codec.bytes_of(made.serialize().rstrip("="))) == mint().attenuate(Caveat(exp=AT + 5))
+    assert Macaroon.from_bytes(wire.bytes_of(made.serialize().rstrip("="))) == mint().attenuate(Caveat(exp=AT + 5))
 
 
 SMALL = st.lists(st.builds(Caveat, task=st.sampled_from(["a", "b", "c"])), max_size=2)
@@ -161,7 +161,7 @@ def test_we_prove_its_discharges(caveats: list[Caveat]) -> None:
     made = pymacaroons.Macaroon(REALM, RAW, CAVEAT_KEY, version=MACAROON_V2)
     for caveat in caveats:
         made.add_first_party_caveat(caveat.encode())
-    texts = [codec.TOKEN_PREFIX + each.serialize().rstrip("=") for each in (token, token.prepare_for_request(made))]
+    texts = [wire.TOKEN_PREFIX + each.serialize().rstrip("=") for each in (token, token.prepare_for_request(made))]
     assert Macaroon.parse(texts[1]) == bind(answering(*caveats), Macaroon.parse(texts[0]))
     request = access("payments.refund")
     assert verifier().decide("~".join(texts), request).code == "ok"

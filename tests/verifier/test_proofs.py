@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec, proofs
-from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.caveats import Caveat
 from arx_verifier.errors import AttenuationError, RequestError
-from arx_verifier.macaroon import Macaroon
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import (
     ANYTHING,
     AT,
@@ -64,20 +64,20 @@ def test_a_signed_call_is_the_standard_attenuation(nonce: bytes, at: int, alignm
     assert one_shot.encode() == text
     caveat = one_shot.packets[-1]
     assert isinstance(caveat, bytes)
-    assert proofs.split_call(text) is not None
-    assert parent.attenuate(Caveat(call=(caveat[10:53].decode(), at, codec.text_of(nonce)))) == one_shot
+    assert call_proof.split_call(text) is not None
+    assert parent.attenuate(Caveat(call=(caveat[10:53].decode(), at, wire.text_of(nonce)))) == one_shot
 
 
 @pytest.mark.parametrize("alignment", [0, 1, 2])
 def test_split_gives_the_parents_part_and_the_calls(alignment: int) -> None:
     """The head is the same for every call of one parent; head and rest are the parent's bytes."""
     parent = aligned_parents()[alignment]
-    first, second = (proofs.split_call(sign(parent, access(at=at))) for at in (AT, AT + 7))
+    first, second = (call_proof.split_call(sign(parent, access(at=at))) for at in (AT, AT + 7))
     assert first is not None
     assert second is not None
     assert (first.head, first.rest) == (second.head, second.rest)
     assert len(first.rest) == alignment
-    assert codec.split_text(first.head) + first.rest == parent.parts()[0]
+    assert wire.split_text(first.head) + first.rest == parent.parts()[0]
     assert first.issued_at == AT
     assert second.issued_at == AT + 7
     assert first.signature != second.signature
@@ -87,14 +87,14 @@ def test_split_gives_the_parents_part_and_the_calls(alignment: int) -> None:
 @given(st.text(max_size=300) | st.text(st.sampled_from("arx1_-AB"), max_size=300))
 def test_what_does_not_end_in_a_call_is_not_split(text: str) -> None:
     """Any text at all can be looked at; only a call comes of a call."""
-    assert proofs.split_call(text) is None
-    assert proofs.split_call("arx1_" + text) is None
+    assert call_proof.split_call(text) is None
+    assert call_proof.split_call("arx1_" + text) is None
 
 
 def test_a_plain_token_is_not_split() -> None:
     """A task's token is read as a whole."""
     for parent in aligned_parents():
-        assert proofs.split_call(parent.encode()) is None
+        assert call_proof.split_call(parent.encode()) is None
 
 
 @pytest.mark.parametrize("alignment", [0, 1, 2])
@@ -133,13 +133,13 @@ def test_the_parents_bytes_in_the_tail_are_compared(alignment: int) -> None:
     """The parent's last bytes stand outside the cache's key, and changing them is seen all the same."""
     parent = aligned_parents()[alignment]
     token = sign(parent, access())
-    split = proofs.split_call(token)
+    split = call_proof.split_call(token)
     assert split is not None
-    tail = codec.bytes_of(token[len(split.head) :])
+    tail = wire.bytes_of(token[len(split.head) :])
     for rest in (b"\xff\xff"[:alignment], b"\1\1"[:alignment], b"]\1"[-alignment:]):
         assert rest != split.rest
-        altered = split.head + codec.text_of(rest + tail[alignment:])
-        assert proofs.split_call(altered) == msgspec.structs.replace(split, rest=rest)
+        altered = split.head + wire.text_of(rest + tail[alignment:])
+        assert call_proof.split_call(altered) == msgspec.structs.replace(split, rest=rest)
         cold, warm = both_codes(parent, altered, access())
         assert cold == warm
         assert cold in ("malformed", "bad_signature")
@@ -227,7 +227,7 @@ def test_a_call_lives_for_ten_seconds(age: int, code: str) -> None:
 def test_arguments_without_a_form_cannot_be_signed_or_checked(args: dict[str, Any]) -> None:
     """What has no RFC 8785 form is the request's fault, and never an error of another kind."""
     with pytest.raises(RequestError):
-        proofs.tool_fields("orders.get", args)
+        call_proof.tool_fields("orders.get", args)
     token = sign(mint(), access())
     assert both_codes(mint(), token, access(args=args)) == ("malformed_request", "malformed_request")
 
@@ -268,14 +268,14 @@ def test_calls_of_the_right_width_have_one_spelling(caveat: bytes) -> None:
     for parent in aligned_parents():
         body, signature = parent.parts()
         text = one_shot_text(body, signature, caveat)
-        assert proofs.split_call(text) is None
+        assert call_proof.split_call(text) is None
         assert both_codes(parent, text, access()) == ("malformed", "malformed")
 
 
 def one_shot_text(body: bytes, signature: bytes, caveat: bytes) -> str:
     """A token that ends in this caveat, rightly signed."""
-    raw = body + codec.packet(codec.IDENTIFIER, caveat) + b"\0" + codec.TAIL + chain.extend(signature, caveat)
-    return codec.TOKEN_PREFIX + codec.text_of(raw)
+    raw = body + wire.packet(wire.IDENTIFIER, caveat) + b"\0" + wire.TAIL + chain.extend(signature, caveat)
+    return wire.TOKEN_PREFIX + wire.text_of(raw)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_nothing_follows_a_call() -> None:
 
 def test_a_signer_is_silent_and_is_not_pickled() -> None:
     """What signs calls holds the task's signature, and shows none of it."""
-    signer = proofs.CallSigner(mint(), AUDIENCE)
+    signer = call_proof.CallSigner(mint(), AUDIENCE)
     assert repr(signer) == "<CallSigner>"
     with pytest.raises(TypeError, match="secret"):
         pickle.dumps(signer)
@@ -318,7 +318,7 @@ def test_a_token_too_large_for_a_call_is_refused_when_signing_starts() -> None:
     for _ in range(63):
         token = token.attenuate(Caveat(exp=AT + 1))
     with pytest.raises(AttenuationError, match="too large"):
-        proofs.CallSigner(token, AUDIENCE)
+        call_proof.CallSigner(token, AUDIENCE)
 
 
 def test_the_parent_cannot_be_had_from_a_call() -> None:

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import chain, codec, scopes, terms
-from arx_verifier.bounds import MAX_TOOLS, size_of
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.proven import ProvenChain
-from arx_verifier.proving import check_identifier
+from arx_verifier.limits import MAX_TOOLS, size_of
+from arx_verifier.token import chain, targets, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification import compiled_caveats
+from arx_verifier.verification.authenticate import check_identifier
+from arx_verifier.verification.chain_state import ProvenChain
 from tests.support import ANYTHING, AT, AUDIENCE, INC, KEY, REALM, TOKEN_ID, access, code_of, identifier, mint, verifier
 
 HOPS = (b"\1" * 9, b"\2" * 9)
@@ -39,11 +40,11 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
         .hand_over("acme/a/b", Caveat(task="t-sub"), hop=HOPS[0])
         .hand_over("acme/c", hop=HOPS[1])
     )
-    first, second = chain.links_of(TOKEN_ID, tuple(map(codec.base64_of, HOPS)))
+    first, second = chain.links_of(TOKEN_ID, tuple(map(wire.base64_of, HOPS)))
     assert set(proven(token).scopes) == {
         "realm",
         "key:k1.0",
-        scopes.subject_scope("https://idp.example", "ann"),
+        targets.subject_scope("https://idp.example", "ann"),
         "policy:" + "p" * 22,
         "agent:acme/support",
         "agent:acme",
@@ -57,7 +58,7 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
         "agent:acme/c",
         f"link:{second}",
     }
-    assert all(len(scope.encode()) <= scopes.MAX_SCOPE_BYTES for scope in proven(token).scopes)
+    assert all(len(scope.encode()) <= targets.MAX_SCOPE_BYTES for scope in proven(token).scopes)
 
 
 @pytest.mark.parametrize("raw", [b'{"weather":"fair"}', b'{"exp":1.5}', b'{"allow":[{"tool":"a..b"}]}', b'{"to":"A"}'])
@@ -65,12 +66,12 @@ def test_what_no_chain_may_say_is_read_once(raw: bytes) -> None:
     """A caveat that is refused is refused again by what is remembered of its bytes, in the same words."""
     token = mint()
     body, signature = chain.appended(*token.parts(), raw)
-    terms.REFUSED.clear()
+    compiled_caveats.REFUSED.clear()
     first, again = (proven(Macaroon(body, signature)).refused for _ in range(2))
     assert first is not None
     assert first == again
     assert first.failures[0].place == f"caveat {len(token.packets) + 1}"
-    assert list(terms.REFUSED) == [raw]
+    assert list(compiled_caveats.REFUSED) == [raw]
 
 
 def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:
@@ -205,7 +206,7 @@ def test_a_record_tells_one_of_what_its_answer_tells(narrowings: list[Caveat], a
 def test_born_is_carried_with_the_incarnation() -> None:
     """A token born in another history of the kill store is over."""
     assert code_of(mint(born=(INC, 0)).encode()) == "ok"
-    assert code_of(mint(born=(codec.text_of(rb"\9" * 2 + b"\1" * 14), 0)).encode()) == "revoked"
+    assert code_of(mint(born=(wire.text_of(rb"\9" * 2 + b"\1" * 14), 0)).encode()) == "revoked"
 
 
 def test_every_chain_refused_for_its_caveats_keeps_its_facts() -> None:
@@ -227,9 +228,9 @@ def test_a_caveat_is_kept_for_every_hop_and_for_nothing_else(args: dict[str, str
     caveat = Caveat(allow=(Rule(tool="x", args=dict(args)),), require=("call",), net=("10.0.0.0/8",), aud=(text,))
     if handed:
         caveat = caveat.handed_to("acme/w", "BwcHBwcHBwcH")
-    key = terms.key_of(caveat.encode(), caveat.hop)
+    key = compiled_caveats.key_of(caveat.encode(), caveat.hop)
     assert (key is None) == (not handed and "hop" in args)
     if key is not None:
-        assert (terms.GAP in key) == handed
+        assert (compiled_caveats.GAP in key) == handed
         other = caveat.handed_to("acme/w", "CCCCCCCCCCCC") if handed else caveat
-        assert key.replace(terms.GAP, terms.HOP_MARK + b"CCCCCCCCCCCC") == other.encode()
+        assert key.replace(compiled_caveats.GAP, compiled_caveats.HOP_MARK + b"CCCCCCCCCCCC") == other.encode()

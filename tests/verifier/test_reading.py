@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arx_verifier import codec, reading, terms
-from arx_verifier.caveats import Caveat
-from arx_verifier.macaroon import Identifier
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Identifier
+from arx_verifier.verification import caveat_sequence, compiled_caveats
 from tests.support import ANYTHING, AUDIENCE, QUICK, access, code_of, forge_caveats, identifier, mint
 
 GOOD, BAD = "AAAAAAAAAAAA", "AAAAAAAAAAA="
@@ -24,19 +25,19 @@ CAVEATS = st.sampled_from(
         '{"task":"t-x"}', '{"net":["10.0.0.0/8"]}', '{"hop":"\0","to":"acme/a"}', "third",
     ]
 )  # fmt: skip
-THIRD = codec.ThirdParty(None, b"{}", b"v")
+THIRD = wire.ThirdParty(None, b"{}", b"v")
 
 
 @pytest.fixture(autouse=True)
 def emptied() -> Iterator[None]:
-    terms.KEPT.clear()
+    compiled_caveats.KEPT.clear()
     yield
-    terms.KEPT.clear()
+    compiled_caveats.KEPT.clear()
 
 
 def said(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
     """All that is read, comparable."""
-    found, links = reading.read(packets, to, audience)
+    found, links = caveat_sequence.read(packets, to, audience)
     members = {name: getattr(found, name) for name in found.__slots__}
     members["allows"] = [allow.rules for allow in found.allows]
     members["networks"] = [(place, [text for text, _ in networks]) for place, networks in found.networks]
@@ -55,13 +56,13 @@ def test_what_is_kept_says_what_reading_says(words: list[str], hops: list[list[s
     ]
     anew = []
     for each in several:
-        terms.KEPT.clear()
-        terms.REFUSED.clear()
+        compiled_caveats.KEPT.clear()
+        compiled_caveats.REFUSED.clear()
         anew.append(said(*each))
     assert [said(*each) for each in several * 2] == anew * 2
 
 
-def _packet(word: str, hop: str) -> bytes | codec.ThirdParty:
+def _packet(word: str, hop: str) -> bytes | wire.ThirdParty:
     return THIRD if word == "third" else word.replace("%", hop).encode()
 
 
@@ -85,9 +86,9 @@ def test_the_next_token_with_the_same_words_is_read_at_once() -> None:
     """Its caveats are not looked at one by one, and what is kept is that of the first one."""
     caveats = (ANYTHING, Caveat(exp=5))
     one, other = (mint(*caveats).hand_over("acme/w").packets for _ in range(2))
-    first, links = reading.read(one, identifier(), AUDIENCE)
-    again, others = reading.read(other, identifier(), AUDIENCE)
+    first, links = caveat_sequence.read(one, identifier(), AUDIENCE)
+    again, others = caveat_sequence.read(other, identifier(), AUDIENCE)
     assert again is first
     assert links != others
-    terms.KEPT.clear()
-    assert not terms.TOGETHER
+    compiled_caveats.KEPT.clear()
+    assert not compiled_caveats.TOGETHER

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.access import AccessRequest
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.journal.writer import Journal
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import open_verifier
-from arx_verifier.spool import Journal
 from tests.support import ANYTHING, AT, FullDecisions, access, mint, verifier
 from tests.verifier.serving import Realm, answered
 

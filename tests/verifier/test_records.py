@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.decisions import unpack, unpack_record
-from arx_verifier.records import seal
+from arx_verifier.journal.decision import unpack, unpack_record
+from arx_verifier.journal.record import seal
 from tests.vectors import make_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "records"

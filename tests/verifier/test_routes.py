@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arx_verifier.enforcement.client_address import Peers
+from arx_verifier.enforcement.problems import answer
+from arx_verifier.enforcement.routes import RouteMap, read_query
 from arx_verifier.errors import REASONS, Failure, RequestError, SettingsError
-from arx_verifier.peers import Peers
-from arx_verifier.problems import answer
-from arx_verifier.routes import RouteMap, read_query
 
 
 @pytest.mark.parametrize(

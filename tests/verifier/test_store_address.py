@@ -5,7 +5,7 @@ import pytest
 from redis.connection import SSLConnection
 
 from arx_verifier.errors import SettingsError
-from arx_verifier.store_address import Address
+from arx_verifier.revocation.store_url import Address
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arx_verifier.feed_wire import CHUNK, MAX_ANSWER, Answer, Entry, FeedError, Link
+from arx_verifier.revocation.store_link import CHUNK, MAX_ANSWER, Answer, Entry, FeedError, Link
 
 PUSH = b">3\r\n$8\r\nsmessage\r\n$2\r\nch\r\n$14\r\nI 7 kill realm\r\n"
 ANSWER = (

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.caveats import Caveat
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import Lease
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.epoch import Lease
+from arx_verifier.token.caveats import Caveat
 from tests.verifier.serving import Realm, Slow
 from tests.verifier.streaming import SESSION, START, Call, part, realm
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.asgi import ArxMiddleware
-from arx_verifier.caveats import Caveat
+from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.guard import current_grant, protect
 from arx_verifier.errors import ArxError, RevokedError, SettingsError, StaleEpochError, ValidityError
-from arx_verifier.grant import Grant
-from arx_verifier.guard import current_grant, protect
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.grant import Grant
 from tests.support import MovedEpochs, access, mint, verifier
 from tests.verifier.serving import TOOLS, Realm
 from tests.verifier.streaming import SESSION, START, Call, part, realm

@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import canonical, proofs
-from arx_verifier.access import AccessRequest, HttpCall
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.counters import MemoryNonces
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import FOREVER_NS, EpochTable, Lease
+from arx_verifier import jcs
+from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import REASONS
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
+from arx_verifier.token import call_proof
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.support import QUICK, identifier, unchecked
 from tests.vectors import make_vectors, second
 
@@ -104,7 +105,7 @@ def test_what_is_granted_is_canonical_to_both_writers(name: str) -> None:
         for packet in (token.identifier, *token.packets):
             raw = packet if isinstance(packet, bytes) else packet.identifier
             assert second.canonical(json.loads(raw)) == raw
-            assert canonical.encode(msgspec.json.decode(raw)) == raw
+            assert jcs.encode(msgspec.json.decode(raw)) == raw
 
 
 TEXTS = st.text(st.characters(codec="utf-8", max_codepoint=0xFFFF), max_size=12)
@@ -138,7 +139,7 @@ def test_caveats_are_canonical_to_a_second_writer(rules: list[Rule], task: str |
 @given(TEXTS.filter(bool), st.none() | st.tuples(TEXTS, TEXTS), st.integers(0, 2**53 - 1))
 def test_identifiers_are_canonical_to_a_second_writer(agent: str, subject: tuple[str, str] | None, exp: int) -> None:
     """The bytes of any identifier are those that ``json.dumps`` writes of the same value."""
-    raw = canonical.encode(identifier(agent=agent, subject=subject, exp=exp))
+    raw = jcs.encode(identifier(agent=agent, subject=subject, exp=exp))
     assert second.canonical(json.loads(raw)) == raw
 
 
@@ -149,6 +150,6 @@ def test_the_second_writer_signs_calls_alike() -> None:
         {"tool": "x", "args": {}, "http": {"method": "GET", "target": "/a?b", "body": ""}},
     ):
         made = second.mint().with_caveats(second.call(request)).text()
-        signer = proofs.CallSigner(Macaroon.parse(second.mint().text()), "orders")
+        signer = call_proof.CallSigner(Macaroon.parse(second.mint().text()), "orders")
         asked = request_of({"request": request | {"at": second.AT}})
-        assert signer.sign(proofs.fields_of(asked), second.AT, second.NONCE) == made
+        assert signer.sign(call_proof.fields_of(asked), second.AT, second.NONCE) == made

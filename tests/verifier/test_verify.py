@@ -5,12 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_verifier import chain, codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.counters import MemoryNonces
-from arx_verifier.decisions import Decision, InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import (
     MEANINGS,
     REASONS,
@@ -22,10 +17,15 @@ from arx_verifier.errors import (
     UnavailableError,
     refusal,
 )
-from arx_verifier.grant import Grant
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.verify import Verifier
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.support import (
     ANYTHING,
     AT,
@@ -48,10 +48,10 @@ HOP = "BwcHBwcHBwcH"
 
 def with_third_party(identifier: bytes = b'{"id":"x"}') -> str:
     """A rightly signed token with a third-party caveat, which nobody could open."""
-    parent, third = mint(), codec.ThirdParty(b"https://approve.example", identifier, b"v" * 48)
+    parent, third = mint(), wire.ThirdParty(b"https://approve.example", identifier, b"v" * 48)
     body, signature = parent.parts()
     signature = chain.extend_third_party(signature, third.verification_id, third.identifier)
-    return Macaroon(body + codec.caveat_packet(third), signature).encode()
+    return Macaroon(body + wire.caveat_packet(third), signature).encode()
 
 
 def epochs_after(*steps: tuple[str, str]) -> UnsafeLocalEpochs:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import codec
-from arx_verifier.caveats import Caveat
-from arx_verifier.counters import MemoryNonces
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
 from arx_verifier.errors import RevokedError, UnavailableError, ValidityError
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import (
     ANYTHING,
     AT,
@@ -186,5 +186,5 @@ def test_a_decision_records_what_was_decided_under_which_view() -> None:
     assert (decision.tool, decision.peer, decision.inc, decision.applied) == ("orders.get", "192.0.2.7", INC, 0)
     assert decision.agent == "acme/support"
     told = repr(decision.to_dict()) + repr(decision.pack())
-    for secret in ("4111 1111 1111 1111", token, codec.text_of(mint().parts()[1]), KEY.hex()):
+    for secret in ("4111 1111 1111 1111", token, wire.text_of(mint().parts()[1]), KEY.hex()):
         assert secret not in told

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import bounds, chain, codec, proofs
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Macaroon
+from arx_verifier import limits
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
 from tests.support import (
     ANYTHING,
     AT,
@@ -79,14 +80,14 @@ def test_a_parents_text_followed_by_a_call_is_refused(first: str) -> None:
         good = Macaroon.parse(sign(parent, access(at=AT + 1))).packets[-1]
         assert isinstance(good, bytes)
         for signed_with in (parent.parts()[1], raw[-32:], KEY):
-            tail = proofs.MARK + good[10:] + b"\0" + codec.TAIL + chain.extend(signed_with, good)
-            joined = text + codec.text_of(tail)
+            tail = call_proof.MARK + good[10:] + b"\0" + wire.TAIL + chain.extend(signed_with, good)
+            joined = text + wire.text_of(tail)
             warm = verifier()
             seen = text if first == "whole" else sign(parent, access())
             assert warm.decide(seen, access()).code == "ok"
             request = access(at=AT + 1)
             assert warm.decide(joined, request).code == code_of(joined, request) == "malformed"
-            assert warm.decide(codec.TOKEN_PREFIX + codec.text_of(raw + tail), request).code == "malformed"
+            assert warm.decide(wire.TOKEN_PREFIX + wire.text_of(raw + tail), request).code == "malformed"
 
 
 def test_the_parent_is_proven_once() -> None:
@@ -190,7 +191,7 @@ def test_what_ended_is_forgotten(end: str, whole: bool) -> None:
         assert call(parent, later) == "ok"
     assert len(entries) == len(lasting) + len(fresh)
     assert all(proven.key.kid == "k2.0" for proven in entries.values())
-    assert checked._cached == sum(bounds.cost_of(key, proven.parts) for key, proven in entries.items())
+    assert checked._cached == sum(limits.cost_of(key, proven.parts) for key, proven in entries.items())
 
 
 def test_a_cached_chain_shows_no_secret() -> None:
@@ -204,7 +205,7 @@ def test_a_cached_chain_shows_no_secret() -> None:
         for secret in (parent.parts()[1], KEY):
             assert secret.hex() not in shown
             assert repr(secret) not in shown
-            assert codec.text_of(secret) not in shown
+            assert wire.text_of(secret) not in shown
 
 
 def test_the_cache_is_bounded_in_bytes() -> None:

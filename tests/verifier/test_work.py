@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_verifier import bounds, canonical, digests
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule
-from arx_verifier.decisions import Decision
-from arx_verifier.digests import digest_arguments
+from arx_verifier import jcs, limits
+from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.journal import digests
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.digests import digest_arguments
+from arx_verifier.token.caveats import Caveat
 from benchmarks.counting import count
 from tests.support import access, forge_caveats, mint, sign, verifier
 from tests.verifier.work import (
@@ -148,7 +149,7 @@ DIMENSIONS: dict[str, tuple[Callable[[int], Work], int]] = {
     "target": (target, 8000),
     "a holder's caveats": (handing, 14),
     "arguments of a record": (lambda n: lambda: digest_arguments({"a": ["x"] * n}), 1000),
-    "canonical form of a list": (lambda n: lambda: canonical.jcs(["x", 1.5] * n), 400),
+    "canonical form of a list": (lambda n: lambda: jcs.jcs(["x", 1.5] * n), 400),
 }
 
 
@@ -182,7 +183,7 @@ def test_tests_times_characters_are_bounded() -> None:
     Many rules and long arguments multiply; their product is refused before it is worked off.
     """
     token = mint(Caveat(allow=tuple(Rule(tool=TOOL, args={"a": Constraint(glob=f"{new()}*")}) for _ in range(60))))
-    request = access(TOOL, {"a": "x" * (bounds.MAX_WORK // 60)})
+    request = access(TOOL, {"a": "x" * (limits.MAX_WORK // 60)})
     decision: Decision = verifier().decide(sign(token, request), request)
     assert decision.code == "argument_not_allowed"
     assert decision.failures[0].rule == "size of the arguments"

@@ -9,19 +9,20 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from arx_verifier import arguments, codec
-from arx_verifier.access import AccessRequest, HttpCall, read_json_object
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Constraint, Rule, Url
-from arx_verifier.counters import MemoryNonces
-from arx_verifier.discharge import Requirement, bind, discharge, join, require_discharge
-from arx_verifier.enforcement import Enforcement
+from arx_verifier.constraints import constraint as arguments
+from arx_verifier.constraints.rule import Constraint, Rule, Url
+from arx_verifier.enforcement.client_address import Peers
+from arx_verifier.enforcement.enforcement import Enforcement
+from arx_verifier.enforcement.problems import answer
+from arx_verifier.enforcement.routes import RouteMap, collect_headers
 from arx_verifier.errors import RequestError
-from arx_verifier.macaroon import Macaroon
-from arx_verifier.peers import Peers
-from arx_verifier.problems import answer
-from arx_verifier.routes import RouteMap, collect_headers
-from arx_verifier.verify import Verifier
+from arx_verifier.request import AccessRequest, HttpCall, read_json_object
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import Requirement, bind, discharge, join, require_discharge
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.support import ANYTHING, AT, access, http_call, mint, sign, verifier
 
 Work = Callable[[], Any]
@@ -215,11 +216,11 @@ def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
 def third_parties(n: int) -> Work:
     """Caveats that wait for a discharge."""
     token = mint()
-    parsed = codec.split_body(token.to_bytes())
+    parsed = wire.split_body(token.to_bytes())
     raw = parsed[0] + b"".join(
-        codec.caveat_packet(codec.ThirdParty(b"https://a.example", bytes(16), bytes(40))) for _ in range(n)
+        wire.caveat_packet(wire.ThirdParty(b"https://a.example", bytes(16), bytes(40))) for _ in range(n)
     )
-    checked, shown = verifier(), codec.TOKEN_PREFIX + codec.text_of(raw + codec.TAIL + bytes(32))
+    checked, shown = verifier(), wire.TOKEN_PREFIX + wire.text_of(raw + wire.TAIL + bytes(32))
     return lambda: refuses(checked, shown, access(), "bad_signature")
 
 

@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from arx_verifier.access import AccessRequest, HttpCall, read_json_object
-    from arx_verifier.asgi import ArxMiddleware
-    from arx_verifier.caveats import Caveat
-    from arx_verifier.constraints import Constraint, Rule
-    from arx_verifier.counters import RedisNonces
-    from arx_verifier.decisions import Decision
+    from arx_verifier.constraints.rule import Constraint, Rule
+    from arx_verifier.enforcement.asgi import ArxMiddleware
+    from arx_verifier.enforcement.guard import current_grant, protect
     from arx_verifier.errors import (
         AccessError,
         ArxError,
@@ -27,13 +24,16 @@ if TYPE_CHECKING:
         TokenError,
         UnavailableError,
     )
-    from arx_verifier.grant import Grant
-    from arx_verifier.guard import current_grant, protect
-    from arx_verifier.keys import KeyRing
-    from arx_verifier.macaroon import Identifier, Macaroon
-    from arx_verifier.proofs import CallSigner
+    from arx_verifier.journal.decision import Decision
+    from arx_verifier.request import AccessRequest, HttpCall, read_json_object
     from arx_verifier.service import open_verifier
-    from arx_verifier.verify import Verifier
+    from arx_verifier.token.call_proof import CallSigner
+    from arx_verifier.token.caveats import Caveat
+    from arx_verifier.token.keyring import KeyRing
+    from arx_verifier.token.macaroon import Identifier, Macaroon
+    from arx_verifier.verification.grant import Grant
+    from arx_verifier.verification.nonces import RedisNonces
+    from arx_verifier.verification.verifier import Verifier
 
 _MODULE_OF = {
     "AccessError": "errors",

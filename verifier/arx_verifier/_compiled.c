@@ -28,7 +28,7 @@
 #define CAVEAT 95          // proofs._CAVEAT_BYTES
 #define TAIL (2 + CAVEAT + 4 + DIGEST)
 #define INVALID 0xff000000u
-#define STATES "arx_verifier.chain.States"
+#define STATES "arx_verifier.token.chain.States"
 
 // ---------------------------------------------------------------------------------------------------- what is shared
 

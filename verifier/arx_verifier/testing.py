@@ -10,16 +10,16 @@ import os
 import time
 from typing import Any, Final
 
-from arx_verifier import codec
-from arx_verifier.access import HttpCall
-from arx_verifier.caveats import Caveat
-from arx_verifier.constraints import Rule
-from arx_verifier.decisions import InMemoryDecisions
-from arx_verifier.epochs import UnsafeLocalEpochs
-from arx_verifier.keys import KeyRing
-from arx_verifier.macaroon import Identifier, Macaroon
-from arx_verifier.proofs import CallSigner, http_fields, tool_fields
-from arx_verifier.verify import Verifier
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.request import HttpCall
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import wire
+from arx_verifier.token.call_proof import CallSigner, http_fields, tool_fields
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.verifier import Verifier
 
 _KID: Final = "k1.0"
 _TTL_MS: Final = 600_000
@@ -101,7 +101,7 @@ class UnsafeTestRealm:
             depth=depth,
             exp=now + ttl_ms,
             iat=min(now, now + ttl_ms - 1),
-            id=codec.text_of(os.urandom(16)),
+            id=wire.text_of(os.urandom(16)),
             kid=_KID,
             session=session,
             subject=subject,

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare an argument with scalars, numbers, lengths and lists.  SPEC 7.2.
+
+Each function checks an operand once and returns a ``Test``: whether a value is of a kind that the constraint speaks
+of, and whether it holds for it.  Text forms (glob, path, URL, network) are in ``text``; what a member is called,
+and how tests are combined, in ``rule``.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+from arx_verifier.errors import MalformedTokenError
+from arx_verifier.jcs import MAX_INTEGER
+
+Predicate: TypeAlias = Callable[[Any], bool]
+# (speaks, holds).  A value that is not spoken of fails, under ``not`` too, so ``holds`` implies ``speaks``.
+Test: TypeAlias = tuple[Predicate, Predicate]
+
+_MAX_ITEMS: Final = 1 << 16  # of a list whose items are looked at: that takes a hundred times what a character takes
+MAX_DECIMAL_CHARS: Final = 32  # more digits than any money amount; bounds the cost of one comparison
+
+_OPERAND: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?")
+# A value may say 19.90 where an operand must say 19.9: amounts of money come with trailing zeros.
+_VALUE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether *value* is text."""
+    return type(value) is str
+
+
+def is_integer(value: Any) -> bool:
+    """Tell whether *value* is an integer, no bool, that JSON carries without loss."""
+    return type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER
+
+
+def is_bool(value: Any) -> bool:
+    """Tell whether *value* is true or false."""
+    return type(value) is bool
+
+
+def is_sized(value: Any) -> bool:
+    """Tell whether *value* has a length: text (in code points) or a list (in items)."""
+    return type(value) is str or type(value) is list
+
+
+_SPEAKS: Final[dict[type, Predicate]] = {str: is_text, int: is_integer, bool: is_bool}
+
+
+def scalar(value: Any) -> Any:
+    """Return *value* if an operand may be it: text, an integer within 2**53 - 1, or a bool."""
+    if is_text(value) or is_integer(value) or is_bool(value):
+        return value
+    raise MalformedTokenError("an operand must be text, an integer within 2**53 - 1, or true or false")
+
+
+def equal(operand: Any) -> Test:
+    """The value is this scalar, of the same type: ``"5"`` is not ``5`` and ``true`` is not ``1``; or this very list."""
+    if isinstance(operand, tuple | list):
+        return _same_list([scalar(item) for item in operand])
+    kind = type(scalar(operand))
+    if kind is bool:
+        return is_bool, lambda value: value is operand
+    if kind is int:
+        return is_integer, lambda value: type(value) is int and value == operand
+    return is_text, same_text(operand)
+
+
+def same_text(operand: str) -> Predicate:
+    """Make the test of this very text."""
+    return lambda value: type(value) is str and value == operand
+
+
+def _same_list(wanted: list[Any]) -> Test:
+    kinds = [type(item) for item in wanted]
+    sets = _by_kind("equal", wanted) if wanted else {}
+
+    def holds(value: Any) -> bool:
+        # ``==`` takes ``True`` and ``1.0`` for ``1``, so the types are compared as well.
+        return type(value) is list and value == wanted and [type(item) for item in value] == kinds
+
+    return lambda value: _items_by_kind(value, sets) is not None, holds
+
+
+def one_of(operand: Sequence[Any]) -> Test:
+    """The value is one of these scalars."""
+    sets = _by_kind("one_of", operand)
+    if len(sets) == 1:
+        [(kind, wanted)] = sets.items()
+        return _SPEAKS[kind], among(kind, wanted)
+    return _speaks_of(sets), lambda value: _is_among(value, sets)
+
+
+def among(kind: type, wanted: frozenset[Any]) -> Predicate:
+    """Make the test of being one of these, which are all of this type."""
+    return lambda value: type(value) is kind and value in wanted
+
+
+def none_of(operand: Sequence[Any]) -> Test:
+    """The value is of the same kind as one of these scalars, and none of them."""
+    sets = _by_kind("none_of", operand)
+    speaks = _speaks_of(sets)
+    return speaks, lambda value: speaks(value) and value not in sets[type(value)]
+
+
+def within(operand: Sequence[Any]) -> Test:
+    """The value is in this closed range: integers for integers; integers and decimal text for decimal text."""
+    if len(operand) != 2:
+        raise MalformedTokenError("range needs two bounds")
+    return _between("range", operand[0], operand[1])
+
+
+def within_integers(least: int, most: int) -> Predicate:
+    """Make the test of a closed range of integers; it says its bounds, so that several can be made one."""
+
+    def holds(value: Any) -> bool:
+        return type(value) is int and least <= value <= most
+
+    holds.bounds = least, most  # type: ignore[attr-defined]  # a function carries them
+    return holds
+
+
+def at_least(operand: Any) -> Test:
+    """The value is not below this number."""
+    return _between("min", operand, None)
+
+
+def at_most(operand: Any) -> Test:
+    """The value is not above this number."""
+    return _between("max", None, operand)
+
+
+def has_length(operand: Any) -> Test:
+    """The text or list has exactly this length."""
+    wanted = _size("length", operand)
+    return is_sized, within_lengths(wanted, wanted)
+
+
+def has_min_length(operand: Any) -> Test:
+    """The text or list is not shorter."""
+    least = _size("min_length", operand)
+    return is_sized, within_lengths(least, MAX_INTEGER)
+
+
+def has_max_length(operand: Any) -> Test:
+    """The text or list is not longer."""
+    most = _size("max_length", operand)
+    return is_sized, within_lengths(0, most)
+
+
+def within_lengths(least: int, most: int) -> Predicate:
+    """Make the test of the length of a text or list."""
+    return lambda value: (type(value) is str or type(value) is list) and least <= len(value) <= most
+
+
+def contains(operand: Sequence[Any]) -> Test:
+    """The list has all of these scalars, and only items of their kinds."""
+    sets = _by_kind("contains", operand)
+
+    def holds(value: Any) -> bool:
+        found = _items_by_kind(value, sets)
+        return found is not None and all(wanted.issubset(found.get(kind, ())) for kind, wanted in sets.items())
+
+    return lambda value: _items_by_kind(value, sets) is not None, holds
+
+
+def subset(operand: Sequence[Any]) -> Test:
+    """Every item of the list is among these scalars; an empty operand takes the empty list only."""
+    sets = _by_kind("subset", operand) if operand else {}
+
+    def holds(value: Any) -> bool:
+        found = _items_by_kind(value, sets)
+        return found is not None and all(sets[kind].issuperset(items) for kind, items in found.items())
+
+    return lambda value: _items_by_kind(value, sets) is not None, holds
+
+
+def _items_by_kind(value: Any, sets: dict[type, frozenset[Any]]) -> dict[type, list[Any]] | None:
+    """Sort a list's items by type; None for what is no list, or has an item of a type that is not spoken of.
+
+    Each item is looked at by functions written in C: a caller may send many, to thirty tests.
+    """
+    if type(value) is not list or len(value) > _MAX_ITEMS:
+        return None
+    kinds = set(map(type, value))
+    if not kinds <= sets.keys():
+        return None
+    found = {kind: value if len(kinds) == 1 else [item for item in value if type(item) is kind] for kind in kinds}
+    numbers = found.get(int)
+    if numbers is not None and not (min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER):
+        return None
+    return found
+
+
+def is_decimal(value: Any) -> bool:
+    """Tell whether *value* is decimal text: plain digits, at most 32 characters, no exponent, no leading zeros."""
+    return type(value) is str and len(value) <= MAX_DECIMAL_CHARS and _VALUE.fullmatch(value) is not None
+
+
+def _by_kind(word: str, operand: Sequence[Any]) -> dict[type, frozenset[Any]]:
+    """Sort scalars by type, because a set takes ``True`` for ``1``."""
+    if not operand:
+        raise MalformedTokenError(f"{word} needs at least one value")
+    sets: dict[type, set[Any]] = {}
+    for item in operand:
+        sets.setdefault(type(scalar(item)), set()).add(item)
+    return {kind: frozenset(items) for kind, items in sets.items()}
+
+
+def _is_among(value: Any, sets: dict[type, frozenset[Any]]) -> bool:
+    wanted = sets.get(type(value))
+    return wanted is not None and value in wanted
+
+
+def _speaks_of(sets: dict[type, frozenset[Any]]) -> Predicate:
+    kinds = tuple(_SPEAKS[kind] for kind in sets)
+    return lambda value: any(speaks(value) for speaks in kinds)
+
+
+def _size(word: str, operand: Any) -> int:
+    if not is_integer(operand) or operand < 0:
+        raise MalformedTokenError(f"{word} must be an integer that is not negative")
+    return int(operand)
+
+
+def _between(word: str, low: Any, high: Any) -> Test:
+    least = -MAX_INTEGER if low is None else low
+    most = MAX_INTEGER if high is None else high
+    if is_integer(least) and is_integer(most):
+        if least > most:
+            raise MalformedTokenError(f"{word}: the lower bound is above the upper one")
+        return is_integer, within_integers(least, most)
+    bounds = [bound for bound in (low, high) if bound is not None]
+    if all(map(_is_decimal_operand, bounds)):
+        return _decimal_between(word, *(None if bound is None else Decimal(bound) for bound in (low, high)))
+    raise MalformedTokenError(f"{word} needs integers, or decimals as text such as '10.5' without trailing zeros")
+
+
+def _decimal_between(word: str, low: Decimal | None, high: Decimal | None) -> Test:
+    if low is not None and high is not None and low > high:
+        raise MalformedTokenError(f"{word}: the lower bound is above the upper one")
+    # Integers are compared with integers: making a Decimal of a huge one takes more than linear time.
+    least = -MAX_INTEGER if low is None else max(-MAX_INTEGER, math.ceil(low))
+    most = MAX_INTEGER if high is None else min(MAX_INTEGER, math.floor(high))
+
+    def holds(value: Any) -> bool:
+        if type(value) is int:
+            return least <= value <= most
+        if not is_decimal(value):
+            return False
+        amount = Decimal(value)
+        return (low is None or low <= amount) and (high is None or amount <= high)
+
+    return lambda value: is_integer(value) or is_decimal(value), holds
+
+
+def _is_decimal_operand(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_DECIMAL_CHARS and _OPERAND.fullmatch(value) is not None

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide at the routes of Starlette and FastAPI, where the framework has matched them.  SPEC 8.4.
+
+``Endpoints`` walks an application's routes and puts a ``Gate`` in front of each handler.  The framework routes; the
+gate of the route that it took decides, before the endpoint, its dependencies and its own middleware, with the
+parameters that the framework matched.  A gate of a route that ``tools`` does not name refuses, and so does one of a
+route that is added later: it gets its gate before the router has it.  Where somebody gives a router another list, it
+compares its routes with those that have gates before it looks at them.
+
+Every object of a framework is reached through the application: nothing here imports one.
+"""
+
+import functools
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import is_
+from typing import Any, Final, NamedTuple, Self, SupportsIndex
+
+from arx_verifier.enforcement.gates import Dispatch, EndpointCall, Gate
+from arx_verifier.enforcement.received import RUNNING, Parameters, Sent, checked
+from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
+from arx_verifier.enforcement.routes import Key, Scope, read_key, require_clean_path, text_of
+from arx_verifier.errors import RequestError, SettingsError
+
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
+_NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Served(NamedTuple):
+    """One way to a route.
+
+    Attributes:
+        route: The route.
+        declared: Its whole path as it is declared, convertors, mounts and host (``//host``) included.
+        path: The same without convertors.
+        parts: The path without its host: literal, parameter, literal …
+        convertors: What writes the value of each parameter; None for text that stays as it is.
+        converts: Whether there is one.
+        keys: The lines of ``tools`` that name it, by method.
+    """
+
+    route: Any
+    declared: str
+    path: str
+    parts: list[str]
+    convertors: dict[str, Any]
+    converts: bool
+    keys: dict[str, Key]
+
+    def texts(self, parameters: Mapping[str, Any], root: str) -> dict[str, str]:
+        """Return each parameter as it was sent.
+
+        Raises:
+            RequestError: It was sent in another spelling than that of its value.
+        """
+        found = {}
+        for name, value in parameters.items():
+            found[name] = text = (self.convertors.get(name) or text_of)(name, value)
+            if type(value) is not str and name not in self.convertors and text not in root.split("/"):
+                raise RequestError(
+                    f"parameter {name!r:.80} of the path: expected {text!r:.80}, the spelling of its value"
+                )
+        return found
+
+    def fill(self, texts: Mapping[str, str]) -> str | None:
+        """Return the path that means these parameters here; None when it has others."""
+        if not self.convertors.keys() <= texts.keys():
+            return None
+        parts = self.parts.copy()
+        parts[1::2] = [texts[name] for name in parts[1::2]]
+        return "".join(parts)
+
+
+class Routes(list[Any]):
+    """The routes of a router.  Each has its gate before it is among them: a thread that adds one races with no call.
+
+    Args:
+        routes: Those that it has.
+        guard: Puts gates in front of some.
+    """
+
+    def __init__(self, routes: Iterable[Any], guard: Callable[[list[Any]], None]) -> None:
+        super().__init__(routes)
+        self._guard = guard
+
+    def append(self, route: Any) -> None:
+        """Add one at the end."""
+        self.insert(len(self), route)
+
+    def insert(self, at: SupportsIndex, route: Any) -> None:
+        """Add one before another."""
+        self._guard([route])
+        super().insert(at, route)
+
+    def extend(self, routes: Iterable[Any]) -> None:
+        """Add several at the end."""
+        self[len(self) :] = routes
+
+    def __iadd__(self, routes: Iterable[Any]) -> Self:  # type: ignore[misc]  # a sum of lists is a plain list
+        self.extend(routes)
+        return self
+
+    def __setitem__(self, at: Any, new: Any) -> None:
+        new = list(new) if isinstance(at, slice) else new
+        self._guard(new if isinstance(at, slice) else [new])
+        super().__setitem__(at, new)
+
+
+class Endpoints:
+    """The endpoints of an application, each behind a gate.
+
+    Args:
+        routers: The application's outermost routers.
+        tools: The table: ``METHOD /path`` as the application declares it, and the tool.
+
+    Raises:
+        SettingsError: A line of the table names no endpoint, or more than one, or something cannot be guarded.
+    """
+
+    def __init__(self, routers: list[Any], tools: Mapping[str, str]) -> None:
+        self._routers, self._lock = routers, threading.Lock()
+        self._served: dict[int, list[Served]] = {}
+        self._held: dict[int, list[tuple[Any, str, list[Any]]]] = {}
+        self._parameters: dict[int, Parameters] = {}
+        self._changed = False
+        keys = [read_key(text, tool) for text, tool in tools.items()]
+        every = [served for router in routers for served in self._guard(router, "", "", DEEP)]
+        for key in keys:
+            self._name(key, every)
+        for served in every:
+            if served.keys:
+                self._served.setdefault(id(served.route), []).append(served)
+
+    def _name(self, key: Key, every: list[Served]) -> None:
+        """Give a line of the table to the route that it names."""
+        named = [one for one in every if key.path == one.declared and _takes(one.route, key.method)]
+        named = named or [one for one in every if key.path == one.path and _takes(one.route, key.method)]
+        if len({id(one.route) for one in named}) != 1:
+            shown = sorted({one.declared for one in every if _takes(one.route, key.method)})
+            raise SettingsError(
+                f"`tools` names {key.text!r:.100}: expected one route of the application, found {len(named)}; "
+                f"for {key.method} it has {', '.join(shown[:20]) or 'none'}"
+            )
+        for one in named:
+            if len(one.convertors) != one.declared.count("{"):
+                raise SettingsError(f"`tools` names {key.text!r:.100}: two parameters of {one.declared} have one name")
+            if one.keys.setdefault(key.method, key) is not key:
+                raise SettingsError(f"`tools` names the route {key.method} {one.declared} twice")
+            if key.method == "GET" and _takes(one.route, "HEAD"):
+                one.keys.setdefault("HEAD", key)
+
+    def meaning(self, route: Any, call: EndpointCall, scope: Scope) -> tuple[str, dict[str, Any]]:
+        """Return the tool and the arguments of a call that has reached a route.
+
+        Raises:
+            RequestError: It has no single meaning.
+        """
+        ways = self._served.get(id(route))
+        if ways is None:
+            return "", {}
+        way = ways[0]
+        parameters = scope.get("path_params")
+        texts = way.texts(parameters, scope.get("root_path", "")) if parameters else {}
+        if way.converts or self._changed or len(ways) > 1:
+            found = [each for each in ways if each.fill(texts) == call.rest]
+            if not found:
+                raise RequestError(f"the path: expected {way.fill(texts)!r:.200}, the spelling of its values")
+            way = found[0]
+        key = way.keys.get(scope["method"])
+        if key is None:
+            return "", {}
+        require_clean_path(scope)
+        args = call.read_arguments(key, scope, texts)
+        if hasattr(route, "dependant"):
+            call.parameters = self._parameters_of(route, scope)
+            call.sent = Sent(texts, call.query, call.members if call.body else None)
+        return key.tool, args
+
+    def _parameters_of(self, route: Any, scope: Scope) -> Parameters:
+        """Return what the framework is going to convert, with the dependencies of the routers in between."""
+        context = scope.get("fastapi", {}).get("effective_route_context")
+        if getattr(context, "original_route", None) is route:
+            route = context
+        provider = route.dependency_overrides_provider
+        overrides = getattr(provider, "dependency_overrides", {})
+        known = self._parameters.get(id(route.dependant))
+        if known is None or overrides:
+            known = Parameters(route.dependant, route._embed_body_fields, overrides)  # noqa: SLF001 - of FastAPI
+            if not overrides:
+                self._parameters[id(route.dependant)] = known  # holds the dependant, and so its id
+        return known
+
+    def require_gates(self, router: Any) -> None:
+        """Put gates in front of what was added to a router."""
+        for owner, name, known in self._held.get(id(router)) or [(router, "routes", [None])]:
+            now = getattr(owner, name, [])
+            if len(now) != len(known) or not all(map(is_, now, known)):
+                with self._lock:
+                    self._changed = True
+                    for each in self._routers:
+                        list(self._guard(each, "", "", DEEP))
+                return
+
+    def _guard_new(self, router: Any, routes: list[Any]) -> None:
+        """Put gates in front of what a router is going to have."""
+        with self._lock:
+            self._changed = True
+            for route in routes:
+                list(self._guard_route(route, "", "", DEEP, [(router, "", [])]))
+
+    def _guard(self, router: Any, before: str, host: str, deep: int, into: list[Any] | None = None) -> Iterator[Served]:
+        """Put a gate in front of all that a router serves, and yield the ways to it."""
+        require_own_dispatch(router, deep)
+        held: list[Any] = [] if into is None else into
+        if into is None:
+            self._held[id(router)] = held
+            if not isinstance(router.middleware_stack, Dispatch):
+                router.middleware_stack = Dispatch(router, router.middleware_stack)
+        if not isinstance(router.default, Gate) and not is_own(router.default):
+            router.default = Gate(router, router.default)
+        fresh = False
+        for name in ("routes", "_low_priority_routes"):
+            routes = getattr(router, name, None)
+            if routes is None:
+                continue
+            if not isinstance(routes, Routes):
+                routes = Routes(routes, functools.partial(self._guard_new, router))
+                setattr(router, name, routes)
+            held.append((router, name, list(routes)))
+            for route in routes:
+                fresh = not _is_guarded(route) or fresh
+                yield from self._guard_route(route, before, host, deep, held)
+        if fresh and hasattr(router, "_mark_routes_changed"):
+            router._mark_routes_changed()  # noqa: SLF001 - what FastAPI keeps of an included router is made anew
+
+    def _guard_route(self, route: Any, before: str, host: str, deep: int, held: list[Any]) -> Iterator[Served]:
+        routing = sys.modules["starlette.routing"]
+        path = before + getattr(route, "path", "")
+        context = getattr(route, "include_context", None)
+        if context is not None and hasattr(route.original_router, "_mark_routes_changed"):
+            yield from self._guard(route.original_router, before + context.prefix, host, deep - 1, held)
+        elif isinstance(route, (routing.Mount, routing.Host)):
+            inner = routers_of(route.app)
+            for router in inner:
+                yield from self._guard(router, path, f"//{route.host}" if hasattr(route, "host") else host, deep - 1)
+            if not inner and not isinstance(route.app, Gate):
+                route.app = Gate(route, route.app)
+        elif not isinstance(route, routing.WebSocketRoute):
+            _guard_handler(route, hasattr(held[0][0], "_mark_routes_changed"))
+            if isinstance(route, routing.Route):
+                yield _served(route, path, host)
+
+
+def _is_guarded(route: Any) -> bool:
+    return isinstance(getattr(route, "handle", None), Gate)
+
+
+def _guard_handler(route: Any, is_remade: bool) -> None:
+    """Put a gate in front of a route.
+
+    Raises:
+        SettingsError: It takes none.
+    """
+    if _is_guarded(route):
+        return
+    try:
+        route.handle = Gate(route, route.handle)
+        if hasattr(route, "dependant") and hasattr(route, "endpoint"):  # a frontend of FastAPI has none
+            route.endpoint = route.dependant.call = checked(route.endpoint, _require_judged)
+        elif is_remade and hasattr(route, "endpoint"):
+            route.endpoint = Gate(route, route.app)  # FastAPI makes a plain route of an included router anew of it
+    except AttributeError as error:
+        kind = type(route)
+        raise SettingsError(f"a route cannot be guarded: {kind.__module__}.{kind.__qualname__}: {error}") from error
+
+
+def _require_judged(values: Mapping[str, Any]) -> None:
+    call: EndpointCall | None = RUNNING.get()
+    if call is None or call.parameters is None:
+        raise RequestError("an endpoint that is guarded was called from outside of its route")
+    call.compare(call.parameters.require_judged, values)
+
+
+def _takes(route: Any, method: str) -> bool:
+    methods = getattr(route, "methods", None)
+    return not methods or method in methods
+
+
+def _served(route: Any, declared: str, host: str) -> Served:
+    types = sys.modules["starlette.convertors"].CONVERTOR_TYPES
+    writers = {name: _writer(types[kind or "str"]) for name, kind in _PARAMETER.findall(host + declared)}
+    path = _PARAMETER.sub(r"{\1}", declared)
+    bare, converts = _PARAMETER.sub(r"{\1}", host) + path, any(writers.values())
+    return Served(route, host + declared, bare, _NAME.split(path), writers, converts, {})
+
+
+def _writer(convertor: Any) -> Any:
+    """Return what writes a parameter's value in its one spelling; None where the framework leaves the text as it is."""
+    types = sys.modules["starlette.convertors"]
+    if type(convertor) in (types.StringConvertor, types.PathConvertor):
+        return None
+    if type(convertor) in (types.IntegerConvertor, types.FloatConvertor, types.UUIDConvertor):
+        return text_of
+
+    def write(name: str, value: Any) -> str:
+        try:
+            return str(convertor.to_string(value))
+        except (AssertionError, TypeError, ValueError) as error:
+            raise RequestError(f"parameter {name!r:.80} of the path has no spelling of its value") from error
+
+    return write

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn a credential and a request into a grant or a problem.  SPEC 11, 13.
+
+Every adapter calls this and decides nothing by itself: the ASGI middleware, the routes of Starlette and FastAPI, and
+``protect``.  Nothing here knows a framework.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from arx_verifier.enforcement.problems import Answer, answer
+from arx_verifier.errors import Failure
+from arx_verifier.journal.decision import Decision
+from arx_verifier.request import AccessRequest
+from arx_verifier.verification.verifier import Screened, Verifier
+
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Problem(Exception):  # noqa: N818 - an answer to a caller, and no failure of the program
+    """A refusal that is to be answered.
+
+    Attributes:
+        code: A key of ``REASONS``.
+        detail: Another sentence than the code's own; no secret.
+        status: Another status than the code's own.
+        failures: What was expected and what came, where that may be told.
+        decision: The id of the recorded decision, if there is one.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        status: int | None = None,
+        failures: Sequence[Failure] = (),
+        decision: str = "",
+    ) -> None:
+        super().__init__(code)
+        self.code, self.detail, self.status, self.failures, self.decision = code, detail, status, failures, decision
+
+
+class Enforcement:
+    """The decisions of one verifier, as adapters need them.
+
+    Args:
+        verifier: Decides and records.
+    """
+
+    def __init__(self, verifier: Verifier) -> None:
+        self.verifier = verifier
+
+    def read_credential(self, values: Sequence[bytes]) -> str:
+        """Return the token of a request.
+
+        Args:
+            values: The values of its ``Authorization`` headers.
+
+        Raises:
+            Problem: There is none, or more than one.
+        """
+        if len(values) > 1:
+            raise Problem("malformed_request", "there is more than one Authorization header")
+        scheme, _, token = values[0].partition(b" ") if values else (b"", b"", b"")
+        token = token.strip(b" ")
+        if not token or scheme.lower() != b"bearer":
+            raise Problem("missing_token")
+        return token.decode("latin-1")
+
+    def screen(self, token: str) -> Screened:
+        """Refuse a token that this service's key did not make, before anything is done with what came with it.
+
+        Raises:
+            Problem: It is one.
+        """
+        found = self.verifier.screen(token)
+        if isinstance(found, str):
+            raise Problem(found)
+        return found
+
+    def decide(self, token: object, request: AccessRequest) -> Decision:
+        """Allow or refuse a call; may wait for a probe, a shared store or a disk.
+
+        Args:
+            token: What was presented: text, or whatever a message had in its place.
+            request: What is asked for.
+        """
+        if isinstance(token, str) and token:
+            return self.verifier.decide(token, request)
+        return self._unusable(token, request)
+
+    async def decide_async(self, token: object, request: AccessRequest) -> Decision:
+        """Decide as ``decide`` does, and never hold the event loop."""
+        if isinstance(token, str) and token:
+            return await self.verifier.decide_async(token, request)
+        return self._unusable(token, request)
+
+    def _unusable(self, token: object, request: AccessRequest) -> Decision:
+        return self.verifier.refuse("malformed" if token else "missing_token", request)
+
+    def require(self, decision: Decision, request: AccessRequest) -> None:
+        """Let an allow pass.
+
+        Raises:
+            Problem: The decision is a refusal, or the request is no tool.
+        """
+        if not decision.allowed or decision.grant is None or not request.tool:
+            code = "tool_not_allowed" if decision.allowed else decision.code
+            raise Problem(code, failures=decision.all_failures(), decision=decision.id)
+
+    def answer(self, problem: Problem) -> Answer:
+        """Return the HTTP answer to a problem."""
+        return answer(
+            problem.code,
+            realm=self.verifier.keys.realm,
+            failures=problem.failures,
+            decision=problem.decision,
+            status=problem.status,
+            detail=problem.detail,
+        )
+
+    def count(self, problem: Problem, peer: str | None) -> None:
+        """Count a refusal of what never came to a verification."""
+        self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
+
+
+def read_traceparent(values: Sequence[bytes]) -> str | None:
+    """Return the caller's trace context (W3C), or None where it has none that can be read."""
+    return values[0].decode("ascii") if values and _TRACEPARENT.fullmatch(values[0]) else None
+
+
+def now_ms() -> int:
+    """Return the time, ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which arguments an HTTP request has, and which tool it means to an application that shows no routes.  SPEC 8.4.
+
+A request that could mean two things to two readers is refused here.  So is an argument in another place than the
+application's: a tool that looks for it in the body, and does not find it, takes a default that no rule saw.
+
+``RouteMap`` is the service's own table of its routes.  Those of Starlette and FastAPI need none: see ``endpoints``.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final, NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
+from uuid import UUID
+
+from arx_verifier.errors import RequestError, SettingsError
+from arx_verifier.names import is_tool
+from arx_verifier.request import read_json_object
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Meaning: TypeAlias = tuple[str, Mapping[str, Any]]
+Tools: TypeAlias = Mapping[str, str] | Callable[[Scope, bytes], Meaning | None]
+"""``{"GET /orders/{order_id}": "orders.get"}``, or a function of the ASGI scope and the whole body."""
+Places: TypeAlias = frozenset[str] | None
+"""Which arguments a route has in the query; None for all of them, and none in a body."""
+Headers: TypeAlias = Mapping[bytes, list[bytes]]
+"""The values of each header that is read here, by its name in lower case, in order."""
+
+MAX_QUERY_FIELDS: Final = 256
+_METHOD: Final = re.compile(r"[A-Z]{1,16}")
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
+_SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)\}")
+_BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: what stands in their bodies has no meaning
+# What frameworks and proxies resolve in different ways: control characters, backslash, empty and dot segments; and in
+# the raw path path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before they
+# split and some after.
+_UNCLEAN_PATH: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|(?:\A|/)\.{1,2}(?:/|\Z)")
+_UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)|;", re.IGNORECASE)
+_ESCAPE_CUT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
+_PLAIN_JSON: Final = [b"application/json"]
+_NONE: Final[list[bytes]] = []
+_READ: Final = frozenset(
+    (b"authorization", b"content-encoding", b"content-length", b"content-type", b"traceparent", b"x-forwarded-for")
+)
+_UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
+
+
+class Key(NamedTuple):
+    """One line of ``tools``.
+
+    Attributes:
+        text: As it is written.
+        method: The method.
+        path: The path's template.
+        query: Which arguments are in the query.
+        tool: The tool.
+    """
+
+    text: str
+    method: str
+    path: str
+    query: Places
+    tool: str
+
+
+class _Route:
+    __slots__ = ("key", "segments")
+
+    def __init__(self, key: Key) -> None:
+        self.key, self.segments = key, tuple(key.path.split("/")[1:])
+
+    def match(self, segments: list[str]) -> dict[str, str] | None:
+        found: dict[str, str] = {}
+        for mine, theirs in zip(self.segments, segments, strict=True):
+            if mine.startswith("{"):
+                if not theirs:
+                    return None
+                found[mine[1:-1]] = theirs
+            elif mine != theirs:
+                return None
+        return found
+
+    @property
+    def shape(self) -> tuple[str, ...]:
+        return tuple("{}" if segment.startswith("{") else segment for segment in self.segments)
+
+
+class RouteMap:
+    """A table from ``METHOD /path/{parameter}`` to tool.  A literal segment wins over a parameter.
+
+    A ``HEAD`` without a route of its own means what ``GET`` means, as it does to frameworks.
+
+    Args:
+        tools: The table.
+
+    Raises:
+        SettingsError: A route that cannot be read, or two for the same requests.
+    """
+
+    def __init__(self, tools: Mapping[str, str]) -> None:
+        self._routes: dict[tuple[str, int], list[_Route]] = {}
+        for text, tool in tools.items():
+            route = _Route(read_key(text, tool))
+            if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in route.segments) or "//" in text:
+                raise SettingsError(f"{text!r:.100} is not a route: expected each parameter to be one segment")
+            self._routes.setdefault((route.key.method, len(route.segments)), []).append(route)
+        for beside in self._routes.values():
+            _require_one_meaning(beside)
+            beside.sort(key=lambda route: [segment.startswith("{") for segment in route.segments])
+
+    def __call__(self, scope: Scope, body: bytes) -> Meaning | None:
+        """Return what a request means.
+
+        Args:
+            scope: The ASGI ``http`` scope.
+            body: The whole body.
+
+        Returns:
+            Tool and arguments: those of the path and the query as text, those of a JSON body as JSON has them; or None
+            when no route matches.  Parameters that a framework in front matched (``path_params``) are arguments too.
+
+        Raises:
+            RequestError: The request has no single meaning.
+        """
+        require_clean_path(scope)
+        found = self._find(scope["method"], _path_of(scope).split("/")[1:])
+        if found is None:
+            return None
+        route, parameters = found
+        outer = {name: text_of(name, value) for name, value in scope.get("path_params", {}).items()}
+        query, members = read_query(scope["query_string"]), read_body(collect_headers(scope["headers"]), body)
+        key = route.key
+        return key.tool, join_arguments(
+            key, scope["method"], merge(outer, parameters), query, members, has_body=bool(body)
+        )
+
+    def _find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, str]] | None:
+        for name in (method, "GET") if method == "HEAD" else (method,):
+            for route in self._routes.get((name, len(segments)), ()):
+                parameters = route.match(segments)
+                if parameters is not None:
+                    return route, parameters
+        return None
+
+
+def _require_one_meaning(routes: list[_Route]) -> None:
+    """Refuse two routes for one request, unless the table has a third for exactly what both of them take."""
+    shapes = {route.shape for route in routes}
+    for number, route in enumerate(routes):
+        for other in routes[:number]:
+            pairs = list(zip(route.shape, other.shape, strict=True))
+            if any(a != b and "{}" not in (a, b) for a, b in pairs):
+                continue
+            both = tuple(b if a == "{}" else a for a, b in pairs)
+            if route.shape == other.shape or both not in shapes:
+                raise SettingsError(
+                    f"{other.key.text!r:.100} and {route.key.text!r:.100} are for the same requests, such as "
+                    f"'/{'/'.join(both).replace('{}', 'x')}': name that one too, or take one out"
+                )
+
+
+def join_arguments(
+    key: Key,
+    method: str,
+    parameters: Mapping[str, Any],
+    query: Mapping[str, Any],
+    members: Mapping[str, Any],
+    has_body: bool,
+) -> dict[str, Any]:
+    """Return a call's arguments: of the path, of the query, and of a JSON body.
+
+    An argument counts only where the application looks for it.  ``GET`` and ``HEAD`` have theirs in path and query, and
+    no body.  All other methods have theirs in path and body, and in the query those that the route names:
+    ``POST /orders/{order_id}/refund?{dry_run}&{note}``.  A ``GET`` that names some has no others.
+
+    Args:
+        key: The route.
+        method: The request's method.
+        parameters: Those of the path.
+        query: ``read_query`` of the query.
+        members: ``read_body`` of the body.
+        has_body: Whether there is one.
+
+    Raises:
+        RequestError: An argument stands in another place, or in two.
+    """
+    if has_body and method in _BODILESS:
+        raise RequestError(f"a {method} has its arguments in path and query: it takes no body here")
+    if key.query is not None and (query or key.query):
+        for name in query.keys() - key.query:
+            raise RequestError(f"argument {name!r:.80} stands in the query, where the route {key.text} has none such")
+        for name in key.query & members.keys():
+            raise RequestError(f"argument {name!r:.80} stands in the body: the route {key.text} has it in the query")
+    return merge(parameters, query, members)
+
+
+def collect_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """Look once at every header, and return the values of those that are read."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _READ:
+            found.setdefault(lower, []).append(value)
+    return found
+
+
+def text_of(name: str, value: Any) -> str:
+    """Return the one spelling of a parameter that a framework has converted.
+
+    Raises:
+        RequestError: It has none here.
+    """
+    kind = type(value)
+    if kind is str:
+        return str(value)
+    if kind in (int, float, UUID):
+        return repr(value).removesuffix(".0") if kind is float else str(value)
+    raise RequestError(f"parameter {name!r:.80} of the path is a {kind.__name__}: expected text, a number or a UUID")
+
+
+def read_query(raw: bytes) -> dict[str, str]:
+    """Read a query string; each name may stand once.
+
+    Raises:
+        RequestError: A name twice, a broken escape, text that is not UTF-8, or more fields than 256.
+    """
+    fields = [field for field in raw.split(b"&") if field]
+    if len(fields) > MAX_QUERY_FIELDS:
+        raise RequestError(f"the query has more than {MAX_QUERY_FIELDS} fields")
+    values: dict[str, str] = {}
+    for field in fields:
+        name, _, value = field.partition(b"=")
+        key = _unescape(name)
+        if key in values:
+            raise RequestError(f"{key!r:.80} stands twice in the query")
+        values[key] = _unescape(value)
+    return values
+
+
+def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
+    """Read a JSON body's members; an empty body has none.
+
+    Raises:
+        RequestError: Not JSON by its type or its bytes: arguments in another form would go unseen.
+    """
+    types, encodings = headers.get(b"content-type", _NONE), headers.get(b"content-encoding")
+    if types == _PLAIN_JSON and body and encodings is None:  # what nearly every body is
+        return read_json_object(body)
+    kinds = [value.decode("latin-1") for value in types]
+    parameters = [part for kind in kinds for part in kind.split(";") if "charset" in part.lower()]
+    if not all(map(_UTF_8.fullmatch, parameters)):
+        # Some frameworks decode body and query with it: what is one text in UTF-8 is two arguments in UTF-7.
+        raise RequestError("the charset is not UTF-8")
+    if not body:
+        return {}
+    if any(value.strip().lower() not in (b"", b"identity") for value in encodings or ()):
+        raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
+    media = kinds[0].partition(";")[0].strip() if len(kinds) == 1 else ""
+    if not _JSON_TYPE.fullmatch(media):
+        raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
+    return read_json_object(body)
+
+
+def require_clean_path(scope: Scope) -> None:
+    """Refuse a path that two readers may resolve differently.
+
+    Raises:
+        RequestError: It is one.
+    """
+    path: str = scope["path"]
+    if path[:1] not in ("", "/") or _UNCLEAN_PATH.search(path) or _UNCLEAN_RAW.search(scope.get("raw_path") or b""):
+        raise RequestError("the path can be read in more than one way")
+
+
+def _path_of(scope: Scope) -> str:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root.endswith("/"):  # frameworks differ in what is left of the path then
+        raise RequestError(f"the path can be read in more than one way: root_path {root!r:.80} ends in a slash")
+    return path[len(root) :] if root and (path == root or path.startswith(root + "/")) else path
+
+
+def merge(*places: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the arguments of several places.
+
+    Raises:
+        RequestError: One name stands in two of them.
+    """
+    merged: dict[str, Any] = {}
+    for place in filter(None, places):
+        for name in merged.keys() & place.keys():
+            raise RequestError(f"argument {name!r:.80} stands in two places")
+        merged.update(place)
+    return merged
+
+
+def _unescape(raw: bytes) -> str:
+    try:
+        text = raw.decode("ascii")
+        if _ESCAPE_CUT.search(text):
+            raise RequestError("the query has a broken escape")
+        return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError("the query is not UTF-8") from None
+
+
+def read_key(text: str, tool: str) -> Key:
+    """Read one line of ``tools``.
+
+    Args:
+        text: ``POST /orders/{order_id}/refund?{dry_run}``.
+        tool: The tool's name.
+
+    Raises:
+        SettingsError: It is no route, or the tool cannot stand in a token.
+    """
+    method, _, target = text.partition(" ")
+    path, asks, fields = target.partition("?")
+    names = _PARAMETER.findall(path)
+    plain = _PARAMETER.sub("", path)
+    query = (
+        [found.group(1) if (found := _FIELD.fullmatch(field)) else "" for field in fields.split("&")] if asks else []
+    )
+    if (
+        not _METHOD.fullmatch(method)
+        or not path.startswith("/")
+        or _UNCLEAN_PATH.search(path.removeprefix("/") if path.startswith("//") else path)
+        or re.search(r"[{}?#%; ]", plain)
+        or "" in query
+        or len({*names, *query}) != len(names) + len(query)
+    ):
+        raise SettingsError(
+            f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}', each parameter one segment of the "
+            "path; what stands in the query of another method as 'POST /orders?{full}'"
+        )
+    if not is_tool(tool):
+        raise SettingsError(f"route {text!r:.100} names {tool!r:.100}, which is no tool")
+    return Key(text, method, path, None if method in _BODILESS and not asks else frozenset(query), tool)

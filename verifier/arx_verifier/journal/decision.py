@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One decision: who asked, through whom, for what, under which policy and epoch view, and why so.  SPEC 12.
+
+Here stand a decision's facts and what a verifier needs of a sink.  Its bytes are ``record``' matter, keeping them is a
+sink's work (``writer``), telling the story of a session is a reader's.  No token, key or signature is ever part of a
+decision.
+
+What could not be proven is not recorded singly, or junk could fill the journal: it is counted, and a second's counts
+are one record.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol, Self
+
+import msgspec
+
+from arx_verifier.errors import AuditError, Failure
+from arx_verifier.journal.digests import digest_arguments, keep_arguments, new_salt
+from arx_verifier.journal.record import (
+    MAX_FACTS_BYTES,
+    MAX_RECORD_BYTES,
+    ChainFacts,
+    Gap,
+    Opened,
+    Rest,
+    encode,
+    read_payload,
+    read_sealed,
+)
+from arx_verifier.journal.tally import Counted, Tally
+
+__all__ = [
+    "MAX_RECORD_BYTES", "UNPROVEN", "ChainFacts", "Decision", "DecisionSink", "Gap", "InMemoryDecisions",
+    "digest_arguments", "keep_arguments", "unpack", "unpack_record",
+]  # fmt: skip
+
+_CALL_BYTES: Final = 4 * 1024  # a call's part above this has its texts cut
+_TEXT_CHARS: Final = 128
+_FAILURES: Final = 8
+
+OK: Final = "ok"
+COUNTED: Final = "counted"
+GAP: Final = "gap"
+NO_RECORD: Final = -1  # for ``ends``: the decision that is meant has no record of its own
+
+
+class Decision(msgspec.Struct):
+    """One decision, allowed or refused.
+
+    Attributes:
+        code: ``ok``, a code of ``REASONS``, ``counted`` for a record of counts, ``gap`` for one of what is missing.
+        at: When, in ms since the Unix epoch.
+        facts: What the proven chain says; its members can be read here too.
+        tool: The tool asked for.
+        args_digest: SHA-256 over ``salt`` and the arguments; empty if there is none.
+        salt: 16 random bytes of this decision; erasing them ends guessing.
+        inc: Incarnation of the epoch view decided under.
+        applied: The sequence that view had applied.
+        age_ms: The age of that view, -1 when there was none.
+        failures: What did not hold; of refused arguments the first alone.  See ``all_failures``.
+        peer: Network address of the caller, or None.
+        request_id: The request's id in its own protocol, such as an MCP request's, or None.
+        traceparent: The caller's trace context (W3C), or None.
+        arguments: The arguments' JSON where the operator has it recorded; empty if it was too long; else None.
+        ends: Sequence of the decision whose running work this one ended, ``NO_RECORD`` if it has none; else 0.
+        counts: For ``counted``: what was refused without a record of its own.
+        gap: For ``gap``: what is missing.
+        erased: Whether the body was erased: salt, subject, peer, what came and the like are gone.
+        sequence: Position in its journal, from 1; 0 while not recorded.
+        verifier: The verifier whose journal holds it.
+        boot: The run of that verifier.
+        grant: What the verifier granted, on an allow; never recorded.
+        untold: Puts all that did not hold into words; never recorded.
+    """
+
+    code: str
+    at: int
+    facts: ChainFacts
+    tool: str = ""
+    args_digest: bytes = b""
+    salt: bytes = b""
+    inc: str = ""
+    applied: int = 0
+    age_ms: int = -1
+    failures: tuple[Failure, ...] = ()
+    peer: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+    arguments: bytes | None = None
+    ends: int = 0
+    counts: tuple[Counted, ...] = ()
+    gap: Gap | None = None
+    erased: bool = False
+    sequence: int = 0
+    verifier: str = ""
+    boot: str = ""
+    grant: Any = None
+    untold: Any = None
+
+    def all_failures(self) -> tuple[Failure, ...]:
+        """Return all that did not hold, put into words now; of a decision from a record, what that tells."""
+        return self.failures if self.untold is None else tuple(self.untold())
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the call may go ahead."""
+        return self.code == OK
+
+    @property
+    def outcome(self) -> str:
+        """``allow``, ``deny``, ``end`` for running work that was ended, ``counted`` or ``gap``."""
+        if self.code in _OUTCOMES:
+            return _OUTCOMES[self.code]
+        return "end" if self.ends else "deny"
+
+    @property
+    def id(self) -> str:
+        """A name for people and tickets, empty while not recorded singly."""
+        return decision_id(self.boot, self.sequence)
+
+    agent = property(lambda self: self.facts.agent)
+    session = property(lambda self: self.facts.session)
+    named = property(lambda self: self.facts.named)
+    links = property(lambda self: self.facts.links)
+    task = property(lambda self: self.facts.task)
+    tasks = property(lambda self: self.facts.tasks)
+    token = property(lambda self: self.facts.token)
+    subject = property(lambda self: self.facts.subject)
+    audience = property(lambda self: self.facts.audience)
+    policy = property(lambda self: self.facts.policy)
+    kid = property(lambda self: self.facts.kid)
+    assurance = property(lambda self: self.facts.assurance)
+    model = property(lambda self: self.facts.model)
+
+    def pack(self) -> bytes:
+        """Return what a journal keeps of this decision; gives it a salt if it has none.
+
+        Returns:
+            One MessagePack array, at most ``MAX_RECORD_BYTES`` long, from which ``records.seal`` makes the record.
+
+        Raises:
+            AuditError: The chain's facts are longer than any token could make them, or the arguments than any record's.
+        """
+        if not self.salt:
+            self.salt = new_salt()
+        call = encode(_call(self))
+        if len(call) > _CALL_BYTES:
+            if len(call) > _CALL_BYTES + len(self.arguments or b""):
+                call = encode(_call(_shortened(self)))
+            if len(call) > MAX_RECORD_BYTES - MAX_FACTS_BYTES:
+                raise AuditError(f"a call of {len(call)} bytes cannot be recorded")
+        return self.facts.packed + call
+
+    @classmethod
+    def of(cls, opened: Opened) -> Self:
+        """Make the decision that a record tells of."""
+        call, rest = opened.call, opened.rest or _ERASED
+        details = rest.details if opened.rest else ((_GONE, _GONE),) * len(call.rules)
+        peers = rest.peers if opened.rest else (_GONE,) * len(call.counts)
+        if len(details) != len(call.rules) or len(peers) != len(call.counts):
+            raise AuditError("a decision record and its body do not fit")
+        values: dict[str, Any] = msgspec.structs.asdict(rest) | msgspec.structs.asdict(call)
+        for member in ("rules", "details", "peers"):
+            del values[member]
+        values["failures"] = tuple(Failure(*rule, *told) for rule, told in zip(call.rules, details, strict=True))
+        values["counts"] = tuple(
+            Counted(code, peer, times) for (code, times), peer in zip(call.counts, peers, strict=True)
+        )
+        values |= {"verifier": opened.verifier, "boot": opened.boot, "sequence": opened.sequence}
+        return cls(facts=opened.facts, erased=opened.rest is None, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision for JSON: bytes in hex, one level, nothing secret."""
+        names = ("id", "outcome", *self.__struct_fields__)
+        values = {name: getattr(self, name) for name in names if name not in ("facts", "grant", "untold")}
+        values |= msgspec.structs.asdict(self.facts)
+        values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
+        values["failures"] = [failure._asdict() for failure in self.failures]
+        values["counts"] = [counted._asdict() for counted in self.counts]
+        values["gap"] = self.gap._asdict() if self.gap else None
+        values["meta"] = dict(self.facts.meta)
+        subject = self.facts.subject
+        values["subject"] = {"issuer": subject[0], "subject": subject[1]} if subject else None
+        if self.arguments is not None:
+            values["arguments"] = self.arguments.decode("utf-8", "replace")
+        return values
+
+
+def _call(decision: Decision) -> tuple[Any, ...]:
+    """Return the fields of ``Call`` and of ``Rest`` in order; tuples cost less than structs and have the same bytes."""
+    failures, counts = decision.failures, decision.counts
+    rules = details = _NONE
+    if failures:
+        rules, details = (failures[0][:2],), (failures[0][2:],)
+        if len(failures) > 1:  # rarely: it takes twice as long
+            rules, details = tuple([each[:2] for each in failures]), tuple([each[2:] for each in failures])
+    return (
+        (
+            decision.at,
+            decision.code,
+            decision.tool,
+            decision.args_digest,
+            decision.inc,
+            decision.applied,
+            decision.age_ms,
+            rules,
+            decision.ends,
+            tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
+            decision.gap,
+        ),
+        (
+            decision.salt,
+            details,
+            decision.peer,
+            decision.request_id,
+            decision.traceparent,
+            tuple([counted.peer for counted in counts]) if counts else (),
+            decision.arguments,
+        ),
+    )
+
+
+def _shortened(decision: Decision) -> Decision:
+    cut = {name: _cut(getattr(decision, name)) for name in ("tool", "peer", "request_id", "traceparent")}
+    failures = tuple(Failure(*map(_cut, failure)) for failure in decision.failures[:_FAILURES])
+    return msgspec.structs.replace(decision, failures=failures, **cut)
+
+
+_OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP}
+_ERASED: Final = Rest()
+_NONE: Final[tuple[Any, ...]] = ()
+_GONE: Final = ""  # what an erased body said
+UNPROVEN: Final = ChainFacts()  # the facts of what nobody proved: none
+
+
+def unpack(payload: bytes) -> Decision:
+    """Read what a journal holds.
+
+    Args:
+        payload: What ``Decision.pack`` made.
+
+    Returns:
+        The decision, without its journal position and without a grant.
+
+    Raises:
+        AuditError: Not of a journal of this version.
+    """
+    return Decision.of(read_payload(payload))
+
+
+def unpack_record(kept: bytes, body: bytes | None) -> Decision:
+    """Read a record of the log.
+
+    Args:
+        kept: The leaf.
+        body: Its body, or None if that was erased.
+
+    Returns:
+        The decision, without a grant.
+
+    Raises:
+        AuditError: Not a record of this version, or not its body.
+    """
+    return Decision.of(read_sealed(kept, body))
+
+
+def decision_id(boot: str, sequence: int) -> str:
+    """Return the name of a decision for people and tickets, empty while it is not recorded singly."""
+    return f"{boot}-{sequence}" if sequence else ""
+
+
+class DecisionSink(Protocol):
+    """Where a verifier's decisions go.
+
+    Attributes:
+        waits: Whether ``append`` may wait for a disk or a network.
+    """
+
+    waits: bool
+
+    def append(self, decision: Decision) -> int:
+        """Keep a decision, and set its ``sequence``, ``verifier`` and ``boot``.
+
+        Returns:
+            The sequence; 0 for a denial for which there was no room, which is counted.
+
+        Raises:
+            AuditError: An allow that could not be kept.
+        """
+
+    def count(self, code: str, peer: str | None) -> None:
+        """Count a refusal that was not proven: at most a record a second comes of it."""
+
+    def close(self) -> None:
+        """Keep the counts and let go; idempotent."""
+
+
+class InMemoryDecisions:
+    """Decisions in a list, for tests and examples: gone with the process.
+
+    Args:
+        clock: Wall clock in ms.
+        verifier: The verifier's name.
+    """
+
+    waits = False
+
+    def __init__(self, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000, verifier: str = "") -> None:
+        self.decisions: list[Decision] = []
+        self._clock, self._verifier, self._boot = clock, verifier, os.urandom(6).hex()
+        self._tally, self._lock = Tally(), threading.Lock()
+
+    def append(self, decision: Decision) -> int:
+        """Keep a decision; see ``DecisionSink``."""
+        with self._lock:
+            return self._keep(decision)
+
+    def count(self, code: str, peer: str | None) -> None:
+        """Count an unproven refusal; see ``DecisionSink``."""
+        with self._lock:
+            self._tally.add(code, peer)
+            if self._tally.due(now_s := self._clock() / 1000):
+                self._flush(now_s)
+
+    def close(self) -> None:
+        """Keep the counts; see ``DecisionSink``."""
+        with self._lock:
+            if self._tally:
+                self._flush(self._clock() / 1000)
+
+    def _flush(self, now_s: float) -> None:
+        self._keep(Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts()))
+        self._tally.clear(now_s)
+
+    def _keep(self, decision: Decision) -> int:
+        self.decisions.append(decision)
+        decision.sequence, decision.verifier, decision.boot = len(self.decisions), self._verifier, self._boot
+        return decision.sequence
+
+
+def _cut(text: Any) -> Any:
+    return text[: _TEXT_CHARS - 1] + "…" if isinstance(text, str) and len(text) > _TEXT_CHARS else text

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read decision journals back: every run's records in order, runs merged by time, damage named.  SPEC 12.
+
+Any number of verifiers may have written below the folder, and may be writing still.  A record that was being written
+when its process died was never acknowledged and is passed over; anything else that cannot be read is damage.
+"""
+
+import fcntl
+import heapq
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+from zlib import crc32
+
+from arx_verifier.errors import AuditError
+from arx_verifier.journal.decision import MAX_RECORD_BYTES, Decision, unpack
+from arx_verifier.journal.segment import (
+    HEADER_BYTES,
+    RECORD_HEADER,
+    SUFFIX,
+    Header,
+    checksum_of,
+    is_closed,
+    read_header,
+    stored_size,
+)
+
+_TRIES: Final = 3  # another processor may see a record's parts in another order; a moment later it does not
+
+
+class Damage(NamedTuple):
+    """Something in a journal that is not as it was written.
+
+    Attributes:
+        file: The segment.
+        offset: Where in it, in bytes.
+        why: What is wrong.
+    """
+
+    file: Path
+    offset: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: byte {self.offset}: {self.why}"
+
+
+def refuse(damage: Damage) -> None:
+    """Stop at damage: what a reader does unless told otherwise.
+
+    Raises:
+        AuditError: Always.
+    """
+    raise AuditError(f"the decision journal is damaged: {damage}")
+
+
+def read_journal(
+    *folders: str | Path,
+    follow: bool = False,
+    poll_s: float = 0.2,
+    stop: threading.Event | None = None,
+    on_damage: Callable[[Damage], None] = refuse,
+) -> Iterator[Decision]:
+    """Yield the decisions of all journals in folders and below them.
+
+    Args:
+        folders: Each a journal's folder, or one that holds several.
+        follow: Whether to wait for more at the end, looking every ``poll_s`` seconds until ``stop`` is set.
+        poll_s: Seconds between two looks.
+        stop: Ends following.
+        on_damage: Called with what cannot be read; reading goes on behind it if this returns.
+
+    Yields:
+        Decisions in the order of their times; those of one run in the order of their sequences.
+
+    Raises:
+        AuditError: By default, at damage or at records that are missing in between.
+    """
+    readers: dict[Path, SegmentReader] = {}
+    runs: dict[str, int] = {}
+    yield from heapq.merge(*_runs(folders, readers, runs, on_damage), key=lambda decision: decision.at)
+    stop = stop or threading.Event()
+    while follow and not stop.wait(poll_s):
+        fresh = [decision for run in _runs(folders, readers, runs, on_damage) for decision in run]
+        yield from sorted(fresh, key=lambda decision: decision.at)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the journals' files in a folder and all below it; what may not be looked into is left out."""
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+
+    for at, _, names in os.walk(folder, onerror=told):
+        yield from (Path(at) / name for name in names if name.endswith(SUFFIX))
+
+
+def _runs(
+    folders: tuple[str | Path, ...],
+    readers: dict[Path, "SegmentReader"],
+    runs: dict[str, int],
+    on_damage: Callable[[Damage], None],
+) -> list[Iterator[Decision]]:
+    """Return one iterator a run over what is new in its segments."""
+    for path in sorted({path for folder in folders for path in _files_below(Path(folder))}):
+        if path not in readers:
+            try:
+                with path.open("rb") as file:
+                    readers[path] = SegmentReader(path, read_header(file.read(HEADER_BYTES)), on_damage)
+            except FileNotFoundError:
+                continue  # pruned since
+            except AuditError as error:
+                readers[path] = SegmentReader(path, None, on_damage)
+                on_damage(Damage(path, 0, str(error)))
+    by_run: dict[str, list[SegmentReader]] = {}
+    for reader in readers.values():
+        if reader.header is not None:
+            by_run.setdefault(reader.header.boot, []).append(reader)
+    return [_one_run(boot, run, runs, on_damage) for boot, run in by_run.items()]
+
+
+def _one_run(
+    boot: str, readers: list["SegmentReader"], runs: dict[str, int], on_damage: Callable[[Damage], None]
+) -> Iterator[Decision]:
+    for reader in sorted(readers, key=lambda reader: reader.first):
+        for decision in reader.read():
+            expected = runs.get(boot, decision.sequence)  # what was pruned from the start is not missed
+            if decision.sequence > expected:
+                lost = f"decisions {expected} to {decision.sequence - 1} of run {boot} are missing"
+                on_damage(Damage(reader.path, reader.offset, lost))
+            runs[boot] = decision.sequence + 1
+            yield decision
+
+
+class SegmentReader:
+    """What was read of one segment so far.
+
+    Args:
+        path: The file.
+        header: What its header says, or None if that is damaged: then there is nothing to read.
+        on_damage: Called with what cannot be read.
+
+    Attributes:
+        sequence: The sequence of the next record.
+        offset: Where that one begins, in bytes.
+        ended: Whether nothing more will come.
+    """
+
+    def __init__(self, path: Path, header: Header | None, on_damage: Callable[[Damage], None]) -> None:
+        self.path, self.header = path, header
+        self.first = self.sequence = header.first if header else 0
+        self.offset = HEADER_BYTES
+        self._on_damage, self.ended = on_damage, header is None
+
+    def payloads(self) -> Iterator[tuple[int, bytes]]:
+        """Yield sequence and payload of the records that are new since the last time; a damaged one is empty."""
+        if self.ended:
+            return
+        try:
+            with self.path.open("rb") as file:
+                live = _has_writer(file)  # asked first: what a dead writer wrote is all there to read
+                while (payload := self._record(file)) is not None:
+                    self.sequence += 1
+                    yield self.sequence - 1, payload
+                if not (live or self.ended):
+                    self._end(file)
+        except FileNotFoundError:
+            self.ended = True  # pruned since
+
+    def read(self) -> Iterator[Decision]:
+        """Yield the decisions that are new since the last time."""
+        for sequence, payload in self.payloads():
+            decision = self._decision(payload, sequence)
+            if decision is not None:
+                yield decision
+
+    def _end(self, file: BinaryIO) -> None:
+        self.ended = True
+        file.seek(self.offset)
+        if not _only_unfinished(file.read(), self.sequence):
+            self._on_damage(Damage(self.path, self.offset, "a record has no length, and more stands behind it"))
+
+    def _decision(self, payload: bytes, sequence: int) -> Decision | None:
+        assert self.header is not None
+        if not payload:
+            return None
+        try:
+            decision = unpack(payload)
+        except AuditError as error:
+            self._on_damage(Damage(self.path, self.offset - stored_size(len(payload)), str(error)))
+            return None
+        decision.sequence, decision.verifier, decision.boot = sequence, self.header.verifier, self.header.boot
+        return decision
+
+    def _record(self, file: BinaryIO) -> bytes | None:
+        """Return the next payload, empty if it is damaged, or None at the end."""
+        for _ in range(_TRIES):
+            file.seek(self.offset)
+            start = file.read(RECORD_HEADER.size)
+            if len(start) < RECORD_HEADER.size:
+                return None
+            length, checksum = RECORD_HEADER.unpack(start)
+            if not length:
+                return None
+            if length > MAX_RECORD_BYTES:
+                self._damaged(f"a record of {length} bytes cannot be")
+                return None
+            payload = file.read(length)
+            if len(payload) == length and checksum_of(payload, self.sequence) == checksum:
+                self.offset += stored_size(length)
+                return payload
+        if len(payload) < length:
+            self._damaged("the segment ends within a record")
+            return None
+        self._on_damage(Damage(self.path, self.offset, "a record does not have its checksum"))
+        self.offset += stored_size(length)
+        return b""
+
+    def _damaged(self, why: str) -> None:
+        self.ended = True  # where the next record begins is not known
+        self._on_damage(Damage(self.path, self.offset, why))
+
+
+def end_of_records(raw: bytes) -> int | None:
+    """Find where the records of a whole segment end.
+
+    Args:
+        raw: The segment.
+
+    Returns:
+        The offset behind the last record, or None if what follows is more than one unfinished record.
+
+    Raises:
+        AuditError: Not a segment.
+    """
+    sequence, offset = read_header(raw).first, HEADER_BYTES
+    while offset + RECORD_HEADER.size <= len(raw):
+        length = RECORD_HEADER.unpack_from(raw, offset)[0]
+        if not length:
+            break
+        offset += stored_size(length)
+        sequence += 1
+    return offset if offset <= len(raw) and _only_unfinished(raw[offset:], sequence) else None
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process may still write to a segment.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    with path.open("rb") as file:
+        return _has_writer(file)
+
+
+def _has_writer(file: BinaryIO) -> bool:
+    if is_closed(file.read(HEADER_BYTES)):
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+def _only_unfinished(rest: bytes, sequence: int) -> bool:
+    """Whether behind the last record stands nothing, or one record that did not get its length: never acknowledged."""
+    if len(rest) <= RECORD_HEADER.size or _zeros(rest):
+        return True
+    checksum, running = RECORD_HEADER.unpack_from(rest)[1], checksum_of(b"", sequence)
+    for end in range(RECORD_HEADER.size, min(MAX_RECORD_BYTES + RECORD_HEADER.size, len(rest))):
+        running = crc32(rest[end : end + 1], running)
+        if running == checksum:
+            return _zeros(rest[end + 1 :])
+    return _zeros(rest[RECORD_HEADER.size + MAX_RECORD_BYTES :])
+
+
+def _zeros(raw: bytes) -> bool:
+    return raw.count(0) == len(raw)

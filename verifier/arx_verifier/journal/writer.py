@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep every decision in a local journal, on the way of the request and without waiting.  SPEC 12.
+
+An allow that cannot be kept is refused (``audit_unavailable``), unless the operator chose ``best_effort``: then it is
+counted, and the gap is recorded when there is room again.  A denial never waits for room and is counted instead.  A
+record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal
+does not prove that nobody edited it: that needs a log elsewhere.  Reading it back is ``reader``'s.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from mmap import PAGESIZE
+from pathlib import Path
+from typing import Final, Literal
+
+from arx_verifier.errors import AuditError, SettingsError
+from arx_verifier.journal.decision import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
+from arx_verifier.journal.durable import Durable
+from arx_verifier.journal.quota import denials_share, hold_budget, tell_outage, tell_recovery, used_in, warn
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.segment import Header, Segment
+from arx_verifier.journal.tally import CountedError, Tally
+from arx_verifier.journal.tidying import finish_stale, prune_journal
+from arx_verifier.journal.workers import warn_beside
+
+__all__ = ["Journal", "prune_journal", "read_journal"]
+
+LOST: Final = "lost"  # why a gap is: somebody deleted or cut the file that records were in
+DROPPED: Final = "dropped"  # why a gap is: no room for an allow in a journal that goes on without
+MODES: Final = ("strict", "durable", "best_effort")
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
+MAX_BYTES: Final = 1024 * 1024 * 1024  # about 3.5 million decisions
+MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
+_RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
+_FRAME: Final = 12  # what a record takes beyond its payload, at most
+_CALL_ROOM: Final = 1024  # room that nearly every record fits in
+_NEEDED: Final = _FRAME + _CALL_ROOM  # beside a chain's facts
+_LOOK_MS, _RETRY_S = 1000, 1.0  # how often the file is looked after; how long one that cannot be opened is left alone
+
+_log = logging.getLogger(__name__)
+_JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
+
+
+class Journal(Durable):
+    """Decisions of one verifier in preallocated, mapped files.  Opened at the first decision; safe across fork.
+
+    Args:
+        folder: Where the files are; made if it is not there, and for this user only.
+        verifier_id: Whose decisions.
+        audience: Its audience.
+        segment_bytes: Size of a file.
+        mode: ``strict`` returns when the record is in memory that the kernel keeps, ``durable`` when it is on the disk;
+            ``best_effort`` as ``strict``, but lets a call go ahead without a record and records the gap later.
+        max_bytes: What all files of the folder may take.
+        clock: Wall clock in ms, for file names and counts.
+
+    Raises:
+        SettingsError: The sizes or the mode make no sense.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        verifier_id: str,
+        audience: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        mode: Literal["strict", "durable", "best_effort"] = "strict",
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:
+            raise SettingsError(f"segment_bytes is whole pages from {MIN_SEGMENT_BYTES} up to max_bytes")
+        if mode not in MODES:
+            raise SettingsError(f"a journal's mode is one of {', '.join(MODES)}")
+        self.folder, self.verifier_id, self.audience = Path(folder), verifier_id, audience
+        self.waits, self._goes_on = mode == "durable", mode == "best_effort"
+        self._segment_bytes, self._max_bytes, self._clock = segment_bytes, max_bytes, clock
+        self._reserve = min(_RESERVE_BYTES, segment_bytes // _RESERVE_SHARE)
+        self._kept_free = self._reserve + _FRAME
+        self._begin()
+        _JOURNALS.add(self)
+
+    def _begin(self) -> None:
+        """Start a run: at construction, and in a forked child, which shares nothing with its parent's."""
+        self._segment: Segment | None = None
+        self._retired: list[Segment] = []
+        self._run()
+        self._gaps: dict[str, Gap] = {}
+        self._alarm = 0.0
+        self._denied_left, self._recount_at_s = 0, 0.0
+        self._looked_ms = 0
+        self._tally = Tally()
+        self._broken, self._retry_at_s = "", 0.0
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+
+    def _run(self) -> None:
+        self.boot = os.urandom(6).hex()
+        self._sequence = self._synced = 0
+        self._ended = False
+
+    @property
+    def fill(self) -> float:
+        """How much of the journal is full, 0.0 to 1.0, at which there is no room for an allow any more."""
+        segment = self._segment
+        free = max(0, self._max_bytes - used_in(self.folder)) // self._segment_bytes * self._segment_bytes
+        if segment is not None and segment.room > self._kept_free + _CALL_ROOM:
+            free += segment.room
+        return 1.0 - min(1.0, free / self._max_bytes)
+
+    def append(self, decision: Decision) -> int:
+        """Keep a decision; see ``DecisionSink``."""
+        if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code == OK):
+            return 0
+        try:
+            if not self.waits and (sequence := self._keep_at_once(decision)):
+                return sequence
+            payload, allow = decision.pack(), decision.code == OK
+            with self._lock:
+                segment, sequence = self._write(payload, allow, decision.at)
+                decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
+            if self.waits:
+                self._sync(sequence, segment)
+        except AuditError:
+            if (allow := decision.code == OK) and not self._goes_on:
+                raise
+            self._go_without(decision, allow)
+            return 0
+        return sequence
+
+    def count(self, code: str, peer: str | None) -> None:
+        """Count an unproven refusal; see ``DecisionSink``."""
+        with self._lock:
+            self._tally.add(code, peer)
+            self._flush()
+
+    def close(self) -> None:
+        """Keep the counts, give back unused room and end the run.  A later decision begins another one."""
+        with self._sync_lock, self._lock:
+            self._look_after()
+            self._flush(last=True)
+            with contextlib.suppress(AuditError):  # where nothing can be opened, the sequences still show the gap
+                if self._segment is None and self._gaps:
+                    self._next()
+                self._tell_gaps()
+            if self.waits:
+                self._sync_last()
+            retired, segment = self._retired, self._segment
+            self._retired, self._segment, self._ended = [], None, self._ended or segment is not None
+            for each in retired:
+                each.close()
+            if segment is not None:
+                segment.close(ended=True)
+
+    def reset(self) -> None:
+        """Begin a new run without touching the files of this one: they are the parent's, or those of the snapshot."""
+        for segment in (*self._retired, self._segment):
+            if segment is not None:
+                segment.abandon()
+        self._begin()
+
+    def _keep_at_once(self, decision: Decision) -> int:
+        """Keep a decision and tell it its place, as nearly always; 0 where something else has to be done first."""
+        payload = decision.pack()
+        needed, at, allow = len(payload) + _FRAME, decision.at, decision.code == OK
+        with self._lock:
+            segment = self._segment
+            if segment is None or not 0 <= at - self._looked_ms < _LOOK_MS:
+                return 0
+            if segment.room < (needed + self._reserve if allow else needed):
+                return 0
+            if not allow:
+                if self._denied_left < needed:
+                    return 0
+                self._denied_left -= needed
+                segment.denied[0] += needed
+            segment.write(payload, sequence := self._sequence + 1)
+            self._sequence = sequence  # with nothing called in between: see ``Segment.write``
+            decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
+        return sequence
+
+    def _counted_at_once(self, decision: Decision, allow: bool) -> bool:
+        """Go without a record, before it is made, where there was no room a moment ago.
+
+        Asked without the lock: until it is tried again no file is opened, and what is left of one only shrinks.
+
+        Returns:
+            Whether it is counted.
+
+        Raises:
+            AuditError: It is an allow, and those have no room.
+        """
+        if not 0 <= decision.at - self._looked_ms < _LOOK_MS:
+            return False
+        now_s, segment = time.monotonic(), self._segment
+        stuck, left = now_s < self._retry_at_s, segment.room - _NEEDED if segment is not None else -1
+        full: bool = (stuck and left < 0) or (self._denied_left < _NEEDED and now_s < self._recount_at_s)
+        if not (stuck and left < self._reserve if allow else full):
+            return False
+        if not allow or self._goes_on:
+            self._go_without(decision, allow)
+            return True
+        if not full:
+            raise AuditError(self._broken)  # the refusal in its place has room
+        with self._lock:
+            self._tally.add("audit_unavailable", decision.peer)
+        raise CountedError(self._broken)
+
+    def _go_without(self, decision: Decision, allow: bool) -> None:
+        """Count a decision that has no record."""
+        decision.sequence = 0
+        with self._lock:
+            if allow:
+                self._drop(decision.at)
+            else:
+                self._tally.add(decision.code, decision.peer)
+
+    def _write(self, payload: bytes, allow: bool, at: int) -> tuple[Segment, int]:
+        if not 0 <= at - self._looked_ms < _LOOK_MS:
+            self._looked_ms = at
+            self._look_after()
+            self._flush()
+        return self._put(payload, allow)
+
+    def _put(self, payload: bytes, allow: bool) -> tuple[Segment, int]:
+        needed = len(payload) + _FRAME
+        segment = self._segment
+        if segment is None or segment.room < needed + (self._reserve if allow else 0):
+            segment = self._next()
+        if not allow:
+            self._deny(segment, needed)
+        return segment, self._add(segment, payload)
+
+    def _deny(self, segment: Segment, needed: int) -> None:
+        """Take room for a denial out of the share of all denials in this folder, whichever process or run wrote them.
+
+        Raises:
+            AuditError: The share is used up.
+        """
+        if self._denied_left < needed and (now_s := time.monotonic()) >= self._recount_at_s:
+            try:
+                self._denied_left = denials_share(self.folder, self._max_bytes, needed)
+            finally:
+                self._recount_at_s = now_s + _RETRY_S if self._denied_left < needed else 0.0
+        if self._denied_left < needed:
+            raise AuditError("denials have used their share of the journal")
+        self._denied_left -= needed
+        segment.denied[0] += needed
+
+    def _add(self, segment: Segment, payload: bytes) -> int:
+        sequence = self._sequence + 1
+        segment.write(payload, sequence)
+        self._sequence = sequence
+        return sequence
+
+    def _tell_gaps(self) -> None:
+        """Record what is missing, at the start of a new file or at the end of the last one."""
+        segment = self._segment
+        for why, gap in tuple(self._gaps.items()):
+            payload = Decision(GAP, self._clock(), UNPROVEN, gap=gap).pack()
+            if segment is not None and segment.room >= len(payload) + _FRAME:
+                self._add(segment, payload)
+                del self._gaps[why]
+
+    def _drop(self, at: int) -> None:
+        known = self._gaps.get(DROPPED, Gap(DROPPED, 0, 0, 0, at, at))
+        self._gaps[DROPPED] = Gap(DROPPED, 0, 0, known.times + 1, min(known.since, at), max(known.since, at))
+
+    def _look_after(self) -> None:
+        segment = self._segment
+        if segment is not None and not segment.healthy():
+            self._segment = None
+            self._lost(segment)
+
+    def _lost(self, segment: Segment) -> None:
+        """Leave a file that is gone; what it held is told at the start of the next one."""
+        segment.abandon()
+        first, last = segment.header.first, self._sequence
+        if last >= first:
+            known = self._gaps.get(LOST, Gap(LOST, first, last, 0, segment.header.created, 0))
+            self._gaps[LOST] = Gap(LOST, known.first, last, last + 1 - known.first, known.since, self._clock())
+        _log.error("the file %s of the decision journal is gone or was cut: decisions are lost", segment.path)
+
+    def _flush(self, last: bool = False) -> None:
+        now_s = time.monotonic()
+        if not (self._tally.due(now_s) or (last and self._tally)):
+            return
+        counted = Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts()).pack()
+        try:
+            self._put(counted, allow=False)
+            self._tally.clear(now_s)
+        except AuditError:
+            segment = self._segment
+            if last and segment is not None and segment.room >= len(counted) + _FRAME:
+                self._add(segment, counted)  # a run's last word needs no share: there is one a run
+                self._tally.clear(now_s)
+            self._tally.postpone(now_s)
+
+    def _next(self) -> Segment:
+        """Open the next file; the one before is kept if that fails, since denials may still fit there."""
+        now_s = time.monotonic()
+        if now_s < self._retry_at_s:
+            raise AuditError(self._broken)
+        try:
+            segment = self._open()
+        except (OSError, AuditError) as error:
+            self._broken = tell_outage(self.folder, error, self._broken, refuses=not self._goes_on)
+            self._retry_at_s = now_s + _RETRY_S
+            raise AuditError(self._broken) from error
+        self._broken, self._retry_at_s = tell_recovery(self.folder, self._broken), 0.0
+        old = self._segment
+        retired = self._retired if old is None else [*self._retired, old]
+        self._retired, self._segment = retired, segment  # at once: see ``Segment.write``
+        if old is not None and not old.healthy():
+            self._lost(retired.pop())  # since the last look
+        while retired and not self.waits:
+            retired.pop().close()
+        self._tell_gaps()
+        return segment
+
+    def _open(self) -> Segment:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._segment is None:
+            finish_stale(self.folder)
+        if self._ended:
+            self._run()
+        self._alarm = warn(self.folder, self.fill, self._max_bytes, self._alarm, refuses=not self._goes_on)
+        hold_budget(self.folder, self._segment_bytes, self._max_bytes)
+        header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes)
+        segment = Segment(self.folder, header, self._segment_bytes)
+        if self._segment is None:
+            warn_beside(self.folder, self.verifier_id)
+        return segment
+
+
+def _fork_all() -> None:
+    for journal in tuple(_JOURNALS):
+        journal.reset()
+
+
+os.register_at_fork(after_in_child=_fork_all)

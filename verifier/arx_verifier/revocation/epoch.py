@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide whether a token's scopes still stand: floors, bans and the lease on them.  SPEC 10.
+
+``EpochTable`` is a view of a realm's one kill sequence.  A *floor* ends what was born before it, a *ban* refuses while
+it stands, and the *lease* says how long the view may be acted on.  Nothing here does I/O; clocks are passed in, and
+``follower`` keeps a table current.
+
+Two orders carry the proof and must not change.  The writer applies entries, then moves ``applied``, then grants the
+lease; the reader takes the lease first, then floors and bans, and reads the clocks last.
+"""
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from arx_verifier.revocation.history import UNKNOWN, new_inc
+
+KILLING: Final = frozenset(("kill", "kill+ban"))
+BANNING: Final = frozenset(("ban", "kill+ban"))
+OPS: Final = frozenset(("kill", "ban", "kill+ban", "lift"))
+FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
+SKEW_MS: Final = 30_000  # how far a verifier's clock and the store's may be apart; beyond it the view is fenced
+
+# CLOCK_BOOTTIME counts suspend: a lease that slept is over in the morning.  macOS counts it on CLOCK_MONOTONIC.
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
+
+
+class EpochRefusal(NamedTuple):
+    """Why the epoch view refuses a token.
+
+    Attributes:
+        code: revoked, banned, stale, syncing, behind, fenced or closed.
+        scope: The scope that is killed or banned, None for the other codes.
+        detail: A sentence for people.
+    """
+
+    code: str
+    scope: str | None
+    detail: str
+
+
+_UNLEASED: Final = {  # why nothing is accepted while there is no lease
+    "syncing": EpochRefusal("syncing", None, "the view of the revocation epoch is not complete yet"),
+    "fenced": EpochRefusal("fenced", None, "the revocation store contradicts itself or this verifier"),
+    "closed": EpochRefusal("closed", None, "this verifier's view of the revocation epoch is closed"),
+}
+
+
+class Lease(NamedTuple):
+    """How long a view may be acted on; one immutable tuple, so that it is read at once.
+
+    Attributes:
+        boot: Deadline on the boot clock, ns.
+        wall: Deadline on the wall clock, ns; either clock may end the lease.
+        sent: When the probe that earned it had not left yet, boot clock, ns.
+    """
+
+    boot: int
+    wall: int
+    sent: int
+
+
+class State:
+    """One history of the store as far as it is known; replaced whole when the history changes.
+
+    Attributes:
+        inc: The incarnation, which names the history; empty before the first answer.
+        floors: Scope to the sequence of its last kill.
+        bans: Scope to the sequence of the ban that stands.
+        applied: Every entry up to here is in the two maps; -1 before the first answer.
+        lease: None while the view may not be acted on.
+        refuses: The code given while there is no lease.
+    """
+
+    __slots__ = ("applied", "bans", "floors", "inc", "lease", "refuses")
+
+    def __init__(
+        self, inc: str, floors: dict[str, int], bans: dict[str, int], applied: int, refuses: str = "syncing"
+    ) -> None:
+        self.inc, self.floors, self.bans, self.applied = inc, floors, bans, applied
+        self.refuses = refuses
+        self.lease: Lease | None = None
+
+    def without_lease(self, refuses: str) -> "State":
+        """Return the same view, not to be acted on."""
+        return State(self.inc, self.floors, self.bans, self.applied, refuses)
+
+
+class Epochs(Protocol):
+    """What a verifier needs to know about revocation."""
+
+    def check(self, inc: str | None, born: int, scopes: Sequence[str], sent_after: int = 0) -> EpochRefusal | None:
+        """Refuse a token that is killed, banned or not known to be alive; never waits."""
+
+    def boot_ns(self) -> int:
+        """Read the clock of ``Lease.sent``."""
+
+    def times_ms(self, at: int) -> tuple[int, int]:
+        """Return the earliest and the latest it can be, by the caller's clock and the store's."""
+
+    def wrong_clock(self) -> str | None:
+        """Return how far the caller's clock is from the store's where it may judge nothing; None where it may."""
+
+    def view(self) -> tuple[str, int, int]:
+        """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
+
+    def chain_at(self, inc: str, seq: int) -> str:
+        """Return what led to a number, as ``history.Place.chain``, if this view is at it."""
+
+    def lease_left_ns(self) -> int:
+        """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
+
+    def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
+        """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied."""
+
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
+        """Do as ``catch_up`` does, without holding the event loop."""
+
+    def start(self) -> None:
+        """Begin to follow; does nothing when already following."""
+
+    def close(self) -> None:
+        """Stop; every check refuses from here on."""
+
+
+class EpochTable:
+    """A view that only rises, and its lease.  One thread writes; any thread checks.
+
+    Args:
+        boot: Clock in ns that never steps and counts sleep.
+        wall: Wall clock in ns, the second witness.
+    """
+
+    def __init__(self, *, boot: Callable[[], int] = boot_clock, wall: Callable[[], int] = time.time_ns) -> None:
+        self._boot, self._wall = boot, wall
+        self._state = State("", {}, {}, -1)
+        self._retired: set[str] = set()
+        self._store_clock: tuple[int, int] | None = None  # (store time, sent), ns
+        self._fenced = _UNLEASED["fenced"]
+
+    def check(self, inc: str | None, born: int, scopes: Sequence[str], sent_after: int = 0) -> EpochRefusal | None:
+        """Decide on one token, in the order that the proof of SPEC 10 needs.
+
+        Args:
+            inc: The incarnation the token was born in; None for an operator's token, which outlives histories.
+            born: The sequence the mint had applied before it looked at authority.
+            scopes: Everything whose kill ends this token.
+            sent_after: Boot clock, ns.  The lease must come from a probe sent at or after it (``fresh``).
+
+        Returns:
+            None when the token may be accepted, else the refusal.
+        """
+        state = self._state
+        lease = state.lease
+        if lease is None:
+            return self._unleased(state)
+        if inc != state.inc and inc is not None:
+            return EpochRefusal("revoked", None, "the token belongs to another history of the revocation store")
+        if born > state.applied:
+            return EpochRefusal("behind", None, f"the token was born at {born}, this view is at {state.applied}")
+        floors, bans = state.floors, state.bans
+        # Most tokens meet none of the kills there are, and that is seen in one step.
+        if (floors and not floors.keys().isdisjoint(scopes)) or (bans and not bans.keys().isdisjoint(scopes)):
+            for scope in scopes:
+                if scope in floors and floors[scope] > born:
+                    return EpochRefusal("revoked", scope, f"{scope} was killed at {floors[scope]}, after {born}")
+                if scope in bans:
+                    return EpochRefusal("banned", scope, f"{scope} is banned")
+        # The clocks come last: a thread that was held up above must find its lease over, not trust an old reading.
+        if lease.sent < sent_after:
+            return EpochRefusal("stale", None, "the view is older than the token's fresh caveat allows")
+        if self._boot() >= lease.boot or self._wall() >= lease.wall:
+            return EpochRefusal("stale", None, "the lease on the view of the revocation epoch ran out")
+        return None
+
+    def boot_ns(self) -> int:
+        """Read the clock of ``Lease.sent``, in ns."""
+        return self._boot()
+
+    def times_ms(self, at: int) -> tuple[int, int]:
+        """Return the earliest and the latest it can be, ms since the Unix epoch.
+
+        A floor is forgotten once the store's clock says that all it could end has expired.  A caller whose clock ``at``
+        (ms) is late must not see such a token alive: ``nbf`` is for the first value, ``exp`` for the second.
+        """
+        if self._store_clock is None:
+            return at, at
+        store_ns, sent = self._store_clock
+        store = (store_ns + self._boot() - sent) // 1_000_000
+        return (at, store) if at < store else (store, at)
+
+    def wrong_clock(self) -> str | None:
+        """Return None: a table alone is told no other clock to compare with."""
+        return None
+
+    def view(self) -> tuple[str, int, int]:
+        """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""
+        state = self._state
+        if (lease := state.lease) is None:
+            return state.inc, state.applied, -1
+        age = self._boot() - lease.sent
+        return state.inc, state.applied, age // 1_000_000 if age > 0 else 0
+
+    def chain_at(self, inc: str, seq: int) -> str:  # noqa: ARG002 - as ``Epochs`` has it
+        """Return what led to a number; a table alone remembers nothing of the kind."""
+        return UNKNOWN
+
+    def lease_left_ns(self) -> int:
+        """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
+        lease = self._state.lease
+        return 0 if lease is None else max(0, min(lease.boot - self._boot(), lease.wall - self._wall()))
+
+    def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ARG002 - likewise
+        """Say whether the view has caught up already; a table alone has nothing to wait for."""
+        state = self._state
+        lease = state.lease
+        return lease is not None and lease.sent >= sent_after and state.applied >= born
+
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
+        """Do as ``catch_up`` does."""
+        return self.catch_up(sent_after, born, timeout)
+
+    def start(self) -> None:
+        """Open a closed table; it has no lease until one is granted."""
+        if self._state.refuses == "closed":
+            self._state = self._state.without_lease("syncing")
+
+    def close(self) -> None:
+        """Refuse everything as ``closed``."""
+        self._state = self._state.without_lease("closed")
+
+    # The writer's side.  One thread only.
+    def apply(self, seq: int, op: str, scope: str) -> bool:
+        """Apply an entry, or say False: entries before it are missing, and only its floor or ban was taken.
+
+        Raises:
+            ValueError: The operation is unknown.
+        """
+        if op not in OPS:
+            raise ValueError(f"unknown operation {op!r}")
+        state = self._state
+        if seq <= state.applied:
+            return True
+        in_order = seq == state.applied + 1
+        if op in KILLING and state.floors.get(scope, 0) < seq:
+            state.floors[scope] = seq
+        if op in BANNING and state.bans.get(scope, 0) < seq:
+            state.bans[scope] = seq
+        # A lift that overtook its ban must wait for the log: applied now, the ban would then stand for ever.
+        if op == "lift" and in_order and state.bans.get(scope, seq) < seq:
+            del state.bans[scope]
+        if in_order:
+            state.applied = seq
+        return in_order
+
+    def adopt(self, inc: str, applied: int, floors: Mapping[str, int], bans: Mapping[str, int]) -> None:
+        """Replace the view by a copy of the store, without a lease; another history retires the old one for good."""
+        old = self._state
+        merged = dict(floors)
+        if inc == old.inc:
+            if applied < old.applied:
+                self.fence(f"the store went back from {old.applied} to {applied}", retire=True)
+                return
+            merged.update({s: floor for s, floor in old.floors.items() if floor > merged.get(s, 0)})
+        elif old.inc:
+            self._retired.add(old.inc)
+        self._state = State(inc, merged, dict(bans), applied, "fenced" if inc in self._retired else "syncing")
+
+    def renew(self, inc: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
+        """Grant a lease, if the view holds everything the answer knew; say whether it does.
+
+        Args:
+            inc: The incarnation in the answer.
+            seq: The sequence in the answer.
+            lease: Counted from before the probe left.
+            store_ns: The store's clock in the answer, ns.
+        """
+        state = self._state
+        if state.refuses == "closed" or inc != state.inc or seq != state.applied:
+            return False
+        if inc in self._retired:
+            self.fence("the store returned to a history that had ended")
+            return False
+        if store_ns is not None:
+            self._store_clock = (store_ns, lease.sent)
+        state.lease = lease
+        state.refuses = "syncing"
+        return True
+
+    def fence(self, detail: str, *, retire: bool = False) -> None:
+        """Refuse everything until a probe succeeds under a history that was never retired.
+
+        Args:
+            detail: Why, for people.
+            retire: End this history for good: its numbers have been used twice, or its floors are lost.
+        """
+        state = self._state
+        if retire and state.inc:
+            self._retired.add(state.inc)
+        self._fenced = EpochRefusal("fenced", None, detail)
+        self._state = state.without_lease("fenced")
+
+    def _unleased(self, state: State) -> EpochRefusal:
+        return self._fenced if state.refuses == "fenced" else _UNLEASED[state.refuses]
+
+
+class UnsafeLocalEpochs(EpochTable):
+    """An epoch that lives in this process alone, always fresh.  For examples and tests: nothing outlives it.
+
+    Args:
+        inc: The incarnation; random when not given.
+    """
+
+    def __init__(self, inc: str | None = None) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self.adopt(inc or new_inc(), 0, {}, {})
+        self._live()
+
+    @property
+    def inc(self) -> str:
+        """The incarnation to mint with."""
+        return self._state.inc
+
+    @property
+    def seq(self) -> int:
+        """The sequence to mint with, as ``born``."""
+        return self._state.applied
+
+    def kill(self, *scopes: str) -> int:
+        """End what was born in these scopes before now, and return the new sequence."""
+        return self._bump("kill", scopes)
+
+    def ban(self, *scopes: str) -> int:
+        """Refuse these scopes until a lift, and return the new sequence."""
+        return self._bump("ban", scopes)
+
+    def lift(self, *scopes: str) -> int:
+        """End the bans on these scopes, and return the new sequence."""
+        return self._bump("lift", scopes)
+
+    def start(self) -> None:
+        """Open it again after a close."""
+        super().start()
+        self._live()
+
+    def _live(self) -> None:
+        self.renew(self._state.inc, self._state.applied, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+
+    def _bump(self, op: str, scopes: Sequence[str]) -> int:
+        with self._lock:
+            for scope in scopes:
+                self.apply(self._state.applied + 1, op, scope)
+            return self._state.applied

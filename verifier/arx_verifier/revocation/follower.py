@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep an epoch view current: follow the revocation store with one thread and one connection.  SPEC 10.
+
+Pushes make kills fast, and nothing rests on them.  Everything rests on the *probe*, a question that this process asks:
+its answer holds what was missed, its sending confirms what was applied, and the lease runs from the moment before it
+left.  A lease counted from anything that was received could be extended by a delayed network.  What is asked and what
+an answer is worth is decided in ``follower_core``, the rules of floors, bans and leases are ``epoch``', bytes are
+``store_link``'s; here are the thread, its connection, and those who wait for it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import threading
+import weakref
+from concurrent.futures import Future, InvalidStateError
+from typing import Final, NamedTuple
+
+from arx_verifier.errors import SettingsError
+from arx_verifier.names import is_realm
+from arx_verifier.revocation.epoch import EpochRefusal, State
+from arx_verifier.revocation.follower_core import PROBES, Following, Question
+from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
+from arx_verifier.revocation.store_link import Entry, FeedError, Link
+from arx_verifier.revocation.store_url import Address
+
+BACKOFF_S: Final = (0.02, 0.5)
+JOIN_S: Final = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Waiter(NamedTuple):
+    """Somebody who waits for a probe sent at or after ``sent_after`` and for ``born`` to be applied."""
+
+    sent_after: int
+    born: int
+    asked: int
+    done: "Future[bool]"
+
+
+class Follower(Following):
+    """An epoch view that keeps itself current.  Starts on first use, and again in a forked child.
+
+    Args:
+        url: The store, as ``store_url`` reads it, or a relay, as ``relay_link`` does.
+        realm: The realm's name.
+        verifier_id: How the store names this process to operators; no other process may use it.
+        password: In place of one in the URL.
+        lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
+        probes: How often to ask while a lease lasts.
+        ca: A further authority for TLS, as ``tls.ca_file`` reads it.
+
+    Raises:
+        SettingsError: The URL, a name or the authority is not usable.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        realm: str,
+        verifier_id: str,
+        *,
+        password: str | None = None,
+        lease_ms: int | None = None,
+        probes: int = PROBES,
+        ca: str | None = None,
+    ) -> None:
+        super().__init__(lease_ms=lease_ms, probes=probes)
+        named = verifier_id.isprintable() and 0 < len(verifier_id) <= 200 and not verifier_id.startswith("!")
+        if not is_realm(realm) or not named:
+            raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
+        self.realm = realm
+        self.verifier_id = self._given_id = verifier_id
+        self._address = RelayAddress(url, password, ca=ca) if is_relay(url) else Address(url, password, realm, ca=ca)
+        self._lazy = True
+        self._reset()
+        _FOLLOWERS.add(self)
+
+    def __repr__(self) -> str:
+        return f"Follower(realm={self.realm!r}, verifier_id={self.verifier_id!r})"
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._waiters: list[_Waiter] = []
+        self._pair: tuple[socket.socket, socket.socket] | None = None  # what is sent to the first wakes the second
+        self._link: Link | RelayLink | None = None
+
+    # Any thread.
+
+    def start(self) -> None:
+        """Begin to follow; does nothing when already following."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            super().start()
+            self._lazy = True
+            self._stop = threading.Event()
+            self._pair = pair = socket.socketpair()
+            for end in pair:
+                end.setblocking(False)
+            self._thread = threading.Thread(
+                target=self._run, args=(pair, self._stop), name=f"arx-follower-{self.realm}", daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop following; every check refuses as ``closed`` until the next ``start``."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._lazy = False
+            self._stop.set()
+        self._rouse()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_S)
+        super().close()
+        self._answer_all(False)
+
+    def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
+        """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied.
+
+        Args:
+            sent_after: Boot clock, ns.
+            born: A place in the kill sequence.
+            timeout: How long to wait, s.
+
+        Returns:
+            Whether that happened in time.
+        """
+        waiter = self._wait_for(sent_after, born)
+        try:
+            return waiter.done.result(timeout)
+        except TimeoutError:
+            return self._give_up(waiter)
+
+    async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
+        """Do as ``catch_up`` does, without holding the event loop."""
+        waiter = self._wait_for(sent_after, born)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(waiter.done), timeout)
+        except TimeoutError:
+            return self._give_up(waiter)
+
+    def _wait_for(self, sent_after: int, born: int) -> _Waiter:
+        waiter = _Waiter(sent_after, born, self._boot(), Future())
+        if super().catch_up(sent_after, born, 0):
+            waiter.done.set_result(True)
+        elif not self._lazy:
+            waiter.done.set_result(False)
+        else:
+            self.start()
+            with self._lock:
+                self._waiters.append(waiter)
+            self._rouse()
+        return waiter
+
+    def _give_up(self, waiter: _Waiter) -> bool:
+        with self._lock:
+            self._waiters = [other for other in self._waiters if other is not waiter]
+        return False
+
+    def _unleased(self, state: State) -> EpochRefusal:
+        thread = self._thread
+        if self._lazy and (thread is None or not thread.is_alive()):
+            self.start()
+        return super()._unleased(state)
+
+    def _rouse(self) -> None:
+        if self._pair is not None:
+            with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+                self._pair[0].send(b"!")
+
+    def _after_fork(self) -> None:
+        """In a forked child: hold no lease, touch no shared socket, and be another verifier from here on."""
+        if self._link is not None:
+            self._link.close()
+        for end in self._pair or ():
+            end.close()
+        lazy = self._lazy
+        self._reset()
+        self._lazy = lazy
+        self.verifier_id = f"{self._given_id}.{os.getpid()}"
+        super().close()
+
+    # The follower's thread.
+
+    def _run(self, pair: tuple[socket.socket, socket.socket], stop: threading.Event) -> None:
+        pause = BACKOFF_S[0]
+        with pair[0], pair[1]:
+            while not stop.is_set():
+                before = self._last_grant()
+                link = self._new_link(pair[1])
+                try:
+                    self._link = link.open()
+                    self._follow(link, stop)
+                    if self._stop is stop:  # else it was started again already
+                        self._say_goodbye(link)
+                except FeedError as error:
+                    level = logging.WARNING if pause == BACKOFF_S[0] else logging.DEBUG  # said once an outage
+                    _log.log(level, "%s: connection to the revocation store dropped: %s", self, error)
+                finally:
+                    self._link = None
+                    link.close()
+                pause = BACKOFF_S[0] if self._last_grant() != before else min(2 * pause, BACKOFF_S[1])
+                stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads a herd, keeps no secret
+
+    def _new_link(self, wake: socket.socket) -> Link | RelayLink:
+        if isinstance(self._address, RelayAddress):
+            return RelayLink(self._address, self._timeout_s, self.realm, wake)
+        return Link(self._address.connection(self._timeout_s), self.realm, wake)
+
+    def _follow(self, link: Link | RelayLink, stop: threading.Event) -> None:
+        self.begin()
+        while not stop.is_set():
+            question = self.ask(hurry=bool(self._waiters))
+            if question is not None:
+                self._send(link, question)
+            link.wait((self.next_at(hurry=bool(self._waiters)) - self._boot()) / 1e9)
+            for frame in link.frames():
+                if isinstance(frame, Entry):
+                    self.take_push(frame)
+                else:
+                    self.take_answer(frame, link.scan)
+                    self._answer_waiters()
+
+    def _send(self, link: Link | RelayLink, question: Question) -> None:
+        link.probe(self.verifier_id, question.place, hurry=question.hurry)
+
+    def _answer_waiters(self) -> None:
+        state = self._state
+        lease = state.lease
+        if lease is None or not self._waiters:
+            return
+        with self._lock:
+            waiting, self._waiters = self._waiters, []
+            for waiter in waiting:
+                if lease.sent >= waiter.sent_after and state.applied >= waiter.born:
+                    _settle(waiter, True)
+                elif lease.sent >= max(waiter.asked, waiter.sent_after):
+                    _settle(waiter, False)  # the store was asked after this one began to wait, and had no such entry
+                else:
+                    self._waiters.append(waiter)
+
+    def _answer_all(self, value: bool) -> None:
+        with self._lock:
+            waiting, self._waiters = self._waiters, []
+        for waiter in waiting:
+            _settle(waiter, value)
+
+    def _say_goodbye(self, link: Link | RelayLink) -> None:
+        super().close()  # the lease first: after the goodbye no kill waits for this verifier
+        link.leave(self.verifier_id)
+
+
+def _settle(waiter: _Waiter, value: bool) -> None:
+    with contextlib.suppress(InvalidStateError):  # it was cancelled
+        waiter.done.set_result(value)
+
+
+_FOLLOWERS: "weakref.WeakSet[Follower]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for follower in tuple(_FOLLOWERS):
+        follower._after_fork()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_after_fork)

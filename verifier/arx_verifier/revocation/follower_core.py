@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide what to ask the revocation store, what an answer is worth, and when a connection is given up.  SPEC 10.
+
+``Following`` is an epoch view with the rules by which it is kept current: when the next probe is due, what a push, an
+answer or silence means.  It waits for nothing, opens nothing and starts no thread; clocks are passed in, frames and
+copies of the store are handed to it.  ``follower`` gives it a thread and a connection, and the simulator of the tests
+gives it a world in which everything goes wrong.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from arx_verifier.revocation.epoch import KILLING, SKEW_MS, EpochTable, Lease, boot_clock
+from arx_verifier.revocation.history import NOWHERE, Place
+from arx_verifier.revocation.retention import Retention
+from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, Answer, Entry, FeedError
+
+MS: Final = 1_000_000  # ns
+PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
+PROBES: Final = 4  # in a lease
+DRIFT_DIVISOR: Final = 500  # two clocks, each at most 0.1 % off, differ by no more than one part in so many
+MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they share one
+# A push goes to all who ask there.  Let it reach the others before confirming it: a store and its machines have other
+# things to do meanwhile, and those who have not heard yet matter more than those who have.
+CONFIRM_NS: Final = 40_000  # for each of them; about what one needs to take it
+CONFIRM_MOST_MS: Final = 50
+ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
+
+_log = logging.getLogger(__name__)
+
+
+class Question(NamedTuple):
+    """What a probe says of this view: its history, up to where it has applied it, and whether somebody waits."""
+
+    place: Place
+    hurry: bool = False
+
+
+class Following(EpochTable):
+    """An epoch view that knows how it is kept current.  One thread follows; any thread checks.
+
+    Args:
+        lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
+        probes: How often to ask while a lease lasts.
+        boot: Clock in ns that never steps and counts sleep.
+        wall: Wall clock in ns, the second witness.
+    """
+
+    def __init__(
+        self,
+        *,
+        lease_ms: int | None = None,
+        probes: int = PROBES,
+        boot: Callable[[], int] = boot_clock,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        super().__init__(boot=boot, wall=wall)
+        self._lease_ms = lease_ms
+        self._probes = probes
+        self._interval = PROBE_MS * MS
+        self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
+        self._retention = Retention()
+        self._place = NOWHERE  # of what is applied; the follower's thread writes it
+        self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
+        self._last = 0  # when the last probe left, boot clock
+        self._due = 0  # when the next one must, boot clock
+        self._patience = 0  # before what was pushed is confirmed, ns
+        self._wrong_clock: str | None = None  # by the last answer; the follower's thread writes it
+
+    def chain_at(self, inc: str, seq: int) -> str:
+        """Return what led to a number, if this view is at it."""
+        return self._place.chain_at(inc, seq)
+
+    def wrong_clock(self) -> str | None:
+        """Return how far this clock is from the store's, if the last answer showed that it is too far; else None."""
+        return self._wrong_clock
+
+    def begin(self) -> None:
+        """Forget a probe in flight: there is a new connection, subscribed, and nothing was asked on it yet."""
+        self._sent = None
+        self._due = 0
+
+    def next_at(self, *, hurry: bool = False) -> int:
+        """Return when ``ask`` has something to do if nothing arrives before, boot clock, ns.
+
+        Args:
+            hurry: Somebody waits for an answer.
+        """
+        if self._sent is not None:
+            return self._sent[0] + int(self._timeout_s * 1e9)
+        if hurry:
+            return min(self._due, self._last + MIN_GAP_MS * MS)
+        return self._due
+
+    def ask(self, *, hurry: bool = False) -> Question | None:
+        """Return the probe to send now, if one is due; it must leave after this call, on the current connection.
+
+        Args:
+            hurry: Somebody waits for an answer.
+
+        Raises:
+            FeedError: The last one was not answered in time.
+        """
+        if self._boot() < self.next_at(hurry=hurry):
+            return None
+        if self._sent is not None:
+            raise FeedError("no answer in time")
+        # Both clocks are read before a byte leaves: the lease must not outlive the store's last word by a slow network.
+        state = self._state
+        self._sent = (self._boot(), self._wall())
+        self._last = self._sent[0]
+        self._due = self._last + self._interval
+        # A child that was forked while an entry was applied does not know what led to its number: it begins anew.
+        chain = self.chain_at(state.inc, state.applied)
+        return Question(Place(state.inc, state.applied, chain), hurry)
+
+    def take_push(self, entry: Entry) -> None:
+        """Apply what was published, and let a probe be due: it confirms, or fills a gap, or finds a new history.
+
+        Raises:
+            FeedError: Its operation is unknown.
+        """
+        state = self._state
+        if entry.inc == state.inc and entry.seq <= state.applied:
+            return
+        if entry.inc == state.inc and self._apply(entry):  # never touches the lease
+            self._due = min(self._due, self._boot() + self._patience)
+        else:
+            self._due = 0
+
+    def take_answer(self, answer: Answer, copy: Callable[[str], dict[str, int]]) -> None:
+        """Act on the answer to the probe in flight.
+
+        Args:
+            answer: What the store said.
+            copy: Copies a hash of the store, ``f`` or ``b``, scope to sequence; may raise a ``FeedError``.
+
+        Raises:
+            FeedError: Nobody asked, or the answer contradicts itself or this view.
+        """
+        sent, self._sent = self._sent, None
+        if sent is None:
+            raise FeedError("an answer that nobody asked for")
+        # A relay's answer was true some time before it was asked: its lease is shorter by that.  SPEC 10.7
+        age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
+        self._compare_clocks(answer.at_ms, sent[1] - age)
+        if answer.status == OK:
+            self._take_entries(answer, sent[0] - age, sent[1] - age)
+        elif answer.status in (REGRESSED, CORRUPT):
+            self._distrust(answer)
+        else:
+            floors, bans = copy("f"), copy("b")
+            self.adopt(answer.inc, answer.seq, floors, bans)
+            self._place = Place(answer.inc, answer.seq, answer.chain)
+            self._retention.restart(self._boot(), self._state)
+            self._due = 0  # entries after answer.seq repair what the copy missed
+
+    def _take_entries(self, answer: Answer, sent: int, sent_wall: int) -> None:
+        if answer.inc != self._state.inc:
+            raise FeedError("an answer from another history")
+        if self._wrong_clock is not None:
+            self._alarm(self._wrong_clock, retire=False)
+            return
+        for entry in answer.entries:
+            if not self._apply(entry):
+                raise FeedError("entries are missing in the store's log")
+        if self._state.applied < answer.seq:
+            self._due = 0  # cut short: no lease before the rest is here
+            return
+        if self._state.applied == answer.seq and self._place != (answer.inc, answer.seq, answer.chain):
+            self._distrust(answer._replace(status=REGRESSED))  # the store has given numbers twice
+            return
+        lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
+        self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
+        self._interval = min(PROBE_MS, max(1, lease_ms // self._probes)) * MS
+        self._due = min(self._due, self._last + self._interval)
+        self._patience = min(answer.askers * CONFIRM_NS // MS, CONFIRM_MOST_MS) * MS  # whole ms: what a poll can wait
+        lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
+        self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
+        self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
+
+    def _compare_clocks(self, at_ms: int, sent_wall: int) -> None:
+        """Compare the store's clock in an answer (ms) with this one when the probe left (ns), and now."""
+        wall_ms = self._wall() // MS
+        if sent_wall // MS - SKEW_MS <= at_ms <= wall_ms + SKEW_MS:
+            self._wrong_clock = None
+            return
+        off_s = wall_ms // 1000 - at_ms // 1000
+        off = f"{off_s} s ahead of" if off_s > 0 else f"{-off_s} s behind"
+        limit = f"expected at most {SKEW_MS // 1000} s; set both clocks by NTP"
+        self._wrong_clock = f"this clock is {off} the revocation store's: {limit}"
+
+    def _apply(self, entry: Entry) -> bool:
+        try:
+            in_order = self.apply(entry.seq, entry.op, entry.scope)
+        except ValueError as error:
+            raise FeedError("an entry of an unknown kind") from error
+        self._place = self._place.after(*entry)
+        if entry.op in KILLING:
+            self._retention.learn(self._boot(), entry.scope, entry.seq)
+        return in_order
+
+    def _distrust(self, answer: Answer) -> None:
+        """End a history whose entries are not those that were applied here, or are not whole."""
+        applied = self._state.applied
+        seen = f"{applied} was applied here, the store is at {answer.seq}"
+        if answer.status == REGRESSED and applied <= answer.seq:
+            seen = f"number {applied} was something else here than in the store, which is at {answer.seq}"
+        self._alarm(f"the revocation store is {answer.status.lower()}: {seen}", retire=True)
+
+    def _last_grant(self) -> int:
+        lease = self._state.lease
+        return 0 if lease is None else lease.sent
+
+    def _alarm(self, detail: str, *, retire: bool) -> None:
+        if self._state.refuses != "fenced":
+            _log.error("%s: refusing everything: %s", self, detail)
+        self.fence(detail, retire=retire)

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to a relay, which follows the revocation store for many verifiers.  SPEC 10.
+
+A relay answers as the store does, and says how old its own knowledge is; ``follower_core`` takes that off the lease.  The
+messages of both sides are here: a length of four bytes, then MessagePack.  Like ``store_link``, a link frames, parses
+and refuses, and is never opened again; the relay itself is ``arx_caps.relay``.
+"""
+
+import contextlib
+import math
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from arx_verifier import tls
+from arx_verifier.errors import SettingsError
+from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.store_link import CORRUPT, ENTRIES, OK, REGRESSED, RESYNC, Answer, Crowd, Entry, FeedError
+
+FORMS: Final = "relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS; ?ca=FILE)"
+SCHEMES: Final = ("relay+unix", "relay", "relays")
+VERSION: Final = 1
+MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest scopes has 600 000
+HEAD: Final = 4  # bytes of a frame's length
+
+Count = Annotated[int, Meta(ge=0)]
+Part = Literal["password", "version", "realm"]  # of a greeting
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """Who wants to follow what; the first message, after which everything new is pushed."""
+
+    version: int
+    realm: str
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Hello(realm={self.realm!r})"
+
+
+class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
+    """The store's probe, and whether somebody waits for news: then the relay asks, too, before it answers."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    inc: str
+    applied: int
+    chain: Annotated[str, Meta(max_length=40)]  # a relay passes it on
+    limit: Annotated[int, Meta(ge=1)]
+    hurry: bool
+    crowd: Crowd | None = None
+
+
+class Scan(msgspec.Struct, frozen=True, array_like=True, tag="scan"):
+    """Ask for a page of the copy that the last answer offered: ``f`` or ``b``, from ``cursor`` on."""
+
+    part: str
+    cursor: Count
+
+
+class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
+    """The follower holds no lease any more."""
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
+    """The answer to a probe; as the store's, with its age."""
+
+    inc: str
+    seq: int
+    at_ms: int
+    lease_ms: Count
+    status: str
+    keep_ms: Count
+    chain: str
+    entries: list[tuple[int, str, str]]
+    askers: Count
+    age_ns: Count  # a negative one would lengthen the lease
+
+    def answer(self) -> Answer:
+        """Return it as what the store would say, with its age."""
+        entries = tuple(Entry(self.inc, *entry) for entry in self.entries)
+        facts = (self.inc, self.seq, self.at_ms, self.lease_ms, self.status, self.keep_ms, self.chain)
+        return Answer(*facts, entries, self.askers, self.age_ns)
+
+
+class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
+    """A new entry."""
+
+    inc: str
+    seq: int
+    op: str
+    scope: str
+
+
+class Page(msgspec.Struct, frozen=True, array_like=True, tag="page"):
+    """A page of a copy, and where the next begins; 0 after the last."""
+
+    cursor: Count
+    found: dict[str, int]
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
+    """The relay lets nobody follow with this greeting, and closes; which part of it was wrong."""
+
+    part: Part
+
+
+Up = Hello | Probe | Scan | Leave
+Down = Told | Push | Page | Refusal
+MENDS: Final = {
+    "version": "run one version of ARx at both",
+    "realm": "name a relay of this realm as `store` in the service file",
+    "password": "set ARX_STORE_PASSWORD to the relay's ARX_RELAY_PASSWORD",
+}
+_DOWN: Final = msgspec.msgpack.Decoder(Down)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def frame(message: Up | Down) -> bytes:
+    """Write a message with its length."""
+    body = _ENCODER.encode(message)
+    return len(body).to_bytes(HEAD, "big") + body
+
+
+class Frames:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take bytes, yield the bodies that are complete.
+
+        Raises:
+            ValueError: A message is longer than any is.
+        """
+        self._buffer += data
+        while len(self._buffer) >= HEAD:
+            size = int.from_bytes(self._buffer[:HEAD], "big")
+            if size > MAX_FRAME:
+                raise ValueError("a message too long")
+            if len(self._buffer) < HEAD + size:
+                return
+            body = bytes(self._buffer[HEAD : HEAD + size])
+            del self._buffer[: HEAD + size]
+            yield body
+
+
+class RelayAddress:
+    """Where a relay is.  Shows no password.
+
+    Args:
+        url: One of ``FORMS``, with ``:PASSWORD@`` where needed.
+        password: In place of one in the URL.
+        ca: A further authority, as ``tls.ca_file`` reads it, where the URL has no ``ca``.
+
+    Raises:
+        SettingsError: The URL is none of these, or the authority cannot be read.
+    """
+
+    def __init__(self, url: str, password: str | None = None, *, ca: str | None = None) -> None:
+        parts = urlsplit(url)
+        try:
+            port, query = parts.port, parse_qs(parts.query, strict_parsing=bool(parts.query))
+        except ValueError:
+            port, query = None, {"": [""]}
+        self.path = unquote(parts.path) if parts.scheme == "relay+unix" else None
+        self._host, self._port = parts.hostname or "", port or 0
+        complete = bool(self.path) if parts.scheme == "relay+unix" else bool(self._host and port)
+        if parts.scheme not in SCHEMES or not complete or query.keys() - {"ca"}:
+            # What could not be read may be a piece of a password.
+            raise SettingsError(f"the relay's address is not a URL of the form {FORMS}")
+        self.password = password if password is not None else (unquote(parts.password) if parts.password else None)
+        self._tls = self._context(query.get("ca", [None])[0], ca) if parts.scheme == "relays" else None
+
+    def __repr__(self) -> str:
+        return "RelayAddress()"
+
+    def explain(self, error: OSError) -> str:
+        """Return why a connection did not come about: a refused certificate, or the kind of failure."""
+        return tls.explain(error, f"{self._host}:{self._port}") or type(error).__name__
+
+    @staticmethod
+    def _context(authority: str | None, ca: str | None) -> ssl.SSLContext:
+        if authority is None:
+            return tls.make_context(ca)
+        try:
+            return ssl.create_default_context(cafile=authority)
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError("the relay's `ca` is not a file of certificates") from error
+
+    def connect(self, timeout_s: float) -> socket.socket:
+        """Open a connection.
+
+        Raises:
+            OSError: It cannot be opened, or the certificate is not the host's.
+        """
+        if self.path is not None:
+            link = socket.socket(socket.AF_UNIX)
+            try:
+                link.settimeout(timeout_s)
+                link.connect(self.path)
+            except OSError:
+                link.close()
+                raise
+            return link
+        link = socket.create_connection((self._host, self._port), timeout_s)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            return link if self._tls is None else self._tls.wrap_socket(link, server_hostname=self._host)
+        except OSError:
+            link.close()
+            raise
+
+
+class RelayLink:
+    """An open connection to a relay, used as ``feed_wire.Link`` is used for the store.
+
+    Args:
+        address: Where the relay is.
+        timeout_s: How long to wait for it.
+        realm: The realm's name.
+        wake: A socket that becomes readable when ``wait`` should return early.
+    """
+
+    def __init__(self, address: RelayAddress, timeout_s: float, realm: str, wake: socket.socket) -> None:
+        self._address, self._timeout_s, self._realm, self._wake = address, timeout_s, realm, wake
+        self._link: socket.socket | None = None
+        self._frames = Frames()
+        self._ready: deque[Down] = deque()
+
+    def open(self) -> Self:
+        """Connect and subscribe; raises ``FeedError`` when it cannot."""
+        try:
+            self._link = self._address.connect(self._timeout_s)
+        except OSError as error:
+            raise FeedError(f"cannot connect: {self._address.explain(error)}") from error
+        self._both, self._one = select.poll(), select.poll()
+        self._both.register(self._link, select.POLLIN)
+        self._both.register(self._wake, select.POLLIN)
+        self._one.register(self._link, select.POLLIN)
+        self._send(Hello(VERSION, self._realm, self._address.password))
+        return self
+
+    def close(self) -> None:
+        """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
+        if self._link is not None:
+            self._link.close()
+
+    def probe(self, verifier_id: str, place: Place, *, hurry: bool, crowd: Crowd | None = None) -> None:
+        """Send a probe; as ``feed_wire.Link.probe``."""
+        self._send(Probe(verifier_id, *place, ENTRIES, hurry, crowd))
+
+    def leave(self, verifier_id: str) -> None:  # noqa: ARG002  the relay knows whose connection it is
+        """Tell the relay that this verifier holds no lease any more."""
+        self._send(Leave())
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is something to read, somebody wakes us, or the time is over."""
+        if not self._ready:
+            self._both.poll(max(0, math.ceil(timeout_s * 1000)))
+        with contextlib.suppress(BlockingIOError):
+            while self._wake.recv(4096):
+                pass
+
+    def frames(self) -> Iterator[Entry | Answer]:
+        """Read what has arrived, in order; raises ``FeedError`` as ``feed_wire.Link.frames``."""
+        while self._ready or self._pull(0):
+            while self._ready:
+                message = self._ready.popleft()
+                if isinstance(message, Push):
+                    yield Entry(message.inc, message.seq, message.op, message.scope)
+                elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
+                    yield message.answer()
+                elif isinstance(message, Refusal):
+                    raise FeedError(f"the relay refused the {message.part}: {MENDS[message.part]}")
+                else:
+                    raise FeedError("an answer of an unknown form")
+
+    def scan(self, part: str) -> dict[str, int]:
+        """Fetch the copy that the last answer offered, page by page."""
+        found: dict[str, int] = {}
+        cursor = 0
+        while True:
+            self._send(Scan(part, cursor))
+            page = self._page()
+            found.update(page.found)
+            if page.cursor == 0:
+                return found
+            cursor = page.cursor
+
+    def _page(self) -> Page:
+        early: deque[Down] = deque()  # pushes that came while a page was waited for
+        while True:
+            while self._ready:
+                message = self._ready.popleft()
+                if isinstance(message, Page):
+                    self._ready = early + self._ready
+                    return message
+                early.append(message)
+            if not self._pull(self._timeout_s):
+                raise FeedError("no answer in time")
+
+    def _send(self, message: Up) -> None:
+        if self._link is None:
+            raise FeedError("the connection is closed")
+        try:
+            self._link.sendall(frame(message))
+        except OSError as error:
+            raise FeedError(f"cannot send: {type(error).__name__}") from error
+
+    def _pull(self, wait_s: float) -> bool:
+        """Read once, if there is something within ``wait_s``."""
+        link: Any = self._link
+        pending = isinstance(link, ssl.SSLSocket) and link.pending() > 0
+        if not pending and not self._one.poll(math.ceil(wait_s * 1000)):
+            return False
+        try:
+            data = link.recv(262_144)
+            bodies = list(self._frames.feed(data))
+            self._ready.extend(_DOWN.decode(body) for body in bodies)
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            raise FeedError(f"cannot read: {type(error).__name__}") from error
+        if not data:
+            raise FeedError("the relay closed the connection")
+        return True
+
+
+def is_relay(url: str) -> bool:
+    """Tell whether a URL names a relay."""
+    return url.partition("://")[0] in SCHEMES

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The per-call proof: bind a one-shot token to one call.  SPEC 8.
+
+The holder of a task's token signs each call by appending a ``call`` caveat of fixed width; the task's token itself
+never travels.  Here stand the digest, both ends of that caveat, and the split of a presented text into the part that
+stays the same from call to call and the part that does not.  Whether a nonce was used before is for ``nonces``.
+"""
+
+import os
+import re
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from arx_verifier import jcs
+from arx_verifier.compiled import twin
+from arx_verifier.errors import AttenuationError, RequestError
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import chain, wire
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token.presented import Call
+from arx_verifier.token.wire import FROM_URL, MAX_CREDENTIAL_CHARS, TO_URL
+
+LABEL: Final = b"arx/1/call"
+NONCE_BYTES: Final = 16
+MAX_AGE_MS: Final = 10_000  # how long a call may take to arrive
+MAX_AHEAD_MS: Final = 2_000  # how far the holder's clock may be ahead
+KEEP_MS: Final = 15_000  # how long a nonce stays spent: longer than both together
+
+# {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}: every call caveat has this width, so that a token's text can be
+# split without decoding what stands before.
+_OPEN: Final = b'{"call":["'
+_CAVEAT_BYTES: Final = 10 + 43 + 2 + 13 + 2 + 22 + 3
+_PACKET_HEAD: Final = bytes((wire.IDENTIFIER, _CAVEAT_BYTES))
+MARK: Final = _PACKET_HEAD + _OPEN
+_END: Final = b"\0" + wire.TAIL
+_NONCE: Final = b"\0\0\0\x16"
+_TOOL: Final = b"\0\0\0\4tool"
+# base64 writes three bytes as four characters, so the tail is cut where whole groups end: 0, 1 or 2 bytes of the parent
+# come into it.  The length of the text modulo 4 (with the five characters of ``arx1_``) tells how many; by that number:
+# - how many characters the tail has, and how many bytes of the parent are in it;
+# - where in it which text stands: a look there tells a task's token from a call without decoding it;
+# - what it may end with, since the last character must carry no bits beyond the last byte; and its padding.
+_TAILS: Final = (
+    (179, 1, 4, wire.text_of(MARK[2:11]), "AEIMQUYcgkosw048", b"="),
+    (180, 2, 4, wire.text_of(MARK[1:10]), wire.URL_CHARS, b""),
+    None,
+    (178, 0, 0, wire.text_of(MARK), "AQgw", b"=="),
+)
+# One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.  Its
+# groups are a ``Call``'s caveat, digest and time, and the signature.
+_TAIL: Final = re.compile(
+    rb"\x02\x5f(\{\"call\":\[\"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\",([1-9][0-9]{12}),\"[A-Za-z0-9_-]{21}[AQgw]\"\]\})"
+    rb"\0\0\x06\x20(.{32})",
+    re.DOTALL,
+)
+
+
+def _field(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def http_fields(call: HttpCall) -> bytes:
+    """Return the fields of an HTTP call that its digest covers: kind, method, raw path and query, body digest.
+
+    Raises:
+        RequestError: The method is not ASCII, or the target is text with half of a surrogate pair.
+    """
+    try:
+        target = call.target if isinstance(call.target, bytes) else call.target.encode("utf-8")
+        method = call.method.encode("ascii")
+    except UnicodeEncodeError as error:
+        raise RequestError("the method is not ASCII, or the target has half of a surrogate pair") from error
+    if target.endswith(b"?") and target.index(b"?") == len(target) - 1:
+        target = target[:-1]  # no server shows an application whether an empty query had its question mark
+    return (
+        b"\0\0\0\4http"
+        + len(method).to_bytes(4, "big")
+        + method
+        + len(target).to_bytes(4, "big")
+        + target
+        + b"\0\0\0\x20"
+        + call.body_digest
+    )
+
+
+def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
+    """Return the fields of a call without HTTP: kind, tool, RFC 8785 of the arguments as they are on the wire.
+
+    Raises:
+        RequestError: The arguments have no RFC 8785 form, or the tool's name has half of a surrogate pair.
+    """
+    written = jcs.jcs(dict(args))
+    try:
+        name = tool.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError("the tool's name has half of a surrogate pair") from error
+    return _TOOL + len(name).to_bytes(4, "big") + name + len(written).to_bytes(4, "big") + written
+
+
+def fields_of(request: AccessRequest) -> bytes:
+    """Return the fields that a proof for this request covers: of its HTTP call where it has one, else of its tool.
+
+    Raises:
+        RequestError: The arguments have no RFC 8785 form.
+    """
+    return http_fields(request.http) if request.http is not None else tool_fields(request.tool, request.args)
+
+
+def digest_prefix(audience: str) -> bytes:
+    """Return what every digest for this audience begins with, up to the time's length."""
+    return _field(LABEL) + _field(audience.encode("ascii")) + b"\0\0\0\x0d"
+
+
+def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
+    """Digest one call.
+
+    Args:
+        prefix: ``digest_prefix`` of the audience.
+        stamp: ``<13 digits>,"<22 characters>`` as it stands in the caveat.
+        fields: ``http_fields`` or ``tool_fields``.
+
+    Returns:
+        The digest as 43 base64url characters.
+    """
+    return wire.base64_of(sha256(prefix + stamp[:13] + _NONCE + stamp[15:] + fields).digest())
+
+
+@twin()
+def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> bytes:
+    """Digest a call of a tool, as ``call_digest`` of ``tool_fields`` does, under the time and nonce of a call caveat.
+
+    Args:
+        prefix: ``digest_prefix`` of the audience.
+        caveat: The call caveat's bytes.
+        tool: The tool's name.
+        written: The arguments in RFC 8785.
+
+    Raises:
+        UnicodeEncodeError: Half of a surrogate pair in the tool's name.
+    """
+    name = tool.encode()
+    size, length = len(name).to_bytes(4, "big"), len(written).to_bytes(4, "big")
+    parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, size, name, length, written)
+    return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(TO_URL, b"=")  # ``codec.base64_of``
+
+
+@twin(Call)
+def split_call(text: str) -> Call | None:
+    """Take a presented text apart, if it ends in a call.
+
+    Args:
+        text: A token's text form.
+
+    Returns:
+        Its parts, or None when it does not end in a well-formed call in canonical text; the ordinary way of reading
+        then says what is wrong with it, or that it is no one-shot token at all.
+    """
+    size = len(text)
+    split = _TAILS[size & 3]
+    if split is None or size > MAX_CREDENTIAL_CHARS:
+        return None
+    chars, extra, at, mark, last, padding = split
+    cut = size - chars
+    if not text.startswith(mark, cut + at) or text[-1] not in last:
+        return None
+    try:
+        raw = a2b_base64(text[cut:].encode().translate(FROM_URL) + padding, strict_mode=True)
+    except ValueError:  # another alphabet, or no text that could be written
+        return None
+    found = _TAIL.match(raw, extra)
+    if found is None:
+        return None
+    caveat, digest, issued_at, signature = found.groups()
+    return Call(text[:cut], raw[:extra], caveat, signature, int(issued_at), digest)
+
+
+class CallSigner:
+    """Makes one-shot tokens from one task token; keep it for as long as the token is used.
+
+    A parent's text is encoded once; a call costs one digest, one HMAC and the text of the tail.
+    """
+
+    __slots__ = ("_head", "_prefix", "_rest", "_signature")
+
+    def __init__(self, macaroon: Macaroon, audience: str) -> None:
+        """Prepare.
+
+        Args:
+            macaroon: The task's token for this audience.
+            audience: The service that will be called.
+
+        Raises:
+            AttenuationError: The token is a one-shot token itself, or too large to carry a call.
+        """
+        if macaroon.is_one_shot:
+            raise AttenuationError("this token is for one call already; sign with the task's token")
+        body, self._signature = macaroon.parts()
+        whole = len(body) // 3 * 3
+        self._head = wire.TOKEN_PREFIX + wire.text_of(body[:whole])
+        self._rest = body[whole:] + MARK
+        self._prefix = digest_prefix(audience)
+        if len(self._head) + 180 > MAX_CREDENTIAL_CHARS or len(macaroon.packets) >= wire.MAX_CAVEATS:
+            raise AttenuationError("the task's token is too large to carry a call")
+
+    def sign(self, fields: bytes, at_ms: int, nonce: bytes | None = None) -> str:
+        """Make the token of one call.
+
+        Args:
+            fields: ``http_fields`` or ``tool_fields`` of the call.
+            at_ms: The holder's clock, ms since the Unix epoch.
+            nonce: 16 random bytes; fresh ones when left out.  Every attempt needs its own.
+
+        Returns:
+            The text to send, good for this call alone and for 10 s.
+
+        Raises:
+            ValueError: The time does not have 13 digits: it is not in ms since the Unix epoch.
+        """
+        if not 10**12 <= at_ms < 10**13:
+            raise ValueError("at_ms is the time in ms since the Unix epoch, 13 digits")
+        name = wire.text_of(os.urandom(NONCE_BYTES) if nonce is None else nonce)
+        stamp = b'%013d,"%b' % (at_ms, name.encode("ascii"))
+        inner = b'%b",%b"]}' % (call_digest(self._prefix, stamp, fields), stamp)
+        signature = chain.extend(self._signature, _OPEN + inner)
+        return self._head + wire.text_of(self._rest + inner + _END + signature)
+
+    def __repr__(self) -> str:
+        return "<CallSigner>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a CallSigner is a secret and is not pickled")

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Third-party caveats and what answers them: demand a discharge, make it, bind it, send it along.  SPEC 6.4.
+
+For who demands (the mint), who approves, and who holds both; all offline.  The bytes are those of libmacaroons, so any
+macaroon library proves them.  How a verifier takes what is presented stands in ``discharging``.
+"""
+
+from collections.abc import Sequence
+from hmac import digest
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from arx_verifier import jcs, names
+from arx_verifier.errors import ArxError, AttenuationError, MalformedTokenError, UnknownCaveatError
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
+
+MAX_DISCHARGES: Final = 8  # in a credential; each costs a box to open and a chain to fold
+MAX_ID_CHARS: Final = 160  # a key id, a colon and a task's name, with room
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 24
+SEALED_BYTES: Final = NONCE_BYTES + 16 + KEY_BYTES  # nonce, tag, caveat key
+NOT_IN_A_DISCHARGE: Final = ("call", "depth", "hand_to", "hop", "require", "to")  # they are about the token's holders
+
+_SEAL: Final = b"arx/1/seal"
+_KEY_LABEL: Final = b"arx/1/discharge/"
+_BINDING_KEY: Final = bytes(32)
+
+
+class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a third-party caveat demands: its identifier, and that of the discharge which answers it.  SPEC 6.4.
+
+    Attributes:
+        id: Names what must be approved to who can approve it, 1 to 160 characters.
+        tools: Calls of these tools, or patterns of them, need the discharge; None: every call.
+    """
+
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+    tools: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+
+    def encode(self) -> bytes:
+        """Return the canonical JSON.
+
+        Raises:
+            UnknownCaveatError: It says what no verifier would accept.
+        """
+        raw = jcs.encode(self)
+        self.read(raw)
+        return raw
+
+    @classmethod
+    def read(cls, raw: bytes) -> "Requirement":
+        """Read the identifier of a third-party caveat, or of a discharge.
+
+        Raises:
+            UnknownCaveatError: It is not a requirement in its one form: nobody can tell what it demands.
+        """
+        try:
+            found = jcs.decode(_REQUIREMENT, raw)
+        except MalformedTokenError as error:
+            raise UnknownCaveatError(
+                f"a third-party caveat of a kind that this version does not know: {error}"
+            ) from None
+        if not all(map(names.is_tool_pattern, found.tools or ())):
+            raise UnknownCaveatError("`tools` of a third-party caveat holds tools, such as orders.get or orders.*")
+        return found
+
+    def binds(self, tool: str) -> bool:
+        """Tell whether a call of this tool needs the discharge."""
+        return self.tools is None or any(names.matches_tool(pattern, tool) for pattern in self.tools)
+
+
+_REQUIREMENT: Final = msgspec.json.Decoder(Requirement)
+
+
+def require_discharge(macaroon: Macaroon, requirement: bytes, key: bytes, location: bytes | None = None) -> Macaroon:
+    """Return a token, or a discharge, that is good only together with a discharge.
+
+    Args:
+        macaroon: What is narrowed so; not bound yet, if it is a discharge.
+        requirement: What ``Requirement.encode`` returned.
+        key: The caveat key, 32 bytes; who knows it makes the discharge.
+        location: Where to ask for it, a hint.
+
+    Raises:
+        UnknownCaveatError: The requirement is none.
+        AttenuationError: This is a one-shot token, or the result would be too large.
+    """
+    Requirement.read(requirement)
+    if macaroon.is_one_shot:
+        raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
+    body, signature = macaroon.parts()
+    sealed = seal(signature, _derived(key), requirement)
+    body += wire.caveat_packet(wire.ThirdParty(location, requirement, sealed))
+    return _made(body, chain.extend_third_party(signature, sealed, requirement))
+
+
+def discharge(requirement: bytes, key: bytes, *, realm: str, caveats: tuple[Caveat, ...] = ()) -> Macaroon:
+    """Make the discharge of a requirement.  It is a secret, and good with no token before it is bound.
+
+    Args:
+        requirement: The identifier of the caveat that it answers, byte for byte.
+        key: The caveat key, 32 bytes.
+        realm: The realm's name.
+        caveats: What it is good for; they hold for each call that it is sent with.
+
+    Raises:
+        UnknownCaveatError: The requirement is none.
+        MalformedTokenError: A caveat has a member that speaks of a token's holders.
+    """
+    Requirement.read(requirement)
+    for caveat in caveats:
+        if any(getattr(caveat, name) is not None for name in NOT_IN_A_DISCHARGE):
+            raise MalformedTokenError(f"a discharge says nothing of {', '.join(NOT_IN_A_DISCHARGE)}")
+    head = wire.packet(wire.LOCATION, realm.encode("ascii")) + wire.packet(wire.IDENTIFIER, requirement)
+    made = _made(b"\x02" + head + b"\0", chain.extend(_derived(key), requirement))
+    return made.attenuate(*caveats) if caveats else made
+
+
+def bind(made: Macaroon, parent: Macaroon) -> Macaroon:
+    """Return a discharge that is good with the calls of one token, and with none that is narrower or wider.
+
+    Args:
+        made: The discharge, unbound.
+        parent: The task's token that calls are signed with.
+
+    Raises:
+        AttenuationError: The token is a one-shot one: a call is no parent.
+    """
+    if parent.is_one_shot:
+        raise AttenuationError("bind a discharge to the task's token, not to the token of one call")
+    body, signature = made.parts()
+    return Macaroon(body, binding(parent.parts()[1], signature))
+
+
+def join(token: str, bound: Sequence[Macaroon]) -> str:
+    """Return the credential to send: a token and the discharges that are bound to it.
+
+    Args:
+        token: The token's text, of one call or not.
+        bound: Discharges, at most 8; those of nested caveats too.
+
+    Raises:
+        AttenuationError: More than a verifier takes.
+    """
+    if len(bound) > MAX_DISCHARGES:
+        raise AttenuationError(f"a credential has at most {MAX_DISCHARGES} discharges, not {len(bound)}")
+    text = wire.JOINT.join([token, *[each.encode() for each in bound]])
+    if len(text) > wire.MAX_CREDENTIAL_CHARS:
+        raise AttenuationError(
+            f"token and discharges have {len(text)} characters; the limit is {wire.MAX_CREDENTIAL_CHARS}: send only "
+            "the discharge of this call, and restate less at each hand-over"
+        )
+    return text
+
+
+def requirements(macaroon: Macaroon) -> tuple[Requirement, ...]:
+    """List what a token demands, as it is written; proven by nothing, for its holder.
+
+    Raises:
+        UnknownCaveatError: It demands what this version does not know; every verifier refuses such a token.
+    """
+    return tuple(
+        Requirement.read(packet.identifier) for packet in macaroon.packets if isinstance(packet, wire.ThirdParty)
+    )
+
+
+def caveat_key(audience_key: bytes, name: str) -> bytes:
+    """Derive the key of a caveat by its requirement's id, so that whoever has the audience key keeps none.
+
+    Args:
+        audience_key: 32 bytes.
+        name: The requirement's ``id``.
+
+    Returns:
+        HKDF-SHA256 (no salt) of 32 bytes.
+    """
+    extracted = digest(bytes(KEY_BYTES), audience_key, "sha256")  # RFC 5869; one block is all that is expanded
+    return digest(extracted, _KEY_LABEL + name.encode("utf-8") + b"\x01", "sha256")
+
+
+def binding(parent: bytes, made: bytes) -> bytes:
+    """Bind a discharge's signature to that of a token, as libmacaroons does.
+
+    Args:
+        parent: The token's signature before its call.
+        made: The discharge's, unbound.
+
+    Returns:
+        The 32 bytes that the discharge is presented with.
+    """
+    return chain.extend(_BINDING_KEY, chain.extend(_BINDING_KEY, parent) + chain.extend(_BINDING_KEY, made))
+
+
+def seal(signature: bytes, derived_key: bytes, requirement: bytes) -> bytes:
+    """Make the verification id of a third-party caveat.
+
+    The nonce is derived and not random: who signs a token again, to repeat an answer, makes the same bytes.  Of two
+    messages under one signature none share a nonce, since all that could differ goes into it.
+
+    Args:
+        signature: The 32 bytes before the caveat.
+        derived_key: The caveat key, passed through the key generator.
+        requirement: The caveat's identifier.
+    """
+    from nacl.bindings import crypto_secretbox  # needed where something is approved: who starts need not wait for it
+
+    nonce = chain.extend(signature, _SEAL + derived_key + requirement)[:NONCE_BYTES]
+    return nonce + crypto_secretbox(derived_key, nonce, signature)
+
+
+def unseal(signature: bytes, verification_id: bytes) -> bytes | None:
+    """Open a verification id.
+
+    Args:
+        signature: The 32 bytes before the caveat.
+        verification_id: What stands in it.
+
+    Returns:
+        The derived caveat key, 32 bytes; None where it was sealed under another signature, or not so at all.
+    """
+    from nacl.bindings import crypto_secretbox_open
+    from nacl.exceptions import CryptoError
+
+    if len(verification_id) != SEALED_BYTES:
+        return None
+    try:
+        return crypto_secretbox_open(verification_id[NONCE_BYTES:], verification_id[:NONCE_BYTES], signature)
+    except CryptoError:
+        return None
+
+
+def _derived(key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a caveat key has {KEY_BYTES} bytes")
+    return chain.derive(key)
+
+
+def _made(body: bytes, signature: bytes) -> Macaroon:
+    try:
+        made = Macaroon(body, signature)
+        if len(made.encode()) > wire.MAX_CREDENTIAL_CHARS:
+            raise MalformedTokenError(f"it would have more than {wire.MAX_CREDENTIAL_CHARS} characters")
+    except ArxError as error:
+        raise AttenuationError(f"this would be too large: {error}") from error
+    return made

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Audience keys by key id.  SPEC 9.
+
+A verifier holds the keys of its own audience and no other: with HMAC whoever verifies can also mint, so a stolen
+audience key forges tokens for that one service and for nothing else.  Where keys come from is not decided here.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from arx_verifier import names
+from arx_verifier.errors import SettingsError
+from arx_verifier.token import chain
+
+KEY_BYTES: Final = 32
+DEFAULT_MAX_TTL_MS: Final = 24 * 60 * 60 * 1000  # kills are remembered this long; a token may not outlive its kill
+
+
+class AudienceKey:
+    """One key, passed through the key generator once.
+
+    Attributes:
+        kid: Its id.
+        scope: The scope that ends all that was minted with it.
+        derived: The key, a secret.
+        gone: Whether its ring has it no more, or another under its id: what was proven with it is proven again.
+    """
+
+    __slots__ = ("derived", "gone", "kid", "scope")
+
+    def __init__(self, kid: str, key: bytes) -> None:
+        self.kid, self.gone = kid, False
+        self.scope = f"key:{kid}"
+        self.derived = chain.derive(key)
+
+    def __repr__(self) -> str:
+        return f"<AudienceKey {self.kid}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("an AudienceKey is a secret and is not pickled")
+
+
+class KeyRing:
+    """The keys that a verifier accepts, for one realm and audience.
+
+    Attributes:
+        realm: The realm's name; every token says it as its location.
+        location: The same in bytes.
+        max_ttl_ms: The longest ``exp - iat`` that is accepted, in ms.
+    """
+
+    __slots__ = ("_keys", "location", "max_ttl_ms", "realm")
+
+    def __init__(self, keys: Mapping[str, bytes], *, realm: str, max_ttl_ms: int = DEFAULT_MAX_TTL_MS) -> None:
+        """Hold keys.
+
+        Args:
+            keys: Key id to 32 secret bytes.
+            realm: The realm's name.
+            max_ttl_ms: The realm's longest token life in ms.
+
+        Raises:
+            SettingsError: No key, or one of another length or with no key id: without a key nothing starts.
+        """
+        if not names.is_realm(realm):
+            raise SettingsError(f"{realm!r:.60} cannot name a realm: lower-case letters, digits, '.', '_' and '-'")
+        self.realm = realm
+        self.location = realm.encode("ascii")
+        self.max_ttl_ms = max_ttl_ms
+        self._keys = self._derive(keys)
+
+    @staticmethod
+    def _derive(keys: Mapping[str, bytes]) -> dict[str, AudienceKey]:
+        if not keys:
+            raise SettingsError("a key ring needs at least one audience key; ask the mint for this service's keys")
+        for kid, key in keys.items():
+            if not names.is_kid(kid):
+                raise SettingsError(f"{kid!r:.60} cannot name an audience key; one is called k1.0")
+            if len(key) != KEY_BYTES:
+                raise SettingsError(f"audience key {kid} has {len(key)} bytes; it must have {KEY_BYTES}")
+        return {kid: AudienceKey(kid, key) for kid, key in keys.items()}
+
+    def get(self, kid: str) -> AudienceKey | None:
+        """Return the key of ``kid``, or None."""
+        return self._keys.get(kid)
+
+    def replace(self, keys: Mapping[str, bytes]) -> None:
+        """Take a new set of keys, whole; what was proven with a key that is gone or changed is proven again.
+
+        Raises:
+            SettingsError: As for the constructor; the old keys stay in force.
+        """
+        fresh = self._derive(keys)
+        for kid, key in fresh.items():
+            known = self._keys.get(kid)
+            if known is not None and chain.equal(known.derived, key.derived):
+                fresh[kid] = known  # what was proven with it stays proven
+        before, self._keys = self._keys, fresh  # one assignment: a reader sees the old set or the new, never a mixture
+        for kid, key in before.items():
+            if fresh.get(kid) is not key:
+                key.gone = True
+
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """The key ids, sorted."""
+        return tuple(sorted(self._keys))
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {self.realm}: {', '.join(self.kids)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a KeyRing is a secret and is not pickled")

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token that anyone may hold: read it, narrow it, hand it over.  SPEC 2 to 5.
+
+Everything here is offline and pure.  Nothing is proven by it: what is read from a ``Macaroon`` is ``unverified_…``
+until a ``Verifier`` has said yes.  What a caveat means is not known here: a holder can pass on what it does not
+understand.
+"""
+
+import os
+from typing import Annotated, Final, Protocol, Self
+
+import msgspec
+from msgspec import Meta
+
+from arx_verifier import jcs
+from arx_verifier.errors import AttenuationError, MalformedTokenError
+from arx_verifier.token import chain, wire
+
+MAX_INTEGER: Final = 2**53 - 1  # what every JSON reader holds exactly
+MAX_HOPS: Final = 16  # hand-overs in one token
+ID_BYTES: Final = 16
+HOP_BYTES: Final = 9  # 72 random bits name a hand-over; two equal ones only die together
+IAT_AHEAD_MS: Final = 60_000  # the mint's clock and a verifier's may each be 30 s off the store's (SPEC 10.5)
+MINT_AUDIENCE: Final = "arx.mint"
+_ENDING_BYTES: Final = len(wire.TAIL) + wire.SIGNATURE_BYTES
+_PREFIX_CHARS: Final = len(wire.TOKEN_PREFIX)
+_AROUND_CHARS: Final = _PREFIX_CHARS + 1
+CALL_MARK: Final = b'{"call":['  # how the one caveat begins that nothing may follow
+
+Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Name = Annotated[str, Meta(min_length=1, max_length=96)]
+ABOUT: Final = ("version", "owner", "purpose")  # what ``meta`` says, in its order
+MAX_ABOUT_CHARS: Final = 64  # of each: a token travels with every call
+About = Annotated[str, Meta(max_length=MAX_ABOUT_CHARS)]
+
+
+class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who holds the token and its outer limits, set by the mint alone.  SPEC 4.
+
+    Attributes:
+        agent: The agent's path.
+        aud: The one service that accepts this token.
+        born: Incarnation and sequence of the realm's kill epoch, read before the agent's authority was checked.
+        depth: How many hand-overs may follow.
+        exp: End of validity, ms since the Unix epoch, exclusive.
+        iat: Time of minting, ms since the Unix epoch.
+        id: 16 random bytes, base64url: the first link.
+        kid: Which audience key proves this token.
+        session: The session's id.
+        holder: Reserved for bound tokens; refused in this version.
+        meta: What else is enrolled of the agent, in the order of ``ABOUT``; empty texts and no end for what is not.
+        model: The agent's model, as enrolled.
+        policy: Digest of the policy that granted it.
+        subject: Issuer and subject on whose behalf the session runs.
+        task: The task's id; only a token for the mint has none.
+        v: 1.
+    """
+
+    agent: Name
+    aud: Name
+    born: tuple[Name, Natural]
+    depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)]
+    exp: Natural
+    holder: str | None = None
+    iat: Natural
+    id: Annotated[str, Meta(min_length=22, max_length=22)]
+    kid: Name
+    meta: Annotated[tuple[About, ...], Meta(min_length=1, max_length=3)] | None = None
+    model: Name | None = None
+    policy: Name | None = None
+    session: Name
+    subject: tuple[Annotated[str, Meta(max_length=512)], Annotated[str, Meta(max_length=512)]] | None = None
+    task: Name | None = None
+    v: Annotated[int, Meta(ge=1, le=1)]
+
+
+def about(identifier: Identifier) -> tuple[tuple[str, str], ...]:
+    """Return what ``meta`` says, as names and values."""
+    return tuple((name, said) for name, said in zip(ABOUT, identifier.meta or (), strict=False) if said)
+
+
+class OperatorIdentifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An operator's token for the mint: no session, no epoch, so that a realm kill locks no operator out.  SPEC 4.3."""
+
+    aud: Name
+    exp: Natural
+    iat: Natural
+    id: Annotated[str, Meta(min_length=22, max_length=22)]
+    kid: Name
+    operator: Name
+    v: Annotated[int, Meta(ge=1, le=1)]
+
+
+_IDENTIFIER: Final = msgspec.json.Decoder(Identifier)
+_OPERATOR: Final = msgspec.json.Decoder(OperatorIdentifier)
+
+
+class CaveatLike(Protocol):
+    """What a macaroon needs to know of a caveat: its bytes, and how to say that it is a hand-over."""
+
+    def encode(self) -> bytes:
+        """Return the caveat's canonical JSON."""
+        ...
+
+    def handed_to(self, to: str, hop: str) -> "CaveatLike":
+        """Return the same restrictions as a hand-over to ``to``."""
+        ...
+
+
+class Macaroon:
+    """A token.  Immutable; ``repr`` shows no secret.
+
+    Build one with ``parse`` or, in the mint, ``mint``; narrow it with ``attenuate`` and ``hand_over``.
+    """
+
+    __slots__ = ("_body", "_head", "_signature", "identifier", "location", "packets")
+
+    location: str
+    identifier: bytes
+    packets: tuple[bytes | wire.ThirdParty, ...]
+
+    def __init__(self, body: bytes, signature: bytes, head: str = "") -> None:
+        """Read the parts of a macaroon.
+
+        Args:
+            body: Everything before the end marker of the caveats.
+            signature: The 32 bytes at its end.
+            head: The text of the body's first bytes, where it is known: a hand-over adds to the other end.
+
+        Raises:
+            MalformedTokenError: The bytes break SPEC 2.
+        """
+        location, self.identifier, self.packets = wire.walk(body)
+        try:
+            self.location = (location or b"").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedTokenError("a macaroon's location is not UTF-8") from error
+        self._body = body
+        self._head = head
+        self._signature = signature
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a token's text form.
+
+        Args:
+            text: ``arx1_…``, at most 7 168 characters.
+
+        Returns:
+            The macaroon, unproven.
+
+        Raises:
+            MalformedTokenError: The text is not the one form of a macaroon.
+        """
+        body, signature = wire.read_text(text)
+        return cls(body, signature, text[_PREFIX_CHARS : _PREFIX_CHARS + len(body) // 3 * 4])
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Read a token's binary form (macaroon version 2).
+
+        Raises:
+            MalformedTokenError: The bytes are not the one form of a macaroon.
+        """
+        return cls(*wire.split_body(raw))
+
+    @classmethod
+    def mint(
+        cls,
+        identifier: Identifier | OperatorIdentifier,
+        *,
+        key: bytes,
+        realm: str,
+        caveats: tuple[CaveatLike, ...] = (),
+    ) -> Self:
+        """Make a root macaroon.  Only who holds the audience key can.
+
+        Args:
+            identifier: Who, and the outer limits.
+            key: The audience key of ``identifier.kid``, 32 bytes.
+            realm: The realm's name, written as the location.
+            caveats: The mint's own restrictions; the first has ``allow``.
+
+        Returns:
+            The macaroon.
+        """
+        raw = jcs.encode(identifier)
+        body = b"\x02" + wire.packet(wire.LOCATION, realm.encode("ascii")) + wire.packet(wire.IDENTIFIER, raw) + b"\0"
+        root = cls(body, chain.extend(chain.derive(key), raw))
+        return root.attenuate(*caveats) if caveats else root
+
+    def encode(self) -> str:
+        """Return the text form, ``arx1_…``.  It is a secret: whoever has it holds the token."""
+        # The head is the text of how the body begins, in whole groups of four characters: only the rest is written.
+        written = len(self._head) // 4 * 3
+        rest = self._body[written:] + wire.TAIL + self._signature
+        return wire.TOKEN_PREFIX + self._head + wire.base64_of(rest).decode("ascii")
+
+    def to_bytes(self) -> bytes:
+        """Return the binary form.  It is a secret."""
+        return self._body + wire.TAIL + self._signature
+
+    def attenuate(self, *caveats: CaveatLike) -> Self:
+        """Return a narrower token; the receiver keeps its authority.  Offline, needs no key.
+
+        Args:
+            caveats: Restrictions; each can only take away.
+
+        Raises:
+            AttenuationError: This is a one-shot token, or the result would be too large.
+        """
+        return self._extended(tuple([caveat.encode() for caveat in caveats]))
+
+    def hand_over(self, to: str, caveat: CaveatLike | None = None, *, hop: bytes | None = None) -> Self:
+        """Return a token for another agent: named, narrowed and killable by its own link.  Offline.  SPEC 5.
+
+        Args:
+            to: The next holder's agent path.
+            caveat: What this hand-over takes away.
+            hop: 9 random bytes, shared by the macaroons of one bundle; fresh ones when left out.
+
+        Raises:
+            AttenuationError: This is a one-shot token, or the result would be too large.
+        """
+        hop_name = wire.text_of(os.urandom(HOP_BYTES) if hop is None else hop)
+        raw = jcs.encode({"hop": hop_name, "to": to}) if caveat is None else caveat.handed_to(to, hop_name).encode()
+        return self._extended((raw,))
+
+    def _extended(self, caveats: tuple[bytes, ...]) -> Self:
+        packets = self.packets
+        if packets and packets[-1].__class__ is bytes and packets[-1].startswith(CALL_MARK):
+            raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
+        body, signature = self._body, self._signature
+        for raw in caveats:
+            body, signature = chain.appended(body, signature, raw)
+        packets += caveats
+        size = (len(body) + _ENDING_BYTES) * 4 // 3 + _AROUND_CHARS
+        if len(packets) > wire.MAX_CAVEATS or size > wire.MAX_CREDENTIAL_CHARS:
+            raise AttenuationError(
+                f"the token would have {len(packets)} caveats and {size} characters; the limits are "
+                f"{wire.MAX_CAVEATS} and {wire.MAX_CREDENTIAL_CHARS}: restate less at each hand-over"
+            )
+        narrower = object.__new__(type(self))
+        narrower.location, narrower.identifier, narrower.packets = self.location, self.identifier, packets
+        narrower._body, narrower._head, narrower._signature = body, self._head, signature
+        return narrower
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether the last caveat is a ``call``, after which nothing may follow."""
+        last = self.packets[-1] if self.packets else b""
+        return isinstance(last, bytes) and last.startswith(CALL_MARK)
+
+    @property
+    def unverified_identifier(self) -> Identifier | OperatorIdentifier:
+        """The identifier as it is written; proven by nothing yet.
+
+        Raises:
+            MalformedTokenError: It is not an ARx identifier.
+        """
+        return read_identifier(self.identifier)
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """Return body and signature, for the code that signs calls.  The signature is a secret."""
+        return self._body, self._signature
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Macaroon):
+            return NotImplemented
+        return self._body == other._body and chain.equal(self._signature, other._signature)
+
+    def __hash__(self) -> int:
+        return hash(self._body)
+
+    def __repr__(self) -> str:
+        return f"<Macaroon of {self.location!r}, {len(self.packets)} caveats>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Pickled tokens end up in caches and crash reports; whoever means to pass one on writes encode().
+        raise TypeError("a Macaroon is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def read_identifier(raw: bytes) -> Identifier | OperatorIdentifier:
+    """Read an identifier's bytes.
+
+    Args:
+        raw: Canonical JSON.
+
+    Returns:
+        An agent's identifier, or an operator's where it says ``operator``.
+
+    Raises:
+        MalformedTokenError: Not canonical, or not of either shape.
+    """
+    try:
+        identifier = _IDENTIFIER.decode(raw)
+        if raw.isascii() and jcs.encode(identifier) == raw:  # nearly every one
+            return identifier
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors; what is wrong is said below
+        pass
+    if b'"operator":' in raw and b'"agent":' not in raw:
+        return jcs.decode(_OPERATOR, raw)
+    return jcs.decode(_IDENTIFIER, raw)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proven chain allows, worked out once and kept for its next call.  SPEC 5, 6.
+
+A ``ProvenChain`` is built after the signatures hold, never before.  What does not depend on the request (names,
+depth, unknown caveats) is judged while it is built; what does is left in the form that ``verifier`` judges fastest.  It
+holds a live signature, so it stays in memory, is never pickled and shows nothing in ``repr``.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from arx_verifier import limits, names
+from arx_verifier.constraints.rule import wrong_in
+from arx_verifier.errors import Failure, shorten
+from arx_verifier.journal.decision import ChainFacts
+from arx_verifier.token import chain, wire
+from arx_verifier.token import targets as scopes
+from arx_verifier.token.keyring import AudienceKey
+from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
+from arx_verifier.verification import caveat_sequence
+from arx_verifier.verification.compiled_caveats import Allow, Networks, Said, ToolRules, gather
+
+if TYPE_CHECKING:
+    from arx_verifier.token.discharge import Requirement
+
+
+class Refused(NamedTuple):
+    """A refusal on its way to becoming a decision.
+
+    Attributes:
+        code: The reason.
+        failures: What did not hold, for the record.
+        untold: Puts all that did not hold into words, where ``failures`` are the first of them alone.
+    """
+
+    code: str
+    failures: tuple[Failure, ...]
+    untold: Callable[[], tuple[Failure, ...]] | None = None
+
+    def all_failures(self) -> tuple[Failure, ...]:
+        """Return all that did not hold, also what no record tells."""
+        return self.failures if self.untold is None else self.untold()
+
+
+_refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python
+_TOO_MUCH: Final = Refused(
+    "argument_not_allowed",
+    (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
+)
+_NONE_REFUSED: Final = (None, _TOO_MUCH)
+_LINK: Final = "link:".__add__
+
+
+class ProvenChain:
+    """A chain whose signature was proven with ``key``, without the call it may have carried.
+
+    Attributes:
+        key: The audience key; it says itself when it was replaced, which ends the entry.
+        signature: The chain's last signature, a secret.
+        rest: The parent's last 0 to 2 bytes, when it was cut from a one-shot text.
+        identifier: The proven identifier.
+        nbf: The latest start of validity, ms: of the caveats, and of ``iat`` as far as clocks may differ.
+        exp: The earliest end of validity, ms.
+        scopes: Everything whose kill or ban ends this token.
+        needs_call: Whether a per-call proof is demanded.
+        once: The names that one call may have, each with its place and when it was given; that of a discharge with what
+            it answers before it.
+        fresh_ms: The smallest ``fresh``, or None.
+        networks: One tuple of networks for each ``net``, with its place.
+        facts: Who and through whom, for the decision record.
+        parts: How much there is of it to keep in memory.
+        refused: What speaks against this chain whatever is asked, or None.
+        unmet: What it demands of third parties and was not presented, each with its place, counted from 0.
+    """
+
+    __slots__ = (
+        "_allows",
+        "_by_tool",
+        "_last_refused",
+        "_places",
+        "_states",
+        "exp",
+        "facts",
+        "fresh_ms",
+        "identifier",
+        "key",
+        "nbf",
+        "needs_call",
+        "networks",
+        "once",
+        "parts",
+        "refused",
+        "rest",
+        "scopes",
+        "signature",
+        "unmet",
+    )
+
+    facts: ChainFacts
+    fresh_ms: int | None
+    needs_call: bool
+    networks: tuple[tuple[str, Networks], ...]
+    once: tuple[tuple[str, str, int], ...]
+    parts: int
+    refused: Refused | None
+    scopes: tuple[str, ...]
+    unmet: tuple[tuple[int, "Requirement"], ...]
+    _allows: tuple[Allow, ...]
+    _places: tuple[str, ...]
+
+    def __init__(self, key: AudienceKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
+        self.key, self.identifier, self.signature, self.rest = key, identifier, signature, rest
+        self.nbf, self.exp = identifier.iat - IAT_AHEAD_MS, identifier.exp
+        self._states: chain.States | None = None
+        self._by_tool: dict[str, ToolRules] = {}
+        self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
+
+    def has_signed(self, caveat: bytes, signature: bytes) -> bool:
+        """Tell whether this chain, with one more caveat, ends in a signature."""
+        states = self._states
+        if states is None:  # made for the second call, as most chains see one only
+            self._states = states = chain.states_of(self.signature)
+        return chain.ends_in(states, caveat, signature)
+
+    def judge_tool(self, tool: str, args: Mapping[str, Any], written: bytes | None = None) -> Refused | None:
+        """Apply every ``allow``: in each, one rule must match the tool and all its arguments.
+
+        Args:
+            tool: What is asked for.
+            args: Its arguments.
+            written: Their ``canonical.flat_jcs``, where it was made.
+        """
+        rules = self._by_tool.get(tool)
+        if rules is None or not rules.merged:
+            found = self._gather(tool, again=rules is not None)
+            if isinstance(found, Refused):
+                return found
+            rules = found
+        if (
+            rules.tests > limits.FREE_TESTS
+            # Their JSON is longer than what is counted: where even that would not be too much, nothing is.
+            and (written is None or rules.tests * len(written) > limits.MAX_WORK)
+            and rules.tests * limits.size_of(args) > limits.MAX_WORK
+        ):
+            return _TOO_MUCH
+        for group in rules.groups:
+            for rule in group:
+                wrong = wrong_in(rule, args)
+                if wrong is None:
+                    break
+            else:
+                first, untold = rules.tell(group, self._places, args, wrong or "")
+                return _refused(("argument_not_allowed", first, untold))
+        return None
+
+    def judge_peer(self, peer: str | None) -> Refused | None:
+        """Apply every ``net`` to the peer's address; an unknown peer is refused."""
+        address = _address(peer) if peer is not None else None
+        for where, networks in self.networks:
+            if address is None or not any(address in network for _, network in networks):
+                expected = " or ".join([text for text, _ in networks])
+                came = shorten(peer) if peer is not None else "no address"
+                return Refused("network_not_allowed", (Failure(where, "net", expected, came),))
+        return None
+
+    def _gather(self, tool: str, *, again: bool) -> ToolRules | Refused:
+        """Keep what the rules say of a tool, or say that they allow none of this name."""
+        last, refused = self._last_refused
+        if tool == last:  # an agent that errs tries the same again
+            return refused
+        rules = gather(tool, self._allows, again=again) if tool else None  # no tool: not even `*` allows it
+        if rules is None:
+            refused = self._explain_tool(tool)
+            if len(tool) <= names.MAX_TOOL_CHARS and len(refused.failures) <= limits.MAX_KEPT_FAILURES:
+                self._last_refused = tool, refused
+            return refused
+        if len(tool) > names.MAX_TOOL_CHARS:
+            return rules  # `*` allows a name of any length, and whoever calls chooses it
+        by_tool = self._by_tool
+        if by_tool and not again and len(by_tool) >= limits.tools_for(self.parts):
+            by_tool.clear()
+        by_tool[tool] = rules
+        return rules
+
+    def _explain_tool(self, tool: str) -> Refused:
+        came = shorten(tool) if tool else "a request that is no tool"
+        failures = [
+            Failure(place, "tool", " or ".join([rule.tool for rule in allow.rules]), came)
+            for place, allow in zip(self._places, self._allows, strict=True)
+            if not any(rule.matches_tool(tool) for rule in allow.compiled)
+        ]
+        return Refused("tool_not_allowed", tuple(failures))
+
+    def read_caveats(self, packets: tuple[bytes | wire.ThirdParty, ...], audience: str) -> None:
+        """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
+        said, links = caveat_sequence.read(packets, self.identifier, audience)
+        self.refused = None if said.refused is None else Refused(*said.refused)
+        self.parts, self._allows, self._places = said.parts, said.allows, said.places
+        self.needs_call, self.fresh_ms, self.networks = said.needs_call, said.fresh_ms, said.networks
+        self.once, self.unmet = said.once, said.unmet
+        if said.exp < self.exp:
+            self.exp = said.exp
+        if said.nbf > self.nbf:
+            self.nbf = said.nbf
+        self._name(said, links)
+
+    def _name(self, said: Said, links: Sequence[str]) -> None:
+        """Say who and through whom, and all that its end hangs on, as far as the caveats could be read."""
+        identifier = self.identifier
+        agent, session, task = identifier.agent, identifier.session, identifier.task
+        token, subject, policy = identifier.id, identifier.subject, identifier.policy
+        found = ["realm", self.key.scope, f"session:{session}", f"link:{token}", *scopes.agent_scopes(agent)]
+        if subject is not None:
+            found.append(scopes.subject_scope(*subject))
+        if policy is not None:
+            found.append(f"policy:{policy}")
+        if task is not None:
+            found.append(f"task:{task}")
+        self.scopes = (*found, *said.scopes, *map(_LINK, links))
+        self.facts = ChainFacts(  # in the order of its fields: names would cost three times as much
+            agent,
+            session,
+            said.named,
+            tuple(links),
+            task,
+            said.tasks,
+            token,
+            identifier.aud,
+            policy,
+            identifier.kid,
+            "bearer",
+            identifier.model,
+            subject,
+            about(identifier) if identifier.meta else (),
+        )
+
+    def __repr__(self) -> str:
+        return f"<ProvenChain of session {self.identifier.session}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a ProvenChain holds a live signature and is not pickled")
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if mapped is not None else address

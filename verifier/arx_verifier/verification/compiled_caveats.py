@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one proven caveat says, worked out once for its bytes; and which rules speak of one tool.  SPEC 6, 7.
+
+Policies write the same caveat into every token and code hands over with the same words, so what was read and compiled
+is kept for all tokens, by the caveat's bytes without its hop, which alone is new each time.  Only proven bytes come
+this far, nothing kept is secret, and number and size are bounded.  What caveats say together is worked out by
+``caveat_sequence``.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from arx_verifier import limits, names
+from arx_verifier.constraints.rule import (
+    MAX_TOLD,
+    CompiledRule,
+    WireRule,
+    compile_wire,
+    explain,
+    explain_last,
+    merge,
+    permits,
+    tell_first,
+)
+from arx_verifier.errors import ArxError, Failure, MalformedTokenError
+from arx_verifier.token import caveats, wire
+from arx_verifier.token import targets as scopes
+from arx_verifier.token.caveats import MAX_INTEGER
+
+if TYPE_CHECKING:
+    from arx_verifier.token.discharge import Requirement
+
+Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
+
+_MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
+_MAX_TOGETHER: Final = 16_384  # of what caveats say together; one takes about 100 bytes: under 2 MB
+_MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
+_MAX_DEMANDS: Final = 2048  # parts of what third parties must agree to; under 1 MB
+_MAX_RULES: Final = (
+    131_072  # of all rules gathered by tool, their tests and places; one takes 30 to 40 bytes: about 5 MB
+)
+_MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a hand-over take about 230
+_MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
+
+HOP_CHARS: Final = 12
+HOP_MARK: Final = b'"hop":"'
+GAP: Final = HOP_MARK + b"\0"  # stands for both in what terms are kept by; JSON has no such byte
+
+
+class Allow:
+    """One ``allow``, as it is written and ready to be asked; compared by identity.
+
+    Attributes:
+        rules: As they are written.
+        compiled: The same, in the same order.
+        weight: How many tests all of them are.
+        shared: Whether other chains use this very object.
+    """
+
+    __slots__ = ("compiled", "rules", "shared", "weight")
+
+    def __init__(self, rules: tuple[WireRule, ...], shared: bool) -> None:
+        """Check the operands of rules and make their tests.
+
+        Raises:
+            MalformedTokenError: An operand that SPEC 7 does not allow.
+        """
+        self.rules, self.shared = rules, shared
+        self.compiled = tuple([compile_wire(rule) for rule in rules])
+        self.weight = sum([rule.weight for rule in self.compiled])
+
+
+class Terms:
+    """One caveat, its operands checked.
+
+    Attributes:
+        caveat: As it is written; its ``hop`` is that of the token it was read from first.
+        allow: Its rules, or None.
+        to: Whom it hands over to, or empty.
+        agents: The scopes of that agent.
+        networks: Its ``net``, read.
+        parts: How many rules, operands and members it has, from above.
+        plain: Whether it says nothing but ``allow``, ``to`` and ``hop``.
+    """
+
+    __slots__ = ("agents", "allow", "caveat", "networks", "parts", "plain", "to")
+
+    def __init__(self, caveat: caveats.WireCaveat, parts: int, shared: bool) -> None:
+        """Check a caveat's rules and make its terms.
+
+        Raises:
+            MalformedTokenError: An operand that SPEC 7 does not allow.
+        """
+        self.caveat, self.parts = caveat, parts
+        self.allow = Allow(caveat.allow, shared) if caveat.allow is not None else None
+        self.to = caveat.to or ""
+        self.agents = scopes.agent_scopes(self.to) if self.to else ()
+        self.networks: Networks = tuple([(text, caveats.read_network(text)) for text in caveat.net or ()])
+        said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
+        self.plain = said == caveats.count_members(caveat)
+
+
+class Said:
+    """What the caveats of a chain say together, whatever its hops are.
+
+    Attributes:
+        refused: Code and failures of the first caveat that can never hold, or None; those before it say all else.
+        parts: How many rules, operands and members they have, from above.
+        read: How many caveats were read, one that is refused included.
+        allows: Every ``allow``, in order.
+        places: Where each of them stands.
+        named: Whom they hand over to.
+        tasks: The sub-tasks that they narrow to.
+        scopes: Those of the sub-tasks and of the agents.
+        nbf: The latest start of validity, ms; below any time where none is said.
+        exp: The earliest end of validity, ms; above any time where none is said.
+        fresh_ms: The smallest ``fresh``, or None.
+        networks: One tuple of networks for each ``net``, with its place.
+        once: Each ``once`` as name and time, behind its place.
+        unmet: What third parties must agree to, each with its place, counted from 0.
+        needs_call: Whether a per-call proof is demanded.
+    """
+
+    __slots__ = (
+        "allows",
+        "exp",
+        "fresh_ms",
+        "named",
+        "nbf",
+        "needs_call",
+        "networks",
+        "once",
+        "parts",
+        "places",
+        "read",
+        "refused",
+        "scopes",
+        "tasks",
+        "unmet",
+    )
+
+    allows: tuple[Allow, ...]
+    named: tuple[str, ...]
+    parts: int
+    places: tuple[str, ...]
+    read: int
+    scopes: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self.refused: tuple[str, tuple[Failure, ...]] | None = None
+        self.nbf, self.exp = -MAX_INTEGER, MAX_INTEGER
+        self.fresh_ms: int | None = None
+        self.networks: tuple[tuple[str, Networks], ...] = ()
+        self.once: tuple[tuple[str, str, int], ...] = ()
+        self.unmet: tuple[tuple[int, Requirement], ...] = ()
+        self.needs_call = False
+
+
+class ToolRules:
+    """What a chain's rules say of one tool.
+
+    Attributes:
+        groups: The rules to be asked: one of each group must permit.
+        matching: For each ``allow``, its rules for this tool, ready to be asked and as they are written.
+        tests: How many tests they can cost.
+        merged: Whether ``groups`` are as few as they can be.
+        single: Whether each ``allow`` has just one of them, so that all must permit.
+    """
+
+    __slots__ = ("groups", "matching", "merged", "single", "tests")
+
+    def __init__(
+        self, matching: Sequence[Sequence[tuple[CompiledRule, WireRule]]], tests: int, merge_them: bool
+    ) -> None:
+        self.matching, self.tests, self.merged = matching, tests, merge_them
+        groups: list[Sequence[CompiledRule]] = [[rule for rule, _ in group] for group in matching]
+        self.single = all([len(group) == 1 for group in groups])  # noqa: C419 - a generator costs more
+        if merge_them and self.single:
+            groups = [(merge([rule for (rule,) in groups]),)]
+        self.groups = groups
+
+    def tell(
+        self, group: Sequence[CompiledRule], places: Sequence[str], args: Mapping[str, Any], name: str
+    ) -> tuple[tuple[Failure, ...], Callable[[], tuple[Failure, ...]]]:
+        """Tell of the argument at which the last rule of a group said no, and of all when it is called.
+
+        Args:
+            group: One of ``groups``.
+            places: Where each ``allow`` stands.
+            args: The call's arguments.
+            name: What ``wrong_in`` found.
+        """
+        if self.single:
+            first = tell_first(self.matching, places, args, name)
+        else:
+            at = self.groups.index(group)
+            first = tell_first([self.matching[at][-1:]], places[at:], args, name)
+        return first, lambda: self.explain(places, args)
+
+    def explain(self, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:
+        """Tell of every argument for which the rules say no, as far as ``MAX_TOLD`` goes."""
+        if self.single:
+            return explain_last(self.groups, self.matching, places, args)
+        failures: list[Failure] = []
+        for place, matching in zip(places, self.matching, strict=True):
+            if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
+                continue
+            for compiled, rule in matching:
+                if len(failures) == MAX_TOLD:
+                    return tuple(failures)
+                failures += explain(rule, args, place, MAX_TOLD - len(failures), compiled)
+        return tuple(failures)
+
+
+# By audience, the identifier's depth, and what ``KEPT`` has caveats by.
+TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | wire.ThirdParty, ...]], Said]] = limits.Kept(_MAX_TOGETHER, 6)
+# By its bytes, with ``GAP`` for its hop.
+KEPT: Final[limits.Kept[bytes | wire.ThirdParty, Terms]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
+REFUSED: Final[limits.Kept[bytes, tuple[type[ArxError], str]]] = limits.Kept(_MAX_REFUSED, 1)  # by its bytes: why
+_DEMANDS: Final[limits.Kept[bytes, tuple["Requirement", int]]] = limits.Kept(_MAX_DEMANDS, 1)
+_GATHERED: Final[limits.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = limits.Kept(_MAX_RULES, 8)
+
+
+def read_terms(packet: bytes) -> Terms:
+    """Read one proven caveat that is not among those that are kept, and keep it if it may be; also that it is refused.
+
+    Args:
+        packet: Its bytes as received.
+
+    Raises:
+        UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
+        MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
+    """
+    known = REFUSED.get(packet)
+    if known is not None:
+        raise known[0](known[1])
+    try:
+        return _read_new(packet)
+    except ArxError as error:
+        if len(packet) <= _MAX_KEPT_BYTES:
+            REFUSED.keep(packet, (type(error), str(error)), 0)
+        raise
+
+
+def _read_new(packet: bytes) -> Terms:
+    caveat = caveats.read_proven(packet)
+    if caveat.call is not None:
+        raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
+    if caveat.hop is not None:
+        caveats.canonical_hop(caveat.hop)
+    parts = 1 + packet.count(b",")
+    key = key_of(packet, caveat.hop) if len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS else None
+    terms = Terms(caveat, parts, key is not None)
+    if key is not None:
+        KEPT.keep(key, terms, parts)
+    return terms
+
+
+def key_of(packet: bytes, hop: str | None) -> bytes | None:
+    """Return what the terms of a caveat may be kept by: its bytes, those of its hop cut out.
+
+    An argument may be called ``hop`` too, and then what is looked for is found there, in a caveat that has no hop.  In
+    one that has, its own is the last: the members behind it hold no names, and canonical text holds no bare quote.
+
+    Args:
+        packet: Canonical JSON.
+        hop: Its hop, 12 characters, or None.
+
+    Returns:
+        The key; or None for a caveat that cannot be told from one with a hop.
+    """
+    start, mark, end = packet.rpartition(HOP_MARK)
+    if not mark:
+        return packet
+    return start + GAP + end[HOP_CHARS:] if hop is not None and end.startswith(hop.encode("ascii")) else None
+
+
+def demand_of(index: int, packet: wire.ThirdParty) -> tuple[tuple[int, "Requirement"], int]:
+    """Read what a proven third party's caveat demands, and keep it if it may be.
+
+    Args:
+        index: Its place, counted from 0.
+        packet: The caveat.
+
+    Returns:
+        The place with what is demanded; and of how many parts that is.
+
+    Raises:
+        UnknownCaveatError: It is no requirement that this version knows.
+    """
+    identifier = packet.identifier
+    known = _DEMANDS.get(identifier)
+    if known is None:
+        from arx_verifier.token.discharge import Requirement  # few tokens have one: who starts need not wait
+
+        known = Requirement.read(identifier), limits.DEMAND_PARTS + identifier.count(b",")
+        if len(identifier) <= _MAX_KEPT_BYTES:
+            _DEMANDS.keep(identifier, known, known[1])
+    return (index, known[0]), known[1]
+
+
+def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | None:
+    """Find what a chain's rules say of one tool.
+
+    Args:
+        tool: Not empty.
+        allows: Every ``allow`` of the chain, in order.
+        again: Whether this was asked before, so that merging the rules is worth the work.
+
+    Returns:
+        The rules, or None when an ``allow`` has none for this tool.
+    """
+    found = _GATHERED.get((tool, allows))
+    if found is not None:
+        return found
+    matching: list[list[tuple[CompiledRule, WireRule]]] = []
+    for allow in allows:
+        group = [pair for pair in zip(allow.compiled, allow.rules, strict=True) if pair[0].matches_tool(tool)]
+        if not group:
+            return None
+        matching.append(group)
+    shared = len(tool) <= names.MAX_TOOL_CHARS and all([allow.shared for allow in allows])  # noqa: C419 - as above
+    rules = ToolRules(matching, sum([allow.weight for allow in allows]), again or shared)
+    if shared:
+        _GATHERED.keep((tool, allows), rules, rules.tests + 2 * sum([len(group) + 1 for group in matching]))
+    return rules

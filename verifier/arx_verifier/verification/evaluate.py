@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask whether an authentic token allows a call, each of its caveats.  SPEC 11, step 4.
+
+What a chain says stands in ``chain_state``; here is the order in which it is asked.  Nothing here is remembered or waited
+for.
+"""
+
+from arx_verifier.errors import RequestError
+from arx_verifier.jcs import flat_jcs
+from arx_verifier.journal.digests import form_of
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS, call_digest, fields_of, tool_digest
+from arx_verifier.token.presented import Call
+from arx_verifier.verification.chain_state import ProvenChain, Refused
+from arx_verifier.verification.reasons import (
+    PROOF_MISSING,
+    another_call,
+    missing_discharge,
+    no_form,
+    out_of_age,
+    out_of_time,
+)
+
+
+def judge(
+    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: Call | None, request: AccessRequest
+) -> tuple[Refused | None, bytes | None]:
+    """Apply every restriction.
+
+    Args:
+        epochs: For the store's clock.
+        prefix: ``proofs.digest_prefix`` of the audience.
+        proven: The chain.
+        call: What was presented, or None for a whole token.
+        request: What is asked for.
+
+    Returns:
+        The refusal, if there is one; and the arguments' JSON, if it was written on the way, for ``digest_arguments``.
+    """
+    if proven.refused is not None:
+        return proven.refused, None
+    early, late = epochs.times_ms(request.at)
+    if late >= proven.exp or early < proven.nbf:
+        return out_of_time(proven, early, late), None
+    written: bytes | None = None
+    if call is not None:
+        age = request.at - call.issued_at
+        if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
+            return out_of_age(age), None
+        try:
+            written = flat_jcs(request.args) if request.http is None else None
+            if written is not None:
+                digest = tool_digest(prefix, call.caveat, request.tool, written)  # what most calls are
+            else:
+                digest = call_digest(prefix, call.stamp, fields_of(request))
+        except (RequestError, UnicodeEncodeError) as error:
+            return no_form(error), None
+        # No secret: whoever sent it has proven that a holder of the parent meant it so.
+        if digest != call.digest:
+            return another_call(request), written
+    elif proven.needs_call:
+        return PROOF_MISSING, None
+    if proven.networks and (refused := proven.judge_peer(request.peer)) is not None:
+        return refused, written
+    refused = proven.judge_tool(request.tool, request.args, written)
+    if refused is None and written is None and (call is None or request.http is not None):
+        try:
+            written = form_of(request.args)  # no proof covers these arguments
+        except RequestError as error:
+            return no_form(error), None
+    if refused is None and proven.unmet:  # last: what is refused for another reason needs nobody's approval
+        refused = missing_discharge(proven, request.tool)
+    return refused, written
+
+
+def judge_again(
+    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: Call | None, request: AccessRequest, waited_ms: int
+) -> Refused | None:
+    """Apply every restriction to what was judged before and had to wait: meanwhile a token can have run out.
+
+    Args:
+        epochs: For the store's clock, which may be known only now.
+        prefix: ``proofs.digest_prefix`` of the audience.
+        proven: The chain.
+        call: What was presented, or None for a whole token.
+        request: What is asked for, now.
+        waited_ms: For how long; what did not wait is judged by the store's clock alone.
+    """
+    early, late = epochs.times_ms(request.at)
+    if waited_ms == 0 and late < proven.exp and early >= proven.nbf:
+        return None
+    return judge(epochs, prefix, proven, call, request)[0]
