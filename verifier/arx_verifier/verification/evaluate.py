@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ask whether an authentic token allows a call, each of its caveats.  SPEC 11, step 4.
 
-What a chain says stands in ``chain_state``; here is the order in which it is asked.  Nothing here is remembered or waited
-for.
+What a chain says stands in ``chain_state``; here is the order in which it is asked.  Nothing here is remembered or
+waited for.
 """
 
 from arx_verifier.errors import RequestError

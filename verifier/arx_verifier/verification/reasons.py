@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a verifier says of the token, the call or the request that it refuses.  SPEC 13.
 
-Facts for people: what was expected and what came, never a key, a token or a signature.  When to refuse is ``verifier``'s.
+Facts for people: what was expected and what came, never a key, a token or a signature.  When to refuse is decided in
+``verifier``.
 """
 
 from typing import Final

@@ -2,8 +2,8 @@
 """The verification, in order; the only code that grants.  SPEC 11.
 
 Authenticity comes before interpretation, everything that can miss ends in a refusal, and a refusal is a value with
-facts.  Time and the epoch view are passed in.  How a caveat restricts stands in ``chain_state``, what is remembered of a
-call in ``nonces``, where decisions go in ``decision``.
+facts.  Time and the epoch view are passed in.  How a caveat restricts stands in ``chain_state``, what is remembered of
+a call in ``nonces``, where decisions go in ``decision``.
 """
 
 import os
