@@ -40,12 +40,13 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(caveats, "_WIRE", msgspec.json.Decoder(_WithRegion))
     for kept in (
-        "terms.REFUSED",
-        "terms.KEPT",
-        "reading.KEPT",
-        "reading.TOGETHER",
-    ):  # neither read before nor found later
-        monkeypatch.setattr(f"arx_verifier.{kept}", limits.Kept(512, 1))
+        "compiled_caveats.REFUSED",
+        "compiled_caveats.KEPT",
+        "caveat_sequence.KEPT",
+        "caveat_sequence.TOGETHER",
+    ):
+        # neither read before nor found later
+        monkeypatch.setattr(f"arx_verifier.verification.{kept}", limits.Kept(512, 1))
     monkeypatch.setattr(caveat_sequence, "_take_rest", with_region)
     assert code_of(token) == "network_not_allowed"
     assert code_of(mint(ANYTHING).encode()) == "ok"

@@ -281,9 +281,9 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
     [
         ('exchange = { orders = ["nobody"] }', "nobody"),
         ('exchange = { orders = ["orders"] }', "orders"),
-        ("exchange = { orders = [] }", "nothing"),
+        ("exchange = { orders = [] }", "at least one audience"),
         ('exchange = { ledger = ["payments"] }', "not in `audience`"),
-        ('exchange = ["payments"]', "expected services"),
+        ('exchange = ["payments"]', "expected a table"),
     ],
 )
 def test_a_mistake_is_told(kept: Shop, written: str, told: str) -> None:
