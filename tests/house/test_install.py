@@ -71,7 +71,7 @@ def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp
     python = environment_with(tmp_path / "env", str(wheels["arx_verifier"]))
     (tmp_path / "example.py").write_text(re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0], encoding="utf-8")
     told = run(python, "-W", "error", "example.py", cwd=tmp_path)
-    assert "<Grant of refund to acme/worker" in told
+    assert told.startswith("refunded 15\n")
     assert "expected 20, came 50" in told
     absent = ("starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "click", "joserfc", "arx_caps")
     probe = f"import importlib.util as u; print([n for n in {absent!r} if u.find_spec(n)])"

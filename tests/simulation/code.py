@@ -20,7 +20,7 @@ from arx_verifier.revocation import follower_core as following
 
 Patches = dict[str, tuple[tuple[str, str], ...]]
 COMPARED = "  elseif known ~= argv[4] then\n"  # in the probe
-BELOW = {"following": {"epochs"}, "upstream": {"epochs", "following"}}
+BELOW = {"follower_core": {"epoch"}, "upstream": {"epoch", "follower_core"}}
 LUA = Path(callers.__file__).parents[1] / "revocation" / "functions.lua"
 
 
@@ -59,7 +59,7 @@ def load(patches: Patches | None = None) -> Code:
         used[name] = _fresh(module, patched.get(name, ()), used) if fresh else module
     lua = _replace(LUA.read_text("utf-8"), patched.get("functions.lua", ()))
     (flags,) = [line for line in lua.splitlines() if line.startswith("local flags = ")]
-    table, following_class = used["epochs"].EpochTable, used["following"].Following
+    table, following_class = used["epoch"].EpochTable, used["follower_core"].Following
     assert issubclass(following_class, table)
     steps = [table.check, table.apply, table.renew, table.adopt, table.fence, used["callers"]._agent]
     steps += [following_class._take_entries, following_class._apply, following_class.take_push]

@@ -9,13 +9,13 @@ CLOCKS = "self._boot() >= lease.boot or self._wall() >= lease.wall"
 MUTATIONS: dict[str, Patches] = {
     # The lease runs from when the answer arrived, not from before the question left.
     "lease from receipt": {
-        "following": (
+        "follower_core": (
             (LEASE, "        lease = Lease(self._boot() + lease_ms * MS, self._wall() + lease_ms * MS, sent)\n"),
         ),
     },
     # What was pushed counts as a sign of life.
     "beat lease": {
-        "following": (
+        "follower_core": (
             (
                 "            self._due = min(self._due, self._boot() + self._patience)\n",
                 "            self._due = min(self._due, self._boot() + self._patience)\n"
@@ -27,7 +27,7 @@ MUTATIONS: dict[str, Patches] = {
     },
     # A reader looks at the clock first.
     "clock before floors": {
-        "epochs": (
+        "epoch": (
             (
                 "        floors, bans = state.floors, state.bans\n",
                 "        boot, wall = self._boot(), self._wall()\n        floors, bans = state.floors, state.bans\n",
@@ -37,7 +37,7 @@ MUTATIONS: dict[str, Patches] = {
     },
     # A reader takes the lease after the floors: a renewal in between vouches for an old look.
     "deadline after floors": {
-        "epochs": (
+        "epoch": (
             (
                 "        if lease.sent < sent_after:\n",
                 "        lease = state.lease or lease\n        if lease.sent < sent_after:\n",
@@ -46,7 +46,7 @@ MUTATIONS: dict[str, Patches] = {
     },
     # The writer grants the lease before it applies the entries.
     "deadline published before entries": {
-        "following": (
+        "follower_core": (
             (
                 "        for entry in answer.entries:\n",
                 "        length = answer.lease_ms * MS\n"
@@ -57,12 +57,12 @@ MUTATIONS: dict[str, Patches] = {
     },
     # A push moves the sequence on although entries before it are missing.
     "applied moved over a gap": {
-        "epochs": (("        if in_order:\n            state.applied = seq\n", "        state.applied = seq\n"),),
+        "epoch": (("        if in_order:\n            state.applied = seq\n", "        state.applied = seq\n"),),
     },
     # An answer that was cut short earns a lease.
     "lease though behind": {
-        "epochs": ((" or inc != state.inc or seq != state.applied:\n", " or inc != state.inc:\n"),),
-        "following": (
+        "epoch": ((" or inc != state.inc or seq != state.applied:\n", " or inc != state.inc:\n"),),
+        "follower_core": (
             (
                 "            self._due = 0  # cut short: no lease before the rest is here\n            return\n",
                 "            self._due = 0\n",
@@ -71,7 +71,7 @@ MUTATIONS: dict[str, Patches] = {
     },
     # Sequences of different histories are compared.
     "no incarnation": {
-        "epochs": (("        if inc != state.inc and inc is not None:\n", "        if inc == '':\n"),),
+        "epoch": (("        if inc != state.inc and inc is not None:\n", "        if inc == '':\n"),),
     },
     # The mint looks at who asks, and only then where the epoch stands.
     "born read after the check": {
@@ -85,7 +85,9 @@ MUTATIONS: dict[str, Patches] = {
     },
     # A number stands for all that led to it, also after the store has given it twice.
     "chain not compared": {
-        "following": ((" and self._place != (answer.inc, answer.seq, answer.chain):\n", " and not answer.chain:\n"),),
+        "follower_core": (
+            (" and self._place != (answer.inc, answer.seq, answer.chain):\n", " and not answer.chain:\n"),
+        ),
         "functions.lua": ((COMPARED, "  elseif known == '' then\n"),),
     },
     # A relay does not say how old its knowledge is.

@@ -75,6 +75,6 @@ def test_a_mistake_that_no_longer_fits_the_code_is_an_error() -> None:
     A patch whose text is not there exactly once is refused, so that no change of the code disables it silently.
     """
     with pytest.raises(AssertionError, match="0 times"):
-        load({"epochs": (("no such line", ""),)})
+        load({"epoch": (("no such line", ""),)})
     with pytest.raises(AssertionError, match="times"):
-        load({"following": (("self._due", ""),)})
+        load({"follower_core": (("self._due", ""),)})
