@@ -22,6 +22,7 @@ from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from arx_verifier.journal.workers import apart, writers
+from arx_verifier.revocation.store_link import MAX_ANSWER
 from arx_verifier.revocation.store_url import Address, CertificateError
 
 TIMEOUT_S: Final = 3.0
@@ -35,7 +36,6 @@ BEGIN: Final = (
     "`arx redis load` as a user of the admin role (`arx up` does that by itself); then start the mint, which begins the"
     " history"
 )
-ANSWER_BYTES: Final = 4 << 20  # 1,000 entries with the longest scopes, names and reasons have 2.3 MB on the wire
 SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
 NO_LIMIT: Final = 1 << 62
 GONE_LEASES: Final = 10  # who was silent for longer has most likely ended, without leave
@@ -152,10 +152,8 @@ def _buffer(patient: Patient) -> Check:
     words = patient.client.config_get("client-output-buffer-limit")["client-output-buffer-limit"].split()
     hard, soft, soft_s = map(int, words[words.index("pubsub") + 1 :][:3])
     small = min(hard or NO_LIMIT, soft if soft and soft_s < SLOW_LINK_S else NO_LIMIT)
-    if small < ANSWER_BYTES:
-        found = (
-            f"{small} bytes for a follower, whose largest answer has {ANSWER_BYTES}: far behind, it never catches up"
-        )
+    if small < MAX_ANSWER:
+        found = f"{small} bytes for a follower, whose largest answer has {MAX_ANSWER}: far behind, it never catches up"
         mend = "CONFIG SET client-output-buffer-limit 'pubsub 32mb 8mb 60', in its file too"
         return Check("buffer", False, found, mend)
     return Check("buffer", True, "room for a follower that is far behind")

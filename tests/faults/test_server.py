@@ -10,10 +10,10 @@ import time
 import pytest
 import redis
 
-from arx_caps.cli.doctor_store import ANSWER_BYTES
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.store_link import MAX_ANSWER
 from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
 from tests.faults.witness import freeze
 from tests.servers import FAST_LEASE_MS, until
@@ -191,7 +191,7 @@ def test_no_room_for_one_that_is_far_behind(own_valkey: EmbeddedValkey, store: R
         until(lambda: raw.info("stats")[cut_off] >= 3)
         assert witness.code() == "stale"
         bounded(witness, killed)
-        raw.config_set("client-output-buffer-limit", f"pubsub {ANSWER_BYTES} 0 0")
+        raw.config_set("client-output-buffer-limit", f"pubsub {MAX_ANSWER} 0 0")
         witness.until("revoked")
         seen = raw.info("stats")[cut_off]
         witness.watch(token=token(store))

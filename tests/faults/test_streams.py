@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.routing import Route
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
@@ -47,8 +45,6 @@ class Service:
     def __init__(self) -> None:
         self.ends: list[tuple[str, int]] = []  # what on_end and a cancelled application were told, and when
         self.port = 0
-        framework = (Route("/framework", self.framework), Route("/thread", self.thread))
-        self._framework = Starlette(routes=framework)
 
     async def framework(self, request: Request) -> StreamingResponse:
         """Say one word, and nothing more."""
@@ -74,7 +70,9 @@ class Service:
         """Answer."""
         scope["arx"].on_end(lambda reason: self.ends.append((reason.code, boot_clock())))
         if scope["path"] in ("/framework", "/thread"):
-            await self._framework(scope, receive, send)
+            request = Request(scope, receive)
+            answer = await self.framework(request) if scope["path"] == "/framework" else self.thread(request)
+            await answer(scope, receive, send)
             return
         await send(START)
         try:

@@ -143,7 +143,7 @@ class Call(Watch):
             await self.refuse(Problem(error.code, str(error), decision=self.decision.id), self._send)
 
     def end_unseen(self) -> None:
-        """End an allowed call that reached routes which were not there when the application was guarded.
+        """End an allowed call that reached routes which were not seen when the application was guarded.
 
         Raises:
             AccessError: Always.
@@ -151,7 +151,10 @@ class Call(Watch):
         error = refusal("tool_not_allowed", ())
         assert self._grant is not None
         if self._grant.ended is None:
-            _log.error("a call is refused: its application made routes after it was guarded; make them before")
+            _log.error(
+                "a call is refused: its application has routes that it did not show when it was guarded; "
+                "put ArxMiddleware around the Starlette or FastAPI application itself, after its routes are made"
+            )
             self._grant.end(error)
             self.on_end(error)
         raise error
