@@ -28,7 +28,7 @@ from arx_caps.mint.policy import Policy
 from arx_caps.mint.recording import Recording
 from arx_caps.mint.state import HighWater, State
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
 from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError, refusal
@@ -281,7 +281,11 @@ class Mint:
         elif claim is not None and claim != self._doubted:
             _log.error("realm %s: %s", self.realm.name, DOUBTED.format(claim))
         self._doubted = claim
-        self.bans.follow()
+        try:
+            self.bans.follow()
+        except StoreHistoryError:  # a history was begun while the database was away, which has no mark of it
+            self.attest()
+            self.bans.follow()
         self.bans.keep(self.bans.followed.inc)
 
     def ready(self) -> list[str]:

@@ -190,3 +190,14 @@ def checks_of(desk: Desk, store: str) -> dict[str, Any]:
         "doctor", "--json", "--realm-dir", desk.realm.folder, "--store", store, env={"ARX_STORE_PASSWORD": "word"}
     )
     return {check["name"]: check for check in told.json["checks"]}
+
+
+def test_a_history_that_the_database_has_no_mark_of_is_ended(desk: Desk) -> None:
+    """A mint that lost its database between beginning a history and marking it left every mint syncing for good."""
+    with RevocationStore(desk.store, desk.realm.name) as store:
+        begun = store.rotate().header.inc
+    until(lambda: desk.open(FREE) == "ok", 30)
+    with State(desk.realm.database_url) as state:
+        mark = state.high_water(desk.realm.name)
+    assert mark is not None
+    assert mark.inc != begun  # nobody knows what that history had from the one before
