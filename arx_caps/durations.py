@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durations as people write them: ``10m``, ``60s``, ``500ms``.
+"""Durations as people write them, ``10m``, ``60s``, ``500ms``, and times as people read them.
 
-One number and one unit, so that a length of time has no second reading.  Inside, times are integers of milliseconds.
+A duration is one number and one unit, so that it has no second reading.  Inside, times are integers of milliseconds.
 """
 
+import datetime as dt
 import re
 from typing import Any, Final
 
@@ -83,3 +84,12 @@ def format_duration(ms: int) -> str:
         if ms and ms % size == 0:
             return f"{ms // size}{unit}"
     return f"{ms}ms"
+
+
+def show_time(ms: int) -> str:
+    """Write a time for people, UTC, to the second."""
+    try:
+        at = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms after 1970"
+    return at.strftime("%Y-%m-%d %H:%M:%SZ")

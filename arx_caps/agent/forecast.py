@@ -5,16 +5,16 @@ No signature is checked, and no kill, ban, address or nonce is known here: a ser
 allows nothing that this refuses.
 """
 
-import datetime as dt
 from collections.abc import Sequence
 
 import msgspec
 
 from arx_caps.agent.outline import unverified_chain
+from arx_caps.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.verification.chain_state import Refused
+from arx_verifier.verification.chain_state import ProvenChain, Refused
 from arx_verifier.verification.reasons import missing_discharge
 
 
@@ -44,17 +44,15 @@ def forecast(
         macaroon: The token.
         request: The call.
         discharges: What goes along with the token.
-        anywhere: Leave the caller's address out of it: a holder does not know as whom the service sees it.
+        anywhere: Judge no address: a holder does not know which one the service sees.
 
     Raises:
         MalformedTokenError: It is no token of an agent.
     """
     chain = unverified_chain(macaroon, discharges)
     refused = chain.refused
-    if refused is None and request.at >= chain.exp:
-        refused = Refused("expired", (Failure("token", "exp", f"before {_utc(chain.exp)}", _utc(request.at)),))
-    if refused is None and request.at < chain.nbf:
-        refused = Refused("not_yet_valid", (Failure("token", "nbf", f"{_utc(chain.nbf)} or later", _utc(request.at)),))
+    if refused is None and not chain.nbf <= request.at < chain.exp:
+        refused = _out_of_time(chain, request.at)
     if refused is None and chain.networks and not anywhere:
         refused = chain.judge_peer(request.peer)
     if refused is None:
@@ -64,8 +62,8 @@ def forecast(
     return Forecast(refused.code, refused.all_failures(), chain.needs_call)
 
 
-def _utc(ms: int) -> str:
-    try:
-        return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return f"{ms} ms after 1970"
+def _out_of_time(chain: ProvenChain, at: int) -> Refused:
+    # The verifier's own words are in milliseconds: this is read by the people who hold the token.
+    if at >= chain.exp:
+        return Refused("expired", (Failure("token", "exp", f"before {show_time(chain.exp)}", show_time(at)),))
+    return Refused("not_yet_valid", (Failure("token", "nbf", f"{show_time(chain.nbf)} or later", show_time(at)),))

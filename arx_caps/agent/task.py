@@ -70,7 +70,7 @@ class Task(Shared):
 
     @classmethod
     def from_env(cls, variable: str = "ARX_TASK", *, now: Callable[[], int] = now_ms) -> Self:
-        """Take over the task that whoever started this process put into its environment.
+        """Take over the task in this process's environment.
 
         Args:
             variable: Holds the text, a secret; or, with ``_FILE`` behind its name, as ``ARX_TASK_FILE``, the path of a

@@ -13,7 +13,8 @@ from arx_caps.cli.files import read_object
 from arx_caps.cli.frame import KidCommand, Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.values import show_json, show_time
+from arx_caps.cli.values import show_json
+from arx_caps.durations import show_time
 from arx_caps.keyfile import KeyFile, PublicKey
 from arx_verifier.names import is_agent_path
 

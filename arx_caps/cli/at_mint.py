@@ -15,8 +15,8 @@ from arx_caps.cli.exits import INCOMPLETE, Stop
 from arx_caps.cli.files import write_private
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.reading import fingerprint
-from arx_caps.cli.values import Duration, show_time
-from arx_caps.durations import parse_duration
+from arx_caps.cli.values import Duration
+from arx_caps.durations import parse_duration, show_time
 from arx_verifier.errors import StoreError
 
 

@@ -25,7 +25,7 @@ from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import Place, operator_options, realm_dir_option
-from arx_caps.cli.values import show_time
+from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -11,7 +11,7 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.values import show_time
+from arx_caps.durations import show_time
 from arx_caps.revocation import parse_scope
 from arx_verifier.errors import RequestError
 from arx_verifier.token.targets import subject_scope

@@ -20,7 +20,8 @@ from arx_caps.cli.frame import common_options, pass_console
 from arx_caps.cli.output import Console, colours, json_line, table
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.rows import HEADS, row_of
-from arx_caps.cli.values import show_span, show_time
+from arx_caps.cli.values import show_span
+from arx_caps.durations import show_time
 
 RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000

@@ -24,7 +24,8 @@ from arx_caps.cli.holding import Holding
 from arx_caps.cli.kills import known_kills
 from arx_caps.cli.output import Console, plain
 from arx_caps.cli.reading import fingerprint
-from arx_caps.cli.values import Moment, read_pairs, show_time
+from arx_caps.cli.values import Moment, read_pairs
+from arx_caps.durations import show_time
 from arx_verifier.errors import MEANINGS, Failure
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.names import matches_tool

@@ -13,7 +13,7 @@ from arx_caps.cli.frame import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.mint import passphrase_option, read_passphrase
 from arx_caps.cli.output import Console, pairs, table
 from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
-from arx_caps.cli.values import show_time
+from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 
 TIMEOUT_S = 60.0  # a retired key is answered for when its leases are over

@@ -13,8 +13,8 @@ from arx_caps.cli.files import read_text
 from arx_caps.cli.frame import Verbs, common_options, pass_console
 from arx_caps.cli.output import Console, json_line, plain, table
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
-from arx_caps.cli.values import Duration, show_json, show_time
-from arx_caps.durations import parse_duration
+from arx_caps.cli.values import Duration, show_json
+from arx_caps.durations import parse_duration, show_time
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"

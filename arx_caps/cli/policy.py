@@ -12,7 +12,8 @@ from arx_caps.cli.files import write_private
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.values import Duration, read_pairs, show_json, show_time
+from arx_caps.cli.values import Duration, read_pairs, show_json
+from arx_caps.durations import show_time
 from arx_verifier.errors import SettingsError
 
 if TYPE_CHECKING:

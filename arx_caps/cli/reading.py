@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from arx_caps.agent.outline import unverified_chain
-from arx_caps.cli.values import show_json, show_span, show_time
+from arx_caps.cli.values import show_json, show_span
+from arx_caps.durations import show_time
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError
 from arx_verifier.token import caveats, wire

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from arx_caps.cli.output import plain
-from arx_caps.cli.values import show_json, show_time
+from arx_caps.cli.values import show_json
+from arx_caps.durations import show_time
 
 HEADS: Final = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
 

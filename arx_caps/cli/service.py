@@ -18,7 +18,7 @@ from arx_caps.cli.files import read_object, write_object
 from arx_caps.cli.frame import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs, plain, table
 from arx_caps.cli.place import Place, ca_option, operator_options
-from arx_caps.cli.values import show_time
+from arx_caps.durations import show_time
 from arx_verifier.names import is_audience
 
 KILL_S = 60.0  # a ban is answered for when its leases are over

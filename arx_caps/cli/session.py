@@ -16,7 +16,8 @@ from arx_caps.cli.kill import FREEZE, THAW, scope_command
 from arx_caps.cli.output import Console, colours, json_line, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.session_file import open_session_file, session_object
-from arx_caps.cli.values import STATES, Duration, show_time
+from arx_caps.cli.values import STATES, Duration
+from arx_caps.durations import show_time
 from arx_caps.keyfile import SigningKey
 
 _token_file = click.Path(dir_okay=False, path_type=Path)

@@ -19,7 +19,8 @@ from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.session_file import open_session_file
 from arx_caps.cli.task_ask import ask_command
-from arx_caps.cli.values import STATES, Duration, read_pairs, show_time
+from arx_caps.cli.values import STATES, Duration, read_pairs
+from arx_caps.durations import show_time
 
 
 @click.group("task", cls=Verbs)

@@ -16,7 +16,8 @@ from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.holding import Holding
 from arx_caps.cli.output import Console, pairs, plain
 from arx_caps.cli.reading import describe_discharge, describe_token, fingerprint
-from arx_caps.cli.values import Duration, read_pairs, show_json, show_time, show_until
+from arx_caps.cli.values import Duration, read_pairs, show_json, show_until
+from arx_caps.durations import show_time
 from arx_verifier.names import is_agent_path
 
 

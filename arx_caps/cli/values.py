@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.durations import parse_duration
+from arx_caps.durations import parse_duration, show_time
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
@@ -93,15 +93,6 @@ def _json(name: str, text: str) -> Any:
         return read_json_object(b'{"value":' + text.encode("utf-8", "surrogateescape") + b"}")["value"]
     except RequestError as error:
         raise click.BadParameter(f"the value of {name[:60]!r} cannot be read: {error}") from error
-
-
-def show_time(ms: int) -> str:
-    """Write a time for people, UTC, to the second."""
-    try:
-        at = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
-    except (ValueError, OverflowError, OSError):
-        return f"{ms} ms after 1970"
-    return at.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def show_span(ms: int) -> str:
