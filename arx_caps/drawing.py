@@ -46,8 +46,8 @@ def _lines(told: Trail) -> Iterator[list[_Part]]:
     if told.subject:
         issuer, subject = told.subject
         yield [("dim", f"on behalf of {subject}, as {issuer} says")]
-    elif told.scope:
-        yield [("dim", f"on behalf of {told.scope}")]
+    elif told.target:
+        yield [("dim", f"on behalf of {told.target}")]
     for policy in told.policies:
         yield [("dim", f"policy {policy}")]
     for position, root in enumerate(told.tasks.values()):

@@ -226,7 +226,7 @@ class EmbeddedValkey:
                 return lock
 
     def _own_password(self) -> str:
-        # Any user of the machine can reach a loopback port, and whoever can write to the store can lift a ban.
+        # Any user of the machine can reach a loopback port, and whoever can write to the store can thaw a freeze.
         path = self.data_dir / "password"
         try:
             return path.read_text()

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from arx_verifier.journal.decision import Decision
 
-_MAX_DEPTH: Final = 32  # a token holds 16 hand-overs; a record that claims more is cut here, not followed
+_MAX_DEPTH: Final = 32  # a token holds 16 delegations; a record that claims more is cut here, not followed
 
 
 class Line(NamedTuple):
@@ -53,11 +53,11 @@ class Line(NamedTuple):
 
 @dataclass(slots=True)
 class Node:
-    """One holder in a session: the agent itself, or one hand-over.
+    """One holder in a session: the agent itself, or one delegation.
 
     Attributes:
         name: The agent's path, or what the previous holder named the next one.
-        link: Public name of the hand-over, empty at the root of a task.
+        link: Public name of the delegation, empty at the root of a task.
         task: The task, or sub-task, it belongs to.
         proven: Whether the name was proven (the agent that opened the session) or only written.
         assurance: How the holder was known: ``bearer`` says by possession alone; empty where that is not told.
@@ -65,7 +65,7 @@ class Node:
         denied: Its own denials.
         other: What else was recorded at it: events, running work that was ended, gaps.
         decisions: Its own records, in order; not all of them, where there were many.
-        children: Whom it handed to, by link, in the order they were first seen.
+        children: Whom it delegated to, by link, in the order they were first seen.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Trail:
         session: The session's id.
         agent: The agent that opened it.
         subject: On whose behalf, if anybody's: issuer and subject.
-        scope: The scope of that subject, where only that is told.
+        target: The target of that subject, where only that is told.
         policies: Digests of the policies its tokens were minted under.
         tasks: One tree a task, by task id (empty for the session's own token), in the order of their first decisions.
     """
@@ -124,7 +124,7 @@ class Trail:
     session: str
     agent: str = ""
     subject: tuple[str, str] | None = None
-    scope: str | None = None
+    target: str | None = None
     policies: list[str] = field(default_factory=list)
     tasks: dict[str, Node] = field(default_factory=dict)
 
@@ -158,7 +158,7 @@ class Trail:
             "session": self.session,
             "agent": self.agent,
             "subject": {"issuer": self.subject[0], "subject": self.subject[1]} if self.subject else None,
-            "scope": self.scope,
+            "target": self.target,
             "policies": self.policies,
             "allowed": self.allowed,
             "denied": self.denied,
@@ -181,7 +181,7 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
         kind, ref = row["kind"], row["ref"]
         above = nodes[row["parent"]]["node"] if row["parent"] is not None else None
         if above is None:
-            roots[row["node"]] = told = Trail(ref, row["agent"] or row["name"], scope=row["subject"])
+            roots[row["node"]] = told = Trail(ref, row["agent"] or row["name"], target=row["subject"])
             found.append(told)
             places[row["node"]] = Node(told.agent, proven=True, assurance="", **counts)
             if any(counts.values()):

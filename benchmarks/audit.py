@@ -28,7 +28,7 @@ from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_verifier.journal.writer import Journal
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from benchmarks import draw, record
 from benchmarks.audit_fill import A_SESSION, OPEN, WHALE, batches, facts, session_of
 from benchmarks.audit_stage import Service, stage
@@ -42,7 +42,7 @@ PAGE, PLOT = "audit.md", "audit-ingest.svg"
 PLACES: Final = ("SQLite", "PostgreSQL")
 
 
-def spool() -> dict[str, Any]:
+def journal() -> dict[str, Any]:
     """What a record costs the call that it is of, us: the median and the fastest of many turns."""
     one = record.decision(*record.digest_arguments(record.ARGS))
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def spool() -> dict[str, Any]:
 
 
 def ingest(place: str, size: int, records: int) -> dict[str, Any]:
-    """How many records a second get from a service's spool into the signed, published log."""
+    """How many records a second get from a service's journal into the signed, published log."""
     with contextlib.ExitStack() as left:
         server = left.enter_context(postgres.running()) if place == "PostgreSQL" else None
         service = left.enter_context(stage(server.database() if server is not None else None, size))
@@ -138,7 +138,7 @@ def asked(store: LogStore, records: int, times: int) -> dict[str, Any]:
     dice = random.Random(3)
     sessions = (records - records // 100) // A_SESSION  # a hundredth is the whale's
     whole = range(OPEN, sessions - OPEN)  # the first ones are short, the last ones not over
-    ada = subject_scope("https://idp.example", "person-10")
+    ada = subject_target("https://idp.example", "person-10")
 
     def page(question: Callable[[], Question], limit: int = 50) -> Callable[[], Any]:
         def ask() -> Any:
@@ -168,7 +168,7 @@ def asked(store: LogStore, records: int, times: int) -> dict[str, Any]:
         "all that a session and its delegates did, with bodies": page(
             lambda: Question(session=session_of(dice.choice(whole))), 1000
         ),
-        "a hand-over, what is above and below it": page(link, 1000),
+        "a delegation, what is above and below it": page(link, 1000),
         "a session's tree with its counts": tree,
         "newest 50 of the whale, 1 % of all records": page(lambda: Question(session=WHALE)),
         "the whale's total": count(Question(session=WHALE)),
@@ -199,7 +199,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def run(*, quick: bool, large: bool) -> dict[str, Any]:
     """Measure everything."""
-    results: dict[str, Any] = about("sqlalchemy", "psycopg") | {"spool": spool(), "ingest": [], "logs": []}
+    results: dict[str, Any] = about("sqlalchemy", "psycopg") | {"journal": journal(), "ingest": [], "logs": []}
     records = 20_000 if quick else 200_000
     for place, size in itertools.product(PLACES, SIZES):
         say(f"{place}, batches of {size}")
@@ -216,8 +216,8 @@ def run(*, quick: bool, large: bool) -> dict[str, Any]:
 def tables(found: dict[str, Any]) -> str:
     """Write the tables for docs/audit.md."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    spooled = [
-        (mode, f"{found['spool'][mode]['median_us']:.2f}", f"{found['spool'][mode]['least_us']:.2f}")
+    journaled = [
+        (mode, f"{found['journal'][mode]['median_us']:.2f}", f"{found['journal'][mode]['least_us']:.2f}")
         for mode in ("strict", "best_effort", "durable")
     ]
     taken = [
@@ -230,8 +230,8 @@ def tables(found: dict[str, Any]) -> str:
     ]
     parts = [
         f"{found['machine']}; Python {found['python']}; {versions}.",
-        f"**A record in the spool**, {found['spool']['bytes']} bytes, us\n\n"
-        + table(("mode", "median", "least"), spooled),
+        f"**A record in the journal**, {found['journal']['bytes']} bytes, us\n\n"
+        + table(("mode", "median", "least"), journaled),
         "**Into the log**, records/s: over HTTP until all were taken; until the checkpoint over all of them was"
         " published\n\n" + table(("database", "batch", "taken", "signed"), taken),
         "**What they take**, bytes a record, and how fast a database alone takes batches of 2 000, records/s\n\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A log as a busy realm has it, for the audit benchmark: sessions of about 200 records, and one whale.
 
-A session has three tasks and hands over to five others, two of them deeper; one call in twenty is refused, of one
+A session has three tasks and delegates to five others, two of them deeper; one call in twenty is refused, of one
 session in ten on behalf of a person.  The whale is one session with a hundredth of all records at two thousand places.
 """
 
@@ -82,7 +82,7 @@ def decisions() -> Iterator[Decision]:
         code = "argument_not_allowed" if refused else "ok"
         at, tool = START_MS + count, dice.choice(TOOLS)
         told = {"peer": "192.0.2.7", "request_id": "rq-1", "failures": _REFUSED if refused else ()}
-        yield Decision(code, at, chain, tool, b"d" * 32, new_salt(), "inc", 7, 12, **told)  # type: ignore[arg-type]
+        yield Decision(code, at, chain, tool, b"d" * 32, new_salt(), "incarnation", 7, 12, **told)  # type: ignore[arg-type]
 
 
 def batches(records: int, size: int) -> Iterator[Batch]:

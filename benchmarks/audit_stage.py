@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A realm for the audit benchmark, and a service in it with a spool that is shipped."""
+"""A realm for the audit benchmark, and a service in it with a journal that is shipped."""
 
 import contextlib
 import json
@@ -33,12 +33,12 @@ class Service:
         self._shipper = Shipper(folder, at_once=at_once, **about)  # type: ignore[arg-type]
 
     def record(self, count: int) -> None:
-        """Put so many decisions into the spool."""
+        """Put so many decisions into the journal."""
         for decision in islice(self._decisions, count):
             self._journal.append(decision)
 
     def ship(self) -> None:
-        """Send what is in the spool; the mint has it all."""
+        """Send what is in the journal; the mint has it all."""
         assert self._shipper.once(), self._shipper.status.error
 
     def signed(self) -> int:
@@ -61,8 +61,8 @@ def stage(database: str | None, at_once: int) -> Iterator[Service]:
         words += ["--database", database] if database else []
         subprocess.run([sys.executable, "-m", "arx_caps.cli", *words], check=True, capture_output=True)
         live = left.enter_context(live_realm(home, port))
-        own, spool = _joined(live, Path(folder)), Path(folder) / "spool"
-        service = Service(spool, own, Realm.open(home).log_dir, at_once)
+        own, journal = _joined(live, Path(folder)), Path(folder) / "journal"
+        service = Service(journal, own, Realm.open(home).log_dir, at_once)
         left.callback(service.close)
         yield service
 

@@ -23,10 +23,10 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from benchmarks import page
-from benchmarks.kill_mass import scope
+from benchmarks.kill_mass import target
 from benchmarks.measure import Batch, about, each, race, save, say
 from benchmarks.rows import Verifiers, allow, signing
-from benchmarks.world import AT, INC, KEY, REQUEST, TOOL, handed, identifier
+from benchmarks.world import AT, INCARNATION, KEY, REQUEST, TOOL, handed, identifier
 
 Point = tuple[int, float]
 FLAT: Final = 1.35  # the most is so many times the least, and there is no more to fit than the machine's own moods
@@ -103,8 +103,8 @@ def decisions(made: Verifiers, parent: Macaroon, args: dict[str, Any], **more: A
     }
 
 
-def hand_overs(made: Verifiers, count: int) -> dict[str, Batch]:
-    """Each narrows one argument; sixteen that restate five constraints have no room in a token."""
+def delegations(made: Verifiers, count: int) -> dict[str, Batch]:
+    """Each attenuates one argument; sixteen that restate five constraints have no room in a token."""
     return decisions(made, handed(count, restate=False, depth=16), dict(REQUEST.args))
 
 
@@ -115,7 +115,7 @@ def rules(made: Verifiers, count: int) -> dict[str, Batch]:
     """
     allowed = tuple(Rule(tool=TOOL, args={"n": number}) for number in range(count))
     others = tuple(f"acme/{'x' * 50}/{number:02}" for number in range(10))
-    return decisions(made, _minted(Caveat(allow=allowed, hand_to=others)), {"n": count - 1})
+    return decisions(made, _minted(Caveat(allow=allowed, delegate_to=others)), {"n": count - 1})
 
 
 def arguments(made: Verifiers, size: int) -> dict[str, Batch]:
@@ -125,16 +125,16 @@ def arguments(made: Verifiers, size: int) -> dict[str, Batch]:
 
 
 def kills(made: Verifiers, count: int) -> dict[str, Batch]:
-    """So many floors beside a token that none of them ends."""
-    epochs = UnsafeLocalEpochs(INC)
+    """So many kills beside a token that none of them ends."""
+    epochs = UnsafeLocalEpochs(INCARNATION)
     for first in range(0, count, 1_000):
-        epochs.kill(*(scope(number) for number in range(first, min(count, first + 1_000))))
-    parent = handed(3, born=(INC, epochs.seq))
+        epochs.kill(*(target(number) for number in range(first, min(count, first + 1_000))))
+    parent = handed(3, born=(INCARNATION, epochs.seq))
     return decisions(made, parent, dict(REQUEST.args), epochs=epochs)
 
 
 def parents(made: Verifiers, count: int) -> dict[str, Batch]:
-    """So many parents of one hand-over in the cache; of these a thousand at most call, in no order."""
+    """So many parents of one delegation in the cache; of these a thousand at most call, in no order."""
     checked = made.make(cache_bytes=1 << 34)
     stride, chosen = max(1, count // 1000), []
     for number in range(count):
@@ -149,7 +149,7 @@ def parents(made: Verifiers, count: int) -> dict[str, Batch]:
 
 
 CURVES: Final = (
-    Curve("hand-overs", False, (0, 1, 2, 4, 8, 12, 16), hand_overs),
+    Curve("delegations", False, (0, 1, 2, 4, 8, 12, 16), delegations),
     Curve("rules in `allow`", False, (1, 10, 25, 50, 75, 100), rules),
     Curve("characters of an argument", False, (16, 4096, 16384, 32768, 49152, 65536), arguments),
     Curve("live kills", True, (0, 10, 1_000, 100_000, 1_000_000), kills),

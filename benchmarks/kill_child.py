@@ -72,11 +72,11 @@ class Decisions:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        inc, born, scope = self._token
+        incarnation, born, target = self._token
         while not self.stop.is_set():
             lease = self._follower._state.lease
             began = boot_clock()
-            refused = self._follower.check(inc, born, ("realm", "agent:acme", "agent:acme/bench", scope))
+            refused = self._follower.check(incarnation, born, ("realm", "agent:acme", "agent:acme/bench", target))
             self.count += 1
             if refused is None:
                 if self.denied and not self.accepted_again:

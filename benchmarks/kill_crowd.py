@@ -60,12 +60,12 @@ class One(asyncio.Protocol):
             if isinstance(message, Push):
                 before, self._place = (
                     self._place,
-                    self._place.after(message.inc, message.seq, message.op, message.scope),
+                    self._place.after(message.incarnation, message.seq, message.op, message.target),
                 )
                 if self._place != before:
                     self._ask()
             elif isinstance(message, Told):
-                self._place = Place(message.inc, message.seq, message.chain)
+                self._place = Place(message.incarnation, message.seq, message.chain)
                 self.live.set()
 
 

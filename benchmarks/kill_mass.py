@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What many kills and many verifiers cost: a check, a copy, a probe, a message, a connection, a floor."""
+"""What many kills and many verifiers cost: a check, a copy, a probe, a message, a connection, a kill."""
 
 import functools
 import subprocess
@@ -20,7 +20,7 @@ from benchmarks.kill_crowd import Crowd
 from benchmarks.kill_stage import BY, SESSION, Stage, cpu_s, spread
 
 MILLION: Final = 1_000_000
-SCOPES: Final = (
+TARGETS: Final = (
     "realm", "key:k1.0", "policy:AAAAAAAAAAAAAAAAAAAAAA", "agent:acme", "agent:acme/support",
     "agent:acme/support/triage", "session:s-abcdefghijklmnop", "task:t-abcdefghijklmnop", "link:AAAAAAAAAAAAAAAAAAAAAA",
 )  # fmt: skip
@@ -44,7 +44,7 @@ print(longest * 1000, count, flush=True)
 """
 
 
-def scope(index: int) -> str:
+def target(index: int) -> str:
     """Name one of very many tasks."""
     letters = ""
     for _ in range(16):
@@ -54,14 +54,14 @@ def scope(index: int) -> str:
 
 
 def check_cost(kills: int) -> dict[str, Any]:
-    """Time one check of a token with nine scopes beside so many live kills, ns."""
+    """Time one check of a token with nine targets beside so many live kills, ns."""
     epochs = UnsafeLocalEpochs()
     for first in range(0, kills, 1_000):
-        epochs.kill(*(scope(index) for index in range(first, first + 1_000)))
-    inc, born = epochs.inc, epochs.seq
-    assert epochs.check(inc, born, SCOPES) is None
+        epochs.kill(*(target(index) for index in range(first, first + 1_000)))
+    incarnation, born = epochs.incarnation, epochs.seq
+    assert epochs.check(incarnation, born, TARGETS) is None
     rounds = 20_000
-    check = functools.partial(epochs.check, inc, born, SCOPES)
+    check = functools.partial(epochs.check, incarnation, born, TARGETS)
     times = timeit.repeat(check, number=rounds, repeat=15, timer=time.process_time)
     return {"kills": kills, "check_ns": round(min(times) / rounds * 1e9)}
 
@@ -81,14 +81,14 @@ class Pinger:
         return round(float(told.split()[0]), 2)
 
 
-def load(stage: Stage, floors: int) -> dict[str, Any]:
+def load(stage: Stage, kills: int) -> dict[str, Any]:
     """Kill very many tasks, then let a new verifier copy it all, and ask how long another client had to wait."""
     store = stage.realm(1_000)
     client = redis.Redis(unix_socket_path=str(stage.server.data_dir / "valkey.sock"))
     before = _used(client)
     began = time.monotonic()
-    for first in range(0, floors, 1_000):
-        store.kill([scope(index) for index in range(first, first + 1_000)], "benchmark", BY)
+    for first in range(0, kills, 1_000):
+        store.kill([target(index) for index in range(first, first + 1_000)], "benchmark", BY)
     filled_s = time.monotonic() - began
     path = stage.server.data_dir / "valkey.sock"
     pinger = Pinger(path)
@@ -103,13 +103,13 @@ def load(stage: Stage, floors: int) -> dict[str, Any]:
     full = child.say(memory=True)
     child.close()
     facts = {
-        "floors": floors,
+        "kills": kills,
         "filled_s": round(filled_s, 1),
         "loaded_s": round(loaded_s, 2),
         "ping_longest_ms": longest_ms,
         "ping_longest_without_ms": quiet_ms,
-        "verifier_bytes_a_floor": round((full - empty) / floors),
-        "server_bytes_a_floor": round((_used(client) - before) / floors),
+        "verifier_bytes_a_kill": round((full - empty) / kills),
+        "server_bytes_a_kill": round((_used(client) - before) / kills),
     }
     client.close()
     return facts
@@ -127,7 +127,7 @@ def unit_costs(stage: Stage, rounds: int) -> dict[str, Any]:
     path = str(stage.server.data_dir / "valkey.sock")
     client = redis.Redis(unix_socket_path=path)
     header = store.header()
-    names = (keys.header, keys.floors, keys.bans, keys.log, keys.probes, keys.acks)
+    names = (keys.header, keys.kills, keys.freezes, keys.log, keys.probes, keys.acks)
     before = _server_us(client)
     for _ in range(rounds):
         client.fcall("arx1_probe", len(names), *names, "v", *header.place, 1000)

@@ -70,11 +70,11 @@ def figures(results: dict[str, Any]) -> str:
             "The last accept is counted from when the server had stopped or the kill had returned: it must be below L.",
             table(("without faults, verifiers", "L", "decisions", "denied", "least lease left"), calm),
             table(("live kills", "one check, ns"), checks),
-            f"A verifier that starts beside {load['floors']:,} live kills is ready after **{load['loaded_s']} s** (its "
+            f"A verifier that starts beside {load['kills']:,} live kills is ready after **{load['loaded_s']} s** (its "
             f"process start included). Another client's longest wait for an answer meanwhile was "
             f"{load['ping_longest_ms']} ms, and {load['ping_longest_without_ms']} ms while nothing was copied. "
-            f"A live kill takes {load['verifier_bytes_a_floor']} bytes in a verifier and "
-            f"{load['server_bytes_a_floor']} in the store.",
+            f"A live kill takes {load['verifier_bytes_a_kill']} bytes in a verifier and "
+            f"{load['server_bytes_a_kill']} in the store.",
         ]
     )
 
@@ -88,8 +88,8 @@ def costs(results: dict[str, Any]) -> str:
         ("a kill without subscribers, with its fsync", f"{cost['kill_us']:.0f} us"),
         ("a message to one subscriber", f"{cost['message_us']:.1f} us"),
         ("a connection, memory of the store", f"{cost['connection_bytes'] / 1000:.0f} kB"),
-        ("a live kill, memory of the store", f"{load['server_bytes_a_floor']} B"),
-        ("a live kill, memory of a verifier", f"{load['verifier_bytes_a_floor']} B"),
+        ("a live kill, memory of the store", f"{load['server_bytes_a_kill']} B"),
+        ("a live kill, memory of a verifier", f"{load['verifier_bytes_a_kill']} B"),
         (
             f"a relay of {cost['relay_verifiers']} verifiers, nothing killed, of one core",
             f"{cost['relay_idle_percent']:.0f} %",

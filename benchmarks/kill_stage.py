@@ -76,7 +76,7 @@ class Stage:
         """Let verifiers decide about a token born now, and wait until all accept it."""
         header = self.store.header()
         for child in children:
-            child.say(decide=(header.inc, header.seq, SESSION, pause_s))
+            child.say(decide=(header.incarnation, header.seq, SESSION, pause_s))
         wait_all(children, lambda told: told["last_accepted"] > 0)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """By how much a fresh process grows: python -m benchmarks.memory parents|calls|kills COUNT.  Prints bytes.
 
-``parents`` are that many parents of three hand-overs, each of one call; ``calls`` that many calls of one parent, whose
+``parents`` are that many parents of three delegations, each of one call; ``calls`` that many calls of one parent, whose
 nonces are in both.  Counted is anonymous memory: the journal's mapped files are not.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import call_proof
-from benchmarks.kill_mass import scope
+from benchmarks.kill_mass import target
 from benchmarks.world import AT, FIELDS, REQUEST, handed, verifier
 
 
@@ -42,7 +42,7 @@ def killed(count: int) -> int:
     epochs = UnsafeLocalEpochs()
     before = anonymous()
     for first in range(0, count, 1_000):
-        epochs.kill(*(scope(number) for number in range(first, first + 1_000)))
+        epochs.kill(*(target(number) for number in range(first, first + 1_000)))
     assert epochs.seq == count
     return anonymous() - before
 

@@ -14,15 +14,15 @@ from benchmarks.kill_report import DOCS, put, table
 from benchmarks.measure import RESULTS, load
 
 PAGE: Final = "performance.md"
-COMPARED: Final = "decide, 3 hand-overs, five constraints each"
+COMPARED: Final = "decide, 3 delegations, five constraints each"
 # What the work of a row is to take, us: the first name is who has to.
 GOALS: Final[Mapping[tuple[str, str], float]] = {
     (COMPARED, "ARx, first sight"): 25,
     (COMPARED, "ARx, parent seen"): 6,
     ("decide, five restrictions, no proof", "ARx, first sight"): 8,
     ("decide, five restrictions, no proof", "ARx, seen"): 4,
-    ("hand over one hop, five constraints", "ARx"): 4,
-    ("hand over one hop, only `to` and `exp`", "ARx"): 3,
+    ("delegate one hop, five constraints", "ARx"): 4,
+    ("delegate one hop, only `to` and `exp`", "ARx"): 3,
     ("make the per-call token", "ARx"): 3,
 }
 
@@ -42,7 +42,7 @@ def grouped(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def goals(found: Mapping[str, Any]) -> str:
-    """Write the table of what is to be reached, beside the fastest of those that hand over and of those that do not."""
+    """Write the table of what is to be reached, beside the fastest of those that delegate and of those that do not."""
     rows = []
     for (work, name), goal in GOALS.items():
         times = {row["name"]: float(row["median_us"]) for row in grouped(found)[work]}
@@ -52,7 +52,7 @@ def goals(found: Mapping[str, Any]) -> str:
         pure = times.get(name.replace("ARx", "ARx pure"))
         ours = (us(times[name]), us(pure) if pure is not None else "-")
         rows.append((f"{work}: {name}", *ours, f"{goal:g}", *best))
-    return table(("us", found["build"], "pure Python", "goal", "fastest other that hands over", "fastest JWT"), rows)
+    return table(("us", found["build"], "pure Python", "goal", "fastest other that delegates", "fastest JWT"), rows)
 
 
 def _fastest(times: Mapping[str, float]) -> str:
@@ -126,7 +126,7 @@ def memory(found: Mapping[str, Any]) -> str:
     sizes = found["memory"]
     parents, calls = sizes["parents"], sizes["calls"]
     rows = [
-        ("parents of three hand-overs", parents["count"], parents["bytes"] - calls["bytes"]),
+        ("parents of three delegations", parents["count"], parents["bytes"] - calls["bytes"]),
         ("nonces of the last 15 s", calls["count"], calls["bytes"]),
         ("live kills", sizes["kills"]["count"], sizes["kills"]["bytes"]),
     ]
@@ -159,9 +159,9 @@ def _latest(found: dict[str, Any]) -> dict[str, str]:
 def _latest_plots(found: dict[str, Any]) -> dict[str, str]:
     rows = {work: [(row["name"], float(row["median_us"])) for row in rows] for work, rows in grouped(found).items()}
     return {
-        "performance-decide.svg": draw.bars("three hand-overs, five constraints each: us a decision", rows[COMPARED]),
-        "performance-hand-over.svg": draw.bars(
-            "hand over one hop, five constraints: us", rows["hand over one hop, five constraints"]
+        "performance-decide.svg": draw.bars("three delegations, five constraints each: us a decision", rows[COMPARED]),
+        "performance-delegate.svg": draw.bars(
+            "delegate one hop, five constraints: us", rows["delegate one hop, five constraints"]
         ),
     }
 

@@ -28,7 +28,7 @@ def checks(limit: int) -> str:
 
 
 class Blocks:
-    """The mint's block, and one for each hand-over."""
+    """The mint's block, and one for each delegation."""
 
     def __init__(self, first: str, *more: str) -> None:
         self.keys, self._first = KeyPair(), first
@@ -60,7 +60,7 @@ class Blocks:
 
         return repeated(work)
 
-    def hand_over(self, block: str) -> Batch:
+    def delegate(self, block: str) -> Batch:
         """Text in, text with one more block out."""
         public = self.keys.public_key
         return repeated(lambda: Biscuit.from_base64(self.text, public).append(BlockBuilder(block)).to_base64())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same work with JSON Web Tokens: PyJWT and joserfc.
 
-A JWT cannot be handed over: the mint would have to make each, with all rules in it.  Few lines check the rules from the
+A JWT cannot be delegated: the mint would have to make each, with all rules in it.  Few lines check the rules from the
 claims, as an application would.  No proof of a call unless said, no kills, no refused repetition, no record.
 """
 
@@ -20,7 +20,7 @@ PROOF = {"htm": "POST", "htu": "https://orders.example/refunds", "jti": "A" * 22
 
 
 def claims(hops: int | None) -> dict[str, Any]:
-    """What the token says, flat; with no number of hand-overs just audience, task, expiry, tool and holder."""
+    """What the token says, flat; with no number of delegations just audience, task, expiry, tool and holder."""
     now = int(time.time())
     said = {"iss": "acme", "aud": "orders", "sub": "acme/support", "iat": now, "exp": now + 3600, "tool": TOOL}
     if hops is None:

@@ -25,7 +25,7 @@ def predicates(limit: int) -> list[str]:
 
 
 def chain(hops: int) -> list[str]:
-    """The mint's restrictions and those of each hand-over."""
+    """The mint's restrictions and those of each delegation."""
     return [said for limit in (1000, *(900 - hop for hop in range(hops))) for said in predicates(limit)]
 
 
@@ -53,7 +53,7 @@ class Pymacaroons:
 
         return repeated(work)
 
-    def hand_over(self, said: Sequence[str]) -> Batch:
+    def delegate(self, said: Sequence[str]) -> Batch:
         """Text in, text with more predicates out."""
 
         def work() -> None:

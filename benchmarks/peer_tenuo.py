@@ -14,7 +14,7 @@ from benchmarks.world import ARGS, TOOL, constraints
 
 
 class Chain:
-    """A root warrant and one for each hand-over, each with its five constraints."""
+    """A root warrant and one for each delegation, each with its five constraints."""
 
     def __init__(self, hops: int) -> None:
         self.root = tenuo.SigningKey.generate()
@@ -53,14 +53,14 @@ class Chain:
 
         return batch
 
-    def hand_over(self, limit: int) -> Batch:
+    def delegate(self, limit: int) -> Batch:
         """Text in, text of a narrower warrant for another holder out; a warrant restates what it allows."""
         text, key = self.warrants[-1].to_base64(), self.keys[len(self.warrants) - 1]
-        holder, narrower = self.keys[len(self.warrants)].public_key, capabilities(limit)
+        holder, attenuated = self.keys[len(self.warrants)].public_key, capabilities(limit)
 
         def work() -> None:
             warrant = tenuo.Warrant.from_base64(text)
-            assert warrant.attenuate(narrower, key, ttl_seconds=600, holder=holder).to_base64()
+            assert warrant.attenuate(attenuated, key, ttl_seconds=600, holder=holder).to_base64()
 
         return repeated(work)
 

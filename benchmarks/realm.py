@@ -16,7 +16,7 @@ from arx_caps.revocation import RevocationStore
 from arx_verifier.request import HttpCall
 from arx_verifier.token import call_proof, wire
 from arx_verifier.token.macaroon import Macaroon
-from benchmarks.kill_mass import scope
+from benchmarks.kill_mass import target
 from benchmarks.kill_stage import BY
 from benchmarks.world import ARGS, KEY, TOOL, handed
 
@@ -39,7 +39,7 @@ class Realm:
         self.store.load_functions()
         self.store.init(lease_ms=1_000)
         for first in range(0, kills, 1_000):
-            self.store.kill([scope(number) for number in range(first, first + 1_000)], "benchmark", BY)
+            self.store.kill([target(number) for number in range(first, first + 1_000)], "benchmark", BY)
         said = {
             "audience": "orders",
             "journal": str(folder / "decisions"),
@@ -54,9 +54,9 @@ class Realm:
         self._numbers = itertools.count()
 
     def parent(self) -> Macaroon:
-        """A new task's token after three hand-overs, born now."""
+        """A new task's token after three delegations, born now."""
         header = self.store.header()
-        return handed(3, next(self._numbers), at=_now_ms(), born=(header.inc, header.seq))
+        return handed(3, next(self._numbers), at=_now_ms(), born=(header.incarnation, header.seq))
 
     def tool_call(self) -> tuple[str, int]:
         """A call of the tool, and when it was signed."""

@@ -34,7 +34,7 @@ ARGS = {"order_id": "A-1001", "amount": 20}
 
 def decision(digest: bytes, salt: bytes) -> Decision:
     """A decision as a verifier makes it."""
-    return Decision("ok", AT, FACTS, "orders.refund", digest, salt, "inc", 7, 12, (), "192.0.2.7", "rq-1", None)
+    return Decision("ok", AT, FACTS, "orders.refund", digest, salt, "incarnation", 7, 12, (), "192.0.2.7", "rq-1", None)
 
 
 def measure(work: Callable[[], Any], batches: int = BATCHES) -> tuple[float, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a refusal costs beside the grant that it is not: of the same token of three hand-overs, by every reason.
+"""What a refusal costs beside the grant that it is not: of the same token of three delegations, by every reason.
 
 A parent is kept after a grant only.  So what is refused for its chain is compared with a grant at first sight, and what
 is refused for its call, with a grant whose parent was seen.
@@ -17,18 +17,18 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import EpochTable, Lease, UnsafeLocalEpochs
 from arx_verifier.token import call_proof, chain, wire
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.nonces import MemoryNonces
 from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
 from benchmarks.rows import Row, Verifiers, allow, signing
-from benchmarks.world import ARGS, AT, FIELDS, INC, KEY, REQUEST, TOOL, handed, identifier
+from benchmarks.world import ARGS, AT, FIELDS, INCARNATION, KEY, REQUEST, TOOL, handed, identifier
 
 HOPS: Final = 3
-SEEN: Final = "refuse, parent seen, three hand-overs"
-NEW: Final = "refuse, first sight, three hand-overs"
-APPROVED: Final = "refuse, first sight, three hand-overs and an approval"
+SEEN: Final = "refuse, parent seen, three delegations"
+NEW: Final = "refuse, first sight, three delegations"
+APPROVED: Final = "refuse, first sight, three delegations and an approval"
 
 
 def rows(made: Verifiers) -> Iterator[Row]:
@@ -104,8 +104,8 @@ def _altered(text: str) -> str:
 def _lapsed() -> EpochTable:
     """A view whose lease ran out."""
     table = EpochTable()
-    table.adopt(INC, 0, {}, {})
-    table.renew(INC, 0, Lease(0, 0, 0))
+    table.adopt(INCARNATION, 0, {}, {})
+    table.renew(INCARNATION, 0, Lease(0, 0, 0))
     return table
 
 
@@ -114,9 +114,9 @@ def _killed(checked: Verifier) -> None:
     checked.epochs.kill("session:s-aaaabbbbccccdddd")
 
 
-def _banned(checked: Verifier) -> None:
+def _frozen(checked: Verifier) -> None:
     assert isinstance(checked.epochs, UnsafeLocalEpochs)
-    checked.epochs.ban("agent:acme/worker-2")
+    checked.epochs.freeze("agent:acme/worker-2")
 
 
 def _fill(checked: Verifier) -> None:
@@ -151,7 +151,7 @@ def _full_journal(made: Verifiers) -> Verifier:
 # By name: what makes it so once the parent was seen.
 _STATES: Final[dict[str, Callable[[Verifier], None]]] = {
     "revoked": _killed,
-    "banned": _banned,
+    "frozen": _frozen,
     "stale": _lapse,
     "syncing": _begin_anew,
     "closed": _closed,
@@ -187,7 +187,7 @@ class _Raw:
     def encode(self) -> bytes:
         return self._raw
 
-    def handed_to(self, to: str, hop: str) -> "_Raw":
+    def delegated_to(self, to: str, hop: str) -> "_Raw":
         raise NotImplementedError
 
 
@@ -205,8 +205,8 @@ def _of_chains(parent: Macaroon) -> Iterator[tuple[str, str]]:
     yield "expired", signed(parent.attenuate(Caveat(exp=AT - 1)))
     yield "not_yet_valid", signed(parent.attenuate(Caveat(nbf=AT + 1)))
     yield "network_not_allowed", signed(parent.attenuate(Caveat(net=("10.0.0.0/8",))))
-    yield "name_not_allowed", signed(parent.hand_over("other/worker"))
-    yield "too_deep", signed(parent.attenuate(Caveat(depth=0)).hand_over("acme/worker"))
+    yield "name_not_allowed", signed(parent.delegate("other/worker"))
+    yield "too_deep", signed(parent.attenuate(Caveat(depth=0)).delegate("acme/worker"))
     yield "proof_missing", parent.encode()
 
 
@@ -220,7 +220,7 @@ def _minted(parent: Macaroon, **other: str) -> Macaroon:
 def _with_third_party(parent: Macaroon, tool: str) -> Macaroon:
     """The same token, good for calls of a tool only once somebody has approved."""
     body, signature = parent.parts()
-    wanted = Requirement(os.urandom(8).hex(), (tool,)).encode()
+    wanted = ThirdPartyCaveat(os.urandom(8).hex(), (tool,)).encode()
     third = wire.ThirdParty(b"https://approve.example", wanted, os.urandom(72))
     folded = chain.extend_third_party(signature, third.verification_id, third.identifier)
     return Macaroon(body + wire.caveat_packet(third), folded)

@@ -10,7 +10,7 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import call_proof
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, bind, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, join, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
@@ -72,7 +72,7 @@ def allow(checked: Verifier) -> Callable[[str], None]:
 
 
 def decisions(made: Verifiers) -> Iterator[Row]:
-    """Text in, recorded decision out, at each number of hand-overs."""
+    """Text in, recorded decision out, at each number of delegations."""
     for hops in HOPS:
         parent, chained = handed(hops), Chain(hops)
         others = {
@@ -93,7 +93,7 @@ def decisions(made: Verifiers) -> Iterator[Row]:
         chars = {name: len(other.text) for name, other in others.items()}
         chars |= {"ARx, parent seen": len(next(calls(parent, count=1))), "tenuo": len(chained.text) + 86}
         theirs = {"tenuo": chained.decide()} | {name: other.decide() for name, other in others.items()}
-        yield Row(f"decide, {hops} hand-over{'s' if hops > 1 else ''}, five constraints each", ours | theirs, chars)
+        yield Row(f"decide, {hops} delegation{'s' if hops > 1 else ''}, five constraints each", ours | theirs, chars)
 
 
 def signing(*parents: Macaroon) -> Callable[[int], Iterable[str]]:
@@ -104,7 +104,7 @@ def signing(*parents: Macaroon) -> Callable[[int], Iterable[str]]:
 
 def discharging(parent: Macaroon) -> Callable[[int], Iterable[str]]:
     """Return what signs so many calls of a token that needs an approval, with the approval."""
-    raw = Requirement("k1.0:t-1", (TOOL,)).encode()
+    raw = ThirdPartyCaveat("k1.0:t-1", (TOOL,)).encode()
     token = require_discharge(parent, raw, bytes(32))
     approved = Caveat(allow=(Rule(tool=TOOL, args=dict(ARGS)),), exp=AT + 600_000, task="a-1")
     bound = bind(discharge(raw, bytes(32), realm="acme", caveats=(approved,)), token)
@@ -144,7 +144,7 @@ def strangers(checked: Verifier, hops: int) -> Batch:
 
 
 def plain(made: Verifiers) -> Row:
-    """Five restrictions and no proof: audience, task, expiry, tool scope, hand-over."""
+    """Five restrictions and no proof: audience, task, expiry, tool target, delegation."""
     text, apart = open_token().encode(), open_token(apart=True).encode()
     seen, new = made.make(), made.make(cache_bytes=0)
     others = {
@@ -173,21 +173,21 @@ def allow_plain(checked: Verifier, text: str) -> None:
 
 def holders() -> Iterator[Row]:
     """What a holder and a mint do."""
-    text, narrow, short = root().encode(), five(900), Caveat(exp=AT + 300_000)
+    text, attenuate, short = root().encode(), five(900), Caveat(exp=AT + 300_000)
     macaroon, biscuit, warrants = Pymacaroons(chain(0)), Blocks(checks(1000)), Chain(0)
     full = {
-        "ARx": repeated(lambda: Macaroon.parse(text).hand_over("acme/worker", narrow).encode()),
-        "tenuo": warrants.hand_over(100),
-        "pymacaroons": macaroon.hand_over(predicates(100)),
-        "biscuit": biscuit.hand_over(checks(100)),
+        "ARx": repeated(lambda: Macaroon.parse(text).delegate("acme/worker", attenuate).encode()),
+        "tenuo": warrants.delegate(100),
+        "pymacaroons": macaroon.delegate(predicates(100)),
+        "biscuit": biscuit.delegate(checks(100)),
     }
-    yield Row("hand over one hop, five constraints", full, {})
+    yield Row("delegate one hop, five constraints", full, {})
     bare = {
-        "ARx": repeated(lambda: Macaroon.parse(text).hand_over("acme/worker", short).encode()),
-        "pymacaroons": macaroon.hand_over(["to acme/worker", "expires 2099-01-01"]),
-        "biscuit": biscuit.hand_over(ONLY_TO_AND_EXP),
+        "ARx": repeated(lambda: Macaroon.parse(text).delegate("acme/worker", short).encode()),
+        "pymacaroons": macaroon.delegate(["to acme/worker", "expires 2099-01-01"]),
+        "biscuit": biscuit.delegate(ONLY_TO_AND_EXP),
     }
-    yield Row("hand over one hop, only `to` and `exp`", bare, {})
+    yield Row("delegate one hop, only `to` and `exp`", bare, {})
     signer = call_proof.CallSigner(handed(3), "orders")
     signed, proved, other = Chain(3), PyJwt("EdDSA", 3), Joserfc("Ed25519", 3)
     signers = {

@@ -44,7 +44,7 @@ assert verifier.epochs.catch_up(0, int(sys.argv[2]), 30)
 print("ready", flush=True)
 call = json.loads(sys.stdin.readline())
 decision = verifier.decide(call.pop("token"), AccessRequest(**call))
-print(decision.code, len(verifier.epochs._state.floors), flush=True)
+print(decision.code, len(verifier.epochs._state.kills), flush=True)
 verifier.close()
 """
 

@@ -14,12 +14,12 @@ from benchmarks.rows import Row, Verifiers, rows
 
 ROUNDS: Final = 400
 WORKS: Final = {
-    "first-sight": ("decide, 3 hand-overs, five constraints each", "ARx, first sight"),
-    "parent-seen": ("decide, 3 hand-overs, five constraints each", "ARx, parent seen"),
+    "first-sight": ("decide, 3 delegations, five constraints each", "ARx, first sight"),
+    "parent-seen": ("decide, 3 delegations, five constraints each", "ARx, parent seen"),
     "plain-first-sight": ("decide, five restrictions, no proof", "ARx, first sight"),
     "plain-seen": ("decide, five restrictions, no proof", "ARx, seen"),
-    "hand-over": ("hand over one hop, five constraints", "ARx"),
-    "hand-over-to-and-exp": ("hand over one hop, only `to` and `exp`", "ARx"),
+    "delegation": ("delegate one hop, five constraints", "ARx"),
+    "delegation-to-and-exp": ("delegate one hop, only `to` and `exp`", "ARx"),
     "sign-a-call": ("make the per-call token", "ARx"),
     "mint": ("mint a token of five constraints", "ARx"),
 }

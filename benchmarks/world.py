@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks have in common: one request, five constraints, and tokens handed over several times."""
+"""What the benchmarks have in common: one request, five constraints, and tokens delegated several times."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ from arx_verifier.verification.verifier import Verifier
 
 AT = 1_800_000_000_000
 KEY = bytes(range(32))
-INC = wire.text_of(b"\1" * 16)
+INCARNATION = wire.text_of(b"\1" * 16)
 TOOL = "orders.refund"
 ARGS: dict[str, Any] = {
     "order": "o-4711",
@@ -34,7 +34,7 @@ FIELDS = call_proof.fields_of(REQUEST)
 
 
 def constraints(limit: int, order: str = "o-4711") -> dict[str, ConstraintLike]:
-    """Five constraints, one an argument; the amount is what a hop narrows."""
+    """Five constraints, one an argument; the amount is what a hop attenuates."""
     return {
         "order": order,
         "amount": Constraint(range=(0, limit)),
@@ -49,7 +49,9 @@ def five(limit: int, order: str = "o-4711") -> Caveat:
     return Caveat(allow=(Rule(tool=TOOL, args=constraints(limit, order), open=True),))
 
 
-def identifier(number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str, int] = (INC, 0)) -> Identifier:
+def identifier(
+    number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str, int] = (INCARNATION, 0)
+) -> Identifier:
     """Who, and the outer limits, of one token."""
     return Identifier(
         agent="acme/support",
@@ -69,26 +71,26 @@ def identifier(number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str
 
 def root(number: int = 0, order: str = "o-4711", **more: Any) -> Macaroon:
     """A task's token from the mint."""
-    first = Caveat(allow=(Rule(tool=TOOL, args=constraints(1000, order)),), hand_to=("acme/**",), require=("call",))
+    first = Caveat(allow=(Rule(tool=TOOL, args=constraints(1000, order)),), delegate_to=("acme/**",), require=("call",))
     return Macaroon.mint(identifier(number, **more), key=KEY, realm="acme", caveats=(first,))
 
 
 def open_token(*, apart: bool = False) -> Macaroon:
-    """Five restrictions and no proof: tool scope, audience, task, expiry, hand-over; in two caveats, or in five."""
+    """Five restrictions and no proof: tool target, audience, task, expiry, delegation; in two caveats, or in five."""
     task = "t-eeeeffffgggghhhh"
     said = [Caveat(allow=(Rule(tool=TOOL),))]
     if apart:
         said += [Caveat(aud=("orders",)), Caveat(task=task), Caveat(exp=AT + 300_000)]
     token = Macaroon.mint(identifier(), key=KEY, realm="acme", caveats=tuple(said))
-    return token.hand_over("acme/worker", None if apart else Caveat(aud=("orders",), exp=AT + 300_000, task=task))
+    return token.delegate("acme/worker", None if apart else Caveat(aud=("orders",), exp=AT + 300_000, task=task))
 
 
 def handed(hops: int, number: int = 0, *, order: str = "o-4711", restate: bool = True, **more: Any) -> Macaroon:
-    """A token after so many hand-overs, each with five constraints, or with only what it narrows."""
+    """A token after so many delegations, each with five constraints, or with only what it attenuates."""
     token = root(number, order, **more)
     for hop in range(hops):
-        narrow = Caveat(allow=(Rule(tool=TOOL, args={"amount": Constraint(max=900 - hop)}, open=True),))
-        token = token.hand_over(f"acme/worker-{hop}", five(900 - hop, order) if restate else narrow)
+        attenuate = Caveat(allow=(Rule(tool=TOOL, args={"amount": Constraint(max=900 - hop)}, open=True),))
+        token = token.delegate(f"acme/worker-{hop}", five(900 - hop, order) if restate else attenuate)
     return token
 
 
@@ -96,7 +98,7 @@ def verifier(folder: Path, **more: Any) -> Verifier:
     """A verifier as a service has one, with its journal on disk."""
     made: dict[str, Any] = {
         "keys": KeyRing({"k1.0": KEY}, realm="acme"),
-        "epochs": UnsafeLocalEpochs(INC),
+        "epochs": UnsafeLocalEpochs(INCARNATION),
         "decisions": Journal(folder, "bench-1", "orders"),
         "nonces": MemoryNonces(now_ms=AT - 60_000),
     }

@@ -33,10 +33,10 @@ url, realm, name = sys.argv[1:4]
 follower = Follower(url, realm, name)
 print("live" if follower.catch_up(0, 0, 10) else "dead", flush=True)
 for line in sys.stdin:
-    command, inc, born, scope = line.split()
-    refused = follower.check(inc, int(born), (scope,))
+    command, incarnation, born, target = line.split()
+    refused = follower.check(incarnation, int(born), (target,))
     while command == "watch" and refused is None:
-        refused = follower.check(inc, int(born), (scope,))
+        refused = follower.check(incarnation, int(born), (target,))
     print("accepted" if refused is None else refused.code, flush=True)
 """
 
@@ -71,10 +71,10 @@ class VerifierProcess:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def tell(self, command: str, inc: str, born: int, scope: str) -> None:
+    def tell(self, command: str, incarnation: str, born: int, target: str) -> None:
         """Say ``check`` for one decision, or ``watch`` for decisions until one is a refusal."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{command} {inc} {born} {scope}\n")
+        self._process.stdin.write(f"{command} {incarnation} {born} {target}\n")
         self._process.stdin.flush()
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ KEY = bytes(range(32))
 OTHER_KEY = bytes(range(1, 33))
 REALM = "acme"
 AUDIENCE = "orders"
-INC = wire.text_of(b"\1" * 16)
+INCARNATION = wire.text_of(b"\1" * 16)
 TOKEN_ID = wire.text_of(b"\2" * 16)
 SESSION = "s-aaaaaaaaaaaaaaaa"
 TASK = "t-aaaaaaaaaaaaaaaa"
@@ -48,7 +48,7 @@ def identifier(**changes: Any) -> Identifier:
     fields: dict[str, Any] = {
         "agent": "acme/support",
         "aud": AUDIENCE,
-        "born": (INC, 0),
+        "born": (INCARNATION, 0),
         "depth": 4,
         "exp": AT + 540_000,
         "iat": AT - 60_000,
@@ -115,7 +115,7 @@ def verifier(
     return Verifier(
         audience=audience,
         keys=keys or KeyRing({"k1.0": KEY}, realm=REALM),
-        epochs=epochs or UnsafeLocalEpochs(INC),
+        epochs=epochs or UnsafeLocalEpochs(INCARNATION),
         decisions=decisions or InMemoryDecisions(clock=lambda: AT),
         nonces=MemoryNonces(now_ms=AT - 60_000) if nonces is None else nonces,  # an empty store is false
         **more,
@@ -161,7 +161,7 @@ class MovedEpochs(EpochTable):
         self.answers = True
         self._lease_ns = lease_ms * 1_000_000
         super().__init__(boot=lambda: self.now_ns, wall=lambda: self.now_ns)
-        self.adopt(INC, 0, {}, {})
+        self.adopt(INCARNATION, 0, {}, {})
         self.probe()
 
     def move(self, ms: int) -> None:
@@ -173,7 +173,7 @@ class MovedEpochs(EpochTable):
         for seq in range(self._state.applied + 1, self.store + 1):
             self.apply(seq, "kill", "session:of-somebody-else")
         until = self.now_ns + self._lease_ns
-        self.renew(INC, self.store, Lease(until, until, self.now_ns))
+        self.renew(INCARNATION, self.store, Lease(until, until, self.now_ns))
 
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
         """Probe, if the store answers."""

@@ -45,10 +45,13 @@ def service(tmp_path: Path, free_port: int) -> Iterator[tuple[Realm, str]]:
 
 
 def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Path) -> None:
-    """A hand-over signs a call with an escaped path; it runs once, and the trail tells both outcomes under its name."""
+    """
+    A delegation signs a call with an escaped path; it runs once, and the trail tells both outcomes under its
+    name.
+    """
     realm, url = service
     parent = realm.token(Caveat(require=("call",)), rules=(Rule(tool="orders.refund"),))
-    signer = CallSigner(parent.hand_over("acme/worker"), "orders")
+    signer = CallSigner(parent.delegate("acme/worker"), "orders")
     body = b'{"amount": 5}'
     with httpx.Client(base_url=url, trust_env=False) as client:
         sending = client.build_request("POST", "/orders/A%C3%A9 1/refund?note=a+b&x=%20", content=body)

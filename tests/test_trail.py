@@ -42,7 +42,7 @@ STORY = [
 
 
 def test_the_tree_follows_links_and_not_names() -> None:
-    """Two hand-overs to the same name are two nodes, each with its own decisions, in order."""
+    """Two delegations to the same name are two nodes, each with its own decisions, in order."""
     told = trail(STORY, "s-1")
     assert list(told.tasks) == ["t-1", "t-2"]
     root = told.tasks["t-1"]

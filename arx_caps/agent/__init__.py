@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent needs: sessions at the mint, tasks, hand-overs, approvals, signed calls.  The front door."""
+"""What an agent needs: sessions at the mint, tasks, delegations, approvals, signed calls.  The front door."""
 
 from arx_caps.agent.agent import Agent, Workload
 from arx_caps.agent.approval import Approval

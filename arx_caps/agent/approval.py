@@ -2,8 +2,8 @@
 """An approval, as whoever asked for it holds it: wait for an operator's answer, hand it on.  SPEC 6.6, 20.7.
 
 What an operator approves is one tool with these very arguments.  The mint then gives out a *discharge*, a secret that
-answers the requirement in the task's token and is of no use without that token.  It is bound to the token of whoever
-calls, offline, so a sub-agent is handed the approval as a text of its own.
+answers the third-party caveat in the task's token and is of no use without that token.  It is bound to the token of
+whoever calls, offline, so a sub-agent is given approval as a text of its own.
 """
 
 import random
@@ -25,7 +25,7 @@ from arx_verifier.errors import (
     UnavailableError,
     shorten,
 )
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.macaroon import Macaroon
 
 FIRST_PAUSE_S: Final = 1.0  # an operator takes longer than that to read what is asked for
@@ -57,7 +57,7 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Approval(Shared):
-    """An operator's answer to one call, asked for by ``StartedTask.ask_approval`` or handed over as a text.
+    """An operator's answer to one call, asked for by ``StartedTask.ask_approval`` or delegated as a text.
 
     ``repr`` shows no secret.
 
@@ -65,17 +65,17 @@ class Approval(Shared):
         id: What operators call it, ``a-…``; a kill of ``task:a-…`` ends it and nothing else.
         task: The task that it was asked for.
         tool: The tool that it is for.
-        args: The arguments that it is for; of one that was handed over, the constraints that say so.
+        args: The arguments that it is for; of one that was delegated, the constraints that say so.
         state: As of the last look: waiting, approved, denied, withdrawn, expired, ended.
         by: The operators who have said yes, as of the last look.
-        need: How many have to; None where it was handed over.
+        need: How many have to; None where it was delegated.
         expires_at: When the task ends while it waits, then when the approval does; ms since the Unix epoch.
     """
 
     __slots__ = (
         "_asker",
         "_discharge",
-        "_requirement",
+        "_third_party",
         "args",
         "by",
         "expires_at",
@@ -90,15 +90,15 @@ class Approval(Shared):
     by: tuple[str, ...]
     expires_at: int | None
 
-    def __init__(self, about: Mapping[str, Any], *, asker: Asker | None, requirement: bytes | None = None) -> None:
+    def __init__(self, about: Mapping[str, Any], *, asker: Asker | None, third_party: bytes | None = None) -> None:
         """Hold what is known of an approval.
 
         Args:
             about: As the mint tells it.
-            asker: The session that asked; None where the approval was handed over.
-            requirement: What its discharge has to answer, where that is known.
+            asker: The session that asked; None where the approval was delegated.
+            third_party: What its discharge has to answer, where that is known.
         """
-        self._asker, self._requirement = asker, requirement
+        self._asker, self._third_party = asker, third_party
         self._discharge: Macaroon | None = None
         self.id, self.task, self.tool = (str(about.get(name)) for name in ("id", "task", "tool"))
         self.args: Mapping[str, Any] = about.get("args") or {}
@@ -124,7 +124,7 @@ class Approval(Shared):
         rule = next((rules[0] for each in said if (rules := each.allow)), Rule(tool="*"))
         about: dict[str, Any] = {
             "id": next((each.task for each in said if each.task), "an approval"),
-            "task": Requirement.read(macaroon.identifier).id.rpartition(":")[2],
+            "task": ThirdPartyCaveat.read(macaroon.identifier).id.rpartition(":")[2],
             "tool": rule.tool,
             "args": msgspec.to_builtins(rule.args or {}),
             "state": APPROVED,
@@ -203,7 +203,7 @@ class Approval(Shared):
 
     @property
     def discharge(self) -> Macaroon:
-        """What answers the requirement, not bound to a token yet; a secret.
+        """What answers the third-party caveat, not bound to a token yet; a secret.
 
         Raises:
             AttenuationError: No operator has approved it yet.
@@ -238,7 +238,7 @@ class Approval(Shared):
             names = {said.task for said in read_discharge(macaroon)}
         except MalformedTokenError as error:
             raise StoreError(f"the mint answered with a discharge that cannot be used: {error}") from error
-        if self.id not in names or self._requirement not in (None, macaroon.identifier):
+        if self.id not in names or self._third_party not in (None, macaroon.identifier):
             raise StoreError("the mint answered with the discharge of another approval")
         return macaroon
 
@@ -259,7 +259,7 @@ def read_discharge(macaroon: Macaroon) -> list[Said]:
         MalformedTokenError: It is no discharge.
     """
     try:
-        Requirement.read(macaroon.identifier)
+        ThirdPartyCaveat.read(macaroon.identifier)
         return [msgspec.json.decode(packet, type=Said) for packet in macaroon.packets if isinstance(packet, bytes)]
     except (ArxError, ValueError, RecursionError) as error:
         raise MalformedTokenError("this is no approval, but perhaps a token: `arx token inspect` says what") from error

@@ -69,7 +69,7 @@ class Bundle(Shared):
         """Hold tokens that belong together.
 
         Raises:
-            MalformedTokenError: They do not: another agent, task, id, realm, audience or chain of hand-overs.
+            MalformedTokenError: They do not: another agent, task, id, realm, audience or chain of delegations.
         """
         self.agent, self.issuer, self.realm, self.task = agent, issuer, realm, task
         self.tokens: Mapping[str, Macaroon] = MappingProxyType(dict(sorted(tokens.items())))
@@ -81,7 +81,7 @@ class Bundle(Shared):
             {audience: self._check_token(audience, macaroon) for audience, macaroon in self.tokens.items()}
         )
         if len({(held.identifier.session, held.links) for held in self.outlines.values()}) != 1:
-            raise MalformedTokenError("the tokens of this bundle come from different grants or hand-overs")
+            raise MalformedTokenError("the tokens of this bundle come from different grants or delegations")
 
     @classmethod
     def parse(cls, text: str) -> "Bundle":
@@ -132,7 +132,7 @@ class Bundle(Shared):
 
     @property
     def holder(self) -> str:
-        """The agent that holds it now: the last one it was handed to."""
+        """The agent that holds it now: the last one it was delegated to."""
         return (self.agent, *self.outline.named)[-1]
 
     @property
@@ -171,7 +171,7 @@ class Bundle(Shared):
             "kid": held.identifier.kid,
             "expires_at": held.exp,
             "depth": held.depth,
-            "hand_to": [list(patterns) for patterns in held.hand_to],
+            "delegate_to": [list(patterns) for patterns in held.delegate_to],
             "needs_call": held.needs_call,
             "tools": list(held.tools),
             "requires": msgspec.json.decode(msgspec.json.encode(held.requires)),
@@ -242,7 +242,7 @@ def _read(text: str) -> _Written:
     if len(text) > MAX_BUNDLE_CHARS:
         raise MalformedTokenError(f"this bundle has more than {MAX_BUNDLE_CHARS} characters")
     if text.startswith(wire.TOKEN_PREFIX):
-        raise MalformedTokenError("this is a single token; a task is handed over as a bundle (arxb1_…), task.encode()")
+        raise MalformedTokenError("this is a single token; a task is delegated as a bundle (arxb1_…), task.encode()")
     if not text.startswith(wire.BUNDLE_PREFIX):
         raise MalformedTokenError(f"a bundle begins with {wire.BUNDLE_PREFIX}")
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether rules that must all hold leave a call at all, as far as that can be known from the rules alone.  SPEC 7.
 
-A holder is told of a hand-over that could be used for nothing.  What is not known is left to the verifier: this never
+A holder is told of a delegation that could be used for nothing.  What is not known is left to the verifier: this never
 says that rules clash where some value keeps both.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.agent.outline import Outline, demands, meet
+from arx_caps.agent.outline import Outline, meet, needs
 from arx_verifier.constraints.constraint import Constraint, ConstraintLike, Leaf, compile_constraint, said
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.constraints.scalars import is_decimal
@@ -49,11 +49,11 @@ def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
 
 def _with_all(rule: Rule, others: Sequence[Rule], groups: Sequence[Sequence[Rule]]) -> str | None:
     """Say why a rule clashes with each of some rules, of which one must hold."""
-    # What one group demands of every call is there, whatever another one says of its absence.
+    # What one group requires of every call is there, whatever another one says of its absence.
     needed = {
         name: constraint
         for name, constraint in (rule.args or {}).items()
-        if demands(rule, name) or any(all(demands(other, name) for other in group) for group in groups)
+        if needs(rule, name) or any(all(needs(other, name) for other in group) for group in groups)
     }
     clashes = [_of_two(needed, other) for other in others]
     return None if None in clashes else next(iter(clashes), "no rule allows it")

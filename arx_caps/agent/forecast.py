@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a service would answer to a call, as far as the token alone says.  SPEC 11, step 4.
 
-No signature is checked, and no kill, ban, address or nonce is known here: a service may refuse what this allows, and
+No signature is checked, and no kill, freeze, address or nonce is known here: a service may refuse what this allows, and
 allows nothing that this refuses.
 """
 

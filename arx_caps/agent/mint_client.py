@@ -196,7 +196,7 @@ class MintClient:
                 break
             time.sleep((pause or 0) * random.uniform(0.5, 1.0))  # noqa: S311 - who was cut off together spreads out
         if isinstance(outcome, httpx.Response):
-            # The repeat of a removal that ended the caller's own session proves it by the token that is dead now.
+            # The repeat of a removal that ended the caller's own session proves it by the token that is revoked now.
             over = lost and outcome.request.method == "DELETE" and _problem_of(outcome).code == "revoked"
             return httpx.Response(httpx.codes.OK, json={}) if over else outcome
         if lost and not isinstance(outcome, LostAnswerError):

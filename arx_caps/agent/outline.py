@@ -14,7 +14,7 @@ from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.names import matches_tool
 from arx_verifier.token import chain, wire
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.keyring import KEY_BYTES, AudienceKey
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from arx_verifier.verification.chain_state import ProvenChain
@@ -26,7 +26,7 @@ class _Glimpse(msgspec.Struct, frozen=True):
     allow: msgspec.Raw = msgspec.Raw(b"")
     depth: int | None = None
     exp: int | None = None
-    hand_to: tuple[str, ...] = ()
+    delegate_to: tuple[str, ...] = ()
     hop: str | None = None
     require: tuple[str, ...] = ()
     to: str | None = None
@@ -37,11 +37,11 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         identifier: What the mint wrote.
-        named: The agents it was handed to, in order.
+        named: The agents it was delegated to, in order.
         links: The names of its links, the mint's first; a kill of the last one ends it.
-        depth: How many hand-overs may follow.
+        depth: How many delegations may follow.
         exp: The earliest end, ms since the Unix epoch.
-        hand_to: Each list of patterns that a next holder must match.
+        delegate_to: Each list of patterns that a next holder must match.
         groups: Each ``allow``; one rule of every group must match a call.
         needs_call: Whether each call must be signed.
         requires: What has to be answered by an approval, or by another discharge.
@@ -52,14 +52,14 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[str, ...]
     depth: int
     exp: int
-    hand_to: tuple[tuple[str, ...], ...]
+    delegate_to: tuple[tuple[str, ...], ...]
     groups: tuple[tuple[Rule, ...], ...]
     needs_call: bool
-    requires: tuple[Requirement, ...]
+    requires: tuple[ThirdPartyCaveat, ...]
 
     @property
     def link(self) -> str:
-        """The public name of this hand-over, what a kill of it names."""
+        """The public name of this delegation, what a kill of it names."""
         return self.links[-1]
 
     @property
@@ -70,7 +70,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
             left = set(meet_all(left, [rule.tool for rule in group]))
         return tuple(sorted(left))
 
-    def requirements_of(self, tool: str) -> tuple[Requirement, ...]:
+    def third_party_caveats_of(self, tool: str) -> tuple[ThirdPartyCaveat, ...]:
         """Return what has to be answered to call a tool, in the token's order; nothing where it may not be called."""
         if all(meet(allowed, tool) is None for allowed in self.tools):
             return ()
@@ -90,16 +90,16 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether the mint's own rules for a tool name this argument."""
         return any(argument in (rule.args or {}) for rule in self._granted(tool))
 
-    def demands(self, tool: str, argument: str) -> bool:
+    def needs(self, tool: str, argument: str) -> bool:
         """Tell whether the mint's own rules allow no call of this tool without this argument."""
-        return all(demands(rule, argument) for rule in self._granted(tool))
+        return all(needs(rule, argument) for rule in self._granted(tool))
 
     def _granted(self, tool: str) -> list[Rule]:
         # The first ``allow`` is the mint's, and stands in every token for this audience, exchanged ones too.
         return [rule for rule in (self.groups or ((),))[0] if meet(rule.tool, tool) is not None]
 
 
-def demands(rule: Rule, argument: str) -> bool:
+def needs(rule: Rule, argument: str) -> bool:
     """Tell whether a rule allows no call without this argument."""
     constraint = (rule.args or {}).get(argument)
     return constraint is not None and not (isinstance(constraint, Constraint) and constraint.optional)
@@ -148,10 +148,10 @@ def outline(macaroon: Macaroon) -> Outline:
         links=(identifier.id, *chain.links_of(identifier.id, tuple(hops))),
         depth=max(depth, 0),
         exp=exp,
-        hand_to=tuple([glimpse.hand_to for glimpse in glimpses if glimpse.hand_to]),
+        delegate_to=tuple([glimpse.delegate_to for glimpse in glimpses if glimpse.delegate_to]),
         groups=tuple([rules for glimpse in glimpses if (rules := _rules(glimpse))]),
         needs_call=any("call" in glimpse.require for glimpse in glimpses),
-        requires=tuple([found for packet in macaroon.packets if (found := _requirement(packet)) is not None]),
+        requires=tuple([found for packet in macaroon.packets if (found := _third_party(packet)) is not None]),
     )
 
 
@@ -178,7 +178,7 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
 
 
 def holder_of(macaroon: Macaroon) -> str:
-    """Tell whose token this is: the agent it was handed to last, else the one that the mint gave it to.
+    """Tell whose token this is: the agent it was delegated to last, else the one that the mint gave it to.
 
     Raises:
         MalformedTokenError: It is no token of an agent.
@@ -208,9 +208,9 @@ def _glimpse(packet: bytes) -> _Glimpse:
         return _Glimpse()
 
 
-def _requirement(packet: bytes | wire.ThirdParty) -> Requirement | None:
+def _third_party(packet: bytes | wire.ThirdParty) -> ThirdPartyCaveat | None:
     try:
-        return None if isinstance(packet, bytes) else Requirement.read(packet.identifier)
+        return None if isinstance(packet, bytes) else ThirdPartyCaveat.read(packet.identifier)
     except ArxError:
         return None
 
@@ -224,7 +224,7 @@ def _rules(glimpse: _Glimpse) -> tuple[Rule, ...]:
 
 def _plain(packet: bytes | wire.ThirdParty) -> Any:
     if not isinstance(packet, bytes):
-        found = _requirement(packet)
+        found = _third_party(packet)
         return {"third_party": None if found is None else msgspec.json.decode(msgspec.json.encode(found))}
     try:
         return msgspec.json.decode(packet)

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from arx_caps.agent.approval import Approval, read_discharge
 from arx_verifier.errors import ArxError, AttenuationError
 from arx_verifier.token import discharge
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.token.wire import ThirdParty
 
 
 def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:
-    """Tell whether a task's token has the requirement that an approval answers, or an approval beside it has."""
+    """Tell whether a task's token has the third-party caveat that an approval answers, or an approval beside it has."""
     asking = [token, *[other.discharge for other in others if other is not approval]]
     return any(
         packet.identifier == approval.discharge.identifier
@@ -47,8 +47,8 @@ def add_approvals(text: str, token: Macaroon, approvals: Sequence[Approval], *, 
         if not asks_for(token, approval, approvals):
             raise AttenuationError(_wrong(token, approval, audience))
     answered = [approval.discharge.identifier for approval in approvals]
-    for approval, requirement in zip(approvals, answered, strict=True):
-        if answered.count(requirement) > 1:
+    for approval, third_party in zip(approvals, answered, strict=True):
+        if answered.count(third_party) > 1:
             raise AttenuationError(f"one call carries one approval: {approval} answers what another here does, too")
     return discharge.join(text, [discharge.bind(approval.discharge, token) for approval in approvals])
 
@@ -103,6 +103,6 @@ def _wrong(token: Macaroon, approval: Approval, audience: str) -> str:
 
 def _of_task(identifier: bytes, task: str) -> bool:
     try:
-        return Requirement.read(identifier).id.endswith(f":{task}")
+        return ThirdPartyCaveat.read(identifier).id.endswith(f":{task}")
     except ArxError:
         return False

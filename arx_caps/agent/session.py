@@ -120,7 +120,7 @@ class Session(Shared):
             params: The template's parameters; the form for one that is called as an argument here is.
             ttl: A shorter life than the template's, such as ``"60s"``.
             tools: Fewer tools than the template's.
-            depth: Fewer hand-overs than the template's.
+            depth: Fewer delegations than the template's.
             parent: A task of this session that this one is a part of: when that is over, this one is.
             more: The template's parameters, as in ``order_id="o-1"``.
 
@@ -161,10 +161,10 @@ class Session(Shared):
         """Tell the mint that a task is done; ``StartedTask.finish`` is the way to it."""
         return self._call("DELETE", f"/v1/tasks/{task}")
 
-    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Have the mint narrow a task; ``StartedTask.narrow_for_all`` is the way to it."""
+    def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+        """Have the mint attenuate a task; ``StartedTask.attenuate_for_all`` is the way to it."""
         self.used()
-        return self._bundle(self._call("POST", f"/v1/tasks/{task}/narrow", {"link": link, "caveats": caveats}))
+        return self._bundle(self._call("POST", f"/v1/tasks/{task}/attenuate", {"link": link, "caveats": caveats}))
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
         """Ask the mint for more; ``StartedTask.extend`` is the way to it."""
@@ -221,7 +221,7 @@ class Session(Shared):
         return f"<Session {self.id} of {self.agent}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Session is a secret and is not pickled; hand over a task's encode() instead")
+        raise TypeError("a Session is a secret and is not pickled; delegate a task's encode() instead")
 
 
 def _subject(about: Mapping[str, Any]) -> tuple[str, str] | None:

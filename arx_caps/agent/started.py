@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task in the hands of the session that started it: finish it, narrow it for everybody, ask for more.  SPEC 20.
+"""A task in the hands of the session that started it: finish it, attenuate it for everybody, ask for more.  SPEC 20.
 
-Whoever else holds a task narrows it offline, for those it is handed to.  What is said here goes to the mint, and holds
-for every token of the task.
+Whoever else holds a task attenuates it offline, for those it is delegated to.  What is said here goes to the mint, and
+holds for every token of the task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +35,8 @@ class Starter(Protocol):
         """Tell the mint that a task is done."""
         ...
 
-    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Have the mint narrow a task."""
+    def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+        """Have the mint attenuate a task."""
         ...
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
@@ -67,7 +67,7 @@ class StartedTask(Task):
         super().__init__(bundle, now=now)
         self._session = session
 
-    def narrow_for_all(
+    def attenuate_for_all(
         self,
         *,
         tools: Sequence[str] | None = None,
@@ -76,15 +76,15 @@ class StartedTask(Task):
         depth: int | None = None,
         audiences: Sequence[str] | None = None,
     ) -> Self:
-        """Have the mint narrow the task for everybody: this task and every other token of it are dead afterwards.
+        """Have the mint attenuate the task for everybody: this task and every other token of it are revoked afterwards.
 
-        Also what was handed over, and what the task was extended by.  If the answer is lost, do it again.
+        Also what was delegated, and what the task was extended by.  If the answer is lost, do it again.
 
         Args:
-            tools: As for ``hand_over``, like all that follow.
+            tools: As for ``delegate``, like all that follow.
             args: Constraints.
             ttl: Life from now on.
-            depth: How many hand-overs may follow.
+            depth: How many delegations may follow.
             audiences: Leave these services.
 
         Returns:
@@ -98,7 +98,7 @@ class StartedTask(Task):
         """
         caveats = self._caveats(tools, args, ttl, depth, audiences)
         said = {audience: self._said(audience, caveat) for audience, caveat in caveats.items()}
-        bundle = self._session.narrow_task(self.id, self.bundle.outline.identifier.id, said)
+        bundle = self._session.attenuate_task(self.id, self.bundle.outline.identifier.id, said)
         return self._again(bundle)
 
     def extend(
@@ -119,7 +119,7 @@ class StartedTask(Task):
             params: The template's parameters that differ; the form for one that is called as an argument here is.
             ttl: A shorter life than the template's, such as ``"60s"``.
             tools: Fewer tools than the template's.
-            depth: Fewer hand-overs than the template's.
+            depth: Fewer delegations than the template's.
             more: The template's parameters that differ, as in ``amount=80``.
 
         Returns:
@@ -163,7 +163,7 @@ class StartedTask(Task):
             raise RequestError(f"why: {MAX_WHY} characters at most, came {len(why)}")
         chosen = self.audiences if audience is None else (self._checked(audience),)
         outlines = {each: self.bundle.outlines[each] for each in chosen}
-        asking = {each: found for each, held in outlines.items() if (found := held.requirements_of(tool))}
+        asking = {each: found for each, held in outlines.items() if (found := held.third_party_caveats_of(tool))}
         if len(asking) > 1:
             raise AttenuationError(f"{' and '.join(asking)} ask for an approval of {shorten(tool)}: say `audience`")
         found = next(iter(asking.values()), ())
@@ -173,12 +173,12 @@ class StartedTask(Task):
         if refused is not None:
             because = "; ".join(map(str, refused.all_failures()))
             raise AttenuationError(f"this task would not allow the call with an approval either: {because}")
-        requirement = found[0].encode()
-        body = {"caveat": requirement.decode(), "tool": tool, "args": dict(args), "why": why}
-        return Approval(self._session.ask_approval(body), asker=self._session, requirement=requirement)
+        third_party = found[0].encode()
+        body = {"caveat": third_party.decode(), "tool": tool, "args": dict(args), "why": why}
+        return Approval(self._session.ask_approval(body), asker=self._session, third_party=third_party)
 
     def finish(self) -> Mapping[str, Any]:
-        """Tell the mint that the task is done, which ends all its tokens, also those handed over.
+        """Tell the mint that the task is done, which ends all its tokens, also those delegated.
 
         Returns:
             The mint's answer: the task and the report of its kill.
@@ -199,7 +199,7 @@ class StartedTask(Task):
         return f"{where} may not call {shorten(tool)}, approved or not; it may call {shorten(', '.join(allowed))}"
 
     def _said(self, audience: str, caveat: Caveat | None) -> list[dict[str, Any]]:
-        """Say all that narrows a token: what the holder added before, offline, and what is to come."""
+        """Say all that attenuates a token: what the holder added before, offline, and what is to come."""
         said = caveats_of(self.bundle.tokens[audience])[1:]  # the first is the mint's
         mints = f"{self.bundle.outlines[audience].identifier.kid}:{self.id}"
         if any("third_party" in each and (each["third_party"] or {}).get("id") != mints for each in said):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a holder does with a task: call services, narrow it, hand it over.  Offline.  SPEC 5, 6, 8.
+"""What a holder does with a task: call services, attenuate it, delegate it.  Offline.  SPEC 5, 6, 8.
 
-A ``Task`` is a bundle with a clock.  Handing over needs no mint and no network: the sub-agent gets one text, narrower
+A ``Task`` is a bundle with a clock.  Delegating needs no mint and no network: the sub-agent gets one text, narrower
 than what it came from and killable by a link of its own.  Starting and finishing tasks is the session's.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from arx_caps.agent.approval import Approval
+from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.auth import ArxAuth, Sign
 from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.narrowing import caveats_for
 from arx_caps.agent.presenting import add_approvals, spread
 from arx_caps.agent.shared import Shared
 from arx_verifier import names
@@ -114,12 +114,12 @@ class Task(Shared):
 
     @property
     def holder(self) -> str:
-        """The agent that holds it now: the last one it was handed to."""
+        """The agent that holds it now: the last one it was delegated to."""
         return self.bundle.holder
 
     @property
     def link(self) -> str:
-        """The public name of this hand-over; a kill of it ends this task here and all that was handed on."""
+        """The public name of this delegation; a kill of it ends this task here and all that was handed on."""
         return self.bundle.outline.link
 
     @property
@@ -144,12 +144,12 @@ class Task(Shared):
 
     @property
     def depth(self) -> int:
-        """How many hand-overs may follow."""
+        """How many delegations may follow."""
         return min(held.depth for held in self.bundle.outlines.values())
 
     def needs_approval(self, tool: str) -> bool:
         """Tell whether a call of this tool has to be approved by operators; the policy says which do."""
-        return any(held.requirements_of(tool) for held in self.bundle.outlines.values())
+        return any(held.third_party_caveats_of(tool) for held in self.bundle.outlines.values())
 
     def allows(
         self,
@@ -252,7 +252,7 @@ class Task(Shared):
         call, at = HttpCall(method, target, sha256(body).digest()), self._now()
         return self._approved(audience, self._signer(audience).sign(call_proof.http_fields(call), at), approvals, at)
 
-    def hand_over(
+    def delegate(
         self,
         to: str,
         *,
@@ -276,7 +276,7 @@ class Task(Shared):
                 unless its constraint says ``"optional": True``.  A tool that takes any arguments needs none, and
                 what comes there is held to the constraint.
             ttl: Life from now on, such as ``"60s"``; never longer than what this task has left.
-            depth: How many hand-overs may follow this one.
+            depth: How many delegations may follow this one.
             audiences: Leave these services; None leaves those that still have a tool.
 
         Returns:
@@ -284,28 +284,28 @@ class Task(Shared):
 
         Raises:
             AttenuationError: The sub-agent could do nothing with it: a tool or name that the task does not allow, an
-                argument no tool takes, a constraint that no call could keep, no hand-over left; or a value that
+                argument no tool takes, a constraint that no call could keep, no delegation left; or a value that
                 cannot be read.
         """
         if not names.is_agent_path(to):
             raise AttenuationError(f"{shorten(to)} is not an agent path such as acme/worker")
         for held in self.bundle.outlines.values():
             if held.depth == 0:
-                raise AttenuationError("this task may not be handed over any further (depth 0)")
-            for patterns in held.hand_to:
+                raise AttenuationError("this task may not be delegated any further (depth 0)")
+            for patterns in held.delegate_to:
                 if not names.matches_any_path(patterns, to):
-                    raise AttenuationError(f"this task may be handed to {' or '.join(patterns)}, not to {to}")
+                    raise AttenuationError(f"this task may be delegated to {' or '.join(patterns)}, not to {to}")
         hop = os.urandom(HOP_BYTES)
         caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = self.bundle.tokens
         return Task(
             self.bundle.with_tokens(
-                {audience: tokens[audience].hand_over(to, caveat, hop=hop) for audience, caveat in caveats.items()}
+                {audience: tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
             ),
             now=self._now,
         )
 
-    def narrow(
+    def attenuate(
         self,
         *,
         tools: Sequence[str] | None = None,
@@ -317,10 +317,10 @@ class Task(Shared):
         """Return a narrower copy for the same holder; this one keeps its power.  Offline.
 
         Args:
-            tools: As for ``hand_over``, like all that follow.
+            tools: As for ``delegate``, like all that follow.
             args: Constraints.
             ttl: Life from now on.
-            depth: How many hand-overs may follow.
+            depth: How many delegations may follow.
             audiences: Leave these services.
 
         Raises:
@@ -328,17 +328,17 @@ class Task(Shared):
         """
         caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = self.bundle.tokens
-        narrower = {
+        attenuated = {
             audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
             for audience, caveat in caveats.items()
         }
-        return self._again(self.bundle.with_tokens(narrower))
+        return self._again(self.bundle.with_tokens(attenuated))
 
     def finish(self) -> Mapping[str, Any]:
         """End the task, which only the session that started it can; see ``StartedTask``.
 
         Raises:
-            AttenuationError: It was handed over.
+            AttenuationError: It was delegated.
         """
         raise AttenuationError("only the session that started this task can finish it")
 

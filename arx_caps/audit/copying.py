@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copy a log's files while the log grows: whole files of one checkpoint, and only what is new since the last copy.
 
-A copy is for somebody who checks it (``verify``); what is demanded here is only that it continues the one that was
+A copy is for somebody who checks it (``verify``); what is required here is only that it continues the one that was
 there, as whoever keeps a copy keeps a checkpoint.  SPEC 17.2, 17.3.
 """
 

@@ -54,6 +54,6 @@ class Counts:
             return dict(self._decisions)
 
     def changes(self) -> dict[str, int]:
-        """Return the entries of the kill sequence by what they did: ``kill``, ``ban``, ``lift``."""
+        """Return the entries of the kill sequence by what they did: ``kill``, ``freeze``, ``thaw``."""
         with self._lock:
             return dict(self._changes)

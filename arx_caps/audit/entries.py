@@ -22,7 +22,7 @@ from arx_verifier.journal.decision import COUNTED as COUNTED_CODE
 from arx_verifier.journal.decision import GAP as GAP_CODE
 from arx_verifier.journal.decision import OK
 from arx_verifier.journal.record import RECORD_VERSION, Call, Facts, Rest
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version
@@ -219,14 +219,14 @@ def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
     """Return whom an event of the mint is about, as far as its own facts say."""
     agent, session, task = (str(facts.get(name) or "") for name in ("agent", "session", "task"))
     subject = facts.get("subject")
-    scope = subject_scope(*subject) if isinstance(subject, (list, tuple)) and len(subject) == 2 else None
+    target = subject_target(*subject) if isinstance(subject, (list, tuple)) and len(subject) == 2 else None
     if session:
         agent = agent or (by.removeprefix("agent:") if by.startswith("agent:") else "")
         steps = [Step(SESSION, session, agent)] + ([Step(TASK, task, agent)] if task else [])
-        return Place(tuple(steps), agent, scope)
+        return Place(tuple(steps), agent, target)
     operator = f"operator:{facts['operator']}" if facts.get("operator") else ""
     if agent or operator:
-        return Place((Step(HOLDER, operator or f"agent:{agent}", operator or agent),), operator or agent, scope)
+        return Place((Step(HOLDER, operator or f"agent:{agent}", operator or agent),), operator or agent, target)
     audience = str(facts.get("audience") or "")
     return Place((Step(SERVICE, audience, audience) if audience else Step(MINT, "", "the mint"),))
 

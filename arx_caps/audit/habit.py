@@ -31,10 +31,10 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class Seen:
-    """What a shipper has seen of the log; kept in a file of its spool.
+    """What a shipper has seen of the log; kept in a file of its journal.
 
     Args:
-        folder: The spool.
+        folder: The journal.
 
     Attributes:
         alarm: Why the log's last word does not continue what was seen before, or None.

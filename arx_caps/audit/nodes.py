@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom a record is about: the way from a session down to the hand-over that called, and how it is found again.
+"""Whom a record is about: the way from a session down to the delegation that called, and how it is found again.
 
 A node is known by everything from its root to itself, names included: what two services say of one session under two
 agents is two trees, and nobody can write himself into another one's.  Kinds of nodes, each with its ``ref``:
 
-* ``session`` (its id), and below it ``task`` (its id), ``link`` (the hand-over's public name), ``subtask`` (its id);
+* ``session`` (its id), and below it ``task`` (its id), ``link`` (the delegation's public name), ``subtask`` (its id);
 * ``holder`` without a session: ``operator:alice`` or ``agent:acme/bot``;
 * ``service`` (its audience), for what was not proven and for what is missing;
 * ``mint`` (empty), for what concerns nobody else.
@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from arx_caps.audit.bulk import find_nodes, insert_rows
 from arx_caps.audit.tables import NODE, asked_by
 from arx_verifier.journal.record import Facts
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 
 SESSION: Final = "session"
 TASK: Final = "task"
@@ -47,7 +47,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
     Attributes:
         steps: From the root down, at least one.
         agent: The agent or, as ``operator:<id>``, the operator; empty where nobody is known.
-        subject: The scope of whom it was for, or None.
+        subject: The target of whom it was for, or None.
     """
 
     steps: tuple[Step, ...]
@@ -68,18 +68,18 @@ def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Pl
         subject: Issuer and subject, or None.
         audience: The service that sent it.
     """
-    scope = None if subject is None else subject_scope(*subject)
+    target = None if subject is None else subject_target(*subject)
     if not facts.session:
         if not facts.agent:
             return Place((Step(SERVICE, audience, audience),))
         ref = facts.agent if ":" in facts.agent else f"agent:{facts.agent}"
-        return Place((Step(HOLDER, ref, facts.agent),), facts.agent, scope)
+        return Place((Step(HOLDER, ref, facts.agent),), facts.agent, target)
     steps = [Step(SESSION, facts.session, facts.agent)]
     if facts.task is not None:
         steps.append(Step(TASK, facts.task, facts.agent))
     steps += [Step(LINK, link, name) for name, link in zip(facts.named, facts.links, strict=False)]
     steps += [Step(SUBTASK, task, task) for task in facts.tasks]
-    return Place(tuple(steps), facts.agent, scope)
+    return Place(tuple(steps), facts.agent, target)
 
 
 class Nodes:

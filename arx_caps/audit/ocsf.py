@@ -2,7 +2,7 @@
 """Write records as events of OCSF 1.8 (https://schema.ocsf.io/1.8.0/), for whatever collects security events.
 
 A call is *API Activity* (6003), a session that was opened or a task that was started is *Authorize Session* (3003).
-What OCSF has no name for, such as the chain of hand-overs, stands in ``unmapped.arx``; so does the leaf hash, because
+What OCSF has no name for, such as the chain of delegations, stands in ``unmapped.arx``; so does the leaf hash, because
 OCSF's own fingerprints are of the event as it is exported, and the log's is not.
 """
 
@@ -27,7 +27,7 @@ _VERBS: Final = {
 _OF_EVENT: Final = ("index", "leaf", "type", "kind", "by", "named", "facts", "problem")
 _OF_DECISION: Final = (
     "index", "leaf", "type", "id", "outcome", "code", "named", "links", "task", "tasks", "token", "model", "assurance",
-    "args_digest", "inc", "applied", "age_ms", "counts", "gap", "verifier", "boot",
+    "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "verifier", "boot",
 )  # fmt: skip
 _ACTIVITIES: Final = {_CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELETE: "Delete"}
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ask the log: which records are like this, how many, from when until when.  SPEC 19.
 
-A question about a session, task, hand-over, agent or subject is answered by nodes: first which nodes it reaches
+A question about a session, task, delegation, agent or subject is answered by nodes: first which nodes it reaches
 (``reach``), then their records by ``(node, idx)``.  Where that is more than is worth gathering, the log is walked from
 one end, and each record's node is looked at instead.  Everything is filtered here and never by whoever asks: a page is
 full or the last.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which nodes a question reaches.  SPEC 19.
 
-Naming any node of a chain, a session, task or hand-over, reaches all above and all below it and no branch beside; so
-does an agent whom a hand-over names, while one whom the mint proved reaches its sessions whole.  Finding the records of
-these nodes is ``questions``'.
+Naming any node of a chain, a session, task or delegation, reaches all above and all below it and no branch beside; so
+does an agent whom a delegation names, while one whom the mint proved reaches its sessions whole.  Finding the records
+of these nodes is ``questions``'.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,10 +34,10 @@ class Question(NamedTuple):
     Attributes:
         session: A session's id.
         task: The id of a task or sub-task.
-        link: A hand-over's public name.
-        granted: A task, by the link of the tokens that the mint gave for it: no hand-over made that one.
-        agent: An agent's path or a pattern: whom the mint proved, or whom a hand-over names.
-        subject: The scope of whom it was for, ``subject:…``.
+        link: A delegation's public name.
+        granted: A task, by the link of the tokens that the mint gave for it: no delegation made that one.
+        agent: An agent's path or a pattern: whom the mint proved, or whom a delegation names.
+        subject: The target of whom it was for, ``subject:…``.
         tool: A tool or a pattern; of an event its kind.
         reason: A reason code, or a word of ``OUTCOMES``.
         since_ms: From when, ms since the Unix epoch.

@@ -73,7 +73,7 @@ def erase(store: LogStore, *, subject: str | None = None, before: int | None = N
 
     Args:
         store: The log.
-        subject: The person's scope, as ``arx_verifier.token.targets.subject_scope`` writes it.
+        subject: The person's target, as ``arx_verifier.token.targets.subject_target`` writes it.
         before: Bodies from here on stay.
         by: Who does it.
         reason: Why; both are recorded, the subject is not.
@@ -94,7 +94,7 @@ def erase(store: LogStore, *, subject: str | None = None, before: int | None = N
         )
         gone = c.execute(update(RECORD).where(which, RECORD.c.body.is_not(None)).values(body=None)).rowcount
         for node in nodes:
-            # The scope is a hash that could be guessed, and what comes later is not to be found under what was erased.
+            # The target is a hash that could be guessed, and what comes later is not to be found under what was erased.
             c.execute(
                 update(NODE).where(NODE.c.id == node).values(subject=None, key=b"erased" + node.to_bytes(8, "big"))
             )

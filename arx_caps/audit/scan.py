@@ -2,7 +2,7 @@
 """Read all of a log's files once, and find where they are not what its checkpoint says.  SPEC 17.3.
 
 Every record is hashed and compared with its leaf in the tiles.  Where the two differ the signed root says which of them
-was altered; where it agrees with neither, the tiles of the upper levels narrow down where.  The end of the work is
+was altered; where it agrees with neither, the tiles of the upper levels attenuate down where.  The end of the work is
 bounded by the files that are there: a size is only a claim.
 """
 
@@ -104,7 +104,7 @@ class Scan:
             block = (self._bad or 0) // WIDTH
             tile = tile_at(0, block, size)
             raise TamperedError(f"the records are as they were logged, but {tile.path} is not theirs", *covered(tile))
-        first, last = self._narrowed(0, size, root) or (0, max(0, size - 1))
+        first, last = self._attenuated(0, size, root) or (0, max(0, size - 1))
         held = self._held
         if held is not None and 0 < held.size <= last and self._root_at(held.size) == held.root:
             first = max(first, held.size)  # up to there it is still what was seen before
@@ -216,7 +216,7 @@ class Scan:
             first = self.gone.pop()[0]
         self.gone.append((first, last))
 
-    def _narrowed(self, start: int, end: int, expected: bytes) -> Range | None:
+    def _attenuated(self, start: int, end: int, expected: bytes) -> Range | None:
         """Say where records are that do not have this hash together, as narrowly as the upper tiles can prove."""
         if self._by_tile.root(start, end) == expected:
             return None
@@ -229,5 +229,5 @@ class Scan:
             except (IncompleteError, TamperedError):
                 return start, end - 1
             if tree.node_hash(left, right) == expected:
-                return self._narrowed(start, middle, left) or self._narrowed(middle, end, right)
+                return self._attenuated(start, middle, left) or self._attenuated(middle, end, right)
         return start, end - 1

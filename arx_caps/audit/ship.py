@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ship a spool to the mint: in batches, signed, for ever, and never on the way of a decision.  SPEC 18.
+"""Ship a journal to the mint: in batches, signed, for ever, and never on the way of a decision.  SPEC 18.
 
-A mint that does not answer makes the spool grow and nothing else; records leave their folder only when the mint has
+A mint that does not answer makes the journal grow and nothing else; records leave their folder only when the mint has
 them.  It runs beside the service (``arx ship``) or as a thread in it, with the same effect: both read the files.
 """
 
@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from arx_caps.audit.habit import Seen
-from arx_caps.audit.spooled import AT_ONCE, Run, Spool
+from arx_caps.audit.journaled import AT_ONCE, Journal, Run
 from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Mark, read_mark, sign_batch
 from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import make_dpop
@@ -26,7 +26,7 @@ from arx_caps.keyfile import SigningKey
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 from arx_verifier.journal.quota import ALARMS
 
-PAUSE_S: Final = 0.05  # between two looks at the spool
+PAUSE_S: Final = 0.05  # between two looks at the journal
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
 UNDER_WAY: Final = 4  # batches of a run: some are read and signed while the mint takes others, together
@@ -44,9 +44,9 @@ class Status(NamedTuple):
     Attributes:
         shipped: Records that the mint took since the start.
         lost: Records that were declared lost since the start.
-        fill: How much of the spool's budget is taken, 0.0 to 1.0.
+        fill: How much of the journal's budget is taken, 0.0 to 1.0.
         alarm: 50, 80 or 95 when so much of it is, else 0.
-        used: What the spool takes, bytes.
+        used: What the journal takes, bytes.
         failing_ms: For how long nothing could be sent, 0 when all is well.
         error: Why, or None.
         code: The code of that error: ``store_unavailable`` for a mint that did not answer, ``bad_batch`` for one that
@@ -69,7 +69,7 @@ class Shipper:
     """Sends one service's records.  As a context manager it starts and closes itself.
 
     Args:
-        folder: The spool: the folder of its journal.
+        folder: The journal: the folder of its journal.
         audience: The service.
         realm: The realm's name.
         issuer: The mint's issuer URL.
@@ -96,7 +96,7 @@ class Shipper:
         client: httpx.Client | None = None,
         ca: str | None = None,
     ) -> None:
-        self._spool, self._key = Spool(folder, audience, at_once), key
+        self._journal, self._key = Journal(folder, audience, at_once), key
         self._realm, self._issuer = realm, issuer.rstrip("/")
         self._keep_ms = keep_ms
         self._http = client or open_client(self._issuer, timeout=TIMEOUT, ca=ca)
@@ -116,8 +116,8 @@ class Shipper:
         """How shipping stands."""
         since = self._failing_since
         failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
-        spool, alarm = self._spool, round(self._alarm * 100)
-        counts = (self._shipped, self._lost, spool.fill, alarm, spool.used, failing_ms)
+        journal, alarm = self._journal, round(self._alarm * 100)
+        counts = (self._shipped, self._lost, journal.fill, alarm, journal.used, failing_ms)
         return Status(*counts, self._error, self._code, self._seen.alarm)
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class Shipper:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and the connection, for good; what was not sent stays in the spool."""
+        """End the thread and the connection, for good; what was not sent stays in the journal."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -145,14 +145,14 @@ class Shipper:
 
         Args:
             stop: Ends it.
-            on_status: Told how it stands after every look at the spool.
+            on_status: Told how it stands after every look at the journal.
         """
         while not stop.is_set():
             full = False
             try:
                 full = _FULL in self._round()
-            except OSError as error:  # the spool itself: its disk, its rights
-                self._fail("", f"the spool cannot be read: {error.strerror or error}", "spool")
+            except OSError as error:  # the journal itself: its disk, its rights
+                self._fail("", f"the journal cannot be read: {error.strerror or error}", "journal")
             if on_status is not None:
                 on_status(self.status)
             if not full:
@@ -165,7 +165,7 @@ class Shipper:
             Whether the mint has it all.
 
         Raises:
-            OSError: The spool cannot be read.
+            OSError: The journal cannot be read.
         """
         while self._round() and self._error is None:
             pass
@@ -173,9 +173,9 @@ class Shipper:
 
     def _round(self) -> set[str]:
         """Send something of each run; tell what was sent: anything, and any that has more behind it."""
-        self._spool.look()
+        self._journal.look()
         self._warn()
-        runs, now = tuple(self._spool.runs.values()), time.monotonic()
+        runs, now = tuple(self._journal.runs.values()), time.monotonic()
         sent = {self._one(run) for run in runs if now >= self._retry_at.get(run.boot, 0.0)}
         self._forget()
         return sent - {_NOTHING}
@@ -204,7 +204,7 @@ class Shipper:
         return found
 
     def _is_full(self, batch: Batch) -> bool:
-        return len(batch.records) == self._spool.at_once or batch.lost_from is not None
+        return len(batch.records) == self._journal.at_once or batch.lost_from is not None
 
     def _settle(self, run: Run, posting: "_Posting", *, first: bool, asked: bool) -> bool:
         """Wait for an answer, and go by it; tell whether there was one that says something."""
@@ -274,21 +274,21 @@ class Shipper:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
         if why != self._error:
-            _log.warning("records are not shipped, and stay in the spool: %s", why)
+            _log.warning("records are not shipped, and stay in the journal: %s", why)
         self._error, self._code = why, code
 
     def _forget(self) -> None:
         """Let go of what is known of runs that are gone."""
-        for boot in [boot for boot in self._failures if boot not in self._spool.runs and boot]:
+        for boot in [boot for boot in self._failures if boot not in self._journal.runs and boot]:
             del self._failures[boot]
             self._retry_at.pop(boot, None)
 
     def _warn(self) -> None:
-        fill = self._spool.fill
+        fill = self._journal.fill
         level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
         if level > self._alarm:
-            said = "the spool %s is at %d %% of its %d bytes; when it is full, calls are refused"
-            _log.warning(said, self._spool.folder, fill * 100, self._spool.budget)
+            said = "the journal %s is at %d %% of its %d bytes; when it is full, calls are refused"
+            _log.warning(said, self._journal.folder, fill * 100, self._journal.budget)
         self._alarm = level
 
 

@@ -4,12 +4,12 @@
 ``log_record`` is the log; every other table is an index of it, or says how far something is.  Times are ms since the
 Unix epoch.  A record's index is its place in the Merkle tree: contiguous from 0, never given twice.
 
-*Nodes.*  A node is whoever a record is about: a session, a task of it, a hand-over, and so on down (``nodes`` tells
+*Nodes.*  A node is whoever a record is about: a session, a task of it, a delegation, and so on down (``nodes`` tells
 which).  Its ``path`` is the 8-byte ids of all nodes from its root to itself: everything below a node is what has
 a path that begins with its path.  To ask by something, find nodes, then their records by ``(node, idx)``:
 
 * a session, task, sub-task, link, operator, service: ``kind`` and ``ref``, then what is below;
-* an agent, or all agents below it: ``agent``; whom it was for: ``subject``, a scope as ``arx kill`` takes it.
+* an agent, or all agents below it: ``agent``; whom it was for: ``subject``, a target as ``arx kill`` takes it.
 
 *Totals.*  ``allow``, ``deny`` and ``other`` of a node count its own records, not those below it; the sum over a path is
 that of a session or a delegate.  They are added up with each checkpoint and not with each batch, so that a node that

@@ -78,8 +78,8 @@ class Trust:
     held: SignedCheckpoint | None = None
     since: int = 0
 
-    def demand(self, signed: SignedCheckpoint) -> None:
-        """Demand the witnesses.
+    def require_witnesses(self, signed: SignedCheckpoint) -> None:
+        """Require the witnesses.
 
         Raises:
             IncompleteError: One of them has not cosigned.
@@ -122,7 +122,7 @@ def verify_proof(path: Path, trust: Trust) -> Checked:
     with path.open("rb") as file:
         proof = Proof.parse(file.read(MAX_PROOF_BYTES + 1))
     signed = proof.check(trust.key, trust.witnesses)
-    trust.demand(signed)
+    trust.require_witnesses(signed)
     _compare(signed.checkpoint, trust.held)
     return Checked("proof", signed.checkpoint, signed.seen, 1, proof.index, proof=proof)
 
@@ -140,7 +140,7 @@ def verify_selection(path: Path, trust: Trust, progress: Progress = lambda *_: N
                 progress(count, 0)
     if signed is None:
         raise IncompleteError("the selection holds no record")
-    trust.demand(signed)
+    trust.require_witnesses(signed)
     _compare(signed.checkpoint, trust.held)
     return Checked("selection", signed.checkpoint, signed.seen, count, first)
 
@@ -157,7 +157,7 @@ def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None)
     scan.hold_to_root()  # 3. they are what was signed, in that order
     scan.hold_tiles()  # 4. so are the tiles from which others build their proofs
     scan.hold_to_held()  # 5. the log continues what was seen before
-    trust.demand(signed)  # 6. others have seen the same
+    trust.require_witnesses(signed)  # 6. others have seen the same
     gone = [(max(first, trust.since), last) for first, last in scan.gone if last >= trust.since]
     if gone:  # 7. nothing is left out
         first, last = gone[0]

@@ -3,8 +3,8 @@
 
 A batch says which run it is of, where it begins, and what before it is lost.  The statement names verifier, run, first
 and last record and the tree hash over all of them, and is signed by the service's enrolled key: whoever stores a batch
-can show later who sent it.  A replay says nothing new, so no statement is for one use.  Reading a spool is
-``spooled``'s, sending ``ship``'s; storing and numbering are the mint's.
+can show later who sent it.  A replay says nothing new, so no statement is for one use.  Reading a journal is
+``journaled``'s, sending ``ship``'s; storing and numbering are the mint's.
 """
 
 import hashlib

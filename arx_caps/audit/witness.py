@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A witness: signs that a log only ever grew, and no other thing (c2sp.org/tlog-witness).  SPEC 17.6.
 
-It keeps the last checkpoint that it cosigned of each log it was told of, demands a proof that the next one continues
+It keeps the last checkpoint that it cosigned of each log it was told of, requires a proof that the next one continues
 it, and goes neither back nor sideways.  So a log that shows one history to the witness cannot get another one
 cosigned.  What it keeps is on the disk before it answers, under a lock that also holds other processes.
 """

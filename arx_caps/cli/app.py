@@ -32,13 +32,12 @@ NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "key": ("key", "make, rotate, retire and reseal root keys"),
     "ship": ("ship", "send a service's records to the mint, beside the service"),
     "session": ("session", "open, list, renew, freeze and end sessions"),
-    "task": ("task", "start, narrow, extend, look at and finish tasks; ask for approvals"),
+    "task": ("task", "start, attenuate, extend, look at and finish tasks; ask for approvals"),
     "approval": ("approval", "answer what agents ask to have approved"),
-    "token": ("token", "read, hand over and explain tokens and bundles"),
-    "kill": ("kill", "end what lives in a scope, and see who confirmed"),
-    "freeze": ("kill", "refuse a scope until it is thawed"),
-    "thaw": ("kill", "end a freeze"),
-    "reinstate": ("kill", "lift the ban that a kill of an agent or a person left"),
+    "token": ("token", "read, delegate and explain tokens and bundles"),
+    "kill": ("kill", "end what lives in a target, and see who confirmed"),
+    "freeze": ("kill", "refuse a target until it is thawed"),
+    "thaw": ("kill", "end a freeze, also the one that a kill of an agent or a person left"),
     "verifier": ("verifier", "list the verifiers and what they have applied"),
     "redis": ("redis", "prepare a store of your own: its users, its functions"),
     "decisions": ("decisions", "show what verifiers decided, and why"),
@@ -151,7 +150,7 @@ def _ours(message: str) -> str:
 @click.version_option(package_name="arx-caps", prog_name="arx", message="%(prog)s %(version)s")
 @common_options
 def cli() -> None:
-    """Authenticate and authorize AI agents: tokens that narrow offline, kills that are confirmed."""
+    """Authenticate and authorize AI agents: tokens that attenuate offline, kills that are confirmed."""
 
 
 def main() -> NoReturn:

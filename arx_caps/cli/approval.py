@@ -104,7 +104,7 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
     try:
         given = _answer(mint, approval, "approve", why)
     except Stop as error:
-        if error.code == "banned" and error.hint is None:
+        if error.code == "frozen" and error.hint is None:
             error.hint = f"arx task show {plain(asked.get('task'))}: its task, session or agent is frozen until a thaw"
         raise
     _tell(console, given)

@@ -17,7 +17,7 @@ from arx_caps.cli.values import show_json, show_until
 WIDTH: Final = 64  # columns of a line of somebody else's text: with the 13 before it, it fits a terminal of 80
 MOST_LINES: Final = 12  # of arguments in a list; whoever decides on one sees all
 MOST_WORDS: Final = 1000  # characters of somebody's words that are shown
-_NARROW: Final = ("H", "N", "Na")  # every other character may take two columns
+_ATTENUATE: Final = ("H", "N", "Na")  # every other character may take two columns
 _BARE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -66,7 +66,7 @@ def _cut(text: str) -> list[str]:
     """Cut a text into lines that no terminal of 80 columns cuts once more; each but the first is marked."""
     lines, line, room = [], "", WIDTH
     for char in text:
-        takes = 1 if unicodedata.east_asian_width(char) in _NARROW else 2
+        takes = 1 if unicodedata.east_asian_width(char) in _ATTENUATE else 2
         if takes > room:
             lines.append(line)
             line, room = "… ", WIDTH - 2

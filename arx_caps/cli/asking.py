@@ -102,10 +102,10 @@ def question_options(function: F) -> F:
 
 _OPTIONS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("session", str, "this session, and all that came of it"),
-    ("agent", str, "this agent or pattern (acme/**): its sessions, and where a hand-over names it"),
-    ("subject", str, "on behalf of this subject, a scope: subject:…"),
+    ("agent", str, "this agent or pattern (acme/**): its sessions, and where a delegation names it"),
+    ("subject", str, "on behalf of this subject, a target: subject:…"),
     ("task", str, "this task or sub-task: what is above and below it"),
-    ("link", str, "this hand-over: what is above and below it"),
+    ("link", str, "this delegation: what is above and below it"),
     ("tool", str, "only this tool, or a pattern such as orders.*; of an event its kind"),
     ("reason", str, "only this reason code, or allow, deny, end, counted, gap, event"),
     ("since", Since(), "from this time on: 2026-01-31T12:00:00Z, ms since 1970, or how long ago: 2h"),

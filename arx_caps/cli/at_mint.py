@@ -52,10 +52,10 @@ class AtMint:
         """Finish it."""
         return self._caller.call("DELETE", f"/v1/tasks/{task}")
 
-    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Narrow it."""
+    def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+        """Attenuate it."""
         body = {"link": link, "caveats": caveats}
-        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/narrow", body)["bundle"]))
+        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/attenuate", body)["bundle"]))
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
         """Extend it."""

@@ -51,7 +51,7 @@ def reindex_command(
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key
-    _demand_silence(realm)
+    _require_silence(realm)
     console.confirm("is every mint stopped, and shall the rows be made again from the files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:
         store.create()
@@ -65,8 +65,8 @@ def reindex_command(
     console.data("audit-reindexed", done._asdict(), f"{told}; start the mint")
 
 
-def _demand_silence(realm: Realm) -> None:
-    """Demand that nothing answers where this realm's mint listens; a mint on another host cannot be seen from here.
+def _require_silence(realm: Realm) -> None:
+    """Require that nothing answers where this realm's mint listens; a mint on another host cannot be seen from here.
 
     Raises:
         Stop: Something does, and may be the mint.

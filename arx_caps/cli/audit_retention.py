@@ -12,9 +12,9 @@ from arx_caps.cli.frame import common_options, pass_console, yes_option
 from arx_caps.cli.output import Console, pairs
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.durations import show_time
-from arx_caps.revocation import parse_scope
+from arx_caps.revocation import parse_target
 from arx_verifier.errors import RequestError
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 
 TIMEOUT_S: Final = 3600.0  # millions of records are written over, one by one
 
@@ -44,7 +44,7 @@ def prune_command(console: Console, place: Place, before: int, reason: str, yes:
 
 
 @click.command("erase")
-@click.option("--subject", "scope", help="whose: a scope, subject:…, as `arx session show` has it")
+@click.option("--subject", "target", help="whose: a target, subject:…, as `arx session show` has it")
 @click.option("--person", nargs=2, metavar="ISSUER SUBJECT", help="whose: as the identity provider names them")
 @click.option("--before", type=Since(), help="instead: all bodies of records that came before then")
 @_reason_option
@@ -55,7 +55,7 @@ def prune_command(console: Console, place: Place, before: int, reason: str, yes:
 def erase_command(
     console: Console,
     place: Place,
-    scope: str | None,
+    target: str | None,
     person: tuple[str, str] | None,
     before: int | None,
     reason: str,
@@ -67,18 +67,18 @@ def erase_command(
     database also purposes and parameters.  What runs on their behalf is to be ended before.  Copies, backups and
     journals that are not shipped yet are not reached from here.
     """
-    if sum(each is not None for each in (scope, person, before)) != 1:
+    if sum(each is not None for each in (target, person, before)) != 1:
         raise click.UsageError("say whose: --subject, --person or --before, one of them")
     if person is not None:
-        scope = subject_scope(*person)
-    elif scope is not None and not _names_a_person(scope):
+        target = subject_target(*person)
+    elif target is not None and not _names_a_person(target):
         raise Stop(
-            f"{scope[:60]!r} names no subject; one looks like subject:…",
+            f"{target[:60]!r} names no subject; one looks like subject:…",
             hint="`arx session show` has it; or name them as their identity provider does: --person ISSUER SUBJECT",
         )
-    what = f"all that is told of {scope}" if scope is not None else f"all bodies from before {show_time(before or 0)}"
+    what = f"all that is told of {target}" if target is not None else f"all bodies from before {show_time(before or 0)}"
     console.confirm(f"erase {what}, for good?", yes=yes)
-    body = {"subject": scope, "before": before, "reason": reason}
+    body = {"subject": target, "before": before, "reason": reason}
     with Progress(console) as progress, progress.waiting():
         answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/erase", body)
     rows = [
@@ -89,8 +89,8 @@ def erase_command(
     console.data("audit-erased", answer, lambda: pairs(rows))
 
 
-def _names_a_person(scope: str) -> bool:
+def _names_a_person(target: str) -> bool:
     try:
-        return parse_scope(scope).kind == "subject"
+        return parse_target(target).kind == "subject"
     except RequestError:
         return False

@@ -211,7 +211,7 @@ def _stop(error: ArxError) -> Stop:
     if isinstance(error, UnavailableError):
         return Unreachable(str(error), exits.UNREACHABLE, code=error.code)
     # Who is killed or frozen is known; to sign in again would not help.
-    if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "banned"):
+    if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "frozen"):
         return Stop(str(error), exits.UNAUTHENTICATED, code=error.code)
     if error.code == "tool_not_allowed":
         return Stop(

@@ -12,15 +12,15 @@ from arx_caps.cli.doctor_check import Check
 from arx_caps.realm import Realm
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation.epoch import BANNING, KILLING
+from arx_verifier.revocation.epoch import FREEZING, KILLING
 
 PAGE: Final = 1_000
 KEEP_LOG: Final = 10_000  # as the store's functions have it: they cut off what is older
-EVENTS: Final = ("scopes.killed", "scopes.banned", "scopes.lifted")
+EVENTS: Final = ("targets.killed", "targets.frozen", "targets.thawed")
 HISTORIES: Final = ("epoch.begun", "epoch.rotated")
-BEGIN: Final = "start the mint: it begins one, and bans again what the database has for banned"
-NAMED: Final = 50  # of the bans that are missing
-ROTATE: Final = "restart the mint: it ends this history, and every older token is dead"
+BEGIN: Final = "start the mint: it begins one, and freezes again what the database has for frozen"
+NAMED: Final = 50  # of the freezes that are missing
+ROTATE: Final = "restart the mint: it ends this history, and every older token is revoked"
 
 
 def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
@@ -33,18 +33,18 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
         header = store.header()
     except StoreHistoryError:
         yield Check("history", False, "the store holds no history of this realm", BEGIN)
-        yield _bans(store, realm)
+        yield _freezes(store, realm)
         return
     for last in (False, True):
         log = list(_log(store))
         found = _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
         if found.ok or last:
             break
-        header = store.header()  # somebody killed or lifted something between two looks: look again
+        header = store.header()  # somebody killed or thawed something between two looks: look again
     yield found
-    yield _high_water(store, realm, header.inc, header.seq)
+    yield _high_water(store, realm, header.incarnation, header.seq)
     yield _record(realm, {entry.seq: entry for entry in log}, header.seq)
-    yield _bans(store, realm)
+    yield _freezes(store, realm)
 
 
 def _log(store: RevocationStore) -> Iterator[Entry]:
@@ -62,7 +62,7 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[Entry],
     def kept(entry: Entry) -> bool:
         if entry.at_ms + max_ttl_ms <= at_ms:
             return False
-        kind, _, name = entry.scope.partition(":")
+        kind, _, name = entry.target.partition(":")
         if kind not in ("session", "task") or entry.why != f"{kind} ended":
             return True
         # The mint let it be forgotten once the session or the task itself was over.
@@ -86,20 +86,20 @@ def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
 
 
 def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Callable[[Entry], bool]) -> Check:
-    """Replay the log: what it says last about a scope is what the maps must hold, unless it was forgotten in time."""
-    floors, bans = store.floors(), store.bans()
+    """Replay the log: what it says last about a target is what the maps must hold, unless it was forgotten in time."""
+    kills, freezes = store.kills(), store.freezes()
     killed: dict[str, Entry] = {}
-    banned: dict[str, int] = {}
+    frozen: dict[str, int] = {}
     for entry in log:
         if entry.op in KILLING:
-            killed[entry.scope] = entry
-        if entry.op in BANNING:
-            banned[entry.scope] = entry.seq
-        elif entry.op == "lift":
-            banned[entry.scope] = 0
-    wrong = [scope for scope, entry in killed.items() if scope in floors and floors[scope] < entry.seq]
-    wrong += [scope for scope, entry in killed.items() if scope not in floors and kept(entry)]
-    wrong += [scope for scope, at in banned.items() if bans.get(scope, 0) != at and at <= seq]
+            killed[entry.target] = entry
+        if entry.op in FREEZING:
+            frozen[entry.target] = entry.seq
+        elif entry.op == "thaw":
+            frozen[entry.target] = 0
+    wrong = [target for target, entry in killed.items() if target in kills and kills[target] < entry.seq]
+    wrong += [target for target, entry in killed.items() if target not in kills and kept(entry)]
+    wrong += [target for target, at in frozen.items() if freezes.get(target, 0) != at and at <= seq]
     if log and log[-1].seq != seq:
         return Check("history", False, f"the store is at {seq}, its log at {log[-1].seq}", ROTATE)
     if log and log[-1].seq - log[0].seq != len(log) - 1:
@@ -113,7 +113,7 @@ def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Call
     return Check("history", True, f"at {seq}; {len(log)} entries in the log{past}")
 
 
-def _high_water(store: RevocationStore, realm: Realm, inc: str, seq: int) -> Check:
+def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int) -> Check:
     from arx_caps.mint.state import State
 
     path = realm.database_path
@@ -130,7 +130,7 @@ def _high_water(store: RevocationStore, realm: Realm, inc: str, seq: int) -> Che
         return Check("memory", False, found, "restore it from a backup, then restart the mint; kill with --direct")
     if mark is None:
         return Check("memory", False, "the mint has never seen this store", "start the mint")
-    if mark.inc != inc:
+    if mark.incarnation != incarnation:
         return Check("memory", False, "the store is in another history than the mint knows", ROTATE)
     if mark.seq > seq:
         return Check("memory", False, f"the store has lost {mark.seq - seq} entries that the mint saw", ROTATE)
@@ -147,45 +147,45 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
         events = _events(realm)
     except ArxError as error:
         return Check("record", False, str(error), "look at the mint's database")
-    for number, scope in _recorded(events):
+    for number, target in _recorded(events):
         if not seq - KEEP_LOG < number <= seq:
             continue  # cut off in time, or newer than this look
         entry = log.get(number)
-        if entry is None or entry.scope != scope:
-            found = f"number {number} is {entry.scope if entry else 'not'} in the store, {scope} in the mint's record"
+        if entry is None or entry.target != target:
+            found = f"number {number} is {entry.target if entry else 'not'} in the store, {target} in the mint's record"
             return Check("record", False, found, ROTATE)
         compared += 1
     return Check("record", True, f"{compared} entries are as the mint recorded them")
 
 
-def _bans(store: RevocationStore, realm: Realm) -> Check:
-    """Hold the store's bans to those that the database knows."""
-    from arx_caps.mint.lost_bans import wanted_bans
+def _freezes(store: RevocationStore, realm: Realm) -> Check:
+    """Hold the store's freezes to those that the database knows."""
+    from arx_caps.mint.lost_freezes import wanted_freezes
     from arx_caps.mint.state import State
 
     if realm.database is None and not realm.database_path.exists():
-        return Check("bans", False, "without the mint's database nobody knows what must be banned", "restore it")
+        return Check("freezes", False, "without the mint's database nobody knows what must be frozen", "restore it")
     try:
         with State(realm.database_url) as state:
-            wanted = wanted_bans(state, store, realm.name)
+            wanted = wanted_freezes(state, store, realm.name)
     except ArxError as error:
-        return Check("bans", False, str(error), "look at the mint's database")
-    lost = sorted(wanted - set(store.bans()))
+        return Check("freezes", False, str(error), "look at the mint's database")
+    lost = sorted(wanted - set(store.freezes()))
     if lost:
         named = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
-        found = f"the store has lost {len(lost)} of {len(wanted)} bans: {named}"
-        return Check("bans", False, found, "start the mint: it bans them again, and grants nothing before")
-    return Check("bans", True, f"all {len(wanted)} scopes that must be refused are banned")
+        found = f"the store has lost {len(lost)} of {len(wanted)} freezes: {named}"
+        return Check("freezes", False, found, "start the mint: it freezes them again, and grants nothing before")
+    return Check("freezes", True, f"all {len(wanted)} targets that must be refused are frozen")
 
 
 def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    """Number the scopes of events: those of one step follow each other, and the event has the last one's number."""
+    """Number the targets of events: those of one step follow each other, and the event has the last one's number."""
     for event in events:
-        yield from enumerate(event["scopes"], int(event["seq"]) - len(event["scopes"]) + 1)
+        yield from enumerate(event["targets"], int(event["seq"]) - len(event["targets"]) + 1)
 
 
 def _events(realm: Realm) -> list[dict[str, Any]]:
-    """Read the last events about scopes in the newest history."""
+    """Read the last events about targets in the newest history."""
     from arx_caps.mint.state import State
 
     if realm.database is None and not realm.database_path.exists():
@@ -193,5 +193,5 @@ def _events(realm: Realm) -> list[dict[str, Any]]:
     with State(realm.database_url) as state:
         recorded = state.outbox.since(0, (*EVENTS, *HISTORIES))
     newest = max((place for place, event in enumerate(recorded) if event.kind in HISTORIES), default=-1)
-    # What was erased with a person names no scope any more; its number is left out of the comparison.
-    return [event.facts for event in recorded[newest + 1 :] if "scopes" in event.facts]
+    # What was erased with a person names no target any more; its number is left out of the comparison.
+    return [event.facts for event in recorded[newest + 1 :] if "targets" in event.facts]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx token explain``: would this call be allowed, and if not, why not?  SPEC 11.
 
-With a service file it is the whole verification with the service's key, and the store's kills and bans when the store
-can be asked.  Without one the caveats alone are judged, and the signature is not.  Nothing is spent or recorded.  The
-proof of a call is made here, as the holder would make it: what is explained is the token, not one attempt.
+With a service file it is the whole verification with the service's key, and the store's kills and freezes when the
+store can be asked.  Without one the caveats alone are judged, and the signature is not.  Nothing is spent or recorded.
+The proof of a call is made here, as the holder would make it: what is explained is the token, not one attempt.
 """
 
 import re

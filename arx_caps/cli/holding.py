@@ -13,7 +13,7 @@ from arx_caps.cli.files import read_text
 from arx_verifier.errors import ArxError
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
 
 APPROVAL: Final = "`arx token inspect` reads it; it goes along with a call: `arx token explain FILE --approval FILE`"
@@ -82,7 +82,7 @@ class Holding:
             raise Stop(f"it holds no token for {audience}, only for {', '.join(sorted(self.tokens))}", code="audience")
         return self.tokens[audience]
 
-    def hand_over(self, to: str, caveats: Mapping[str, Caveat | None]) -> "Holding":
+    def delegate(self, to: str, caveats: Mapping[str, Caveat | None]) -> "Holding":
         """Return what the next holder gets; every token of it has the same link.
 
         Args:
@@ -93,7 +93,7 @@ class Holding:
             AttenuationError: A token would become too large, or is a one-shot token.
         """
         hop = os.urandom(HOP_BYTES)
-        given = {audience: self.tokens[audience].hand_over(to, caveat, hop=hop) for audience, caveat in caveats.items()}
+        given = {audience: self.tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
         return Holding(given, None if self.bundle is None else self.bundle.with_tokens(given))
 
     def encode(self) -> str:
@@ -125,7 +125,7 @@ def read_bundle(path: str) -> Bundle:
 def is_discharge(macaroon: Macaroon) -> bool:
     """Tell a discharge, which is an approval's text, from a token."""
     try:
-        Requirement.read(macaroon.identifier)
+        ThirdPartyCaveat.read(macaroon.identifier)
     except ArxError:
         return False
     return True

@@ -77,7 +77,7 @@ def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> N
             error.hint = "`arx key list` shows which key mints for whom; --now is for a key that was stolen"
         raise
     kill = answer.get("kill") or {}
-    console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("ban", kill.get("summary"))]))
+    console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("freeze", kill.get("summary"))]))
 
 
 @key_command.command("reseal")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx kill``, ``freeze``, ``thaw``, ``reinstate``: end or refuse scopes, and say who has confirmed it.  SPEC 10.
+"""``arx kill``, ``freeze``, ``thaw``: end or refuse targets, and say who has confirmed it.  SPEC 10.
 
 The mint is asked first.  When it does not answer, the same entry goes straight into the store, because an operator who
 needs a kill needs it now.  A mint that answers and refuses is obeyed.
@@ -24,7 +24,7 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.values import Duration
 from arx_caps.durations import parse_duration
 from arx_caps.keyfile import KeyFile
-from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_scope, parse_scopes
+from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_target, parse_targets
 from arx_verifier.errors import ArxError, RequestError, StoreError
 
 SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
@@ -34,11 +34,11 @@ MOST_LOOKED_AT: Final = 10
 WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well: a second entry does no harm
 
 
-_BY_LOOK: Final = {"s-": "session", "t-": "task", "a-": "task"}  # an approval's scope is that of a part of a task
+_BY_LOOK: Final = {"s-": "session", "t-": "task", "a-": "task"}  # an approval's target is that of a part of a task
 
 
 class Action(NamedTuple):
-    """One of the four commands.
+    """One of the three commands.
 
     Attributes:
         verb: The command's name.
@@ -52,22 +52,21 @@ class Action(NamedTuple):
 
 
 KILL: Final = Action("kill", "/v1/kills", "kill_by_kind")
-FREEZE: Final = Action("freeze", "/v1/bans", "ban")
-THAW: Final = Action("thaw", "/v1/bans/lift", "lift")
-REINSTATE: Final = Action("reinstate", "/v1/bans/lift", "lift")
+FREEZE: Final = Action("freeze", "/v1/freezes", "freeze")
+THAW: Final = Action("thaw", "/v1/freezes/thaw", "thaw")
 
 
-def scope_command(action: Action, text: str, kind: str | None = None) -> click.Command:
-    """Make a command that does something to scopes.
+def target_command(action: Action, text: str, kind: str | None = None) -> click.Command:
+    """Make a command that does something to targets.
 
     Args:
         action: What.
         text: Its help.
-        kind: Of scopes that are named by their ids alone; None for any.
+        kind: Of targets that are named by their ids alone; None for any.
     """
 
     @click.command(action.verb, help=text)
-    @click.argument("scopes", nargs=-1, required=True, metavar="SCOPE..." if kind is None else f"{kind.upper()}...")
+    @click.argument("targets", nargs=-1, required=True, metavar="TARGET..." if kind is None else f"{kind.upper()}...")
     @click.option("--reason", help="why, always needed; goes into the record; asked for when left out")
     @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier confirmed")
     @click.option("--timeout", type=Duration(), help="wait no longer than this; else until every lease is over")
@@ -76,15 +75,15 @@ def scope_command(action: Action, text: str, kind: str | None = None) -> click.C
     @all_options
     @common_options
     @pass_console
-    def command(console: Console, /, scopes: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
-        _act(console, action, scopes if kind is None else (kind, *scopes), place, yes=yes, **options)
+    def command(console: Console, /, targets: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
+        _act(console, action, targets if kind is None else (kind, *targets), place, yes=yes, **options)
 
     return command
 
 
-_SCOPES: Final = """
+_TARGETS: Final = """
 
-    A SCOPE is KIND:ID, such as session:s-abcdefghijklmnop, or the word realm; one kind may stand before its ids:
+    A TARGET is KIND:ID, such as session:s-abcdefghijklmnop, or the word realm; one kind may stand before its ids:
     `arx kill session s-abcdefghijklmnop`.  Exits with 0 only when every verifier has confirmed, with 3 when that is
     not known.
 
@@ -92,17 +91,17 @@ _SCOPES: Final = """
         arx kill agent:acme/support/worker --reason "it went astray"
         arx freeze session s-abcdefghijklmnop --reason "what is it doing?"
 """
-kill_command: Final = scope_command(
+kill_command: Final = target_command(
     KILL,
-    "End every token born before now in these scopes, for ever.  An agent, an operator, a subject, a key, a policy and"
-    " the realm are refused from then on as well, until they are reinstated." + _SCOPES,
+    "End every token born before now in these targets, for ever.  An agent, an operator, a subject, a key, a policy and"
+    " the realm are refused from then on as well, until they are thawed." + _TARGETS,
 )
-freeze_command: Final = scope_command(FREEZE, "Refuse every token in these scopes until they are thawed." + _SCOPES)
-thaw_command: Final = scope_command(THAW, "End the freeze of these scopes." + _SCOPES)
-reinstate_command: Final = scope_command(
-    REINSTATE,
-    "Lift the ban that a kill of anything but a session, a task or a link left; what was killed stays dead, and so does"
-    " what tasks of before the kill hand over to a reinstated agent: start new tasks." + _SCOPES,
+freeze_command: Final = target_command(FREEZE, "Refuse every token in these targets until they are thawed." + _TARGETS)
+thaw_command: Final = target_command(
+    THAW,
+    "End the freeze of these targets, also the one that a kill of an agent, an operator, a subject, a key, a policy or"
+    " the realm left.  What was killed stays revoked, and so does what tasks of before the kill delegate to a thawed"
+    " agent: start new tasks." + _TARGETS,
 )
 
 
@@ -119,50 +118,50 @@ def _act(
     direct: bool,
 ) -> None:
     try:
-        scopes = read_scopes(texts)
+        targets = read_targets(texts)
     except RequestError as error:
         raise Stop(str(error), hint=_meant(texts), code=error.code) from error
     reason = reason or _ask_reason(console)
-    console.confirm(f"{action.verb} {', '.join(scopes)}?", yes=yes)
+    console.confirm(f"{action.verb} {', '.join(targets)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
     began = time.monotonic()
     report, by, caller = None, "store", None
     if not direct:
         try:
             caller = _sign_in(place)
-            report, by = _by_mint(caller, action, scopes, reason, wait, timeout_ms), "mint"
+            report, by = _by_mint(caller, action, targets, reason, wait, timeout_ms), "mint"
         except Unreachable as error:
             console.say(f"{plain(error)}; going straight to the store")
     if report is None:
         asked = caller is not None
-        report = _by_store(console, action, scopes, place, reason, timeout_ms if wait else 0, began, asked)
-    console.data(action.verb, report | {"by": by}, f"{', '.join(scopes)}: {plain(report.get('summary', ''))}")
+        report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked)
+    console.data(action.verb, report | {"by": by}, f"{', '.join(targets)}: {plain(report.get('summary', ''))}")
     # An approval is over with it: nothing of it can begin later.
-    killed = parse_scopes(scopes) if action is KILL else ()
-    banned = [str(scope) for scope in killed if "ban" in scope.kill_op and scope.kind != "task"]
-    if banned and report.get("status") != "unknown":
-        console.hint(f"what is begun later is refused as well, until `arx reinstate {' '.join(banned)}`")
+    killed = parse_targets(targets) if action is KILL else ()
+    frozen = [str(target) for target in killed if "freeze" in target.kill_op and target.kind != "task"]
+    if frozen and report.get("status") != "unknown":
+        console.hint(f"what is begun later is refused as well, until `arx thaw {' '.join(frozen)}`")
     if by == "mint" and caller is not None and action in (KILL, FREEZE):
-        for doubt in doubts_of(caller, scopes):
+        for doubt in doubts_of(caller, targets):
             console.hint(doubt)
-    if by == "mint" and caller is not None and action in (THAW, REINSTATE):
-        for scope, state in over_of(caller, scopes):
-            console.hint(f"{scope} is {state}, and stays so: no token of it works again; a new one can be had")
-    if action is REINSTATE and any(scope.kind == "agent" for scope in parse_scopes(scopes)):
-        console.hint("tasks of before the kill stay dead, and so does what they hand over to it now: start new ones")
+    if by == "mint" and caller is not None and action is THAW:
+        for target, state in over_of(caller, targets):
+            console.hint(f"{target} is {state}, and stays so: no token of it works again; a new one can be had")
+    if action is THAW and any(target.kind == "agent" for target in parse_targets(targets)):
+        console.hint("tasks of before a kill stay revoked, and so does what they delegate to it now: start new ones")
     click.get_current_context().exit(exits.OK if report.get("status") == "confirmed" else exits.INCOMPLETE)
 
 
-def read_scopes(texts: Sequence[str]) -> list[str]:
-    """Read scopes as typed: ``KIND:ID`` each, or a kind and then its ids.
+def read_targets(texts: Sequence[str]) -> list[str]:
+    """Read targets as typed: ``KIND:ID`` each, or a kind and then its ids.
 
     Raises:
-        RequestError: One of them is no scope.
+        RequestError: One of them is no target.
     """
     kind = texts[0]
     if kind in KINDS and kind != "realm" and len(texts) > 1:
         texts = [f"{kind}:{name.removeprefix(kind + ':')}" for name in texts[1:]]
-    return [str(scope) for scope in parse_scopes(texts)]
+    return [str(target) for target in parse_targets(texts)]
 
 
 def _meant(texts: Sequence[str]) -> str | None:
@@ -179,44 +178,44 @@ def _meant(texts: Sequence[str]) -> str | None:
             continue
         for meant in difflib.get_close_matches(kind, KINDS, 1) if colon else [_BY_LOOK.get(text[:2], "agent")]:
             with contextlib.suppress(RequestError):
-                return f"is it {parse_scope(f'{meant}:{name}')}?"
+                return f"is it {parse_target(f'{meant}:{name}')}?"
     return None
 
 
-def doubts_of(caller: Caller, scopes: Sequence[str]) -> list[str]:
+def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
     """Ask the mint, after a kill, for what it named, and say what looks mistyped: that leaves the right one alive.
 
-    An agent that only hand-overs name is known to no mint, so it is doubted only where an enrolled one is nearly called
-    that.  Who may not look is told nothing, and nothing that goes wrong here counts.
+    An agent that only delegations name is known to no mint, so it is doubted only where an enrolled one is nearly
+    called that.  Who may not look is told nothing, and nothing that goes wrong here counts.
     """
     caller.set_timeout(LOOK_S)
     doubts = []
-    for scope in parse_scopes(scopes[:MOST_LOOKED_AT]):
+    for target in parse_targets(targets[:MOST_LOOKED_AT]):
         try:
-            if scope.kind == "agent":
+            if target.kind == "agent":
                 agents, _ = caller.rows("/v1/agents", "agents", limit=PAGE)
                 paths = [str(agent.get("path")) for agent in agents]
-                if not any(f"{path}/".startswith(f"{scope.name}/") for path in paths):
-                    near = difflib.get_close_matches(scope.name, paths, 1, cutoff=0.9)
-                    doubts += [f"no {scope} is enrolled, but agent:{path} is: is it that one?" for path in near]
-            elif scope.kind in ("session", "task"):
-                kind = "approval" if str(scope.name).startswith("a-") else scope.kind
-                caller.call("GET", f"/v1/{kind}s/{scope.name}")
+                if not any(f"{path}/".startswith(f"{target.name}/") for path in paths):
+                    near = difflib.get_close_matches(target.name, paths, 1, cutoff=0.9)
+                    doubts += [f"no {target} is enrolled, but agent:{path} is: is it that one?" for path in near]
+            elif target.kind in ("session", "task"):
+                kind = "approval" if str(target.name).startswith("a-") else target.kind
+                caller.call("GET", f"/v1/{kind}s/{target.name}")
         except Stop as error:
             if error.code == "not_found":
-                doubts.append(f"the mint has no {scope}: is it spelt right?")
+                doubts.append(f"the mint has no {target}: is it spelt right?")
     return doubts
 
 
-def over_of(caller: Caller, scopes: Sequence[str]) -> list[tuple[str, str]]:
-    """Ask the mint, after a ban was lifted, which sessions and tasks are over all the same, and how that came."""
+def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
+    """Ask the mint, after a freeze was thawed, which sessions and tasks are over all the same, and how that came."""
     caller.set_timeout(LOOK_S)
     found = []
-    for scope in parse_scopes(scopes[:MOST_LOOKED_AT]):
-        if scope.kind in ("session", "task") and not str(scope.name).startswith("a-"):
+    for target in parse_targets(targets[:MOST_LOOKED_AT]):
+        if target.kind in ("session", "task") and not str(target.name).startswith("a-"):
             with contextlib.suppress(Stop):
-                state = caller.call("GET", f"/v1/{scope.kind}s/{scope.name}")[scope.kind]["state"]
-                found += [(str(scope), str(state))] if state not in ("open", "frozen") else []
+                state = caller.call("GET", f"/v1/{target.kind}s/{target.name}")[target.kind]["state"]
+                found += [(str(target), str(state))] if state not in ("open", "frozen") else []
     return found
 
 
@@ -236,17 +235,17 @@ def _sign_in(place: Place) -> Caller:
 
 
 def _by_mint(
-    caller: Caller, action: Action, scopes: list[str], reason: str, wait: bool, timeout_ms: int | None
+    caller: Caller, action: Action, targets: list[str], reason: str, wait: bool, timeout_ms: int | None
 ) -> dict[str, Any]:
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
-    body = {"scopes": scopes, "reason": reason, "wait": wait}
+    body = {"targets": targets, "reason": reason, "wait": wait}
     return caller.call("POST", action.path, body, repeats=False)  # the store is asked sooner than a mint once more
 
 
 def _by_store(
     console: Console,
     action: Action,
-    scopes: list[str],
+    targets: list[str],
     place: Place,
     reason: str,
     timeout_ms: int | None,
@@ -258,11 +257,11 @@ def _by_store(
     store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
     try:
         store.header()  # asked first: while this fails, nothing can have been written
-        return _bump(store, action, scopes, reason, _who(place), timeout_ms, began).to_dict()
+        return _bump(store, action, targets, reason, _who(place), timeout_ms, began).to_dict()
     except StoreError as error:
         if asked:
             why = f"the mint was asked and did not say that it is done, and now {error}"
-            return KillReport.unknown(tuple(scopes), round((time.monotonic() - began) * 1000, 3), why).to_dict()
+            return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), why).to_dict()
         hint = (
             "start it (`arx up`) and try again; while it is away, verifiers refuse every call once their lease is over"
         )
@@ -272,16 +271,16 @@ def _by_store(
 def _bump(
     store: RevocationStore,
     action: Action,
-    scopes: list[str],
+    targets: list[str],
     reason: str,
     by: str,
     timeout_ms: int | None,
     began: float,
 ) -> KillReport:
     try:
-        bump = getattr(store, action.store)(scopes, reason, by)
+        bump = getattr(store, action.store)(targets, reason, by)
     except OutcomeUnknownError as error:
-        return KillReport.unknown(tuple(scopes), round((time.monotonic() - began) * 1000, 3), str(error))
+        return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), str(error))
     return store.wait_confirmed(bump, timeout_ms)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a store knows of kills and bans, read once, for an explanation.  SPEC 10.
+"""What a store knows of kills and freezes, read once, for an explanation.  SPEC 10.
 
 It is no verifier's view: it takes no lease and joins no registry, or a kill would wait for it to confirm.
 """
@@ -15,7 +15,7 @@ from arx_verifier.token.macaroon import Identifier, Macaroon
 
 
 def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, str | None]:
-    """Read the store's floors and bans.
+    """Read the store's kills and freezes.
 
     Args:
         service: Names the store.
@@ -33,15 +33,15 @@ def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, s
         )
         try:
             header = store.header()
-            table.adopt(header.inc, header.seq, store.floors(), store.bans())
+            table.adopt(header.incarnation, header.seq, store.kills(), store.freezes())
         except StoreError as error:
             because = str(error)
         else:
-            table.renew(header.inc, header.seq, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+            table.renew(header.incarnation, header.seq, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
             return table, None
     identifier = macaroon.unverified_identifier
-    inc, born = identifier.born if isinstance(identifier, Identifier) else ("", 0)
+    incarnation, born = identifier.born if isinstance(identifier, Identifier) else ("", 0)
     table = EpochTable()
-    table.adopt(inc, born, {}, {})
-    table.renew(inc, born, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
-    return table, f"kills and bans are not checked: {because}"
+    table.adopt(incarnation, born, {}, {})
+    table.renew(incarnation, born, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+    return table, f"kills and freezes are not checked: {because}"

@@ -188,7 +188,7 @@ def recover(
     console.hint(
         f"keys that {name} had before are still enrolled: `arx operator show {name}`, `arx operator key remove`"
     )
-    console.hint(f"if operator:{name} was killed or frozen, `arx thaw operator:{name} --direct` lifts that")
+    console.hint(f"if operator:{name} was killed or frozen, `arx thaw operator:{name} --direct` thaws that")
 
 
 @click.command("whoami")

@@ -52,9 +52,9 @@ def check(console: Console, file: str) -> None:
 @click.option("--agent", required=True, help="the agent's path")
 @click.option("--task", required=True, help="the task's name in the policy")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter; NAME:=JSON for other types")
-@click.option("--tool", "tools", multiple=True, help="narrow to this tool, or pattern; may be given again")
+@click.option("--tool", "tools", multiple=True, help="attenuate to this tool, or pattern; may be given again")
 @click.option("--ttl", type=Duration(), help="a shorter life")
-@click.option("--depth", type=click.IntRange(0), help="fewer hand-overs")
+@click.option("--depth", type=click.IntRange(0), help="fewer delegations")
 @click.option("--subject", nargs=2, metavar="ISSUER SUB", help="on whose behalf: the issuer's URL, and their `sub`")
 @click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="what else is proven of the subject")
 @_file_option
@@ -225,7 +225,7 @@ def _explained(value: dict[str, Any]) -> list[str]:
         for audience, given in part.get("audiences", {}).items():
             lines.append(f"  at {plain(audience)} ({plain(', '.join(given['origins']))})")
             lines += [f"    {_rule(rule)}" for rule in given["allow"]]
-            lines += [f"    and no other than {plain(tool)}" for tool in given.get("narrowed_to", [])]
+            lines += [f"    and no other than {plain(tool)}" for tool in given.get("attenuated_to", [])]
             for terms in given.get("approvals", []):
                 lines.append(f"    {plain(' and '.join(terms['tools']))} needs an approval {_approval(terms)}")
     return lines

@@ -17,7 +17,7 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError
 from arx_verifier.token import caveats, wire
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.macaroon import IAT_AHEAD_MS, Macaroon, OperatorIdentifier, about
 
 
@@ -26,8 +26,8 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         place: Its place, as refusals name it: ``caveat 1``.
-        kind: ``mint``, ``hand-over``, ``narrowing``, ``requirement``, ``approval`` or ``call``.
-        to: Who a hand-over names, or None.
+        kind: ``mint``, ``delegation``, ``attenuation``, ``third-party caveat``, ``approval`` or ``call``.
+        to: Who a delegation names, or None.
         removes: What it takes away, a phrase each.
         caveat: Its members, or None when it cannot be read.
     """
@@ -81,7 +81,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         "link": chain.facts.links[-1] if chain.facts.links else identifier.id,
         "links": [identifier.id, *chain.facts.links],
         "needs_call": chain.needs_call,
-        "scopes": list(chain.scopes),
+        "targets": list(chain.targets),
         "never_accepted": None
         if refused is None
         else {"code": refused.code, "failures": list(map(str, refused.failures))},
@@ -94,7 +94,7 @@ def describe_discharge(macaroon: Macaroon) -> dict[str, Any]:
     Raises:
         UnknownCaveatError: It answers nothing that this version knows.
     """
-    answers = Requirement.read(macaroon.identifier)
+    answers = ThirdPartyCaveat.read(macaroon.identifier)
     return {
         "answers": msgspec.to_builtins(answers),
         "fingerprint": fingerprint(macaroon.encode()),
@@ -110,29 +110,31 @@ def steps(macaroon: Macaroon) -> list[Step]:
     for index, packet in enumerate(macaroon.packets):
         place = f"caveat {index + 1}"
         if isinstance(packet, wire.ThirdParty):
-            found.append(_requirement(place, packet))
+            found.append(_third_party(place, packet))
             continue
         try:
             caveat = caveats.read_caveat(packet)
         except ArxError as error:
-            found.append(Step(place, "narrowing", None, (f"everything: {error}",), None))
+            found.append(Step(place, "attenuation", None, (f"everything: {error}",), None))
             continue
         handed = handed or caveat.to is not None
-        kind = "hand-over" if caveat.to is not None else "call" if caveat.call is not None else "narrowing"
-        kind = "mint" if kind == "narrowing" and not handed and index == 0 else kind
+        kind = "delegation" if caveat.to is not None else "call" if caveat.call is not None else "attenuation"
+        kind = "mint" if kind == "attenuation" and not handed and index == 0 else kind
         found.append(Step(place, kind, caveat.to, tuple(_phrases(caveat)), msgspec.to_builtins(caveat)))
     return found
 
 
-def _requirement(place: str, packet: wire.ThirdParty) -> Step:
+def _third_party(place: str, packet: wire.ThirdParty) -> Step:
     """Say which calls wait for somebody else's word."""
     try:
-        required = Requirement.read(packet.identifier)
+        required = ThirdPartyCaveat.read(packet.identifier)
     except ArxError as error:
-        return Step(place, "requirement", None, (f"everything: {error}",), None)
+        return Step(place, "third_party_caveat", None, (f"everything: {error}",), None)
     which = "every call" if required.tools is None else f"calls of {' or '.join(required.tools)}"
     told = {"third_party": msgspec.to_builtins(required)}
-    return Step(place, "requirement", None, (f"{which} without an approval, a discharge for {required.id}",), told)
+    return Step(
+        place, "third_party_caveat", None, (f"{which} without an approval, a discharge for {required.id}",), told
+    )
 
 
 def describe_rule(rule: Rule) -> str:
@@ -165,9 +167,9 @@ def _phrases(caveat: Caveat) -> list[str]:
     if caveat.nbf is not None:
         phrases.append(f"all time before {show_time(caveat.nbf)}")
     if caveat.depth is not None:
-        phrases.append(f"hand-overs after the next {caveat.depth}" if caveat.depth else "every further hand-over")
-    if caveat.hand_to is not None:
-        phrases.append("hand-overs to agents other than " + " or ".join(caveat.hand_to))
+        phrases.append(f"delegations after the next {caveat.depth}" if caveat.depth else "every further delegation")
+    if caveat.delegate_to is not None:
+        phrases.append("delegations to agents other than " + " or ".join(caveat.delegate_to))
     if caveat.aud is not None:
         phrases.append("services other than " + " or ".join(caveat.aud))
     if caveat.net is not None:

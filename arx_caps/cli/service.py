@@ -21,7 +21,7 @@ from arx_caps.cli.place import Place, ca_option, operator_options
 from arx_caps.durations import show_time
 from arx_verifier.names import is_audience
 
-KILL_S = 60.0  # a ban is answered for when its leases are over
+KILL_S = 60.0  # a freeze is answered for when its leases are over
 _path = click.Path(path_type=Path)
 
 
@@ -211,7 +211,7 @@ def remove(console: Console, audience: str, place: Place, yes: bool) -> None:
 
 
 def _tell_end(console: Console, answer: dict[str, Any]) -> None:
-    rows = [("service", answer["audience"]), ("ban", (answer["kill"] or {}).get("summary"))]
+    rows = [("service", answer["audience"]), ("freeze", (answer["kill"] or {}).get("summary"))]
     console.data("service", answer, lambda: pairs(rows))
 
 

@@ -12,7 +12,7 @@ from arx_caps.cli.caller import Caller, load_key
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_object
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
-from arx_caps.cli.kill import FREEZE, THAW, scope_command
+from arx_caps.cli.kill import FREEZE, THAW, target_command
 from arx_caps.cli.output import Console, colours, json_line, pairs, table
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.session_file import open_session_file, session_object
@@ -169,7 +169,7 @@ for _action, _text in (
     (FREEZE, "Refuse every token of these sessions, and their renewal, until they are thawed."),
     (THAW, "End the freeze of these sessions."),
 ):
-    session_command.add_command(scope_command(_action, _text, "session"))
+    session_command.add_command(target_command(_action, _text, "session"))
 
 
 @session_command.command("end")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx ship``: send a service's records to the mint, beside the service.  SPEC 18.
 
-A mint that is away is no reason to end: records wait in their spool, and what is to be known about that is said.
+A mint that is away is no reason to end: records wait in their journal, and what is to be known about that is said.
 """
 
 import logging
@@ -38,8 +38,8 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
     """Send the records of the service in SERVICE_FILE to the mint, until a signal says to stop.
 
     One is enough for all processes of a service; the file must name the service's own key, as `arx service join` writes
-    it.  At 50, 80 and 95 % of the spool's budget there is an alarm: a spool that is full refuses calls.  Ends with 0
-    when the mint has everything, 3 when records are left or were lost, 5 when the mint did not answer.
+    it.  At 50, 80 and 95 % of the journal's budget there is an alarm: a journal that is full refuses calls.  Ends with
+    0 when the mint has everything, 3 when records are left or were lost, 5 when the mint did not answer.
     """
     from arx_caps.service import open_shipper
 
@@ -59,7 +59,7 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
         done = shipper.once()
         status = shipper.status
     except OSError as error:
-        raise Stop(f"the spool cannot be read: {error.strerror or error}", code="spool") from error
+        raise Stop(f"the journal cannot be read: {error.strerror or error}", code="journal") from error
     finally:
         waiting.cancel()
         shipper.close()
@@ -67,11 +67,9 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
     console.data("shipped", told, lambda: _shown(status))
     if not done:
         unreachable = status.code == "store_unavailable"
-        hint = "the records stay in the spool; run it again, or leave it running"
+        hint = "the records stay in the journal; run it again, or leave it running"
         if not unreachable:
-            hint = (
-                "the records stay in the spool; was the key taken away? join once more, with --journal the same folder"
-            )
+            hint = "the records stay in the journal; was the key taken away? join again, with the same --journal folder"
         raise Stop(str(status.error), exits.UNREACHABLE if unreachable else exits.INCOMPLETE, hint=hint, code="ship")
     click.get_current_context().exit(exits.INCOMPLETE if status.lost else exits.OK)
 
@@ -85,7 +83,7 @@ class _Line:
         self._next = 0.0
 
     def tell(self, status: Any) -> None:
-        """Take in how it stands; called after every look at the spool."""
+        """Take in how it stands; called after every look at the journal."""
         now, matters = time.monotonic(), (status.alarm, status.error, status.lost, status.fork)
         if now < self._next and matters == self._said:
             return
@@ -109,7 +107,7 @@ def _told(status: Any) -> dict[str, Any]:
 
 
 def _shown(status: Any) -> str:
-    parts = [f"{status.shipped:,} records shipped", f"spool {status.fill:.0%} full"]
+    parts = [f"{status.shipped:,} records shipped", f"journal {status.fill:.0%} full"]
     if status.alarm:
         parts.append(click.style(f"ALARM: above {status.alarm} %", fg="red", bold=True))
     if status.lost:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task``: start a task from a template of the policy, narrow and extend it, finish it; list and look at tasks."""
+"""``arx task``: start a task from a template of the policy, attenuate and extend it, finish it; list and look at
+tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from arx_caps.durations import show_time
 
 @click.group("task", cls=Verbs)
 def task_command() -> None:
-    """Start, narrow, extend, look at and finish tasks; ask for approvals."""
+    """Start, attenuate, extend, look at and finish tasks; ask for approvals."""
 
 
 task_command.add_command(ask_command)
@@ -37,7 +38,7 @@ task_command.add_command(ask_command)
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter; name:=JSON for any value")
 @click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
 @click.option("--ttl", type=Duration(), help="a shorter life than the template's")
-@click.option("--depth", type=click.IntRange(0, 16), help="fewer hand-overs than the template's")
+@click.option("--depth", type=click.IntRange(0, 16), help="fewer delegations than the template's")
 @click.option("--parent", metavar="TASK", help="a task of this session that it is a part of, and ends with")
 @issuer_option
 @out_option
@@ -71,19 +72,19 @@ def start(
     console.hint(f"arx task finish {task.get('id')} --session {file} ends it")
 
 
-@task_command.command("narrow")
+@task_command.command("attenuate")
 @click.option("--in", "held", required=True, metavar="FILE", help="the bundle, as `arx task start` wrote it")
 @click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
 @click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="narrow an argument of every tool left")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="attenuate an argument of every tool left")
 @click.option("--audience", "audiences", multiple=True, help="keep only this service's token; may be repeated")
 @click.option("--ttl", type=Duration(), help="how long it works from now on; never longer than before")
-@click.option("--depth", type=click.IntRange(0, 16), help="how many hand-overs may follow")
+@click.option("--depth", type=click.IntRange(0, 16), help="how many delegations may follow")
 @issuer_option
 @out_option
 @common_options
 @pass_console
-def narrow(
+def attenuate(
     console: Console,
     held: str,
     file: str,
@@ -95,12 +96,12 @@ def narrow(
     issuer: str | None,
     out: Path | None,
 ) -> None:
-    """Narrow a task for everybody who holds it: every token of it that is out is dead, and less is signed anew.
+    """Attenuate a task for everybody who holds it: every token of it that is out is revoked, and less is signed anew.
 
-    To hand over less and keep the rest, `arx token hand-over` needs no mint.
+    To delegate less and keep the rest, `arx token delegate` needs no mint.
     """
     task = StartedTask(read_bundle(held), session=AtMint(open_session_file(file, issuer)[0]))
-    left = task.narrow_for_all(
+    left = task.attenuate_for_all(
         tools=list(tools) or None,
         args=read_pairs(arguments, constraints=True) or None,
         ttl=ttl,
@@ -117,7 +118,7 @@ def narrow(
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter that differs; name:=JSON")
 @click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
 @click.option("--ttl", type=Duration(), help="a shorter life than the template's")
-@click.option("--depth", type=click.IntRange(0, 16), help="fewer hand-overs than the template's")
+@click.option("--depth", type=click.IntRange(0, 16), help="fewer delegations than the template's")
 @click.option("--link", help="the grant to go on from, as `arx task show` lists it; else the newest")
 @issuer_option
 @out_option
@@ -213,7 +214,7 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 @common_options
 @pass_console
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:
-    """Finish a task: its tokens, also those handed over, are dead."""
+    """Finish a task: its tokens, also those delegated, are dead."""
     path = f"/v1/tasks/{_checked(task)}"
     answer = _caller(file, place).call("DELETE", path)
     kill = answer.get("kill") or {}

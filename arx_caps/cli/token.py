@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx token``: read a token, hand it over, explain what a service would say of it.  All of it offline."""
+"""``arx token``: read a token, delegate it, explain what a service would say of it.  All of it offline."""
 
 import time
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.narrowing import caveats_for
+from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.outline import outline, unverified_chain
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.explain import explain_command
@@ -23,7 +23,7 @@ from arx_verifier.names import is_agent_path
 
 @click.group("token", cls=Verbs)
 def token_command() -> None:
-    """Read, hand over and explain tokens and bundles.
+    """Read, delegate and explain tokens and bundles.
 
     A token is read from a file, or from stdin with "-"; it is never part of the command line.
     """
@@ -47,18 +47,18 @@ def inspect(console: Console, file: str) -> None:
     console.data("token", value, "\n\n".join(shown))
 
 
-@token_command.command("hand-over")
+@token_command.command("delegate")
 @click.argument("to")
 @click.option("--in", "file", required=True, help='the token or bundle, "-" for stdin')
 @click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="narrow an argument of every tool left")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="attenuate an argument of every tool left")
 @click.option("--audience", "audiences", multiple=True, help="keep only the token of this service; may be repeated")
 @click.option("--ttl", type=Duration(), help="how long it works, such as 5m; never longer than before")
-@click.option("--depth", type=click.IntRange(0, 16), help="how many hand-overs may follow")
+@click.option("--depth", type=click.IntRange(0, 16), help="how many delegations may follow")
 @out_option
 @common_options
 @pass_console
-def hand_over(
+def delegate(
     console: Console,
     to: str,
     file: str,
@@ -69,13 +69,13 @@ def hand_over(
     depth: int | None,
     out: Path | None,
 ) -> None:
-    """Narrow what FILE holds and hand it to the agent TO, without asking the mint.
+    """Attenuate what FILE holds and hand it to the agent TO, without asking the mint.
 
     What an --arg is held to is any constraint as JSON, or the text, integer or boolean that it is to equal.
 
     \b
-        arx token hand-over acme/support/worker --in task.bundle --tool orders.get --ttl 5m --out worker.bundle
-        arx token hand-over acme/support/worker --in task.bundle --arg amount:='{"range":[0,50]}'
+        arx token delegate acme/support/worker --in task.bundle --tool orders.get --ttl 5m --out worker.bundle
+        arx token delegate acme/support/worker --in task.bundle --arg amount:='{"range":[0,50]}'
     """
     if not is_agent_path(to):
         raise click.BadParameter(f"{to[:60]!r} is not an agent path such as acme/worker", param_hint="TO")
@@ -90,13 +90,13 @@ def hand_over(
         audiences=audiences or None,
         now=time.time_ns() // 1_000_000,
     )
-    given = holding.hand_over(to, caveats)
+    given = holding.delegate(to, caveats)
     _refuse_the_useless(given)
     _give(console, given, to, out)
 
 
 def _refuse_the_useless(given: Holding) -> None:
-    """Refuse to hand over what every verifier would refuse: the next holder could do nothing about it."""
+    """Refuse to delegate what every verifier would refuse: the next holder could do nothing about it."""
     for audience, macaroon in given.tokens.items():
         refused = unverified_chain(macaroon).refused
         if refused is not None:
@@ -112,10 +112,10 @@ def _give(console: Console, given: Holding, to: str, out: Path | None) -> None:
     value |= {"fingerprint": fingerprint(text), "audiences": sorted(given.tokens)}
     if out is not None:
         write_private(out, text + "\n")
-        console.data("hand-over", value | {"out": str(out)}, "")
+        console.data("delegation", value | {"out": str(out)}, "")
     else:
-        console.data("hand-over", value | {given.kind: text}, text)
-    console.say(f"handed to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}")
+        console.data("delegation", value | {given.kind: text}, text)
+    console.say(f"delegated to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}")
     console.hint(f"arx kill link:{link} ends it, and all that is made of it")
 
 
@@ -174,11 +174,11 @@ def _show_discharge(discharge: dict[str, Any]) -> str:
 def _show_step(step: dict[str, Any]) -> str:
     title = {
         "mint": "the mint granted",
-        "hand-over": f"handed to {step['to']}",
-        "requirement": "operators must approve",
+        "delegation": f"delegated to {step['to']}",
+        "third_party_caveat": "operators must approve",
         "approval": "approved",
         "call": "signed for a call",
     }
     removes = [f"    takes away {phrase}" for phrase in step["removes"]] or ["    takes away nothing"]
     body = [plain(line) for line in removes] if step["caveat"] is not None else [plain(show_json(step["removes"]))]
-    return "\n".join([f"  {step['place']}: {title.get(step['kind'], 'narrowed')}", *body])
+    return "\n".join([f"  {step['place']}: {title.get(step['kind'], 'attenuated')}", *body])

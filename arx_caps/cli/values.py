@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read what people type: durations, times, ``name=value``, scopes; and show times and sizes to them."""
+"""Read what people type: durations, times, ``name=value``, targets; and show times and sizes to them."""
 
 import datetime as dt
 import json

@@ -48,7 +48,7 @@ def list_verifiers(console: Console, place: Place, every: bool) -> None:
     unseen = None if services is None else [name for name in services if name not in met]
     value = {
         "seq": header.seq,
-        "inc": header.inc,
+        "incarnation": header.incarnation,
         "lease_ms": header.lease_ms,
         "verifiers": verifiers,
         "left_out": len(seen) - len(verifiers),

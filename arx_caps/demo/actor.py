@@ -2,8 +2,8 @@
 """The demo's agents: a process that does what it is told, line by line, with a task of its own.
 
 Each line on standard input is one JSON command, each line on standard output its JSON answer.  The orchestrator opens a
-session and hands over; the sub-agent is given one string and nothing else, also no key.  Tokens stay in here, but for
-the one string that a hand-over is.
+session and delegates; the sub-agent is given one string and nothing else, also no key.  Tokens stay in here, but for
+the one string that a delegation is.
 """
 
 import json
@@ -46,14 +46,14 @@ class Actor:
         self._tasks[name] = task = self._session.start_task(template, **params)
         return {"task": task.id}
 
-    def hand_over(self, name: str, to: str, **narrower: Any) -> dict[str, Any]:
-        """Narrow a task for another agent, without asking anybody."""
+    def delegate(self, name: str, to: str, **attenuated: Any) -> dict[str, Any]:
+        """Attenuate a task for another agent, without asking anybody."""
         began = time.perf_counter()
-        text = self._tasks[name].hand_over(to, **narrower).encode()
+        text = self._tasks[name].delegate(to, **attenuated).encode()
         return {"bundle": text, "took_ms": (time.perf_counter() - began) * 1000}
 
     def receive(self, name: str, bundle: str) -> dict[str, Any]:
-        """Take what another agent handed over."""
+        """Take what another agent delegated."""
         self._tasks[name] = task = Task.from_text(bundle)
         return {"holder": task.holder}
 

@@ -62,7 +62,7 @@ class Story:
     def scenes(self) -> Iterator[Scene]:
         """Play every scene."""
         yield self._open()
-        yield self._hand_over()
+        yield self._delegate()
         yield from self._ordinary_calls()
         yield from self._approval()
         yield from self._attacks()
@@ -78,12 +78,12 @@ class Story:
         came = "a task with its tokens" if task.get("task") else outcome(task)
         return Scene(f"{TRIAGE} opens a session and starts the task refund", "a task with its tokens", came)
 
-    def _hand_over(self) -> Scene:
+    def _delegate(self) -> Scene:
         args = {"payments.refund": {"amount": {"range": [0, 20]}}}
         tools = ["orders.get", "payments.list", "payments.refund"]
-        told = self._lead("hand_over", name="main", to=WORKER, tools=tools, args=args, ttl="5m", depth=0)
+        told = self._lead("delegate", name="main", to=WORKER, tools=tools, args=args, ttl="5m", depth=0)
         taken = self._worker("receive", name="main", bundle=told.get("bundle", ""))
-        title = f"it narrows it offline for {WORKER}: refunds up to 20, five minutes"
+        title = f"it attenuates it offline for {WORKER}: refunds up to 20, five minutes"
         figures = {"took_ms": round(told.get("took_ms", 0.0), 2)}
         return Scene(title, WORKER, taken.get("holder") or outcome(taken), figures=figures)
 
@@ -113,7 +113,7 @@ class Story:
         first, second = (self._lead("call", **call, approved=True) for _ in range(2))
         came = f"{outcome(first)}, then {outcome(second)}"
         title = "an operator approves this refund; it passes once"
-        yield Scene(title, "201 ok, then 403 budget_exhausted", came, reasons(second))
+        yield Scene(title, "201 ok, then 403 already_used", came, reasons(second))
 
     def _attacks(self) -> Iterator[Scene]:
         other_order = self._stage.urls["orders"] + "/orders/o-1002"
@@ -156,7 +156,7 @@ class Story:
             "report": report["summary"],
         }
         title = f"the operator kills {WORKER} in the middle of its calls to both services"
-        yield Scene(title, "401 banned, 401 revoked", _either(refused), (report["summary"],), figures)
+        yield Scene(title, "401 frozen, 401 revoked", _either(refused), (report["summary"],), figures)
         confirmed = f"{report['confirmed']} of {report['verifiers']} verifiers confirmed"
         yield Scene(
             "every verifier says that it has it",
@@ -166,9 +166,9 @@ class Story:
         self._lead("start_task", name="new", template="refund", params={"order_id": "o-1001", "amount": 100})
         for title, task, expected in (
             ("the orchestrator hands the task over to it again, offline", "main", "401 revoked"),
-            ("it hands over a task that was begun after the kill", "new", "401 banned"),
+            ("it delegates a task that was begun after the kill", "new", "401 frozen"),
         ):
-            again = self._lead("hand_over", name=task, to=WORKER, ttl="5m")
+            again = self._lead("delegate", name=task, to=WORKER, ttl="5m")
             self._worker("receive", name="again", bundle=again.get("bundle", ""))
             told = self._worker("call", name="again", method="GET", url=self._order)
             yield Scene(title, expected, outcome(told), reasons(told))
@@ -188,5 +188,5 @@ class Story:
 
 
 def _either(refused: str) -> str:
-    # A killed agent's token is dead and its name is banned: which of the two a call meets first is all the same.
-    return "401 banned, 401 revoked" if set(refused.split(", ")) <= {"401 banned", "401 revoked"} else refused
+    # A killed agent's token is revoked and its name is frozen: which of the two a call meets first is all the same.
+    return "401 frozen, 401 revoked" if set(refused.split(", ")) <= {"401 frozen", "401 revoked"} else refused

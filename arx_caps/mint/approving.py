@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Have a call approved: an agent asks, operators answer, the agent gets a discharge for this very call.  SPEC 20.7.
 
-Asked for is what a token demands and its task allows; approved is tool and arguments as they are.  A discharge is made
-when it is fetched and never kept.  It ends with its task, its time, or a kill of its own scope, which a withdrawal is.
+Asked for is what a token requires and its task allows; approved is tool and arguments as they are.  A discharge is made
+when it is fetched and never kept.  It ends with its task, its time, or a kill of its own target, which a withdrawal is.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,17 +14,17 @@ from arx_caps.mint.approval_terms import ApprovalTerms
 from arx_caps.mint.births import as_json, new_name
 from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Born, Mint
-from arx_caps.mint.ending import withdraw_scope
+from arx_caps.mint.ending import withdraw_target
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
 from arx_caps.mint.operator_token import hold_to_rules
-from arx_caps.mint.requiring import Demand, constraints_of, make_discharge, read_demand
+from arx_caps.mint.requiring import ThirdParty, constraints_of, make_discharge, read_third_party
 from arx_caps.mint.roles import APPROVE, rules_of
 from arx_caps.mint.standing import require_standing, task_state
 from arx_caps.mint.state import now_ms
 from arx_caps.mint.state_approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, Said
 from arx_caps.revocation import KillReport
-from arx_caps.revocation.scopes import APPROVAL
+from arx_caps.revocation.targets import APPROVAL
 from arx_verifier import names
 from arx_verifier.errors import ArxError, GrantError, refusal, shorten
 
@@ -34,7 +34,7 @@ _OVER: Final = ("ended", "expired", "killed")
 
 
 class Wanted(NamedTuple):
-    """What an agent wants to have approved: the requirement of its token, and the call."""
+    """What an agent wants to have approved: the third-party caveat of its token, and the call."""
 
     caveat: str
     tool: str
@@ -49,21 +49,21 @@ def ask_approval(mint: Mint, caller: Caller, wanted: Wanted) -> dict[str, Any]:
         Its row.
 
     Raises:
-        GrantError: ``bad_parameters``: no token of the task demands it, or the task does not allow the call, or it
+        GrantError: ``bad_parameters``: no token of the task requires it, or the task does not allow the call, or it
             cannot be approved as it is; ``not_found``, ``session_ended``, ``too_many_approvals``.
         RevokedError: The task was killed or is frozen.
         UnavailableError: The kill epoch is not known now.
     """
     session, born = _of(caller)
-    demand = read_demand(wanted.caveat)
-    task = mint.state.task(demand.task)
+    third_party = read_third_party(wanted.caveat)
+    task = mint.state.task(third_party.task)
     if task is None or task["session"] != session["id"]:
         raise GrantError("caveat is of no task of this session", code="not_found")
     if task_state(mint, task) in _OVER:
         raise GrantError("the task is over; start another", code="session_ended")
     require_standing(mint, born, task, session)
     constraints_of(wanted.args)  # can it be approved at all?
-    template, audience, terms = _terms(mint, task, demand, wanted)
+    template, audience, terms = _terms(mint, task, third_party, wanted)
     now, why = now_ms(), _cleaned(wanted.why)
     told: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
     told |= {"audience": audience, "tool": wanted.tool, "why": why, "need": terms.need}
@@ -97,11 +97,11 @@ def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
         said = f" ({row['answer_why']})" if found == "denied" and row["answer_why"] else ""
         raise GrantError(f"{row['id']} was {found}{said}", code=f"approval_{found}")
     require_standing(mint, born, row["its"], session, (f"task:{row['id']}",))
-    kid = read_demand(row["caveat"]).kid
+    kid = read_third_party(row["caveat"]).kid
     mint.require(born, (f"key:{kid}",))
     key = mint.book.audience_keys(row["audience"]).get(kid)
     if key is None:
-        raise refusal("revoked")  # the token that demands it was made with a key that is retired
+        raise refusal("revoked")  # the token that requires it was made with a key that is retired
     made = make_discharge(row, key[0], mint.realm.name)
     told = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
     mint.state.record(Event.of("discharge.made", caller.by, approval=row["id"], **told))
@@ -153,7 +153,7 @@ def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, A
     done = mint.state.withdraw_approval(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **told))
     if done["status"] != APPROVED:
         return done | {"its": row["its"]}, None
-    report = withdraw_scope(mint, f"task:{row['id']}", caller.by)
+    report = withdraw_target(mint, f"task:{row['id']}", caller.by)
     what = Event.of("approval.withdrawn", caller.by, **told, seq=report.seq)
     return mint.state.withdraw_approval(row["id"], APPROVED, what) | {"its": row["its"]}, report
 
@@ -164,9 +164,9 @@ def approval_state(mint: Mint, row: Row) -> State:
     if status in (DENIED, WITHDRAWN, ENDED):
         return status
     task = row["its"]
-    scope = f"task:{row['id']}"
-    killed = mint.epochs.check(task["inc"], task["born"], (scope,))
-    if killed is not None and killed.scope == scope:
+    target = f"task:{row['id']}"
+    killed = mint.epochs.check(task["incarnation"], task["born"], (target,))
+    if killed is not None and killed.target == target:
         return "withdrawn"
     if status == APPROVED and row["expires_at"] <= now_ms():
         return "expired"
@@ -187,9 +187,9 @@ def _of(caller: Caller) -> tuple[Row, Born]:
     return caller.session, caller.born
 
 
-def _terms(mint: Mint, task: Row, demand: Demand, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
-    """Find at which audience a token of a task demands this, and on what terms it was granted: the strictest."""
-    if not names.is_tool(wanted.tool) or not any(names.matches_tool(each, wanted.tool) for each in demand.tools):
+def _terms(mint: Mint, task: Row, third_party: ThirdParty, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
+    """Find at which audience a token of a task requires this, and on what terms it was granted: the strictest."""
+    if not names.is_tool(wanted.tool) or not any(names.matches_tool(each, wanted.tool) for each in third_party.tools):
         raise GrantError(f"caveat is not about the tool {shorten(wanted.tool)}", code="bad_parameters")
     found: list[tuple[str, str, ApprovalTerms]] = []
     failed: GrantError | None = None
@@ -197,10 +197,10 @@ def _terms(mint: Mint, task: Row, demand: Demand, wanted: Wanted) -> tuple[str, 
     for row in mint.state.live_grants(task["id"]):
         granted = Granted.read(row["content"])
         for audience, entries in granted.approvals.items():
-            terms = next((each for each in entries if each.tools == demand.tools), None)
+            terms = next((each for each in entries if each.tools == third_party.tools), None)
             if audience not in kids:
                 kids[audience] = mint.book.audience_keys(audience).keys()
-            if terms is None or demand.kid not in kids[audience]:
+            if terms is None or third_party.kid not in kids[audience]:
                 continue
             try:
                 _require_allowed(granted, audience, wanted)
@@ -213,21 +213,21 @@ def _terms(mint: Mint, task: Row, demand: Demand, wanted: Wanted) -> tuple[str, 
     template, audience, _ = found[0]
     strict = [terms for _, at, terms in found if at == audience]
     need, ttl_ms = max(terms.need for terms in strict), min(terms.ttl_ms for terms in strict)
-    return template, audience, ApprovalTerms(demand.tools, need, ttl_ms, any(terms.once for terms in strict))
+    return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
 
 
 def _terms_now(mint: Mint, row: Row) -> ApprovalTerms:
     """Return the terms of a request as they are by now: its task may have been granted the same on stricter ones."""
     wanted = Wanted(row["caveat"], row["tool"], msgspec.json.decode(row["args"], type=dict[str, Any]), None)
     try:
-        _, _, terms = _terms(mint, row["its"], read_demand(row["caveat"]), wanted)
+        _, _, terms = _terms(mint, row["its"], read_third_party(row["caveat"]), wanted)
     except GrantError as error:
         raise GrantError(f"the task changed since it was asked for: {error}", code="conflict") from error
     return terms
 
 
 def _require_allowed(granted: Granted, audience: str, wanted: Wanted) -> None:
-    """Demand that a task's token allows the call: nobody is asked to approve what would be refused all the same."""
+    """Require that a task's token allows the call: nobody is asked to approve what would be refused all the same."""
     rules: Sequence[Any] = [caveat.allow for caveat in granted.caveats(audience) if caveat.allow is not None]
     for place, each in enumerate(rules):
         try:

@@ -18,7 +18,7 @@ from arx_caps.mint.state import HighWater, now_ms
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Entry, Header
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation.history import UNKNOWN, Place, new_inc
+from arx_verifier.revocation.history import UNKNOWN, Place, new_incarnation
 
 if TYPE_CHECKING:
     from arx_caps.mint.core import Mint
@@ -62,9 +62,9 @@ def attest(mint: "Mint") -> None:
     mark, seq, claimed_by = known.mark, known.seq, None
     why: str | None
     mint.store.load_functions()
-    fresh = new_inc()
+    fresh = new_incarnation()
     header = mint.store.init(fresh, max_ttl_ms=ttl, seq=seq)
-    if header.inc == fresh:
+    if header.incarnation == fresh:
         kind, why = BEGUN, "the store was empty" if mark is not None else "the realm is new"
     else:
         kind, why = ROTATED, _why_end(mint, header, known)
@@ -81,8 +81,10 @@ def attest(mint: "Mint") -> None:
     if why is None:
         return
     level = logging.INFO if mark is None else logging.WARNING
-    _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is dead", realm, why)
-    facts = {"inc": header.inc, "seq": header.seq, "why": why} | ({"verifier": claimed_by} if claimed_by else {})
+    _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is revoked", realm, why)
+    facts = {"incarnation": header.incarnation, "seq": header.seq, "why": why} | (
+        {"verifier": claimed_by} if claimed_by else {}
+    )
     mint.state.raise_high_water(realm, HighWater(*header.place, ttl), Event.of(kind, MINT, **facts), begins=True)
 
 
@@ -101,21 +103,21 @@ def believed(mint: "Mint") -> Ahead | None:
 
 def _known(mint: "Mint") -> Known:
     mark = mint.state.high_water(mint.realm.name)
-    inc, applied, _ = mint.epochs.view()
-    view = Place(inc, applied, mint.epochs.chain_at(inc, applied))
+    incarnation, applied, _ = mint.epochs.view()
+    view = Place(incarnation, applied, mint.epochs.chain_at(incarnation, applied))
     logged, last = None, 0
     try:
         last = mint.log.store.last_of(KILLS)
-        logged = _last_logged(mint.log.store, mark.inc) if mark is not None else None
+        logged = _last_logged(mint.log.store, mark.incarnation) if mark is not None else None
     except ArxError as error:  # its database may be away, or lost: what else is known counts all the same
         _log.error("realm %s: the store is not compared with the audit log: %s", mint.realm.name, error)
     return Known(mark, view, logged, max(view.seq, last, mark.seq if mark is not None else 0))
 
 
-def _last_logged(log: LogStore, inc: str) -> EventRecord | None:
+def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
     """Return the record of the last entry of a history that the log has of the store's, or None."""
-    last = log.high_water(KILLS, inc)
-    found = log.find(inc, last, KILLS) if last else []
+    last = log.high_water(KILLS, incarnation)
+    found = log.find(incarnation, last, KILLS) if last else []
     row = log.record(found[0]) if found else None
     record = None if row is None else read_event(row.kept, None)
     return record if record is not None and record.kind.startswith("store.") else None
@@ -124,10 +126,10 @@ def _last_logged(log: LogStore, inc: str) -> EventRecord | None:
 def _why_end(mint: "Mint", header: Header, known: Known) -> str | None:
     """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
     mark, logged = known.mark, known.logged
-    if mark is None or header.inc != mark.inc:
+    if mark is None or header.incarnation != mark.incarnation:
         return "the store's history is unknown here"
-    for place in (known.view, Place(mark.inc, mark.seq, mark.chain)):
-        if place.inc == header.inc and (why := _why_another(mint, header, place)):
+    for place in (known.view, Place(mark.incarnation, mark.seq, mark.chain)):
+        if place.incarnation == header.incarnation and (why := _why_another(mint, header, place)):
             return why
     if logged is not None and logged.number > header.seq:
         return FORGOTTEN

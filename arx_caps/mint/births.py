@@ -32,7 +32,7 @@ SESSION_ACTIONS: Final = tuple(
         "arx.sessions.renew",
         "arx.tasks.extend",
         "arx.tasks.finish",
-        "arx.tasks.narrow",
+        "arx.tasks.attenuate",
         "arx.tasks.read",
         "arx.tasks.start",
         "arx.whoami",
@@ -82,7 +82,13 @@ class Birth(NamedTuple):
 
     def row(self, began: str) -> dict[str, Any]:
         """Return what its row says of the kill epoch and of its state."""
-        return {"inc": self.born.inc, "born": self.born.seq, began: self.at, "ended_at": None, "status": "open"}
+        return {
+            "incarnation": self.born.incarnation,
+            "born": self.born.seq,
+            began: self.at,
+            "ended_at": None,
+            "status": "open",
+        }
 
 
 def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
@@ -92,13 +98,13 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
         first = Caveat(
             allow=rules,
             fresh=grant.fresh,
-            hand_to=grant.hand_to or None,
+            delegate_to=grant.delegate_to or None,
             net=grant.net or None,
             require=grant.require or None,
         )
-        # What the agent asked to go without is one more caveat: conjunction does the narrowing.
-        narrow = grant.narrow.get(audience)
-        caveats[audience] = (first, Caveat(allow=narrow)) if narrow else (first,)
+        # What the agent asked to go without is one more caveat: conjunction does the attenuation.
+        attenuate = grant.attenuate.get(audience)
+        caveats[audience] = (first, Caveat(allow=attenuate)) if attenuate else (first,)
     return caveats
 
 
@@ -121,7 +127,7 @@ def sign_tokens(
         birth: What they are born with.
         caveats: By audience, what the mint says in them.
         keys: By audience, the id and the key that its token is signed with.
-        needs: By audience, the tools of each approval that its token demands.
+        needs: By audience, the tools of each approval that its token requires.
 
     Raises:
         GrantError: ``bad_parameters``: it does not fit into a token.

@@ -32,7 +32,7 @@ GIVING: Final = (
     APPROVE,
     "arx.audit.erase",
     "arx.audit.prune",
-    "arx.ban.lift",
+    "arx.thaw",
     "arx.policy.write",
     "arx.services.write",
     WRITE_OPERATORS,
@@ -217,11 +217,11 @@ def _operator(
     mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     row = mint.state.operator(name)
     if row is None or row["status"] != "active":
-        raise refusal("banned")
-    # A ban counts whenever it came; a floor does not, because operators' tokens know no birth.
+        raise refusal("frozen")
+    # A freeze counts whenever it came; a kill does not, because operators' tokens know no birth.
     _, applied, _ = mint.epochs.view()
     refused = mint.epochs.check(None, max(applied, 0), (f"operator:{name}",))
-    if refused is not None and (refused.code in ("banned", "revoked") or action in GIVING):
+    if refused is not None and (refused.code in ("frozen", "revoked") or action in GIVING):
         raise refusal(refused.code)
     # The role as it is now: what was taken away since the token was made is gone.
     if asked is not None:
@@ -260,6 +260,6 @@ def _agent(
     if row["status"] != "open" or grant.session != session:
         raise refusal("revoked")
     if agent is None or agent["status"] != "active":
-        raise refusal("banned")
+        raise refusal("frozen")
     mint.limits.count_agent(grant.agent)
     return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)

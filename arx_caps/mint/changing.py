@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Change what a running task may do: narrow it for everybody who holds it, or add a grant.  SPEC 20.
+"""Change what a running task may do: attenuate it for everybody who holds it, or add a grant.  SPEC 20.
 
-A narrowing kills the links of every grant of the task, and so whatever was made from its tokens, and then signs less
-anew.  It does not kill the task's own scope: whoever did that, even straight in the store, meant the task to be over,
-and is told from a narrowing by it.  Between kill and signature nothing is kept, so that doing it again mends any crash.
+An attenuation kills the links of every grant of the task, and so whatever was made from its tokens, and then signs less
+anew.  It does not kill the task's own target: whoever did that, even straight in the store, meant the task to be over,
+and is told from an attenuation by it.  Between kill and signature nothing is kept, so that doing it again mends any
+crash.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,12 @@ from arx_caps.revocation import KillReport
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.token.caveats import Caveat
 
-ROUNDS: Final = 4  # as often as somebody else may change the task while it is narrowed
-MAX_LIVE: Final = 200  # grants of one task: a narrowing kills all of them in one step
+ROUNDS: Final = 4  # as often as somebody else may change the task while it is attenuated
+MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in one step
 
 
-class Narrowed(NamedTuple):
-    """A narrowed task's row, its bundle, a secret, and the report of what it ended."""
+class Attenuated(NamedTuple):
+    """An attenuated task's row, its bundle, a secret, and the report of what it ended."""
 
     row: dict[str, Any]
     bundle: str
@@ -52,10 +53,10 @@ class More(NamedTuple):
     link: str | None = None
 
 
-def narrow_task(
+def attenuate_task(
     mint: Mint, caller: Caller, task: Mapping[str, Any], link: str | None, caveats: Mapping[str, Sequence[Caveat]]
-) -> Narrowed:
-    """End every token of a task, also those handed over, and sign less of one of its grants anew.
+) -> Attenuated:
+    """End every token of a task, also those delegated, and sign less of one of its grants anew.
 
     Args:
         mint: The mint.
@@ -73,7 +74,7 @@ def narrow_task(
     _require_standing(mint, mint.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
-        granted = Granted.read(grant["content"]).narrow(caveats)
+        granted = Granted.read(grant["content"]).attenuate(caveats)
         sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
         killed = {each["link"] for each in (grant, *mint.state.live_grants(task["id"]))}
         mint.state.require_first()  # what a repeat of this call has given meanwhile is among them
@@ -86,20 +87,20 @@ def narrow_task(
         bundle = sign_grant(mint, birth, granted)
         keep_recipe(_recipe(mint, birth, granted) | {"kill": report.to_dict()})
         told = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
-        what = Event.of("task.narrowed", caller.by, **told, seq=report.seq, narrowed=granted.narrowed)
+        what = Event.of("task.attenuated", caller.by, **told, seq=report.seq, attenuated=granted.attenuated)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
         row = mint.state.replace_grants(
             task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
         )
         if row is not None:
-            return Narrowed(row, bundle, report)
+            return Attenuated(row, bundle, report)
     raise GrantError("others change this task all the time; try again", code="conflict")
 
 
 def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More) -> Started:
     """Add a grant to a task; nothing ends by it.
 
-    Without a template, parameters, tools or depth it is the same grant once more, as narrow as that became, with a
+    Without a template, parameters, tools or depth it is the same grant once more, as attenuate as that became, with a
     later end.  Else it is a grant of its own, of that template or another, of which the policy decides.
 
     Raises:
@@ -111,7 +112,9 @@ def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More)
     born = caller.born or mint.born()
     _require_standing(mint, born, task, session)
     if len(mint.state.live_grants(task["id"])) >= MAX_LIVE:
-        raise GrantError(f"a task has at most {MAX_LIVE} grants at once: narrow it, or start another", code="conflict")
+        raise GrantError(
+            f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another", code="conflict"
+        )
     policy, now = mint.policy, now_ms()
     last = Granted.read(_grant(mint, task, more.link)["content"])
     granted, grant = _more(policy, caller, session, task, last, more)
@@ -151,14 +154,14 @@ def _of(mint: Mint, caller: Caller) -> tuple[Mapping[str, Any], Mapping[str, Any
 
 
 def _require_standing(mint: Mint, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
-    """Demand that a task is open, and that it and its session stand."""
+    """Require that a task is open, and that it and its session stand."""
     if task["status"] != "open" or task["expires_at"] <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
     require_standing(mint, born, task, session)
 
 
 def _grant(mint: Mint, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
-    """Find a grant; of one that was narrowed, what became of it, so that a repeat goes on where the first one was."""
+    """Find a grant; of one that was attenuated, what became of it, so that a repeat goes on where the first one was."""
     if link is None:
         row = mint.state.task(task["id"]) or task
         link = str(row["link"])
@@ -172,7 +175,7 @@ def _grant(mint: Mint, task: Mapping[str, Any], link: str | None) -> dict[str, A
 
 def _born_after(mint: Mint, report: KillReport) -> Born:
     born = mint.born()
-    if born.inc != report.inc or born.seq < report.seq:
+    if born.incarnation != report.incarnation or born.seq < report.seq:
         raise refusal("behind")
     return born
 
@@ -233,5 +236,5 @@ def _more(
     above = msgspec.json.decode(task["above"], type=list[str])
     granted = Granted.of(grant, params, tools, above)
     if again:
-        granted = granted.as_narrow_as(last)
+        granted = granted.as_attenuate_as(last)
     return granted, grant

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy may demand of the claims of somebody else's token, and whether a token's claims keep it.
+"""What a policy may require of the claims of somebody else's token, and whether a token's claims keep it.
 
-A demand only narrows: every claim that is named must be there and fit.  A text fits when it is equal, or by ``*``,
+A rule only restricts: every claim that is named must be there and fit.  A text fits when it is equal, or by ``*``,
 which stands for one piece between separators and never crosses one: a name that a stranger may choose (a branch, a
 repository, an account) can neither go on into the next part of a claim nor be empty.
 """
@@ -17,15 +17,15 @@ MAX_PATTERN_CHARS: Final = 512
 MAX_NESTING: Final = 4  # claims of Kubernetes go down three levels
 
 # A text, one of several texts, a flag, a number, or the same for the members of an object.
-Demand: TypeAlias = Union[str, bool, int, list[str], "dict[str, Demand]"]
-Claims: TypeAlias = Annotated[dict[str, Any], several("claim", 'for example { sub = "…" }')]  # Demands
+ClaimRule: TypeAlias = Union[str, bool, int, list[str], "dict[str, ClaimRule]"]
+Claims: TypeAlias = Annotated[dict[str, Any], several("claim", 'for example { sub = "…" }')]  # ClaimRules
 
 _SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._-])")
 _PATTERN_SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._*-])")
 
 
-def check_demands(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1) -> None:
-    """Check the claims that are demanded.
+def check_claims(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1) -> None:
+    """Check the claims that are required.
 
     Args:
         entry: Where they are.
@@ -33,7 +33,7 @@ def check_demands(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1)
         level: How deep this is.
 
     Raises:
-        SettingsError: It is no demand, or one that nothing could keep.
+        SettingsError: It is no rule, or one that nothing could keep.
     """
     if not claims:
         raise entry.error('name at least one claim, such as { sub = "…" }')
@@ -42,7 +42,7 @@ def check_demands(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1)
     for name, value in claims.items():
         claim = entry.at(name)
         if isinstance(value, dict):
-            check_demands(claim, value, level + 1)
+            check_claims(claim, value, level + 1)
         elif isinstance(value, list):
             if not value or not all(isinstance(text, str) for text in value):
                 raise claim.error('expected text, or a list of texts such as ["a", "b"], of which one must fit')
@@ -54,9 +54,9 @@ def check_demands(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1)
             raise claim.error(f"expected text, a list of texts, a number, true or false, got {shorten(value)}")
 
 
-def keeps(demands: Mapping[str, Demand], claims: Mapping[str, Any]) -> bool:
-    """Tell whether a token's claims keep every demand."""
-    return all(name in claims and _fits(demand, claims[name]) for name, demand in demands.items())
+def keeps(rules: Mapping[str, ClaimRule], claims: Mapping[str, Any]) -> bool:
+    """Tell whether a token's claims keep every rule."""
+    return all(name in claims and _fits(rule, claims[name]) for name, rule in rules.items())
 
 
 def fits_text(pattern: str, text: str) -> bool:
@@ -74,15 +74,15 @@ def _fits_piece(wanted: str, came: str) -> bool:
     return long_enough and came.startswith(before) and came.endswith(after) and _SEPARATOR.search(came) is None
 
 
-def _fits(demand: Demand, claim: Any) -> bool:
-    if isinstance(demand, dict):
-        return isinstance(claim, dict) and keeps(demand, claim)
-    if isinstance(demand, list):
-        return any(_fits(one, claim) for one in demand)
-    if isinstance(demand, str):
+def _fits(rule: ClaimRule, claim: Any) -> bool:
+    if isinstance(rule, dict):
+        return isinstance(claim, dict) and keeps(rule, claim)
+    if isinstance(rule, list):
+        return any(_fits(one, claim) for one in rule)
+    if isinstance(rule, str):
         texts = claim if isinstance(claim, list) else [claim]
-        return any(isinstance(text, str) and fits_text(demand, text) for text in texts)
-    return type(claim) is type(demand) and claim == demand  # true is no 1, and 1.0 neither
+        return any(isinstance(text, str) and fits_text(rule, text) for text in texts)
+    return type(claim) is type(rule) and claim == rule  # true is no 1, and 1.0 neither
 
 
 def _check_text(entry: PolicyEntry, text: str) -> None:

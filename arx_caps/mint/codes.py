@@ -121,7 +121,7 @@ CODES: Final = {
 _LATER: Final = "try again after `Retry-After` seconds"
 _ENDED: Final = {
     "revoked": "stop, and report it; a new task, if the operator wants the work done",
-    "banned": "stop, and report it; an operator thaws or reinstates",
+    "frozen": "stop, and report it; an operator thaws or thaws",
 }
 _RETRIES: Final = {
     "after Retry-After": _LATER,

@@ -49,9 +49,9 @@ def compare(old: Policy, new: Policy) -> list[Difference]:
     return found
 
 
-def covers(wide: str, narrow: str) -> bool:
+def covers(wide: str, attenuate: str) -> bool:
     """Tell whether every agent path that one pattern fits is fitted by another."""
-    wanted, given = wide.split("/"), narrow.split("/")
+    wanted, given = wide.split("/"), attenuate.split("/")
     if wanted[-1] == "**":
         wanted = wanted[:-1]
         given = given[:-1] if given[-1] == "**" else given
@@ -89,7 +89,7 @@ def _as_it_is(value: Any) -> Any:
 # How a member is taken apart, if not as it is.
 _APART: Final[dict[str, Callable[[Any], Any]]] = {
     "exchange": lambda services: tuple(exchanges(services)),
-    "hand_to": lambda patterns: ("(who shares the agent's first segment)",) if patterns is None else patterns,
+    "delegate_to": lambda patterns: ("(who shares the agent's first segment)",) if patterns is None else patterns,
     # Of each tool by itself: how entries are put together means nothing.
     "approvals": lambda entries: tuple(
         {"tool": tool, **_without(one, "tools")} for one in entries for tool in one["tools"]
@@ -136,7 +136,7 @@ def _of_table(place: str, kind: Kind, said: Mapping[str, Any]) -> Iterator[Diffe
 def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Difference]:
     before, after = set(map(_text, old)), set(map(_text, new))
     added, gone = [one for one in new if _text(one) not in before], [one for one in old if _text(one) not in after]
-    if member in ("agents", "hand_to"):
+    if member in ("agents", "delegate_to"):
         added = [one for one in added if not any(covers(other, one) for other in old)]
         gone = [one for one in gone if not any(covers(other, one) for other in new)]
     if member in ("allow", "approvals"):
@@ -182,7 +182,7 @@ def _longer(old: Any, new: Any) -> bool | None:
 
 # Lists of which a further entry grants, and those of which a further entry restricts.
 _GRANTING: Final = (
-    *("agents", "allow", "audience", "exchange", "hand_to"),
+    *("agents", "allow", "audience", "exchange", "delegate_to"),
     *("net", "origins", "subjects", "trusted", "workload"),
 )
 _RESTRICTING: Final = ("require", "approvals")

@@ -23,7 +23,7 @@ from arx_caps.mint.limits import RateLimits
 from arx_caps.mint.loading import NoPolicy, follow_policy, read_policy, reload_policy, settle_policy
 from arx_caps.mint.log import AuditLog
 from arx_caps.mint.log_feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
-from arx_caps.mint.lost_bans import StandingBans
+from arx_caps.mint.lost_freezes import StandingBans
 from arx_caps.mint.policy import Policy
 from arx_caps.mint.recording import Recording
 from arx_caps.mint.state import HighWater, State
@@ -47,7 +47,7 @@ ATTESTING: Final = 1  # what one mint of several does at a time
 NO_POLICY: Final = "this version of the mint refuses the policy in force: an operator has to load another"
 DOUBTED: Final = (
     "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
-    " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx reinstate realm`"
+    " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx thaw realm`"
 )
 HALTED: Final = "the audit log is halted: its database contradicts what was signed"
 MINT: Final = "mint"  # who did it, when the mint itself did
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 class Born(NamedTuple):
     """Where the kill epoch stood before authority was looked at."""
 
-    inc: str
+    incarnation: str
     seq: int
     chain: str = ""
 
@@ -77,7 +77,7 @@ class Mint:
         store_url: Its address, as tool services are told it.
         decisions: The mint's own journal of what it decided on calls.
         log: The realm's audit log.
-        bans: Those that stand, in database and store.
+        freezes: Those that stand, in database and store.
         limits: How often somebody may call.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
@@ -107,7 +107,7 @@ class Mint:
         self.limits = RateLimits(realm.limits)
         self._recording = Recording(state.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
-        self.bans = StandingBans(self)
+        self.freezes = StandingBans(self)
         self._doubted: Ahead | None = None  # a verifier's word that was one too many
         self.log = AuditLog(realm) if log is None else log
         signed = SignedFeed(store, self.log.publisher)  # first: it may keep the others from recording anything
@@ -162,7 +162,7 @@ class Mint:
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
-        self.bans.restore()
+        self.freezes.restore()
         self._stop.clear()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
         self._keeper.start()
@@ -206,28 +206,28 @@ class Mint:
         """Read where the kill epoch stands; to be called before any authority is looked at.
 
         Raises:
-            UnavailableError: The view is not live, or the store lacks bans: nothing can be granted now.
+            UnavailableError: The view is not live, or the store lacks freezes: nothing can be granted now.
         """
         refused = self.epochs.check(None, 0, ())
         if refused is not None:
             raise refusal(refused.code)
-        inc, seq, _ = self.epochs.view()
-        self.bans.require(inc, seq)
-        return Born(inc, seq, self.epochs.chain_at(inc, seq))
+        incarnation, seq, _ = self.epochs.view()
+        self.freezes.require(incarnation, seq)
+        return Born(incarnation, seq, self.epochs.chain_at(incarnation, seq))
 
-    def require(self, born: Born, scopes: Sequence[str]) -> None:
-        """Demand that nothing in these scopes was killed since ``born``, and nothing is banned.
+    def require(self, born: Born, targets: Sequence[str]) -> None:
+        """Require that nothing in these targets was killed since ``born``, and nothing is frozen.
 
         Raises:
             RevokedError: Something was or is.
             UnavailableError: The view is not live.
         """
-        refused = self.epochs.check(born.inc, born.seq, scopes)
+        refused = self.epochs.check(born.incarnation, born.seq, targets)
         if refused is not None:
             raise refusal(refused.code)
 
     def require_clock(self) -> None:
-        """Demand that this clock may judge proofs.
+        """Require that this clock may judge proofs.
 
         Raises:
             StaleEpochError: ``fenced``: it is further from the store's clock than SPEC 10.5 lets it be.
@@ -253,10 +253,10 @@ class Mint:
             attest(self)
 
     def _keep(self) -> None:
-        """See whether the store needs a new history or has lost a ban, which keys mint, which policy is in force."""
+        """See whether the store needs a new history or has lost a freeze, which keys mint, which policy is in force."""
         told, due = False, 0.0
         while not self._stop.wait(GLANCE_S):
-            moved = self.epochs.view()[:2] != self.bans.followed[:2] and not told
+            moved = self.epochs.view()[:2] != self.freezes.followed[:2] and not told
             if not moved and time.monotonic() < due:
                 continue
             due = time.monotonic() + KEEPER_S
@@ -273,7 +273,7 @@ class Mint:
                 told = True
 
     def _look_at_store(self) -> None:
-        """Attest the store where that is due, and keep the bans of store and database alike."""
+        """Attest the store where that is due, and keep the freezes of store and database alike."""
         refused = self.epochs.check(None, 0, ()) is not None
         claim = self.store.ahead()
         if refused or must_attest(self.store, self.topology) or (claim is not None and believed(self) is not None):
@@ -282,17 +282,17 @@ class Mint:
             _log.error("realm %s: %s", self.realm.name, DOUBTED.format(claim))
         self._doubted = claim
         try:
-            self.bans.follow()
+            self.freezes.follow()
         except StoreHistoryError:  # a history was begun while the database was away, which has no mark of it
             self.attest()
-            self.bans.follow()
-        self.bans.keep(self.bans.followed.inc)
+            self.freezes.follow()
+        self.freezes.keep(self.freezes.followed.incarnation)
 
     def ready(self) -> list[str]:
         """Return what keeps the mint from being asked; empty when it is ready."""
         refused = self.epochs.check(None, 0, ())
         found = [refused.detail] if refused is not None else []
-        found += self.bans.why_not(*self.epochs.view()[:2]) if refused is None else []
+        found += self.freezes.why_not(*self.epochs.view()[:2]) if refused is None else []
         found += [NO_POLICY] if isinstance(self.loaded, NoPolicy) else []
         # A grant waits for no log, but what happened would wait with it: another mint may be able to sign.
         found += [HALTED] if self.log.publisher.halted is not None else []

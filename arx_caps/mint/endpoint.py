@@ -42,7 +42,7 @@ _EVERY: Final = (
 )
 UNPROVEN: Final = (400, 401, 413, 415)  # a call with one of these, whose caller is not proven, proved nobody
 _PROVEN: Final = "arx.proven"
-_BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "banned", "wrong_caller")
+_BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "frozen", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
 

@@ -30,12 +30,12 @@ class Gone(NamedTuple):
     events: int
 
 
-def erase_person(mint: Mint, scope: str, *, by: str, reason: str) -> Gone:
+def erase_person(mint: Mint, target: str, *, by: str, reason: str) -> Gone:
     """Erase what is told of a person.
 
     Args:
         mint: The mint.
-        scope: The person's scope, ``subject:…``.
+        target: The person's target, ``subject:…``.
         by: Who does it.
         reason: Why; both are recorded, the person is not.
 
@@ -45,16 +45,16 @@ def erase_person(mint: Mint, scope: str, *, by: str, reason: str) -> Gone:
         StoreError: A database did not answer; repeat it.
     """
     mint.log.require_whole()
-    rows = mint.state.sessions_for(scope)
+    rows = mint.state.sessions_for(target)
     open_ones = [row["id"] for row in rows if stands(mint, row)]
     if open_ones:
         raise GrantError(
             f"{len(open_ones)} sessions still run on behalf of this person, such as {open_ones[0]}: end them with "
-            f"`arx kill {scope}`, then erase",
+            f"`arx kill {target}`, then erase",
             code="conflict",
         )
-    sessions, events = _erase_work(mint, [row["id"] for row in rows], scope, by, reason)
-    return Gone(erase(mint.log.store, subject=scope, by=by, reason=reason), sessions, events)
+    sessions, events = _erase_work(mint, [row["id"] for row in rows], target, by, reason)
+    return Gone(erase(mint.log.store, subject=target, by=by, reason=reason), sessions, events)
 
 
 def erase_before(mint: Mint, before: int, *, by: str, reason: str) -> Gone:
@@ -77,7 +77,7 @@ def erase_before(mint: Mint, before: int, *, by: str, reason: str) -> Gone:
 
 
 def _erase_work(
-    mint: Mint, sessions: list[str], scope: str | None, by: str, reason: str, before: int = 0
+    mint: Mint, sessions: list[str], target: str | None, by: str, reason: str, before: int = 0
 ) -> tuple[int, int]:
     state, tasks = mint.state, mint.state.tasks_in(sessions)
     gone = {*sessions, *tasks}
@@ -85,7 +85,7 @@ def _erase_work(
     def is_theirs(event: Recorded) -> bool:
         facts = event.facts
         about = {str(facts.get("session")), str(facts.get("task"))}
-        return event.at_ms < before or bool(gone & about) or (scope is not None and scope in facts.get("scopes", ()))
+        return event.at_ms < before or bool(gone & about) or (target is not None and target in facts.get("targets", ()))
 
     events = state.erase_events(is_theirs, NAMED)
     if sessions or events:

@@ -18,12 +18,12 @@ from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
 from arx_caps.mint.identity import subject_of
 from arx_caps.mint.once import keep_recipe
-from arx_caps.mint.requiring import demand_of, require_approvals
+from arx_caps.mint.requiring import require_approvals, third_party_of
 from arx_caps.mint.standing import require_standing
 from arx_caps.mint.state import now_ms
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
 from arx_verifier.token import call_proof, wire
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
 from arx_verifier.token.wire import ThirdParty
@@ -51,7 +51,7 @@ class _Kept(NamedTuple):
     def encode(self) -> bytes:
         return self.raw
 
-    def handed_to(self, to: str, hop: str) -> "_Kept":  # noqa: ARG002 - as ``Caveat`` has it
+    def delegated_to(self, to: str, hop: str) -> "_Kept":  # noqa: ARG002 - as ``Caveat`` has it
         raise AttenuationError("a caveat that is kept is not written anew")
 
 
@@ -73,7 +73,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     born = mint.born()  # before the presented token is looked at
     text = text.partition(wire.JOINT)[0]  # what was approved was that call of that tool: it goes no further
     parent = _prove(mint, service, text)
-    mint.require(Born(*parent.identifier.born), parent.scopes)
+    mint.require(Born(*parent.identifier.born), parent.targets)
     granted, agent = _granted(mint, born, parent, service, audience)
     _spend(mint, service, text, audience)
     kid, key = mint.book.audience_key(audience)
@@ -84,14 +84,14 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
     own = _welcoming(granted, audience, (*hops, to))
     needs = granted.needs()
-    mints = [demand_of(parent.identifier.kid, str(identifier.task), tools) for tools in needs.get(service, ())]
+    mints = [third_party_of(parent.identifier.kid, str(identifier.task), tools) for tools in needs.get(service, ())]
     kept = _kept(text, len(granted.caveats(service)), mints)
     # What the agent had taken away where the service was called is written by the mint, not copied: whoever can make
     # the presented token could leave it out.
     caveats = (*own, *granted.taken(service, audience))
-    demanded = needs.get(audience, [])
+    required = needs.get(audience, [])
     try:
-        made = _made(mint, identifier, key, caveats, demanded, kept).hand_over(to)
+        made = _made(mint, identifier, key, caveats, required, kept).delegate(to)
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
     child = _prove_own(mint, made, audience, kid, key)
@@ -99,9 +99,9 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     told: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
     told |= {"task": identifier.task}
     told |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
-    more = [raw.decode() for raw in made.packets[len(caveats) + len(demanded) :] if isinstance(raw, bytes)]
+    more = [raw.decode() for raw in made.packets[len(caveats) + len(required) :] if isinstance(raw, bytes)]
     recipe = {"identifier": made.identifier.decode(), "caveats": [each.encode().decode() for each in caveats]}
-    keep_recipe(recipe | {"needs": demanded, "more": more, "scopes": child.scopes})
+    keep_recipe(recipe | {"needs": required, "more": more, "targets": child.targets})
     mint.state.record(Event.of("token.exchanged", f"service:{service}", **told))
     return _given(mint, identifier, made, child)
 
@@ -120,7 +120,7 @@ def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> Exchanged:
     identifier = read_identifier(recipe["identifier"].encode())
     assert isinstance(identifier, Identifier)
     kid, key = mint.book.audience_key(identifier.aud)
-    mint.require(Born(*identifier.born), (*recipe["scopes"], f"key:{kid}"))
+    mint.require(Born(*identifier.born), (*recipe["targets"], f"key:{kid}"))
     _running(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
     caveats, more = ([_Kept(text.encode()) for text in recipe.get(name, ())] for name in ("caveats", "more"))
@@ -145,21 +145,21 @@ def _made(
     return made.attenuate(*kept) if kept else made
 
 
-def _kept(text: str, own: int, mints: Sequence[Requirement]) -> list[CaveatLike]:
+def _kept(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> list[CaveatLike]:
     """Return the caveats that holders added to a presented token, behind the mint's own.
 
-    Of one that was exchanged before, what was narrowed where it came from stands among them: it holds on.
+    Of one that was exchanged before, what was attenuated where it came from stands among them: it holds on.
 
     Args:
         text: The token.
         own: How many caveats the mint's grant has there.
-        mints: What the mint demands in it; the first of each is the mint's.
+        mints: What the mint requires in it; the first of each is the mint's.
 
     Raises:
-        GrantError: ``exchange_not_allowed``: one demands what only the presented token's holders can give.
+        GrantError: ``exchange_not_allowed``: one requires what only the presented token's holders can give.
     """
     held = list(Macaroon.parse(text).packets[own:])
-    for raw in [demand.encode() for demand in mints]:
+    for raw in [third_party.encode() for third_party in mints]:
         places = (at for at, each in enumerate(held) if isinstance(each, ThirdParty) and each.identifier == raw)
         place = next(places, None)
         if place is not None:
@@ -167,7 +167,7 @@ def _kept(text: str, own: int, mints: Sequence[Requirement]) -> list[CaveatLike]
     kept: list[CaveatLike] = [_Kept(raw) for raw in held if isinstance(raw, bytes)]
     if len(kept) != len(held):
         raise GrantError(
-            "a holder of this token demands a discharge of its own, which no other token can demand",
+            "a holder of this token requires a discharge of its own, which no other token can require",
             code="exchange_not_allowed",
         )
     return [each for each in kept if not _is_call(each.encode())]
@@ -222,7 +222,7 @@ def _granted(
     if task is None or session is None or agent is None or not _says(parent.identifier, row, task, session, granted):
         raise GrantError("this token does not say of its task what the mint granted", code="exchange_not_allowed")
     # The presented token's birth is what its maker says; what was killed counts from those that the mint remembers.
-    links = [scope for scope in parent.scopes if scope.startswith("link:")]
+    links = [target for target in parent.targets if target.startswith("link:")]
     require_standing(mint, born, task, session, links)
     return granted, agent
 
@@ -254,7 +254,7 @@ def _running(mint: Mint, identifier: Identifier) -> tuple[Row, Row, Row]:
     if any(each is not None and each["status"] != "open" for each in (task, session)):
         raise refusal("revoked")
     if agent is not None and agent["status"] != "active":
-        raise refusal("banned")
+        raise refusal("frozen")
     return task, session, agent
 
 
@@ -267,14 +267,14 @@ def _spend(mint: Mint, service: str, text: str, audience: str) -> None:
 
 
 def _welcoming(granted: Granted, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:
-    """Let the mint's own caveats name the services that a token went through beside those it may be handed to.
+    """Let the mint's own caveats name the services that a token went through beside those it may be delegated to.
 
-    Behind them stands what the agent narrowed its task by: to whom it may not be handed, no service exchanges it.
+    Behind them stands what the agent attenuated its task by: to whom it may not be handed, no service exchanges it.
     """
     mints = len(granted.own[audience])
     return [
-        msgspec.structs.replace(caveat, hand_to=(*caveat.hand_to, *hops))
-        if caveat.hand_to is not None and place < mints
+        msgspec.structs.replace(caveat, delegate_to=(*caveat.delegate_to, *hops))
+        if caveat.delegate_to is not None and place < mints
         else caveat
         for place, caveat in enumerate(granted.caveats(audience))
     ]

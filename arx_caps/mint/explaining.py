@@ -69,7 +69,7 @@ def explain_grant(
         params: Values for its parameters.
         ttl: A shorter life.
         tools: Fewer tools.
-        depth: Fewer hand-overs.
+        depth: Fewer delegations.
         subject: On whose behalf.
     """
     session: SessionTerms | Refused
@@ -155,7 +155,7 @@ _WHOM: Final = ("name", "agents", "subject", "subjects")  # which terms they are
 
 def _task(grant: TaskGrant) -> dict[str, Any]:
     shown: dict[str, Any] = {"granted": True, "template": grant.template, "ttl": format_duration(grant.ttl_ms)}
-    shown |= {"depth": grant.depth, "hand_to": list(grant.hand_to), "require": list(grant.require)}
+    shown |= {"depth": grant.depth, "delegate_to": list(grant.delegate_to), "require": list(grant.require)}
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     if grant.fresh is not None:
@@ -166,7 +166,11 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         audience: {
             "origins": list(grant.origins[audience]),
             "allow": [show_rule(rule) for rule in rules],
-            **({"narrowed_to": [rule.tool for rule in grant.narrow[audience]]} if grant.narrow.get(audience) else {}),
+            **(
+                {"attenuated_to": [rule.tool for rule in grant.attenuate[audience]]}
+                if grant.attenuate.get(audience)
+                else {}
+            ),
             **({"approvals": list(map(show_terms, grant.approvals[audience]))} if audience in grant.approvals else {}),
         }
         for audience, rules in grant.rules.items()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a task was granted, as it is kept: enough to sign the same again, or less, and nothing that is secret.
 
-A task has one grant when it starts; each extension adds one, and a narrowing puts one in the place of all.  A grant is
-named by the first link of its tokens.
+A task has one grant when it starts; each extension adds one, and an attenuation puts one in the place of all.  A grant
+is named by the first link of its tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         template: The policy's name for it.
         params: The template's parameters.
         tools: What the agent asked to be left of the template's tools; None for all.
-        depth: How many hand-overs may follow.
+        depth: How many delegations may follow.
         audiences: Whose tokens the agent got.
         own: By audience, the mint's caveats as canonical JSON.
-        narrowed: By audience, the caveats that the agent asked for since.
+        attenuated: By audience, the caveats that the agent asked for since.
         exchange: By service, the audiences that it may exchange a token of this grant for.
         approvals: By audience, which calls need an approval, and what that takes.
     """
@@ -40,7 +40,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     depth: int
     audiences: tuple[str, ...]
     own: Written
-    narrowed: Written = {}
+    attenuated: Written = {}
     exchange: Written = {}
     approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
 
@@ -77,13 +77,13 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
 
     def caveats(self, audience: str) -> tuple[Caveat, ...]:
         """Return every caveat that a token for an audience begins with."""
-        written = (*self.own[audience], *self.narrowed.get(audience, ()))
+        written = (*self.own[audience], *self.attenuated.get(audience, ()))
         return tuple(read_caveat(text.encode()) for text in written)
 
     def taken(self, service: str, audience: str) -> tuple[Caveat, ...]:
-        """Return what was narrowed at a service and holds for a token that it exchanges for another audience."""
-        there = (*self.own[audience], *self.narrowed.get(audience, ()))
-        return tuple(read_caveat(text.encode()) for text in self.narrowed.get(service, ()) if text not in there)
+        """Return what was attenuated at a service and holds for a token that it exchanges for another audience."""
+        there = (*self.own[audience], *self.attenuated.get(audience, ()))
+        return tuple(read_caveat(text.encode()) for text in self.attenuated.get(service, ()) if text not in there)
 
     def targets(self, service: str) -> tuple[str, ...]:
         """Return for which audiences a service may exchange a token of this grant; both must be left in it."""
@@ -94,7 +94,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         return {audience: self.caveats(audience) for audience in self.audiences}
 
     def needs(self) -> dict[str, list[tuple[str, ...]]]:
-        """Return by audience the tools of each approval that its token demands."""
+        """Return by audience the tools of each approval that its token requires."""
         return {audience: [terms.tools for terms in entries] for audience, entries in self.approvals.items()}
 
     def end(self, expires_at: int) -> int:
@@ -105,7 +105,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return min(max(ends), expires_at)
 
-    def narrow(self, caveats: Mapping[str, Sequence[Caveat]]) -> Self:
+    def attenuate(self, caveats: Mapping[str, Sequence[Caveat]]) -> Self:
         """Return it with less: audiences that are not named are gone, the others' caveats hold as well.
 
         Raises:
@@ -118,34 +118,36 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
                 f"{', '.join(self.audiences)}: those that are left out end",
                 code="bad_parameters",
             )
-        narrowed = {audience: self._with(audience, _write(more)) for audience, more in caveats.items()}
+        attenuated = {audience: self._with(audience, _write(more)) for audience, more in caveats.items()}
         gone = set(self.audiences) - set(caveats)
         return msgspec.structs.replace(
             self,
             audiences=tuple(sorted(caveats)),
             own={audience: own for audience, own in self.own.items() if audience not in gone},
-            narrowed={audience: more for audience, more in narrowed.items() if more},
+            attenuated={audience: more for audience, more in attenuated.items() if more},
             approvals={audience: entries for audience, entries in self.approvals.items() if audience not in gone},
         )
 
-    def as_narrow_as(self, last: Self) -> Self:
-        """Return it narrowed by what another grant of the same template was narrowed by, but for its ends.
+    def as_attenuate_as(self, last: Self) -> Self:
+        """Return it attenuated by what another grant of the same template was attenuated by, but for its ends.
 
         Raises:
             GrantError: ``bad_parameters``: nothing of that is in it.
         """
         kept = {
-            audience: [_endless(text) for text in last.narrowed.get(audience, ())]
+            audience: [_endless(text) for text in last.attenuated.get(audience, ())]
             for audience in last.audiences
             if audience in self.audiences
         }
-        return self.narrow({audience: [each for each in more if each is not None] for audience, more in kept.items()})
+        return self.attenuate(
+            {audience: [each for each in more if each is not None] for audience, more in kept.items()}
+        )
 
     def _with(self, audience: str, more: Sequence[str]) -> tuple[str, ...]:
         """Add caveats; one that stands there already says nothing new."""
-        there = (*self.own[audience], *self.narrowed.get(audience, ()))
+        there = (*self.own[audience], *self.attenuated.get(audience, ()))
         new = [text for text in dict.fromkeys(more) if text not in there]
-        return (*self.narrowed.get(audience, ()), *new)
+        return (*self.attenuated.get(audience, ()), *new)
 
 
 def _endless(text: str) -> Caveat | None:

@@ -26,7 +26,7 @@ from arx_caps.mint.callers import Caller
 from arx_caps.mint.core import Mint
 from arx_caps.mint.events import Event
 from arx_caps.mint.granted import Granted
-from arx_caps.mint.identity import Shown, scopes_of, subject_of, subject_row, who_opens
+from arx_caps.mint.identity import Shown, subject_of, subject_row, targets_of, who_opens
 from arx_caps.mint.once import keep_recipe
 from arx_caps.mint.operator_token import mint_operator_token
 from arx_caps.mint.policy import SessionTerms
@@ -35,7 +35,7 @@ from arx_caps.mint.roles import rules_of
 from arx_caps.mint.standing import stands, task_state
 from arx_caps.mint.state import HighWater, Room, now_ms
 from arx_verifier.errors import Failure, GrantError, refusal, shorten
-from arx_verifier.token.targets import agent_scopes
+from arx_verifier.token.targets import agent_targets
 
 MAX_ABOVE: Final = 8  # each is a caveat in every token
 
@@ -85,7 +85,7 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
     mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
     row = mint.state.operator(name)
     if row is None or row["status"] != "active":
-        raise refusal("banned")
+        raise refusal("frozen")
     kid, key = mint.book.mint_key()
     rules = rules_of(row["role"], row["rules"])
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
@@ -109,7 +109,7 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.book.mint_key()
-    mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_scopes(path), *scopes_of(subject)))
+    mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *targets_of(subject)))
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
     told = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
     row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid} | subject_row(opener)
@@ -186,7 +186,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     told |= {"policy": policy.digest, "expires_at": birth.expires_at}
     row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path, "above": as_json(above)}
     row |= {"params": as_json(params), "audiences": as_json(granted.audiences)}
-    row["subject_scope"] = next(iter(scopes_of(subject)), None)
+    row["subject_target"] = next(iter(targets_of(subject)), None)
     told |= {"task": birth.task, "params": params, "audiences": granted.audiences}
     told |= {"above": above} if above else {}
     origins = origins_of(mint, granted)

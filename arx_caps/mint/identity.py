@@ -17,7 +17,7 @@ from arx_caps.mint.foreign import Foreign, check_foreign
 from arx_caps.mint.issuers import Subject, agents_of
 from arx_caps.mint.policy import Policy
 from arx_verifier.errors import GrantError, RequestError, refusal
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 
 TOKEN_TYPES: Final = {
     "urn:ietf:params:oauth:token-type:id_token": "id_token",
@@ -94,7 +94,7 @@ def who_opens(mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int) 
     if agent is None:
         raise GrantError(f"the policy takes this token for {path}, which is not enrolled", code="bad_workload_token")
     if agent["status"] != "active":
-        raise refusal("banned")
+        raise refusal("frozen")
     return Opener(agent, by, subject, until)
 
 
@@ -106,9 +106,9 @@ def subject_of(session: Mapping[str, Any]) -> Subject | None:
     return Subject(session["subject_issuer"], session["subject"], claims)
 
 
-def scopes_of(subject: Subject | None) -> tuple[str, ...]:
-    """Return the scope by which a subject is killed; none for nobody."""
-    return () if subject is None else (subject_scope(subject.issuer, subject.name),)
+def targets_of(subject: Subject | None) -> tuple[str, ...]:
+    """Return the target by which a subject is killed; none for nobody."""
+    return () if subject is None else (subject_target(subject.issuer, subject.name),)
 
 
 def subject_row(opener: Opener) -> dict[str, Any]:

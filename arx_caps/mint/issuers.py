@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from msgspec import field
 
-from arx_caps.mint.claims import Claims, check_demands, keeps
+from arx_caps.mint.claims import Claims, check_claims, keeps
 from arx_caps.mint.policy_text import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
 from arx_verifier import names
 from arx_verifier.errors import shorten
@@ -170,7 +170,7 @@ def check_subjects(entry: PolicyEntry, rules: Sequence[SubjectRule | Workload], 
             known = ", ".join(issuers) or "none: add [issuer.NAME]"
             raise entry.at(index, "issuer").error(f"{shorten(rule.issuer)} is not among the issuers: {known}")
         if rule.claims:
-            check_demands(entry.at(index, "claims"), rule.claims)
+            check_claims(entry.at(index, "claims"), rule.claims)
 
 
 def fits_subject(subject: Subject, rules: Sequence[SubjectRule], issuers: Mapping[str, Issuer]) -> bool:

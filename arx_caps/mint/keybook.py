@@ -163,9 +163,9 @@ class KeyBook:
         """Return when a root key may mint at the earliest: services have had two intervals to fetch it."""
         return root.created_at + 2 * self._realm.key_refresh_ms
 
-    def retired_scopes(self) -> set[str]:
-        """Return the scope of every key that is retired: each is to be banned."""
-        return retired_scopes(self.look().rows)
+    def retired_targets(self) -> set[str]:
+        """Return the target of every key that is retired: each is to be frozen."""
+        return retired_targets(self.look().rows)
 
     def _numbered(self, audience: str) -> Plan:
         plan = self.look()
@@ -250,20 +250,20 @@ class MintKeys(KeyRing):
         return found
 
 
-def retired_scopes(rows: KeyRows) -> set[str]:
-    """Return the scope of every key that is retired.
+def retired_targets(rows: KeyRows) -> set[str]:
+    """Return the target of every key that is retired.
 
-    A number that audiences share, as those of the first version do, is no scope: it would end the others.
+    A number that audiences share, as those of the first version do, is no target: it would end the others.
     """
-    scopes: set[str] = set()
+    targets: set[str] = set()
     live = {0, *(row.n for row in rows.numbers if row.retired_at is None)}
     for root in rows.roots:
         if root.retired_at is None:
-            scopes |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
+            targets |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
         else:
             met = {0, *(row.n for row in rows.numbers if row.created_at <= root.retired_at)}
-            scopes |= {f"key:{root.name}.{n}" for n in met}
-    return scopes
+            targets |= {f"key:{root.name}.{n}" for n in met}
+    return targets
 
 
 def _by_audience(rows: Iterable[FetchRow]) -> dict[str, list[Fetched]]:

@@ -101,7 +101,7 @@ class RateLimits:
             raise TooOftenError(f"the agent {path}", wait_s)
 
     def require_address(self, peer: str | None) -> None:
-        """Demand that calls from an address did not fail too often.
+        """Require that calls from an address did not fail too often.
 
         Raises:
             TooOftenError: They did.

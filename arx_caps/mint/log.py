@@ -160,7 +160,7 @@ class AuditLog:
         self._disputed.add(run)
 
     def require_whole(self) -> None:
-        """Demand that the log is as it was signed.
+        """Require that the log is as it was signed.
 
         Raises:
             AuditError: It is not, and takes nothing until somebody has looked.

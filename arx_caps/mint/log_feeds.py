@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.audit.entries import Entry, EventRecord, make_event, make_note, place_of_event, read_event
+from arx_caps.audit.journaled import Journal
 from arx_caps.audit.nodes import MINT as MINT_NODE
 from arx_caps.audit.nodes import Place, Step
 from arx_caps.audit.publish import Publisher
-from arx_caps.audit.spooled import Spool
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import GAP
 from arx_caps.mint.events import Recorded
@@ -40,7 +40,7 @@ NAMED: Final = (
     "agent",
     "approval",
     "audience",
-    "inc",
+    "incarnation",
     "key",
     "link",
     "operator",
@@ -181,26 +181,26 @@ class KillFeed:
             StoreError: The revocation store did not answer.
         """
         header = self._revocation.header()
-        mark = store.high_water(KILLS, header.inc)
+        mark = store.high_water(KILLS, header.incarnation)
         if mark >= header.seq:
             return
         while mark < header.seq:
             # A history that was begun anew has nothing of what led to its first number.
             entries = self._revocation.log(mark, PAGE)
-            mark = self._put(store, header.inc, entries, header.seq)
+            mark = self._put(store, header.incarnation, entries, header.seq)
         self._revocation.mark_taken(mark)
 
-    def _put(self, store: LogStore, inc: str, entries: tuple[Line, ...], last: int) -> int:
+    def _put(self, store: LogStore, incarnation: str, entries: tuple[Line, ...], last: int) -> int:
         """Put in some lines, and say what is missing before them, or up to ``last`` where there are none."""
         with store.writing() as log:
-            source = log.source(KILLS, inc)
+            source = log.source(KILLS, incarnation)
             before = source.high_water or log.last_of(KILLS)
             new = [entry for entry in entries if entry.seq > source.high_water]
             mark = entries[-1].seq if entries else last
-            made = [_kill(inc, entry) for entry in new]
+            made = [_kill(incarnation, entry) for entry in new]
             first = new[0].seq if new else mark + 1
             if before and first > before + 1 and mark > source.high_water:
-                made.insert(0, _unread(inc, before + 1, first - 1, log.now_ms))
+                made.insert(0, _unread(incarnation, before + 1, first - 1, log.now_ms))
             if made:
                 log.append(source, made)
             if mark > source.high_water:
@@ -216,34 +216,41 @@ class JournalFeed:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._spool = Spool(folder, MINT_AUDIENCE)
+        self._journal = Journal(folder, MINT_AUDIENCE)
 
     def begin(self, store: LogStore) -> None:
         """Nothing is to be seen to."""
 
     def __call__(self, store: LogStore) -> None:
         """Put in what is new."""
-        self._spool.look()
-        for run in tuple(self._spool.runs.values()):
+        self._journal.look()
+        for run in tuple(self._journal.runs.values()):
             while (batch := run.batch()) is not None:
                 run.acknowledge(batch, store.take(batch, None))
             run.free(JOURNAL_KEPT_MS)
 
 
-def _kill(inc: str, entry: Line) -> Entry:
-    kind, _, name = entry.scope.partition(":")
-    named: dict[str, Any] = {"inc": inc, "seq": entry.seq, "op": entry.op}
+def _kill(incarnation: str, entry: Line) -> Entry:
+    kind, _, name = entry.target.partition(":")
+    named: dict[str, Any] = {"incarnation": incarnation, "seq": entry.seq, "op": entry.op}
     if kind != "subject":
-        named["scope"] = entry.scope
-    facts = {"inc": inc, "seq": entry.seq, "op": entry.op, "scope": entry.scope, "by": entry.by, "reason": entry.why}
-    record = EventRecord(f"{KILLS}/{inc}", entry.seq, entry.at_ms, f"store.{entry.op}", entry.by, named, facts)
+        named["target"] = entry.target
+    facts = {
+        "incarnation": incarnation,
+        "seq": entry.seq,
+        "op": entry.op,
+        "target": entry.target,
+        "by": entry.by,
+        "reason": entry.why,
+    }
+    record = EventRecord(f"{KILLS}/{incarnation}", entry.seq, entry.at_ms, f"store.{entry.op}", entry.by, named, facts)
     about = {"agent": name} if kind == "agent" else {"operator": name} if kind == "operator" else {}
     place = place_of_event("", about)
-    subject = entry.scope if kind == "subject" else place.subject
+    subject = entry.target if kind == "subject" else place.subject
     return make_event(record, Place(place.steps, place.agent, subject))
 
 
-def _unread(inc: str, first: int, last: int, at_ms: int) -> Entry:
-    named = {"inc": inc, "first": first, "last": last}
-    record = EventRecord(f"{KILLS}/{inc}", last, at_ms, LOST, "mint", named, {})
+def _unread(incarnation: str, first: int, last: int, at_ms: int) -> Entry:
+    named = {"incarnation": incarnation, "first": first, "last": last}
+    record = EventRecord(f"{KILLS}/{incarnation}", last, at_ms, LOST, "mint", named, {})
     return make_event(record, Place((Step(MINT_NODE, "", "the mint"),)), GAP)

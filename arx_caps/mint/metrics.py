@@ -75,7 +75,7 @@ class _State(Collector):
     def collect(self) -> Iterable[Metric]:
         mint = self._mint
         _, applied, age_ms = mint.epochs.view()
-        yield GaugeMetricFamily("arx_epoch", "Kills, bans and lifts applied so far.", max(applied, 0))
+        yield GaugeMetricFamily("arx_epoch", "Kills, freezes and thaws applied so far.", max(applied, 0))
         yield GaugeMetricFamily("arx_epoch_age_seconds", "Age of the view of the kill epoch.", age_ms / 1000)
         yield GaugeMetricFamily("arx_mint_ready", "1 when /readyz answers 200.", float(not mint.ready()))
         halted = float(mint.log.publisher.halted is not None)
@@ -110,12 +110,12 @@ class _Record(Collector):
         )
         for labels, times in sorted(counts.decisions().items()):
             decisions.add_metric(labels, times)
-        kills = CounterMetricFamily("arx_kills", "Kills, bans and lifts that came into it here.", labels=("op",))
+        kills = CounterMetricFamily("arx_kills", "Kills, freezes and thaws that came into it here.", labels=("op",))
         for op, times in sorted(counts.changes().items()):
             kills.add_metric((op,), times)
         yield from (decisions, kills)
         used = used_in(mint.realm.journals_dir / MINT)
-        yield GaugeMetricFamily("arx_spool_bytes", "What the journals of this mint's own decisions take.", used)
+        yield GaugeMetricFamily("arx_journal_bytes", "What the journals of this mint's own decisions take.", used)
         age = GaugeMetricFamily("arx_checkpoint_age_seconds", "Since the audit log's last checkpoint was signed.")
         try:
             signed_ms = mint.log.store.signed_ms()

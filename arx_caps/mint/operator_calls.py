@@ -56,10 +56,10 @@ def record_decision(mint: Mint, facts: ChainFacts, request: AccessRequest, error
         AuditError: An allow cannot be recorded, and must not go ahead.
     """
     digest, salt = digest_arguments(request.args)
-    inc, applied, age_ms = mint.epochs.view()
+    incarnation, applied, age_ms = mint.epochs.view()
     code, failures = (OK, ()) if error is None else (error.code, tuple(error.failures))
     decision = Decision(
-        code, request.at, facts, request.tool, digest, salt, inc, applied, age_ms, failures, request.peer
+        code, request.at, facts, request.tool, digest, salt, incarnation, applied, age_ms, failures, request.peer
     )
     try:
         mint.decisions.append(decision)

@@ -3,7 +3,7 @@
 
 A realm kill or a restored store must lock no operator out, so these carry neither incarnation nor birth; ten minutes
 and the operator's enrolled key bound them.  Their ``allow`` rules are those of the operator's role, and an operator
-narrows one offline like any token.  Whether the operator is frozen, and what the role is by now, is not asked here.
+attenuates one offline like any token.  Whether the operator is frozen, and what the role is by now, is not asked here.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import IAT_AHEAD_MS, ID_BYTES, MINT_AUDIENCE, Macaroon, OperatorIdentifier
 
 TTL_MS: Final = 10 * 60 * 1000
-# An operator's token is handed to nobody and has no task: any other member is unknown here, and what is unknown
+# An operator's token is delegated to nobody and has no task: any other member is unknown here, and what is unknown
 # prohibits.
 UNDERSTOOD: Final = frozenset(("allow", "exp", "nbf"))
 
@@ -95,7 +95,7 @@ def hold_to_token(macaroon: Macaroon, *, action: str | None, args: Mapping[str, 
 
 
 def hold_to_rules(place: str, rules: Sequence[Rule], action: str, args: Mapping[str, Any]) -> None:
-    """Demand that one of some rules allows an action with its arguments.
+    """Require that one of some rules allows an action with its arguments.
 
     Args:
         place: What failures call the rules.

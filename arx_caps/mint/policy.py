@@ -36,13 +36,13 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     Attributes:
         template: The template's name.
         ttl_ms: How long the task may live.
-        depth: How many hand-overs may follow.
+        depth: How many delegations may follow.
         audiences: Those that the agent gets a token for.
         rules: By audience, the rules of its token; also of audiences that services alone may exchange a token for.
         exchange: By service, the audiences that it may exchange a token for.
-        narrow: By audience, the tools that the agent asked to be narrowed to: one more ``allow`` beside ``rules``.
+        attenuate: By audience, the tools that the agent asked to be attenuated to: one more ``allow`` beside ``rules``.
         origins: By audience, where it lives.
-        hand_to: Patterns of the agents that may be handed to.
+        delegate_to: Patterns of the agents that may be delegated to.
         require: Proofs that every call must carry.
         fresh: Largest age of a verifier's view of the kill epoch, ms, or None for its lease.
         net: Networks that calls may come from; empty for any.
@@ -55,9 +55,9 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     audiences: tuple[str, ...]
     exchange: dict[str, tuple[str, ...]]
     rules: dict[str, tuple[Rule, ...]]
-    narrow: dict[str, tuple[Rule, ...]]
+    attenuate: dict[str, tuple[Rule, ...]]
     origins: dict[str, tuple[str, ...]]
-    hand_to: tuple[str, ...]
+    delegate_to: tuple[str, ...]
     require: tuple[str, ...]
     fresh: int | None
     net: tuple[str, ...]
@@ -139,7 +139,8 @@ class Policy:
 
         Raises:
             GrantError: No terms are for this agent (``session_not_allowed``), or none on this subject's behalf
-                (``subject_not_allowed``), or some demand a subject and there is none (``subject_required``).
+                (``subject_not_allowed``), or some third-party caveat a subject and there is none
+                (``subject_required``).
         """
         fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
         if not fitting:
@@ -155,7 +156,7 @@ class Policy:
             ]
             if not fitting:
                 raise GrantError(f"the policy lets {agent} act on no such subject's behalf", code="subject_not_allowed")
-        # A demand is not escaped by other terms that make none.
+        # A third-party caveat is not escaped by other terms that make none.
         elif any(terms.subject == "required" for terms in fitting):
             raise GrantError(
                 f"{agent} acts on somebody's behalf alone: say whose, with subject_token", code="subject_required"
@@ -193,7 +194,7 @@ class Policy:
             params: A value for each of the template's parameters, as it came from the agent.
             ttl: A shorter life, as a duration.
             tools: Fewer tools: names or patterns.
-            depth: Fewer hand-overs.
+            depth: Fewer delegations.
             subject: On whose behalf the session runs; None for nobody's.
 
         Returns:
@@ -214,10 +215,10 @@ class Policy:
             self._require_subject(found, subject)
         asked = _Asked(found, params, subject)
         ttl_ms, fewer = asked.ttl(ttl), asked.depth(depth)
-        narrow = asked.narrow(tools)
+        attenuate = asked.attenuate(tools)
         rules = asked.rules()
         if tools is not None:
-            rules = {audience: rules[audience] for audience in narrow}
+            rules = {audience: rules[audience] for audience in attenuate}
         return TaskGrant(
             template=template,
             ttl_ms=ttl_ms,
@@ -225,9 +226,9 @@ class Policy:
             audiences=tuple(audience for audience in found.audiences if audience in rules),
             exchange=found.exchange,
             rules=rules,
-            narrow=narrow,
+            attenuate=attenuate,
             origins={audience: self.audiences[audience] for audience in rules},
-            hand_to=found.hand_to if found.hand_to is not None else (f"{agent.partition('/')[0]}/**",),
+            delegate_to=found.delegate_to if found.delegate_to is not None else (f"{agent.partition('/')[0]}/**",),
             require=found.require,
             fresh=found.fresh,
             net=found.net,
@@ -235,7 +236,7 @@ class Policy:
         )
 
     def _require_subject(self, template: Template, subject: Subject | None) -> None:
-        """Demand a subject who may have this task: the right that counts is the agent's and the subject's."""
+        """Require a subject who may have this task: the right that counts is the agent's and the subject's."""
         if subject is None:
             raise GrantError(
                 f"task {template.name} is for sessions on somebody's behalf; open one with subject_token",
@@ -272,7 +273,7 @@ class _Asked:
             self._fail("depth", f"an integer, 0 to {most}", shorten(asked))
         return most if asked is None else asked
 
-    def narrow(self, tools: Sequence[str] | None) -> dict[str, tuple[Rule, ...]]:
+    def attenuate(self, tools: Sequence[str] | None) -> dict[str, tuple[Rule, ...]]:
         if tools is None:
             return {}
         kept: dict[str, tuple[Rule, ...]] = {}

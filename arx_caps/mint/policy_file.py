@@ -32,7 +32,7 @@ from arx_verifier.constraints import text
 from arx_verifier.errors import MalformedTokenError, shorten
 from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS
 
-DEFAULT_DEPTH: Final = 4  # hand-overs that need no thought; a longer chain is a decision
+DEFAULT_DEPTH: Final = 4  # delegations that need no thought; a longer chain is a decision
 MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one
 
 _ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
@@ -66,7 +66,7 @@ Pattern: TypeAlias = Annotated[
 ]
 Patterns: TypeAlias = Annotated[tuple[Pattern, ...], several("pattern", 'for all agents, write ["**"]')]
 Receivers: TypeAlias = Annotated[
-    tuple[Pattern, ...], several("pattern", "to let no agent be handed to, write depth = 0")
+    tuple[Pattern, ...], several("pattern", "to let no agent be delegated to, write depth = 0")
 ]
 Origin: TypeAlias = Annotated[str, text_that(_place, "an origin: scheme, host in lower case, and port")]
 Network: TypeAlias = Annotated[str, checked_text(_wrong_network)]
@@ -130,7 +130,7 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] = DEFAULT_DEPTH
     audiences: Audiences = field(name="audience")
     rules: Rules = field(name="allow")
-    hand_to: Receivers | None = None
+    delegate_to: Receivers | None = None
     require: tuple[Literal["call"], ...] = ("call",)
     fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS)] | None = None
     net: Networks = ()

@@ -12,7 +12,7 @@ from typing import Any
 from arx_caps.mint.births import Birth, keys_for, sign_session, sign_tokens, write_bundle
 from arx_caps.mint.core import Born, Mint
 from arx_caps.mint.identity import subject_of
-from arx_caps.mint.standing import session_scopes
+from arx_caps.mint.standing import session_targets
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.token.caveats import Caveat, read_caveat
 
@@ -31,7 +31,7 @@ def recipe_of(
         kids: The ids of the keys that it is signed with.
         caveats: The caveats of each audience, for a task.
         origins: Where each audience lives, for a task.
-        needs: The tools of each approval that each audience's token demands, for a task.
+        needs: The tools of each approval that each audience's token requires, for a task.
     """
     said = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
     said |= {"link": birth.link, "policy": birth.policy, "origins": origins, "kids": [*kids]}
@@ -63,7 +63,7 @@ def task_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any]
     _require_alive(mint, recipe, session, (f"task:{task}",))
     birth = _birth(mint, recipe, session, task)
     caveats = {name: [read_caveat(each.encode()) for each in those] for name, those in recipe["caveats"].items()}
-    # What was written before there were approvals demands none.
+    # What was written before there were approvals requires none.
     tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats), recipe.get("needs", {}))
     return write_bundle(mint, birth, recipe["origins"], tokens)
 
@@ -72,7 +72,7 @@ def _require_alive(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, 
     if session["status"] != "open":
         raise refusal("revoked")
     keys = (f"key:{kid}" for kid in recipe.get("kids", ()))
-    mint.require(Born(*recipe["born"]), (*session_scopes(session), f"link:{recipe['link']}", *more, *keys))
+    mint.require(Born(*recipe["born"]), (*session_targets(session), f"link:{recipe['link']}", *more, *keys))
 
 
 def _birth(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:

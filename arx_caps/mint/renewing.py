@@ -2,8 +2,8 @@
 """Renew a session within its absolute limit.  SPEC 16, 20.
 
 What opened the session must still hold: the policy in force, the subject, the key or the workload it was opened with.
-The token that asks is alive, so nothing in its scopes was killed since it was born; the new one is born before anything
-is looked at.
+The token that asks is alive, so nothing in its targets was killed since it was born; the new one is born before
+anything is looked at.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def renew_session(mint: Mint, caller: Caller) -> Opened:
 
 
 def _require_opener(mint: Mint, policy: Policy, session: Mapping[str, Any]) -> None:
-    """Demand that what the session was opened with would still open one."""
+    """Require that what the session was opened with would still open one."""
     if session["opened_with"] is None:
         return  # opened before this was kept
     opened_with = msgspec.json.decode(session["opened_with"], type=dict[str, str])

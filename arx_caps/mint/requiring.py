@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demand approvals in tokens, and make the discharges that answer them.  SPEC 6.4, 20.7.
+"""Require approvals in tokens, and make the discharges that answer them.  SPEC 6.4, 20.7.
 
-The key of a demand is derived from the audience key and from what the demand is called, which is the key id and the
-task: nothing is kept that could be stolen, and whoever signs again demands the same in the same bytes.  Who may have a
-discharge is for ``approving``.
+The key of a third-party caveat is derived from the audience key and from what the third-party caveat is called, which
+is the key id and the task: nothing is kept that could be stolen, and whoever signs again requires the same in the same
+bytes.  Who may have a discharge is for ``approving``.
 """
 
 import re
@@ -19,7 +19,7 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError, GrantError, shorten
 from arx_verifier.jcs import MAX_INTEGER
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, discharge, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
@@ -36,8 +36,8 @@ Tools = tuple[str, ...]
 Shown = TypeVar("Shown")
 
 
-class Demand(NamedTuple):
-    """What a requirement of the mint says: for which key and task, and of which tools' calls."""
+class ThirdParty(NamedTuple):
+    """What a third-party caveat of the mint says: for which key and task, and of which tools' calls."""
 
     kid: str
     task: str
@@ -58,30 +58,30 @@ def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: It
         AttenuationError: It would be too large.
     """
     for tools in needs:
-        requirement = demand_of(kid, task, tools)
-        made = require_discharge(made, requirement.encode(), caveat_key(key, requirement.id))
+        third_party = third_party_of(kid, task, tools)
+        made = require_discharge(made, third_party.encode(), caveat_key(key, third_party.id))
     return made
 
 
-def demand_of(kid: str, task: str, tools: Sequence[str]) -> Requirement:
-    """Return what a token of a task demands for some tools, by the id of its key."""
-    return Requirement(id=f"{kid}:{task}", tools=tuple(tools))
+def third_party_of(kid: str, task: str, tools: Sequence[str]) -> ThirdPartyCaveat:
+    """Return what a token of a task requires for some tools, by the id of its key."""
+    return ThirdPartyCaveat(id=f"{kid}:{task}", tools=tuple(tools))
 
 
-def read_demand(text: str) -> Demand:
-    """Read a requirement as it stands in a token.
+def read_third_party(text: str) -> ThirdParty:
+    """Read a third-party caveat as it stands in a token.
 
     Raises:
         GrantError: ``bad_parameters``: it is none of this mint's.
     """
     try:
-        requirement = Requirement.read(text.encode())
+        third_party = ThirdPartyCaveat.read(text.encode())
     except (ArxError, UnicodeEncodeError) as error:
         raise GrantError("caveat is what the token says it needs, byte for byte", code="bad_parameters") from error
-    kid, _, task = requirement.id.partition(":")
-    if requirement.tools is None:
+    kid, _, task = third_party.id.partition(":")
+    if third_party.tools is None:
         raise GrantError("caveat is not one of this mint's: its own name their tools", code="bad_parameters")
-    return Demand(kid, task, requirement.tools)
+    return ThirdParty(kid, task, third_party.tools)
 
 
 def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
@@ -89,7 +89,7 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
 
     Args:
         row: The approval's row, approved.
-        key: The audience key that its requirement names.
+        key: The audience key that its third-party caveat names.
         realm: The realm's name.
     """
     args = constraints_of(msgspec.json.decode(row["args"], type=dict[str, Any]))
@@ -99,9 +99,9 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
         once=(row["id"], row["approved_at"]) if row["once"] else None,
         task=row["id"],
     )
-    requirement = row["caveat"].encode()
+    third_party = row["caveat"].encode()
     return discharge(
-        requirement, caveat_key(key, Requirement.read(requirement).id), realm=realm, caveats=(caveat,)
+        third_party, caveat_key(key, ThirdPartyCaveat.read(third_party).id), realm=realm, caveats=(caveat,)
     ).encode()
 
 

@@ -35,14 +35,14 @@ _READS: Final = (
 )
 # What an approver looks at to know what is asked for.
 _WORK_READS: Final = ("arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")
-_ENDS: Final = ("arx.ban", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
+_ENDS: Final = ("arx.freeze", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
 
 ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         ADMIN: ("arx.*",),
         "read-only": _READS,
         "kill-only": ("arx.kill",),
-        "responder": (*_ENDS, "arx.ban.lift", *_READS),
+        "responder": (*_ENDS, "arx.thaw", *_READS),
         "approver": (APPROVE, "arx.approvals.read", *_WORK_READS),
         "policy": ("arx.policy.write", "arx.policy.read", "arx.status.read"),
         "keys": ("arx.keys.write", "arx.keys.read", "arx.services.write", "arx.services.read", "arx.status.read"),
@@ -95,7 +95,7 @@ def choose(role: str | None, rules: Sequence[Mapping[str, Any]] | None) -> tuple
 
 
 def actions_of(rules: Sequence[Rule]) -> list[str]:
-    """Say in patterns of actions what rules allow, with what they demand of arguments left out."""
+    """Say in patterns of actions what rules allow, with what they require of arguments left out."""
     return list(dict.fromkeys(rule.tool for rule in rules))
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make, rotate and retire root keys; replace the key of one audience; remove a service.  SPEC 9, 21.
 
-The database comes first: a crash in between leaves a key that mints no more and is not handed out, and the ban that is
-missing is put in its place by whoever repeats the call, or by the mint itself.  A retired key is banned, so that it is
-worth nothing anywhere within a lease, also where a service still has it.
+The database comes first: a crash in between leaves a key that mints no more and is not handed out, and the freeze that
+is missing is put in its place by whoever repeats the call, or by the mint itself.  A retired key is frozen, so that it
+is worth nothing anywhere within a lease, also where a service still has it.
 """
 
 import re
@@ -11,7 +11,7 @@ import time
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.mint.core import Mint
-from arx_caps.mint.ending import end_scopes
+from arx_caps.mint.ending import end_targets
 from arx_caps.mint.events import Event
 from arx_caps.mint.keybook import USED_MS, Plan
 from arx_caps.mint.state import now_ms
@@ -19,7 +19,7 @@ from arx_caps.mint.state_keys import RootRow
 from arx_caps.revocation import KillReport
 from arx_verifier.errors import GrantError
 
-MAX_SCOPES: Final = 1000  # as many as one step of the store takes
+MAX_TARGETS: Final = 1000  # as many as one step of the store takes
 MAX_ROOTS: Final = 8  # live ones: each is a key more in every service
 _NUMBERED: Final = re.compile(r"k([1-9][0-9]{0,8})")
 
@@ -120,7 +120,7 @@ def retire_root(mint: Mint, name: str, by: str, *, now: bool) -> KillReport | No
         )
     mint.state.retire_root(name, Event.of("key.retired", by, key=name))
     mint.book.look(at_once=True)
-    return _ban(mint, f"root key {name} retired", by)
+    return _freeze(mint, f"root key {name} retired", by)
 
 
 def replace_audience_key(mint: Mint, audience: str, by: str, *, stolen: bool) -> KillReport | None:
@@ -146,12 +146,12 @@ def replace_audience_key(mint: Mint, audience: str, by: str, *, stolen: bool) ->
 
 
 def end_stolen(mint: Mint, audience: str, by: str) -> KillReport | None:
-    """Ban the keys of an audience that were retired because they were stolen; to repeat it is harmless.
+    """Freeze the keys of an audience that were retired because they were stolen; to repeat it is harmless.
 
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _ban(mint, f"the key of {audience} was stolen", by)
+    return _freeze(mint, f"the key of {audience} was stolen", by)
 
 
 def remove_service(mint: Mint, audience: str, by: str) -> KillReport | None:
@@ -164,17 +164,17 @@ def remove_service(mint: Mint, audience: str, by: str) -> KillReport | None:
     mint.state.retire_audience(audience, Event.of("service.key_retired", by, audience=audience))
     mint.state.remove_service(audience, what)
     mint.book.look(at_once=True)
-    return _ban(mint, f"the service {audience} was removed", by)
+    return _freeze(mint, f"the service {audience} was removed", by)
 
 
-def _ban(mint: Mint, reason: str, by: str) -> KillReport | None:
-    """Ban every key that is retired and not banned yet; when all are, say so again, to tell who has confirmed."""
-    scopes = sorted(mint.book.retired_scopes())
-    missing = sorted(set(scopes) - set(mint.store.bans())) or scopes[:1]
+def _freeze(mint: Mint, reason: str, by: str) -> KillReport | None:
+    """Freeze every key that is retired and not frozen yet; when all are, say so again, to tell who has confirmed."""
+    targets = sorted(mint.book.retired_targets())
+    missing = sorted(set(targets) - set(mint.store.freezes())) or targets[:1]
     report = None
-    for first in range(0, len(missing), MAX_SCOPES):
-        part = missing[first : first + MAX_SCOPES]
-        report = end_scopes(mint, "ban", part, reason=reason, by=by, wait=True)
+    for first in range(0, len(missing), MAX_TARGETS):
+        part = missing[first : first + MAX_TARGETS]
+        report = end_targets(mint, "freeze", part, reason=reason, by=by, wait=True)
     return report
 
 

@@ -22,7 +22,7 @@ from arx_caps.mint.shown import KillShown, SubjectShown, show_kill
 from arx_caps.mint.state_approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 
 Why = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(max_length=32)]
@@ -39,7 +39,7 @@ _STATUSES: Final[dict[State | None, tuple[str, ...] | None]] = {
 
 
 class ApprovalBody(Body, frozen=True):
-    """A call to have approved: the requirement as it stands in the token, tool and arguments, and why."""
+    """A call to have approved: the third-party caveat as it stands in the token, tool and arguments, and why."""
 
     caveat: Annotated[str, Meta(min_length=1, max_length=4096)]
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_CHARS)]
@@ -174,7 +174,7 @@ def answer_approval(asked: Asked) -> ApprovalAsked:
 
 
 def withdraw_approval(asked: Asked) -> ApprovalWithdrawn:
-    """Withdraw an approval: its discharge is dead, wherever it is; a request is no more."""
+    """Withdraw an approval: its discharge is revoked, wherever it is; a request is no more."""
     row, report = approving.withdraw_approval(asked.mint, asked.by, _own(asked, asked.path["approval"]))
     return ApprovalWithdrawn(approval=show_approval(asked.mint, row), kill=show_kill(report) if report else None)
 
@@ -185,7 +185,7 @@ def show_approval(mint: Mint, row: Row) -> ApprovalShown:
     said = ("denied_by", "answer_why", "approved_at")
     issuer, subject, shown = row["subject_issuer"], row["subject"], None
     if subject is not None:
-        shown = SubjectShown(issuer=issuer, subject=subject, scope=subject_scope(issuer, subject))
+        shown = SubjectShown(issuer=issuer, subject=subject, target=subject_target(issuer, subject))
     return ApprovalShown(
         **{name: row[name] for name in (*names, *said)},
         state=approval_state(mint, row),

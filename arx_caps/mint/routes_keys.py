@@ -77,7 +77,7 @@ class RootRetired(Answer, frozen=True):
 
 
 class KeyReplaced(Answer, frozen=True):
-    """What became of an audience's key; ``kill`` is None where nothing was to be banned."""
+    """What became of an audience's key; ``kill`` is None where nothing was to be frozen."""
 
     audience: str
     kill: KillShown | None

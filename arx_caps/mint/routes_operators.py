@@ -96,7 +96,7 @@ def sign_in_operator(asked: Asked) -> OperatorToken:
 def enrol_operator(asked: Asked) -> OperatorShown:
     """Enrol an operator with a first key and a role."""
     body, mint = asked.body, asked.mint
-    # A name stands in scopes and records where an agent's path could: one segment of one.
+    # A name stands in targets and records where an agent's path could: one segment of one.
     if not is_agent_path(body.name) or "/" in body.name:
         raise RequestError("name is [a-z0-9][a-z0-9._-]*, at most 54 characters")
     role, rules = roles.choose(body.role, body.rules)

@@ -25,7 +25,7 @@ class PruneBody(Body, frozen=True):
 
 
 class EraseBody(Body, frozen=True):
-    """A person's scope, ``subject:…``, or a time before which all bodies go; and why."""
+    """A person's target, ``subject:…``, or a time before which all bodies go; and why."""
 
     reason: _Reason
     subject: Annotated[str, Meta(pattern=_SUBJECT)] | None = None

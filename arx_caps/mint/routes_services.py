@@ -261,7 +261,7 @@ def patch_service(asked: Asked) -> ServiceShown:
 
 
 def _require_inviter(mint: Mint, audience: str, by: str) -> None:
-    """Demand that whoever made an enrolment token could make it now: with their power goes what they left behind."""
+    """Require that whoever made an enrolment token could make it now: with their power goes what they left behind."""
     row = mint.state.operator(by.removeprefix("operator:"))
     if row is None or row["status"] != "active":
         raise bad_enrolment()
@@ -287,7 +287,7 @@ def _row(mint: Mint, audience: str) -> dict[str, Any]:
 
 
 def _store(mint: Mint) -> str:
-    # The mint's own login may kill and lift: a service follows with one of its own, or none.
+    # The mint's own login may kill and thaw: a service follows with one of its own, or none.
     return without_login(mint.store_url)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of running tasks: looked at, narrowed, extended.  SPEC 16, 20.
+"""Routes of running tasks: looked at, attenuated, extended.  SPEC 16, 20.
 
 An agent sees and changes the tasks of its own session; what is another's is not there for it.
 """
@@ -19,8 +19,9 @@ from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.token.caveats import Caveat, read_caveat
 
 
-class NarrowBody(Body, frozen=True):
-    """How to narrow a task: by audience that stays, caveats (SPEC 6) that hold from now on; an empty list leaves it."""
+class AttenuateBody(Body, frozen=True):
+    """How to attenuate a task: by audience that stays, caveats (SPEC 6) that hold from now on; an empty list leaves
+    it."""
 
     caveats: Annotated[
         dict[str, Annotated[tuple[dict[str, Any], ...], Meta(max_length=16)]], Meta(min_length=1, max_length=32)
@@ -39,8 +40,8 @@ class ExtendBody(Body, frozen=True):
     link: Annotated[str, Meta(max_length=22)] | None = None
 
 
-class TaskNarrowed(Answer, frozen=True):
-    """A narrowed task, the one bundle of it that is alive, a secret, and the kill of all others."""
+class TaskAttenuated(Answer, frozen=True):
+    """An attenuated task, the one bundle of it that is alive, a secret, and the kill of all others."""
 
     task: TaskShown
     bundle: str
@@ -61,18 +62,18 @@ def get_task(asked: Asked) -> TaskWithGrants:
     return TaskWithGrants(task=show_task(asked.mint, row), grants=grants)
 
 
-def narrow_task(asked: Asked) -> TaskNarrowed:
-    """Narrow a task: its tokens, also those handed over, are dead, and less is signed anew."""
+def attenuate_task(asked: Asked) -> TaskAttenuated:
+    """Attenuate a task: its tokens, also those delegated, are revoked, and less is signed anew."""
     body, task = asked.body, own_task(asked, asked.path["task"])
     caveats = {audience: [_caveat(each) for each in given] for audience, given in body.caveats.items()}
-    done = changing.narrow_task(asked.mint, asked.by, task, body.link, caveats)
-    return TaskNarrowed(task=show_task(asked.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
+    done = changing.attenuate_task(asked.mint, asked.by, task, body.link, caveats)
+    return TaskAttenuated(task=show_task(asked.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
 
 
-def narrowed_again(asked: Asked, made: Made) -> TaskNarrowed:
-    """Answer for a task that was narrowed by the same call before; the kill is as it was reported then."""
+def attenuated_again(asked: Asked, made: Made) -> TaskAttenuated:
+    """Answer for a task that was attenuated by the same call before; the kill is as it was reported then."""
     again, report = task_again(asked, made), (made.recipe or {})["kill"]
-    return TaskNarrowed(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
+    return TaskAttenuated(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
 
 
 def extend_task(asked: Asked) -> TaskStarted:
@@ -84,7 +85,7 @@ def extend_task(asked: Asked) -> TaskStarted:
 
 
 def _caveat(given: dict[str, Any]) -> Caveat:
-    """Read a caveat that a holder could have added; a hand-over is made by whoever hands over."""
+    """Read a caveat that a holder could have added; a delegation is made by whoever delegates."""
     try:
         caveat = read_caveat(jcs.encode(given)).check()
     except ArxError as error:
@@ -98,14 +99,14 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/v1/tasks/{task}", "arx.tasks.read", get_task, callers=BOTH, problems=GONE),
     Endpoint(
         "POST",
-        "/v1/tasks/{task}/narrow",
-        "arx.tasks.narrow",
-        narrow_task,
-        NarrowBody,
+        "/v1/tasks/{task}/attenuate",
+        "arx.tasks.attenuate",
+        attenuate_task,
+        AttenuateBody,
         callers=("agent",),
         problems=(*NOT_STARTED, *GONE),
-        again=narrowed_again,
-        makes="task.narrowed",
+        again=attenuated_again,
+        makes="task.attenuated",
     ),
     Endpoint(
         "POST",

@@ -233,7 +233,7 @@ def list_tasks(asked: Asked) -> Tasks:
 
 
 def delete_task(asked: Asked) -> TaskEnded:
-    """Finish a task: its tokens, also those handed over, are dead."""
+    """Finish a task: its tokens, also those delegated, are dead."""
     task = own_task(asked, asked.path["task"])
     report = finish_task(asked.mint, task, asked.by.by)
     return TaskEnded(

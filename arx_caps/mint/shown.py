@@ -14,10 +14,10 @@ from msgspec import UNSET, UnsetType
 from arx_caps.mint.core import Mint
 from arx_caps.mint.endpoint import Answer
 from arx_caps.mint.granted import Granted
-from arx_caps.mint.identity import scopes_of, subject_of
+from arx_caps.mint.identity import subject_of, targets_of
 from arx_caps.mint.standing import State, session_state, task_state
 from arx_caps.revocation import KillReport
-from arx_verifier.token.targets import agent_scopes
+from arx_verifier.token.targets import agent_targets
 
 
 class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +52,11 @@ class OperatorShown(Answer, frozen=True, kw_only=True):
 
 
 class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
-    """On whose behalf, and the scope by which that is ended."""
+    """On whose behalf, and the target by which that is ended."""
 
     issuer: str
     subject: str
-    scope: str
+    target: str
 
 
 class SessionShown(Answer, frozen=True):
@@ -97,14 +97,14 @@ class TaskShown(Answer, frozen=True):
 
 
 class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant of a task; ``narrowed`` are the caveats that were added since.  Times are ms since the Unix epoch."""
+    """A grant of a task; ``attenuated`` are the caveats that were added since.  Times are ms since the Unix epoch."""
 
     link: str
     template: str
     params: dict[str, Any]
     policy: str
     audiences: list[str]
-    narrowed: dict[str, list[dict[str, Any]]]
+    attenuated: dict[str, list[dict[str, Any]]]
     granted_at: int
     expires_at: int
     ended_at: int | None
@@ -112,11 +112,11 @@ class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KillShown(Answer, frozen=True):
-    """What is known about a kill, ban or lift: in force where, and who has not confirmed it."""
+    """What is known about a kill, freeze or thaw: in force where, and who has not confirmed it."""
 
-    scopes: tuple[str, ...]
+    targets: tuple[str, ...]
     seq: int
-    inc: str
+    incarnation: str
     durable: bool
     status: Literal["confirmed", "partial", "unconfirmed", "unknown"]
     verifiers: int
@@ -139,7 +139,7 @@ def show_agent(mint: Mint, row: Mapping[str, Any], keys: Sequence[Mapping[str, A
     """
     keys = mint.state.keys_of(row["path"]) if keys is None else keys
     state = row["status"]
-    if state == "active" and _frozen(mint, agent_scopes(row["path"])):
+    if state == "active" and _frozen(mint, agent_targets(row["path"])):
         state = "frozen"
     return AgentShown(
         path=row["path"],
@@ -174,8 +174,8 @@ def show_session(mint: Mint, row: Mapping[str, Any]) -> SessionShown:
     subject, opened_with = subject_of(row), row["opened_with"]
     shown = None
     if subject is not None:
-        (scope,) = scopes_of(subject)
-        shown = SubjectShown(issuer=subject.issuer, subject=subject.name, scope=scope)
+        (target,) = targets_of(subject)
+        shown = SubjectShown(issuer=subject.issuer, subject=subject.name, target=target)
     return SessionShown(
         **{name: row[name] for name in names},
         subject=shown,
@@ -200,13 +200,15 @@ def show_grant(row: Mapping[str, Any]) -> GrantShown:
     """Show a grant."""
     granted = Granted.read(row["content"])
     names = ("link", "policy", "granted_at", "expires_at", "ended_at", "replaced_by")
-    narrowed = {audience: [msgspec.json.decode(text) for text in more] for audience, more in granted.narrowed.items()}
+    attenuated = {
+        audience: [msgspec.json.decode(text) for text in more] for audience, more in granted.attenuated.items()
+    }
     return GrantShown(
         **{name: row[name] for name in names},
         template=granted.template,
         params=granted.params,
         audiences=list(granted.audiences),
-        narrowed=narrowed,
+        attenuated=attenuated,
     )
 
 
@@ -215,8 +217,8 @@ def show_kill(report: KillReport) -> KillShown:
     return KillShown(**report.to_dict())
 
 
-def _frozen(mint: Mint, scopes: Sequence[str]) -> bool:
-    """Tell whether there is a ban on one of these, as far as the view goes."""
+def _frozen(mint: Mint, targets: Sequence[str]) -> bool:
+    """Tell whether there is a freeze on one of these, as far as the view goes."""
     _, applied, _ = mint.epochs.view()
-    refused = mint.epochs.check(None, max(applied, 0), scopes)
-    return refused is not None and refused.code == "banned"
+    refused = mint.epochs.check(None, max(applied, 0), targets)
+    return refused is not None and refused.code == "frozen"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether what a row tells of still stands: the clock's word and the kill epoch's, beside the row's own.  SPEC 10.
 
-A row says what the mint did.  A kill straight in the store, or a ban on anything above, is known from the epoch alone.
+A row says what the mint did.  A kill straight in the store, or a freeze on anything above, is known from the epoch
+alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,27 +11,27 @@ from typing import Any, Final, Literal
 import msgspec
 
 from arx_caps.mint.core import Born, Mint
-from arx_caps.mint.identity import scopes_of, subject_of
+from arx_caps.mint.identity import subject_of, targets_of
 from arx_caps.mint.state import now_ms
 from arx_verifier.errors import refusal
-from arx_verifier.token.targets import agent_scopes
+from arx_verifier.token.targets import agent_targets
 
 State = Literal["open", "ended", "expired", "killed", "frozen"]
-_OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "banned": "frozen"}
+_OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "frozen": "frozen"}
 
 
-def session_scopes(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the scopes whose kill or ban ends a session, from its row."""
-    own = (f"session:{row['id']}", *scopes_of(subject_of(row)))
-    return ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *own)
+def session_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the targets whose kill or freeze ends a session, from its row."""
+    own = (f"session:{row['id']}", *targets_of(subject_of(row)))
+    return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
 
 
-def task_scopes(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the scopes whose kill or ban ends a task, from its row; its links are not among them."""
-    subject = (row["subject_scope"],) if row["subject_scope"] is not None else ()
+def task_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the targets whose kill or freeze ends a task, from its row; its links are not among them."""
+    subject = (row["subject_target"],) if row["subject_target"] is not None else ()
     above = msgspec.json.decode(row["above"], type=list[str])
     own = (f"task:{row['id']}", f"session:{row['session']}", *subject, *(f"task:{task}" for task in above))
-    return ("realm", f"policy:{row['policy']}", *agent_scopes(row["agent"]), *own)
+    return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
 
 
 def require_standing(
@@ -43,26 +44,26 @@ def require_standing(
         born: Read before; what is asked is on that view or a later one.
         task: The task's row.
         session: The session's row.
-        links: Scopes of links.
+        links: Targets of links.
 
     Raises:
-        RevokedError: Something in their scopes was killed since, or is banned.
+        RevokedError: Something in their targets was killed since, or is frozen.
         UnavailableError: The view is not live.
     """
-    for row, scopes in ((task, (*task_scopes(task), *links)), (session, session_scopes(session))):
-        if row["inc"] != born.inc:
+    for row, targets in ((task, (*task_targets(task), *links)), (session, session_targets(session))):
+        if row["incarnation"] != born.incarnation:
             raise refusal("revoked")
-        mint.require(Born(row["inc"], row["born"]), scopes)
+        mint.require(Born(row["incarnation"], row["born"]), targets)
 
 
 def session_state(mint: Mint, row: Mapping[str, Any]) -> State:
     """Tell the state of a session."""
-    return _state(mint, row, session_scopes(row))
+    return _state(mint, row, session_targets(row))
 
 
 def task_state(mint: Mint, row: Mapping[str, Any]) -> State:
     """Tell the state of a task; one whose newest grant was killed is shown as killed."""
-    return _state(mint, row, (*task_scopes(row), f"link:{row['link']}"))
+    return _state(mint, row, (*task_targets(row), f"link:{row['link']}"))
 
 
 def stands(mint: Mint, session: Mapping[str, Any]) -> bool:
@@ -70,10 +71,10 @@ def stands(mint: Mint, session: Mapping[str, Any]) -> bool:
     return session_state(mint, session) in ("open", "frozen")
 
 
-def _state(mint: Mint, row: Mapping[str, Any], scopes: tuple[str, ...]) -> State:
+def _state(mint: Mint, row: Mapping[str, Any], targets: tuple[str, ...]) -> State:
     if row["status"] != "open":
         return "ended"
     if row["expires_at"] <= now_ms():
         return "expired"
-    refused = mint.epochs.check(row["inc"], row["born"], scopes)
+    refused = mint.epochs.check(row["incarnation"], row["born"], targets)
     return _OF_CODE.get(refused.code, "open") if refused is not None else "open"

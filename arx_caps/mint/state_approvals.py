@@ -108,8 +108,8 @@ class ApprovalState(Database):
         with self.read() as c:
             return int(c.execute(_count()).scalar_one())
 
-    def withdrawn_scopes(self) -> set[str]:
-        """Return the scope of every approval that was withdrawn while its discharge was good, and would be by now."""
+    def withdrawn_targets(self) -> set[str]:
+        """Return the target of every approval that was withdrawn while its discharge was good, and would be by now."""
         those = (APPROVALS.c.status == WITHDRAWN, APPROVALS.c.expires_at > now_ms())
         with self.read() as c:
             return {f"task:{name}" for name in c.execute(select(APPROVALS.c.id).where(*those)).scalars()}

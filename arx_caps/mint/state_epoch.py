@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the kill epoch had come, and which bans stand: what a store that lost either is held to.  SPEC 10."""
+"""How far the kill epoch had come, and which freezes stand: what a store that lost either is held to.  SPEC 10."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.database import Database, plain
 from arx_caps.mint.events import Event
-from arx_caps.mint.tables import BANS, FOLLOWED, HIGH_WATER
+from arx_caps.mint.tables import FOLLOWED, FREEZES, HIGH_WATER
 from arx_verifier.revocation.history import Place
 
 
@@ -18,29 +18,29 @@ class HighWater(NamedTuple):
     """The furthest place in the kill sequence that was acted on.
 
     Attributes:
-        inc: The history.
+        incarnation: The history.
         seq: The place in it.
         chain: What led to it, so that another past of the same length is noticed; empty where that is not known.
         max_ttl_ms: How long tokens may live for the store to remember their kills; 0 leaves it as it is.
     """
 
-    inc: str
+    incarnation: str
     seq: int
     chain: str = ""
     max_ttl_ms: int = 0
 
 
-class Ban(NamedTuple):
-    """A ban that stands: since when (ms), by whom, why."""
+class Freeze(NamedTuple):
+    """A freeze that stands: since when (ms), by whom, why."""
 
-    scope: str
+    target: str
     at_ms: int
     by: str
     why: str
 
 
 class EpochState(Database):
-    """The high-water mark of each realm, and its bans."""
+    """The high-water mark of each realm, and its freezes."""
 
     def high_water(self, realm: str) -> HighWater | None:
         """Return the furthest place in the kill sequence that was acted on, or None."""
@@ -53,26 +53,26 @@ class EpochState(Database):
             raise_high_water(c, realm, mark, begins=begins)
 
     def followed(self, realm: str) -> Place | None:
-        """Return the entry of the store's log up to which the bans are known, or None."""
+        """Return the entry of the store's log up to which the freezes are known, or None."""
         row = self.row(select(FOLLOWED).where(FOLLOWED.c.realm == realm))
         return None if row is None else _place(row)
 
-    def standing_bans(self) -> set[str]:
-        """Return the scope of every ban that stands."""
+    def standing_freezes(self) -> set[str]:
+        """Return the target of every freeze that stands."""
         with self.read() as c:
-            return set(c.execute(select(BANS.c.scope)).scalars())
+            return set(c.execute(select(FREEZES.c.target)).scalars())
 
-    def follow_bans(
-        self, realm: str, since: Place | None, to: Place, banned: Collection[Ban], lifted: Collection[str]
+    def follow_freezes(
+        self, realm: str, since: Place | None, to: Place, frozen: Collection[Freeze], thawed: Collection[str]
     ) -> bool:
-        """Change which bans stand, as the store's log says, and raise the mark to the last entry.
+        """Change which freezes stand, as the store's log says, and raise the mark to the last entry.
 
         Args:
             realm: The realm.
             since: Up to where they were known.
             to: Up to where they are known then.
-            banned: The bans that were made; of one that stands already nothing is changed.
-            lifted: The scopes of those that were lifted.
+            frozen: The freezes that were made; of one that stands already nothing is changed.
+            thawed: The targets of those that were thawed.
 
         Returns:
             Whether it was done; not where another mint has followed meanwhile.
@@ -90,11 +90,11 @@ class EpochState(Database):
                     return False
             else:
                 c.execute(update(FOLLOWED).where(FOLLOWED.c.realm == realm).values(**to._asdict()))
-            for scope in lifted:
-                c.execute(delete(BANS).where(BANS.c.scope == scope))
-            for ban in banned:
-                if c.execute(select(BANS.c.scope).where(BANS.c.scope == ban.scope)).first() is None:
-                    c.execute(insert(BANS).values(**ban._asdict()))
+            for target in thawed:
+                c.execute(delete(FREEZES).where(FREEZES.c.target == target))
+            for freeze in frozen:
+                if c.execute(select(FREEZES.c.target).where(FREEZES.c.target == freeze.target)).first() is None:
+                    c.execute(insert(FREEZES).values(**freeze._asdict()))
             raise_high_water(c, realm, HighWater(*to))
         return True
 
@@ -128,11 +128,13 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
 def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
     """Return what a mark changes in the row."""
     before = _mark(row)
-    if not begins and mark.inc != before.inc and mark.seq <= before.seq:
+    if not begins and mark.incarnation != before.incarnation and mark.seq <= before.seq:
         return {}  # a history goes on where the one before it ended: this is a late word of one that is over
     seq = max(before.seq, mark.seq)
-    chains = [one.chain for one in (mark, before) if (one.inc, one.seq) == (mark.inc, seq) and one.chain]
-    after = HighWater(mark.inc, seq, chains[0] if chains else "", mark.max_ttl_ms or before.max_ttl_ms)
+    chains = [
+        one.chain for one in (mark, before) if (one.incarnation, one.seq) == (mark.incarnation, seq) and one.chain
+    ]
+    after = HighWater(mark.incarnation, seq, chains[0] if chains else "", mark.max_ttl_ms or before.max_ttl_ms)
     return after._asdict() if after != before else {}
 
 

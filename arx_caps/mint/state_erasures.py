@@ -16,7 +16,7 @@ from arx_caps.engines import told
 from arx_caps.mint.database import NAME, PAGE, Database, plain
 from arx_caps.mint.events import Event, Recorded
 from arx_caps.mint.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 
 ERASED: Final = "mint.erased"
 _AT_ONCE: Final = 500  # ids in one statement
@@ -27,13 +27,13 @@ _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 class ErasureState(Database):
     """What can be erased."""
 
-    def sessions_for(self, scope: str) -> list[dict[str, Any]]:
-        """Return the sessions on behalf of whom a scope names."""
+    def sessions_for(self, target: str) -> list[dict[str, Any]]:
+        """Return the sessions on behalf of whom a target names."""
         persons = select(SESSIONS.c.subject_issuer, SESSIONS.c.subject).where(SESSIONS.c.subject.is_not(None))
         with self.read() as c:
-            # The scope is a hash, and rows have the names.
+            # The target is a hash, and rows have the names.
             for issuer, subject in c.execute(persons.distinct()):
-                if subject_scope(issuer, subject) == scope:
+                if subject_target(issuer, subject) == target:
                     theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
                     return [plain(row) for row in c.execute(select(SESSIONS).where(*theirs))]
         return []
@@ -85,7 +85,7 @@ class ErasureState(Database):
                 c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(some)).values(dict.fromkeys(_OF_PERSON)))
             for some in _some(tasks):
                 c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(some)))
-                c.execute(update(TASKS).where(TASKS.c.id.in_(some)).values(params="{}", subject_scope=None))
+                c.execute(update(TASKS).where(TASKS.c.id.in_(some)).values(params="{}", subject_target=None))
                 asked = update(APPROVALS).where(APPROVALS.c.task.in_(some))
                 c.execute(asked.values(args="{}", **dict.fromkeys(("why", "answer_why", "subject", "subject_issuer"))))
             keys = [

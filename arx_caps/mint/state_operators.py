@@ -84,7 +84,7 @@ class OperatorState(Database):
             which = (OPERATORS.c.id == name, OPERATORS.c.status == "active")
             if c.execute(update(OPERATORS).where(*which).values(role=role, rules=rules)).rowcount == 0:
                 raise GrantError("there is no such operator", code="not_found")
-            _demand_admin(c)
+            _require_admin(c)
 
     def remove_operator(self, name: str, what: Event) -> None:
         """Take an operator's power and keys away, for good.
@@ -97,14 +97,14 @@ class OperatorState(Database):
             which = (OPERATORS.c.id == name, OPERATORS.c.status == "active")
             c.execute(update(OPERATORS).where(*which).values(status="removed", ended_at=now_ms()))
             c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"operator:{name}"))
-            _demand_admin(c)
+            _require_admin(c)
 
 
 def _lock_all(c: Connection) -> None:
     c.execute(select(OPERATORS.c.id).order_by(OPERATORS.c.id).with_for_update())
 
 
-def _demand_admin(c: Connection) -> None:
+def _require_admin(c: Connection) -> None:
     which = (OPERATORS.c.role == ADMIN, OPERATORS.c.status == "active")
     if not c.execute(select(func.count()).select_from(OPERATORS).where(*which)).scalar():
         raise GrantError(f"nobody would be left with the role {ADMIN}; give it to somebody else first", code="conflict")

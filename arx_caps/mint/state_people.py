@@ -70,15 +70,15 @@ class PeopleState(Database):
             statement = statement.where(or_(AGENTS.c.path == under, below))
         return self.rows(behind(statement, AGENTS_ORDER, after), limit)
 
-    def ended_scopes(self) -> set[str]:
-        """Return the scopes of deactivated agents and of removed operators."""
+    def ended_targets(self) -> set[str]:
+        """Return the targets of deactivated agents and of removed operators."""
         with self.read() as c:
             agents = c.execute(select(AGENTS.c.path).where(AGENTS.c.status == "deactivated")).scalars()
             operators = c.execute(select(OPERATORS.c.id).where(OPERATORS.c.status == "removed")).scalars()
             return {*(f"agent:{path}" for path in agents), *(f"operator:{name}" for name in operators)}
 
     def set_agent_status(self, path: str, status: str, what: Event) -> None:
-        """Deactivate or reinstate an agent; what it holds is not ended by it."""
+        """Deactivate or thaw an agent; what it holds is not ended by it."""
         with self.write(what) as c:
             ended = now_ms() if status == "deactivated" else None
             c.execute(update(AGENTS).where(AGENTS.c.path == path).values(status=status, ended_at=ended))

@@ -32,7 +32,7 @@ class RepeatState(Database):
         return Made(msgspec.json.decode(row["facts"]), recipe)
 
     def require_first(self) -> None:
-        """Demand that what this call asks for was not done meanwhile by another one with its key.
+        """Require that what this call asks for was not done meanwhile by another one with its key.
 
         For a step that a repeat must not take once the first call is done: it would end what that has given.
 

@@ -45,13 +45,13 @@ class WorkState(Database):
         """Open a session, unless its agent was deactivated meanwhile or has as many as it may.
 
         Raises:
-            RevokedError: ``banned``.
+            RevokedError: ``frozen``.
             GrantError: ``too_many_sessions``.
         """
         with self.write(what) as c:
             which = select(AGENTS.c.status).where(AGENTS.c.path == values["agent"])
             if c.execute(which.with_for_update()).scalar() != "active":
-                raise refusal("banned")
+                raise refusal("frozen")
             if room is not None:
                 _require_room(c, values["agent"], room)  # counted while the agent's row is locked
             c.execute(insert(SESSIONS).values(**values))
@@ -201,7 +201,8 @@ class WorkState(Database):
     def task_over_at(self, task: str) -> int:
         """Return when the last token of a task and its parts is over by itself, ms.
 
-        A part ends no later than its task did when it began; a narrowing may have made the task's end an earlier one.
+        A part ends no later than its task did when it began; an attenuation may have made the task's end an earlier
+        one.
         """
         with self.read() as c:
             return int(c.execute(select(func.max(TASKS.c.expires_at)).where(_with_parts(task))).scalar_one())

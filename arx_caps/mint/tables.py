@@ -75,7 +75,7 @@ SESSIONS: Final = Table(
     Column("expires_at", BigInteger, nullable=False),  # of the token that lives longest
     Column("ends_at", BigInteger, nullable=False, server_default="0"),  # no renewal goes beyond
     Column("ended_at", BigInteger),
-    Column("inc", String(32), nullable=False),
+    Column("incarnation", String(32), nullable=False),
     Column("born", BigInteger, nullable=False),
     Index("sessions_by_time", "opened_at", "id"),
     Index("sessions_of_agents", "agent", "opened_at", "id"),
@@ -88,7 +88,7 @@ TASKS: Final = Table(
     Column("id", String(32), primary_key=True),
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
     Column("agent", String(64), nullable=False),
-    Column("subject_scope", String(64)),
+    Column("subject_target", String(64)),
     Column("above", Text, nullable=False, server_default="[]"),  # the tasks it is a part of, the outermost first
     Column("template", String(64), nullable=False),
     Column("params", Text, nullable=False),
@@ -99,7 +99,7 @@ TASKS: Final = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
-    Column("inc", String(32), nullable=False),
+    Column("incarnation", String(32), nullable=False),
     Column("born", BigInteger, nullable=False),
     Index("tasks_by_time", "started_at", "id"),
     Index("tasks_of_sessions", "session", "started_at", "id"),
@@ -108,7 +108,8 @@ TASKS: Final = Table(
     Index("tasks_by_template", "session", "template"),
 )
 
-# What a task may do, as often as that was granted: at its start, by an extension, by a narrowing in the place of all.
+# What a task may do, as often as that was granted: at its start, by an extension, by an attenuation in the place of
+# all.
 TASK_GRANTS: Final = Table(
     "task_grants",
     METADATA,
@@ -134,7 +135,7 @@ APPROVALS: Final = Table(
     Column("subject", Text),
     Column("template", String(64), nullable=False),
     Column("audience", String(64), nullable=False),
-    Column("caveat", Text, nullable=False),  # the requirement, as it stands in the token
+    Column("caveat", Text, nullable=False),  # the third-party caveat, as it stands in the token
     Column("tool", String(96), nullable=False),
     Column("args", Text, nullable=False),
     Column("why", Text),
@@ -243,27 +244,27 @@ HIGH_WATER: Final = Table(
     "epoch_high_water",
     METADATA,
     Column("realm", String(32), primary_key=True),
-    Column("inc", String(32), nullable=False),
+    Column("incarnation", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("chain", String(40), nullable=False, server_default=""),  # what led to it; empty where that is not known
     Column("max_ttl_ms", BigInteger, nullable=False),
 )
 
-# Up to which entry of the store's log the bans below are known.
+# Up to which entry of the store's log the freezes below are known.
 FOLLOWED: Final = Table(
     "epoch_followed",
     METADATA,
     Column("realm", String(32), primary_key=True),
-    Column("inc", String(32), nullable=False),
+    Column("incarnation", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("chain", String(40), nullable=False),
 )
 
-# Every ban that stands, those that were made past the mint too: a store that has lost them gets them again.
-BANS: Final = Table(
-    "epoch_bans",
+# Every freeze that stands, those that were made past the mint too: a store that has lost them gets them again.
+FREEZES: Final = Table(
+    "epoch_freezes",
     METADATA,
-    Column("scope", String(96), primary_key=True),
+    Column("target", String(96), primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
     Column("by", String(96), nullable=False),
     Column("why", Text, nullable=False),

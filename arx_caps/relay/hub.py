@@ -19,7 +19,7 @@ from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
 from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
 from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, Entry, Late
 
-KEEP: Final = 10_000  # entries that one behind may lack before it must copy the floors
+KEEP: Final = 10_000  # entries that one behind may lack before it must copy the kills
 PAGE: Final = 5_000
 LOOK_S: Final = 4e-6  # for each one behind, between two looks at all of them: eight times what one look takes
 COPY_NS: Final = 10_000_000_000  # how long a copy is given to whoever needs one
@@ -40,7 +40,7 @@ class Listener(Protocol):
 
 
 class Copy(NamedTuple):
-    """Floors and bans as they were at a place or later."""
+    """Kills and freezes as they were at a place or later."""
 
     seq: int
     chain: str
@@ -56,21 +56,21 @@ class Copy(NamedTuple):
 class Member:
     """Somebody behind the relay: a verifier, or another relay with its crowd."""
 
-    __slots__ = ("ahead", "asked", "crowd", "heard", "heard_ms", "inc", "listener", "name")
+    __slots__ = ("ahead", "asked", "crowd", "heard", "heard_ms", "incarnation", "listener", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.listener: Listener | None = None
         self.heard = 0  # boot clock, ns
         self.heard_ms = 0  # the same moment by the store's clock, never too early
-        self.inc = ""
+        self.incarnation = ""
         self.crowd = Crowd(1, -1, ())
         self.ahead: Probe | None = None  # the last probe, where it names a place that is not in this history
         self.asked: tuple[Probe, int] | None = None  # a probe that waits for news, and when it came
 
-    def applied(self, inc: str) -> int:
+    def applied(self, incarnation: str) -> int:
         """Up to which number of a history all whom it stands for have applied it; -1 for another history."""
-        return self.crowd.applied if self.inc == inc else -1
+        return self.crowd.applied if self.incarnation == incarnation else -1
 
 
 class Hub:
@@ -91,7 +91,7 @@ class Hub:
         boot: Callable[[], int] = boot_clock,
     ) -> None:
         self._state, self._stand_for, self._later, self._boot = state, stand_for, later, boot
-        self.inc, self.seq = "", -1
+        self.incarnation, self.seq = "", -1
         self.granted: Granted | None = None
         self.members: dict[str, Member] = {}
         self.listeners: set[Listener] = set()
@@ -105,11 +105,11 @@ class Hub:
 
     def take_entry(self, entry: Entry, *, in_order: bool) -> None:
         """Keep an entry for those who will ask for it, and push it to everybody."""
-        if in_order and entry.inc == self.inc and entry.seq == self.seq + 1:
+        if in_order and entry.incarnation == self.incarnation and entry.seq == self.seq + 1:
             self._entries.append(entry)
-            self._chains.append(chain_after(self._chains[-1], entry.seq, entry.op, entry.scope))
+            self._chains.append(chain_after(self._chains[-1], entry.seq, entry.op, entry.target))
             self.seq = entry.seq
-        self._push(Push(entry.inc, entry.seq, entry.op, entry.scope))
+        self._push(Push(entry.incarnation, entry.seq, entry.op, entry.target))
         self.settle_soon()
 
     def take_grant(self, granted: Granted) -> None:
@@ -123,9 +123,9 @@ class Hub:
         self.settle_soon()
 
     def take_copy(self, place: Place) -> None:
-        """Begin anew: whoever lacks what was skipped must copy the floors as well."""
-        other = place.inc != self.inc
-        self.inc, self.seq, chain = place
+        """Begin anew: whoever lacks what was skipped must copy the kills as well."""
+        other = place.incarnation != self.incarnation
+        self.incarnation, self.seq, chain = place
         self._entries.clear()
         self._chains = deque([chain], maxlen=KEEP + 1)
         self._copy = None
@@ -153,14 +153,14 @@ class Hub:
             if member.listener is not None:
                 member.listener.drop()  # its connection broke unseen, or two use one name, which none may
             member.listener = listener
-        before = (member.inc, member.crowd)
-        member.heard, member.inc = came, probe.inc if self._chain_at(probe) == probe.chain else ""
+        before = (member.incarnation, member.crowd)
+        member.heard, member.incarnation = came, probe.incarnation if self._chain_at(probe) == probe.chain else ""
         if self.granted is not None:
             member.heard_ms = self.granted.at_ms + (came - self.granted.sent) // MS
         member.crowd = probe.crowd or Crowd(1, probe.applied, ())
         self._answer(member, probe, came)
         # Most probes say nothing new, and a look at all who are behind this relay takes time where they are many.
-        if new or member.asked is not None or before != (member.inc, member.crowd):
+        if new or member.asked is not None or before != (member.incarnation, member.crowd):
             self.settle_soon()
 
     def take_leave(self, listener: Listener) -> None:
@@ -184,7 +184,7 @@ class Hub:
         if granted is None:
             listener.drop()
             return
-        same, known = probe.inc == self.inc, self._chain_at(probe)
+        same, known = probe.incarnation == self.incarnation, self._chain_at(probe)
         if granted.sent < came and (probe.hurry or (same and probe.applied > self.seq)):
             member.asked = (probe, came)  # upstream is asked first; see _settle
             return
@@ -203,27 +203,29 @@ class Hub:
         else:
             first = probe.applied - low
             wanted = range(first, min(first + probe.limit, len(self._entries)))
-            entries = [(e.seq, e.op, e.scope) for e in (self._entries[index] for index in wanted)]
+            entries = [(e.seq, e.op, e.target) for e in (self._entries[index] for index in wanted)]
         member.ahead = probe if status == REGRESSED else None
         # Up to when the question came.  Its sender counts from when it left, which was earlier: no moment is left out.
         age = max(0, came - granted.sent)
-        facts = (self.inc, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
+        facts = (self.incarnation, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
         listener.send(Told(*facts, entries, len(self.members), age))
 
     def _chain_at(self, probe: Probe) -> str:
         """Return what led to the number that somebody is at, as it was here; ``UNKNOWN`` where that is forgotten."""
         index = probe.applied - self.seq + len(self._entries)
-        return self._chains[index] if probe.inc == self.inc and 0 <= index < len(self._chains) else UNKNOWN
+        return (
+            self._chains[index] if probe.incarnation == self.incarnation and 0 <= index < len(self._chains) else UNKNOWN
+        )
 
     def _copied(self, low: int) -> Copy | None:
         now = self._boot()
         if self._copy is None or self._copy.seq < low or now - self._copy.made > COPY_NS:
             state = self._state()
-            if state.inc != self.inc:
+            if state.incarnation != self.incarnation:
                 return None
             # A dict is copied in one step, while the other thread goes on: what it lacks follows in the entries.
-            floors, bans = state.floors.copy(), state.bans.copy()
-            self._copy = Copy(self.seq, self._chains[-1], now, {"f": list(floors.items()), "b": list(bans.items())})
+            kills, freezes = state.kills.copy(), state.freezes.copy()
+            self._copy = Copy(self.seq, self._chains[-1], now, {"k": list(kills.items()), "f": list(freezes.items())})
         return self._copy
 
     # Of those below.
@@ -246,7 +248,7 @@ class Hub:
         asked = any(member.asked is not None for member in self.members.values())
         changed = crowd != self._told
         self._told = crowd
-        self._stand_for(self.inc, crowd, changed, asked)
+        self._stand_for(self.incarnation, crowd, changed, asked)
 
     def crowd(self) -> Crowd:
         """Say who is behind this relay, and forget those whose leases are long over."""
@@ -259,20 +261,20 @@ class Hub:
                 continue
             ahead += self._ahead_of(member)
             if self._silent(member, now):
-                applies = member.applied(self.inc)
+                applies = member.applied(self.incarnation)
                 late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
                 late.extend(member.crowd.late)
             else:
                 verifiers += member.crowd.verifiers
-                applied = min(applied, member.applied(self.inc))
+                applied = min(applied, member.applied(self.incarnation))
                 late.extend(member.crowd.late)
         return Crowd(verifiers, applied, tuple(late), max(ahead, default=None))
 
     def _ahead_of(self, member: Member) -> list[tuple[int, str]]:
         """List what a member names, for itself or for those behind it, as a place of this history that is not in it."""
         own = member.ahead
-        found = [(own.applied, own.chain)] if own is not None and own.inc == self.inc else []
-        behind = member.crowd.ahead if member.inc == self.inc else None
+        found = [(own.applied, own.chain)] if own is not None and own.incarnation == self.incarnation else []
+        behind = member.crowd.ahead if member.incarnation == self.incarnation else None
         return found if behind is None else [*found, behind]
 
     def _silent(self, member: Member, now: int) -> bool:

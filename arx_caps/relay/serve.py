@@ -127,8 +127,8 @@ async def _serve(
     def state() -> State:
         return upstream.state
 
-    def stand_for(inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
-        upstream.stand_for(inc, crowd, now=now, hurry=hurry)
+    def stand_for(incarnation: str, crowd: Crowd, now: bool, hurry: bool) -> None:
+        upstream.stand_for(incarnation, crowd, now=now, hurry=hurry)
 
     hub = Hub(state, stand_for, loop.call_later)
     upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub, ca=ca)

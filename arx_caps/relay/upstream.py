@@ -68,24 +68,24 @@ class Passing(Following):
         """The view; the follower writes it."""
         return self._state
 
-    def stand_for(self, inc: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
+    def stand_for(self, incarnation: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
         """Say from now on who is behind this relay.
 
         Args:
-            inc: The history that they are in.
+            incarnation: The history that they are in.
             crowd: Who they are.
             now: Tell it at once, not with the next probe that is due.
             hurry: Somebody among them waits for news.
         """
-        self._crowd = (inc, crowd)
+        self._crowd = (incarnation, crowd)
         self._hurried = hurry
         if now or hurry:
             self._wanted = True
 
-    def crowd_in(self, inc: str) -> Crowd:
+    def crowd_in(self, incarnation: str) -> Crowd:
         """Return who is behind this relay; what they had applied in another history confirms nothing."""
         said, crowd = self._crowd
-        return crowd if said == inc else crowd._replace(applied=-1, ahead=None)
+        return crowd if said == incarnation else crowd._replace(applied=-1, ahead=None)
 
     def next_at(self, *, hurry: bool = False) -> int:
         """As ``Following.next_at``; at once when the hub wants to say something."""
@@ -130,16 +130,16 @@ class Upstream(Passing, Follower):
         super().__init__(*where, hand=self._tell, hearer=hearer, **settings)
         self._loop = loop
 
-    def stand_for(self, inc: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
+    def stand_for(self, incarnation: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
         """As ``Passing.stand_for``; wakes the follower's thread."""
-        super().stand_for(inc, crowd, now=now, hurry=hurry)
+        super().stand_for(incarnation, crowd, now=now, hurry=hurry)
         if now or hurry:
             self._rouse()
 
     # The follower's thread.
 
     def _send(self, link: Link | RelayLink, question: Question) -> None:
-        crowd = self.crowd_in(question.place.inc)
+        crowd = self.crowd_in(question.place.incarnation)
         link.probe(self.verifier_id, question.place, hurry=question.hurry, crowd=crowd)
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002 - the follower calls it so

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill, ban and lift scopes of a realm, and learn who has confirmed it.  SPEC 10."""
+"""Kill, freeze and thaw targets of a realm, and learn who has confirmed it.  SPEC 10."""
 
 from arx_caps.revocation.failover import Topology
 from arx_caps.revocation.report import KillReport
-from arx_caps.revocation.scopes import KINDS, Scope, parse_scope, parse_scopes
 from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
+from arx_caps.revocation.targets import KINDS, Target, parse_target, parse_targets
 from arx_caps.revocation.wire import Bump, Entry, Header, OutcomeUnknownError, Registry, StoreHistoryError, VerifierSeen
 
 __all__ = [
@@ -18,10 +18,10 @@ __all__ = [
     "OutcomeUnknownError",
     "Registry",
     "RevocationStore",
-    "Scope",
     "StoreHistoryError",
+    "Target",
     "Topology",
     "VerifierSeen",
-    "parse_scope",
-    "parse_scopes",
+    "parse_target",
+    "parse_targets",
 ]

@@ -28,7 +28,7 @@ BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
 SPEND: Final = "fcall|arx1_spend set"  # of used calls alone, in a selector: SET would overwrite whatever it reaches
 # Parts of a realm's data, by the last member of their names.
-READ_BY_ALL: Final = ("h", "f", "b", "log", "v", "a", "r")
+READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")
 
 
 class Role(NamedTuple):

@@ -65,9 +65,9 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
         summary = f"{status}: in force; the store stopped answering; leases end by {fence}"
     return KillReport(
-        scopes=bump.scopes,
+        targets=bump.targets,
         seq=header.seq,
-        inc=header.inc,
+        incarnation=header.incarnation,
         durable=bump.durable,
         status=status,
         verifiers=seen.verifiers,

@@ -15,7 +15,7 @@ from arx_caps.revocation.wire import Header, StoreHistoryError, read_header, tex
 from arx_verifier.errors import StoreError
 
 DEFAULT_WINDOW_MS: Final = 24_000  # above a cluster's default node time-out and min-replicas-max-lag's default
-FIELDS: Final = ("inc", "replid", "node", "guard", "lag_ms", "replicas")
+FIELDS: Final = ("incarnation", "replid", "node", "guard", "lag_ms", "replicas")
 
 
 class Topology(NamedTuple):
@@ -37,13 +37,13 @@ class Look(NamedTuple):
     """A server as it is, and as a mint last found it.
 
     Attributes:
-        inc: The history.
+        incarnation: The history.
         replid: The replication id: another one after each promotion and each restart.
         node: What the Sentinels or the cluster call it; empty without them.
         known: The same two, and the settings, as they were written down.
     """
 
-    inc: str
+    incarnation: str
     replid: str
     node: str
     known: tuple[str, ...]
@@ -73,8 +73,8 @@ def look(store: RevocationStore) -> Look:
         raise StoreError("the server that answers is a replica")
     if found[0] is None:
         raise StoreHistoryError("NOINIT", "the realm has no history in this store")
-    inc, *known = (value.decode() if value is not None else "" for value in found)
-    return Look(inc, facts["master_replid"], node, tuple(known))
+    incarnation, *known = (value.decode() if value is not None else "" for value in found)
+    return Look(incarnation, facts["master_replid"], node, tuple(known))
 
 
 def must_attest(store: RevocationStore, topology: Topology) -> bool:
@@ -108,11 +108,11 @@ def attest(
         StoreError: It does not answer, or is a replica.
     """
     seen = look(store)
-    why, inc = _why_rotate(seen, topology, store.fails_over), seen.inc
+    why, incarnation = _why_rotate(seen, topology, store.fails_over), seen.incarnation
     if why is not None:
-        inc = store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header.inc
+        incarnation = store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header.incarnation
     terms = _terms(seen, topology, store.fails_over)
-    reply = store.exchange.call("arx1_attest", store.keys.attested, inc, *terms)
+    reply = store.exchange.call("arx1_attest", store.keys.attested, incarnation, *terms)
     if reply[6] == b"CORRUPT":
         why = "the store has lost entries, or somebody wrote past its functions"
         return store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header, why

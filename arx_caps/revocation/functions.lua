@@ -3,12 +3,12 @@
 --
 -- The revocation epoch of a realm, as functions of the store.  SPEC 10.
 --
--- Keys of a realm R, one hash slot:  arx:{R}:h    hash   inc seq chain low base n
+-- Keys of a realm R, one hash slot:  arx:{R}:h    hash   incarnation seq chain low base n
 --                                                        lease_ms lease_max_ms lease_until
 --                                                        maxttl_ms maxttl_max_ms maxttl_until taken
 --                                                        replid node guard moved lag_ms replicas
---                                    arx:{R}:f    hash   scope -> floor          arx:{R}:b  hash  scope -> ban
---                                    arx:{R}:x    zset   scope -> retain until   arx:{R}:log stream  seq-0
+--                                    arx:{R}:k    hash   target -> kill           arx:{R}:f  hash  target -> freeze
+--                                    arx:{R}:x    zset   target -> retain until   arx:{R}:log stream  seq-0
 --                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
 --                                    arx:{R}:r    zset   0, relay LF who is behind it
 --                                    arx:{R}:ch   shard channel                  (v, a and r are volatile)
@@ -24,16 +24,16 @@
 
 local SKEW_MS = 30000           -- how far a verifier's clock may be from the store's
 local MARGIN_MS = 60000         -- delays between reading a clock and acting on it
-local PRUNE = 50                -- expired floors dropped by one bump; more than it adds, so the rest shrinks
-local KEEP_LOG = 10000          -- entries a follower may be behind before it must copy the floors
+local PRUNE = 50                -- expired kills dropped by one bump; more than it adds, so the rest shrinks
+local KEEP_LOG = 10000          -- entries a follower may be behind before it must copy the kills
 local KEEP_VERIFIERS_MS = 600000 -- verifiers not heard of for longer are forgotten; far above 10 leases
 local MOVED_MS = 60000          -- after a failover, how long the deposed primary is reckoned with; at least lag_ms
-local MAX_SCOPE = 96
-local MAX_SCOPES = 1000
+local MAX_TARGET = 96
+local MAX_TARGETS = 1000
 
-local FLOORS = {kill = true, ['kill+ban'] = true}
-local BANS = {ban = true, ['kill+ban'] = true}
-local OPS = {kill = true, ban = true, ['kill+ban'] = true, lift = true}
+local KILLS = {kill = true, ['kill+freeze'] = true}
+local FREEZES = {freeze = true, ['kill+freeze'] = true}
+local OPS = {kill = true, freeze = true, ['kill+freeze'] = true, thaw = true}
 local SHORTER = {['task:'] = true, ['session:'] = true}
 
 local function int(number)
@@ -46,8 +46,8 @@ local function now_ms()
 end
 
 -- Followers compute the same, from nothing but what is pushed to them.
-local function chain_after(chain, seq, op, scope)
-  return redis.sha1hex(chain .. ' ' .. seq .. ' ' .. op .. ' ' .. scope)
+local function chain_after(chain, seq, op, target)
+  return redis.sha1hex(chain .. ' ' .. seq .. ' ' .. op .. ' ' .. target)
 end
 
 local function channel(header_key)
@@ -109,11 +109,11 @@ local FIELDS = {'seq', 'low', 'n', 'lease_ms', 'lease_max_ms', 'lease_until', 'm
                 'maxttl_until', 'taken', 'guard', 'moved', 'lag_ms'}
 
 local function read_header(key)
-  local values = redis.call('HMGET', key, 'inc', 'replid', 'chain', 'base', unpack(FIELDS))
+  local values = redis.call('HMGET', key, 'incarnation', 'replid', 'chain', 'base', unpack(FIELDS))
   if not values[1] then
     return nil
   end
-  local header = {inc = values[1], replid = values[2], chain = values[3] or '-', base = values[4] or '-'}
+  local header = {incarnation = values[1], replid = values[2], chain = values[3] or '-', base = values[4] or '-'}
   for index, name in ipairs(FIELDS) do
     header[name] = tonumber(values[index + 4] or (name == 'taken' and -1 or 0))
   end
@@ -137,8 +137,8 @@ local function chain_at(header, log_key, seq)
   end
 end
 
-local function is_whole(header, floors_key, bans_key, log_key)
-  return redis.call('HLEN', floors_key) + redis.call('HLEN', bans_key) == header.n
+local function is_whole(header, kills_key, freezes_key, log_key)
+  return redis.call('HLEN', kills_key) + redis.call('HLEN', freezes_key) == header.n
     and redis.call('XLEN', log_key) == header.seq - header.low
 end
 
@@ -147,44 +147,44 @@ local INCARNATION = {err = 'INCARNATION the store is in another history than the
 local UNATTESTED = {err = 'UNATTESTED the store has changed hands, and the mint has not looked at it yet'}
 
 -- Whoever changes a history says which one it means.
-local function header_in(key, inc)
+local function header_in(key, incarnation)
   local header = read_header(key)
   if not header then
     return nil, NOINIT
   end
-  if header.inc ~= inc then
+  if header.incarnation ~= incarnation then
     return nil, INCARNATION
   end
   return header
 end
 
--- arx1_init  KEYS h f b x log   ARGV inc lease_ms maxttl_ms seq
--- Begins a history if there is none.  Bans found without a header stay: they do not depend on any history.
--- Reply: inc, seq, store ms, lease in force, lag, chain, 1 if it began now.
+-- arx1_init  KEYS h f b x log   ARGV incarnation lease_ms maxttl_ms seq
+-- Begins a history if there is none.  Freezes found without a header stay: they do not depend on any history.
+-- Reply: incarnation, seq, store ms, lease in force, lag, chain, 1 if it began now.
 local function init(keys, argv)
   local now = now_ms()
   local header = read_header(keys[1])
   if header then
-    return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain, 0}
+    return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain, 0}
   end
   redis.call('DEL', keys[2], keys[4], keys[5])
   local seq = int(tonumber(argv[4]))
   local chain = chain_after(argv[1], seq, 'rotate', 'realm')
-  redis.call('HSET', keys[1], 'inc', argv[1], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
+  redis.call('HSET', keys[1], 'incarnation', argv[1], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
              'lease_ms', argv[2], 'maxttl_ms', argv[3], 'chain', chain, 'base', chain)
   return {argv[1], tonumber(seq), now, tonumber(argv[2]), 0, chain, 1}
 end
 
-local function add_entry(keys, header, op, scope, seq, now, by, why)
-  header.chain = chain_after(header.chain, seq, op, scope)
-  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', scope, 't', int(now), 'by', by, 'why', why, 'c', header.chain)
-  if FLOORS[op] then
-    header.n = header.n + redis.call('HSET', keys[2], scope, seq)
+local function add_entry(keys, header, op, target, seq, now, by, why)
+  header.chain = chain_after(header.chain, seq, op, target)
+  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', target, 't', int(now), 'by', by, 'why', why, 'c', header.chain)
+  if KILLS[op] then
+    header.n = header.n + redis.call('HSET', keys[2], target, seq)
   end
-  if BANS[op] then
-    header.n = header.n + redis.call('HSET', keys[3], scope, seq)
-  elseif op == 'lift' then
-    header.n = header.n - redis.call('HDEL', keys[3], scope)
+  if FREEZES[op] then
+    header.n = header.n + redis.call('HSET', keys[3], target, seq)
+  elseif op == 'thaw' then
+    header.n = header.n - redis.call('HDEL', keys[3], target)
   end
 end
 
@@ -205,13 +205,13 @@ local function prune(keys, header, now)
   end
 end
 
--- `each` gives every scope its own operation, so that one step can do different things to different kinds.
-local function read_scope(op, text)
+-- `each` gives every target its own operation, so that one step can do different things to different kinds.
+local function read_target(op, text)
   if op ~= 'each' then
     return op, text
   end
-  local own, scope = string.match(text, '^(%S+) (%S+)$')
-  return own or '', scope or ''
+  local own, target = string.match(text, '^(%S+) (%S+)$')
+  return own or '', target or ''
 end
 
 local function check_bump(header, log_key, argv)
@@ -222,28 +222,28 @@ local function check_bump(header, log_key, argv)
   if argv[3] ~= '' and argv[3] ~= (chain_at(header, log_key, seen) or argv[3]) then
     return {err = 'REGRESSED number ' .. argv[2] .. ' is not what the caller has seen: the store gave it twice'}
   end
-  if #argv < 8 or #argv > 7 + MAX_SCOPES then
-    return {err = 'ERR bump: not 1 to ' .. MAX_SCOPES .. ' scopes'}
+  if #argv < 8 or #argv > 7 + MAX_TARGETS then
+    return {err = 'ERR bump: not 1 to ' .. MAX_TARGETS .. ' targets'}
   end
   for index = 8, #argv do
-    local op, scope = read_scope(argv[4], argv[index])
+    local op, target = read_target(argv[4], argv[index])
     if not OPS[op] then
       return {err = 'ERR bump: unknown operation'}
     end
-    if #scope > MAX_SCOPE or not string.match(scope, '^[!-~]+$') then
-      return {err = 'ERR bump: a scope is not 1 to 96 printable characters'}
+    if #target > MAX_TARGET or not string.match(target, '^[!-~]+$') then
+      return {err = 'ERR bump: a target is not 1 to 96 printable characters'}
     end
-    if argv[5] ~= '' and not SHORTER[string.match(scope, '^%l+:') or ''] then
+    if argv[5] ~= '' and not SHORTER[string.match(target, '^%l+:') or ''] then
       return {err = 'ERR bump: only tasks and sessions have an end that is known'}
     end
   end
 end
 
--- arx1_bump  KEYS h f b x log   ARGV inc seen chain op until by why scope...
+-- arx1_bump  KEYS h f b x log   ARGV incarnation seen chain op until by why target...
 -- `chain` is that of the number which the caller has seen, or empty.
 -- `until`, ms or empty: when the last token of these tasks or sessions expires, if that is sooner than the maximum.
 -- A store that has changed hands takes it too: whatever it is then found to be, a kill is not refused.
--- Reply: inc, seq, store ms, lease in force, lag, chain.
+-- Reply: incarnation, seq, store ms, lease in force, lag, chain.
 local function bump(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -260,21 +260,21 @@ local function bump(keys, argv)
   end
   local first = header.seq + 1
   for index = 8, #argv do
-    local op, scope = read_scope(argv[4], argv[index])
+    local op, target = read_target(argv[4], argv[index])
     header.seq = header.seq + 1
-    add_entry(keys, header, op, scope, int(header.seq), now, argv[6], argv[7])
-    if FLOORS[op] then
-      redis.call('ZADD', keys[4], 'GT', int(retain), scope)
+    add_entry(keys, header, op, target, int(header.seq), now, argv[6], argv[7])
+    if KILLS[op] then
+      redis.call('ZADD', keys[4], 'GT', int(retain), target)
     end
   end
   prune(keys, header, now)
   redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n),
              'chain', header.chain, 'base', header.base)
   for index = 8, #argv do
-    local op, scope = read_scope(argv[4], argv[index])
-    redis.call('SPUBLISH', channel(keys[1]), header.inc .. ' ' .. int(first + index - 8) .. ' ' .. op .. ' ' .. scope)
+    local op, target = read_target(argv[4], argv[index])
+    redis.call('SPUBLISH', channel(keys[1]), header.incarnation .. ' ' .. int(first + index - 8) .. ' ' .. op .. ' ' .. target)
   end
-  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
+  return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
 end
 
 -- Whether a place of this history is not in it: it went back, or gave the number to something else.
@@ -283,7 +283,7 @@ local function is_elsewhere(header, log_key, seq, chain)
   return seq > header.seq or (known and chain ~= '' and known ~= chain)
 end
 
--- arx1_probe  KEYS h f b log v a [r]   ARGV verifier inc applied chain limit [counted crowd [ahead chain]]
+-- arx1_probe  KEYS h f b log v a [r]   ARGV verifier incarnation applied chain limit [counted crowd [ahead chain]]
 -- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
 -- neither do numbers that this store never gave, or gave to something else: after a rollback they would confirm kills
 -- that reuse them.  Who cannot say by which way it came to its number, or one that was forgotten here, begins anew.
@@ -291,7 +291,7 @@ end
 -- looks for these, as they tell that the store has lost what it once said.
 -- A relay also says who is behind it, what all of those have applied, which is what counts, and the highest place that
 -- one of them names and the relay does not have.
--- Reply: inc, seq, store ms, lease_ms, status, keep ms, chain, how many ask here, entries after `applied`.
+-- Reply: incarnation, seq, store ms, lease_ms, status, keep ms, chain, how many ask here, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
   if not header then
@@ -304,7 +304,7 @@ local function probe(keys, argv)
   end
   local now, applied = now_ms(), tonumber(argv[3])
   local counted = tonumber(argv[6] or argv[3])
-  local same = argv[2] == header.inc
+  local same = argv[2] == header.incarnation
   local known = same and chain_at(header, keys[4], applied)
   redis.set_repl(redis.REPL_NONE)
   registry_since(keys[6], keys[5], now, id)
@@ -333,12 +333,12 @@ local function probe(keys, argv)
     entries = redis.call('XRANGE', keys[4], int(applied + 1) .. '-0', '+', 'COUNT', argv[5])
   end
   local askers = redis.call('ZCARD', keys[5])
-  return {header.inc, header.seq, now, header.lease_ms, status, keep_of(header, now), header.chain, askers, entries}
+  return {header.incarnation, header.seq, now, header.lease_ms, status, keep_of(header, now), header.chain, askers, entries}
 end
 
 -- arx1_copy  KEYS f or b   ARGV cursor count
--- A page of floors or bans as one string, which a client cuts far faster than it reads thousands of answers.
--- Reply: next cursor, scope and sequence in turn, a space between.
+-- A page of kills or freezes as one string, which a client cuts far faster than it reads thousands of answers.
+-- Reply: next cursor, target and sequence in turn, a space between.
 local function copy(keys, argv)
   local page = redis.call('HSCAN', keys[1], argv[1], 'COUNT', argv[2])
   return {page[1], table.concat(page[2], ' ')}
@@ -394,10 +394,10 @@ local function unacked(keys, argv)
   return {now, since, #seen / 2, missing, relays}
 end
 
--- arx1_rotate  KEYS h f b x log v a   ARGV inc_expected inc seq_at_least lease_ms maxttl_ms
--- Ends the history: every token born in it is dead.  The sequence goes on, bans stay.  Zero keeps a setting.
+-- arx1_rotate  KEYS h f b x log v a   ARGV incarnation_expected incarnation seq_at_least lease_ms maxttl_ms
+-- Ends the history: every token born in it is dead.  The sequence goes on, freezes stay.  Zero keeps a setting.
 -- The registry begins anew: what was confirmed under the old history says nothing about this one.
--- Reply: inc, seq, store ms, lease in force, lag, chain.
+-- Reply: incarnation, seq, store ms, lease in force, lag, chain.
 local function rotate(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -411,7 +411,7 @@ local function rotate(keys, argv)
   local old_ttl = keep_of(header, now) - SKEW_MS - MARGIN_MS
   local chain = chain_after(argv[2], seq, 'rotate', 'realm')
   redis.call('DEL', keys[2], keys[4], keys[5], keys[6], keys[7])
-  redis.call('HSET', keys[1], 'inc', argv[2], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
+  redis.call('HSET', keys[1], 'incarnation', argv[2], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
              'chain', chain, 'base', chain,
              'lease_ms', int(lease), 'lease_max_ms', int(old_lease), 'lease_until', int(now + old_lease),
              'maxttl_ms', int(ttl), 'maxttl_max_ms', int(old_ttl), 'maxttl_until', int(now + old_ttl))
@@ -423,10 +423,10 @@ local function rotate(keys, argv)
   return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, repl_id()), chain}
 end
 
--- arx1_attest  KEYS h f b log   ARGV inc replid node guard lag_ms replicas
+-- arx1_attest  KEYS h f b log   ARGV incarnation replid node guard lag_ms replicas
 -- The mint has looked at this server, as which it names `node`, and lets it grant leases.  With `guard` no other server
 -- does so before it was looked at; a deposed one may for `lag_ms`; `replicas` must have a kill on disk, too.
--- Reply: inc, seq, store ms, lease in force, lag, chain, OK or CORRUPT.
+-- Reply: incarnation, seq, store ms, lease in force, lag, chain, OK or CORRUPT.
 local function attest(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -443,7 +443,7 @@ local function attest(keys, argv)
   redis.call('HSET', keys[1], 'replid', id, 'node', argv[3], 'guard', argv[4], 'lag_ms', argv[5], 'replicas', argv[6],
              'moved', int(header.moved))
   local status = is_whole(header, keys[2], keys[3], keys[4]) and 'OK' or 'CORRUPT'
-  return {header.inc, header.seq, now, lease_of(header, now), lag_of(header, now, id), header.chain, status}
+  return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, id), header.chain, status}
 end
 
 local flags = {'allow-oom'}

@@ -19,12 +19,12 @@ def fenced_after_ms(lease_ms: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class KillReport:
-    """What is known about one kill, ban or lift.
+    """What is known about one kill, freeze or thaw.
 
     Attributes:
-        scopes: What it names.
-        seq: Its place in the realm's kill sequence; the last one, for several scopes.
-        inc: The history it belongs to.
+        targets: What it names.
+        seq: Its place in the realm's kill sequence; the last one, for several targets.
+        incarnation: The history it belongs to.
         durable: Whether the store has it on disk.
         status: ``confirmed`` (by every verifier), ``partial`` (some did not, their leases end them), ``unconfirmed``
             (in force, but the registry cannot tell who is out there), or ``unknown`` (the store did not answer).
@@ -39,9 +39,9 @@ class KillReport:
         summary: One line for people.
     """
 
-    scopes: tuple[str, ...]
+    targets: tuple[str, ...]
     seq: int
-    inc: str
+    incarnation: str
     durable: bool
     status: str
     verifiers: int
@@ -58,10 +58,10 @@ class KillReport:
         return {name: _plain(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
-    def unknown(cls, scopes: tuple[str, ...], took_ms: float, why: str) -> Self:
+    def unknown(cls, targets: tuple[str, ...], took_ms: float, why: str) -> Self:
         """Report that the outcome is not known: it may be in force, and must be repeated."""
         summary = f"unknown: {why}; repeat it until it is confirmed, repeating is harmless"
-        return cls(scopes, -1, "", False, "unknown", 0, 0, (), None, took_ms, -1, summary)
+        return cls(targets, -1, "", False, "unknown", 0, 0, (), None, took_ms, -1, summary)
 
 
 def _plain(value: Any) -> Any:

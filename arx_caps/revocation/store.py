@@ -2,7 +2,7 @@
 """Write a realm's kill sequence, and read what operators look at.  SPEC 10.
 
 A kill is reported only once the store has it on disk.  A lost answer means *unknown*: the call is repeated until its
-outcome is known, which is harmless, because a second kill of a scope is one more entry.  Who has confirmed it is
+outcome is known, which is harmless, because a second kill of a target is one more entry.  Who has confirmed it is
 ``confirm``'s matter; verifiers follow with ``arx_verifier.revocation.follower``.
 """
 
@@ -17,7 +17,7 @@ import redis
 from arx_caps.revocation.confirm import wait_confirmed
 from arx_caps.revocation.exchange import Exchange
 from arx_caps.revocation.report import KillReport
-from arx_caps.revocation.scopes import parse_scopes
+from arx_caps.revocation.targets import parse_targets
 from arx_caps.revocation.wire import (
     Ahead,
     Bump,
@@ -36,14 +36,14 @@ from arx_caps.revocation.wire import (
 )
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.history import Place, new_inc
+from arx_verifier.revocation.history import Place, new_incarnation
 from arx_verifier.revocation.store_url import Address
 
 DEFAULT_LEASE_MS: Final = 1_000
-DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest a token lives, and so how long a floor is kept
+DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest a token lives, and so how long a kill is kept
 MAX_WHY: Final = 500  # characters of a reason that are kept
 OUTCOME_S: Final = 5.0  # how long to ask for the outcome of a bump
-HEADER_FIELDS: Final = ["inc", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas", "chain"]
+HEADER_FIELDS: Final = ["incarnation", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas", "chain"]
 
 
 class RevocationStore:
@@ -117,7 +117,7 @@ class RevocationStore:
 
     def init(
         self,
-        inc: str | None = None,
+        incarnation: str | None = None,
         *,
         lease_ms: int = DEFAULT_LEASE_MS,
         max_ttl_ms: int = DEFAULT_MAX_TTL_MS,
@@ -126,7 +126,7 @@ class RevocationStore:
         """Begin the realm's history, unless it has one.
 
         Args:
-            inc: The history's name; random when not given.
+            incarnation: The history's name; random when not given.
             lease_ms: How long a verifier may act on one answer.
             max_ttl_ms: The longest a token may live.
             seq: Where to begin; a mint that remembers a higher one goes on from there.
@@ -138,11 +138,13 @@ class RevocationStore:
             StoreError: The store did not answer.
         """
         return self._learn(
-            self.exchange.call("arx1_init", self.keys.written, inc or new_inc(), lease_ms, max_ttl_ms, seq)
+            self.exchange.call(
+                "arx1_init", self.keys.written, incarnation or new_incarnation(), lease_ms, max_ttl_ms, seq
+            )
         )
 
     def rotate(self, *, seq_at_least: int = 0, lease_ms: int = 0, max_ttl_ms: int = 0) -> Bump:
-        """End the history: every token born in it is dead, bans stay.  The remedy for a store that lost entries.
+        """End the history: every token born in it is revoked, freezes stay.  The remedy for a store that lost entries.
 
         Args:
             seq_at_least: The highest sequence that anybody remembers.
@@ -155,16 +157,16 @@ class RevocationStore:
         Raises:
             StoreError: The store did not answer, or somebody else rotated a moment ago.
         """
-        sent, old = time.monotonic(), self.header().inc
+        sent, old = time.monotonic(), self.header().incarnation
         least = max(seq_at_least, self._seen.seq if self._seen is not None else 0)
-        arguments = (old, new_inc(), least, lease_ms, max_ttl_ms)
+        arguments = (old, new_incarnation(), least, lease_ms, max_ttl_ms)
         reply, durable = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))
         return Bump("rotate", ("realm",), self._learn(reply, forget=True), durable, sent)
 
     def remember(self, place: Place) -> None:
         """Refuse a store that has not been there: what a mint keeps in its own database."""
         with self._lock:
-            if self._seen is None or place.inc != self._seen.inc or place.seq > self._seen.seq:
+            if self._seen is None or place.incarnation != self._seen.incarnation or place.seq > self._seen.seq:
                 self._seen = place
 
     def chain_at(self, seq: int) -> str | None:
@@ -206,13 +208,13 @@ class RevocationStore:
         """
         self.exchange.once(lambda: self.exchange.client.hset(self.keys.header, "signed", checkpoint))
 
-    # Kills and bans.
+    # Kills and freezes.
 
-    def kill(self, scopes: Sequence[str], reason: str, by: str, *, until_ms: int | None = None) -> Bump:
-        """End every token born before now in these scopes, for ever, in one step.
+    def kill(self, targets: Sequence[str], reason: str, by: str, *, until_ms: int | None = None) -> Bump:
+        """End every token born before now in these targets, for ever, in one step.
 
         Args:
-            scopes: At least one, such as ``session:s-…``.
+            targets: At least one, such as ``session:s-…``.
             reason: Kept in the log.
             by: Who; kept in the log.
             until_ms: When the last token in these tasks or sessions expires, if that is known: the record of the kill
@@ -224,40 +226,40 @@ class RevocationStore:
         Raises:
             StoreHistoryError: The store is not in the history that this process has seen.
             StoreError: The outcome stayed unknown; kill again.
-            RequestError: A scope is not one.
+            RequestError: A target is not one.
         """
-        return self._bump("kill", scopes, reason, by, until_ms)
+        return self._bump("kill", targets, reason, by, until_ms)
 
-    def ban(self, scopes: Sequence[str], reason: str, by: str) -> Bump:
-        """Refuse these scopes until a lift.  Otherwise as ``kill``."""
-        return self._bump("ban", scopes, reason, by)
+    def freeze(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+        """Refuse these targets until a thaw.  Otherwise as ``kill``."""
+        return self._bump("freeze", targets, reason, by)
 
-    def kill_by_kind(self, scopes: Sequence[str], reason: str, by: str) -> Bump:
-        """Do to each scope what a kill of its kind is (``scopes.KINDS``), all in one step.  Otherwise as ``kill``."""
-        parsed = parse_scopes(scopes)
-        ops = {scope.kill_op for scope in parsed}
+    def kill_by_kind(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+        """Do to each target what a kill of its kind is (``targets.KINDS``), all in one step.  Otherwise as ``kill``."""
+        parsed = parse_targets(targets)
+        ops = {target.kill_op for target in parsed}
         if len(ops) == 1:
-            return self._bump(ops.pop(), scopes, reason, by)
-        return self._bump("each", scopes, reason, by, each=[f"{scope.kill_op} {scope}" for scope in parsed])
+            return self._bump(ops.pop(), targets, reason, by)
+        return self._bump("each", targets, reason, by, each=[f"{target.kill_op} {target}" for target in parsed])
 
-    def kill_and_ban(self, scopes: Sequence[str], reason: str, by: str) -> Bump:
-        """Kill these scopes and ban them, in one entry each.  Otherwise as ``kill``."""
-        return self._bump("kill+ban", scopes, reason, by)
+    def kill_and_freeze(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+        """Kill these targets and freeze them, in one entry each.  Otherwise as ``kill``."""
+        return self._bump("kill+freeze", targets, reason, by)
 
-    def lift(self, scopes: Sequence[str], reason: str, by: str) -> Bump:
-        """End the bans on these scopes; what was killed stays dead.  Otherwise as ``kill``."""
-        return self._bump("lift", scopes, reason, by)
+    def thaw(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+        """End the freezes on these targets; what was killed stays dead.  Otherwise as ``kill``."""
+        return self._bump("thaw", targets, reason, by)
 
     def _bump(
         self,
         op: str,
-        scopes: Sequence[str],
+        targets: Sequence[str],
         reason: str,
         by: str,
         until_ms: int | None = None,
         each: Sequence[str] = (),
     ) -> Bump:
-        named = tuple(str(scope) for scope in parse_scopes(scopes))
+        named = tuple(str(target) for target in parse_targets(targets))
         sent = time.monotonic()
         patience_s = OUTCOME_S if self._outcome_s is None else self._outcome_s
         rest = ("" if until_ms is None else str(until_ms), by[:96], reason[:MAX_WHY], *(each or named))
@@ -328,13 +330,13 @@ class RevocationStore:
         seen = ((text(name), int(reply[0] - last), int(applied)) for name, last, applied in reply[3])
         return tuple(sorted(VerifierSeen(*one, behind.get(one[0])) for one in seen))
 
-    def floors(self) -> dict[str, int]:
-        """Return each killed scope that is still remembered, with the sequence of its last kill."""
-        return self._numbers(self.keys.floors)
+    def kills(self) -> dict[str, int]:
+        """Return each killed target that is still remembered, with the sequence of its last kill."""
+        return self._numbers(self.keys.kills)
 
-    def bans(self) -> dict[str, int]:
-        """Return each banned scope, with the sequence of its ban."""
-        return self._numbers(self.keys.bans)
+    def freezes(self) -> dict[str, int]:
+        """Return each frozen target, with the sequence of its freeze."""
+        return self._numbers(self.keys.freezes)
 
     def log(self, after: int = 0, limit: int = 1_000) -> tuple[Entry, ...]:
         """Return entries after a sequence, oldest first.
@@ -349,7 +351,7 @@ class RevocationStore:
 
     def _numbers(self, key: str) -> dict[str, int]:
         reply: Any = self.exchange.once(lambda: self.exchange.client.hgetall(key))
-        return {text(scope): int(seq) for scope, seq in reply.items()}
+        return {text(target): int(seq) for target, seq in reply.items()}
 
     # Exchanges.
 
@@ -357,7 +359,7 @@ class RevocationStore:
         header = read_header(reply)
         with self._lock:
             seen = self._seen
-            if seen is None or forget or (header.inc == seen.inc and header.seq > seen.seq):
+            if seen is None or forget or (header.incarnation == seen.incarnation and header.seq > seen.seq):
                 self._seen = header.place
         return header
 

@@ -42,8 +42,8 @@ class Keys(NamedTuple):
     """The keys of a realm; one hash tag, so one slot of a cluster."""
 
     header: str
-    floors: str
-    bans: str
+    kills: str
+    freezes: str
     retention: str
     log: str
     probes: str
@@ -53,17 +53,17 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, realm: str) -> "Keys":
         """Name them."""
-        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "f", "b", "x", "log", "v", "a", "r")))
+        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "k", "f", "x", "log", "v", "a", "r")))
 
     @property
     def written(self) -> tuple[str, ...]:
         """The keys of init and bump."""
-        return self.header, self.floors, self.bans, self.retention, self.log
+        return self.header, self.kills, self.freezes, self.retention, self.log
 
     @property
     def attested(self) -> tuple[str, ...]:
         """The keys of attest."""
-        return self.header, self.floors, self.bans, self.log
+        return self.header, self.kills, self.freezes, self.log
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class Header(NamedTuple):
     """Where a realm's history stands.
 
     Attributes:
-        inc: The history's name.
+        incarnation: The history's name.
         seq: Its last entry.
         at_ms: The store's clock.
         lease_ms: The longest lease in force.
@@ -88,7 +88,7 @@ class Header(NamedTuple):
         chain: What led to ``seq``.
     """
 
-    inc: str
+    incarnation: str
     seq: int
     at_ms: int
     lease_ms: int
@@ -98,22 +98,22 @@ class Header(NamedTuple):
     @property
     def place(self) -> Place:
         """Where the history stands, and by which way it came there."""
-        return Place(self.inc, self.seq, self.chain)
+        return Place(self.incarnation, self.seq, self.chain)
 
 
 class Bump(NamedTuple):
-    """An acknowledged kill, ban or lift.
+    """An acknowledged kill, freeze or thaw.
 
     Attributes:
-        op: kill, ban, kill+ban or lift.
-        scopes: What it names.
+        op: kill, freeze, kill+freeze or thaw.
+        targets: What it names.
         header: Where the history stands after it.
         durable: Whether the store has it on disk, and on the replicas asked for.
         sent: Monotonic clock at the call, s.
     """
 
     op: str
-    scopes: tuple[str, ...]
+    targets: tuple[str, ...]
     header: Header
     durable: bool
     sent: float
@@ -166,11 +166,11 @@ class VerifierSeen(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One line of the log: who did what to which scope, when and why."""
+    """One line of the log: who did what to which target, when and why."""
 
     seq: int
     op: str
-    scope: str
+    target: str
     at_ms: int
     by: str
     why: str
@@ -194,8 +194,8 @@ def read_header(reply: Any) -> Header:
         StoreError: They are not there.
     """
     try:
-        inc, seq, at_ms, lease_ms, lag_ms, chain = reply[:6]
-        return Header(text(inc), int(seq), int(at_ms), int(lease_ms), int(lag_ms), text(chain))
+        incarnation, seq, at_ms, lease_ms, lag_ms, chain = reply[:6]
+        return Header(text(incarnation), int(seq), int(at_ms), int(lease_ms), int(lag_ms), text(chain))
     except (TypeError, ValueError) as error:
         raise StoreError("the store answered in an unknown form") from error
 

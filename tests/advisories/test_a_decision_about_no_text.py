@@ -18,7 +18,7 @@ from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import call_proof
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement
+from arx_verifier.token.discharge import ThirdPartyCaveat
 from tests.support import ANYTHING, AT, access, mint, verifier
 
 HALF = "\ud800"
@@ -84,9 +84,9 @@ WRITTEN: dict[str, Callable[[], object]] = {
     "name of an argument": lambda: read_rule({"tool": "a", "args": {HALF: 1}}),
     "constraint": lambda: read_constraint({"one_of": [HALF]}),
     "glob": lambda: read_constraint({"glob": HALF}),
-    "holder": lambda: TOKEN.hand_over(HALF),
+    "holder": lambda: TOKEN.delegate(HALF),
     "identifier": lambda: mint(ANYTHING, subject=("a", HALF)),
-    "requirement": lambda: Requirement(HALF).encode(),
+    "third_party_caveat": lambda: ThirdPartyCaveat(HALF).encode(),
     "tool": lambda: call_proof.tool_fields(HALF, {}),
     "argument": lambda: call_proof.tool_fields("a", {"x": HALF}),
     "target": lambda: call_proof.http_fields(HttpCall("GET", f"/{HALF}", bytes(32))),

@@ -39,12 +39,12 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
         try:
             for _ in range(WORDS):
                 before = store.header()
-                say(store, before.inc, "inf")
-                until(lambda before=before: store.header().inc != before.inc)  # type: ignore[misc]
+                say(store, before.incarnation, "inf")
+                until(lambda before=before: store.header().incarnation != before.incarnation)  # type: ignore[misc]
                 assert store.header().seq == before.seq + MOST_AHEAD
             before = store.header()
-            say(store, before.inc, str(before.seq + 5))
-            until(lambda: mint.epochs.view()[0] == before.inc and not mint.ready())
+            say(store, before.incarnation, str(before.seq + 5))
+            until(lambda: mint.epochs.view()[0] == before.incarnation and not mint.ready())
             mint._look_at_store()
             assert store.header().place == before.place
             ahead = store.ahead()
@@ -56,7 +56,14 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
             mint.close()
 
 
-def say(store: RevocationStore, inc: str, number: str) -> None:
+def say(store: RevocationStore, incarnation: str, number: str) -> None:
     """Probe as a verifier does that has applied something which nobody ever told it."""
-    keys = (store.keys.header, store.keys.floors, store.keys.bans, store.keys.log, store.keys.probes, store.keys.acks)
-    store.exchange.call("arx1_probe", keys, "liar", inc, number, "0" * 40, 1000)
+    keys = (
+        store.keys.header,
+        store.keys.kills,
+        store.keys.freezes,
+        store.keys.log,
+        store.keys.probes,
+        store.keys.acks,
+    )
+    store.exchange.call("arx1_probe", keys, "liar", incarnation, number, "0" * 40, 1000)

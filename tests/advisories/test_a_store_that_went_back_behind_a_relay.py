@@ -11,7 +11,7 @@ import pytest
 
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.store_link import Crowd
-from tests.faults.going_back import KID, SCOPES, follow, running
+from tests.faults.going_back import KID, TARGETS, follow, running
 from tests.faults.witness import Witness
 from tests.relay.crowd import BEGAN, OTHER, Somebody, World
 from tests.relay.processes import RelayProcess
@@ -32,7 +32,7 @@ def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
             knows.until("ok")
             world.keep()
             world.mint.kill()
-            world.kill(SCOPES["session"])
+            world.kill(TARGETS["session"])
             knows.until("revoked")
             world.stop_store()
             relay.kill()

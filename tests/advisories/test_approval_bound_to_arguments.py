@@ -54,7 +54,7 @@ def test_at_a_service(desk: Desk) -> None:
         assert decide(judge, desk.task, args, [approval]) == "argument_not_allowed"
     assert decide(judge, desk.task, {}, [approval], "payments.note") == "tool_not_allowed"
     assert decide(judge, desk.task, REFUND, [approval]) == "ok"
-    assert decide(judge, desk.task, REFUND, [approval]) == "budget_exhausted"
+    assert decide(judge, desk.task, REFUND, [approval]) == "already_used"
 
 
 def test_between_asking_and_approving(desk: Desk) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent must not ask for, fetch or use an approval of another agent's task.
 
-What a token demands is no secret: whoever sees a token, or guesses a task's name, can write it down.
+What a token requires is no secret: whoever sees a token, or guesses a task's name, can write it down.
 """
 
 from arx_caps.agent.approval import Approval
@@ -43,13 +43,15 @@ def test_bound_to_another_tasks_token(desk: Desk) -> None:
         bind(unbound, other.bundle.tokens["payments"]),
         bind(unbound, desk.task.bundle.tokens["payments"]),
     ):
-        assert decide_text(judge, join(text, [discharge])) == "malformed"  # it answers no demand of this token
+        assert (
+            decide_text(judge, join(text, [discharge])) == "malformed"
+        )  # it answers no third-party caveat of this token
     assert decide(judge, desk.task, REFUND, [Approval.from_text(approval.encode())]) == "ok"
 
 
 def test_bound_to_nothing_or_to_a_parent(desk: Desk) -> None:
     """Unbound it is worth nothing; bound to the task's own token it is not good with a sub-agent's."""
-    judge, worker = verifier(desk.world, "payments"), desk.task.hand_over("acme/support/worker")
+    judge, worker = verifier(desk.world, "payments"), desk.task.delegate("acme/support/worker")
     _, approval = desk.approved()
     text = worker.call_token("payments", "payments.refund", REFUND)
     unbound = Macaroon.parse(approval.encode())

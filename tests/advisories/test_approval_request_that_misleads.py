@@ -56,7 +56,7 @@ def test_so_many_wait_and_no_more(desk: Desk) -> None:
     other, _ = desk.world.session("acme/support/other")
     _, task = desk.start(other)
     assert code(desk.try_to_ask(by=other)) == "not_found"
-    body = {"caveat": desk.demand(task), "tool": "payments.refund", "args": REFUND}
+    body = {"caveat": desk.third_party(task), "tool": "payments.refund", "args": REFUND}
     assert code(other.call("POST", "/v1/discharges", body)) == "ok"
     assert desk.world.mint.state.count_waiting() == 33
     assert b"arx_approvals_waiting 33.0" in Metrics(desk.world.mint).text()

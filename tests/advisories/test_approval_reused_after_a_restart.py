@@ -10,7 +10,7 @@ import pytest
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import AT, verifier
-from tests.verifier.discharges import RULE, answering, demanding, refund, sent
+from tests.verifier.discharges import RULE, answering, refund, requiring, sent
 
 AHEAD = 20_000
 
@@ -20,7 +20,7 @@ def test_of_two_starts_of_a_service_one_takes_it(restart: int) -> None:
     """
     Tried at every second, before the restart and after it: it is used once at most, and used when its time has come.
     """
-    token, codes = demanding(), []
+    token, codes = requiring(), []
     made = answering(Caveat(allow=(RULE,), exp=AT + 600_000, once=("a-1", AT + AHEAD), task="a-1"))
     checked = verifier(nonces=MemoryNonces(now_ms=AT - 60_000))
     for after in range(0, AHEAD + 9000, 1000):
@@ -38,7 +38,7 @@ def test_a_name_whose_time_has_not_come_spends_none() -> None:
     Of two in one credential the first is not used up by that; the refusal tells when to call again.
     """
     checked = verifier()
-    token = demanding().attenuate(Caveat(once=("n", AT)))
+    token = requiring().attenuate(Caveat(once=("n", AT)))
     made = answering(Caveat(once=("a-1", AT + 500)))
     found = checked.decide(sent(token, [made]), refund())
     assert (found.code, found.failures[0].place) == ("store_unavailable", "caveat 4")

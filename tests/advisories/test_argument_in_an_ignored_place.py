@@ -2,7 +2,7 @@
 """A holder could satisfy a rule with an argument in a place where the application does not look for it.
 
 A holder whose token allowed refunds of at most 20 called ``POST /refund?amount=5`` with an empty body.  The verifier
-found the amount that the rule demands, in the query; the application looked for it in the body, found none, and took
+found the amount that the rule requires, in the query; the application looked for it in the body, found none, and took
 its default: the whole sum.  A body of a ``GET``, and one of a ``DELETE`` that has its arguments in the query, did the
 same.
 """
@@ -81,8 +81,8 @@ def test_path_query_and_body_are_told_apart() -> None:
 
     def meaning(query: bytes, body: Any) -> Any:
         headers = [(b"content-type", b"application/json")]
-        scope = {"method": "PUT", "path": "/a/1", "query_string": query, "headers": headers}
-        return routes(scope, json.dumps(body).encode())
+        target = {"method": "PUT", "path": "/a/1", "query_string": query, "headers": headers}
+        return routes(target, json.dumps(body).encode())
 
     assert meaning(b"page%5Bsize%5D=2&dry-run=1", {"y": 3}) == (
         "a.put",

@@ -56,7 +56,7 @@ def make_chain(store: RevocationStore, letter: str) -> list[Macaroon]:
         mint(
             ANYTHING,
             realm=store.realm,
-            born=(header.inc, header.seq),
+            born=(header.incarnation, header.seq),
             id=wire.text_of(os.urandom(16)),
             iat=now,
             exp=now + 600_000,
@@ -66,7 +66,7 @@ def make_chain(store: RevocationStore, letter: str) -> list[Macaroon]:
         )
     ]
     for number in range(1, DEPTH + 1):
-        chain.append(chain[-1].hand_over(f"acme/w{number}", Caveat(exp=now + 600_000 - number)))
+        chain.append(chain[-1].delegate(f"acme/w{number}", Caveat(exp=now + 600_000 - number)))
     return chain
 
 
@@ -82,8 +82,8 @@ def named(chain: list[Macaroon]) -> dict[str, Macaroon]:
     return {f"w{number}": token for number, token in enumerate(chain)}
 
 
-def link_scopes(here: Verifier, chain: list[Macaroon]) -> list[str]:
-    """The scopes of the token itself and of each hand-over."""
+def link_targets(here: Verifier, chain: list[Macaroon]) -> list[str]:
+    """The targets of the token itself and of each delegation."""
     until(lambda: here.decide(chain[-1].encode(), access(at=time.time_ns() // 1_000_000)).allowed)
     facts = here.verify(chain[-1].encode(), access(at=time.time_ns() // 1_000_000)).facts
     return [f"link:{facts.token}", *(f"link:{link}" for link in facts.links)]
@@ -93,22 +93,22 @@ def test_a_kill_at_any_place_ends_all_from_there_on(
     realm_store: RevocationStore, services: list[Witness], here: Verifier
 ) -> None:
     """
-    Every cut of a chain of four hand-overs, in three processes: what is below the cut is dead, what is above lives; and
-    so are the children that are made of them after the kill, by those who hold the token and need nobody for that.
+    Every cut of a chain of four delegations, in three processes: what is below the cut is revoked, what is above lives;
+    and so are the children that are made of them after the kill, by those who hold the token and need nobody for that.
     """
     for cut in range(DEPTH + 1):
         chain = make_chain(realm_store, "abcdefg"[cut])
-        scope = link_scopes(here, chain)[cut]
+        target = link_targets(here, chain)[cut]
         show(services, named(chain), dict.fromkeys(named(chain), "ok"))
-        realm_store.kill([scope], "test", BY)
+        realm_store.kill([target], "test", BY)
         codes = {name: "revoked" if number >= cut else "ok" for number, name in enumerate(named(chain))}
         show(services, named(chain), codes)
         later = {
             f"{name}-{made}": child
             for name, token in named(chain).items()
             for made, child in (
-                ("handed", token.hand_over("acme/late", hop=os.urandom(HOP_BYTES))),
-                ("narrowed", token.attenuate(Caveat(exp=2_000_000_000_000))),
+                ("handed", token.delegate("acme/late", hop=os.urandom(HOP_BYTES))),
+                ("attenuated", token.attenuate(Caveat(exp=2_000_000_000_000))),
             )
         }
         show(services, later, {name: codes[name.partition("-")[0]] for name in later})
@@ -116,16 +116,16 @@ def test_a_kill_at_any_place_ends_all_from_there_on(
 
 @pytest.mark.parametrize("kind", ["session", "task", "agent", "middle agent", "realm"])
 def test_a_wider_kill_ends_the_whole_chain(realm_store: RevocationStore, services: list[Witness], kind: str) -> None:
-    """Session, task, agent and realm: every depth; an agent in the middle: from its hand-over on, wherever made."""
+    """Session, task, agent and realm: every depth; an agent in the middle: from its delegation on, wherever made."""
     chain = make_chain(realm_store, "h")
     show(services, named(chain), dict.fromkeys(named(chain), "ok"))
-    scopes = {"session": "session:s-" + "h" * 16, "task": "task:t-" + "h" * 16, "agent": "agent:acme/support"}
-    scope = scopes.get(kind, "agent:acme/w2" if kind == "middle agent" else "realm")
-    realm_store.kill_by_kind([scope], "test", BY)
+    targets = {"session": "session:s-" + "h" * 16, "task": "task:t-" + "h" * 16, "agent": "agent:acme/support"}
+    target = targets.get(kind, "agent:acme/w2" if kind == "middle agent" else "realm")
+    realm_store.kill_by_kind([target], "test", BY)
     first = 2 if kind == "middle agent" else 0
     dead = {name: token for number, (name, token) in enumerate(named(chain).items()) if number >= first}
-    tokens = named(chain) | {f"{name}-handed": token.hand_over("acme/late") for name, token in dead.items()}
+    tokens = named(chain) | {f"{name}-handed": token.delegate("acme/late") for name, token in dead.items()}
     if kind == "middle agent":
-        tokens["w0-handed-to-it"] = chain[0].hand_over("acme/w2")
+        tokens["w0-handed-to-it"] = chain[0].delegate("acme/w2")
     expected = {name: "ok" if name in named(chain) and name not in dead else "revoked" for name in tokens}
     show(services, tokens, expected)

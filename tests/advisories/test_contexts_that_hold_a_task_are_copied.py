@@ -49,7 +49,7 @@ def test_a_copy_is_the_same_thing(what: str) -> None:
 
 
 def test_a_copied_task_works() -> None:
-    """It signs calls and is handed over, and what was made of the one is equal to the other's."""
+    """It signs calls and is delegated, and what was made of the one is equal to the other's."""
     copied = copy.deepcopy(task())
-    assert ask(copied.hand_over("acme/x"), "orders", "orders.get", {"order_id": "o-1"}) == "ok"
+    assert ask(copied.delegate("acme/x"), "orders", "orders.get", {"order_id": "o-1"}) == "ok"
     assert copied == task(tokens=dict(copied.bundle.tokens))

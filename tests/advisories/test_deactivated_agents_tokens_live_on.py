@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """In authgent, a holder could go on using the tokens of a deleted agent.
 
-ARx: deactivation is a kill and a ban.  Every token of the agent is dead in every process, so is what it handed on and
-what is handed to it afterwards; it gets no new ones; and after it was reinstated the old ones stay dead.
+ARx: deactivation is a kill and a freeze.  Every token of the agent is revoked in every process, so is what it handed on
+and what is delegated to it afterwards; it gets no new ones; and after it was thawed the old ones stay dead.
 """
 
 from collections.abc import Iterator
@@ -64,28 +64,28 @@ def orders_of(task: Task) -> str:
 
 
 def test_the_tokens_of_a_deactivated_agent_are_dead(world: World, services: list[Witness]) -> None:
-    """Two sessions, a hand-over, another agent's token handed to it; then the deactivation, and its end."""
+    """Two sessions, a delegation, another agent's token delegated to it; then the deactivation, and its end."""
     key, other = world.enrol(), world.enrol(OTHER)
     first, second = (start_task(world.open_session(key)[0]) for _ in range(2))
     others = start_task(world.open_session(other)[0])
     tokens = {
         "first": orders_of(first),
         "second": orders_of(second),
-        "handed on": orders_of(first.hand_over(OTHER)),
-        "handed to it": orders_of(others.hand_over(AGENT)),
+        "handed on": orders_of(first.delegate(OTHER)),
+        "delegated to it": orders_of(others.delegate(AGENT)),
         "another's": orders_of(others),
     }
     show(services, tokens, dict.fromkeys(tokens, "ok"))
     assert world.operator().call("DELETE", f"/v1/agents/{AGENT}").json()["agent"]["state"] == "deactivated"
-    tokens["handed on later"] = orders_of(first.hand_over(OTHER))
+    tokens["handed on later"] = orders_of(first.delegate(OTHER))
     dead = {name: "ok" if name == "another's" else "revoked" for name in tokens}
     show(services, tokens, dead)
 
-    # Handed to it afterwards, by somebody alive: what was born after the kill is banned.
+    # Delegated to it afterwards, by somebody alive: what was born after the kill is frozen.
     later = start_task(world.open_session(other)[0])
-    show(services, {"given": orders_of(later.hand_over(AGENT))}, {"given": "banned"})
+    show(services, {"given": orders_of(later.delegate(AGENT))}, {"given": "frozen"})
 
-    told = world.operator().call("POST", "/v1/bans/lift", {"scopes": [f"agent:{AGENT}"], "reason": "a mistake"})
+    told = world.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
     assert told.status_code == 200, told.text
     show(services, tokens, dead)
     show(services, {"new": orders_of(start_task(world.open_session(key)[0]))}, {"new": "ok"})

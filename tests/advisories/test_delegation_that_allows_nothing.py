@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A holder could hand over a bundle under which the next holder could call no tool.
+"""A holder could delegate a bundle under which the next holder could call no tool.
 
 The holder asked for an amount that no rule of its task lets through, and was given a bundle; what was wrong with it
 only the sub-agent met, one refusal at a time.
@@ -35,12 +35,12 @@ NOTHING: list[tuple[Rule, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "less", "says"), NOTHING)
-@pytest.mark.parametrize("way", ["hand_over", "narrow"])
+@pytest.mark.parametrize("way", ["delegate", "attenuate"])
 def test_it_is_refused_where_it_is_written(rule: Rule, less: dict[str, Any], says: str, way: str) -> None:
-    """The error names the tool, the argument and both constraints; also behind a hand-over that left the half."""
-    held = task_with(rule).hand_over("acme/a", ttl="1h")
+    """The error names the tool, the argument and both constraints; also behind a delegation that left the half."""
+    held = task_with(rule).delegate("acme/a", ttl="1h")
     with pytest.raises(AttenuationError, match=says):
-        held.hand_over("acme/b", **less) if way == "hand_over" else held.narrow(**less)
+        held.delegate("acme/b", **less) if way == "delegate" else held.attenuate(**less)
 
 
 def test_each_tool_that_is_listed_can_be_called() -> None:
@@ -48,17 +48,17 @@ def test_each_tool_that_is_listed_can_be_called() -> None:
     adjust = Rule(tool="orders.adjust", args={"amount": Constraint(max=900)})
     held = task_with(REFUNDS, Rule(tool="orders.list"), adjust)
     with pytest.raises(AttenuationError, match=r"orders\.refund: amount"):
-        held.hand_over("acme/a", tools=["orders.refund", "orders.adjust"], args={"amount": 500})
-    given = held.hand_over("acme/a", args={"amount": 500})
+        held.delegate("acme/a", tools=["orders.refund", "orders.adjust"], args={"amount": 500})
+    given = held.delegate("acme/a", args={"amount": 500})
     calls: list[tuple[str, dict[str, Any]]] = [("orders.adjust", {"amount": 500}), ("orders.refund", REFUND)]
     assert [ask(given, "orders", tool, args) for tool, args in calls] == ["ok", "argument_not_allowed"]
 
 
-def test_what_was_narrowed_before_counts() -> None:
-    """Two hand-overs that each leave something and together leave nothing."""
-    small = task().hand_over("acme/a", tools=["payments.refund"], args={"amount": {"max": 20}})
+def test_what_was_attenuated_before_counts() -> None:
+    """Two delegations that each leave something and together leave nothing."""
+    small = task().delegate("acme/a", tools=["payments.refund"], args={"amount": {"max": 20}})
     with pytest.raises(AttenuationError, match="amount"):
-        small.hand_over("acme/b", args={"amount": {"min": 21}})
+        small.delegate("acme/b", args={"amount": {"min": 21}})
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_what_was_narrowed_before_counts() -> None:
 )
 def test_what_may_be_of_use_is_made(rule: Rule, args: dict[str, Any]) -> None:
     """Nothing is refused that some call could keep, or of which that is not known."""
-    assert task_with(rule).hand_over("acme/a", args=args).tools == (rule.tool,)
+    assert task_with(rule).delegate("acme/a", args=args).tools == (rule.tool,)

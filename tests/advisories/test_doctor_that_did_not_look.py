@@ -16,7 +16,7 @@ import redis
 
 from arx_caps.cli import exits
 from arx_caps.revocation import acl
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.cli.helpers import arx
 from tests.cli.live import live_realm
 
@@ -30,10 +30,10 @@ def checks(told: dict[str, list[dict[str, object]]]) -> dict[str, tuple[object, 
 
 def test_it_survives_the_erasure_of_a_person(tmp_path: Path, free_port: int) -> None:
     """A person is killed, erased as docs/audit.md says, and the record is compared all the same."""
-    ann = subject_scope("https://idp.example", "ann")
+    ann = subject_target("https://idp.example", "ann")
     with live_realm(tmp_path / "realm", free_port) as live:
-        for scope in (ann, "agent:acme/support"):
-            live.run("kill", scope, "--reason", "a test", "--yes", "--no-wait")
+        for target in (ann, "agent:acme/support"):
+            live.run("kill", target, "--reason", "a test", "--yes", "--no-wait")
         live.ok("audit", "erase", "--subject", ann, "--reason", "asked to", "--yes")
         code, told, _ = live.run("doctor")
         assert checks(told)["record"] == (True, "1 entries are as the mint recorded them")

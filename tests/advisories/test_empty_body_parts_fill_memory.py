@@ -23,7 +23,7 @@ def test_parts_of_a_body_take_what_they_hold(part: bytes, most: int) -> None:
     """However many there are: little more than their bytes, until the client goes away."""
     realm = Realm()
     authorization = b"Bearer " + realm.token().encode().encode()
-    scope = {"type": "http", "method": "POST", "path": "/orders/A-1/refund", "query_string": b"", "client": None}
+    target = {"type": "http", "method": "POST", "path": "/orders/A-1/refund", "query_string": b"", "client": None}
     taken, came = [], 0
 
     async def receive() -> Any:
@@ -41,7 +41,7 @@ def test_parts_of_a_body_take_what_they_hold(part: bytes, most: int) -> None:
     app = ArxMiddleware(application, verifier=realm.verifier, tools=TOOLS)
     tracemalloc.start()
     try:
-        asyncio.run(app({**scope, "headers": [(b"authorization", authorization)]}, receive, send))
+        asyncio.run(app({**target, "headers": [(b"authorization", authorization)]}, receive, send))
     finally:
         tracemalloc.stop()
     assert taken[1] - taken[0] < most

@@ -63,11 +63,11 @@ def test_it_is_worth_what_the_role_of_its_maker_is_worth_now(made: tuple[World, 
 
 
 def test_it_is_frozen_with_its_maker(made: tuple[World, UnsafeLocalEpochs]) -> None:
-    """A ban straight in the store is enough."""
+    """A freeze straight in the store is enough."""
     world, epochs = made
     enrolment = invitation(world)
-    epochs.ban("operator:eve")
-    assert join(world, enrolment)[1] == "banned"
+    epochs.freeze("operator:eve")
+    assert join(world, enrolment)[1] == "frozen"
     assert world.mint.state.services() == []
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A service must not avoid an approval by exchanging its token.
 
-Nor does an exchange lose what a holder demanded of those it handed over to.
+Nor does an exchange lose what a holder required of those it delegated to.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_verifier.request import AccessRequest
-from arx_verifier.token.discharge import Requirement, require_discharge, requirements
+from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge, third_party_caveats
 from tests.mint.approvals import code
 from tests.mint.test_exchange import ORDER, POLICY, Shop, called
 from tests.mint.world import now_ms
@@ -36,8 +36,8 @@ def shop(tmp_path: Path, database: str | None) -> Iterator[Shop]:
 
 
 def approve(shop: Shop, task: Task, tool: str = "payments.refund", args: Any = PAID) -> Approval:
-    (demand,) = requirements(task.bundle.tokens[tool.partition(".")[0]])
-    body = {"caveat": demand.encode().decode(), "tool": tool, "args": args}
+    (third_party,) = third_party_caveats(task.bundle.tokens[tool.partition(".")[0]])
+    body = {"caveat": third_party.encode().decode(), "tool": tool, "args": args}
     asked = shop.agent.call("POST", "/v1/discharges", body).json()["approval"]
     answer = {"approval": asked["id"], "outcome": "approve"}
     assert code(shop.world.operator().call("POST", "/v1/approvals", answer)) == "ok"
@@ -50,13 +50,13 @@ def refund(shop: Shop, task: Task, *approvals: Approval) -> str:
 
 
 def test_a_service_needs_it_as_well(shop: Shop) -> None:
-    """Exchanged, repeated, exchanged on the way once more: an approval is demanded; one that is handed on is taken."""
+    """Exchanged, repeated, exchanged on the way once more: an approval is required; one that is handed on is taken."""
     task = shop.start()
     text = called(task)
     told = shop.exchange("orders", text, key="k")
     onwards = Task(Bundle.parse(told["bundle"]))
     assert refund(shop, onwards) == "missing_discharge"
-    assert requirements(onwards.bundle.tokens["payments"]) == requirements(task.bundle.tokens["payments"])
+    assert third_party_caveats(onwards.bundle.tokens["payments"]) == third_party_caveats(task.bundle.tokens["payments"])
     assert shop.exchange("orders", text, key="k")["access_token"] == told["access_token"]
     ledger = shop.exchange("orders", called(task), audience="ledger")
     onwards_again = Task(Bundle.parse(ledger["bundle"]))
@@ -65,11 +65,11 @@ def test_a_service_needs_it_as_well(shop: Shop) -> None:
     assert refund(shop, further) == "missing_discharge"
     approval = approve(shop, task)
     assert refund(shop, onwards, approval) == "ok"
-    assert refund(shop, further, approval) == refund(shop, task, approval) == "budget_exhausted"
+    assert refund(shop, further, approval) == refund(shop, task, approval) == "already_used"
 
 
 def test_what_comes_with_an_approval_goes_no_further(shop: Shop) -> None:
-    """What a service was called with may have discharges behind it: the exchanged token demands its own."""
+    """What a service was called with may have discharges behind it: the exchanged token requires its own."""
     task = shop.start()
     approval = approve(shop, task)
     given = approve(shop, task, "orders.cancel", {})
@@ -80,13 +80,16 @@ def test_what_comes_with_an_approval_goes_no_further(shop: Shop) -> None:
     assert refund(shop, onwards, approval) == "ok"
 
 
-def test_what_a_holder_demanded_is_not_lost(shop: Shop) -> None:
-    """A demand of a holder's own stands under the presented token's signature alone: such a token is not exchanged."""
+def test_what_a_holder_required_is_not_lost(shop: Shop) -> None:
+    """
+    A third-party caveat of a holder's own stands under the presented token's signature alone: such a token is not
+    exchanged.
+    """
     task = shop.start()
     own = task.bundle.tokens["orders"]
-    name = requirements(own)[0].id
-    for demand in (Requirement(id="ask-me"), Requirement(id=name, tools=("payments.*",))):
-        token = require_discharge(own, demand.encode(), b"k" * 32)
+    name = third_party_caveats(own)[0].id
+    for third_party in (ThirdPartyCaveat(id="ask-me"), ThirdPartyCaveat(id=name, tools=("payments.*",))):
+        token = require_discharge(own, third_party.encode(), b"k" * 32)
         held = task.bundle
         about = {"agent": held.agent, "issuer": held.issuer, "realm": held.realm, "task": held.task}
         handed = Task(Bundle(**about, origins=held.origins, tokens={**held.tokens, "orders": token}))

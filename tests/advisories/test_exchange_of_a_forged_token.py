@@ -4,7 +4,7 @@
 Whoever verifies can mint: a service that may exchange for another one, or who stole its key, wrote a token with the
 link of a task that it was called for, and whatever else it liked.  The mint proved it, as it must, looked for the
 grant by that link, and signed the rest with the other service's key: another agent, another person, a session and a
-task that never were, so that no kill of the real ones reached it, hand-overs without end and a life as long as the
+task that never were, so that no kill of the real ones reached it, delegations without end and a life as long as the
 realm allows.  And since it believed the token's birth, one whose task had been killed was good again.
 """
 
@@ -89,9 +89,9 @@ def test_a_later_birth_brings_nothing_back(tmp_path: Path, kind: str) -> None:
     shop = Shop(tmp_path / "realm", None)
     task = shop.start()
     parent = shop.proven(task.tokens["orders"], "orders")
-    shop.epochs.kill(next(scope for scope in parent.scopes if scope.partition(":")[0] == kind))
+    shop.epochs.kill(next(target for target in parent.targets if target.partition(":")[0] == kind))
     assert shop.exchange("orders", called(task))["code"] == "revoked"
-    inc, seq, _ = shop.world.mint.epochs.view()
+    incarnation, seq, _ = shop.world.mint.epochs.view()
     assert seq > parent.identifier.born[1]
-    assert shop.exchange("orders", forged(shop, task, born=(inc, seq), iat=now_ms()))["code"] == "revoked"
+    assert shop.exchange("orders", forged(shop, task, born=(incarnation, seq), iat=now_ms()))["code"] == "revoked"
     shop.world.mint.close()

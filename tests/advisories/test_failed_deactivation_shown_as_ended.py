@@ -41,10 +41,10 @@ def test_what_the_store_did_not_take_has_not_ended(
 
     shown = operator.call("GET", f"/v1/sessions/{session['id']}").json()
     assert (shown["session"]["state"], shown["tasks"][0]["state"]) == ("open", "open")
-    for path, scope in (("tasks", f"task:{task['id']}"), ("sessions", f"session:{session['id']}")):
-        answer = operator.call("DELETE", f"/v1/{path}/{scope.partition(':')[2]}").json()
+    for path, target in (("tasks", f"task:{task['id']}"), ("sessions", f"session:{session['id']}")):
+        answer = operator.call("DELETE", f"/v1/{path}/{target.partition(':')[2]}").json()
         assert answer["kill"]["durable"]
-        assert scope in world.mint.store.floors()
+        assert target in world.mint.store.kills()
 
 
 def test_a_deactivation_is_mended_by_repeating_it(
@@ -59,7 +59,7 @@ def test_a_deactivation_is_mended_by_repeating_it(
     own_valkey.start()
     until(lambda: not world.mint.ready(), 20)
 
-    assert agent.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "banned"
+    assert agent.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "frozen"
     assert operator.call("DELETE", f"/v1/agents/{AGENT}").json()["kill"]["durable"]
-    assert f"agent:{AGENT}" in world.mint.store.floors()
+    assert f"agent:{AGENT}" in world.mint.store.kills()
     assert operator.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "ended"

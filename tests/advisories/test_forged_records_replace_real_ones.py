@@ -27,8 +27,8 @@ __all__ = ["key", "world"]
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """A service's spool, with a run that goes on."""
-    made = small(tmp_path / "spool")
+    """A service's journal, with a run that goes on."""
+    made = small(tmp_path / "journal")
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ def forged(run: Journal, first: int, count: int = 3) -> Batch:
 
 
 def test_records_that_somebody_else_sent_first_are_not_dropped(world: World, key: SigningKey, journal: Journal) -> None:
-    """The next batch of the verifier is refused, stays in its spool, and the log says once that there are two."""
+    """The next batch of the verifier is refused, stays in its journal, and the log says once that there are two."""
     sender = shipper(world, key, journal)
     journal.append(allow(1))
     assert sender.once()
@@ -120,7 +120,7 @@ def test_records_that_somebody_else_declared_lost_are_not_dropped(
 
 
 def test_what_comes_again_is_absorbed_as_ever(world: World, key: SigningKey, journal: Journal) -> None:
-    """Whole, in part, cut short, out of order, ten times over, by two shippers of one spool: each record once."""
+    """Whole, in part, cut short, out of order, ten times over, by two shippers of one journal: each record once."""
     made = [decision(n, facts()) for n in range(1, 21)]
     whole = batch_of(made)
     for first, last in [(1, 9), (1, 20), (3, 7), (12, 20), (9, 10), (1, 1)] * 10:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen operator could load a policy or prune the log, while the mint had no live view of the store.
 
-With an old view of kills and bans a mint lets operators look and end things.  It let them put a policy in force too,
+With an old view of kills and freezes a mint lets operators look and end things.  It let them put a policy in force too,
 which stayed in force, and take records out of the audit log for good.
 """
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A holder could fill a verifier's memory by narrowing, or evict all other holders' tokens from its cache.
+"""A holder could fill a verifier's memory by attenuation, or evict all other holders' tokens from its cache.
 
-Whoever held one token that allows anything narrowed it again and again, each time by an ``any_of`` of two thousand
+Whoever held one token that allows anything attenuated it again and again, each time by an ``any_of`` of two thousand
 operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
-below 256 bytes, and lists of ``hand_to``, went the same way into tables of their own.  And tokens shown whole pushed
-out every parent and were never pushed out themselves: all other holders paid for a cold check on every call, for good.
+below 256 bytes, and lists of ``delegate_to``, went the same way into tables of their own.  And tokens shown whole
+pushed out every parent and were never pushed out themselves: all other holders paid for a cold check on every call, for
+good.
 """
 
 import gc
@@ -18,7 +19,7 @@ from arx_verifier.constraints import constraint as arguments
 from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.limits import MAX_TOOL_PARTS
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, access, mint, sign, verifier
 
@@ -43,22 +44,22 @@ def many_networks(number: int) -> Caveat:
 
 
 def many_members(number: int) -> Caveat:
-    """What an ordinary hand-over says."""
+    """What an ordinary delegation says."""
     return Caveat(allow=tuple(Rule(tool=tool) for tool in (f"x{number}", "orders.get")), exp=2**52, nbf=0, depth=0)
 
 
-def many_demands(number: int) -> Macaroon:
+def many_requires(number: int) -> Macaroon:
     """What as many third parties as there is room for have to agree to."""
     token = mint()
     for each in range(12):
-        raw = Requirement(f"{each}.{number}".ljust(160, "x"), ("x.y",)).encode()
+        raw = ThirdPartyCaveat(f"{each}.{number}".ljust(160, "x"), ("x.y",)).encode()
         token = require_discharge(token, raw, bytes(32))
     return token
 
 
 def many_tools(number: int) -> Macaroon:
     """One who has to agree to calls of a thousand tools."""
-    return require_discharge(mint(), Requirement(str(number), ("a",) * 1000).encode(), bytes(32))
+    return require_discharge(mint(), ThirdPartyCaveat(str(number), ("a",) * 1000).encode(), bytes(32))
 
 
 @pytest.fixture
@@ -70,19 +71,19 @@ def traced() -> Iterator[None]:
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
-    "narrowed",
+    "attenuated",
     [
         *(lambda number, say=say: mint().attenuate(say(number)) for say in (many_operands, many_rules, many_networks)),
-        *(lambda number: mint().attenuate(many_members(number)), many_demands, many_tools),
+        *(lambda number: mint().attenuate(many_members(number)), many_requires, many_tools),
     ],
 )
-def test_what_is_kept_is_charged_by_what_it_takes(narrowed: Callable[[int], Macaroon]) -> None:
-    """However a holder narrows, the cache takes about as much as it was given."""
+def test_what_is_kept_is_charged_by_what_it_takes(attenuated: Callable[[int], Macaroon]) -> None:
+    """However a holder attenuates, the cache takes about as much as it was given."""
     checked = verifier(cache_bytes=CACHE_BYTES)
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(40):
-        assert checked.decide(narrowed(number).encode(), access()).code == "ok"
+        assert checked.decide(attenuated(number).encode(), access()).code == "ok"
     checked.decisions.decisions.clear()  # type: ignore[attr-defined]
     gc.collect()
     assert checked._cached <= CACHE_BYTES
@@ -103,9 +104,9 @@ def test_long_lists_of_names_are_not_kept() -> None:
     before = names._matches_any_path.cache_info().currsize
     for number in range(20):
         patterns = ("acme/**", *(f"a{number}/{other}" for other in range(500)))
-        token = mint(depth=2).attenuate(Caveat(hand_to=patterns)).hand_over("acme/worker")
+        token = mint(depth=2).attenuate(Caveat(delegate_to=patterns)).delegate("acme/worker")
         assert verifier().decide(token.encode(), access()).code == "ok"
-        refused = mint(depth=2).attenuate(Caveat(hand_to=patterns)).hand_over("other/worker")
+        refused = mint(depth=2).attenuate(Caveat(delegate_to=patterns)).delegate("other/worker")
         assert verifier().decide(refused.encode(), access()).code == "name_not_allowed"
     assert names._matches_any_path.cache_info().currsize == before
 

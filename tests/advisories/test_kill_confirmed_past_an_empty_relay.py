@@ -2,8 +2,8 @@
 """A kill was reported as confirmed while a relay without followers did not know of it.
 
 Nobody was behind it, so nobody was waited for.  But a relay gives out leases until its own is over: a verifier that
-came to it a moment after the report, or came back, accepted what had been confirmed to be dead, for less than a lease.
-Found by the simulation, once relays were part of it.
+came to it a moment after the report, or came back, accepted what had been confirmed to be revoked, for less than a
+lease. Found by the simulation, once relays were part of it.
 """
 
 import os

@@ -44,7 +44,7 @@ def test_a_grant_that_raced_a_new_history_changes_nothing(world: World, monkeypa
     agent, _ = world.session(AGENT)
     before = Born(*world.mint.epochs.view()[:2])
     begun = world.mint.store.rotate(max_ttl_ms=world.realm.max_ttl_ms).header
-    world.mint.state.raise_high_water(world.realm.name, HighWater(begun.inc, begun.seq), begins=True)
+    world.mint.state.raise_high_water(world.realm.name, HighWater(begun.incarnation, begun.seq), begins=True)
 
     with monkeypatch.context() as racing:  # this request read the epoch, and was held to it, a moment before
         racing.setattr(world.mint, "born", lambda: before)
@@ -54,6 +54,6 @@ def test_a_grant_that_raced_a_new_history_changes_nothing(world: World, monkeypa
 
     mark = world.mint.state.high_water(world.realm.name)
     assert mark is not None
-    assert mark.inc == begun.inc
+    assert mark.incarnation == begun.incarnation
     world.mint.attest()
-    assert world.mint.store.header().inc == begun.inc
+    assert world.mint.store.header().incarnation == begun.incarnation

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A holder could make questions by agent pattern take minutes, with hand-overs to made-up agents.
+"""A holder could make questions by agent pattern take minutes, with delegations to made-up agents.
 
-A hand-over names whom its holder likes, and a refused one is recorded as well.  Each name that the log had was looked
+A delegation names whom its holder likes, and a refused one is recorded as well.  Each name that the log had was looked
 up by itself, and all that fitted a pattern were passed to the database as a parameter each, of which it takes so many.
 Forty thousand names, ten seconds' calls, made ``arx audit trail --agent 'acme/other/**'`` take a minute.
 """
@@ -23,7 +23,7 @@ NAMES = 1_500
 
 @pytest.fixture
 def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
-    """A log in which somebody was handed to under many names."""
+    """A log in which somebody was delegated to under many names."""
     with LogStore(database or f"sqlite:///{tmp_path / 'audit.db'}") as store:
         store.create()
         named = [facts("s-2", "t-2", f"acme/x{number}", agent="acme/stray") for number in range(NAMES)]

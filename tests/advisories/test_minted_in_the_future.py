@@ -3,7 +3,7 @@
 
 The verifier held ``exp - iat`` to the realm's limit, and ``iat`` to nothing: minted thirty days ahead, a token of one
 day was good for thirty days at once, as its kill is remembered for one.  Agent, session, task and policy could be any
-text, control characters and line breaks among them, and went so into scopes and records.  It takes
+text, control characters and line breaks among them, and went so into targets and records.  It takes
 the audience key, or a mint that errs.
 """
 
@@ -64,6 +64,6 @@ def test_what_is_no_name_is_malformed(named: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kid", ["", "k1", "K1.0", "k1.00", "k1.0 ", "k" * 17 + ".0"])
 def test_a_key_has_a_key_id(kid: str) -> None:
-    """Its scope is what bans it."""
+    """Its target is what freezes it."""
     with pytest.raises(SettingsError, match="cannot name an audience key"):
         KeyRing({kid: KEY}, realm=REALM)

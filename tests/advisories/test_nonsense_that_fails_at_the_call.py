@@ -67,10 +67,10 @@ def test_nonsense_is_refused_where_it_is_written(case: str) -> None:
 
 
 def test_a_sub_agent_is_given_rules_and_no_names() -> None:
-    """A hand-over of the test realm is held to the same."""
+    """A delegation of the test realm is held to the same."""
     caller = REALM.caller(Rule(tool="orders.get"))
     with pytest.raises(AttenuationError, match="Caveat allow"):
-        caller.hand_over("test/worker", "orders.get")  # type: ignore[arg-type]  # on purpose
+        caller.delegate("test/worker", "orders.get")  # type: ignore[arg-type]  # on purpose
 
 
 def test_what_is_written_has_the_form_that_is_read() -> None:

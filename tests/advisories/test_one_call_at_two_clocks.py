@@ -88,4 +88,4 @@ def test_a_name_is_good_once_at_every_two_clocks(shared: Shared) -> None:
             shared.pass_ms((then - second) - now)
             now = then - second
             found = shared.workers[1].decide(token, access(at=then))
-            assert (found.code, [each.came for each in found.failures]) == ("budget_exhausted", ["a further one"])
+            assert (found.code, [each.came for each in found.failures]) == ("already_used", ["a further one"])

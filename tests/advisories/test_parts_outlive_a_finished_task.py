@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder could use the tokens of a task's part after the task was finished.
 
-A part's tokens end no later than its task, as that stood when the part began.  A narrowing can make the task's end an
-earlier one.  The kill of a finished task was remembered until that end alone, and then a store that looked through its
-kills let the parts' tokens live again; and a task whose end had come was said to be over, and its parts were not ended.
+A part's tokens end no later than its task, as that stood when the part began.  An attenuation can make the task's end
+an earlier one.  The kill of a finished task was remembered until that end alone, and then a store that looked through
+its kills let the parts' tokens live again; and a task whose end had come was said to be over, and its parts were not
+ended.
 """
 
 import pytest
 import redis
 
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.test_narrowing import ask, direct, services, started, world
+from tests.mint.test_attenuation import ask, direct, services, started, world
 from tests.mint.world import Holder, World, now_ms
 from tests.servers import until
 
@@ -19,12 +20,12 @@ pytestmark = pytest.mark.servers
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
 
 
-def with_a_part(holder: Holder, narrowed_to_ms: int) -> tuple[str, str, int]:
-    """Start a task and a part of it, and narrow the task in time; return its id, and the part's bundle and end."""
+def with_a_part(holder: Holder, attenuated_to_ms: int) -> tuple[str, str, int]:
+    """Start a task and a part of it, and attenuate the task in time; return its id, and the part's bundle and end."""
     task, _ = started(holder)
     part = holder.call("POST", "/v1/tasks", {**REFUND, "parent": task}).json()
     told = holder.call(
-        "POST", f"/v1/tasks/{task}/narrow", {"caveats": {"orders": [{"exp": now_ms() + narrowed_to_ms}]}}
+        "POST", f"/v1/tasks/{task}/attenuate", {"caveats": {"orders": [{"exp": now_ms() + attenuated_to_ms}]}}
     )
     assert told.json()["task"]["expires_at"] < part["task"]["expires_at"]
     return task, part["bundle"], part["task"]["expires_at"]
@@ -34,7 +35,7 @@ def test_the_kill_is_remembered_as_long_as_any_part_could_live(world: World, ser
     """What the store keeps of the kill outlasts every token that it ends."""
     task, bundle, ends_at = with_a_part(world.session()[0], 60_000)
     assert ask(services, world, bundle) == "ok"
-    assert world.operator().call("DELETE", f"/v1/tasks/{task}").json()["kill"]["scopes"] == [f"task:{task}"]
+    assert world.operator().call("DELETE", f"/v1/tasks/{task}").json()["kill"]["targets"] == [f"task:{task}"]
     assert ask(services, world, bundle) == "revoked"
     with redis.Redis.from_url(world.mint.store_url) as store:
         kept_until = store.zscore(f"arx:{{{world.realm.name}}}:x", f"task:{task}")
@@ -49,6 +50,6 @@ def test_a_task_whose_end_has_come_takes_its_parts_with_it(world: World, service
     until(lambda: holder.call("GET", f"/v1/tasks/{task}").json()["task"]["state"] == "expired")
     assert ask(services, world, bundle) == "ok"
     told = holder.call("DELETE", f"/v1/tasks/{task}").json()
-    assert told["kill"]["scopes"] == [f"task:{task}"]
+    assert told["kill"]["targets"] == [f"task:{task}"]
     assert ask(services, world, bundle) == "revoked"
     assert {each["state"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]} == {"ended"}

@@ -64,6 +64,6 @@ def test_a_proven_operators_mistakes_cost_nothing(world: World) -> None:
     """
     operator = world.operator()
     for _ in range(6):
-        assert operator.call("POST", "/v1/kills", {"scopes": 1}).status_code == 400
+        assert operator.call("POST", "/v1/kills", {"targets": 1}).status_code == 400
         headers = operator.headers("POST", "/v1/kills") | {"Content-Type": "text/plain"}
         assert world.client.post("/v1/kills", content=b"x", headers=headers).status_code == 415

@@ -14,7 +14,7 @@ import pytest
 
 from arx_verifier.errors import ValidityError
 from arx_verifier.revocation.epoch import EpochTable, Lease, boot_clock
-from tests.support import AT, INC, PEER, access, mint, sign, verifier
+from tests.support import AT, INCARNATION, PEER, access, mint, sign, verifier
 
 
 class Forgetting:
@@ -79,11 +79,11 @@ def test_a_running_call_ends_by_the_clock_of_the_store() -> None:
     """A clock here that is late keeps nothing alive."""
     now = time.time_ns() // 1_000_000
     epochs = EpochTable()
-    epochs.adopt(INC, 0, {}, {})
-    epochs.renew(INC, 0, Lease(2**62, 2**62, boot_clock()), now * 1_000_000)
+    epochs.adopt(INCARNATION, 0, {}, {})
+    epochs.renew(INCARNATION, 0, Lease(2**62, 2**62, boot_clock()), now * 1_000_000)
     checked = verifier(epochs=epochs)
     grant = checked.verify(mint(iat=now, exp=now + 20_000).encode(), access(at=now))
-    grant.checkpoint()
-    epochs.renew(INC, 0, Lease(2**62, 2**62, boot_clock()), (now + 25_000) * 1_000_000)
+    grant.recheck()
+    epochs.renew(INCARNATION, 0, Lease(2**62, 2**62, boot_clock()), (now + 25_000) * 1_000_000)
     with pytest.raises(ValidityError):
-        grant.checkpoint()
+        grant.recheck()

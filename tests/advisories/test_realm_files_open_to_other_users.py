@@ -2,7 +2,7 @@
 """Under an open umask, only the folder's mode kept other users from editing a realm's policy and kill log.
 
 Only the folder's mode kept others out.  Once that was opened, by a backup that was restored or a well-meant ``chmod``,
-any user of the machine could grant himself tasks by editing the policy, or lift a kill by editing the store's log; and
+any user of the machine could grant himself tasks by editing the policy, or thaw a kill by editing the store's log; and
 ``realm.toml`` may hold the store's password.
 """
 

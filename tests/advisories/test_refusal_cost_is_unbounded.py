@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder could make one refusal occupy a service's event loop for seconds and answer 50 MB.
 
-A holder narrowed its token to thirty rules ``{"args":{}}`` and sent twenty thousand arguments: each of six hundred
+A holder attenuated its token to thirty rules ``{"args":{}}`` and sent twenty thousand arguments: each of six hundred
 thousand failures was explained, recorded and sent back.  With a list of half a million numbers and fifteen rules about
 lists, each item was looked at by several Python functions, sixty times: eighteen seconds.
 """

@@ -2,7 +2,7 @@
 """A caller could make a service work twice as much for a refusal as for a grant.
 
 Each argument that was wrong was put into words for a record that nobody might read; a journal without room made each
-record three times and raised twice before it was counted; a ban was looked for by asking for each scope's kill.
+record three times and raised twice before it was counted; a freeze was looked for by asking for each target's kill.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from benchmarks.counting import count
 from benchmarks.rows import Verifiers
 from tests.support import AT, access, mint, sign, verifier
 
-TOLERANCE = 0.08  # a wrong argument, or a ban, is told; what both hash in C counts in pure Python alone
+TOLERANCE = 0.08  # a wrong argument, or a freeze, is told; what both hash in C counts in pure Python alone
 ENOUGH = 12  # that all is met before, and what a full journal keeps for refusals is used
 LEAST_OF = 3  # now and then one draws salts for the next hundreds of them
 

@@ -13,14 +13,14 @@ from arx_verifier.token.caveats import Caveat
 from tests.support import access, mint, verifier
 
 MANY = {f"a{number}": number for number in range(5000)}
-NARROWINGS = {
+ATTENUATIONS = {
     "not named": Rule(tool="*", args={"zz": Constraint(max=9)}),
     "named, and more": Rule(tool="*", args={"a1": Constraint(max=0), "a2": Constraint(max=0)}),
     "too large": Rule(tool="*", args={f"a{number}": Constraint(max=0) for number in range(1, 200)}, open=True),
 }
 
 
-@pytest.mark.parametrize("rule", NARROWINGS.values(), ids=NARROWINGS.keys())
+@pytest.mark.parametrize("rule", ATTENUATIONS.values(), ids=ATTENUATIONS.keys())
 @pytest.mark.parametrize("seen", [False, True], ids=["first sight", "parent seen"])
 def test_a_refusal_puts_into_words_what_it_tells(rule: Rule, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a caller sends, a record waits for one value, and an answer for no more than a refusal can tell."""

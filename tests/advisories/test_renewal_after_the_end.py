@@ -30,11 +30,11 @@ def extend_task(state: State) -> None:
     state.add_grant("t-1", grant(), MARK, "acme", SOME)
 
 
-def narrow_task(state: State) -> None:
+def attenuate_task(state: State) -> None:
     state.replace_grants("t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
 
 
-@pytest.mark.parametrize("prolong", [prolong_session, extend_task, narrow_task])
+@pytest.mark.parametrize("prolong", [prolong_session, extend_task, attenuate_task])
 def test_what_is_over_is_not_prolonged(states: tuple[State, State], prolong: Callable[[State], None]) -> None:
     """Once its row says that its time is over, nothing lets it go on, whenever that was looked at before."""
     state, _ = states

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A caller could repeat an old call and get a dead token signed again with the new key.
+"""A caller could repeat an old call and get a revoked token signed again with the new key.
 
 A key that was stolen is replaced, and every token made with it is dead.  Whoever repeated the call that such a token
 had come from, within a day and with its ``Idempotency-Key``, got the same one signed with the new key: alive, as wide
-as the policy of that time.  A session that was over was given its dead token as well.
+as the policy of that time.  A session that was over was given its revoked token as well.
 """
 
 from collections.abc import Iterator
@@ -38,11 +38,11 @@ def test_a_replaced_key_brings_no_task_back(made: tuple[World, UnsafeLocalEpochs
     assert started(holder) == started(holder) == (201, None)
     kid, _ = world.mint.book.audience_key("orders")
     world.operator().call("POST", "/v1/services", {"audience": "orders"})
-    # The store of this world does not answer; the mint does its own part, and here is the ban.
+    # The store of this world does not answer; the mint does its own part, and here is the freeze.
     world.operator().call("POST", "/v1/services/orders/replace-key", {"stolen": True})
-    epochs.ban(f"key:{kid}")
+    epochs.freeze(f"key:{kid}")
     assert world.mint.book.audience_key("orders")[0] != kid
-    assert started(holder) == (401, "banned")
+    assert started(holder) == (401, "frozen")
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
@@ -64,7 +64,7 @@ def test_a_session_that_is_over_gets_no_token(made: tuple[World, UnsafeLocalEpoc
     if over == "ended":
         world.mint.state.end_sessions_of(agent.subject)
     else:
-        (epochs.kill if over == "killed" else epochs.ban)(f"session:{session}")
+        (epochs.kill if over == "killed" else epochs.freeze)(f"session:{session}")
     status, told = opened()
-    assert told["code"] == ("banned" if over == "frozen" else "revoked")
+    assert told["code"] == ("frozen" if over == "frozen" else "revoked")
     assert "token" not in told

@@ -16,7 +16,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.core import Mint
-from arx_caps.mint.ending import end_scopes
+from arx_caps.mint.ending import end_targets
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import StoreHistoryError
 from tests.faults.conftest import BY, Watch, bounded, kill, start, store, token
@@ -97,7 +97,7 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
         mint = Mint.open(realm, store_url=own_valkey.url)
         mint.start()
         try:
-            end_scopes(mint, "kill", [f"session:{LOST}"], reason="test", by=BY, wait=False)
+            end_targets(mint, "kill", [f"session:{LOST}"], reason="test", by=BY, wait=False)
         finally:
             mint.close()
 
@@ -109,13 +109,13 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
         old = unaware.kill([f"session:{VICTIM}"], "test", BY).header
         mint = Mint.open(realm, store_url=own_valkey.url)
         assert (mark := mint.state.high_water(realm.name)) is not None
-        assert (mark.inc, mark.seq) == (old.inc, old.seq)
+        assert (mark.incarnation, mark.seq) == (old.incarnation, old.seq)
         mint.start()
         try:
-            assert unaware.header().inc != old.inc
+            assert unaware.header().incarnation != old.incarnation
             mark = mint.state.high_water(realm.name)
             assert mark is not None
-            assert (mark.inc, mark.seq, mark.chain) == unaware.header().place
+            assert (mark.incarnation, mark.seq, mark.chain) == unaware.header().place
         finally:
             mint.close()
 

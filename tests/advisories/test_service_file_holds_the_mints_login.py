@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service could kill and lift bans, because its service file held the mint's login to the store.
+"""A tool service could kill and thaw freezes, because its service file held the mint's login to the store.
 
 Found in ARx before its first release: a service file held the mint's own address of the store, with user and password,
-so that every tool service could have killed, lifted bans, and set the sequence back.
+so that every tool service could have killed, thawed freezes, and set the sequence back.
 """
 
 import pytest

@@ -2,7 +2,7 @@
 """A holder could fill the tables that all tokens share, because they counted entries and not bytes.
 
 The tables of caveats, constraints and gathered rules were bounded by how many entries they have, not by what these
-take: a holder who narrowed a token by rules that each speak of every tool, and asked for a new tool with each, filled
+take: a holder who attenuated a token by rules that each speak of every tool, and asked for a new tool with each, filled
 them with 65 MB that ``cache_bytes`` says nothing of.  And a chain whose rule is ``*`` kept the names of 64 tools,
 however long: a caller who chooses its tool's name sent a megabyte each time.
 """
@@ -27,7 +27,7 @@ TABLES = (
     compiled_caveats.TOGETHER,
     compiled_caveats._GATHERED,
     compiled_caveats.REFUSED,
-    compiled_caveats._DEMANDS,
+    compiled_caveats._THIRD_PARTIES,
     arguments._KEPT,
     arguments._SAID,
 )
@@ -87,18 +87,18 @@ def _rule(constraint: Constraint) -> Rule:
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
-    "narrowing",
+    "attenuation",
     [every_tool_in_many_rules, a_few_tests_restated, new_texts_each_time, new_rules_each_time, words_that_nobody_knows],
 )
 @pytest.mark.parametrize("args", [{}, {"a": False}], ids=["allowed", "refused"])
 def test_what_is_kept_for_all_is_bounded_by_what_it_takes(
-    narrowing: Callable[[int], list[Any]], args: dict[str, bool]
+    attenuation: Callable[[int], list[Any]], args: dict[str, bool]
 ) -> None:
     """Whatever holders write and callers ask for, the tables stay within their parts, and these within their bytes."""
     checked = verifier(cache_bytes=0)
     before = tracemalloc.get_traced_memory()[0]
     for number in range(130):
-        checked.decide(mint().attenuate(*narrowing(number)).encode(), access(f"tool.n{number}", args=args))
+        checked.decide(mint().attenuate(*attenuation(number)).encode(), access(f"tool.n{number}", args=args))
         for table in TABLES:
             assert table.parts <= table._most
     checked.decisions.decisions.clear()  # type: ignore[attr-defined]

@@ -29,9 +29,9 @@ def test_the_stolen_key_mints_for_its_own_service() -> None:
 
 @pytest.mark.parametrize("audience", ["billing", "orders"])
 def test_it_makes_nothing_that_another_service_accepts(audience: str) -> None:
-    """Whatever the token says of its audience, bare, signed or handed over."""
+    """Whatever the token says of its audience, bare, signed or delegated."""
     forged = mint(aud=audience, key=KEY)
-    for token in (forged, forged.hand_over("acme/w")):
+    for token in (forged, forged.delegate("acme/w")):
         assert at_billing(token.encode()) in ("bad_signature", "wrong_audience")
         assert at_billing(sign(token, access(), audience="billing")) in ("bad_signature", "wrong_audience")
         assert at_billing(sign(token, access(), audience="orders")) in ("bad_signature", "wrong_audience")

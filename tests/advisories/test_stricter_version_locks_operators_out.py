@@ -78,7 +78,7 @@ def test_an_operator_is_not_locked_out(world: World, caplog: pytest.LogCaptureFi
         (agent, "/v1/tasks", LOOKUP),
         (agent, f"/v1/sessions/{session['id']}/renew", None),
         (agent, f"/v1/tasks/{task['id']}/extend", {"ttl": "1m"}),
-        (agent, f"/v1/tasks/{task['id']}/narrow", {"caveats": {"orders": []}}),
+        (agent, f"/v1/tasks/{task['id']}/attenuate", {"caveats": {"orders": []}}),
     ):
         answer = holder.call("POST", path, body)
         assert (answer.status_code, answer.json()["code"]) == (503, "no_policy"), path

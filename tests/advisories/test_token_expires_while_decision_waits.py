@@ -2,7 +2,7 @@
 """A holder could be allowed after the end of its token, for as long as its own decision waited.
 
 Whether a token's time is over was asked once, before the decision waited for a probe of the store, for its nonce or for
-its record.  A holder who narrowed a token to ``fresh`` and called in its last moment was allowed up to a second after
+its record.  A holder who attenuated a token to ``fresh`` and called in its last moment was allowed up to a second after
 its end, on a slow disk later still, by when the store may have forgotten what was killed.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A refusal instructed an agent to go on with a new token after an operator had ended its work.
 
-``"retry": "with a new token"`` is an instruction to a model.  And an agent that was reinstated stayed refused in tasks
+``"retry": "with a new token"`` is an instruction to a model.  And an agent that was thawed stayed refused in tasks
 of before, which neither the command nor the refusal said.
 """
 
@@ -23,7 +23,7 @@ from tests.support import verifier
 WORKER = "acme/worker"
 
 
-@pytest.mark.parametrize("code", ["revoked", "banned"])
+@pytest.mark.parametrize("code", ["revoked", "frozen"])
 def test_a_kill_is_no_reason_to_try_again(code: str) -> None:
     """The answer says that an operator ended it, in body and challenge; the mint's page says to stop and report it."""
     told = answer(code, realm="acme")
@@ -37,23 +37,23 @@ def test_a_kill_is_no_reason_to_try_again(code: str) -> None:
     assert known.do.startswith("stop, and report it")
 
 
-def test_a_task_of_before_hands_over_to_nobody_who_was_killed() -> None:
-    """Reinstated, the agent takes new tasks alone, as the refusal says: no kill knows when a hand-over was made."""
+def test_a_task_of_before_delegates_to_nobody_who_was_killed() -> None:
+    """Thawed, the agent takes new tasks alone, as the refusal says: no kill knows when a delegation was made."""
     judge, held = verifier(), task()
     judge.epochs.kill(f"agent:{WORKER}")  # type: ignore[attr-defined]
-    judge.epochs.ban(f"agent:{WORKER}")  # type: ignore[attr-defined]
-    judge.epochs.lift(f"agent:{WORKER}")  # type: ignore[attr-defined]
-    later = Task(Bundle.parse(held.encode()), now=held._now).hand_over(WORKER)
+    judge.epochs.freeze(f"agent:{WORKER}")  # type: ignore[attr-defined]
+    judge.epochs.thaw(f"agent:{WORKER}")  # type: ignore[attr-defined]
+    later = Task(Bundle.parse(held.encode()), now=held._now).delegate(WORKER)
     assert ask(later, "orders", "orders.list", {}, judge) == "revoked"
     assert ask(held, "orders", "orders.list", {}, judge) == "ok"
-    assert "an agent that is reinstated takes a new task" in str(refusal("revoked"))
+    assert "an agent that is thawed takes a new task" in str(refusal("revoked"))
 
 
 @pytest.mark.servers
 def test_the_command_says_so(valkey: EmbeddedValkey, realm_name: str) -> None:
-    """Where an agent is reinstated, and not where it was merely frozen."""
+    """Where an agent is thawed, and not where it was merely frozen."""
     words = ("agent", "acme/a", "--direct", "--store", valkey.url, "--realm", realm_name, "--reason", "mended", "--yes")
     with begun_store(valkey.url, realm_name, lease_ms=FAST_LEASE_MS):
-        assert "start new ones" in arx("reinstate", *words).err
+        assert "start new ones" in arx("thaw", *words).err
         assert "start new ones" not in arx("thaw", *words).err
-    assert "start new tasks" in arx("reinstate", "--help").out.replace("\n ", "")
+    assert "start new tasks" in arx("thaw", "--help").out.replace("\n ", "")

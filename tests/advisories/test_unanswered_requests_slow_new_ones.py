@@ -54,7 +54,7 @@ def test_what_nobody_answers_does_not_gather(tmp_path: Path) -> None:
         with world.mint.state.write() as c:
             c.execute(update(TASKS).where(TASKS.c.id == ended).values(expires_at=now_ms()))
         desk.id, desk.task = desk.start()
-        desk.caveat = desk.demand(desk.task)
+        desk.caveat = desk.third_party(desk.task)
         asked = desk.ask()
         with world.mint.state.read() as c:
             statuses = c.execute(select(APPROVALS.c.task, APPROVALS.c.status)).all()

@@ -28,7 +28,7 @@ def appended(caveat: bytes) -> bytes:
 
 @pytest.mark.parametrize("caveat", APPENDED)
 def test_an_unsigned_caveat_refuses_the_token(caveat: bytes) -> None:
-    """Known or unknown, widening or narrowing: the chain does not end in this signature."""
+    """Known or unknown, widening or attenuation: the chain does not end in this signature."""
     assert code_of(wire.TOKEN_PREFIX + wire.text_of(appended(caveat))) == "bad_signature"
 
 

@@ -14,7 +14,7 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import shorten
 from arx_verifier.revocation.epoch import EpochTable, Lease
 from arx_verifier.token.caveats import Caveat
-from tests.support import ANYTHING, AT, INC, access, mint, verifier
+from tests.support import ANYTHING, AT, INCARNATION, access, mint, verifier
 
 
 def nested(depth: int) -> Any:
@@ -46,8 +46,8 @@ def test_a_late_clock_does_not_keep_a_token_alive() -> None:
     What the store's clock calls expired is expired, because the store may have forgotten its kill.
     """
     late = EpochTable(boot=lambda: 0, wall=lambda: AT * 10**6)
-    late.adopt(INC, 0, {}, {})
-    late.renew(INC, 0, Lease(2**62, 2**62, 0), store_ns=(AT + 5_000) * 10**6)
+    late.adopt(INCARNATION, 0, {}, {})
+    late.renew(INCARNATION, 0, Lease(2**62, 2**62, 0), store_ns=(AT + 5_000) * 10**6)
     token = mint(ANYTHING, Caveat(exp=AT + 4_000)).encode()
     assert verifier(epochs=late).decide(token, access(at=AT)).code == "expired"
 
@@ -57,7 +57,7 @@ def test_an_early_clock_does_not_start_a_token_early() -> None:
     What the store's clock calls not yet valid is not.
     """
     early = EpochTable(boot=lambda: 0, wall=lambda: AT * 10**6)
-    early.adopt(INC, 0, {}, {})
-    early.renew(INC, 0, Lease(2**62, 2**62, 0), store_ns=(AT - 5_000) * 10**6)
+    early.adopt(INCARNATION, 0, {}, {})
+    early.renew(INCARNATION, 0, Lease(2**62, 2**62, 0), store_ns=(AT - 5_000) * 10**6)
     token = mint(ANYTHING, Caveat(nbf=AT - 1_000)).encode()
     assert verifier(epochs=early).decide(token, access(at=AT)).code == "not_yet_valid"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder must not revive a withdrawn approval, by binding its discharge to a younger token.
 
-A kill ends what was born before it, and a discharge has no birth: with the token of an extension, or of a narrowing,
+A kill ends what was born before it, and a discharge has no birth: with the token of an extension, or of an attenuation,
 it would have been good again.
 """
 
@@ -42,9 +42,9 @@ def extended(desk: Desk) -> Task:
     return Task(Bundle.parse(told["bundle"]))
 
 
-def narrowed(desk: Desk) -> Task:
+def attenuated(desk: Desk) -> Task:
     caveats: dict[str, list[object]] = {"payments": []}
-    told = desk.agent.call("POST", f"/v1/tasks/{desk.id}/narrow", {"caveats": caveats}).json()
+    told = desk.agent.call("POST", f"/v1/tasks/{desk.id}/attenuate", {"caveats": caveats}).json()
     return Task(Bundle.parse(told["bundle"]))
 
 
@@ -59,17 +59,17 @@ def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
 def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
     """However it was ended, at the mint or straight in the store, no token of the task is good with it again."""
     asked, approval = desk.approved()
-    operator, scope = desk.world.operator(), f"task:{asked['id']}"
+    operator, target = desk.world.operator(), f"task:{asked['id']}"
     if way == "withdrawn":
         assert code(operator.call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
     elif way == "killed":
-        assert code(operator.call("POST", "/v1/kills", {"scopes": [scope], "reason": "test"})) == "ok"
+        assert code(operator.call("POST", "/v1/kills", {"targets": [target], "reason": "test"})) == "ok"
     else:
         with RevocationStore(desk.world.mint.store_url, desk.world.realm.name) as store:
-            store.kill_by_kind([scope], "test", "somebody")
+            store.kill_by_kind([target], "test", "somebody")
     assert said(desk, payments, desk.task, approval) == "revoked"
-    assert said(desk, payments, extended(desk), approval) == "banned"
-    assert said(desk, payments, narrowed(desk), approval) == "banned"
+    assert said(desk, payments, extended(desk), approval) == "frozen"
+    assert said(desk, payments, attenuated(desk), approval) == "frozen"
     assert code(desk.fetch(asked)) == "approval_withdrawn"
     assert desk.agent.call("GET", f"/v1/approvals/{asked['id']}").json()["approval"]["state"] == "withdrawn"
 
@@ -81,17 +81,17 @@ def test_what_is_asked_for_again_is_another_one(desk: Desk, payments: Verifier) 
     _, approval = desk.approved()
     assert said(desk, payments, desk.task, gone) == "revoked"
     assert said(desk, payments, desk.task, approval) == "ok"
-    assert said(desk, payments, extended(desk), approval) == "budget_exhausted"
+    assert said(desk, payments, extended(desk), approval) == "already_used"
 
 
-def test_a_store_that_lost_the_ban_gets_it_again(desk: Desk, payments: Verifier) -> None:
-    """The database knows what was withdrawn while it was good, and bans it again."""
+def test_a_store_that_lost_the_freeze_gets_it_again(desk: Desk, payments: Verifier) -> None:
+    """The database knows what was withdrawn while it was good, and freezes it again."""
     asked, approval = desk.approved()
-    scope = f"task:{asked['id']}"
+    target = f"task:{asked['id']}"
     assert code(desk.world.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
     mint = desk.world.mint
-    bump = mint.store.lift([scope], "lost", "test")
+    bump = mint.store.thaw([target], "lost", "test")
     mint.noted(bump.header.place)
-    assert scope in mint.state.withdrawn_scopes()
-    mint.bans.restore()
-    assert said(desk, payments, extended(desk), approval) == "banned"
+    assert target in mint.state.withdrawn_targets()
+    mint.freezes.restore()
+    assert said(desk, payments, extended(desk), approval) == "frozen"

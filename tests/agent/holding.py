@@ -8,7 +8,7 @@ from arx_caps.agent import Bundle, Task
 from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, discharge, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, KEY, PEER, TASK, mint, verifier
@@ -23,12 +23,12 @@ RULES = {
     "payments": (Rule(tool="payments.refund", args={"order_id": "o-1", "amount": Constraint(range=(0, 100))}),),
 }
 REFUND = {"order_id": "o-1", "amount": 20}
-REQUIRED = Requirement(id=f"k1.0:{TASK}", tools=("payments.refund",))
+REQUIRED = ThirdPartyCaveat(id=f"k1.0:{TASK}", tools=("payments.refund",))
 
 
 def token(audience: str, *rules: Rule, **changes: Any) -> Macaroon:
     """A token of the task, with the mint's usual limits."""
-    granted = Caveat(allow=rules or RULES[audience], hand_to=("acme/**",), require=("call",))
+    granted = Caveat(allow=rules or RULES[audience], delegate_to=("acme/**",), require=("call",))
     return mint(granted, **({"aud": audience} | changes))
 
 
@@ -65,7 +65,7 @@ def approvable(*, at: int = AT, **changes: Any) -> Task:
 def discharged(
     args: Mapping[str, Any] = REFUND,
     *,
-    required: Requirement = REQUIRED,
+    required: ThirdPartyCaveat = REQUIRED,
     exp: int = AT + 600_000,
     task: str = "a-aaaaaaaaaaaaaaaa",
 ) -> str:

@@ -21,7 +21,7 @@ from arx_verifier.errors import (
     StoreError,
 )
 from arx_verifier.request import AccessRequest
-from arx_verifier.token.discharge import Requirement, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge
 from arx_verifier.token.wire import JOINT
 from tests.agent.holding import REFUND, REQUIRED, approvable, bundle, discharged, task, token
 from tests.support import AT, KEY, PEER, TASK, verifier
@@ -48,7 +48,7 @@ class Mint:
         """Extend it."""
         raise NotImplementedError(task, body)
 
-    def narrow_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
+    def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
         """Note what is said of the caveats."""
         self.asked.append(caveats)
         return bundle()
@@ -83,7 +83,7 @@ def approved(**changes: Any) -> dict[str, Any]:
 
 
 def given(**changes: Any) -> Approval:
-    """An approval that was handed over."""
+    """An approval that was delegated."""
     return Approval.from_text(discharged(**changes))
 
 
@@ -111,7 +111,7 @@ def test_a_task_knows_which_tools_need_an_approval() -> None:
     assert told["payments"]["caveats"][-1] == {"third_party": wanted}
 
 
-def test_the_mint_is_asked_with_the_requirement_as_it_stands() -> None:
+def test_the_mint_is_asked_with_the_third_party_as_it_stands() -> None:
     """
     The audience is found by the tool; caveat, tool, arguments and the reason go to the mint, and nothing secret.
     """
@@ -138,15 +138,15 @@ def test_what_needs_no_approval_is_not_asked_for(tool: str, says: str) -> None:
 
 def test_what_the_task_refuses_anyhow_is_not_asked_for() -> None:
     """
-    An approval widens nothing: a call beyond what the holder narrowed itself to wakes nobody either.
+    An approval widens nothing: a call beyond what the holder attenuated itself to wakes nobody either.
     """
-    narrowed = started(mint := Mint()).narrow(
+    attenuated = started(mint := Mint()).attenuate(
         args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"]
     )
     with pytest.raises(AttenuationError, match=r"would not allow the call.*amount max: expected 5, came 20"):
-        narrowed.ask_approval("payments.refund", REFUND)
+        attenuated.ask_approval("payments.refund", REFUND)
     assert mint.asked == []
-    assert narrowed.ask_approval("payments.refund", {**REFUND, "amount": 5}).id == ID
+    assert attenuated.ask_approval("payments.refund", {**REFUND, "amount": 5}).id == ID
 
 
 def test_two_services_that_ask_are_told_apart() -> None:
@@ -244,11 +244,11 @@ def test_waiting_has_an_end() -> None:
         {},
         {"approval": {**ABOUT, "id": "a-bbbbbbbbbbbbbbbb"}},
         approved() | {"discharge": "arx1_!"},
-        approved(required=Requirement(id="k1.0:t-bbbbbbbbbbbbbbbb")),
+        approved(required=ThirdPartyCaveat(id="k1.0:t-bbbbbbbbbbbbbbbb")),
         approved() | {"discharge": token("orders").encode()},
         approved(task="a-bbbbbbbbbbbbbbbb"),
     ],
-    ids=["nothing", "another approval", "no macaroon", "another requirement", "a token", "another's discharge"],
+    ids=["nothing", "another approval", "no macaroon", "another third-party caveat", "a token", "another's discharge"],
 )
 def test_another_answer_of_the_mint_is_not_taken(answer: dict[str, Any]) -> None:
     """
@@ -295,15 +295,15 @@ def test_each_holder_binds_an_approval_to_its_own_token() -> None:
     One approval, two credentials: a discharge that was bound for one holder is another text for the next.
     """
     held = approvable()
-    worker = Task.from_text(held.hand_over("acme/worker").encode(), now=lambda: AT)
+    worker = Task.from_text(held.delegate("acme/worker").encode(), now=lambda: AT)
     own, handed = (sent(each, given()).partition(JOINT)[2] for each in (held, worker))
     assert own.startswith("arx1_")
     assert handed.startswith("arx1_")
     assert len({own, handed, discharged()}) == 3
 
 
-OTHER = Requirement(id="k1.0:t-bbbbbbbbbbbbbbbb", tools=("payments.refund",))
-OLDER = Requirement(id=f"k0.9:{TASK}", tools=("payments.refund",))
+OTHER = ThirdPartyCaveat(id="k1.0:t-bbbbbbbbbbbbbbbb", tools=("payments.refund",))
+OLDER = ThirdPartyCaveat(id=f"k0.9:{TASK}", tools=("payments.refund",))
 WRONG: list[tuple[str, Callable[[], str], str]] = [
     ("another task", lambda: sent(approvable(), given(required=OTHER)), "is for the task t-b.*, and this is t-a"),
     (
@@ -356,10 +356,11 @@ def test_nothing_but_what_was_approved_passes(args: dict[str, Any]) -> None:
 
 def test_an_approval_opens_nothing_else() -> None:
     """
-    It goes with its own call alone: with any other of that service it narrows, and it never widens what a task allows.
+    It goes with its own call alone: with any other of that service it attenuates, and it never widens what a task
+    allows.
     """
     held, judge = approvable(), verifier(audience="payments")
-    worker = Task.from_text(held.hand_over("acme/worker", args={"amount": {"max": 5}}).encode(), now=lambda: AT)
+    worker = Task.from_text(held.delegate("acme/worker", args={"amount": {"max": 5}}).encode(), now=lambda: AT)
     other, same = ("payments.list", {}, "tool_not_allowed"), ("payments.refund", REFUND, "argument_not_allowed")
     for holder, (tool, args, code) in ((held, other), (worker, same)):
         text = holder.call_token("payments", tool, args, approvals=[given()])
@@ -395,15 +396,16 @@ def test_a_client_sends_an_approval_only_where_it_is_asked_for() -> None:
         held.auth(approvals=[given(exp=AT)])
 
 
-def test_what_the_mint_requires_is_not_said_again_when_it_narrows() -> None:
+def test_what_the_mint_requires_is_not_said_again_when_it_attenuates() -> None:
     """
-    The mint signs its own requirement anew by itself; one that a holder added cannot be signed, and is not dropped.
+    The mint signs its own third-party caveat anew by itself; one that a holder added cannot be signed, and is not
+    dropped.
     """
     mint = Mint()
-    started(mint).narrow_for_all(args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"])
+    started(mint).attenuate_for_all(args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"])
     assert "third_party" not in json.dumps(mint.asked)
     held = approvable()
-    added = require_discharge(held.bundle.tokens["payments"], Requirement(id="someone else's").encode(), KEY)
+    added = require_discharge(held.bundle.tokens["payments"], ThirdPartyCaveat(id="someone else's").encode(), KEY)
     own = StartedTask(held.bundle.with_tokens({**held.bundle.tokens, "payments": added}), session=mint)
     with pytest.raises(AttenuationError, match="cannot be signed anew"):
-        own.narrow_for_all(ttl="5s")
+        own.attenuate_for_all(ttl="5s")

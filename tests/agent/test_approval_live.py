@@ -82,21 +82,21 @@ def test_a_refund_waits_for_an_operator_and_passes_once(mint: LiveMint, payments
     assert (asked.state, asked.by, asked.args) == ("approved", ("root",), REFUND)
     assert judged(payments, task, "payments.refund", {**REFUND, "amount": 501}, asked) == "argument_not_allowed"
     assert judged(payments, task, "payments.refund", REFUND, asked) == "ok"
-    assert judged(payments, task, "payments.refund", REFUND, asked) == "budget_exhausted"
+    assert judged(payments, task, "payments.refund", REFUND, asked) == "already_used"
 
 
 def test_a_sub_agent_makes_the_approved_call(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:
     """
-    The approval is handed over as a text beside the task; narrowed, too, and the approval widens nothing.
+    The approval is delegated as a text beside the task; attenuated, too, and the approval widens nothing.
     """
     asked = task.ask_approval("payments.refund", REFUND)
     answer(mint.operator, asked.id)
     text = asked.wait().encode()
-    worker = Task.from_text(task.hand_over("acme/worker", tools=["payments.refund"], ttl="60s").encode())
-    less = Task.from_text(task.hand_over("acme/worker", args={"amount": {"max": 5}}, ttl="60s").encode())
+    worker = Task.from_text(task.delegate("acme/worker", tools=["payments.refund"], ttl="60s").encode())
+    less = Task.from_text(task.delegate("acme/worker", args={"amount": {"max": 5}}, ttl="60s").encode())
     assert judged(payments, less, "payments.refund", REFUND, Approval.from_text(text)) == "argument_not_allowed"
     assert judged(payments, worker, "payments.refund", REFUND, Approval.from_text(text)) == "ok"
-    assert judged(payments, task, "payments.refund", REFUND, asked) == "budget_exhausted"
+    assert judged(payments, task, "payments.refund", REFUND, asked) == "already_used"
 
 
 def test_two_operators_approve_a_list_for_many_calls(
@@ -185,14 +185,14 @@ def test_what_cannot_be_approved_is_told_to_the_agent(mint: LiveMint, task: Star
     assert mint.operator("GET", "/v1/approvals?task=" + task.id)["approvals"] == []
 
 
-def test_narrowed_for_all_still_needs_its_approval(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:
+def test_attenuated_for_all_still_needs_its_approval(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:
     """
-    The mint signs the requirement anew with what is left; what was approved before is good for it.
+    The mint signs the third-party caveat anew with what is left; what was approved before is good for it.
     """
     asked = task.ask_approval("payments.refund", REFUND)
     answer(mint.operator, asked.id)
     asked.wait()
-    left = task.narrow_for_all(args={"payments.refund": {"amount": {"max": 600}}}, tools=["payments.refund"])
+    left = task.attenuate_for_all(args={"payments.refund": {"amount": {"max": 600}}}, tools=["payments.refund"])
     assert left.needs_approval("payments.refund")
     assert judged(payments, left, "payments.refund", REFUND) == "missing_discharge"
     assert judged(payments, left, "payments.refund", REFUND, asked) == "ok"

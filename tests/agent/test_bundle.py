@@ -88,7 +88,7 @@ BAD: list[tuple[str, Callable[[], str], str]] = [
     ("a bundle in a bundle", lambda: written(tokens={"orders": bundle().encode()}, origins={}), "token for 'orders'"),
     ("another grant", lambda: written(tokens=tokens(orders=token("orders", id="B" * 21 + "A"))), "different grants"),
     ("another session", lambda: written(tokens=tokens(orders=token("orders", session="s-b"))), "different grants"),
-    ("other hops", lambda: written(tokens=tokens(orders=token("orders").hand_over("acme/x"))), "different grants"),
+    ("other hops", lambda: written(tokens=tokens(orders=token("orders").delegate("acme/x"))), "different grants"),
     ("a session's token", lambda: written(tokens=tokens(orders=token("orders", task=None))), "another task"),
     ("an operator's token", lambda: written(tokens=tokens(orders=operators_token())), "operator's token"),
     ("a one-shot token", lambda: written(tokens=tokens(orders=one_shot())), "signed for one call"),
@@ -192,7 +192,7 @@ def test_what_a_newer_version_wrote_is_carried_along() -> None:
         def encode(self) -> bytes:
             return jcs.encode(json.loads(raw))
 
-        def handed_to(self, to: str, hop: str) -> "Newer":
+        def delegated_to(self, to: str, hop: str) -> "Newer":
             return self
 
     held = bundle({"orders": token("orders").attenuate(Newer())})

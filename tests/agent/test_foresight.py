@@ -24,11 +24,11 @@ TOOLS = st.sampled_from(["orders.get", "orders.list", "payments.refund", "paymen
 
 
 @given(TOOLS, ARGS, st.booleans())
-def test_what_is_foretold_is_what_a_verifier_says(tool: str, args: dict[str, Any], narrowed: bool) -> None:
-    """Code for code, at each service, for a task and for one that was handed over narrower."""
+def test_what_is_foretold_is_what_a_verifier_says(tool: str, args: dict[str, Any], attenuated: bool) -> None:
+    """Code for code, at each service, for a task and for one that was delegated narrower."""
     held = task()
-    if narrowed:
-        held = held.hand_over("acme/worker", args={"amount": {"range": [0, 20]}})
+    if attenuated:
+        held = held.delegate("acme/worker", args={"amount": {"range": [0, 20]}})
     for audience in held.audiences:
         answer = held.allows(tool, args, audience=audience)
         assert answer.code == ask(held, audience, tool, args)
@@ -52,15 +52,15 @@ def test_time_and_approvals_are_foretold_and_addresses_are_not() -> None:
     """A holder's clock says when a token is over; from where a service sees it, the holder does not know."""
     assert task(at=AT + 24 * 3_600_000).allows("orders.list").code == "expired"
     assert approvable().allows("payments.refund", REFUND).code == "missing_discharge"
-    narrow = task_with()
-    narrow = Task(narrow.bundle.with_tokens({"orders": token("orders").attenuate(Caveat(net=("10.0.0.0/8",)))}))
-    assert Task(narrow.bundle, now=lambda: AT).allows("orders.list")
+    attenuate = task_with()
+    attenuate = Task(attenuate.bundle.with_tokens({"orders": token("orders").attenuate(Caveat(net=("10.0.0.0/8",)))}))
+    assert Task(attenuate.bundle, now=lambda: AT).allows("orders.list")
 
 
 def test_holder_and_links_are_what_a_verifier_records() -> None:
     """The mint's own link comes first."""
     first = task_with()
-    second = first.hand_over("acme/worker").hand_over("acme/helper")
+    second = first.delegate("acme/worker").delegate("acme/helper")
     macaroon = second.bundle.tokens["orders"]
     assert (holder_of(first.bundle.tokens["orders"]), holder_of(macaroon)) == (first.agent, "acme/helper")
     links = links_of(macaroon)

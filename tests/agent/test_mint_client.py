@@ -111,8 +111,8 @@ ASK: list[Callable[[Session, Any], object]] = [
     lambda session, ttl: agent(problem(500, "internal")).open_session(ttl=ttl),
     lambda session, ttl: session.start_task("refund", ttl=ttl),
     lambda session, ttl: StartedTask(bundle(), session=session, now=lambda: AT).extend(ttl=ttl),
-    lambda session, ttl: StartedTask(bundle(), session=session, now=lambda: AT).narrow(ttl=ttl),
-    lambda session, ttl: Task(bundle(), now=lambda: AT).hand_over("acme/x", ttl=ttl),
+    lambda session, ttl: StartedTask(bundle(), session=session, now=lambda: AT).attenuate(ttl=ttl),
+    lambda session, ttl: Task(bundle(), now=lambda: AT).delegate("acme/x", ttl=ttl),
 ]
 
 

@@ -36,16 +36,16 @@ RULES = (
 )
 
 
-async def application(scope: Any, receive: Any, send: Any) -> None:
+async def application(target: Any, receive: Any, send: Any) -> None:
     """Say who came and what for; send ``/away`` to another origin."""
-    if scope["type"] != "http":
+    if target["type"] != "http":
         raise NotImplementedError
-    grant = scope["arx"]
+    grant = target["arx"]
     headers = [(b"content-type", b"application/json")]
-    if scope["path"] == "/away":
-        headers.append((b"location", b"http://localhost:%d/orders/o-1" % scope["server"][1]))
+    if target["path"] == "/away":
+        headers.append((b"location", b"http://localhost:%d/orders/o-1" % target["server"][1]))
     body = json.dumps({"holder": grant.holder, "tool": grant.tool}).encode()
-    await send({"type": "http.response.start", "status": 307 if scope["path"] == "/away" else 200, "headers": headers})
+    await send({"type": "http.response.start", "status": 307 if target["path"] == "/away" else 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -57,11 +57,11 @@ def address() -> Iterator[str]:
 
 
 def held(address: str) -> Task:
-    """A task for that service, handed to a worker, on the real clock."""
+    """A task for that service, delegated to a worker, on the real clock."""
     now = time.time_ns() // 1_000_000
     granted = token("orders", *RULES, iat=now, exp=now + 60_000)
     task = Task(bundle({"orders": granted}, origins={"orders": (address,)}))
-    return Task.from_text(task.hand_over("acme/worker", args={"amount": {"max": 20}}, ttl="30s").encode())
+    return Task.from_text(task.delegate("acme/worker", args={"amount": {"max": 20}}, ttl="30s").encode())
 
 
 def check(answers: list[Any]) -> None:

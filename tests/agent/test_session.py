@@ -43,12 +43,12 @@ def agent(mint: LiveMint, request: pytest.FixtureRequest) -> Iterator[Agent]:
 
 def test_a_task_works_until_it_is_finished(mint: LiveMint, agent: Agent) -> None:
     """
-    What the mint grants, a service accepts, also handed over; when the task is finished, both are dead.
+    What the mint grants, a service accepts, also delegated; when the task is finished, both are dead.
     """
     with mint.service("orders") as orders, mint.service("payments") as payments, agent.open_session() as session:
         with session.start_task("refund", order_id="o-1", amount=50) as task:
             assert (task.agent, task.session, task.depth) == (agent.path, session.id, 2)
-            worker = Task.from_text(task.hand_over("acme/worker", args={"amount": {"max": 20}}, ttl="60s").encode())
+            worker = Task.from_text(task.delegate("acme/worker", args={"amount": {"max": 20}}, ttl="60s").encode())
             assert judged(orders, task, "orders.get", {"order_id": "o-1"}) == "ok"
             assert judged(payments, worker, "payments.refund", REFUND) == "ok"
             assert judged(payments, worker, "payments.refund", {**REFUND, "amount": 21}) == "argument_not_allowed"
@@ -78,9 +78,9 @@ def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent
     assert shown["state"] == "ended"
 
 
-def test_what_is_asked_for_beyond_the_template_narrows(agent: Agent) -> None:
+def test_what_is_asked_for_beyond_the_template_attenuates(agent: Agent) -> None:
     """
-    Fewer tools, a shorter life and fewer hand-overs are the mint's to write, and stand in the task.
+    Fewer tools, a shorter life and fewer delegations are the mint's to write, and stand in the task.
     """
     with agent.open_session() as session:
         task = session.start_task("refund", REFUND, ttl="30s", tools=["orders.get"], depth=1)
@@ -148,10 +148,10 @@ def test_a_deactivated_agent_gets_nothing_more(mint: LiveMint, agent: Agent) -> 
         mint.operator("DELETE", f"/v1/agents/{agent.path}")
         with pytest.raises(TokenError) as caught:
             session.start_task("refund", order_id="o-1", amount=5)
-        assert caught.value.code in ("revoked", "banned")
+        assert caught.value.code in ("revoked", "frozen")
     with pytest.raises(TokenError) as caught:
         agent.open_session()
-    assert caught.value.code == "banned"
+    assert caught.value.code == "frozen"
 
 
 def test_a_session_that_is_over_by_itself_is_told(agent: Agent) -> None:
@@ -204,15 +204,15 @@ def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
             session.renew()
 
 
-def test_a_task_is_narrowed_for_all_and_extended(mint: LiveMint, agent: Agent) -> None:
+def test_a_task_is_attenuated_for_all_and_extended(mint: LiveMint, agent: Agent) -> None:
     """
-    What the mint narrowed is alone alive, with what the holder had narrowed before; what is added stands beside it.
+    What the mint attenuated is alone alive, with what the holder had attenuated before; what is added stands beside it.
     """
     with mint.service("orders") as orders, mint.service("payments") as payments, agent.open_session() as session:
         with session.start_task("refund", order_id="o-1", amount=50) as task:
-            worker = task.hand_over("acme/worker")
-            small = task.narrow(args={"amount": {"max": 20}})
-            left = small.narrow_for_all(tools=["payments.refund"])
+            worker = task.delegate("acme/worker")
+            small = task.attenuate(args={"amount": {"max": 20}})
+            left = small.attenuate_for_all(tools=["payments.refund"])
             assert (left.id, left.audiences) == (task.id, ("payments",))
             dead = [judged(payments, held, "payments.refund", REFUND) for held in (task, worker, small)]
             assert dead == ["revoked"] * 3

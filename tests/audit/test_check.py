@@ -20,7 +20,7 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, NODE, RECORD, SOURCE, STATE
 from arx_caps.audit.verify import Trust, verify
 from arx_verifier.journal.decision import UNPROVEN, Counted, Decision
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.audit.world import LOG
 
@@ -198,7 +198,7 @@ def test_what_the_log_says_of_itself_is_held(log: Kept) -> None:
 def test_what_was_taken_in_order_is_not_missed(log: Kept) -> None:
     """Retention and erasure take rows and bodies, and the rest holds; so does what comes afterwards."""
     assert log.hold() is None
-    erase(log.store, subject=subject_scope(*ADA), by="x", reason="y")
+    erase(log.store, subject=subject_target(*ADA), by="x", reason="y")
     assert log.hold() is None
     assert prune(log.store, log.folder, 300, by="x", reason="y") == 256
     log.store.take(batch_of([decision(607, facts("s-3", subject=ADA))], 607), "s")

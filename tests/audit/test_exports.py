@@ -135,7 +135,7 @@ def test_an_event_that_is_none_is_found(path: tuple[str, ...], value: Any) -> No
 
 def test_ocsf_says_who_did_what_for_whom_and_how_it_ended() -> None:
     """
-    The person is the user, the agent the application, the tool the operation; the chain of hand-overs is not lost.
+    The person is the user, the agent the application, the tool the operation; the chain of delegations is not lost.
     """
     allow, deny, *_, opened, _, _ = (to_ocsf(shown, origin="o", version="1") for shown in SHOWN)
     assert allow["actor"]["user"] == {"uid": "ada", "domain": "https://idp.example", "type_id": 1, "type": "User"}

@@ -15,7 +15,7 @@ from arx_caps.audit.store import LogStore
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
 from arx_verifier.journal.tally import Counted
 from arx_verifier.names import matches_path, matches_tool
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, batch_of, decision, facts
 from tests.servers import BOTH, empty_database
 
@@ -31,7 +31,7 @@ CODES = ("ok", "ok", "ok", "revoked", "tool_not_allowed")
 
 
 def told(count: int = 400) -> list[Decision]:
-    """Decisions of three sessions, each with two tasks and some hand-overs."""
+    """Decisions of three sessions, each with two tasks and some delegations."""
     dice = random.Random(5)
     made = []
     for number in range(1, count + 1):
@@ -89,7 +89,7 @@ def is_wanted(question: Question, decided: Decision) -> bool:
         proven = bool(decided.agent) and matches_path(pattern, decided.agent)
         conditions.append(proven or any(is_near(decided, "link", link) for link in named))
     if question.subject is not None:
-        conditions.append(subject is not None and subject_scope(*subject) == question.subject)
+        conditions.append(subject is not None and subject_target(*subject) == question.subject)
     if question.tool is not None:
         conditions.append(matches_tool(question.tool, decided.tool))
     if question.reason is not None:
@@ -112,8 +112,8 @@ QUESTIONS = [
     Question(agent="acme/support/**"),
     Question(agent="acme/c"),
     Question(agent="acme/*", tool="orders.get"),
-    Question(subject=subject_scope(*ADA)),
-    Question(subject=subject_scope(*ADA), reason="deny"),
+    Question(subject=subject_target(*ADA)),
+    Question(subject=subject_target(*ADA), reason="deny"),
     Question(tool="orders.*"),
     Question(tool="orders.get", reason="allow"),
     Question(tool="*", reason="revoked"),

@@ -16,7 +16,7 @@ from arx_caps.audit.retention import erase, index_at, prune
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, NODE, PRUNED, RECORD
 from arx_caps.audit.verify import Trust, verify
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 
@@ -114,7 +114,7 @@ def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str
     body = next(proof.body for proof in log.proofs if proof.index == 1)
     assert body is not None
     assert body in raw(url) or not url.startswith("sqlite")
-    assert erase(log.store, subject=subject_scope(*ADA), by="operator:ann", reason="asked for it") == 560
+    assert erase(log.store, subject=subject_target(*ADA), by="operator:ann", reason="asked for it") == 560
     hold(log)
     gone, stays = log.prove(1), log.prove(5)
     assert (gone.body, gone.kept, stays.body) == (None, log.proofs[1].kept, log.proofs[5].body)
@@ -124,16 +124,16 @@ def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str
     with log.store.reading() as c:
         assert set(c.execute(select(NODE.c.subject).where(NODE.c.kind == "session")).scalars()) == {
             None,
-            subject_scope(*EVE),
+            subject_target(*EVE),
         }
 
 
 def test_what_comes_after_an_erasure_can_be_erased_too(log: Kept) -> None:
     """A later record of the same session and person is found by the person, and goes with the next erasure."""
-    scope = subject_scope(*ADA)
-    erase(log.store, subject=scope, by="x", reason="y")
+    target = subject_target(*ADA)
+    erase(log.store, subject=target, by="x", reason="y")
     log.store.take(batch_of([decision(700, facts("s-1", subject=ADA))], 701), "s")
-    assert erase(log.store, subject=scope, by="x", reason="y") == 1
+    assert erase(log.store, subject=target, by="x", reason="y") == 1
 
 
 def test_bodies_go_by_age(log: Kept) -> None:

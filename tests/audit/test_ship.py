@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shipping: each record reaches the receiver once and in order; an outage only grows the spool."""
+"""Shipping: each record reaches the receiver once and in order; an outage only grows the journal."""
 
 import logging
 import os
@@ -87,7 +87,7 @@ def test_a_full_journal_has_room_again_once_it_was_shipped(tmp_path: Path, recei
     assert receiver.tools == tools(range(4000))
 
 
-def test_an_outage_only_grows_the_spool(
+def test_an_outage_only_grows_the_journal(
     tmp_path: Path, receiver: Receiver, shipper: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is lost and nothing is forgotten while the mint is away; the fill is told, and so is the end of it."""

@@ -12,7 +12,7 @@ from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.journal.tally import Counted
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, batch_of, decision, facts, sources_of
 
 
@@ -117,7 +117,7 @@ def test_two_stories_of_one_session_do_not_mix(store: LogStore) -> None:
     assert {(node.agent, node.subject) for node in nodes} == {
         ("acme/bot", None),
         ("acme/other", None),
-        ("acme/bot", subject_scope(*subject)),
+        ("acme/bot", subject_target(*subject)),
     }
 
 

@@ -27,7 +27,7 @@ def test_in_a_large_log_the_very_record_is_named(large: Log, index: int) -> None
 
 
 @pytest.mark.parametrize("index", [0, 300, 65_536, LARGE - 1])
-def test_altered_leaves_are_narrowed_to_their_block(large: Log, index: int) -> None:
+def test_altered_leaves_are_attenuated_to_their_block(large: Log, index: int) -> None:
     """Where record and leaf were altered alike, the level above names the block of 256, if it has one."""
     block = index // 256
     width = min(256, LARGE - block * 256)

@@ -13,12 +13,12 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.app import cli
 from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule
 from arx_verifier.token import wire
-from arx_verifier.token.discharge import Requirement, caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, discharge, require_discharge
 
 KEY = b"k" * 32
 SESSION, TASK = "s-abcdefghijklmnop", "t-abcdefghijklmnop"
-INC = "A" * 22
-REQUIRED = Requirement(id=f"k1.0:{TASK}", tools=("payments.refund",))
+INCARNATION = "A" * 22
+REQUIRED = ThirdPartyCaveat(id=f"k1.0:{TASK}", tools=("payments.refund",))
 
 
 class Ran(NamedTuple):
@@ -47,9 +47,9 @@ def arx(*args: str | Path, stdin: str | bytes = "", env: dict[str, str] | None =
 def macaroon(audience: str, *rules: Rule, **identifier: Any) -> Macaroon:
     """Mint a token that lives ten minutes."""
     now = time.time_ns() // 1_000_000
-    facts = {"agent": "acme/support", "aud": audience, "born": (INC, 0), "depth": 4, "kid": "k1.0", "v": 1}
+    facts = {"agent": "acme/support", "aud": audience, "born": (INCARNATION, 0), "depth": 4, "kid": "k1.0", "v": 1}
     facts |= {"iat": now, "exp": now + 600_000, "id": wire.text_of(b"i" * 16), "session": SESSION, "task": TASK}
-    caveat = Caveat(allow=rules, require=("call",), hand_to=("acme/**",))
+    caveat = Caveat(allow=rules, require=("call",), delegate_to=("acme/**",))
     return Macaroon.mint(Identifier(**(facts | identifier)), key=KEY, realm="acme", caveats=(caveat,))
 
 
@@ -59,7 +59,7 @@ def orders(**identifier: Any) -> Macaroon:
     return macaroon("orders", rule, Rule(tool="orders.list", args={}), **identifier)
 
 
-def bundle(required: Requirement | None = None) -> Bundle:
+def bundle(required: ThirdPartyCaveat | None = None) -> Bundle:
     """Mint a bundle for two services; of one of them every refund may have to be approved."""
     payments = macaroon("payments", Rule(tool="payments.refund", args={"amount": Constraint(range=(0, 50))}))
     if required is not None:
@@ -74,7 +74,7 @@ def bundle(required: Requirement | None = None) -> Bundle:
     )
 
 
-def approval(amount: int, *, required: Requirement = REQUIRED, ttl_ms: int = 600_000) -> str:
+def approval(amount: int, *, required: ThirdPartyCaveat = REQUIRED, ttl_ms: int = 600_000) -> str:
     """Make the discharge of an approved refund."""
     now = time.time_ns() // 1_000_000
     rule = Rule(tool="payments.refund", args={"amount": amount})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line says of requirements and approvals, offline."""
+"""What the command line says of third-party caveats and approvals, offline."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from arx_caps.agent import Approval, Bundle
 from arx_verifier.token.call_proof import CallSigner, tool_fields
-from arx_verifier.token.discharge import Requirement, bind
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind
 from arx_verifier.token.wire import JOINT
 from tests.cli.helpers import REQUIRED, TASK, approval, arx, bundle, service_file
 
@@ -33,13 +33,13 @@ def given(tmp_path: Path) -> Path:
 
 def test_inspect_says_which_calls_wait_for_an_approval(held: Path) -> None:
     """
-    The requirement stands in words beside what the token takes away, and as data for scripts.
+    The third-party caveat stands in words beside what the token takes away, and as data for scripts.
     """
     ran = arx("token", "inspect", held)
     assert "caveat 2: operators must approve" in ran.out
     assert f"takes away calls of payments.refund without an approval, a discharge for k1.0:{TASK}" in ran.out
     payments = arx("token", "inspect", held, "--json").json["tokens"][1]
-    assert payments["caveats"][1]["kind"] == "requirement"
+    assert payments["caveats"][1]["kind"] == "third_party_caveat"
     assert payments["caveats"][1]["caveat"] == {"third_party": {"id": f"k1.0:{TASK}", "tools": ["payments.refund"]}}
     assert payments["never_accepted"] is None
 
@@ -92,7 +92,7 @@ def test_an_approval_that_does_not_belong_is_told(held: Path, tmp_path: Path) ->
     Of another task, over, or no approval at all; an approval is no token, either.
     """
     other, over, none = tmp_path / "other", tmp_path / "over", tmp_path / "none"
-    other.write_text(approval(20, required=Requirement(id="k1.0:t-bbbbbbbbbbbbbbbb", tools=("payments.refund",))))
+    other.write_text(approval(20, required=ThirdPartyCaveat(id="k1.0:t-bbbbbbbbbbbbbbbb", tools=("payments.refund",))))
     over.write_text(approval(20, ttl_ms=-1000))
     none.write_text(bundle().encode())
     for path, says in ((other, "is for the task t-b"), (over, "is over since"), (none, "bundle")):

@@ -139,7 +139,7 @@ def test_from_the_question_to_the_call(live: Live, here: Path, task: Path, payme
     assert out.stat().st_mode & 0o077 == 0
     told = ok(live, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
     assert told["allowed"]
-    assert [judged(payments, task, out) for _ in range(2)] == ["ok", "budget_exhausted"]
+    assert [judged(payments, task, out) for _ in range(2)] == ["ok", "already_used"]
     exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
     assert (exit_code, told["code"]) == (exits.DENIED, "conflict")
 
@@ -255,7 +255,7 @@ def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) ->
         exit_code, _, said = run(live, "kill", f"task:{name}", "--reason", "a test", "--yes")
         assert exit_code in (exits.OK, exits.INCOMPLETE)
         assert ("is it spelt right?" in said) is doubted
-        assert "reinstate" not in said  # nothing of an approval can begin later
+        assert "thaw" not in said  # nothing of an approval can begin later
     assert "is it task:a-abcdefghijklmnop?" in run(live, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
     assert ok(live, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
@@ -306,11 +306,11 @@ def test_what_is_frozen_is_told_with_where_to_look(live: Live, here: Path, task:
     An operator who may not approve now learns that it is the task that is frozen, and not the operator.
     """
     asked = ask(live, here, task)
-    scope = ("task:" + asked["task"], "--reason", "a test", "--yes")
-    run(live, "freeze", *scope)
+    target = ("task:" + asked["task"], "--reason", "a test", "--yes")
+    run(live, "freeze", *target)
     exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes")
-    assert (exit_code, told["code"]) == (exits.DENIED, "banned")
+    assert (exit_code, told["code"]) == (exits.DENIED, "frozen")
     assert told["hint"].startswith(f"arx task show {asked['task']}: ")
     assert ok(live, "task", "show", asked["task"])["task"]["state"] == "frozen"
-    run(live, "thaw", *scope)
+    run(live, "thaw", *target)
     assert ok(live, "approval", "approve", asked["id"], "--yes")["approval"]["state"] == "waiting"

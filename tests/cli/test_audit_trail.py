@@ -17,7 +17,7 @@ from arx_caps.service import open_shipper
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.writer import Journal
 from arx_verifier.service import open_verifier
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, decision, facts
 from tests.cli.live import Live, live_realm
 from tests.cli.test_service_keys import joined
@@ -117,7 +117,7 @@ def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
         ("--link s-1-t-1-acme/a/acme/b", 12),
         ("--agent acme/**", 13),
         ("--agent acme/b", 12),
-        (f"--subject {subject_scope(*ADA)}", 1),
+        (f"--subject {subject_target(*ADA)}", 1),
         ("--tool lookup --agent acme/bot", 12),
         ("--tool mail.*", 1),
         ("--reason revoked", 1),

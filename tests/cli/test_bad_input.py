@@ -25,7 +25,7 @@ CONTENTS = {
 }
 READERS = {
     "inspect": ("token", "inspect", "FILE"),
-    "hand over": ("token", "hand-over", "acme/worker", "--in", "FILE"),
+    "delegate": ("token", "delegate", "acme/worker", "--in", "FILE"),
     "explain": ("token", "explain", "FILE", "--tool", "orders.get"),
     "explain, service": ("token", "explain", "GOOD", "--tool", "orders.list", "--service", "FILE"),
     "explain, approval": ("token", "explain", "GOOD", "--tool", "orders.list", "--approval", "FILE"),
@@ -53,7 +53,7 @@ def put(tmp_path: Path) -> dict[str, str]:
 
 
 def ended_well(exit_code: int, out: str, err: str) -> None:
-    """Demand one line that says what is wrong, a small first letter, no full stop, no traceback, no secret."""
+    """Require one line that says what is wrong, a small first letter, no full stop, no traceback, no secret."""
     assert "Traceback" not in out + err
     assert MARK not in out + err
     first = err.splitlines()[0]

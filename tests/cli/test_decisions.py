@@ -106,7 +106,7 @@ def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
 
 def test_a_session_is_told_as_a_tree(journal: Path) -> None:
     """
-    Hand-overs stand below whom they came from, with what each of them did.
+    Delegations stand below whom they came from, with what each of them did.
     """
     ran = arx("decisions", "--journal", journal, "--session", SESSION)
     assert ran.exit_code == exits.OK

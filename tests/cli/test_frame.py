@@ -103,14 +103,14 @@ def test_completion_completes_nouns_and_verbs() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "arx_caps.cli"], capture_output=True, text=True, env={**os.environ, **asked}, timeout=60
     )
-    assert {"plain,inspect", "plain,hand-over", "plain,explain"} <= set(done.stdout.split())
+    assert {"plain,inspect", "plain,delegate", "plain,explain"} <= set(done.stdout.split())
 
 
 def test_quiet_leaves_data_and_errors_alone() -> None:
     """
     ``--quiet`` silences hints and notes, never data or what is wrong.
     """
-    words = ("token", "hand-over", "acme/w", "--in", "-", "--quiet")
+    words = ("token", "delegate", "acme/w", "--in", "-", "--quiet")
     ran = arx(*words, stdin=bundle().encode())
     assert ran.out.startswith("arxb1_")
     assert ran.err == ""

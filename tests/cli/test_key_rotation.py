@@ -127,9 +127,9 @@ def test_roots_rotate_under_load(live: Live, folder: Path) -> None:
         assert set(roots) == {"k1", "k2"}
         code, error, _ = live.run("key", "retire", "k1", "--yes")
         assert (code, error["code"]) == (1, "conflict")
-        # In an emergency: every token of the old one is dead, those of the new one are not.
+        # In an emergency: every token of the old one is revoked, those of the new one are not.
         kill = live.ok("key", "retire", "k1", "--now", "--yes")["kill"]
-        assert {"key:k1.0", "key:k1.1"} <= set(kill["scopes"])
+        assert {"key:k1.0", "key:k1.1"} <= set(kill["targets"])
         assert [key["state"] for key in live.ok("key", "list")["keys"]] == ["retired", "minting"]
         again = Load(folder / "agent.key", url)
         until(lambda: again.failed or again.codes.count(200) >= 4)
@@ -163,9 +163,9 @@ def test_a_stolen_audience_key_is_replaced(live: Live, folder: Path) -> None:
         forged = _forged(before, kid, stolen[kid])
         assert [_code(verifier, forged) for verifier in (deaf, awake)] == ["ok", "ok"]
         told = live.ok("service", "replace-key", "orders", "--stolen", "--yes")
-        assert told["kill"]["scopes"] == [f"key:{kid}"]
-        until(lambda: _code(deaf, forged) == "banned")
-        assert _code(awake, forged) == "banned"
+        assert told["kill"]["targets"] == [f"key:{kid}"]
+        until(lambda: _code(deaf, forged) == "frozen")
+        assert _code(awake, forged) == "frozen"
         live.ok("service", "refresh", folder / "orders.json", "--once")
         live.ok(*refund, "--out", after)
         assert not call(awake, before, "orders.get", order_id="o-1").allowed

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.cli.kill import read_scopes
+from arx_caps.cli.kill import read_targets
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import OutcomeUnknownError, RevocationStore
@@ -31,21 +31,21 @@ def direct(valkey: EmbeddedValkey, store: RevocationStore, *words: str) -> Ran:
     return arx(*words, "--direct", "--store", valkey.url, "--realm", store.realm, *WORDS)
 
 
-def test_scopes_are_read_as_typed() -> None:
+def test_targets_are_read_as_typed() -> None:
     """
     A kind may stand once before its ids, or before each; the realm is a word.
     """
-    assert read_scopes(["session", SESSION]) == [f"session:{SESSION}"]
-    assert read_scopes(["agent", "acme/a", "acme/b"]) == ["agent:acme/a", "agent:acme/b"]
-    assert read_scopes([f"session:{SESSION}", f"task:{TASK}"]) == [f"session:{SESSION}", f"task:{TASK}"]
-    assert read_scopes(["session", f"session:{SESSION}"]) == [f"session:{SESSION}"]
-    assert read_scopes(["realm"]) == ["realm"]
+    assert read_targets(["session", SESSION]) == [f"session:{SESSION}"]
+    assert read_targets(["agent", "acme/a", "acme/b"]) == ["agent:acme/a", "agent:acme/b"]
+    assert read_targets([f"session:{SESSION}", f"task:{TASK}"]) == [f"session:{SESSION}", f"task:{TASK}"]
+    assert read_targets(["session", f"session:{SESSION}"]) == [f"session:{SESSION}"]
+    assert read_targets(["realm"]) == ["realm"]
     for wrong in (["session"], [SESSION], ["realm", "acme"], ["session", TASK], ["agent", "session:" + SESSION]):
         with pytest.raises(RequestError):
-            read_scopes(wrong)
+            read_targets(wrong)
 
 
-def test_a_time_is_no_scope() -> None:
+def test_a_time_is_no_target() -> None:
     """
     Who gives --wait a time is told how to say it, and nothing is killed.
     """
@@ -60,19 +60,19 @@ def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationSto
     """
     ran = direct(valkey, store, "kill", "session", SESSION)
     assert (ran.exit_code, ran.json["status"], ran.json["by"]) == (exits.INCOMPLETE, "unconfirmed", "store")
-    assert store.floors() == {f"session:{SESSION}": ran.json["seq"]}
+    assert store.kills() == {f"session:{SESSION}": ran.json["seq"]}
 
 
 @pytest.mark.servers
 def test_each_command_writes_what_it_says(valkey: EmbeddedValkey, store: RevocationStore) -> None:
     """
-    Kill ends, freeze bans, thaw and reinstate lift; the log has operation and reason, and who.
+    Kill ends, freeze freezes, thaw and thaw thaw; the log has operation and reason, and who.
     """
-    for verb, scope in (("freeze", "session:" + SESSION), ("thaw", "session:" + SESSION), ("kill", "agent:acme/a")):
-        assert direct(valkey, store, verb, scope).exit_code == exits.INCOMPLETE
-    assert direct(valkey, store, "reinstate", "agent", "acme/a").exit_code == exits.INCOMPLETE
+    for verb, target in (("freeze", "session:" + SESSION), ("thaw", "session:" + SESSION), ("kill", "agent:acme/a")):
+        assert direct(valkey, store, verb, target).exit_code == exits.INCOMPLETE
+    assert direct(valkey, store, "thaw", "agent", "acme/a").exit_code == exits.INCOMPLETE
     log = store.log()
-    assert [entry.op for entry in log] == ["ban", "lift", "kill+ban", "lift"]
+    assert [entry.op for entry in log] == ["freeze", "thaw", "kill+freeze", "thaw"]
     assert {entry.why for entry in log} == {"a test"}
     assert all("direct" in entry.by for entry in log)
 

@@ -49,8 +49,8 @@ def session(live: Live, tmp_path: Path) -> str:
     )
     params = ("--param", "order_id=o-1", "--param", "amount=20")
     live.ok("task", "start", "refund", "--session", tmp_path / "s", *params, "--out", tmp_path / "held")
-    narrower = ("--tool", "payments.refund", "--arg", 'amount={"range":[1,5]}', "--depth", "0")
-    live.ok("token", "hand-over", WORKER, "--in", tmp_path / "held", *narrower, "--out", tmp_path / "given")
+    attenuated = ("--tool", "payments.refund", "--arg", 'amount={"range":[1,5]}', "--depth", "0")
+    live.ok("token", "delegate", WORKER, "--in", tmp_path / "held", *attenuated, "--out", tmp_path / "given")
     return str(opened["session"]["id"])
 
 
@@ -69,7 +69,7 @@ def kill(live: Live, *words: str) -> dict[str, object]:
 
 def test_the_whole_job(live: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
     """
-    Enrol, open, start, hand over, call, be refused, explain why, kill, and read it all in one tree.
+    Enrol, open, start, delegate, call, be refused, explain why, kill, and read it all in one tree.
     """
     assert stat.S_IMODE((tmp_path / "given").stat().st_mode) == 0o600
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
@@ -166,7 +166,7 @@ def test_freeze_and_thaw(live: Live, payments: Verifier, session: str, tmp_path:
     words = ("session", session, "--reason", "a test", "--yes")
     live.until(lambda: live.run("freeze", *words)[0] == exits.OK)
     with redis.Redis.from_url(live.ready["store"]) as raw:
-        for memory, verb, code in (("0", "freeze", "banned"), ("1", "thaw", "ok"), ("1", "freeze", "banned")):
+        for memory, verb, code in (("0", "freeze", "frozen"), ("1", "thaw", "ok"), ("1", "freeze", "frozen")):
             raw.config_set("maxmemory", memory)
             done = live.ok(verb, *words)
             assert (done["status"], done["by"]) == ("confirmed", "mint")
@@ -188,7 +188,7 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
     assert (tmp_path / "s").read_text() != before
     assert live.run("session", "freeze", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
     exit_code, told, _ = live.run("session", "renew", "--session", tmp_path / "s")
-    assert (exit_code, told["code"]) == (exits.DENIED, "banned")
+    assert (exit_code, told["code"]) == (exits.DENIED, "frozen")
     assert live.run("session", "thaw", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
     orders = (
         "--in",
@@ -200,7 +200,7 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
         "--out",
         tmp_path / "less",
     )
-    assert live.ok("task", "narrow", *orders)["task"]["audiences"] == ["orders"]
+    assert live.ok("task", "attenuate", *orders)["task"]["audiences"] == ["orders"]
     assert (
         live.ok("task", "extend", task, "--session", tmp_path / "s", "--out", tmp_path / "more")["task"]["id"] == task
     )

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     realm = init_realm(tmp_path / "realm", name="acme", issuer="http://127.0.0.1:8700")
     with State(realm.database_url, writer="arx-mint-1") as state:
         state.record(Event.of("session.opened", "agent:acme/a", session="s-1", purpose="\x1b[2J"))
-        state.record(Event.of("scopes.killed", "operator:root", scopes=["session:s-1"], seq=3, reason="stop"))
+        state.record(Event.of("targets.killed", "operator:root", targets=["session:s-1"], seq=3, reason="stop"))
     return realm.folder
 
 
@@ -29,10 +29,10 @@ def test_events_are_told_in_order(folder: Path) -> None:
     Every event with who and its facts, the oldest first; filters take away.
     """
     events = arx("mint", "events", "--realm-dir", folder, "--json").json["events"]
-    assert [event["kind"] for event in events] == ["operator.enrolled", "session.opened", "scopes.killed"]
-    assert events[2]["scopes"] == ["session:s-1"]
+    assert [event["kind"] for event in events] == ["operator.enrolled", "session.opened", "targets.killed"]
+    assert events[2]["targets"] == ["session:s-1"]
     assert (events[2]["by"], events[2]["mint"], events[0]["mint"]) == ("operator:root", "arx-mint-1", "init")
-    lines = arx("mint", "events", "--realm-dir", folder, "--kind", "scopes.killed", "--since", "1h", "--jsonl").out
+    lines = arx("mint", "events", "--realm-dir", folder, "--kind", "targets.killed", "--since", "1h", "--jsonl").out
     assert [json.loads(line)["seq"] for line in lines.splitlines()] == [3]
     assert len(arx("mint", "events", "--realm-dir", folder, "--limit", "1").out.splitlines()) == 2
 
@@ -52,9 +52,9 @@ def test_facts_are_json_where_they_are_no_text(folder: Path) -> None:
     Numbers, yes and no, and what has parts are shown as JSON, times as times, and nothing as Python writes it.
     """
     with State(Realm.open(folder).database_url) as state:
-        facts = {"params": {"fast": True, "to": None}, "scopes": ["a", "b"], "expires_at": 1_767_225_600_000}
+        facts = {"params": {"fast": True, "to": None}, "targets": ["a", "b"], "expires_at": 1_767_225_600_000}
         state.record(Event.of("task.started", "agent:acme/a", **facts))
     told = arx("mint", "events", "--realm-dir", folder, "--kind", "task.started").out
     assert 'params={"fast": true, "to": null}' in told
-    assert "scopes=a,b" in told
+    assert "targets=a,b" in told
     assert "expires_at=2026-01-01T00:00:00Z" in told

@@ -61,7 +61,7 @@ def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     """
     The mint's database, then the log's, then all of it without its store: each time the doctor finds nothing.
 
-    What was enrolled since a backup of the mint is gone, what was killed stays dead, and the log has lost nothing.
+    What was enrolled since a backup of the mint is gone, what was killed stays revoked, and the log has lost nothing.
     """
     for name in ("before", "killed"):
         keeper.run(f"arx agent enrol {AGENTS}/{name} --key-out {name}.key")
@@ -77,7 +77,7 @@ def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     listed = keeper.run("arx agent list")
     assert (f"{AGENTS}/before" in listed, f"{AGENTS}/after" in listed) == (True, False)
     keeper.run("arx session open --key before.key --out before.session")
-    assert "banned" in keeper.run("arx session open --key killed.key --json", wanted=1)
+    assert "frozen" in keeper.run("arx session open --key killed.key --json", wanted=1)
     assert "mint.database_restored" in keeper.run("arx audit trail --tool mint.database_restored --flat")
     keeper.stop()
     assert _size(keeper) > had

@@ -53,7 +53,7 @@ def test_what_there_is_is_sent_once(service: Path, receiver: Receiver, tmp_path:
     receiver.refuse = 503
     ran = arx("ship", service, "--once")
     assert ran.exit_code == exits.UNREACHABLE
-    assert "the records stay in the spool" in ran.err
+    assert "the records stay in the journal" in ran.err
     receiver.refuse = 403
     assert arx("ship", service, "--once").exit_code == exits.INCOMPLETE
     receiver.refuse = None
@@ -61,7 +61,7 @@ def test_what_there_is_is_sent_once(service: Path, receiver: Receiver, tmp_path:
     assert (ran.exit_code, ran.json["done"], ran.json["shipped"], ran.json["lost"]) == (0, True, 700, 0)
     assert len(receiver.tools) == 700
     assert files(tmp_path / "journal") == []
-    assert arx("ship", service, "--once").out == "0 records shipped, spool 0% full\n"
+    assert arx("ship", service, "--once").out == "0 records shipped, journal 0% full\n"
 
 
 def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
 
 
 def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path: Path) -> None:
-    """A file that somebody deleted ends with 3; a spool above 50 % of its budget has an alarm."""
+    """A file that somebody deleted ends with 3; a journal above 50 % of its budget has an alarm."""
     small = {"segment_bytes": 65536, "max_bytes": 4 * 65536}
     journal = Journal(tmp_path / "journal", "v1", "orders", **small)  # type: ignore[arg-type]
     for number in range(700):

@@ -42,7 +42,7 @@ def test_a_kill_of_a_name_that_is_nearly_right(live: Live, typed: Typed) -> None
     ran = typed("kill", "agent", AGENT.replace("support", "suport"), *words)
     assert f"agent:{AGENT} is: is it that one?" in ran.err
     assert "is it spelt right?" in typed("kill", "session", SESSION, *words).err
-    ran = typed("kill", "agent", "acme/support/worker", *words)  # of hand-overs alone: no mint knows it
+    ran = typed("kill", "agent", "acme/support/worker", *words)  # of delegations alone: no mint knows it
     assert "enrolled" not in ran.err
     ran = typed("freeze", "agent", "acme", *words)  # all below it
     assert "enrolled" not in ran.err
@@ -156,8 +156,8 @@ def test_a_state_is_one_that_there_is(typed: Typed) -> None:
 
 def test_whom_an_erasure_names(typed: Typed) -> None:
     """Nothing but a subject is one, and where to find it is said."""
-    for scope in ("nobody", f"agent:{AGENT}"):
-        ran = typed("audit", "erase", "--subject", scope, "--reason", "a test", "--yes")
+    for target in ("nobody", f"agent:{AGENT}"):
+        ran = typed("audit", "erase", "--subject", target, "--reason", "a test", "--yes")
         assert (ran.exit_code, "regex" in ran.err, "--person ISSUER SUBJECT" in ran.err) == (exits.USAGE, False, True)
 
 
@@ -169,13 +169,13 @@ def test_records_are_older_than_a_year(typed: Typed) -> None:
 
 
 def test_what_was_killed_does_not_thaw(live: Live, typed: Typed) -> None:
-    """A lifted ban gives nothing back to a session that is over, and whoever lifts it is told."""
+    """A thawed freeze gives nothing back to a session that is over, and whoever thaws it is told."""
     words = ("--reason", "a test", "--yes")
     opened = [typed("session", "open", "--key", live.folder.parent / "agent.key") for _ in range(2)]
     ids = [json.loads(ran.out)["session"]["id"] for ran in opened]
     typed("session", "freeze", *ids, *words)
     typed("kill", "session", ids[0], *words)
-    for ran in (typed("session", "thaw", *ids, *words), typed("reinstate", *(f"session:{id_}" for id_ in ids), *words)):
+    for ran in (typed("session", "thaw", *ids, *words), typed("thaw", *(f"session:{id_}" for id_ in ids), *words)):
         assert f"session:{ids[0]} is killed, and stays so" in ran.err
         assert ids[1] not in ran.err
 
@@ -230,7 +230,7 @@ def test_a_key_that_lives_is_not_retired_by_the_way(typed: Typed) -> None:
         ("nothing at all", None),
     ],
 )
-def test_a_scope_without_its_kind(typed: Typed, text: str, meant: str | None) -> None:
+def test_a_target_without_its_kind(typed: Typed, text: str, meant: str | None) -> None:
     """Is refused, and the one that looks like it is named."""
     ran = typed("kill", text, "--reason", "a test", "--yes")
     assert ran.exit_code == exits.USAGE

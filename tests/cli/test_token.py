@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx token``: inspect, hand-over, explain."""
+"""``arx token``: inspect, delegation, explain."""
 
 import re
 import stat
@@ -12,7 +12,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
 from arx_verifier.token import call_proof
 from arx_verifier.token.call_proof import CallSigner
-from arx_verifier.token.discharge import Requirement, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge
 from tests.cli.helpers import SESSION, arx, bundle, orders, service_file
 
 
@@ -46,17 +46,17 @@ def test_inspect_shows_no_token(held: Path) -> None:
         assert "sha256:" in ran.out
 
 
-def test_inspect_as_json_names_every_hand_over(held: Path) -> None:
+def test_inspect_as_json_names_every_delegate(held: Path) -> None:
     """
-    The links that a kill can name are all there, the first one and that of each hand-over.
+    The links that a kill can name are all there, the first one and that of each delegation.
     """
-    handed = arx("token", "hand-over", "acme/worker", "--in", held, "--json", "--depth", "0").json
+    handed = arx("token", "delegate", "acme/worker", "--in", held, "--json", "--depth", "0").json
     ran = arx("token", "inspect", "-", "--json", stdin=handed["bundle"])
     token = ran.json["tokens"][0]
     assert ran.json["verified"] is False
     assert token["holder"] == "acme/worker"
     assert token["links"][-1] == handed["link"]
-    assert [step["kind"] for step in token["caveats"]] == ["mint", "hand-over"]
+    assert [step["kind"] for step in token["caveats"]] == ["mint", "delegation"]
 
 
 def test_a_token_copied_from_a_header_is_read() -> None:
@@ -66,12 +66,12 @@ def test_a_token_copied_from_a_header_is_read() -> None:
     assert arx("token", "inspect", "-", stdin=f"Bearer {orders().encode()}\n").exit_code == 0
 
 
-def test_hand_over_narrows_and_tells_the_link(held: Path, tmp_path: Path) -> None:
+def test_delegate_attenuates_and_tells_the_link(held: Path, tmp_path: Path) -> None:
     """
     The result is a bundle of the tokens that still have a tool, private on disk, with the way to kill it on stderr.
     """
     out = tmp_path / "given"
-    ran = arx("token", "hand-over", "acme/worker", "--in", held, "--tool", "orders.get", "--ttl", "1m", "--out", out)
+    ran = arx("token", "delegate", "acme/worker", "--in", held, "--tool", "orders.get", "--ttl", "1m", "--out", out)
     assert ran.exit_code == 0
     assert ran.out == ""
     assert "arx kill link:" in ran.err
@@ -82,21 +82,21 @@ def test_hand_over_narrows_and_tells_the_link(held: Path, tmp_path: Path) -> Non
     assert given.outline.exp < time.time_ns() // 1_000_000 + 61_000
 
 
-def test_hand_over_of_a_single_token_gives_a_token() -> None:
+def test_delegate_of_a_single_token_gives_a_token() -> None:
     """
     What came as a token goes on as a token, on stdout and nothing else there.
     """
-    ran = arx("token", "hand-over", "acme/worker", "--in", "-", stdin=orders().encode())
+    ran = arx("token", "delegate", "acme/worker", "--in", "-", stdin=orders().encode())
     assert ran.exit_code == 0
     assert len(Macaroon.parse(ran.out.strip()).packets) == 2
 
 
-def test_hand_over_takes_constraints_as_json(held: Path) -> None:
+def test_delegate_takes_constraints_as_json(held: Path) -> None:
     """
-    A constraint narrows the argument of every tool left that takes it.
+    A constraint attenuates the argument of every tool left that takes it.
     """
     amount = 'amount={"range":[0,20]}'
-    ran = arx("token", "hand-over", "acme/w", "--in", held, "--tool", "payments.refund", "--arg", amount)
+    ran = arx("token", "delegate", "acme/w", "--in", held, "--tool", "payments.refund", "--arg", amount)
     for value, exit_code in (("20", 0), ("21", 1)):
         call = ("--tool", "payments.refund", "--arg", f"amount={value}")
         assert arx("token", "explain", "-", *call, stdin=ran.out).exit_code == exit_code
@@ -105,7 +105,7 @@ def test_hand_over_takes_constraints_as_json(held: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "exit_code", "says"),
     [
-        (("other/worker",), 1, "hand_to"),
+        (("other/worker",), 1, "delegate_to"),
         (("Not/A/Path",), 2, "agent path"),
         (("acme/w", "--tool", "orders.delete"), 2, "orders.delete"),
         (("acme/w", "--tool", "orders.get", "--arg", 'order_id={"rang":[0,1]}'), 2, "rang"),
@@ -115,13 +115,13 @@ def test_hand_over_takes_constraints_as_json(held: Path) -> None:
         (("acme/w", "--depth", "17"), 2, "17"),
     ],
 )
-def test_a_hand_over_that_would_be_useless_is_refused(
+def test_a_delegate_that_would_be_useless_is_refused(
     held: Path, args: tuple[str, ...], exit_code: int, says: str
 ) -> None:
     """
     The holder hears of a mistake, not its sub-agent later; nothing is written to stdout.
     """
-    ran = arx("token", "hand-over", *args, "--in", held)
+    ran = arx("token", "delegate", *args, "--in", held)
     assert (ran.exit_code, ran.out) == (exit_code, "")
     assert says in ran.err
 
@@ -195,12 +195,12 @@ def test_explain_asks_for_approvals_last(tmp_path: Path) -> None:
     """
     What a call needs beside the token is told once nothing else speaks against it, with a service file and without.
     """
-    raw = Requirement("k1.0:t-1", ("orders.list",)).encode()
-    demanding = require_discharge(orders().attenuate(Caveat(net=("10.0.0.0/8",))), raw, bytes(32)).encode()
+    raw = ThirdPartyCaveat("k1.0:t-1", ("orders.list",)).encode()
+    requiring = require_discharge(orders().attenuate(Caveat(net=("10.0.0.0/8",))), raw, bytes(32)).encode()
     call = ("token", "explain", "-", "--json", "--tool", "orders.list")
     for words in (call, (*call, "--service", service_file(tmp_path / "orders.json"))):
-        assert arx(*words, stdin=demanding).json["code"] == "network_not_allowed"
-        ran = arx(*words, "--peer", "10.1.2.3", stdin=demanding)
+        assert arx(*words, stdin=requiring).json["code"] == "network_not_allowed"
+        ran = arx(*words, "--peer", "10.1.2.3", stdin=requiring)
         assert (ran.exit_code, ran.json["code"]) == (1, "missing_discharge")
         assert ran.json["failures"][0]["expected"] == "a discharge for k1.0:t-1"
 

@@ -56,7 +56,7 @@ def start(store: RevocationStore) -> Iterator[Watch]:
 def token(store: RevocationStore, session: str = "s-aaaaaaaaaaaaaaaa") -> str:
     """A token of a session, born now."""
     header, now = store.header(), time.time_ns() // 1_000_000
-    born = (header.inc, header.seq)
+    born = (header.incarnation, header.seq)
     return mint(ANYTHING, realm=store.realm, born=born, iat=now, exp=now + 600_000, session=session).encode()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store that is put back to before a kill that went past the mint, with real processes; who knew of it differs.
 
-As a program it plays rounds of every kind of scope and every way of knowing: ``python -m tests.faults.going_back --runs
-20``.  A round holds every verifier, a new one included, to the bound, and the audit log to one entry a number.
+As a program it plays rounds of every kind of target and every way of knowing: ``python -m tests.faults.going_back
+--runs 20``.  A round holds every verifier, a new one included, to the bound, and the audit log to one entry a number.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from arx_caps.mint.log import open_store
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from arx_verifier.token.wire import text_of
 from tests.cli.helpers import arx
 from tests.faults.witness import Witness
@@ -45,16 +45,16 @@ FACTS: Final[dict[str, Any]] = {
     "subject": PERSON,
     "task": "t-aaaaaaaaaaaaaaaa",
 }
-SCOPES: Final = {
+TARGETS: Final = {
     "session": "session:s-aaaaaaaaaaaaaaaa",
     "agent": "agent:acme/support",
-    "subject": subject_scope(*PERSON),
+    "subject": subject_target(*PERSON),
     "task": "task:t-aaaaaaaaaaaaaaaa",
     "key": f"key:{KID}",
     "link": f"link:{LINK}",
     "realm": "realm",
 }
-BANNED: Final = ("agent", "subject", "key", "realm")  # what a kill of it refuses from then on as well
+FROZEN: Final = ("agent", "subject", "key", "realm")  # what a kill of it refuses from then on as well
 # Who knows of the kill when the store is back: the mint that runs; its database; a verifier alone, as the mint was away
 # when it was made; the audit log alone, as the mint's database was put back too.
 KNOWN: Final = ("view", "database", "verifier", "log")
@@ -84,16 +84,16 @@ class Round:
         return self.verifiers[-1]
 
     def token(self) -> str:
-        """A token that names every scope, born now."""
+        """A token that names every target, born now."""
         with RevocationStore(self.server.url, self.realm.name) as store:
             header, now = store.header(), time.time_ns() // 1_000_000
-        born = (header.inc, header.seq)
+        born = (header.incarnation, header.seq)
         return mint(ANYTHING, realm=self.realm.name, born=born, iat=now, exp=now + 600_000, **FACTS).encode()
 
-    def kill(self, scope: str) -> int:
+    def kill(self, target: str) -> int:
         """Kill past the mint, by the command; returns when it had returned, boot clock, ns."""
         store = ("--store", self.server.url, "--realm", self.realm.name)
-        done = arx("kill", scope, "--direct", "--reason", "past the mint", "--yes", *store)
+        done = arx("kill", target, "--direct", "--reason", "past the mint", "--yes", *store)
         assert done.exit_code in (exits.OK, exits.INCOMPLETE), done
         return boot_clock()
 
@@ -129,7 +129,7 @@ class Round:
         with contextlib.closing(open_store(self.realm)) as log:
             rows = [log.record(index) for index in range(log.standing().tree.size)]
             events = [read_event(row.kept, None) for row in rows if row is not None and is_event(row.kept)]
-        return [event.number for event in events if event.kind in ("store.kill", "store.ban", "store.kill+ban")]
+        return [event.number for event in events if event.kind in ("store.kill", "store.freeze", "store.kill+freeze")]
 
 
 def play(folder: Path, kind: str, known: str) -> float:
@@ -147,8 +147,8 @@ def play(folder: Path, kind: str, known: str) -> float:
             world.keep()
         if known == "verifier":
             world.mint.kill()
-        world.kill(SCOPES[kind])
-        knows.until("banned" if kind in BANNED and kind == "key" else "revoked")
+        world.kill(TARGETS[kind])
+        knows.until("frozen" if kind in FROZEN and kind == "key" else "revoked")
         if known != "verifier":
             until(lambda: world.numbers() == [1])
         if known != "view":
@@ -176,8 +176,8 @@ def follow(world: Round, new: Witness, kind: str, back: int) -> float:
     late = max(verifier.last_accepted() for verifier in verifiers)
     late_ms = max(0.0, (late - back) / 1e6)
     assert late_ms < BOUND_MS, f"accepted {late_ms:.0f} ms after the store was back"
-    # What is refused until a lift is so in the new history too, where the mint's database has it.
-    wanted = "banned" if kind in BANNED and world.known in ("view", "database") else "ok"
+    # What is refused until a thaw is so in the new history too, where the mint's database has it.
+    wanted = "frozen" if kind in FROZEN and world.known in ("view", "database") else "ok"
     until(lambda: is_decided(world, new, wanted), 15)
     world.kill(OTHER)
     numbers = world.numbers
@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     given = parser.parse_args()
-    kinds, failed = list(SCOPES), 0
+    kinds, failed = list(TARGETS), 0
     for number in range(given.runs):
         kind, known = kinds[number % len(kinds)], KNOWN[number % len(KNOWN)]
         with tempfile.TemporaryDirectory() as folder:

@@ -61,7 +61,7 @@ def place(valkey: EmbeddedValkey, tmp_path: Path, realm_name: str, free_port: in
 
 
 def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
-    """Sessions and tasks are opened, started, extended, narrowed and ended once; what the agent then has works."""
+    """Sessions and tasks are opened, started, extended, attenuated and ended once; what the agent then has works."""
     with place.mint.agent("acme/support/lost") as agent, place.mint.service("orders") as orders:
         session = place.lost(agent.open_session, "session.opened")
         assert [row["id"] for row in place.state.sessions()] == [session.id]
@@ -70,7 +70,7 @@ def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
         more = place.lost(lambda: task.extend(ttl="5m"), "task.extended")
         assert len(place.state.live_grants(task.id)) == 2
         assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"ok"}
-        less = place.lost(lambda: task.narrow_for_all(audiences=["orders"]), "task.narrowed")
+        less = place.lost(lambda: task.attenuate_for_all(audiences=["orders"]), "task.attenuated")
         assert len(place.state.live_grants(task.id)) == 1
         assert judged(orders, less, "orders.get", ORDER) == "ok"
         assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"revoked"}

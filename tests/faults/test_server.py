@@ -203,18 +203,18 @@ def test_no_room_for_one_that_is_far_behind(own_valkey: EmbeddedValkey, store: R
 def test_a_store_that_lost_something(
     own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, loss: str
 ) -> None:
-    """Emptied, evicted under memory pressure, or one floor deleted by hand: refused within L, until a new history."""
+    """Emptied, evicted under memory pressure, or one kill deleted by hand: refused within L, until a new history."""
     witness = start(own_valkey.url)
     kill(store, "s-bbbbbbbbbbbbbbbb")
     with redis.Redis.from_url(own_valkey.url) as raw:
         if loss == "flushall":
             raw.flushall()
         elif loss == "deleted":
-            raw.hdel(store.keys.floors, "session:s-bbbbbbbbbbbbbbbb")
+            raw.hdel(store.keys.kills, "session:s-bbbbbbbbbbbbbbbb")
         else:
             raw.config_set("maxmemory-policy", "allkeys-random")
             raw.config_set("maxmemory", raw.info("memory")["used_memory"] + 1_000_000)
-            until(lambda: _fill(raw) and not raw.exists(store.keys.floors, store.keys.header))
+            until(lambda: _fill(raw) and not raw.exists(store.keys.kills, store.keys.header))
             raw.config_set("maxmemory", 0)
             raw.config_set("maxmemory-policy", "noeviction")
         lost = boot_clock()

@@ -231,7 +231,7 @@ def test_a_stream_outlives_many_leases(store: RevocationStore, serve: Serve) -> 
 
 
 def test_a_long_call_stops_at_its_checkpoint(store: RevocationStore, own_valkey: EmbeddedValkey) -> None:
-    """``grant.checkpoint()`` before each step: none begins later than L after a kill, or the silence."""
+    """``grant.recheck()`` before each step: none begins later than L after a kill, or the silence."""
     keys, pid = KeyRing({"k1.0": KEY}, realm=store.realm), own_valkey.server_pid
     follower = Follower(own_valkey.url, store.realm, "tool")
     verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=follower, decisions=Forgetful())
@@ -259,7 +259,7 @@ def work_on(grant: Grant) -> tuple[list[int], queue.Queue[str]]:
         while True:
             began = boot_clock()
             try:
-                grant.checkpoint()
+                grant.recheck()
             except ArxError as error:
                 why.put(error.code)
                 return

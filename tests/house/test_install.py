@@ -30,11 +30,20 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def environment_with(folder: Path, *requirements: str) -> Path:
+def environment_with(folder: Path, *third_party_caveats: str) -> Path:
     """Make a fresh environment and return its interpreter."""
     run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements, cwd=folder.parent)
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *third_party_caveats,
+        cwd=folder.parent,
+    )
     return python
 
 
@@ -95,7 +104,7 @@ def test_no_wheel_names_a_folder(wheels: Mapping[str, Path], tmp_path: Path) -> 
             names = opened.namelist()
             [metadata] = [opened.read(name).decode() for name in names if name.endswith("/METADATA")]
         depends = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: arx-verifier")]
-        assert depends == ([] if wheel.name.startswith("arx_verifier") else ["Requires-Dist: arx-verifier==0.1.0"])
+        assert depends == ([] if wheel.name.startswith("arx_verifier") else ["Requires-Dist: arx-verifier==0.2.0"])
         assert not [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "file:" in line]
         assert not [name for name in names if name.endswith(".c")]
 

@@ -96,7 +96,7 @@ def test_a_verifier_package_imports_only_from_below(path: Path) -> None:
 
 def test_macaroon_and_caveats_do_not_know_each_other() -> None:
     """
-    A token can be read, narrowed and passed on without knowing what its caveats mean.
+    A token can be read, attenuated and passed on without knowing what its caveats mean.
     """
     assert "arx_verifier.token.caveats" not in set(imported(VERIFIER / "token" / "macaroon.py"))
     assert "arx_verifier.token.macaroon" not in set(imported(VERIFIER / "token" / "caveats.py"))

@@ -13,7 +13,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile
 from arx_verifier.request import AccessRequest
-from arx_verifier.token.discharge import requirements
+from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.world import ISSUER, Holder, World, local_world, now_ms
 
@@ -51,7 +51,7 @@ class Desk:
         agent_path: Its path.
         id: The task's id.
         task: The task in hand.
-        caveat: What its token for payments demands.
+        caveat: What its token for payments requires.
     """
 
     def __init__(self, world: World, policy: str = POLICY) -> None:
@@ -60,7 +60,7 @@ class Desk:
         self.agent, self.session = world.session()
         self.agent_path = str(self.session["agent"])
         self.id, self.task = self.start()
-        self.caveat = self.demand(self.task)
+        self.caveat = self.third_party(self.task)
 
     def use(self, policy: str) -> None:
         self.world.realm.policy_path.write_text(policy)
@@ -74,8 +74,8 @@ class Desk:
         return told["task"]["id"], Task(Bundle.parse(told["bundle"]))
 
     @staticmethod
-    def demand(task: Task) -> str:
-        (found,) = requirements(task.bundle.tokens["payments"])
+    def third_party(task: Task) -> str:
+        (found,) = third_party_caveats(task.bundle.tokens["payments"])
         return found.encode().decode()
 
     def operator(self, name: str, **what: Any) -> Holder:

@@ -36,7 +36,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
-from arx_verifier.token.discharge import requirements
+from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.world import AGENT, LOOKUP, now_ms
 from tests.postgres import running
@@ -147,7 +147,7 @@ class Contract:
                 "jwk": SigningKey.generate().public.jwk,
                 "path": f"{AGENT}/{secrets.token_hex(4)}",
                 "name": secrets.token_hex(4),
-                "scopes": [f"session:{session}"],
+                "targets": [f"session:{session}"],
                 "audience": "payments",
                 "role": "read-only",
                 **LOOKUP,
@@ -200,8 +200,8 @@ class Contract:
         """Ask for an approval, and keep what there is to ask for and to answer."""
         body = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
         bundle = Bundle.parse(self._made(self._send(agent, "POST", "/v1/tasks", body))["bundle"])
-        (demand,) = requirements(bundle.tokens["payments"])
-        wanted: dict[str, Any] = {"caveat": demand.encode().decode(), "tool": "payments.refund"}
+        (third_party,) = third_party_caveats(bundle.tokens["payments"])
+        wanted: dict[str, Any] = {"caveat": third_party.encode().decode(), "tool": "payments.refund"}
         wanted["args"] = {"order_id": "o-1", "amount": 50}
         asked = self._made(self._send(agent, "POST", "/v1/discharges", wanted))["approval"]
         self._wanted = wanted | {"approval": asked["id"]}

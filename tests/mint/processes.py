@@ -111,7 +111,7 @@ class OverError(Exception):
 
 class Load(threading.Thread):
     """An agent at work with a service: opens a session, renews it, starts tasks, has them extended, exchanged and
-    narrowed, ends some; knows all that was answered.
+    attenuated, ends some; knows all that was answered.
     """
 
     def __init__(self, mints: list[MintProcess], key: KeyFile, over: threading.Event, service: Caller) -> None:
@@ -156,7 +156,7 @@ class Load(threading.Thread):
             called = Task(Bundle.parse(started["bundle"])).call_token("orders", "orders.get", ORDER)
             body = EXCHANGE | {"subject_token": called}
             self.exchanged.add(self.must(self.service.ask(turn, "POST", "/v1/exchange", body))["link"])
-            self.granted(caller.ask(turn, "POST", f"{path}/narrow", {"caveats": {"orders": []}}))
+            self.granted(caller.ask(turn, "POST", f"{path}/attenuate", {"caveats": {"orders": []}}))
             if turn % 2:
                 self.end(caller, path, f"task:{started['task']['id']}")
 
@@ -166,16 +166,16 @@ class Load(threading.Thread):
         return told
 
     def must(self, told: dict[str, Any]) -> dict[str, Any]:
-        """Demand that something was done, unless somebody killed the session."""
+        """Require that something was done, unless somebody killed the session."""
         if told.get("code") == "revoked":
             raise OverError
         assert told["status_code"] in (200, 201), told
         return told
 
-    def end(self, caller: Caller, path: str, scope: str) -> None:
+    def end(self, caller: Caller, path: str, target: str) -> None:
         told = caller.ask(self.rounds, "DELETE", path)
         if told["status_code"] == 200:
-            self.ended.add(scope)
+            self.ended.add(target)
         else:  # its first answer was lost, and the kill was in the store already
             assert told["code"] == "revoked", told
 

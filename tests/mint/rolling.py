@@ -134,7 +134,7 @@ class Fleet:
         assert self.log(which)[1] == "ok"
 
     def check(self, records: dict[str, int]) -> None:
-        """Demand that the log has these records of each run, once, and that both folders hold."""
+        """Require that the log has these records of each run, once, and that both folders hold."""
         for mint in self.mints:
             mint.stop()
         with LogStore(self.realms[0].database_url) as store:

@@ -23,23 +23,23 @@ CREATE TABLE enrolments (
   until BIGINT NOT NULL,
   PRIMARY KEY (digest)
 );
-CREATE TABLE epoch_bans (
-  scope VARCHAR(96) NOT NULL,
+CREATE TABLE epoch_freezes (
+  target VARCHAR(96) NOT NULL,
   at_ms BIGINT NOT NULL,
   "by" VARCHAR(96) NOT NULL,
   why TEXT NOT NULL,
-  PRIMARY KEY (scope)
+  PRIMARY KEY (target)
 );
 CREATE TABLE epoch_followed (
   realm VARCHAR(32) NOT NULL,
-  inc VARCHAR(32) NOT NULL,
+  incarnation VARCHAR(32) NOT NULL,
   seq BIGINT NOT NULL,
   chain VARCHAR(40) NOT NULL,
   PRIMARY KEY (realm)
 );
 CREATE TABLE epoch_high_water (
   realm VARCHAR(32) NOT NULL,
-  inc VARCHAR(32) NOT NULL,
+  incarnation VARCHAR(32) NOT NULL,
   seq BIGINT NOT NULL,
   chain VARCHAR(40) DEFAULT '' NOT NULL,
   max_ttl_ms BIGINT NOT NULL,
@@ -140,7 +140,7 @@ CREATE TABLE sessions (
   expires_at BIGINT NOT NULL,
   ends_at BIGINT DEFAULT '0' NOT NULL,
   ended_at BIGINT,
-  inc VARCHAR(32) NOT NULL,
+  incarnation VARCHAR(32) NOT NULL,
   born BIGINT NOT NULL,
   PRIMARY KEY (id),
   FOREIGN KEY(agent) REFERENCES agents (path)
@@ -152,7 +152,7 @@ CREATE TABLE tasks (
   id VARCHAR(32) NOT NULL,
   session VARCHAR(32) NOT NULL,
   agent VARCHAR(64) NOT NULL,
-  subject_scope VARCHAR(64),
+  subject_target VARCHAR(64),
   above TEXT DEFAULT '[]' NOT NULL,
   template VARCHAR(64) NOT NULL,
   params TEXT NOT NULL,
@@ -163,7 +163,7 @@ CREATE TABLE tasks (
   started_at BIGINT NOT NULL,
   expires_at BIGINT NOT NULL,
   ended_at BIGINT,
-  inc VARCHAR(32) NOT NULL,
+  incarnation VARCHAR(32) NOT NULL,
   born BIGINT NOT NULL,
   PRIMARY KEY (id),
   FOREIGN KEY(session) REFERENCES sessions (id)

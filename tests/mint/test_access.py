@@ -203,32 +203,32 @@ def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
     assert sorted(answers) == ["ok"] + ["replayed"] * 7
 
 
-def narrowed(holder: Holder, *caveats: Caveat) -> Holder:
+def attenuated(holder: Holder, *caveats: Caveat) -> Holder:
     assert holder.token is not None
     return Holder(holder.world, holder.key, Macaroon.parse(holder.token).attenuate(*caveats).encode())
 
 
-def test_an_operator_narrows_a_token_offline(world: World) -> None:
+def test_an_operator_attenuates_a_token_offline(world: World) -> None:
     """A kill-only credential kills and does nothing else; an expired or unknown caveat refuses everything."""
     operator = world.operator()
-    reader = narrowed(operator, Caveat(allow=(Rule(tool="arx.agents.read"),)))
+    reader = attenuated(operator, Caveat(allow=(Rule(tool="arx.agents.read"),)))
     assert reader.call("GET", "/v1/agents").status_code == 200
-    refused = reader.call("POST", "/v1/kills", {"scopes": ["realm"], "reason": "x"})
+    refused = reader.call("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"})
     assert (refused.status_code, refused.json()["code"]) == (403, "tool_not_allowed")
     assert refused.json()["failures"][0]["came"] == "arx.kill"
-    over = narrowed(operator, Caveat(exp=now_ms() - 1))
+    over = attenuated(operator, Caveat(exp=now_ms() - 1))
     assert over.call("GET", "/v1/agents").json()["code"] == "expired"
-    early = narrowed(operator, Caveat(nbf=now_ms() + 60_000))
+    early = attenuated(operator, Caveat(nbf=now_ms() + 60_000))
     assert early.call("GET", "/v1/agents").json()["code"] == "not_yet_valid"
     for caveat in (Caveat(depth=0), Caveat(aud=("arx.mint",)), Caveat(net=("127.0.0.0/8",)), Caveat(require=("call",))):
-        assert narrowed(operator, caveat).call("GET", "/v1/agents").json()["code"] == "unknown_caveat"
+        assert attenuated(operator, caveat).call("GET", "/v1/agents").json()["code"] == "unknown_caveat"
 
 
-def test_an_operators_arguments_can_be_narrowed(world: World) -> None:
+def test_an_operators_arguments_can_be_attenuated(world: World) -> None:
     """A token for one agent's path looks at that agent and at no other."""
     world.enrol()
     world.enrol("acme/support/other")
-    one = narrowed(world.operator(), Caveat(allow=(Rule(tool="arx.agents.read", args={"path": AGENT}),)))
+    one = attenuated(world.operator(), Caveat(allow=(Rule(tool="arx.agents.read", args={"path": AGENT}),)))
     assert one.call("GET", f"/v1/agents/{AGENT}").status_code == 200
     refused = one.call("GET", "/v1/agents/acme/support/other")
     assert (refused.status_code, refused.json()["code"]) == (403, "argument_not_allowed")
@@ -252,7 +252,7 @@ def test_each_stays_on_its_side(world: World) -> None:
         ("GET", "/v1/agents", None),
         ("GET", "/v1/sessions", None),
         ("DELETE", f"/v1/agents/{AGENT}", None),
-        ("POST", "/v1/kills", {"scopes": ["realm"], "reason": "x"}),
+        ("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"}),
         ("POST", "/v1/services", {"audience": "orders"}),
     ):
         answer = holder.call(method, path, body)
@@ -277,11 +277,11 @@ def test_an_agent_sees_its_own_session_alone(world: World) -> None:
     assert holder.call("GET", "/v1/tasks", session=other_session["id"]).status_code == 404
 
 
-@pytest.mark.parametrize("scope", ["session", f"agent:{AGENT}", "agent:acme", "policy", "realm", "key:k1.0"])
-def test_a_dead_session_does_nothing(world: World, epochs: UnsafeLocalEpochs, scope: str) -> None:
+@pytest.mark.parametrize("target", ["session", f"agent:{AGENT}", "agent:acme", "policy", "realm", "key:k1.0"])
+def test_a_dead_session_does_nothing(world: World, epochs: UnsafeLocalEpochs, target: str) -> None:
     """A kill of session, agent, one above it, policy, realm or key ends the session's token at the mint as anywhere."""
     holder, session = world.session()
-    killed = {"session": f"session:{session['id']}", "policy": f"policy:{session['policy']}"}.get(scope, scope)
+    killed = {"session": f"session:{session['id']}", "policy": f"policy:{session['policy']}"}.get(target, target)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     epochs.kill(killed)
     answer = holder.call("POST", "/v1/tasks", LOOKUP)
@@ -292,12 +292,12 @@ def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: 
     """What an operator sees is what the kill epoch says, not what the database last heard."""
     holder, session = world.session()
     holder.call("POST", "/v1/tasks", LOOKUP)
-    epochs.ban(f"agent:{AGENT}")
+    epochs.freeze(f"agent:{AGENT}")
     operator = world.operator()
     path = f"/v1/sessions/{session['id']}"
     assert operator.call("GET", path).json()["session"]["state"] == "frozen"
     assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "frozen"
-    epochs.lift(f"agent:{AGENT}")
+    epochs.thaw(f"agent:{AGENT}")
     assert operator.call("GET", path).json()["session"]["state"] == "open"
     epochs.kill(f"session:{session['id']}")
     told = operator.call("GET", path).json()
@@ -306,27 +306,27 @@ def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: 
     assert len(operator.call("GET", "/v1/sessions", state="killed").json()["sessions"]) == 1
 
 
-def test_nothing_is_granted_while_a_scope_is_frozen(world: World, epochs: UnsafeLocalEpochs) -> None:
-    """A ban on an agent, one above it, the policy or the realm stops sessions and tasks until it is lifted."""
+def test_nothing_is_granted_while_a_target_is_frozen(world: World, epochs: UnsafeLocalEpochs) -> None:
+    """A freeze on an agent, one above it, the policy or the realm stops sessions and tasks until it is thawed."""
     agent = world.enrol()
     holder, _ = world.open_session(agent)
-    for scope in (f"agent:{AGENT}", "agent:acme", f"policy:{world.mint.policy.digest}", "realm", "key:k1.0"):
-        epochs.ban(scope)
-        assert open_with(world, world.assertion(agent)) == (401, "banned")
-        assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "banned"
-        epochs.lift(scope)
+    for target in (f"agent:{AGENT}", "agent:acme", f"policy:{world.mint.policy.digest}", "realm", "key:k1.0"):
+        epochs.freeze(target)
+        assert open_with(world, world.assertion(agent)) == (401, "frozen")
+        assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "frozen"
+        epochs.thaw(target)
         assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
 def test_no_operator_is_locked_out_by_a_realm_kill(world: World, epochs: UnsafeLocalEpochs) -> None:
-    """Operators go on after the realm was killed and banned, and stop when they are banned themselves."""
+    """Operators go on after the realm was killed and frozen, and stop when they are frozen themselves."""
     operator = world.operator()
     epochs.kill("realm")
-    epochs.ban("realm")
+    epochs.freeze("realm")
     assert operator.call("GET", "/v1/agents").status_code == 200
-    epochs.ban("operator:root")
+    epochs.freeze("operator:root")
     answer = operator.call("GET", "/v1/agents")
-    assert (answer.status_code, answer.json()["code"]) == (401, "banned")
+    assert (answer.status_code, answer.json()["code"]) == (401, "frozen")
 
 
 def test_a_stale_view_grants_nothing_and_stops_no_kill(world: World) -> None:
@@ -341,7 +341,7 @@ def test_a_stale_view_grants_nothing_and_stops_no_kill(world: World) -> None:
     assert open_with(world, world.assertion(agent)) == (503, "closed")
     assert operator.call("GET", "/v1/sessions").status_code == 200
     assert operator.call("POST", "/v1/services", {"audience": "orders"}).json()["code"] == "closed"
-    kill = operator.call("POST", "/v1/kills", {"scopes": ["realm"], "reason": "x"})
+    kill = operator.call("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"})
     assert (kill.status_code, kill.json()["code"]) == (503, "store_unavailable")
 
 

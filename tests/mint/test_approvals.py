@@ -75,7 +75,7 @@ def test_two_operators_where_the_policy_says_so(desk: Desk) -> None:
     """One of them waits for another one; the same one twice is not two; one no is enough."""
     desk.use(TWO)
     desk.id, desk.task = desk.start()
-    desk.caveat = desk.demand(desk.task)
+    desk.caveat = desk.third_party(desk.task)
     ada, bob = desk.operator("ada"), desk.operator("bob")
     asked = desk.ask()
     assert desk.answer(ada, asked).json()["approval"]["state"] == "waiting"
@@ -95,13 +95,13 @@ def test_a_yes_counts_while_its_operator_may_say_it(desk: Desk, epochs: UnsafeLo
     """Who was removed, frozen or given another role since counts no more, and somebody else is needed."""
     desk.use(TWO)
     desk.id, desk.task = desk.start()
-    desk.caveat = desk.demand(desk.task)
+    desk.caveat = desk.third_party(desk.task)
     root = desk.world.operator()
     asked = desk.ask()
     for name in ("gone", "frozen", "changed"):
         assert desk.answer(desk.operator(name), asked).json()["approval"]["state"] == "waiting"
         if name == "frozen":
-            epochs.ban("operator:frozen")
+            epochs.freeze("operator:frozen")
         elif name == "changed":
             assert root.call("PATCH", "/v1/operators/changed", {"role": "read-only"}).is_success
         else:
@@ -184,8 +184,11 @@ def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> N
     assert desk.world.mint.state.count(APPROVALS) == 0
 
 
-def test_what_is_not_demanded_or_not_allowed_is_not_asked_for(desk: Desk) -> None:
-    """Another tool than the demand's, a call that the task refuses anyway, and a demand that no token has."""
+def test_what_is_not_required_or_not_allowed_is_not_asked_for(desk: Desk) -> None:
+    """
+    Another tool than the third-party caveat's, a call that the task refuses anyway, and a third-party caveat that no
+    token has.
+    """
     assert code(desk.try_to_ask({"order_id": "o-1"}, tool="orders.get")) == "bad_parameters"
     assert code(desk.try_to_ask(REFUND | {"amount": 501})) == "bad_parameters"
     refused = desk.try_to_ask(REFUND | {"amount": 501}).json()
@@ -220,7 +223,7 @@ def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpo
     approver = desk.operator("ada")
     for end in ("ended", "killed", "expired"):
         desk.id, desk.task = desk.start()
-        desk.caveat = desk.demand(desk.task)
+        desk.caveat = desk.third_party(desk.task)
         waiting, approved = desk.ask(), desk.ask()
         assert code(desk.answer(approver, approved)) == "ok"
         if end == "killed":
@@ -260,17 +263,17 @@ def test_a_frozen_task_is_not_over(desk: Desk, epochs: UnsafeLocalEpochs) -> Non
     waiting, approved = desk.ask(), desk.ask()
     ada = desk.operator("ada")
     assert code(desk.answer(ada, approved)) == "ok"
-    epochs.ban(f"task:{desk.id}")
-    assert (code(desk.answer(ada, waiting)), code(desk.fetch(approved))) == ("banned", "banned")
-    epochs.lift(f"task:{desk.id}")
+    epochs.freeze(f"task:{desk.id}")
+    assert (code(desk.answer(ada, waiting)), code(desk.fetch(approved))) == ("frozen", "frozen")
+    epochs.thaw(f"task:{desk.id}")
     assert (code(desk.answer(ada, waiting)), code(desk.fetch(approved))) == ("ok", "ok")
 
 
 def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
-    """Granted once more under a policy that asks for two, for a minute and one call, the same demand takes that."""
+    """Granted once more under a policy that asks for two, for a minute and one call, the same require takes that."""
     desk.use(POLICY.replace("need = 1", "once = false"))
     desk.id, desk.task = desk.start()
-    desk.caveat = desk.demand(desk.task)
+    desk.caveat = desk.third_party(desk.task)
     assert (desk.ask()["need"], desk.ask()["once"]) == (1, False)
     desk.use(TWO.replace("need = 2", 'need = 2, ttl = "1m"'))
     before = desk.ask()
@@ -327,7 +330,7 @@ def test_of_two_at_once_one_comes_first(desk: Desk) -> None:
         assert state(desk, asked) in ("approved", "denied")
     desk.use(TWO)
     desk.id, desk.task = desk.start()
-    desk.caveat = desk.demand(desk.task)
+    desk.caveat = desk.third_party(desk.task)
     for _ in range(3):
         found, asked = [], desk.ask()
         at_once(partial(say, ada, asked), partial(say, ada, asked), partial(say, bob, asked))
@@ -354,7 +357,7 @@ def test_two_mints_are_one(desk: Desk) -> None:
     """Asked at one, answered at the other, given by either in the same bytes; two answers at once are one."""
     mint, _ = local_mint(desk.world.realm)
     mint.epochs = mint.verifier.epochs = desk.world.mint.epochs
-    mint.bans = desk.world.mint.bans
+    mint.freezes = desk.world.mint.freezes
     other = World(mint, client_of(mint))
 
     def at_the_other(holder: Holder) -> Holder:
@@ -398,7 +401,7 @@ def test_nothing_is_left_of_a_person(desk: Desk) -> None:
     with desk.world.mint.state.write() as c:
         c.execute(update(SESSIONS).where(SESSIONS.c.id == desk.session["id"]).values(**subject))
     asked = desk.ask(REFUND, why="for Ann of accounting")
-    assert asked["subject"]["scope"] == ANN
+    assert asked["subject"]["target"] == ANN
     assert code(desk.answer(desk.operator("ada"), asked, why="Ann called")) == "ok"
     view = desk.world.mint.epochs
     assert isinstance(view, UnsafeLocalEpochs)

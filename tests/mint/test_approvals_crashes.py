@@ -89,7 +89,7 @@ def test_answering(desk: Desk, crasher: Crasher) -> None:
 
 
 def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
-    """What was answered or recorded as withdrawn is dead; withdrawing again mends whatever was cut off."""
+    """What was answered or recorded as withdrawn is revoked; withdrawing again mends whatever was cut off."""
     operator = Patient.of(desk.world.operator())
 
     def act(step: int) -> dict[str, Any] | None:
@@ -122,4 +122,4 @@ def test_fetching(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
 
     assert at_every_step(desk.world, act) > 4
     assert said(desk, payments, approval) == "ok"
-    assert said(desk, payments, Approval.from_text(desk.fetch(asked).json()["discharge"])) == "budget_exhausted"
+    assert said(desk, payments, Approval.from_text(desk.fetch(asked).json()["discharge"])) == "already_used"

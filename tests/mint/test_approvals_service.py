@@ -64,11 +64,11 @@ class Shop(NamedTuple):
         return asked.wait(timeout_s=5)
 
 
-async def application(scope: Any, receive: Any, send: Any) -> None:
+async def application(target: Any, receive: Any, send: Any) -> None:
     """Say what was allowed."""
-    if scope["type"] != "http":
+    if target["type"] != "http":
         raise NotImplementedError
-    body = json.dumps({"code": scope["arx"].tool}).encode()
+    body = json.dumps({"code": target["arx"].tool}).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": body})
 
@@ -117,8 +117,8 @@ def test_one_call_once_two_operators_have_approved_it(shop: Shop, task: StartedT
     assert shop.call(task, 50, (approval,)) == (200, "payments.refund")
     decision = shop.decided.decisions[-1]
     assert (decision.code, decision.tasks) == ("ok", (asked.id,))
-    assert shop.call(task, 50, (approval,)) == (403, "budget_exhausted")
-    assert shop.call(task, 50, (Approval.from_text(approval.encode()),)) == (403, "budget_exhausted")
+    assert shop.call(task, 50, (approval,)) == (403, "already_used")
+    assert shop.call(task, 50, (Approval.from_text(approval.encode()),)) == (403, "already_used")
 
 
 def test_a_withdrawal_ends_it_wherever_it_is(shop: Shop, task: StartedTask) -> None:
@@ -131,24 +131,24 @@ def test_a_withdrawal_ends_it_wherever_it_is(shop: Shop, task: StartedTask) -> N
     assert shop.call(task, 50, (approval,)) == (401, "revoked")
     assert ada("DELETE", f"/v1/approvals/{approval.id}")["kill"] is None
     younger = task.extend()
-    assert shop.call(younger, 50, (approval,)) == (401, "banned")
+    assert shop.call(younger, 50, (approval,)) == (401, "frozen")
     assert shop.call(younger, 50, (shop.approved(younger),)) == (200, "payments.refund")
 
 
 def test_an_approval_is_handed_on_with_the_task(shop: Shop, task: StartedTask) -> None:
-    """A sub-agent binds what it was handed to its own token; another task's token takes it not."""
+    """A sub-agent binds what it was delegated to its own token; another task's token takes it not."""
     approval = shop.approved(task, 70)
-    worker = task.hand_over("acme/support/worker")
+    worker = task.delegate("acme/support/worker")
     taken = Approval.from_text(approval.encode())
     with httpx.Client(auth=worker.auth(approvals=(taken,))) as client:
         assert client.post(f"{shop.address}/orders/o-1/refund", json={"amount": 70}).status_code == 200
-    assert shop.call(task, 70, (approval,)) == (403, "budget_exhausted")
+    assert shop.call(task, 70, (approval,)) == (403, "already_used")
 
 
-def test_a_narrowed_task_goes_on_with_what_was_approved(shop: Shop, task: StartedTask) -> None:
-    """A narrowing ends every token; the new one demands the same, and takes the approval that was given before."""
+def test_a_attenuated_task_goes_on_with_what_was_approved(shop: Shop, task: StartedTask) -> None:
+    """An attenuation ends every token; the new one requires the same, and takes the approval that was given before."""
     approval = shop.approved(task, 20)
-    narrowed = task.narrow_for_all(audiences=["payments"])
+    attenuated = task.attenuate_for_all(audiences=["payments"])
     assert shop.call(task, 20, (approval,)) == (401, "revoked")
-    assert shop.call(narrowed, 20) == (403, "missing_discharge")
-    assert shop.call(narrowed, 20, (approval,)) == (200, "payments.refund")
+    assert shop.call(attenuated, 20) == (403, "missing_discharge")
+    assert shop.call(attenuated, 20, (approval,)) == (200, "payments.refund")

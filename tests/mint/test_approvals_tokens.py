@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every token of a task demands the approvals that its policy asks for, by whichever way it is signed."""
+"""Every token of a task requires the approvals that its policy asks for, by whichever way it is signed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_verifier.token.discharge import Requirement, requirements
+from arx_verifier.token.discharge import ThirdPartyCaveat, third_party_caveats
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.token.wire import ThirdParty
 from tests.mint.test_exchange import PAY, POLICY, Shop
@@ -39,17 +39,17 @@ def use(shop: Shop, policy: str) -> None:
     shop.world.mint.reload_policy()
 
 
-def demands(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ...] | None]]:
-    """The tools of what each token of a bundle demands, each of this task under the token's own key."""
+def requires(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ...] | None]]:
+    """The tools of what each token of a bundle requires, each of this task under the token's own key."""
     found = {}
     for audience, macaroon in Bundle.parse(bundle).tokens.items():
         identifier = macaroon.unverified_identifier
         assert isinstance(identifier, Identifier)
-        for each in requirements(macaroon):
+        for each in third_party_caveats(macaroon):
             assert each.id == f"{identifier.kid}:{task}"
-        found[audience] = [each.tools for each in requirements(macaroon)]
+        found[audience] = [each.tools for each in third_party_caveats(macaroon)]
         last = [isinstance(packet, ThirdParty) for packet in macaroon.packets]
-        assert last == sorted(last), "a demand stands before something that the mint says itself"
+        assert last == sorted(last), "a third-party caveat stands before something that the mint says itself"
     return found
 
 
@@ -60,20 +60,20 @@ def start(shop: Shop, key: str | None = None, **body: Any) -> tuple[str, str]:
     return told["task"]["id"], told["bundle"]
 
 
-def test_each_token_demands_what_its_own_calls_need(shop: Shop) -> None:
+def test_each_token_requires_what_its_own_calls_need(shop: Shop) -> None:
     """An entry stands in the tokens of those audiences where one of its tools may be called, whole and in its order."""
     task, bundle = start(shop)
-    assert demands(shop, bundle, task) == {"orders": [WIDE, READS], "payments": [WIDE], "ledger": []}
-    assert demands(shop, *reversed(start(shop, tools=["payments.refund"]))) == {"payments": [WIDE]}
+    assert requires(shop, bundle, task) == {"orders": [WIDE, READS], "payments": [WIDE], "ledger": []}
+    assert requires(shop, *reversed(start(shop, tools=["payments.refund"]))) == {"payments": [WIDE]}
 
 
-def test_whatever_signs_again_demands_the_same(shop: Shop) -> None:
-    """A repeat, an extension and a narrowing; a repeat is the same bytes."""
+def test_whatever_signs_again_requires_the_same(shop: Shop) -> None:
+    """A repeat, an extension and an attenuation; a repeat is the same bytes."""
     task, bundle = start(shop, key="k")
     again, repeated = start(shop, key="k")
     assert (again, repeated) == (task, bundle)
     more = shop.agent.call("POST", f"/v1/tasks/{task}/extend", {}).json()["bundle"]
-    assert demands(shop, more, task) == demands(shop, bundle, task)
+    assert requires(shop, more, task) == requires(shop, bundle, task)
 
 
 def test_a_policy_that_asks_for_less_changes_nothing_that_was_granted(shop: Shop) -> None:
@@ -81,23 +81,23 @@ def test_a_policy_that_asks_for_less_changes_nothing_that_was_granted(shop: Shop
     task, bundle = start(shop)
     use(shop, POLICY)
     more = shop.agent.call("POST", f"/v1/tasks/{task}/extend", {"params": {"amount": 5}}).json()["bundle"]
-    assert set(map(len, demands(shop, more, task).values())) == {0}
+    assert set(map(len, requires(shop, more, task).values())) == {0}
     row = shop.world.mint.state.grants(task)[-1]
     assert '"need":2' in row["content"]
-    assert demands(shop, bundle, task)["payments"] == [WIDE]
+    assert requires(shop, bundle, task)["payments"] == [WIDE]
 
 
-def test_a_part_of_a_task_demands_its_own(shop: Shop) -> None:
+def test_a_part_of_a_task_requires_its_own(shop: Shop) -> None:
     """A part has a name of its own, and so an approval of the whole is none of it."""
     task, bundle = start(shop)
     part, inner = start(shop, parent=task)
-    assert demands(shop, inner, part)["payments"] == demands(shop, bundle, task)["payments"]
+    assert requires(shop, inner, part)["payments"] == requires(shop, bundle, task)["payments"]
 
 
-def test_a_demand_is_told_by_its_holder(shop: Shop) -> None:
-    """The requirement is canonical JSON that whoever holds the token reads and sends back."""
+def test_a_third_party_is_told_by_its_holder(shop: Shop) -> None:
+    """The third-party caveat is canonical JSON that whoever holds the token reads and sends back."""
     task, bundle = start(shop)
-    (found,) = requirements(Bundle.parse(bundle).tokens["payments"])
-    assert Requirement.read(found.encode()) == found
+    (found,) = third_party_caveats(Bundle.parse(bundle).tokens["payments"])
+    assert ThirdPartyCaveat.read(found.encode()) == found
     assert Task(Bundle.parse(bundle)).needs_approval("payments.refund")
     assert task in found.id

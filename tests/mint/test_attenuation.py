@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a holder took away is gone everywhere: in every token of the bundle, and in each that services get for one.
 
-A real mint with a real store, real verifiers, tasks narrowed at the mint and offline, handed over, exchanged by one
+A real mint with a real store, real verifiers, tasks attenuated at the mint and offline, delegated, exchanged by one
 service after the other.  What is asserted of each call that some token allows is computed from what was written alone.
 """
 
@@ -22,7 +22,7 @@ from arx_verifier.constraints.constraint import compile_constraint, read_constra
 from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.names import matches_tool
-from tests.advisories.test_exchange_drops_the_narrowing import StoredShop, stored_shop
+from tests.advisories.test_exchange_drops_the_attenuation import StoredShop, stored_shop
 from tests.mint.world import now_ms
 
 pytestmark = pytest.mark.servers
@@ -84,21 +84,21 @@ LESS = st.fixed_dictionaries(
         "audiences": st.lists(st.sampled_from(["orders", "payments"]), min_size=1, max_size=2, unique=True),
     },
 )
-# What one service's token is narrowed by at the mint, as a caveat; the library writes the same one for all.
+# What one service's token is attenuated by at the mint, as a caveat; the library writes the same one for all.
 CAVEATS: list[dict[str, Any]] = [
     {"allow": [{"args": {"amount": {"max": 20}}, "open": True, "tool": "*"}]},
     {"allow": [{"tool": "orders.*"}, {"tool": "ledger.*"}]},
     {"aud": ["ledger", "orders"]},
     {"depth": 1},
-    {"hand_to": ["acme/support/worker"]},
+    {"delegate_to": ["acme/support/worker"]},
     {"net": ["192.0.2.0/24"]},
 ]
-STEPS = st.lists(st.tuples(st.sampled_from(["narrow", "narrow_for_all", "hand_over"]), LESS), max_size=3)
+STEPS = st.lists(st.tuples(st.sampled_from(["attenuate", "attenuate_for_all", "delegate"]), LESS), max_size=3)
 WORKER = "acme/support/worker"
 
 
 class Written(NamedTuple):
-    """What somebody took away who had tokens for some services, after how many hand-overs, and when that ends.
+    """What somebody took away who had tokens for some services, after how many delegations, and when that ends.
 
     Where ``of`` is one of them, it is a caveat of that one's token alone.
     """
@@ -111,7 +111,7 @@ class Written(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A token that somebody has: by which services it came, after how many hand-overs, what was written before."""
+    """A token that somebody has: by which services it came, after how many delegations, what was written before."""
 
     task: Task
     path: tuple[str, ...]
@@ -154,13 +154,13 @@ def within_caveat(held: Held, caveat: Mapping[str, Any], tool: str, args: Mappin
         ("allow" not in caveat or any(permits(rule, args) for rule in rules))
         and held.path[-1] in caveat.get("aud", held.path)
         and held.hops <= caveat.get("depth", 16)
-        and ("hand_to" not in caveat or len(held.path) == 1)  # no service is the worker
+        and ("delegate_to" not in caveat or len(held.path) == 1)  # no service is the worker
         and "net" not in caveat  # nobody calls from there
     )
 
 
 class AtMint:
-    """The task's session, as far as a narrowing at the mint needs it."""
+    """The task's session, as far as an attenuation at the mint needs it."""
 
     def __init__(self, shop: StoredShop) -> None:
         self._shop = shop
@@ -168,8 +168,8 @@ class AtMint:
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
-    def narrow_task(self, task: str, link: str, caveats: Mapping[str, Any]) -> Bundle:
-        told = self._shop.agent.call("POST", f"/v1/tasks/{task}/narrow", {"link": link, "caveats": caveats}).json()
+    def attenuate_task(self, task: str, link: str, caveats: Mapping[str, Any]) -> Bundle:
+        told = self._shop.agent.call("POST", f"/v1/tasks/{task}/attenuate", {"link": link, "caveats": caveats}).json()
         if "bundle" not in told:
             raise AttenuationError(told["detail"])
         return Bundle.parse(told["bundle"])
@@ -182,7 +182,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedValkey) -> It
 
 
 def reached(shop: StoredShop, held: Held, then: Mapping[str, Any]) -> Iterator[Held]:
-    """A token, what services get for it, and for what a service narrowed before it went on."""
+    """A token, what services get for it, and for what a service attenuated before it went on."""
     yield held
     at = held.path[-1]
     for audience in ONWARDS[at] if len(held.path) < MAX_PATH else ():
@@ -193,7 +193,7 @@ def reached(shop: StoredShop, held: Held, then: Mapping[str, Any]) -> Iterator[H
         yield from reached(shop, got, then)
         if len(held.path) == 1:
             with suppress(AttenuationError):
-                yield from reached(shop, got.after(got.task.narrow(**then), then, 0), {})
+                yield from reached(shop, got.after(got.task.attenuate(**then), then, 0), {})
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -211,14 +211,14 @@ def test_nothing_that_is_reached_is_wider_than_what_was_written(
     held = Held(task, (), 0, ())
     if caveats:
         said = {each: [caveats[each]] if each in caveats else [] for each in task.audiences}
-        bundle = session.narrow_task(task.id, task.link, said)
+        bundle = session.attenuate_task(task.id, task.link, said)
         written = tuple(Written(caveat, (), 0, of=audience) for audience, caveat in caveats.items())
         held = Held(StartedTask(bundle, session=session), (), 0, written)
     for how, less in steps:
-        way = how if isinstance(held.task, StartedTask) or how != "narrow_for_all" else "narrow"
+        way = how if isinstance(held.task, StartedTask) or how != "attenuate_for_all" else "attenuate"
         with suppress(AttenuationError):
-            given = held.task.hand_over(WORKER, **less) if way == "hand_over" else getattr(held.task, way)(**less)
-            held = held.after(given, less, int(way == "hand_over"))
+            given = held.task.delegate(WORKER, **less) if way == "delegate" else getattr(held.task, way)(**less)
+            held = held.after(given, less, int(way == "delegate"))
     for audience in held.task.audiences:
         for got in reached(shop, held._replace(path=(audience,)), then):
             at = got.path[-1]

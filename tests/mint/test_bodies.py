@@ -34,16 +34,16 @@ BAD_BODIES: dict[str, tuple[str, Any]] = {
     "service: not a name": ("/v1/services", {"audience": "Orders"}),
     "service: the mint's": ("/v1/services", {"audience": "arx.mint"}),
     "service: nothing": ("/v1/services", {}),
-    "kill: no scope": ("/v1/kills", {"scopes": [], "reason": "x"}),
-    "kill: unknown kind": ("/v1/kills", {"scopes": ["sesion:s-abcdefghijklmnop"], "reason": "x"}),
-    "kill: half a scope": ("/v1/kills", {"scopes": ["session:"], "reason": "x"}),
-    "kill: no reason": ("/v1/kills", {"scopes": ["realm"]}),
-    "kill: empty reason": ("/v1/kills", {"scopes": ["realm"], "reason": ""}),
-    "kill: wait is text": ("/v1/kills", {"scopes": ["realm"], "reason": "x", "wait": "yes"}),
-    "kill: scopes is text": ("/v1/kills", {"scopes": "realm", "reason": "x"}),
-    "kill: a number in it": ("/v1/kills", {"scopes": [1], "reason": "x"}),
-    "ban: a line break": ("/v1/bans", {"scopes": ["agent:acme\n"], "reason": "x"}),
-    "lift: a long scope": ("/v1/bans/lift", {"scopes": ["agent:" + "a" * 97], "reason": "x"}),
+    "kill: no target": ("/v1/kills", {"targets": [], "reason": "x"}),
+    "kill: unknown kind": ("/v1/kills", {"targets": ["sesion:s-abcdefghijklmnop"], "reason": "x"}),
+    "kill: half a target": ("/v1/kills", {"targets": ["session:"], "reason": "x"}),
+    "kill: no reason": ("/v1/kills", {"targets": ["realm"]}),
+    "kill: empty reason": ("/v1/kills", {"targets": ["realm"], "reason": ""}),
+    "kill: wait is text": ("/v1/kills", {"targets": ["realm"], "reason": "x", "wait": "yes"}),
+    "kill: targets is text": ("/v1/kills", {"targets": "realm", "reason": "x"}),
+    "kill: a number in it": ("/v1/kills", {"targets": [1], "reason": "x"}),
+    "freeze: a line break": ("/v1/freezes", {"targets": ["agent:acme\n"], "reason": "x"}),
+    "thaw: a long target": ("/v1/freezes/thaw", {"targets": ["agent:" + "a" * 97], "reason": "x"}),
 }
 
 
@@ -61,14 +61,14 @@ RAW_BODIES = {
     "no JSON": b"{",
     "a list": b"[]",
     "null": b"null",
-    "a name twice": b'{"scopes":["realm"],"scopes":["realm"],"reason":"x"}',
-    "not a number": b'{"scopes":["realm"],"reason":"x","wait":NaN}',
-    "huge number": b'{"scopes":["realm"],"reason":"x","wait":' + b"9" * 5000 + b"}",
-    "half a surrogate": b'{"scopes":["realm"],"reason":"\\ud800"}',
+    "a name twice": b'{"targets":["realm"],"targets":["realm"],"reason":"x"}',
+    "not a number": b'{"targets":["realm"],"reason":"x","wait":NaN}',
+    "huge number": b'{"targets":["realm"],"reason":"x","wait":' + b"9" * 5000 + b"}",
+    "half a surrogate": b'{"targets":["realm"],"reason":"\\ud800"}',
     "not UTF-8": b'{"reason":"\xff"}',
     "deep": b'{"reason":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
-    "after the end": b'{"scopes":["realm"],"reason":"x"} x',
-    "a mark before it": b'\xef\xbb\xbf{"scopes":["realm"],"reason":"x"}',
+    "after the end": b'{"targets":["realm"],"reason":"x"} x',
+    "a mark before it": b'\xef\xbb\xbf{"targets":["realm"],"reason":"x"}',
 }
 
 
@@ -86,7 +86,7 @@ def test_a_body_says_that_it_is_json(world: World, kind: str | None) -> None:
     """Another content type is 415, so that no form of a web page is taken for a request."""
     operator = world.operator()
     headers = operator.headers("POST", "/v1/kills") | ({"Content-Type": kind} if kind else {})
-    answer = world.client.post("/v1/kills", content=b'{"scopes":["realm"],"reason":"x"}', headers=headers)
+    answer = world.client.post("/v1/kills", content=b'{"targets":["realm"],"reason":"x"}', headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 

@@ -34,7 +34,7 @@ def test_opening(world: World, crasher: Crasher, agent: KeyFile) -> None:
 
 
 def test_ending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
-    """A session whose row says ended is dead with its tasks; ending it again works, and then it is."""
+    """A session whose row says ended is revoked with its tasks; ending it again works, and then it is."""
 
     def act(step: int) -> dict[str, Any] | None:
         running = started(world, agent)
@@ -45,7 +45,7 @@ def test_ending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier
         if row["status"] == "ended" or answered is not None:
             assert outcome(world, orders, running.bundle) == "revoked"
         mine = running.holder.call("DELETE", path)
-        # Where the kill was in the store already, the session's own token is as dead as the rest.
+        # Where the kill was in the store already, the session's own token is as revoked as the rest.
         assert mine.status_code == 200 or mine.json()["code"] == "revoked"
         assert world.operator().call("DELETE", path).json()["session"]["state"] == "ended"
         assert outcome(world, orders, running.bundle) == "revoked"
@@ -97,13 +97,13 @@ def test_deactivating(world: World, crasher: Crasher, orders: Verifier) -> None:
         if row["status"] == "deactivated":
             refused = Holder(world, world.session_key, None)
             told = refused.call("POST", "/v1/sessions", {"assertion": world.assertion(agent)})
-            assert (told.status_code, told.json()["code"]) == (401, "banned")
+            assert (told.status_code, told.json()["code"]) == (401, "frozen")
         if answered is not None:
             assert outcome(world, orders, running.bundle) == "revoked"
         told = world.operator().call("DELETE", f"/v1/agents/{path}")
         assert told.json()["agent"]["state"] == "deactivated"
         assert outcome(world, orders, running.bundle) == "revoked"
-        assert f"agent:{path}" in world.mint.store.bans()
+        assert f"agent:{path}" in world.mint.store.freezes()
         return answered
 
     assert at_every_step(world, act) > 12
@@ -113,10 +113,10 @@ def test_killing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifie
     """A kill that was recorded or answered is in force; killing again works, and then it is."""
 
     def act(step: int) -> dict[str, Any] | None:
-        running, recorded = started(world, agent), count(world, "scopes.killed")
-        body = {"scopes": [f"session:{running.session}"], "reason": "stop", "wait": False}
+        running, recorded = started(world, agent), count(world, "targets.killed")
+        body = {"targets": [f"session:{running.session}"], "reason": "stop", "wait": False}
         answered = crasher.ask(step, world.operator(), "POST", "/v1/kills", body)
-        if answered is not None or count(world, "scopes.killed") > recorded:
+        if answered is not None or count(world, "targets.killed") > recorded:
             assert outcome(world, orders, running.bundle) == "revoked"
         assert world.operator().call("POST", "/v1/kills", body).json()["durable"] is True
         assert outcome(world, orders, running.bundle) == "revoked"

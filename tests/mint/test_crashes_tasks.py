@@ -40,7 +40,7 @@ def test_starting(world: World, crasher: Crasher, agent: KeyFile, orders: Verifi
 
 
 def test_finishing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
-    """A task whose row says ended is dead; finishing again works for its agent, and then it is."""
+    """A task whose row says ended is revoked; finishing again works for its agent, and then it is."""
     holder, session = world.open_session(agent)
 
     def act(step: int) -> dict[str, Any] | None:
@@ -59,18 +59,18 @@ def test_finishing(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
     assert count(world, "task.ended") == len(world.mint.state.tasks(session=session["id"]))
 
 
-def test_narrowing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
-    """Nothing that was narrowed is alive once it was answered or recorded; doing it again gives what works."""
+def test_attenuation(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
+    """Nothing that was attenuated is alive once it was answered or recorded; doing it again gives what works."""
     body = {"caveats": {"orders": [{"allow": [{"tool": "orders.get"}]}]}}
 
     def act(step: int) -> dict[str, Any] | None:
-        running, recorded = started(world, agent), count(world, "task.narrowed")
-        path = f"/v1/tasks/{running.task}/narrow"
+        running, recorded = started(world, agent), count(world, "task.attenuated")
+        path = f"/v1/tasks/{running.task}/attenuate"
         answered = crasher.ask(step, running.holder, "POST", path, body, f"k-{step}")
-        if answered is not None or count(world, "task.narrowed") > recorded:
+        if answered is not None or count(world, "task.attenuated") > recorded:
             assert outcome(world, orders, running.bundle) == "revoked"
         told = repeat(running.holder, path, body, f"k-{step}", answered)
-        assert count(world, "task.narrowed") == recorded + 1
+        assert count(world, "task.attenuated") == recorded + 1
         assert outcome(world, orders, running.bundle) == "revoked"
         assert outcome(world, orders, told["bundle"]) == "ok"
         assert len(world.mint.state.live_grants(running.task)) == 1

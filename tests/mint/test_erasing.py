@@ -15,11 +15,11 @@ from arx_caps.mint.log_feeds import EventFeed
 from arx_caps.mint.once import HEADER
 from arx_caps.mint.tables import METADATA, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
 
 IDP = "https://idp.example"
-ANN = subject_scope(IDP, "ann-of-accounting")
+ANN = subject_target(IDP, "ann-of-accounting")
 MARKS = ("ann-of-accounting", "look after Ann", "o-of-ann", ANN.partition(":")[2])
 
 
@@ -65,7 +65,7 @@ def killed(world: World) -> None:
 
 
 def test_nothing_is_left_of_a_person(world: World) -> None:
-    """Names, purpose, parameters and the scope are gone; that there was a session and a task is there."""
+    """Names, purpose, parameters and the target are gone; that there was a session and a task is there."""
     _, session = work_for_ann(world)
     other, _ = world.open_session(world.enrol("acme/support/other"), purpose="for Bob")
     world.mint.log.step()
@@ -117,7 +117,7 @@ def test_what_runs_is_ended_first(world: World) -> None:
         assert session in answer.json()["detail"]
         epochs = world.mint.epochs
         assert isinstance(epochs, UnsafeLocalEpochs)
-        epochs.ban(ANN)
+        epochs.freeze(ANN)
     assert "ann-of-accounting" in said_anywhere(world)
 
 

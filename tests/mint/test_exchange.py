@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service exchanges what it was called with for another service: never wider, dead with its parent, recorded."""
+"""A tool service exchanges what it was called with for another service: never wider, revoked with its parent,
+recorded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from arx_verifier.errors import AttenuationError, SettingsError
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, bind, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, require_discharge
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from arx_verifier.verification.authenticate import prove
@@ -133,7 +134,7 @@ def called(task: Task) -> str:
 
 def test_a_service_goes_on_at_another_one(shop: Shop) -> None:
     """It may there what the task was granted, in the name of the same agent, with a hop of its own; it is recorded."""
-    worker = shop.start().hand_over("acme/support/worker")
+    worker = shop.start().delegate("acme/support/worker")
     told = shop.exchange("orders", called(worker))
     assert (told["token_type"], told["issued_token_type"]) == ("N_A", "urn:arx:token-type:task")
     assert 0 < told["expires_in"] <= 600
@@ -172,8 +173,8 @@ def test_only_where_the_template_says_so(shop: Shop) -> None:
     assert shop.exchange("payments", called(task))["code"] == "wrong_audience"  # of another service
     assert shop.exchange("orders", called(task), "orders")["code"] == "exchange_not_allowed"
     assert shop.exchange("orders", called(task), "nobody")["code"] == "exchange_not_allowed"
-    narrow = shop.start(tools=["orders.get"])
-    assert shop.exchange("orders", called(narrow))["code"] == "exchange_not_allowed"
+    attenuate = shop.start(tools=["orders.get"])
+    assert shop.exchange("orders", called(attenuate))["code"] == "exchange_not_allowed"
     body = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": called(task)}
     body |= {"subject_token_type": "urn:arx:token-type:task", "audience": "payments"}
     for holder in (shop.agent, shop.world.operator()):
@@ -200,27 +201,30 @@ def test_what_is_presented_must_be_alive(shop: Shop) -> None:
 
 def test_who_was_left_out_is_not_reached_through_a_service(shop: Shop) -> None:
     """A holder who was given the orders service alone gets nothing at payments by way of it."""
-    worker = shop.start().hand_over("acme/support/worker", audiences=["orders"])
+    worker = shop.start().delegate("acme/support/worker", audiences=["orders"])
     assert shop.exchange("orders", called(worker))["code"] == "wrong_audience"
-    by_tool = shop.start().hand_over("acme/support/worker", tools=["orders.get"])
+    by_tool = shop.start().delegate("acme/support/worker", tools=["orders.get"])
     assert shop.refund(shop.exchange("orders", called(by_tool)), 5) == "tool_not_allowed"
 
 
 @pytest.mark.parametrize("kind", ["realm", "agent", "session", "policy", "task", "link"])
-def test_killing_any_scope_of_the_parent_kills_it(shop: Shop, kind: str) -> None:
-    """The new token names all that the presented one names, but its key: each of these kills ends it, and a ban too."""
-    task = shop.start().hand_over("acme/support/worker")
+def test_killing_any_target_of_the_parent_kills_it(shop: Shop, kind: str) -> None:
+    """
+    The new token names all that the presented one names, but its key: each of these kills ends it, and a freeze
+    too.
+    """
+    task = shop.start().delegate("acme/support/worker")
     parent = shop.proven(task.tokens["orders"], "orders")
-    mine = [scope for scope in parent.scopes if scope.partition(":")[0] == kind]
+    mine = [target for target in parent.targets if target.partition(":")[0] == kind]
     assert mine
-    for scope in mine:
+    for target in mine:
         told = shop.exchange("orders", called(task))
         child = shop.proven(told["access_token"], "payments")
-        assert {each for each in parent.scopes if not each.startswith("key:")} < set(child.scopes)
-        shop.epochs.ban(scope)
-        assert shop.refund(told, 5) == "banned"
-        assert shop.exchange("orders", called(task))["code"] == "banned"
-        shop.epochs.lift(scope)
+        assert {each for each in parent.targets if not each.startswith("key:")} < set(child.targets)
+        shop.epochs.freeze(target)
+        assert shop.refund(told, 5) == "frozen"
+        assert shop.exchange("orders", called(task))["code"] == "frozen"
+        shop.epochs.thaw(target)
         assert shop.refund(told, 5) == "ok"
     shop.epochs.kill(mine[-1])
     assert shop.refund(told, 5) == "revoked"
@@ -252,7 +256,7 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
     macaroon, args = task.bundle.tokens["orders"], {**ORDER, "amount": amount}
     for caveat in held:
         try:
-            macaroon = macaroon.hand_over("acme/support/worker", caveat)
+            macaroon = macaroon.delegate("acme/support/worker", caveat)
         except AttenuationError:
             return
     text = Task(task.bundle.with_tokens({"orders": macaroon})).call_token("orders", "orders.get", ORDER)
@@ -266,7 +270,7 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
     # The same caveats on the task's own token for that service allow whatever the exchanged one does.
     own = task.bundle.tokens["payments"]
     for caveat in held:
-        own = own.hand_over("acme/support/worker", caveat)
+        own = own.delegate("acme/support/worker", caveat)
     signed = Task(task.bundle.with_tokens({"payments": own})).call_token("payments", "payments.refund", args)
     assert not allowed or kept.judge(signed, "payments", "payments.refund", args) == "ok"
     child = Macaroon.parse(told["access_token"]).unverified_identifier
@@ -309,48 +313,48 @@ def test_an_exchange_whose_answer_was_lost_is_answered_again(shop: Shop) -> None
 
 
 def test_a_repeated_exchange_brings_nothing_back(shop: Shop) -> None:
-    """What ended the first answer's token has ended every repeat's: its task, its link, a narrowing, its agent."""
-    for number, end in enumerate(("finish", "link", "narrow", "agent")):
+    """What ended the first answer's token has ended every repeat's: its task, its link, an attenuation, its agent."""
+    for number, end in enumerate(("finish", "link", "attenuate", "agent")):
         task, key = shop.start(), f"e-{number}"
         text = called(task)
         first = shop.exchange("orders", text, key=key)
         if end == "finish":
             with shop.world.mint.state.write() as c:
                 c.execute(TASKS.update().where(TASKS.c.id == task.id).values(status="ended"))
-        elif end == "narrow":
+        elif end == "attenuate":
             shop.epochs.kill(f"link:{task.bundle.outline.identifier.id}")
         elif end == "link":
             shop.epochs.kill(f"link:{first['link']}")
         else:
-            shop.epochs.ban("agent:acme/support")
-        assert shop.exchange("orders", text, key=key)["code"] == ("banned" if end == "agent" else "revoked"), end
+            shop.epochs.freeze("agent:acme/support")
+        assert shop.exchange("orders", text, key=key)["code"] == ("frozen" if end == "agent" else "revoked"), end
 
 
-def test_a_repeated_exchange_is_refused_once_its_key_is_banned(shop: Shop) -> None:
+def test_a_repeated_exchange_is_refused_once_its_key_is_frozen(shop: Shop) -> None:
     """The key that the first answer was signed with was stolen: nothing of it is signed again with another one."""
     text = called(shop.start())
     first = shop.exchange("orders", text, key="e-1")
     kid = shop.proven(first["access_token"], "payments").key.kid
-    shop.epochs.ban(f"key:{kid}")
-    assert shop.exchange("orders", text, key="e-1")["code"] in ("revoked", "banned")
+    shop.epochs.freeze(f"key:{kid}")
+    assert shop.exchange("orders", text, key="e-1")["code"] in ("revoked", "frozen")
 
 
 def test_what_was_approved_goes_no_further(kept: Shop) -> None:
     """Discharges that the service was called with are passed over, whatever they are, and spend nothing else."""
     task = kept.start()
-    made = discharge(Requirement("x").encode(), bytes(32), realm=kept.world.realm.name, caveats=(Caveat(exp=1),))
+    made = discharge(ThirdPartyCaveat("x").encode(), bytes(32), realm=kept.world.realm.name, caveats=(Caveat(exp=1),))
     text = called(task)
     assert kept.refund(kept.exchange("orders", f"{text}~{made.encode()}"), 50) == "ok"
     assert kept.exchange("orders", text)["code"] == "replayed"
 
 
-def test_a_demand_of_a_holder_is_not_left_behind(kept: Shop) -> None:
+def test_a_third_party_of_a_holder_is_not_left_behind(kept: Shop) -> None:
     """It could not stand in the new token, which would be wider without it: there is none."""
     token = Macaroon.parse(kept.start().tokens["orders"])
-    raw = Requirement("ask the boss").encode()
-    demanding = require_discharge(token, raw, bytes(32))
-    made = bind(discharge(raw, bytes(32), realm=kept.world.realm.name), demanding)
+    raw = ThirdPartyCaveat("ask the boss").encode()
+    requiring = require_discharge(token, raw, bytes(32))
+    made = bind(discharge(raw, bytes(32), realm=kept.world.realm.name), requiring)
     for more in ("", "~" + made.encode()):
-        told = kept.exchange("orders", CallSigner(demanding, "orders").sign(b"any call of it", now_ms()) + more)
+        told = kept.exchange("orders", CallSigner(requiring, "orders").sign(b"any call of it", now_ms()) + more)
         assert told["code"] == "exchange_not_allowed"
-        assert "demands a discharge of its own" in told["detail"]
+        assert "requires a discharge of its own" in told["detail"]

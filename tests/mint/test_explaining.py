@@ -82,9 +82,9 @@ def test_what_would_be_granted_is_what_is_granted() -> None:
     assert shown["task"]["audiences"]["payments"]["allow"] == [
         {"tool": "payments.refund", "args": {"order_id": "o-1", "amount": {"range": [1, 5]}}}
     ]
-    narrow = show_explained(explain_grant(POLICY, **ASKED, tools=["orders.*"], ttl="1m", depth=0))["task"]
-    assert (list(narrow["audiences"]), narrow["ttl"], narrow["depth"]) == (["orders"], "1m", 0)
-    assert narrow["audiences"]["orders"]["narrowed_to"] == ["orders.*"]
+    attenuate = show_explained(explain_grant(POLICY, **ASKED, tools=["orders.*"], ttl="1m", depth=0))["task"]
+    assert (list(attenuate["audiences"]), attenuate["ttl"], attenuate["depth"]) == (["orders"], "1m", 0)
+    assert attenuate["audiences"]["orders"]["attenuated_to"] == ["orders.*"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_comparison_tells_what_is_meant() -> None:
 
 WHOLE = TEXT.replace('ttl = "8h"\n', 'ttl = "8h"\nidle = "1h"\nmax_open = 3\nsubject_outlives = "5m"\n').replace(
     "allow = [",
-    """hand_to = ["acme/**"]
+    """delegate_to = ["acme/**"]
 fresh = "1s"
 net = ["10.0.0.0/8"]
 subjects = [{ issuer = "id", claims = { sub = "ann" } }]
@@ -273,9 +273,9 @@ def test_every_field_of_what_is_granted_is_explained() -> None:
         "depth": 9,
         "exchange": {"orders": ("payments",)},
         "rules": rule,
-        "narrow": rule,
+        "attenuate": rule,
         "origins": {"orders": ("http://other:1",), "payments": ("http://other:2",)},
-        "hand_to": ("other",),
+        "delegate_to": ("other",),
         "require": ("other",),
         "fresh": 7,
         "net": ("10.0.0.0/8",),
@@ -332,13 +332,13 @@ patterns = st.lists(segments, min_size=1, max_size=3).flatmap(
 paths = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=5).map("/".join)
 
 
-@given(wide=patterns, narrow=patterns, path=paths)
-def test_a_pattern_that_covers_another_fits_all_it_fits(wide: str, narrow: str, path: str) -> None:
+@given(wide=patterns, attenuate=patterns, path=paths)
+def test_a_pattern_that_covers_another_fits_all_it_fits(wide: str, attenuate: str, path: str) -> None:
     """
     What is left out of a comparison because it is covered is covered.
     """
     assert is_path_pattern(wide)
-    if covers(wide, narrow) and matches_path(narrow, path):
+    if covers(wide, attenuate) and matches_path(attenuate, path):
         assert matches_path(wide, path)
 
 

@@ -19,7 +19,7 @@ TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner))
 NAMES = st.sampled_from(
-    ["template", "params", "ttl", "tools", "depth", "scopes", "reason", "wait", "path", "jwk", "owner", "metadata"]
+    ["template", "params", "ttl", "tools", "depth", "targets", "reason", "wait", "path", "jwk", "owner", "metadata"]
 )
 
 

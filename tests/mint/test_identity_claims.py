@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy demands of claims: a demand never fits more than it says."""
+"""What a policy requires of claims: a third-party caveat never fits more than it says."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint.claims import check_demands, fits_text, keeps
+from arx_caps.mint.claims import check_claims, fits_text, keeps
 from arx_caps.mint.issuers import SubjectRule
 from arx_caps.mint.policy_text import PolicyEntry, PolicyText
 from arx_verifier.errors import SettingsError
@@ -83,7 +83,7 @@ CLAIMS = {
     "ratio": 1.0,
     "kubernetes.io": {"namespace": "prod", "serviceaccount": {"name": "triage"}},
 }
-DEMANDS: list[tuple[str, bool]] = [
+THIRD_PARTIES: list[tuple[str, bool]] = [
     ('{ groups = "support" }', True),
     ('{ groups = ["x", "refunds"] }', True),
     ('{ groups = "x" }', False),
@@ -104,17 +104,17 @@ DEMANDS: list[tuple[str, bool]] = [
 ]
 
 
-def demands(written: str) -> dict[str, Any]:
+def requires(written: str) -> dict[str, Any]:
     text = PolicyText(f'issuer = "x"\nclaims = {written}', "policy.toml")
     rule: SubjectRule = PolicyEntry(text).read(SubjectRule, text.document)
-    check_demands(PolicyEntry(text, ("claims",)), rule.claims)
+    check_claims(PolicyEntry(text, ("claims",)), rule.claims)
     return rule.claims
 
 
-@pytest.mark.parametrize(("written", "kept"), DEMANDS)
-def test_every_demand_must_be_kept(written: str, kept: bool) -> None:
+@pytest.mark.parametrize(("written", "kept"), THIRD_PARTIES)
+def test_every_rule_of_a_claim_must_be_kept(written: str, kept: bool) -> None:
     """A list's item may fit, one of several texts may fit, and types are never mixed up."""
-    assert keeps(demands(written), CLAIMS) is kept
+    assert keeps(requires(written), CLAIMS) is kept
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_every_demand_must_be_kept(written: str, kept: bool) -> None:
         ('{ a = { b = { c = { d = { e = "x" } } } } }', "levels"),
     ],
 )
-def test_what_is_no_demand_is_told(written: str, words: str) -> None:
-    """An empty demand would be kept by everybody."""
+def test_what_is_no_rule_of_a_claim_is_told(written: str, words: str) -> None:
+    """An empty require would be kept by everybody."""
     with pytest.raises(SettingsError, match=words):
-        demands(written)
+        requires(written)

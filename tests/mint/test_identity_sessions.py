@@ -78,8 +78,8 @@ def test_a_workload_is_an_agent_that_is_enrolled_and_active(world: World) -> Non
     assert code(world, {"workload_token": ci()}) == "bad_workload_token"
     world.enrol(DEPLOY)
     assert code(world, {"workload_token": ci()}) == "ok"
-    world.mint.epochs.ban(f"agent:{DEPLOY}")  # type: ignore[attr-defined]
-    assert code(world, {"workload_token": ci()}) == "banned"
+    world.mint.epochs.freeze(f"agent:{DEPLOY}")  # type: ignore[attr-defined]
+    assert code(world, {"workload_token": ci()}) == "frozen"
 
 
 def test_a_token_that_fits_two_agents_is_none_of_them(world: World) -> None:

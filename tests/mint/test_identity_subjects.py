@@ -3,7 +3,7 @@
 
 from arx_caps.agent.bundle import Bundle
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.mint.issuer import IDP, token
 from tests.mint.workloads import (
     ACCESS_TOKEN,
@@ -30,7 +30,7 @@ def test_agent_and_subject_stay_apart(world: World) -> None:
     holder, told = Desk(world, AGENT).ask(**behalf(email="ann@acme.example"))
     session = told["session"]
     assert session["agent"] == AGENT
-    assert session["subject"] == {"issuer": IDP, "subject": "ann", "scope": subject_scope(IDP, "ann")}
+    assert session["subject"] == {"issuer": IDP, "subject": "ann", "target": subject_target(IDP, "ann")}
     for text in (holder.token, Bundle.parse(start(holder, "own")["bundle"]).tokens["orders"].encode()):
         assert text is not None
         found = identifier_of(text)
@@ -62,7 +62,7 @@ def test_the_right_that_counts_is_both(world: World) -> None:
         assert start(holder, "refund", order_id="1").get("code") == wanted
 
 
-def test_a_policy_demands_a_subject(world: World) -> None:
+def test_a_policy_requires_a_subject(world: World) -> None:
     """Required: none, one of another group, one of another issuer open nothing; other terms are no way around."""
     desk = Desk(world, DESK)
     assert desk.code() == "subject_required"
@@ -109,20 +109,20 @@ def test_a_new_policy_asks_for_what_was_proven(world: World) -> None:
 
 
 def test_a_killed_subject_is_out(world: World, epochs: UnsafeLocalEpochs) -> None:
-    """A kill ends their sessions and tasks, others' go on; while they are banned no new one opens."""
+    """A kill ends their sessions and tasks, others' go on; while they are frozen no new one opens."""
     desk = Desk(world, AGENT)
     ann, session = desk.ask(**behalf(sub="ann"))
     bob, _ = desk.ask(**behalf(sub="bob"))
     task = start(ann, "own")["task"]["id"]
-    scope = subject_scope(IDP, "ann")
-    epochs.kill(scope)
-    epochs.ban(scope)
-    assert start(ann, "own")["code"] in ("revoked", "banned")
+    target = subject_target(IDP, "ann")
+    epochs.kill(target)
+    epochs.freeze(target)
+    assert start(ann, "own")["code"] in ("revoked", "frozen")
     assert start(bob, "own").get("code") is None
-    assert desk.code(**behalf(sub="ann")) == "banned"
+    assert desk.code(**behalf(sub="ann")) == "frozen"
     shown = world.operator().call("GET", f"/v1/sessions/{session['session']['id']}").json()
     assert shown["session"]["state"] != "open"
     assert [each["state"] for each in shown["tasks"] if each["id"] == task] == [shown["session"]["state"]]
-    epochs.lift(scope)
+    epochs.thaw(target)
     assert start(ann, "own")["code"] == "revoked"
     assert desk.code(**behalf(sub="ann")) == "ok"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole life against a real store: what is ended is dead everywhere, and no restart or loss brings it back."""
+"""The whole life against a real store: what is ended is revoked everywhere, and no restart or loss brings it back."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
     told = holder.call("DELETE", f"/v1/tasks/{first}").json()
     assert told["task"]["state"] == "ended"
     assert told["kill"]["durable"] is True
-    assert told["kill"]["scopes"] == [f"task:{first}"]
+    assert told["kill"]["targets"] == [f"task:{first}"]
     wait_applied(orders, told["kill"]["seq"])
     assert [ask(orders, one), ask(orders, two)] == ["revoked", "ok"]
     assert holder.call("DELETE", f"/v1/tasks/{first}").json()["kill"] is None
@@ -116,7 +116,7 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
     assert ask(orders, three) == "revoked"
     again = Holder(world, world.session_key, None)
     refused = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
-    assert (refused.status_code, refused.json()["code"]) == (401, "banned")
+    assert (refused.status_code, refused.json()["code"]) == (401, "frozen")
     kinds = [event["kind"] for event in world.events() if event["kind"] != "operator.signed_in"]
     assert kinds == [
         "policy.loaded",
@@ -132,7 +132,7 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
         "session.opened",
         "task.started",
         "agent.deactivated",
-        "scopes.killed",
+        "targets.killed",
     ]
 
 
@@ -140,14 +140,14 @@ def wait_applied(verifier: Verifier, seq: int) -> None:
     assert verifier.epochs.catch_up(0, seq, 5.0)
 
 
-def test_a_reinstated_agent_starts_over(world: World, orders: Verifier) -> None:
-    """A lift of the ban lets a deactivated agent in again, and nothing it held before comes back."""
+def test_a_thawed_agent_starts_over(world: World, orders: Verifier) -> None:
+    """A thaw of the freeze lets a deactivated agent in again, and nothing it held before comes back."""
     key = world.enrol()
     holder, _ = world.open_session(key)
     _, bundle = start_task(holder)
     operator = world.operator()
     operator.call("DELETE", f"/v1/agents/{AGENT}")
-    told = operator.call("POST", "/v1/bans/lift", {"scopes": [f"agent:{AGENT}"], "reason": "a mistake"}).json()
+    told = operator.call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"}).json()
     assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "active"
     wait_applied(orders, told["seq"])
     assert ask(orders, bundle) == "revoked"
@@ -157,24 +157,24 @@ def test_a_reinstated_agent_starts_over(world: World, orders: Verifier) -> None:
 
 
 def test_an_operator_kills_and_is_told_who_confirmed(world: World, orders: Verifier) -> None:
-    """The kill report names scopes, place and verifiers; freeze and thaw come and go."""
+    """The kill report names targets, place and verifiers; freeze and thaw come and go."""
     holder, session = world.session()
     _, bundle = start_task(holder)
     operator = world.operator()
-    scope = f"session:{session['id']}"
-    report = operator.call("POST", "/v1/bans", {"scopes": [scope], "reason": "look"}).json()
+    target = f"session:{session['id']}"
+    report = operator.call("POST", "/v1/freezes", {"targets": [target], "reason": "look"}).json()
     assert (report["verifiers"], report["confirmed"], report["unreachable"]) == (2, 2, [])
-    assert ask(orders, bundle) == "banned"
-    operator.call("POST", "/v1/bans/lift", {"scopes": [scope], "reason": "fine"})
+    assert ask(orders, bundle) == "frozen"
+    operator.call("POST", "/v1/freezes/thaw", {"targets": [target], "reason": "fine"})
     assert ask(orders, bundle) == "ok"
-    report = operator.call("POST", "/v1/kills", {"scopes": [scope], "reason": "stop"}).json()
-    told = {"seq", "inc", "status", "verifiers", "unreachable", "fenced_in_ms", "took_ms", "summary"}
+    report = operator.call("POST", "/v1/kills", {"targets": [target], "reason": "stop"}).json()
+    told = {"seq", "incarnation", "status", "verifiers", "unreachable", "fenced_in_ms", "took_ms", "summary"}
     assert told <= set(report)
-    assert (report["scopes"], report["confirmed"], report["durable"]) == ([scope], 2, True)
+    assert (report["targets"], report["confirmed"], report["durable"]) == ([target], 2, True)
     assert ask(orders, bundle) == "revoked"
     assert operator.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "killed"
     last = world.events()[-1]
-    assert (last["kind"], last["seq"], last["reason"]) == ("scopes.killed", report["seq"], "stop")
+    assert (last["kind"], last["seq"], last["reason"]) == ("targets.killed", report["seq"], "stop")
 
 
 def test_a_restart_keeps_everything(open_world: Open) -> None:
@@ -203,17 +203,17 @@ def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: Em
     holder, _ = world.open_session(key)
     mark = world.mint.state.high_water(realm_name)
     assert mark is not None
-    world.mint.state.raise_high_water(realm_name, HighWater(mark.inc, mark.seq + 5))
+    world.mint.state.raise_high_water(realm_name, HighWater(mark.incarnation, mark.seq + 5))
     world = open_world()
     fresh = world.mint.state.high_water(realm_name)
     assert fresh is not None
-    assert (fresh.inc != mark.inc, fresh.seq) == (True, mark.seq + 5)
+    assert (fresh.incarnation != mark.incarnation, fresh.seq) == (True, mark.seq + 5)
     assert Holder(world, holder.key, holder.token).call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
     start_task(world.open_session(key)[0])
     last = [event for event in world.events() if event["kind"].startswith("epoch.")][-1]
     assert (last["kind"], last["why"]) == ("epoch.rotated", "the store has lost kills")
     with RevocationStore(valkey.url, realm_name) as store:
-        assert store.header().inc == fresh.inc
+        assert store.header().incarnation == fresh.incarnation
 
 
 def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
@@ -229,9 +229,9 @@ def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
     with redis.Redis.from_url(valkey.url) as client:
         for name in client.scan_iter(f"arx:{{{realm_name}}}:*"):
             client.delete(name)
-    report = world.operator().call("POST", "/v1/kills", {"scopes": ["agent:elsewhere"], "reason": "x"}).json()
+    report = world.operator().call("POST", "/v1/kills", {"targets": ["agent:elsewhere"], "reason": "x"}).json()
     assert report["seq"] > told["kill"]["seq"]
-    assert report["inc"] != told["kill"]["inc"]
+    assert report["incarnation"] != told["kill"]["incarnation"]
     assert world.mint.epochs.catch_up(world.mint.epochs.boot_ns(), report["seq"], 10.0)
     assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
     start_task(world.open_session(key)[0])
@@ -246,7 +246,7 @@ def test_longer_tokens_need_a_longer_memory_of_kills(open_world: Open, realm: Re
     fresh = world.mint.state.high_water(realm.name)
     assert mark is not None
     assert fresh is not None
-    assert (fresh.inc != mark.inc, fresh.max_ttl_ms) == (True, 2 * mark.max_ttl_ms)
+    assert (fresh.incarnation != mark.incarnation, fresh.max_ttl_ms) == (True, 2 * mark.max_ttl_ms)
 
 
 def test_without_its_store_a_mint_does_not_start(realm: Realm, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: Revocat
     logged(world)
     past_the_mint.kill([f"session:{session['id']}"], "past the mint", "somebody")
     world = open_world()
-    past_the_mint.kill_and_ban(["agent:acme/x", "subject:" + "a" * 32], "past the mint again", "somebody")
+    past_the_mint.kill_and_freeze(["agent:acme/x", "subject:" + "a" * 32], "past the mint again", "somebody")
     world.operator().call("GET", "/v1/agents")
     logged(world)
     world = open_world()
@@ -98,7 +98,7 @@ def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: Revocat
     assert by_source["store"] == [entry.seq for entry in kills]
     told = {event.named["seq"]: event for event in events if event.source.startswith("store/")}
     assert told[kills[-1].seq].by == "somebody"
-    assert {event.named.get("scope") for event in told.values()} >= {f"session:{session['id']}", "agent:acme/x", None}
+    assert {event.named.get("target") for event in told.values()} >= {f"session:{session['id']}", "agent:acme/x", None}
     assert int(past_the_mint.exchange.client.hget(past_the_mint.keys.header, "taken") or 0) == kills[-1].seq
     journal = [each for each in read_journal(world.realm.journals_dir / "mint") if each.sequence]
     ids = [each.id for each in decisions]
@@ -141,15 +141,18 @@ def test_steps_come_one_after_another(open_world: Mints) -> None:
 
 
 def test_what_comes_into_the_log_is_counted(open_world: Mints, past_the_mint: RevocationStore) -> None:
-    """Decisions by what was decided and why, kills however they were made, each once; the spool and the checkpoint."""
+    """
+    Decisions by what was decided and why, kills however they were made, each once; the journal and the
+    checkpoint.
+    """
     world = open_world()
     holder, _ = world.session()
     holder.call("POST", "/v1/tasks", LOOKUP)
     world.client.get("/v1/agents", headers={"Authorization": "DPoP junk", "DPoP": "junk"})
     before = past_the_mint.header().seq
     past_the_mint.kill(["agent:acme/x", "agent:acme/y"], "past the mint", "somebody")
-    past_the_mint.ban(["agent:acme/z"], "past the mint", "somebody")
-    past_the_mint.lift(["agent:acme/z"], "past the mint", "somebody")
+    past_the_mint.freeze(["agent:acme/z"], "past the mint", "somebody")
+    past_the_mint.thaw(["agent:acme/z"], "past the mint", "somebody")
     logged(world)
     logged(world)
     text = world.client.app.state.metrics.text().decode()  # type: ignore[attr-defined]
@@ -161,8 +164,8 @@ def test_what_comes_into_the_log_is_counted(open_world: Mints, past_the_mint: Re
     _, decisions = logged(world)
     assert found["arx_decisions_total", "allow", "ok"] == sum(each.allowed for each in decisions) > 0
     assert past_the_mint.header().seq - before == 4
-    assert [found["arx_kills_total", op] for op in ("kill", "ban", "lift")] == [2, 1, 1]
-    assert found["arx_spool_bytes",] > 0
+    assert [found["arx_kills_total", op] for op in ("kill", "freeze", "thaw")] == [2, 1, 1]
+    assert found["arx_journal_bytes",] > 0
     assert 0 <= found["arx_checkpoint_age_seconds",] < 60
 
 

@@ -22,7 +22,7 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
 
-KILL = {"scopes": ["session:s-" + "a" * 16], "reason": "test", "wait": False}
+KILL = {"targets": ["session:s-" + "a" * 16], "reason": "test", "wait": False}
 
 
 @pytest.fixture
@@ -131,11 +131,11 @@ def test_rules_of_ones_own_hold_arguments(world: World) -> None:
     assert world.operator().call("GET", "/v1/operators/x").status_code == 404
 
 
-def test_a_narrowed_token_stays_narrow(world: World) -> None:
+def test_a_attenuated_token_stays_attenuate(world: World) -> None:
     """What an operator gave away offline is gone, whatever the role allows."""
     holder = world.operator()
-    narrow = Macaroon.parse(holder.token or "").attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
-    answer = Holder(world, holder.key, narrow).call("GET", "/v1/operators")
+    attenuate = Macaroon.parse(holder.token or "").attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
+    answer = Holder(world, holder.key, attenuate).call("GET", "/v1/operators")
     assert (answer.status_code, answer.json()["code"]) == (403, "tool_not_allowed")
 
 

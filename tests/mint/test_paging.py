@@ -32,7 +32,7 @@ def add_sessions(world: World, count: int, **values: Any) -> list[str]:
     epochs = world.mint.epochs
     now = now_ms()
     row = {"agent": AGENT, "jkt": "x", "status": "open", "policy": world.mint.policy.digest, "born": 0}
-    row |= {"inc": epochs.view()[0], "expires_at": now + HOUR_MS} | values
+    row |= {"incarnation": epochs.view()[0], "expires_at": now + HOUR_MS} | values
     rows = [row | {"id": f"s-{number:016}", "opened_at": now + number // 4} for number in range(count)]
     with world.mint.state.write() as c:
         c.execute(insert(SESSIONS), rows)

@@ -28,8 +28,8 @@ def allowed(grant: TaskGrant, audience: str, tool: str, args: dict[str, Any]) ->
     compiled = [compile_rule(rule) for rule in grant.rules.get(audience, ())]
     if not any(rule.matches_tool(tool) and permits(rule, args) for rule in compiled):
         return False
-    narrow = [compile_rule(rule) for rule in grant.narrow.get(audience, ())]
-    return not grant.narrow or any(rule.matches_tool(tool) for rule in narrow)
+    attenuate = [compile_rule(rule) for rule in grant.attenuate.get(audience, ())]
+    return not grant.attenuate or any(rule.matches_tool(tool) for rule in attenuate)
 
 
 class TestGrant:
@@ -54,32 +54,33 @@ class TestGrant:
 
     def test_what_is_not_written_has_its_default(self) -> None:
         """
-        A proof with each call, hand-overs within the agent's own first segment, four deep.
+        A proof with each call, delegations within the agent's own first segment, four deep.
         """
         grant = policy().grant("refund", AGENT, GOOD)
         assert (grant.ttl_ms, grant.depth, grant.require, grant.fresh, grant.net) == (600_000, 4, ("call",), None, ())
-        assert grant.hand_to == ("acme/**",)
+        assert grant.delegate_to == ("acme/**",)
         assert grant.origins["payments"] == ("https://pay.example.com", "http://[::1]:9002")
-        assert grant.narrow == {}
+        assert grant.attenuate == {}
 
     def test_what_is_written_is_kept(self) -> None:
         """
         Depth, receivers, proofs, freshness and networks come out as the policy says.
         """
         text = (
-            REFUNDS + 'depth = 1\nhand_to = ["acme/x"]\nrequire = []\nfresh = "0ms"\nnet = ["10.0.0.0/8", "::1/128"]\n'
+            REFUNDS
+            + 'depth = 1\ndelegate_to = ["acme/x"]\nrequire = []\nfresh = "0ms"\nnet = ["10.0.0.0/8", "::1/128"]\n'
         )
         grant = policy(text).grant("refund", AGENT, GOOD)
-        assert (grant.depth, grant.hand_to, grant.require, grant.fresh) == (1, ("acme/x",), (), 0)
+        assert (grant.depth, grant.delegate_to, grant.require, grant.fresh) == (1, ("acme/x",), (), 0)
         assert grant.net == ("10.0.0.0/8", "::1/128")
 
     def test_less_can_be_asked_for(self) -> None:
         """
-        A shorter life, fewer hand-overs, fewer tools; an audience without any of these gets nothing.
+        A shorter life, fewer delegations, fewer tools; an audience without any of these gets nothing.
         """
         grant = policy().grant("refund", AGENT, GOOD, ttl="30s", depth=0, tools=["payments.refund"])
         assert (grant.ttl_ms, grant.depth) == (30_000, 0)
-        assert list(grant.rules) == list(grant.narrow) == list(grant.origins) == ["payments"]
+        assert list(grant.rules) == list(grant.attenuate) == list(grant.origins) == ["payments"]
         assert allowed(grant, "payments", "payments.refund", GOOD)
         assert not allowed(grant, "payments", "payments.void", {"note": "$5"})
 
@@ -115,13 +116,13 @@ class TestGrant:
     )
     def test_asking_for_fewer_tools_never_adds_one(self, tools: list[str]) -> None:
         """
-        What a narrowed task may do, the whole one may do.
+        What an attenuated task may do, the whole one may do.
         """
-        whole, narrowed = policy().grant("refund", AGENT, GOOD), policy().grant("refund", AGENT, GOOD, tools=tools)
+        whole, attenuated = policy().grant("refund", AGENT, GOOD), policy().grant("refund", AGENT, GOOD, tools=tools)
         for tool in ("orders.get", "orders.x", "payments.refund", "payments.x", "x"):
             for args in ({"order_id": "o-1"}, GOOD, {"note": "$5"}):
                 for audience in ("orders", "payments"):
-                    if allowed(narrowed, audience, tool, args):
+                    if allowed(attenuated, audience, tool, args):
                         assert allowed(whole, audience, tool, args)
 
     def test_every_parameter_that_does_not_fit_is_named(self) -> None:

@@ -185,7 +185,7 @@ def mistaken(template: dict[str, Any]) -> bool:
 
 def meet(one: str, other: str) -> bool:
     """Whether two patterns fit one tool: the longer of them, made a tool, fits the other."""
-    return any(pattern_fits(wide, narrow.replace("*", "any")) for wide, narrow in ((one, other), (other, one)))
+    return any(pattern_fits(wide, attenuate.replace("*", "any")) for wide, attenuate in ((one, other), (other, one)))
 
 
 def pattern_fits(pattern: str, tool: str) -> bool:
@@ -196,14 +196,14 @@ def pattern_fits(pattern: str, tool: str) -> bool:
 
 
 def permitted(grant: TaskGrant, call: tuple[str, str, Any]) -> bool:
-    """Whether the tokens of a grant would allow a call: a rule, and what it was narrowed to."""
+    """Whether the tokens of a grant would allow a call: a rule, and what it was attenuated to."""
     audience, tool, args = call
-    narrow = grant.narrow.get(audience)
-    return _any(grant.rules.get(audience, ()), tool, args) and (narrow is None or _any(narrow, tool, args))
+    attenuate = grant.attenuate.get(audience)
+    return _any(grant.rules.get(audience, ()), tool, args) and (attenuate is None or _any(attenuate, tool, args))
 
 
-def demanded(grant: TaskGrant, audience: str, tool: str) -> list[tuple[int, str, bool]]:
-    """What a call at an audience needs, by what the tokens of a grant would demand there."""
+def required(grant: TaskGrant, audience: str, tool: str) -> list[tuple[int, str, bool]]:
+    """What a call at an audience needs, by what the tokens of a grant would require there."""
     entries = [
         each for each in grant.approvals.get(audience, ()) if any(matches_tool(some, tool) for some in each.tools)
     ]
@@ -248,10 +248,10 @@ def test_a_policy_grants_what_it_says(
     data: st.DataObject,
 ) -> None:
     """
-    For any policy, agent, subject, parameters, narrowing and calls: what is granted is what the file says.
+    For any policy, agent, subject, parameters, attenuation and calls: what is granted is what the file says.
     """
     if names_subject(template) and template["subjects"] is None:
-        template = {**template, "subjects": [{"issuer": "id"}]}  # the policy's reader demands it
+        template = {**template, "subjects": [{"issuer": "id"}]}  # the policy's reader requires it
     if mistaken(template):
         with pytest.raises(SettingsError, match=r"t\.approvals\["):
             Policy.parse(written(template), "policy.toml")
@@ -272,7 +272,7 @@ def test_a_policy_grants_what_it_says(
     for call in [*made, *aimed(template, data)]:
         assert permitted(grant, call) == allows(template, ask, subject, call), call
         if permitted(grant, call):
-            assert demanded(grant, *call[:2]) == needs(template, call[1]), call
+            assert required(grant, *call[:2]) == needs(template, call[1]), call
 
 
 @given(

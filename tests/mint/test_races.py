@@ -73,14 +73,14 @@ def enrol(state: State, path: str = AGENT) -> None:
 
 def session_row(name: str, agent: str = AGENT) -> dict[str, Any]:
     now = now_ms()
-    own = {"id": name, "agent": agent, "jkt": "j", "status": "open", "policy": "p", "inc": "h", "born": 1}
+    own = {"id": name, "agent": agent, "jkt": "j", "status": "open", "policy": "p", "incarnation": "h", "born": 1}
     return own | {"opened_at": now, "expires_at": now + 60_000, "ended_at": None, "purpose": None}
 
 
 def task_row(name: str, session: str) -> dict[str, Any]:
     now = now_ms()
     own = {"id": name, "session": session, "agent": AGENT, "template": "t", "params": "{}", "audiences": "[]"}
-    own |= {"link": "l", "status": "open", "policy": "p", "inc": "h", "born": 1}
+    own |= {"link": "l", "status": "open", "policy": "p", "incarnation": "h", "born": 1}
     return own | {"started_at": now, "expires_at": now + 60_000, "ended_at": None}
 
 
@@ -119,7 +119,7 @@ def test_an_end_that_came_first_leaves_nothing_behind(states: tuple[State, State
     ending = SESSIONS.update().values(status="ended")
     assert during(one, ending, lambda: start_task(two, "t-1", "s-1")) == "session_ended"
     deactivating = AGENTS.update().values(status="deactivated")
-    assert during(one, deactivating, lambda: open_session(two, "s-2")) == "banned"
+    assert during(one, deactivating, lambda: open_session(two, "s-2")) == "frozen"
     assert (two.tasks(), [row["id"] for row in two.sessions()]) == ([], ["s-1"])
 
 
@@ -152,7 +152,7 @@ def test_no_session_outlives_a_deactivation(states: tuple[State, State]) -> None
             one.add_session(session_row(f"s-{agent}", agent), MARK, "acme", SOME)
 
         opened, _ = at_once(open_one, deactivate)
-        assert opened in ("ok", "banned")
+        assert opened in ("ok", "frozen")
         assert [row["status"] for row in one.sessions(agent=agent)] == ["ended"] * (opened == "ok")
 
 

@@ -149,9 +149,9 @@ def test_what_is_over_or_frozen_is_not_renewed(opened: tuple[World, UnsafeLocalE
     """A frozen session is refused until it is thawed; a killed one for good; so is one whose row says that it ended."""
     world, epochs = opened
     holder, session = world.session()
-    epochs.ban(f"session:{session['id']}")
-    assert renew(holder, session)["code"] == "banned"
-    epochs.lift(f"session:{session['id']}")
+    epochs.freeze(f"session:{session['id']}")
+    assert renew(holder, session)["code"] == "frozen"
+    epochs.thaw(f"session:{session['id']}")
     assert "token" in renew(holder, session)
     epochs.kill(f"session:{session['id']}")
     assert renew(holder, session)["code"] == "revoked"
@@ -174,7 +174,7 @@ def test_as_many_as_the_policy_says(opened: tuple[World, UnsafeLocalEpochs]) -> 
 
     told = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)}).json()
     assert (told["code"], sessions[0] in told["detail"]) == ("too_many_sessions", True)
-    epochs.ban(f"session:{sessions[0]}")
+    epochs.freeze(f"session:{sessions[0]}")
     assert another() == "too_many_sessions"
     epochs.kill(f"session:{sessions[0]}")
     assert [another(), another()] == ["ok", "too_many_sessions"]
@@ -201,7 +201,7 @@ def test_no_race_opens_one_too_many(world: World) -> None:
 
         def opening(n: int) -> Any:
             state = (world.mint.state, other)[n % 2]
-            mark, what = HighWater(row["inc"], row["born"]), Event.of("session.opened", "test")
+            mark, what = HighWater(row["incarnation"], row["born"]), Event.of("session.opened", "test")
             return lambda: state.add_session(
                 row | {"id": f"s-{n}"}, mark, world.realm.name, what, Room(3, lambda _: True)
             )

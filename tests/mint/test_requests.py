@@ -105,8 +105,8 @@ REFUSED_TASKS: dict[str, tuple[dict[str, Any], int, str]] = {
     "above the limit": ({"template": "refund", "params": {"order_id": "o", "amount": 101}}, 403, "bad_parameters"),
     "a float": ({"template": "refund", "params": {"order_id": "o", "amount": 5.5}}, 403, "bad_parameters"),
     "too long a life": ({**LOOKUP, "ttl": "11m"}, 403, "bad_parameters"),
-    "too many hand-overs": ({**LOOKUP, "depth": 9}, 403, "bad_parameters"),
-    "negative hand-overs": ({**LOOKUP, "depth": -1}, 403, "bad_parameters"),
+    "too many delegations": ({**LOOKUP, "depth": 9}, 403, "bad_parameters"),
+    "negative delegations": ({**LOOKUP, "depth": -1}, 403, "bad_parameters"),
     "a tool it does not have": ({**LOOKUP, "tools": ["payments.refund"]}, 403, "bad_parameters"),
     "no tool at all": ({**LOOKUP, "tools": []}, 403, "bad_parameters"),
     "params of another type": ({"template": "lookup", "params": []}, 400, "malformed_request"),
@@ -166,7 +166,7 @@ def test_a_bundle_does_what_its_task_is_for_and_nothing_else(world: World) -> No
 
 
 def test_asking_for_less_gives_less(world: World) -> None:
-    """Fewer tools, hand-overs and minutes are taken from the template, and end up in the token."""
+    """Fewer tools, delegations and minutes are taken from the template, and end up in the token."""
     holder, _ = world.session()
     asked = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}, "tools": ["orders.get"]}
     told = holder.call("POST", "/v1/tasks", {**asked, "depth": 0, "ttl": "60s"}).json()
@@ -212,13 +212,13 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World)
     assert holder.token is not None
     identifier = Macaroon.parse(holder.token).unverified_identifier
     assert isinstance(identifier, Identifier)
-    assert identifier.born == (epochs.inc, 1)
+    assert identifier.born == (epochs.incarnation, 1)
     epochs.kill("agent:elsewhere")
     told = holder.call("POST", "/v1/tasks", LOOKUP).json()
-    assert Bundle.parse(told["bundle"]).outline.identifier.born == (epochs.inc, 2)
+    assert Bundle.parse(told["bundle"]).outline.identifier.born == (epochs.incarnation, 2)
     mark = world.mint.state.high_water("acme")
     assert mark is not None
-    assert (mark.inc, mark.seq) == (epochs.inc, 2)
+    assert (mark.incarnation, mark.seq) == (epochs.incarnation, 2)
 
 
 def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:

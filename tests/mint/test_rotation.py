@@ -161,10 +161,10 @@ def test_what_mints_is_not_retired(world: World, clock: Clock) -> None:
     assert answer.json()["code"] == "conflict"
     assert "live until" in answer.json()["detail"]
     clock.wait(DAY_MS + 5 * REFRESH_MS)
-    # The store of this world does not answer: retired all the same, and the mint bans it when it does.
+    # The store of this world does not answer: retired all the same, and the mint freezes it when it does.
     assert world.operator().call("POST", "/v1/root-keys/k1/retire", {}).status_code == 503
     assert fetch(service) == {"k2.1"}
-    assert world.mint.book.retired_scopes() == {"key:k1.0", "key:k1.1"}
+    assert world.mint.book.retired_targets() == {"key:k1.0", "key:k1.1"}
     assert operator.call("GET", "/v1/whoami").json()["code"] == "unknown_key"
 
 
@@ -179,7 +179,7 @@ def test_a_stolen_key_is_replaced_alone(world: World) -> None:
     assert fetch(orders) == {"k1.3"}
     assert minted(agent) == "k1.3"
     assert fetch(payments) == before == {"k1.2"}
-    assert world.mint.book.retired_scopes() == {"key:k1.1"}
+    assert world.mint.book.retired_targets() == {"key:k1.1"}
     assert operator.call("POST", "/v1/services/nobody/replace-key", {}).status_code == 404
 
 
@@ -221,7 +221,7 @@ def test_a_removed_service_is_gone(world: World) -> None:
     assert world.operator().call("DELETE", "/v1/services/orders").status_code == 503
     assert service.call("GET", "/v1/keys").status_code == 401
     assert world.operator().call("GET", "/v1/services").json()["services"] == []
-    assert world.mint.book.retired_scopes() == {"key:k1.1"}
+    assert world.mint.book.retired_targets() == {"key:k1.1"}
     assert fetch(joined(world)) == {"k1.2"}
 
 

@@ -119,10 +119,10 @@ def test_what_is_over_is_not_extended(made: tuple[World, UnsafeLocalEpochs]) -> 
     tasks = [start(holder)["task"]["id"] for _ in range(3)]
     assert extend(stranger, tasks[0])["code"] == "not_found"
     epochs.kill(f"task:{tasks[0]}")
-    epochs.ban(f"task:{tasks[1]}")
+    epochs.freeze(f"task:{tasks[1]}")
     with world.mint.state.write() as c:
         c.execute(TASKS.update().where(TASKS.c.id == tasks[2]).values(expires_at=now_ms()))
-    assert [extend(holder, task)["code"] for task in tasks] == ["revoked", "banned", "session_ended"]
+    assert [extend(holder, task)["code"] for task in tasks] == ["revoked", "frozen", "session_ended"]
     with world.mint.state.write() as c:
         c.execute(TASKS.update().where(TASKS.c.id == tasks[2]).values(expires_at=now_ms() + 60_000, status="ended"))
     assert extend(holder, tasks[2])["code"] == "session_ended"
@@ -188,11 +188,11 @@ def test_no_task_no_power(world: World) -> None:
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_a_narrowing_that_cannot_be_read_is_refused(world: World, caveats: dict[str, Any]) -> None:
+def test_a_attenuation_that_cannot_be_read_is_refused(world: World, caveats: dict[str, Any]) -> None:
     """Before anything is killed: the store of this mint does not even answer."""
     holder, _ = world.session()
     task = start(holder)["task"]["id"]
-    told = holder.call("POST", f"/v1/tasks/{task}/narrow", {"caveats": caveats})
+    told = holder.call("POST", f"/v1/tasks/{task}/attenuate", {"caveats": caveats})
     assert told.status_code in (400, 403), told.text
     assert told.json()["code"] in ("bad_parameters", "malformed_request")
 
@@ -263,8 +263,8 @@ LESS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.lists(LESS, max_size=3), max_size=3), order=st.sampled_from(["o-1", "o-2", "o-3"]))
-def test_a_narrowing_never_widens(whole: tuple[World, Holder, str], steps: list[list[Caveat]], order: str) -> None:
-    """Whatever is said: what a narrowed grant's token allows, the one before allowed; nor does it live longer."""
+def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: list[list[Caveat]], order: str) -> None:
+    """Whatever is said: what an attenuated grant's token allows, the one before allowed; nor does it live longer."""
     world, _, _ = whole
     rules = (Rule(tool="orders.get"),)
     granted = Granted(
@@ -281,7 +281,7 @@ def test_a_narrowing_never_widens(whole: tuple[World, Holder, str], steps: list[
     judge, args, ends, before = verifier(world, "orders"), {"order_id": order}, now_ms() + 30_000, True
     born = Born(*world.mint.epochs.view()[:2])
     for step in [[], *steps]:
-        granted = granted.narrow({"orders": step})
+        granted = granted.attenuate({"orders": step})
         assert granted.end(ends) <= ends
         ends = granted.end(ends)
         birth = Birth(agent, born, "s-x", "t-x", "p", now_ms() - 1, now_ms() + 30_000, 2, new_link(), None)

@@ -13,7 +13,7 @@ import pytest
 from arx_caps.audit.checkpoint import open_checkpoint
 from arx_caps.audit.proof import Proof
 from arx_verifier.journal.decision import Decision
-from arx_verifier.token.targets import subject_scope
+from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.test_operators import enrol, sign_in
 from tests.mint.test_paging import walk
@@ -211,12 +211,12 @@ def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: Worl
     ada = ("https://idp.example", "ada")
     take(world, [decision(n, facts("s-7", "t-7", subject=ada)) for n in range(6, 600)], 6)
     world.mint.log.step()
-    operator, scope = world.operator(), subject_scope(*ada)
+    operator, target = world.operator(), subject_target(*ada)
     size = ask(operator)["size"]
-    assert ask(operator, subject=scope)["total"]["records"] == 594
-    answer = operator.call("POST", "/v1/audit/erase", {"subject": scope, "reason": "asked to"})
+    assert ask(operator, subject=target)["total"]["records"] == 594
+    answer = operator.call("POST", "/v1/audit/erase", {"subject": target, "reason": "asked to"})
     assert (answer.status_code, answer.json()) == (200, {"erased": 594, "sessions": 0, "events": 0})
-    assert ask(operator, subject=scope)["records"] == []
+    assert ask(operator, subject=target)["records"] == []
     [record] = ask(operator, session="s-7", limit=1)["records"]
     assert (record["erased"], record["subject"], record["peer"], record["session"]) == (True, None, None, "s-7")
     answer = operator.call("POST", "/v1/audit/prune", {"before": now_ms() + 1000, "reason": "old"})
@@ -225,11 +225,11 @@ def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: Worl
     assert left["total"]["records"] == left["size"] - answer.json()["first"]
     assert ask(operator, session="s-1", task="t-1")["total"]["records"] == 0
     assert {each["kind"] for each in ask(operator, reason="event")["records"]} >= {"log.erased", "log.pruned"}
-    for bad in ({"reason": "x"}, {"subject": scope, "before": 1, "reason": "x"}, {"subject": "ada", "reason": "x"}):
+    for bad in ({"reason": "x"}, {"subject": target, "before": 1, "reason": "x"}, {"subject": "ada", "reason": "x"}):
         assert operator.call("POST", "/v1/audit/erase", bad).status_code == 400
     reads = sign_in(world, enrol(world, "auditor", role="read-only"))
     assert ask(reads)["size"] >= size
-    for path, body in (("erase", {"subject": scope, "reason": "x"}), ("prune", {"before": 1, "reason": "x"})):
+    for path, body in (("erase", {"subject": target, "reason": "x"}), ("prune", {"before": 1, "reason": "x"})):
         assert reads.call("POST", f"/v1/audit/{path}", body).status_code == 403
 
 
@@ -252,7 +252,7 @@ def test_a_session_is_shown_with_who_was_handed_what(world: World) -> None:
 
 
 def test_the_link_of_a_minted_token_means_its_task(world: World) -> None:
-    """Link 0 of a token made no hand-over; asked by it, one gets what was done with the task that it was given for."""
+    """Link 0 of a token made no delegation; asked by it, one gets what was done with the task that it was given for."""
     holder, session = world.session()
     started = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]
     chain = [facts(session["id"], started["id"], *names, agent=AGENT) for names in ((), ("acme/a",))]

@@ -148,9 +148,9 @@ def test_either_may_die_in_the_middle_of_it(mortal: Pair) -> None:
             until(lambda before=before: sum(load.rounds for load in loads) > before + AGENTS, 60)
             mint.kill()
             alive = next(load for load in loads if load.sessions)
-            scope = f"session:{min(alive.sessions)}"
-            report = operator.ask(0, "POST", "/v1/kills", {"scopes": [scope], "reason": "stop", "wait": False})
-            killed[scope] = report["seq"]
+            target = f"session:{min(alive.sessions)}"
+            report = operator.ask(0, "POST", "/v1/kills", {"targets": [target], "reason": "stop", "wait": False})
+            killed[target] = report["seq"]
             mint.start()
         until(lambda: any(load.failed for load in loads) or all(load.rounds >= ENOUGH for load in loads), 60)
     finally:
@@ -182,25 +182,27 @@ def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -
     ):
         assert (set(told(kind, name)), set(told(kind, name).values())) == (answered, {1}), kind
         assert rows is None or rows == answered, kind
-    links = told("task.started", "link") + told("task.extended", "link") + told("task.narrowed", "link")
+    links = told("task.started", "link") + told("task.extended", "link") + told("task.attenuated", "link")
     answered = union(load.links for load in loads)
     assert (set(links), set(links.values()), grants) == (answered, {1}, answered)
     assert sum(told("session.renewed", "session").values()) >= sum(load.renewed for load in loads)
     assert union({f"session:{session}" for session in load.killed} for load in loads) <= set(killed)
-    recorded = {(scope, event.facts["seq"]) for event in events for scope in event.facts.get("scopes", ())}
+    recorded = {(target, event.facts["seq"]) for event in events for target in event.facts.get("targets", ())}
     assert set(killed.items()) <= recorded
     assert not [task for task in tasks.values() if task["status"] == "open" and over(sessions, task)]
     ended = set(killed).union(*(load.ended for load in loads))
     epochs = Follower(store, realm.name, "afterwards")
     assert epochs.catch_up(0, 0, 5)
-    for scope in ended:
-        kind, _, name = scope.partition(":")
+    for target in ended:
+        kind, _, name = target.partition(":")
         row = sessions[name] if kind == "session" else tasks[name]
-        assert epochs.check(row["inc"], row["born"], (scope,)) is not None
-        assert row["status"] == "ended" or scope in killed
+        assert epochs.check(row["incarnation"], row["born"], (target,)) is not None
+        assert row["status"] == "ended" or target in killed
     epochs.close()
     assert mark is not None
-    assert {row["inc"] for row in sessions.values()} == {mark.inc}  # no death of a mint began a new history
+    assert {row["incarnation"] for row in sessions.values()} == {
+        mark.incarnation
+    }  # no death of a mint began a new history
 
 
 def union(sets: Any) -> set[str]:
@@ -294,7 +296,7 @@ def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valke
             list(pool.map(look, mints))
         mark = mints[0].state.high_water(realm.name)
         assert mark is not None
-        assert mints[0].store.header().inc == mark.inc
+        assert mints[0].store.header().incarnation == mark.incarnation
     begun = [event for event in mints[0].state.outbox.after(0) if event.kind.startswith("epoch.")]
     assert len(begun) == 4
     for mint in mints:

@@ -80,7 +80,7 @@ def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Min
         store_url=url,
         decisions=decisions or InMemoryDecisions(),
     )
-    mint.bans.trust(Place(epochs.inc, 0, ""))
+    mint.freezes.trust(Place(epochs.incarnation, 0, ""))
     return mint, epochs
 
 

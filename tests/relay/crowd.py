@@ -10,10 +10,10 @@ from arx_verifier.revocation.history import UNKNOWN, Place
 from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
 from arx_verifier.revocation.store_link import Crowd, Entry
 
-INC, MS, L_MS = "I" * 22, 1_000_000, 1_000
+INCARNATION, MS, L_MS = "I" * 22, 1_000_000, 1_000
 
 
-BEGAN, OTHER = Place(INC, 5, "c" * 40), "d" * 40
+BEGAN, OTHER = Place(INCARNATION, 5, "c" * 40), "d" * 40
 START = 10_000 * MS
 
 
@@ -22,14 +22,14 @@ class World:
 
     def __init__(self) -> None:
         self.now = START
-        self.state = State(INC, {}, {}, 5)
+        self.state = State(INCARNATION, {}, {}, 5)
         self.places = [Place("", number, UNKNOWN) for number in range(5)] + [BEGAN]
         self.said: list[tuple[Crowd, bool, bool]] = []
         self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
         self.hub.take_copy(BEGAN)
         self.grant()
 
-    def stand_for(self, inc: str, crowd: Crowd, now: bool, hurry: bool) -> None:
+    def stand_for(self, incarnation: str, crowd: Crowd, now: bool, hurry: bool) -> None:
         self.said.append((crowd, now, hurry))
 
     def grant(self) -> None:
@@ -39,8 +39,8 @@ class World:
     def entry(self, seq: int) -> None:
         """Let upstream learn of an entry."""
         self.state.applied = seq
-        self.places.append(self.places[-1].after(INC, seq, "kill", "realm"))
-        self.hub.take_entry(Entry(INC, seq, "kill", "realm"), in_order=True)
+        self.places.append(self.places[-1].after(INCARNATION, seq, "kill", "realm"))
+        self.hub.take_entry(Entry(INCARNATION, seq, "kill", "realm"), in_order=True)
 
     def wait(self, ms: float) -> None:
         """Let time pass."""
@@ -74,7 +74,7 @@ class Somebody:
         self,
         applied: int,
         *,
-        inc: str = INC,
+        incarnation: str = INCARNATION,
         chain: str | None = None,
         hurry: bool = False,
         crowd: Crowd | None = None,
@@ -83,7 +83,7 @@ class Somebody:
         before, places = len(self.got), self.world.places
         if chain is None:
             chain = places[applied].chain if applied < len(places) else OTHER
-        self.world.hub.take_probe(self, Probe(self.name, inc, applied, chain, 1_000, hurry, crowd))
+        self.world.hub.take_probe(self, Probe(self.name, incarnation, applied, chain, 1_000, hurry, crowd))
         told = [message for message in self.got[before:] if isinstance(message, Told)]
         return told[0] if told else None
 

@@ -73,7 +73,7 @@ class RelayProcess:
 def watch(store: RevocationStore, verifiers: list[Witness], session: str = SESSION) -> None:
     """Let verifiers decide about a token born now, from now on, and wait until all accept it."""
     header, now = store.header(), time.time_ns() // 1_000_000
-    born = (header.inc, header.seq)
+    born = (header.incarnation, header.seq)
     token = mint(ANYTHING, realm=store.realm, born=born, iat=now, exp=now + 600_000, session=session).encode()
     for one in verifiers:
         one.watch(token=token)

@@ -11,7 +11,7 @@ from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.history import UNKNOWN
 from arx_verifier.revocation.relay_link import Frames, Hello, Page, Probe, Refusal, Scan, Told, frame
 from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Answer, Crowd
-from tests.relay.crowd import BEGAN, INC, L_MS, MS, OTHER, START, Somebody, World, world
+from tests.relay.crowd import BEGAN, INCARNATION, L_MS, MS, OTHER, START, Somebody, World, world
 
 __all__ = ["world"]  # fixtures
 
@@ -35,7 +35,7 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     somebody = Somebody(world)
     clock = [world.now]
     following = Following(boot=lambda: clock[0], wall=lambda: 1_800_000_000_000 * MS + clock[0])
-    following.adopt(INC, 5, {}, {})
+    following.adopt(INCARNATION, 5, {}, {})
     following._place = BEGAN
     world.now = clock[0] = START + age_ms * MS
     question = following.ask()
@@ -45,7 +45,16 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     clock[0] += 3 * MS  # the answer travels
     following.take_answer(
         Answer(
-            told.inc, told.seq, told.at_ms, told.lease_ms, OK, told.keep_ms, told.chain, (), told.askers, told.age_ns
+            told.incarnation,
+            told.seq,
+            told.at_ms,
+            told.lease_ms,
+            OK,
+            told.keep_ms,
+            told.chain,
+            (),
+            told.askers,
+            told.age_ns,
         ),
         lambda _: {},
     )
@@ -53,7 +62,7 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     assert lease is not None
     assert lease.boot <= START + L_MS * MS
     assert lease.sent <= START
-    assert (following.check(INC, 5, ()) is None) == (age_ms < 990)
+    assert (following.check(INCARNATION, 5, ()) is None) == (age_ms < 990)
 
 
 def test_whoever_waits_for_news_is_answered_from_news(world: World) -> None:
@@ -113,7 +122,7 @@ def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
     told = somebody.probe(5)
     assert told is not None
     assert told.entries == [(6, "kill", "realm")]
-    world.state.floors["task:t"] = 7
+    world.state.kills["task:t"] = 7
     for seq in range(7, KEEP + 8):
         world.entry(seq)
     told = somebody.probe(5)
@@ -121,7 +130,7 @@ def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
     assert (told.status, told.seq) == (RESYNC, KEEP + 7)
     assert somebody.copy is not None
     assert somebody.copy.page("f", 0) == Page(0, {"task:t": 7})
-    stranger = somebody.probe(5, inc="J" * 22)
+    stranger = somebody.probe(5, incarnation="J" * 22)
     assert stranger is not None
     assert stranger.status == RESYNC
 
@@ -154,7 +163,7 @@ def test_after_an_outage_all_ask_at_once(world: World) -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [Probe("v", INC, 5, OTHER, 10, False)],
+        [Probe("v", INCARNATION, 5, OTHER, 10, False)],
         [Hello(2, "acme", "secret")],
         [Hello(1, "other", "secret")],
         [Hello(1, "acme", "guess")],
@@ -201,7 +210,7 @@ async def _talk(world: World, data: bytes) -> bool:
     connection, transport = Connection(world.hub, "acme", "secret"), Transport()
     connection.connection_made(transport)
     connection.data_received(data)
-    connection.data_received(frame(Probe("v", INC, 5, OTHER, 10, False)))
+    connection.data_received(frame(Probe("v", INCARNATION, 5, OTHER, 10, False)))
     assert transport.ended or connection not in world.hub.listeners
     return transport.ended or written in [[frame(Refusal(part))] for part in REFUSED]
 
@@ -210,6 +219,10 @@ def test_messages_are_cut_wherever_they_break() -> None:
     """
     Byte by byte or all at once, the same messages come out.
     """
-    data = frame(Hello(1, "acme")) + frame(Scan("f", 3)) + frame(Probe("v", INC, 1, OTHER, 2, True, Crowd(1, 2, ())))
+    data = (
+        frame(Hello(1, "acme"))
+        + frame(Scan("f", 3))
+        + frame(Probe("v", INCARNATION, 1, OTHER, 2, True, Crowd(1, 2, ())))
+    )
     slow, quick = Frames(), Frames()
     assert [body for byte in data for body in slow.feed(bytes([byte]))] == list(quick.feed(data))

@@ -27,7 +27,7 @@ def test_another_history_confirms_nothing(world: World) -> None:
     """
     What somebody had applied of another history is no confirmation.
     """
-    Somebody(world).probe(5, inc="J" * 22)
+    Somebody(world).probe(5, incarnation="J" * 22)
     assert world.crowd == Crowd(1, -1, ())
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.servers
 
 Relays = Callable[..., RelayProcess]
 Verifiers = Callable[[str, int], list[Witness]]
-SCOPE = [f"session:{SESSION}"]
+TARGET = [f"session:{SESSION}"]
 
 
 def chain(relay: Relays, url: str, depth: int) -> list[RelayProcess]:
@@ -39,7 +39,7 @@ def chain(relay: Relays, url: str, depth: int) -> list[RelayProcess]:
 
 
 def task(index: int) -> str:
-    """One of many scopes."""
+    """One of many targets."""
     return f"task:t-{chr(97 + index // 20)}{chr(97 + index % 20)}{'a' * 14}"
 
 
@@ -55,7 +55,7 @@ def test_a_kill_passes_and_everybody_is_counted(
     until(lambda: store.unacked(0, 0).verifiers == 3)
     listed = arx("verifier", "list", "--store", own_valkey.url, "--realm", store.realm, "--json").json["verifiers"]
     assert sorted(str(one["relay_of"]) for one in listed) == ["2", "None"]
-    report = store.wait_confirmed(store.kill(SCOPE, "test", BY))
+    report = store.wait_confirmed(store.kill(TARGET, "test", BY))
     assert (report.status, report.verifiers, report.confirmed) == ("confirmed", 3, 3), report.summary
     killed = boot_clock()
     for one in [*behind, *direct]:
@@ -94,7 +94,7 @@ def test_a_frozen_relay_ends_the_leases_below_it(
     behind, direct = verifiers(stopped.url, 2), verifiers(own_valkey.url, 1)
     until(lambda: store.unacked(0, 0).verifiers == 3)
     freeze(stopped.pid)
-    bump = store.kill(SCOPE, "test", BY)
+    bump = store.kill(TARGET, "test", BY)
     killed = boot_clock()
     report = store.wait_confirmed(bump)
     os.kill(stopped.pid, signal.SIGCONT)
@@ -115,7 +115,7 @@ def test_a_relay_that_dies_and_returns(
     behind = verifiers(first.url, 2)
     until(lambda: store.unacked(0, 0).verifiers == 2)
     first.kill()
-    bump = store.kill(SCOPE, "test", BY)
+    bump = store.kill(TARGET, "test", BY)
     killed = boot_clock()
     assert store.unacked(bump.header.seq, bump.header.at_ms - 700).confirmed == 0
     second = relay(own_valkey.url)
@@ -135,7 +135,7 @@ def test_a_frozen_verifier_is_named_through_relays(
     behind = verifiers(chain(relay, own_valkey.url, 2)[-1].url, 3)
     until(lambda: store.unacked(0, 0).verifiers == 3)
     behind[1].freeze()
-    report = store.wait_confirmed(store.kill(SCOPE, "test", BY))
+    report = store.wait_confirmed(store.kill(TARGET, "test", BY))
     behind[1].thaw()
     assert (report.status, report.verifiers, report.confirmed) == ("partial", 3, 2), report.summary
     assert report.unreachable == ("tool-1",)
@@ -148,20 +148,22 @@ def test_who_comes_late_gets_everything(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
     """
-    A verifier, and a relay with one, that come after kills and bans have them; so after a rotation.
+    A verifier, and a relay with one, that come after kills and freezes have them; so after a rotation.
     """
     first = relay(own_valkey.url, "first")
     early = verifiers(first.url, 1)
     store.kill([task(index) for index in range(300)], "test", BY)
-    store.ban(["agent:acme/rogue"], "test", BY)
+    store.freeze(["agent:acme/rogue"], "test", BY)
     for url in (first.url, relay(first.url, "second").url):
         follower = Follower(url, store.realm, f"late-{len(url)}")
         try:
             assert follower.catch_up(0, 301, 10)
-            inc = follower.view()[0]
-            assert {getattr(follower.check(inc, 0, (task(index),)), "code", "") for index in (0, 299)} == {"revoked"}
-            assert getattr(follower.check(inc, 301, ("agent:acme/rogue",)), "code", "") == "banned"
-            assert follower.check(inc, 301, (task(0),)) is None
+            incarnation = follower.view()[0]
+            assert {getattr(follower.check(incarnation, 0, (task(index),)), "code", "") for index in (0, 299)} == {
+                "revoked"
+            }
+            assert getattr(follower.check(incarnation, 301, ("agent:acme/rogue",)), "code", "") == "frozen"
+            assert follower.check(incarnation, 301, (task(0),)) is None
         finally:
             follower.close()
     store.rotate()
@@ -178,14 +180,14 @@ def test_whoever_waits_for_news_gets_it_from_the_store(
     follower = Follower(chain(relay, own_valkey.url, 2)[-1].url, store.realm, "v")
     try:
         assert follower.catch_up(0, 0, 10)
-        inc = follower.view()[0]
+        incarnation = follower.view()[0]
         for _ in range(20):
-            seq = store.kill(SCOPE, "test", BY).header.seq
+            seq = store.kill(TARGET, "test", BY).header.seq
             asked = follower.boot_ns()
             assert follower.catch_up(asked, 0, 5)
             assert follower.view()[1] >= seq
-            assert getattr(follower.check(inc, seq - 1, SCOPE, asked), "code", "") == "revoked"
-            assert follower.check(inc, seq, SCOPE, asked) is None
+            assert getattr(follower.check(incarnation, seq - 1, TARGET, asked), "code", "") == "revoked"
+            assert follower.check(incarnation, seq, TARGET, asked) is None
     finally:
         follower.close()
     until(lambda: store.unacked(0, 0).verifiers == 0)  # it said goodbye, through both

@@ -24,10 +24,12 @@ def raw(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
 def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
     """Call arx1_bump with the header's incarnation, unless told otherwise."""
 
-    def call(op: str, *scopes: str, inc: str | None = None, seen: int = 0, chain: str = "", until_ms: str = "") -> Any:
+    def call(
+        op: str, *targets: str, incarnation: str | None = None, seen: int = 0, chain: str = "", until_ms: str = ""
+    ) -> Any:
         keys = realm_store.keys.written
-        known = (inc or realm_store.header().inc, seen, chain)
-        return raw.fcall("arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *scopes)
+        known = (incarnation or realm_store.header().incarnation, seen, chain)
+        return raw.fcall("arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *targets)
 
     return call
 
@@ -36,11 +38,11 @@ def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
 def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
     """Call arx1_probe, with the store's chain if not told; the reply is as ``functions.lua`` lists it."""
 
-    def call(inc: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
+    def call(incarnation: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
         tag = f"arx:{{{realm_store.realm}}}:"
-        keys = [tag + part for part in ("h", "f", "b", "log", "v", "a")]
+        keys = [tag + part for part in ("h", "k", "f", "log", "v", "a")]
         if chain is None:
             chain = (realm_store.chain_at(applied) if applied >= 0 else None) or "0" * 40
-        return raw.fcall("arx1_probe", len(keys), *keys, name, inc, applied, chain, limit)
+        return raw.fcall("arx1_probe", len(keys), *keys, name, incarnation, applied, chain, limit)
 
     return call

@@ -30,9 +30,9 @@ BY = "operator:ada"
 L_NS = FAST_LEASE_MS * 1_000_000
 
 
-def code(follower: Follower, inc: str, born: int = 0) -> str | None:
+def code(follower: Follower, incarnation: str, born: int = 0) -> str | None:
     """The refusal's code for a token of the session, None for an acceptance."""
-    refused = follower.check(inc, born, (SESSION,))
+    refused = follower.check(incarnation, born, (SESSION,))
     return None if refused is None else refused.code
 
 
@@ -49,51 +49,51 @@ def test_a_frozen_store_ends_every_lease(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """SIGSTOP: nothing is accepted after L; SIGCONT: it comes back by itself, and a kill made then arrives."""
-    inc, pid = own_fast_store.header().inc, own_valkey.server_pid
+    incarnation, pid = own_fast_store.header().incarnation, own_valkey.server_pid
     os.kill(pid, signal.SIGSTOP)
     frozen = last = follower.boot_ns()
     while (now := follower.boot_ns()) < frozen + 2 * L_NS:
-        if code(follower, inc) is None:
+        if code(follower, incarnation) is None:
             last = now
-    assert code(follower, inc) == "stale"
+    assert code(follower, incarnation) == "stale"
     assert last - frozen < L_NS + 5_000_000, "the last acceptance was later than a lease after the freeze"
     os.kill(pid, signal.SIGCONT)
-    until(lambda: code(follower, inc) is None)
+    until(lambda: code(follower, incarnation) is None)
     bump = own_fast_store.kill([SESSION], "test", BY)
     assert follower.catch_up(0, bump.header.seq, 10)
-    assert code(follower, inc) == "revoked"
+    assert code(follower, incarnation) == "revoked"
 
 
 def test_a_killed_connection_is_replaced(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """CLIENT KILL loses pushes in silence; the new connection asks for what is missing, within the old lease."""
-    inc = own_fast_store.header().inc
+    incarnation = own_fast_store.header().incarnation
     with redis.Redis.from_url(own_valkey.url) as raw:
         for number in range(20):
             raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
             bump = own_fast_store.kill([SESSION], "test", BY)
             assert follower.catch_up(0, bump.header.seq, 10)
-            assert code(follower, inc, number) == "revoked"
-            assert code(follower, inc, bump.header.seq) is None
+            assert code(follower, incarnation, number) == "revoked"
+            assert code(follower, incarnation, bump.header.seq) is None
 
 
 def test_a_restart_keeps_everything(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """kill -9 and a new start: the same history, every kill, no fence; who is new learns all of it."""
-    header = own_fast_store.kill_and_ban([SESSION], "test", BY).header
+    header = own_fast_store.kill_and_freeze([SESSION], "test", BY).header
     os.kill(own_valkey.server_pid, signal.SIGKILL)
     until(lambda: not own_valkey.running)
-    until(lambda: follower.check(header.inc, header.seq, ()) is not None)
+    until(lambda: follower.check(header.incarnation, header.seq, ()) is not None)
     own_valkey.stop()
     own_valkey.start()
-    until(lambda: follower.check(header.inc, header.seq, ()) is None)
-    assert code(follower, header.inc) == "revoked"
-    assert code(follower, header.inc, header.seq) == "banned"
+    until(lambda: follower.check(header.incarnation, header.seq, ()) is None)
+    assert code(follower, header.incarnation) == "revoked"
+    assert code(follower, header.incarnation, header.seq) == "frozen"
     with_all = Follower(own_valkey.url, own_fast_store.realm, "new")
     assert with_all.catch_up(0, header.seq, 10)
-    assert code(with_all, header.inc) == "revoked"
+    assert code(with_all, header.incarnation) == "revoked"
     with_all.close()
     assert own_fast_store.kill([SESSION], "test", BY).header.seq == header.seq + 1
 
@@ -102,11 +102,11 @@ def test_an_emptied_store_is_a_new_history(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """FLUSHALL: refused until the mint begins a new history, in which old tokens are dead."""
-    old = own_fast_store.header().inc
+    old = own_fast_store.header().incarnation
     with redis.Redis.from_url(own_valkey.url) as raw:
         raw.flushall()
     until(lambda: code(follower, old) == "stale")
-    new = own_fast_store.init(lease_ms=FAST_LEASE_MS).inc
+    new = own_fast_store.init(lease_ms=FAST_LEASE_MS).incarnation
     until(lambda: code(follower, new) is None)
     assert code(follower, old) == "revoked"
 
@@ -115,10 +115,10 @@ def never_again(store: RevocationStore, follower: Follower, old: Header) -> None
     """Fenced, and not healed by anything but a rotation."""
     asked = follower.boot_ns()
     assert not follower.catch_up(asked, 0, 2 * FAST_LEASE_MS / 1000), "the old history must not come back"
-    assert code(follower, old.inc, old.seq) == "fenced"
+    assert code(follower, old.incarnation, old.seq) == "fenced"
     new = store.rotate(seq_at_least=old.seq).header
-    until(lambda: code(follower, new.inc, new.seq) is None)
-    assert code(follower, old.inc, old.seq) == "revoked"
+    until(lambda: code(follower, new.incarnation, new.seq) is None)
+    assert code(follower, old.incarnation, old.seq) == "revoked"
 
 
 def test_a_store_that_went_back_is_not_believed_again(
@@ -141,7 +141,7 @@ def test_a_store_that_went_back_is_not_believed_again(
     shutil.rmtree(written)
     shutil.copytree(tmp_path / "older", written)
     own_valkey.start()
-    until(lambda: code(follower, old.inc, old.seq) == "fenced")
+    until(lambda: code(follower, old.incarnation, old.seq) == "fenced")
     assert "refusing everything" in caplog.text
     with RevocationStore(own_valkey.url, own_fast_store.realm) as unaware:
         assert unaware.kill([SESSION], "test", BY).header.seq == old.seq
@@ -150,26 +150,26 @@ def test_a_store_that_went_back_is_not_believed_again(
     never_again(own_fast_store, follower, old)
 
 
-def test_a_store_that_lost_a_floor_is_not_believed_again(
+def test_a_store_that_lost_a_kill_is_not_believed_again(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
     """Evicted or deleted by hand: fenced, also after somebody wrote something in its place."""
     old = own_fast_store.kill(["session:s-" + "c" * 16], "test", BY).header
     assert follower.catch_up(0, old.seq, 10)
     with redis.Redis.from_url(own_valkey.url) as raw:
-        raw.hdel(own_fast_store.keys.floors, "session:s-" + "c" * 16)
-        until(lambda: code(follower, old.inc, old.seq) == "fenced")
-        raw.hset(own_fast_store.keys.floors, "session:s-" + "c" * 16, "1")
+        raw.hdel(own_fast_store.keys.kills, "session:s-" + "c" * 16)
+        until(lambda: code(follower, old.incarnation, old.seq) == "fenced")
+        raw.hset(own_fast_store.keys.kills, "session:s-" + "c" * 16, "1")
     never_again(own_fast_store, follower, old)
 
 
 def test_clocks_apart_fence_until_they_agree(own_fast_store: RevocationStore, follower: Follower) -> None:
     """More than 30 s between this clock and the store's: nothing about expiry can be trusted."""
-    inc = own_fast_store.header().inc
+    incarnation = own_fast_store.header().incarnation
     follower._wall = lambda: time.time_ns() + 40 * 10**9
-    until(lambda: code(follower, inc) == "fenced")
+    until(lambda: code(follower, incarnation) == "fenced")
     follower._wall = time.time_ns
-    until(lambda: code(follower, inc) is None)
+    until(lambda: code(follower, incarnation) is None)
 
 
 def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: str) -> None:
@@ -180,9 +180,9 @@ def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: s
     with RevocationStore(own_valkey.url, realm_name) as store:
         store.load_functions()
         assert not follower.catch_up(0, 0, 0.05)
-        inc = store.init().inc
+        incarnation = store.init().incarnation
         assert follower.catch_up(0, 0, 10)
-        assert code(follower, inc) is None
+        assert code(follower, incarnation) is None
     follower.close()
 
 
@@ -190,12 +190,12 @@ def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_
     """Whoever can publish can only refuse: an unknown push is dropped with its connection, and the truth asked for."""
     follower = Follower(own_valkey.url, own_fast_store.realm, "v")
     assert follower.catch_up(0, 0, 10)
-    inc, link = own_fast_store.header().inc, follower._link
+    incarnation, link = own_fast_store.header().incarnation, follower._link
     with redis.Redis.from_url(own_valkey.url) as raw:
         raw.execute_command("SPUBLISH", f"arx:{{{own_fast_store.realm}}}:ch", "what is this")
     until(lambda: follower._link is not link)
     assert follower.catch_up(follower.boot_ns(), 0, 10)
-    assert code(follower, inc) is None
+    assert code(follower, incarnation) is None
     follower.close()
 
 
@@ -203,7 +203,7 @@ def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore
 ) -> None:
     """The report names it and says when its lease is over; its first decision after the thaw is a refusal."""
-    inc = own_fast_store.header().inc
+    incarnation = own_fast_store.header().incarnation
     well, ill = (VerifierProcess(own_valkey.url, own_fast_store.realm, name) for name in ("tool-1", "tool-7"))
     try:
         until(lambda: own_fast_store.unacked(0, 0).at_ms - own_fast_store.unacked(0, 0).since_ms > FAST_LEASE_MS)
@@ -214,7 +214,7 @@ def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
         assert report.summary == "partial: 1 of 2 verifiers, 1 (tool-7) unreachable, fenced by its lease at +0.300 s"
         assert report.fenced_in_ms == 0, "it was waited for until then"
         for verifier in (well, ill):
-            verifier.tell("check", inc, 0, SESSION)
+            verifier.tell("check", incarnation, 0, SESSION)
         os.kill(ill.pid, signal.SIGCONT)
         assert well.read() == "revoked"
         assert ill.read() in ("stale", "revoked")
@@ -228,16 +228,16 @@ import os, sys
 from arx_verifier.revocation.follower import Follower
 follower = Follower(sys.argv[1], sys.argv[2], "parent")
 assert follower.catch_up(0, 0, 10)
-inc = follower.view()[0]
+incarnation = follower.view()[0]
 child = os.fork()
 if child == 0:
-    first = follower.check(inc, 0, ())
+    first = follower.check(incarnation, 0, ())
     live = follower.catch_up(0, 0, 10)
     named = follower.verifier_id == f"parent.{os.getpid()}"
-    print("child", first.code, live, follower.check(inc, 0, ()), named, flush=True)
+    print("child", first.code, live, follower.check(incarnation, 0, ()), named, flush=True)
     os._exit(0)
 os.waitpid(child, 0)
-print("parent", follower.check(inc, 0, ()), follower.catch_up(follower.boot_ns(), 0, 10), flush=True)
+print("parent", follower.check(incarnation, 0, ()), follower.catch_up(follower.boot_ns(), 0, 10), flush=True)
 """
 
 

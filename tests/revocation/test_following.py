@@ -37,9 +37,9 @@ def follow(valkey: EmbeddedValkey, realm_name: str) -> Iterator[Start]:
         follower.close()
 
 
-def code(follower: Follower, inc: str, born: int, *scopes: str, sent_after: int = 0) -> str | None:
+def code(follower: Follower, incarnation: str, born: int, *targets: str, sent_after: int = 0) -> str | None:
     """The refusal's code, None for an acceptance."""
-    refused = follower.check(inc, born, scopes, sent_after)
+    refused = follower.check(incarnation, born, targets, sent_after)
     return None if refused is None else refused.code
 
 
@@ -56,16 +56,16 @@ def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey,
     try:
         old_registry(fast_store)
         for verifier in verifiers:
-            verifier.tell("check", header.inc, 0, SESSION)
+            verifier.tell("check", header.incarnation, 0, SESSION)
             assert verifier.read() == "accepted"
-            verifier.tell("watch", header.inc, 0, SESSION)
+            verifier.tell("watch", header.incarnation, 0, SESSION)
         report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
         assert [verifier.read() for verifier in verifiers] == ["revoked", "revoked"]
         assert (report.status, report.confirmed, report.unreachable) == ("confirmed", 2, ())
         assert report.summary == f"confirmed: 2 of 2 verifiers in {report.took_ms:.1f} ms"
         assert report.fenced_in_ms is None
         for verifier in verifiers:
-            verifier.tell("check", header.inc, 1, SESSION)
+            verifier.tell("check", header.incarnation, 1, SESSION)
             assert verifier.read() == "accepted", "a token born after the kill is alive"
     finally:
         for verifier in verifiers:
@@ -75,14 +75,14 @@ def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey,
 def test_a_confirmed_kill_is_in_force(follow: Start, fast_store: RevocationStore) -> None:
     """Whenever the report says confirmed, the very next decision refuses."""
     follower = follow()
-    inc = fast_store.header().inc
+    incarnation = fast_store.header().incarnation
     old_registry(fast_store)
     for _ in range(100):
         bump = fast_store.kill([SESSION], "test", BY)
         report = fast_store.wait_confirmed(bump)
         assert report.status == "confirmed"
-        assert code(follower, inc, bump.header.seq - 1, SESSION) == "revoked"
-        assert code(follower, inc, bump.header.seq, SESSION) is None
+        assert code(follower, incarnation, bump.header.seq - 1, SESSION) == "revoked"
+        assert code(follower, incarnation, bump.header.seq, SESSION) is None
 
 
 def test_a_young_or_empty_registry_confirms_nothing(follow: Start, realm_store: RevocationStore) -> None:
@@ -120,29 +120,29 @@ def test_who_leaves_a_slow_store_is_not_waited_for(
     assert fast_store.verifiers() == ()
 
 
-def test_bans_and_lifts_arrive_in_order(follow: Start, realm_store: RevocationStore) -> None:
+def test_freezes_and_thaws_arrive_in_order(follow: Start, realm_store: RevocationStore) -> None:
     """Freeze and thaw: refused while it stands, whenever born; a kill under it stays."""
-    follower, inc = follow(), realm_store.header().inc
-    seq = realm_store.ban([SESSION], "freeze", BY).header.seq
+    follower, incarnation = follow(), realm_store.header().incarnation
+    seq = realm_store.freeze([SESSION], "freeze", BY).header.seq
     assert follower.catch_up(0, seq, 10)
-    assert code(follower, inc, seq, SESSION) == "banned"
-    seq = realm_store.lift([SESSION], "thaw", BY).header.seq
+    assert code(follower, incarnation, seq, SESSION) == "frozen"
+    seq = realm_store.thaw([SESSION], "thaw", BY).header.seq
     assert follower.catch_up(0, seq, 10)
-    assert code(follower, inc, 0, SESSION) is None
-    seq = realm_store.kill_and_ban([SESSION], "off", BY).header.seq
-    seq = realm_store.lift([SESSION], "on", BY).header.seq
+    assert code(follower, incarnation, 0, SESSION) is None
+    seq = realm_store.kill_and_freeze([SESSION], "off", BY).header.seq
+    seq = realm_store.thaw([SESSION], "on", BY).header.seq
     assert follower.catch_up(0, seq, 10)
-    assert code(follower, inc, 0, SESSION) == "revoked"
-    assert code(follower, inc, seq, SESSION) is None
+    assert code(follower, incarnation, 0, SESSION) == "revoked"
+    assert code(follower, incarnation, seq, SESSION) is None
 
 
 def test_a_token_from_ahead_catches_the_follower_up(follow: Start, realm_store: RevocationStore) -> None:
     """Born after the last entry applied: one probe settles it; a birth that the store never saw is told at once."""
-    follower, inc = follow(), realm_store.header().inc
+    follower, incarnation = follow(), realm_store.header().incarnation
     bump = realm_store.kill([SESSION], "test", BY)
     assert follower.catch_up(0, bump.header.seq, 10)
-    assert code(follower, inc, bump.header.seq, SESSION) is None
-    assert code(follower, inc, 10**6, SESSION) == "behind"
+    assert code(follower, incarnation, bump.header.seq, SESSION) is None
+    assert code(follower, incarnation, 10**6, SESSION) == "behind"
     began = time.monotonic()
     assert not follower.catch_up(0, 10**6, 60)
     assert time.monotonic() - began < 30
@@ -150,7 +150,7 @@ def test_a_token_from_ahead_catches_the_follower_up(follow: Start, realm_store: 
 
 def test_fresh_awaits_a_probe_sent_after_the_request(follow: Start, realm_store: RevocationStore) -> None:
     """``fresh = 0``: a kill that was acknowledged before the request is always seen, in threads and event loops."""
-    follower, inc = follow(), realm_store.header().inc
+    follower, incarnation = follow(), realm_store.header().incarnation
     for number in range(20):
         bump = realm_store.kill([SESSION], "test", BY)
         asked = follower.boot_ns()
@@ -158,8 +158,8 @@ def test_fresh_awaits_a_probe_sent_after_the_request(follow: Start, realm_store:
             assert follower.catch_up(asked, 0, 10)
         else:
             assert asyncio.run(follower.catch_up_async(asked, 0, 10))
-        assert code(follower, inc, bump.header.seq - 1, SESSION, sent_after=asked) == "revoked"
-        assert code(follower, inc, bump.header.seq, SESSION, sent_after=asked) is None
+        assert code(follower, incarnation, bump.header.seq - 1, SESSION, sent_after=asked) == "revoked"
+        assert code(follower, incarnation, bump.header.seq, SESSION, sent_after=asked) is None
 
 
 def test_waiting_requests_share_a_probe(follow: Start, realm_store: RevocationStore) -> None:
@@ -179,32 +179,32 @@ def test_waiting_requests_share_a_probe(follow: Start, realm_store: RevocationSt
 def test_a_gap_in_the_pushes_is_filled_by_a_probe(
     follow: Start, valkey: EmbeddedValkey, realm_store: RevocationStore
 ) -> None:
-    """A kill beyond missing entries counts at once; a lift waits for the log; both ask at once."""
-    follower, inc = follow(), realm_store.header().inc
-    seq = realm_store.ban([OTHER], "freeze", BY).header.seq
+    """A kill beyond missing entries counts at once; a thaw waits for the log; both ask at once."""
+    follower, incarnation = follow(), realm_store.header().incarnation
+    seq = realm_store.freeze([OTHER], "freeze", BY).header.seq
     assert follower.catch_up(0, seq, 10)
     with redis.Redis.from_url(valkey.url) as raw:
-        for op, scope in (("lift", OTHER), ("kill", SESSION)):
+        for op, target in (("thaw", OTHER), ("kill", SESSION)):
             asked = follower.boot_ns()
-            raw.execute_command("SPUBLISH", f"arx:{{{realm_store.realm}}}:ch", f"{inc} {seq + 5} {op} {scope}")
+            raw.execute_command("SPUBLISH", f"arx:{{{realm_store.realm}}}:ch", f"{incarnation} {seq + 5} {op} {target}")
             until(lambda: follower._state.lease is not None and follower._state.lease.sent > asked)  # noqa: B023
             assert follower.boot_ns() - asked < PROBE_MS * 1_000_000
-    assert code(follower, inc, seq, SESSION) == "revoked"
-    assert code(follower, inc, seq, OTHER) == "banned"
+    assert code(follower, incarnation, seq, SESSION) == "revoked"
+    assert code(follower, incarnation, seq, OTHER) == "frozen"
     assert follower.view()[1] == seq
 
 
-def test_a_rotation_kills_every_token_and_no_ban(follow: Start, realm_store: RevocationStore) -> None:
-    """A new history: what was born in the old one is dead, what is banned stays banned, and kills go on."""
-    follower, old = follow(), realm_store.header().inc
-    realm_store.ban([OTHER], "freeze", BY)
+def test_a_rotation_kills_every_token_and_no_freeze(follow: Start, realm_store: RevocationStore) -> None:
+    """A new history: what was born in the old one is revoked, what is frozen stays frozen, and kills go on."""
+    follower, old = follow(), realm_store.header().incarnation
+    realm_store.freeze([OTHER], "freeze", BY)
     new = realm_store.rotate().header
-    until(lambda: follower.view()[0] == new.inc and code(follower, new.inc, new.seq, SESSION) is None)
+    until(lambda: follower.view()[0] == new.incarnation and code(follower, new.incarnation, new.seq, SESSION) is None)
     assert code(follower, old, new.seq, SESSION) == "revoked"
-    assert code(follower, new.inc, new.seq, OTHER) == "banned"
+    assert code(follower, new.incarnation, new.seq, OTHER) == "frozen"
     bump = realm_store.kill([SESSION], "test", BY)
     assert follower.catch_up(0, bump.header.seq, 10)
-    assert code(follower, new.inc, new.seq, SESSION) == "revoked"
+    assert code(follower, new.incarnation, new.seq, SESSION) == "revoked"
 
 
 def test_a_rotation_confirms_nothing_by_old_numbers(follow: Start, fast_store: RevocationStore) -> None:
@@ -217,18 +217,18 @@ def test_a_rotation_confirms_nothing_by_old_numbers(follow: Start, fast_store: R
 
 def test_a_long_absence_is_copied_or_replayed(follow: Start, realm_store: RevocationStore) -> None:
     """Thousands of entries behind: several cut answers; beyond the log: a copy.  No lease before all is there."""
-    follower, inc = follow(), realm_store.header().inc
+    follower, incarnation = follow(), realm_store.header().incarnation
     for entries in (2_500, 11_000):
         follower.close()
         for start in range(0, entries, 500):
-            scopes = [f"operator:o{number}" for number in range(start, start + 500)]
-            seq = realm_store.kill(scopes, "test", BY).header.seq
+            targets = [f"operator:o{number}" for number in range(start, start + 500)]
+            seq = realm_store.kill(targets, "test", BY).header.seq
         follower.start()
         assert follower.catch_up(0, seq, 10)
-        assert follower._state.floors == realm_store.floors()
-        assert code(follower, inc, 0, "operator:o17") == "revoked"
+        assert follower._state.kills == realm_store.kills()
+        assert code(follower, incarnation, 0, "operator:o17") == "revoked"
     late = follow("late")
-    assert late._state.floors == realm_store.floors()
+    assert late._state.kills == realm_store.kills()
 
 
 def test_the_lease_is_the_shorter_of_both(follow: Start, realm_store: RevocationStore) -> None:
@@ -241,23 +241,23 @@ def test_the_lease_is_the_shorter_of_both(follow: Start, realm_store: Revocation
 
 def test_a_quiet_store_keeps_a_follower_live(follow: Start, fast_store: RevocationStore) -> None:
     """Probes alone renew the lease, over several leases, with no refusal in between."""
-    follower, inc = follow(), fast_store.header().inc
+    follower, incarnation = follow(), fast_store.header().incarnation
     refusals = set()
     until_ns = follower.boot_ns() + 3 * FAST_LEASE_MS * 1_000_000
     while follower.boot_ns() < until_ns:
-        refusals.add(code(follower, inc, 0, SESSION))
+        refusals.add(code(follower, incarnation, 0, SESSION))
     assert refusals == {None}
 
 
-def test_forgotten_floors_leave_the_memory(follow: Start, realm_store: RevocationStore) -> None:
-    """A floor is dropped when the store's retention is over, and not before."""
+def test_forgotten_kills_leave_the_memory(follow: Start, realm_store: RevocationStore) -> None:
+    """A kill is dropped when the store's retention is over, and not before."""
     follower = follow()
     bump = realm_store.kill([SESSION], "test", BY)
     assert follower.catch_up(0, bump.header.seq, 10)
     assert follower.catch_up(follower.boot_ns(), 0, 10)
-    assert SESSION in follower._state.floors
+    assert SESSION in follower._state.kills
     follower._retention._learned = type(follower._retention._learned)(
-        (at - 2 * 60 * 60 * 10**9, scope, seq) for at, scope, seq in follower._retention._learned
+        (at - 2 * 60 * 60 * 10**9, target, seq) for at, target, seq in follower._retention._learned
     )
     assert follower.catch_up(follower.boot_ns(), 0, 10)
-    assert SESSION not in follower._state.floors
+    assert SESSION not in follower._state.kills

@@ -97,10 +97,10 @@ def test_a_policy_line_closes_the_window(world: World, payments: Verifier) -> No
     with RevocationStore(world.mint.store_url, world.realm.name) as store:
         for _ in range(20):
             assert decide() == "ok"
-            store.ban([f"session:{session}"], "test", "operator:ada")
-            assert decide() == "banned"
-            lifted = store.lift([f"session:{session}"], "test", "operator:ada")
-            assert follower.catch_up(0, lifted.header.seq, 10)  # a refusal is never waited for: a lift may come late
+            store.freeze([f"session:{session}"], "test", "operator:ada")
+            assert decide() == "frozen"
+            thawed = store.thaw([f"session:{session}"], "test", "operator:ada")
+            assert follower.catch_up(0, thawed.header.seq, 10)  # a refusal is never waited for: a thaw may come late
         assert decide() == "ok"
         store.kill([f"task:{bundle.task}"], "test", "operator:ada")
         assert decide() == "revoked"

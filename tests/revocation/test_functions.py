@@ -50,34 +50,34 @@ def test_init_begins_once(realm_store: RevocationStore) -> None:
     """A second init changes nothing and tells what is."""
     first = realm_store.header()
     again = realm_store.init("J" * 22, lease_ms=5, seq=99)
-    assert (again.inc, again.seq, again.lease_ms) == (first.inc, first.seq, first.lease_ms)
+    assert (again.incarnation, again.seq, again.lease_ms) == (first.incarnation, first.seq, first.lease_ms)
 
 
-def test_init_after_a_lost_header_keeps_bans(raw: redis.Redis, realm_store: RevocationStore) -> None:
-    """Whoever lost the header lost the history: a new one begins where the mint remembers, bans still stand."""
-    realm_store.kill_and_ban(["agent:acme"], "test", "operator:ada")
+def test_init_after_a_lost_header_keeps_freezes(raw: redis.Redis, realm_store: RevocationStore) -> None:
+    """Whoever lost the header lost the history: a new one begins where the mint remembers, freezes still stand."""
+    realm_store.kill_and_freeze(["agent:acme"], "test", "operator:ada")
     raw.delete(realm_store.keys.header)
     with RevocationStore(f"unix://{raw.connection_pool.connection_kwargs['path']}", realm_store.realm) as later:
         header = later.init(seq=40)
         assert header.seq == 40
-        assert later.floors() == {}
-        assert later.bans() == {"agent:acme": 1}
+        assert later.kills() == {}
+        assert later.freezes() == {"agent:acme": 1}
         assert later.kill([SESSION], "test", "operator:ada").header.seq == 41
 
 
-def test_a_bump_counts_each_scope(bump: Callable[..., Any], realm_store: RevocationStore) -> None:
-    """Several scopes are one atomic call and one sequence each, with who and why in the log."""
+def test_a_bump_counts_each_target(bump: Callable[..., Any], realm_store: RevocationStore) -> None:
+    """Several targets are one atomic call and one sequence each, with who and why in the log."""
     assert bump("kill", SESSION, TASK)[1] == 2
-    assert bump("kill+ban", "agent:acme")[1] == 3
-    assert bump("lift", "agent:acme")[1] == 4
-    assert realm_store.floors() == {SESSION: 1, TASK: 2, "agent:acme": 3}
-    assert realm_store.bans() == {}
+    assert bump("kill+freeze", "agent:acme")[1] == 3
+    assert bump("thaw", "agent:acme")[1] == 4
+    assert realm_store.kills() == {SESSION: 1, TASK: 2, "agent:acme": 3}
+    assert realm_store.freezes() == {}
     log = realm_store.log()
-    assert [(entry.seq, entry.op, entry.scope) for entry in log] == [
+    assert [(entry.seq, entry.op, entry.target) for entry in log] == [
         (1, "kill", SESSION),
         (2, "kill", TASK),
-        (3, "kill+ban", "agent:acme"),
-        (4, "lift", "agent:acme"),
+        (3, "kill+freeze", "agent:acme"),
+        (4, "thaw", "agent:acme"),
     ]
     assert {(entry.by, entry.why) for entry in log} == {("operator:ada", "test")}
 
@@ -85,29 +85,29 @@ def test_a_bump_counts_each_scope(bump: Callable[..., Any], realm_store: Revocat
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"inc": "J" * 22}, "INCARNATION"),
+        ({"incarnation": "J" * 22}, "INCARNATION"),
         ({"seen": 1}, "REGRESSED"),
         ({"chain": "0" * 40}, "REGRESSED"),
         ({"op": "pardon"}, "unknown operation"),
-        ({"scopes": ()}, "not 1 to 1000 scopes"),
-        ({"scopes": ("x" * 97,)}, "1 to 96 printable"),
-        ({"scopes": ("a b",)}, "1 to 96 printable"),
-        ({"scopes": ("",)}, "1 to 96 printable"),
-        ({"scopes": (SESSION, "agent:acme"), "until_ms": "1"}, "only tasks and sessions"),
+        ({"targets": ()}, "not 1 to 1000 targets"),
+        ({"targets": ("x" * 97,)}, "1 to 96 printable"),
+        ({"targets": ("a b",)}, "1 to 96 printable"),
+        ({"targets": ("",)}, "1 to 96 printable"),
+        ({"targets": (SESSION, "agent:acme"), "until_ms": "1"}, "only tasks and sessions"),
     ],
 )
 def test_a_wrong_bump_changes_nothing(
     bump: Callable[..., Any], realm_store: RevocationStore, change: dict[str, Any], error: str
 ) -> None:
-    """Another history, a store that went back, an unknown operation, a bad scope: refused before any write."""
-    arguments: dict[str, Any] = {"op": "kill", "scopes": (SESSION,), **change}
+    """Another history, a store that went back, an unknown operation, a bad target: refused before any write."""
+    arguments: dict[str, Any] = {"op": "kill", "targets": (SESSION,), **change}
     with pytest.raises(redis.ResponseError, match=error):
-        bump(arguments.pop("op"), *arguments.pop("scopes"), **arguments)
+        bump(arguments.pop("op"), *arguments.pop("targets"), **arguments)
     assert realm_store.header().seq == 0
     assert realm_store.log() == ()
 
 
-def test_floors_are_kept_as_long_as_tokens_live(
+def test_kills_are_kept_as_long_as_tokens_live(
     bump: Callable[..., Any], raw: redis.Redis, realm_store: RevocationStore
 ) -> None:
     """The longest life, or a known earlier end; a later kill never shortens what an earlier one needs."""
@@ -118,30 +118,30 @@ def test_floors_are_kept_as_long_as_tokens_live(
     assert raw.zscore(retention, TASK) == pytest.approx(later + 5_000 + 90_000, abs=1_000)
     bump("kill", SESSION, until_ms=str(now))
     assert raw.zscore(retention, SESSION) == now + KEEP_MS
-    bump("ban", "agent:acme")
-    assert raw.zscore(retention, "agent:acme") is None, "a ban does not end by itself"
+    bump("freeze", "agent:acme")
+    assert raw.zscore(retention, "agent:acme") is None, "a freeze does not end by itself"
 
 
-def test_expired_floors_are_pruned_and_bans_are_not(
+def test_expired_kills_are_pruned_and_freezes_are_not(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], raw: redis.Redis, realm_store: RevocationStore
 ) -> None:
-    """Each bump drops at most 50 floors that can end nothing any more; the counts still add up."""
-    scopes = [f"task:{number}" for number in range(60)]
-    bump("kill+ban", *scopes)
-    raw.zadd(realm_store.keys.retention, dict.fromkeys(scopes, 1))
+    """Each bump drops at most 50 kills that can end nothing any more; the counts still add up."""
+    targets = [f"task:{number}" for number in range(60)]
+    bump("kill+freeze", *targets)
+    raw.zadd(realm_store.keys.retention, dict.fromkeys(targets, 1))
     bump("kill", SESSION)
-    assert len(realm_store.floors()) == 11
+    assert len(realm_store.kills()) == 11
     bump("kill", SESSION)
-    assert realm_store.floors() == {SESSION: 62}
-    assert len(realm_store.bans()) == 60
-    assert probe(realm_store.header().inc, 62)[4] == b"OK"
+    assert realm_store.kills() == {SESSION: 62}
+    assert len(realm_store.freezes()) == 60
+    assert probe(realm_store.header().incarnation, 62)[4] == b"OK"
 
 
 def test_the_log_is_trimmed_but_not_before_it_is_taken(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], raw: redis.Redis, realm_store: RevocationStore
 ) -> None:
-    """The last 10,000 entries stay, and whatever the mint has not read; who is further behind copies the floors."""
-    inc = realm_store.header().inc
+    """The last 10,000 entries stay, and whatever the mint has not read; who is further behind copies the kills."""
+    incarnation = realm_store.header().incarnation
     realm_store.mark_taken(500)
     many = [f"task:{number}" for number in range(1_000)]
     for _ in range(11):
@@ -150,8 +150,8 @@ def test_the_log_is_trimmed_but_not_before_it_is_taken(
     realm_store.mark_taken(11_000)
     bump("kill", SESSION)
     assert raw.xlen(realm_store.keys.log) == 10_000
-    assert probe(inc, 1_001)[4] == b"OK", "the number before the first entry is still known"
-    assert probe(inc, 1_000)[4] == b"RESYNC"
+    assert probe(incarnation, 1_001)[4] == b"OK", "the number before the first entry is still known"
+    assert probe(incarnation, 1_000)[4] == b"RESYNC"
 
 
 def test_a_kill_works_in_a_full_store(own_valkey: EmbeddedValkey, realm_name: str) -> None:
@@ -175,7 +175,7 @@ def test_a_verifier_with_only_its_rights_can_follow_and_not_kill(
 ) -> None:
     """The least a verifier's user needs, and some of what it then cannot do."""
     tag = f"arx:{{{realm_store.realm}}}:"
-    keys = [f"~{tag}{part}" for part in ("h", "f", "b", "log", "v", "a")]
+    keys = [f"~{tag}{part}" for part in ("h", "k", "f", "log", "v", "a")]
     commands = "+fcall|arx1_probe +fcall|arx1_leave +ssubscribe +hello +auth +client|setinfo +hmget +hlen +xlen +xrange"
     commands += " +zcard +fcall|arx1_copy +hscan +zadd +zscore +zrem +zremrangebyrank +time +info"
     rules = ["on", ">secret", "resetchannels", f"&{tag}ch", "-@all", *commands.split(), *keys]
@@ -190,7 +190,7 @@ def test_a_verifier_with_only_its_rights_can_follow_and_not_kill(
     with redis.Redis.from_url(url) as user:
         written = realm_store.keys.written
         forbidden: tuple[tuple[object, ...], ...] = (
-            ("FCALL", "arx1_bump", len(written), *written, "I", 0, "", "lift", "", "x", "y", "realm"),
+            ("FCALL", "arx1_bump", len(written), *written, "I", 0, "", "thaw", "", "x", "y", "realm"),
             ("HSET", tag + "h", "seq", 0),
             ("ZADD", tag + "x", 1, SESSION),
             ("SPUBLISH", tag + "ch", "x"),

@@ -20,33 +20,33 @@ pytestmark = pytest.mark.servers
 
 def test_a_probe_answers_what_is_missing(bump: Callable[..., Any], probe: Callable[..., list[Any]]) -> None:
     """Entries after what was applied, as many as asked for; another history must copy."""
-    inc = bump("kill", SESSION, TASK, "agent:acme")[0].decode()
-    assert [entry[0] for entry in probe(inc, 0, limit=2)[8]] == [b"1-0", b"2-0"]
-    assert [entry[0] for entry in probe(inc, 2)[8]] == [b"3-0"]
-    assert probe(inc, 3)[4:6] + probe(inc, 3, name="w")[7:] == [b"OK", KEEP_MS, 2, []]
+    incarnation = bump("kill", SESSION, TASK, "agent:acme")[0].decode()
+    assert [entry[0] for entry in probe(incarnation, 0, limit=2)[8]] == [b"1-0", b"2-0"]
+    assert [entry[0] for entry in probe(incarnation, 2)[8]] == [b"3-0"]
+    assert probe(incarnation, 3)[4:6] + probe(incarnation, 3, name="w")[7:] == [b"OK", KEEP_MS, 2, []]
     assert probe("", -1)[4] == b"RESYNC"
     assert probe("J" * 22, 3)[4] == b"RESYNC"
-    assert probe(inc, 4)[4] == b"REGRESSED"
+    assert probe(incarnation, 4)[4] == b"REGRESSED"
 
 
 def test_a_number_means_what_led_to_it(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
 ) -> None:
     """Each entry's chain is what a follower computes from the pushes; whoever has another one is in another past."""
-    inc, seq, *_, chain = bump("kill", SESSION, TASK)
-    place = Place.begin(inc.decode(), 0)
-    for number, scope in enumerate((SESSION, TASK), 1):
-        place = place.after(inc.decode(), number, "kill", scope)
+    incarnation, seq, *_, chain = bump("kill", SESSION, TASK)
+    place = Place.begin(incarnation.decode(), 0)
+    for number, target in enumerate((SESSION, TASK), 1):
+        place = place.after(incarnation.decode(), number, "kill", target)
         assert realm_store.chain_at(number) == place.chain
-    assert place == realm_store.header().place == (inc.decode(), seq, chain.decode())
-    assert realm_store.chain_at(0) == Place.begin(inc.decode(), 0).chain
+    assert place == realm_store.header().place == (incarnation.decode(), seq, chain.decode())
+    assert realm_store.chain_at(0) == Place.begin(incarnation.decode(), 0).chain
     assert realm_store.chain_at(3) is None
     for applied in range(3):
-        assert probe(place.inc, applied, chain="0" * 40)[4] == b"REGRESSED"
-        assert probe(place.inc, applied, chain=UNKNOWN)[4] == b"RESYNC"
+        assert probe(place.incarnation, applied, chain="0" * 40)[4] == b"REGRESSED"
+        assert probe(place.incarnation, applied, chain=UNKNOWN)[4] == b"RESYNC"
         with pytest.raises(redis.ResponseError, match="REGRESSED"):
             bump("kill", SESSION, seen=applied, chain="0" * 40)
-        assert probe(place.inc, applied)[4] == b"OK"
+        assert probe(place.incarnation, applied)[4] == b"OK"
     assert bump("kill", SESSION, seen=2, chain=place.chain)[1] == 3
 
 
@@ -54,11 +54,11 @@ def test_what_another_past_led_to_confirms_nothing(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
 ) -> None:
     """The same number by another way is no acknowledgement, nor is one whose way is not known."""
-    inc = bump("kill", SESSION)[0].decode()
+    incarnation = bump("kill", SESSION)[0].decode()
     for chain in ("0" * 40, UNKNOWN):
-        probe(inc, 1)
+        probe(incarnation, 1)
         assert realm_store.unacked(1, 0).missing == ()
-        probe(inc, 1, chain=chain)
+        probe(incarnation, 1, chain=chain)
         assert [seen for _, _, seen, _ in realm_store.unacked(1, 0).missing] == [-1]
 
 
@@ -66,21 +66,21 @@ def test_a_store_from_before_chains_is_taken_as_it_is(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], raw: redis.Redis, realm_store: RevocationStore
 ) -> None:
     """Functions are replaced under a history that has no chain: it begins one, and whoever followed copies once."""
-    inc = bump("kill", SESSION)[0].decode()
+    incarnation = bump("kill", SESSION)[0].decode()
     raw.hdel(realm_store.keys.header, "chain", "base")
     raw.delete(realm_store.keys.log)
     raw.xadd(realm_store.keys.log, {"op": "kill", "s": SESSION, "t": "1", "by": "x", "why": "y"}, "1-0")
-    found = probe(inc, 1, chain=UNKNOWN)
+    found = probe(incarnation, 1, chain=UNKNOWN)
     assert (found[4], found[6]) == (b"RESYNC", b"-")
-    assert probe(inc, 1, chain="-")[4] == b"OK"
+    assert probe(incarnation, 1, chain="-")[4] == b"OK"
     bump("kill", TASK)
-    chain = Place(inc, 1, "-").after(inc, 2, "kill", TASK).chain
+    chain = Place(incarnation, 1, "-").after(incarnation, 2, "kill", TASK).chain
     assert realm_store.header().chain == chain
-    assert probe(inc, 1, chain="-")[4] == b"RESYNC"
-    assert probe(inc, 2, chain=chain)[4] == b"OK"
+    assert probe(incarnation, 1, chain="-")[4] == b"RESYNC"
+    assert probe(incarnation, 2, chain=chain)[4] == b"OK"
 
 
-@pytest.mark.parametrize("damage", ["floor", "ban", "log", "foreign floor"])
+@pytest.mark.parametrize("damage", ["kill", "freeze", "log", "foreign kill"])
 def test_a_probe_notices_damage(
     bump: Callable[..., Any],
     probe: Callable[..., list[Any]],
@@ -88,28 +88,28 @@ def test_a_probe_notices_damage(
     realm_store: RevocationStore,
     damage: str,
 ) -> None:
-    """A floor, a ban or an entry that was evicted or written by hand makes every answer CORRUPT."""
-    inc = bump("kill+ban", "agent:acme")[0].decode()
+    """A kill, a freeze or an entry that was evicted or written by hand makes every answer CORRUPT."""
+    incarnation = bump("kill+freeze", "agent:acme")[0].decode()
     keys = realm_store.keys
     {
-        "floor": lambda: raw.hdel(keys.floors, "agent:acme"),
-        "ban": lambda: raw.hdel(keys.bans, "agent:acme"),
+        "kill": lambda: raw.hdel(keys.kills, "agent:acme"),
+        "freeze": lambda: raw.hdel(keys.freezes, "agent:acme"),
         "log": lambda: raw.xdel(keys.log, "1-0"),
-        "foreign floor": lambda: raw.hset(keys.floors, "realm", "1"),
+        "foreign kill": lambda: raw.hset(keys.kills, "realm", "1"),
     }[damage]()
-    assert probe(inc, 1)[4] == b"CORRUPT"
+    assert probe(incarnation, 1)[4] == b"CORRUPT"
 
 
 def test_what_was_applied_under_another_history_confirms_nothing(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
 ) -> None:
     """A number of another history, or one that this store never gave, is not an acknowledgement."""
-    inc = bump("kill", SESSION)[0].decode()
-    for known, applied in (("J" * 22, 1), (inc, 500)):
+    incarnation = bump("kill", SESSION)[0].decode()
+    for known, applied in (("J" * 22, 1), (incarnation, 500)):
         probe(known, applied)
         registry = realm_store.unacked(1, 0)
         assert [(name, seen) for name, _, seen, _ in registry.missing] == [("v", -1)]
-    probe(inc, 1)
+    probe(incarnation, 1)
     assert realm_store.unacked(1, 0).missing == ()
 
 

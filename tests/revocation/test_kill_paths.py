@@ -38,8 +38,8 @@ def test_a_break_glass_user_kills_with_nothing_else(
     valkey: EmbeddedValkey, realm_store: RevocationStore, tmp_path: Path
 ) -> None:
     """
-    No mint, no realm folder, no key file: a store user's password is enough, several scopes go in one step, and the log
-    says that it went past the mint.
+    No mint, no realm folder, no key file: a store user's password is enough, several targets go in one step, and the
+    log says that it went past the mint.
     """
     name = acl.user_name("operator", realm_store.realm)
     with redis.Redis.from_url(valkey.url) as raw:
@@ -55,7 +55,7 @@ def test_a_break_glass_user_kills_with_nothing_else(
         assert (ran.json["status"], ran.json["confirmed"], ran.json["seq"]) == ("confirmed", 1, 3)
         assert all("(direct, user" in entry.by for entry in realm_store.log())
         assert len({entry.at_ms for entry in realm_store.log()}) == 1, "one step"
-        refused = follower.check(ran.json["inc"], 0, (SESSION,))
+        refused = follower.check(ran.json["incarnation"], 0, (SESSION,))
         assert refused is not None
     finally:
         follower.close()
@@ -100,7 +100,7 @@ def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
     assert told == ["unknown so far: the store does not answer; trying again"]
     assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unconfirmed"), "in force; nobody was there"
     assert ran.json["seq"] == store.header().seq >= 1
-    assert SESSION in store.floors()
+    assert SESSION in store.kills()
 
 
 def test_an_outcome_that_stays_unknown_is_never_called_done(
@@ -174,10 +174,10 @@ def test_a_damaged_store_gets_a_new_history_by_itself(own_valkey: EmbeddedValkey
         old = mint.store.kill([SESSION], "test", BY).header
         assert follower.catch_up(0, old.seq, 10)
         with redis.Redis.from_url(own_valkey.url) as raw:
-            raw.hdel(mint.store.keys.floors, SESSION)
-        until(lambda: follower.check(old.inc, old.seq, ()) is not None)
-        until(lambda: follower.view()[0] != old.inc and follower.check(*follower.view()[:2], ()) is None)
-        refused = follower.check(old.inc, old.seq, ())
+            raw.hdel(mint.store.keys.kills, SESSION)
+        until(lambda: follower.check(old.incarnation, old.seq, ()) is not None)
+        until(lambda: follower.view()[0] != old.incarnation and follower.check(*follower.view()[:2], ()) is None)
+        refused = follower.check(old.incarnation, old.seq, ())
         assert refused is not None
         assert refused.code == "revoked"
         until(lambda: mint.ready() == [])
@@ -195,7 +195,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_a_kill_only_token_does_nothing_else_at_the_mint(world: World) -> None:
     """
-    Narrowed to ``arx.kill`` it is refused at every route but that one, by its rule, before the body is looked at.
+    Attenuated to ``arx.kill`` it is refused at every route but that one, by its rule, before the body is looked at.
     """
     operator = world.operator()
     assert operator.token is not None

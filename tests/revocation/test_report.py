@@ -75,7 +75,7 @@ def test_a_report_is_json() -> None:
     told = KillReport.unknown(("realm",), 1.0, "why").to_dict()
     assert json.loads(json.dumps(told)) == told
     assert list(told) == list(KillReport.__slots__)
-    assert told["scopes"] == ["realm"]
+    assert told["targets"] == ["realm"]
 
 
 def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:

@@ -27,7 +27,7 @@ def test_a_kill_is_on_disk_before_it_is_reported(realm_store: RevocationStore) -
     """The answer to WAITAOF is read, not only waited for."""
     bump = realm_store.kill([SESSION, TASK], "test", BY)
     assert bump.durable
-    assert bump.scopes == (SESSION, TASK)
+    assert bump.targets == (SESSION, TASK)
     assert bump.header.seq == 2
 
 
@@ -39,7 +39,7 @@ def test_a_store_without_a_file_is_not_durable(own_valkey: EmbeddedValkey, realm
         raw.config_set("appendonly", "no")
         bump = store.kill([SESSION], "test", BY)
         assert not bump.durable
-        assert store.floors() == {SESSION: 1}
+        assert store.kills() == {SESSION: 1}
         assert store.wait_confirmed(bump).summary.startswith("unconfirmed: NOT DURABLE")
 
 
@@ -50,25 +50,25 @@ def test_missing_replicas_are_not_durable(valkey: EmbeddedValkey, realm_store: R
 
 
 def test_kills_by_kind(realm_store: RevocationStore) -> None:
-    """A session is killed, an agent killed and banned, a key banned; one report names them all."""
+    """A session is killed, an agent killed and frozen, a key frozen; one report names them all."""
     bump = realm_store.kill_by_kind([SESSION, "agent:acme", TASK, "key:k1.0"], "test", BY)
-    assert set(bump.scopes) == {SESSION, TASK, "agent:acme", "key:k1.0"}
+    assert set(bump.targets) == {SESSION, TASK, "agent:acme", "key:k1.0"}
     assert bump.header.seq == 4
-    assert set(realm_store.floors()) == {SESSION, TASK, "agent:acme"}
-    assert set(realm_store.bans()) == {"agent:acme", "key:k1.0"}
+    assert set(realm_store.kills()) == {SESSION, TASK, "agent:acme"}
+    assert set(realm_store.freezes()) == {"agent:acme", "key:k1.0"}
 
 
-def test_bans_stand_until_lifted(realm_store: RevocationStore) -> None:
-    """Ban, kill and ban, lift: a lift takes the ban and leaves the kill."""
-    realm_store.ban([SESSION], "freeze", BY)
-    realm_store.kill_and_ban(["agent:acme"], "off", BY)
-    assert realm_store.bans() == {SESSION: 1, "agent:acme": 2}
-    realm_store.lift([SESSION, "agent:acme"], "on", BY)
-    assert realm_store.bans() == {}
-    assert realm_store.floors() == {"agent:acme": 2}
+def test_freezes_stand_until_thawed(realm_store: RevocationStore) -> None:
+    """Freeze, kill and freeze, thaw: a thaw takes the freeze and leaves the kill."""
+    realm_store.freeze([SESSION], "freeze", BY)
+    realm_store.kill_and_freeze(["agent:acme"], "off", BY)
+    assert realm_store.freezes() == {SESSION: 1, "agent:acme": 2}
+    realm_store.thaw([SESSION, "agent:acme"], "on", BY)
+    assert realm_store.freezes() == {}
+    assert realm_store.kills() == {"agent:acme": 2}
 
 
-def test_a_mistyped_scope_never_reaches_the_store(realm_store: RevocationStore) -> None:
+def test_a_mistyped_target_never_reaches_the_store(realm_store: RevocationStore) -> None:
     """Refused before anything is sent, and nothing is written for the others either."""
     with pytest.raises(RequestError):
         realm_store.kill([SESSION, "session:oops"], "test", BY)
@@ -90,14 +90,14 @@ def test_another_history_is_refused_until_it_is_known(valkey: EmbeddedValkey, re
 def test_a_store_that_went_back_is_refused(realm_store: RevocationStore) -> None:
     """What a mint remembers from before a crash is held against the store; a rotation goes on from there."""
     header = realm_store.header()
-    realm_store.remember(Place(header.inc, 20, UNKNOWN))
+    realm_store.remember(Place(header.incarnation, 20, UNKNOWN))
     with pytest.raises(StoreHistoryError) as caught:
         realm_store.kill([SESSION], "test", BY)
     assert caught.value.kind == "REGRESSED"
     rotated = realm_store.rotate(seq_at_least=25)
     assert rotated.durable
     assert rotated.header.seq == 25
-    assert rotated.header.inc != header.inc
+    assert rotated.header.incarnation != header.incarnation
 
 
 def test_a_lowered_lease_is_waited_for_in_full(realm_store: RevocationStore) -> None:
@@ -158,7 +158,7 @@ def test_an_outcome_that_stays_unknown_is_an_error(
         with pytest.raises(StoreError, match="unknown"):
             store.kill([SESSION], "test", BY)
         with pytest.raises(StoreError, match="did not answer") as caught:
-            store.floors()
+            store.kills()
         assert str(own_valkey.data_dir) not in str(caught.value)
 
 

@@ -15,8 +15,8 @@ TRAPS = {
         "faults/test_links.py::test_a_link_that_falls_silent_behind_a_late_answer",
     ),
     "lease extended by a push": (SIMULATED, "verifier/test_epochs_entries.py::test_a_push_never_touches_the_lease"),
-    "clock read before the floors": (SIMULATED, "verifier/test_epochs.py::test_the_clock_is_read_after_the_floors"),
-    "deadline read after the floors": (SIMULATED, "verifier/test_epochs.py::test_the_lease_is_read_before_the_floors"),
+    "clock read before the kills": (SIMULATED, "verifier/test_epochs.py::test_the_clock_is_read_after_the_kills"),
+    "deadline read after the kills": (SIMULATED, "verifier/test_epochs.py::test_the_lease_is_read_before_the_kills"),
     "deadline published before the entries": (
         SIMULATED,
         "verifier/test_epochs_entries.py::test_no_lease_before_everything_is_applied",
@@ -24,7 +24,7 @@ TRAPS = {
     "lease though behind": (SIMULATED, "revocation/test_following.py::test_a_long_absence_is_copied_or_replayed"),
     "applied moved over a gap": (
         SIMULATED,
-        "verifier/test_epochs_entries.py::test_a_gap_kills_at_once_and_lifts_later",
+        "verifier/test_epochs_entries.py::test_a_gap_kills_at_once_and_thaws_later",
     ),
     "fields of two states mixed": ("verifier/test_epochs.py::test_one_state_is_read",),
     "incarnation not compared": (SIMULATED, "verifier/test_epochs_entries.py::test_a_history_never_returns"),
@@ -33,7 +33,7 @@ TRAPS = {
         "advisories/test_sequence_number_given_twice.py::test_a_number_that_was_given_twice_is_noticed",
     ),
     "born read after authority": (SIMULATED,),
-    "child with fewer scopes": (
+    "child with fewer targets": (
         "advisories/test_sub_task_too_long_to_kill.py",
         "advisories/test_child_outlives_a_revoked_parent.py",
     ),
@@ -43,7 +43,7 @@ TRAPS = {
     ),
     "copy taken for a moment": (
         "simulation/test_simulation.py::test_the_bound_holds_and_service_comes_back",
-        "verifier/test_epochs_entries.py::test_a_copy_of_the_same_history_keeps_higher_floors",
+        "verifier/test_epochs_entries.py::test_a_copy_of_the_same_history_keeps_higher_kills",
     ),
     "log trimmed past applied": (
         "revocation/test_functions.py::test_the_log_is_trimmed_but_not_before_it_is_taken",

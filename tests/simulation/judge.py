@@ -22,24 +22,24 @@ class Record:
     Attributes:
         returned: When whoever made it was told so, real ns.
         confirmed: When its confirmation was complete, real ns.
-        lifted: When the ban was lifted in the store, real ns.
+        thawed: When the freeze was thawed in the store, real ns.
         number: Of all that were ever acknowledged.
         known_to: After a loss: the views that had applied it.  None while nothing was lost.
     """
 
-    def __init__(self, inc: str, seq: int, op: str, scope: str, number: int) -> None:
-        self.inc, self.seq, self.op, self.scope, self.number = inc, seq, op, scope, number
+    def __init__(self, incarnation: str, seq: int, op: str, target: str, number: int) -> None:
+        self.incarnation, self.seq, self.op, self.target, self.number = incarnation, seq, op, target, number
         self.returned: int | None = None
         self.confirmed: int | None = None
-        self.lifted: int | None = None
+        self.thawed: int | None = None
         self.known_to: list[Any] | None = None
 
     def __repr__(self) -> str:
-        return f"{self.op} of {self.scope} at {self.seq} in {self.inc}"
+        return f"{self.op} of {self.target} at {self.seq} in {self.incarnation}"
 
 
 class Judge:
-    """Holds every acceptance against every kill and ban."""
+    """Holds every acceptance against every kill and freeze."""
 
     def __init__(self, world: World, lease_ms: int) -> None:
         self._world = world
@@ -53,37 +53,39 @@ class Judge:
         ] = {}  # tokens born among entries that were lost, and how many records came before
         self._count = 0
 
-    def executed(self, inc: str, seq: int, op: str, scope: str) -> Record:
+    def executed(self, incarnation: str, seq: int, op: str, target: str) -> Record:
         """Note what the store has done."""
         self._count += 1
-        record = Record(inc, seq, op, scope, self._count)
-        if op != "lift":
-            self.dead.append(scope)
-        records = self._of.setdefault(scope, [])
-        if op == "lift":
+        record = Record(incarnation, seq, op, target, self._count)
+        if op != "thaw":
+            self.dead.append(target)
+        records = self._of.setdefault(target, [])
+        if op == "thaw":
             for other in records:
-                other.lifted = other.lifted or self._world.now
+                other.thawed = other.thawed or self._world.now
         records.append(record)
         return record
 
     def alive(self, token: Token) -> bool:
         """Whether nothing was done to a token that anybody was told of."""
-        records = (record for scope in token.scopes for record in self._of.get(scope, ()))
-        return not any(record.seq > token.root[1] and record.op != "lift" for record in records)
+        records = (record for target in token.targets for record in self._of.get(target, ()))
+        return not any(record.seq > token.root[1] and record.op != "thaw" for record in records)
 
-    def lost(self, inc: str, after: int, machines: list[Machine], tokens: Sequence[Token] = ()) -> None:
+    def lost(self, incarnation: str, after: int, machines: list[Machine], tokens: Sequence[Token] = ()) -> None:
         """Note that the store went back to ``after`` without a new history, and which tokens there were."""
         for token in tokens:
-            if token.inc == inc and token.born > after:
+            if token.incarnation == incarnation and token.born > after:
                 self._orphans.setdefault(token, self._count)  # a second loss takes nothing of the first one back
         for record in (record for records in self._of.values() for record in records):
-            if record.inc == inc and record.seq > after and record.known_to is None:
+            if record.incarnation == incarnation and record.seq > after and record.known_to is None:
                 views = [(machine.following, machine.following._state) for machine in machines]
-                record.known_to = [view for view, state in views if state.inc == inc and state.applied >= record.seq]
+                record.known_to = [
+                    view for view, state in views if state.incarnation == incarnation and state.applied >= record.seq
+                ]
 
-    def rotated(self, old: str, new: str, bans: dict[str, int]) -> list[Record]:
-        """Note that the bans of a history stand in the next one; they bind once the rotation has returned."""
-        return [self.executed(new, seq, "ban", scope) for scope, seq in bans.items()]
+    def rotated(self, old: str, new: str, freezes: dict[str, int]) -> list[Record]:
+        """Note that the freezes of a history stand in the next one; they bind once the rotation has returned."""
+        return [self.executed(new, seq, "freeze", target) for target, seq in freezes.items()]
 
     def look(self, machine: Machine, token: Token) -> None:
         """Let a verifier decide, and hold an acceptance against all that is known."""
@@ -97,22 +99,22 @@ class Judge:
         if following is not machine.following:
             return  # its process ended meanwhile
         now = self._world.now
-        for inc in {token.inc, token.root[0]}:
-            if inc == FOREIGN or left.get(inc, now + 1) <= began:
-                self._world.blame(f"{machine.name} accepted a token of {inc}, another history")
-        for scope in token.scopes:
-            for record in self._of.get(scope, ()):
+        for incarnation in {token.incarnation, token.root[0]}:
+            if incarnation == FOREIGN or left.get(incarnation, now + 1) <= began:
+                self._world.blame(f"{machine.name} accepted a token of {incarnation}, another history")
+        for target in token.targets:
+            for record in self._of.get(target, ()):
                 self._hold(record, machine, token, began, now)
 
     def _hold(self, record: Record, machine: Machine, token: Token, began: int, now: int) -> None:
-        if record.returned is None or record.inc != token.inc or record.op == "lift":
+        if record.returned is None or record.incarnation != token.incarnation or record.op == "thaw":
             return
         if record.known_to is not None and machine.following not in record.known_to:
             return
         reused = record.seq <= token.born and record.number > self._orphans.get(token, self._count)
         killed = "kill" in record.op and token.root[1] < record.seq and not reused
-        banned = "ban" in record.op and record.lifted is None
-        if not killed and not banned:
+        frozen = "freeze" in record.op and record.thawed is None
+        if not killed and not frozen:
             return
         late = now - record.returned
         self.worst = max(self.worst, late)

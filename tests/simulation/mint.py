@@ -39,8 +39,8 @@ class SimulatedMint:
             self._world.code.mint.require(front, born, ("realm", f"agent:{agent}"))
         except ArxError:
             return
-        scopes = ("realm", f"agent:{agent}", f"session:{name}")
-        token = Token(born.inc, born.seq, (born.inc, born.seq), scopes)
+        targets = ("realm", f"agent:{agent}", f"session:{name}")
+        token = Token(born.incarnation, born.seq, (born.incarnation, born.seq), targets)
         self.sessions.append(Session(name, token))
         self.tokens.append(token)
 
@@ -62,9 +62,9 @@ class SimulatedMint:
         except ArxError:
             return
         number = len(self.tokens)
-        scopes = (*session.token.scopes, f"task:t{number}", f"link:l{number}")
+        targets = (*session.token.targets, f"task:t{number}", f"link:l{number}")
         self._world.note("mint started task", number, "in", session.name, "born", born.seq)
-        self.tokens.append(Token(born.inc, born.seq, session.token.root, scopes))
+        self.tokens.append(Token(born.incarnation, born.seq, session.token.root, targets))
 
     def _front(self, session: Session | None) -> Any:
         """Return a mint whose database says that all is well, so that only the epoch can refuse."""
@@ -84,8 +84,8 @@ class SimulatedMint:
         )
         limits = SimpleNamespace(count_agent=lambda _: None)  # how often somebody calls decides about no token
         verifier = SimpleNamespace(verify=verify)
-        bans = SimpleNamespace(require=lambda *_: None)  # none is lost here: a new history keeps them
-        front: Any = SimpleNamespace(epochs=following, state=state, verifier=verifier, limits=limits, bans=bans)
+        freezes = SimpleNamespace(require=lambda *_: None)  # none is lost here: a new history keeps them
+        front: Any = SimpleNamespace(epochs=following, state=state, verifier=verifier, limits=limits, freezes=freezes)
 
         def born() -> Born:
             found: Born = self._world.code.mint.born(front)

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from arx_verifier.revocation.epoch import BANNING, KILLING, OPS
+from arx_verifier.revocation.epoch import FREEZING, KILLING, OPS
 from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
 from arx_verifier.revocation.store_link import Crowd
 
@@ -28,7 +28,7 @@ class Logged(NamedTuple):
 
     seq: int
     op: str
-    scope: str
+    target: str
     at_ms: int
     chain: str
 
@@ -36,7 +36,7 @@ class Logged(NamedTuple):
 class Header(NamedTuple):
     """The header's fields; ``taken`` is -1 while nobody keeps the log elsewhere."""
 
-    inc: str
+    incarnation: str
     seq: int
     low: int
     n: int
@@ -55,7 +55,7 @@ class Header(NamedTuple):
         return max(self.lease_ms, self.lease_max_ms) if self.lease_until > now else self.lease_ms
 
     def keep(self, now: int) -> int:
-        """Return how long a floor is kept."""
+        """Return how long a kill is kept."""
         ttl = max(self.maxttl_ms, self.maxttl_max_ms) if self.maxttl_until > now else self.maxttl_ms
         return ttl + SKEW_MS + MARGIN_MS
 
@@ -65,7 +65,7 @@ class ModelStore:
 
     Args:
         now_ms: The store's clock.
-        publish: Told incarnation, sequence, operation and scope of everything published.
+        publish: Told incarnation, sequence, operation and target of everything published.
         compares: Whether a probe's chain is held against the store's.
     """
 
@@ -74,8 +74,8 @@ class ModelStore:
     ) -> None:
         self.now_ms, self.publish, self._compares = now_ms, publish, compares
         self.header: Header | None = None
-        self.floors: dict[str, int] = {}
-        self.bans: dict[str, int] = {}
+        self.kills: dict[str, int] = {}
+        self.freezes: dict[str, int] = {}
         self.retain: dict[str, int] = {}
         self.log: list[Logged] = []
         self.probes: dict[str, int] = {}
@@ -85,51 +85,51 @@ class ModelStore:
 
     def kept(self) -> tuple[Any, ...]:
         """Return a copy of what is on disk: everything but the registry."""
-        return self.header, dict(self.floors), dict(self.bans), dict(self.retain), list(self.log)
+        return self.header, dict(self.kills), dict(self.freezes), dict(self.retain), list(self.log)
 
     def restore(self, kept: tuple[Any, ...]) -> None:
         """Go back to a copy; the registry of a new process is empty."""
         self.header = kept[0]
-        self.floors, self.bans, self.retain, self.log = dict(kept[1]), dict(kept[2]), dict(kept[3]), list(kept[4])
+        self.kills, self.freezes, self.retain, self.log = dict(kept[1]), dict(kept[2]), dict(kept[3]), list(kept[4])
         self.probes, self.acks, self.since = {}, {}, None
 
-    def init(self, inc: str, lease_ms: int, maxttl_ms: int, seq: int) -> list[Any]:
+    def init(self, incarnation: str, lease_ms: int, maxttl_ms: int, seq: int) -> list[Any]:
         """Begin a history if there is none."""
         now = self.now_ms()
         if self.header is not None:
-            return [self.header.inc, self.header.seq, now, self.header.lease(now), 0, self.header.chain, 0]
-        self.floors, self.retain, self.log = {}, {}, []
-        chain = Place.begin(inc, seq).chain
-        self.header = Header(inc, seq, seq, len(self.bans), lease_ms, maxttl_ms, chain, chain)
-        return [inc, seq, now, lease_ms, 0, chain, 1]
+            return [self.header.incarnation, self.header.seq, now, self.header.lease(now), 0, self.header.chain, 0]
+        self.kills, self.retain, self.log = {}, {}, []
+        chain = Place.begin(incarnation, seq).chain
+        self.header = Header(incarnation, seq, seq, len(self.freezes), lease_ms, maxttl_ms, chain, chain)
+        return [incarnation, seq, now, lease_ms, 0, chain, 1]
 
-    def bump(self, inc: str, seen: int, chain: str, op: str, until: str, *scopes: str) -> list[Any]:
-        """Add one entry for each scope."""
+    def bump(self, incarnation: str, seen: int, chain: str, op: str, until: str, *targets: str) -> list[Any]:
+        """Add one entry for each target."""
         header = self._known()
-        if inc != header.inc:
+        if incarnation != header.incarnation:
             raise StoreRefused("INCARNATION")
         if seen > header.seq or (chain != UNKNOWN and (self.chain_at(seen) or chain) != chain):
             raise StoreRefused("REGRESSED")
-        if op not in OPS or not scopes or len(scopes) > 1000:
+        if op not in OPS or not targets or len(targets) > 1000:
             raise StoreRefused("ERR")
-        for scope in scopes:
-            printable = all("!" <= character <= "~" for character in scope)
-            if not 1 <= len(scope) <= 96 or not printable or (until and not scope.startswith(("task:", "session:"))):
+        for target in targets:
+            printable = all("!" <= character <= "~" for character in target)
+            if not 1 <= len(target) <= 96 or not printable or (until and not target.startswith(("task:", "session:"))):
                 raise StoreRefused("ERR")
         now = self.now_ms()
         keep_until = now + header.keep(now)
         if until:
             keep_until = min(keep_until, max(now, int(until)) + SKEW_MS + MARGIN_MS)
         last = header.chain
-        for seq, scope in enumerate(scopes, header.seq + 1):
-            last = chain_after(last, seq, op, scope)
-            self._add(seq, op, scope, now, last, keep_until)
-        low, base = self._prune(header, header.seq + len(scopes), now)
-        seq, n = header.seq + len(scopes), header.n + self._grown
+        for seq, target in enumerate(targets, header.seq + 1):
+            last = chain_after(last, seq, op, target)
+            self._add(seq, op, target, now, last, keep_until)
+        low, base = self._prune(header, header.seq + len(targets), now)
+        seq, n = header.seq + len(targets), header.n + self._grown
         self.header = header._replace(seq=seq, low=low, n=n, chain=last, base=base)
-        for seq, scope in enumerate(scopes, header.seq + 1):
-            self.publish(inc, seq, op, scope)
-        return [inc, seq, now, self.header.lease(now), 0, last]
+        for seq, target in enumerate(targets, header.seq + 1):
+            self.publish(incarnation, seq, op, target)
+        return [incarnation, seq, now, self.header.lease(now), 0, last]
 
     def chain_at(self, seq: int) -> str | None:
         """Say what led to a number; None where that was forgotten."""
@@ -139,11 +139,13 @@ class ModelStore:
         found = bisect_right(self.log, seq, key=lambda entry: entry.seq) - 1
         return self.log[found].chain if found >= 0 and self.log[found].seq == seq else None
 
-    def probe(self, name: str, inc: str, applied: int, chain: str, limit: int, crowd: Crowd | None = None) -> list[Any]:
+    def probe(
+        self, name: str, incarnation: str, applied: int, chain: str, limit: int, crowd: Crowd | None = None
+    ) -> list[Any]:
         """Record the verifier, or the relay with who is behind it, and answer from the header."""
         header = self._known()
         now = self.now_ms()
-        same = inc == header.inc
+        same = incarnation == header.incarnation
         known = self.chain_at(applied) if same else None
         if known is not None and not self._compares:
             known = chain
@@ -154,7 +156,7 @@ class ModelStore:
         if crowd is not None:
             self.crowds[name] = crowd
         status, entries = "OK", []
-        if len(self.floors) + len(self.bans) != header.n or len(self.log) != header.seq - header.low:
+        if len(self.kills) + len(self.freezes) != header.n or len(self.log) != header.seq - header.low:
             status = "CORRUPT"
         elif same and applied > header.seq:
             status = "REGRESSED"
@@ -165,7 +167,7 @@ class ModelStore:
         elif applied < header.seq:
             first = bisect_right(self.log, applied, key=lambda entry: entry.seq)
             entries = self.log[first : first + limit]
-        facts = [header.inc, header.seq, now, header.lease_ms, status, header.keep(now), header.chain]
+        facts = [header.incarnation, header.seq, now, header.lease_ms, status, header.keep(now), header.chain]
         return [*facts, len(self.probes), entries]
 
     def unacked(self, seq: int, since_ms: int) -> list[Any]:
@@ -178,47 +180,47 @@ class ModelStore:
         relays = [[name, self.acks[name], self.crowds[name]] for name in sorted(seen) if name in self.crowds]
         return [now, self.since, len(seen), missing, relays]
 
-    def rotate(self, expected: str, inc: str, least: int, lease_ms: int, maxttl_ms: int) -> list[Any]:
-        """End the history; bans stay."""
+    def rotate(self, expected: str, incarnation: str, least: int, lease_ms: int, maxttl_ms: int) -> list[Any]:
+        """End the history; freezes stay."""
         header = self._known()
-        if expected != header.inc:
+        if expected != header.incarnation:
             raise StoreRefused("INCARNATION")
         now, seq = self.now_ms(), max(header.seq, least)
         old_lease, old_ttl = header.lease(now), header.keep(now) - SKEW_MS - MARGIN_MS
-        self.floors, self.retain, self.log, self.probes, self.acks, self.since = {}, {}, [], {}, {}, None
+        self.kills, self.retain, self.log, self.probes, self.acks, self.since = {}, {}, [], {}, {}, None
         lease, ttl = lease_ms or header.lease_ms, maxttl_ms or header.maxttl_ms
         taken = seq if header.taken >= 0 else -1
-        chain = Place.begin(inc, seq).chain
+        chain = Place.begin(incarnation, seq).chain
         limits = (lease, ttl, chain, chain, old_lease, now + old_lease, old_ttl, now + old_ttl)
-        self.header = Header(inc, seq, seq, len(self.bans), *limits, taken)
-        self.publish(inc, seq, "rotate", "realm")
-        return [inc, seq, now, self.header.lease(now), 0, chain]
+        self.header = Header(incarnation, seq, seq, len(self.freezes), *limits, taken)
+        self.publish(incarnation, seq, "rotate", "realm")
+        return [incarnation, seq, now, self.header.lease(now), 0, chain]
 
     def _known(self) -> Header:
         if self.header is None:
             raise StoreRefused(NOINIT)
         return self.header
 
-    def _add(self, seq: int, op: str, scope: str, now: int, chain: str, keep_until: int) -> None:
+    def _add(self, seq: int, op: str, target: str, now: int, chain: str, keep_until: int) -> None:
         if seq == self._known().seq + 1:
             self._grown = 0
-        before = len(self.floors) + len(self.bans)
-        self.log.append(Logged(seq, op, scope, now, chain))
+        before = len(self.kills) + len(self.freezes)
+        self.log.append(Logged(seq, op, target, now, chain))
         if op in KILLING:
-            self.floors[scope] = seq
-            self.retain[scope] = max(keep_until, self.retain.get(scope, 0))
-        if op in BANNING:
-            self.bans[scope] = seq
-        elif op == "lift":
-            self.bans.pop(scope, None)
-        self._grown += len(self.floors) + len(self.bans) - before
+            self.kills[target] = seq
+            self.retain[target] = max(keep_until, self.retain.get(target, 0))
+        if op in FREEZING:
+            self.freezes[target] = seq
+        elif op == "thaw":
+            self.freezes.pop(target, None)
+        self._grown += len(self.kills) + len(self.freezes) - before
 
     def _prune(self, header: Header, seq: int, now: int) -> tuple[int, str]:
         if self.retain and min(self.retain.values()) <= now:
-            expired = sorted((until, scope) for scope, until in self.retain.items() if until <= now)[:PRUNE]
-            for _, scope in expired:
-                del self.retain[scope]
-                self._grown -= self.floors.pop(scope, None) is not None
+            expired = sorted((until, target) for target, until in self.retain.items() if until <= now)[:PRUNE]
+            for _, target in expired:
+                del self.retain[target]
+                self._grown -= self.kills.pop(target, None) is not None
         low = seq - KEEP_LOG
         if 0 <= header.taken < low:
             low = header.taken

@@ -26,17 +26,18 @@ MUTATIONS: dict[str, Patches] = {
         ),
     },
     # A reader looks at the clock first.
-    "clock before floors": {
+    "clock before kills": {
         "epoch": (
             (
-                "        floors, bans = state.floors, state.bans\n",
-                "        boot, wall = self._boot(), self._wall()\n        floors, bans = state.floors, state.bans\n",
+                "        kills, freezes = state.kills, state.freezes\n",
+                "        boot, wall = self._boot(), self._wall()\n"
+                "        kills, freezes = state.kills, state.freezes\n",
             ),
             (CLOCKS, "boot >= lease.boot or wall >= lease.wall"),
         ),
     },
-    # A reader takes the lease after the floors: a renewal in between vouches for an old look.
-    "deadline after floors": {
+    # A reader takes the lease after the kills: a renewal in between vouches for an old look.
+    "deadline after kills": {
         "epoch": (
             (
                 "        if lease.sent < sent_after:\n",
@@ -61,7 +62,12 @@ MUTATIONS: dict[str, Patches] = {
     },
     # An answer that was cut short earns a lease.
     "lease though behind": {
-        "epoch": ((" or inc != state.inc or seq != state.applied:\n", " or inc != state.inc:\n"),),
+        "epoch": (
+            (
+                " or incarnation != state.incarnation or seq != state.applied:\n",
+                " or incarnation != state.incarnation:\n",
+            ),
+        ),
         "follower_core": (
             (
                 "            self._due = 0  # cut short: no lease before the rest is here\n            return\n",
@@ -71,7 +77,12 @@ MUTATIONS: dict[str, Patches] = {
     },
     # Sequences of different histories are compared.
     "no incarnation": {
-        "epoch": (("        if inc != state.inc and inc is not None:\n", "        if inc == '':\n"),),
+        "epoch": (
+            (
+                "        if incarnation != state.incarnation and incarnation is not None:\n",
+                "        if incarnation == '':\n",
+            ),
+        ),
     },
     # The mint looks at who asks, and only then where the epoch stands.
     "born read after the check": {
@@ -86,7 +97,7 @@ MUTATIONS: dict[str, Patches] = {
     # A number stands for all that led to it, also after the store has given it twice.
     "chain not compared": {
         "follower_core": (
-            (" and self._place != (answer.inc, answer.seq, answer.chain):\n", " and not answer.chain:\n"),
+            (" and self._place != (answer.incarnation, answer.seq, answer.chain):\n", " and not answer.chain:\n"),
         ),
         "functions.lua": ((COMPARED, "  elseif known == '' then\n"),),
     },
@@ -96,7 +107,7 @@ MUTATIONS: dict[str, Patches] = {
     },
     # A relay confirms what it has applied itself.
     "relay confirms for itself": {
-        "hub": (("                applied = min(applied, member.applied(self.inc))\n", ""),),
+        "hub": (("                applied = min(applied, member.applied(self.incarnation))\n", ""),),
     },
     # Somebody behind a relay who is silent is not waited for.
     "silent ones not named": {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.relays import Relay
     from tests.simulation.verifiers import Machine
 
-PAGE = 4  # scopes in a page of a scan
+PAGE = 4  # targets in a page of a scan
 KEEP_SNAPSHOTS = 12
 
 
@@ -143,25 +143,25 @@ class Server:
             connection.cut()
 
     def _probe(self, asked: Probe) -> Answer | Refused:
-        place = (asked.inc, asked.applied, asked.chain)
+        place = (asked.incarnation, asked.applied, asked.chain)
         try:
             found, seq, *facts, _, entries = self.store.probe(asked.name, *place, self.limit, asked.crowd)
         except StoreRefused as error:
             return Refused(str(error))
         self._world.note(asked.name, "probed at", asked.applied, "->", facts[2], seq)
-        listed = tuple(Entry(found, entry.seq, entry.op, entry.scope) for entry in entries)
+        listed = tuple(Entry(found, entry.seq, entry.op, entry.target) for entry in entries)
         return Answer(found, seq, *facts, listed, self._askers)
 
     def _scan(self, part: str, cursor: int) -> tuple[int | None, dict[str, int]]:
         # As HSCAN does: what was there all the time is found, what came or went meanwhile perhaps.
-        scopes: dict[str, int] = getattr(self.store, part)
-        every = sorted((crc32(scope.encode()), scope) for scope in scopes)
+        targets: dict[str, int] = getattr(self.store, part)
+        every = sorted((crc32(target.encode()), target) for target in targets)
         first = bisect_right(every, cursor, key=lambda pair: pair[0])
         page = every[first : first + PAGE]
-        return (page[-1][0] if first + PAGE < len(every) else None), {scope: scopes[scope] for _, scope in page}
+        return (page[-1][0] if first + PAGE < len(every) else None), {target: targets[target] for _, target in page}
 
-    def _publish(self, inc: str, seq: int, op: str, scope: str) -> None:
-        self._published.append(Entry(inc, seq, op, scope))
+    def _publish(self, incarnation: str, seq: int, op: str, target: str) -> None:
+        self._published.append(Entry(incarnation, seq, op, target))
 
     def _tell(self, entry: Entry) -> None:
         for connection in tuple(self.subscribers):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator, who kills, bans and lifts at random, and whoever wants to be let in at the worst moment.
+"""The operator, who kills, freezes and thaws at random, and whoever wants to be let in at the worst moment.
 
 The operator is told what happened, late or never, and remembers how far the store was.  The intruder knows what is
-going on inside a verifier: it kills what is being looked at, and shows dead tokens where a writer is half done.
+going on inside a verifier: it kills what is being looked at, and shows revoked tokens where a writer is half done.
 """
 
 from typing import TYPE_CHECKING
@@ -39,23 +39,23 @@ class Operator:
         self.learn()
 
     def kill(self) -> None:
-        """Kill, ban or lift what a few tokens name."""
+        """Kill, freeze or thaw what a few tokens name."""
         draw = self._world.random
-        op = draw.choices(["kill", "kill+ban", "ban", "lift"], [8, 1, 1, 3])[0]
-        scopes = [self._scope(draw.choice(self._tokens[-6:]), op) for _ in range(draw.choice([1, 1, 2, 4]))]
-        if op == "lift" and self._server.store.bans:
-            scopes = [draw.choice(list(self._server.store.bans))]
-        self._send(op, scopes)
+        op = draw.choices(["kill", "kill+freeze", "freeze", "thaw"], [8, 1, 1, 3])[0]
+        targets = [self._target(draw.choice(self._tokens[-6:]), op) for _ in range(draw.choice([1, 1, 2, 4]))]
+        if op == "thaw" and self._server.store.freezes:
+            targets = [draw.choice(list(self._server.store.freezes))]
+        self._send(op, targets)
 
     def strike(self, token: Token) -> None:
         """Kill what this token names."""
-        self._send("kill", [self._scope(token, "kill")])
+        self._send("kill", [self._target(token, "kill")])
 
     def learn(self) -> None:
         """Look where the store is."""
         header = self._server.store.header
         if header is not None:
-            self.seen = Place(header.inc, header.seq, header.chain)
+            self.seen = Place(header.incarnation, header.seq, header.chain)
 
     def confirm(self) -> None:
         """Ask who has confirmed the last kill, as ``arx_caps.revocation.confirm`` does."""
@@ -70,7 +70,7 @@ class Operator:
         crowds = [[name.encode(), applied, msgspec.json.encode(crowd)] for name, applied, crowd in relays]
         registry = read_registry([*facts, named, crowds], last.seq, since_ms)
         whole = registry.verifiers and not registry.missing and registry.since_ms <= at_ms - self._lease_ms
-        if whole and last.known_to is None and last.inc == header.inc:
+        if whole and last.known_to is None and last.incarnation == header.incarnation:
             self._waiting = None
             self._world.note("operator:", records, "confirmed by", registry.verifiers)
             for record in records:
@@ -81,44 +81,48 @@ class Operator:
         assert self.mint is not None
         return self.mint.tokens
 
-    def _scope(self, token: Token, op: str) -> str:
+    def _target(self, token: Token, op: str) -> str:
         draw = self._world.random
         if draw.random() < 0.03 and op == "kill":
             return "realm"
-        scopes = token.scopes[1:] or ("agent:a",)
-        return draw.choice(scopes if draw.random() < 0.3 else scopes[-2:])
+        targets = token.targets[1:] or ("agent:a",)
+        return draw.choice(targets if draw.random() < 0.3 else targets[-2:])
 
     def strike_unaware(self, times: int) -> None:
         """Kill at once what living tokens name, as somebody who has never seen this store before."""
         header = self._server.store.header
         assert header is not None
-        known = [one for one in self._tokens if one.inc == header.inc and one.born <= header.seq]
+        known = [one for one in self._tokens if one.incarnation == header.incarnation and one.born <= header.seq]
         living = [one for one in known if self._judge.alive(one)] or self._tokens
         for _ in range(times):
             self._arrive(
-                Place(header.inc, 0, UNKNOWN), "kill", [self._scope(self._world.random.choice(living[-6:]), "kill")]
+                Place(header.incarnation, 0, UNKNOWN),
+                "kill",
+                [self._target(self._world.random.choice(living[-6:]), "kill")],
             )
 
-    def _send(self, op: str, scopes: list[str]) -> None:
+    def _send(self, op: str, targets: list[str]) -> None:
         seen = self.seen
-        self._world.after(self._world.delay(), lambda: self._arrive(seen, op, scopes))
+        self._world.after(self._world.delay(), lambda: self._arrive(seen, op, targets))
 
-    def _arrive(self, seen: Place, op: str, scopes: list[str]) -> None:
+    def _arrive(self, seen: Place, op: str, targets: list[str]) -> None:
         world = self._world
         if world.now < self._server.frozen_until:
-            world.at(self._server.frozen_until, lambda: self._arrive(seen, op, scopes))
+            world.at(self._server.frozen_until, lambda: self._arrive(seen, op, targets))
             return
         try:
-            inc, seq, at_ms, _, _, chain = self._server.call(lambda store: store.bump(*seen, op, "", *scopes))
+            incarnation, seq, at_ms, _, _, chain = self._server.call(lambda store: store.bump(*seen, op, "", *targets))
         except StoreRefused as error:
             if str(error) != "REGRESSED":
                 world.after(world.delay(), self.learn)
             return
-        first = seq - len(scopes) + 1
-        records = [self._judge.executed(inc, number, op, scope) for number, scope in enumerate(scopes, first)]
+        first = seq - len(targets) + 1
+        records = [
+            self._judge.executed(incarnation, number, op, target) for number, target in enumerate(targets, first)
+        ]
         world.note("operator:", records, "done")
         if world.random.random() > 0.05:  # else the answer is lost: an unknown outcome binds nobody
-            place = Place(inc, seq, chain)
+            place = Place(incarnation, seq, chain)
             world.after(world.delay(), lambda: self._returned(records, at_ms, None if seen.chain == UNKNOWN else place))
 
     def _returned(self, records: list[Record], at_ms: int, place: Place | None) -> None:
@@ -127,14 +131,18 @@ class Operator:
         for record in records:
             record.returned = world.now
             self._show(record)
-        if place is not None and place.inc == self.seen.inc and place.seq > self.seen.seq:
+        if place is not None and place.incarnation == self.seen.incarnation and place.seq > self.seen.seq:
             self.seen = place
         self._waiting = (records, at_ms)
 
     def _show(self, record: Record) -> None:
         """Show what was killed to every verifier, before its lease must be over and after."""
         world = self._world
-        dead = [token for token in self._tokens if record.scope in token.scopes and token.inc == record.inc]
+        dead = [
+            token
+            for token in self._tokens
+            if record.target in token.targets and token.incarnation == record.incarnation
+        ]
         for machine in self._machines if dead else ():
             for _ in range(2):
                 late = int(world.random.uniform(0.2, 3.2) * self._lease_ms * MS)
@@ -171,8 +179,8 @@ class Intruder(Operator):
         dead = self._judge.dead[-12:]
         if machine not in self._machines:
             return
-        for scope in self._world.random.sample(dead, min(len(dead), 5)):
-            known = [token for token in self._tokens[-30:] if scope in token.scopes]
+        for target in self._world.random.sample(dead, min(len(dead), 5)):
+            known = [token for token in self._tokens[-30:] if target in token.targets]
             if known:
                 late = int(self._world.random.uniform(0, length))
                 self._look(late, machine, self._world.random.choice(known))

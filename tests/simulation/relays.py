@@ -20,7 +20,7 @@ from tests.simulation.verifiers import Machine
 from tests.simulation.world import LONG, MS, World
 
 TICK = 50 * MS
-PARTS = {"floors": "f", "bans": "b"}
+PARTS = {"kills": "k", "freezes": "f"}
 
 
 class Listener:
@@ -42,7 +42,7 @@ class Listener:
         if isinstance(message, Page):
             self._connection.push((message.cursor or None, message.found))
         elif isinstance(message, Push):
-            self._connection.push(Entry(message.inc, message.seq, message.op, message.scope))
+            self._connection.push(Entry(message.incarnation, message.seq, message.op, message.target))
         else:
             self._connection.push(message.answer())
 
@@ -101,7 +101,7 @@ class Relay(Machine):
 
     def _question(self, question: Question) -> Probe:
         probe = super()._question(question)
-        return msgspec.structs.replace(probe, crowd=self.following.crowd_in(question.place.inc))
+        return msgspec.structs.replace(probe, crowd=self.following.crowd_in(question.place.incarnation))
 
     def _hand(self, what: Callable[..., None], *facts: object) -> None:
         self._soon(lambda: what(*facts))
@@ -123,8 +123,8 @@ class Relay(Machine):
         self._hub.tick()
         self._later(TICK / 1e9, self._tick)
 
-    def _stand_for(self, inc: str, crowd: Any, now: bool, hurry: bool) -> None:
-        self.following.stand_for(inc, crowd, now=now, hurry=hurry)
+    def _stand_for(self, incarnation: str, crowd: Any, now: bool, hurry: bool) -> None:
+        self.following.stand_for(incarnation, crowd, now=now, hurry=hurry)
         if now or hurry:
             self.world.after(MS // 100, self._turn)
 

@@ -96,10 +96,12 @@ class Run:
                 self.operator.try_out(token)
 
     def _works(self, session: Session) -> bool:
-        return session.token.inc == self._inc and self.judge.alive(session.token)
+        return session.token.incarnation == self._incarnation and self.judge.alive(session.token)
 
     def _look(self) -> None:
-        alive = [token for token in self.tokens[-12:] if token.inc == self._inc and self.judge.alive(token)]
+        alive = [
+            token for token in self.tokens[-12:] if token.incarnation == self._incarnation and self.judge.alive(token)
+        ]
         token = self.random.choice(alive or self.tokens[-5:]) if self.random.random() < 0.97 else self.tokens[0]
         self.judge.look(self.random.choice(self.machines), token)
 
@@ -129,12 +131,12 @@ class Run:
         if self.primary.store.header is None:
             self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, self.operator.seen.seq))
         else:
-            old, bans = self._inc, dict(self.primary.store.bans)
+            old, freezes = self._incarnation, dict(self.primary.store.freezes)
             self.primary.call(lambda store: store.rotate(old, self._name(), self.operator.seen.seq, 0, 0))
-            for record in self.judge.rotated(old, self._inc, bans):
+            for record in self.judge.rotated(old, self._incarnation, freezes):
                 record.returned = self.world.now
         self.doubtful = False
-        self.world.note("rotated to", self._inc)
+        self.world.note("rotated to", self._incarnation)
         self.world.after(self.world.delay(), self.operator.learn)
 
     def _rotate_soon(self) -> None:
@@ -144,11 +146,11 @@ class Run:
     def _older(self, among: list[tuple[Any, ...]]) -> bool:
         if among:
             kept = self.random.choice(among)
-            inc, before = self._inc, self.primary.store.header
-            self.world.note("store went back from", before and before.seq, "to", kept[0].inc, kept[0].seq)
+            incarnation, before = self._incarnation, self.primary.store.header
+            self.world.note("store went back from", before and before.seq, "to", kept[0].incarnation, kept[0].seq)
             self.primary.store.restore(kept)
-            self.judge.lost(kept[0].inc, kept[0].seq, self.everyone, self.tokens)
-            self.judge.lost(inc, -1, self.everyone) if inc != kept[0].inc else None
+            self.judge.lost(kept[0].incarnation, kept[0].seq, self.everyone, self.tokens)
+            self.judge.lost(incarnation, -1, self.everyone) if incarnation != kept[0].incarnation else None
             self.primary.restart()
         return bool(among)
 
@@ -161,14 +163,16 @@ class Run:
 
     def _regress(self) -> None:
         """Lose the last entries, go on under the same name, and rotate when the mint has seen it."""
-        inc = self._inc
-        if self._older([kept for kept in self.primary.snapshots[:-1] if kept[0].inc == inc]):
+        incarnation = self._incarnation
+        if self._older([kept for kept in self.primary.snapshots[:-1] if kept[0].incarnation == incarnation]):
             self._rotate_soon()
 
     def _overwrite(self) -> None:
         """Lose the last entries, and give their numbers to other kills before anybody looks."""
         before = self.primary.store.header
-        if self._older([kept for kept in self.primary.snapshots[:-1] if before and kept[0].inc == before.inc]):
+        if self._older(
+            [kept for kept in self.primary.snapshots[:-1] if before and kept[0].incarnation == before.incarnation]
+        ):
             now = self.primary.store.header
             assert before is not None
             assert now is not None
@@ -177,20 +181,20 @@ class Run:
 
     def _return(self) -> None:
         """Restore a backup of a history that had ended."""
-        inc = self._inc
-        if self._older([kept for kept in self.primary.snapshots if kept[0].inc != inc]):
+        incarnation = self._incarnation
+        if self._older([kept for kept in self.primary.snapshots if kept[0].incarnation != incarnation]):
             self._rotate_soon()
 
     def _evict(self) -> None:
-        floors = self.primary.store.floors
-        if floors:
-            del floors[self.random.choice(list(floors))]
-            self.world.note("store lost a floor")
+        kills = self.primary.store.kills
+        if kills:
+            del kills[self.random.choice(list(kills))]
+            self.world.note("store lost a kill")
             self._rotate_soon()
 
     def _forget(self) -> None:
         self.world.note("store lost everything")
-        self.judge.lost(self._inc, -1, self.everyone) if self.primary.store.header else None
+        self.judge.lost(self._incarnation, -1, self.everyone) if self.primary.store.header else None
         self.primary.store.restore((None, {}, {}, {}, []))
         self.primary.restart()
         self._rotate_soon()
@@ -235,12 +239,12 @@ class Run:
     def _alive(self) -> Token:
         header = self.primary.store.header
         assert header is not None
-        return Token(header.inc, header.seq, (header.inc, header.seq), ("agent:new", "session:new"))
+        return Token(header.incarnation, header.seq, (header.incarnation, header.seq), ("agent:new", "session:new"))
 
     @property
-    def _inc(self) -> str:
+    def _incarnation(self) -> str:
         header = self.primary.store.header
-        return header.inc if header is not None else ""
+        return header.incarnation if header is not None else ""
 
     def _name(self) -> str:
         self.histories += 1

@@ -17,7 +17,7 @@ from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefuse
 
 pytestmark = pytest.mark.servers
 
-SCOPES = ["realm", *(f"{kind}:{name * 3}" for kind in ("agent", "session", "task") for name in "abcd")]
+TARGETS = ["realm", *(f"{kind}:{name * 3}" for kind in ("agent", "session", "task") for name in "abcd")]
 ODD = ["", "x" * 97, "a b", "session:é"]
 CALLS = 250
 CHANCES = {"bump": 40, "probe": 30, "unacked": 10, "rotate": 3, "init": 2, "expire": 5, "evict": 0.5, "take": 3}
@@ -51,7 +51,7 @@ class Both:
         except StoreRefused as error:
             expected = str(error)
         if function == "probe" and isinstance(expected, list):
-            entries = tuple(Entry(expected[0], entry.seq, entry.op, entry.scope) for entry in expected.pop())
+            entries = tuple(Entry(expected[0], entry.seq, entry.op, entry.target) for entry in expected.pop())
             *facts, askers = expected
             assert read_answer(reply) == Answer(*facts, entries, askers)
         elif function == "unacked":
@@ -65,24 +65,26 @@ class Both:
     def step(self) -> None:
         """Make one random call."""
         draw, header = self.random, self.model.header
-        inc = header.inc if header is not None and draw.random() < 0.95 else "X" * 22
+        incarnation = header.incarnation if header is not None and draw.random() < 0.95 else "X" * 22
         seq = header.seq if header is not None else 0
         kind = draw.choices(list(CHANCES), list(CHANCES.values()))[0]
         if kind == "bump":
-            op = draw.choice(["kill", "ban", "kill+ban", "lift", "lift", "undo" if draw.random() < 0.1 else "ban"])
-            scopes = draw.choices(SCOPES, k=draw.randint(1, 4))
-            scopes += draw.choices(ODD, k=1) if draw.random() < 0.03 else []
+            op = draw.choice(
+                ["kill", "freeze", "kill+freeze", "thaw", "thaw", "undo" if draw.random() < 0.1 else "freeze"]
+            )
+            targets = draw.choices(TARGETS, k=draw.randint(1, 4))
+            targets += draw.choices(ODD, k=1) if draw.random() < 0.03 else []
             if draw.random() < 0.03:
-                scopes = [f"task:{number}" for number in range(draw.choice([1000, 1001]))]
+                targets = [f"task:{number}" for number in range(draw.choice([1000, 1001]))]
             seen = draw.choice([0, 0, seq, seq + (draw.random() < 0.1)])
             until = str(self.at_ms + 5_000) if draw.random() < 0.1 else ""
-            known = (inc, seen, self.chain(seen))
-            real = (*known, op, until, "by", "why", *scopes)
-            self.call("bump", self.keys.written, *real, model=(*known, op, until, *scopes))
+            known = (incarnation, seen, self.chain(seen))
+            real = (*known, op, until, "by", "why", *targets)
+            self.call("bump", self.keys.written, *real, model=(*known, op, until, *targets))
         elif kind == "probe":
             applied = draw.choice([-1, seq, seq + 1, draw.randint(0, seq), max(0, seq - draw.randint(0, 30))])
-            keys = tuple(self.keys.header[:-1] + part for part in ("h", "f", "b", "log", "v", "a"))
-            asked = (draw.choice("vw"), inc, applied, self.chain(applied), draw.choice([1, 3, 1000]))
+            keys = tuple(self.keys.header[:-1] + part for part in ("h", "k", "f", "log", "v", "a"))
+            asked = (draw.choice("vw"), incarnation, applied, self.chain(applied), draw.choice([1, 3, 1000]))
             crowd = Crowd(draw.randint(0, 3), draw.randint(-1, seq + 1), ()) if draw.random() < 0.3 else None
             more = () if crowd is None else (crowd.applied, msgspec.json.encode(crowd))
             keys = (*keys, self.keys.header[:-1] + "r") if more else keys
@@ -91,7 +93,13 @@ class Both:
             wanted = (draw.randint(0, seq + 1), draw.choice([0, self.at_ms, self.at_ms + 10**6]))
             self.call("unacked", self.keys.registry, *wanted, model=wanted)
         elif kind == "rotate":
-            asked = (inc, secrets.token_hex(11), draw.choice([0, seq + 5]), draw.choice([0, 400]), draw.choice([0, 9]))
+            asked = (
+                incarnation,
+                secrets.token_hex(11),
+                draw.choice([0, seq + 5]),
+                draw.choice([0, 400]),
+                draw.choice([0, 9]),
+            )
             self.call("rotate", self.keys.all, *asked, model=asked)
         elif kind == "init":
             begun = (secrets.token_hex(11), 1_000, 60_000, draw.randint(0, 5))
@@ -108,13 +116,13 @@ class Both:
         """Do to the keys of both what time, a careless neighbour or a mint would."""
         draw, model = self.random, self.model
         if kind == "expire" and model.retain:
-            scope = draw.choice(list(model.retain))
-            model.retain[scope] = 1
-            self.client.zadd(self.keys.retention, {scope: 1})
-        elif kind == "evict" and model.floors:
-            scope = draw.choice(list(model.floors))
-            del model.floors[scope]
-            self.client.hdel(self.keys.floors, scope)
+            target = draw.choice(list(model.retain))
+            model.retain[target] = 1
+            self.client.zadd(self.keys.retention, {target: 1})
+        elif kind == "evict" and model.kills:
+            target = draw.choice(list(model.kills))
+            del model.kills[target]
+            self.client.hdel(self.keys.kills, target)
         elif kind == "take" and model.header is not None:
             model.header = model.header._replace(taken=draw.randint(model.header.low, model.header.seq))
             self.client.hset(self.keys.header, "taken", str(model.header.taken))
@@ -123,14 +131,14 @@ class Both:
         """Hold every key of the one against the other."""
         raw: Any = self.client.hgetall(self.keys.header)
         fields = {name.decode(): value.decode() for name, value in raw.items()}
-        words = {name: fields.pop(name) for name in ("inc", "chain", "base")}
+        words = {name: fields.pop(name) for name in ("incarnation", "chain", "base")}
         header = Header(**words, **{name: int(value) for name, value in fields.items()})
         assert header == self.model.header
-        for key, hash_ in ((self.keys.floors, self.model.floors), (self.keys.bans, self.model.bans)):
+        for key, hash_ in ((self.keys.kills, self.model.kills), (self.keys.freezes, self.model.freezes)):
             found: Any = self.client.hgetall(key)
-            assert {scope.decode(): int(seq) for scope, seq in found.items()} == hash_
+            assert {target.decode(): int(seq) for target, seq in found.items()} == hash_
         retained: Any = self.client.zrange(self.keys.retention, 0, -1, withscores=True)
-        assert {scope.decode(): int(until) for scope, until in retained} == self.model.retain
+        assert {target.decode(): int(until) for target, until in retained} == self.model.retain
         entries: Any = self.client.xrange(self.keys.log)
         said = [
             Logged(int(key.split(b"-")[0]), at[b"op"].decode(), at[b"s"].decode(), int(at[b"t"]), at[b"c"].decode())
@@ -157,10 +165,10 @@ def test_the_model_answers_as_the_store_does(seed: int, valkey: Any, realm_name:
         for number in range(CALLS):
             if number == CALLS // 2 and both.model.header is not None:  # enough for the log to be trimmed
                 for _ in range(11):
-                    scopes = [f"task:{number}" for number in range(1000)]
-                    inc = both.model.header.inc
-                    real = (inc, 0, "", "kill", "", "by", "why", *scopes)
-                    both.call("bump", both.keys.written, *real, model=(inc, 0, "", "kill", "", *scopes))
+                    targets = [f"task:{number}" for number in range(1000)]
+                    incarnation = both.model.header.incarnation
+                    real = (incarnation, 0, "", "kill", "", "by", "why", *targets)
+                    both.call("bump", both.keys.written, *real, model=(incarnation, 0, "", "kill", "", *targets))
             both.step()
         both.compare()
         both.compare_published()

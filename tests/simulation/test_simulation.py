@@ -31,7 +31,7 @@ def _quiet() -> Iterator[None]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_bound_holds_and_service_comes_back(part: int) -> None:
     """
-    No killed or banned token is accepted later than the lease, nor once that was confirmed, and no history comes back;
+    No killed or frozen token is accepted later than the lease, nor once that was confirmed, and no history comes back;
     when the faults are over, every verifier accepts what is alive.
     """
     code, accepted, late, events = load(), 0, 0, 0
@@ -50,7 +50,7 @@ def test_the_bound_holds_and_service_comes_back(part: int) -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mistake_is_noticed(name: str) -> None:
     """
-    Each of these simplifications of the real code lets a dead token in, and the simulation sees it.
+    Each of these simplifications of the real code lets a revoked token in, and the simulation sees it.
     """
     code = load(MUTATIONS[name])
     for seed in range(TRIES):

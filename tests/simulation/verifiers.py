@@ -25,16 +25,16 @@ class Token(NamedTuple):
     """A token, as far as revocation is concerned.
 
     Attributes:
-        inc: The history it names.
+        incarnation: The history it names.
         born: The sequence it names.
         root: History and sequence of the oldest authority it was derived from, which its holder cannot see.
-        scopes: What it names.
+        targets: What it names.
     """
 
-    inc: str
+    incarnation: str
     born: int
     root: tuple[str, int]
-    scopes: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 class Machine:
@@ -64,11 +64,11 @@ class Machine:
         following = self.following
         # Where nothing would be accepted anyway there is little to lose by being held up.
         chance = self.world.reader_pauses
-        if following.check(token.inc, token.born, token.scopes) is not None:
+        if following.check(token.incarnation, token.born, token.targets) is not None:
             chance /= 20
         return self.world.interleaved(
             chance,
-            lambda: following.check(token.inc, token.born, token.scopes),
+            lambda: following.check(token.incarnation, token.born, token.targets),
             lambda length: self.world.reader_held_up(self, token, length),
         )
 
@@ -153,17 +153,17 @@ class Machine:
                 world.interleaved(world.writer_pauses, partial(following.take_push, frame), held_up)
             else:
                 world.interleaved(world.writer_pauses, partial(following.take_answer, frame, self._copy), held_up)
-            self._look(before.inc, lease, following)
+            self._look(before.incarnation, lease, following)
 
-    def _look(self, inc: str, lease: Lease | None, following: Any) -> None:
+    def _look(self, incarnation: str, lease: Lease | None, following: Any) -> None:
         after = following._state
         if following is not self.following:
             return
-        if inc and inc != after.inc:
-            self.left.setdefault(inc, self.world.now)
+        if incarnation and incarnation != after.incarnation:
+            self.left.setdefault(incarnation, self.world.now)
         if after.lease is not None and after.lease is not lease:
             self._pause = 20 * MS
-            self.world.note(self.name, "live at", after.applied, "of", after.inc)
+            self.world.note(self.name, "live at", after.applied, "of", after.incarnation)
             if lease is None or lease.boot <= self.clocks.boot():
                 self.world.writer_held_up(self, MS)  # come to life again: a good moment to try what died meanwhile
 
@@ -176,13 +176,13 @@ class Machine:
             raise FeedError("the simulator's stack is deep enough")
         while cursor is not None:
             connection.page = None
-            connection.send("scan", {"f": "floors", "b": "bans"}[part], cursor)
+            connection.send("scan", {"k": "kills", "f": "freezes"}[part], cursor)
             over = world.now + int(following._timeout_s * 1e9)
             world.run(over, lambda: connection.page is not None or connection.broken or not connection.open)
             if connection.page is None or not connection.open:
                 raise FeedError("a scan was not answered")
             cursor, page = connection.page
-            found.update({scope: max(seq, found.get(scope, 0)) for scope, seq in page.items()})
+            found.update({target: max(seq, found.get(target, 0)) for target, seq in page.items()})
         return found
 
     def _reconnect(self, following: Any) -> Any:

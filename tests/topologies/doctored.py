@@ -10,7 +10,7 @@ import pytest
 
 from arx_caps.cli import exits
 from arx_caps.mint.core import Mint
-from arx_caps.mint.ending import end_scopes
+from arx_caps.mint.ending import end_targets
 from arx_caps.mint.founding import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
@@ -65,6 +65,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             patch.setenv("ARX_STORE_PASSWORD", "m" * 9)
             mint = Mint.open(realm, store_url=url)
             mint.start()
-            end_scopes(mint, "kill", [SESSION, AGENT], reason="test", by=BY, wait=False)
+            end_targets(mint, "kill", [SESSION, AGENT], reason="test", by=BY, wait=False)
             mint.close()  # awake, it would mend what the tests break
         yield Place(server, realm)

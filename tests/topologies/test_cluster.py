@@ -154,11 +154,11 @@ def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     with begin(cluster, realm) as store:
         follower = cluster.follow(realm)
         assert follower.catch_up(0, 0, 10)
-        inc = follower.view()[0]
+        incarnation = follower.view()[0]
         move(cluster, slot_of(realm), source, target)
-        until(lambda: follower.check(inc, follower.view()[1], ()) is not None)
+        until(lambda: follower.check(incarnation, follower.view()[1], ()) is not None)
         assert look_again(store) == "the store failed over to another server, which may lack kills"
-        until(lambda: follower.view()[0] != inc and follower.check(*follower.view()[:2], ()) is None)
+        until(lambda: follower.view()[0] != incarnation and follower.check(*follower.view()[:2], ()) is None)
         assert port_of(follower) == target.port
         follower.close()
 
@@ -187,10 +187,10 @@ def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(clus
     with begin(cluster, realm) as store:
         follower, other = cluster.follow(realm), realm_of(cluster, cluster.masters[2])
         assert follower.catch_up(0, 0, 10)
-        inc = follower.view()[0]
+        incarnation = follower.view()[0]
         owner.kill()
         assert look_again(store) is not None
-        until(lambda: follower.view()[0] != inc and follower.check(*follower.view()[:2], ()) is None)
+        until(lambda: follower.view()[0] != incarnation and follower.check(*follower.view()[:2], ()) is None)
         assert port_of(follower) == cluster.replica.port
         assert store.kill([SESSION], "test", BY).header.lag_ms == 2_000
         follower.close()
@@ -200,8 +200,8 @@ def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(clus
         for server in (cluster.masters[1], cluster.replica):
             server.signal(signal.SIGSTOP)
         cut_off = follower.boot_ns()
-        inc, seq, _ = follower.view()
-        until(lambda: follower.check(inc, seq, ()) is not None, 20)
+        incarnation, seq, _ = follower.view()
+        until(lambda: follower.check(incarnation, seq, ()) is not None, 20)
         assert follower.boot_ns() - cut_off < 10e9
         with pytest.raises(StoreError, match="takes no writes"):
             store.exchange.once(lambda: store.exchange.client.hset(store.keys.header, "x", "y"))

@@ -34,21 +34,21 @@ def test_a_store_that_is_well(place: Place) -> None:
 
 def test_writing_past_the_functions_is_seen(place: Place) -> None:
     """
-    What the break-glass user could do with its password: lift a ban, take a kill back, set the sequence back, write
+    What the break-glass user could do with its password: thaw a freeze, take a kill back, set the sequence back, write
     other kills under old numbers.  Each contradicts the log, the mint's database or its record.
     """
     keys = Keys.of("acme")
     with place.server.client() as raw:
-        raw.hdel(keys.bans, AGENT)
+        raw.hdel(keys.freezes, AGENT)
         assert AGENT in place.bad()["history"][0]
-        raw.hset(keys.bans, AGENT, 2)
-        raw.hset(keys.floors, SESSION, 0)
+        raw.hset(keys.freezes, AGENT, 2)
+        raw.hset(keys.kills, SESSION, 0)
         assert SESSION in place.bad()["history"][0]
-        raw.hdel(keys.floors, SESSION)
+        raw.hdel(keys.kills, SESSION)
         raw.hincrby(keys.header, "n", -1)  # so that verifiers do not notice
         assert SESSION in place.bad()["history"][0]
         raw.hincrby(keys.header, "n", 1)
-        raw.hset(keys.floors, SESSION, 1)
+        raw.hset(keys.kills, SESSION, 1)
         raw.hset(keys.header, "seq", 1)
         assert {"history", "memory"} <= set(place.bad())
         assert "lost 1 entries" in place.bad()["memory"][0]
@@ -76,11 +76,11 @@ def test_a_mint_without_its_memory(place: Place) -> None:
     """
     path, aside = place.realm.folder / "mint.db", place.realm.folder / "aside.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
-        (inc,) = database.execute("select inc from epoch_high_water").fetchone()
-        database.execute("update epoch_high_water set inc = 'another'")
+        (incarnation,) = database.execute("select incarnation from epoch_high_water").fetchone()
+        database.execute("update epoch_high_water set incarnation = 'another'")
         database.commit()
         assert "another history" in place.bad()["memory"][0]
-        database.execute("update epoch_high_water set inc = ?", (inc,))
+        database.execute("update epoch_high_water set incarnation = ?", (incarnation,))
         database.commit()
     shutil.copy(path, aside)
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -157,6 +157,6 @@ def test_what_was_forgotten_in_time_is_not_missed(place: Place) -> None:
     with RevocationStore(url, "acme") as store, place.server.client() as raw:
         for why, missed in (("session ended", False), ("stolen", True)):
             store.kill([gone], why, BY)
-            raw.hdel(store.keys.floors, gone)
+            raw.hdel(store.keys.kills, gone)
             raw.hincrby(store.keys.header, "n", -1)
             assert (gone in place.bad(url).get("history", ("",))[0]) is missed

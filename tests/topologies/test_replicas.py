@@ -72,15 +72,15 @@ def test_a_kill_is_on_both_disks_and_a_replica_grants_nothing(pair: Pair) -> Non
         bump = pair.store.kill([SESSION], "test", BY)
         assert bump.durable
         assert live.catch_up(0, bump.header.seq, 10)
-        assert pair.replica.client().hget(pair.store.keys.floors, SESSION) == str(bump.header.seq)
+        assert pair.replica.client().hget(pair.store.keys.kills, SESSION) == str(bump.header.seq)
         pair.replica.signal(signal.SIGSTOP)
         began = live.boot_ns()
-        until(lambda: live.check(bump.header.inc, bump.header.seq, ()) is not None, 20)
+        until(lambda: live.check(bump.header.incarnation, bump.header.seq, ()) is not None, 20)
         assert live.boot_ns() - began < 15e9
         with pytest.raises(StoreError, match="takes no writes"):
             pair.store.verifiers()
         pair.replica.signal(signal.SIGCONT)
-        until(lambda: live.check(bump.header.inc, bump.header.seq, ()) is None, 20)
+        until(lambda: live.check(bump.header.incarnation, bump.header.seq, ()) is None, 20)
         with pair.at_replica() as other, pytest.raises(StoreError, match="is a replica"):
             attest(other, ROTATE)
     finally:
@@ -118,13 +118,13 @@ def test_a_promoted_replica_grants_nothing_before_the_mint_ended_the_history(pai
             new, why = attest(store, ROTATE, seq_at_least=old.seq)
             assert why is not None
             assert not must_attest(store, ROTATE)
-            assert new.inc != old.inc
+            assert new.incarnation != old.incarnation
             assert new.seq > old.seq
             assert follower.catch_up(0, new.seq, 10)
-            refused = follower.check(old.inc, new.seq, ())
+            refused = follower.check(old.incarnation, new.seq, ())
             assert refused is not None
             assert refused.code == "revoked"
-            assert follower.check(new.inc, new.seq, ()) is None
+            assert follower.check(new.incarnation, new.seq, ()) is None
     finally:
         follower.close()
 
@@ -138,7 +138,7 @@ def test_trust_goes_on_with_the_history(pair: Pair) -> None:
     follower = follow(pair.replica, pair.store.realm)
     try:
         assert follower.catch_up(0, old.seq, 10)
-        refused = follower.check(old.inc, 0, (SESSION,))
+        refused = follower.check(old.incarnation, 0, (SESSION,))
         assert refused is not None
         assert refused.code == "revoked"
         with pair.at_replica() as store:
@@ -156,5 +156,5 @@ def test_attesting_a_store_that_changes_hands_meanwhile_fails(pair: Pair) -> Non
     old = pair.store.header()
     promote(pair)
     with pair.at_replica() as store, pytest.raises(StoreHistoryError) as caught:
-        store.exchange.call("arx1_attest", store.keys.attested, old.inc, "0" * 40, "", 1, 0, 1)
+        store.exchange.call("arx1_attest", store.keys.attested, old.incarnation, "0" * 40, "", 1, 0, 1)
     assert caught.value.kind == "UNATTESTED"

@@ -107,8 +107,8 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
         wait_for(primary)
         enrol(realm_name, primary)
         until(lambda: primary.client().hget(mint.store.keys.header, "replid") not in (None, before), 20)
-        until(lambda: mint.epochs.check(header.inc, header.seq, ()) is None, 20)
-        refused = mint.epochs.check(header.inc, 0, (SESSION,))
+        until(lambda: mint.epochs.check(header.incarnation, header.seq, ()) is None, 20)
+        refused = mint.epochs.check(header.incarnation, 0, (SESSION,))
         assert refused is not None
         assert refused.code == "revoked"
 
@@ -117,9 +117,9 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
 def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_name: str, tmp_path: Path) -> None:
     """
     The primary freezes: leases end.  The Sentinels promote another, which grants nothing until the mint has ended the
-    history; then verifiers are live again, older tokens are dead, and the old primary, awake again, convinces nobody.
-    So does who is behind a relay.  Everybody has a login with no more rights than needed, at servers and Sentinels, and
-    TLS where there is any.
+    history; then verifiers are live again, older tokens are revoked, and the old primary, awake again, convinces
+    nobody. So does who is behind a relay.  Everybody has a login with no more rights than needed, at servers and
+    Sentinels, and TLS where there is any.
     """
     with minting(watched, realm_name, tmp_path / "realm") as mint, contextlib.ExitStack() as stack:
         primary, url = watched.servers[0], watched.url("verifier", realm_name)
@@ -139,19 +139,22 @@ def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_
         replicated(primary, 2)
         old = mint.store.kill([SESSION], "test", BY)
         assert old.durable
-        inc = old.header.inc
+        incarnation = old.header.incarnation
         assert follower.catch_up(0, old.header.seq, 10)
         patience(watched, 500)
         primary.signal(signal.SIGSTOP)
         began = follower.boot_ns()
-        until(lambda: follower.check(inc, old.header.seq, ()) is not None)
+        until(lambda: follower.check(incarnation, old.header.seq, ()) is not None)
         assert follower.boot_ns() - began <= 1.5e9, "a lease of one second"
-        until(lambda: (seen := follower.check(inc, old.header.seq, ())) is not None and seen.code == "revoked", 30)
+        until(
+            lambda: (seen := follower.check(incarnation, old.header.seq, ())) is not None and seen.code == "revoked", 30
+        )
         new = mint.store.kill([SESSION], "test", BY)
-        assert new.header.inc != inc
+        assert new.header.incarnation != incarnation
         until(
             lambda: (
-                behind.view()[:2] == (new.header.inc, new.header.seq) and behind.check(*behind.view()[:2], ()) is None
+                behind.view()[:2] == (new.header.incarnation, new.header.seq)
+                and behind.check(*behind.view()[:2], ()) is None
             )
         )
         assert new.header.lag_ms == 3_000

@@ -55,37 +55,39 @@ def test_a_kill_is_confirmed_and_a_frozen_server_ends_the_lease(server: Server, 
         report = store.wait_confirmed(bump)
         assert (report.status, report.verifiers, report.confirmed) == ("confirmed", 1, 1)
         assert (bump.durable, bump.header.seq) == (True, 3)
-        assert [(entry.op, entry.scope) for entry in store.log()] == [
+        assert [(entry.op, entry.target) for entry in store.log()] == [
             ("kill", SESSION),
-            ("kill+ban", AGENT),
-            ("ban", "key:k1.0"),
+            ("kill+freeze", AGENT),
+            ("freeze", "key:k1.0"),
         ]
-        codes = [follower.check(bump.header.inc, born, (scope,)) for born, scope in ((0, SESSION), (3, AGENT))]
-        assert [refused.code for refused in codes if refused is not None] == ["revoked", "banned"]
+        codes = [
+            follower.check(bump.header.incarnation, born, (target,)) for born, target in ((0, SESSION), (3, AGENT))
+        ]
+        assert [refused.code for refused in codes if refused is not None] == ["revoked", "frozen"]
         server.signal(signal.SIGSTOP)
         frozen = last = follower.boot_ns()
         while (now := follower.boot_ns()) < frozen + 2 * FAST_LEASE_MS * 1_000_000:
-            if follower.check(bump.header.inc, 3, ()) is None:
+            if follower.check(bump.header.incarnation, 3, ()) is None:
                 last = now
         server.signal(signal.SIGCONT)
         assert last - frozen < FAST_LEASE_MS * 1_000_000 + 5_000_000
-        until(lambda: follower.check(bump.header.inc, 3, ()) is None)
+        until(lambda: follower.check(bump.header.incarnation, 3, ()) is None)
     finally:
         server.signal(signal.SIGCONT)
         follower.close()
 
 
-def test_several_scopes_are_one_step(server: Server, store: RevocationStore) -> None:
+def test_several_targets_are_one_step(server: Server, store: RevocationStore) -> None:
     """
-    Scopes of different kinds get what a kill of their kind is, all or none: one bad operation leaves nothing behind.
+    Targets of different kinds get what a kill of their kind is, all or none: one bad operation leaves nothing behind.
     """
     keys = store.keys.written
-    inc = store.header().inc
+    incarnation = store.header().incarnation
     for bad in ("nonsense agent:acme", "kill", "kill agent:a\u00e4", "kill two words"):
         with server.client() as raw, pytest.raises(redis.ResponseError, match="bump"):
-            raw.fcall("arx1_bump", 5, *keys, inc, 0, "", "each", "", BY, "why", f"kill {SESSION}", bad)
+            raw.fcall("arx1_bump", 5, *keys, incarnation, 0, "", "each", "", BY, "why", f"kill {SESSION}", bad)
     assert store.header().seq == 0
-    assert store.floors() == {}
+    assert store.kills() == {}
 
 
 def test_a_full_store_still_kills_and_grants(server: Server, store: RevocationStore) -> None:
@@ -103,7 +105,7 @@ def test_a_full_store_still_kills_and_grants(server: Server, store: RevocationSt
             assert bump.durable
             assert follower.catch_up(0, bump.header.seq, 10)
             assert attest(store, Topology())[1] is None
-            assert store.rotate().header.inc != bump.header.inc
+            assert store.rotate().header.incarnation != bump.header.incarnation
         finally:
             raw.config_set("maxmemory", "0")
             follower.close()
@@ -150,18 +152,18 @@ def test_each_role_can_do_its_whole_work(users: Users) -> None:
         assert follower.catch_up(0, 0, 10)
         assert mints.catch_up(0, 0, 10)
         operator.kill_by_kind([SESSION, AGENT], "test", BY)
-        operator.lift([AGENT], "test", BY)
-        bump = operator.ban([AGENT], "test", BY)
+        operator.thaw([AGENT], "test", BY)
+        bump = operator.freeze([AGENT], "test", BY)
         assert operator.wait_confirmed(bump).confirmed == 2
         assert follower.catch_up(0, bump.header.seq, 10)
-        assert (operator.floors(), operator.bans()) == ({SESSION: 1, AGENT: 2}, {AGENT: 4})
+        assert (operator.kills(), operator.freezes()) == ({SESSION: 1, AGENT: 2}, {AGENT: 4})
         assert {seen.id for seen in operator.verifiers()} == {"v", "arx.mint-1"}
         assert len(operator.log()) == 4
         mint.header()
         mint.mark_taken(1)
         new = mint.rotate().header
         assert follower.catch_up(0, new.seq, 10)
-        until(lambda: follower.view()[0] == new.inc)
+        until(lambda: follower.view()[0] == new.incarnation)
         follower.close()
         mints.close()
         until(lambda: admin.verifiers() == ())
@@ -170,8 +172,8 @@ def test_each_role_can_do_its_whole_work(users: Users) -> None:
 def forbidden(users: Users) -> dict[str, list[tuple[Any, ...]]]:
     """What each role must not do, beyond what none may."""
     tag = f"arx:{{{users.realm}}}:"
-    bump = ("FCALL", "arx1_bump", 5, *(tag + part for part in ("h", "f", "b", "x", "log")))
-    rotate = ("FCALL", "arx1_rotate", 7, *(tag + part for part in ("h", "f", "b", "x", "log", "v", "a")))
+    bump = ("FCALL", "arx1_bump", 5, *(tag + part for part in ("h", "k", "f", "x", "log")))
+    rotate = ("FCALL", "arx1_rotate", 7, *(tag + part for part in ("h", "k", "f", "x", "log", "v", "a")))
     anybody = [
         ("FLUSHALL",),
         ("CONFIG", "GET", "*"),
@@ -188,15 +190,15 @@ def forbidden(users: Users) -> dict[str, list[tuple[Any, ...]]]:
         ("SUBSCRIBE", "news"),
     ]
     load = ("FUNCTION", "LOAD", "REPLACE", "#!lua name=arx1\nredis.register_function('x', function() end)")
-    follow = ("FCALL", "arx1_probe", 6, *(tag + part for part in ("h", "f", "b", "log", "v", "a")), "v", "", -1, "", 1)
+    follow = ("FCALL", "arx1_probe", 6, *(tag + part for part in ("h", "k", "f", "log", "v", "a")), "v", "", -1, "", 1)
     return {
         "verifier": [
             *anybody,
             load,
-            (*bump, "I", 0, "", "lift", "", BY, "why", "realm"),
+            (*bump, "I", 0, "", "thaw", "", BY, "why", "realm"),
             (*rotate, "I", "J", 0, 0, 0),
-            ("FCALL", "arx1_init", 5, *(tag + part for part in ("h", "f", "b", "x", "log")), "I", 1, 1, 0),
-            ("FCALL", "arx1_attest", 4, *(tag + part for part in ("h", "f", "b", "log")), "I", "r", "", 0, 0, 0),
+            ("FCALL", "arx1_init", 5, *(tag + part for part in ("h", "k", "f", "x", "log")), "I", 1, 1, 0),
+            ("FCALL", "arx1_attest", 4, *(tag + part for part in ("h", "k", "f", "log")), "I", "r", "", 0, 0, 0),
             ("HSET", tag + "h", "seq", 0),
             ("HDEL", tag + "f", SESSION),
             ("DEL", tag + "h"),
@@ -229,7 +231,7 @@ def test_each_role_can_do_nothing_else(users: Users, role: str) -> None:
                 for part in ("h", "f", "log"):
                     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
                         raw.zadd(f"arx:{{{users.realm}}}:{part}", {"x": 1})
-        assert admin.floors() == {SESSION: 1}
+        assert admin.kills() == {SESSION: 1}
 
 
 def test_a_wrong_password_is_refused_and_not_repeated(users: Users) -> None:
@@ -284,10 +286,10 @@ def test_tls_to_the_right_server(secure: Callable[[str], tuple[int, Path]], real
         store.init(lease_ms=FAST_LEASE_MS)
         follower = Follower(url, realm_name, "v")
         assert follower.catch_up(0, 0, 10)
-        scopes = [f"session:s-{'a' * 14}{a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrst"]
-        bump = store.kill(scopes, "more than one TLS record", BY)
+        targets = [f"session:s-{'a' * 14}{a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrst"]
+        bump = store.kill(targets, "more than one TLS record", BY)
         until(lambda: follower.view()[1] == bump.header.seq)
-        assert follower.check(bump.header.inc, 0, (scopes[-1],)) is not None
+        assert follower.check(bump.header.incarnation, 0, (targets[-1],)) is not None
         follower.close()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors of caveats, hand-overs and per-call proofs (SPEC 5.2, 6 and 8)."""
+"""Vectors of caveats, delegations and per-call proofs (SPEC 5.2, 6 and 8)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TO2: dict[str, Any] = {"hop": HOP2, "to": "acme/worker/helper"}
 
 def vectors() -> Vectors:
     """All of this file."""
-    return shapes() | members() | hand_overs() | calls()
+    return shapes() | members() | delegations() | calls()
 
 
 def after(*caveats: Any, **changes: Any) -> Token:
@@ -88,34 +88,36 @@ def members() -> Vectors:
     }
 
 
-def hand_overs() -> Vectors:
+def delegations() -> Vectors:
     """SPEC 5.2 and 6.3."""
     other = {"hop": HOP, "to": "acme2/worker"}
     return {
-        "hand-over-too-deep": vector("6.3", "too_deep", after(TO, TO2, depth=1), "two, and one was allowed"),
-        "hand-over-none": vector("6.3", "too_deep", after({"depth": 0}, TO), "a caveat forbade it"),
-        "hand-over-depth-not-widened": vector(
+        "delegation-too-deep": vector("6.3", "too_deep", after(TO, TO2, depth=1), "two, and one was allowed"),
+        "delegation-none": vector("6.3", "too_deep", after({"depth": 0}, TO), "a caveat forbade it"),
+        "delegation-depth-not-widened": vector(
             "6.3", "too_deep", after({"depth": 0}, {"depth": 9}, TO), "a larger depth"
         ),
-        "hand-over-depth-of-hop": vector(
+        "delegation-depth-of-hop": vector(
             "6.3", "too_deep", after(TO | {"depth": 0}, TO2), "a hop's depth binds the next"
         ),
-        "hand-over-name": vector("6.1", "name_not_allowed", after({"hand_to": ["acme/*"]}, other), "acme2 is not acme"),
-        "hand-over-name-below": vector(
-            "4.4", "name_not_allowed", after({"hand_to": ["acme/*"]}, TO2), "* is one segment only"
+        "delegation-name": vector(
+            "6.1", "name_not_allowed", after({"delegate_to": ["acme/*"]}, other), "acme2 is not acme"
         ),
-        "hand-over-bad-path": vector(
+        "delegation-name-below": vector(
+            "4.4", "name_not_allowed", after({"delegate_to": ["acme/*"]}, TO2), "* is one segment only"
+        ),
+        "delegation-bad-path": vector(
             "4.4", "malformed", after({"hop": HOP, "to": "acme//worker"}), "an empty segment is no path"
         ),
-        "hand-over-bad-hop": vector(
+        "delegation-bad-hop": vector(
             "5.2", "malformed", after({"hop": "aG9wLTAwMD+x", "to": "acme/w"}), "a hop in the other alphabet"
         ),
-        "hand-over-deep-enough": vector("6.3", "grant", after(TO, TO2, depth=2), "two were allowed"),
-        "hand-over-earlier-name": vector(
-            "6.3", "grant", after(other, {"hand_to": ["acme/*"]}), "hand_to binds what follows"
+        "delegation-deep-enough": vector("6.3", "grant", after(TO, TO2, depth=2), "two were allowed"),
+        "delegation-earlier-name": vector(
+            "6.3", "grant", after(other, {"delegate_to": ["acme/*"]}), "delegate_to binds what follows"
         ),
-        "hand-over-all-below": vector("4.4", "grant", after({"hand_to": ["acme/**"]}, TO, TO2), "** is any depth"),
-        "hand-over-own-depth": vector("6.3", "grant", after(TO | {"depth": 0}), "a hop's depth does not bind itself"),
+        "delegation-all-below": vector("4.4", "grant", after({"delegate_to": ["acme/**"]}, TO, TO2), "** is any depth"),
+        "delegation-own-depth": vector("6.3", "grant", after(TO | {"depth": 0}), "a hop's depth does not bind itself"),
     }
 
 

@@ -11,10 +11,10 @@ from tests.vectors.second import (
     bound,
     call,
     canonical,
-    demanding,
     discharge,
     joined,
     mint,
+    requiring,
 )
 
 REFUND = {"args": {"order": "o-1"}, "tool": "orders.refund"}
@@ -27,23 +27,23 @@ APPROVED: dict[str, Any] = {
 
 
 def named(name: str) -> bytes:
-    """A requirement of another name."""
+    """A third-party caveat of another name."""
     return canonical({"id": name})
 
 
 def vectors() -> Vectors:
     """All of this file."""
-    return good() | missing() | unsigned() | misshapen() | narrowed() | once()
+    return good() | missing() | unsigned() | misshapen() | attenuated() | once()
 
 
 def good() -> Vectors:
     """SPEC 6.6, 6.7: what is granted."""
-    token = demanding(mint())
+    token = requiring(mint())
     made = bound(discharge(APPROVED), token)
-    own = demanding(token.with_caveats({"exp": AT + 9000}), named("sub"))
-    both = bound(discharge(APPROVED), own), bound(discharge(requirement=named("sub")), own)
-    inner = demanding(discharge(APPROVED), named("inner"))
-    nested = bound(inner, token), bound(discharge(requirement=named("inner")), token)
+    own = requiring(token.with_caveats({"exp": AT + 9000}), named("sub"))
+    both = bound(discharge(APPROVED), own), bound(discharge(third_party=named("sub")), own)
+    inner = requiring(discharge(APPROVED), named("inner"))
+    nested = bound(inner, token), bound(discharge(third_party=named("inner")), token)
     return {
         "discharge-good": vector("6.6", "grant", joined(token, made), "approved, and this very call", request=REFUND),
         "discharge-one-shot": vector(
@@ -53,24 +53,24 @@ def good() -> Vectors:
             "bound to the token before its call",
             request=REFUND,
         ),
-        "discharge-other-tool": vector("6.4", "grant", token, "what is demanded does not bind this tool"),
+        "discharge-other-tool": vector("6.4", "grant", token, "what is required does not bind this tool"),
         "discharge-two": vector("6.7", "grant", joined(own, *reversed(both)), "in any order", request=REFUND),
-        "discharge-nested": vector("6.7", "grant", joined(token, *nested), "a discharge that demands", request=REFUND),
+        "discharge-nested": vector("6.7", "grant", joined(token, *nested), "a discharge that requires", request=REFUND),
     }
 
 
 def missing() -> Vectors:
     """SPEC 6.4: what is not answered."""
-    token = demanding(mint())
-    twice = demanding(token)
-    half = bound(demanding(discharge(), named("inner")), token)
+    token = requiring(mint())
+    twice = requiring(token)
+    half = bound(requiring(discharge(), named("inner")), token)
     return {
         "discharge-missing": vector("6.4", "missing_discharge", token, "nobody approved", request=REFUND),
         "discharge-missing-every": vector(
-            "6.4", "missing_discharge", demanding(mint(), named("x")), "binds every call"
+            "6.4", "missing_discharge", requiring(mint(), named("x")), "binds every call"
         ),
         "discharge-missing-inner": vector(
-            "6.7", "missing_discharge", joined(token, half), "the discharge demands another", request=REFUND
+            "6.7", "missing_discharge", joined(token, half), "the discharge requires another", request=REFUND
         ),
         "discharge-missing-twin": vector(
             "6.7", "missing_discharge", joined(twice, bound(discharge(), twice)), "one answers one", request=REFUND
@@ -78,7 +78,7 @@ def missing() -> Vectors:
         "discharge-asked-last": vector(
             "6.4",
             "argument_not_allowed",
-            demanding(mint(APPROVED)),
+            requiring(mint(APPROVED)),
             "no approval would help",
             request=REFUND | {"args": {}},
         ),
@@ -87,24 +87,24 @@ def missing() -> Vectors:
 
 def unsigned() -> Vectors:
     """SPEC 6.7: what was not made for this token."""
-    token = demanding(mint())
-    narrower, sibling = token.with_caveats({"task": "t-1"}), token.with_caveats({"task": "t-2"})
+    token = requiring(mint())
+    attenuated, sibling = token.with_caveats({"task": "t-1"}), token.with_caveats({"task": "t-2"})
     made = discharge(APPROVED)
     bit = bound(made, token)
     bit = bit._replace(signature=bytes([bit.signature[0] ^ 1]) + bit.signature[1:])
-    forged, endless = token._replace(signature=bytes(32)), demanding(mint(exp=AT + 90_000_000))
+    forged, endless = token._replace(signature=bytes(32)), requiring(mint(exp=AT + 90_000_000))
     cases: dict[str, tuple[Token, Token, str]] = {
         "unbound": (token, made, "as it was made, not bound"),
-        "wider-parent": (narrower, bound(made, token), "bound to the token before it was narrowed"),
-        "narrower-parent": (token, bound(made, narrower), "bound to a narrower token"),
-        "sibling": (narrower, bound(made, sibling), "bound to another token"),
+        "wider-parent": (attenuated, bound(made, token), "bound to the token before it was attenuated"),
+        "attenuated-parent": (token, bound(made, attenuated), "bound to an attenuated token"),
+        "sibling": (attenuated, bound(made, sibling), "bound to another token"),
         "bound-to-call": (
             token.with_caveats(call(REFUND)),
             bound(made, token.with_caveats(call(REFUND))),
             "bound to the signature behind the call",
         ),
         "other-key": (token, bound(discharge(APPROVED, key=bytes(32)), token), "made with another caveat key"),
-        "added-unsigned": (token, bound(made, token).with_caveats({"exp": AT + 1}), "narrowed after it was bound"),
+        "added-unsigned": (token, bound(made, token).with_caveats({"exp": AT + 1}), "attenuated after it was bound"),
         "signature-bit": (token, bit, "one bit of the signature"),
         "removed": (token, bound(made, token)._replace(caveats=()), "its caveat is gone"),
         "before-the-identifier": (endless, bound(discharge(key=bytes(32)), endless), "and the token lives too long"),
@@ -118,14 +118,14 @@ def unsigned() -> Vectors:
 
 def misshapen() -> Vectors:
     """SPEC 2.3, 6.4, 6.6, 6.7: what no verifier reads."""
-    token = demanding(mint())
+    token = requiring(mint())
     made = bound(discharge(APPROVED), token)
-    deep = [discharge(requirement=named(f"d{at}")) for at in range(5)]
-    deep = [*(demanding(each, named(f"d{at + 1}")) for at, each in enumerate(deep[:4])), deep[4]]
-    root = demanding(mint(), named("d0"))
+    deep = [discharge(third_party=named(f"d{at}")) for at in range(5)]
+    deep = [*(requiring(each, named(f"d{at + 1}")) for at, each in enumerate(deep[:4])), deep[4]]
+    root = requiring(mint(), named("d0"))
     held: dict[str, Any] = {
         "depth": 1,
-        "hand_to": ["acme/**"],
+        "delegate_to": ["acme/**"],
         "require": ["call"],
         "call": ["d" * 43, AT, "n" * 22],
     }
@@ -137,8 +137,8 @@ def misshapen() -> Vectors:
     }
     over = {"hop": "aG9wLTAwMDAx", "to": "acme/worker"}
     cases: dict[str, tuple[str, str]] = {
-        "with-hand-over": (joined(token, bound(discharge(over), token)), "a hand-over in it"),
-        "unasked": (joined(mint(), made), "the token demands nothing"),
+        "with-delegation": (joined(token, bound(discharge(over), token)), "a delegation in it"),
+        "unasked": (joined(mint(), made), "the token requires nothing"),
         "doubled": (joined(token, made, made), "the same twice"),
         "other-realm": (joined(token, bound(discharge(APPROVED, location=b"acme2"), token)), "another realm's name"),
         "too-deep": (joined(root, *(bound(each, root) for each in deep)), "five deep"),
@@ -152,7 +152,7 @@ def misshapen() -> Vectors:
         f"discharge-{name}": vector("6.7", "malformed", text, why, request=REFUND)
         for name, (text, why) in cases.items()
     }
-    requirements = {
+    third_party_caveats = {
         "text": (b"who", "no object"),
         "no-id": (canonical({"tools": ["a"]}), "no id"),
         "no-tools": (canonical({"id": "x", "tools": []}), "a list that binds nothing"),
@@ -161,20 +161,20 @@ def misshapen() -> Vectors:
         "pattern": (canonical({"id": "x", "tools": ["*.refund"]}), "no pattern of tools"),
     }
     return found | {
-        f"requirement-{name}": vector("6.4", "unknown_caveat", demanding(mint(), raw), why)
-        for name, (raw, why) in requirements.items()
+        f"third-party-{name}": vector("6.4", "unknown_caveat", requiring(mint(), raw), why)
+        for name, (raw, why) in third_party_caveats.items()
     }
 
 
-def narrowed() -> Vectors:
+def attenuated() -> Vectors:
     """SPEC 6.6: its caveats hold for the call."""
-    token = demanding(mint())
+    token = requiring(mint())
 
     def with_discharge(*caveats: dict[str, Any]) -> str:
         return joined(token, bound(discharge(APPROVED, *caveats), token))
 
     other = REFUND | {"args": {"order": "o-2"}}
-    dead = {"floors": {"task:a-1": 8}, "applied": 8}
+    dead = {"kills": {"task:a-1": 8}, "applied": 8}
     return {
         "discharge-other-call": vector(
             "6.6", "argument_not_allowed", with_discharge(), "another call than was approved", request=other
@@ -189,11 +189,11 @@ def narrowed() -> Vectors:
         "discharge-unknown": vector(
             "6.6", "unknown_caveat", with_discharge({"zone": "eu"}), "a member that does not exist", request=REFUND
         ),
-        "discharge-own-requirement": vector(
+        "discharge-own-third-party": vector(
             "6.7",
             "unknown_caveat",
-            joined(token, bound(demanding(discharge(), b"who"), token)),
-            "what it demands is not known",
+            joined(token, bound(requiring(discharge(), b"who"), token)),
+            "what it requires is not known",
             request=REFUND,
         ),
     }
@@ -201,7 +201,7 @@ def narrowed() -> Vectors:
 
 def once() -> Vectors:
     """SPEC 6.8: the only call of its name."""
-    token = demanding(mint())
+    token = requiring(mint())
     made = bound(discharge(APPROVED), token)
     own = token.with_caveats({"once": ["a-1", AT]})
     used: dict[str, tuple[list[Any], str]] = {
@@ -210,7 +210,7 @@ def once() -> Vectors:
         "before-start": (["a-1", AT - 60_001], "given before the store began"),
     }
     found = {
-        f"once-{name}": vector("6.8", "budget_exhausted", mint(ANYTHING, {"once": said}), why)
+        f"once-{name}": vector("6.8", "already_used", mint(ANYTHING, {"once": said}), why)
         for name, (said, why) in used.items()
     }
     return found | {
@@ -218,9 +218,9 @@ def once() -> Vectors:
             "6.8", "store_unavailable", mint(ANYTHING, {"once": ["a-1", AT + 1]}), "given at a time to come"
         ),
         "once-first": vector("6.8", "grant", mint(ANYTHING, {"once": ["a-1", AT]}), "the first of this name"),
-        "once-second": vector("6.8", "budget_exhausted", mint(ANYTHING, {"once": ["a-1", AT]}), "the second", times=2),
+        "once-second": vector("6.8", "already_used", mint(ANYTHING, {"once": ["a-1", AT]}), "the second", times=2),
         "once-approved-twice": vector(
-            "6.8", "budget_exhausted", joined(token, made), "approved once, called twice", times=2, request=REFUND
+            "6.8", "already_used", joined(token, made), "approved once, called twice", times=2, request=REFUND
         ),
         "once-elsewhere": vector(
             "6.8",

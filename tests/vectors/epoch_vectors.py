@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors of scopes and the kill epoch (SPEC 10)."""
+"""Vectors of targets and the kill epoch (SPEC 10)."""
 
 import hashlib
 from typing import Any
@@ -14,12 +14,12 @@ TO2: dict[str, Any] = {"hop": HOP2, "to": "partner/helper"}
 def vectors() -> Vectors:
     """All of this file."""
     token = mint(ANYTHING, TO, {"task": "t-sub"}, TO2, subject=["https://idp.example", "ann"])
-    found = {f"killed-{name}": killed(token, scope) for name, scope in scopes().items()}
+    found = {f"killed-{name}": killed(token, target) for name, target in targets().items()}
     return found | others(token)
 
 
-def scopes() -> dict[str, str]:
-    """SPEC 10.1: every scope that the token names."""
+def targets() -> dict[str, str]:
+    """SPEC 10.1: every target that the token names."""
     zero, one, two = links(b"token-id-0000001", HOP, HOP2)
     named = identifier()
     return {
@@ -41,10 +41,10 @@ def scopes() -> dict[str, str]:
     }
 
 
-def killed(token: Token, scope: str) -> dict[str, Any]:
-    """A token born at 7 and a floor of 8."""
-    epoch = {"applied": 8, "floors": {scope: 8}}
-    return vector("10.1", "revoked", token, f"born at 7, {scope.split(':')[0]} killed at 8", epoch=epoch)
+def killed(token: Token, target: str) -> dict[str, Any]:
+    """A token born at 7 and a kill of 8."""
+    epoch = {"applied": 8, "kills": {target: 8}}
+    return vector("10.1", "revoked", token, f"born at 7, {target.split(':')[0]} killed at 8", epoch=epoch)
 
 
 def others(token: Token) -> Vectors:
@@ -52,26 +52,28 @@ def others(token: Token) -> Vectors:
     parent = mint()
     one = links(b"token-id-0000001", HOP)[1]
     return {
-        "epoch-other-history": vector("10.2", "revoked", parent, "born in another history", epoch={"inc": "another"}),
+        "epoch-other-history": vector(
+            "10.2", "revoked", parent, "born in another history", epoch={"incarnation": "another"}
+        ),
         "epoch-behind": vector("10.4", "behind", parent, "born at 7, the view is at 6", epoch={"applied": 6}),
-        "epoch-banned": vector(
-            "10.2", "banned", token, "a ban stands", epoch={"applied": 9, "bans": {"agent:acme": 3}}
+        "epoch-frozen": vector(
+            "10.2", "frozen", token, "a freeze stands", epoch={"applied": 9, "freezes": {"agent:acme": 3}}
         ),
-        "epoch-floor-of-birth": vector(
-            "10.2", "grant", parent, "killed at 7, born at 7: the mint saw the kill", epoch={"floors": {"realm": 7}}
+        "epoch-kill-of-birth": vector(
+            "10.2", "grant", parent, "killed at 7, born at 7: the mint saw the kill", epoch={"kills": {"realm": 7}}
         ),
-        "epoch-other-scopes": vector(
+        "epoch-other-targets": vector(
             "10.2",
             "grant",
             token,
             "kills of others",
-            epoch={"applied": 9, "bans": {"agent:acme2": 9}, "floors": {"session:s-other": 8, "agent:acme/w": 9}},
+            epoch={"applied": 9, "freezes": {"agent:acme2": 9}, "kills": {"session:s-other": 8, "agent:acme/w": 9}},
         ),
         "epoch-parent-of-a-killed-link": vector(
             "5.3",
             "grant",
             parent,
             "a kill of a link leaves its parent",
-            epoch={"applied": 8, "floors": {f"link:{one}": 8}},
+            epoch={"applied": 8, "kills": {f"link:{one}": 8}},
         ),
     }

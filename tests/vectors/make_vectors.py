@@ -18,7 +18,7 @@ from tests.vectors import (
     record_vectors,
     rule_vectors,
 )
-from tests.vectors.second import AT, INC, KEY, Token
+from tests.vectors.second import AT, INCARNATION, KEY, Token
 
 FOLDER = Path(__file__).parent / "tokens"
 RECORDS = Path(__file__).parent / "records"
@@ -29,7 +29,7 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
     """Fill in what a vector does not say."""
     token = given["token"]
     request = {"args": {}, "at": AT, "peer": "192.0.2.7", "tool": "orders.get"} | given.get("request", {})
-    epoch = {"applied": 7, "bans": {}, "floors": {}, "inc": INC} | given.get("epoch", {})
+    epoch = {"applied": 7, "freezes": {}, "kills": {}, "incarnation": INCARNATION} | given.get("epoch", {})
     return {
         "comment": given["comment"],
         "spec": given["spec"],

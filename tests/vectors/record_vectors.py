@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from tests.vectors.second import AT, INC
+from tests.vectors.second import AT, INCARNATION
 
 FACTS = [
     "acme/support",
@@ -31,12 +31,12 @@ def vectors() -> dict[str, dict[str, Any]]:
     """All of this file."""
     digest = hashlib.sha256(SALT + ARGUMENTS).digest()
     person = [["https://idp.example", "ann"], [["owner", "bob"]]]
-    allow = [AT, "ok", "orders.refund", digest, INC, 7, 12, [], 0, [], None]
+    allow = [AT, "ok", "orders.refund", digest, INCARNATION, 7, 12, [], 0, [], None]
     rest = [SALT, [], "192.0.2.7", "rq-1", "00-" + "a" * 32 + "-" + "b" * 16 + "-01", [], ARGUMENTS]
     rule = ["caveat 2 (acme/worker)", "amount range"]
-    deny = [AT, "argument_not_allowed", "orders.refund", digest, INC, 7, 12, [rule], 0, [], None]
+    deny = [AT, "argument_not_allowed", "orders.refund", digest, INCARNATION, 7, 12, [rule], 0, [], None]
     told = [SALT, [["at most 10", "20"]], "192.0.2.7", None, None, [], None]
-    end = [AT, "revoked", "orders.watch", b"", INC, 8, 3, [], 41, [], None]
+    end = [AT, "revoked", "orders.watch", b"", INCARNATION, 8, 3, [], 41, [], None]
     counted = [AT, "counted", "", b"", "", 0, -1, [], 0, [["bad_signature", 900], ["malformed", 2]], None]
     peers = [SALT, [], None, None, None, ["192.0.2.9", "*"], None]
     gap = [AT, "gap", "", b"", "", 0, -1, [], 0, [], ["lost", 3, 40, 38, AT - 5000, AT]]
@@ -53,14 +53,14 @@ def vectors() -> dict[str, dict[str, Any]]:
 def record(spec: str, comment: str, sequence: int, facts: Any, person: Any, call: Any, rest: Any) -> dict[str, Any]:
     """One vector."""
     body = msgpack.packb([person, rest])
-    kept = msgpack.packb([2, "orders-1", "0123456789ab", sequence, facts, call, hashlib.sha256(body).digest()])
+    kept = msgpack.packb([1, "orders-1", "0123456789ab", sequence, facts, call, hashlib.sha256(body).digest()])
     return {
         "comment": comment,
         "spec": spec,
         "verifier": "orders-1",
         "boot": "0123456789ab",
         "sequence": sequence,
-        "journal": msgpack.packb([2, facts, person, [call, rest]]).hex(),
+        "journal": msgpack.packb([1, facts, person, [call, rest]]).hex(),
         "kept": kept.hex(),
         "body": body.hex(),
         "leaf_hash": hashlib.sha256(b"\0" + kept).hexdigest(),

@@ -98,7 +98,7 @@ def worlds() -> Vectors:
         return [] if levels == 1 else [nested(levels - 1)]
 
     both = mint({"allow": [get]}, {"allow": [{"tool": "orders.put"}]})
-    narrowed = mint({"allow": [closed]}, {"allow": [{"args": {}, "open": True, "tool": "*"}]})
+    attenuated = mint({"allow": [closed]}, {"allow": [{"args": {}, "open": True, "tool": "*"}]})
     return {
         "tool-other": rule(TOOL, "another tool", [get], tool="orders.put"),
         "tool-prefix-alone": rule(TOOL, "something follows the dot", [wild], tool="orders"),
@@ -114,7 +114,7 @@ def worlds() -> Vectors:
         "args-missing": rule(NO, "a named argument that is not there", [closed], args={}),
         "args-none": rule(NO, "an empty world", [{"args": {}, "tool": "*"}], args={"x": 1}),
         "args-not-reopened": vector(
-            "7.1", NO, narrowed, "a later open opens nothing", request={"args": {"x": 1, "y": 2}}
+            "7.1", NO, attenuated, "a later open opens nothing", request={"args": {"x": 1, "y": 2}}
         ),
         "args-optional-wrong": rule(
             NO, "optional is not any", [{"args": {"x": {"equal": 1, "optional": True}}, "tool": "*"}], args={"x": 2}

@@ -16,7 +16,7 @@ from nacl.secret import SecretBox
 AT = 1_800_000_000_000
 KEY = hashlib.sha256(b"arx vectors: the key k1.0 of orders").digest()
 OTHER_KEY = hashlib.sha256(b"arx vectors: another key").digest()
-INC = "aW5jYXJuYXRpb24tMDAwMQ"
+INCARNATION = "aW5jYXJuYXRpb24tMDAwMQ"
 NONCE = b"nonce-0000000001"
 HOP, HOP2 = "aG9wLTAwMDAx", "aG9wLTAwMDAy"
 
@@ -96,7 +96,7 @@ def identifier(**changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "agent": "acme/support",
         "aud": "orders",
-        "born": [INC, 7],
+        "born": [INCARNATION, 7],
         "depth": 4,
         "exp": AT + 600_000,
         "iat": AT - 60_000,
@@ -150,7 +150,7 @@ def links(token_id: bytes, *hops: str) -> list[str]:
 
 
 CAVEAT_KEY = hashlib.sha256(b"arx vectors: the key of a caveat").digest()
-REQUIREMENT = canonical({"id": "k1.0:t-aaaabbbbccccdddd", "tools": ["orders.refund"]})
+THIRD_PARTY = canonical({"id": "k1.0:t-aaaabbbbccccdddd", "tools": ["orders.refund"]})
 
 
 def generated(key: bytes) -> bytes:
@@ -158,18 +158,18 @@ def generated(key: bytes) -> bytes:
     return step(b"macaroons-key-generator" + bytes(9), key)
 
 
-def demanding(token: Token, requirement: bytes = REQUIREMENT, key: bytes = CAVEAT_KEY, location: bytes = b"m") -> Token:
+def requiring(token: Token, third_party: bytes = THIRD_PARTY, key: bytes = CAVEAT_KEY, location: bytes = b"m") -> Token:
     """SPEC 6.5: a token, or a discharge, with a third-party caveat."""
-    nonce = step(token.signature, b"arx/1/seal" + generated(key) + requirement)[:24]
+    nonce = step(token.signature, b"arx/1/seal" + generated(key) + third_party)[:24]
     box = SecretBox(token.signature).encrypt(generated(key), nonce)
-    return token.with_caveats(Third(location, requirement, bytes(box)))
+    return token.with_caveats(Third(location, third_party, bytes(box)))
 
 
 def discharge(
-    *caveats: Caveat, requirement: bytes = REQUIREMENT, key: bytes = CAVEAT_KEY, location: bytes = b"acme"
+    *caveats: Caveat, third_party: bytes = THIRD_PARTY, key: bytes = CAVEAT_KEY, location: bytes = b"acme"
 ) -> Token:
     """SPEC 6.6: a discharge, unbound."""
-    return Token(location, requirement, (), step(generated(key), requirement)).with_caveats(*caveats)
+    return Token(location, third_party, (), step(generated(key), third_party)).with_caveats(*caveats)
 
 
 def bound(made: Token, parent: Token) -> Token:

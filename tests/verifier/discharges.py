@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One approval and what goes with it, for tests: a token that demands it, and the discharge that answers."""
+"""One approval and what goes with it, for tests: a token that requires it, and the discharge that answers."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, bind, caveat_key, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, caveat_key, discharge, join, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, KEY, REALM, TASK, access, mint, sign, verifier
 
 REFUND, ORDER = "payments.refund", {"order_id": "A-77", "amount": 50}
-WANTED = Requirement(f"k1.0:{TASK}", (REFUND,))
+WANTED = ThirdPartyCaveat(f"k1.0:{TASK}", (REFUND,))
 RAW = WANTED.encode()
 CAVEAT_KEY = caveat_key(KEY, WANTED.id)
 RULE = Rule(tool=REFUND, args={"order_id": "A-77", "amount": 50})
 APPROVED = Caveat(allow=(RULE,), exp=AT + 60_000, once=("a-1", AT), task="a-1")
 
 
-def demanding(
+def requiring(
     token: Macaroon | None = None, raw: bytes = RAW, key: bytes = CAVEAT_KEY, location: bytes | None = None
 ) -> Macaroon:
-    """A token, or a discharge, that demands a discharge."""
+    """A token, or a discharge, that requires a discharge."""
     return require_discharge(token or mint(), raw, key, location)
 
 
@@ -43,12 +43,12 @@ def sent(token: Macaroon, made: Sequence[Macaroon], request: Any = None, nonce: 
 
 
 def named(name: str) -> bytes:
-    """A requirement that binds every call."""
-    return Requirement(name).encode()
+    """A third-party caveat that binds every call."""
+    return ThirdPartyCaveat(name).encode()
 
 
-TOKEN = demanding()
-NARROWER = TOKEN.attenuate(Caveat(task="x"))
+TOKEN = requiring()
+ATTENUATED = TOKEN.attenuate(Caveat(task="x"))
 GOOD = answering(APPROVED)
 CALL = sign(TOKEN, refund())
 

@@ -35,7 +35,7 @@ def table(boot: Clock, wall: Clock) -> EpochTable:
     return table
 
 
-def code(table: EpochTable, inc: str | None, born: int, *scopes: str, sent_after: int = 0) -> str | None:
+def code(table: EpochTable, incarnation: str | None, born: int, *targets: str, sent_after: int = 0) -> str | None:
     """The refusal's code, None for an acceptance."""
-    refused = table.check(inc, born, scopes, sent_after)
+    refused = table.check(incarnation, born, targets, sent_after)
     return None if refused is None else refused.code

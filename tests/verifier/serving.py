@@ -48,7 +48,7 @@ class Realm:
         identifier = Identifier(
             agent="acme/support",
             aud="orders",
-            born=(self.epochs.inc, self.epochs.seq),
+            born=(self.epochs.incarnation, self.epochs.seq),
             depth=2,
             exp=now + 60_000,
             iat=now,

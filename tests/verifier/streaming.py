@@ -27,8 +27,8 @@ class Call:
         self.sent: list[Any] = []
         self._middleware = ArxMiddleware(app, verifier=realm.verifier, tools=TOOLS, recheck_ms=recheck_ms)
         token = b"Bearer " + realm.token(*caveats, rules=RULES).encode().encode()
-        self._scope = {"type": "http", "method": "GET", "path": "/orders/A-1", "raw_path": b"/orders/A-1"}
-        self._scope |= {"query_string": b"", "headers": [(b"authorization", token)], "client": ("10.0.0.7", 1)}
+        self._target = {"type": "http", "method": "GET", "path": "/orders/A-1", "raw_path": b"/orders/A-1"}
+        self._target |= {"query_string": b"", "headers": [(b"authorization", token)], "client": ("10.0.0.7", 1)}
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
@@ -37,7 +37,7 @@ class Call:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def once(self) -> None:
-        await self._middleware(dict(self._scope), self.receive, self.send)
+        await self._middleware(dict(self._target), self.receive, self.send)
 
     async def __call__(self) -> None:
         await asyncio.wait_for(self.once(), 10)

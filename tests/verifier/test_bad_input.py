@@ -126,7 +126,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=3),
     max_leaves=8,
 )
-NARROW = mint(
+ATTENUATE = mint(
     Caveat(
         allow=(
             Rule(
@@ -156,9 +156,9 @@ def test_no_request_makes_decide_raise(request_: AccessRequest) -> None:
     assert checked.decide(mint().encode(), access()).code == "ok"
     for token in (
         mint().encode(),
-        NARROW.encode(),
+        ATTENUATE.encode(),
         sign(mint(), access()),
-        sign(NARROW, access(http=http_call())),
+        sign(ATTENUATE, access(http=http_call())),
         "junk",
     ):
         decision = checked.decide(token, request_)

@@ -11,7 +11,19 @@ from arx_verifier.journal.decision import unpack
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import KNOWN, Caveat, read_caveat
-from tests.support import ANYTHING, AT, INC, access, code_of, forge_caveats, identifier, mint, sign, unchecked, verifier
+from tests.support import (
+    ANYTHING,
+    AT,
+    INCARNATION,
+    access,
+    code_of,
+    forge_caveats,
+    identifier,
+    mint,
+    sign,
+    unchecked,
+    verifier,
+)
 
 HOP = wire.text_of(b"\7" * 9)
 
@@ -30,7 +42,7 @@ EXAMPLES = {
     "depth": Caveat(depth=0),
     "exp": Caveat(exp=AT),
     "fresh": Caveat(fresh=0),
-    "hand_to": Caveat(hand_to=("acme/*", "acme/**", "*")),
+    "delegate_to": Caveat(delegate_to=("acme/*", "acme/**", "*")),
     "hop": Caveat(hop=HOP, to="acme/worker"),
     "nbf": Caveat(nbf=0),
     "net": Caveat(net=("10.0.0.0/8", "2001:db8::/32")),
@@ -71,7 +83,7 @@ def test_aud_must_name_this_service() -> None:
     assert code_of(after(Caveat(aud=("orders2", "order")))) == "wrong_audience"
 
 
-def test_depth_counts_the_hand_overs_that_follow() -> None:
+def test_depth_counts_the_delegations_that_follow() -> None:
     """A depth binds what comes after it, and the smallest that is left counts."""
     to = Caveat(hop=HOP, to="acme/w")
     assert code_of(after(to, to, to, to)) == "ok"
@@ -85,17 +97,17 @@ def test_depth_counts_the_hand_overs_that_follow() -> None:
     assert code_of(after(Caveat(depth=0, hop=HOP, to="acme/w"), to)) == "too_deep"
 
 
-def test_hand_to_binds_what_follows() -> None:
+def test_delegate_to_binds_what_follows() -> None:
     """Every later holder must match every list before it."""
-    assert code_of(after(Caveat(hand_to=("acme/*",)), Caveat(hop=HOP, to="acme/w"))) == "ok"
-    assert code_of(after(Caveat(hand_to=("acme/*",)), Caveat(hop=HOP, to="acme2/w"))) == "name_not_allowed"
-    assert code_of(after(Caveat(hand_to=("acme/*",)), Caveat(hop=HOP, to="acme/w/x"))) == "name_not_allowed"
-    assert code_of(after(Caveat(hop=HOP, to="other"), Caveat(hand_to=("acme/*",)))) == "ok"
-    both = (Caveat(hand_to=("acme/**",)), Caveat(hand_to=("acme/a/*",)))
+    assert code_of(after(Caveat(delegate_to=("acme/*",)), Caveat(hop=HOP, to="acme/w"))) == "ok"
+    assert code_of(after(Caveat(delegate_to=("acme/*",)), Caveat(hop=HOP, to="acme2/w"))) == "name_not_allowed"
+    assert code_of(after(Caveat(delegate_to=("acme/*",)), Caveat(hop=HOP, to="acme/w/x"))) == "name_not_allowed"
+    assert code_of(after(Caveat(hop=HOP, to="other"), Caveat(delegate_to=("acme/*",)))) == "ok"
+    both = (Caveat(delegate_to=("acme/**",)), Caveat(delegate_to=("acme/a/*",)))
     assert code_of(after(*both, Caveat(hop=HOP, to="acme/a/b"))) == "ok"
     assert code_of(after(*both, Caveat(hop=HOP, to="acme/b"))) == "name_not_allowed"
     assert (
-        code_of(after(Caveat(hand_to=("other",)), Caveat(hand_to=("**",)), Caveat(hop=HOP, to="acme")))
+        code_of(after(Caveat(delegate_to=("other",)), Caveat(delegate_to=("**",)), Caveat(hop=HOP, to="acme")))
         == "name_not_allowed"
     )
 
@@ -128,11 +140,11 @@ def test_every_allow_must_match() -> None:
     get, put = Rule(tool="orders.get"), Rule(tool="orders.put")
     assert code_of(after(Caveat(allow=(get, put)))) == "ok"
     assert code_of(after(Caveat(allow=(get,)), Caveat(allow=(put,)))) == "tool_not_allowed"
-    narrow = after(Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),)))
-    assert code_of(narrow, access(args={"id": "o-1"})) == "ok"
-    assert code_of(narrow, access(args={"id": "o-2"})) == "argument_not_allowed"
-    assert code_of(narrow, access(args={})) == "argument_not_allowed"
-    assert code_of(narrow, access(args={"id": "o-1", "more": 1})) == "argument_not_allowed"
+    attenuate = after(Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),)))
+    assert code_of(attenuate, access(args={"id": "o-1"})) == "ok"
+    assert code_of(attenuate, access(args={"id": "o-2"})) == "argument_not_allowed"
+    assert code_of(attenuate, access(args={})) == "argument_not_allowed"
+    assert code_of(attenuate, access(args={"id": "o-1", "more": 1})) == "argument_not_allowed"
 
 
 def test_the_first_caveat_must_allow_something() -> None:
@@ -211,9 +223,9 @@ BAD = [
     b'{"aud":[]}',
     b'{"aud":"orders"}',
     b'{"aud":[""]}',
-    b'{"hand_to":[]}',
-    b'{"hand_to":["a/**/b"]}',
-    b'{"hand_to":["Acme"]}',
+    b'{"delegate_to":[]}',
+    b'{"delegate_to":["a/**/b"]}',
+    b'{"delegate_to":["Acme"]}',
     b'{"net":[]}',
     b'{"net":["10.0.0.1/8"]}',
     b'{"net":["everywhere"]}',
@@ -266,7 +278,7 @@ def test_an_empty_caveat_cannot_be_made() -> None:
         unchecked(Caveat, to="acme/w"),
         unchecked(Caveat, hop=HOP),
         unchecked(Caveat, to="Acme", hop=HOP),
-        unchecked(Caveat, hand_to=("**/x",)),
+        unchecked(Caveat, delegate_to=("**/x",)),
         unchecked(Caveat, net=("10.0.0.1/8",)),
         unchecked(Caveat, allow=(unchecked(Rule, tool=""),)),
         unchecked(Caveat, allow=(unchecked(Rule, tool="a", args={"x": unchecked(Constraint)}),)),
@@ -280,9 +292,9 @@ def test_check_tells_the_holder_what_every_verifier_would_refuse(caveat: Caveat)
     assert code_of(after(caveat)) == "malformed"
 
 
-def test_sub_tasks_add_their_scope() -> None:
+def test_sub_tasks_add_their_target() -> None:
     """A ``task`` caveat makes the token end with that task."""
-    epochs = UnsafeLocalEpochs(INC)
+    epochs = UnsafeLocalEpochs(INCARNATION)
     epochs.kill("task:t-sub")
     assert code_of(after(Caveat(task="t-sub")), epochs=epochs) == "revoked"
     assert code_of(after(Caveat(task="t-other")), epochs=epochs) == "ok"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is compiled returns and raises what the Python function of its name does, of ordinary values and of every other.
 
-In pure Python both are the same function.  ``ARX_REQUIRE_COMPILED=1`` demands that they are not.
+In pure Python both are the same function.  ``ARX_REQUIRE_COMPILED=1`` requires that they are not.
 """
 
 import os

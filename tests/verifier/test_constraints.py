@@ -75,7 +75,7 @@ class TestRule:
 
     def test_open_lets_others_through_and_keeps_the_named(self) -> None:
         """
-        What a holder writes to narrow one argument.
+        What a holder writes to attenuate one argument.
         """
         rule = {"args": {"a": 1}, "open": True}
         assert self.permits(rule, {"a": 1, "z": object()})

@@ -74,7 +74,7 @@ def test_a_record_reads_back_as_it_was(
     payload = decision.pack()
     assert unpack(payload) == decision
     version, chain, person, (call, rest) = msgpack.unpackb(payload)
-    assert (version, chain[0], call[0], rest[0]) == (2, facts.agent, at, salt)
+    assert (version, chain[0], call[0], rest[0]) == (1, facts.agent, at, salt)
     assert person[0] == (list(facts.subject) if facts.subject else None)
 
 
@@ -85,7 +85,7 @@ def test_a_record_keeps_its_leaf_when_its_body_is_erased() -> None:
     decision.facts = facts
     kept, body = seal(decision.pack(), "v1", "b1", 7)
     version, verifier, boot, sequence, chain, call, digest = msgpack.unpackb(kept)
-    assert (version, verifier, boot, sequence) == (2, "v1", "b1", 7)
+    assert (version, verifier, boot, sequence) == (1, "v1", "b1", 7)
     assert digest == hashlib.sha256(body).digest()
     assert call[7] == [["caveat 3 (acme/worker)", "amount range"]]
     assert chain[:3] == ["acme/support", "s-abcdefghij234567", ["acme/worker", "acme/helper"]]
@@ -144,8 +144,8 @@ def test_a_changed_shape_is_no_record() -> None:
     record = denied().pack()
     whole = msgpack.unpackb(record)
     _, chain, person, (call, rest) = whole
-    others = [[3, *whole[1:]], [*whole, 1], [2, [*chain, 1], person, [call, rest]], [2, chain, person, [call]]]
-    others += [[2, chain, person, [[*call, 1], rest]], [2, chain, person, [call, [*rest[:1], [], *rest[2:]]]]]
+    others = [[2, *whole[1:]], [*whole, 1], [1, [*chain, 1], person, [call, rest]], [1, chain, person, [call]]]
+    others += [[1, chain, person, [[*call, 1], rest]], [1, chain, person, [call, [*rest[:1], [], *rest[2:]]]]]
     for other in others:
         with pytest.raises(AuditError):
             unpack(msgpack.packb(other))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What demands a discharge and what is one: their bytes, and what a holder is told before anybody else is asked."""
+"""What requires a discharge and what is one: their bytes, and what a holder is told before anybody else is asked."""
 
 from typing import Any
 
@@ -11,12 +11,19 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError, UnknownCaveatError
 from arx_verifier.token import chain, discharge, wire
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, bind, caveat_key, join, require_discharge, requirements
+from arx_verifier.token.discharge import (
+    ThirdPartyCaveat,
+    bind,
+    caveat_key,
+    join,
+    require_discharge,
+    third_party_caveats,
+)
 from arx_verifier.token.macaroon import Macaroon
 from tests.support import AT, KEY, QUICK, REALM, access, mint, sign
 
 CAVEAT_KEY = bytes(range(7, 39))
-WANTED = Requirement("r1.0:t-abc", ("payments.refund",))
+WANTED = ThirdPartyCaveat("r1.0:t-abc", ("payments.refund",))
 RAW = WANTED.encode()
 KEYS = st.binary(min_size=32, max_size=32)
 
@@ -26,12 +33,12 @@ def made(*caveats: Caveat, raw: bytes = RAW, key: bytes = CAVEAT_KEY) -> Macaroo
     return discharge.discharge(raw, key, realm=REALM, caveats=caveats)
 
 
-def test_a_requirement_has_one_form() -> None:
+def test_a_third_party_has_one_form() -> None:
     """Canonical JSON, sorted; what it says of tools is optional."""
     assert RAW == b'{"id":"r1.0:t-abc","tools":["payments.refund"]}'
-    assert Requirement("x").encode() == b'{"id":"x"}'
-    assert Requirement.read(RAW) == WANTED
-    assert Requirement.read(b'{"id":"x"}') == Requirement("x")
+    assert ThirdPartyCaveat("x").encode() == b'{"id":"x"}'
+    assert ThirdPartyCaveat.read(RAW) == WANTED
+    assert ThirdPartyCaveat.read(b'{"id":"x"}') == ThirdPartyCaveat("x")
 
 
 @pytest.mark.parametrize(
@@ -44,32 +51,37 @@ def test_a_requirement_has_one_form() -> None:
     ],
 )
 def test_another_identifier_is_unknown(raw: bytes) -> None:
-    """Nobody can tell what it demands, so nobody may take it for answered."""
+    """Nobody can tell what it requires, so nobody may take it for answered."""
     with pytest.raises(UnknownCaveatError):
-        Requirement.read(raw)
+        ThirdPartyCaveat.read(raw)
     for make in (lambda: require_discharge(mint(), raw, CAVEAT_KEY), lambda: made(raw=raw)):
         with pytest.raises(UnknownCaveatError):
             make()
 
 
-def test_a_requirement_that_nobody_would_read_is_not_written() -> None:
+def test_a_third_party_that_nobody_would_read_is_not_written() -> None:
     """What ``read`` refuses, ``encode`` does."""
-    for wrong in (Requirement(""), Requirement("x", ()), Requirement("x", ("a b",)), Requirement("x" * 161)):
+    for wrong in (
+        ThirdPartyCaveat(""),
+        ThirdPartyCaveat("x", ()),
+        ThirdPartyCaveat("x", ("a b",)),
+        ThirdPartyCaveat("x" * 161),
+    ):
         with pytest.raises(UnknownCaveatError):
             wrong.encode()
 
 
-def test_a_requirement_binds_its_tools() -> None:
+def test_a_third_party_binds_its_tools() -> None:
     """By the patterns of rules; without any, every call, even one that is no tool."""
-    some = Requirement("x", ("payments.refund", "orders.*"))
+    some = ThirdPartyCaveat("x", ("payments.refund", "orders.*"))
     assert [some.binds(tool) for tool in ("payments.refund", "orders.get", "payments.list", "orders", "")] == [
         *(True, True, False, False, False)
     ]
-    assert Requirement("x").binds("anything")
-    assert Requirement("x").binds("")
+    assert ThirdPartyCaveat("x").binds("anything")
+    assert ThirdPartyCaveat("x").binds("")
 
 
-def test_a_demand_is_the_same_bytes_each_time() -> None:
+def test_a_third_party_is_the_same_bytes_each_time() -> None:
     """A mint that signs again gives the same token; under another signature, key or name another box."""
     first = require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example")
     assert require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example") == first
@@ -78,14 +90,14 @@ def test_a_demand_is_the_same_bytes_each_time() -> None:
     assert len(third.verification_id) == 72
     others = [
         require_discharge(mint(depth=3), RAW, CAVEAT_KEY),
-        require_discharge(mint(), Requirement("y").encode(), CAVEAT_KEY),
+        require_discharge(mint(), ThirdPartyCaveat("y").encode(), CAVEAT_KEY),
         require_discharge(mint(), RAW, KEY),
     ]
     nonces = {other.packets[-1][2][:24] for other in [first, *others] if isinstance(other.packets[-1], wire.ThirdParty)}
     assert len(nonces) == 4
     assert Macaroon.parse(first.encode()) == first
-    assert requirements(first) == (WANTED,)
-    assert requirements(mint()) == ()
+    assert third_party_caveats(first) == (WANTED,)
+    assert third_party_caveats(mint()) == ()
 
 
 @QUICK
@@ -118,7 +130,7 @@ def test_caveat_keys_are_hkdf(key: bytes, name: str) -> None:
     [
         Caveat(to="acme/x", hop="BwcHBwcHBwcH"),
         Caveat(depth=0),
-        Caveat(hand_to=("acme/**",)),
+        Caveat(delegate_to=("acme/**",)),
         Caveat(require=("call",)),
         Caveat(call=("a", 1, "b")),
     ],
@@ -130,7 +142,7 @@ def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
 
 
 def test_a_discharge_is_a_macaroon_of_its_realm() -> None:
-    """Its chain begins with the caveat key; what follows narrows it, and it is read back from its text."""
+    """Its chain begins with the caveat key; what follows attenuates it, and it is read back from its text."""
     rules = Caveat(allow=(Rule(tool="payments.refund", args={"order_id": "A-77"}),), exp=AT + 1)
     found = made(rules)
     assert (found.location, found.identifier, found.packets) == (REALM, RAW, (rules.encode(),))
@@ -149,7 +161,7 @@ def test_a_caveat_key_has_32_bytes(key: bytes) -> None:
 
 
 def test_a_call_is_no_parent() -> None:
-    """Neither does it bind a discharge nor does a demand follow it."""
+    """Neither does it bind a discharge nor does a third-party caveat follow it."""
     call = Macaroon.parse(sign(mint(), access()))
     with pytest.raises(AttenuationError, match="the task's token"):
         bind(made(), call)
@@ -159,14 +171,14 @@ def test_a_call_is_no_parent() -> None:
 
 def test_a_bound_discharge_is_of_one_token() -> None:
     """Only its signature changes; it is another for every token."""
-    whole, narrower = mint(), mint().attenuate(Caveat(exp=AT + 5))
-    to_whole, to_narrower = bind(made(), whole), bind(made(), narrower)
-    assert to_whole.packets == to_narrower.packets == made().packets
-    assert len({each.parts()[1] for each in (made(), to_whole, to_narrower)}) == 3
+    whole, attenuated = mint(), mint().attenuate(Caveat(exp=AT + 5))
+    to_whole, to_attenuated = bind(made(), whole), bind(made(), attenuated)
+    assert to_whole.packets == to_attenuated.packets == made().packets
+    assert len({each.parts()[1] for each in (made(), to_whole, to_attenuated)}) == 3
     assert to_whole == bind(made(), whole)
 
 
-def test_a_demand_that_does_not_fit_is_told() -> None:
+def test_a_third_party_that_does_not_fit_is_told() -> None:
     """Too many caveats, or too many characters."""
     token: Any = mint(*[Caveat(exp=AT + 1)] * 63, Caveat(allow=(Rule(tool="*"),)))
     with pytest.raises(AttenuationError, match="64 caveats"):

@@ -25,17 +25,17 @@ from tests.support import (
 )
 from tests.verifier.discharges import (
     APPROVED,
+    ATTENUATED,
     CALL,
     GOOD,
-    NARROWER,
     RAW,
     RULE,
     TOKEN,
     answering,
     code,
-    demanding,
     named,
     refund,
+    requiring,
     sent,
 )
 
@@ -43,8 +43,8 @@ from tests.verifier.discharges import (
 @pytest.mark.parametrize("parent", aligned_parents(), ids=lambda parent: str(len(parent.parts()[0]) % 3))
 def test_no_flipped_bit_passes(parent: Macaroon) -> None:
     """Any bit of the presented text, at each alignment, and after its parent was met: refused, and not by a crash."""
-    token = demanding(parent)
-    text = sent(token, [demanding(answering(APPROVED), named("sub")), answering(raw=named("sub"))], nonce=b"n" * 16)
+    token = requiring(parent)
+    text = sent(token, [requiring(answering(APPROVED), named("sub")), answering(raw=named("sub"))], nonce=b"n" * 16)
     assert code(text) == "ok"
     warm, plain = verifier(), access("orders.get")
     assert code(sign(token, plain), plain, warm) == "ok"
@@ -81,18 +81,18 @@ def _names(caveats: list[Caveat]) -> set[str]:
 
 @QUICK
 @given(CAVEATS, CAVEATS)
-def test_a_discharge_only_narrows(of_token: list[Caveat], of_discharge: list[Caveat]) -> None:
+def test_a_discharge_only_attenuates(of_token: list[Caveat], of_discharge: list[Caveat]) -> None:
     """What a discharge says is decided as if the holder had written it into the token, which could only take away."""
     assume(not _names(of_token) & _names(of_discharge))  # there the same name twice, here two names
     base = mint(ANYTHING, *of_token)
-    token = demanding(base)
+    token = requiring(base)
     found = verifier().decide(sent(token, [answering(*of_discharge)]), refund())
     written = base.attenuate(*of_discharge) if of_discharge else base
     meant = verifier().decide(sign(written, refund()), refund())
     assert (found.code, found.facts.tasks) == (meant.code, meant.facts.tasks)
     if found.grant is not None:
         assert meant.grant is not None
-        assert (found.grant.exp, found.grant._proven.scopes) == (meant.grant.exp, meant.grant._proven.scopes)
+        assert (found.grant.exp, found.grant._proven.targets) == (meant.grant.exp, meant.grant._proven.targets)
         assert verifier().decide(sign(base, refund()), refund()).code == "ok"
     assert verifier().decide(sign(token, refund()), refund()).code != "ok"
 
@@ -100,10 +100,10 @@ def test_a_discharge_only_narrows(of_token: list[Caveat], of_discharge: list[Cav
 @QUICK
 @given(st.permutations(range(4)), st.sets(st.integers(0, 3)), st.integers(0, 3))
 def test_only_all_of_them_answer_all(order: list[int], given_: set[int], swapped: int) -> None:
-    """Any order, but each that is demanded; one made for another caveat answers nothing."""
+    """Any order, but each that is required; one made for another caveat answers nothing."""
     token, request = mint(), access("orders.get")
     for number in range(4):
-        token = demanding(token, named(f"d{number}"), bytes([number]) * 32)
+        token = requiring(token, named(f"d{number}"), bytes([number]) * 32)
     made = {number: answering(raw=named(f"d{number}"), key=bytes([number]) * 32) for number in range(4)}
     some = [made[number] for number in order if number in given_]
     assert code(sent(token, some, request), request) == ("ok" if len(given_) == 4 else "missing_discharge")
@@ -111,7 +111,7 @@ def test_only_all_of_them_answer_all(order: list[int], given_: set[int], swapped
     assert code(sent(token, [made[number] for number in order], request), request) == "bad_signature"
 
 
-def test_an_answer_does_not_make_a_demand_known() -> None:
+def test_an_answer_does_not_make_a_third_party_known() -> None:
     """What nobody can read is refused, also where somebody who knows it answered rightly."""
     raw, key = b"ask the boss", b"k" * 32
     body, signature = mint().parts()
@@ -142,7 +142,7 @@ BOUND = bind(GOOD, TOKEN)
 PIECES = st.sampled_from(
     [
         *("", "~", "arx1_", "arxb1_AAAA", "\u00e9", "\ud800", "A" * 300, mint().encode(), TOKEN.encode(), CALL),
-        *(GOOD.encode(), BOUND.encode(), BOUND.encode()[:-1], BOUND.encode() + "A", NARROWER.encode()),
+        *(GOOD.encode(), BOUND.encode(), BOUND.encode()[:-1], BOUND.encode() + "A", ATTENUATED.encode()),
         sign(bind(answering(Caveat(allow=(Rule(tool="*"),))), TOKEN), refund()),
     ]
 )

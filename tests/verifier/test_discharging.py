@@ -19,7 +19,7 @@ from arx_verifier.token.macaroon import Macaroon
 from tests.support import (
     ANYTHING,
     AT,
-    INC,
+    INCARNATION,
     OTHER_KEY,
     MovedEpochs,
     access,
@@ -29,17 +29,17 @@ from tests.support import (
 )
 from tests.verifier.discharges import (
     APPROVED,
+    ATTENUATED,
     CALL,
     GOOD,
-    NARROWER,
     ORDER,
     RULE,
     TOKEN,
     answering,
     code,
-    demanding,
     named,
     refund,
+    requiring,
     sent,
 )
 
@@ -49,14 +49,14 @@ def test_an_approved_call_is_allowed_once() -> None:
     checked = verifier()
     decision = checked.decide(sent(TOKEN, [GOOD]), refund())
     assert decision.code == "ok"
-    assert code(sent(TOKEN, [GOOD]), checked=checked) == "budget_exhausted"
+    assert code(sent(TOKEN, [GOOD]), checked=checked) == "already_used"
     assert code(join(TOKEN.encode(), [bind(GOOD, TOKEN)])) == "ok"
     assert code(sign(TOKEN, refund())) == "missing_discharge"
 
 
 def test_a_grant_is_of_the_token_and_its_discharge() -> None:
     """Its end, its sub-tasks and what ends it include what the discharge says; so does the record."""
-    epochs, sink = UnsafeLocalEpochs(INC), InMemoryDecisions(clock=lambda: AT)
+    epochs, sink = UnsafeLocalEpochs(INCARNATION), InMemoryDecisions(clock=lambda: AT)
     checked = verifier(epochs=epochs, decisions=sink)
     long = answering(Caveat(exp=2**53 - 1, task="a-2"))
     soon, later = checked.verify(sent(TOKEN, [GOOD]), refund()), checked.verify(sent(TOKEN, [long]), refund())
@@ -64,15 +64,15 @@ def test_a_grant_is_of_the_token_and_its_discharge() -> None:
     assert [kept.facts.tasks for kept in sink.decisions] == [("a-1",), ("a-2",)]
     epochs.kill("task:a-1")
     with pytest.raises((RevokedError, ValidityError)):
-        soon.checkpoint()
+        soon.recheck()
     assert soon.look_again() is not None
     assert code(sent(TOKEN, [GOOD]), checked=checked) == "revoked"
     assert code(sent(TOKEN, [long]), checked=checked) == "ok"
 
 
 def test_only_the_tools_it_names_are_held_back() -> None:
-    """Other calls need no discharge; a requirement without tools binds each, once the rest is in order."""
-    token = demanding(mint(Caveat(allow=(RULE, Rule(tool="orders.get")))))
+    """Other calls need no discharge; a third-party caveat without tools binds each, once the rest is in order."""
+    token = requiring(mint(Caveat(allow=(RULE, Rule(tool="orders.get")))))
     checked = verifier()
     for _ in range(3):
         request = access("orders.get", {"id": "o-1"})
@@ -88,14 +88,14 @@ def test_only_the_tools_it_names_are_held_back() -> None:
         assert code(sign(token, refund({})), refund({}), checked) == "argument_not_allowed"
         other = access("orders.put")
         assert code(sign(token, other), other, checked) == "tool_not_allowed"
-    whole = demanding(raw=named("x"))
+    whole = requiring(raw=named("x"))
     request = access("orders.get")
     assert code(sign(whole, request), request) == "missing_discharge"
     assert code(sent(whole, [answering(raw=named("x"))], request), request) == "ok"
 
 
 def test_what_is_presented_holds_for_whatever_is_called() -> None:
-    """An approval that comes with another call does not widen that call, it narrows it."""
+    """An approval that comes with another call does not widen that call, it attenuates it."""
     request = access("orders.get")
     assert code(sign(TOKEN, request), request) == "ok"
     assert code(sent(TOKEN, [GOOD], request), request) == "tool_not_allowed"
@@ -137,14 +137,14 @@ def test_screening_proves_discharges_too() -> None:
     checked = verifier()
     assert not isinstance(checked.screen(sent(TOKEN, [GOOD])), str)
     assert checked.screen(sent(TOKEN, [answering(key=OTHER_KEY)])) == "bad_signature"
-    assert checked.screen(sent(demanding(mint(key=OTHER_KEY)), [GOOD])) == "bad_signature"
+    assert checked.screen(sent(requiring(mint(key=OTHER_KEY)), [GOOD])) == "bad_signature"
     assert checked.screen("arx1_~") == "malformed"
 
 
 def test_a_fresh_view_is_awaited_before_anything_is_spent() -> None:
     """A discharge may ask for a probe, as a token does: what waited is judged again, and used up once."""
     made = answering(Caveat(fresh=0, once=("a-1", AT)))
-    for answers, expected in ((True, ["ok", "budget_exhausted"]), (False, ["stale", "stale"])):
+    for answers, expected in ((True, ["ok", "already_used"]), (False, ["stale", "stale"])):
         epochs = MovedEpochs()
         epochs.move(5)
         epochs.answers = answers
@@ -166,10 +166,10 @@ BEHIND_CALL = Macaroon(GOOD.parts()[0], chain.extend(bytes(32), CALL.encode()))
     [
         (join(CALL, [GOOD]), "bad_signature"),
         (join(CALL, [BEHIND_CALL]), "bad_signature"),
-        (join(CALL, [bind(GOOD, NARROWER)]), "bad_signature"),
+        (join(CALL, [bind(GOOD, ATTENUATED)]), "bad_signature"),
         (join(CALL, [bind(GOOD, mint())]), "bad_signature"),
-        (join(sign(NARROWER, refund()), [bind(GOOD, TOKEN)]), "bad_signature"),
-        (join(sign(NARROWER, refund()), [bind(GOOD, SIBLING)]), "bad_signature"),
+        (join(sign(ATTENUATED, refund()), [bind(GOOD, TOKEN)]), "bad_signature"),
+        (join(sign(ATTENUATED, refund()), [bind(GOOD, SIBLING)]), "bad_signature"),
         (join(CALL, [bind(bind(GOOD, TOKEN), TOKEN)]), "bad_signature"),
         (join(CALL, [bind(GOOD, TOKEN).attenuate(Caveat(exp=AT + 1))]), "bad_signature"),
         (sent(TOKEN, [answering(APPROVED, key=OTHER_KEY)]), "bad_signature"),
@@ -184,8 +184,8 @@ BEHIND_CALL = Macaroon(GOOD.parts()[0], chain.extend(bytes(32), CALL.encode()))
         (CALL + "~~" + bind(GOOD, TOKEN).encode(), "malformed"),
         (bind(GOOD, TOKEN).encode() + "~" + CALL, "malformed"),
         (join(CALL, [bind(GOOD, TOKEN)]) + "~" + CALL, "malformed"),
-        (join(sign(demanding(mint(aud="billing")), refund()), [GOOD]), "wrong_audience"),
-        (join(sign(demanding(mint(kid="k2.0")), refund()), [GOOD]), "unknown_key"),
+        (join(sign(requiring(mint(aud="billing")), refund()), [GOOD]), "wrong_audience"),
+        (join(sign(requiring(mint(kid="k2.0")), refund()), [GOOD]), "unknown_key"),
     ],
 )
 def test_what_answers_nothing_is_refused_unread(text: str, expected: str) -> None:
@@ -200,14 +200,14 @@ def test_nine_discharges_are_too_many() -> None:
     """Eight that are all asked for are taken, in any order; the ninth is malformed before anything is opened."""
     token = mint()
     for number in range(9):
-        token = demanding(token, named(f"d{number}"))
+        token = requiring(token, named(f"d{number}"))
     made = [bind(answering(raw=named(f"d{number}")), token) for number in range(9)]
     request = access("orders.get")
     assert code(join(sign(token, request), made[:8][::-1]), request) == "missing_discharge"
     assert code("~".join([sign(token, request), *[each.encode() for each in made]]), request) == "malformed"
     eight = mint()
     for number in range(8):
-        eight = demanding(eight, named(f"d{number}"))
+        eight = requiring(eight, named(f"d{number}"))
     assert (
         code(sent(eight, [answering(raw=named(f"d{number}")) for number in (3, 1, 0, 2, 7, 5, 6, 4)], request), request)
         == "ok"
@@ -215,12 +215,12 @@ def test_nine_discharges_are_too_many() -> None:
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(1, "ok"), (2, "ok"), (4, "ok"), (5, "malformed")])
-def test_a_discharge_may_demand_another(depth: int, expected: str) -> None:
+def test_a_discharge_may_third_party_another(depth: int, expected: str) -> None:
     """Each bound to the token; four deep at most; what the innermost says holds as well."""
     made = [answering(raw=named(f"d{level}")) for level in range(depth)]
     for level in range(depth - 1):
-        made[level] = demanding(made[level], named(f"d{level + 1}"))
-    token, request = demanding(raw=named("d0")), access("orders.get")
+        made[level] = requiring(made[level], named(f"d{level + 1}"))
+    token, request = requiring(raw=named("d0")), access("orders.get")
     assert code(sent(token, made, request), request) == expected
     made[-1] = made[-1].attenuate(Caveat(exp=AT))
     assert code(sent(token, made, request), request) == ("expired" if expected == "ok" else expected)
@@ -231,19 +231,19 @@ def test_a_discharge_may_demand_another(depth: int, expected: str) -> None:
 
 
 def test_two_that_name_each_other_answer_neither() -> None:
-    """Each is spent before it is checked: what they demand of each other stays unanswered, and nothing recurses."""
-    one = demanding(answering(raw=named("one")), named("two"))
-    two = demanding(answering(raw=named("two")), named("one"))
-    token, request = demanding(raw=named("one")), access("orders.get")
+    """Each is spent before it is checked: what they require of each other stays unanswered, and nothing recurses."""
+    one = requiring(answering(raw=named("one")), named("two"))
+    two = requiring(answering(raw=named("two")), named("one"))
+    token, request = requiring(raw=named("one")), access("orders.get")
     assert code(sent(token, [one, two], request), request) == "missing_discharge"
-    itself = demanding(answering(raw=named("one")), named("one"))
+    itself = requiring(answering(raw=named("one")), named("one"))
     assert code(sent(token, [itself], request), request) == "missing_discharge"
 
 
 HOLDERS = [
     Caveat(to="acme/x", hop="BwcHBwcHBwcH"),
     Caveat(depth=0),
-    Caveat(hand_to=("acme/**",)),
+    Caveat(delegate_to=("acme/**",)),
     Caveat(require=("call",)),
     Caveat(call=("a" * 43, AT, "b" * 22)),
 ]
@@ -252,7 +252,7 @@ HOLDERS = [
 @pytest.mark.parametrize("wrong", HOLDERS, ids=lambda caveat: caveat.encode().decode())
 def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
     """Malformed, with its place; what stands in the token itself is as it was."""
-    token = TOKEN.hand_over("acme/support/worker")
+    token = TOKEN.delegate("acme/support/worker")
     made = answering(APPROVED).attenuate(wrong)
     decision = verifier().decide(sent(token, [made]), refund())
     assert (decision.code, decision.failures[0].place) == ("malformed", "caveat 5")
@@ -261,7 +261,7 @@ def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
 
 def test_places_go_on_counting() -> None:
     """Behind the token's caveats come those of the discharges, as they were presented."""
-    token = demanding(demanding(mint(), named("a")), named("b"))
+    token = requiring(requiring(mint(), named("a")), named("b"))
     made = [answering(Caveat(task="t"), raw=named("b")), answering(Caveat(net=("10.0.0.0/8",)), raw=named("a"))]
     decision = verifier().decide(sent(token, made), refund())
     assert (decision.code, decision.failures[0].place) == ("network_not_allowed", "caveat 5")
@@ -270,7 +270,7 @@ def test_places_go_on_counting() -> None:
 
 def test_a_credential_has_64_caveats() -> None:
     """Those of the discharges and the call counted."""
-    token = demanding(mint(ANYTHING, *[Caveat(exp=AT + 1)] * 40))
+    token = requiring(mint(ANYTHING, *[Caveat(exp=AT + 1)] * 40))
     for more, expected in ((21, "ok"), (22, "malformed")):
         assert code(sent(token, [answering(*[Caveat(exp=AT + 1)] * more)])) == expected
     assert code(join(token.encode(), [bind(answering(*[Caveat(exp=AT + 1)] * 22), token)])) == "ok"
@@ -278,8 +278,8 @@ def test_a_credential_has_64_caveats() -> None:
 
 def test_a_discharge_answers_in_each_token_of_the_task() -> None:
     """A holder hands on token and discharge: each binds it to its own token, and the narrowest of all holds."""
-    worker = TOKEN.hand_over("acme/support/worker", Caveat(exp=AT + 1000))
-    helper = worker.hand_over("acme/support/worker/helper")
+    worker = TOKEN.delegate("acme/support/worker", Caveat(exp=AT + 1000))
+    helper = worker.delegate("acme/support/worker/helper")
     for holder in (worker, helper):
         decision = verifier().decide(sent(holder, [GOOD]), refund())
         assert decision.grant is not None
@@ -287,10 +287,10 @@ def test_a_discharge_answers_in_each_token_of_the_task() -> None:
     assert code(join(sign(helper, refund()), [bind(GOOD, worker)])) == "bad_signature"
 
 
-def test_an_own_demand_of_a_holder() -> None:
-    """Anybody can demand a discharge of whoever the token is handed to, beside the mint's."""
+def test_an_own_third_party_of_a_holder() -> None:
+    """Anybody can require a discharge of whoever the token is delegated to, beside the mint's."""
     raw, key = named("ask the boss"), b"k" * 32
-    token = demanding(TOKEN.hand_over("acme/support/worker"), raw, key, b"https://boss.example")
+    token = requiring(TOKEN.delegate("acme/support/worker"), raw, key, b"https://boss.example")
     mine = answering(Caveat(net=("192.0.2.0/24",)), raw=raw, key=key)
     assert code(sent(token, [GOOD])) == "missing_discharge"
     assert code(sent(token, [mine])) == "missing_discharge"

@@ -15,27 +15,27 @@ __all__ = ["boot", "table", "wall"]  # fixtures
 
 
 def test_a_live_view_accepts_what_was_born_after_the_kill(table: EpochTable) -> None:
-    """A floor ends what was born before it, and nothing born at it or later."""
+    """A kill ends what was born before it, and nothing born at it or later."""
     assert code(table, "I", 2, "agent:acme") == "revoked"
     assert code(table, "I", 3, "agent:acme") is None
     assert code(table, "I", 0, "agent:acme2") is None
 
 
-def test_a_ban_refuses_whenever_born(table: EpochTable) -> None:
-    """A ban asks for no birth."""
-    assert code(table, "I", 5, "realm", "task:t-1") == "banned"
+def test_a_freeze_refuses_whenever_born(table: EpochTable) -> None:
+    """A freeze asks for no birth."""
+    assert code(table, "I", 5, "realm", "task:t-1") == "frozen"
 
 
-def test_the_scope_is_named_to_people(table: EpochTable) -> None:
-    """A refusal says which scope it was, and every code is in the table of reasons."""
+def test_the_target_is_named_to_people(table: EpochTable) -> None:
+    """A refusal says which target it was, and every code is in the table of reasons."""
     refused = table.check("I", 2, ("realm", "agent:acme"))
     assert refused is not None
-    assert refused.scope == "agent:acme"
+    assert refused.target == "agent:acme"
     assert refused.code in REASONS
 
 
 def test_another_history_is_dead_and_an_operator_has_none(table: EpochTable) -> None:
-    """A token of another incarnation is revoked; None outlives histories, kills of its scopes included."""
+    """A token of another incarnation is revoked; None outlives histories, kills of its targets included."""
     assert code(table, "J", 5) == "revoked"
     assert code(table, None, 5, "realm") is None
     assert code(table, None, 0, "agent:acme") == "revoked"
@@ -69,7 +69,7 @@ def test_fresh_asks_for_a_later_probe(table: EpochTable) -> None:
 
 
 class Hooked(Sequence[str]):
-    """Scopes whose reading takes a while, in which something happens."""
+    """Targets whose reading takes a while, in which something happens."""
 
     def __init__(self, happens: object) -> None:
         self._happens = happens
@@ -90,15 +90,15 @@ class Hooked(Sequence[str]):
         yield "realm"
 
 
-def test_the_clock_is_read_after_the_floors(table: EpochTable, boot: Clock) -> None:
-    """A reader held up at the floors beyond its lease must not accept."""
+def test_the_clock_is_read_after_the_kills(table: EpochTable, boot: Clock) -> None:
+    """A reader held up at the kills beyond its lease must not accept."""
     refused = table.check("I", 5, Hooked(lambda: setattr(boot, "now", 2_000)))
     assert refused is not None
     assert refused.code == "stale"
 
 
-def test_the_lease_is_read_before_the_floors(table: EpochTable, boot: Clock) -> None:
-    """A renewal during a check must not validate floors that were read before it."""
+def test_the_lease_is_read_before_the_kills(table: EpochTable, boot: Clock) -> None:
+    """A renewal during a check must not validate kills that were read before it."""
 
     def renewed() -> None:
         boot.now = 2_500
@@ -149,17 +149,17 @@ def test_the_boot_clock_goes_on() -> None:
 
 
 def test_local_epochs_are_always_live() -> None:
-    """Kills and bans in one process: in force at once, and closed when closed."""
+    """Kills and freezes in one process: in force at once, and closed when closed."""
     local = UnsafeLocalEpochs()
-    assert code(local, local.inc, local.seq, "session:s-1") is None
+    assert code(local, local.incarnation, local.seq, "session:s-1") is None
     local.kill("session:s-1")
-    assert code(local, local.inc, 0, "session:s-1") == "revoked"
-    assert code(local, local.inc, local.seq, "session:s-1") is None
-    local.ban("agent:acme", "realm")
-    assert code(local, local.inc, local.seq, "agent:acme") == "banned"
-    local.lift("agent:acme", "realm")
-    assert code(local, local.inc, local.seq, "agent:acme", sent_after=local.boot_ns()) is None
+    assert code(local, local.incarnation, 0, "session:s-1") == "revoked"
+    assert code(local, local.incarnation, local.seq, "session:s-1") is None
+    local.freeze("agent:acme", "realm")
+    assert code(local, local.incarnation, local.seq, "agent:acme") == "frozen"
+    local.thaw("agent:acme", "realm")
+    assert code(local, local.incarnation, local.seq, "agent:acme", sent_after=local.boot_ns()) is None
     local.close()
-    assert code(local, local.inc, local.seq) == "closed"
+    assert code(local, local.incarnation, local.seq) == "closed"
     local.start()
-    assert code(local, local.inc, 0, "session:s-1") == "revoked"
+    assert code(local, local.incarnation, 0, "session:s-1") == "revoked"

@@ -10,8 +10,8 @@ from arx_verifier.revocation.retention import Retention
 from tests.verifier.epoch_views import Clock, boot, code, table, wall
 
 __all__ = ["boot", "table", "wall"]  # fixtures
-SCOPES = ("realm", "agent:acme", "session:s-1", "task:t-1")
-OPS = ("kill", "ban", "kill+ban", "lift")
+TARGETS = ("realm", "agent:acme", "session:s-1", "task:t-1")
+OPS = ("kill", "freeze", "kill+freeze", "thaw")
 
 
 def test_no_lease_before_everything_is_applied(table: EpochTable) -> None:
@@ -30,17 +30,17 @@ def test_a_push_never_touches_the_lease(table: EpochTable, boot: Clock) -> None:
     assert code(table, "I", 6) == "stale"
 
 
-def test_a_gap_kills_at_once_and_lifts_later(table: EpochTable) -> None:
-    """Over missing entries a kill and a ban count, ``applied`` stays, and a lift waits for the log."""
-    assert not table.apply(8, "kill+ban", "session:s-1")
-    assert not table.apply(9, "lift", "task:t-1")
+def test_a_gap_kills_at_once_and_thaws_later(table: EpochTable) -> None:
+    """Over missing entries a kill and a freeze count, ``applied`` stays, and a thaw waits for the log."""
+    assert not table.apply(8, "kill+freeze", "session:s-1")
+    assert not table.apply(9, "thaw", "task:t-1")
     assert code(table, "I", 5, "session:s-1") == "revoked"
-    assert code(table, "I", 5, "task:t-1") == "banned"
+    assert code(table, "I", 5, "task:t-1") == "frozen"
     assert table.view()[1] == 5
-    for seq, op, scope in ((6, "kill", "realm"), (7, "lift", "session:s-1"), (8, "kill+ban", "session:s-1")):
-        assert table.apply(seq, op, scope)
-    assert code(table, "I", 8, "session:s-1") == "banned", "the lift before the ban must not undo it"
-    assert table.apply(9, "lift", "task:t-1")
+    for seq, op, target in ((6, "kill", "realm"), (7, "thaw", "session:s-1"), (8, "kill+freeze", "session:s-1")):
+        assert table.apply(seq, op, target)
+    assert code(table, "I", 8, "session:s-1") == "frozen", "the thaw before the freeze must not undo it"
+    assert table.apply(9, "thaw", "task:t-1")
     assert code(table, "I", 9, "task:t-1") is None
 
 
@@ -63,7 +63,7 @@ def test_a_store_that_went_back_is_fenced_for_good(table: EpochTable) -> None:
 
 
 def test_a_history_never_returns(table: EpochTable) -> None:
-    """After a rotation the old incarnation is dead, whatever store comes back with it."""
+    """After a rotation the old incarnation is revoked, whatever store comes back with it."""
     table.adopt("J", 6, {}, {})
     table.renew("J", 6, Lease(9_000, 9_000, 1_500))
     table.adopt("I", 50, {}, {})
@@ -93,72 +93,72 @@ def test_closed_stays_closed_until_started(table: EpochTable) -> None:
     assert code(table, "I", 2, "agent:acme") == "revoked"
 
 
-def test_a_copy_of_the_same_history_keeps_higher_floors(table: EpochTable) -> None:
-    """A floor that was known is never lowered by a copy."""
+def test_a_copy_of_the_same_history_keeps_higher_kills(table: EpochTable) -> None:
+    """A kill that was known is never lowered by a copy."""
     table.adopt("I", 6, {"agent:acme": 1, "realm": 6}, {})
     table.renew("I", 6, Lease(9_000, 9_000, 1_500))
     assert code(table, "I", 2, "agent:acme") == "revoked"
     assert code(table, "I", 5, "realm") == "revoked"
-    assert code(table, "I", 6, "task:t-1") is None, "bans are the copy's: a lift may have been trimmed from the log"
+    assert code(table, "I", 6, "task:t-1") is None, "freezes are the copy's: a thaw may have been trimmed from the log"
 
 
 def test_forgetting_spares_what_was_raised_since() -> None:
-    """A floor is dropped once it is old, unless the scope was killed again."""
+    """A kill is dropped once it is old, unless the target was killed again."""
     state = State("I", {"a": 1, "b": 2}, {}, 2)
     retention = Retention()
     retention.restart(10, state)
-    state.floors["b"] = 3
+    state.kills["b"] = 3
     retention.learn(20, "b", 3)
     retention.forget(state, 15)
-    assert state.floors == {"b": 3}
+    assert state.kills == {"b": 3}
     retention.forget(state, 21)
-    assert state.floors == {}
+    assert state.kills == {}
     assert len(retention) == 0
 
 
-def test_many_copied_floors_are_forgotten_in_parts() -> None:
-    """A copy of very many floors ends at one time; no call looks at all of them, and none is left in the end."""
+def test_many_copied_kills_are_forgotten_in_parts() -> None:
+    """A copy of very many kills ends at one time; no call looks at all of them, and none is left in the end."""
     state = State("I", {f"s{index}": index for index in range(25_000)}, {}, 20_000)
     retention = Retention()
     retention.restart(10, state)
     retention.forget(state, 11)
-    assert 10_000 < len(state.floors) < 25_000
+    assert 10_000 < len(state.kills) < 25_000
     retention.forget(state, 11)
     retention.forget(state, 11)
-    assert min(state.floors.values()) == 20_001  # what the copy held too early is learned again
+    assert min(state.kills.values()) == 20_001  # what the copy held too early is learned again
     assert len(retention) == 0
 
 
-entries = st.lists(st.tuples(st.sampled_from(OPS), st.sampled_from(SCOPES)), min_size=1, max_size=12)
+entries = st.lists(st.tuples(st.sampled_from(OPS), st.sampled_from(TARGETS)), min_size=1, max_size=12)
 
 
 def truth(log: list[tuple[str, str]]) -> tuple[dict[str, int], dict[str, int]]:
-    """What the floors and bans are after a whole log, entry by entry."""
-    floors: dict[str, int] = {}
-    bans: dict[str, int] = {}
-    for seq, (op, scope) in enumerate(log, 1):
-        if op in ("kill", "kill+ban"):
-            floors[scope] = seq
-        if op in ("ban", "kill+ban"):
-            bans[scope] = seq
-        if op == "lift":
-            bans.pop(scope, None)
-    return floors, bans
+    """What the kills and freezes are after a whole log, entry by entry."""
+    kills: dict[str, int] = {}
+    freezes: dict[str, int] = {}
+    for seq, (op, target) in enumerate(log, 1):
+        if op in ("kill", "kill+freeze"):
+            kills[target] = seq
+        if op in ("freeze", "kill+freeze"):
+            freezes[target] = seq
+        if op == "thaw":
+            freezes.pop(target, None)
+    return kills, freezes
 
 
 @given(entries, st.data())
 def test_any_delivery_ends_at_the_truth(log: list[tuple[str, str]], data: st.DataObject) -> None:
     """
     Pushes lost, doubled and in any order, then a copy taken at any place, then the log: the view is the log's, and on
-    the way floors and ``applied`` only rise and nothing that the log kills is accepted under a granted lease.
+    the way kills and ``applied`` only rise and nothing that the log kills is accepted under a granted lease.
     """
     table = EpochTable(boot=Clock(), wall=Clock())
     table.adopt("I", 0, {}, {})
-    numbered = [(seq, op, scope) for seq, (op, scope) in enumerate(log, 1)]
+    numbered = [(seq, op, target) for seq, (op, target) in enumerate(log, 1)]
     pushes = data.draw(st.lists(st.sampled_from(numbered), max_size=20))
     copied = data.draw(st.one_of(st.none(), st.integers(0, len(log))))
     deliveries = [*pushes, None, *numbered] if copied is not None else [*pushes, *numbered]
-    floors: dict[str, int] = {}
+    kills: dict[str, int] = {}
     applied = 0
     for delivery in deliveries:
         if delivery is None and copied is not None and copied >= applied:
@@ -167,13 +167,13 @@ def test_any_delivery_ends_at_the_truth(log: list[tuple[str, str]], data: st.Dat
             table.apply(*delivery)
         state = table._state
         assert state.applied >= applied
-        assert all(state.floors[scope] >= floor for scope, floor in floors.items())
-        floors, applied = dict(state.floors), state.applied
+        assert all(state.kills[target] >= kill for target, kill in kills.items())
+        kills, applied = dict(state.kills), state.applied
         if table.renew("I", applied, Lease(9_000, 9_000, 1_000)):
-            dead, banned = truth(log[:applied])
-            for scope in SCOPES:
+            dead, frozen = truth(log[:applied])
+            for target in TARGETS:
                 born = max(0, applied - 1)
-                refused = code(table, "I", born, scope)
-                assert refused is not None or (dead.get(scope, 0) <= born and scope not in banned)
-    assert (table._state.floors, table._state.bans) == truth(log)
+                refused = code(table, "I", born, target)
+                assert refused is not None or (dead.get(target, 0) <= born and target not in frozen)
+    assert (table._state.kills, table._state.freezes) == truth(log)
     assert table._state.applied == len(log)

@@ -23,15 +23,17 @@ from arx_verifier.revocation.store_link import Answer, Entry, FeedError, Link, r
 from arx_verifier.revocation.store_url import Address
 from tests.servers import until
 
-INC = "I" * 22
+INCARNATION = "I" * 22
 ENTRY = [b"6-0", [b"op", b"kill", b"s", b"realm", b"t", b"1", b"by", b"x", b"why", b"y"]]
-ANSWER: list[Any] = [INC.encode(), 6, 1_700_000_000_000, 1_000, b"OK", 3_690_000, b"c" * 40, 7, [ENTRY]]
+ANSWER: list[Any] = [INCARNATION.encode(), 6, 1_700_000_000_000, 1_000, b"OK", 3_690_000, b"c" * 40, 7, [ENTRY]]
 
 
 def test_an_answer_is_read() -> None:
     """The one known form, with its entries."""
-    entry = Entry(INC, 6, "kill", "realm")
-    assert read_answer(ANSWER) == Answer(INC, 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c" * 40, (entry,), 7)
+    entry = Entry(INCARNATION, 6, "kill", "realm")
+    assert read_answer(ANSWER) == Answer(
+        INCARNATION, 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c" * 40, (entry,), 7
+    )
 
 
 @pytest.mark.parametrize("index", range(9))
@@ -53,11 +55,11 @@ def test_a_frame_that_is_no_answer_is_refused(frame: object) -> None:
 
 def test_a_push_is_read() -> None:
     """The one known form."""
-    assert read_push([b"smessage", b"ch", b"I 7 lift agent:acme"]) == Entry("I", 7, "lift", "agent:acme")
+    assert read_push([b"smessage", b"ch", b"I 7 thaw agent:acme"]) == Entry("I", 7, "thaw", "agent:acme")
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"I 7 lift", b"I x lift realm", b"I 7 lift realm more", b"\xff 7 lift realm", 7]
+    "payload", [b"", b"I 7 thaw", b"I x thaw realm", b"I 7 thaw realm more", b"\xff 7 thaw realm", 7]
 )
 def test_an_unknown_push_is_refused(payload: object) -> None:
     """A push of another form ends the connection; the next probe brings the truth."""

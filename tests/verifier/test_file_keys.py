@@ -12,7 +12,7 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import FileKeys, open_verifier
 from arx_verifier.token import wire
 from arx_verifier.verification.verifier import Verifier
-from tests.support import INC, KEY, OTHER_KEY, REALM, access, mint
+from tests.support import INCARNATION, KEY, OTHER_KEY, REALM, access, mint
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def opened(file: Path) -> Verifier:
-    return open_verifier(file, epochs=UnsafeLocalEpochs(INC), decisions=InMemoryDecisions())
+    return open_verifier(file, epochs=UnsafeLocalEpochs(INCARNATION), decisions=InMemoryDecisions())
 
 
 def test_a_new_key_is_known_as_soon_as_the_file_has_it(file: Path) -> None:

@@ -24,11 +24,21 @@ class World:
 
     def answer(self, status: str = OK) -> None:
         at_ms = WALL_MS + self.now // MS
-        told = (self.place.inc, self.place.seq, at_ms, 1_000, status, 3_600_000, self.place.chain, (), self.askers)
+        told = (
+            self.place.incarnation,
+            self.place.seq,
+            at_ms,
+            1_000,
+            status,
+            3_600_000,
+            self.place.chain,
+            (),
+            self.askers,
+        )
         self.view.take_answer(Answer(*told), lambda _: {})
 
     def push(self, seq: int) -> None:
-        self.view.take_push(Entry(BEGAN.inc, seq, "kill", "realm"))
+        self.view.take_push(Entry(BEGAN.incarnation, seq, "kill", "realm"))
 
     def asks_after_ms(self, *, hurry: bool = False) -> float:
         return max(0, self.view.next_at(hurry=hurry) - self.now) / MS
@@ -43,7 +53,7 @@ def test_a_push_is_confirmed_once_the_others_have_it(askers: int, ms: int) -> No
     world = World(askers)
     assert world.asks_after_ms() == PROBE_MS
     world.push(6)
-    assert world.view.check(BEGAN.inc, 5, ("realm",)) is not None
+    assert world.view.check(BEGAN.incarnation, 5, ("realm",)) is not None
     assert world.asks_after_ms() == ms
     world.now += 20 * MS
     world.push(7)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three laws of a token, as properties: narrowing never widens, nothing can be taken out, one form only."""
+"""The three laws of a token, as properties: attenuation never widens, nothing can be taken out, one form only."""
 
 import contextlib
 from itertools import permutations
@@ -60,7 +60,7 @@ CAVEATS = st.one_of(
     st.builds(Caveat, depth=st.integers(0, 3)),
     st.builds(Caveat, aud=st.sampled_from([(AUDIENCE,), ("billing",), (AUDIENCE, "billing")])),
     st.builds(Caveat, net=st.sampled_from([("192.0.2.0/24",), ("10.0.0.0/8", "2001:db8::/32")])),
-    st.builds(Caveat, hand_to=st.sampled_from([("acme/**",), ("acme/*",), ("**",), ("other",)])),
+    st.builds(Caveat, delegate_to=st.sampled_from([("acme/**",), ("acme/*",), ("**",), ("other",)])),
     st.builds(Caveat, task=st.sampled_from(["t-1", "t-2"])),
     st.builds(Caveat, fresh=st.sampled_from([0, 60_000])),
     st.builds(Caveat, require=st.just(("call",))),
@@ -82,7 +82,7 @@ REQUESTS = st.builds(
 
 
 def permits(token: Macaroon, request: AccessRequest) -> bool:
-    """Whether a verifier allows it, bare or signed: a demanded call is always given."""
+    """Whether a verifier allows it, bare or signed: a required call is always given."""
     return code_of(sign(token, request), request) == "ok"
 
 
@@ -91,21 +91,21 @@ def permits(token: Macaroon, request: AccessRequest) -> bool:
 def test_attenuation_never_widens(
     granted: list[Rule], held: list[Caveat], added: list[Caveat], asked: AccessRequest
 ) -> None:
-    """First law: what a narrower token permits, the token it was made of permits too, whatever was added."""
+    """First law: what an attenuated token permits, the token it was made of permits too, whatever was added."""
     wider = mint(Caveat(allow=tuple(granted)), *held)
-    narrower = wider.attenuate(*added)
-    if permits(narrower, asked):
+    attenuated = wider.attenuate(*added)
+    if permits(attenuated, asked):
         assert permits(wider, asked)
-    if code_of(narrower.encode(), asked) == "ok":
+    if code_of(attenuated.encode(), asked) == "ok":
         assert code_of(wider.encode(), asked) == "ok", "a bare token is no wider than a signed one"
 
 
 @QUICK
 @given(CHAINS, REQUESTS, st.sampled_from(["acme/w", "acme", "other"]), st.none() | CAVEATS)
-def test_hand_over_never_widens(held: list[Caveat], asked: AccessRequest, to: str, taken: Caveat | None) -> None:
-    """First law, for hand-overs: whoever is handed a token can do no more than who handed it over."""
+def test_delegate_never_widens(held: list[Caveat], asked: AccessRequest, to: str, taken: Caveat | None) -> None:
+    """First law, for delegations: whoever is given token can do no more than who delegated it."""
     wider = mint(ANYTHING, *held)
-    if permits(wider.hand_over(to, taken), asked):
+    if permits(wider.delegate(to, taken), asked):
         assert permits(wider, asked)
 
 
@@ -130,8 +130,8 @@ def test_constraints_of_one_argument_are_a_conjunction(constraints: list[Any], v
 @QUICK
 @given(CHAINS, REQUESTS)
 def test_the_order_of_restrictions_of_a_request_does_not_matter(held: list[Caveat], asked: AccessRequest) -> None:
-    """Restrictions of the request alone hold in any order; only hand-overs and what binds them have one."""
-    plain = [caveat for caveat in held if caveat.to is None and caveat.hand_to is None and caveat.depth is None][:3]
+    """Restrictions of the request alone hold in any order; only delegations and what binds them have one."""
+    plain = [caveat for caveat in held if caveat.to is None and caveat.delegate_to is None and caveat.depth is None][:3]
     outcomes = {permits(mint(ANYTHING, *order), asked) for order in permutations(plain)}
     assert len(outcomes) == 1
 

@@ -61,7 +61,7 @@ EDGES: dict[str, tuple[str, str, str]] = {
         after(unchecked(Caveat, to="a" * 65, hop=HOP)),
         "malformed",
     ),
-    "a pattern's bytes": (raw("hand_to", f'["{"a" * 64}"]'), raw("hand_to", f'["{"a" * 65}"]'), "malformed"),
+    "a pattern's bytes": (raw("delegate_to", f'["{"a" * 64}"]'), raw("delegate_to", f'["{"a" * 65}"]'), "malformed"),
     "a tool's name": (
         after(Caveat(allow=(Rule(tool="t" * 96), Rule(tool="*")))),
         after(unchecked(Caveat, allow=(unchecked(Rule, tool="t" * 97), Rule(tool="*")))),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token in its holder's hands: read, narrowed, handed over, and silent about its secret."""
+"""A token in its holder's hands: read, attenuated, delegated, and silent about its secret."""
 
 import copy
 import pickle
@@ -58,7 +58,7 @@ def test_mint_writes_the_standard_chain() -> None:
 
 
 def test_attenuation_needs_no_key_and_changes_nothing_before() -> None:
-    """A narrower token is a new one; its parent stays as good as it was."""
+    """An attenuated token is a new one; its parent stays as good as it was."""
     parent = mint()
     before = parent.encode()
     child = parent.attenuate(Caveat(allow=(Rule(tool="orders.get"),)), Caveat(exp=AT + 5))
@@ -76,29 +76,29 @@ def test_nothing_added_is_the_same_token() -> None:
     assert mint().attenuate() == mint()
 
 
-def test_hand_over_names_its_holder_and_link() -> None:
-    """A hand-over is one caveat with ``to`` and ``hop``, beside what it takes away."""
-    plain = mint().hand_over("acme/worker", hop=HOP)
+def test_delegate_names_its_holder_and_link() -> None:
+    """A delegation is one caveat with ``to`` and ``hop``, beside what it takes away."""
+    plain = mint().delegate("acme/worker", hop=HOP)
     assert plain.packets[-1] == b'{"hop":"BwcHBwcHBwcH","to":"acme/worker"}'
-    narrow = mint().hand_over("acme/worker", Caveat(exp=AT + 9, depth=0), hop=HOP)
-    assert narrow.packets[-1] == b'{"depth":0,"exp":%d,"hop":"BwcHBwcHBwcH","to":"acme/worker"}' % (AT + 9)
+    attenuate = mint().delegate("acme/worker", Caveat(exp=AT + 9, depth=0), hop=HOP)
+    assert attenuate.packets[-1] == b'{"depth":0,"exp":%d,"hop":"BwcHBwcHBwcH","to":"acme/worker"}' % (AT + 9)
 
 
-def test_two_hand_overs_have_two_links() -> None:
-    """Without a given hop each hand-over is killable alone."""
+def test_two_delegations_have_two_links() -> None:
+    """Without a given hop each delegation is killable alone."""
     parent = mint()
-    assert parent.hand_over("acme/a").packets[-1] != parent.hand_over("acme/a").packets[-1]
+    assert parent.delegate("acme/a").packets[-1] != parent.delegate("acme/a").packets[-1]
 
 
 def test_a_one_shot_token_takes_nothing_more() -> None:
-    """What carries a call cannot be narrowed, handed over or signed again: nothing may follow a call."""
+    """What carries a call cannot be attenuated, delegated or signed again: nothing may follow a call."""
     one_shot = Macaroon.parse(sign(mint(), access()))
     assert one_shot.is_one_shot
     assert not mint().is_one_shot
     for misuse in (
         lambda: one_shot.attenuate(Caveat(exp=1)),
-        lambda: one_shot.hand_over("acme/worker"),
-        lambda: one_shot.hand_over("acme/worker", Caveat(exp=1)),
+        lambda: one_shot.delegate("acme/worker"),
+        lambda: one_shot.delegate("acme/worker", Caveat(exp=1)),
         lambda: sign(one_shot, access()),
     ):
         with pytest.raises(AttenuationError):

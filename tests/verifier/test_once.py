@@ -14,7 +14,7 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE, Macaroon
 from arx_verifier.verification.nonces import MemoryNonces, RedisNonces
 from tests.support import ANYTHING, AT, KEY, REALM, FullDecisions, access, mint, sign, verifier
-from tests.verifier.discharges import APPROVED, answering, demanding, refund, sent
+from tests.verifier.discharges import APPROVED, answering, refund, requiring, sent
 
 DAY = 86_400_000
 A, B = Caveat(once=("a", AT)), Caveat(once=("b", AT))
@@ -27,18 +27,18 @@ def code(checked: Any, token: Macaroon, request: Any = None) -> str:
 
 
 def test_once_is_of_a_task() -> None:
-    """All tokens of a task share its names, however they were narrowed or handed over; another task has its own."""
+    """All tokens of a task share its names, however they were attenuated or delegated; another task has its own."""
     checked = verifier()
     token = mint(ANYTHING, A)
     assert code(checked, token) == "ok"
     for other in (
         token,
-        token.hand_over("acme/support/x"),
+        token.delegate("acme/support/x"),
         mint(ANYTHING, Caveat(exp=AT + 1), A),
         mint(ANYTHING, B, A),
     ):
-        assert code(checked, other) == "budget_exhausted"
-    assert code(checked, mint(ANYTHING, B)) == "budget_exhausted", "it was spent with the token that had both"
+        assert code(checked, other) == "already_used"
+    assert code(checked, mint(ANYTHING, B)) == "already_used", "it was spent with the token that had both"
     assert code(checked, mint(ANYTHING, A, task="t-bbbbbbbbbbbbbbbb")) == "ok"
     assert code(checked, mint(ANYTHING)) == "ok"
 
@@ -51,19 +51,19 @@ def test_what_is_refused_spends_no_name() -> None:
     assert code(checked, token, away) == "network_not_allowed"
     text = sign(token, access())
     assert [checked.decide(text, access()).code for _ in range(2)] == ["ok", "replayed"]
-    assert code(checked, token) == "budget_exhausted"
+    assert code(checked, token) == "already_used"
     full = verifier(decisions=FullDecisions(clock=lambda: AT))
-    assert [code(full, token) for _ in range(2)] == ["audit_unavailable", "budget_exhausted"]
+    assert [code(full, token) for _ in range(2)] == ["audit_unavailable", "already_used"]
 
 
 def test_a_refusal_tells_the_place() -> None:
     """And what to do, but not who used it."""
     checked = verifier(decisions=(sink := InMemoryDecisions(clock=lambda: AT)))
     for _ in range(2):
-        decision = checked.decide(sent(demanding(), [answering(APPROVED)]), refund())
-    assert (decision.code, decision.failures[0][:2]) == ("budget_exhausted", ("caveat 3", "once"))
+        decision = checked.decide(sent(requiring(), [answering(APPROVED)]), refund())
+    assert (decision.code, decision.failures[0][:2]) == ("already_used", ("caveat 3", "once"))
     assert "a further one" in str(decision.failures[0])
-    assert [kept.code for kept in sink.decisions] == ["ok", "budget_exhausted"]
+    assert [kept.code for kept in sink.decisions] == ["ok", "already_used"]
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_a_refusal_tells_the_place() -> None:
         (AT, AT, "ok"),
         (AT + 1, AT, "store_unavailable"),
         (AT + 60_000, AT, "store_unavailable"),
-        (AT + 60_001, AT, "budget_exhausted"),
+        (AT + 60_001, AT, "already_used"),
         (AT - 60_000, AT, "ok"),
-        (AT - 60_001, AT, "budget_exhausted"),
-        (0, AT, "budget_exhausted"),
-        (2**53 - 1, AT, "budget_exhausted"),
+        (AT - 60_001, AT, "already_used"),
+        (0, AT, "already_used"),
+        (2**53 - 1, AT, "already_used"),
         (AT, AT + DAY - 1, "ok"),
-        (AT, AT + DAY, "budget_exhausted"),
+        (AT, AT + DAY, "already_used"),
     ],
 )
 def test_a_name_is_good_for_a_day(issued_at: int, at: int, expected: str) -> None:
@@ -94,7 +94,7 @@ def test_a_name_is_remembered_for_its_day() -> None:
     checked = verifier(nonces=nonces)
     for at in [AT, AT + 1, *range(AT + 60_000, AT + 2 * DAY, DAY // 7)]:
         token = mint(ANYTHING, A, iat=at - 1, exp=at + 1000)
-        assert code(checked, token, access(at=at)) == ("ok" if at == AT else "budget_exhausted")
+        assert code(checked, token, access(at=at)) == ("ok" if at == AT else "already_used")
         assert code(checked, mint(iat=at - 1, exp=at + 1000), access(at=at)) == "ok"
     assert nonces.spend(b"one more", AT + 2 * DAY, AT + 2 * DAY)
     assert len(nonces) <= 3
@@ -110,19 +110,19 @@ def test_a_worker_whose_clock_is_behind_uses_no_name_again() -> None:
         codes.append(checked.decide(token.encode(), access(at=at)))
     assert [(each.code, [failure.came for failure in each.failures]) for each in codes] == [
         ("ok", []),
-        ("budget_exhausted", ["another; ask anew"]),
-        ("budget_exhausted", ["a further one"]),
+        ("already_used", ["another; ask anew"]),
+        ("already_used", ["a further one"]),
     ]
 
 
 def test_a_restarted_store_believes_nothing_old() -> None:
     """Who started later cannot know what was used before: another approval it is."""
-    token = demanding()
+    token = requiring()
     assert verifier().decide(sent(token, [answering(APPROVED)]), refund()).code == "ok"
     request = refund(at=AT + 2000)
     later = verifier(nonces=MemoryNonces(now_ms=AT + 1))
     decision = later.decide(sent(token, [answering(APPROVED)], request), request)
-    assert (decision.code, decision.failures[0].rule) == ("budget_exhausted", "once")
+    assert (decision.code, decision.failures[0].rule) == ("already_used", "once")
     fresh = answering(Caveat(once=("a-2", AT + 1500)))
     assert later.decide(sent(token, [fresh], request), request).code == "ok"
 
@@ -130,7 +130,7 @@ def test_a_restarted_store_believes_nothing_old() -> None:
 def test_a_token_of_the_mint_has_its_sessions_names() -> None:
     """It has no task; another session's names are not its own."""
     checked = verifier(audience=MINT_AUDIENCE, keys=KeyRing({"k1.0": KEY}, realm=REALM))
-    for session, expected in (("s-1", "ok"), ("s-1", "budget_exhausted"), ("s-2", "ok")):
+    for session, expected in (("s-1", "ok"), ("s-1", "already_used"), ("s-2", "ok")):
         token = mint(ANYTHING, A, aud=MINT_AUDIENCE, task=None, session=session)
         assert checked.decide(token.encode(), access()).code == expected
 
@@ -140,17 +140,17 @@ def test_eight_names() -> None:
     names = [Caveat(once=(f"n{number}", AT)) for number in range(9)]
     assert code(verifier(), mint(ANYTHING, *names[:8])) == "ok"
     assert code(verifier(), mint(ANYTHING, *names)) == "malformed"
-    token = demanding(mint(ANYTHING, *names[:5]))
+    token = requiring(mint(ANYTHING, *names[:5]))
     assert verifier().decide(sent(token, [answering(*names[5:])]), refund()).code == "malformed"
 
 
 def test_of_calls_at_once_one_has_the_name() -> None:
     """Many threads, one verifier, one approval, another call each."""
-    checked, token, made = verifier(), demanding(), answering(APPROVED)
+    checked, token, made = verifier(), requiring(), answering(APPROVED)
     texts = [sent(token, [made]) for _ in range(64)]
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(lambda text: checked.decide(text, refund()).code, texts))
-    assert sorted(codes) == ["budget_exhausted"] * 63 + ["ok"]
+    assert sorted(codes) == ["already_used"] * 63 + ["ok"]
 
 
 @pytest.mark.servers
@@ -163,11 +163,11 @@ def test_verifiers_that_share_a_store_share_its_names(own_valkey: Any) -> None:
     now = time.time_ns() // 1_000_000
     workers = [verifier(nonces=store) for store in stores]
     token = mint(ANYTHING, Caveat(once=("a", now)), iat=now - 1000, exp=now + 60_000)
-    assert [code(worker, token, access(at=now)) for worker in (*workers, *workers)] == ["ok", *["budget_exhausted"] * 3]
+    assert [code(worker, token, access(at=now)) for worker in (*workers, *workers)] == ["ok", *["already_used"] * 3]
     own_valkey.stop()
     assert code(workers[0], token, access(at=now)) == "store_unavailable"
     old = RedisNonces(own_valkey.start(), prefix)
     before = mint(ANYTHING, Caveat(once=("b", now - 3_600_000)), iat=now - 3_700_000, exp=now + 60_000)
-    assert verifier(nonces=old).decide(before.encode(), access(at=now)).code == "budget_exhausted"
+    assert verifier(nonces=old).decide(before.encode(), access(at=now)).code == "already_used"
     for store in (*stores, old):
         store.close()

@@ -17,7 +17,7 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.discharge import bind, join
 from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, AT, KEY, QUICK, REALM, access, mint, sign, unchecked, verifier
-from tests.verifier.discharges import CAVEAT_KEY, RAW, answering, demanding, named
+from tests.verifier.discharges import CAVEAT_KEY, RAW, answering, named, requiring
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 CHAINS = st.lists(
@@ -122,8 +122,8 @@ def test_third_party_caveats_fold_alike(caveats: list[tuple[bool, str]], key: by
     assert wire.encode(packets) == raw
 
 
-def test_it_narrows_our_tokens_and_we_accept_them() -> None:
-    """Any macaroon library can narrow an ARx token; the result is the token that we would have made."""
+def test_it_attenuates_our_tokens_and_we_accept_them() -> None:
+    """Any macaroon library can attenuate an ARx token; the result is the token that we would have made."""
     made: Any = theirs(mint())
     made.add_first_party_caveat(Caveat(exp=AT + 5).encode())
     assert Macaroon.from_bytes(wire.bytes_of(made.serialize().rstrip("="))) == mint().attenuate(Caveat(exp=AT + 5))
@@ -136,8 +136,8 @@ SMALL = st.lists(st.builds(Caveat, task=st.sampled_from(["a", "b", "c"])), max_s
 @given(SMALL, SMALL, SMALL, st.integers(0, 2))
 def test_it_proves_our_discharges(token: list[Caveat], outer: list[Caveat], inner: list[Caveat], spoil: int) -> None:
     """A token, a discharge and that one's discharge, bound: it finds them to belong together, and no others."""
-    parent = demanding(mint(ANYTHING, *token), named("outer")).attenuate(*token)
-    made = [demanding(answering(*outer, raw=named("outer")), named("inner")), answering(*inner, raw=named("inner"))]
+    parent = requiring(mint(ANYTHING, *token), named("outer")).attenuate(*token)
+    made = [requiring(answering(*outer, raw=named("outer")), named("inner")), answering(*inner, raw=named("inner"))]
     bound = [bind(each, parent) for each in made]
     assert accepts(theirs(parent), KEY, map(theirs, bound))
     request = access()
@@ -155,7 +155,7 @@ def test_it_proves_our_discharges(token: list[Caveat], outer: list[Caveat], inne
 @QUICK
 @given(SMALL)
 def test_we_prove_its_discharges(caveats: list[Caveat]) -> None:
-    """What it demands, makes and binds with our identifiers is granted here; its random nonces are as good as ours."""
+    """What it requires, makes and binds with our identifiers is granted here; its random nonces are as good as ours."""
     token = theirs(mint())
     token.add_third_party_caveat("https://approve.example", CAVEAT_KEY, RAW)
     made = pymacaroons.Macaroon(REALM, RAW, CAVEAT_KEY, version=MACAROON_V2)
@@ -169,33 +169,35 @@ def test_we_prove_its_discharges(caveats: list[Caveat]) -> None:
 
 
 WHICH = st.integers(0, 3)
-DEMANDS = st.lists(st.tuples(WHICH, st.integers(0, 1)), max_size=3)
-GIVEN = st.tuples(WHICH, st.integers(0, 1), DEMANDS, st.sampled_from(["parent", "parent", "parent", "other", "none"]))
+THIRD_PARTIES = st.lists(st.tuples(WHICH, st.integers(0, 1)), max_size=3)
+GIVEN = st.tuples(
+    WHICH, st.integers(0, 1), THIRD_PARTIES, st.sampled_from(["parent", "parent", "parent", "other", "none"])
+)
 
 
 @settings(QUICK, max_examples=200)
-@given(DEMANDS, st.lists(GIVEN, max_size=5), st.booleans())
-def test_what_we_grant_it_proves(demands: list[Any], given_: list[Any], tidy: bool) -> None:
+@given(THIRD_PARTIES, st.lists(GIVEN, max_size=5), st.booleans())
+def test_what_we_grant_it_proves(requires: list[Any], given_: list[Any], tidy: bool) -> None:
     """
-    Whatever demands whatever, made with whichever key and bound to whatever: we grant nothing that it does not prove.
+    Whatever requires whatever, made with whichever key and bound to whatever: we grant nothing that it does not prove.
     """
     keys = [bytes([number]) * 32 for number in range(2)]
     if tidy:  # often enough all that is asked for is there, once
-        demands = [(which, 0) for which in sorted({which for which, _ in demands})]
-        given_ = [(which, 0, [], "parent") for which, _ in demands]
+        requires = [(which, 0) for which in sorted({which for which, _ in requires})]
+        given_ = [(which, 0, [], "parent") for which, _ in requires]
     parent = mint()
-    for which, key in demands:
-        parent = demanding(parent, named(f"d{which}"), keys[key])
+    for which, key in requires:
+        parent = requiring(parent, named(f"d{which}"), keys[key])
     texts = []
     for which, key, more, to in given_:
         made = answering(raw=named(f"d{which}"), key=keys[key])
         for inner, its_key in more:
-            made = demanding(made, named(f"d{inner}"), keys[its_key])
+            made = requiring(made, named(f"d{inner}"), keys[its_key])
         texts.append(made if to == "none" else bind(made, parent if to == "parent" else mint()))
     found = verifier().decide("~".join([parent.encode(), *[each.encode() for each in texts]]), access())
     try:
         proven = accepts(theirs(parent), KEY, map(theirs, texts))
-    except Exception:  # of several kinds; two that demand each other even end its stack
+    except Exception:  # of several kinds; two that third-party caveat each other even end its stack
         proven = False
     assert proven or not found.allowed
     assert found.allowed or not tidy

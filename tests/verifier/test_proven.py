@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proven chain allows: who, through whom, under which scopes, and how much work that may cost."""
+"""What a proven chain allows: who, through whom, under which targets, and how much work that may cost."""
 
 import pickle
 from typing import Any
@@ -18,7 +18,20 @@ from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification import compiled_caveats
 from arx_verifier.verification.authenticate import check_identifier
 from arx_verifier.verification.chain_state import ProvenChain
-from tests.support import ANYTHING, AT, AUDIENCE, INC, KEY, REALM, TOKEN_ID, access, code_of, identifier, mint, verifier
+from tests.support import (
+    ANYTHING,
+    AT,
+    AUDIENCE,
+    INCARNATION,
+    KEY,
+    REALM,
+    TOKEN_ID,
+    access,
+    code_of,
+    identifier,
+    mint,
+    verifier,
+)
 
 HOPS = (b"\1" * 9, b"\2" * 9)
 RING = KeyRing({"k1.0": KEY}, realm=REALM, max_ttl_ms=600_000)
@@ -33,18 +46,18 @@ def proven(token: Macaroon) -> ProvenChain:
     return made
 
 
-def test_scopes_name_everything_whose_end_ends_the_token() -> None:
+def test_targets_name_everything_whose_end_ends_the_token() -> None:
     """Realm, key, subject, policy, agent and its ancestors, session, links, tasks, each holder and its ancestors."""
     token = (
         mint(subject=("https://idp.example", "ann"))
-        .hand_over("acme/a/b", Caveat(task="t-sub"), hop=HOPS[0])
-        .hand_over("acme/c", hop=HOPS[1])
+        .delegate("acme/a/b", Caveat(task="t-sub"), hop=HOPS[0])
+        .delegate("acme/c", hop=HOPS[1])
     )
     first, second = chain.links_of(TOKEN_ID, tuple(map(wire.base64_of, HOPS)))
-    assert set(proven(token).scopes) == {
+    assert set(proven(token).targets) == {
         "realm",
         "key:k1.0",
-        targets.subject_scope("https://idp.example", "ann"),
+        targets.subject_target("https://idp.example", "ann"),
         "policy:" + "p" * 22,
         "agent:acme/support",
         "agent:acme",
@@ -58,7 +71,7 @@ def test_scopes_name_everything_whose_end_ends_the_token() -> None:
         "agent:acme/c",
         f"link:{second}",
     }
-    assert all(len(scope.encode()) <= targets.MAX_SCOPE_BYTES for scope in proven(token).scopes)
+    assert all(len(target.encode()) <= targets.MAX_TARGET_BYTES for target in proven(token).targets)
 
 
 @pytest.mark.parametrize("raw", [b'{"weather":"fair"}', b'{"exp":1.5}', b'{"allow":[{"tool":"a..b"}]}', b'{"to":"A"}'])
@@ -76,7 +89,7 @@ def test_what_no_chain_may_say_is_read_once(raw: bytes) -> None:
 
 def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:
     """The agent is proven; the holders are what the one before them wrote."""
-    token = mint().hand_over("acme/a", Caveat(task="t-sub"), hop=HOPS[0]).hand_over("acme/b", hop=HOPS[1])
+    token = mint().delegate("acme/a", Caveat(task="t-sub"), hop=HOPS[0]).delegate("acme/b", hop=HOPS[1])
     facts = proven(token).facts
     assert (facts.agent, facts.named, facts.assurance) == ("acme/support", ("acme/a", "acme/b"), "bearer")
     assert (facts.task, facts.tasks, facts.session) == ("t-aaaaaaaaaaaaaaaa", ("t-sub",), "s-aaaaaaaaaaaaaaaa")
@@ -173,7 +186,7 @@ def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
 
 
 BOUNDS = st.integers(0, 3)
-NARROWINGS = st.builds(
+ATTENUATIONS = st.builds(
     lambda args, open_, more: Caveat(
         allow=(Rule(tool="*", args=args, open=open_), *[Rule(tool="*", args={"a": Constraint(max=m)}) for m in more])
     ),
@@ -190,12 +203,12 @@ NARROWINGS = st.builds(
 
 
 @given(
-    st.lists(NARROWINGS, min_size=1, max_size=3),
+    st.lists(ATTENUATIONS, min_size=1, max_size=3),
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 7) | st.just("x"), max_size=4),
 )
-def test_a_record_tells_one_of_what_its_answer_tells(narrowings: list[Caveat], args: dict[str, Any]) -> None:
+def test_a_record_tells_one_of_what_its_answer_tells(attenuations: list[Caveat], args: dict[str, Any]) -> None:
     """What is recorded of refused arguments is one of all that failed, whether the rules were merged or not."""
-    made = proven(mint(*narrowings))
+    made = proven(mint(*attenuations))
     for _ in range(3):
         refused = made.judge_tool("orders.get", args)
         if refused is not None:
@@ -205,7 +218,7 @@ def test_a_record_tells_one_of_what_its_answer_tells(narrowings: list[Caveat], a
 
 def test_born_is_carried_with_the_incarnation() -> None:
     """A token born in another history of the kill store is over."""
-    assert code_of(mint(born=(INC, 0)).encode()) == "ok"
+    assert code_of(mint(born=(INCARNATION, 0)).encode()) == "ok"
     assert code_of(mint(born=(wire.text_of(rb"\9" * 2 + b"\1" * 14), 0)).encode()) == "revoked"
 
 
@@ -227,10 +240,10 @@ def test_a_caveat_is_kept_for_every_hop_and_for_nothing_else(args: dict[str, str
     """Writing another hop where the key has a gap gives the same caveat with that hop, whatever else is called so."""
     caveat = Caveat(allow=(Rule(tool="x", args=dict(args)),), require=("call",), net=("10.0.0.0/8",), aud=(text,))
     if handed:
-        caveat = caveat.handed_to("acme/w", "BwcHBwcHBwcH")
+        caveat = caveat.delegated_to("acme/w", "BwcHBwcHBwcH")
     key = compiled_caveats.key_of(caveat.encode(), caveat.hop)
     assert (key is None) == (not handed and "hop" in args)
     if key is not None:
         assert (compiled_caveats.GAP in key) == handed
-        other = caveat.handed_to("acme/w", "CCCCCCCCCCCC") if handed else caveat
+        other = caveat.delegated_to("acme/w", "CCCCCCCCCCCC") if handed else caveat
         assert key.replace(compiled_caveats.GAP, compiled_caveats.HOP_MARK + b"CCCCCCCCCCCC") == other.encode()

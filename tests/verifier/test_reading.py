@@ -20,7 +20,8 @@ CAVEATS = st.sampled_from(
     [
         *(f'{{"hop":"%","to":"acme/{to}"}}' for to in "abb"),
         '{"allow":[{"args":{"hop":"%"},"tool":"*"}]}', '{"weather":{"hop":"%"}}', '{"weather":1}', "{}", '{"exp":1.5}',
-        ANYTHING.encode().decode(), '{"depth":0}', '{"depth":1}', '{"hand_to":["acme/a"]}', '{"exp":5}', '{"nbf":7}',
+        ANYTHING.encode().decode(), '{"depth":0}', '{"depth":1}', '{"delegate_to":["acme/a"]}', '{"exp":5}',
+        '{"nbf":7}',
         '{"aud":["orders"]}', '{"require":["call"]}', '{"require":["holder"]}', '{"fresh":9}', '{"once":["n",1]}',
         '{"task":"t-x"}', '{"net":["10.0.0.0/8"]}', '{"hop":"\0","to":"acme/a"}', "third",
     ]
@@ -85,7 +86,7 @@ def test_an_argument_may_be_called_hop() -> None:
 def test_the_next_token_with_the_same_words_is_read_at_once() -> None:
     """Its caveats are not looked at one by one, and what is kept is that of the first one."""
     caveats = (ANYTHING, Caveat(exp=5))
-    one, other = (mint(*caveats).hand_over("acme/w").packets for _ in range(2))
+    one, other = (mint(*caveats).delegate("acme/w").packets for _ in range(2))
     first, links = caveat_sequence.read(one, identifier(), AUDIENCE)
     again, others = caveat_sequence.read(other, identifier(), AUDIENCE)
     assert again is first

@@ -89,7 +89,7 @@ def test_a_verifier_says_whether_it_can_allow(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "v1", "orders", segment_bytes=1 << 16, max_bytes=1 << 16)
     checked = verifier(epochs=epochs, decisions=journal)
     assert checked.readiness() == (True, None, 0.0)
-    token = mint(ANYTHING, born=(epochs.inc, epochs.seq)).encode()
+    token = mint(ANYTHING, born=(epochs.incarnation, epochs.seq)).encode()
     while checked.decide(token, access()).allowed:
         pass
     assert checked.readiness() == (False, "audit_unavailable", 1.0)

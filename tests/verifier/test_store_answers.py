@@ -26,7 +26,7 @@ READ = {
 
 
 class Opened:
-    """What the client library hands over: a connection that is open, here one end of a pair of sockets."""
+    """What the client library delegates: a connection that is open, here one end of a pair of sockets."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -150,7 +150,7 @@ def test_who_asks_late_is_told_at_once(realm: Realm, caplog: pytest.LogCaptureFi
 
 
 def test_a_long_call_stops_at_its_checkpoint(realm: Realm) -> None:
-    """``grant.checkpoint()`` before each irreversible step: the steps after the kill are not made."""
+    """``grant.recheck()`` before each irreversible step: the steps after the kill are not made."""
     steps: list[int] = []
 
     @protect(realm.verifier, "orders.get")
@@ -158,7 +158,7 @@ def test_a_long_call_stops_at_its_checkpoint(realm: Realm) -> None:
         for step in range(5):
             grant = current_grant()
             assert grant is not None
-            grant.checkpoint()
+            grant.recheck()
             steps.append(step)
             if step == 2:
                 realm.epochs.kill(SESSION)
@@ -168,7 +168,7 @@ def test_a_long_call_stops_at_its_checkpoint(realm: Realm) -> None:
     assert steps == [0, 1, 2]
 
 
-def test_a_checkpoint_says_why() -> None:
+def test_a_recheck_says_why() -> None:
     """Killed, out of touch, out of time; and a token that asks for a fresh view has it asked for at each."""
     epochs = MovedEpochs()
     checked = verifier(epochs=epochs)
@@ -176,18 +176,18 @@ def test_a_checkpoint_says_why() -> None:
     at = 1_700_000_000_000  # the tests' clock is not today's
     old = checked.verify(mint(iat=at, exp=at + 60_000).encode(), access(at=at))
     with pytest.raises(ValidityError):
-        old.checkpoint()
-    grant.checkpoint()
+        old.recheck()
+    grant.recheck()
     epochs.move(1_001)
     with pytest.raises(StaleEpochError):
-        grant.checkpoint()
+        grant.recheck()
     epochs.probe()
-    grant.checkpoint()
+    grant.recheck()
     fresh = checked.verify(mint().attenuate(Caveat(fresh=0)).encode(), access())
     asked = epochs.asked
     epochs.move(1)
-    fresh.checkpoint()
+    fresh.recheck()
     assert epochs.asked == asked + 1
     epochs.move(1)
-    asyncio.run(fresh.checkpoint_async())
+    asyncio.run(fresh.recheck_async())
     assert epochs.asked == asked + 2

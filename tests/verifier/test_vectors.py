@@ -35,8 +35,8 @@ def verifier_of(vector: dict[str, Any]) -> Verifier:
     """The verifier that a vector describes."""
     epoch = vector["epoch"]
     epochs = EpochTable()
-    epochs.adopt(epoch["inc"], epoch["applied"], epoch["floors"], epoch["bans"])
-    assert epochs.renew(epoch["inc"], epoch["applied"], Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+    epochs.adopt(epoch["incarnation"], epoch["applied"], epoch["kills"], epoch["freezes"])
+    assert epochs.renew(epoch["incarnation"], epoch["applied"], Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
     keys = {kid: bytes.fromhex(key) for kid, key in vector["keys"].items()}
     return Verifier(
         audience=vector["audience"],
@@ -75,7 +75,7 @@ def test_each_vector_comes_out_alike_when_seen(name: str) -> None:
     again = checked.decide(vector["token"], request).code
     parts = [Macaroon.parse(text) for text in vector["token"].split("~")] if first == "ok" else []
     once = any(b'"once":' in packet for part in parts for packet in part.packets if isinstance(packet, bytes))
-    used = {"replayed"} if parts and parts[0].is_one_shot else {"budget_exhausted"} if once else {first}
+    used = {"replayed"} if parts and parts[0].is_one_shot else {"already_used"} if once else {first}
     assert again in used
 
 

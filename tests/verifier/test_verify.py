@@ -29,7 +29,7 @@ from arx_verifier.verification.verifier import Verifier
 from tests.support import (
     ANYTHING,
     AT,
-    INC,
+    INCARNATION,
     KEY,
     OTHER_KEY,
     REALM,
@@ -55,10 +55,10 @@ def with_third_party(identifier: bytes = b'{"id":"x"}') -> str:
 
 
 def epochs_after(*steps: tuple[str, str]) -> UnsafeLocalEpochs:
-    """An epoch in which this was killed or banned."""
-    epochs = UnsafeLocalEpochs(INC)
-    for op, scope in steps:
-        {"kill": epochs.kill, "ban": epochs.ban}[op](scope)
+    """An epoch in which this was killed or frozen."""
+    epochs = UnsafeLocalEpochs(INCARNATION)
+    for op, target in steps:
+        {"kill": epochs.kill, "freeze": epochs.freeze}[op](target)
     return epochs
 
 
@@ -80,7 +80,7 @@ def in_state(change: Callable[[MovedEpochs], object]) -> MovedEpochs:
 def syncing(epochs: MovedEpochs) -> None:
     """A view without a lease, whose store does not answer."""
     epochs.answers = False
-    epochs.adopt(INC, 0, {}, {})
+    epochs.adopt(INCARNATION, 0, {}, {})
 
 
 class NoNonces(MemoryNonces):
@@ -103,7 +103,7 @@ def told(token: str, request: object = None, **parts: object) -> Callable[[], De
     return lambda: verifier(**parts).decide(token, access() if request is None else request)  # type: ignore[arg-type]
 
 
-NARROW = Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),))
+ATTENUATE = Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),))
 CASES: dict[str, list[Callable[[], Decision]]] = {
     "malformed_request": [told(sign(mint(), access()), access(args={"x": float("nan")}))],
     "malformed": [
@@ -130,14 +130,14 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
         told(mint().encode(), epochs=epochs_after(("kill", "session:s-aaaaaaaaaaaaaaaa"))),
         told(mint(born=("another-history", 0)).encode()),
     ],
-    "banned": [told(mint().encode(), epochs=epochs_after(("ban", "agent:acme")))],
+    "frozen": [told(mint().encode(), epochs=epochs_after(("freeze", "agent:acme")))],
     "missing_discharge": [told(with_third_party())],
-    "tool_not_allowed": [told(mint(NARROW).encode(), access("orders.put")), told(mint().encode(), access(""))],
-    "argument_not_allowed": [told(mint(NARROW).encode(), access(args={"id": "o-2"}))],
+    "tool_not_allowed": [told(mint(ATTENUATE).encode(), access("orders.put")), told(mint().encode(), access(""))],
+    "argument_not_allowed": [told(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))],
     "too_deep": [told(mint(ANYTHING, Caveat(to="acme/w", hop=HOP), depth=0).encode())],
-    "name_not_allowed": [told(mint(ANYTHING, Caveat(hand_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
+    "name_not_allowed": [told(mint(ANYTHING, Caveat(delegate_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
     "network_not_allowed": [told(mint(ANYTHING, Caveat(net=("10.0.0.0/8",))).encode())],
-    "budget_exhausted": [
+    "already_used": [
         told(mint(ANYTHING, Caveat(once=("a", AT)), Caveat(once=("a", AT))).encode()),
         told(mint(ANYTHING, Caveat(once=("a", AT - 60_001))).encode()),
     ],
@@ -153,7 +153,7 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
         told(mint().encode(), epochs=moved(1000)),
         told(mint(ANYTHING, Caveat(fresh=10)).encode(), epochs=moved(11, answers=False)),
     ],
-    "behind": [told(mint(born=(INC, 5)).encode(), epochs=moved(0, answers=False))],
+    "behind": [told(mint(born=(INCARNATION, 5)).encode(), epochs=moved(0, answers=False))],
     "fenced": [told(mint().encode(), epochs=in_state(lambda e: e.fence("it went back", retire=True)))],
     "closed": [told(mint().encode(), epochs=in_state(lambda e: e.close()))],
     "store_unavailable": [
@@ -188,12 +188,12 @@ def test_each_reason_is_given(code: str, case: Callable[[], Decision]) -> None:
 def test_verify_grants_or_raises_what_decide_says() -> None:
     """``verify`` returns a grant or raises the error of the same code, with the same facts."""
     checked = verifier()
-    grant = checked.verify(mint(NARROW).encode(), access(args={"id": "o-1"}))
+    grant = checked.verify(mint(ATTENUATE).encode(), access(args={"id": "o-1"}))
     assert isinstance(grant, Grant)
     assert (grant.tool, grant.session, grant.exp) == ("orders.get", "s-aaaaaaaaaaaaaaaa", AT + 540_000)
     assert repr(grant).startswith("<Grant of orders.get to acme/support")
     with pytest.raises(AccessError) as caught:
-        checked.verify(mint(NARROW).encode(), access(args={"id": "o-2"}))
+        checked.verify(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))
     assert caught.value.code == "argument_not_allowed"
     assert "o-2" in str(caught.value)
     with pytest.raises(TokenError):
@@ -230,7 +230,7 @@ def spoilt(token: Macaroon) -> str:
         mint(exp=AT + 1, iat=0),
         mint(ANYTHING, Caveat(nbf=AT + 1)),
         mint(ANYTHING, Caveat(net=("10.0.0.0/8",))),
-        mint(NARROW),
+        mint(ATTENUATE),
         mint(born=("another-history", 0)),
         mint(ANYTHING, Caveat(require=("call",))),
         mint(holder="h" * 43),
@@ -241,7 +241,7 @@ def spoilt(token: Macaroon) -> str:
 )
 def test_a_bad_signature_wins_over_everything_it_could_have_said(token: Macaroon) -> None:
     """Whatever else is wrong with an altered token, that is not told: it is not authentic."""
-    killed = epochs_after(("ban", "realm"), ("kill", "realm"))
+    killed = epochs_after(("freeze", "realm"), ("kill", "realm"))
     assert verifier(epochs=killed).decide(spoilt(token), access("nothing")).code == "bad_signature"
 
 
@@ -306,16 +306,16 @@ def test_a_closed_verifier_refuses_all() -> None:
 
 def test_a_refusal_is_recorded_once() -> None:
     """Only an allow is looked at again: a refusal stays what it was, whatever happens while it is written."""
-    epochs = UnsafeLocalEpochs(INC)
+    epochs = UnsafeLocalEpochs(INCARNATION)
     sink = SlowDecisions(lambda: epochs.kill("realm"))
-    decision = verifier(epochs=epochs, decisions=sink).decide(mint(NARROW).encode(), access(args={"id": "o-2"}))
+    decision = verifier(epochs=epochs, decisions=sink).decide(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))
     assert decision.code == "argument_not_allowed"
     assert sink.decisions == [decision]
 
 
 def test_the_first_call_waits_for_the_view() -> None:
     """A verifier that has just begun asks for its view before it refuses a call: one probe brings it."""
-    epochs = in_state(lambda e: e.adopt(INC, 0, {}, {}))
+    epochs = in_state(lambda e: e.adopt(INCARNATION, 0, {}, {}))
     checked = verifier(epochs=epochs)
     assert checked.try_decide(mint().encode(), access()) is None
     assert checked.decide(mint().encode(), access()).code == "ok"

@@ -16,7 +16,7 @@ from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import (
     ANYTHING,
     AT,
-    INC,
+    INCARNATION,
     KEY,
     TASK,
     MovedEpochs,
@@ -29,8 +29,8 @@ from tests.support import (
 
 
 def test_warm_tokens_meet_every_check_of_the_moment() -> None:
-    """Time, kills, bans and the caller's address are asked on every call, seen or not."""
-    epochs = UnsafeLocalEpochs(INC)
+    """Time, kills, freezes and the caller's address are asked on every call, seen or not."""
+    epochs = UnsafeLocalEpochs(INCARNATION)
     checked = verifier(epochs=epochs)
     parent = mint(ANYTHING, Caveat(net=("192.0.2.0/24",)))
 
@@ -41,9 +41,9 @@ def test_warm_tokens_meet_every_check_of_the_moment() -> None:
     assert code() == "ok"
     assert code(at=AT + 540_000) == "expired"
     assert code(peer="10.0.0.1") == "network_not_allowed"
-    epochs.ban("agent:acme")
-    assert code() == "banned"
-    epochs.lift("agent:acme")
+    epochs.freeze("agent:acme")
+    assert code() == "frozen"
+    epochs.thaw("agent:acme")
     assert code() == "ok"
     epochs.kill(f"task:{TASK}")
     assert code() == "revoked"
@@ -51,14 +51,14 @@ def test_warm_tokens_meet_every_check_of_the_moment() -> None:
 
 def test_a_refused_call_spends_no_nonce() -> None:
     """Only a call that passed every other check uses up its nonce: repaired, the same call goes through once."""
-    epochs = UnsafeLocalEpochs(INC)
+    epochs = UnsafeLocalEpochs(INCARNATION)
     nonces = MemoryNonces(now_ms=AT - 60_000)
     checked = verifier(epochs=epochs, nonces=nonces)
     parent = mint(ANYTHING, Caveat(net=("192.0.2.0/24",)))
     token = sign(parent, access())
-    epochs.ban("realm")
-    assert checked.decide(token, access()).code == "banned"
-    epochs.lift("realm")
+    epochs.freeze("realm")
+    assert checked.decide(token, access()).code == "frozen"
+    epochs.thaw("realm")
     assert checked.decide(token, access(peer=None)).code == "network_not_allowed"
     assert checked.decide(token, access("other")).code == "proof_invalid"
     assert len(nonces) == 0
@@ -110,18 +110,18 @@ def test_a_token_of_tomorrow_makes_the_view_catch_up() -> None:
     """A token born after this view is asked about, and accepted once the view has its birth."""
     epochs = MovedEpochs()
     checked = verifier(epochs=epochs)
-    token = mint(born=(INC, 3)).encode()
+    token = mint(born=(INCARNATION, 3)).encode()
     assert checked.try_decide(token, access()) is None
     assert checked.decide(token, access()).code == "behind"
     epochs.store = 3
     assert checked.decide(token, access()).code == "ok"
 
 
-@pytest.mark.parametrize("scope", ["session:s-aaaaaaaaaaaaaaaa", "realm"])
-def test_a_kill_while_the_record_is_written_is_seen(scope: str) -> None:
+@pytest.mark.parametrize("target", ["session:s-aaaaaaaaaaaaaaaa", "realm"])
+def test_a_kill_while_the_record_is_written_is_seen(target: str) -> None:
     """Step 8: an allow whose record took a while is asked about again, refused, and recorded a second time."""
-    epochs = UnsafeLocalEpochs(INC)
-    sink = SlowDecisions(lambda: epochs.kill(scope))
+    epochs = UnsafeLocalEpochs(INCARNATION)
+    sink = SlowDecisions(lambda: epochs.kill(target))
     checked = verifier(epochs=epochs, decisions=sink)
     assert checked.waits
     decision = checked.decide(mint().encode(), access())
@@ -142,7 +142,7 @@ def test_a_lease_that_ends_while_the_record_is_written_is_seen() -> None:
 
 def test_a_slow_nonce_store_is_followed_by_a_second_look() -> None:
     """A kill while a shared store answers is seen, although the record itself does not wait."""
-    epochs = UnsafeLocalEpochs(INC)
+    epochs = UnsafeLocalEpochs(INCARNATION)
 
     class Slow(MemoryNonces):
         waits = True
@@ -158,23 +158,23 @@ def test_a_slow_nonce_store_is_followed_by_a_second_look() -> None:
     assert [kept.code for kept in sink.decisions] == ["ok", "revoked"]
 
 
-def test_a_checkpoint_asks_again() -> None:
+def test_a_recheck_asks_again() -> None:
     """Before an irreversible step a grant can be asked whether everything still stands."""
     now = time.time_ns() // 1_000_000
-    epochs = UnsafeLocalEpochs(INC)
+    epochs = UnsafeLocalEpochs(INCARNATION)
     checked = verifier(epochs=epochs, nonces=MemoryNonces())
     grant = checked.verify(mint(iat=now, exp=now + 60_000).encode(), access(at=now))
-    grant.checkpoint()
+    grant.recheck()
     epochs.kill("agent:acme/support")
     with pytest.raises(RevokedError):
-        grant.checkpoint()
+        grant.recheck()
     with pytest.raises(ValidityError):
-        verifier().verify(mint(iat=now - 9_000, exp=now - 1_000).encode(), access(at=now - 2_000)).checkpoint()
+        verifier().verify(mint(iat=now - 9_000, exp=now - 1_000).encode(), access(at=now - 2_000)).recheck()
     other = verifier()
     grant = other.verify(mint(iat=now, exp=now + 60_000).encode(), access(at=now))
     other.close()
     with pytest.raises(UnavailableError):
-        grant.checkpoint()
+        grant.recheck()
 
 
 def test_a_decision_records_what_was_decided_under_which_view() -> None:
@@ -183,7 +183,12 @@ def test_a_decision_records_what_was_decided_under_which_view() -> None:
     token = sign(mint(), access(args={"card": "4111 1111 1111 1111"}))
     decision = verifier(decisions=sink).decide(token, access(args={"card": "4111 1111 1111 1111"}))
     assert sink.decisions == [decision]
-    assert (decision.tool, decision.peer, decision.inc, decision.applied) == ("orders.get", "192.0.2.7", INC, 0)
+    assert (decision.tool, decision.peer, decision.incarnation, decision.applied) == (
+        "orders.get",
+        "192.0.2.7",
+        INCARNATION,
+        0,
+    )
     assert decision.agent == "acme/support"
     told = repr(decision.to_dict()) + repr(decision.pack())
     for secret in ("4111 1111 1111 1111", token, wire.text_of(mint().parts()[1]), KEY.hex()):

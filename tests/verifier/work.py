@@ -19,7 +19,7 @@ from arx_verifier.errors import RequestError
 from arx_verifier.request import AccessRequest, HttpCall, read_json_object
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import Requirement, bind, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, join, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.nonces import MemoryNonces
 from arx_verifier.verification.verifier import Verifier
@@ -82,15 +82,15 @@ def rules_refused(n: int) -> Work:
 
 def allows(n: int, *, seen: bool = False) -> Work:
     """Caveats with a rule each, which are merged."""
-    narrow = [Caveat(allow=(Rule(tool=TOOL, args={"a": Constraint(max=10_000 + next(_NEW))}),)) for _ in range(n)]
-    return decides(mint(*narrow), access(TOOL, {"a": 1}), seen=seen)
+    attenuate = [Caveat(allow=(Rule(tool=TOOL, args={"a": Constraint(max=10_000 + next(_NEW))}),)) for _ in range(n)]
+    return decides(mint(*attenuate), access(TOOL, {"a": 1}), seen=seen)
 
 
-def hand_overs(n: int, *, seen: bool = False) -> Work:
-    """Links, names and their scopes."""
+def delegations(n: int, *, seen: bool = False) -> Work:
+    """Links, names and their targets."""
     token = mint(ANYTHING, depth=16)
     for _ in range(n):
-        token = token.hand_over(f"acme/{new()}")
+        token = token.delegate(f"acme/{new()}")
     return decides(token, access(), seen=seen)
 
 
@@ -201,10 +201,10 @@ def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
 
     def make(n: int) -> Work:
         checked, header = verifier(), b"Bearer " + make_text(n).encode()
-        scope: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
+        target: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
         return lambda: refuses(
             checked,
-            Enforcement(checked).read_credential(collect_headers(scope["headers"]).get(b"authorization", ())),
+            Enforcement(checked).read_credential(collect_headers(target["headers"]).get(b"authorization", ())),
             access(),
             "malformed",
             "bad_signature",
@@ -224,23 +224,23 @@ def third_parties(n: int) -> Work:
     return lambda: refuses(checked, shown, access(), "bad_signature")
 
 
-def demands(n: int, *, seen: bool = False) -> Work:
-    """Requirements that nothing answers, of this call's tool and of others."""
+def requires(n: int, *, seen: bool = False) -> Work:
+    """Third-party caveats that nothing answers, of this call's tool and of others."""
     token = mint()
     for _ in range(n):
-        token = require_discharge(token, Requirement(new(), (new(), TOOL)).encode(), bytes(32))
+        token = require_discharge(token, ThirdPartyCaveat(new(), (new(), TOOL)).encode(), bytes(32))
     return decides(token, access(), "missing_discharge", seen=seen)
 
 
-def demanded_tools(n: int) -> Work:
-    """Tools of one requirement."""
-    raw = Requirement(new(), tuple(new() for _ in range(n))).encode()
+def required_tools(n: int) -> Work:
+    """Tools of one third-party caveat."""
+    raw = ThirdPartyCaveat(new(), tuple(new() for _ in range(n))).encode()
     return decides(require_discharge(mint(), raw, bytes(32)), access())
 
 
 def discharges(n: int, *, caveats: int = 1) -> Work:
     """Discharges of one credential, or caveats of the only one."""
-    token, names = mint(), [Requirement(new()).encode() for _ in range(n)]
+    token, names = mint(), [ThirdPartyCaveat(new()).encode() for _ in range(n)]
     for raw in names:
         token = require_discharge(token, raw, bytes(32))
     said = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
@@ -254,8 +254,8 @@ def discharges(n: int, *, caveats: int = 1) -> Work:
 
 
 def nested_discharges(n: int) -> Work:
-    """A discharge that demands another, and so on; too deep or not."""
-    names = [Requirement(new()).encode() for _ in range(n)]
+    """A discharge that requires another, and so on; too deep or not."""
+    names = [ThirdPartyCaveat(new()).encode() for _ in range(n)]
     token = require_discharge(mint(), names[0], bytes(32))
     made = [discharge(raw, bytes(32), realm="acme") for raw in names]
     for at, raw in enumerate(names[1:]):
@@ -266,7 +266,7 @@ def nested_discharges(n: int) -> Work:
 
 def member(make_caveat: Callable[[int], Caveat], code: str = "ok") -> Callable[[int], Work]:
     """The length of a list in a caveat."""
-    return lambda n: decides(mint(ANYTHING, make_caveat(n)).hand_over("acme/a"), access(), code)
+    return lambda n: decides(mint(ANYTHING, make_caveat(n)).delegate("acme/a"), access(), code)
 
 
 def nonces(n: int) -> Work:
@@ -282,17 +282,17 @@ def nonces(n: int) -> Work:
     return work
 
 
-def meaning(make_scope: Callable[[int], tuple[str, bytes]]) -> Callable[[int], Work]:
+def meaning(make_target: Callable[[int], tuple[str, bytes]]) -> Callable[[int], Work]:
     """The length of path and query."""
     routes = RouteMap({"GET /orders/{order_id}": TOOL})
 
     def make(n: int) -> Work:
-        path, query = make_scope(n)
-        scope: Any = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query, "headers": []}
+        path, query = make_target(n)
+        target: Any = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query, "headers": []}
 
         def work() -> None:
             with contextlib.suppress(RequestError):
-                routes(scope, b"")
+                routes(target, b"")
 
         return work
 
@@ -313,9 +313,9 @@ def target(n: int) -> Work:
 
 
 def handing(n: int) -> Work:
-    """What a holder does with a token of so many caveats: read, narrow, write, sign."""
+    """What a holder does with a token of so many caveats: read, attenuate, write, sign."""
     written = mint(ANYTHING, *[Caveat(exp=AT + 1000 + number) for number in range(n)]).encode()
-    return lambda: sign(Macaroon.parse(written).hand_over("acme/a", Caveat(exp=AT + 900)), access())
+    return lambda: sign(Macaroon.parse(written).delegate("acme/a", Caveat(exp=AT + 900)), access())
 
 
 def address(number: int) -> str:

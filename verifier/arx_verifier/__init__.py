@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify, attenuate and hand over ARx tokens.  The front door; see SPEC.md for what the bytes mean.
+"""Verify, attenuate and delegate ARx tokens.  The front door; see SPEC.md for what the bytes mean.
 
 A name's module is imported when the name is used first (PEP 562): a holder needs no verifier, and a command line that
 only reads an error's class needs neither.

@@ -40,14 +40,14 @@ REASONS: Final[dict[str, Reason]] = {
     "not_yet_valid": _NEW_TOKEN,
     "expired": _NEW_TOKEN,
     "revoked": _ENDED,
-    "banned": _ENDED,
+    "frozen": _ENDED,
     "missing_discharge": Reason(403, "insufficient_scope", "after approval"),
     "tool_not_allowed": _NO,
     "argument_not_allowed": _NO,
     "too_deep": _NO,
     "name_not_allowed": _NO,
     "network_not_allowed": _NO,
-    "budget_exhausted": _NO,
+    "already_used": _NO,
     "proof_missing": _SIGN_ANEW,
     "proof_invalid": _SIGN_ANEW,
     "replayed": _SIGN_ANEW,
@@ -71,15 +71,15 @@ MEANINGS: Final[dict[str, str]] = {
     "wrong_audience": "the token is for another service",
     "not_yet_valid": "the token is not valid yet",
     "expired": "the token's time is over",
-    "revoked": "an operator, or its own session, ended this work; an agent that is reinstated takes a new task",
-    "banned": "an operator froze this work, or ended an agent or a person that it depends on",
+    "revoked": "an operator, or its own session, ended this work; an agent that is thawed takes a new task",
+    "frozen": "an operator froze this work, or ended an agent or a person that it depends on",
     "missing_discharge": "the token needs an approval that was not presented",
     "tool_not_allowed": "the token does not allow this tool",
     "argument_not_allowed": "the token does not allow these arguments",
-    "too_deep": "the token was handed over more often than it allows",
-    "name_not_allowed": "the token was handed over to an agent that it does not allow",
+    "too_deep": "the token was delegated more often than it allows",
+    "name_not_allowed": "the token was delegated to an agent that it does not allow",
     "network_not_allowed": "the token does not allow calls from this address",
-    "budget_exhausted": "the token's budget, or an approval that is good once, is used up",
+    "already_used": "the token's budget, or an approval that is good once, is used up",
     "proof_missing": "the token must be signed for each call, and was not",
     "proof_invalid": "the token was signed for another call, or too long ago",
     "replayed": "this call was made before",
@@ -167,7 +167,7 @@ class ValidityError(TokenError):
 
 
 class RevokedError(TokenError):
-    """A scope of this token was killed after its birth, or is banned."""
+    """A target of this token was killed after its birth, or is frozen."""
 
     code = "revoked"
 
@@ -268,14 +268,14 @@ _CLASSES: Final[dict[str, type[ArxError]]] = {
     "not_yet_valid": ValidityError,
     "expired": ValidityError,
     "revoked": RevokedError,
-    "banned": RevokedError,
+    "frozen": RevokedError,
     "missing_discharge": MissingDischargeError,
     "tool_not_allowed": CaveatProhibitsError,
     "argument_not_allowed": CaveatProhibitsError,
     "too_deep": CaveatProhibitsError,
     "name_not_allowed": CaveatProhibitsError,
     "network_not_allowed": CaveatProhibitsError,
-    "budget_exhausted": CaveatProhibitsError,
+    "already_used": CaveatProhibitsError,
     "proof_missing": ProofError,
     "proof_invalid": ProofError,
     "replayed": ProofError,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one chain may cost in work and in memory.  SPEC 7.4, 14.
 
-Whoever holds a token narrows it as often and as widely as its text has room for, and every narrowed token is kept once
-it was accepted.  So what is kept is charged by what it takes, and not by the length of its text.
+Whoever holds a token attenuates it as often and as widely as its text has room for, and every attenuated token is kept
+once it was accepted.  So what is kept is charged by what it takes, and not by the length of its text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ MAX_TOOL_PARTS: Final = 2048  # rules and operands in all of these together
 _CHAIN_BYTES: Final = 3000
 _PART_BYTES: Final = 400
 _FREE_PARTS: Final = 32  # what the first number has room for
-DEMAND_PARTS: Final = 8  # of a third party's caveat: it is kept as it is, and nothing of it is shared
+THIRD_PARTY_PARTS: Final = 8  # of a third party's caveat: it is kept as it is, and nothing of it is shared
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

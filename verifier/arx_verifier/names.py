@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-MAX_PATH_BYTES: Final = 64  # an agent path with ``agent:`` before it stays below the 96 bytes of a scope
-MAX_PATH_SEGMENTS: Final = 8  # each ancestor is one more scope to look up on every check
+MAX_PATH_BYTES: Final = 64  # an agent path with ``agent:`` before it stays below the 96 bytes of a target
+MAX_PATH_SEGMENTS: Final = 8  # each ancestor is one more target to look up on every check
 MAX_TOOL_CHARS: Final = 96  # longer than any tool name seen in the wild; keeps a record's line readable
 
 _SEGMENT: Final = r"[a-z0-9][a-z0-9._-]*"

@@ -48,10 +48,10 @@ class UnsafeCaller:
         """Return the token of one call without HTTP, as ``arx_token`` of a protected function."""
         return self._signer.sign(tool_fields(tool, args), _now_ms())
 
-    def hand_over(self, to: str, *rules: Rule) -> "UnsafeCaller":
+    def delegate(self, to: str, *rules: Rule) -> "UnsafeCaller":
         """Return the sub-agent ``to``, which may do what these rules leave; none of them leaves everything."""
-        narrower = Caveat(allow=rules) if rules else None
-        return UnsafeCaller(self.macaroon.hand_over(to, narrower), self._audience)
+        attenuated = Caveat(allow=rules) if rules else None
+        return UnsafeCaller(self.macaroon.delegate(to, attenuated), self._audience)
 
 
 class UnsafeTestRealm:
@@ -59,7 +59,7 @@ class UnsafeTestRealm:
 
     Attributes:
         verifier: Give it to the application where it would have that of ``open_verifier``.
-        epochs: ``epochs.kill("agent:test/agent")`` is in force at once; so are ``ban`` and ``lift``.
+        epochs: ``epochs.kill("agent:test/agent")`` is in force at once; so are ``freeze`` and ``thaw``.
         decisions: What was decided, ``decisions.decisions``, the last one last.
 
     Args:
@@ -90,7 +90,7 @@ class UnsafeTestRealm:
             subject: The issuer and subject of the person for whom it works, or None.
             session: Its session's id.
             task: Its task's id.
-            depth: How many hand-overs may follow.
+            depth: How many delegations may follow.
             ttl_ms: How long the token lives, ms; a negative one is over already.
         """
         now = _now_ms()

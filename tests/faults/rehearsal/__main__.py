@@ -49,7 +49,7 @@ def main() -> int:
             rehearsal = Rehearsal(site, say)
             rehearsal.begin()
             acts = given.acts or ACTS
-            # What was killed has to stay dead in every act, so something is killed before the first.
+            # What was killed has to stay revoked in every act, so something is killed before the first.
             for name in acts if "killings" in acts else ("killings", *acts):
                 act = getattr(rehearsal, name)
                 say((act.__doc__ or "").strip())

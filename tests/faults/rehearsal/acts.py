@@ -137,7 +137,7 @@ class Rehearsal:
         return "; ".join(self.site.readiness(place)["because"])
 
     def refuses(self, service: Service, why: str) -> None:
-        """Demand that a service refuses whatever comes, while the load calls it."""
+        """Require that a service refuses whatever comes, while the load calls it."""
         refused = self._refused_at(service)
         assert refused, f"{service.name} accepted a call although {why}"
         self.say(f"  {service.name} refuses: {why}")
@@ -263,7 +263,7 @@ class Rehearsal:
         self.goes_on(f"{service.name}'s journal lost before it was shipped")
 
     def stays_dead(self) -> None:
-        """Demand that killed and frozen agents open no session."""
+        """Require that killed and frozen agents open no session."""
         for path in self.dead:
             try:
                 with Agent.from_key_file(self._key(path)) as agent:
@@ -274,7 +274,7 @@ class Rehearsal:
                 raise AssertionError(f"{path} opened a session although it was killed or frozen")
 
     def signs(self) -> None:
-        """Demand that every mint signs its log."""
+        """Require that every mint signs its log."""
         for place in range(2):
             told = self.site.readiness(place)
             assert told["log"] == "ok", told

@@ -56,7 +56,7 @@ class Worker(threading.Thread):
     def _round(self) -> None:
         with Agent.from_key_file(self._key) as agent, agent.open_session(purpose="rehearsal") as session:
             task = session.start_task("refund", order_id="o-1001", amount=1)
-            self._work(task, task.hand_over(WORKER), session.id)
+            self._work(task, task.delegate(WORKER), session.id)
             task.finish()
 
     def _work(self, task: Task, handed: Task, session: str) -> None:

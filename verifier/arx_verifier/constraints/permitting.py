@@ -85,8 +85,9 @@ def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
     """Make one rule of several that must all hold, each test of them once.
 
-    Hand-overs restate most of what they narrow, and what they narrow are amounts.  What was compiled from the same
-    bytes is the same object, and ranges of integers are intersected, so the time of a check does not grow with them.
+    Delegations restate most of what they attenuate, and what they attenuate are amounts.  What was compiled from the
+    same bytes is the same object, and ranges of integers are intersected, so the time of a check does not grow with
+    them.
     """
     if len(rules) == 1:
         return rules[0]

@@ -68,7 +68,7 @@ class Rule(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         tool: Exact, ``prefix.*`` (cut at a dot), or ``*``.
         args: Constraints by argument.  None means any arguments, an empty dict none.
-        open: Lets arguments through that ``args`` does not name: what a holder writes when it narrows one of them,
+        open: Lets arguments through that ``args`` does not name: what a holder writes when it attenuates one of them,
             because the mint's closed rule still holds beside it.  False is never written.
 
     Raises:
@@ -199,7 +199,7 @@ def explain_last(
 ) -> tuple[Failure, ...]:
     """Name each argument for which rules that must all hold say no: once, by the last of them that does.
 
-    Hand-overs restate what they narrow, so the last one to refuse is nearly always the one that demands most.
+    Delegations restate what they attenuate, so the last one to refuse is nearly always the one that requires most.
 
     Args:
         asked: The rules as they were asked, merged or not, each alone: which arguments are wrong is seen by them.

@@ -31,7 +31,7 @@ def current_grant() -> Grant | None:
 
 
 def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Make a function demand a token: ``f(order_id="A-1", arx_token=text)``.
+    """Make a function require a token: ``f(order_id="A-1", arx_token=text)``.
 
     Arguments are given by name; the token is taken out before the function runs.  A method's object, ``self`` or
     ``cls``, is no argument: no rule is asked about it.

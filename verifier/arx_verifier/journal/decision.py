@@ -57,7 +57,7 @@ class Decision(msgspec.Struct):
         tool: The tool asked for.
         args_digest: SHA-256 over ``salt`` and the arguments; empty if there is none.
         salt: 16 random bytes of this decision; erasing them ends guessing.
-        inc: Incarnation of the epoch view decided under.
+        incarnation: Incarnation of the epoch view decided under.
         applied: The sequence that view had applied.
         age_ms: The age of that view, -1 when there was none.
         failures: What did not hold; of refused arguments the first alone.  See ``all_failures``.
@@ -82,7 +82,7 @@ class Decision(msgspec.Struct):
     tool: str = ""
     args_digest: bytes = b""
     salt: bytes = b""
-    inc: str = ""
+    incarnation: str = ""
     applied: int = 0
     age_ms: int = -1
     failures: tuple[Failure, ...] = ()
@@ -203,7 +203,7 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.code,
             decision.tool,
             decision.args_digest,
-            decision.inc,
+            decision.incarnation,
             decision.applied,
             decision.age_ms,
             rules,

@@ -16,7 +16,7 @@ import msgspec
 
 from arx_verifier.errors import AuditError
 
-RECORD_VERSION: Final = 2
+RECORD_VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 32 * 1024  # a chain is bounded by its token, a call by its cuts
 MAX_FACTS_BYTES: Final = 16 * 1024  # of them what a chain says; a token has room for a third of it
 _JOURNAL: Final = bytes((0x94, RECORD_VERSION))  # an array of four: version, facts, person, [call, rest]
@@ -33,10 +33,10 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     Attributes:
         agent: The agent path the task was begun for.
         session: The session.
-        named: The agents handed to, outermost first.
-        links: The public names of the hand-overs, one for each of ``named``.
+        named: The agents delegated to, outermost first.
+        links: The public names of the delegations, one for each of ``named``.
         task: The task, or None.
-        tasks: Sub-tasks that the chain narrows to.
+        tasks: Sub-tasks that the chain attenuates to.
         token: The token's id: the link of the holder whom the mint named.
         audience: The service that decided.
         policy: Digest of the policy it was minted under, or None.
@@ -125,7 +125,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         code: ``ok``, a reason, ``counted`` or ``gap``.
         tool: The tool asked for.
         args_digest: SHA-256 over the body's salt and the arguments' JSON; empty where they have none.
-        inc: Incarnation of the epoch view decided under.
+        incarnation: Incarnation of the epoch view decided under.
         applied: The sequence that view had applied.
         age_ms: The age of that view, -1 when there was none.
         rules: Place and rule of each thing that did not hold.
@@ -138,7 +138,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     code: str
     tool: str
     args_digest: bytes
-    inc: str
+    incarnation: str
     applied: int
     age_ms: int
     rules: tuple[tuple[str, str], ...]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide whether a token's scopes still stand: floors, bans and the lease on them.  SPEC 10.
+"""Decide whether a token's targets still stand: kills, freezes and the lease on them.  SPEC 10.
 
-``EpochTable`` is a view of a realm's one kill sequence.  A *floor* ends what was born before it, a *ban* refuses while
-it stands, and the *lease* says how long the view may be acted on.  Nothing here does I/O; clocks are passed in, and
-``follower`` keeps a table current.
+``EpochTable`` is a view of a realm's one kill sequence.  A *kill* ends what was born before it, a *freeze* refuses
+while it stands, and the *lease* says how long the view may be acted on.  Nothing here does I/O; clocks are passed in,
+and ``follower`` keeps a table current.
 
 Two orders carry the proof and must not change.  The writer applies entries, then moves ``applied``, then grants the
-lease; the reader takes the lease first, then floors and bans, and reads the clocks last.
+lease; the reader takes the lease first, then kills and freezes, and reads the clocks last.
 """
 
 import functools
@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from arx_verifier.revocation.history import UNKNOWN, new_inc
+from arx_verifier.revocation.history import UNKNOWN, new_incarnation
 
-KILLING: Final = frozenset(("kill", "kill+ban"))
-BANNING: Final = frozenset(("ban", "kill+ban"))
-OPS: Final = frozenset(("kill", "ban", "kill+ban", "lift"))
+KILLING: Final = frozenset(("kill", "kill+freeze"))
+FREEZING: Final = frozenset(("freeze", "kill+freeze"))
+OPS: Final = frozenset(("kill", "freeze", "kill+freeze", "thaw"))
 FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
 SKEW_MS: Final = 30_000  # how far a verifier's clock and the store's may be apart; beyond it the view is fenced
 
@@ -32,13 +32,13 @@ class EpochRefusal(NamedTuple):
     """Why the epoch view refuses a token.
 
     Attributes:
-        code: revoked, banned, stale, syncing, behind, fenced or closed.
-        scope: The scope that is killed or banned, None for the other codes.
+        code: revoked, frozen, stale, syncing, behind, fenced or closed.
+        target: The target that is killed or frozen, None for the other codes.
         detail: A sentence for people.
     """
 
     code: str
-    scope: str | None
+    target: str | None
     detail: str
 
 
@@ -67,33 +67,35 @@ class State:
     """One history of the store as far as it is known; replaced whole when the history changes.
 
     Attributes:
-        inc: The incarnation, which names the history; empty before the first answer.
-        floors: Scope to the sequence of its last kill.
-        bans: Scope to the sequence of the ban that stands.
+        incarnation: The incarnation, which names the history; empty before the first answer.
+        kills: Target to the sequence of its last kill.
+        freezes: Target to the sequence of the freeze that stands.
         applied: Every entry up to here is in the two maps; -1 before the first answer.
         lease: None while the view may not be acted on.
         refuses: The code given while there is no lease.
     """
 
-    __slots__ = ("applied", "bans", "floors", "inc", "lease", "refuses")
+    __slots__ = ("applied", "freezes", "incarnation", "kills", "lease", "refuses")
 
     def __init__(
-        self, inc: str, floors: dict[str, int], bans: dict[str, int], applied: int, refuses: str = "syncing"
+        self, incarnation: str, kills: dict[str, int], freezes: dict[str, int], applied: int, refuses: str = "syncing"
     ) -> None:
-        self.inc, self.floors, self.bans, self.applied = inc, floors, bans, applied
+        self.incarnation, self.kills, self.freezes, self.applied = incarnation, kills, freezes, applied
         self.refuses = refuses
         self.lease: Lease | None = None
 
     def without_lease(self, refuses: str) -> "State":
         """Return the same view, not to be acted on."""
-        return State(self.inc, self.floors, self.bans, self.applied, refuses)
+        return State(self.incarnation, self.kills, self.freezes, self.applied, refuses)
 
 
 class Epochs(Protocol):
     """What a verifier needs to know about revocation."""
 
-    def check(self, inc: str | None, born: int, scopes: Sequence[str], sent_after: int = 0) -> EpochRefusal | None:
-        """Refuse a token that is killed, banned or not known to be alive; never waits."""
+    def check(
+        self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
+    ) -> EpochRefusal | None:
+        """Refuse a token that is killed, frozen or not known to be alive; never waits."""
 
     def boot_ns(self) -> int:
         """Read the clock of ``Lease.sent``."""
@@ -107,7 +109,7 @@ class Epochs(Protocol):
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
 
-    def chain_at(self, inc: str, seq: int) -> str:
+    def chain_at(self, incarnation: str, seq: int) -> str:
         """Return what led to a number, as ``history.Place.chain``, if this view is at it."""
 
     def lease_left_ns(self) -> int:
@@ -141,13 +143,15 @@ class EpochTable:
         self._store_clock: tuple[int, int] | None = None  # (store time, sent), ns
         self._fenced = _UNLEASED["fenced"]
 
-    def check(self, inc: str | None, born: int, scopes: Sequence[str], sent_after: int = 0) -> EpochRefusal | None:
+    def check(
+        self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
+    ) -> EpochRefusal | None:
         """Decide on one token, in the order that the proof of SPEC 10 needs.
 
         Args:
-            inc: The incarnation the token was born in; None for an operator's token, which outlives histories.
+            incarnation: The incarnation the token was born in; None for an operator's token, which outlives histories.
             born: The sequence the mint had applied before it looked at authority.
-            scopes: Everything whose kill ends this token.
+            targets: Everything whose kill ends this token.
             sent_after: Boot clock, ns.  The lease must come from a probe sent at or after it (``fresh``).
 
         Returns:
@@ -157,18 +161,18 @@ class EpochTable:
         lease = state.lease
         if lease is None:
             return self._unleased(state)
-        if inc != state.inc and inc is not None:
+        if incarnation != state.incarnation and incarnation is not None:
             return EpochRefusal("revoked", None, "the token belongs to another history of the revocation store")
         if born > state.applied:
             return EpochRefusal("behind", None, f"the token was born at {born}, this view is at {state.applied}")
-        floors, bans = state.floors, state.bans
+        kills, freezes = state.kills, state.freezes
         # Most tokens meet none of the kills there are, and that is seen in one step.
-        if (floors and not floors.keys().isdisjoint(scopes)) or (bans and not bans.keys().isdisjoint(scopes)):
-            for scope in scopes:
-                if scope in floors and floors[scope] > born:
-                    return EpochRefusal("revoked", scope, f"{scope} was killed at {floors[scope]}, after {born}")
-                if scope in bans:
-                    return EpochRefusal("banned", scope, f"{scope} is banned")
+        if (kills and not kills.keys().isdisjoint(targets)) or (freezes and not freezes.keys().isdisjoint(targets)):
+            for target in targets:
+                if target in kills and kills[target] > born:
+                    return EpochRefusal("revoked", target, f"{target} was killed at {kills[target]}, after {born}")
+                if target in freezes:
+                    return EpochRefusal("frozen", target, f"{target} is frozen")
         # The clocks come last: a thread that was held up above must find its lease over, not trust an old reading.
         if lease.sent < sent_after:
             return EpochRefusal("stale", None, "the view is older than the token's fresh caveat allows")
@@ -183,7 +187,7 @@ class EpochTable:
     def times_ms(self, at: int) -> tuple[int, int]:
         """Return the earliest and the latest it can be, ms since the Unix epoch.
 
-        A floor is forgotten once the store's clock says that all it could end has expired.  A caller whose clock ``at``
+        A kill is forgotten once the store's clock says that all it could end has expired.  A caller whose clock ``at``
         (ms) is late must not see such a token alive: ``nbf`` is for the first value, ``exp`` for the second.
         """
         if self._store_clock is None:
@@ -200,11 +204,11 @@ class EpochTable:
         """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""
         state = self._state
         if (lease := state.lease) is None:
-            return state.inc, state.applied, -1
+            return state.incarnation, state.applied, -1
         age = self._boot() - lease.sent
-        return state.inc, state.applied, age // 1_000_000 if age > 0 else 0
+        return state.incarnation, state.applied, age // 1_000_000 if age > 0 else 0
 
-    def chain_at(self, inc: str, seq: int) -> str:  # noqa: ARG002 - as ``Epochs`` has it
+    def chain_at(self, incarnation: str, seq: int) -> str:  # noqa: ARG002 - as ``Epochs`` has it
         """Return what led to a number; a table alone remembers nothing of the kind."""
         return UNKNOWN
 
@@ -233,8 +237,8 @@ class EpochTable:
         self._state = self._state.without_lease("closed")
 
     # The writer's side.  One thread only.
-    def apply(self, seq: int, op: str, scope: str) -> bool:
-        """Apply an entry, or say False: entries before it are missing, and only its floor or ban was taken.
+    def apply(self, seq: int, op: str, target: str) -> bool:
+        """Apply an entry, or say False: entries before it are missing, and only its kill or freeze was taken.
 
         Raises:
             ValueError: The operation is unknown.
@@ -245,43 +249,45 @@ class EpochTable:
         if seq <= state.applied:
             return True
         in_order = seq == state.applied + 1
-        if op in KILLING and state.floors.get(scope, 0) < seq:
-            state.floors[scope] = seq
-        if op in BANNING and state.bans.get(scope, 0) < seq:
-            state.bans[scope] = seq
-        # A lift that overtook its ban must wait for the log: applied now, the ban would then stand for ever.
-        if op == "lift" and in_order and state.bans.get(scope, seq) < seq:
-            del state.bans[scope]
+        if op in KILLING and state.kills.get(target, 0) < seq:
+            state.kills[target] = seq
+        if op in FREEZING and state.freezes.get(target, 0) < seq:
+            state.freezes[target] = seq
+        # A thaw that overtook its freeze must wait for the log: applied now, the freeze would then stand for ever.
+        if op == "thaw" and in_order and state.freezes.get(target, seq) < seq:
+            del state.freezes[target]
         if in_order:
             state.applied = seq
         return in_order
 
-    def adopt(self, inc: str, applied: int, floors: Mapping[str, int], bans: Mapping[str, int]) -> None:
+    def adopt(self, incarnation: str, applied: int, kills: Mapping[str, int], freezes: Mapping[str, int]) -> None:
         """Replace the view by a copy of the store, without a lease; another history retires the old one for good."""
         old = self._state
-        merged = dict(floors)
-        if inc == old.inc:
+        merged = dict(kills)
+        if incarnation == old.incarnation:
             if applied < old.applied:
                 self.fence(f"the store went back from {old.applied} to {applied}", retire=True)
                 return
-            merged.update({s: floor for s, floor in old.floors.items() if floor > merged.get(s, 0)})
-        elif old.inc:
-            self._retired.add(old.inc)
-        self._state = State(inc, merged, dict(bans), applied, "fenced" if inc in self._retired else "syncing")
+            merged.update({s: kill for s, kill in old.kills.items() if kill > merged.get(s, 0)})
+        elif old.incarnation:
+            self._retired.add(old.incarnation)
+        self._state = State(
+            incarnation, merged, dict(freezes), applied, "fenced" if incarnation in self._retired else "syncing"
+        )
 
-    def renew(self, inc: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
+    def renew(self, incarnation: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
         """Grant a lease, if the view holds everything the answer knew; say whether it does.
 
         Args:
-            inc: The incarnation in the answer.
+            incarnation: The incarnation in the answer.
             seq: The sequence in the answer.
             lease: Counted from before the probe left.
             store_ns: The store's clock in the answer, ns.
         """
         state = self._state
-        if state.refuses == "closed" or inc != state.inc or seq != state.applied:
+        if state.refuses == "closed" or incarnation != state.incarnation or seq != state.applied:
             return False
-        if inc in self._retired:
+        if incarnation in self._retired:
             self.fence("the store returned to a history that had ended")
             return False
         if store_ns is not None:
@@ -295,11 +301,11 @@ class EpochTable:
 
         Args:
             detail: Why, for people.
-            retire: End this history for good: its numbers have been used twice, or its floors are lost.
+            retire: End this history for good: its numbers have been used twice, or its kills are lost.
         """
         state = self._state
-        if retire and state.inc:
-            self._retired.add(state.inc)
+        if retire and state.incarnation:
+            self._retired.add(state.incarnation)
         self._fenced = EpochRefusal("fenced", None, detail)
         self._state = state.without_lease("fenced")
 
@@ -311,36 +317,36 @@ class UnsafeLocalEpochs(EpochTable):
     """An epoch that lives in this process alone, always fresh.  For examples and tests: nothing outlives it.
 
     Args:
-        inc: The incarnation; random when not given.
+        incarnation: The incarnation; random when not given.
     """
 
-    def __init__(self, inc: str | None = None) -> None:
+    def __init__(self, incarnation: str | None = None) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self.adopt(inc or new_inc(), 0, {}, {})
+        self.adopt(incarnation or new_incarnation(), 0, {}, {})
         self._live()
 
     @property
-    def inc(self) -> str:
+    def incarnation(self) -> str:
         """The incarnation to mint with."""
-        return self._state.inc
+        return self._state.incarnation
 
     @property
     def seq(self) -> int:
         """The sequence to mint with, as ``born``."""
         return self._state.applied
 
-    def kill(self, *scopes: str) -> int:
-        """End what was born in these scopes before now, and return the new sequence."""
-        return self._bump("kill", scopes)
+    def kill(self, *targets: str) -> int:
+        """End what was born in these targets before now, and return the new sequence."""
+        return self._bump("kill", targets)
 
-    def ban(self, *scopes: str) -> int:
-        """Refuse these scopes until a lift, and return the new sequence."""
-        return self._bump("ban", scopes)
+    def freeze(self, *targets: str) -> int:
+        """Refuse these targets until a thaw, and return the new sequence."""
+        return self._bump("freeze", targets)
 
-    def lift(self, *scopes: str) -> int:
-        """End the bans on these scopes, and return the new sequence."""
-        return self._bump("lift", scopes)
+    def thaw(self, *targets: str) -> int:
+        """End the freezes on these targets, and return the new sequence."""
+        return self._bump("thaw", targets)
 
     def start(self) -> None:
         """Open it again after a close."""
@@ -348,10 +354,10 @@ class UnsafeLocalEpochs(EpochTable):
         self._live()
 
     def _live(self) -> None:
-        self.renew(self._state.inc, self._state.applied, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+        self.renew(self._state.incarnation, self._state.applied, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
 
-    def _bump(self, op: str, scopes: Sequence[str]) -> int:
+    def _bump(self, op: str, targets: Sequence[str]) -> int:
         with self._lock:
-            for scope in scopes:
-                self.apply(self._state.applied + 1, op, scope)
+            for target in targets:
+                self.apply(self._state.applied + 1, op, target)
             return self._state.applied

@@ -4,7 +4,7 @@
 Pushes make kills fast, and nothing rests on them.  Everything rests on the *probe*, a question that this process asks:
 its answer holds what was missed, its sending confirms what was applied, and the lease runs from the moment before it
 left.  A lease counted from anything that was received could be extended by a delayed network.  What is asked and what
-an answer is worth is decided in ``follower_core``, the rules of floors, bans and leases are ``epoch``', bytes are
+an answer is worth is decided in ``follower_core``, the rules of kills, freezes and leases are ``epoch``', bytes are
 ``store_link``'s; here are the thread, its connection, and those who wait for it.
 """
 

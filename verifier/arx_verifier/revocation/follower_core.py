@@ -3,8 +3,8 @@
 
 ``Following`` is an epoch view with the rules by which it is kept current: when the next probe is due, what a push, an
 answer or silence means.  It waits for nothing, opens nothing and starts no thread; clocks are passed in, frames and
-copies of the store are handed to it.  ``follower`` gives it a thread and a connection, and the simulator of the tests
-gives it a world in which everything goes wrong.
+copies of the store are delegated to it.  ``follower`` gives it a thread and a connection, and the simulator of the
+tests gives it a world in which everything goes wrong.
 """
 
 import logging
@@ -69,9 +69,9 @@ class Following(EpochTable):
         self._patience = 0  # before what was pushed is confirmed, ns
         self._wrong_clock: str | None = None  # by the last answer; the follower's thread writes it
 
-    def chain_at(self, inc: str, seq: int) -> str:
+    def chain_at(self, incarnation: str, seq: int) -> str:
         """Return what led to a number, if this view is at it."""
-        return self._place.chain_at(inc, seq)
+        return self._place.chain_at(incarnation, seq)
 
     def wrong_clock(self) -> str | None:
         """Return how far this clock is from the store's, if the last answer showed that it is too far; else None."""
@@ -113,8 +113,8 @@ class Following(EpochTable):
         self._last = self._sent[0]
         self._due = self._last + self._interval
         # A child that was forked while an entry was applied does not know what led to its number: it begins anew.
-        chain = self.chain_at(state.inc, state.applied)
-        return Question(Place(state.inc, state.applied, chain), hurry)
+        chain = self.chain_at(state.incarnation, state.applied)
+        return Question(Place(state.incarnation, state.applied, chain), hurry)
 
     def take_push(self, entry: Entry) -> None:
         """Apply what was published, and let a probe be due: it confirms, or fills a gap, or finds a new history.
@@ -123,9 +123,9 @@ class Following(EpochTable):
             FeedError: Its operation is unknown.
         """
         state = self._state
-        if entry.inc == state.inc and entry.seq <= state.applied:
+        if entry.incarnation == state.incarnation and entry.seq <= state.applied:
             return
-        if entry.inc == state.inc and self._apply(entry):  # never touches the lease
+        if entry.incarnation == state.incarnation and self._apply(entry):  # never touches the lease
             self._due = min(self._due, self._boot() + self._patience)
         else:
             self._due = 0
@@ -135,7 +135,7 @@ class Following(EpochTable):
 
         Args:
             answer: What the store said.
-            copy: Copies a hash of the store, ``f`` or ``b``, scope to sequence; may raise a ``FeedError``.
+            copy: Copies a hash of the store, ``f`` or ``b``, target to sequence; may raise a ``FeedError``.
 
         Raises:
             FeedError: Nobody asked, or the answer contradicts itself or this view.
@@ -151,14 +151,14 @@ class Following(EpochTable):
         elif answer.status in (REGRESSED, CORRUPT):
             self._distrust(answer)
         else:
-            floors, bans = copy("f"), copy("b")
-            self.adopt(answer.inc, answer.seq, floors, bans)
-            self._place = Place(answer.inc, answer.seq, answer.chain)
+            kills, freezes = copy("k"), copy("f")
+            self.adopt(answer.incarnation, answer.seq, kills, freezes)
+            self._place = Place(answer.incarnation, answer.seq, answer.chain)
             self._retention.restart(self._boot(), self._state)
             self._due = 0  # entries after answer.seq repair what the copy missed
 
     def _take_entries(self, answer: Answer, sent: int, sent_wall: int) -> None:
-        if answer.inc != self._state.inc:
+        if answer.incarnation != self._state.incarnation:
             raise FeedError("an answer from another history")
         if self._wrong_clock is not None:
             self._alarm(self._wrong_clock, retire=False)
@@ -169,7 +169,7 @@ class Following(EpochTable):
         if self._state.applied < answer.seq:
             self._due = 0  # cut short: no lease before the rest is here
             return
-        if self._state.applied == answer.seq and self._place != (answer.inc, answer.seq, answer.chain):
+        if self._state.applied == answer.seq and self._place != (answer.incarnation, answer.seq, answer.chain):
             self._distrust(answer._replace(status=REGRESSED))  # the store has given numbers twice
             return
         lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
@@ -178,7 +178,7 @@ class Following(EpochTable):
         self._due = min(self._due, self._last + self._interval)
         self._patience = min(answer.askers * CONFIRM_NS // MS, CONFIRM_MOST_MS) * MS  # whole ms: what a poll can wait
         lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
-        self.renew(answer.inc, answer.seq, lease, answer.at_ms * MS)
+        self.renew(answer.incarnation, answer.seq, lease, answer.at_ms * MS)
         self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
 
     def _compare_clocks(self, at_ms: int, sent_wall: int) -> None:
@@ -194,12 +194,12 @@ class Following(EpochTable):
 
     def _apply(self, entry: Entry) -> bool:
         try:
-            in_order = self.apply(entry.seq, entry.op, entry.scope)
+            in_order = self.apply(entry.seq, entry.op, entry.target)
         except ValueError as error:
             raise FeedError("an entry of an unknown kind") from error
         self._place = self._place.after(*entry)
         if entry.op in KILLING:
-            self._retention.learn(self._boot(), entry.scope, entry.seq)
+            self._retention.learn(self._boot(), entry.target, entry.seq)
         return in_order
 
     def _distrust(self, answer: Answer) -> None:

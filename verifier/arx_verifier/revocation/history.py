@@ -20,39 +20,39 @@ class Place(NamedTuple):
     """A number in a history, and by which way it was reached.
 
     Attributes:
-        inc: The history's name.
+        incarnation: The history's name.
         seq: The number of the last entry.
         chain: Hash of all entries up to it, 40 hex digits.
     """
 
-    inc: str
+    incarnation: str
     seq: int
     chain: str
 
     @classmethod
-    def begin(cls, inc: str, seq: int) -> "Place":
+    def begin(cls, incarnation: str, seq: int) -> "Place":
         """Return where a history begins."""
-        return cls(inc, seq, chain_after(inc, seq, "rotate", "realm"))
+        return cls(incarnation, seq, chain_after(incarnation, seq, "rotate", "realm"))
 
-    def after(self, inc: str, seq: int, op: str, scope: str) -> "Place":
+    def after(self, incarnation: str, seq: int, op: str, target: str) -> "Place":
         """Return the place after an entry, or this one where that is not the next."""
-        if inc != self.inc or seq != self.seq + 1:
+        if incarnation != self.incarnation or seq != self.seq + 1:
             return self
-        return Place(inc, seq, chain_after(self.chain, seq, op, scope))
+        return Place(incarnation, seq, chain_after(self.chain, seq, op, target))
 
-    def chain_at(self, inc: str, seq: int) -> str:
+    def chain_at(self, incarnation: str, seq: int) -> str:
         """Return the chain if this is that place, else ``UNKNOWN``."""
-        return self.chain if inc == self.inc and seq == self.seq else UNKNOWN
+        return self.chain if incarnation == self.incarnation and seq == self.seq else UNKNOWN
 
 
 NOWHERE: Final = Place("", -1, UNKNOWN)
 
 
-def new_inc() -> str:
+def new_incarnation() -> str:
     """Draw the name of a new history: 128 random bits, base64url."""
     return text_of(os.urandom(16))
 
 
-def chain_after(chain: str, seq: int, op: str, scope: str) -> str:
+def chain_after(chain: str, seq: int, op: str, target: str) -> str:
     """Return an entry's chain: a hash of the one before, and of the entry as it is pushed."""
-    return sha1(f"{chain} {seq} {op} {scope}".encode(), usedforsecurity=False).hexdigest()
+    return sha1(f"{chain} {seq} {op} {target}".encode(), usedforsecurity=False).hexdigest()

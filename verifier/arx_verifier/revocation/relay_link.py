@@ -27,7 +27,7 @@ from arx_verifier.revocation.store_link import CORRUPT, ENTRIES, OK, REGRESSED, 
 FORMS: Final = "relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS; ?ca=FILE)"
 SCHEMES: Final = ("relay+unix", "relay", "relays")
 VERSION: Final = 1
-MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest scopes has 600 000
+MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest targets has 600 000
 HEAD: Final = 4  # bytes of a frame's length
 
 Count = Annotated[int, Meta(ge=0)]
@@ -49,7 +49,7 @@ class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
     """The store's probe, and whether somebody waits for news: then the relay asks, too, before it answers."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
-    inc: str
+    incarnation: str
     applied: int
     chain: Annotated[str, Meta(max_length=40)]  # a relay passes it on
     limit: Annotated[int, Meta(ge=1)]
@@ -71,7 +71,7 @@ class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
 class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     """The answer to a probe; as the store's, with its age."""
 
-    inc: str
+    incarnation: str
     seq: int
     at_ms: int
     lease_ms: Count
@@ -84,18 +84,18 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
 
     def answer(self) -> Answer:
         """Return it as what the store would say, with its age."""
-        entries = tuple(Entry(self.inc, *entry) for entry in self.entries)
-        facts = (self.inc, self.seq, self.at_ms, self.lease_ms, self.status, self.keep_ms, self.chain)
+        entries = tuple(Entry(self.incarnation, *entry) for entry in self.entries)
+        facts = (self.incarnation, self.seq, self.at_ms, self.lease_ms, self.status, self.keep_ms, self.chain)
         return Answer(*facts, entries, self.askers, self.age_ns)
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
     """A new entry."""
 
-    inc: str
+    incarnation: str
     seq: int
     op: str
-    scope: str
+    target: str
 
 
 class Page(msgspec.Struct, frozen=True, array_like=True, tag="page"):
@@ -275,7 +275,7 @@ class RelayLink:
             while self._ready:
                 message = self._ready.popleft()
                 if isinstance(message, Push):
-                    yield Entry(message.inc, message.seq, message.op, message.scope)
+                    yield Entry(message.incarnation, message.seq, message.op, message.target)
                 elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
                     yield message.answer()
                 elif isinstance(message, Refusal):

@@ -28,7 +28,7 @@ PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
 ENTRIES: Final = 1_000  # asked for in one answer
 CHUNK: Final = 262_144  # bytes read at once
-MAX_ANSWER: Final = 4 << 20  # bytes; 1,000 entries with the longest scopes, names and reasons have 2.3 MB
+MAX_ANSWER: Final = 4 << 20  # bytes; 1,000 entries with the longest targets, names and reasons have 2.3 MB
 MORE: Final = object()  # no answer is whole yet
 LOGIN: Final = "ARX_STORE_PASSWORD, or the login in `store` of the service file"
 LEAVE_S: Final = 0.5  # who leaves waits so long for a slow store, and is forgotten with its lease otherwise
@@ -39,12 +39,12 @@ class FeedError(Exception):
 
 
 class Entry(NamedTuple):
-    """One entry of the log, or a push of one: what happened to which scope, and in which history."""
+    """One entry of the log, or a push of one: what happened to which target, and in which history."""
 
-    inc: str
+    incarnation: str
     seq: int
     op: str
-    scope: str
+    target: str
 
 
 class Late(NamedTuple):
@@ -83,7 +83,7 @@ class Answer(NamedTuple):
     """The store's answer to a probe.
 
     Attributes:
-        inc: The history's name.
+        incarnation: The history's name.
         seq: Its last entry.
         at_ms: The store's clock.
         lease_ms: How long the answer may be acted on.
@@ -95,7 +95,7 @@ class Answer(NamedTuple):
         age_ns: How long before the probe came the answer had been true, ns; a relay tells what it was told.
     """
 
-    inc: str
+    incarnation: str
     seq: int
     at_ms: int
     lease_ms: int
@@ -120,7 +120,7 @@ class Link:
         self._connection = connection
         self._wake = wake
         self._tag = f"arx:{{{realm}}}:"
-        self._probe_keys = [self._tag + part for part in ("h", "f", "b", "log", "v", "a", "r")]
+        self._probe_keys = [self._tag + part for part in ("h", "k", "f", "log", "v", "a", "r")]
         self._early: deque[Any] = deque()  # pushes that came while something else was read
         self._reader = hiredis.Reader(notEnoughData=MORE)
         self._unread = 0  # bytes of an answer that is not whole yet
@@ -209,7 +209,7 @@ class Link:
                 raise FeedError("the store ended the subscription")
 
     def scan(self, part: str) -> dict[str, int]:
-        """Copy a hash of scopes, page by page; what changes meanwhile may be missing.
+        """Copy a hash of targets, page by page; what changes meanwhile may be missing.
 
         Raises:
             FeedError: The store refused, closed, or answered in an unknown form.
@@ -221,7 +221,7 @@ class Link:
             try:
                 cursor, page = self._read_reply()
                 words = page.decode("ascii").split(" ") if page else []
-                # A scope that comes twice has the higher sequence the second time: it only rises.
+                # A target that comes twice has the higher sequence the second time: it only rises.
                 found.update(zip(words[::2], map(int, words[1::2]), strict=True))
             except (TypeError, ValueError, AttributeError) as error:
                 raise FeedError("an answer of an unknown form") from error
@@ -281,14 +281,14 @@ def is_push(frame: Any) -> bool:
 
 
 def read_push(frame: Any) -> Entry:
-    """Read a published entry: ``inc seq op scope``.
+    """Read a published entry: ``incarnation seq op target``.
 
     Raises:
         FeedError: It has another form.
     """
     try:
-        inc, seq, op, scope = frame[2].decode("ascii").split(" ")
-        return Entry(inc, int(seq), op, scope)
+        incarnation, seq, op, target = frame[2].decode("ascii").split(" ")
+        return Entry(incarnation, int(seq), op, target)
     except (ValueError, IndexError, AttributeError) as error:
         raise FeedError("a push of an unknown form") from error
 
@@ -300,19 +300,19 @@ def read_answer(frame: Any) -> Answer:
         FeedError: It has another form.
     """
     try:
-        inc, seq, at_ms, lease_ms, status, keep_ms, chain, askers, entries = frame
-        inc, status, chain = inc.decode("ascii"), status.decode("ascii"), chain.decode("ascii")
+        incarnation, seq, at_ms, lease_ms, status, keep_ms, chain, askers, entries = frame
+        incarnation, status, chain = incarnation.decode("ascii"), status.decode("ascii"), chain.decode("ascii")
         numbers = (seq, at_ms, lease_ms, keep_ms, askers)
         known = isinstance(entries, list) and status in (OK, RESYNC, REGRESSED, CORRUPT)
         if not known or not all(type(number) is int for number in numbers):
             raise ValueError("not an answer")
-        listed = tuple(_read_entry(inc, entry) for entry in entries)
+        listed = tuple(_read_entry(incarnation, entry) for entry in entries)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FeedError("an answer of an unknown form") from error
-    return Answer(inc, seq, at_ms, lease_ms, status, keep_ms, chain, listed, askers)
+    return Answer(incarnation, seq, at_ms, lease_ms, status, keep_ms, chain, listed, askers)
 
 
-def _read_entry(inc: str, entry: Any) -> Entry:
+def _read_entry(incarnation: str, entry: Any) -> Entry:
     key, fields = entry
     at = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Entry(inc, int(key.split(b"-")[0]), at[b"op"].decode("ascii"), at[b"s"].decode("ascii"))
+    return Entry(incarnation, int(key.split(b"-")[0]), at[b"op"].decode("ascii"), at[b"s"].decode("ascii"))

@@ -41,7 +41,7 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = None
     exp: Natural | None = None
     fresh: Annotated[int, Meta(ge=0, le=MAX_FRESH_MS)] | None = None
-    hand_to: Annotated[tuple[Pattern, ...], Meta(min_length=1)] | None = None
+    delegate_to: Annotated[tuple[Pattern, ...], Meta(min_length=1)] | None = None
     hop: Annotated[str, Meta(min_length=12, max_length=12)] | None = None
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
@@ -56,9 +56,9 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise MalformedTokenError("`to` and `hop` come together")
         if self.to is not None and not names.is_agent_path(self.to):
             raise MalformedTokenError("`to` is an agent path such as acme/worker")
-        for pattern in self.hand_to or ():
+        for pattern in self.delegate_to or ():
             if not names.is_path_pattern(pattern):
-                raise MalformedTokenError("`hand_to` holds patterns such as acme/* or acme/**")
+                raise MalformedTokenError("`delegate_to` holds patterns such as acme/* or acme/**")
         for network in self.net or ():
             read_network(network)
         for proof in self.require or ():
@@ -74,17 +74,17 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         allow: The tool and its arguments must match one of these rules.
         aud: The verifier's audience must be one of these.
         call: Digest, time and nonce of the one call this token is for; alone and last.
-        depth: How many hand-overs may follow.
+        depth: How many delegations may follow.
         exp: End of validity, ms since the Unix epoch, exclusive.
         fresh: The verifier's view of the kill epoch must be younger than this many ms; 0: asked for after the request.
-        hand_to: Whoever a later hand-over names must match one of these path patterns.
+        delegate_to: Whoever a later delegation names must match one of these path patterns.
         hop: 9 random bytes, base64url; with ``to``.
         nbf: Start of validity, ms since the Unix epoch, inclusive.
         net: The peer's address must be in one of these networks (CIDR).
         once: A name, and when it was given, ms since the Unix epoch: one call of the task may have this name.
         require: A caveat with this proof (``call``) must follow.
         task: A sub-task whose end also ends this token.
-        to: The agent that this token was handed to; with ``hop``.
+        to: The agent that this token was delegated to; with ``hop``.
 
     Raises:
         AttenuationError: No member, or one that SPEC 6 does not allow.
@@ -103,8 +103,8 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
             raise MalformedTokenError("an empty caveat restricts nothing and is refused")
         return raw
 
-    def handed_to(self, to: str, hop: str) -> Self:
-        """Return the same restrictions as a hand-over to ``to`` with the link name ``hop``."""
+    def delegated_to(self, to: str, hop: str) -> Self:
+        """Return the same restrictions as a delegation to ``to`` with the link name ``hop``."""
         return msgspec.structs.replace(self, to=to, hop=hop)
 
     def check_written(self) -> None:
@@ -118,7 +118,7 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         self.check_operands()
 
     def check(self) -> Self:
-        """Check what the types cannot say; a holder does so before it hands over what every verifier would refuse.
+        """Check what the types cannot say; a holder does so before it delegates what every verifier would refuse.
 
         Returns:
             The caveat itself.

@@ -131,11 +131,11 @@ def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes
 
 @twin()
 def links_of(first: str, hops: Iterable[bytes]) -> list[str]:
-    """Name the tokens that hand-overs make, one after the other.  SPEC 5.3.
+    """Name the tokens that delegations make, one after the other.  SPEC 5.3.
 
     Args:
-        first: The name before the first hand-over: the token's id.
-        hops: Each hand-over's 9 random bytes, in 12 characters of base64url.
+        first: The name before the first delegation: the token's id.
+        hops: Each delegation's 9 random bytes, in 12 characters of base64url.
 
     Returns:
         For each the first 16 bytes of SHA-256(label, link, hop) as text; anyone who sees the token can compute it.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Third-party caveats and what answers them: demand a discharge, make it, bind it, send it along.  SPEC 6.4.
+"""Third-party caveats and what answers them: require a discharge, make it, bind it, send it along.  SPEC 6.4.
 
-For who demands (the mint), who approves, and who holds both; all offline.  The bytes are those of libmacaroons, so any
+For who requires (the mint), who approves, and who holds both; all offline.  The bytes are those of libmacaroons, so any
 macaroon library proves them.  How a verifier takes what is presented stands in ``discharging``.
 """
 
@@ -23,15 +23,22 @@ MAX_ID_CHARS: Final = 160  # a key id, a colon and a task's name, with room
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
 SEALED_BYTES: Final = NONCE_BYTES + 16 + KEY_BYTES  # nonce, tag, caveat key
-NOT_IN_A_DISCHARGE: Final = ("call", "depth", "hand_to", "hop", "require", "to")  # they are about the token's holders
+NOT_IN_A_DISCHARGE: Final = (
+    "call",
+    "depth",
+    "delegate_to",
+    "hop",
+    "require",
+    "to",
+)  # they are about the token's holders
 
 _SEAL: Final = b"arx/1/seal"
 _KEY_LABEL: Final = b"arx/1/discharge/"
 _BINDING_KEY: Final = bytes(32)
 
 
-class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a third-party caveat demands: its identifier, and that of the discharge which answers it.  SPEC 6.4.
+class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a third-party caveat requires: its identifier, and that of the discharge which answers it.  SPEC 6.4.
 
     Attributes:
         id: Names what must be approved to who can approve it, 1 to 160 characters.
@@ -52,14 +59,14 @@ class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         return raw
 
     @classmethod
-    def read(cls, raw: bytes) -> "Requirement":
+    def read(cls, raw: bytes) -> "ThirdPartyCaveat":
         """Read the identifier of a third-party caveat, or of a discharge.
 
         Raises:
-            UnknownCaveatError: It is not a requirement in its one form: nobody can tell what it demands.
+            UnknownCaveatError: It is not a third-party caveat in its one form: nobody can tell what it requires.
         """
         try:
-            found = jcs.decode(_REQUIREMENT, raw)
+            found = jcs.decode(_THIRD_PARTY, raw)
         except MalformedTokenError as error:
             raise UnknownCaveatError(
                 f"a third-party caveat of a kind that this version does not know: {error}"
@@ -73,50 +80,50 @@ class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         return self.tools is None or any(names.matches_tool(pattern, tool) for pattern in self.tools)
 
 
-_REQUIREMENT: Final = msgspec.json.Decoder(Requirement)
+_THIRD_PARTY: Final = msgspec.json.Decoder(ThirdPartyCaveat)
 
 
-def require_discharge(macaroon: Macaroon, requirement: bytes, key: bytes, location: bytes | None = None) -> Macaroon:
+def require_discharge(macaroon: Macaroon, third_party: bytes, key: bytes, location: bytes | None = None) -> Macaroon:
     """Return a token, or a discharge, that is good only together with a discharge.
 
     Args:
-        macaroon: What is narrowed so; not bound yet, if it is a discharge.
-        requirement: What ``Requirement.encode`` returned.
+        macaroon: What is attenuated so; not bound yet, if it is a discharge.
+        third_party: What ``ThirdPartyCaveat.encode`` returned.
         key: The caveat key, 32 bytes; who knows it makes the discharge.
         location: Where to ask for it, a hint.
 
     Raises:
-        UnknownCaveatError: The requirement is none.
+        UnknownCaveatError: The third-party caveat is none.
         AttenuationError: This is a one-shot token, or the result would be too large.
     """
-    Requirement.read(requirement)
+    ThirdPartyCaveat.read(third_party)
     if macaroon.is_one_shot:
-        raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
+        raise AttenuationError("a one-shot token carries its call; attenuate the task's token instead")
     body, signature = macaroon.parts()
-    sealed = seal(signature, _derived(key), requirement)
-    body += wire.caveat_packet(wire.ThirdParty(location, requirement, sealed))
-    return _made(body, chain.extend_third_party(signature, sealed, requirement))
+    sealed = seal(signature, _derived(key), third_party)
+    body += wire.caveat_packet(wire.ThirdParty(location, third_party, sealed))
+    return _made(body, chain.extend_third_party(signature, sealed, third_party))
 
 
-def discharge(requirement: bytes, key: bytes, *, realm: str, caveats: tuple[Caveat, ...] = ()) -> Macaroon:
-    """Make the discharge of a requirement.  It is a secret, and good with no token before it is bound.
+def discharge(third_party: bytes, key: bytes, *, realm: str, caveats: tuple[Caveat, ...] = ()) -> Macaroon:
+    """Make the discharge of a third-party caveat.  It is a secret, and good with no token before it is bound.
 
     Args:
-        requirement: The identifier of the caveat that it answers, byte for byte.
+        third_party: The identifier of the caveat that it answers, byte for byte.
         key: The caveat key, 32 bytes.
         realm: The realm's name.
         caveats: What it is good for; they hold for each call that it is sent with.
 
     Raises:
-        UnknownCaveatError: The requirement is none.
+        UnknownCaveatError: The third-party caveat is none.
         MalformedTokenError: A caveat has a member that speaks of a token's holders.
     """
-    Requirement.read(requirement)
+    ThirdPartyCaveat.read(third_party)
     for caveat in caveats:
         if any(getattr(caveat, name) is not None for name in NOT_IN_A_DISCHARGE):
             raise MalformedTokenError(f"a discharge says nothing of {', '.join(NOT_IN_A_DISCHARGE)}")
-    head = wire.packet(wire.LOCATION, realm.encode("ascii")) + wire.packet(wire.IDENTIFIER, requirement)
-    made = _made(b"\x02" + head + b"\0", chain.extend(_derived(key), requirement))
+    head = wire.packet(wire.LOCATION, realm.encode("ascii")) + wire.packet(wire.IDENTIFIER, third_party)
+    made = _made(b"\x02" + head + b"\0", chain.extend(_derived(key), third_party))
     return made.attenuate(*caveats) if caveats else made
 
 
@@ -152,28 +159,28 @@ def join(token: str, bound: Sequence[Macaroon]) -> str:
     if len(text) > wire.MAX_CREDENTIAL_CHARS:
         raise AttenuationError(
             f"token and discharges have {len(text)} characters; the limit is {wire.MAX_CREDENTIAL_CHARS}: send only "
-            "the discharge of this call, and restate less at each hand-over"
+            "the discharge of this call, and restate less at each delegation"
         )
     return text
 
 
-def requirements(macaroon: Macaroon) -> tuple[Requirement, ...]:
-    """List what a token demands, as it is written; proven by nothing, for its holder.
+def third_party_caveats(macaroon: Macaroon) -> tuple[ThirdPartyCaveat, ...]:
+    """List what a token requires, as it is written; proven by nothing, for its holder.
 
     Raises:
-        UnknownCaveatError: It demands what this version does not know; every verifier refuses such a token.
+        UnknownCaveatError: It requires what this version does not know; every verifier refuses such a token.
     """
     return tuple(
-        Requirement.read(packet.identifier) for packet in macaroon.packets if isinstance(packet, wire.ThirdParty)
+        ThirdPartyCaveat.read(packet.identifier) for packet in macaroon.packets if isinstance(packet, wire.ThirdParty)
     )
 
 
 def caveat_key(audience_key: bytes, name: str) -> bytes:
-    """Derive the key of a caveat by its requirement's id, so that whoever has the audience key keeps none.
+    """Derive the key of a caveat by its third-party caveat's id, so that whoever has the audience key keeps none.
 
     Args:
         audience_key: 32 bytes.
-        name: The requirement's ``id``.
+        name: The third-party caveat's ``id``.
 
     Returns:
         HKDF-SHA256 (no salt) of 32 bytes.
@@ -195,7 +202,7 @@ def binding(parent: bytes, made: bytes) -> bytes:
     return chain.extend(_BINDING_KEY, chain.extend(_BINDING_KEY, parent) + chain.extend(_BINDING_KEY, made))
 
 
-def seal(signature: bytes, derived_key: bytes, requirement: bytes) -> bytes:
+def seal(signature: bytes, derived_key: bytes, third_party: bytes) -> bytes:
     """Make the verification id of a third-party caveat.
 
     The nonce is derived and not random: who signs a token again, to repeat an answer, makes the same bytes.  Of two
@@ -204,11 +211,11 @@ def seal(signature: bytes, derived_key: bytes, requirement: bytes) -> bytes:
     Args:
         signature: The 32 bytes before the caveat.
         derived_key: The caveat key, passed through the key generator.
-        requirement: The caveat's identifier.
+        third_party: The caveat's identifier.
     """
     from nacl.bindings import crypto_secretbox  # needed where something is approved: who starts need not wait for it
 
-    nonce = chain.extend(signature, _SEAL + derived_key + requirement)[:NONCE_BYTES]
+    nonce = chain.extend(signature, _SEAL + derived_key + third_party)[:NONCE_BYTES]
     return nonce + crypto_secretbox(derived_key, nonce, signature)
 
 

@@ -21,16 +21,16 @@ class AudienceKey:
 
     Attributes:
         kid: Its id.
-        scope: The scope that ends all that was minted with it.
+        target: The target that ends all that was minted with it.
         derived: The key, a secret.
         gone: Whether its ring has it no more, or another under its id: what was proven with it is proven again.
     """
 
-    __slots__ = ("derived", "gone", "kid", "scope")
+    __slots__ = ("derived", "gone", "kid", "target")
 
     def __init__(self, kid: str, key: bytes) -> None:
         self.kid, self.gone = kid, False
-        self.scope = f"key:{kid}"
+        self.target = f"key:{kid}"
         self.derived = chain.derive(key)
 
     def __repr__(self) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token that anyone may hold: read it, narrow it, hand it over.  SPEC 2 to 5.
+"""The token that anyone may hold: read it, attenuate it, delegate it.  SPEC 2 to 5.
 
 Everything here is offline and pure.  Nothing is proven by it: what is read from a ``Macaroon`` is ``unverified_…``
 until a ``Verifier`` has said yes.  What a caveat means is not known here: a holder can pass on what it does not
@@ -17,9 +17,9 @@ from arx_verifier.errors import AttenuationError, MalformedTokenError
 from arx_verifier.token import chain, wire
 
 MAX_INTEGER: Final = 2**53 - 1  # what every JSON reader holds exactly
-MAX_HOPS: Final = 16  # hand-overs in one token
+MAX_HOPS: Final = 16  # delegations in one token
 ID_BYTES: Final = 16
-HOP_BYTES: Final = 9  # 72 random bits name a hand-over; two equal ones only die together
+HOP_BYTES: Final = 9  # 72 random bits name a delegation; two equal ones only die together
 IAT_AHEAD_MS: Final = 60_000  # the mint's clock and a verifier's may each be 30 s off the store's (SPEC 10.5)
 MINT_AUDIENCE: Final = "arx.mint"
 _ENDING_BYTES: Final = len(wire.TAIL) + wire.SIGNATURE_BYTES
@@ -41,7 +41,7 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         agent: The agent's path.
         aud: The one service that accepts this token.
         born: Incarnation and sequence of the realm's kill epoch, read before the agent's authority was checked.
-        depth: How many hand-overs may follow.
+        depth: How many delegations may follow.
         exp: End of validity, ms since the Unix epoch, exclusive.
         iat: Time of minting, ms since the Unix epoch.
         id: 16 random bytes, base64url: the first link.
@@ -96,21 +96,21 @@ _OPERATOR: Final = msgspec.json.Decoder(OperatorIdentifier)
 
 
 class CaveatLike(Protocol):
-    """What a macaroon needs to know of a caveat: its bytes, and how to say that it is a hand-over."""
+    """What a macaroon needs to know of a caveat: its bytes, and how to say that it is a delegation."""
 
     def encode(self) -> bytes:
         """Return the caveat's canonical JSON."""
         ...
 
-    def handed_to(self, to: str, hop: str) -> "CaveatLike":
-        """Return the same restrictions as a hand-over to ``to``."""
+    def delegated_to(self, to: str, hop: str) -> "CaveatLike":
+        """Return the same restrictions as a delegation to ``to``."""
         ...
 
 
 class Macaroon:
     """A token.  Immutable; ``repr`` shows no secret.
 
-    Build one with ``parse`` or, in the mint, ``mint``; narrow it with ``attenuate`` and ``hand_over``.
+    Build one with ``parse`` or, in the mint, ``mint``; attenuate it with ``attenuate`` and ``delegate``.
     """
 
     __slots__ = ("_body", "_head", "_signature", "identifier", "location", "packets")
@@ -125,7 +125,7 @@ class Macaroon:
         Args:
             body: Everything before the end marker of the caveats.
             signature: The 32 bytes at its end.
-            head: The text of the body's first bytes, where it is known: a hand-over adds to the other end.
+            head: The text of the body's first bytes, where it is known: a delegation adds to the other end.
 
         Raises:
             MalformedTokenError: The bytes break SPEC 2.
@@ -201,7 +201,7 @@ class Macaroon:
         return self._body + wire.TAIL + self._signature
 
     def attenuate(self, *caveats: CaveatLike) -> Self:
-        """Return a narrower token; the receiver keeps its authority.  Offline, needs no key.
+        """Return an attenuated token; the receiver keeps its authority.  Offline, needs no key.
 
         Args:
             caveats: Restrictions; each can only take away.
@@ -211,25 +211,25 @@ class Macaroon:
         """
         return self._extended(tuple([caveat.encode() for caveat in caveats]))
 
-    def hand_over(self, to: str, caveat: CaveatLike | None = None, *, hop: bytes | None = None) -> Self:
-        """Return a token for another agent: named, narrowed and killable by its own link.  Offline.  SPEC 5.
+    def delegate(self, to: str, caveat: CaveatLike | None = None, *, hop: bytes | None = None) -> Self:
+        """Return a token for another agent: named, attenuated and killable by its own link.  Offline.  SPEC 5.
 
         Args:
             to: The next holder's agent path.
-            caveat: What this hand-over takes away.
+            caveat: What this delegation takes away.
             hop: 9 random bytes, shared by the macaroons of one bundle; fresh ones when left out.
 
         Raises:
             AttenuationError: This is a one-shot token, or the result would be too large.
         """
         hop_name = wire.text_of(os.urandom(HOP_BYTES) if hop is None else hop)
-        raw = jcs.encode({"hop": hop_name, "to": to}) if caveat is None else caveat.handed_to(to, hop_name).encode()
+        raw = jcs.encode({"hop": hop_name, "to": to}) if caveat is None else caveat.delegated_to(to, hop_name).encode()
         return self._extended((raw,))
 
     def _extended(self, caveats: tuple[bytes, ...]) -> Self:
         packets = self.packets
         if packets and packets[-1].__class__ is bytes and packets[-1].startswith(CALL_MARK):
-            raise AttenuationError("a one-shot token carries its call; narrow the task's token instead")
+            raise AttenuationError("a one-shot token carries its call; attenuate the task's token instead")
         body, signature = self._body, self._signature
         for raw in caveats:
             body, signature = chain.appended(body, signature, raw)
@@ -238,12 +238,12 @@ class Macaroon:
         if len(packets) > wire.MAX_CAVEATS or size > wire.MAX_CREDENTIAL_CHARS:
             raise AttenuationError(
                 f"the token would have {len(packets)} caveats and {size} characters; the limits are "
-                f"{wire.MAX_CAVEATS} and {wire.MAX_CREDENTIAL_CHARS}: restate less at each hand-over"
+                f"{wire.MAX_CAVEATS} and {wire.MAX_CREDENTIAL_CHARS}: restate less at each delegation"
             )
-        narrower = object.__new__(type(self))
-        narrower.location, narrower.identifier, narrower.packets = self.location, self.identifier, packets
-        narrower._body, narrower._head, narrower._signature = body, self._head, signature
-        return narrower
+        attenuated = object.__new__(type(self))
+        attenuated.location, attenuated.identifier, attenuated.packets = self.location, self.identifier, packets
+        attenuated._body, attenuated._head, attenuated._signature = body, self._head, signature
+        return attenuated
 
     @property
     def is_one_shot(self) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scopes that a token names: what a kill or a ban can be aimed at.  SPEC 10.1.
+"""The targets that a token names: what a kill or a freeze can be aimed at.  SPEC 10.1.
 
-Mint, verifiers and operators must write one scope alike, or a kill would miss: this is its only spelling.
+Mint, verifiers and operators must write one target alike, or a kill would miss: this is its only spelling.
 """
 
 from functools import lru_cache
@@ -11,15 +11,15 @@ from typing import Final
 from arx_verifier import names
 
 REALM: Final = "realm"
-MAX_SCOPE_BYTES: Final = 96
+MAX_TARGET_BYTES: Final = 96
 
 
 @lru_cache(maxsize=4096)
-def agent_scopes(path: str) -> tuple[str, ...]:
-    """Return the scopes of an agent and of everyone above it: killing ``acme`` ends ``acme/x`` and not ``acme2``."""
+def agent_targets(path: str) -> tuple[str, ...]:
+    """Return the targets of an agent and of everyone above it: killing ``acme`` ends ``acme/x`` and not ``acme2``."""
     return tuple(f"agent:{ancestor}" for ancestor in names.ancestors(path))
 
 
-def subject_scope(issuer: str, subject: str) -> str:
-    """Return the scope of a person or service; hashed, because two joined texts would be ambiguous and too long."""
+def subject_target(issuer: str, subject: str) -> str:
+    """Return the target of a person or service; hashed, because two joined texts would be ambiguous and too long."""
     return "subject:" + sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the caveats of one chain say together: each may only take away from those before it.  SPEC 6.
 
-Policies write the same caveats into every token and code hands over with the same words, so what a sequence of caveats
+Policies write the same caveats into every token and code delegates with the same words, so what a sequence of caveats
 says is kept for all tokens, also that it is refused: of the next one with that sequence only its links are worked out.
 """
 
@@ -22,8 +22,8 @@ from arx_verifier.verification.compiled_caveats import (
     TOGETHER,
     Said,
     Terms,
-    demand_of,
     read_terms,
+    third_party_of,
 )
 from arx_verifier.verification.prohibiting import PLACES
 
@@ -80,7 +80,7 @@ def _read_each(
     packets: Sequence[bytes | ThirdParty], identifier: Identifier, audience: str
 ) -> tuple[Said, Sequence[str]]:
     known, depth, said = KEPT, identifier.depth, Said()
-    hand_to: list[tuple[int, tuple[str, ...]]] = []
+    delegate_to: list[tuple[int, tuple[str, ...]]] = []
     allows, places, named, links, tasks = [], [], [], [], []
     agents: list[str] = []
     link = identifier.id
@@ -89,8 +89,8 @@ def _read_each(
     try:
         for index, packet in enumerate(packets):
             if not isinstance(packet, bytes):
-                demand, more = demand_of(index, packet)
-                said.unmet = (*said.unmet, demand)
+                third_party, more = third_party_of(index, packet)
+                said.unmet = (*said.unmet, third_party)
                 parts += more
                 continue
             start, mark, end = packet.rpartition(HOP_MARK)
@@ -100,7 +100,7 @@ def _read_each(
             parts += terms.parts
             if to := terms.to:
                 link = _link_of(link, packet, end)
-                _hold_hand_over(index, to, depth, hand_to)
+                _hold_delegate(index, to, depth, delegate_to)
                 depth -= 1
                 named.append(to)
                 links.append(link)
@@ -113,8 +113,8 @@ def _read_each(
                 caveat = terms.caveat
                 if caveat.depth is not None:
                     depth = min(depth, caveat.depth)
-                if caveat.hand_to is not None:
-                    hand_to.append((index, caveat.hand_to))
+                if caveat.delegate_to is not None:
+                    delegate_to.append((index, caveat.delegate_to))
                 if caveat.task is not None:
                     tasks.append(caveat.task)
         if not places or places[0] != PLACES[1]:
@@ -124,21 +124,21 @@ def _read_each(
         said.refused, parts = (error.code, prohibiting.failures_of(error, index)), limits.parts_of(packets)
     said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
     said.named, said.tasks = tuple(named), tuple(tasks)
-    said.scopes = (*[f"task:{task}" for task in tasks], *agents)
+    said.targets = (*[f"task:{task}" for task in tasks], *agents)
     return said, links
 
 
-def _hold_hand_over(index: int, to: str, depth: int, hand_to: Sequence[tuple[int, tuple[str, ...]]]) -> None:
-    """Refuse a hand-over where none may follow, or to somebody whom an earlier caveat does not name."""
+def _hold_delegate(index: int, to: str, depth: int, delegate_to: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+    """Refuse a delegation where none may follow, or to somebody whom an earlier caveat does not name."""
     if depth == 0:
         raise prohibiting.too_deep(index, to)
-    for rule_index, patterns in hand_to:
+    for rule_index, patterns in delegate_to:
         if not names.matches_any_path(patterns, to):
             raise prohibiting.not_named(index, rule_index, patterns, to)
 
 
 def _link_of(link: str, packet: bytes, end: bytes) -> str:
-    """Name the token that a hand-over makes.
+    """Name the token that a delegation makes.
 
     Args:
         link: The name before it.

@@ -15,15 +15,14 @@ from arx_verifier import limits, names
 from arx_verifier.constraints.rule import wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal.decision import ChainFacts
-from arx_verifier.token import chain, wire
-from arx_verifier.token import targets as scopes
+from arx_verifier.token import chain, targets, wire
 from arx_verifier.token.keyring import AudienceKey
 from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
 from arx_verifier.verification import caveat_sequence
 from arx_verifier.verification.compiled_caveats import Allow, Networks, Said, ToolRules, gather
 
 if TYPE_CHECKING:
-    from arx_verifier.token.discharge import Requirement
+    from arx_verifier.token.discharge import ThirdPartyCaveat
 
 
 class Refused(NamedTuple):
@@ -63,8 +62,8 @@ class ProvenChain:
         identifier: The proven identifier.
         nbf: The latest start of validity, ms: of the caveats, and of ``iat`` as far as clocks may differ.
         exp: The earliest end of validity, ms.
-        scopes: Everything whose kill or ban ends this token.
-        needs_call: Whether a per-call proof is demanded.
+        targets: Everything whose kill or freeze ends this token.
+        needs_call: Whether a per-call proof is required.
         once: The names that one call may have, each with its place and when it was given; that of a discharge with what
             it answers before it.
         fresh_ms: The smallest ``fresh``, or None.
@@ -72,7 +71,7 @@ class ProvenChain:
         facts: Who and through whom, for the decision record.
         parts: How much there is of it to keep in memory.
         refused: What speaks against this chain whatever is asked, or None.
-        unmet: What it demands of third parties and was not presented, each with its place, counted from 0.
+        unmet: What it requires of third parties and was not presented, each with its place, counted from 0.
     """
 
     __slots__ = (
@@ -93,8 +92,8 @@ class ProvenChain:
         "parts",
         "refused",
         "rest",
-        "scopes",
         "signature",
+        "targets",
         "unmet",
     )
 
@@ -105,8 +104,8 @@ class ProvenChain:
     once: tuple[tuple[str, str, int], ...]
     parts: int
     refused: Refused | None
-    scopes: tuple[str, ...]
-    unmet: tuple[tuple[int, "Requirement"], ...]
+    targets: tuple[str, ...]
+    unmet: tuple[tuple[int, "ThirdPartyCaveat"], ...]
     _allows: tuple[Allow, ...]
     _places: tuple[str, ...]
 
@@ -211,14 +210,14 @@ class ProvenChain:
         identifier = self.identifier
         agent, session, task = identifier.agent, identifier.session, identifier.task
         token, subject, policy = identifier.id, identifier.subject, identifier.policy
-        found = ["realm", self.key.scope, f"session:{session}", f"link:{token}", *scopes.agent_scopes(agent)]
+        found = ["realm", self.key.target, f"session:{session}", f"link:{token}", *targets.agent_targets(agent)]
         if subject is not None:
-            found.append(scopes.subject_scope(*subject))
+            found.append(targets.subject_target(*subject))
         if policy is not None:
             found.append(f"policy:{policy}")
         if task is not None:
             found.append(f"task:{task}")
-        self.scopes = (*found, *said.scopes, *map(_LINK, links))
+        self.targets = (*found, *said.targets, *map(_LINK, links))
         self.facts = ChainFacts(  # in the order of its fields: names would cost three times as much
             agent,
             session,

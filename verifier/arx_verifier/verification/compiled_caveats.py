@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one proven caveat says, worked out once for its bytes; and which rules speak of one tool.  SPEC 6, 7.
 
-Policies write the same caveat into every token and code hands over with the same words, so what was read and compiled
+Policies write the same caveat into every token and code delegates with the same words, so what was read and compiled
 is kept for all tokens, by the caveat's bytes without its hop, which alone is new each time.  Only proven bytes come
 this far, nothing kept is secret, and number and size are bounded.  What caveats say together is worked out by
 ``caveat_sequence``.
@@ -24,23 +24,22 @@ from arx_verifier.constraints.rule import (
     tell_first,
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
-from arx_verifier.token import caveats, wire
-from arx_verifier.token import targets as scopes
+from arx_verifier.token import caveats, targets, wire
 from arx_verifier.token.caveats import MAX_INTEGER
 
 if TYPE_CHECKING:
-    from arx_verifier.token.discharge import Requirement
+    from arx_verifier.token.discharge import ThirdPartyCaveat
 
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
 _MAX_TOGETHER: Final = 16_384  # of what caveats say together; one takes about 100 bytes: under 2 MB
 _MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
-_MAX_DEMANDS: Final = 2048  # parts of what third parties must agree to; under 1 MB
+_MAX_THIRD_PARTIES: Final = 2048  # parts of what third parties must agree to; under 1 MB
 _MAX_RULES: Final = (
     131_072  # of all rules gathered by tool, their tests and places; one takes 30 to 40 bytes: about 5 MB
 )
-_MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a hand-over take about 230
+_MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a delegation take about 230
 _MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
 
 HOP_CHARS: Final = 12
@@ -77,8 +76,8 @@ class Terms:
     Attributes:
         caveat: As it is written; its ``hop`` is that of the token it was read from first.
         allow: Its rules, or None.
-        to: Whom it hands over to, or empty.
-        agents: The scopes of that agent.
+        to: Whom it delegates to, or empty.
+        agents: The targets of that agent.
         networks: Its ``net``, read.
         parts: How many rules, operands and members it has, from above.
         plain: Whether it says nothing but ``allow``, ``to`` and ``hop``.
@@ -95,7 +94,7 @@ class Terms:
         self.caveat, self.parts = caveat, parts
         self.allow = Allow(caveat.allow, shared) if caveat.allow is not None else None
         self.to = caveat.to or ""
-        self.agents = scopes.agent_scopes(self.to) if self.to else ()
+        self.agents = targets.agent_targets(self.to) if self.to else ()
         self.networks: Networks = tuple([(text, caveats.read_network(text)) for text in caveat.net or ()])
         said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
         self.plain = said == caveats.count_members(caveat)
@@ -110,16 +109,16 @@ class Said:
         read: How many caveats were read, one that is refused included.
         allows: Every ``allow``, in order.
         places: Where each of them stands.
-        named: Whom they hand over to.
-        tasks: The sub-tasks that they narrow to.
-        scopes: Those of the sub-tasks and of the agents.
+        named: Whom they delegate to.
+        tasks: The sub-tasks that they attenuate to.
+        targets: Those of the sub-tasks and of the agents.
         nbf: The latest start of validity, ms; below any time where none is said.
         exp: The earliest end of validity, ms; above any time where none is said.
         fresh_ms: The smallest ``fresh``, or None.
         networks: One tuple of networks for each ``net``, with its place.
         once: Each ``once`` as name and time, behind its place.
         unmet: What third parties must agree to, each with its place, counted from 0.
-        needs_call: Whether a per-call proof is demanded.
+        needs_call: Whether a per-call proof is required.
     """
 
     __slots__ = (
@@ -135,7 +134,7 @@ class Said:
         "places",
         "read",
         "refused",
-        "scopes",
+        "targets",
         "tasks",
         "unmet",
     )
@@ -145,7 +144,7 @@ class Said:
     parts: int
     places: tuple[str, ...]
     read: int
-    scopes: tuple[str, ...]
+    targets: tuple[str, ...]
     tasks: tuple[str, ...]
 
     def __init__(self) -> None:
@@ -154,7 +153,7 @@ class Said:
         self.fresh_ms: int | None = None
         self.networks: tuple[tuple[str, Networks], ...] = ()
         self.once: tuple[tuple[str, str, int], ...] = ()
-        self.unmet: tuple[tuple[int, Requirement], ...] = ()
+        self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
         self.needs_call = False
 
 
@@ -219,7 +218,7 @@ TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | wire.ThirdParty, ...]]
 # By its bytes, with ``GAP`` for its hop.
 KEPT: Final[limits.Kept[bytes | wire.ThirdParty, Terms]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
 REFUSED: Final[limits.Kept[bytes, tuple[type[ArxError], str]]] = limits.Kept(_MAX_REFUSED, 1)  # by its bytes: why
-_DEMANDS: Final[limits.Kept[bytes, tuple["Requirement", int]]] = limits.Kept(_MAX_DEMANDS, 1)
+_THIRD_PARTIES: Final[limits.Kept[bytes, tuple["ThirdPartyCaveat", int]]] = limits.Kept(_MAX_THIRD_PARTIES, 1)
 _GATHERED: Final[limits.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = limits.Kept(_MAX_RULES, 8)
 
 
@@ -230,7 +229,7 @@ def read_terms(packet: bytes) -> Terms:
         packet: Its bytes as received.
 
     Raises:
-        UnknownCaveatError: It has a member, or demands a proof, that this version does not know.
+        UnknownCaveatError: It has a member, or requires a proof, that this version does not know.
         MalformedTokenError: It is not a caveat of SPEC 6, or an operand is wrong.
     """
     known = REFUSED.get(packet)
@@ -277,27 +276,27 @@ def key_of(packet: bytes, hop: str | None) -> bytes | None:
     return start + GAP + end[HOP_CHARS:] if hop is not None and end.startswith(hop.encode("ascii")) else None
 
 
-def demand_of(index: int, packet: wire.ThirdParty) -> tuple[tuple[int, "Requirement"], int]:
-    """Read what a proven third party's caveat demands, and keep it if it may be.
+def third_party_of(index: int, packet: wire.ThirdParty) -> tuple[tuple[int, "ThirdPartyCaveat"], int]:
+    """Read what a proven third party's caveat requires, and keep it if it may be.
 
     Args:
         index: Its place, counted from 0.
         packet: The caveat.
 
     Returns:
-        The place with what is demanded; and of how many parts that is.
+        The place with what is required; and of how many parts that is.
 
     Raises:
-        UnknownCaveatError: It is no requirement that this version knows.
+        UnknownCaveatError: It is no third-party caveat that this version knows.
     """
     identifier = packet.identifier
-    known = _DEMANDS.get(identifier)
+    known = _THIRD_PARTIES.get(identifier)
     if known is None:
-        from arx_verifier.token.discharge import Requirement  # few tokens have one: who starts need not wait
+        from arx_verifier.token.discharge import ThirdPartyCaveat  # few tokens have one: who starts need not wait
 
-        known = Requirement.read(identifier), limits.DEMAND_PARTS + identifier.count(b",")
+        known = ThirdPartyCaveat.read(identifier), limits.THIRD_PARTY_PARTS + identifier.count(b",")
         if len(identifier) <= _MAX_KEPT_BYTES:
-            _DEMANDS.keep(identifier, known, known[1])
+            _THIRD_PARTIES.keep(identifier, known, known[1])
     return (index, known[0]), known[1]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove the discharges that were presented with a proven token, and put their caveats behind the token's.  SPEC 6.7.
 
-Signatures alone: what a requirement demands stands in ``discharge``; what the caveats then prohibit, in
+Signatures alone: what a third-party caveat requires stands in ``discharge``; what the caveats then prohibit, in
 ``chain_state``.  Nothing of a discharge but its identifier is looked at before its signature holds.
 """
 
@@ -34,7 +34,7 @@ class Opened(NamedTuple):
         """Return what a ``once`` is spent as: that of a discharge belongs to what it answers.
 
         Approvals have names that many may read.  A holder that writes one into its token, or into a discharge of its
-        own making, uses up a name of its own; one that answers somebody else's requirement it cannot make.
+        own making, uses up a name of its own; one that answers somebody else's third-party caveat it cannot make.
 
         Args:
             place: Where it stands, as ``prohibiting.place`` has it.

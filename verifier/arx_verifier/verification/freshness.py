@@ -50,8 +50,8 @@ class Readiness(NamedTuple):
 
 def readiness(epochs: Epochs, decisions: DecisionSink) -> Readiness:
     """Say whether calls can be allowed now, without waiting."""
-    inc, applied, _ = epochs.view()
-    refused = epochs.check(inc, applied, ())
+    incarnation, applied, _ = epochs.view()
+    refused = epochs.check(incarnation, applied, ())
     fill = float(getattr(decisions, "fill", 0.0))
     why = refused.code if refused is not None else "audit_unavailable" if fill >= 1 else None
     return Readiness(why is None, why, fill)
@@ -65,13 +65,13 @@ def end_of(decision: Decision, reason: ArxError, epochs: Epochs) -> Decision:
         reason: Why it was ended.
         epochs: The view that said so.
     """
-    inc, applied, age_ms = epochs.view()
+    incarnation, applied, age_ms = epochs.view()
     return Decision(
         reason.code,
         time.time_ns() // 1_000_000,
         decision.facts,
         decision.tool,
-        inc=inc,
+        incarnation=incarnation,
         applied=applied,
         age_ms=age_ms,
         failures=tuple(reason.failures),
@@ -93,14 +93,14 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     Returns:
         None when the token stands, the refusal, or what to wait for before asking again.
     """
-    inc, born = proven.identifier.born
+    incarnation, born = proven.identifier.born
     fresh = proven.fresh_ms
     sent_after = 0
     if waited is not None:
         sent_after = waited.sent_after
     elif fresh is not None:
         sent_after = epochs.boot_ns() - fresh * 1_000_000
-    refused = epochs.check(inc, born, proven.scopes, sent_after)
+    refused = epochs.check(incarnation, born, proven.targets, sent_after)
     if refused is None:
         return None
     if waited is None:
@@ -154,6 +154,6 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
     if may_wait:
         refused = ask_and_wait(epochs, proven)
         return refusal(refused.code, refused.failures) if refused is not None else None
-    inc, born = proven.identifier.born
-    found = epochs.check(inc, born, proven.scopes)
+    incarnation, born = proven.identifier.born
+    found = epochs.check(incarnation, born, proven.targets)
     return refusal(found.code) if found is not None else None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a successful verification returns: on whose behalf the call may run, and how to ask again.  SPEC 11.
 
-A decision is not its effect.  What runs for long asks again with ``checkpoint``, and learns with ``on_end`` that the
+A decision is not its effect.  What runs for long asks again with ``recheck``, and learns with ``on_end`` that the
 middleware has ended it.  What is asked stands in ``freshness``.
 """
 
@@ -76,14 +76,14 @@ class Grant(msgspec.Struct, eq=False):
         """The task's id; None only in a token for the mint."""
         return self.facts.task
 
-    def checkpoint(self) -> None:
+    def recheck(self) -> None:
         """Ask once more, before an irreversible step of a long call, whether everything still stands.
 
         Waits for the revocation store when the token asks for a fresh view; from an event loop use
-        ``checkpoint_async``.
+        ``recheck_async``.
 
         Raises:
-            RevokedError: A scope of the token was killed or banned meanwhile.
+            RevokedError: A target of the token was killed or frozen meanwhile.
             StaleEpochError: The verifier cannot know.
             ValidityError: The token's time is over.
         """
@@ -91,17 +91,17 @@ class Grant(msgspec.Struct, eq=False):
         if refused is not None:
             raise refused
 
-    async def checkpoint_async(self) -> None:
-        """Ask as ``checkpoint`` does, without holding the event loop.
+    async def recheck_async(self) -> None:
+        """Ask as ``recheck`` does, without holding the event loop.
 
         Raises:
-            RevokedError: A scope of the token was killed or banned meanwhile.
+            RevokedError: A target of the token was killed or frozen meanwhile.
             StaleEpochError: The verifier cannot know.
             ValidityError: The token's time is over.
         """
         from asyncio import to_thread
 
-        await to_thread(self.checkpoint)
+        await to_thread(self.recheck)
 
     def on_end(self, callback: Callable[[ArxError], object]) -> None:
         """Be told when the middleware ends this call because the token no longer stands.

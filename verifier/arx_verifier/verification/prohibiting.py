@@ -19,13 +19,13 @@ def place(index: int) -> str:
 
 
 def too_deep(index: int, to: str) -> ArxError:
-    """A hand-over where none may follow."""
-    return _prohibits("too_deep", index, "depth", "no further hand-over", f"a hand-over to {to}")
+    """A delegation where none may follow."""
+    return _prohibits("too_deep", index, "depth", "no further delegation", f"a delegation to {to}")
 
 
 def not_named(index: int, rule_index: int, patterns: Sequence[str], to: str) -> ArxError:
-    """A hand-over to somebody whom an earlier caveat does not name."""
-    return _prohibits("name_not_allowed", index, f"hand_to of {place(rule_index)}", " or ".join(patterns), to)
+    """A delegation to somebody whom an earlier caveat does not name."""
+    return _prohibits("name_not_allowed", index, f"delegate_to of {place(rule_index)}", " or ".join(patterns), to)
 
 
 def wrong_audience(index: int, allowed: Sequence[str], audience: str) -> ArxError:

@@ -33,7 +33,7 @@ ONCE_AGE: Final = ("an approval of the last 24 h, given after this service's non
 
 def used_up(at: str, words: tuple[str, str]) -> Refused:
     """A ``once`` that cannot be known to be the first."""
-    return Refused("budget_exhausted", (Failure(at, "once", *words),))
+    return Refused("already_used", (Failure(at, "once", *words),))
 
 
 def ahead(at: str, by_ms: int) -> Refused:

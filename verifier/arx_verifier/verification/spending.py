@@ -58,7 +58,7 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused
             # A store that began anew before that time would take it for given since, and the name for new.
             return ahead(place, issued_at - now_ms)
     for place, name, issued_at in proven.once:
-        # By its own time alone, and not by the token's: a holder who narrows a token to a second could have the name
+        # By its own time alone, and not by the token's: a holder who attenuates a token to a second could have the name
         # forgotten with it, and use it again with the token as it was.
         fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
         if fresh is None:

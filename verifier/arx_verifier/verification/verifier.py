@@ -33,7 +33,7 @@ from arx_verifier.verification.reasons import BAD_SIGNATURE, code_of, hold_reque
 from arx_verifier.verification.spending import spend
 
 _ALLOWED: Final = Refused(OK, ())
-CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three hand-overs
+CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three delegations
 _VERIFIERS: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
 
 
@@ -243,7 +243,7 @@ class Verifier:
         epochs = self.epochs
         refused, written = judge(epochs, self._prefix, proven, call, request)  # 4. each caveat may prohibit
         if refused is None:
-            asked = ask(epochs, proven, waited)  # 5. the lease; no scope killed or banned
+            asked = ask(epochs, proven, waited)  # 5. the lease; no target killed or frozen
             if asked is not None and isinstance(asked, Wait):
                 if not may_wait:
                     return asked
@@ -301,7 +301,7 @@ class Verifier:
     def _record(
         self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None
     ) -> Decision:
-        inc, applied, age_ms = self.epochs.view()
+        incarnation, applied, age_ms = self.epochs.view()
         digest, salt = digest_arguments(request.args, written)
         code, failures, untold = refused or _ALLOWED
         decision = Decision(
@@ -311,7 +311,7 @@ class Verifier:
             request.tool,
             digest,
             salt,
-            inc,
+            incarnation,
             applied,
             age_ms,
             failures,

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a journal for shipping: what of each run is to be sent next, what is lost, which files are done with.  SPEC 18.
+
+A journal is the folder of a decision journal.  Nothing is remembered between starts: the receiver says how far it has a
+run, and every file is read again from its beginning with its checksums.  What cannot be read, or is gone, is declared
+lost and never sent over in silence.  Sending is ``ship``'s.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from arx_caps.audit.tree import leaf_hash
+from arx_caps.audit.wire import MAX_KEPT, Batch
+from arx_verifier.errors import AuditError
+from arx_verifier.journal.reader import Damage, SegmentReader, is_written
+from arx_verifier.journal.record import Sealed, seal
+from arx_verifier.journal.segment import HEADER_BYTES, Header, files_in, is_last, read_header
+
+AT_ONCE: Final = 500  # records of a batch
+BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that goes beyond it
+DAMAGED: Final = ".damaged"  # what a file that could not be read in full is called once all else of it was sent
+
+_log = logging.getLogger(__name__)
+
+
+class Run:
+    """One run of one verifier: its files, and how far they were sent.
+
+    Attributes:
+        verifier: The verifier's id.
+        audience: Its service.
+        boot: The run.
+        next: The sequence that the receiver wants next; None until it said so.
+        over: Whether there is nothing more to send, unless another file appears.
+    """
+
+    def __init__(self, header: Header, at_once: int = AT_ONCE) -> None:
+        self.verifier, self.audience, self.boot = header.verifier, header.audience, header.boot
+        self._at_once = at_once
+        self.next: int | None = None
+        self.over = False
+        self._files: dict[Path, SegmentReader] = {}
+        self._damaged: set[Path] = set()
+        self._ahead: deque[tuple[int, Sealed | None]] = deque()  # read and not acknowledged; None: unreadable
+        self._told_end = False
+
+    def add(self, path: Path, header: Header) -> None:
+        """Take in a file of this run."""
+        self._files[path] = SegmentReader(path, header, self._on_damage)
+        self._files = dict(sorted(self._files.items(), key=lambda item: item[1].first))
+        self.over = False
+
+    def batch(self) -> Batch | None:
+        """Return what is to be sent now, or None.  The same again until ``acknowledge``."""
+        if self.next is None:
+            first = next(iter(self._files.values())).first if self._files else 1
+            return self._make(first, None, (), closed=False)  # asks how far the receiver is
+        if self.over:
+            return None
+        self._read(self._at_once)
+        while self._ahead and self._ahead[0][1] is None:
+            self._ahead.popleft()
+        wanted = self.next
+        first = self._ahead[0][0] if self._ahead else max(wanted, self._known_to if self._ended else wanted)
+        records = self._contiguous(first)
+        done = self._ended and len(records) == len(self._ahead)
+        closed = done and self._in_order() and not self._told_end
+        if not records and not closed and first == wanted:
+            self.over = done
+            return None
+        return self._make(first, wanted if first > wanted else None, records, closed=closed)
+
+    def doubt(self, high_water: int, leaf: str) -> str | None:
+        """Hold what the receiver says to have to what is here, as somebody else may have sent it in this run's name.
+
+        Args:
+            high_water: Its mark.
+            leaf: The hash of its record there, hex, or empty.
+
+        Returns:
+            Why it cannot be, or None.
+        """
+        held = [path for path, reader in self._files.items() if reader.first <= high_water]
+        if not held:
+            return None  # what is here came later
+        path = held[-1]
+        for sequence, payload in SegmentReader(path, self._files[path].header, lambda _: None).payloads():
+            if sequence == high_water:
+                own = self._seal(path, sequence, payload)
+                same = own is None or leaf in ("", leaf_hash(own.kept).hex())
+                return None if same else f"the mint has another record {sequence} of run {self.boot}"
+        if path != next(reversed(self._files)):
+            return None  # its end was lost
+        if _is_alive(path):
+            return f"the mint has a record {high_water} of run {self.boot}, and that was never made"
+        self._on_damage(Damage(path, 0, f"it ends before record {high_water}, which the mint has"))
+        return None
+
+    def following(self, batch: Batch) -> Batch | None:
+        """Return what can be sent behind a batch before that is acknowledged: a full one, or None."""
+        if self.next is None or len(batch.records) < self._at_once:
+            return None
+        self._read(batch.last + 1 - self.next + self._at_once)
+        records = self._contiguous(batch.last + 1)
+        full = len(records) == self._at_once
+        return self._make(batch.last + 1, None, records, closed=False) if full else None
+
+    def acknowledge(self, batch: Batch, high_water: int) -> bool:
+        """Take the receiver's answer: it goes on behind ``high_water``, wherever this run is.
+
+        Returns:
+            Whether that is what was sent for.
+        """
+        if self.next is not None and high_water > batch.last:
+            self.next = None  # others send of it as well: the receiver is asked what it has
+            self._rewind()
+            return True
+        before, self.next = self.next, high_water + 1
+        if batch.closed and high_water >= batch.last:
+            self._told_end = True
+        if before is not None and self.next < before:
+            _log.warning("the mint wants run %s again from record %d on", self.boot, self.next)
+            self._rewind()
+        while self._ahead and self._ahead[0][0] < self.next:
+            self._ahead.popleft()
+        return before is None or high_water >= batch.last
+
+    def free(self, keep_ms: int) -> None:
+        """Remove the files whose records the receiver has all, once nobody writes them and ``keep_ms`` are over."""
+        wanted = self.next or 0
+        for path, reader in tuple(self._files.items()):
+            if not reader.ended or reader.sequence > wanted:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if is_written(path) or (keep_ms and time.time() * 1000 - path.stat().st_mtime * 1000 < keep_ms):
+                    continue
+                if path in self._damaged:
+                    path.rename(path.with_suffix(DAMAGED))
+                else:
+                    path.unlink()
+            del self._files[path]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left of it."""
+        return not self._files
+
+    @property
+    def _ended(self) -> bool:
+        return all(reader.ended for reader in self._files.values())
+
+    @property
+    def _known_to(self) -> int:
+        """The sequence behind all that the files hold."""
+        return max((reader.sequence for reader in self._files.values()), default=0)
+
+    def _make(self, first: int, lost_from: int | None, records: tuple[Sealed, ...], *, closed: bool) -> Batch:
+        return Batch(self.verifier, self.audience, self.boot, first, lost_from, records, closed)
+
+    def _contiguous(self, first: int) -> tuple[Sealed, ...]:
+        records: list[Sealed] = []
+        size = 0
+        for sequence, sealed in self._ahead:
+            if sequence < first:
+                continue  # under way
+            if sealed is None or sequence != first + len(records):
+                break
+            if len(records) == self._at_once or size > BATCH_BYTES:
+                break
+            records.append(sealed)
+            size += len(sealed.kept) + len(sealed.body)
+        return tuple(records)
+
+    def _read(self, count: int) -> None:
+        """Read ahead.  A file is left only when it ended: its last may come when it has a next one."""
+        assert self.next is not None
+        for path, reader in self._files.items():
+            if not reader.ended:
+                for sequence, payload in reader.payloads():
+                    if sequence >= self.next:
+                        self._ahead.append((sequence, self._seal(path, sequence, payload)))
+                    if len(self._ahead) >= count:
+                        return
+            if not reader.ended:
+                return
+
+    def _seal(self, path: Path, sequence: int, payload: bytes) -> Sealed | None:
+        if not payload:
+            return None  # its damage was told
+        try:
+            sealed = seal(payload, self.verifier, self.boot, sequence)
+        except AuditError as error:
+            self._on_damage(Damage(path, 0, f"record {sequence}: {error}"))
+            return None
+        if len(sealed.kept) > MAX_KEPT:
+            self._on_damage(Damage(path, 0, f"record {sequence} is too long for the log"))
+            return None
+        return sealed
+
+    def _rewind(self) -> None:
+        self._ahead.clear()
+        self.over = self._told_end = False
+        for path, reader in self._files.items():
+            self._files[path] = SegmentReader(path, reader.header, self._on_damage)
+
+    def _in_order(self) -> bool:
+        """Whether the last file says that the run ended with it."""
+        if not self._files:
+            return False
+        try:
+            with next(reversed(self._files)).open("rb") as file:
+                return is_last(file.read(HEADER_BYTES))
+        except FileNotFoundError:
+            return False
+
+    def _on_damage(self, damage: Damage) -> None:
+        if damage.file not in self._damaged:
+            _log.error("records are lost, their file is damaged: %s", damage)
+        self._damaged.add(damage.file)
+
+
+def _is_alive(path: Path) -> bool:
+    try:
+        return is_written(path)
+    except FileNotFoundError:
+        return False
+
+
+class Journal:
+    """The runs of one folder.
+
+    Args:
+        folder: The folder of a journal.
+        audience: The service whose records are read; others' are left alone.
+        at_once: Records of a batch.
+
+    Attributes:
+        runs: By their boot ids.
+        used: What its files take, bytes.
+        budget: What they may take, bytes, as the newest of them says; 0 while there is none.
+    """
+
+    def __init__(self, folder: Path, audience: str, at_once: int = AT_ONCE) -> None:
+        self.folder, self.audience, self.at_once = folder, audience, at_once
+        self.runs: dict[str, Run] = {}
+        self.used = self.budget = 0
+        self._seen: set[Path] = set()
+
+    @property
+    def fill(self) -> float:
+        """How much of the budget is taken, 0.0 to 1.0."""
+        return min(1.0, self.used / self.budget) if self.budget else 0.0
+
+    def look(self) -> None:
+        """Find new files, and forget runs of which nothing is left."""
+        self.used, there = 0, set()
+        for path in files_in(self.folder):
+            try:
+                self.used += path.stat().st_size
+                if path not in self._seen:
+                    self._take(path)
+            except FileNotFoundError:
+                continue  # freed or pruned since
+            there.add(path)
+        self._seen = there
+        self.runs = {boot: run for boot, run in self.runs.items() if not run.empty}
+
+    def _take(self, path: Path) -> None:
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+        try:
+            header = read_header(start)
+        except AuditError as error:
+            _log.error("records may be lost, %s cannot be read: %s", path, error)
+            path.rename(path.with_suffix(DAMAGED))
+            return
+        self.budget = header.budget
+        if header.audience != self.audience:
+            _log.error("%s is of the service %s and is left alone", path, header.audience)
+            return
+        self.runs.setdefault(header.boot, Run(header, self.at_once)).add(path, header)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operator who thawed a freeze got the report ``dead``, the opposite of what had happened.
+
+ARx: one set of words for a kill, a freeze, a thaw, a thaw and a thaw, and each line begins with its word.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.cli import exits
+from arx_verifier import Verifier
+from tests.cli.helpers import arx
+from tests.cli.live import AGENT, Live, live_realm, live_verifier
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
+    """A realm that runs."""
+    with live_realm(tmp_path / "realm", free_port) as realm:
+        realm.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key", "--owner", "ada")
+        realm.ok("service", "enrol", "orders", "--out", tmp_path / "orders.json")
+        yield realm
+
+
+@pytest.fixture
+def orders(live: Live, tmp_path: Path) -> Iterator[Verifier]:
+    """A service's verifier, live in the store's registry."""
+    with live_verifier(live, tmp_path / "orders.json") as verifier:
+        yield verifier
+
+
+@pytest.mark.usefixtures("orders")
+def test_each_command_reports_in_the_same_words(live: Live) -> None:
+    """At the mint and straight at the store: the word, the exit code and the line say the same."""
+    words = (f"agent:{AGENT}", "--reason", "a test", "--yes")
+    live.until(lambda: live.run("freeze", *words)[0] == exits.OK)  # the registry is older than a lease
+    for verb in ("thaw", "freeze", "thaw", "kill", "thaw"):
+        for by, direct in (("mint", ()), ("store", ("--direct",))):
+            code, report, _ = live.run(verb, *words, *direct)
+            assert (report["status"], report["by"]) == ("confirmed", by), (verb, report)
+            assert report["summary"].startswith("confirmed: 2 of 2 verifiers in "), verb
+            assert code == exits.OK
+
+
+def test_the_api_knows_no_other_word() -> None:
+    """The OpenAPI document lists the four words of every report."""
+    document: dict[str, Any] = json.loads(arx("mint", "openapi").out)
+    status = document["components"]["schemas"]["KillShown"]["properties"]["status"]
+    assert set(status["enum"]) == {"confirmed", "partial", "unconfirmed", "unknown"}
