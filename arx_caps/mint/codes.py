@@ -121,7 +121,7 @@ CODES: Final = {
 _LATER: Final = "try again after `Retry-After` seconds"
 _ENDED: Final = {
     "revoked": "stop, and report it; a new task, if the operator wants the work done",
-    "frozen": "stop, and report it; an operator thaws or thaws",
+    "frozen": "stop, and report it; an operator thaws it",
 }
 _RETRIES: Final = {
     "after Retry-After": _LATER,

@@ -12,7 +12,7 @@ from arx_caps.mint.shown import KillShown, show_kill
 MAX_TARGETS: Final = 1000  # as many as one step of the store takes
 
 
-class ScopesBody(Body, frozen=True):
+class TargetsBody(Body, frozen=True):
     """Targets to kill, freeze or thaw, and why."""
 
     targets: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(min_length=1, max_length=MAX_TARGETS)]
@@ -36,12 +36,12 @@ def thaw_freezes(asked: Asked) -> KillShown:
 
 
 def _end(asked: Asked, op: Op) -> KillShown:
-    body: ScopesBody = asked.body
+    body: TargetsBody = asked.body
     return show_kill(end_targets(asked.mint, op, body.targets, reason=body.reason, by=asked.by.by, wait=body.wait))
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, ScopesBody),
-    Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, ScopesBody),
-    Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, ScopesBody),
+    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, TargetsBody),
+    Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody),
+    Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, TargetsBody),
 )

@@ -28,9 +28,9 @@ def guarded(ran: list[str], *rules: Rule) -> Guarded:
         def __init__(self, app: Any) -> None:
             self.app = app
 
-        async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-            ran.append(target["path"])
-            await self.app(target, receive, send)
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            ran.append(scope["path"])
+            await self.app(scope, receive, send)
 
     async def get(_: Request) -> Response:
         return PlainTextResponse("")
@@ -82,9 +82,9 @@ def test_a_key_that_is_replaced_meanwhile_proves_nothing() -> None:
         def __init__(self, app: Any) -> None:
             self.app = app
 
-        async def __call__(self, target: Any, receive: Any, send: Any) -> None:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             on.realm.verifier.keys.replace({"k1.0": b"l" * 32})
-            await self.app(target, receive, send)
+            await self.app(scope, receive, send)
 
     async def get(_: Request) -> Response:
         return PlainTextResponse("")

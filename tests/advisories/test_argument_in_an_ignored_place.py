@@ -81,8 +81,8 @@ def test_path_query_and_body_are_told_apart() -> None:
 
     def meaning(query: bytes, body: Any) -> Any:
         headers = [(b"content-type", b"application/json")]
-        target = {"method": "PUT", "path": "/a/1", "query_string": query, "headers": headers}
-        return routes(target, json.dumps(body).encode())
+        scope = {"method": "PUT", "path": "/a/1", "query_string": query, "headers": headers}
+        return routes(scope, json.dumps(body).encode())
 
     assert meaning(b"page%5Bsize%5D=2&dry-run=1", {"y": 3}) == (
         "a.put",

@@ -60,8 +60,8 @@ class Service:
     def __init__(self) -> None:
         self.ran: list[bytes] = []
 
-    async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-        assert target["type"] == "http"
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
         self.ran.append((await receive())["body"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})

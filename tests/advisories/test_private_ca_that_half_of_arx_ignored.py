@@ -158,7 +158,7 @@ def test_a_refused_certificate_is_called_one(secure: Secure, tmp_path: Path, why
     host, days = ("elsewhere.example", 1) if why == OTHER_NAME else ("127.0.0.1", -1 if why == EXPIRED else 1)
     certificate, key = other.issue(host, days=days)
 
-    async def nobody(target: Any, receive: Any, send: Any) -> None:
+    async def nobody(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("it was believed")
 
     named = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key), "lifespan": "off"}

@@ -76,8 +76,8 @@ class Hides:
     def __init__(self, app: Any) -> None:
         self._inner = app
 
-    async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-        await self._inner(target, receive, send)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._inner(scope, receive, send)
 
 
 @pytest.mark.parametrize("how", ["attribute", "slot", "one of several", "global"])
@@ -90,8 +90,8 @@ def test_an_application_that_is_hidden_is_judged_where_it_routes(how: str) -> No
     class Slotted:
         __slots__ = ("inner",)
 
-        async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-            await self.inner(target, receive, send)  # type: ignore[attr-defined]
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.inner(scope, receive, send)  # type: ignore[attr-defined]
 
     slotted = Slotted()
     slotted.inner = app  # type: ignore[attr-defined]
@@ -111,22 +111,22 @@ def test_an_application_that_is_hidden_is_judged_where_it_routes(how: str) -> No
 class Several(Hides):
     """A dispatcher."""
 
-    async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-        await self._inner[0](target, receive, send)
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._inner[0](scope, receive, send)
 
 
 _hidden: Any = None
 
 
-async def calls_a_global(target: Any, receive: Any, send: Any) -> None:
+async def calls_a_global(scope: Any, receive: Any, send: Any) -> None:
     """A function around an application of its module."""
-    await _hidden(target, receive, send)
+    await _hidden(scope, receive, send)
 
 
 def one_that_shows_no_routes(ran: list[Any]) -> tuple[list[BaseRoute], dict[str, str]]:
-    async def hidden(target: Any, receive: Any, send: Any) -> None:
+    async def hidden(scope: Any, receive: Any, send: Any) -> None:
         ran.append(("export", "none"))
-        await PlainTextResponse("export")(target, receive, send)
+        await PlainTextResponse("export")(scope, receive, send)
 
     return [Mount("/orders/export", app=hidden), Mount("/orders", app=hidden)], {}
 
@@ -181,8 +181,8 @@ def test_a_parameter_of_an_outer_mount_is_an_argument(framework: bool) -> None:
     ran: list[Any] = []
     endpoint = saw("get", ran)
 
-    async def plain(target: Any, receive: Any, send: Any) -> None:
-        await (await endpoint(Request(target, receive, send)))(target, receive, send)
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await (await endpoint(Request(scope, receive, send)))(scope, receive, send)
 
     inner: Any = Starlette(routes=[Route("/orders/{order_id}", endpoint)]) if framework else plain
     rule = Rule(tool="orders.get", args={"tenant": "acme", "order_id": Constraint(glob="*")})
@@ -244,9 +244,9 @@ def test_an_application_that_sets_its_root_path_is_judged_by_what_it_runs() -> N
         def __init__(self, app: Any) -> None:
             self.app = app
 
-        async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-            target["root_path"] = "/api"
-            await self.app(target, receive, send)
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            scope["root_path"] = "/api"
+            await self.app(scope, receive, send)
 
     routes = [Route("/orders/{order_id}", saw("get", ran)), Route("/api/orders/{name}", saw("export", ran))]
     tools = READ | {"GET /api/orders/{name}": "orders.export"}
@@ -287,11 +287,11 @@ class Opens(Route):
 
     meanwhile: Callable[[], Any]
 
-    def matches(self, target: Any) -> Any:
+    def matches(self, scope: Any) -> Any:
         adder = threading.Thread(target=self.meanwhile)
         adder.start()
         adder.join()
-        return super().matches(target)
+        return super().matches(scope)
 
 
 @pytest.mark.parametrize("how", ["append", "insert", "extend", "add", "item", "slice", "mount"])
@@ -322,9 +322,9 @@ class Lazy:
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._made = make, None
 
-    async def __call__(self, target: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self._made = self._made or self._make()
-        await self._made(target, receive, send)
+        await self._made(scope, receive, send)
 
 
 @pytest.mark.parametrize("kind", [Starlette, Router])
@@ -338,8 +338,8 @@ def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: b
         return kind(routes=one_that_is_not_named(ran)[0])
 
     class Copies(Lazy):
-        async def __call__(self, target: Any, receive: Any, send: Any) -> None:
-            await super().__call__(target.copy(), receive, send)
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().__call__(scope.copy(), receive, send)
 
     guarded = Guarded((Copies if copies else Lazy)(make), READ, GET)
     app = Starlette(routes=[Mount("/", app=guarded.app)]) if mounted else guarded.app
@@ -397,8 +397,8 @@ def test_a_router_that_dispatches_by_itself_is_an_error() -> None:
     """It may serve what it does not show."""
 
     class Versions(Router):
-        async def app(self, target: Any, receive: Any, send: Any) -> None:
-            await self.hidden(target, receive, send)
+        async def app(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.hidden(scope, receive, send)
 
     with pytest.raises(SettingsError, match=r"Versions has a app\(\) of its own"):
         ArxMiddleware(Versions([]), verifier=Realm().verifier, tools={})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An operator who thawed a freeze got the report ``dead``, the opposite of what had happened.
 
-ARx: one set of words for a kill, a freeze, a thaw, a thaw and a thaw, and each line begins with its word.
+ARx: one set of words for a kill, a freeze and a thaw, and each line begins with its word.
 """
 
 import json
@@ -40,7 +40,7 @@ def test_each_command_reports_in_the_same_words(live: Live) -> None:
     """At the mint and straight at the store: the word, the exit code and the line say the same."""
     words = (f"agent:{AGENT}", "--reason", "a test", "--yes")
     live.until(lambda: live.run("freeze", *words)[0] == exits.OK)  # the registry is older than a lease
-    for verb in ("thaw", "freeze", "thaw", "kill", "thaw"):
+    for verb in ("freeze", "thaw", "kill", "thaw"):
         for by, direct in (("mint", ()), ("store", ("--direct",))):
             code, report, _ = live.run(verb, *words, *direct)
             assert (report["status"], report["by"]) == ("confirmed", by), (verb, report)

@@ -36,16 +36,16 @@ RULES = (
 )
 
 
-async def application(target: Any, receive: Any, send: Any) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     """Say who came and what for; send ``/away`` to another origin."""
-    if target["type"] != "http":
+    if scope["type"] != "http":
         raise NotImplementedError
-    grant = target["arx"]
+    grant = scope["arx"]
     headers = [(b"content-type", b"application/json")]
-    if target["path"] == "/away":
-        headers.append((b"location", b"http://localhost:%d/orders/o-1" % target["server"][1]))
+    if scope["path"] == "/away":
+        headers.append((b"location", b"http://localhost:%d/orders/o-1" % scope["server"][1]))
     body = json.dumps({"holder": grant.holder, "tool": grant.tool}).encode()
-    await send({"type": "http.response.start", "status": 307 if target["path"] == "/away" else 200, "headers": headers})
+    await send({"type": "http.response.start", "status": 307 if scope["path"] == "/away" else 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

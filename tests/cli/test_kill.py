@@ -66,7 +66,7 @@ def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationSto
 @pytest.mark.servers
 def test_each_command_writes_what_it_says(valkey: EmbeddedValkey, store: RevocationStore) -> None:
     """
-    Kill ends, freeze freezes, thaw and thaw thaw; the log has operation and reason, and who.
+    Kill ends, freeze freezes, thaw thaws; the log has operation and reason, and who.
     """
     for verb, target in (("freeze", "session:" + SESSION), ("thaw", "session:" + SESSION), ("kill", "agent:acme/a")):
         assert direct(valkey, store, verb, target).exit_code == exits.INCOMPLETE

@@ -64,11 +64,11 @@ class Shop(NamedTuple):
         return asked.wait(timeout_s=5)
 
 
-async def application(target: Any, receive: Any, send: Any) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     """Say what was allowed."""
-    if target["type"] != "http":
+    if scope["type"] != "http":
         raise NotImplementedError
-    body = json.dumps({"code": target["arx"].tool}).encode()
+    body = json.dumps({"code": scope["arx"].tool}).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": body})
 

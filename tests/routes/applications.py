@@ -88,8 +88,8 @@ class Drawn:
     def _wrapped(self, app: Any) -> Any:
         """Put something around an application, as services do."""
 
-        async def around(target: Any, receive: Any, send: Any) -> None:
-            await app(target, receive, send)
+        async def around(scope: Any, receive: Any, send: Any) -> None:
+            await app(scope, receive, send)
 
         return self._pick(app, app, around, functools.partial(around))
 

@@ -38,7 +38,7 @@ async def ask(app: Any, method: str, target: str, body: bytes = b"", **more: Any
         method: The method.
         target: Path and query.
         body: A JSON body.
-        more: Members of the target; ``token``, ``host`` and ``root_path`` among them.
+        more: Members of the scope; ``token``, ``host`` and ``root_path`` among them.
     """
     raw, _, query = target.partition("?")
     headers = [(b"host", more.pop("host", "orders.example").encode())]
@@ -46,8 +46,8 @@ async def ask(app: Any, method: str, target: str, body: bytes = b"", **more: Any
         headers.append((b"content-type", b"application/json"))
     if token := more.pop("token", ""):
         headers.append((b"authorization", b"Bearer " + token.encode()))
-    target = {"type": "http", "method": method, "path": raw, "raw_path": raw.encode(), "query_string": query.encode()}
-    target |= {"headers": headers, "client": ("192.0.2.7", 1), "http_version": "1.1", "root_path": ""} | more
+    scope = {"type": "http", "method": method, "path": raw, "raw_path": raw.encode(), "query_string": query.encode()}
+    scope |= {"headers": headers, "client": ("192.0.2.7", 1), "http_version": "1.1", "root_path": ""} | more
     sent: list[Any] = []
     given: list[bytes] = []
 
@@ -60,7 +60,7 @@ async def ask(app: Any, method: str, target: str, body: bytes = b"", **more: Any
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app(target, receive, send)
+    await app(scope, receive, send)
     if not sent:
         return Answer(0, b"")
     return Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]))

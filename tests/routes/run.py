@@ -92,13 +92,13 @@ class Client:
         method = pick((method,) * 9 + ("HEAD", "POST", "OPTIONS"))
         query = pick(("", "", "", f"q={pick(VALUES)}")).encode()
         body = json.dumps({"amount": pick(BODIES)}).encode() if method == "POST" else b""
-        target = {"type": "http", "method": method, "path": target, "raw_path": target.encode(), "query_string": query}
+        scope = {"type": "http", "method": method, "path": target, "raw_path": target.encode(), "query_string": query}
         names = (b"a.example", b"b.example") if host else (b"other", b"other", b"a.example")
         headers = [(b"host", pick(names))]
         if body:
             headers.append((b"content-type", b"application/json"))
         root = pick(("",) * 6 + ("/root", "/root/", "/orders"))
-        return target | {"headers": headers, "root_path": root, "client": ("192.0.2.7", 1), "http_version": "1.1"}, body
+        return scope | {"headers": headers, "root_path": root, "client": ("192.0.2.7", 1), "http_version": "1.1"}, body
 
     async def once(self) -> None:
         """Send one request to both.
@@ -106,16 +106,14 @@ class Client:
         Raises:
             ConfusedError: The guarded application ran what was not judged, or not what the bare one ran.
         """
-        target, body = self._draw()
-        target = target["raw_path"] + (b"?" + target["query_string"] if target["query_string"] else b"")
-        fields = http_fields(HttpCall(target["method"], target, hashlib.sha256(body).digest()))
+        scope, body = self._draw()
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        fields = http_fields(HttpCall(scope["method"], target, hashlib.sha256(body).digest()))
         token = self._signer.sign(fields, time.time_ns() // 1_000_000)
         bearer = (b"authorization", b"Bearer " + token.encode())
         before = len(self._decisions.decisions)
-        answer = await _ask(self.guarded, target | {"headers": [*target["headers"], bearer]}, body)
-        told = (
-            f"{target['method']} {target.decode()} {target['root_path']} {target['headers']} {body.decode()}: {answer}"
-        )
+        answer = await _ask(self.guarded, scope | {"headers": [*scope["headers"], bearer]}, body)
+        told = f"{scope['method']} {target.decode()} {scope['root_path']} {scope['headers']} {body.decode()}: {answer}"
         made = self._decisions.decisions[before:]
         ran, early = self.drawn.ran[:], self.drawn.early[:]
         self.drawn.ran.clear()
@@ -123,12 +121,12 @@ class Client:
         if None in early:
             raise ConfusedError(f"a dependency ran without a grant: {told}")
         if ran:
-            self._compare(target["method"], ran, [each for each in made if each.code == "ok"], told)
+            self._compare(scope["method"], ran, [each for each in made if each.code == "ok"], told)
             self.seen["ran"] += 1
         else:
             self.seen["refused"] += 1
         if not self._late:
-            await self._compare_with_twin(target, body, ran, told)
+            await self._compare_with_twin(scope, body, ran, told)
 
     def _compare(self, method: str, ran: list[tuple[int, dict[str, Any], Any]], allowed: list[Any], told: str) -> None:
         if len(ran) != 1 or len(allowed) != 1:
@@ -144,9 +142,9 @@ class Client:
             if name not in judged and value is not None:
                 raise ConfusedError(f"{name} is {value!r}, and was not judged: {told}")
 
-    async def _compare_with_twin(self, target: dict[str, Any], body: bytes, ran: list[Any], told: str) -> None:
+    async def _compare_with_twin(self, scope: dict[str, Any], body: bytes, ran: list[Any], told: str) -> None:
         """Compare with the application without a guard: it would have run the same, or nothing that is named."""
-        await _ask(self.twin.app, target, body)
+        await _ask(self.twin.app, scope, body)
         bare = self.twin.ran[:]
         self.twin.ran.clear()
         if ran and [each[:2] for each in ran if not _is_model(each)] != [
@@ -154,7 +152,7 @@ class Client:
         ]:
             raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {told}")
         if bare and not ran and "'status': 400" not in told:
-            method = "GET" if target["method"] == "HEAD" else target["method"]
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
             if (method, bare[0][0]) in self._named:
                 raise ConfusedError(f"the bare application ran {bare}, the guarded one refused: {told}")
 
@@ -190,7 +188,7 @@ def _same(value: Any, judged: Any) -> bool:
     return (type(value) is bool) == (type(judged) is bool) and type(value) is not str and bool(value == judged)
 
 
-async def _ask(app: Any, target: dict[str, Any], body: bytes) -> str:
+async def _ask(app: Any, scope: dict[str, Any], body: bytes) -> str:
     told: list[Any] = []
 
     async def receive() -> Any:
@@ -200,7 +198,7 @@ async def _ask(app: Any, target: dict[str, Any], body: bytes) -> str:
         told.append(message)
 
     try:
-        await app(dict(target), receive, send)
+        await app(dict(scope), receive, send)
     except Exception as error:  # an application that fails has run, or has not, all the same
         told.append(repr(error))
     return str(told)[:600]

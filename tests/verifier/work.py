@@ -201,10 +201,10 @@ def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
 
     def make(n: int) -> Work:
         checked, header = verifier(), b"Bearer " + make_text(n).encode()
-        target: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
+        scope: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
         return lambda: refuses(
             checked,
-            Enforcement(checked).read_credential(collect_headers(target["headers"]).get(b"authorization", ())),
+            Enforcement(checked).read_credential(collect_headers(scope["headers"]).get(b"authorization", ())),
             access(),
             "malformed",
             "bad_signature",
@@ -282,17 +282,17 @@ def nonces(n: int) -> Work:
     return work
 
 
-def meaning(make_target: Callable[[int], tuple[str, bytes]]) -> Callable[[int], Work]:
+def meaning(make_scope: Callable[[int], tuple[str, bytes]]) -> Callable[[int], Work]:
     """The length of path and query."""
     routes = RouteMap({"GET /orders/{order_id}": TOOL})
 
     def make(n: int) -> Work:
-        path, query = make_target(n)
-        target: Any = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query, "headers": []}
+        path, query = make_scope(n)
+        scope: Any = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query, "headers": []}
 
         def work() -> None:
             with contextlib.suppress(RequestError):
-                routes(target, b"")
+                routes(scope, b"")
 
         return work
 
