@@ -18,6 +18,7 @@ PAGES = [
         "docs/api.md",
         "docs/audit.md",
         "docs/concepts.md",
+        "docs/glossary.md",
         "docs/identity.md",
         "docs/operations.md",
         "docs/policy.md",
