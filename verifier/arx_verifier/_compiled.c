@@ -38,7 +38,7 @@ enum {
 };
 
 static PyObject *reference[COUNT];  // the Python functions
-static PyObject *call_type;         // presented.Call
+static PyObject *call_type;         // call_proof.PresentedCall
 static PyObject *third_type;        // codec.ThirdParty
 static EVP_MD *sha256;
 static EVP_MD_CTX *context;

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
+import msgspec
+
 from arx_verifier import jcs
 from arx_verifier.compiled import twin
 from arx_verifier.errors import AttenuationError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import chain, wire
 from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.token.presented import Call
 from arx_verifier.token.wire import FROM_URL, MAX_CREDENTIAL_CHARS, TO_URL
 
 LABEL: Final = b"arx/1/call"
@@ -49,12 +50,40 @@ _TAILS: Final = (
     (178, 0, 0, wire.text_of(MARK), "AQgw", b"=="),
 )
 # One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.  Its
-# groups are a ``Call``'s caveat, digest and time, and the signature.
+# groups are a ``PresentedCall``'s caveat, digest and time, and the signature.
 _TAIL: Final = re.compile(
     rb"\x02\x5f(\{\"call\":\[\"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\",([1-9][0-9]{12}),\"[A-Za-z0-9_-]{21}[AQgw]\"\]\})"
     rb"\0\0\x06\x20(.{32})",
     re.DOTALL,
 )
+
+
+class PresentedCall(msgspec.Struct, frozen=True, gc=False):
+    """A one-shot token's text, taken apart but proven by nothing.
+
+    Attributes:
+        head: The text before the tail: the same for every call with one parent.
+        rest: The 0 to 2 bytes of the parent that fall into the tail.
+        caveat: The call caveat's bytes.
+        signature: 32 bytes.
+        issued_at: When the holder signed, ms since the Unix epoch.
+        digest: 43 characters.
+    """
+
+    head: str
+    rest: bytes
+    caveat: bytes
+    signature: bytes
+    issued_at: int
+    digest: bytes
+
+    @property
+    def stamp(self) -> bytes:
+        """Time and nonce as they stand in the caveat."""
+        return self.caveat[55:92]
+
+    def __repr__(self) -> str:
+        return "<PresentedCall>"  # a reader of a log could send its text
 
 
 def _field(data: bytes) -> bytes:
@@ -146,8 +175,8 @@ def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> byte
     return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(TO_URL, b"=")  # ``codec.base64_of``
 
 
-@twin(Call)
-def split_call(text: str) -> Call | None:
+@twin(PresentedCall)
+def split_call(text: str) -> PresentedCall | None:
     """Take a presented text apart, if it ends in a call.
 
     Args:
@@ -173,7 +202,7 @@ def split_call(text: str) -> Call | None:
     if found is None:
         return None
     caveat, digest, issued_at, signature = found.groups()
-    return Call(text[:cut], raw[:extra], caveat, signature, int(issued_at), digest)
+    return PresentedCall(text[:cut], raw[:extra], caveat, signature, int(issued_at), digest)
 
 
 class CallSigner:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from arx_verifier import names
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import AudienceKey, KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
-from arx_verifier.token.presented import Call
 from arx_verifier.token.wire import JOINT
 from arx_verifier.verification.chain_state import ProvenChain, Refused
 from arx_verifier.verification.prohibiting import failures_of
@@ -25,7 +25,7 @@ JOINED: Final = Refused("malformed", ())  # what ``prove`` says of a token with 
 
 
 def prove(
-    token: str, call: Call | None, audience: str, keys: KeyRing, discharges: Sequence[str] = ()
+    token: str, call: PresentedCall | None, audience: str, keys: KeyRing, discharges: Sequence[str] = ()
 ) -> ProvenChain | Refused:
     """Prove a presented token.
 
@@ -71,7 +71,7 @@ def prove(
     return proven
 
 
-def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[Call | None, ProvenChain | Refused]:
+def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCall | None, ProvenChain | Refused]:
     """Prove a token with its discharges.  SPEC 6.7.
 
     Args:
@@ -97,7 +97,7 @@ def _open(
     identifier: bytes,
     packets: tuple[bytes | wire.ThirdParty, ...],
     parent: bytes,
-    call: Call | None,
+    call: PresentedCall | None,
     keys: KeyRing,
 ) -> "Opened":
     from arx_verifier.verification.discharging import open_discharges  # and with it what opens boxes: few calls need it

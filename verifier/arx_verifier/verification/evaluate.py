@@ -10,8 +10,7 @@ from arx_verifier.jcs import flat_jcs
 from arx_verifier.journal.digests import form_of
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS, call_digest, fields_of, tool_digest
-from arx_verifier.token.presented import Call
+from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS, PresentedCall, call_digest, fields_of, tool_digest
 from arx_verifier.verification.chain_state import ProvenChain, Refused
 from arx_verifier.verification.reasons import (
     PROOF_MISSING,
@@ -24,7 +23,7 @@ from arx_verifier.verification.reasons import (
 
 
 def judge(
-    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: Call | None, request: AccessRequest
+    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
 ) -> tuple[Refused | None, bytes | None]:
     """Apply every restriction.
 
@@ -75,7 +74,12 @@ def judge(
 
 
 def judge_again(
-    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: Call | None, request: AccessRequest, waited_ms: int
+    epochs: Epochs,
+    prefix: bytes,
+    proven: ProvenChain,
+    call: PresentedCall | None,
+    request: AccessRequest,
+    waited_ms: int,
 ) -> Refused | None:
     """Apply every restriction to what was judged before and had to wait: meanwhile a token can have run out.
 

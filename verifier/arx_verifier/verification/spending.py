@@ -9,7 +9,7 @@ from typing import Final
 from arx_verifier.errors import StoreError
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import call_proof
-from arx_verifier.token.presented import Call
+from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.verification.chain_state import ProvenChain, Refused
 from arx_verifier.verification.nonces import NonceStore
 from arx_verifier.verification.reasons import BEFORE_START, NO_STORE, ONCE_AGE, ONCE_USED, REPLAYED, ahead, used_up
@@ -19,7 +19,9 @@ ONCE_AHEAD_MS: Final = 60_000  # the mint's clock against this one: nobody waits
 ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # how long it is remembered: as long as it is good by the slowest worker's clock
 
 
-def spend(nonces: NonceStore, proven: ProvenChain, call: Call | None, request: AccessRequest) -> Refused | None:
+def spend(
+    nonces: NonceStore, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
+) -> Refused | None:
     """Spend a call and each ``once`` of its credential.
 
     Args:

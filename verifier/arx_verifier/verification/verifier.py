@@ -20,9 +20,9 @@ from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE
-from arx_verifier.token.presented import Call
 from arx_verifier.verification.authenticate import JOINED, prove, prove_joined
 from arx_verifier.verification.chain_state import ProvenChain, Refused
 from arx_verifier.verification.evaluate import judge, judge_again
@@ -48,7 +48,7 @@ class Screened(NamedTuple):
     """
 
     token: str
-    call: Call | None
+    call: PresentedCall | None
     known: ProvenChain | None
     proven: ProvenChain
 
@@ -269,7 +269,7 @@ class Verifier:
         return decision
 
     def _ask_again(
-        self, proven: ProvenChain, call: Call | None, request: AccessRequest, waited: Wait
+        self, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest, waited: Wait
     ) -> tuple[AccessRequest, Refused | None]:
         """Wait, and apply again what can have changed; return the request as it is now, and the refusal."""
         begun = time.monotonic_ns()
@@ -280,7 +280,7 @@ class Verifier:
         assert not isinstance(asked, Wait)
         return now, asked
 
-    def _prove(self, token: str) -> tuple[Call | None, ProvenChain | None, ProvenChain | Refused]:
+    def _prove(self, token: str) -> tuple[PresentedCall | None, ProvenChain | None, ProvenChain | Refused]:
         """Return a token's call, the parent that was proven before, and the chain that is proven now."""
         call = call_proof.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
@@ -337,7 +337,7 @@ class Verifier:
         self.decisions.count(refused.code, request.peer)
         return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
 
-    def _remember(self, token: str, call: Call | None, proven: ProvenChain, now_ms: int) -> None:
+    def _remember(self, token: str, call: PresentedCall | None, proven: ProvenChain, now_ms: int) -> None:
         """Keep a chain after full success; what contains a call is never a parent."""
         key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
         cost = limits.cost_of(key, proven.parts)
