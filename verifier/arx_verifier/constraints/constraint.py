@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule says of one argument, and the test that is made of it.  SPEC 7.
+"""The constraint of one argument, its compiled test, and the check of what a holder writes.  SPEC 7.
 
-``Leaf`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  How one value is matched is in
-``scalars`` and ``text``; what a rule does with its arguments, in ``rule``.
+``Leaf`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  ``scalars`` and ``text`` match one
+value; ``rule`` tests the arguments of a call.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -14,8 +15,7 @@ from msgspec import Meta, Struct, field
 from arx_verifier.constraints import scalars
 from arx_verifier.constraints import text as matching
 from arx_verifier.constraints.scalars import Predicate, Test
-from arx_verifier.constraints.written import Written
-from arx_verifier.errors import MalformedTokenError
+from arx_verifier.errors import AttenuationError, MalformedTokenError, TokenError, shorten
 from arx_verifier.jcs import MAX_INTEGER, decode, encode
 from arx_verifier.limits import Kept
 
@@ -23,6 +23,75 @@ Integer: TypeAlias = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Scalar: TypeAlias = str | Integer | bool
 Bound: TypeAlias = str | Integer  # text is a decimal
+
+# msgspec would write these as text of its own choice, which no caller's argument is.
+_NO_TEXT: Final = (bytes, bytearray, memoryview, datetime, date, time, timedelta)
+_EXAMPLES: Final = {
+    "allow": '(Rule(tool="orders.get"),)',
+    "args": '{"amount": Constraint(max=20), "currency": "EUR"}',
+}
+
+
+class Written(msgspec.StructMeta):
+    """The type of structs that a holder writes in Python: a call checks the operands, which decoding does not.
+
+    A call returns lists as tuples and plain dicts as the structs that they describe.  ``msgspec.convert`` and
+    ``msgspec.structs.replace`` do not come this way; a verifier checks what they read where it compiles it.  Nothing
+    here keeps a compiled test, so that writing a rule warms no verifier's memory.
+    """
+
+    if not TYPE_CHECKING:  # a checker is to see the members of each struct
+
+        def __call__(self, *args: Any, **members: Any) -> Any:
+            """Make the struct and check it.
+
+            Raises:
+                AttenuationError: A member that is unknown, of another type, or not allowed by SPEC 6 or 7.
+            """
+            try:
+                made = super().__call__(*args, **members)
+            except TypeError as error:
+                known = ", ".join(self.__struct_fields__)
+                raise AttenuationError(
+                    f"{self.__name__}: expected members among {known}, by name, got {_shown(args, members)}: {error}"
+                ) from error
+            try:
+                read = msgspec.convert(msgspec.to_builtins(made, builtin_types=_NO_TEXT), self)
+                read.check_written()
+                encode(read)  # half of a surrogate pair, which the types let through
+            except msgspec.ValidationError as error:
+                raise _type_error(self.__name__, members, error) from error
+            except (TokenError, TypeError, RecursionError) as error:
+                why = " ".join(str(error).split())
+                raise AttenuationError(f"{self.__name__}: {why}, got {_shown(args, members)}") from error
+            return read
+
+
+def _type_error(name: str, members: dict[str, Any], error: msgspec.ValidationError) -> AttenuationError:
+    """Write msgspec's error in the words of ARx: the member, what it takes, and what it got."""
+    text, _, path = str(error).partition(" - at `$")  # such as: Expected `int`, got `str` - at `$.allow[0].open`
+    place, expected = path.strip(".`"), "expected" + text.partition(", got `")[0].removeprefix("Expected")
+    member = place.partition(".")[0].partition("[")[0]
+    if member in _EXAMPLES:
+        expected = f"expected such as {_EXAMPLES[member]}"
+    got = _value(members[member]) if member in members else _shown((), members)
+    return AttenuationError(f"{f'{name} {place}'.rstrip()}: {expected}, got {got}")
+
+
+def _shown(args: tuple[Any, ...], members: dict[str, Any]) -> str:
+    """Write a call's arguments; long ones shortened."""
+    each = [*map(_value, args), *(f"{name}={_value(value)}" for name, value in members.items() if value is not None)]
+    return ", ".join(each)[:400] or "nothing"
+
+
+def _value(value: Any) -> str:
+    if type(value) is tuple:
+        return f"({', '.join(map(_value, value[:4]))}{', …' if len(value) > 4 else ',' if len(value) == 1 else ''})"
+    if type(value) is dict:
+        return "{" + ", ".join([f"{_value(name)}: {_value(item)}" for name, item in list(value.items())[:4]]) + "}"
+    if isinstance(value, msgspec.Struct):
+        return type(value).__name__
+    return shorten(value)
 
 
 class Url(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from arx_verifier import jcs, names
+from arx_verifier.constraints.constraint import Written
 from arx_verifier.constraints.rule import Rule, WireRule, compile_rule
-from arx_verifier.constraints.written import Written
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
 from arx_verifier.token import wire
 
