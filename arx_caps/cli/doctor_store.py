@@ -21,7 +21,7 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
-from arx_verifier.journal.workers import apart, writers
+from arx_verifier.journal.writer import apart, writers
 from arx_verifier.revocation.store_link import MAX_ANSWER
 from arx_verifier.revocation.store_url import Address, CertificateError
 

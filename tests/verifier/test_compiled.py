@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from arx_verifier import compiled, jcs
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.journal import digests
+from arx_verifier.journal import record
 from arx_verifier.token import call_proof, chain, wire
 from tests.support import QUICK, access, aligned_parents, mint, sign
 
@@ -48,7 +48,7 @@ CHOSEN: dict[str, Callable[..., Any]] = {
     "links_of": chain.links_of,
     "split_call": call_proof.split_call,
     "tool_digest": call_proof.tool_digest,
-    "salted": digests.salted,
+    "salted": record.salted,
     "is_flat": jcs.is_flat,
 }
 

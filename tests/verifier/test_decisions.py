@@ -25,8 +25,7 @@ from arx_verifier.journal.decision import (
     unpack,
     unpack_record,
 )
-from arx_verifier.journal.digests import new_salt
-from arx_verifier.journal.record import seal
+from arx_verifier.journal.record import new_salt, seal
 from arx_verifier.journal.tally import Counted
 
 FACTS = ChainFacts(

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.revocation.epoch import EpochTable, Lease, State
-from arx_verifier.revocation.retention import Retention
+from arx_verifier.revocation.epoch import EpochTable, Lease, Retention, State
 from tests.verifier.epoch_views import Clock, boot, code, table, wall
 
 __all__ = ["boot", "table", "wall"]  # fixtures

@@ -14,9 +14,9 @@ import pytest
 
 from arx_verifier import jcs, limits
 from arx_verifier.constraints.rule import Constraint, Rule
-from arx_verifier.journal import digests
+from arx_verifier.journal import record
 from arx_verifier.journal.decision import Decision
-from arx_verifier.journal.digests import digest_arguments
+from arx_verifier.journal.record import digest_arguments
 from arx_verifier.token.caveats import Caveat
 from benchmarks.counting import count
 from tests.support import access, forge_caveats, mint, sign, verifier
@@ -161,7 +161,7 @@ def test_work_grows_no_faster_than_its_input(name: str) -> None:
     make, size = DIMENSIONS[name]
     for warm in (1, 2):
         make(warm)()
-    digests._SALTS.extend(os.urandom(16) for _ in range(100))  # none is counted that draws the next ones
+    record._SALTS.extend(os.urandom(16) for _ in range(100))  # none is counted that draws the next ones
     least, middle, most = (count(make(size * times)).work for times in (1, 2, 4))
     assert most - middle <= LINEAR * max(0, middle - least) + SLACK, (least, middle, most)
 

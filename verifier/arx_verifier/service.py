@@ -20,7 +20,6 @@ from msgspec import Meta
 
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.journal.decision import DecisionSink
-from arx_verifier.journal.workers import name_verifier
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.token.keyring import AudienceKey, KeyRing
 from arx_verifier.token.wire import bytes_of
@@ -173,6 +172,8 @@ def open_verifier(
     Raises:
         SettingsError: The file is unusable or leaves something open that was not given here.
     """
+    from arx_verifier.journal.writer import name_verifier  # with the writer, which few programs that read a file need
+
     file, keys = read_service_file(path), FileKeys(path)
     used = nonces if nonces is not None else _nonces(file)
     shares = used is not None and not isinstance(used, MemoryNonces)

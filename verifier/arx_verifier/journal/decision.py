@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol, Self
 import msgspec
 
 from arx_verifier.errors import AuditError, Failure
-from arx_verifier.journal.digests import digest_arguments, keep_arguments, new_salt
 from arx_verifier.journal.record import (
     MAX_FACTS_BYTES,
     MAX_RECORD_BYTES,
@@ -26,7 +25,10 @@ from arx_verifier.journal.record import (
     Gap,
     Opened,
     Rest,
+    digest_arguments,
     encode,
+    keep_arguments,
+    new_salt,
     read_payload,
     read_sealed,
 )

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a journal's folder takes, and how much of it denials may.  SPEC 15.3.
+"""How much a journal's folder may take: its bound, the share of denials, and what gives room back.  SPEC 12, 15.3.
 
-All processes and runs that write to a folder share these bounds; each segment says what it takes of them.  When a
-journal looks is ``writer``'s to say.
+All processes and runs that write to a folder share these bounds; each segment says what it takes of them.  ``writer``
+asks.  A file is ended or removed only when no process writes it any more, and no record is ever changed.
 """
 
 import contextlib
 import errno
+import fcntl
 import logging
+import os
+import time
 from pathlib import Path
 from typing import Final
 
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.segment import denied_in, files_in
+from arx_verifier.journal.reader import end_of_records
+from arx_verifier.journal.segment import HEADER_BYTES, denied_in, files_in, finish, is_closed
 
 ALARMS: Final = (0.95, 0.8, 0.5)  # parts of its budget at which a journal warns
 _DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
 _DENIED_PARTS: Final = 64  # of what is left, one process takes one part before it looks again what others took
+_STALE_S: Final = 3600  # a file that is being made, when its process died over it
 
 _log = logging.getLogger("arx_verifier.journal.writer")  # whose alarms they are
 
@@ -114,3 +119,49 @@ def warn(folder: Path, fill: float, max_bytes: int, last: float, *, refuses: boo
         said = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
         _log.warning(said, folder, fill * 100, max_bytes, then)
     return level
+
+
+def finish_stale(folder: Path) -> None:
+    """Cut the files of runs that died at the end of their records, and remove half-made ones."""
+    for path in files_in(folder):
+        with contextlib.suppress(OSError, AuditError):
+            _finish_stale(path)
+    for path in files_in(folder, ".making"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
+
+
+def _finish_stale(path: Path) -> None:
+    with path.open("r+b") as file:
+        if is_closed(file.read(HEADER_BYTES)):
+            return
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a run that lives: not ours to end
+        file.seek(0)
+        raw = file.read()
+        end = None if is_closed(raw) else end_of_records(raw)  # it may have ended, in order, before the lock was ours
+        if end is not None:  # what cannot be told apart from damage stays as it is
+            finish(file.fileno(), end)
+
+
+def prune_journal(folder: str | os.PathLike[str], before_ms: int) -> int:
+    """Remove files of a journal that are closed and were last written before a time.
+
+    Args:
+        folder: The journal's folder.
+        before_ms: Milliseconds since the Unix epoch.
+
+    Returns:
+        Bytes given back.
+
+    Raises:
+        OSError: A file could not be removed.
+    """
+    freed = 0
+    for path in files_in(Path(folder)):
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_mtime * 1000 < before_ms and is_closed(file.read(HEADER_BYTES)):
+                path.unlink()
+                freed += status.st_size
+    return freed

@@ -4,29 +4,37 @@
 An allow that cannot be kept is refused (``audit_unavailable``), unless the operator chose ``best_effort``: then it is
 counted, and the gap is recorded when there is room again.  A denial never waits for room and is counted instead.  A
 record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal
-does not prove that nobody edited it: that needs a log elsewhere.  Reading it back is ``reader``'s.
+does not prove that nobody edited it: that needs a log elsewhere.  ``reader`` reads it back, ``quota`` bounds it.
 """
 
 import contextlib
 import logging
 import os
+import re
+import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.journal.decision import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
-from arx_verifier.journal.durable import Durable
-from arx_verifier.journal.quota import denials_share, hold_budget, tell_outage, tell_recovery, used_in, warn
-from arx_verifier.journal.reader import read_journal
-from arx_verifier.journal.segment import Header, Segment
+from arx_verifier.journal.quota import (
+    denials_share,
+    finish_stale,
+    hold_budget,
+    prune_journal,
+    tell_outage,
+    tell_recovery,
+    used_in,
+    warn,
+)
+from arx_verifier.journal.reader import is_written, read_journal
+from arx_verifier.journal.segment import HEADER_BYTES, Header, Segment, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
-from arx_verifier.journal.tidying import finish_stale, prune_journal
-from arx_verifier.journal.workers import warn_beside
 
 __all__ = ["Journal", "prune_journal", "read_journal"]
 
@@ -42,11 +50,16 @@ _CALL_ROOM: Final = 1024  # room that nearly every record fits in
 _NEEDED: Final = _FRAME + _CALL_ROOM  # beside a chain's facts
 _LOOK_MS, _RETRY_S = 1000, 1.0  # how often the file is looked after; how long one that cannot be opened is left alone
 
+# An id says whether its process shares its used calls.  Others see it without asking that process: in the store's
+# registry, and in the header of each journal file, which its writer holds locked while it lives.  SPEC 8.3.
+_OWN: Final = "-own-nonces"
+_ID: Final = re.compile(rf"(?P<audience>.+)-[0-9]+-[0-9a-f]{{6}}(?P<own>{_OWN})?(\.[0-9]+)?")  # a fork adds the last
+
 _log = logging.getLogger(__name__)
 _JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
 
 
-class Journal(Durable):
+class Journal:
     """Decisions of one verifier in preallocated, mapped files.  Opened at the first decision; safe across fork.
 
     Args:
@@ -336,6 +349,114 @@ class Journal(Durable):
         if self._segment is None:
             warn_beside(self.folder, self.verifier_id)
         return segment
+
+    def _sync_last(self) -> None:
+        """Bring what was written on the disk before its files are let go: some decision may still wait for that."""
+        segments = [*self._retired, self._segment] if self._segment is not None else self._retired
+        try:
+            for segment in segments:
+                segment.sync()
+            self._synced = self._sequence
+        except OSError:
+            self._give_up(segments)
+            _log.exception("the disk did not keep the last decisions of the journal %s", self.folder)
+
+    def _sync(self, sequence: int, segment: Segment) -> None:
+        """Group commit: wait until a record is on the disk; one sync serves all records that wait."""
+        with self._sync_lock:
+            # Asked of its own file: the next sync, of another one, says nothing of a record that the disk did not keep.
+            if segment.unkept:
+                raise AuditError("the decision journal was not kept by the disk")
+            if self._synced >= sequence:
+                return
+            with self._lock:
+                retired, written = self._retired, self._sequence
+                open_ones = [*retired, self._segment] if self._segment is not None else retired
+                self._retired = []
+            try:
+                for open_one in open_ones:
+                    open_one.sync()
+            except OSError as error:
+                with self._lock:
+                    self._give_up(open_ones)
+                raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
+            self._synced = written
+            for each in retired:
+                each.close()
+
+    def _give_up(self, segments: list[Segment]) -> None:
+        """Leave files that a sync failed for: what it left behind is unknown.  The next decision starts a new one."""
+        for each in segments:
+            each.unkept = True
+            each.abandon()
+        self._retired = [each for each in self._retired if each not in segments]
+        if self._segment in segments:
+            self._segment = None
+
+
+def name_verifier(audience: str, *, shares: bool) -> str:
+    """Return an id for the verifier of this process.
+
+    Args:
+        audience: Its audience.
+        shares: Whether its used calls are in a store that the audience's other processes use, too.
+    """
+    return f"{audience}-{os.getpid()}-{secrets.token_hex(3)}{'' if shares else _OWN}"
+
+
+def audience_of(verifier_id: str) -> str | None:
+    """Return the audience in an id that ``name_verifier`` made; None of any other id."""
+    found = _ID.fullmatch(verifier_id)
+    return found["audience"] if found else None
+
+
+def apart(ids: Iterable[str]) -> dict[str, list[str]]:
+    """Return the audiences whose processes accept one call each, with the ids of those processes.
+
+    Args:
+        ids: Of verifiers that live; an id that ``name_verifier`` did not make is passed over.
+    """
+    processes: dict[str, list[str]] = {}
+    alone: set[str] = set()
+    for name in sorted(set(ids)):
+        if found := _ID.fullmatch(name):
+            processes.setdefault(found["audience"], []).append(name)
+            alone |= {found["audience"]} if found["own"] else set()
+    return {audience: names for audience, names in processes.items() if audience in alone and len(names) > 1}
+
+
+def writers(folder: Path) -> list[str]:
+    """Return the ids of the verifiers that write to a journal's folder now; of a file that cannot be read, none."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in files_in(folder):
+            with contextlib.suppress(OSError, AuditError):  # shipped or pruned since, or damaged
+                if is_written(path):
+                    found.append(_writer(path))
+    return found
+
+
+def _writer(path: Path) -> str:
+    with path.open("rb") as file:
+        return read_header(file.read(HEADER_BYTES)).verifier
+
+
+def warn_beside(folder: Path, name: str) -> None:
+    """Warn where this process is not the only one of its audience and they do not share their used calls.
+
+    Args:
+        folder: The journal's folder, in which this process has a file: of two that start together, one sees the other.
+        name: This process's id.
+    """
+    for audience, names in apart(writers(folder)).items():
+        if name in names:
+            others = ", ".join(other for other in names if other != name)
+            _log.warning(
+                "%s is not the only process of %s, and they do not share used calls: each accepts one call once (%s). "
+                'Name a Redis in the service file, "nonces": "redis://HOST", or run one process; '
+                "a restart during which both run needs nothing",
+                *(name, audience, others),
+            )
 
 
 def _fork_all() -> None:

@@ -12,6 +12,7 @@ lease; the reader takes the lease first, then kills and freezes, and reads the c
 import functools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ KILLING: Final = frozenset(("kill", "kill+freeze"))
 FREEZING: Final = frozenset(("freeze", "kill+freeze"))
 OPS: Final = frozenset(("kill", "freeze", "kill+freeze", "thaw"))
 FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
+AT_ONCE: Final = 10_000  # kills forgotten in one call: a copy of a million ends on one day, and no probe waits for it
 SKEW_MS: Final = 30_000  # how far a verifier's clock and the store's may be apart; beyond it the view is fenced
 
 # CLOCK_BOOTTIME counts suspend: a lease that slept is over in the morning.  macOS counts it on CLOCK_MONOTONIC.
@@ -87,6 +89,47 @@ class State:
     def without_lease(self, refuses: str) -> "State":
         """Return the same view, not to be acted on."""
         return State(self.incarnation, self.kills, self.freezes, self.applied, refuses)
+
+
+class Retention:
+    """The kills of one view in the order in which they were learned, to forget those that can end nothing any more.
+
+    A kill is of no use once every token that it ends has expired.  The store forgets it then, and says how long that
+    is; a verifier that runs for months must forget it too, or its memory grows with every kill.
+    """
+
+    def __init__(self) -> None:
+        self._learned: deque[tuple[int, str, int]] = deque()
+        self._copied: deque[str] = deque()  # their sequences are no higher than the copy's
+        self._copied_at = self._copied_seq = 0
+
+    def __len__(self) -> int:
+        return len(self._copied) + len(self._learned)
+
+    def learn(self, at: int, target: str, seq: int) -> None:
+        """Note that a kill was learned at ``at``, boot clock, ns."""
+        self._learned.append((at, target, seq))
+
+    def restart(self, at: int, state: State) -> None:
+        """Note all kills of a view that was copied at ``at``; what is above its sequence comes again."""
+        self._learned.clear()
+        self._copied = deque(state.kills)
+        self._copied_at, self._copied_seq = at, state.applied
+
+    def forget(self, state: State, before: int) -> None:
+        """Drop the kills learned before ``before`` that were not raised since, a part of them if they are many."""
+        kills = state.kills
+        if self._copied_at < before:
+            for _ in range(min(AT_ONCE, len(self._copied))):
+                target = self._copied.popleft()
+                if kills.get(target, self._copied_seq + 1) <= self._copied_seq:
+                    del kills[target]
+        for _ in range(min(AT_ONCE, len(self._learned))):
+            if self._learned[0][0] >= before:
+                return
+            _, target, seq = self._learned.popleft()
+            if kills.get(target) == seq:
+                del kills[target]
 
 
 class Epochs(Protocol):

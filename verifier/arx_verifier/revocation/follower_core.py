@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from arx_verifier.revocation.epoch import KILLING, SKEW_MS, EpochTable, Lease, boot_clock
+from arx_verifier.revocation.epoch import KILLING, SKEW_MS, EpochTable, Lease, Retention, boot_clock
 from arx_verifier.revocation.history import NOWHERE, Place
-from arx_verifier.revocation.retention import Retention
 from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, Answer, Entry, FeedError
 
 MS: Final = 1_000_000  # ns

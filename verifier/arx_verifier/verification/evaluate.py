@@ -7,7 +7,7 @@ waited for.
 
 from arx_verifier.errors import RequestError
 from arx_verifier.jcs import flat_jcs
-from arx_verifier.journal.digests import form_of
+from arx_verifier.journal.record import form_of
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS, PresentedCall, call_digest, fields_of, tool_digest
