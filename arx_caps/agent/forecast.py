@@ -14,8 +14,8 @@ from arx_caps.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.verification.chain_state import ProvenChain, Refused
-from arx_verifier.verification.reasons import missing_discharge
+from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.reasons import Refused, missing_discharge
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def forecast(
     if refused is None and chain.networks and not anywhere:
         refused = chain.judge_peer(request.peer)
     if refused is None:
-        refused = chain.judge_tool(request.tool, request.args) or missing_discharge(chain, request.tool)
+        refused = chain.judge_tool(request.tool, request.args) or missing_discharge(chain.unmet, request.tool)
     if refused is None:
         return Forecast("ok", needs_call=chain.needs_call)
     return Forecast(refused.code, refused.all_failures(), chain.needs_call)

@@ -28,7 +28,8 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
 from arx_verifier.token.wire import ThirdParty
 from arx_verifier.verification.authenticate import prove
-from arx_verifier.verification.chain_state import ProvenChain, Refused
+from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.reasons import Refused
 
 Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by

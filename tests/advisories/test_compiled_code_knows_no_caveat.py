@@ -15,7 +15,7 @@ import pytest
 from arx_verifier import limits
 from arx_verifier.errors import ArxError
 from arx_verifier.token import caveats
-from arx_verifier.verification import caveat_sequence
+from arx_verifier.verification import compiled_caveats
 from arx_verifier.verification.compiled_caveats import Said, Terms
 from tests.support import ANYTHING, code_of, forge_caveats, mint
 
@@ -31,7 +31,7 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     """A member is added where a developer would add it, in Python; it restricts in every build."""
     token = forge_caveats(b'{"region":"eu"}')
     assert code_of(token) == "unknown_caveat"
-    take_rest = caveat_sequence._take_rest
+    take_rest = compiled_caveats._take_rest
 
     def with_region(said: Said, index: int, terms: Terms, audience: str) -> None:
         take_rest(said, index, terms, audience)
@@ -39,22 +39,16 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
             raise ArxError("not in this region", code="network_not_allowed")
 
     monkeypatch.setattr(caveats, "_WIRE", msgspec.json.Decoder(_WithRegion))
-    for kept in (
-        "compiled_caveats.REFUSED",
-        "compiled_caveats.KEPT",
-        "caveat_sequence.KEPT",
-        "caveat_sequence.TOGETHER",
-    ):
-        # neither read before nor found later
-        monkeypatch.setattr(f"arx_verifier.verification.{kept}", limits.Kept(512, 1))
-    monkeypatch.setattr(caveat_sequence, "_take_rest", with_region)
+    for kept in ("REFUSED", "KEPT", "TOGETHER"):  # neither read before nor found later
+        monkeypatch.setattr(compiled_caveats, kept, limits.Kept(512, 1))
+    monkeypatch.setattr(compiled_caveats, "_take_rest", with_region)
     assert code_of(token) == "network_not_allowed"
     assert code_of(mint(ANYTHING).encode()) == "ok"
 
 
 def test_what_is_compiled_names_no_member_of_a_caveat() -> None:
     """No text of the C source is the name of a member; of a call's proof, whose width is fixed, the opening is one."""
-    sources = sorted(PACKAGE.glob("*.[ch]"))
+    sources = sorted(PACKAGE.rglob("*.[ch]"))
     assert sources, "the package holds its C source"
     for source in sources:
         code = re.sub(r"//[^\n]*", "", source.read_text("utf-8"))

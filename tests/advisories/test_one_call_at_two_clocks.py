@@ -16,8 +16,7 @@ import pytest
 from arx_verifier.revocation.epoch import SKEW_MS
 from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.verification.nonces import RedisNonces
-from arx_verifier.verification.spending import ONCE_MS
+from arx_verifier.verification.nonces import ONCE_MS, RedisNonces
 from arx_verifier.verification.verifier import Verifier
 from tests.support import ANYTHING, access, mint, sign, verifier
 

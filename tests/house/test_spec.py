@@ -8,7 +8,7 @@ from arx_verifier import errors, limits, names
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.token import call_proof, caveats, discharge, macaroon, wire
 from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
-from arx_verifier.verification import discharging, nonces, spending
+from arx_verifier.verification import authenticate, nonces
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = (ROOT / "verifier" / "SPEC.md").read_text(encoding="utf-8")
@@ -75,9 +75,9 @@ def test_the_limits_are_the_code_s() -> None:
     assert (call_proof.MAX_AGE_MS, call_proof.MAX_AHEAD_MS, call_proof.KEEP_MS) == (10_000, 2_000, 15_000)
     assert DEFAULT_MAX_TTL_MS == 24 * 3600 * 1000
     assert (nonces.MAX_NONCES > 0, nonces.APART_MS) == (True, 60_000)
-    assert (discharge.MAX_DISCHARGES, discharging.MAX_DEPTH) == (8, 4)
-    assert (limits.MAX_ONCE, spending.ONCE_MS, spending.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
-    assert spending.ONCE_KEEP_MS == spending.ONCE_MS + 60_000
+    assert (discharge.MAX_DISCHARGES, authenticate.MAX_DEPTH) == (8, 4)
+    assert (limits.MAX_ONCE, nonces.ONCE_MS, nonces.ONCE_AHEAD_MS) == (8, 24 * 3600 * 1000, 60_000)
+    assert nonces.ONCE_KEEP_MS == nonces.ONCE_MS + 60_000
     for text in (
         "7 168 characters",
         "10 s; 2 s; 15 s",

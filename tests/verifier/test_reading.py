@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Identifier
-from arx_verifier.verification import caveat_sequence, compiled_caveats
+from arx_verifier.verification import compiled_caveats
 from tests.support import ANYTHING, AUDIENCE, QUICK, access, code_of, forge_caveats, identifier, mint
 
 GOOD, BAD = "AAAAAAAAAAAA", "AAAAAAAAAAA="
@@ -38,7 +38,7 @@ def emptied() -> Iterator[None]:
 
 def said(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
     """All that is read, comparable."""
-    found, links = caveat_sequence.read(packets, to, audience)
+    found, links = compiled_caveats.read_caveats(packets, to, audience)
     members = {name: getattr(found, name) for name in found.__slots__}
     members["allows"] = [allow.rules for allow in found.allows]
     members["networks"] = [(place, [text for text, _ in networks]) for place, networks in found.networks]
@@ -87,8 +87,8 @@ def test_the_next_token_with_the_same_words_is_read_at_once() -> None:
     """Its caveats are not looked at one by one, and what is kept is that of the first one."""
     caveats = (ANYTHING, Caveat(exp=5))
     one, other = (mint(*caveats).delegate("acme/w").packets for _ in range(2))
-    first, links = caveat_sequence.read(one, identifier(), AUDIENCE)
-    again, others = caveat_sequence.read(other, identifier(), AUDIENCE)
+    first, links = compiled_caveats.read_caveats(one, identifier(), AUDIENCE)
+    again, others = compiled_caveats.read_caveats(other, identifier(), AUDIENCE)
     assert again is first
     assert links != others
     compiled_caveats.KEPT.clear()

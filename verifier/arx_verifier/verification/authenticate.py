@@ -1,27 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove a chain that was not met before: steps 1 to 3 of SPEC 11, and what its caveats say.
+"""Authenticate a token and the discharges presented with it: steps 1 to 3 of SPEC 11, and 6.7.
 
-Nothing but ``kid`` and ``aud`` is interpreted before the signature holds.  What is proven here is kept and met again in
-``verifier``; how a caveat restricts stands in ``chain_state``.
+Nothing but ``kid`` and ``aud`` is interpreted before the signature holds, and nothing of a discharge but its identifier
+before its own does.  ``verifier`` keeps what is proven here; ``chain_state`` says how its caveats restrict.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from hashlib import sha256
+from typing import Final, NamedTuple
 
 from arx_verifier import names
-from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
+from arx_verifier.token import call_proof, caveats, chain, wire
 from arx_verifier.token.call_proof import PresentedCall
-from arx_verifier.token.keyring import AudienceKey, KeyRing
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
 from arx_verifier.token.wire import JOINT
-from arx_verifier.verification.chain_state import ProvenChain, Refused
-from arx_verifier.verification.prohibiting import failures_of
+from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.reasons import PLACES, Refused, failures_of
 
-if TYPE_CHECKING:
-    from arx_verifier.verification.discharging import Opened
-
+MAX_DEPTH: Final = 4  # a discharge of a discharge of …; each was made by another party
 JOINED: Final = Refused("malformed", ())  # what ``prove`` says of a token with discharges: it is not one token
+
+
+class OpenedDischarges(NamedTuple):
+    """A token and its discharges, all of them proven.
+
+    Attributes:
+        packets: The token's caveats, then those of each discharge in the order in which they were presented.
+        answered: At which of these places stands a third-party caveat that was answered.
+        begins: Where the caveats of each discharge begin, and what it answers.
+    """
+
+    packets: tuple[bytes | wire.ThirdParty, ...]
+    answered: frozenset[int]
+    begins: tuple[tuple[int, bytes], ...]
+
+    def own_name(self, place: str, name: str) -> str:
+        """Return what a ``once`` is spent as: that of a discharge belongs to what it answers.
+
+        Approvals have names that many may read.  A holder that writes one into its token, or into a discharge of its
+        own making, uses up a name of its own.  It cannot make one that answers another party's third-party caveat.
+
+        Args:
+            place: Where it stands, as ``reasons.place`` has it.
+            name: As it is written.
+        """
+        index = PLACES.index(place) - 1
+        answers = next((answers for begin, answers in reversed(self.begins) if begin <= index), None)
+        return name if answers is None else f"{wire.text_of(sha256(answers).digest()[:16])}:{name}"
 
 
 def prove(
@@ -59,7 +86,18 @@ def prove(
         folded = chain.extend(parent, call.caveat) if call is not None else parent
         if not chain.equal(folded, signature):
             return Refused("bad_signature", ())
-        opened = _open(discharges, key, raw_identifier, packets, parent, call, keys) if discharges else None
+        opened = None
+        if discharges:
+            room = wire.MAX_CAVEATS - (call is not None)
+            opened = open_discharges(
+                discharges,
+                key=key.derived,
+                identifier=raw_identifier,
+                packets=packets,
+                parent=parent,
+                location=keys.location,
+                room=room,
+            )
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
         if opened is None:
@@ -91,32 +129,8 @@ def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCall
     return call, prove(token, call, audience, keys, discharges)
 
 
-def _open(
-    discharges: Sequence[str],
-    key: AudienceKey,
-    identifier: bytes,
-    packets: tuple[bytes | wire.ThirdParty, ...],
-    parent: bytes,
-    call: PresentedCall | None,
-    keys: KeyRing,
-) -> "Opened":
-    from arx_verifier.verification.discharging import open_discharges  # and with it what opens boxes: few calls need it
-
-    return open_discharges(
-        discharges,
-        key=key.derived,
-        identifier=identifier,
-        packets=packets,
-        parent=parent,
-        location=keys.location,
-        room=wire.MAX_CAVEATS - (call is not None),
-    )
-
-
-def _read(proven: ProvenChain, opened: "Opened", own: int, audience: str) -> None:
+def _read(proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str) -> None:
     """Read the caveats of discharges behind the token's *own*."""
-    from arx_verifier.verification.discharging import speaks_of_holders
-
     wrong = speaks_of_holders(opened.packets, own)
     proven.read_caveats(opened.packets if wrong is None else opened.packets[:own], audience)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
@@ -156,3 +170,118 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
     ):
         raise MalformedTokenError("agent, session, task and policy are named as SPEC 4.4 says")
     return identifier
+
+
+class _Given(NamedTuple):
+    parts: wire.Packets
+    at: int  # where its caveats begin
+
+
+class _Answers:
+    """The discharges that were not asked for yet."""
+
+    def __init__(self, parent: bytes) -> None:
+        self.parent = parent
+        self.waiting: dict[bytes, _Given] = {}
+        self.answered: set[int] = set()
+
+    def answer(self, signature: bytes, packets: Sequence[bytes | wire.ThirdParty], at: int, depth: int) -> None:
+        """Prove what answers the third-party caveats of a proven chain, and what answers theirs.
+
+        Args:
+            signature: The chain's first, of its identifier alone.
+            packets: Its caveats.
+            at: Where they begin among all.
+            depth: How many discharges led here.
+        """
+        for place, packet in enumerate(packets, at):
+            if isinstance(packet, bytes):
+                signature = chain.extend(signature, packet)
+                continue
+            # Spent before it is checked: two that name each other would otherwise recurse until the stack ends.
+            given = self.waiting.pop(packet.identifier, None)
+            if given is not None:
+                if depth == MAX_DEPTH:
+                    raise MalformedTokenError(f"a discharge of a discharge, more than {MAX_DEPTH} deep")
+                from arx_verifier.token.discharge import unseal  # few tokens have one: a start need not wait for it
+
+                self._prove(unseal(signature, packet.verification_id), given, depth + 1)
+                self.answered.add(place)
+            signature = chain.extend_third_party(signature, packet.verification_id, packet.identifier)
+
+    def _prove(self, key: bytes | None, given: _Given, depth: int) -> None:
+        from arx_verifier.token.discharge import binding
+
+        _, identifier, packets, signature = given.parts
+        if key is None or not chain.equal(binding(self.parent, chain.fold(key, identifier, packets)), signature):
+            raise SignatureMismatchError("a discharge was not made for this caveat, or not bound to this token")
+        self.answer(chain.extend(key, identifier), packets, given.at, depth)
+
+
+def open_discharges(
+    texts: Sequence[str],
+    *,
+    key: bytes,
+    identifier: bytes,
+    packets: tuple[bytes | wire.ThirdParty, ...],
+    parent: bytes,
+    location: bytes,
+    room: int,
+) -> OpenedDischarges:
+    """Prove discharges against the proven token that they were presented with.
+
+    Args:
+        texts: Each discharge's text.
+        key: The derived key that the token was proven with.
+        identifier: The token's.
+        packets: Its caveats, without its call.
+        parent: Its signature before that.
+        location: That of the realm.
+        room: How many caveats there may be in all.
+
+    Returns:
+        All that is proven now.
+
+    Raises:
+        MalformedTokenError: A discharge is no macaroon of this realm, is of no or the same caveat, or is nested too
+            deeply; or there are too many caveats.
+        SignatureMismatchError: One was made with another key, altered, or bound to another token.
+    """
+    answers = _Answers(parent)
+    found = packets
+    for text in texts:
+        parts = wire.decode(wire.split_text(text))
+        if parts.location != location:
+            raise MalformedTokenError("a discharge of another realm")
+        if parts.identifier in answers.waiting:
+            raise MalformedTokenError("two discharges of one caveat")
+        answers.waiting[parts.identifier] = _Given(parts, len(found))
+        found += parts.caveats
+    if len(found) > room:
+        raise MalformedTokenError(f"token and discharges have more than {wire.MAX_CAVEATS} caveats")
+    begins = tuple([(given.at, answered) for answered, given in answers.waiting.items()])
+    answers.answer(chain.extend(key, identifier), packets, 0, 0)
+    if answers.waiting:
+        raise MalformedTokenError("a discharge that no caveat asks for")
+    return OpenedDischarges(found, frozenset(answers.answered), begins)
+
+
+def speaks_of_holders(packets: Sequence[bytes | wire.ThirdParty], begin: int) -> tuple[int, ArxError] | None:
+    """Find the first caveat of a discharge that would say something of the token's holders; and what is wrong with it.
+
+    Args:
+        packets: As ``OpenedDischarges`` has them.
+        begin: Where those of discharges begin.
+    """
+    from arx_verifier.token.discharge import NOT_IN_A_DISCHARGE
+
+    for index, packet in enumerate(packets[begin:], begin):
+        if isinstance(packet, bytes):
+            try:
+                caveat = caveats.read_proven(packet)
+            except ArxError:
+                return None  # the reader of all of them refuses it
+            said = [name for name in NOT_IN_A_DISCHARGE if getattr(caveat, name) is not None]
+            if said:
+                return index, MalformedTokenError(f"a discharge says nothing of {', '.join(said)}")
+    return None

@@ -9,7 +9,7 @@ holds a live signature, so it stays in memory, is never pickled and shows nothin
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from arx_verifier import limits, names
 from arx_verifier.constraints.rule import wrong_in
@@ -18,29 +18,11 @@ from arx_verifier.journal.decision import ChainFacts
 from arx_verifier.token import chain, targets, wire
 from arx_verifier.token.keyring import AudienceKey
 from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
-from arx_verifier.verification import caveat_sequence
-from arx_verifier.verification.compiled_caveats import Allow, Networks, Said, ToolRules, gather
+from arx_verifier.verification.compiled_caveats import Allow, Networks, Said, ToolRules, gather, read_caveats
+from arx_verifier.verification.reasons import Refused
 
 if TYPE_CHECKING:
     from arx_verifier.token.discharge import ThirdPartyCaveat
-
-
-class Refused(NamedTuple):
-    """A refusal on its way to becoming a decision.
-
-    Attributes:
-        code: The reason.
-        failures: What did not hold, for the record.
-        untold: Puts all that did not hold into words, where ``failures`` are the first of them alone.
-    """
-
-    code: str
-    failures: tuple[Failure, ...]
-    untold: Callable[[], tuple[Failure, ...]] | None = None
-
-    def all_failures(self) -> tuple[Failure, ...]:
-        """Return all that did not hold, also what no record tells."""
-        return self.failures if self.untold is None else self.untold()
 
 
 _refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python
@@ -194,7 +176,7 @@ class ProvenChain:
 
     def read_caveats(self, packets: tuple[bytes | wire.ThirdParty, ...], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
-        said, links = caveat_sequence.read(packets, self.identifier, audience)
+        said, links = read_caveats(packets, self.identifier, audience)
         self.refused = None if said.refused is None else Refused(*said.refused)
         self.parts, self._allows, self._places = said.parts, said.allows, said.places
         self.needs_call, self.fresh_ms, self.networks = said.needs_call, said.fresh_ms, said.networks

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one proven caveat says, worked out once for its bytes; and which rules speak of one tool.  SPEC 6, 7.
+"""Compile proven caveats: each one by its bytes, all of a chain together, and the rules for one tool.  SPEC 6, 7.
 
-Policies write the same caveat into every token and code delegates with the same words, so what was read and compiled
-is kept for all tokens, by the caveat's bytes without its hop, which alone is new each time.  Only proven bytes come
-this far, nothing kept is secret, and number and size are bounded.  What caveats say together is worked out by
-``caveat_sequence``.
+Policies write the same caveat into every token and code delegates with the same words.  So what was read and compiled
+is kept for all tokens: of one caveat by its bytes without its hop, which alone is new each time; of a sequence of
+caveats by those.  A refusal is kept too.  Only proven bytes come this far, nothing kept is secret, and number and size
+are bounded.
 """
 
 import ipaddress
@@ -24,8 +24,12 @@ from arx_verifier.constraints.rule import (
     tell_first,
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
-from arx_verifier.token import caveats, targets, wire
+from arx_verifier.token import caveats, chain, targets
 from arx_verifier.token.caveats import MAX_INTEGER
+from arx_verifier.token.macaroon import Identifier
+from arx_verifier.token.wire import ThirdParty, cut_out
+from arx_verifier.verification import reasons
+from arx_verifier.verification.reasons import PLACES
 
 if TYPE_CHECKING:
     from arx_verifier.token.discharge import ThirdPartyCaveat
@@ -214,12 +218,164 @@ class ToolRules:
 
 
 # By audience, the identifier's depth, and what ``KEPT`` has caveats by.
-TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | wire.ThirdParty, ...]], Said]] = limits.Kept(_MAX_TOGETHER, 6)
+TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | ThirdParty, ...]], Said]] = limits.Kept(_MAX_TOGETHER, 6)
 # By its bytes, with ``GAP`` for its hop.
-KEPT: Final[limits.Kept[bytes | wire.ThirdParty, Terms]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
+KEPT: Final[limits.Kept[bytes | ThirdParty, Terms]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
 REFUSED: Final[limits.Kept[bytes, tuple[type[ArxError], str]]] = limits.Kept(_MAX_REFUSED, 1)  # by its bytes: why
 _THIRD_PARTIES: Final[limits.Kept[bytes, tuple["ThirdPartyCaveat", int]]] = limits.Kept(_MAX_THIRD_PARTIES, 1)
 _GATHERED: Final[limits.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = limits.Kept(_MAX_RULES, 8)
+
+
+def read_caveats(
+    packets: tuple[bytes | ThirdParty, ...], identifier: Identifier, audience: str
+) -> tuple[Said, Sequence[str]]:
+    """Read proven caveats.
+
+    Args:
+        packets: The caveats, in order.
+        identifier: What they restrict.
+        audience: The verifier's audience.
+
+    Returns:
+        What they say, up to the first that can never hold, which is then ``refused``; and the links up to there.
+
+    Raises:
+        MalformedTokenError: The identifier's id is no link.
+    """
+    keys, hops = cut_out(packets, HOP_MARK, HOP_CHARS)
+    together = (audience, identifier.depth, keys)
+    said = TOGETHER.get(together)
+    if said is not None:
+        try:
+            return said, chain.links_of(identifier.id, hops)[: len(said.named)]
+        except MalformedTokenError:
+            pass  # where it is wrong is told below
+    said, links = _read_each(packets, identifier, audience)
+    if _may_be_kept(said, keys) and _are_links(identifier, hops):
+        TOGETHER.keep(together, said, sum([2 + len(key) // 100 for key in keys]))
+    return said, links
+
+
+def _may_be_kept(said: Said, keys: Sequence[bytes | ThirdParty]) -> bool:
+    """Tell whether what caveats say is made of what is kept of each of those that were read."""
+    if not all([key.__class__ is bytes for key in keys]):  # noqa: C419 - a generator costs more
+        return False
+    read = keys[: said.read]
+    # A text behind a mark is a hop where the caveat is known.  Of one that is refused by itself it can be the reason.
+    if said.refused is not None and read and read[-1] in REFUSED and HOP_MARK not in read[-1]:
+        read = read[:-1]
+    return all([key in KEPT for key in read])  # noqa: C419 - likewise
+
+
+def _are_links(identifier: Identifier, hops: tuple[bytes, ...]) -> bool:
+    """Tell whether no hop can be what a chain is refused for."""
+    try:
+        chain.links_of(identifier.id, hops)
+    except MalformedTokenError:
+        return False
+    return True
+
+
+def _read_each(
+    packets: Sequence[bytes | ThirdParty], identifier: Identifier, audience: str
+) -> tuple[Said, Sequence[str]]:
+    known, depth, said = KEPT, identifier.depth, Said()
+    delegate_to: list[tuple[int, tuple[str, ...]]] = []
+    allows, places, named, links, tasks = [], [], [], [], []
+    agents: list[str] = []
+    link = identifier.id
+    chain.links_of(link, ())  # an id that is no link is nobody's caveat
+    index, parts = -1, len(packets)
+    try:
+        for index, packet in enumerate(packets):
+            if not isinstance(packet, bytes):
+                third_party, more = third_party_of(index, packet)
+                said.unmet = (*said.unmet, third_party)
+                parts += more
+                continue
+            start, mark, end = packet.rpartition(HOP_MARK)
+            terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
+            if terms is None:
+                terms = read_terms(packet)
+            parts += terms.parts
+            if to := terms.to:
+                link = _link_of(link, packet, end)
+                _hold_delegate(index, to, depth, delegate_to)
+                depth -= 1
+                named.append(to)
+                links.append(link)
+                agents += terms.agents
+            if terms.allow is not None:
+                allows.append(terms.allow)
+                places.append(PLACES[index + 1])
+            if not terms.plain:
+                _take_rest(said, index, terms, audience)
+                caveat = terms.caveat
+                if caveat.depth is not None:
+                    depth = min(depth, caveat.depth)
+                if caveat.delegate_to is not None:
+                    delegate_to.append((index, caveat.delegate_to))
+                if caveat.task is not None:
+                    tasks.append(caveat.task)
+        if not places or places[0] != PLACES[1]:
+            # Without this a mint's slip would grant every tool there is.
+            raise MalformedTokenError("a token's first caveat says what it allows")
+    except ArxError as error:
+        said.refused, parts = (error.code, reasons.failures_of(error, index)), limits.parts_of(packets)
+    said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
+    said.named, said.tasks = tuple(named), tuple(tasks)
+    said.targets = (*[f"task:{task}" for task in tasks], *agents)
+    return said, links
+
+
+def _hold_delegate(index: int, to: str, depth: int, delegate_to: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+    """Refuse a delegation where none may follow, or to somebody whom an earlier caveat does not name."""
+    if depth == 0:
+        raise reasons.too_deep(index, to)
+    for rule_index, patterns in delegate_to:
+        if not names.matches_any_path(patterns, to):
+            raise reasons.not_named(index, rule_index, patterns, to)
+
+
+def _link_of(link: str, packet: bytes, end: bytes) -> str:
+    """Name the token that a delegation makes.
+
+    Args:
+        link: The name before it.
+        packet: Its bytes as received.
+        end: What follows the last ``HOP_MARK`` in them.
+
+    Raises:
+        MalformedTokenError: No hop follows.
+    """
+    try:
+        return chain.links_of(link, (end[:HOP_CHARS],))[0]
+    except MalformedTokenError:
+        read_terms(packet)  # which says what is wrong with it
+        raise MalformedTokenError("a hop is 9 bytes in base64url") from None
+
+
+def _take_rest(said: Said, index: int, terms: Terms, audience: str) -> None:
+    """Take in what a caveat says beside ``allow`` and of this very token."""
+    caveat = terms.caveat
+    if caveat.aud is not None and audience not in caveat.aud:
+        raise reasons.wrong_audience(index, caveat.aud, audience)
+    if caveat.exp is not None and caveat.exp < said.exp:
+        said.exp = caveat.exp
+    if caveat.nbf is not None and caveat.nbf > said.nbf:
+        said.nbf = caveat.nbf
+    if caveat.fresh is not None:
+        said.fresh_ms = caveat.fresh if said.fresh_ms is None else min(said.fresh_ms, caveat.fresh)
+    if terms.networks:
+        said.networks = (*said.networks, (PLACES[index + 1], terms.networks))
+    if caveat.require is not None:
+        if "holder" in caveat.require:
+            raise reasons.no_holder(index)
+        said.needs_call = True
+    if caveat.once is not None:
+        if len(said.once) == limits.MAX_ONCE:
+            raise MalformedTokenError(f"a token and its discharges have at most {limits.MAX_ONCE} `once`")
+        said.once = (*said.once, (PLACES[index + 1], *caveat.once))
 
 
 def read_terms(packet: bytes) -> Terms:
@@ -276,7 +432,7 @@ def key_of(packet: bytes, hop: str | None) -> bytes | None:
     return start + GAP + end[HOP_CHARS:] if hop is not None and end.startswith(hop.encode("ascii")) else None
 
 
-def third_party_of(index: int, packet: wire.ThirdParty) -> tuple[tuple[int, "ThirdPartyCaveat"], int]:
+def third_party_of(index: int, packet: ThirdParty) -> tuple[tuple[int, "ThirdPartyCaveat"], int]:
     """Read what a proven third party's caveat requires, and keep it if it may be.
 
     Args:

@@ -11,9 +11,10 @@ from arx_verifier.journal.record import form_of
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS, PresentedCall, call_digest, fields_of, tool_digest
-from arx_verifier.verification.chain_state import ProvenChain, Refused
+from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
     PROOF_MISSING,
+    Refused,
     another_call,
     missing_discharge,
     no_form,
@@ -41,7 +42,7 @@ def judge(
         return proven.refused, None
     early, late = epochs.times_ms(request.at)
     if late >= proven.exp or early < proven.nbf:
-        return out_of_time(proven, early, late), None
+        return out_of_time(proven.nbf, proven.exp, proven.identifier.iat, early, late), None
     written: bytes | None = None
     if call is not None:
         age = request.at - call.issued_at
@@ -69,7 +70,7 @@ def judge(
         except RequestError as error:
             return no_form(error), None
     if refused is None and proven.unmet:  # last: what is refused for another reason needs nobody's approval
-        refused = missing_discharge(proven, request.tool)
+        refused = missing_discharge(proven.unmet, request.tool)
     return refused, written
 
 

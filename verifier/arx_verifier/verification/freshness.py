@@ -12,8 +12,8 @@ from arx_verifier.errors import ArxError, refusal
 from arx_verifier.journal.decision import NO_RECORD, Decision, DecisionSink
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.verification.chain_state import ProvenChain, Refused
-from arx_verifier.verification.reasons import out_of_time
+from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.reasons import Refused, out_of_time
 
 BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
 SYNCING_WAIT_S: Final = 0.5  # a view that has just begun is normally whole within milliseconds
@@ -135,7 +135,9 @@ def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun:
     """
     refused = ask_and_wait(epochs, proven)
     early, late = epochs.times_ms(request.after(time.monotonic_ns() - begun).at)
-    return out_of_time(proven, early, late) if refused is None and late >= proven.exp else refused
+    if refused is None and late >= proven.exp:
+        return out_of_time(proven.nbf, proven.exp, proven.identifier.iat, early, late)
+    return refused
 
 
 def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | None:

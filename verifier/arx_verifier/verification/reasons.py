@@ -1,19 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verifier says of the token, the call or the request that it refuses.  SPEC 13.
+"""Refusals: the code and the facts of each, for a caveat, a call, a request.  SPEC 13.
 
-Facts for people: what was expected and what came, never a key, a token or a signature.  When to refuse is decided in
-``verifier``.
+Facts for people: what was expected and what came, never a key, a token or a signature.  The other modules here decide
+when to refuse.
 """
 
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arx_verifier.constraints.rule import MAX_TOLD
-from arx_verifier.errors import Failure, shorten
+from arx_verifier.errors import ArxError, Failure, shorten
 from arx_verifier.request import AccessRequest
+from arx_verifier.token import wire
 from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS
 from arx_verifier.token.macaroon import IAT_AHEAD_MS
-from arx_verifier.verification.chain_state import ProvenChain, Refused
-from arx_verifier.verification.prohibiting import place
+
+if TYPE_CHECKING:
+    from arx_verifier.token.discharge import ThirdPartyCaveat
+
+PLACES: Final = ("identifier", *[f"caveat {number}" for number in range(1, wire.MAX_CAVEATS + 1)])
+
+
+class Refused(NamedTuple):
+    """A refusal on its way to becoming a decision.
+
+    Attributes:
+        code: The reason.
+        failures: What did not hold, for the record.
+        untold: Puts all that did not hold into words, where ``failures`` are the first of them alone.
+    """
+
+    code: str
+    failures: tuple[Failure, ...]
+    untold: Callable[[], tuple[Failure, ...]] | None = None
+
+    def all_failures(self) -> tuple[Failure, ...]:
+        """Return all that did not hold, also what no record tells."""
+        return self.failures if self.untold is None else self.untold()
+
 
 BAD_SIGNATURE: Final = Refused("bad_signature", ())
 NO_STORE: Final = Refused("store_unavailable", ())
@@ -31,6 +55,40 @@ ONCE_USED: Final = ("the first call that this approval is used for", "a further 
 ONCE_AGE: Final = ("an approval of the last 24 h, given after this service's nonce store started", "another; ask anew")
 
 
+def place(index: int) -> str:
+    """Return the name of a caveat's place, counted from 0; -1 is the identifier."""
+    return PLACES[index + 1]
+
+
+def too_deep(index: int, to: str) -> ArxError:
+    """A delegation where none may follow."""
+    return _prohibits("too_deep", index, "depth", "no further delegation", f"a delegation to {to}")
+
+
+def not_named(index: int, rule_index: int, patterns: Sequence[str], to: str) -> ArxError:
+    """A delegation to an agent that an earlier caveat does not name."""
+    return _prohibits("name_not_allowed", index, f"delegate_to of {place(rule_index)}", " or ".join(patterns), to)
+
+
+def wrong_audience(index: int, allowed: Sequence[str], audience: str) -> ArxError:
+    """A caveat for other services."""
+    return _prohibits("wrong_audience", index, "aud", " or ".join(allowed), audience)
+
+
+def no_holder(index: int) -> ArxError:
+    """A proof that this version does not know how to take."""
+    return _prohibits("proof_missing", index, "require", "a holder's signature", "none: not in this version")
+
+
+def failures_of(error: ArxError, index: int) -> tuple[Failure, ...]:
+    """Return the failures of *error*, raised by the caveat at *index*."""
+    return tuple(error.failures) or (Failure(place(index), "shape", "a caveat of SPEC 6", str(error)),)
+
+
+def _prohibits(code: str, index: int, rule: str, expected: str, came: str) -> ArxError:
+    return ArxError(rule, code=code, failures=(Failure(place(index), rule, expected, came),))
+
+
 def used_up(at: str, words: tuple[str, str]) -> Refused:
     """A ``once`` that cannot be known to be the first."""
     return Refused("already_used", (Failure(at, "once", *words),))
@@ -42,10 +100,15 @@ def ahead(at: str, by_ms: int) -> Refused:
     return Refused("store_unavailable", (Failure(at, "once", "an approval given before now", came),))
 
 
-def missing_discharge(proven: ProvenChain, tool: str) -> Refused | None:
-    """What must be approved before a call of this tool and was not presented; None if nothing."""
+def missing_discharge(unmet: Sequence[tuple[int, "ThirdPartyCaveat"]], tool: str) -> Refused | None:
+    """What must be approved before a call of this tool and was not presented; None if nothing.
+
+    Args:
+        unmet: The third-party caveats without a discharge, each with its place.
+        tool: What is asked for.
+    """
     failures: list[Failure] = []
-    for index, wanted in proven.unmet:
+    for index, wanted in unmet:
         if len(failures) < MAX_TOLD and wanted.binds(tool):
             failures.append(Failure(place(index), "third-party caveat", f"a discharge for {_shown(wanted.id)}", "none"))
     return Refused("missing_discharge", tuple(failures)) if failures else None
@@ -55,14 +118,22 @@ def _shown(name: str) -> str:
     return name if name.isprintable() else shorten(name)
 
 
-def out_of_time(proven: ProvenChain, early: int, late: int) -> Refused:
-    """The clock is outside; by the later reading for the end, by the earlier for the start."""
-    if late >= proven.exp:
-        return Refused("expired", (Failure("token", "exp", f"a time before {proven.exp}", str(late)),))
-    if proven.nbf == proven.identifier.iat - IAT_AHEAD_MS:
+def out_of_time(nbf: int, exp: int, iat: int, early: int, late: int) -> Refused:
+    """The clock is outside a token's time.
+
+    Args:
+        nbf: The latest start of validity, ms.
+        exp: The earliest end.
+        iat: When the mint issued it.
+        early: The earliest time it can be, which the start is held to.
+        late: The latest, which the end is held to.
+    """
+    if late >= exp:
+        return Refused("expired", (Failure("token", "exp", f"a time before {exp}", str(late)),))
+    if nbf == iat - IAT_AHEAD_MS:
         expected = f"a time at most {IAT_AHEAD_MS} ms after {early}"
-        return Refused("not_yet_valid", (Failure("identifier", "iat", expected, str(proven.identifier.iat)),))
-    return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {proven.nbf} on", str(early)),))
+        return Refused("not_yet_valid", (Failure("identifier", "iat", expected, str(iat)),))
+    return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {nbf} on", str(early)),))
 
 
 def out_of_age(age: int) -> Refused:

@@ -24,13 +24,12 @@ from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE
 from arx_verifier.verification.authenticate import JOINED, prove, prove_joined
-from arx_verifier.verification.chain_state import ProvenChain, Refused
+from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge, judge_again
 from arx_verifier.verification.freshness import Readiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.nonces import MemoryNonces, NonceStore
-from arx_verifier.verification.reasons import BAD_SIGNATURE, code_of, hold_request
-from arx_verifier.verification.spending import spend
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend
+from arx_verifier.verification.reasons import BAD_SIGNATURE, Refused, code_of, hold_request
 
 _ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three delegations
