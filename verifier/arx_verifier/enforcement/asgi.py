@@ -6,7 +6,7 @@ application of Starlette or FastAPI the route that the framework takes decides (
 ``tools`` says beforehand what a request means.
 
 WebSockets are refused: a grant is for one call, and a connection outlives it.  A response that lasts is ended with its
-grant (``streams``).
+grant (``calls``).
 """
 
 import asyncio
@@ -15,14 +15,23 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
-from arx_verifier.enforcement.calls import Call, Judged, send_answer
+from arx_verifier.enforcement.calls import (
+    CALL,
+    RECHECK_MS,
+    App,
+    Call,
+    Judged,
+    Message,
+    Receive,
+    Send,
+    Young,
+    send_answer,
+)
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.endpoints import Endpoints
 from arx_verifier.enforcement.enforcement import Enforcement, Problem
-from arx_verifier.enforcement.gates import CALL, EndpointCall
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import Headers, Meaning, RouteMap, Scope, Tools, collect_headers
-from arx_verifier.enforcement.streams import RECHECK_MS, App, Message, Receive, Send, Young
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.verification.verifier import Verifier
 
@@ -119,16 +128,13 @@ class ArxMiddleware:
             self._enforcement.count(problem, peer)
             await send_answer(self._enforcement.answer(problem), scope["method"], send)
             return
+        call = Call(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, send, peer)
         if self._endpoints is None:
-            call = Call(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer)
-            await self._decide_here(call, scope, send)
+            await self._decide_here(call, scope)
             return
-        scope[CALL] = inner = EndpointCall(
-            self._enforcement, self._young_calls(), scope, headers, screened, body, receive, peer
-        )
-        inner.endpoints = self._endpoints
+        scope[CALL], call.endpoints = call, self._endpoints
         try:
-            await inner.serve(self.app, scope, send)
+            await call.run(self.app, scope)
         finally:
             scope.pop(CALL, None)  # it holds the server's, which holds the scope: garbage that a collector has to find
 
@@ -154,19 +160,19 @@ class ArxMiddleware:
         finally:
             await self._close()
 
-    async def _decide_here(self, call: Call, scope: Scope, send: Send) -> None:
+    async def _decide_here(self, call: Call, scope: Scope) -> None:
         """Decide on what ``tools`` says that the request means, before the application sees it."""
         assert self._meaning is not None
         try:
             tool, args = self._meaning(scope, call.body) or _NO_TOOL
             await call.decide(tool, args, scope)
         except RequestError as error:
-            await call.refuse_malformed(error, send)
+            await call.refuse_malformed(error)
         except Problem as problem:
-            await call.refuse(problem, send)
+            await call.refuse(problem)
         else:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
-            await call.serve(self.app, shown, send)
+            await call.run(self.app, shown)
 
     def _young_calls(self) -> Young:
         loop = asyncio.get_running_loop()

@@ -14,11 +14,13 @@ import functools
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from operator import is_
 from typing import Any, Final, NamedTuple, Self, SupportsIndex
 
-from arx_verifier.enforcement.gates import Dispatch, EndpointCall, Gate
+from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
+from arx_verifier.enforcement.enforcement import Problem
+from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.received import RUNNING, Parameters, Sent, checked
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
 from arx_verifier.enforcement.routes import Key, Scope, read_key, require_clean_path, text_of
@@ -26,6 +28,76 @@ from arx_verifier.errors import RequestError, SettingsError
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
 _NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_TAKEN: Final = "one call runs one endpoint, and another one was reached"
+_BARE: Final = "this application is guarded: call it through its ArxMiddleware"
+
+
+class Gate:
+    """Stands in for a route's handler: decides, then runs it.
+
+    Args:
+        route: The route.
+        inner: Its handler.
+    """
+
+    def __init__(self, route: Any, inner: App) -> None:
+        self._route, self._inner = route, inner
+        self.__name__ = getattr(getattr(route, "endpoint", None), "__name__", type(route).__name__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection; see the ASGI specification."""
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)  # the middleware lets no other through
+            return
+        call: Call | None = scope.get(CALL)
+        if call is None:
+            await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
+            return
+        try:
+            if call.decision is not None:
+                raise Problem("tool_not_allowed", _TAKEN)
+            tool, args = call.endpoints.meaning(self._route, call, scope)
+            await call.decide(tool, args, scope)
+        except RequestError as error:
+            await call.refuse_malformed(error, send)
+        except Problem as problem:
+            await call.refuse(problem, send)
+        else:
+            # What was judged is read, whatever a middleware made of it.
+            if call.parameters is None:
+                await self._inner(scope, call.replay(), send)
+            else:
+                await self._run_compared(call, call.parameters, scope, send)
+
+    async def _run_compared(self, call: Call, parameters: Parameters, scope: Scope, send: Send) -> None:
+        token = RUNNING.set(call)
+        try:
+            call.compare(parameters.require_judged_before)
+            await self._inner(scope, call.replay(), send)
+        except Exception:
+            if call.unjudged is None:
+                raise
+        finally:
+            RUNNING.reset(token)
+            if call.unjudged is not None:
+                call.record_end(call.unjudged)
+        if call.unjudged is not None:
+            await call.withdraw(call.unjudged)
+
+
+class Dispatch:
+    """Stands in for a router's own handler: has gates put in front of routes that have none yet."""
+
+    def __init__(self, router: Any, inner: App) -> None:
+        self._router, self._inner = router, inner
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        call: Call | None = scope.get(CALL)
+        if call is not None:
+            call.endpoints.require_gates(self._router)
+            if call.rest is None:
+                call.rest = _rest_of(scope)
+        return self._inner(scope, receive, send)
 
 
 class Served(NamedTuple):
@@ -151,7 +223,7 @@ class Endpoints:
             if key.method == "GET" and _takes(one.route, "HEAD"):
                 one.keys.setdefault("HEAD", key)
 
-    def meaning(self, route: Any, call: EndpointCall, scope: Scope) -> tuple[str, dict[str, Any]]:
+    def meaning(self, route: Any, call: Call, scope: Scope) -> tuple[str, dict[str, Any]]:
         """Return the tool and the arguments of a call that has reached a route.
 
         Raises:
@@ -253,6 +325,15 @@ class Endpoints:
                 yield _served(route, path, host)
 
 
+def _rest_of(scope: Scope) -> str:
+    """Return what is left of the path for an application to route, by the rule of Starlette."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if not root or not path.startswith(root) or path[len(root) :][:1] not in ("", "/"):
+        return path
+    return path[len(root) :]
+
+
 def _is_guarded(route: Any) -> bool:
     return isinstance(getattr(route, "handle", None), Gate)
 
@@ -277,7 +358,7 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
 
 
 def _require_judged(values: Mapping[str, Any]) -> None:
-    call: EndpointCall | None = RUNNING.get()
+    call: Call | None = RUNNING.get()
     if call is None or call.parameters is None:
         raise RequestError("an endpoint that is guarded was called from outside of its route")
     call.compare(call.parameters.require_judged, values)

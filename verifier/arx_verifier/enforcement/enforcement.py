@@ -12,8 +12,9 @@ from typing import Final
 
 from arx_verifier.enforcement.problems import Answer, answer
 from arx_verifier.errors import Failure
-from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.decision import OK, Decision
 from arx_verifier.request import AccessRequest
+from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Screened, Verifier
 
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -100,15 +101,17 @@ class Enforcement:
     def _unusable(self, token: object, request: AccessRequest) -> Decision:
         return self.verifier.refuse("malformed" if token else "missing_token", request)
 
-    def require(self, decision: Decision, request: AccessRequest) -> None:
-        """Let an allow pass.
+    def require(self, decision: Decision, request: AccessRequest) -> Grant:
+        """Return the grant of an allow.
 
         Raises:
             Problem: The decision is a refusal, or the request is no tool.
         """
-        if not decision.allowed or decision.grant is None or not request.tool:
-            code = "tool_not_allowed" if decision.allowed else decision.code
-            raise Problem(code, failures=decision.all_failures(), decision=decision.id)
+        grant = decision.grant
+        if grant.__class__ is Grant and decision.code == OK and request.tool:
+            return grant
+        code = "tool_not_allowed" if decision.allowed else decision.code
+        raise Problem(code, failures=decision.all_failures(), decision=decision.id)
 
     def answer(self, problem: Problem) -> Answer:
         """Return the HTTP answer to a problem."""

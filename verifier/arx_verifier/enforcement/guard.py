@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
-from arx_verifier.enforcement.enforcement import Enforcement, now_ms
+from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms
 from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal.decision import Decision
 from arx_verifier.names import is_tool
@@ -65,7 +65,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
             def guarded(*positional: Any, arx_token: str = "", **args: Any) -> R:
                 request = _request(tool, positional[own:], args)
                 decision = enforcement.decide(arx_token, request)
-                with _granted(decision):
+                with _granted(enforcement, decision, request):
                     return function(*positional[:own], **args)
 
             return guarded
@@ -74,7 +74,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
             request = _request(tool, positional[own:], args)
             decision = await enforcement.decide_async(arx_token, request)
-            with _granted(decision):
+            with _granted(enforcement, decision, request):
                 return await function(*positional[:own], **args)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine
@@ -95,10 +95,11 @@ def _own(function: Callable[..., Any]) -> int:
 class _granted:  # noqa: N801 - used as a statement
     """Raises unless the decision is an allow; else makes its grant the current one."""
 
-    def __init__(self, decision: Decision) -> None:
-        if not decision.allowed or not isinstance(decision.grant, Grant):
-            raise refusal(decision.code, decision.all_failures())
-        self._grant = decision.grant
+    def __init__(self, enforcement: Enforcement, decision: Decision, request: AccessRequest) -> None:
+        try:
+            self._grant = enforcement.require(decision, request)
+        except Problem as problem:
+            raise refusal(problem.code, tuple(problem.failures)) from None
 
     def __enter__(self) -> None:
         self._before = _GRANT.set(self._grant)
