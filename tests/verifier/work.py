@@ -204,7 +204,7 @@ def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
         scope: Any = {"headers": [(b"host", b"a"), (b"authorization", header)]}
         return lambda: refuses(
             checked,
-            Enforcement(checked).read_credential(collect_headers(scope["headers"]).get(b"authorization", ())),
+            Enforcement(checked).read_credential(collect_headers(scope["headers"]).get(b"authorization", b"")),
             access(),
             "malformed",
             "bad_signature",

@@ -37,7 +37,6 @@ from arx_verifier.verification.verifier import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
-_NONE: Final[tuple[bytes, ...]] = ()
 _NO_TOOL: Final[Meaning] = ("", {})
 
 _log = logging.getLogger(__name__)
@@ -113,11 +112,12 @@ class ArxMiddleware:
             await self._other(scope, receive, send)
             return
         headers = collect_headers(scope["headers"])
-        peer = self._peer(scope, headers)
+        client, told = scope.get("client"), headers.get(b"x-forwarded-for")
+        peer = self._peers.of(client[0] if client else None, (told.decode("latin-1"),) if told else ())
         try:
             if not self._started:
                 await self._start_late()
-            token = self._enforcement.read_credential(headers.get(b"authorization", _NONE))
+            token = self._enforcement.read_credential(headers.get(b"authorization", b""))
             screened = self._enforcement.screen(token)  # of what a stranger sends nothing is read, and nothing runs
             body = await self._body(headers, receive)
             if CALL in scope:
@@ -128,7 +128,11 @@ class ArxMiddleware:
             self._enforcement.count(problem, peer)
             await send_answer(self._enforcement.answer(problem), scope["method"], send)
             return
-        call = Call(self._enforcement, self._young_calls(), scope, headers, screened, body, receive, send, peer)
+        young = self._young
+        if young is None or young.loop is not asyncio.get_running_loop():
+            # Each loop has its own: what is in one is touched by no other.
+            self._young = young = Young(asyncio.get_running_loop(), self.verifier.epochs, self._recheck_ms)
+        call = Call(self._enforcement, young, scope, headers, screened, body, receive, send, peer)
         if self._endpoints is None:
             await self._decide_here(call, scope)
             return
@@ -174,36 +178,25 @@ class ArxMiddleware:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
             await call.run(self.app, shown)
 
-    def _young_calls(self) -> Young:
-        loop = asyncio.get_running_loop()
-        young = self._young
-        if young is None or young.loop is not loop:  # each loop has its own: what is in one is touched by no other
-            self._young = young = Young(loop, self.verifier.epochs, self._recheck_ms)
-        return young
-
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        declared = headers[b"content-length"][0] if b"content-length" in headers else b""
+        declared = headers.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
         # One buffer and no list of parts: a client may send single bytes, or frames of none (HTTP/2) without end.
-        body, more = bytearray(), True
-        while more:
+        body = bytearray()
+        while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Disconnected
-            body += message.get("body", b"")
-            if len(body) > self._max_body:
+            part: bytes = message.get("body", b"")
+            if len(body) + len(part) > self._max_body:
                 raise self._too_large()
-            more = message.get("more_body", False)
-        return bytes(body)
+            if not message.get("more_body", False):
+                return bytes(body + part) if body else bytes(part)
+            body += part
 
     def _too_large(self) -> Problem:
         return Problem("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
-
-    def _peer(self, scope: Scope, headers: Headers) -> str | None:
-        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for", _NONE)
-        told = [value.decode("latin-1") for value in forwarded] if forwarded else ()
-        return self._peers.of(client[0] if client else None, told)
 
     async def _start(self) -> None:
         if self._wrong is not None:

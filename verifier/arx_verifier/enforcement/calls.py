@@ -38,7 +38,6 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CALL: Final = "arx.call"
 RECHECK_MS: Final = 250  # a quarter of the default lease: what a kill adds to its way here, at most
-_EMPTY: Final[tuple[bytes, ...]] = ()
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +164,8 @@ class Call:
         Raises:
             Problem: It is refused.
         """
-        traceparent = read_traceparent(self.headers.get(b"traceparent", _EMPTY))
+        trace = self.headers.get(b"traceparent")
+        traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
         enforcement, screened = self._enforcement, self._screened
         decision = await enforcement.verifier.decide_async(screened.token, request, screened=screened)

@@ -96,7 +96,7 @@ class Dispatch:
         if call is not None:
             call.endpoints.require_gates(self._router)
             if call.rest is None:
-                call.rest = _rest_of(scope)
+                call.rest = _rest_of(scope) if scope.get("root_path") else scope["path"]
         return self._inner(scope, receive, send)
 
 
@@ -111,6 +111,7 @@ class Served(NamedTuple):
         convertors: What writes the value of each parameter; None for text that stays as it is.
         converts: Whether there is one.
         keys: The lines of ``tools`` that name it, by method.
+        is_fastapi: Whether the framework converts what was sent, for the endpoint and its dependencies.
     """
 
     route: Any
@@ -120,6 +121,7 @@ class Served(NamedTuple):
     convertors: dict[str, Any]
     converts: bool
     keys: dict[str, Key]
+    is_fastapi: bool
 
     def texts(self, parameters: Mapping[str, Any], root: str) -> dict[str, str]:
         """Return each parameter as it was sent.
@@ -245,7 +247,7 @@ class Endpoints:
             return "", {}
         require_clean_path(scope)
         args = call.read_arguments(key, scope, texts)
-        if hasattr(route, "dependant"):
+        if way.is_fastapi:
             call.parameters = self._parameters_of(route, scope)
             call.sent = Sent(texts, call.query, call.members if call.body else None)
         return key.tool, args
@@ -328,8 +330,8 @@ class Endpoints:
 def _rest_of(scope: Scope) -> str:
     """Return what is left of the path for an application to route, by the rule of Starlette."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if not root or not path.startswith(root) or path[len(root) :][:1] not in ("", "/"):
+    root: str = scope["root_path"]
+    if not path.startswith(root) or path[len(root) :][:1] not in ("", "/"):
         return path
     return path[len(root) :]
 
@@ -374,7 +376,7 @@ def _served(route: Any, declared: str, host: str) -> Served:
     writers = {name: _writer(types[kind or "str"]) for name, kind in _PARAMETER.findall(host + declared)}
     path = _PARAMETER.sub(r"{\1}", declared)
     bare, converts = _PARAMETER.sub(r"{\1}", host) + path, any(writers.values())
-    return Served(route, host + declared, bare, _NAME.split(path), writers, converts, {})
+    return Served(route, host + declared, bare, _NAME.split(path), writers, converts, {}, hasattr(route, "dependant"))
 
 
 def _writer(convertor: Any) -> Any:

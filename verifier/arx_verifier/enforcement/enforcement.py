@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from arx_verifier.enforcement.problems import Answer, answer
+from arx_verifier.enforcement.routes import SEVERAL
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import OK, Decision
 from arx_verifier.request import AccessRequest
@@ -53,18 +54,18 @@ class Enforcement:
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
 
-    def read_credential(self, values: Sequence[bytes]) -> str:
+    def read_credential(self, value: bytes) -> str:
         """Return the token of a request.
 
         Args:
-            values: The values of its ``Authorization`` headers.
+            value: What ``collect_headers`` has of ``Authorization``; empty where there is none.
 
         Raises:
             Problem: There is none, or more than one.
         """
-        if len(values) > 1:
+        if SEVERAL in value:
             raise Problem("malformed_request", "there is more than one Authorization header")
-        scheme, _, token = values[0].partition(b" ") if values else (b"", b"", b"")
+        scheme, _, token = value.partition(b" ")
         token = token.strip(b" ")
         if not token or scheme.lower() != b"bearer":
             raise Problem("missing_token")
@@ -129,9 +130,9 @@ class Enforcement:
         self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
 
 
-def read_traceparent(values: Sequence[bytes]) -> str | None:
-    """Return the caller's trace context (W3C), or None where it has none that can be read."""
-    return values[0].decode("ascii") if values and _TRACEPARENT.fullmatch(values[0]) else None
+def read_traceparent(value: bytes) -> str | None:
+    """Return the caller's trace context (W3C), or None where it cannot be read."""
+    return value.decode("ascii") if _TRACEPARENT.fullmatch(value) else None
 
 
 def now_ms() -> int:

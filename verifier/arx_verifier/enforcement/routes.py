@@ -23,10 +23,12 @@ Tools: TypeAlias = Mapping[str, str] | Callable[[Scope, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the ASGI scope and the whole body."""
 Places: TypeAlias = frozenset[str] | None
 """Which arguments a route has in the query; None for all of them, and none in a body."""
-Headers: TypeAlias = Mapping[bytes, list[bytes]]
-"""The values of each header that is read here, by its name in lower case, in order."""
+Headers: TypeAlias = Mapping[bytes, bytes]
+"""The value of each header by its name in lower case; of one that stands several times all values, ``SEVERAL`` between.
+"""
 
 MAX_QUERY_FIELDS: Final = 256
+SEVERAL: Final = b",\n"  # a list to who reads one; no single value has it, as RFC 9110 5.5 allows none a line break
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
 _SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
@@ -36,14 +38,9 @@ _BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: what stands in 
 # the raw path path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before they
 # split and some after.
 _UNCLEAN_PATH: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|(?:\A|/)\.{1,2}(?:/|\Z)")
-_UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)|;", re.IGNORECASE)
+_UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)", re.IGNORECASE)
 _ESCAPE_CUT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
-_PLAIN_JSON: Final = [b"application/json"]
-_NONE: Final[list[bytes]] = []
-_READ: Final = frozenset(
-    (b"authorization", b"content-encoding", b"content-length", b"content-type", b"traceparent", b"x-forwarded-for")
-)
 _UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
@@ -196,14 +193,16 @@ def join_arguments(
     return merge(parameters, query, members)
 
 
-def collect_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
-    """Look once at every header, and return the values of those that are read."""
-    found: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        lower = name.lower()
-        if lower in _READ:
-            found.setdefault(lower, []).append(value)
-    return found
+def collect_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the headers by name."""
+    pairs = [*headers]
+    found = dict(pairs)
+    if len(found) == len(pairs) and b"".join(found).islower():  # what nearly every request has
+        return found
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in pairs:
+        values.setdefault(name.lower(), []).append(value)
+    return {name: SEVERAL.join(each) for name, each in values.items()}
 
 
 def text_of(name: str, value: Any) -> str:
@@ -245,20 +244,18 @@ def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: Not JSON by its type or its bytes: arguments in another form would go unseen.
     """
-    types, encodings = headers.get(b"content-type", _NONE), headers.get(b"content-encoding")
-    if types == _PLAIN_JSON and body and encodings is None:  # what nearly every body is
+    kind, encoding = headers.get(b"content-type", b""), headers.get(b"content-encoding")
+    if kind == b"application/json" and body and encoding is None:  # what nearly every body is
         return read_json_object(body)
-    kinds = [value.decode("latin-1") for value in types]
-    parameters = [part for kind in kinds for part in kind.split(";") if "charset" in part.lower()]
-    if not all(map(_UTF_8.fullmatch, parameters)):
+    media, *parameters = kind.decode("latin-1").split(";")
+    if not all(_UTF_8.fullmatch(part) for part in parameters if "charset" in part.lower()):
         # Some frameworks decode body and query with it: what is one text in UTF-8 is two arguments in UTF-7.
         raise RequestError("the charset is not UTF-8")
     if not body:
         return {}
-    if any(value.strip().lower() not in (b"", b"identity") for value in encodings or ()):
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
-    media = kinds[0].partition(";")[0].strip() if len(kinds) == 1 else ""
-    if not _JSON_TYPE.fullmatch(media):
+    if SEVERAL in kind or not _JSON_TYPE.fullmatch(media.strip()):
         raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
     return read_json_object(body)
 
@@ -269,8 +266,13 @@ def require_clean_path(scope: Scope) -> None:
     Raises:
         RequestError: It is one.
     """
-    path: str = scope["path"]
-    if path[:1] not in ("", "/") or _UNCLEAN_PATH.search(path) or _UNCLEAN_RAW.search(scope.get("raw_path") or b""):
+    path, raw = scope["path"], scope.get("raw_path") or b""
+    if (
+        path[:1] not in ("", "/")
+        or _UNCLEAN_PATH.search(path)
+        or b";" in raw
+        or (b"%" in raw and _UNCLEAN_RAW.search(raw))
+    ):
         raise RequestError("the path can be read in more than one way")
 
 
@@ -289,10 +291,12 @@ def merge(*places: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: One name stands in two of them.
     """
     merged: dict[str, Any] = {}
-    for place in filter(None, places):
-        for name in merged.keys() & place.keys():
-            raise RequestError(f"argument {name!r:.80} stands in two places")
-        merged.update(place)
+    for place in places:
+        if place:
+            if merged and not merged.keys().isdisjoint(place):
+                name = min(merged.keys() & place.keys())
+                raise RequestError(f"argument {name!r:.80} stands in two places")
+            merged.update(place)
     return merged
 
 
