@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.test_attenuation import ask, direct, services, started, world
+from tests.mint.test_task_attenuation import ask, direct, services, started, world
 from tests.mint.world import Holder, World, now_ms
 from tests.servers import until
 
