@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A realm's folder: what is where in it, and its settings.
 
-Everything that a mint keeps stands below one folder that only its user can enter.  ``mint.founding`` makes it.
+Everything that a mint keeps stands below one folder that only its user can enter.  ``mint.server.init_realm`` makes it.
 """
 
 import json
@@ -114,7 +114,7 @@ class Realm:
         database: str | None = None,
         ca: str | None = None,
     ) -> Self:
-        """Check the settings of a realm that is yet to be made; ``mint.founding`` makes it.
+        """Check the settings of a realm that is yet to be made; ``mint.server.init_realm`` makes it.
 
         Args:
             folder: Where it will be.

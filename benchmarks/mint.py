@@ -20,8 +20,8 @@ from sqlalchemy import insert
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion
-from arx_caps.mint.state import State
-from arx_caps.mint.tables import SESSIONS
+from arx_caps.mint.db.state import State
+from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.realm import Realm
 from benchmarks import mint_report
 from benchmarks.kill_stage import cpu_s, say, spread

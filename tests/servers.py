@@ -104,7 +104,7 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVal
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A running PostgreSQL, with a database ``made`` that has the mint's tables and nothing in them."""
-    from arx_caps.mint.state import State
+    from arx_caps.mint.db.state import State
     from tests.postgres import running
 
     with running() as server:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from arx_caps.jose import KeyFile
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.keys import RootKeys
-from arx_caps.mint.policy import Policy
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
+from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import DEFAULT_FOLDER, Realm, default_folder
 from arx_verifier.errors import SettingsError
 

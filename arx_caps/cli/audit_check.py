@@ -32,8 +32,8 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     from arx_caps.audit.check import check_batches, check_rows, rows_of
     from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
     from arx_caps.audit.keys import read_signer
-    from arx_caps.mint.log import open_store
-    from arx_caps.mint.state import State
+    from arx_caps.mint.audit.log import open_store
+    from arx_caps.mint.db.state import State
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key

@@ -47,7 +47,7 @@ def reindex_command(
     from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
     from arx_caps.audit.keys import read_signer
     from arx_caps.audit.reindex import reindex
-    from arx_caps.mint.log import open_store
+    from arx_caps.mint.audit.log import open_store
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key

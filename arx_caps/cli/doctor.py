@@ -109,7 +109,7 @@ def _secrets(realm: Realm) -> list[Path]:
 
 
 def _policy(realm: Realm) -> Check:
-    from arx_caps.mint.policy import Policy
+    from arx_caps.mint.policy.model import Policy
 
     try:
         policy = Policy.load(realm.policy_path)

@@ -74,7 +74,7 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[Entry],
 
 def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
     """Return what the mint knows of a session or a task, if it can be asked."""
-    from arx_caps.mint.state import State
+    from arx_caps.mint.db.state import State
 
     if realm.database is None and not realm.database_path.exists():
         return None
@@ -114,7 +114,7 @@ def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Call
 
 
 def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int) -> Check:
-    from arx_caps.mint.state import State
+    from arx_caps.mint.db.state import State
 
     path = realm.database_path
     if realm.database is None and not path.exists():
@@ -160,8 +160,8 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
 
 def _freezes(store: RevocationStore, realm: Realm) -> Check:
     """Hold the store's freezes to those that the database knows."""
-    from arx_caps.mint.lost_freezes import wanted_freezes
-    from arx_caps.mint.state import State
+    from arx_caps.mint.db.state import State
+    from arx_caps.mint.revocation.freezes import wanted_freezes
 
     if realm.database is None and not realm.database_path.exists():
         return Check("freezes", False, "without the mint's database nobody knows what must be frozen", "restore it")
@@ -186,7 +186,7 @@ def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
 
 def _events(realm: Realm) -> list[dict[str, Any]]:
     """Read the last events about targets in the newest history."""
-    from arx_caps.mint.state import State
+    from arx_caps.mint.db.state import State
 
     if realm.database is None and not realm.database_path.exists():
         return []  # said already

@@ -41,7 +41,7 @@ def init_command(
     log_origin: str | None,
 ) -> None:
     """Make a realm in DIRECTORY, ./.arx when left out.  What is there already is never overwritten."""
-    from arx_caps.mint.founding import init_realm  # the mint's parts are optional to install
+    from arx_caps.mint.server.init_realm import init_realm  # the mint's parts are optional to install
 
     folder = directory or Path(DEFAULT_FOLDER)
     listen = listen or _listen_of(issuer)

@@ -101,7 +101,7 @@ def reseal_command(
     A mint may run meanwhile.  A run that was ended in between is done by the same command.  Backups from before open
     with what opened them then: keep that as long as you keep them.
     """
-    from arx_caps.mint.resealing import reseal  # the mint's parts are optional to install
+    from arx_caps.mint.keys.reseal import reseal  # the mint's parts are optional to install
 
     if (new_passphrase_file is None) == (not new_key_file):
         raise click.UsageError("give --new-passphrase-file FILE, or --new-key-file")

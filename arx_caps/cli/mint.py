@@ -63,8 +63,8 @@ def serve_command(
     passphrase_file: str | None,
 ) -> None:
     """Serve the mint until a signal says to stop; one JSON line on stderr says that it listens."""
-    from arx_caps.mint.observing import log_lines
-    from arx_caps.mint.serve import serve
+    from arx_caps.mint.api.access_log import log_lines
+    from arx_caps.mint.server.serve import serve
 
     log_lines(log)
     try:
@@ -95,7 +95,7 @@ def events_command(
     jsonl: bool,
 ) -> None:
     """Show what the mint did, for whom: sessions, tasks, kills, enrolments; straight from its database."""
-    from arx_caps.mint.state import State, now_ms
+    from arx_caps.mint.db.state import State, now_ms
 
     with State(database or Realm.open(realm_dir).database_url) as state:
         found = state.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
@@ -121,8 +121,8 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
 
     Make a backup before: there is no way back.
     """
-    from arx_caps.mint.migrations import HEAD
-    from arx_caps.mint.state import State
+    from arx_caps.mint.db.migrations import HEAD
+    from arx_caps.mint.db.state import State
 
     with State(database or Realm.open(realm_dir).database_url) as state:
         before = state.revision() if check else state.create()
@@ -140,7 +140,7 @@ def openapi_command(console: Console, realm_dir: Path) -> None:
     """Print the HTTP API as an OpenAPI 3.1 document; a mint serves it at /openapi.json."""
     import msgspec
 
-    from arx_caps.mint.app import describe_api
+    from arx_caps.mint.api.app import describe_api
 
     issuer = Realm.open(realm_dir).issuer if (realm_dir / "realm.toml").exists() else DEFAULT_ISSUER
     console.raw(msgspec.json.format(msgspec.json.encode(describe_api(issuer))).decode())

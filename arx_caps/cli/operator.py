@@ -170,7 +170,7 @@ def recover(
     """Get back in when no key with the role admin is left: on the mint's host, with what opens the root keys."""
     from dataclasses import replace
 
-    from arx_caps.mint.founding import recover_operator  # the mint's parts are optional to install
+    from arx_caps.mint.server.init_realm import recover_operator  # the mint's parts are optional to install
 
     realm = Realm.open(realm_dir)
     realm = realm if database is None else replace(realm, database=database)

@@ -17,7 +17,7 @@ from arx_caps.durations import show_time
 from arx_verifier.errors import SettingsError
 
 if TYPE_CHECKING:
-    from arx_caps.mint.policy import Policy
+    from arx_caps.mint.policy.model import Policy
 
 IN_FORCE = "in-force"
 _file_option = click.option("--file", help="a policy file; else the policy in force at the mint")
@@ -79,8 +79,8 @@ def explain(
     \b
         arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
     """
-    from arx_caps.mint.explaining import explain_grant, show_explained
-    from arx_caps.mint.issuers import Subject
+    from arx_caps.mint.policy.explain import explain_grant, show_explained
+    from arx_caps.mint.policy.issuers import Subject
 
     policy = _of_file(file) if file is not None else _kept(place, IN_FORCE)
     whose = Subject(*subject, read_pairs(claims)) if subject is not None else None
@@ -103,7 +103,7 @@ def diff(console: Console, place: Place, old: str, new: str | None) -> None:
 
     What is newly granted is marked with +, what is no longer granted with -, what changed otherwise with ~.
     """
-    from arx_caps.mint.comparing import compare
+    from arx_caps.mint.policy.diff import compare
 
     first, second = (_any(place, IN_FORCE), _any(place, old)) if new is None else (_any(place, old), _any(place, new))
     found = compare(first, second)
@@ -175,7 +175,7 @@ def reload(console: Console, place: Place) -> None:
 
 def _taken_away(place: Place, new: "Policy") -> str:
     """List what the policy in force grants and this one does not, for who decides on it."""
-    from arx_caps.mint.comparing import compare
+    from arx_caps.mint.policy.diff import compare
 
     try:
         old = _kept(place, IN_FORCE)
@@ -185,7 +185,7 @@ def _taken_away(place: Place, new: "Policy") -> str:
 
 
 def _of_file(file: str) -> "Policy":
-    from arx_caps.mint.policy import Policy
+    from arx_caps.mint.policy.model import Policy
 
     try:
         return Policy.load(file)
@@ -199,7 +199,7 @@ def _any(place: Place, which: str) -> "Policy":
 
 
 def _kept(place: Place, digest: str) -> "Policy":
-    from arx_caps.mint.policy import Policy
+    from arx_caps.mint.policy.model import Policy
 
     found = _fetch(place, digest)
     return Policy.parse(found["policy"], f"policy {found['digest']}")

@@ -28,7 +28,7 @@ def up_command(console: Console, /, realm_dir: Path, passphrase_file: str | None
 
     A mint that dies is started again.  Ctrl-C or SIGTERM stops both in order, and nothing is lost.
     """
-    from arx_caps.mint.supervise import up
+    from arx_caps.mint.server.supervise import up
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     realm = Realm.open(realm_dir)

@@ -17,7 +17,7 @@ import pytest
 from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.token.targets import subject_target

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.attesting import MOST_AHEAD, WORDS
-from arx_caps.mint.core import Mint
+from arx_caps.mint.context import Mint
+from arx_caps.mint.revocation.attestation import MOST_AHEAD, WORDS
 from arx_caps.revocation import RevocationStore
 from tests.faults.going_back import play
 from tests.mint.world import make_realm

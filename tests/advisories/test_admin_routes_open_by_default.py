@@ -12,8 +12,8 @@ import pytest
 from starlette.routing import Route
 
 from arx_caps.jose import KeyFile
-from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.events import Event
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.db.events import Event
 from arx_verifier.errors import GrantError
 from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.requiring import constraints_of
+from arx_caps.mint.tasks.discharge import constraints_of
 from arx_verifier.errors import GrantError
 
 UNSEEN = (

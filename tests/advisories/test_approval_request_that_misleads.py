@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.metrics import Metrics
-from arx_caps.mint.tables import APPROVALS
+from arx_caps.mint.api.metrics import Metrics
+from arx_caps.mint.db.tables import APPROVALS
 from tests.mint.approvals import REFUND, Desk, code
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from arx_caps.agent import Approval, Task
 from arx_caps.cli.approving import show_approval
-from arx_caps.mint.requiring import constraints_of
+from arx_caps.mint.tasks.discharge import constraints_of
 from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.caveats import Caveat

@@ -13,7 +13,7 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.core import Mint
+from arx_caps.mint.context import Mint
 from arx_caps.realm import Realm
 from arx_verifier.token.wire import bytes_of
 from tests.faults.witness import Witness

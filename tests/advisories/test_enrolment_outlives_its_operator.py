@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from arx_caps.jose import KeyFile, SigningKey
-from arx_caps.mint.tables import USED_JTI
+from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.world import ISSUER, Holder, World, local_world
 

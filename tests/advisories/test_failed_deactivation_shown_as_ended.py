@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.core import Mint
+from arx_caps.mint.context import Mint
 from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
 from tests.servers import until
 

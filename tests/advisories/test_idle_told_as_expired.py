@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint import callers
+from arx_caps.mint.identity import authenticate
 from tests.mint.world import REFUNDS, Holder, World, local_world, now_ms
 
 IDLE = REFUNDS.replace('ttl = "8h"', 'ttl = "8h"\nidle = "10m"', 1)
@@ -34,7 +34,7 @@ def later(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
     def ahead() -> int:
         return now_ms() + ms
 
-    monkeypatch.setattr(callers, "now_ms", ahead)
+    monkeypatch.setattr(authenticate, "now_ms", ahead)
 
 
 def refused(holder: Holder, session: dict[str, Any], ms: int) -> dict[str, Any]:

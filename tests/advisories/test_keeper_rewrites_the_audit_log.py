@@ -31,7 +31,7 @@ from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import sign_batch
 from arx_caps.cli import exits
 from arx_caps.keyfile import SigningKey
-from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_verifier.errors import AuditError
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write

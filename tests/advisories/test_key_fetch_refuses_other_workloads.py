@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.jwks import MAX_WAITING, RETRY_S, KeySets
+from arx_caps.mint.keys.jwks import MAX_WAITING, RETRY_S, KeySets
 from arx_verifier.errors import UnavailableError
 from tests.mint.issuer import KeyServer, jwks, key_server
 from tests.mint.test_identity_keys import Clock

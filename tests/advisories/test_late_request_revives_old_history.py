@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.core import Born, Mint
-from arx_caps.mint.state import HighWater, State
+from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.db.state import HighWater, State
 from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
 
 

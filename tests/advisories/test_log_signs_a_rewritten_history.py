@@ -18,7 +18,7 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, CHECKPOINT, RECORD, SOURCE, STATE
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.audit.verify import Trust, verify
-from arx_caps.mint.log import AuditLog
+from arx_caps.mint.audit.log import AuditLog
 from arx_caps.realm import Realm
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.world import make_realm

@@ -25,8 +25,8 @@ from arx_caps.audit.tiles import TileWriter, lacks
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint import log
-from arx_caps.mint.core import HALTED
+from arx_caps.mint.audit import log
+from arx_caps.mint.context import HALTED
 from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.rolling import WITHIN_S, Fleet, fleet, send

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.events import Event
-from arx_caps.mint.state import State
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.state import State
 from arx_verifier.errors import StoreError
 
 

@@ -9,7 +9,7 @@ a task was one that no agent could read.
 
 import pytest
 
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import SettingsError
 
 POLICY = """

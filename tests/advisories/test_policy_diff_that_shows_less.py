@@ -7,8 +7,8 @@ changed from a fixed value to any value of the agent was no difference.
 
 import pytest
 
-from arx_caps.mint.comparing import compare
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy.diff import compare
+from arx_caps.mint.policy.model import Policy
 
 POLICY = """
 [audience.orders]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.comparing import Difference, compare
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy.diff import Difference, compare
+from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import SettingsError
 from tests.mint.world import AGENT, local_world, now_ms
 

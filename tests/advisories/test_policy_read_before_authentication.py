@@ -14,8 +14,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from arx_caps.limits import Limits
-from arx_caps.mint.app import create_app
-from arx_caps.mint.limits import RateLimits
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.rate_limit import RateLimits
 from tests.agent.live import serving
 from tests.mint.world import ISSUER, World, local_mint, make_realm
 

@@ -29,9 +29,9 @@ from arx_caps.audit.witness_server import create_app as witness_app
 from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
-from arx_caps.mint.app import create_app
-from arx_caps.mint.core import Mint
-from arx_caps.mint.jwks import KeySets
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.context import Mint
+from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import SettingsError, StoreError, UnavailableError

@@ -14,7 +14,7 @@ from arx_caps.audit.keys import read_signer
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import SEEN_HEADER
 from arx_caps.jose import SigningKey
-from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.db.repositories.holder_keys import add_key
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.test_log import send
 from tests.mint.world import World, local_world

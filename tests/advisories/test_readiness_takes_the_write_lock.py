@@ -26,7 +26,7 @@ def test_a_stranger_takes_no_lock_and_waits_for_none(tmp_path: Path, monkeypatch
         assert goes_on.wait(20)
 
     monkeypatch.setattr(world.mint.state.outbox, "check", look)
-    monkeypatch.setattr("arx_caps.mint.recording.LOOK_S", 0.0)
+    monkeypatch.setattr("arx_caps.mint.db.health.LOOK_S", 0.0)
     first = threading.Thread(target=world.client.get, args=("/readyz",))
     first.start()
     assert hangs.wait(20)

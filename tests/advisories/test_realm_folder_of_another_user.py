@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits, place
-from arx_caps.mint.founding import init_realm
+from arx_caps.mint.server.init_realm import init_realm
 from tests.cli.helpers import arx
 from tests.servers import until
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_caps.mint.state import State, now_ms
-from arx_caps.mint.tables import SESSIONS, TASKS
+from arx_caps.mint.db.state import State, now_ms
+from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_verifier.errors import GrantError
 from tests.mint.test_races import MARK, SOME, enrol, open_session, start_task, states
 

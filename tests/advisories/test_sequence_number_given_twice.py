@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.core import Mint
-from arx_caps.mint.ending import end_targets
+from arx_caps.mint.context import Mint
+from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import StoreHistoryError
 from tests.faults.conftest import BY, Watch, bounded, kill, start, store, token

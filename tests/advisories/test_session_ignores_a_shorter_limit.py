@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.tables import SESSIONS
+from arx_caps.mint.db.tables import SESSIONS
 from tests.mint.workloads import DESK, POLICY, Desk, behalf, world
 from tests.mint.world import Holder, World
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.core import Mint
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.context import Mint
+from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.server.init_realm import init_realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier
 from arx_verifier.token.keyring import KeyRing

@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.mint import connections
-from arx_caps.mint.app import create_app
-from arx_caps.mint.connections import bounded
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.server import connections
+from arx_caps.mint.server.connections import bounded
 from tests.agent.live import serving
 from tests.mint.world import ISSUER, local_mint, make_realm
 from tests.servers import until

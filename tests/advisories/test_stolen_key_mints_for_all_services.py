@@ -7,7 +7,7 @@ of service A can make, service A accepts, and no other service does.
 
 import pytest
 
-from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.keys.root_keys import RootKeys
 from arx_verifier import jcs
 from arx_verifier.token import wire
 from arx_verifier.token.keyring import KeyRing

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
 from tests.mint.processes import MintProcess
 from tests.mint.world import make_realm
 from tests.postgres import Postgres

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import event, select, update
 
-from arx_caps.mint.state_approvals import ENDED, MAX_CLOSED, WAITING
-from arx_caps.mint.tables import APPROVALS, TASKS
+from arx_caps.mint.db.repositories.approvals import ENDED, MAX_CLOSED, WAITING
+from arx_caps.mint.db.tables import APPROVALS, TASKS
 from tests.mint.approvals import Desk
 from tests.mint.world import local_world, now_ms
 

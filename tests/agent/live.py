@@ -19,9 +19,9 @@ from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.jose import make_assertion
 from arx_caps.keyfile import KeyFile
-from arx_caps.mint.app import create_app
-from arx_caps.mint.core import Mint
-from arx_caps.mint.founding import init_realm
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.context import Mint
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier

@@ -29,8 +29,8 @@ def test_what_a_list_can_be_asked_for_is_an_option() -> None:
     """
     Each filter of a list at the mint is one of the command that shows it.
     """
-    from arx_caps.mint.app import ENDPOINTS
-    from arx_caps.mint.paging import PageQuery
+    from arx_caps.mint.api.app import ENDPOINTS
+    from arx_caps.mint.api.pagination import PageQuery
 
     options = {words: {option for each in command.params for option in each.opts} for words, command in commands()}
     lists = [each for each in ENDPOINTS if issubclass(each.query, PageQuery)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.mint.events import Event
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.state import State
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.state import State
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from tests.cli.helpers import arx
 

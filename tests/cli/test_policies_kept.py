@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_caps.demo.stage import free_ports
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy.model import Policy
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, call, live_realm
 

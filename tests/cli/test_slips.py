@@ -13,7 +13,7 @@ import pytest
 from arx_caps.cli import exits
 from arx_caps.cli.values import STATES
 from arx_caps.demo.stage import free_ports
-from arx_caps.mint.standing import State
+from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from arx_caps.audit.entries import is_event, read_event
 from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.log import open_store
+from arx_caps.mint.audit.log import open_store
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock

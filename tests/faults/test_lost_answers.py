@@ -15,7 +15,7 @@ from arx_caps.agent.task import now_ms
 from arx_caps.cli.caller import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ProofError
 from tests.agent.live import LiveMint, judged, live_mint

@@ -5,9 +5,9 @@ import json
 import re
 from pathlib import Path
 
-from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.codes import CODES
-from arx_caps.mint.routes_open import OPEN
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.api.codes import CODES
+from arx_caps.mint.api.routes.health import OPEN
 from tests.house.pages import blocks
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")

@@ -118,7 +118,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     assert run(python.parent / "arx", "--version", cwd=tmp_path).startswith("arx")
     assert (build_of(python, tmp_path) == "compiled") == BUILT
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "./[mint]", cwd=tree)
-    run(python, "-c", "import arx_caps.mint.app, arx_verifier", cwd=tmp_path)
+    run(python, "-c", "import arx_caps.mint.api.app, arx_verifier", cwd=tmp_path)
     run(python, "-m", "pip", "check", cwd=tmp_path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.demo.stage import free_ports
-from arx_caps.mint.metrics import Metrics
+from arx_caps.mint.api.metrics import Metrics
 from tests.house.pages import blocks
 from tests.house.reader import Reader
 from tests.mint.world import local_mint, make_realm

@@ -21,8 +21,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
-from arx_caps.mint.app import create_app
-from arx_caps.mint.core import Mint
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.context import Mint
 from arx_caps.realm import Realm
 
 WRITES = ("INSERT", "UPDATE", "DELETE")

@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from arx_caps.mint import keys
-from arx_caps.mint.resealing import reseal
+from arx_caps.mint.keys import root_keys
+from arx_caps.mint.keys.reseal import reseal
 from arx_caps.realm import Realm
 
 LEFT = 0
@@ -34,7 +34,7 @@ def step(*_: Any, **__: Any) -> None:
 
 def watch() -> None:
     """Have every step counted."""
-    keys.SCRYPT_COST = 2**14  # type: ignore[misc]
+    root_keys.SCRYPT_COST = 2**14  # type: ignore[misc]
     event.listen(Engine, "before_cursor_execute", lambda _, __, sql, *___: step() if sql[:6] in WRITES else None)
     event.listen(Engine, "commit", step)
     for name in ("replace", "unlink"):

@@ -28,7 +28,7 @@ import runpy, sys, time
 right, off = time.time_ns, int(sys.argv.pop(1)) * 10**9
 time.time_ns = lambda: right() + off
 time.time = lambda: time.time_ns() / 1e9
-runpy.run_module("arx_caps.mint.serve", run_name="__main__", alter_sys=True)
+runpy.run_module("arx_caps.mint.server.serve", run_name="__main__", alter_sys=True)
 """
 
 
@@ -37,7 +37,7 @@ class MintProcess:
 
     def __init__(self, realm: Realm, store: str, *, clock_s: int = 0) -> None:
         self._realm, self._store = realm, store
-        self._runs = ["-c", CLOCK_OFF, str(clock_s)] if clock_s else ["-m", "arx_caps.mint.serve"]
+        self._runs = ["-c", CLOCK_OFF, str(clock_s)] if clock_s else ["-m", "arx_caps.mint.server.serve"]
         self.start()
 
     def start(self) -> None:

@@ -23,9 +23,9 @@ from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, Batch, sign_batch
 from arx_caps.demo.stage import free_ports
 from arx_caps.jose import SigningKey, make_dpop
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.holder_keys import add_key
-from arx_caps.mint.state import State
+from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.state import State
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.processes import MintProcess

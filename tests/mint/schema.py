@@ -7,8 +7,8 @@ from typing import Final
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from arx_caps.mint.migrations import HEAD
-from arx_caps.mint.tables import METADATA
+from arx_caps.mint.db.migrations import HEAD
+from arx_caps.mint.db.tables import METADATA
 
 SCHEMA: Final = Path(__file__).with_name("schema.sql")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
-from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.core import HALTED
-from arx_caps.mint.state import State
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.context import HALTED
+from arx_caps.mint.db.state import State
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import GrantError
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs

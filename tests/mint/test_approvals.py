@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.mint.approval_terms import ApprovalTerms
-from arx_caps.mint.events import Event
-from arx_caps.mint.once import HEADER
-from arx_caps.mint.state_approvals import Said
-from arx_caps.mint.tables import APPROVALS, SESSIONS, TASKS
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.idempotency import HEADER
+from arx_caps.mint.db.repositories.approvals import Said
+from arx_caps.mint.db.tables import APPROVALS, SESSIONS, TASKS
+from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, TWO, Desk, code

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent.approval import Approval
-from arx_caps.mint.tables import APPROVALS
+from arx_caps.mint.db.tables import APPROVALS
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.keyring import KeyRing

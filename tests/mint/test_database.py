@@ -8,8 +8,8 @@ import pytest
 
 from arx_caps.cli import exits
 from arx_caps.engines import open_engine
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm, without_password
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from tests.cli.helpers import arx

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint.events import Event
+from arx_caps.mint.db.events import Event
 from arx_verifier.errors import UnavailableError
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
 from tests.postgres import Postgres
@@ -28,7 +28,7 @@ Fault = Callable[[World], contextlib.AbstractContextManager[None]]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a lock does not wait for seconds here."""
     monkeypatch.setattr("arx_caps.engines.BUSY_S", 1)
-    monkeypatch.setattr("arx_caps.mint.recording.LOOK_S", 0.0)
+    monkeypatch.setattr("arx_caps.mint.db.health.LOOK_S", 0.0)
 
 
 @contextlib.contextmanager

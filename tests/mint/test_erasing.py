@@ -11,9 +11,9 @@ from sqlalchemy import select, update
 
 from arx_caps.audit.entries import is_event, read_event
 from arx_caps.audit.tables import RECORD
-from arx_caps.mint.log_feeds import EventFeed
-from arx_caps.mint.once import HEADER
-from arx_caps.mint.tables import METADATA, SESSIONS, TASKS
+from arx_caps.mint.audit.feeds import EventFeed
+from arx_caps.mint.db.idempotency import HEADER
+from arx_caps.mint.db.tables import METADATA, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.targets import subject_target
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms

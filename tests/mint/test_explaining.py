@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import field, structs
 
-from arx_caps.mint import kinds
-from arx_caps.mint.approval_terms import ApprovalEntry, ApprovalTerms
-from arx_caps.mint.comparing import CHANGED, compare, covers
-from arx_caps.mint.explaining import Refused, explain_grant, show_explained
-from arx_caps.mint.issuers import Subject
-from arx_caps.mint.policy import Policy, TaskGrant
-from arx_caps.mint.policy_file import PolicyDocument, SessionTerms, Template
-from arx_caps.mint.policy_text import PolicyTable
-from arx_caps.mint.templates import TemplateRule
+from arx_caps.mint.policy import kinds
+from arx_caps.mint.policy.approvals import ApprovalEntry, ApprovalTerms
+from arx_caps.mint.policy.diff import CHANGED, compare, covers
+from arx_caps.mint.policy.explain import Refused, explain_grant, show_explained
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.model import Policy, TaskGrant
+from arx_caps.mint.policy.parse import PolicyTable
+from arx_caps.mint.policy.tables import PolicyDocument, SessionTerms, Template
+from arx_caps.mint.policy.templates import TemplateRule
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.names import is_path_pattern, matches_path
 from tests.cli.helpers import arx

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arx_caps.mint.app import ENDPOINTS
+from arx_caps.mint.api.app import ENDPOINTS
 from arx_verifier.token import wire
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
 

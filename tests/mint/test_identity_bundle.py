@@ -6,7 +6,7 @@ import json
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint.jwks import RETRY_S, KeySets
+from arx_caps.mint.keys.jwks import RETRY_S, KeySets
 from tests.mint.issuer import key_server, public_jwk, token
 from tests.mint.test_identity_keys import Clock
 from tests.mint.test_identity_sessions import DOMAIN, POLICY, ci, code, world

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint.claims import check_claims, fits_text, keeps
-from arx_caps.mint.issuers import SubjectRule
-from arx_caps.mint.policy_text import PolicyEntry, PolicyText
+from arx_caps.mint.policy.claims import check_claims, fits_text, keeps
+from arx_caps.mint.policy.issuers import SubjectRule
+from arx_caps.mint.policy.parse import PolicyEntry, PolicyText
 from arx_verifier.errors import SettingsError
 
 MAIN = "repo:acme/shop:ref:refs/heads/main"

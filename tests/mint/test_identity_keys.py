@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.jwks import FRESH_S, MAX_BYTES, MAX_KEYS, RETRY_S, STALE_S, KeySets, read_key_set
+from arx_caps.mint.keys.jwks import FRESH_S, MAX_BYTES, MAX_KEYS, RETRY_S, STALE_S, KeySets, read_key_set
 from arx_verifier.errors import RequestError, UnavailableError
 from tests.mint.issuer import jwks, key_server, public_jwk
 

@@ -3,8 +3,8 @@
 
 import pytest
 
-from arx_caps.mint.issuers import Subject
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.model import Policy
 from arx_verifier.constraints.rule import compile_rule, permits
 from arx_verifier.errors import SettingsError
 

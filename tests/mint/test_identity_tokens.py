@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from arx_caps.mint.foreign import Foreign, Kind, check_foreign
-from arx_caps.mint.issuers import Issuer
-from arx_caps.mint.jwks import KeySets
+from arx_caps.mint.identity.id_token import Foreign, Kind, check_foreign
+from arx_caps.mint.keys.jwks import KeySets
+from arx_caps.mint.policy.issuers import Issuer
 from arx_verifier.errors import GrantError
 from tests.mint.issuer import IDP, KEYS, MINT, jwks, public_jwk, segment, token, with_header, with_hmac
 

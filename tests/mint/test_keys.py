@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.keys import RootKeys
+from arx_caps.mint.keys.root_keys import RootKeys
 from arx_verifier.errors import SettingsError
 
 ROOT = bytes(range(32))

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.core import Mint
-from arx_caps.mint.state import HighWater
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.state import HighWater
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import ArxError

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from arx_caps.limits import Limits
-from arx_caps.mint.app import create_app
-from arx_caps.mint.limits import MAX_BUCKETS, Buckets, RateLimits
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.rate_limit import MAX_BUCKETS, Buckets, RateLimits
 from tests.mint.world import AGENT, ISSUER, LOOKUP, World, local_mint, make_realm
 
 STRANGER, OTHER = ("203.0.113.7", 1), ("203.0.113.8", 1)

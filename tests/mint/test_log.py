@@ -18,8 +18,8 @@ from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, sign_batch
 from arx_caps.jose import SigningKey, make_dpop
-from arx_caps.mint import log
-from arx_caps.mint.holder_keys import add_key
+from arx_caps.mint.audit import log
+from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions, unpack_record
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.world import AGENT, ISSUER, LOOKUP, World, client_of, local_mint, local_world, now_ms

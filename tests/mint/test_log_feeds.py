@@ -16,7 +16,7 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.core import Mint
+from arx_caps.mint.context import Mint
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import Decision, unpack_record

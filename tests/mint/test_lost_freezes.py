@@ -8,8 +8,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
-from arx_caps.mint.core import Mint
-from arx_caps.mint.lost_freezes import expected_freezes
+from arx_caps.mint.context import Mint
+from arx_caps.mint.revocation.freezes import expected_freezes
 from arx_caps.realm import Realm
 from tests.mint.world import AGENT, ISSUER, World, client_of, make_realm
 

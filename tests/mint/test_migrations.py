@@ -14,9 +14,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import update
 
 from arx_caps.cli import exits
-from arx_caps.mint import migrations
-from arx_caps.mint.state import State
-from arx_caps.mint.tables import METADATA
+from arx_caps.mint.db import migrations
+from arx_caps.mint.db.state import State
+from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError, StoreError
 from tests.cli.helpers import arx
 from tests.mint.schema import SCHEMA, schema
@@ -61,7 +61,7 @@ def test_a_new_database_is_at_the_head(url: str) -> None:
 def test_the_list_of_revisions_is_that_of_the_steps() -> None:
     """A start that finds the last revision asks Alembic nothing, so both must name the same one."""
     config = Config()
-    config.set_main_option("script_location", "arx_caps.mint:migrations")
+    config.set_main_option("script_location", "arx_caps.mint.db:migrations")
     steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()]
     assert tuple(reversed(steps)) == migrations.REVISIONS
 
@@ -125,5 +125,5 @@ def test_operators_can_do_it_themselves(url: str) -> None:
 
 def test_the_steps_are_part_of_what_is_installed() -> None:
     """The steps are found where the package is, and nowhere else."""
-    steps = files("arx_caps.mint.migrations").joinpath("versions")
+    steps = files("arx_caps.mint.db.migrations").joinpath("versions")
     assert len([step for step in steps.iterdir() if step.name.startswith("r")]) == len(migrations.REVISIONS)

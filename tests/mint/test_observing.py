@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from arx_caps.mint.observing import JsonLines, log
+from arx_caps.mint.api.access_log import JsonLines, log
 from tests.mint.world import AGENT, LOOKUP, World, local_world
 
 
@@ -32,7 +32,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
             found.append(json.loads(JsonLines().format(record)))
 
     reader = Reader()
-    roots = (log, logging.getLogger("arx_caps.mint.problems"))
+    roots = (log, logging.getLogger("arx_caps.mint.api.problems"))
     for each in roots:
         each.addHandler(reader)
     log.setLevel(logging.INFO)

@@ -10,8 +10,9 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import SigningKey
-from arx_caps.mint import once, routes_work
-from arx_caps.mint.tables import ENROLMENTS, REPEATS
+from arx_caps.mint.api.routes import sessions
+from arx_caps.mint.db import idempotency
+from arx_caps.mint.db.tables import ENROLMENTS, REPEATS
 from arx_verifier.errors import RequestError
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
 
@@ -117,7 +118,7 @@ def test_an_answer_that_was_lost_is_given_by_the_repeat(world: World, monkeypatc
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(routes_work, "show_task", dies)
+        patch.setattr(sessions, "show_task", dies)
         assert call(holder, "/v1/tasks", LOOKUP).status_code == 500
     told = call(holder, "/v1/tasks", LOOKUP).json()
     assert kinds(world, "task.started") == 1
@@ -219,5 +220,5 @@ def test_a_key_that_is_rotated_twice_is_one(world: World) -> None:
 def test_what_is_no_key_is_refused(text: str) -> None:
     """A key is short and visible; nothing else is taken for one."""
     with pytest.raises(RequestError):
-        once.read_key(text)
-    assert once.read_key('"k-1"') == once.read_key("k-1") == "k-1"
+        idempotency.read_key(text)
+    assert idempotency.read_key('"k-1"') == idempotency.read_key("k-1") == "k-1"

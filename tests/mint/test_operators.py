@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import KeyFile
-from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.founding import recover_operator
-from arx_caps.mint.roles import ADMIN, ROLES
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.policy.roles import ADMIN, ROLES
+from arx_caps.mint.server.init_realm import recover_operator
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AuditError, GrantError, SettingsError
 from arx_verifier.journal.decision import Decision, InMemoryDecisions

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert
 
-from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.paging import LOOKED_AT, PageQuery
-from arx_caps.mint.state import State
-from arx_caps.mint.tables import AGENTS, SESSIONS, TASKS
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.api.pagination import LOOKED_AT, PageQuery
+from arx_caps.mint.db.state import State
+from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
@@ -74,7 +74,7 @@ def test_what_comes_meanwhile_moves_no_page(world: World) -> None:
 
 def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only the kill epoch knows is found as well, where one page looks at few rows only."""
-    monkeypatch.setattr("arx_caps.mint.paging.LOOKED_AT", 4)
+    monkeypatch.setattr("arx_caps.mint.api.pagination.LOOKED_AT", 4)
     epochs = world.mint.epochs
     assert isinstance(epochs, UnsafeLocalEpochs)
     world.enrol()

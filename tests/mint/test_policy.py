@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint import policy as policy_module
-from arx_caps.mint.policy import Policy, TaskGrant
+from arx_caps.mint.policy import model as policy_module
+from arx_caps.mint.policy.model import Policy, TaskGrant
 from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import GrantError
 from tests.mint.world import REFUNDS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint.policy import Policy
+from arx_caps.mint.policy.model import Policy
 from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import GrantError, MalformedTokenError, SettingsError
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.mint.policy import Policy
-from arx_caps.mint.policy_text import PolicyText
+from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.policy.parse import PolicyText
 from arx_verifier.errors import SettingsError
 from tests.mint.world import REFUNDS
 

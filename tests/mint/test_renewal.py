@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint.events import Event
-from arx_caps.mint.granting import next_end
-from arx_caps.mint.policy import SessionTerms
-from arx_caps.mint.state import HighWater, Room, State
-from arx_caps.mint.tables import SESSIONS
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.state import HighWater, Room, State
+from arx_caps.mint.db.tables import SESSIONS
+from arx_caps.mint.policy.model import SessionTerms
+from arx_caps.mint.tasks.issue import next_end
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.test_races import at_once

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint import keys as keys_module
-from arx_caps.mint.events import Event
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.keys import RootKeys
-from arx_caps.mint.resealing import reseal
-from arx_caps.mint.rotating import make_root
-from arx_caps.mint.state import State
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.state import State
+from arx_caps.mint.keys import root_keys as keys_module
+from arx_caps.mint.keys.reseal import reseal
+from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.keys.rotation import make_root
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx

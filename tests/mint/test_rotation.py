@@ -9,8 +9,9 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import SigningKey
-from arx_caps.mint import keybook, rotating, state_keys
-from arx_caps.mint.once import HEADER
+from arx_caps.mint.db.idempotency import HEADER
+from arx_caps.mint.db.repositories import keys
+from arx_caps.mint.keys import key_schedule, rotation
 from arx_verifier.token.macaroon import Identifier
 from tests.mint.world import LOOKUP, Holder, World, local_mint, local_world, now_ms
 
@@ -23,7 +24,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead_ms = 0
-        for module in (keybook, rotating, state_keys):
+        for module in (key_schedule, rotation, keys):
             monkeypatch.setattr(module, "now_ms", lambda: now_ms() + self.ahead_ms)
 
     def wait(self, ms: int) -> None:
@@ -32,7 +33,7 @@ class Clock:
 
 @pytest.fixture
 def world(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(keybook, "LOOK_S", 0.0)
+    monkeypatch.setattr(key_schedule, "LOOK_S", 0.0)
     made, _ = local_world(tmp_path / "realm", database=database)
     yield made
     made.mint.close()

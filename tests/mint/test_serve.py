@@ -18,9 +18,9 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.serve import _listen, is_loopback, serve
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
+from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.mint.server.serve import _listen, is_loopback, serve
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.mint.world import now_ms
@@ -28,7 +28,7 @@ from tests.postgres import Postgres
 
 UP = """
 import json, sys
-from arx_caps.mint.supervise import up
+from arx_caps.mint.server.supervise import up
 up(sys.argv[1], on_ready=lambda said: print(json.dumps(said), flush=True))
 """
 
@@ -56,7 +56,7 @@ def started(command: list[str], **settings: Any) -> Iterator[subprocess.Popen[st
 @contextlib.contextmanager
 def mint_process(realm: Realm, store: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "ARX_STORE_URL": store}
-    command = ["-m", "arx_caps.mint.serve", "--realm-dir", str(realm.folder), *options]
+    command = ["-m", "arx_caps.mint.server.serve", "--realm-dir", str(realm.folder), *options]
     with started(command, env=environment) as process:
         yield process
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint import state_services
+from arx_caps.mint.db.repositories import services
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.token.wire import bytes_of
@@ -123,7 +123,7 @@ def test_an_enrolment_token_is_good_once(world: World) -> None:
 def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of an hour later it is worth nothing; nor is one that was never made."""
     enrolment = invited(world)
-    monkeypatch.setattr(state_services, "now_ms", lambda: now_ms() + 15 * 60 * 1000)
+    monkeypatch.setattr(services, "now_ms", lambda: now_ms() + 15 * 60 * 1000)
     for text in (enrolment, "arxe1_" + "A" * 43, "", "arx1_x"):
         assert join(world, text)[1]["code"] == "bad_enrolment"
     assert world.mint.state.services() == []

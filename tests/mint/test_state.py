@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint import database, state_epoch, state_proofs, tables
-from arx_caps.mint.events import Event
-from arx_caps.mint.state import HighWater, State
-from arx_caps.mint.state_proofs import KEEP_MS, PRUNE_MS
+from arx_caps.mint.db import database, tables
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories import epoch, proofs
+from arx_caps.mint.db.repositories.proofs import KEEP_MS, PRUNE_MS
+from arx_caps.mint.db.state import HighWater, State
 from arx_verifier.errors import AuditError, GrantError, StoreError
 
 NOW = 1_700_000_000_000
@@ -40,7 +41,7 @@ def test_a_writer_waits_for_another_one(state: State) -> None:
 
     def hold() -> None:
         with state.write() as c:
-            state_epoch.raise_high_water(c, "acme", HighWater("a", 1))
+            epoch.raise_high_water(c, "acme", HighWater("a", 1))
             inside.set()
             let_go.wait(5)
 
@@ -103,7 +104,7 @@ def test_a_change_that_fails_is_not_recorded(state: State) -> None:
 def test_used_ids_are_forgotten_when_they_no_longer_matter(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is kept until what it belongs to would be refused for its age, and a minute more."""
     clock = [NOW]
-    monkeypatch.setattr(state_proofs, "now_ms", lambda: clock[0])
+    monkeypatch.setattr(proofs, "now_ms", lambda: clock[0])
     state.spend("proof", "k", "one", NOW + 30_000)
     clock[0] = NOW + 30_000 + KEEP_MS - 1
     state.spend("proof", "k", "two", clock[0] + 30_000)

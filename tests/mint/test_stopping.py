@@ -15,9 +15,9 @@ from arx_caps.agent import mint_client
 from arx_caps.cli.caller import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import SigningKey
-from arx_caps.mint.connections import AT_ONCE
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.state import State
+from arx_caps.mint.db.state import State
+from arx_caps.mint.server.connections import AT_ONCE
+from arx_caps.mint.server.init_realm import init_realm
 from tests.mint.test_serve import mint_process
 from tests.servers import until
 

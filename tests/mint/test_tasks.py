@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.mint.births import Birth, new_link, sign_tokens
-from arx_caps.mint.core import Born
-from arx_caps.mint.events import Event
-from arx_caps.mint.granted import Granted
-from arx_caps.mint.tables import TASKS
+from arx_caps.mint.context import Born
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.tables import TASKS
+from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.token_factory import Birth, new_link, sign_tokens
 from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import GrantError
 from arx_verifier.journal.decision import InMemoryDecisions

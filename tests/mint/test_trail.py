@@ -31,7 +31,7 @@ TOLD = [
 @pytest.fixture
 def world(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A mint whose log holds five decisions, and what a test puts in: its own events come when a test says so."""
-    monkeypatch.setattr("arx_caps.mint.log.SIGN_S", 600.0)
+    monkeypatch.setattr("arx_caps.mint.audit.log.SIGN_S", 600.0)
     made, _ = local_world(tmp_path / "realm", database=database)
     made.mint.log.start()
     take(made, TOLD)

@@ -15,9 +15,9 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
-from arx_caps.mint.core import Mint
-from arx_caps.mint.policy import Policy
-from arx_caps.mint.state import State
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.state import State
+from arx_caps.mint.policy.model import Policy
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.macaroon import Macaroon

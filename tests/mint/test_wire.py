@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from arx_caps.mint.app import create_app
-from arx_caps.mint.connections import bounded
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.server.connections import bounded
 from tests.agent.live import serving
 from tests.mint.world import ISSUER, local_mint, make_realm
 

@@ -17,13 +17,13 @@ from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
-from arx_caps.mint.app import ENDPOINTS, create_app
-from arx_caps.mint.core import Mint
-from arx_caps.mint.endpoint import File
-from arx_caps.mint.founding import init_realm
-from arx_caps.mint.keys import RootKeys
-from arx_caps.mint.policy import Policy
-from arx_caps.mint.state import State
+from arx_caps.mint.api.app import ENDPOINTS, create_app
+from arx_caps.mint.api.endpoint import File
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.state import State
+from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions

@@ -14,8 +14,8 @@ import redis
 from arx_caps.cli import exits
 from arx_caps.cli.output import Console
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.app import ENDPOINTS
-from arx_caps.mint.core import Mint
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.context import Mint
 from arx_caps.revocation import OutcomeUnknownError, RevocationStore, acl
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import StoreError

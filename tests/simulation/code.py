@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arx_caps.mint import callers
-from arx_caps.mint.core import Mint
+from arx_caps.mint.context import Mint
+from arx_caps.mint.identity import authenticate
 from arx_caps.relay import hub, upstream
 from arx_verifier.revocation import epoch
 from arx_verifier.revocation import follower_core as following
@@ -21,7 +21,7 @@ from arx_verifier.revocation import follower_core as following
 Patches = dict[str, tuple[tuple[str, str], ...]]
 COMPARED = "  elseif known ~= argv[4] then\n"  # in the probe
 BELOW = {"follower_core": {"epoch"}, "upstream": {"epoch", "follower_core"}}
-LUA = Path(callers.__file__).parents[1] / "revocation" / "functions.lua"
+LUA = Path(authenticate.__file__).parents[2] / "revocation" / "functions.lua"
 
 
 class Code(NamedTuple):
@@ -41,7 +41,7 @@ class Code(NamedTuple):
     following: type[following.Following]
     passing: type[upstream.Passing]
     hub: type[hub.Hub]
-    caller: Callable[..., callers.Caller]
+    caller: Callable[..., authenticate.Caller]
     mint: type[Mint]
     replicas_answer: bool
     chain_compared: bool
@@ -52,7 +52,7 @@ def load(patches: Patches | None = None) -> Code:
     """Return the real code, or fresh modules made of its text with every patch applied."""
     patched = patches or {}
     used: dict[str, Any] = {}
-    for module in (epoch, following, callers, upstream, hub):
+    for module in (epoch, following, authenticate, upstream, hub):
         name = module.__name__.rpartition(".")[2]
         # What is above a patched module must use the patched one, and so be made afresh as well.
         fresh = name in patched or not BELOW.get(name, set()).isdisjoint(patched)
@@ -61,13 +61,14 @@ def load(patches: Patches | None = None) -> Code:
     (flags,) = [line for line in lua.splitlines() if line.startswith("local flags = ")]
     table, following_class = used["epoch"].EpochTable, used["follower_core"].Following
     assert issubclass(following_class, table)
-    steps = [table.check, table.apply, table.renew, table.adopt, table.fence, used["callers"]._agent]
+    steps = [table.check, table.apply, table.renew, table.adopt, table.fence, used["authenticate"]._agent]
     steps += [following_class._take_entries, following_class._apply, following_class.take_push]
     pauses = {step.__code__: _lines(step.__code__) for step in steps}
     assert set(patched) <= {*used, "functions.lua"}
     relay = (used["upstream"].Passing, used["hub"].Hub)
     assert issubclass(relay[0], following_class)
-    return Code(following_class, *relay, used["callers"]._agent, Mint, "no-writes" in flags, COMPARED in lua, pauses)
+    agent = used["authenticate"]._agent
+    return Code(following_class, *relay, agent, Mint, "no-writes" in flags, COMPARED in lua, pauses)
 
 
 def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:

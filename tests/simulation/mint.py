@@ -4,7 +4,7 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from arx_caps.mint.core import Born
+from arx_caps.mint.context import Born
 from arx_verifier.errors import ArxError, refusal
 from tests.simulation.verifiers import Machine, Token
 from tests.simulation.world import World

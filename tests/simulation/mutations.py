@@ -86,7 +86,7 @@ MUTATIONS: dict[str, Patches] = {
     },
     # The mint looks at who asks, and only then where the epoch stands.
     "born read after the check": {
-        "callers": (
+        "authenticate": (
             ("    born = mint.born()  # before any authority is looked at\n", ""),
             (
                 'return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)',

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.mint.core import Mint
-from arx_caps.mint.ending import end_targets
-from arx_caps.mint.founding import init_realm
+from arx_caps.mint.context import Mint
+from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from tests.cli.helpers import Ran, arx

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.mint.core import Mint
-from arx_caps.mint.founding import init_realm
+from arx_caps.mint.context import Mint
+from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each request gets an id, and is counted and told in one line of the log when it is answered.  SPEC 22.6.
+
+A line says what kind of caller asked for which route and what came of it: no path, query, header or body, so that no
+token, key or name of an agent can stand in it.
+"""
+
+import json
+import logging
+import secrets
+import time
+import traceback
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from arx_caps.mint.api.metrics import Metrics
+
+REQUEST_ID: Final = "X-Request-Id"
+UNKNOWN: Final = "(none)"  # the route of a path that is none
+NOTES: Final = "arx.notes"  # in a request's scope: what was found out about it
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))  # others count as one
+
+log: Final = logging.getLogger("arx.mint.requests")
+
+
+def note(request: Request, **facts: Any) -> None:
+    """Note something about a request, for its line and its count."""
+    request.scope.setdefault(NOTES, {}).update(facts)
+
+
+def id_of(request: Request) -> str | None:
+    """Return a request's id, where it has one by now."""
+    found: str | None = request.scope.get(NOTES, {}).get("request")
+    return found
+
+
+class Observed:
+    """An application of which each request is counted and logged.
+
+    Args:
+        app: The application.
+        metrics: Where to count.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and look at what is answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        notes: dict[str, Any] = {"request": secrets.token_hex(8)}
+        scope[NOTES] = notes
+        status = 500  # what is sent when the application fails
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID.lower().encode(), notes["request"].encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            self._tell(scope["method"], notes, status, time.perf_counter() - began)
+
+    def _tell(self, method: str, notes: dict[str, Any], status: int, seconds: float) -> None:
+        method = method if method in METHODS else "OTHER"
+        route, code = notes.pop("route", UNKNOWN), notes.get("code")
+        self._metrics.count(method, route, status, code, seconds)
+        level = logging.ERROR if status >= 500 else logging.INFO
+        if log.isEnabledFor(level):
+            facts = {**notes, "method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
+            log.log(level, "request", extra={"facts": facts})
+
+
+class JsonLines(logging.Formatter):
+    """Writes a record as one line of JSON: time, level, event, and its facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= getattr(record, "facts", {})
+        if record.exc_info and record.exc_info[1] is not None:
+            # Where it happened, not with what: an error's text could quote what it was given.
+            frames = traceback.extract_tb(record.exc_info[2])
+            line["error"] = type(record.exc_info[1]).__name__
+            line["at"] = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
+        return json.dumps(line)
+
+
+def log_lines(level: str) -> None:
+    """Have the whole process log in lines of JSON on stderr.
+
+    Args:
+        level: ``info`` for a line a request, ``warning`` for what went wrong alone.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    log.setLevel(level.upper())

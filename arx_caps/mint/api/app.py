@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint's HTTP application: its routes, and what stands around them.  SPEC 16.
+
+Every route but those of ``health`` is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the
+lifespan and never at import.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from arx_caps.mint.api import openapi, problems
+from arx_caps.mint.api.access_log import Observed
+from arx_caps.mint.api.endpoint import Endpoint, serve
+from arx_caps.mint.api.metrics import Metrics
+from arx_caps.mint.api.routes import (
+    agents,
+    approvals,
+    audit,
+    exchange,
+    health,
+    keys,
+    kills,
+    operators,
+    policy,
+    retention,
+    services,
+    sessions,
+    tasks,
+    trail,
+)
+from arx_caps.mint.context import Mint
+
+ENDPOINTS: Final = (
+    *operators.ENDPOINTS,
+    *keys.ENDPOINTS,
+    *policy.ENDPOINTS,
+    *services.ENDPOINTS,
+    *agents.ENDPOINTS,
+    *sessions.ENDPOINTS,
+    *tasks.ENDPOINTS,
+    *approvals.ENDPOINTS,
+    *exchange.ENDPOINTS,
+    *kills.ENDPOINTS,
+    *audit.ENDPOINTS,
+    *trail.ENDPOINTS,
+    *retention.ENDPOINTS,
+)
+
+
+def create_app(mint: Mint) -> Starlette:
+    """Make the application of a mint; it starts and closes the mint with itself."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(mint.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(mint.close)
+
+    metrics = Metrics(mint)
+    app = Starlette(
+        routes=[*health.routes(describe_api(mint.realm.issuer)), *_routes(mint)],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
+        middleware=[Middleware(Observed, metrics=metrics)],
+    )
+    # A redirect would send a proof to an address that it was not made for.
+    app.router.redirect_slashes = False
+    app.state.mint, app.state.metrics = mint, metrics
+    return app
+
+
+def describe_api(issuer: str) -> dict[str, Any]:
+    """Describe every route in an OpenAPI 3.1 document.  SPEC 22.1."""
+    return openapi.describe(ENDPOINTS, health.OPEN, issuer=issuer)
+
+
+def _routes(mint: Mint) -> list[Route]:
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [Route(path, _dispatch(mint, methods), methods=sorted(methods)) for path, methods in paths.items()]
+
+
+def _dispatch(mint: Mint, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def dispatch(request: Request) -> Response:
+        # What takes GET takes HEAD, and answers alike; the server leaves out the body.
+        return await serve(methods["GET" if request.method == "HEAD" else request.method], mint, request)
+
+    return dispatch

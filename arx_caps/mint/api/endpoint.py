@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One shape for every route: who may call it, what its body is, what it does and answers.  SPEC 16.
+
+A caller is proven before its body is looked at, and a body is decoded once, strictly, into a typed struct; an answer is
+one as well, and what can be refused is said beside it, so that a route's description is the route.  Handlers block on
+database and store, so they run in a thread; the event loop only moves bytes.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, get_type_hints
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from arx_caps.jose import Proof
+from arx_caps.mint.api import problems
+from arx_caps.mint.api.access_log import note
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.idempotency import HEADER, Claim, Made, claiming, digest_of, read_key
+from arx_caps.mint.db.proof_use import spending_together
+from arx_caps.mint.identity.authenticate import Call, Caller, identify, identify_service, read_proof
+from arx_caps.mint.rate_limit import TooOftenError
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal
+from arx_verifier.request import read_json_object
+
+MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is larger
+
+
+# What every call can be refused with, and what comes with how the caller is proven.
+_EVERY: Final = (
+    "malformed_request",
+    "too_large",
+    "internal",
+    "rate_limited",
+    "fenced",
+    "store_unavailable",
+    "audit_unavailable",
+)
+UNPROVEN: Final = (400, 401, 413, 415)  # a call with one of these, whose caller is not proven, proved nobody
+_PROVEN: Final = "arx.proven"
+_BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "frozen", "wrong_caller")
+_BY_KEY: Final = ("bad_proof", "replayed")
+_BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request's body.  A member that is not known here is refused: it could have been a restriction."""
+
+
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What may stand in a call's query: nothing, unless a type of its own says more."""
+
+
+class NoBody(Body, frozen=True):
+    """Nothing is said in the body."""
+
+
+class Asked(NamedTuple):
+    """One call of a handler.
+
+    Attributes:
+        mint: The mint.
+        caller: Who is calling; None where the body says it.
+        proof: The proof of a call without a token.
+        body: The decoded body.
+        path: The path's members.
+        query: The decoded query.
+        admitted: What ``Endpoint.admit`` made of the headers.
+        peer: The peer's address, or None.
+    """
+
+    mint: Mint
+    caller: Caller | None
+    proof: Proof | None
+    body: Any
+    path: Mapping[str, str]
+    query: Any
+    admitted: Any = None
+    peer: str | None = None
+
+    @property
+    def by(self) -> Caller:
+        """The caller, where there must be one."""
+        if self.caller is None:
+            raise refusal("missing_token")
+        return self.caller
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a handler answers: each route has a type of its own, which its description is made from."""
+
+
+class Bytes(Body, frozen=True):
+    """A body that is no JSON, as it came."""
+
+    content: bytes
+
+
+class File(Answer, frozen=True):
+    """An answer that is no JSON.
+
+    Attributes:
+        content: Its bytes.
+        media_type: What they are.
+    """
+
+    content: bytes
+    media_type: str
+
+
+class Endpoint(NamedTuple):
+    """A method of a path.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, in Starlette's form.
+        action: What the caller's token must allow, if it has one; None for a call that brings its right in the body.
+        handler: Answers; runs in a thread.  Its first docstring line says what the call does.
+        body: The body's type.
+        callers: Who may call.
+        query: The query's type.
+        status: What it is answered with when it was done.
+        problems: The codes that it can be refused with, beside those of every call (``codes``).
+        media_type: What the body is; the handler gets other than JSON as ``Bytes``.
+        limit: The longest body, bytes.
+        admit: Proves, from the headers alone, who calls: nobody has to read a stranger's long body.
+        again: Answers a call that was done before, from what it made; None where repeating is harmless.
+        makes: The kind of the event with which it is done, where there is ``again``.
+        about: Says of what the call is about what the rules of operators may judge beside the call's own members.
+        one_change: Whether it changes nothing but the database, in one transaction, which then spends its proof, too.
+    """
+
+    method: str
+    path: str
+    action: str | None
+    handler: Callable[[Asked], Answer]
+    body: type[Body] = NoBody
+    callers: tuple[str, ...] = ("operator",)
+    query: type[Query] = Query
+    status: int = 200
+    problems: tuple[str, ...] = ()
+    media_type: str = "application/json"
+    limit: int = MAX_BODY_BYTES
+    admit: Callable[[Mint, Call, Mapping[str, str]], Any] | None = None
+    again: Callable[[Asked, Made], Answer] | None = None
+    makes: str = ""
+    one_change: bool = False
+    about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+    @property
+    def answer(self) -> type[Answer]:
+        """The type of its answer, which is what the handler says that it returns."""
+        found: type[Answer] = get_type_hints(self.handler)["return"]
+        return found
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """Every code that it can be refused with."""
+        by = _BY_TOKEN if self.action is not None else _BY_ASSERTION if self.admit is None else _BY_KEY
+        of_body = () if self.body is NoBody else ("unsupported_media_type",)
+        of_key = () if self.again is None else ("idempotency_mismatch", "conflict", "replayed")
+        return frozenset((*_EVERY, *by, *of_body, *of_key, *self.problems))
+
+
+async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
+    """Answer one request."""
+    admitted, raw = None, bytearray()
+    note(request, route=endpoint.path)
+    try:
+        mint.limits.require_address(_peer(mint, request))
+        mint.require_clock()
+    except (TooOftenError, UnavailableError) as error:
+        return _refuse(mint, request, error, {"Connection": "close"})
+    if endpoint.admit is not None:
+        admitted = await run_in_threadpool(_admit, endpoint, mint, request)
+        if isinstance(admitted, Response):
+            return admitted
+    # Counted here and not by the framework, whose own refusal is no problem of RFC 9457.
+    try:
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > endpoint.limit:
+                if admitted is None:
+                    mint.limits.count_unproven(_peer(mint, request))
+                said = f"a body has at most {endpoint.limit} bytes"
+                return problems.problem("too_large", said, realm=mint.realm, headers={"Connection": "close"})
+    except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
+        return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm)
+    response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw), admitted)
+    return response
+
+
+def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
+    assert endpoint.admit is not None
+    try:
+        return endpoint.admit(mint, _call(mint, request), request.headers)
+    except ArxError as error:
+        mint.limits.count_unproven(_peer(mint, request))
+        return _refuse(mint, request, error, {"Connection": "close"})  # its body was not read
+
+
+def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
+    asked: Asked | None = None
+    try:
+        with spending_together(mint.state.spend_now) if endpoint.one_change else contextlib.nullcontext():
+            asked = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
+            note(request, caller=asked.caller.kind if asked.caller is not None else "assertion")
+            answer = _once(endpoint, asked, request) or endpoint.handler(asked)
+    except ArxError as error:
+        response = _refuse(mint, request, error, {})
+        if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
+            mint.limits.count_unproven(_peer(mint, request))
+        return response
+    # Answers hold tokens: no cache on the way may keep one.
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(answer, File):
+        return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
+    return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
+
+
+def _refuse(mint: Mint, request: Request, error: ArxError, headers: dict[str, str]) -> Response:
+    note(request, code=error.code)
+    response = problems.of_error(error, mint.realm)
+    response.headers.update(headers)
+    return response
+
+
+def _peer(mint: Mint, request: Request) -> str | None:
+    """Return the address that the call comes from, as far as the proxies before the mint are believed."""
+    peer = request.client.host if request.client is not None else None
+    return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
+
+
+def _once(endpoint: Endpoint, asked: Asked, request: Request) -> Answer | None:
+    """Answer a call with an ``Idempotency-Key``; None where there is none, or the call takes none."""
+    said = request.headers.getlist(HEADER)
+    if not said or endpoint.again is None:
+        return None
+    mint, now = asked.mint, now_ms()
+    # Without a token it is the key of the proof that calls: what it gets again is good for nobody else.
+    caller = f"key:{asked.proof.key.kid}" if asked.proof is not None else asked.by.by
+    members = {name: value for name, value in msgspec.to_builtins(asked.body).items() if value is not None}
+    digest = digest_of(request.method, request.url.path, members, opens=asked.proof is not None)
+    claim = Claim(caller, read_key(", ".join(said)), digest, now, endpoint.makes)
+    made = mint.state.made(claim)
+    if made is None:
+        try:
+            with claiming(claim):
+                return endpoint.handler(asked)
+        except ArxError:
+            made = mint.state.made(claim)  # somebody else with this key was first
+            if made is None:
+                raise
+    elif asked.proof is not None:
+        mint.state.spend("proof", asked.proof.key.kid, asked.proof.jti, asked.proof.until)
+    return endpoint.again(asked, made)
+
+
+def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
+    call = _call(mint, request)
+    proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
+    members: dict[str, Any] = {}
+    broken: ArxError | None = None
+    try:
+        members = _members(endpoint, request, raw)
+    except ArxError as error:
+        broken = error  # told to nobody but a proven caller
+    said = dict(request.query_params)
+    caller = None
+    if endpoint.action is not None:
+        if "service" in endpoint.callers and call.authorization is None:
+            caller = identify_service(mint, call, endpoint.action, members | said | request.path_params)
+        else:
+            caller = identify(mint, call, endpoint.action, members | said | request.path_params, endpoint.about)
+        request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
+        if caller.kind not in endpoint.callers:
+            raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
+    if broken is not None:
+        raise broken
+    if len(said) != len(request.query_params.multi_items()):
+        raise RequestError("the query has a member twice")
+    body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
+    query = _typed("query", said, endpoint.query)
+    return Asked(mint, caller, proof, body, request.path_params, query, peer=call.peer)
+
+
+def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:
+    try:
+        # A query is text: its numbers are read out of it.
+        return msgspec.convert(members, kind, strict=part == "body")
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the {part} is not what is expected: {error}") from error
+
+
+def _call(mint: Mint, request: Request) -> Call:
+    path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
+    url = mint.realm.issuer + path.decode("latin-1")
+    authorization = request.headers.getlist("authorization")
+    if len(authorization) > 1:
+        raise RequestError("a request carries one Authorization header")
+    proofs = tuple(request.headers.getlist("dpop"))
+    return Call(request.method, url, authorization[0] if authorization else None, proofs, _peer(mint, request))
+
+
+def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:
+    if endpoint.body is NoBody:
+        if raw:
+            raise RequestError("this call has no body")
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != endpoint.media_type:
+        said = f"the body is {endpoint.media_type}: say so in Content-Type"
+        raise GrantError(said, code="unsupported_media_type")
+    return {} if endpoint.body is Bytes else read_json_object(raw)

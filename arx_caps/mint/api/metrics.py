@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint in numbers, for Prometheus.  SPEC 22.6.
+
+By route and status, never by session or agent: a label for each would be one more table of who works on what, and
+without end.  They are served at an address of their own, because a proxy in front of the mint would open them to all.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from arx_caps.mint.context import MINT, Mint
+from arx_caps.mint.db.database import now_ms
+from arx_verifier.errors import ArxError
+from arx_verifier.journal.quota import used_in
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """What one mint counts.
+
+    Attributes:
+        registry: What is exported.
+
+    Args:
+        mint: The mint.
+    """
+
+    def __init__(self, mint: Mint) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "arx_mint_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._refusals = Counter("arx_mint_refusals", "Refusals, by their code.", ("code",), registry=self.registry)
+        self._seconds = Histogram(
+            "arx_mint_request_seconds",
+            "From a request's first byte at the application to its answer's last.",
+            ("route",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_State(mint))
+        self.registry.register(_Record(mint))
+
+    def count(self, method: str, route: str, status: int, code: str | None, seconds: float) -> None:
+        """Count a request that was answered.
+
+        Args:
+            method: Its method, one of the table.
+            route: The template of its path.
+            status: The answer's status.
+            code: The code of a refusal.
+            seconds: How long it took.
+        """
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+        if code is not None:
+            self._refusals.labels(code).inc()
+
+    def text(self) -> bytes:
+        """Write everything in Prometheus' text form."""
+        return generate_latest(self.registry)
+
+
+class _State(Collector):
+    """What is looked up when somebody asks; what cannot be had now is left out."""
+
+    def __init__(self, mint: Mint) -> None:
+        self._mint = mint
+
+    def collect(self) -> Iterable[Metric]:
+        mint = self._mint
+        _, applied, age_ms = mint.epochs.view()
+        yield GaugeMetricFamily("arx_epoch", "Kills, freezes and thaws applied so far.", max(applied, 0))
+        yield GaugeMetricFamily("arx_epoch_age_seconds", "Age of the view of the kill epoch.", age_ms / 1000)
+        yield GaugeMetricFamily("arx_mint_ready", "1 when /readyz answers 200.", float(not mint.ready()))
+        halted = float(mint.log.publisher.halted is not None)
+        yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
+        try:
+            sessions, tasks = mint.state.count_alive()
+            approvals = mint.state.count_waiting()
+            waiting, size = mint.state.outbox.waiting(), mint.log.store.size()
+        except ArxError:
+            return
+        yield GaugeMetricFamily("arx_mint_sessions_open", "Sessions that are neither ended nor expired.", sessions)
+        yield GaugeMetricFamily("arx_mint_tasks_open", "Tasks that are neither ended nor expired.", tasks)
+        yield GaugeMetricFamily("arx_approvals_waiting", "Requests that wait for an operator's answer.", approvals)
+        yield GaugeMetricFamily("arx_mint_outbox_events", "Events that wait for the audit log.", waiting)
+        yield GaugeMetricFamily("arx_log_size", "Records of the audit log.", size)
+        yield GaugeMetricFamily("arx_log_signed", "Records of it that are signed.", mint.log.publisher.size)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # nothing is looked up before somebody asks
+
+
+class _Record(Collector):
+    """The record of what was decided and killed, here and at the services that sent theirs here."""
+
+    def __init__(self, mint: Mint) -> None:
+        self._mint = mint
+
+    def collect(self) -> Iterable[Metric]:
+        mint, counts = self._mint, self._mint.log.store.counts
+        decisions = CounterMetricFamily(
+            "arx_decisions", "Decisions that came into the audit log here.", labels=("decision", "reason")
+        )
+        for labels, times in sorted(counts.decisions().items()):
+            decisions.add_metric(labels, times)
+        kills = CounterMetricFamily("arx_kills", "Kills, freezes and thaws that came into it here.", labels=("op",))
+        for op, times in sorted(counts.changes().items()):
+            kills.add_metric((op,), times)
+        yield from (decisions, kills)
+        used = used_in(mint.realm.journals_dir / MINT)
+        yield GaugeMetricFamily("arx_journal_bytes", "What the journals of this mint's own decisions take.", used)
+        age = GaugeMetricFamily("arx_checkpoint_age_seconds", "Since the audit log's last checkpoint was signed.")
+        try:
+            signed_ms = mint.log.store.signed_ms()
+        except ArxError:
+            return
+        if signed_ms is not None:
+            age.add_metric((), max(0, now_ms() - signed_ms) / 1000)
+        yield age
+
+    def describe(self) -> Iterable[Metric]:
+        return ()

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of agents: who they are, by which keys they are known, what is said of them.  SPEC 16.
+
+What is said of an agent goes into the tokens it gets from then on; those that it has keep what they were born with.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.keyfile import PublicKey
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.agents import AGENTS_ORDER
+from arx_caps.mint.db.tables import AGENTS
+from arx_caps.mint.tasks.revoke import deactivate
+from arx_verifier import names
+from arx_verifier.errors import GrantError, RequestError
+from arx_verifier.names import MAX_PATH_BYTES
+
+Short = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+MAX_METADATA: Final = 16
+
+
+class AgentBody(Body, frozen=True):
+    """An agent to enrol; without ``jwk`` it is known by what the policy says of workloads alone."""
+
+    path: str
+    jwk: dict[str, Any] | None = None
+    owner: Short | None = None
+    metadata: Annotated[dict[Name, Short], Meta(max_length=MAX_METADATA)] | None = None
+
+
+class AgentPatchBody(Body, frozen=True):
+    """What to change of an agent: a key to add, a key to take away, and what is said of it (RFC 7396: null removes)."""
+
+    add_jwk: dict[str, Any] | None = None
+    remove_kid: Name | None = None
+    owner: Short | UnsetType | None = UNSET
+    metadata: Annotated[dict[Name, Short | None], Meta(max_length=2 * MAX_METADATA)] | UnsetType = UNSET
+
+
+class AgentsQuery(PageQuery, frozen=True):
+    """Which agents: in a state, an agent with all below it."""
+
+    state: Literal["active", "deactivated"] | None = None
+    under: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+
+
+class Agents(Answer, frozen=True):
+    """A page of agents by path; ``total`` counts all that are enrolled."""
+
+    agents: list[AgentShown]
+    total: int
+    next: str | UnsetType = UNSET
+
+
+class AgentEnded(Answer, frozen=True):
+    """An agent that was deactivated, and the kill of what it held."""
+
+    agent: AgentShown
+    kill: KillShown
+
+
+def enrol_agent(asked: Asked) -> AgentShown:
+    """Enrol an agent, with its first key or none."""
+    body, mint = asked.body, asked.mint
+    if body.path.partition("/")[0] == "service":
+        raise RequestError("a path beginning with `service` is how chains name tool services (SPEC 20.6)")
+    if not names.is_agent_path(body.path):
+        raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
+    if body.jwk is None and not _is_workload(asked, body.path):
+        raise RequestError("jwk is needed: no [[workload]] of the policy stands for this agent")
+    key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
+    told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
+    what = Event.of("agent.enrolled", asked.by.by, **told)
+    mint.state.add_agent(body.path, key, owner=body.owner, metadata=metadata, what=what)
+    return show_agent(mint, _agent(asked, body.path))
+
+
+def agent_again(asked: Asked, made: Made) -> AgentShown:
+    """Show an agent that was enrolled by the same call before."""
+    return show_agent(asked.mint, _agent(asked, made.facts["agent"]))
+
+
+def list_agents(asked: Asked) -> Agents:
+    """List the agents."""
+    mint, query = asked.mint, asked.query
+    fetched = query.limit + 1
+    rows = mint.state.agents(status=query.state, under=query.under, after=query.after, limit=fetched)
+    keys = mint.state.keys_of_all(row["path"] for row in rows)
+    page = page_of(
+        rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit, fetched=fetched
+    )
+    return Agents(agents=page.shown, total=mint.state.count(AGENTS), next=page.next)
+
+
+def get_agent(asked: Asked) -> AgentShown:
+    """Show one agent."""
+    return show_agent(asked.mint, _agent(asked, asked.path["path"]))
+
+
+def patch_agent(asked: Asked) -> AgentShown:
+    """Change an agent's keys and what is said of it.  Sessions opened with a key that goes are not ended by it."""
+    body, mint, path = asked.body, asked.mint, _agent(asked, asked.path["path"])["path"]
+    changes_keys = body.add_jwk is not None or body.remove_kid is not None
+    if not changes_keys and body.owner is UNSET and body.metadata is UNSET:
+        raise RequestError("say add_jwk, remove_kid, owner or metadata")
+    if changes_keys:
+        key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
+        told = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
+        # Whoever is known by a workload's token can do without a key of his own.
+        keep_one = not _is_workload(asked, path)
+        what = Event.of("agent.keys_changed", asked.by.by, **told)
+        mint.state.change_keys(path, key, body.remove_kid, what, keep_one=keep_one)
+    if body.owner is not UNSET or body.metadata is not UNSET:
+        owner = {} if body.owner is UNSET else {"owner": body.owner or None}
+        metadata = {} if body.metadata is UNSET else body.metadata
+        mint.state.describe_agent(path, owner, metadata, asked.by.by, most=MAX_METADATA)
+    return show_agent(mint, _agent(asked, path))
+
+
+def delete_agent(asked: Asked) -> AgentEnded:
+    """Deactivate an agent, for everything it holds and everything below it."""
+    path = _agent(asked, asked.path["path"])["path"]
+    report = deactivate(asked.mint, path, asked.by.by, "deactivated")
+    return AgentEnded(agent=show_agent(asked.mint, _agent(asked, path)), kill=show_kill(report))
+
+
+def _is_workload(asked: Asked, path: str) -> bool:
+    """Tell whether the policy knows this agent by a workload's token."""
+    return any(workload.agent == path for workload in asked.mint.loaded.workloads)
+
+
+def _agent(asked: Asked, path: str) -> dict[str, Any]:
+    row = asked.mint.state.agent(path) if names.is_agent_path(path) else None
+    if row is None:
+        raise GrantError("there is no such agent", code="not_found")
+    return row
+
+
+_TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST",
+        "/v1/agents",
+        "arx.agents.write",
+        enrol_agent,
+        AgentBody,
+        status=201,
+        problems=_TAKEN,
+        again=agent_again,
+        makes="agent.enrolled",
+    ),
+    Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents, query=AgentsQuery),
+    Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent, problems=("not_found",)),
+    Endpoint(
+        "PATCH",
+        "/v1/agents/{path:path}",
+        "arx.agents.write",
+        patch_agent,
+        AgentPatchBody,
+        problems=("not_found", "conflict", "key_enrolled"),
+    ),
+    Endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", delete_agent, problems=("not_found", "conflict")),
+)

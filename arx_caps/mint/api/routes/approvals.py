@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of approvals: asked for, answered, withdrawn, and the discharge fetched.  SPEC 20.7.
+
+An agent asks for calls of its own session's tasks and sees what it asked for; operators see and answer all of it.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.durations import format_duration
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.pagination import PageQuery, page_in_state
+from arx_caps.mint.api.routes.sessions import BOTH, GONE
+from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
+from arx_caps.mint.policy.roles import APPROVE
+from arx_caps.mint.tasks import approvals as approving
+from arx_caps.mint.tasks.approvals import Row, State, approval_state
+from arx_verifier.errors import GrantError
+from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
+from arx_verifier.token.targets import subject_target
+
+Why = Annotated[str, Meta(max_length=500)]
+Name = Annotated[str, Meta(max_length=32)]
+# What rows can say in each state; the rest is the clock's word, the task's row's, and the kill epoch's.
+_STATUSES: Final[dict[State | None, tuple[str, ...] | None]] = {
+    None: None,
+    "waiting": (WAITING,),
+    "approved": (APPROVED,),
+    "denied": (DENIED,),
+    "withdrawn": (WITHDRAWN, WAITING, APPROVED),
+    "expired": (APPROVED,),
+    "ended": (ENDED, WAITING, APPROVED),
+}
+
+
+class ApprovalBody(Body, frozen=True):
+    """A call to have approved: the third-party caveat as it stands in the token, tool and arguments, and why."""
+
+    caveat: Annotated[str, Meta(min_length=1, max_length=4096)]
+    tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_CHARS)]
+    args: dict[str, Any]
+    why: Why | None = None
+
+
+class OutcomeBody(Body, frozen=True):
+    """What an operator says to a request, and why."""
+
+    approval: Name
+    outcome: Literal["approve", "deny"]
+    why: Why | None = None
+
+
+class ApprovalsQuery(PageQuery, frozen=True):
+    """Which approvals: those in a state, a task's, a session's, an agent's, those of a template."""
+
+    state: State | None = None
+    task: Name | None = None
+    session: Name | None = None
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    template: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class ApprovalShown(Answer, frozen=True):
+    """A call that somebody wants to have approved; times are ms since the Unix epoch.
+
+    ``by`` are the operators who said yes, of whom ``need`` must.  ``expires_at`` is the end of the task while it waits,
+    then that of the discharge, which is good for ``ttl`` at most.  ``why`` is the agent's word and proves nothing.
+    """
+
+    id: str
+    state: State
+    task: str
+    session: str
+    agent: str
+    subject: SubjectShown | None
+    template: str
+    audience: str
+    tool: str
+    args: dict[str, Any]
+    why: str | None
+    need: int
+    ttl: str
+    once: bool
+    asked_at: int
+    by: list[str]
+    denied_by: str | None
+    answer_why: str | None
+    approved_at: int | None
+    expires_at: int
+
+
+class ApprovalAsked(Answer, frozen=True):
+    """A request that waits."""
+
+    approval: ApprovalShown
+
+
+class DischargeGiven(Answer, frozen=True):
+    """An approval, and once it is approved its discharge, a secret that is to be bound to the task's token."""
+
+    approval: ApprovalShown
+    discharge: str | UnsetType = UNSET
+
+
+class Approvals(Answer, frozen=True):
+    """A page of approvals, the newest first."""
+
+    approvals: list[ApprovalShown]
+    next: str | UnsetType = UNSET
+
+
+class ApprovalWithdrawn(Answer, frozen=True):
+    """An approval that is withdrawn, and the kill that ended it; null where nothing was left to end."""
+
+    approval: ApprovalShown
+    kill: KillShown | None
+
+
+def ask_approval(asked: Asked) -> ApprovalAsked:
+    """Ask for the approval of one call, with these very arguments."""
+    body = asked.body
+    wanted = approving.Wanted(body.caveat, body.tool, body.args, body.why)
+    return ApprovalAsked(approval=show_approval(asked.mint, approving.ask_approval(asked.mint, asked.by, wanted)))
+
+
+def asked_again(asked: Asked, made: Made) -> ApprovalAsked:
+    """Answer for a request that was made by the same call before."""
+    return ApprovalAsked(approval=show_approval(asked.mint, _own(asked, made.facts["approval"])))
+
+
+def fetch_discharge(asked: Asked) -> DischargeGiven:
+    """Look whether a call was approved, and get the discharge for it when it was."""
+    row = _own(asked, asked.path["approval"])
+    found = approving.fetch_discharge(asked.mint, asked.by, row)
+    return DischargeGiven(approval=show_approval(asked.mint, row), discharge=found or UNSET)
+
+
+def list_approvals(asked: Asked) -> Approvals:
+    """List approvals, the newest first; an agent sees those of its session."""
+    mint, query, own = asked.mint, asked.query, asked.by.session
+    if own is not None:
+        if query.session not in (None, own["id"]):
+            raise GrantError("there is no such session", code="not_found")
+        query = msgspec.structs.replace(query, session=own["id"])
+    wanted = {"task": query.task, "session": query.session, "agent": query.agent, "template": query.template}
+    statuses, alive = _STATUSES[query.state], query.state in ("waiting", "approved")
+    page = page_in_state(
+        lambda most: mint.state.approvals(statuses=statuses, alive=alive, after=query.after, limit=most, **wanted),
+        APPROVALS_ORDER,
+        lambda row: show_approval(mint, row),
+        limit=query.limit,
+        state=query.state,
+    )
+    return Approvals(approvals=page.shown, next=page.next)
+
+
+def get_approval(asked: Asked) -> ApprovalAsked:
+    """Show what is to be approved, and what was said of it."""
+    return ApprovalAsked(approval=show_approval(asked.mint, _own(asked, asked.path["approval"])))
+
+
+def answer_approval(asked: Asked) -> ApprovalAsked:
+    """Approve a request as it stands, or deny it."""
+    body, row = asked.body, _own(asked, asked.body.approval)
+    yes = body.outcome == "approve"
+    return ApprovalAsked(
+        approval=show_approval(asked.mint, approving.answer_approval(asked.mint, asked.by, row, yes=yes, why=body.why))
+    )
+
+
+def withdraw_approval(asked: Asked) -> ApprovalWithdrawn:
+    """Withdraw an approval: its discharge is revoked, wherever it is; a request is no more."""
+    row, report = approving.withdraw_approval(asked.mint, asked.by, _own(asked, asked.path["approval"]))
+    return ApprovalWithdrawn(approval=show_approval(asked.mint, row), kill=show_kill(report) if report else None)
+
+
+def show_approval(mint: Mint, row: Row) -> ApprovalShown:
+    """Show an approval's row, with its task's under ``its``."""
+    names = ("id", "task", "session", "agent", "template", "audience", "tool", "why", "need", "asked_at")
+    said = ("denied_by", "answer_why", "approved_at")
+    issuer, subject, shown = row["subject_issuer"], row["subject"], None
+    if subject is not None:
+        shown = SubjectShown(issuer=issuer, subject=subject, target=subject_target(issuer, subject))
+    return ApprovalShown(
+        **{name: row[name] for name in (*names, *said)},
+        state=approval_state(mint, row),
+        subject=shown,
+        args=msgspec.json.decode(row["args"]),
+        ttl=format_duration(row["ttl_ms"]),
+        once=bool(row["once"]),
+        by=msgspec.json.decode(row["by"]),
+        expires_at=row["its"]["expires_at"] if row["expires_at"] is None else row["expires_at"],
+    )
+
+
+def _own(asked: Asked, name: str) -> dict[str, Any]:
+    """Find an approval that the caller may see."""
+    own = asked.by.session
+    found = asked.mint.state.approvals(id=name, session=own["id"] if own is not None else None, limit=1)
+    if not found:
+        raise GrantError("there is no such approval", code="not_found")
+    return found[0]
+
+
+_NOT_ASKED: Final = ("bad_parameters", "not_found", "session_ended", "too_many_approvals")
+_NOT_GIVEN: Final = ("approval_denied", "approval_expired", "approval_withdrawn", "not_found", "session_ended")
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST",
+        "/v1/discharges",
+        "arx.approvals.ask",
+        ask_approval,
+        ApprovalBody,
+        callers=("agent",),
+        status=201,
+        problems=_NOT_ASKED,
+        again=asked_again,
+        makes="approval.asked",
+        one_change=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/discharges/{approval}",
+        "arx.approvals.ask",
+        fetch_discharge,
+        callers=("agent",),
+        problems=_NOT_GIVEN,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/approvals",
+        "arx.approvals.read",
+        list_approvals,
+        callers=BOTH,
+        query=ApprovalsQuery,
+        problems=GONE,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/approvals/{approval}",
+        "arx.approvals.read",
+        get_approval,
+        callers=BOTH,
+        problems=GONE,
+        about=approving.about,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/approvals",
+        APPROVE,
+        answer_approval,
+        OutcomeBody,
+        problems=(*GONE, "session_ended"),
+        about=approving.about,
+    ),
+    Endpoint("DELETE", "/v1/approvals/{approval}", APPROVE, withdraw_approval, problems=GONE, about=approving.about),
+)

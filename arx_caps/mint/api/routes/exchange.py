@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The route of token exchange, for tool services.  SPEC 20.6, RFC 8693."""
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.state import now_ms
+from arx_caps.mint.tasks import token_exchange
+from arx_verifier.errors import GrantError, RequestError
+from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
+
+TokenType = Literal["urn:arx:token-type:task"]
+
+
+class ExchangeBody(Body, frozen=True):
+    """What a service was called with, and whom it must call: an audience, or an origin as ``resource``."""
+
+    grant_type: Literal["urn:ietf:params:oauth:grant-type:token-exchange"]
+    subject_token: Annotated[str, Meta(max_length=MAX_CREDENTIAL_CHARS)]
+    subject_token_type: TokenType
+    audience: Annotated[str, Meta(max_length=64)] | None = None
+    resource: Annotated[str, Meta(max_length=300)] | None = None
+    requested_token_type: TokenType | None = None
+
+
+class Exchanged(Answer, frozen=True, kw_only=True):
+    """A token for the other service, and the same in a bundle: secrets.  Each call with it is signed (SPEC 8)."""
+
+    access_token: str
+    issued_token_type: TokenType = "urn:arx:token-type:task"  # noqa: S105 - a name of RFC 8693, no secret
+    token_type: Literal["N_A"] = "N_A"  # noqa: S105 - likewise
+    expires_in: int
+    expires_at: int
+    audience: str
+    bundle: str
+    link: str
+
+
+def exchange_token(asked: Asked) -> Exchanged:
+    """Exchange a token that a tool service was called with for one for another service, on the same task."""
+    mint, body = asked.mint, asked.body
+    if (body.audience is None) == (body.resource is None):
+        raise RequestError("say audience or resource, one of them")
+    audience = body.audience
+    if body.resource is not None:
+        audience = token_exchange.audience_of(mint.policy.audiences, body.resource)
+    if audience is None or audience not in mint.policy.audiences:
+        raise GrantError("the policy knows no such audience", code="exchange_not_allowed")
+    return _answer(audience, token_exchange.exchange(mint, asked.by.name, body.subject_token, audience))
+
+
+def exchanged_again(asked: Asked, made: Made) -> Exchanged:
+    """Answer for a token that was exchanged by the same call before."""
+    return _answer(made.facts["audience"], token_exchange.exchange_again(asked.mint, made.recipe or {}))
+
+
+def _answer(audience: str, made: token_exchange.Exchanged) -> Exchanged:
+    return Exchanged(
+        access_token=made.token,
+        expires_in=max(0, (made.expires_at - now_ms()) // 1000),
+        expires_at=made.expires_at,
+        audience=audience,
+        bundle=made.bundle,
+        link=made.link,
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST",
+        "/v1/exchange",
+        "arx.exchange",
+        exchange_token,
+        ExchangeBody,
+        callers=("service",),
+        problems=("exchange_not_allowed", "bad_parameters", "no_policy"),
+        again=exchanged_again,
+        makes="token.exchanged",
+        one_change=True,
+    ),
+)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of root keys, and of what becomes of an audience's key.  SPEC 21.4."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.views import KillShown, show_kill
+from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.keys.rotation import (
+    RootView,
+    end_stolen,
+    make_root,
+    remove_service,
+    replace_audience_key,
+    retire_root,
+    rotate_root,
+    view_roots,
+)
+from arx_verifier.errors import GrantError
+
+READ: Final = "arx.keys.read"
+WRITE: Final = "arx.keys.write"
+WRITE_SERVICES: Final = "arx.services.write"
+
+
+class RotateBody(Body, frozen=True):
+    """How to rotate; ``now`` does not wait for services that do not know the key yet."""
+
+    now: bool = False
+
+
+class RetireBody(Body, frozen=True):
+    """How to retire; ``now`` ends what lives of the key's tokens."""
+
+    now: bool = False
+
+
+class ReplaceBody(Body, frozen=True):
+    """Why an audience's key is replaced; ``stolen`` ends the older ones, and every token made with them."""
+
+    stolen: bool = False
+
+
+class WaitingShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A service that has not fetched a key: thumbprints of its own keys, or ``file:`` and its name."""
+
+    audience: str
+    holders: tuple[str, ...]
+
+
+class RootShown(Answer, frozen=True):
+    """A root key; times are ms since the Unix epoch."""
+
+    name: str
+    state: Literal["published", "waiting", "minting", "accepted", "retired"]
+    created_at: int
+    mints_from: int | None
+    mints_for: tuple[str, ...]
+    waits_for: tuple[WaitingShown, ...]
+    outlived_at: int | None
+    retired_at: int | None
+
+
+class Roots(Answer, frozen=True):
+    """Root keys, the oldest first."""
+
+    keys: tuple[RootShown, ...]
+
+
+class RootRetired(Answer, frozen=True):
+    """A retired root key, and who has confirmed that it is worth nothing."""
+
+    key: RootShown
+    kill: KillShown | None
+
+
+class KeyReplaced(Answer, frozen=True):
+    """What became of an audience's key; ``kill`` is None where nothing was to be frozen."""
+
+    audience: str
+    kill: KillShown | None
+
+
+def list_root_keys(asked: Asked) -> Roots:
+    """List the root keys: which mints for whom, and whom another one waits for."""
+    return Roots(keys=tuple(map(_show, view_roots(asked.mint))))
+
+
+def create_root_key(asked: Asked) -> RootShown:
+    """Make a root key and publish it to services; it mints nothing before a rotation."""
+    return _one(asked, make_root(asked.mint, asked.by.by))
+
+
+def root_again(asked: Asked, made: Made) -> RootShown:
+    """Show a root key that was made, or let mint, by the same call before."""
+    return _one(asked, made.facts["key"])
+
+
+def rotate_root_key(asked: Asked) -> RootShown:
+    """Let the newest root key mint, as soon as every service has had the time to fetch it."""
+    return _one(asked, rotate_root(asked.mint, asked.by.by, now=asked.body.now))
+
+
+def retire_root_key(asked: Asked) -> RootRetired:
+    """Retire a root key for good: it is accepted nowhere any more, within a lease."""
+    name = asked.path["name"]
+    report = retire_root(asked.mint, name, asked.by.by, now=asked.body.now)
+    return RootRetired(key=_one(asked, name), kill=show_kill(report) if report is not None else None)
+
+
+def replace_key(asked: Asked) -> KeyReplaced:
+    """Give one service's audience its next key; the others are not touched."""
+    audience = _enrolled(asked)
+    report = replace_audience_key(asked.mint, audience, asked.by.by, stolen=asked.body.stolen)
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
+
+
+def replaced_again(asked: Asked, made: Made) -> KeyReplaced:
+    """Answer for a key that was replaced by the same call before, and end the older ones if that is not done yet."""
+    audience = made.facts["audience"]
+    report = end_stolen(asked.mint, audience, asked.by.by) if asked.body.stolen else None
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
+
+
+def delete_service(asked: Asked) -> KeyReplaced:
+    """Remove a service: its own keys sign nothing any more, and tokens for it are worth nothing."""
+    audience = _enrolled(asked)
+    report = remove_service(asked.mint, audience, asked.by.by)
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
+
+
+def _enrolled(asked: Asked) -> str:
+    audience = asked.path["audience"]
+    if asked.mint.state.service(audience) is None:
+        raise GrantError("there is no such service", code="not_found")
+    return audience
+
+
+def _one(asked: Asked, name: str) -> RootShown:
+    return next(_show(view) for view in view_roots(asked.mint) if view.row.name == name)
+
+
+def _show(view: RootView) -> RootShown:
+    waits = [WaitingShown(audience=name, holders=tuple(holders)) for name, holders in sorted(view.waits_for.items())]
+    return RootShown(
+        name=view.row.name,
+        state=view.state,
+        created_at=view.row.created_at,
+        mints_from=view.row.mints_from,
+        mints_for=view.mints_for,
+        waits_for=tuple(waits),
+        outlived_at=view.outlived_at,
+        retired_at=view.row.retired_at,
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/v1/root-keys", READ, list_root_keys),
+    Endpoint(
+        "POST",
+        "/v1/root-keys",
+        WRITE,
+        create_root_key,
+        status=201,
+        problems=("conflict",),
+        again=root_again,
+        makes="key.created",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/root-keys/rotate",
+        WRITE,
+        rotate_root_key,
+        RotateBody,
+        problems=("conflict",),
+        again=root_again,
+        makes="key.rotated",
+    ),
+    Endpoint(
+        "POST", "/v1/root-keys/{name}/retire", WRITE, retire_root_key, RetireBody, problems=("not_found", "conflict")
+    ),
+    Endpoint(
+        "POST",
+        "/v1/services/{audience}/replace-key",
+        WRITE_SERVICES,
+        replace_key,
+        ReplaceBody,
+        problems=("not_found",),
+        again=replaced_again,
+        makes="service.key_replaced",
+    ),
+    Endpoint("DELETE", "/v1/services/{audience}", WRITE_SERVICES, delete_service, problems=("not_found",)),
+)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of kills and freezes: the end of anything, and who has confirmed it.  SPEC 10."""
+
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from arx_caps.mint.api.endpoint import Asked, Body, Endpoint
+from arx_caps.mint.api.views import KillShown, show_kill
+from arx_caps.mint.tasks.revoke import Op, end_targets
+
+MAX_TARGETS: Final = 1000  # as many as one step of the store takes
+
+
+class TargetsBody(Body, frozen=True):
+    """Targets to kill, freeze or thaw, and why."""
+
+    targets: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(min_length=1, max_length=MAX_TARGETS)]
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+    wait: bool = True
+
+
+def kill_targets(asked: Asked) -> KillShown:
+    """End everything born so far in these targets; kinds that could be delegated to again are frozen as well."""
+    return _end(asked, "kill")
+
+
+def freeze_targets(asked: Asked) -> KillShown:
+    """Refuse these targets until a thaw."""
+    return _end(asked, "freeze")
+
+
+def thaw_freezes(asked: Asked) -> KillShown:
+    """End the freezes on these targets."""
+    return _end(asked, "thaw")
+
+
+def _end(asked: Asked, op: Op) -> KillShown:
+    body: TargetsBody = asked.body
+    return show_kill(end_targets(asked.mint, op, body.targets, reason=body.reason, by=asked.by.by, wait=body.wait))
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, TargetsBody),
+    Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody),
+    Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, TargetsBody),
+)

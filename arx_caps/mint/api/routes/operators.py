@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of operators: their tokens, keys and roles, and who is calling.  SPEC 16.6."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.keyfile import PublicKey
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.operators import OPERATORS_ORDER
+from arx_caps.mint.db.tables import OPERATORS
+from arx_caps.mint.policy import roles
+from arx_caps.mint.tasks.issue import grant_operator
+from arx_caps.mint.tasks.revoke import remove_operator
+from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.names import is_agent_path
+
+READ: Final = "arx.operators.read"
+Name = Annotated[str, Meta(min_length=1, max_length=54)]
+Rules = Annotated[tuple[dict[str, Any], ...], Meta(min_length=1, max_length=roles.MAX_RULES)]
+
+
+class OperatorTokenBody(Body, frozen=True):
+    """An operator's assertion."""
+
+    assertion: str
+
+
+class OperatorBody(Body, frozen=True):
+    """An operator to enrol: a role by its name, or rules of its own."""
+
+    name: Name
+    jwk: dict[str, Any]
+    role: Name | None = None
+    rules: Rules | None = None
+
+
+class OperatorPatchBody(Body, frozen=True):
+    """Another role; or else a key to add, a key to take away."""
+
+    role: Name | None = None
+    rules: Rules | None = None
+    add_jwk: dict[str, Any] | None = None
+    remove_kid: Name | None = None
+
+
+class OperatorToken(Answer, frozen=True, kw_only=True):
+    """An operator's token, a secret, and when it ends, ms."""
+
+    token: str
+    token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
+    expires_at: int
+
+
+class Operators(Answer, frozen=True):
+    """A page of operators by name; ``total`` counts all that ever were."""
+
+    operators: list[OperatorShown]
+    total: int
+    next: str | UnsetType = UNSET
+
+
+class OperatorEnded(Answer, frozen=True):
+    """An operator that was removed, and the kill of its tokens."""
+
+    operator: OperatorShown
+    kill: KillShown
+
+
+class Whoami(Answer, frozen=True, kw_only=True):
+    """A caller as the mint proved it: an agent's session, or an operator's role and what it allows."""
+
+    kind: str
+    name: str
+    expires_at: int
+    realm: str
+    policy: str
+    session: str | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+    may: list[str] | UnsetType = UNSET
+
+
+def sign_in_operator(asked: Asked) -> OperatorToken:
+    """Give an operator a token for ten minutes."""
+    if asked.proof is None:
+        raise refusal("missing_token")
+    token, expires_at = grant_operator(asked.mint, asked.body.assertion, asked.proof)
+    return OperatorToken(token=token, expires_at=expires_at)
+
+
+def enrol_operator(asked: Asked) -> OperatorShown:
+    """Enrol an operator with a first key and a role."""
+    body, mint = asked.body, asked.mint
+    # A name stands in targets and records where an agent's path could: one segment of one.
+    if not is_agent_path(body.name) or "/" in body.name:
+        raise RequestError("name is [a-z0-9][a-z0-9._-]*, at most 54 characters")
+    role, rules = roles.choose(body.role, body.rules)
+    key = PublicKey(body.jwk)
+    what = Event.of("operator.enrolled", asked.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
+    mint.state.add_operator(body.name, key, what, role=role, rules=rules)
+    return show_operator(mint, _operator(asked, body.name))
+
+
+def operator_again(asked: Asked, made: Made) -> OperatorShown:
+    """Show an operator that was enrolled by the same call before."""
+    return show_operator(asked.mint, _operator(asked, made.facts["operator"]))
+
+
+def list_operators(asked: Asked) -> Operators:
+    """List the operators, those who were removed as well."""
+    mint, limit = asked.mint, asked.query.limit
+    rows = mint.state.operators(after=asked.query.after, limit=limit + 1)
+    page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit, fetched=limit + 1)
+    return Operators(operators=page.shown, total=mint.state.count(OPERATORS), next=page.next)
+
+
+def get_operator(asked: Asked) -> OperatorShown:
+    """Show one operator."""
+    return show_operator(asked.mint, _operator(asked, asked.path["name"]))
+
+
+def patch_operator(asked: Asked) -> OperatorShown:
+    """Change an operator's role or keys; both hold from the next call on, also for tokens that are out."""
+    body, mint, by = asked.body, asked.mint, asked.by.by
+    row = _operator(asked, asked.path["name"])
+    name = row["id"]
+    if row["status"] != "active":
+        raise GrantError(f"the operator {name} was removed", code="conflict")
+    about_role = body.role is not None or body.rules is not None
+    about_keys = body.add_jwk is not None or body.remove_kid is not None
+    if about_role == about_keys:  # one change a call: either it is done, or nothing is
+        raise RequestError("say role or rules, or else add_jwk, remove_kid or both")
+    if about_role:
+        role, rules = roles.choose(body.role, body.rules)
+        what = Event.of("operator.role_changed", by, operator=name, role=role, rules=rules, before=row["role"])
+        mint.state.set_role(name, role, rules, what)
+    else:
+        key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
+        added = key.kid if key is not None else None
+        what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
+        mint.state.change_keys(f"operator:{name}", key, body.remove_kid, what)
+    return show_operator(mint, _operator(asked, name))
+
+
+def delete_operator(asked: Asked) -> OperatorEnded:
+    """Remove an operator for good; its name is not given again, because records say it."""
+    name = _operator(asked, asked.path["name"])["id"]
+    report = remove_operator(asked.mint, name, asked.by.by)
+    return OperatorEnded(operator=show_operator(asked.mint, _operator(asked, name)), kill=show_kill(report))
+
+
+def whoami(asked: Asked) -> Whoami:
+    """Say who the caller is and what it may do, as the mint sees it."""
+    caller = asked.by
+    row = _operator(asked, caller.name) if caller.kind == "operator" else None
+    return Whoami(
+        kind=caller.kind,
+        name=caller.name,
+        expires_at=caller.expires_at,
+        realm=asked.mint.realm.name,
+        policy=asked.mint.loaded.digest,
+        session=caller.session["id"] if caller.session is not None else UNSET,
+        role=row["role"] if row is not None else UNSET,
+        may=roles.actions_of(roles.rules_of(row["role"], row["rules"])) if row is not None else UNSET,
+    )
+
+
+def _operator(asked: Asked, name: str) -> Mapping[str, Any]:
+    row = asked.mint.state.operator(name)
+    if row is None:
+        raise GrantError("there is no such operator", code="not_found")
+    return row
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/operators/token", None, sign_in_operator, OperatorTokenBody, status=201),
+    Endpoint(
+        "POST",
+        "/v1/operators",
+        roles.WRITE_OPERATORS,
+        enrol_operator,
+        OperatorBody,
+        status=201,
+        problems=("operator_exists", "key_enrolled", "conflict"),
+        again=operator_again,
+        makes="operator.enrolled",
+    ),
+    Endpoint("GET", "/v1/operators", READ, list_operators, query=PageQuery),
+    Endpoint("GET", "/v1/operators/{name}", READ, get_operator, problems=("not_found",)),
+    Endpoint(
+        "PATCH",
+        "/v1/operators/{name}",
+        roles.WRITE_OPERATORS,
+        patch_operator,
+        OperatorPatchBody,
+        problems=("not_found", "conflict", "key_enrolled"),
+    ),
+    Endpoint(
+        "DELETE", "/v1/operators/{name}", roles.WRITE_OPERATORS, delete_operator, problems=("not_found", "conflict")
+    ),
+    Endpoint("GET", "/v1/whoami", "arx.whoami", whoami, callers=("operator", "agent")),
+)

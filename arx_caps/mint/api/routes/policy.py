@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of the policy: put one in force, and read any that ever was."""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.db.repositories.policies import POLICIES_ORDER
+from arx_caps.mint.identity.authenticate import admit_operator
+from arx_caps.mint.policy import activation
+from arx_caps.mint.policy.model import MAX_BYTES
+from arx_verifier.errors import GrantError
+
+READ: Final = "arx.policy.read"
+WRITE: Final = "arx.policy.write"
+IN_FORCE: Final = "in-force"  # no digest is as short
+ROOM: Final = 2 * MAX_BYTES  # a policy as a JSON text, its line ends and quotes escaped
+
+
+class PolicyBody(Body, frozen=True):
+    """A policy, as TOML."""
+
+    policy: Annotated[str, Meta(max_length=MAX_BYTES)]
+
+
+class PolicyLoaded(Answer, frozen=True):
+    """The digest of the policy that is in force now, and of the one before."""
+
+    digest: str
+    before: str
+
+
+class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A kept policy; times are ms since the Unix epoch."""
+
+    digest: str
+    in_force: bool
+    first_at: int
+    in_force_at: int
+    by: str
+
+
+class Policies(Answer, frozen=True):
+    """A page of the kept policies, the last in force first."""
+
+    policies: list[PolicyShown]
+    next: str | UnsetType = UNSET
+
+
+class PolicyWithText(Answer, frozen=True):
+    """A policy as it was written."""
+
+    digest: str
+    in_force: bool
+    first_at: int
+    in_force_at: int
+    by: str
+    policy: str
+
+
+def load_policy(asked: Asked) -> PolicyLoaded:
+    """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
+    before = asked.mint.loaded.digest
+    return PolicyLoaded(digest=activation.load_policy(asked.mint, asked.body.policy, asked.by.by).digest, before=before)
+
+
+def reload_policy(asked: Asked) -> PolicyLoaded:
+    """Read the mint's policy file again, and put it in force."""
+    before = asked.mint.loaded.digest
+    return PolicyLoaded(digest=activation.reload_policy(asked.mint, asked.by.by).digest, before=before)
+
+
+def list_policies(asked: Asked) -> Policies:
+    """List the policies that ever were in force."""
+    now, limit = asked.mint.loaded.digest, asked.query.limit
+    rows = asked.mint.state.policies(after=asked.query.after, limit=limit + 1)
+    page = page_of(
+        rows,
+        POLICIES_ORDER,
+        lambda row: PolicyShown(**row, in_force=row["digest"] == now),
+        limit=limit,
+        fetched=limit + 1,
+    )
+    return Policies(policies=page.shown, next=page.next)
+
+
+def get_policy(asked: Asked) -> PolicyWithText:
+    """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
+    mint, asked_for = asked.mint, asked.path["digest"]
+    row = mint.state.policy(mint.loaded.digest if asked_for == IN_FORCE else asked_for)
+    if row is None:
+        raise GrantError("no such policy was ever in force here", code="not_found")
+    text = row.pop("text")
+    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.loaded.digest)
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST", "/v1/policies", WRITE, load_policy, PolicyBody, limit=ROOM, admit=admit_operator, problems=("policy",)
+    ),
+    Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy, problems=("policy",)),
+    Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
+    Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
+)

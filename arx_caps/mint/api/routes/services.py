@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of tool services: their enrolment, their own keys, and the audience keys they are given.  SPEC 21.
+
+An operator may hand a service file over by hand; or makes an enrolment token, with which the service enrols a key of
+its own and from then on asks for its audience keys itself.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from http.client import SERVICE_UNAVAILABLE
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.idempotency import Made, keep_recipe
+from arx_caps.mint.db.repositories.keys import BY_FILE
+from arx_caps.mint.db.repositories.services import SERVICES_ORDER, bad_enrolment
+from arx_caps.mint.db.tables import SERVICES
+from arx_caps.mint.identity.operator_token import hold_to_rules
+from arx_caps.mint.identity.service_call_record import JOIN, deciding
+from arx_caps.mint.policy.roles import rules_of
+from arx_verifier import names
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.store_url import keeps_nonces, without_login
+from arx_verifier.token import wire
+
+ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
+INVITATION_BYTES: Final = 32
+ENROLMENT_MS: Final = 15 * 60 * 1000  # as long as it takes to carry it to the service's machine
+WRITE: Final = "arx.services.write"
+READ: Final = "arx.services.read"
+FETCH: Final = "arx.keys.fetch"
+
+Kid = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class ServiceBody(Body, frozen=True):
+    """A tool service."""
+
+    audience: str
+
+
+class JoinBody(Body, frozen=True):
+    """An enrolment token; the key to enrol is the one that the call's proof is made with."""
+
+    enrolment: Annotated[str, Meta(max_length=100)]
+
+    def __repr__(self) -> str:
+        return "<JoinBody>"
+
+
+class ServicePatchBody(Body, frozen=True):
+    """An own key of the service to take away."""
+
+    remove_kid: Kid
+
+
+class ServiceFile(Answer, frozen=True):
+    """A service file, a secret.  SPEC 15."""
+
+    v: Literal[1]
+    realm: str
+    audience: str
+    max_ttl_ms: int
+    keys: dict[str, str]
+    store: str
+    journal: str
+    nonces: str | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return f"<ServiceFile of {self.audience}>"
+
+
+class ServiceInvited(Answer, frozen=True):
+    """An enrolment token, a secret, for what and until when it is good, and whether the policy names that audience."""
+
+    enrolment: str
+    audience: str
+    issuer: str
+    expires_at: int
+    in_policy: bool
+
+    def __repr__(self) -> str:
+        return f"<ServiceInvited for {self.audience}>"
+
+
+class ServiceJoined(Answer, frozen=True):
+    """Which service's key it is from now on."""
+
+    audience: str
+    kid: str
+
+
+class AudienceKey(Answer, frozen=True):
+    """One audience key, a secret, and since when services can have it, ms."""
+
+    kid: str
+    key: str
+    published_at: int
+
+    def __repr__(self) -> str:
+        return f"<AudienceKey {self.kid}>"
+
+
+class AudienceKeys(Answer, frozen=True):
+    """The keys of one audience, and what else a service goes by."""
+
+    realm: str
+    audience: str
+    keys: tuple[AudienceKey, ...]
+    max_ttl_ms: int
+    refresh_ms: int
+    store: str
+
+
+class OwnKey(Answer, frozen=True):
+    """An own key of a service, by its thumbprint."""
+
+    kid: str
+    added_at: int
+
+
+class ServiceShown(Answer, frozen=True):
+    """A service; without ``in_policy`` no task has a token for it."""
+
+    audience: str
+    enrolled_at: int
+    enrolled_by: str
+    keys: tuple[OwnKey, ...]
+    in_policy: bool
+
+
+class Services(Answer, frozen=True):
+    """A page of services by audience; ``total`` counts all."""
+
+    services: list[ServiceShown]
+    total: int
+    next: str | UnsetType = UNSET
+
+
+def enrol_service(asked: Asked) -> ServiceFile:
+    """Enrol a tool service, or find it, and return its service file, a secret."""
+    mint, audience, by = asked.mint, _audience(asked), asked.by.by
+    mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
+    keys = {kid: wire.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
+    mint.state.note_fetch(BY_FILE + audience, audience, keys)
+    store = _store(mint)
+    return ServiceFile(
+        v=1,
+        realm=mint.realm.name,
+        audience=audience,
+        max_ttl_ms=mint.realm.max_ttl_ms,
+        keys=keys,
+        store=store,
+        journal=str(mint.realm.journals_dir / audience),
+        nonces=store if keeps_nonces(store) else UNSET,
+    )
+
+
+def invite_service(asked: Asked) -> ServiceInvited:
+    """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
+    mint, audience, by = asked.mint, _audience(asked), asked.by.by
+    # Derived, so that a repeat gives the same one although no table has it.
+    invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
+    root, secret = mint.book.enrolment(invitation)
+    token, until = ENROLMENT_PREFIX + wire.text_of(secret), now_ms() + ENROLMENT_MS
+    keep_recipe({"invitation": invitation, "root": root})
+    what = Event.of("service.invited", by, audience=audience, expires_at=until)
+    mint.state.invite(audience, _digest(token), until, by, what)
+    return ServiceInvited(
+        enrolment=token,
+        audience=audience,
+        issuer=mint.realm.issuer,
+        expires_at=until,
+        in_policy=audience in mint.loaded.audiences,
+    )
+
+
+def invited_again(asked: Asked, made: Made) -> ServiceInvited:
+    """Answer for an enrolment token that was made by the same call before, while it is good."""
+    mint, facts, recipe = asked.mint, made.facts, made.recipe or {}
+    _, secret = mint.book.enrolment(recipe["invitation"], recipe["root"])
+    token = ENROLMENT_PREFIX + wire.text_of(secret)
+    if mint.state.invited_by(_digest(token)) is None:
+        raise GrantError("what this call made was used or is over; make another one", code="conflict")
+    told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
+    told |= {"in_policy": facts["audience"] in mint.loaded.audiences}
+    return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **told)
+
+
+def join_service(asked: Asked) -> ServiceJoined:
+    """Enrol the key of the proof for the service that the enrolment token is for, and use the token up."""
+    mint, proof = asked.mint, asked.proof
+    if proof is None:
+        raise refusal("missing_token")
+    digest = _digest(asked.body.enrolment)
+    invited = mint.state.invited_by(digest)
+    if invited is None:
+        mint.decisions.count("bad_enrolment", asked.peer)
+        raise bad_enrolment()  # nothing is kept of a stranger's proof
+    # As what it is to be: whoever brings the token is believed for that.
+    with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), asked.peer)):
+        _require_inviter(mint, *invited)
+        mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    audience = mint.state.join(digest, proof.key)
+    return ServiceJoined(audience=audience, kid=proof.key.kid)
+
+
+def joined_again(asked: Asked, made: Made) -> ServiceJoined:
+    """Answer for a key that was enrolled by the same call before, while it is."""
+    audience = made.facts["audience"]
+    if asked.proof is None or asked.mint.state.holder_of(asked.proof.key.kid) != f"service:{audience}":
+        raise bad_enrolment()
+    return ServiceJoined(audience=audience, kid=asked.proof.key.kid)
+
+
+def list_keys(asked: Asked) -> AudienceKeys:
+    """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
+    mint, audience = asked.mint, asked.by.name
+    keys = mint.book.audience_keys(audience)
+    answer = AudienceKeys(
+        realm=mint.realm.name,
+        audience=audience,
+        keys=tuple(AudienceKey(kid=kid, key=wire.text_of(key), published_at=at) for kid, (key, at) in keys.items()),
+        max_ttl_ms=mint.realm.max_ttl_ms,
+        refresh_ms=mint.realm.key_refresh_ms,
+        store=_store(mint),
+    )
+    # An answer that is lost is asked for again long before the two intervals are over that a new key waits.
+    mint.state.note_fetch(asked.by.key, audience, keys)
+    return answer
+
+
+def list_services(asked: Asked) -> Services:
+    """List the services."""
+    mint, limit = asked.mint, asked.query.limit
+    rows = mint.state.services(after=asked.query.after, limit=limit + 1)
+    page = page_of(rows, SERVICES_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
+    return Services(services=page.shown, total=mint.state.count(SERVICES), next=page.next)
+
+
+def get_service(asked: Asked) -> ServiceShown:
+    """Show one service."""
+    return _show(asked.mint, _row(asked.mint, asked.path["audience"]))
+
+
+def patch_service(asked: Asked) -> ServiceShown:
+    """Take a service's own key away: who holds it gets no more keys, and what it signs counts for nothing."""
+    mint, kid = asked.mint, asked.body.remove_kid
+    audience = _row(mint, asked.path["audience"])["audience"]
+    what = Event.of("service.keys_changed", asked.by.by, audience=audience, removed=kid)
+    mint.state.change_keys(f"service:{audience}", None, kid, what, keep_one=False)
+    return _show(mint, _row(mint, audience))
+
+
+def _require_inviter(mint: Mint, audience: str, by: str) -> None:
+    """Require that whoever made an enrolment token could make it now: with their power goes what they left behind."""
+    row = mint.state.operator(by.removeprefix("operator:"))
+    if row is None or row["status"] != "active":
+        raise bad_enrolment()
+    mint.require(mint.born(), (by,))
+    try:
+        hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), WRITE, {"audience": audience})
+    except ArxError as error:
+        raise bad_enrolment() from error
+
+
+def _audience(asked: Asked) -> str:
+    audience: str = asked.body.audience
+    if not names.is_audience(audience):
+        raise RequestError("audience is [a-z0-9][a-z0-9._-]{0,63} and does not begin with arx")
+    return audience
+
+
+def _row(mint: Mint, audience: str) -> dict[str, Any]:
+    row = mint.state.service(audience)
+    if row is None:
+        raise GrantError("there is no such service", code="not_found")
+    return row
+
+
+def _store(mint: Mint) -> str:
+    # The mint's own login may kill and thaw: a service follows with one of its own, or none.
+    return without_login(mint.store_url)
+
+
+def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceShown:
+    return ServiceShown(
+        audience=row["audience"],
+        enrolled_at=row["enrolled_at"],
+        enrolled_by=row["enrolled_by"],
+        in_policy=row["audience"] in mint.loaded.audiences,
+        keys=tuple(
+            OwnKey(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(f"service:{row['audience']}")
+        ),
+    )
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_NOT_JOINED: Final = (
+    "bad_enrolment",
+    "key_enrolled",
+    "revoked",
+    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/services", WRITE, enrol_service, ServiceBody, status=201),
+    Endpoint("GET", "/v1/services", READ, list_services, query=PageQuery),
+    Endpoint(
+        "POST",
+        "/v1/services/invitations",
+        WRITE,
+        invite_service,
+        ServiceBody,
+        status=201,
+        again=invited_again,
+        makes="service.invited",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/services/keys",
+        None,
+        join_service,
+        JoinBody,
+        status=201,
+        problems=_NOT_JOINED,
+        again=joined_again,
+        makes="service.joined",
+    ),
+    Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
+    Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
+    Endpoint("GET", "/v1/keys", FETCH, list_keys, callers=("service",), problems=("replayed", "not_found")),
+)

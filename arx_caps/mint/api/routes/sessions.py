@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of sessions and tasks: what is being done.  SPEC 16.
+
+An agent sees and ends its own session and that session's tasks; what is another's is not there for it.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from http.client import SERVICE_UNAVAILABLE
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.audit.reach import Question
+from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.pagination import Page, PageQuery, page_in_state
+from arx_caps.mint.api.routes.trail import LogNodes, nodes_of
+from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.work import SESSIONS_ORDER, TASKS_ORDER, Which
+from arx_caps.mint.identity.id_token import MAX_NAME_CHARS
+from arx_caps.mint.identity.session_login import Shown
+from arx_caps.mint.tasks import issue, reissue, renewal
+from arx_caps.mint.tasks.liveness import State
+from arx_caps.mint.tasks.revoke import end_session, finish_task
+from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
+from arx_verifier.names import MAX_PATH_BYTES
+
+# What the database can tell of each state; the rest is the kill epoch's word.
+WHICH: Final[dict[State | None, Which | None]] = {
+    None: None,
+    "open": "alive",
+    "killed": "alive",
+    "frozen": "alive",
+    "expired": "expired",
+    "ended": "ended",
+}
+BOTH: Final = ("operator", "agent")
+GONE: Final = ("not_found", "conflict")
+Token = Annotated[str, Meta(max_length=16 * 1024)]
+Duration = Annotated[str, Meta(max_length=20)]
+
+
+class SessionBody(Body, frozen=True):
+    """A session to open: who, and on whose behalf."""
+
+    assertion: Token | None = None
+    workload_token: Token | None = None
+    subject_token: Token | None = None
+    subject_token_type: Annotated[str, Meta(max_length=100)] | None = None
+    ttl: Duration | None = None
+    purpose: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class TaskBody(Body, frozen=True):
+    """A task to start."""
+
+    template: Annotated[str, Meta(max_length=64)]
+    params: dict[str, Any] | None = None
+    ttl: Duration | None = None
+    tools: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(max_length=64)] | None = None
+    depth: int | None = None
+    parent: Annotated[str, Meta(max_length=32)] | None = None
+
+
+class SessionsQuery(PageQuery, frozen=True):
+    """Which sessions: an agent's, those for a subject, with a task of a template, in a state."""
+
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    subject: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+    template: Annotated[str, Meta(max_length=64)] | None = None
+    state: State | None = None
+
+
+class TasksQuery(PageQuery, frozen=True):
+    """Which tasks: a session's, an agent's, those of a template, those in a state."""
+
+    session: Annotated[str, Meta(max_length=32)] | None = None
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    template: Annotated[str, Meta(max_length=64)] | None = None
+    state: State | None = None
+
+
+class SessionOpened(Answer, frozen=True, kw_only=True):
+    """A session and its new token, a secret; ``expires_at`` is the token's, in ms since the Unix epoch."""
+
+    session: SessionShown
+    token: str
+    expires_at: int
+    token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
+
+
+class Sessions(Answer, frozen=True):
+    """A page of sessions, the newest first."""
+
+    sessions: list[SessionShown]
+    next: str | UnsetType = UNSET
+
+
+class SessionWithTasks(Answer, frozen=True):
+    """A session and its newest tasks; ``next`` goes on in the list of its tasks.
+
+    ``delegation`` is for operators: who was handed what in this session, as the audit log has it from decisions, each
+    place after the one above it, with what was allowed and denied there.  It is left out where the log does not answer.
+    """
+
+    session: SessionShown
+    tasks: list[TaskShown]
+    next: str | UnsetType = UNSET
+    delegation: LogNodes | UnsetType = UNSET
+
+
+class SessionEnded(Answer, frozen=True):
+    """A session that is over, and the kill that ended it; null when it was over before."""
+
+    session: SessionShown
+    kill: KillShown | None
+
+
+class TaskStarted(Answer, frozen=True):
+    """A new task and its bundle, a secret."""
+
+    task: TaskShown
+    bundle: str
+
+
+class Tasks(Answer, frozen=True):
+    """A page of tasks, the newest first."""
+
+    tasks: list[TaskShown]
+    next: str | UnsetType = UNSET
+
+
+class TaskEnded(Answer, frozen=True):
+    """A task that is over, and the kill that ended it; null when it was over before."""
+
+    task: TaskShown
+    kill: KillShown | None
+
+
+def open_session(asked: Asked) -> SessionOpened:
+    """Open a session for the agent that an assertion or a workload's token proves."""
+    body = asked.body
+    if asked.proof is None:
+        raise refusal("missing_token")
+    shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
+    opened = issue.open_session(asked.mint, shown, asked.proof, ttl=body.ttl, purpose=body.purpose)
+    session = show_session(asked.mint, opened.row)
+    return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
+
+
+def session_again(asked: Asked, made: Made) -> SessionOpened:
+    """Answer for a session that was opened by the same call before."""
+    mint, recipe = asked.mint, made.recipe or {}
+    row = mint.state.session(made.facts["session"])
+    if row is None or asked.proof is None or row["jkt"] != asked.proof.key.kid:
+        raise GrantError("there is no such session", code="not_found")
+    token = reissue.session_again(mint, recipe, row)
+    return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
+
+
+def renew_session(asked: Asked) -> SessionOpened:
+    """Give a session a new token that ends later, within the session's absolute limit."""
+    _session(asked, asked.path["session"])
+    renewed = renewal.renew_session(asked.mint, asked.by)
+    session = show_session(asked.mint, renewed.row)
+    return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
+
+
+def list_sessions(asked: Asked) -> Sessions:
+    """List sessions, the newest first."""
+    mint, query = asked.mint, asked.query
+    wanted = {"agent": query.agent, "subject": query.subject, "template": query.template}
+    page = page_in_state(
+        lambda most: mint.state.sessions(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        SESSIONS_ORDER,
+        lambda row: show_session(mint, row),
+        limit=query.limit,
+        state=query.state,
+    )
+    return Sessions(sessions=page.shown, next=page.next)
+
+
+def get_session(asked: Asked) -> SessionWithTasks:
+    """Show a session with its tasks."""
+    row = _session(asked, asked.path["session"])
+    page = _tasks(asked.mint, TasksQuery(session=row["id"]))
+    delegation: LogNodes | UnsetType = UNSET
+    if asked.by.kind == "operator":
+        with contextlib.suppress(StoreError):  # whoever looks in an emergency still sees the rest
+            delegation = nodes_of(asked.mint.log, Question(session=row["id"]))
+    return SessionWithTasks(
+        session=show_session(asked.mint, row), tasks=page.shown, next=page.next, delegation=delegation
+    )
+
+
+def delete_session(asked: Asked) -> SessionEnded:
+    """End a session and everything that came of it."""
+    session = _session(asked, asked.path["session"])["id"]
+    report = end_session(asked.mint, _session(asked, session), asked.by.by)
+    return SessionEnded(
+        session=show_session(asked.mint, _session(asked, session)), kill=show_kill(report) if report else None
+    )
+
+
+def start_task(asked: Asked) -> TaskStarted:
+    """Start a task from a template of the policy."""
+    body = asked.body
+    wanted = issue.Asked(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
+    started = issue.start_task(asked.mint, asked.by, wanted)
+    return TaskStarted(task=show_task(asked.mint, started.row), bundle=started.bundle)
+
+
+def task_again(asked: Asked, made: Made) -> TaskStarted:
+    """Answer for a task that was started by the same call before."""
+    mint, task = asked.mint, own_task(asked, made.facts["task"])
+    session = _session(asked, task["session"])
+    bundle = reissue.task_again(mint, made.recipe or {}, session, task["id"])
+    return TaskStarted(task=show_task(mint, task), bundle=bundle)
+
+
+def list_tasks(asked: Asked) -> Tasks:
+    """List tasks, the newest first; an agent sees those of its session."""
+    own, query = asked.by.session, asked.query
+    if own is not None:
+        if query.session not in (None, own["id"]):
+            raise GrantError("there is no such session", code="not_found")
+        query = msgspec.structs.replace(query, session=own["id"])
+    page = _tasks(asked.mint, query)
+    return Tasks(tasks=page.shown, next=page.next)
+
+
+def delete_task(asked: Asked) -> TaskEnded:
+    """Finish a task: its tokens, also those delegated, are dead."""
+    task = own_task(asked, asked.path["task"])
+    report = finish_task(asked.mint, task, asked.by.by)
+    return TaskEnded(
+        task=show_task(asked.mint, own_task(asked, task["id"])), kill=show_kill(report) if report else None
+    )
+
+
+def _tasks(mint: Mint, query: TasksQuery) -> Page[TaskShown]:
+    wanted = {"session": query.session, "agent": query.agent, "template": query.template}
+    return page_in_state(
+        lambda most: mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        TASKS_ORDER,
+        lambda row: show_task(mint, row),
+        limit=query.limit,
+        state=query.state,
+    )
+
+
+def _session(asked: Asked, session: str) -> Mapping[str, Any]:
+    row = asked.mint.state.session(session)
+    own = asked.by.session
+    if row is None or (own is not None and own["id"] != session):
+        raise GrantError("there is no such session", code="not_found")
+    return row
+
+
+def own_task(asked: Asked, task: str) -> Mapping[str, Any]:
+    """Find a task that the caller may see."""
+    row = asked.mint.state.task(task)
+    own = asked.by.session
+    if row is None or (own is not None and own["id"] != row["session"]):
+        raise GrantError("there is no such task", code="not_found")
+    return row
+
+
+# What a session that is to be opened can be refused for, beside who asks.
+_NOT_OPENED: Final = (
+    "bad_parameters",
+    "bad_subject_token",
+    "bad_workload_token",
+    "conflict",
+    "issuer_unavailable",
+    "no_policy",
+    "not_found",
+    "revoked",
+    "session_not_allowed",
+    "subject_not_allowed",
+    "subject_required",
+    "too_many_sessions",
+    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
+_NOT_RENEWED: Final = (
+    *GONE,
+    "no_policy",
+    "session_ended",
+    "session_not_allowed",
+    "subject_not_allowed",
+    "subject_required",
+)
+NOT_STARTED: Final = (
+    "bad_parameters",
+    "conflict",
+    "no_policy",
+    "session_ended",
+    "subject_not_allowed",
+    "subject_required",
+    "unknown_task",
+)
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "POST",
+        "/v1/sessions",
+        None,
+        open_session,
+        SessionBody,
+        status=201,
+        problems=_NOT_OPENED,
+        again=session_again,
+        makes="session.opened",
+        one_change=True,
+    ),
+    Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=SessionsQuery),
+    Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
+    Endpoint(
+        "POST",
+        "/v1/sessions/{session}/renew",
+        "arx.sessions.renew",
+        renew_session,
+        callers=("agent",),
+        problems=_NOT_RENEWED,
+        one_change=True,
+    ),
+    Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
+    Endpoint(
+        "POST",
+        "/v1/tasks",
+        "arx.tasks.start",
+        start_task,
+        TaskBody,
+        callers=("agent",),
+        status=201,
+        problems=(*NOT_STARTED, *GONE),
+        again=task_again,
+        makes="task.started",
+        one_change=True,
+    ),
+    Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),
+    Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),
+)

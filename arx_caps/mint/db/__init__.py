@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint's database: its tables, transactions and repositories.  HTTP is not in here."""

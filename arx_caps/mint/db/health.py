@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the mint can record, as far as is known: looked at once a second at most, however many ask.
+
+To find it out takes the lock that every writer takes, so a stranger's question alone must never do it, and nobody waits
+for the answer behind somebody else.
+"""
+
+import threading
+import time
+from typing import Final
+
+from arx_caps.mint.db.repositories.outbox import Outbox
+from arx_verifier.errors import ArxError
+
+LOOK_S: Final = 1.0
+
+
+class Recording:
+    """What is known about the record.
+
+    Args:
+        outbox: Where events are recorded.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._looking = threading.Lock()
+        self._looked = float("-inf")
+        self._found = ["whether it can record is not known yet"]
+
+    def why_not(self) -> list[str]:
+        """Return why nothing can be recorded; empty when it can."""
+        if self._looking.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._looked >= LOOK_S:
+                    self._found = self._look()
+                    self._looked = time.monotonic()
+            finally:
+                self._looking.release()
+        return self._found
+
+    def _look(self) -> list[str]:
+        try:
+            self._outbox.check()
+        except ArxError as error:
+            return [str(error)]
+        return []

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take what is told of a person out of the mint's own rows: those of sessions and of all that was done in them.
+
+What stays is that there was a session or a task, whose, when and under which policy; ids name no person.  Only what is
+over is erased here: what still runs needs to know on whose behalf.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy.engine import Connection
+
+from arx_caps.engines import told
+from arx_caps.mint.db.database import NAME, PAGE, Database, plain
+from arx_caps.mint.db.events import Event, Recorded
+from arx_caps.mint.db.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
+from arx_verifier.token.targets import subject_target
+
+ERASED: Final = "mint.erased"
+_AT_ONCE: Final = 500  # ids in one statement
+_OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_until", "purpose")
+_OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
+
+
+class ErasureState(Database):
+    """What can be erased."""
+
+    def sessions_for(self, target: str) -> list[dict[str, Any]]:
+        """Return the sessions on behalf of whom a target names."""
+        persons = select(SESSIONS.c.subject_issuer, SESSIONS.c.subject).where(SESSIONS.c.subject.is_not(None))
+        with self.read() as c:
+            # The target is a hash, and rows have the names.
+            for issuer, subject in c.execute(persons.distinct()):
+                if subject_target(issuer, subject) == target:
+                    theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
+                    return [plain(row) for row in c.execute(select(SESSIONS).where(*theirs))]
+        return []
+
+    def sessions_over(self, before: int) -> list[str]:
+        """Return the sessions that were over before a time, ms."""
+        with self.read() as c:
+            return list(c.execute(select(SESSIONS.c.id).where(before > _OVER)).scalars())
+
+    def tasks_in(self, sessions: Collection[str]) -> list[str]:
+        """Return the tasks of sessions."""
+        with self.read() as c:
+            these = (select(TASKS.c.id).where(TASKS.c.session.in_(some)) for some in _some(sessions))
+            return [task for each in these for task in c.execute(each).scalars()]
+
+    def erase_events(self, which: Callable[[Recorded], bool], kept: Collection[str]) -> int:
+        """Leave of recorded events nothing but what names no person.
+
+        Args:
+            which: Whose facts go.
+            kept: The names of facts that stay.
+
+        Returns:
+            How many were erased.
+        """
+        count, number = 0, 0
+        columns = [OUTBOX.c[name] for name in Recorded._fields]
+        while True:
+            with self.read() as c:
+                page = select(*columns).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(PAGE)
+                events = [Recorded(*row) for row in c.execute(page)]
+            if not events:
+                return count
+            number = events[-1].id
+            those = [each for each in events if not each.facts.get("erased") and which(each)]
+            if those:
+                with self.write() as c:
+                    _overwrite(c)
+                    for each in those:
+                        c.execute(update(OUTBOX).where(OUTBOX.c.id == each.id).values(body=_left(each, kept)))
+            count += len(those)
+
+    def erase_work(self, sessions: Collection[str], tasks: Collection[str], what: Event) -> None:
+        """Erase what sessions and their tasks say of persons; the rows stay.  Grants and what may be repeated go."""
+        gone = {*sessions, *tasks}
+        with self.write(what) as c:
+            _overwrite(c)
+            for some in _some(sessions):
+                c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(some)).values(dict.fromkeys(_OF_PERSON)))
+            for some in _some(tasks):
+                c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(some)))
+                c.execute(update(TASKS).where(TASKS.c.id.in_(some)).values(params="{}", subject_target=None))
+                asked = update(APPROVALS).where(APPROVALS.c.task.in_(some))
+                c.execute(asked.values(args="{}", **dict.fromkeys(("why", "answer_why", "subject", "subject_issuer"))))
+            keys = [
+                (row.caller, row.key)
+                for row in c.execute(select(REPEATS.c.caller, REPEATS.c.key, REPEATS.c.facts))
+                if gone & {str(value) for value in msgspec.json.decode(row.facts).values()}
+            ]
+            for pairs in _some(keys):
+                c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
+
+    def settle(self) -> None:
+        """Have SQLite carry everything over into its file, and empty its write-ahead log."""
+        if self.system == "sqlite":
+            with told(NAME), self._engine.connect() as c:
+                c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _left(event: Recorded, kept: Collection[str]) -> bytes:
+    facts = {name: value for name, value in event.facts.items() if name in kept}
+    return Event(event.kind, event.by, facts | {"erased": True}).body()
+
+
+def _some(all_of_them: Collection[Any]) -> Iterator[list[Any]]:
+    listed = list(all_of_them)
+    for start in range(0, len(listed), _AT_ONCE):
+        yield listed[start : start + _AT_ONCE]
+
+
+def _overwrite(c: Connection) -> None:
+    """Have SQLite write over what is deleted; PostgreSQL does so when it vacuums."""
+    if c.dialect.name == "sqlite":
+        c.exec_driver_sql("PRAGMA secure_delete=ON")

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was recorded and is to be put into the audit log: read in order, none left out, none twice.
+
+Rows are written by ``Database.write`` with the change that they tell.  On PostgreSQL numbers are given before
+transactions end, so that a later number can be there first; whoever reads waits until no writer is in between.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Collection
+from typing import Final
+
+from sqlalchemy import delete, func, insert, select
+
+from arx_caps.mint.db.database import PAGE, Database
+from arx_caps.mint.db.events import Event, Recorded
+from arx_caps.mint.db.tables import META, OUTBOX
+from arx_verifier.errors import GrantError
+
+RUN: Final = "outbox"  # in META
+_COLUMNS: Final = [OUTBOX.c[name] for name in Recorded._fields]
+
+
+class Outbox:
+    """The recorded events of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def run(self) -> str:
+        """Return the name of this run of numbers: a database that is made anew has another one.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        which = select(META.c.value).where(META.c.name == RUN)
+        with self._database.read() as c:
+            found = c.execute(which).scalar()
+        if found is None:
+            # Another mint may be first, and its run stays: two names would put each event into the log twice.
+            with contextlib.suppress(GrantError), self._database.write() as c:
+                c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
+            with self._database.read() as c:
+                found = c.execute(which).scalar_one()
+        return str(found)
+
+    def begin_run(self) -> None:
+        """Begin another run of numbers: this database is older than what was read of it."""
+        with self._database.write() as c:
+            c.execute(delete(META).where(META.c.name == RUN))
+            c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
+
+    def last(self) -> int:
+        """Return the highest number that was ever given, 0 before the first."""
+        with self._database.read() as c:
+            if self._database.system == "sqlite":
+                found = c.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").scalar()
+            else:
+                found = c.exec_driver_sql("SELECT CASE WHEN is_called THEN last_value END FROM outbox_id_seq").scalar()
+            return int(found or 0)
+
+    def after(self, number: int, limit: int = PAGE) -> list[Recorded]:
+        """Return what was recorded after an event, in order.
+
+        What is returned is never joined later by something with a lower number: a reader may go on from the last one.
+
+        Args:
+            number: The event's number; 0 for the beginning.
+            limit: At most so many.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        database = self._database
+        with database.write() if database.system == "postgresql" else database.read() as c:
+            if database.system == "postgresql":
+                # Every writer holds this table until it commits: who gets the lock sees all that was numbered before.
+                c.exec_driver_sql("LOCK TABLE outbox IN SHARE MODE")
+            found = c.execute(select(*_COLUMNS).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(limit))
+            return [Recorded(*row) for row in found]
+
+    def since(self, at_ms: int, kinds: Collection[str] = (), limit: int = PAGE) -> list[Recorded]:
+        """Return the last events that were recorded at a time or later, the oldest first; for people to look at.
+
+        Args:
+            at_ms: The time, ms.
+            kinds: Only these kinds; every kind when empty.
+            limit: At most so many.
+        """
+        wanted = select(*_COLUMNS).where(OUTBOX.c.at_ms >= at_ms).order_by(OUTBOX.c.id.desc()).limit(limit)
+        if kinds:
+            wanted = wanted.where(OUTBOX.c.kind.in_(kinds))
+        with self._database.read() as c:
+            return [Recorded(*row) for row in c.execute(wanted)][::-1]
+
+    def forget(self, up_to: int, before_ms: int | None = None) -> None:
+        """Drop events that are kept elsewhere by now.
+
+        Args:
+            up_to: The last one's number.
+            before_ms: Only what was recorded before this time, ms; whatever its age when left out.
+        """
+        which = delete(OUTBOX).where(OUTBOX.c.id <= up_to)
+        with self._database.write() as c:
+            c.execute(which if before_ms is None else which.where(OUTBOX.c.at_ms < before_ms))
+
+    def waiting(self) -> int:
+        """Count the events that are here."""
+        with self._database.read() as c:
+            return int(c.execute(select(func.count()).select_from(OUTBOX)).scalar_one())
+
+    def check(self) -> None:
+        """Find out whether an event could be recorded, by recording one and undoing it.
+
+        Raises:
+            StoreError: The database did not answer.
+            AuditError: It could not.
+        """
+        with self._database.write() as c:
+            self._database.record_in(c, Event.of("mint.checked", "mint"))
+            c.rollback()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every policy that was ever in force, by its digest, and which one is: the same at all mints of a realm.
+
+A digest stands in tokens and decisions; whoever asks later what it allowed must be able to read it.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from arx_caps.mint.db.cursor import Order, Time, behind
+from arx_caps.mint.db.database import PAGE, Database, now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.tables import POLICIES
+
+# No two were put in force in the same millisecond.
+POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)
+
+
+class PolicyState(Database):
+    """The archive of policies."""
+
+    def put_policy(self, digest: str, text: str, by: str, what: Event) -> None:
+        """Keep a policy, and put it in force.
+
+        Args:
+            digest: What it is named by.
+            text: Its TOML; it replaces another spelling of the same, which a newer version may refuse.
+            by: Who.
+            what: The event.
+        """
+        with self.write(what) as c:
+            # Two in one millisecond, or a clock that was set back, must not leave it open which one came last.
+            last = c.execute(select(func.max(POLICIES.c.in_force_at))).scalar() or 0
+            now = max(now_ms(), last + 1)
+            again = {"text": text, "in_force_at": now, "by": by}
+            known = c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(again))
+            if known.rowcount == 0:
+                try:
+                    with c.begin_nested():
+                        c.execute(insert(POLICIES).values(digest=digest, first_at=now, **again))
+                except IntegrityError:  # another mint kept the same policy a moment before
+                    c.execute(update(POLICIES).where(POLICIES.c.digest == digest).values(again))
+
+    def policy(self, digest: str) -> dict[str, Any] | None:
+        """Return a kept policy, or None."""
+        return self.row(select(POLICIES).where(POLICIES.c.digest == digest))
+
+    def policy_in_force(self) -> dict[str, Any] | None:
+        """Return the policy that was put in force last, or None when none ever was."""
+        return self.row(select(POLICIES).order_by(POLICIES.c.in_force_at.desc(), POLICIES.c.digest))
+
+    def mark_in_force(self) -> tuple[str, int] | None:
+        """Return the digest of the policy that was put in force last and when, ms; None when none ever was."""
+        order = (POLICIES.c.in_force_at.desc(), POLICIES.c.digest)
+        found = self.row(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*order))
+        return (str(found["digest"]), int(found["in_force_at"])) if found is not None else None
+
+    def policies(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
+        """Return kept policies, the last in force first, without their text: those behind a place, at most so many."""
+        columns = [column for column in POLICIES.c if column.name != "text"]
+        return self.rows(behind(select(*columns), POLICIES_ORDER, after), limit)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is calling: a token, and a proof by the key it belongs to, both checked before anything is done.  SPEC 16.
+
+An operator's token goes with an enrolled key of that operator, a session's with the key the session was opened with: a
+stolen token alone does nothing.  A tool service has no token: its proof by an enrolled key says which one it is.  The
+proof is spent only once its key is known, so that strangers cannot fill the memory of used ones.  What the caller wants
+is judged here as an action with arguments; what it gets, by others.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+from arx_caps.durations import format_duration
+from arx_caps.jose import BAD_PROOF, Proof, check_dpop
+from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.db.state import now_ms
+from arx_caps.mint.identity.call_record import record_call
+from arx_caps.mint.identity.operator_token import hold_to_rules, hold_to_token, prove_operator_token
+from arx_caps.mint.identity.service_call_record import record_service_call
+from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
+from arx_verifier.errors import ArxError, GrantError, ValidityError, refusal
+from arx_verifier.request import AccessRequest
+from arx_verifier.token.macaroon import Macaroon, OperatorIdentifier
+
+SECOND_MS: Final = 1000
+Kind = Literal["agent", "operator", "service"]
+WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
+# What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.  What
+# gives power, or takes records out of the log for good, waits: whoever asks could be frozen by now.
+GIVING: Final = (
+    "arx.agents.write",
+    APPROVE,
+    "arx.audit.erase",
+    "arx.audit.prune",
+    "arx.thaw",
+    "arx.policy.write",
+    "arx.services.write",
+    WRITE_OPERATORS,
+)
+
+
+class Call(NamedTuple):
+    """One HTTP request, as far as it says who is calling.
+
+    Attributes:
+        method: The method.
+        url: The address as clients know it: issuer and path, no query.
+        authorization: The header, or None.
+        proofs: Every ``DPoP`` header.
+        peer: The peer's address, or None.
+    """
+
+    method: str
+    url: str
+    authorization: str | None
+    proofs: tuple[str, ...]
+    peer: str | None
+
+
+class Caller(NamedTuple):
+    """A proven caller.
+
+    Attributes:
+        kind: ``agent``, ``operator`` or ``service``.
+        name: The agent's path, the operator's id or the service's audience.
+        session: The session's row, for an agent.
+        born: Where the kill epoch stood before the caller was looked at; None but for an agent.
+        expires_at: When the token's time is over, ms; for a service, when its proof is.
+        key: Thumbprint of the key that signed the call.
+    """
+
+    kind: Kind
+    name: str
+    session: Mapping[str, Any] | None
+    born: Born | None
+    expires_at: int
+    key: str
+
+    @property
+    def by(self) -> str:
+        """How records name the caller."""
+        return f"{self.kind}:{self.name}"
+
+
+def read_proof(call: Call, token: str | None) -> Proof:
+    """Check the one ``DPoP`` header, except that it is new and whose key it is.
+
+    Raises:
+        GrantError: ``bad_proof``.
+    """
+    if len(call.proofs) != 1:
+        raise GrantError("a request carries one DPoP header, signed by the caller's key for this call", code=BAD_PROOF)
+    return check_dpop(call.proofs[0], method=call.method, url=call.url, now=now_ms(), token=token)
+
+
+def read_token(call: Call) -> str:
+    """Return the token of the ``Authorization`` header.
+
+    Raises:
+        TokenError: There is none, or it is of another scheme (``missing_token``).
+    """
+    scheme, _, token = (call.authorization or "").partition(" ")
+    if scheme.lower() != "dpop" or not token:
+        raise refusal("missing_token")
+    return token
+
+
+def identify(
+    mint: Mint,
+    call: Call,
+    action: str,
+    args: Mapping[str, Any],
+    about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> Caller:
+    """Prove who is calling, and that the token allows this action.
+
+    Args:
+        mint: The mint.
+        call: The request.
+        action: What is to be done, such as ``arx.tasks.start``.
+        args: With what: the body's members and the path's.
+        about: Says more of what an operator's call is about; asked once it is proven who calls.
+
+    Returns:
+        The caller.
+
+    Raises:
+        TokenError: No token, or one that is not usable.
+        AccessError: The token does not allow this.
+        GrantError: The proof is wrong or was used.
+        UnavailableError: It cannot be known now.
+    """
+    token = read_token(call)
+    proof = read_proof(call, token)
+    macaroon = Macaroon.parse(token)
+    unverified = macaroon.unverified_identifier
+    if not isinstance(unverified, OperatorIdentifier):
+        return _agent(mint, token, unverified.session, proof, call, action, args)
+    identifier = _proven_operator(mint, macaroon, proof, call.peer)
+    more = about(mint, args) if about is not None else {}
+    request = AccessRequest(action, {**args, **more}, now_ms(), call.peer)
+    try:
+        caller = _operator(mint, macaroon, identifier, proof, request)
+    except ArxError as error:
+        record_call(mint, identifier, request, error)
+        raise
+    record_call(mint, identifier, request, None)
+    return caller
+
+
+def admit_operator(mint: Mint, call: Call, _: Mapping[str, str]) -> OperatorIdentifier:
+    """Prove that an operator calls, before a body is read that only operators may send; ``identify`` judges the call.
+
+    Raises:
+        TokenError: No token, or one that is not usable.
+        GrantError: The proof is wrong, or another one calls.
+    """
+    token = read_token(call)
+    proof = read_proof(call, token)
+    macaroon = Macaroon.parse(token)
+    if not isinstance(macaroon.unverified_identifier, OperatorIdentifier):
+        raise GrantError("this is for operators", code="wrong_caller")
+    return _proven_operator(mint, macaroon, proof, call.peer)
+
+
+def identify_service(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Caller:
+    """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  SPEC 21.
+
+    Args:
+        mint: The mint.
+        call: The request.
+        action: What is to be done, such as ``arx.keys.fetch``.
+        args: With what.
+
+    Raises:
+        GrantError: The proof is wrong, was used, or is by no service's key.
+        StoreError: It cannot be known now.
+        AuditError: It cannot be recorded.
+    """
+    try:
+        proof = read_proof(call, None)
+        holder = mint.state.holder_of(proof.key.kid) or ""
+        audience = holder.removeprefix("service:")
+        if audience == holder:
+            raise GrantError("the proof is not by the enrolled key of a service", code=BAD_PROOF)
+    except GrantError as error:
+        mint.decisions.count(error.code, call.peer)
+        raise
+    request = AccessRequest(action, args, now_ms(), call.peer)
+    try:
+        mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    except GrantError as error:
+        record_service_call(mint, audience, proof.key.kid, request, error)
+        raise
+    record_service_call(mint, audience, proof.key.kid, request, None)
+    return Caller("service", audience, None, None, proof.until, proof.key.kid)
+
+
+def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
+    """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
+    try:
+        identifier = prove_operator_token(macaroon, mint.keys)
+        if mint.state.find_key(f"operator:{identifier.operator}", proof.key.kid) is None:
+            raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
+    except ArxError as error:
+        mint.decisions.count(error.code, peer)  # what nobody proved is counted, or junk could fill the record
+        raise
+    return identifier
+
+
+def _operator(
+    mint: Mint, macaroon: Macaroon, identifier: OperatorIdentifier, proof: Proof, request: AccessRequest
+) -> Caller:
+    name, action = identifier.operator, request.tool
+    asked = None if action == WHOAMI else action
+    hold_to_token(macaroon, action=asked, args=request.args, now=request.at)
+    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    row = mint.state.operator(name)
+    if row is None or row["status"] != "active":
+        raise refusal("frozen")
+    # A freeze counts whenever it came; a kill does not, because operators' tokens know no birth.
+    _, applied, _ = mint.epochs.view()
+    refused = mint.epochs.check(None, max(applied, 0), (f"operator:{name}",))
+    if refused is not None and (refused.code in ("frozen", "revoked") or action in GIVING):
+        raise refusal(refused.code)
+    # The role as it is now: what was taken away since the token was made is gone.
+    if asked is not None:
+        hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), asked, request.args)
+    return Caller("operator", name, None, None, identifier.exp, proof.key.kid)
+
+
+def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
+    """Say of a session's token whose time is over why that is: nobody used the session, or it has lived its life."""
+    identifier, now = Macaroon.parse(token).unverified_identifier, now_ms()  # proven: its time is judged after that
+    if error.code != "expired" or row["status"] != "open" or now < row["expires_at"]:
+        return error
+    if row["expires_at"] < row["ends_at"]:
+        # The token is as old as the last renewal, and a session that is used is renewed.
+        idle = now - identifier.iat
+        told = format_duration(idle if idle < SECOND_MS else idle // SECOND_MS * SECOND_MS)
+        why = f"the session was idle for {told} and is over; open another"
+    else:
+        why = "the session has lived as long as the policy lets it; open another"
+    return ValidityError(why, code=error.code, failures=error.failures)
+
+
+def _agent(
+    mint: Mint, token: str, session: str, proof: Proof, call: Call, action: str, args: Mapping[str, Any]
+) -> Caller:
+    born = mint.born()  # before any authority is looked at
+    row = mint.state.session(session)
+    if row is None or row["jkt"] != proof.key.kid:
+        raise GrantError("the proof is not by the key of this session", code=BAD_PROOF)
+    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    try:
+        grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
+    except ValidityError as error:
+        raise _over(row, token, error) from error
+    agent = mint.state.agent(grant.agent)
+    if row["status"] != "open" or grant.session != session:
+        raise refusal("revoked")
+    if agent is None or agent["status"] != "active":
+        raise refusal("frozen")
+    mint.limits.count_agent(grant.agent)
+    return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)

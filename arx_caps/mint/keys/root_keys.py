@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root keys: made here, stored encrypted, and never anywhere else.  SPEC 9.
+
+Every audience key is derived from a root key, so a tool service can be given its own and learns nothing of the others'.
+The file is sealed with a passphrase (scrypt) or a key file; without either nothing starts.  Later root keys are sealed
+in the same way and kept in the mint's database, where every mint of the realm finds them.  A file that was sealed anew
+(``reseal``) holds the seals before as well, sealed: what the database still has of those opens.  Which key mints,
+and which services exist, is for ``key_schedule``.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from msgspec import Meta
+
+from arx_caps.keyfile import read_secret, replace_secret, write_secret
+from arx_caps.realm import PASSPHRASE_VARIABLE
+from arx_verifier import names
+from arx_verifier.errors import MalformedTokenError, SettingsError
+from arx_verifier.token import wire
+from arx_verifier.token.keyring import KEY_BYTES
+
+AUDIENCE_LABEL: Final = "arx/1/audience/"  # then audience "/" n; no audience has a slash, so labels cannot collide
+MINT_LABEL: Final = "arx/1/mint"
+ENROLMENT_LABEL: Final = "arx/1/enrolment/"  # then the name of an invitation
+SEAL_LABEL: Final = "arx/1/seal"
+SCRYPT_COST: Final = 2**16  # 64 MiB and about a quarter of a second, once a start: dear for a guesser
+SALT_BYTES: Final = 16
+NONCE_BYTES: Final = 12
+FIRST_ROOT: Final = "k1"
+MAX_OLDER: Final = 8  # seals before; older backups of the database open with older files
+
+Text = Annotated[str, Meta(max_length=256)]
+_CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that does not open, or is none
+
+
+class SealedRoot(NamedTuple):
+    """A root key that was made later, as the database keeps it."""
+
+    name: str
+    nonce: str
+    sealed: str
+
+
+class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}$")]
+    nonce: Text
+    sealed: Text
+
+
+class _Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    nonce: Text
+    sealed: Text
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The stored form."""
+
+    v: Annotated[int, Meta(ge=1, le=1)]
+    realm: Text
+    seal: Literal["scrypt", "file"]
+    cost: Annotated[int, Meta(ge=2**14, le=2**20)]
+    salt: Text
+    keys: Annotated[tuple[_Sealed, ...], Meta(min_length=1)]
+    older: Annotated[tuple[_Box, ...], Meta(max_length=MAX_OLDER)] = ()
+
+
+class RootKeys:
+    """The root keys of a realm, in memory.  ``repr`` shows their names.
+
+    Attributes:
+        realm: The realm's name.
+    """
+
+    __slots__ = ("_roots", "_seals", "realm")
+
+    def __init__(self, roots: Mapping[str, bytes], *, realm: str, seals: Sequence[bytes] = ()) -> None:
+        """Hold root keys.
+
+        Args:
+            roots: 32 secret bytes by name.
+            realm: The realm's name.
+            seals: What further ones are sealed with, and then what they were sealed with before.
+
+        Raises:
+            SettingsError: There is none, or one that is not 32 bytes.
+        """
+        if not roots or any(len(root) != KEY_BYTES or not names.is_root_name(name) for name, root in roots.items()):
+            raise SettingsError("a realm needs at least one root key of 32 bytes")
+        self.realm = realm
+        self._roots, self._seals = dict(roots), tuple(seals)
+
+    @classmethod
+    def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
+        """Make the first root key and store it, sealed with a passphrase or else with a fresh key file.
+
+        Raises:
+            SettingsError: A file exists already, or cannot be written.
+        """
+        keys = cls({FIRST_ROOT: secrets.token_bytes(KEY_BYTES)}, realm=realm)
+        if passphrase is None:
+            write_secret(key_path, wire.text_of(secrets.token_bytes(KEY_BYTES)).encode() + b"\n")
+        keys.save(path, passphrase=passphrase, key_path=key_path)
+        return keys
+
+    def save(self, path: Path, *, passphrase: str | None, key_path: Path) -> None:
+        """Store the keys, sealed, in a new file.
+
+        Raises:
+            SettingsError: The file exists already, the passphrase is empty, or there is no key file.
+        """
+        write_secret(path, self.sealed_anew(passphrase=passphrase, key_path=key_path)[0])
+
+    def sealed_anew(self, *, passphrase: str | None, key_path: Path) -> tuple[bytes, Self]:
+        """Seal the keys with a passphrase, or else with the first line of a key file.
+
+        Returns:
+            What a file then holds, and the keys as it opens them.
+
+        Raises:
+            SettingsError: The passphrase is empty, or there is no key file.
+        """
+        salt = os.urandom(SALT_BYTES)
+        key, *_ = _seal_keys(passphrase, key_path, salt, SCRYPT_COST)
+        older = self._seals[:MAX_OLDER]
+        content: dict[str, Any] = {
+            "v": 1,
+            "realm": self.realm,
+            "seal": "file" if passphrase is None else "scrypt",
+            "cost": SCRYPT_COST,
+            "salt": wire.text_of(salt),
+            "keys": [{"name": name} | _box(key, root, _about(self.realm, name)) for name, root in self._roots.items()],
+        }
+        if older:
+            content["older"] = [_box(key, seal, _about_seal(self.realm)) for seal in older]
+        whole = type(self)(self._roots, realm=self.realm, seals=(key, *older))
+        return json.dumps(content, indent=1).encode() + b"\n", whole
+
+    @classmethod
+    def load(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
+        """Open the stored keys.
+
+        Raises:
+            SettingsError: A file is missing, open to others or damaged, or the passphrase or key file is not the one.
+        """
+        try:
+            file = msgspec.json.decode(read_secret(path), type=_File)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} holds no root keys") from error
+        if file.realm != realm:
+            raise SettingsError(f"{path} belongs to another realm")
+        if file.seal == "scrypt" and passphrase is None:
+            raise SettingsError(
+                f"{path} is sealed with a passphrase: give --passphrase-file FILE, or set {PASSPHRASE_VARIABLE}"
+            )
+        sealed_with = passphrase if file.seal == "scrypt" else None
+        failed: Exception | None = None
+        for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost):
+            try:
+                roots = {each.name: _unbox(key, each, _about(realm, each.name)) for each in file.keys}
+                older = [_unbox(key, each, _about_seal(realm)) for each in file.older]
+                return cls(roots, realm=realm, seals=(key, *older))
+            except _CLOSED as error:
+                failed = error
+        raise SettingsError(f"{path} does not open with this passphrase or key file") from failed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the root keys, in their order."""
+        return tuple(self._roots)
+
+    def make(self, name: str) -> SealedRoot:
+        """Make another root key for the database; it is not held before it is opened.
+
+        Raises:
+            SettingsError: There is nothing to seal it with.
+        """
+        return self._seal(name, secrets.token_bytes(KEY_BYTES))
+
+    def open(self, sealed: SealedRoot) -> None:
+        """Hold a root key of the database, from now on.
+
+        Raises:
+            SettingsError: It was sealed with another passphrase or key file.
+        """
+        self._roots[sealed.name] = self._unseal(sealed)
+
+    def again(self, sealed: SealedRoot) -> SealedRoot:
+        """Seal a root key of the database with what further ones are sealed with now.
+
+        Raises:
+            SettingsError: It was sealed with what is not known here.
+        """
+        return self._seal(sealed.name, self._unseal(sealed))
+
+    def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
+        """Return key id and key of an audience, under a root key and with the audience's number."""
+        return f"{root}.{n}", self._derive(root, f"{AUDIENCE_LABEL}{audience}/{n}")
+
+    def mint_key(self, root: str) -> tuple[str, bytes]:
+        """Return key id and key of the mint's own tokens under a root key; it mints nothing for a tool service."""
+        return f"{root}.0", self._derive(root, MINT_LABEL)
+
+    def enrolment(self, root: str, invitation: str) -> bytes:
+        """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
+        return self._derive(root, ENROLMENT_LABEL + invitation)
+
+    def _seal(self, name: str, root: bytes) -> SealedRoot:
+        box = _box(self._sealing()[0], root, _about(self.realm, name))
+        return SealedRoot(name, box["nonce"], box["sealed"])
+
+    def _unseal(self, sealed: SealedRoot) -> bytes:
+        failed: Exception | None = None
+        for seal in self._sealing():
+            try:
+                return _unbox(seal, sealed, _about(self.realm, sealed.name))
+            except _CLOSED as error:
+                failed = error
+        raise SettingsError(
+            f"root key {sealed.name} of the database does not open: every mint of a realm has the same "
+            "keys/root.json and the same passphrase or key file"
+        ) from failed
+
+    def _sealing(self) -> tuple[bytes, ...]:
+        if not self._seals:
+            raise SettingsError("these root keys were not opened from a file, so no other one can be sealed")
+        return self._seals
+
+    def _derive(self, root: str, label: str) -> bytes:
+        return _expand(self._roots[root], None, label)
+
+    def __repr__(self) -> str:
+        return f"<RootKeys of {self.realm}: {', '.join(self._roots)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("RootKeys are secrets and are not pickled")
+
+
+def _expand(secret: bytes, salt: bytes | None, label: str) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=label.encode()).derive(secret)
+
+
+def _about(realm: str, name: str) -> bytes:
+    """What a sealed key is bound to: it cannot be moved to another realm or name."""
+    return f"arx/1/root/{realm}/{name}".encode()
+
+
+def _about_seal(realm: str) -> bytes:
+    """What a sealed seal is bound to; no root key has an empty name."""
+    return _about(realm, "")
+
+
+def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
+    nonce = os.urandom(NONCE_BYTES)
+    return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(AESGCM(key).encrypt(nonce, secret, about))}
+
+
+def _unbox(key: bytes, box: _Box | _Sealed | SealedRoot, about: bytes) -> bytes:
+    return AESGCM(key).decrypt(wire.bytes_of(box.nonce), wire.bytes_of(box.sealed), about)
+
+
+def _salt_of(path: Path, file: _File) -> bytes:
+    try:
+        return wire.bytes_of(file.salt)
+    except MalformedTokenError as error:
+        raise SettingsError(f"{path} holds no root keys") from error
+
+
+def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -> list[bytes]:
+    """Return what seals: of a passphrase one key, of a key file one for each of its lines, the newest first."""
+    if passphrase is not None:
+        if not passphrase:
+            raise SettingsError("an empty passphrase protects nothing")
+        return [Scrypt(salt=salt, length=KEY_BYTES, n=cost, r=8, p=1).derive(passphrase.encode())]
+    return [_expand(secret, salt, SEAL_LABEL) for secret in read_key_file(key_path)]
+
+
+def read_key_file(path: Path) -> list[bytes]:
+    """Read a key file: 32 secret bytes a line, more than one line only while keys are sealed anew.
+
+    Raises:
+        SettingsError: It is not there, open to others, or no key file.
+    """
+    try:
+        found = [wire.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
+    except MalformedTokenError as error:
+        raise SettingsError(f"{path} is not a key file of 32 bytes") from error
+    if not found or any(len(secret) != KEY_BYTES for secret in found):
+        raise SettingsError(f"{path} is not a key file of 32 bytes")
+    return found
+
+
+def write_key_file(path: Path, found: Sequence[bytes]) -> None:
+    """Write a key file, over one that is there.
+
+    Raises:
+        SettingsError: It cannot be written.
+    """
+    replace_secret(path, b"".join(wire.text_of(secret).encode() + b"\n" for secret in found))

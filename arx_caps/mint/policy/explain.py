@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say what a policy would grant to an agent, and if nothing, why, and what it would take.
+
+The policy itself is asked, by the same two questions as when a session is opened and a task started; what is added here
+are the places in the file.  Nothing is decided by it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from arx_caps.durations import format_duration
+from arx_caps.mint.policy.approvals import show_terms
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant
+from arx_caps.mint.policy.parse import as_written, members_of
+from arx_verifier import names
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.errors import GrantError
+
+
+class Refused(NamedTuple):
+    """Why something is not granted.
+
+    Attributes:
+        code: The stable code that the mint would answer.
+        why: A sentence.
+        takes: What would have to change, each with its place in the file.
+    """
+
+    code: str
+    why: str
+    takes: tuple[str, ...]
+
+
+class Explained(NamedTuple):
+    """What a policy says to one question.
+
+    Attributes:
+        session: The terms on which the agent may open a session; or why not.
+        task: What the task would grant; or why not.
+    """
+
+    session: SessionTerms | Refused
+    task: TaskGrant | Refused
+
+    @property
+    def granted(self) -> bool:
+        """Whether an agent would get the task: a session first, and the task in it."""
+        return not isinstance(self.session, Refused) and not isinstance(self.task, Refused)
+
+
+def explain_grant(
+    policy: Policy,
+    *,
+    agent: str,
+    task: str,
+    params: Mapping[str, Any],
+    ttl: str | None = None,
+    tools: Sequence[str] | None = None,
+    depth: int | None = None,
+    subject: Subject | None = None,
+) -> Explained:
+    """Ask a policy for a session and for a task in it.
+
+    Args:
+        policy: The policy.
+        agent: The agent's path.
+        task: The template's name.
+        params: Values for its parameters.
+        ttl: A shorter life.
+        tools: Fewer tools.
+        depth: Fewer delegations.
+        subject: On whose behalf.
+    """
+    session: SessionTerms | Refused
+    granted: TaskGrant | Refused
+    try:
+        session = policy.may_open(agent, subject)
+    except GrantError as error:
+        session = Refused(error.code, str(error), _for_session(policy, agent, error.code))
+    try:
+        granted = policy.grant(task, agent, params, ttl=ttl, tools=tools, depth=depth, subject=subject)
+    except GrantError as error:
+        granted = Refused(error.code, str(error), _for_task(policy, agent, task, error))
+    return Explained(session, granted)
+
+
+def show_explained(explained: Explained) -> dict[str, Any]:
+    """Write an explanation as plain data."""
+    session, task = explained.session, explained.task
+    shown: dict[str, Any] = {"granted": explained.granted}
+    shown["session"] = _refused(session) if isinstance(session, Refused) else _session(session)
+    shown["task"] = _refused(task) if isinstance(task, Refused) else _task(task)
+    return shown
+
+
+def show_rule(rule: Rule) -> dict[str, Any]:
+    """Write a rule as a policy does."""
+    if rule.args is None:
+        return {"tool": rule.tool, "any": True}
+    return {"tool": rule.tool, "args": {name: as_written(each) for name, each in rule.args.items()}}
+
+
+def exchanges(services: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write which service may exchange its token for one for which other."""
+    return [f"{service} for {target}" for service, targets in services.items() for target in targets]
+
+
+def _for_session(policy: Policy, agent: str, code: str) -> tuple[str, ...]:
+    fitting = [terms for terms in policy.sessions.values() if names.matches_any_path(terms.agents, agent)]
+    if code == "session_not_allowed":
+        found = [f'add "{agent}" to `agents` of {_place(policy, "session", name)}' for name in policy.sessions]
+        return (*found, f'or write [session.NAME] with agents = ["{agent}"]')
+    if code == "subject_required":
+        asking = [terms.name for terms in fitting if terms.subject == "required"]
+        return tuple(f'a subject, as {_place(policy, "session", name)} says subject = "required"' for name in asking)
+    return tuple(
+        f"a subject whom `subjects` of {_place(policy, 'session', terms.name)} fit"
+        if terms.subject != "none"
+        else f'subject = "allowed" and `subjects` in {_place(policy, "session", terms.name)}'
+        for terms in fitting
+    )
+
+
+def _for_task(policy: Policy, agent: str, task: str, error: GrantError) -> tuple[str, ...]:
+    if task not in policy.templates:
+        known = ", ".join(policy.templates) or "none"
+        return (f"a task that the policy has: {known}",)
+    place = _place(policy, "task", task)
+    if error.code == "unknown_task":
+        return (f'add "{agent}" to `agents` of {place}',)
+    if error.code == "bad_parameters":
+        return tuple(f"{failure.rule}: {failure.expected}; {place} says so" for failure in error.failures)
+    return (f"a session on behalf of a subject whom `subjects` of {place} fit",)
+
+
+def _place(policy: Policy, kind: str, name: str) -> str:
+    """Name a table and its line."""
+    # A single [session] has no name.
+    path = (kind, name) if isinstance(policy.text.document[kind].get(name), dict) else (kind,)
+    return f"[{'.'.join(path)}] ({policy.text.name}:{policy.text.line(path)})"
+
+
+def _refused(refused: Refused) -> dict[str, Any]:
+    return {"granted": False, **refused._asdict()}
+
+
+def _session(terms: SessionTerms) -> dict[str, Any]:
+    limits = {name: said for name, said in members_of(terms).items() if name not in _WHOM and said not in (None, "0ms")}
+    return {"granted": True, "terms": terms.name, **limits}
+
+
+_WHOM: Final = ("name", "agents", "subject", "subjects")  # which terms they are and for whom: the question had that
+
+
+def _task(grant: TaskGrant) -> dict[str, Any]:
+    shown: dict[str, Any] = {"granted": True, "template": grant.template, "ttl": format_duration(grant.ttl_ms)}
+    shown |= {"depth": grant.depth, "delegate_to": list(grant.delegate_to), "require": list(grant.require)}
+    if grant.exchange:
+        shown["exchange"] = exchanges(grant.exchange)
+    if grant.fresh is not None:
+        shown["fresh"] = format_duration(grant.fresh)
+    if grant.net:
+        shown["net"] = list(grant.net)
+    shown["audiences"] = {
+        audience: {
+            "origins": list(grant.origins[audience]),
+            "allow": [show_rule(rule) for rule in rules],
+            **(
+                {"attenuated_to": [rule.tool for rule in grant.attenuate[audience]]}
+                if grant.attenuate.get(audience)
+                else {}
+            ),
+            **({"approvals": list(map(show_terms, grant.approvals[audience]))} if audience in grant.approvals else {}),
+        }
+        for audience, rules in grant.rules.items()
+    }
+    return shown

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a policy file: audiences, sessions, task templates.
+
+The annotations of each struct say what the file may write; each ``read_…`` checks what takes more than one member to
+see.  What is granted is ``model``'s answer; rules with parameters are in ``templates``.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from msgspec import Meta, field
+from msgspec.structs import replace
+
+from arx_caps.durations import format_duration
+from arx_caps.mint.policy.approvals import MAX_ENTRIES, ApprovalEntry, ApprovalTerms, check_approvals
+from arx_caps.mint.policy.issuers import (
+    Issuer,
+    Name,
+    SubjectMode,
+    SubjectRule,
+    Workload,
+    check_subjects,
+    check_workloads,
+    read_issuers,
+)
+from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
+from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
+from arx_verifier import names
+from arx_verifier.constraints import text
+from arx_verifier.errors import MalformedTokenError, shorten
+from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS
+
+DEFAULT_DEPTH: Final = 4  # delegations that need no thought; a longer chain is a decision
+MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one
+
+_ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _wrong_network(network: str) -> str | None:
+    try:
+        text.cidr(network)
+    except MalformedTokenError as error:
+        return f"{error}; got {shorten(network)}"
+    return None
+
+
+def _place(origin: str) -> tuple[str, str, int] | None:
+    """Read scheme, host and port of an origin, a port that is left out written in; None when it is no origin."""
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        return None
+    scheme, address, name, digits = found.groups()
+    port = int(digits) if digits else _PORTS[scheme]
+    try:
+        one_spelling = address is None or str(ipaddress.IPv6Address(address)) == address
+    except ValueError:
+        return None
+    return (scheme, address or name, port) if one_spelling and port <= 65535 else None
+
+
+Pattern: TypeAlias = Annotated[
+    str, text_that(names.is_path_pattern, "a pattern: segments, `*` for one, `**` only as the last")
+]
+Patterns: TypeAlias = Annotated[tuple[Pattern, ...], several("pattern", 'for all agents, write ["**"]')]
+Receivers: TypeAlias = Annotated[
+    tuple[Pattern, ...], several("pattern", "to let no agent be delegated to, write depth = 0")
+]
+Origin: TypeAlias = Annotated[str, text_that(_place, "an origin: scheme, host in lower case, and port")]
+Network: TypeAlias = Annotated[str, checked_text(_wrong_network)]
+Networks: TypeAlias = Annotated[tuple[Network, ...], several("network", "leave it out to let calls come from anywhere")]
+Audiences: TypeAlias = Annotated[tuple[str, ...], several("audience", 'for example ["orders"]')]
+Subjects: TypeAlias = Annotated[tuple[SubjectRule, ...], several("subject", 'for example [ { issuer = "corp" } ]')]
+Rules: TypeAlias = Annotated[
+    tuple[TemplateRule, ...], several("rule", 'for example [ { tool = "orders.get", args = { … } } ]')
+]
+Approvals: TypeAlias = Annotated[
+    tuple[ApprovalEntry, ...], several("approval", 'for example [ { tools = ["payments.refund"] } ]', MAX_ENTRIES)
+]
+AudienceName: TypeAlias = Annotated[
+    str, text_that(names.is_audience, "an audience's name: [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
+]
+
+
+class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
+    """A tool service.
+
+    Attributes:
+        name: The table's name.
+        origins: Where it lives.
+    """
+
+    name: AudienceName
+    origins: Annotated[tuple[Origin, ...], several("origin", 'for example ["http://127.0.0.1:9001"]')]
+
+
+class SessionTerms(PolicyTable, frozen=True, kw_only=True):
+    """On what terms agents may open a session.
+
+    Attributes:
+        name: The table's name.
+        agents: Patterns of agent paths.
+        ttl_ms: How long a session may live, absolutely.
+        idle_ms: How long it lives without a renewal; None for as long as it may at all.
+        max_open: How many each of these agents may have open at once; None for any number.
+        subject: Whether a session runs on somebody's behalf.
+        subjects: On whose behalf it may.
+        outlives_ms: How much longer than the token that proved its subject it may live.
+    """
+
+    name: Name
+    agents: Patterns
+    ttl_ms: Annotated[int, duration()] = field(name="ttl")
+    idle_ms: Annotated[int, duration()] | None = field(name="idle", default=None)
+    max_open: Annotated[int, Meta(ge=1, le=MAX_OPEN)] | None = None
+    subject: SubjectMode = "none"
+    subjects: Subjects = ()
+    outlives_ms: Annotated[int, duration(least=0)] = field(name="subject_outlives", default=0)
+
+
+class Template(PolicyTable, frozen=True, kw_only=True):
+    """One kind of task, as the policy writes it.  Attributes as in ``TaskGrant``, before anything is filled in."""
+
+    name: Name
+    agents: Patterns
+    params: dict[str, Any] = field(default_factory=dict)  # as it is written, then a constraint each
+    ttl_ms: Annotated[int, duration()] = field(name="ttl")
+    depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] = DEFAULT_DEPTH
+    audiences: Audiences = field(name="audience")
+    rules: Rules = field(name="allow")
+    delegate_to: Receivers | None = None
+    require: tuple[Literal["call"], ...] = ("call",)
+    fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS)] | None = None
+    net: Networks = ()
+    subjects: Subjects = ()
+    exchange: dict[str, Any] = field(default_factory=dict)  # as it is written, then ``Audiences`` each
+    approvals: Approvals = ()
+
+    @property
+    def everywhere(self) -> tuple[str, ...]:
+        """Every audience that a token of it may be for: the agent's own, then those of services alone."""
+        more = [target for targets in self.exchange.values() for target in targets]
+        return tuple(dict.fromkeys([*self.audiences, *more]))
+
+    def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
+        """Return the terms of those approvals that calls at an audience may need."""
+        return tuple(entry.terms for entry in self.approvals if entry.meets(self.rules, audience))
+
+
+class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
+    """A whole policy: its tables by name."""
+
+    audience: dict[str, Any] = field(default_factory=dict)
+    issuer: dict[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    workload: Annotated[tuple[Workload, ...], several("workload", "for example [[workload]]")] = ()
+
+
+def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
+    """Read a whole policy, each table by itself.
+
+    Raises:
+        SettingsError: The first mistake.
+    """
+    document: PolicyDocument = entry.read(PolicyDocument, data)
+    issuers = read_issuers(entry.at("issuer"), document.issuer)
+    check_workloads(entry.at("workload"), document.workload, issuers)
+    audiences = read_audiences(entry.at("audience"), document.audience)
+    sessions = read_sessions(entry.at("session"), document.session, issuers)
+    tasks = entry.at("task").read_named(Template, document.task)
+    for name, template in tasks.items():
+        tasks[name] = read_template(entry.at("task", name), template, audiences, issuers)
+    return replace(document, audience=audiences, issuer=issuers, session=sessions, task=tasks)
+
+
+def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, AudienceTerms]:
+    """Read where each audience lives.
+
+    Raises:
+        SettingsError: A name or an origin that is not allowed, or one origin for two audiences.
+    """
+    audiences: dict[str, AudienceTerms] = entry.read_named(AudienceTerms, tables)
+    owners: dict[Any, str] = {}
+    for name, audience in audiences.items():
+        for index, origin in enumerate(audience.origins):
+            place = _place(origin)
+            if place in owners:
+                # A client chooses the token by the origin: two audiences would leave it a choice.
+                raise entry.at(name, "origins", index).error(f"is already an origin of {owners[place]}")
+            owners[place] = name
+    return audiences
+
+
+def read_sessions(
+    entry: PolicyEntry, written: Mapping[str, Any], issuers: Mapping[str, Issuer]
+) -> dict[str, SessionTerms]:
+    """Read one ``[session]``, or several ``[session.NAME]``.
+
+    Raises:
+        SettingsError: A mistake in one of them.
+    """
+    if not all(isinstance(table, dict) for table in written.values()):
+        return {"default": _read_session(entry, "default", written, issuers)}
+    return {name: _read_session(entry.at(name), name, table, issuers) for name, table in written.items()}
+
+
+def _read_session(
+    entry: PolicyEntry, name: str, table: Mapping[str, Any], issuers: Mapping[str, Issuer]
+) -> SessionTerms:
+    terms: SessionTerms = entry.read(SessionTerms, table, name=name)
+    if terms.idle_ms is not None and terms.idle_ms > terms.ttl_ms:
+        raise entry.at("idle").error(f"expected at most `ttl`, got {format_duration(terms.idle_ms)}")
+    check_subjects(entry.at("subjects"), terms.subjects, issuers)
+    if terms.subject == "none" and table.keys() & {"subjects", "subject_outlives"}:
+        raise entry.error('subjects are for sessions with subject = "allowed" or "required"')
+    if terms.subject != "none" and not terms.subjects:
+        raise entry.at("subject").error('needs `subjects`: on whose behalf, such as [ { issuer = "corp" } ]')
+    return terms
+
+
+def read_template(
+    entry: PolicyEntry, template: Template, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]
+) -> Template:
+    """Check one ``[task.NAME]``, and read what it has by name: parameters, and targets of exchanges.
+
+    Raises:
+        SettingsError: A mistake anywhere in it.
+    """
+    unknown = [audience for audience in template.audiences if audience not in audiences]
+    if unknown:
+        known = ", ".join(audiences) or "none: add [audience.NAME]"
+        raise entry.at("audience").error(f"{', '.join(unknown)} is not among the audiences: {known}")
+    params = read_params(entry.at("params"), template.params)
+    exchange = _read_exchange(entry.at("exchange"), template, audiences)
+    template = replace(template, params=params, exchange=exchange)
+    rules = tuple(
+        check_rule(entry.at("allow", index), rule, params, template.everywhere)
+        for index, rule in enumerate(template.rules)
+    )
+    for audience in template.everywhere:
+        if all(rule.at != audience for rule in rules):
+            raise entry.at("allow").error(f"no rule is for {audience}: add one, or take it out of `audience`")
+    check_subjects(entry.at("subjects"), template.subjects, issuers)
+    check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
+    if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
+        # Two issuers may call two people by one name.
+        raise entry.at("allow").error('"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
+    return replace(template, rules=rules)
+
+
+def _read_exchange(entry: PolicyEntry, template: Template, audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Read which service may exchange a token it was called with for one for which others."""
+    exchange: dict[str, tuple[str, ...]] = {}
+    for service, written in template.exchange.items():
+        exchange[service] = entry.at(service).read(Audiences, written)
+        unknown = [target for target in exchange[service] if target not in audiences or target == service]
+        if unknown:
+            known = ", ".join(name for name in audiences if name != service) or "none: add [audience.NAME]"
+            raise entry.at(service).error(f"{', '.join(unknown)} is not among the other audiences: {known}")
+    # One that is reached by an exchange alone may exchange further.
+    reached = replace(template, exchange=exchange).everywhere
+    for service in exchange:
+        if service not in reached:
+            raise entry.at(service).error(f"{service} gets no token of this task: it is not in `audience`")
+    return exchange

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the store's history can be gone on with, or has to end.  SPEC 10.11.
+
+A store that went back does not know it.  Its place in the kill sequence is therefore compared with every place that is
+known elsewhere: the database's mark, what this mint's own view has applied, what the audit log has of the store's log,
+and what verifiers say in their probes.  A new history begins behind the highest of them, so that no number is given
+twice.  A verifier's word is no proof: it ends so many histories an hour, and moves the sequence by so much, at most.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from arx_caps.audit.entries import EventRecord, read_event
+from arx_caps.audit.store import LogStore
+from arx_caps.mint.audit.feeds import KILLS
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.state import HighWater, now_ms
+from arx_caps.revocation.failover import attest as attest_server
+from arx_caps.revocation.wire import Ahead, Entry, Header
+from arx_verifier.errors import ArxError
+from arx_verifier.revocation.history import UNKNOWN, Place, new_incarnation
+
+if TYPE_CHECKING:
+    from arx_caps.mint.context import Mint
+
+MINT: Final = "mint"
+BEGUN: Final = "epoch.begun"
+ROTATED: Final = "epoch.rotated"
+WORDS: Final = 3  # histories that verifiers' words may end
+WORDS_MS: Final = 60 * 60 * 1000  # within so long
+MOST_AHEAD: Final = 1_000_000  # how far above the store's number a verifier's word may move the sequence
+ANOTHER: Final = "the store has lost kills and given their numbers to others"
+FORGOTTEN: Final = "the store has lost kills"
+
+_log = logging.getLogger(__name__)
+
+
+class Known(NamedTuple):
+    """What is known of the kill sequence without the store, read before the store is asked: that one may be further.
+
+    Attributes:
+        mark: The database's mark, or None.
+        view: What this mint's own view has applied; it keeps that while it refuses a store that went back.
+        logged: The last entry of the mark's history that the audit log has, or None.
+        seq: The highest number of all, in whichever history.
+    """
+
+    mark: HighWater | None
+    view: Place
+    logged: EventRecord | None
+    seq: int
+
+
+def attest(mint: "Mint") -> None:
+    """Begin, end or go on with the store's history; one mint of several at a time.
+
+    Raises:
+        StoreError: Store or database do not answer.
+    """
+    realm, ttl = mint.realm.name, mint.realm.max_ttl_ms
+    known = _known(mint)
+    mark, seq, claimed_by = known.mark, known.seq, None
+    why: str | None
+    mint.store.load_functions()
+    fresh = new_incarnation()
+    header = mint.store.init(fresh, max_ttl_ms=ttl, seq=seq)
+    if header.incarnation == fresh:
+        kind, why = BEGUN, "the store was empty" if mark is not None else "the realm is new"
+    else:
+        kind, why = ROTATED, _why_end(mint, header, known)
+        claim = believed(mint) if why is None else None
+        if claim is not None:
+            why, claimed_by = f"{FORGOTTEN}: a verifier has applied number {claim.seq}", claim.verifier
+            seq = max(seq, min(claim.seq, header.seq + MOST_AHEAD))
+        if why is not None:
+            header = mint.store.rotate(seq_at_least=seq, max_ttl_ms=ttl).header
+    header, failed_over = attest_server(mint.store, mint.topology, seq_at_least=max(header.seq, seq), max_ttl_ms=ttl)
+    if failed_over is not None:
+        kind, why = ROTATED, failed_over
+    mint.store.remember(header.place)
+    if why is None:
+        return
+    level = logging.INFO if mark is None else logging.WARNING
+    _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is revoked", realm, why)
+    facts = {"incarnation": header.incarnation, "seq": header.seq, "why": why} | (
+        {"verifier": claimed_by} if claimed_by else {}
+    )
+    mint.state.raise_high_water(realm, HighWater(*header.place, ttl), Event.of(kind, MINT, **facts), begins=True)
+
+
+def believed(mint: "Mint") -> Ahead | None:
+    """Return the word of a verifier that knows a place which the store does not have, unless it is one too many.
+
+    Raises:
+        StoreError: Store or database do not answer.
+    """
+    claim = mint.store.ahead()
+    if claim is None:
+        return None
+    ended = mint.state.outbox.since(now_ms() - WORDS_MS, (ROTATED,))
+    return claim if sum("verifier" in event.facts for event in ended) < WORDS else None
+
+
+def _known(mint: "Mint") -> Known:
+    mark = mint.state.high_water(mint.realm.name)
+    incarnation, applied, _ = mint.epochs.view()
+    view = Place(incarnation, applied, mint.epochs.chain_at(incarnation, applied))
+    logged, last = None, 0
+    try:
+        last = mint.log.store.last_of(KILLS)
+        logged = _last_logged(mint.log.store, mark.incarnation) if mark is not None else None
+    except ArxError as error:  # its database may be away, or lost: what else is known counts all the same
+        _log.error("realm %s: the store is not compared with the audit log: %s", mint.realm.name, error)
+    return Known(mark, view, logged, max(view.seq, last, mark.seq if mark is not None else 0))
+
+
+def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
+    """Return the record of the last entry of a history that the log has of the store's, or None."""
+    last = log.high_water(KILLS, incarnation)
+    found = log.find(incarnation, last, KILLS) if last else []
+    row = log.record(found[0]) if found else None
+    record = None if row is None else read_event(row.kept, None)
+    return record if record is not None and record.kind.startswith("store.") else None
+
+
+def _why_end(mint: "Mint", header: Header, known: Known) -> str | None:
+    """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
+    mark, logged = known.mark, known.logged
+    if mark is None or header.incarnation != mark.incarnation:
+        return "the store's history is unknown here"
+    for place in (known.view, Place(mark.incarnation, mark.seq, mark.chain)):
+        if place.incarnation == header.incarnation and (why := _why_another(mint, header, place)):
+            return why
+    if logged is not None and logged.number > header.seq:
+        return FORGOTTEN
+    entry = next(iter(mint.store.log(logged.number - 1, 1)), None) if logged is not None else None
+    if logged is not None and entry is not None and _is_another(entry, logged):
+        return ANOTHER
+    if mark.max_ttl_ms < mint.realm.max_ttl_ms:
+        # Kills are forgotten when the longest token of their time is over: longer tokens need longer memory first.
+        return "tokens may live longer than kills were remembered"
+    return None
+
+
+def _is_another(entry: Entry, logged: EventRecord) -> bool:
+    """Tell whether the store has something else under the number of a record of the log."""
+    same_number = entry.seq == logged.number
+    return same_number and (entry.at_ms, f"store.{entry.op}") != (logged.at, logged.kind)
+
+
+def _why_another(mint: "Mint", header: Header, place: Place) -> str | None:
+    """Say that the store is behind a place of its history, or has another past there."""
+    if place.seq > header.seq:
+        return FORGOTTEN
+    # The store forgets what led to numbers far behind it; one that went back is not far ahead of this one.
+    found = mint.store.chain_at(place.seq) if place.chain != UNKNOWN else None
+    return ANOTHER if found not in (None, place.chain) else None

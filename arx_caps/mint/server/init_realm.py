@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a realm: its folder, keys, first operator, a sample policy, an empty database; get back into one.  SPEC 9.
+
+It is made whole or not at all, and never over something that is there.  Nothing in it has a default secret.
+"""
+
+import os
+import secrets
+import shutil
+from dataclasses import replace
+from importlib.resources import files
+from typing import Final
+
+from arx_caps.audit.keys import make_key
+from arx_caps.keyfile import KeyFile, PublicKey, write_secret
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.state import State
+from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.policy.roles import ADMIN
+from arx_caps.realm import DEFAULT_LISTEN, Realm
+from arx_verifier.errors import SettingsError
+
+FIRST_OPERATOR: Final = "root"
+
+
+def init_realm(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    issuer: str,
+    listen: str = DEFAULT_LISTEN,
+    passphrase: str | None = None,
+    store: str | None = None,
+    database: str | None = None,
+    log_origin: str | None = None,
+    ca: str | None = None,
+) -> Realm:
+    """Make a realm.
+
+    Args:
+        folder: Where; must not exist, or be empty.
+        name: The realm's name.
+        issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
+        listen: Host and port to listen at.
+        passphrase: Seals the root key; a key file in the folder does when left out.
+        store: URL of a revocation store of your own.
+        database: URL of a database of your own, with nothing of another realm in it.
+        log_origin: The audit log's name for good; issuer's host, realm and ``log`` when left out.
+        ca: File of a further authority for TLS.
+
+    Returns:
+        The realm.
+
+    Raises:
+        SettingsError: Something is there already, or a setting is not usable.
+        NoteError: The log cannot be named so.
+    """
+    realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database, ca=ca)
+    path = realm.folder
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")
+    half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half_made.mkdir(mode=0o700)
+        _fill(replace(realm, folder=half_made), passphrase, log_origin or realm.log_origin)
+        half_made.rename(path)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be made: {error.strerror}") from error
+    finally:
+        shutil.rmtree(half_made, ignore_errors=True)
+    return realm
+
+
+def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
+    for part in ("keys", "valkey", "journals", "services"):
+        (realm.folder / part).mkdir(mode=0o700)
+    # Each is private by itself, whatever the umask: a folder that is opened later must not let a policy be written.
+    write_secret(realm.folder / "realm.toml", realm.settings().encode())
+    write_secret(realm.policy_path, files("arx_caps.mint.policy").joinpath("sample_policy.toml").read_bytes())
+    if realm.database is None:
+        write_secret(realm.database_path, b"")  # SQLite gives its other files the mode of this one
+    roots = RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    make_key(realm.log_key_path, "log", log_origin, realm.issuer)
+    operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
+    operator.save(realm.operator_key_path)
+    what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)
+    with State(realm.database_url, writer="init") as state:
+        state.create()
+        if state.has_operators():
+            # A second first operator would get into whatever is run with that database.
+            raise SettingsError("the database holds a realm already; name another one, or an empty one")
+        state.know_roots(roots.names)
+        state.add_operator(FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
+
+
+def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str | None) -> None:
+    """Enrol a fresh operator's key with the role that may do everything, on the mint's own host.
+
+    Who can open the root keys could mint any token: to whoever cannot, nothing is given.
+
+    Args:
+        realm: The realm.
+        name: A new operator's name, or one whose keys are lost.
+        key: The fresh key.
+        passphrase: Opens the root keys, where a passphrase seals them.
+
+    Raises:
+        SettingsError: The root keys do not open, or the database belongs to another version.
+        GrantError: ``conflict``: an operator of that name was removed.
+        StoreError: The database does not answer.
+    """
+    RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    what = Event.of("operator.recovered", f"host:uid-{os.getuid()}", operator=name, key=key.kid)
+    with State(realm.database_url, writer="recover") as state:
+        state.create()
+        state.recover_operator(name, key, what)

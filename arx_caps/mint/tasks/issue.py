@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open sessions and start tasks: what the policy grants becomes tokens.  SPEC 4, 15.1, 16.
+
+The order is the point: the kill epoch is read, then authority is looked at, then a token is signed with what was read.
+A session's token is good for the mint alone; a task's bundle is what services accept.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.durations import duration_within, format_duration
+from arx_caps.jose import Proof, check_assertion
+from arx_caps.mint.context import Mint
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.idempotency import keep_recipe
+from arx_caps.mint.db.state import HighWater, Room, now_ms
+from arx_caps.mint.identity.authenticate import Caller
+from arx_caps.mint.identity.operator_token import mint_operator_token
+from arx_caps.mint.identity.session_login import Shown, subject_of, subject_row, targets_of, who_opens
+from arx_caps.mint.policy.model import SessionTerms
+from arx_caps.mint.policy.roles import rules_of
+from arx_caps.mint.tasks.liveness import stands, task_state
+from arx_caps.mint.tasks.reissue import recipe_of
+from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.token_factory import (
+    Birth,
+    as_json,
+    keys_for,
+    new_link,
+    new_name,
+    sign_session,
+    sign_tokens,
+    write_bundle,
+)
+from arx_verifier.errors import Failure, GrantError, refusal, shorten
+from arx_verifier.token.targets import agent_targets
+
+MAX_ABOVE: Final = 8  # each is a caveat in every token
+
+
+class Asked(NamedTuple):
+    """What an agent asks for when it starts a task; ``parent`` is a task that this one is to be a part of."""
+
+    template: str
+    params: Mapping[str, Any]
+    ttl: str | None
+    tools: Sequence[str] | None
+    depth: int | None
+    parent: str | None = None
+
+
+class Opened(NamedTuple):
+    """A session's row, its new token, a secret, and when that ends, ms."""
+
+    row: dict[str, Any]
+    token: str
+    expires_at: int
+
+
+class Started(NamedTuple):
+    """A new task's row and its bundle, a secret."""
+
+    row: dict[str, Any]
+    bundle: str
+
+
+def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
+    """Give an operator a token for ten minutes.
+
+    Returns:
+        The token, a secret, and when it ends, ms.
+
+    Raises:
+        GrantError: The assertion is wrong or used, or the proof is by another key.
+    """
+    checked = check_assertion(assertion, mint.state.find_key, audience=mint.realm.issuer, now=now_ms())
+    name = checked.subject.removeprefix("operator:")
+    if name == checked.subject:
+        raise GrantError("this key is an agent's; operators have keys of their own", code="wrong_caller")
+    if proof.key.kid != checked.kid:
+        raise GrantError("the proof is not by the key that signed the assertion", code="bad_proof")
+    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
+    row = mint.state.operator(name)
+    if row is None or row["status"] != "active":
+        raise refusal("frozen")
+    kid, key = mint.book.mint_key()
+    rules = rules_of(row["role"], row["rules"])
+    token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
+    mint.state.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    return token.encode(), expires_at
+
+
+def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None) -> Opened:
+    """Open a session for an agent, bound to the key of the proof.
+
+    Raises:
+        RequestError: What is shown cannot be read.
+        GrantError: What is shown is wrong or used, or the policy refuses.
+        RevokedError: The agent, one above it, the subject, the policy or the mint's key is frozen.
+        UnavailableError: The kill epoch, or an issuer's keys, are not known now.
+    """
+    born, policy, now = mint.born(), mint.policy, now_ms()
+    opener = who_opens(mint, policy, shown, proof, now)
+    path, subject = str(opener.agent["path"]), opener.subject
+    terms = policy.may_open(path, subject)
+    ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
+    expires_at = next_end(mint, terms, now, ends_at)
+    kid, _ = mint.book.mint_key()
+    mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *targets_of(subject)))
+    birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
+    told = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
+    row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid} | subject_row(opener)
+    told |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
+    what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **told)
+    most = policy.most_open(path)
+    room = Room(most, lambda other: stands(mint, other)) if most is not None else None
+    keep_recipe(recipe_of(birth, (kid,)))
+    mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
+    return Opened(row, sign_session(mint, birth), expires_at)
+
+
+def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:
+    """Return an end that is no later than the terms let a session outlive the token that proved its subject.
+
+    Nobody acts on behalf of somebody whose own login is long over.
+
+    Args:
+        terms: What the policy says of the session.
+        until: When the subject's token ends, ms; None without a subject.
+        ends_at: When the session would end otherwise, ms.
+    """
+    return ends_at if until is None else min(ends_at, until + terms.outlives_ms)
+
+
+def next_end(mint: Mint, terms: SessionTerms, now: int, ends_at: int) -> int:
+    """Return when a session's token signed now is over: the idle limit lives in it, as nobody tells the mint of calls.
+
+    Args:
+        mint: The mint.
+        terms: What the policy says of the session.
+        now: ms since the Unix epoch.
+        ends_at: The session's absolute limit, ms.
+    """
+    longest = mint.realm.max_ttl_ms  # a token lives at most as long as its realm remembers kills
+    return min(now + longest, now + (terms.idle_ms or longest), ends_at)
+
+
+def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
+    """Start a task in the caller's session.
+
+    Raises:
+        GrantError: The policy refuses, or what it grants does not fit into a token.
+        RevokedError: The policy or a key is frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
+    agent = mint.state.agent(caller.name)
+    if session is None or born is None or agent is None:
+        raise GrantError("tasks are started by agents, in a session", code="wrong_caller")
+    subject, params = subject_of(session), dict(asked.params)
+    grant = policy.grant(
+        asked.template, caller.name, params, ttl=asked.ttl, tools=asked.tools, depth=asked.depth, subject=subject
+    )
+    parent = _parent(mint, session, asked.parent) if asked.parent is not None else None
+    above = above_of(parent)
+    # The session, its agent and everyone above were held to their own birth when the session's token was verified.
+    mint.require(born, (f"policy:{policy.digest}",))
+    birth = Birth(
+        agent=agent,
+        born=born,
+        session=session["id"],
+        task=new_name("t-"),
+        policy=policy.digest,
+        at=now,
+        expires_at=task_end(mint, now, grant.ttl_ms, session, parent),
+        depth=grant.depth,
+        link=new_link(),
+        subject=subject,
+    )
+    granted = Granted.of(grant, params, asked.tools, above)
+    bundle = sign_grant(mint, birth, granted)
+    told: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
+    told |= {"policy": policy.digest, "expires_at": birth.expires_at}
+    row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path, "above": as_json(above)}
+    row |= {"params": as_json(params), "audiences": as_json(granted.audiences)}
+    row["subject_target"] = next(iter(targets_of(subject)), None)
+    told |= {"task": birth.task, "params": params, "audiences": granted.audiences}
+    told |= {"above": above} if above else {}
+    origins = origins_of(mint, granted)
+    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
+    keep_recipe(recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs()))
+    what = Event.of("task.started", caller.by, **told)
+    mint.state.add_task(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
+    return Started(row, bundle)
+
+
+def sign_grant(mint: Mint, birth: Birth, granted: Granted) -> str:
+    """Sign the tokens of a grant and return their bundle, a secret.
+
+    Raises:
+        GrantError: ``bad_parameters``: it does not fit into a token.
+        RevokedError: An audience's key is frozen.
+    """
+    keys = keys_for(mint, granted.audiences)
+    mint.require(birth.born, sorted({f"key:{kid}" for kid, _ in keys.values()}))
+    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys, granted.needs())
+    return write_bundle(mint, birth, origins_of(mint, granted), tokens)
+
+
+def origins_of(mint: Mint, granted: Granted) -> dict[str, tuple[str, ...]]:
+    """Return where the audiences of a grant live by the policy in force."""
+    return {audience: mint.policy.audiences.get(audience, ()) for audience in granted.audiences}
+
+
+def grant_row(birth: Birth, granted: Granted) -> dict[str, Any]:
+    """Return what is kept of a grant."""
+    row = {"link": birth.link, "content": granted.write(), "policy": birth.policy}
+    return row | {"granted_at": birth.at, "expires_at": birth.expires_at, "ended_at": None, "replaced_by": None}
+
+
+def task_end(mint: Mint, now: int, ttl_ms: int, session: Mapping[str, Any], parent: Mapping[str, Any] | None) -> int:
+    """Return when tokens of a task signed now are over.
+
+    No token lives longer than its session can without a renewal, than the task it is a part of, or than its realm
+    remembers kills.
+    """
+    ends = [now + ttl_ms, now + mint.realm.max_ttl_ms, int(session["expires_at"])]
+    return min([*ends, int(parent["expires_at"])] if parent is not None else ends)
+
+
+def above_of(parent: Mapping[str, Any] | None) -> list[str]:
+    """Return the tasks that a part of a task is below, the outermost first."""
+    return [] if parent is None else [*msgspec.json.decode(parent["above"], type=list[str]), str(parent["id"])]
+
+
+def _parent(mint: Mint, session: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    parent = mint.state.task(name)
+    if parent is None or parent["session"] != session["id"]:
+        raise GrantError("there is no such task in this session to be a part of", code="not_found")
+    if task_state(mint, parent) != "open":
+        raise GrantError("the task that this would be a part of is over", code="session_ended")
+    if len(above_of(parent)) > MAX_ABOVE:
+        raise GrantError(f"tasks are parts of tasks {MAX_ABOVE} deep at most", code="bad_parameters")
+    return parent
+
+
+def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
+    asked = duration_within(ttl, terms.ttl_ms)
+    if asked is None:
+        wanted = f"a duration of at most {format_duration(terms.ttl_ms)}"
+        failure = Failure(f"session {terms.name}", "ttl", wanted, shorten(ttl))
+        raise GrantError(f"session {terms.name}: ttl: expected {wanted}", code="bad_parameters", failures=(failure,))
+    return asked

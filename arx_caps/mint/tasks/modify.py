@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Change what a running task may do: attenuate it for everybody who holds it, or add a grant.  SPEC 20.
+
+An attenuation kills the links of every grant of the task, and so whatever was made from its tokens, and then signs less
+anew.  It does not kill the task's own target: whoever did that, even straight in the store, meant the task to be over,
+and is told from an attenuation by it.  Between kill and signature nothing is kept, so that doing it again mends any
+crash.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.idempotency import keep_recipe
+from arx_caps.mint.db.state import HighWater, now_ms
+from arx_caps.mint.identity.authenticate import Caller
+from arx_caps.mint.identity.session_login import subject_of
+from arx_caps.mint.policy.hint import explain_refusal
+from arx_caps.mint.policy.model import Policy, TaskGrant
+from arx_caps.mint.tasks.issue import Started, grant_row, origins_of, sign_grant, task_end
+from arx_caps.mint.tasks.liveness import require_standing
+from arx_caps.mint.tasks.reissue import recipe_of
+from arx_caps.mint.tasks.revoke import kill_links
+from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.token_factory import Birth, as_json, keys_for, new_link
+from arx_caps.revocation import KillReport
+from arx_verifier.errors import GrantError, refusal
+from arx_verifier.token.caveats import Caveat
+
+ROUNDS: Final = 4  # as often as somebody else may change the task while it is attenuated
+MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in one step
+
+
+class Attenuated(NamedTuple):
+    """An attenuated task's row, its bundle, a secret, and the report of what it ended."""
+
+    row: dict[str, Any]
+    bundle: str
+    report: KillReport
+
+
+class More(NamedTuple):
+    """What an agent asks for in addition, beside the grant ``link``; None leaves a member as that grant has it."""
+
+    template: str | None
+    params: Mapping[str, Any] | None
+    ttl: str | None
+    tools: Sequence[str] | None
+    depth: int | None
+    link: str | None = None
+
+
+def attenuate_task(
+    mint: Mint, caller: Caller, task: Mapping[str, Any], link: str | None, caveats: Mapping[str, Sequence[Caveat]]
+) -> Attenuated:
+    """End every token of a task, also those delegated, and sign less of one of its grants anew.
+
+    Args:
+        mint: The mint.
+        caller: The task's agent.
+        task: The task's row.
+        link: The grant to go on with, by its first link; None for the newest.
+        caveats: By audience that is to stay, what is to hold beside all that does.
+
+    Raises:
+        GrantError: There is no such grant, or the task is over, or what is asked for does not fit.
+        RevokedError: The task, or what it belongs to, was killed or frozen meanwhile.
+        UnavailableError: The outcome is not known, or the kill is not seen here yet; do it again.
+    """
+    session, agent = _of(mint, caller)
+    _require_standing(mint, mint.born(), task, session)
+    for _ in range(ROUNDS):
+        grant = _grant(mint, task, link)
+        granted = Granted.read(grant["content"]).attenuate(caveats)
+        sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
+        killed = {each["link"] for each in (grant, *mint.state.live_grants(task["id"]))}
+        mint.state.require_first()  # what a repeat of this call has given meanwhile is among them
+        report = kill_links(mint, killed, caller.by)
+        # Born where the kill is known to have been applied, and then looked at again: what was killed before that,
+        # even straight in the store, is not brought back.
+        born = _born_after(mint, report)
+        _require_standing(mint, born, task, session)
+        birth = _birth(agent, task, session, grant, granted, born)
+        bundle = sign_grant(mint, birth, granted)
+        keep_recipe(_recipe(mint, birth, granted) | {"kill": report.to_dict()})
+        told = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
+        what = Event.of("task.attenuated", caller.by, **told, seq=report.seq, attenuated=granted.attenuated)
+        values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
+        row = mint.state.replace_grants(
+            task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
+        )
+        if row is not None:
+            return Attenuated(row, bundle, report)
+    raise GrantError("others change this task all the time; try again", code="conflict")
+
+
+def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More) -> Started:
+    """Add a grant to a task; nothing ends by it.
+
+    Without a template, parameters, tools or depth it is the same grant once more, as attenuate as that became, with a
+    later end.  Else it is a grant of its own, of that template or another, of which the policy decides.
+
+    Raises:
+        GrantError: The policy refuses; the error says what it would take.
+        RevokedError: The task, or what it belongs to, was killed or frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    session, agent = _of(mint, caller)
+    born = caller.born or mint.born()
+    _require_standing(mint, born, task, session)
+    if len(mint.state.live_grants(task["id"])) >= MAX_LIVE:
+        raise GrantError(
+            f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another", code="conflict"
+        )
+    policy, now = mint.policy, now_ms()
+    last = Granted.read(_grant(mint, task, more.link)["content"])
+    granted, grant = _more(policy, caller, session, task, last, more)
+    mint.require(born, (f"policy:{policy.digest}",))
+    parent = _parent_of(mint, task)
+    birth = Birth(
+        agent=agent,
+        born=born,
+        session=session["id"],
+        task=task["id"],
+        policy=policy.digest,
+        at=now,
+        expires_at=task_end(mint, now, grant.ttl_ms, session, parent),
+        depth=granted.depth,
+        link=new_link(),
+        subject=subject_of(session),
+    )
+    bundle = sign_grant(mint, birth, granted)
+    keep_recipe(_recipe(mint, birth, granted))
+    told = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
+    told |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
+    what = Event.of("task.extended", caller.by, **told)
+    row = mint.state.add_grant(task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
+    return Started(row, bundle)
+
+
+def _recipe(mint: Mint, birth: Birth, granted: Granted) -> dict[str, Any]:
+    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
+    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
+
+
+def _of(mint: Mint, caller: Caller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    agent = mint.state.agent(caller.name)
+    if caller.session is None or agent is None:
+        raise GrantError("tasks are changed by their agents, in their session", code="wrong_caller")
+    return caller.session, agent
+
+
+def _require_standing(mint: Mint, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+    """Require that a task is open, and that it and its session stand."""
+    if task["status"] != "open" or task["expires_at"] <= now_ms():
+        raise GrantError("the task is over; start another", code="session_ended")
+    require_standing(mint, born, task, session)
+
+
+def _grant(mint: Mint, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
+    """Find a grant; of one that was attenuated, what became of it, so that a repeat goes on where the first one was."""
+    if link is None:
+        row = mint.state.task(task["id"]) or task
+        link = str(row["link"])
+    grant = mint.state.grant(link)
+    while grant is not None and grant["replaced_by"] is not None:
+        grant = mint.state.grant(grant["replaced_by"])
+    if grant is None or grant["task"] != task["id"] or grant["ended_at"] is not None:
+        raise GrantError("this task has no such grant any more; start another task", code="not_found")
+    return grant
+
+
+def _born_after(mint: Mint, report: KillReport) -> Born:
+    born = mint.born()
+    if born.incarnation != report.incarnation or born.seq < report.seq:
+        raise refusal("behind")
+    return born
+
+
+def _birth(
+    agent: Mapping[str, Any],
+    task: Mapping[str, Any],
+    session: Mapping[str, Any],
+    grant: Mapping[str, Any],
+    granted: Granted,
+    born: Born,
+) -> Birth:
+    now, expires_at = now_ms(), granted.end(grant["expires_at"])
+    if expires_at <= now:
+        raise GrantError("nothing would be left: the task would be over by then", code="bad_parameters")
+    return Birth(
+        agent=agent,
+        born=born,
+        session=session["id"],
+        task=task["id"],
+        policy=grant["policy"],
+        at=now,
+        expires_at=expires_at,
+        depth=granted.depth,
+        link=new_link(),
+        subject=subject_of(session),
+    )
+
+
+def _parent_of(mint: Mint, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    above = msgspec.json.decode(task["above"], type=list[str])
+    return mint.state.task(above[-1]) if above else None
+
+
+def _more(
+    policy: Policy,
+    caller: Caller,
+    session: Mapping[str, Any],
+    task: Mapping[str, Any],
+    last: Granted,
+    more: More,
+) -> tuple[Granted, TaskGrant]:
+    """Ask the policy in force for what is wanted in addition."""
+    template = more.template if more.template is not None else last.template
+    same = template == last.template
+    params = dict(more.params or {}) if not same else {**last.params, **(more.params or {})}
+    again = (more.template, more.params, more.tools, more.depth) == (None, None, None, None)
+    tools, depth = (last.tools, last.depth) if again else (more.tools, more.depth)
+    subject = subject_of(session)
+
+    def ask(which: str, given: Mapping[str, Any]) -> TaskGrant:
+        return policy.grant(which, caller.name, given, ttl=more.ttl, tools=tools, depth=depth, subject=subject)
+
+    try:
+        grant = ask(template, params)
+    except GrantError as error:
+        raise explain_refusal(policy, caller.name, template, error, lambda other: ask(other, params)) from error
+    above = msgspec.json.decode(task["above"], type=list[str])
+    granted = Granted.of(grant, params, tools, above)
+    if again:
+        granted = granted.as_attenuate_as(last)
+    return granted, grant

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session or a task is born with, and the tokens that are made of it.  SPEC 4, 6, 15.1.
+
+A birth says where the kill epoch stood before authority was looked at; nothing here looks at authority.
+"""
+
+import secrets
+from base64 import b32encode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.model import TaskGrant
+from arx_caps.mint.tasks.discharge import require_approvals
+from arx_verifier import jcs
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Identifier, Macaroon
+
+SESSION_ACTIONS: Final = tuple(
+    Rule(tool=action)
+    for action in (
+        "arx.approvals.ask",
+        "arx.approvals.read",
+        "arx.sessions.end",
+        "arx.sessions.read",
+        "arx.sessions.renew",
+        "arx.tasks.extend",
+        "arx.tasks.finish",
+        "arx.tasks.attenuate",
+        "arx.tasks.read",
+        "arx.tasks.start",
+        "arx.whoami",
+    )
+)
+MAX_MODEL_CHARS: Final = 96
+
+
+class Birth(NamedTuple):
+    """What a session or a task is born with."""
+
+    agent: Mapping[str, Any]
+    born: Born
+    session: str
+    task: str | None
+    policy: str
+    at: int
+    expires_at: int
+    depth: int
+    link: str
+    subject: Subject | None
+
+    @property
+    def path(self) -> str:
+        """The agent's path."""
+        return str(self.agent["path"])
+
+    def identifier(self, audience: str, kid: str) -> Identifier:
+        """Return what its token for an audience says of it."""
+        return Identifier(
+            agent=self.path,
+            aud=audience,
+            born=self.born[:2],
+            depth=self.depth,
+            exp=self.expires_at,
+            iat=self.at,
+            id=self.link,
+            kid=kid,
+            meta=meta_of(self.agent),
+            model=model_of(self.agent),
+            policy=self.policy,
+            session=self.session,
+            subject=(self.subject.issuer, self.subject.name) if self.subject is not None else None,
+            task=self.task,
+            v=1,
+        )
+
+    def row(self, began: str) -> dict[str, Any]:
+        """Return what its row says of the kill epoch and of its state."""
+        return {
+            "incarnation": self.born.incarnation,
+            "born": self.born.seq,
+            began: self.at,
+            "ended_at": None,
+            "status": "open",
+        }
+
+
+def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
+    """Return the mint's own caveats of each audience's token."""
+    caveats: dict[str, tuple[Caveat, ...]] = {}
+    for audience, rules in grant.rules.items():
+        first = Caveat(
+            allow=rules,
+            fresh=grant.fresh,
+            delegate_to=grant.delegate_to or None,
+            net=grant.net or None,
+            require=grant.require or None,
+        )
+        # What the agent asked to go without is one more caveat: conjunction does the attenuation.
+        attenuate = grant.attenuate.get(audience)
+        caveats[audience] = (first, Caveat(allow=attenuate)) if attenuate else (first,)
+    return caveats
+
+
+def keys_for(mint: Mint, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+    """Return the id and the key that tokens for each of these audiences are minted with."""
+    return {audience: mint.book.audience_key(audience) for audience in audiences}
+
+
+def sign_tokens(
+    mint: Mint,
+    birth: Birth,
+    caveats: Mapping[str, Sequence[Caveat]],
+    keys: Mapping[str, tuple[str, bytes]],
+    needs: Mapping[str, Sequence[Sequence[str]]],
+) -> dict[str, str]:
+    """Mint one token an audience; they share id, and so link and fate.
+
+    Args:
+        mint: The mint.
+        birth: What they are born with.
+        caveats: By audience, what the mint says in them.
+        keys: By audience, the id and the key that its token is signed with.
+        needs: By audience, the tools of each approval that its token requires.
+
+    Raises:
+        GrantError: ``bad_parameters``: it does not fit into a token.
+    """
+    tokens = {}
+    for audience, (kid, key) in keys.items():
+        own = birth.identifier(audience, kid)
+        try:
+            made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=tuple(caveats[audience]))
+            made = require_approvals(made, kid, key, str(birth.task), needs.get(audience, ()))
+        except (AttenuationError, MalformedTokenError) as error:
+            raise GrantError(
+                f"what this task grants at {audience} does not fit into a token: {error}", code="bad_parameters"
+            ) from error
+        tokens[audience] = made.encode()
+    return tokens
+
+
+def sign_session(mint: Mint, birth: Birth) -> str:
+    """Mint a session's token, which is good for the mint alone."""
+    kid, key = mint.book.mint_key()
+    identifier, caveats = birth.identifier(MINT_AUDIENCE, kid), (Caveat(allow=SESSION_ACTIONS),)
+    return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
+
+
+def write_bundle(mint: Mint, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]) -> str:
+    """Write the bundle's text.  SPEC 15.1."""
+    return write_bundle_of(mint, birth.path, birth.task, origins, tokens)
+
+
+def write_bundle_of(
+    mint: Mint, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
+) -> str:
+    """Write the text of a bundle of an agent's task.  SPEC 15.1."""
+    content = {
+        "agent": agent,
+        "issuer": mint.realm.issuer,
+        "origins": {audience: list(origins[audience]) for audience in tokens},
+        "realm": mint.realm.name,
+        "task": task,
+        "tokens": dict(tokens),
+        "v": 1,
+    }
+    return wire.BUNDLE_PREFIX + wire.text_of(jcs.encode(content))
+
+
+def model_of(agent: Mapping[str, Any]) -> str | None:
+    """Return the model that a token says its agent is, as enrolled."""
+    model = msgspec.json.decode(agent["metadata"], type=dict[str, str]).get("model")
+    return model[:MAX_MODEL_CHARS] if model else None
+
+
+def meta_of(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return what a token says of its agent beside the model, cut to what fits; None for nothing."""
+    enrolled = msgspec.json.decode(agent["metadata"], type=dict[str, str]) | {"owner": agent["owner"] or ""}
+    said = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]
+    while said and not said[-1]:
+        said.pop()
+    return tuple(said) or None
+
+
+def as_json(value: Any) -> str:
+    """Write a value for a column."""
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def new_link() -> str:
+    """Return the id of a new token, which is its first link."""
+    return wire.text_of(secrets.token_bytes(ID_BYTES))
+
+
+def new_name(prefix: str) -> str:
+    """Return a new id, such as ``t-…``."""
+    return prefix + b32encode(secrets.token_bytes(10)).decode("ascii").lower()
