@@ -148,7 +148,7 @@ def _act(
         for target, state in over_of(caller, targets):
             console.hint(f"{target} is {state}, and stays so: no token of it works again; a new one can be had")
     if action is THAW and any(target.kind == "agent" for target in parse_targets(targets)):
-        console.hint("tasks of before a kill stay revoked, and so does what they delegate to it now: start new ones")
+        console.hint("what a kill revoked stays so, also what older tasks delegate to it now: start new tasks")
     click.get_current_context().exit(exits.OK if report.get("status") == "confirmed" else exits.INCOMPLETE)
 
 

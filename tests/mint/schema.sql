@@ -23,19 +23,19 @@ CREATE TABLE enrolments (
   until BIGINT NOT NULL,
   PRIMARY KEY (digest)
 );
-CREATE TABLE epoch_freezes (
-  target VARCHAR(96) NOT NULL,
-  at_ms BIGINT NOT NULL,
-  "by" VARCHAR(96) NOT NULL,
-  why TEXT NOT NULL,
-  PRIMARY KEY (target)
-);
 CREATE TABLE epoch_followed (
   realm VARCHAR(32) NOT NULL,
   incarnation VARCHAR(32) NOT NULL,
   seq BIGINT NOT NULL,
   chain VARCHAR(40) NOT NULL,
   PRIMARY KEY (realm)
+);
+CREATE TABLE epoch_freezes (
+  target VARCHAR(96) NOT NULL,
+  at_ms BIGINT NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  why TEXT NOT NULL,
+  PRIMARY KEY (target)
 );
 CREATE TABLE epoch_high_water (
   realm VARCHAR(32) NOT NULL,
