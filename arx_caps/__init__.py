@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ARx around its verifier: the agents' side, the mint, revocation and the operators' tools.
+"""The agents' side, the mint, revocation and the operators' tools; verification is ``arx_verifier``.
 
-The front door has what an agent's code types; a name is imported when it is used first (PEP 562).
+This module exports the names that an agent's code uses.
 """
 
 import importlib
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Approval", "Session", "Task"]
 
 
+# Each name is imported at its first use (PEP 562), so that `import arx_caps` stays quick.
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one server as a child that cannot outlive the process that asked for it.
+"""Run one server as a child process that ends with the process that asked for it.
 
-A program of its own, started by ``arx_caps.embedded``: one thread, so that forking is safe and the kernel's
-parent-death signal, which follows the forking *thread*, means this process.  Whoever started it holds the other end of
-its standard input; when that closes, however its holder died, the server is asked to stop.
+A program of its own, started by ``arx_caps.embedded``.  The starter holds the other end of its standard input.  When
+that end closes, or the starter dies, the guard stops the server.
 """
 
 import ctypes
@@ -14,12 +13,17 @@ import sys
 import time
 
 PR_SET_PDEATHSIG = 1
-POLL_S = 0.5  # a fork of the holder keeps the pipe open: the parent's id is looked at too
+POLL_S = 0.5  # a fork of the holder keeps the pipe open, so the guard polls its parent's id as well
 PATIENCE_S = 5.0  # from SIGTERM to SIGKILL; the append-only file is already on disk
 
 
 def die_with(parent: int) -> None:
-    """In the child, before exec: end with ``parent``, even if it ended a moment ago."""
+    """In the child, before exec: have the kernel kill this process when ``parent`` ends.
+
+    Args:
+        parent: Process id of the guard.  If it has ended already, this process exits with 1.
+    """
+    # The kernel's parent-death signal follows the forking *thread*; the guard has one, so it means the process.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -27,7 +31,16 @@ def die_with(parent: int) -> None:
 
 
 def wait_for_end(holder: int, child: int, woken: int) -> int | None:
-    """Wait until the server ended (its exit code) or its holder is gone (None)."""
+    """Wait until the server or its holder ends.
+
+    Args:
+        holder: Process id of the process that started the guard.
+        child: Process id of the server.
+        woken: File descriptor that signals write to.
+
+    Returns:
+        The server's exit code; None when the holder is gone.
+    """
     while os.getppid() == holder:
         ready = select.select([0, woken], [], [], POLL_S)[0]
         if woken in ready:
@@ -41,7 +54,7 @@ def wait_for_end(holder: int, child: int, woken: int) -> int | None:
 
 
 def stop(child: int) -> None:
-    """End the server: politely, then not."""
+    """Send SIGTERM to the server; send SIGKILL after ``PATIENCE_S`` seconds."""
     os.kill(child, signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE_S
     while not os.waitpid(child, os.WNOHANG)[0]:
@@ -53,7 +66,15 @@ def stop(child: int) -> None:
 
 
 def main(holder: int, command: list[str]) -> int:
-    """Start ``command`` and guard it; returns its exit code."""
+    """Start ``command`` and guard it.
+
+    Args:
+        holder: Process id of the process that started the guard.
+        command: The program's absolute path and its arguments.
+
+    Returns:
+        The server's exit code, or the number of the signal that ended it; 0 when the guard stopped it.
+    """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

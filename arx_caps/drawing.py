@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw a trail for a terminal: the one tree, whether it was told by journals or by a mint's log."""
+"""Draw a ``Trail`` as a tree of text lines for a terminal."""
 
 import itertools
 import os
@@ -19,11 +19,11 @@ _SHOWN_TOOLS: Final = 4
 _SIGNS: Final = {"allow": ("allow", "✓ "), "event": ("dim", "• ")}
 
 
-def render(told: Trail, *, colour: bool | None = None, width: int | None = None) -> str:
-    """Draw a trail for a terminal.
+def render(trail: Trail, *, colour: bool | None = None, width: int | None = None) -> str:
+    """Return a trail as text for a terminal.
 
     Args:
-        told: The trail.
+        trail: The trail.
         colour: Whether to use colours; None: when standard output is a terminal and ``NO_COLOR`` is not set.
         width: Longest line in characters; None: the terminal's, or no limit where there is none.
 
@@ -35,23 +35,23 @@ def render(told: Trail, *, colour: bool | None = None, width: int | None = None)
         colour = terminal and not os.environ.get("NO_COLOR")
     if width is None:
         width = shutil.get_terminal_size().columns if terminal else _NO_LIMIT
-    return "".join(_line(parts, colour, width) for parts in _lines(told))
+    return "".join(_line(parts, colour, width) for parts in _lines(trail))
 
 
 _Part = tuple[str, str]  # style and text
 
 
-def _lines(told: Trail) -> Iterator[list[_Part]]:
-    yield [("bold", told.session), ("", "  "), ("", told.agent), *_counts(told.allowed, told.denied)]
-    if told.subject:
-        issuer, subject = told.subject
+def _lines(trail: Trail) -> Iterator[list[_Part]]:
+    yield [("bold", trail.session), ("", "  "), ("", trail.agent), *_counts(trail.allowed, trail.denied)]
+    if trail.subject:
+        issuer, subject = trail.subject
         yield [("dim", f"on behalf of {subject}, as {issuer} says")]
-    elif told.target:
-        yield [("dim", f"on behalf of {told.target}")]
-    for policy in told.policies:
+    elif trail.target:
+        yield [("dim", f"on behalf of {trail.target}")]
+    for policy in trail.policies:
         yield [("dim", f"policy {policy}")]
-    for position, root in enumerate(told.tasks.values()):
-        yield from _tree(root, "", last=position == len(told.tasks) - 1)
+    for position, root in enumerate(trail.tasks.values()):
+        yield from _tree(root, "", last=position == len(trail.tasks) - 1)
 
 
 def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
@@ -74,7 +74,7 @@ def _title(node: Node) -> list[_Part]:
     if node.proven:
         place = f"task {node.task}" if node.task else "the session itself"
         return [("bold", node.name), ("dim", f" ({known})  {place}"), *_counts_of(node)]
-    # Whole, as `arx kill` takes it.
+    # The link is shown whole, because `arx kill` takes no shorter one.
     place = f"  link:{node.link}" if node.link else f"  sub-task {node.task}"
     return [("bold", node.name), ("dim", f" ({known}){place}"), *_counts_of(node)]
 
@@ -93,7 +93,8 @@ def _counts(allowed: int, denied: int) -> list[_Part]:
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[list[_Part]]:
-    """Write each record in a line, but a long run of allowed ones in one: what was refused must not drown."""
+    """Yield a line for each record, and one line for a long run of allowed calls."""
+    # A refusal must not drown among hundreds of allowed calls.
     for allowed, run in itertools.groupby(lines, key=lambda line: line.allowed):
         calls = list(run)
         if allowed and len(calls) > _RUN:
@@ -125,9 +126,10 @@ def _call(line: Line) -> list[_Part]:
 
 
 def _line(parts: list[_Part], colour: bool, width: int) -> str:
-    """Put a line together, cut at the width; its texts come from tokens and requests, and must not steer a terminal."""
+    """Join the parts of a line and cut it at the width."""
     line, left = "", max(width, 20)
     for style, raw in parts:
+        # The texts come from tokens and requests: control characters in them could steer the terminal.
         text = "".join(character if character.isprintable() else "?" for character in raw)
         if len(text) > left:
             text = text[: left - 1] + "…" if left else ""

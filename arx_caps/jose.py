@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assertions and proofs of possession: how an agent or an operator shows the mint who it is.  SPEC 16.
+"""Make and verify assertions (RFC 7523) and proofs of possession (RFC 9449).  SPEC 16.
 
-An assertion (RFC 7523) says who is calling, once; a proof (RFC 9449) binds one HTTP call to a key.  Both are Ed25519
-signatures, made and checked by ``joserfc``.  A check here answers for signature, times, address and form; that a
-``jti`` is used once is for whoever holds the shared memory of used ones.  Keys are ``keyfile``'s.
+An assertion authenticates a caller of the mint once.  A proof binds one HTTP call to a key.  Both are Ed25519
+signatures by ``joserfc``.  A check here covers signature, times, address and form, but not replay: the caller looks up
+the ``jti`` among the used ones.
 """
 
 import hashlib
@@ -42,7 +42,10 @@ BAD_PROOF: Final = "bad_proof"
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a header may say: no ``jku``, no ``x5u``, no ``crit`` that somebody would have to obey."""
+    """The members that a JWS header may have."""
+
+    # `jku` and `x5u` would let a caller choose the key, and `crit` would demand features that are not here: all three
+    # are unknown fields, and refused.
 
     alg: Literal["EdDSA", "Ed25519"]
     typ: str
@@ -54,14 +57,14 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 
 
 class Assertion(NamedTuple):
-    """A checked assertion.
+    """A verified assertion.
 
     Attributes:
-        subject: Who is calling.
+        subject: The caller.
         kid: The enrolled key that signed it.
-        jti: To be spent once for this key.
+        jti: Its id, to be used once for this key.
         until: How long the jti must be remembered, ms since the Unix epoch.
-        bound_to: Thumbprint of the key of the session that it is to open, or None.
+        bound_to: RFC 7638 thumbprint of the key of the session that it opens, or None.
     """
 
     subject: str
@@ -72,11 +75,11 @@ class Assertion(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """A checked proof of possession.
+    """A verified proof of possession.
 
     Attributes:
         key: The key that signed it, which the proof itself names.
-        jti: To be spent once for this key.
+        jti: Its id, to be used once for this key.
         until: How long the jti must be remembered, ms since the Unix epoch.
     """
 
@@ -86,13 +89,17 @@ class Proof(NamedTuple):
 
 
 def make_assertion(key: KeyFile, *, audience: str, now: int, session_key: PublicKey | None = None) -> str:
-    """Sign who is calling.
+    """Return a signed assertion of the caller.  RFC 7523 3.
 
     Args:
         key: The enrolled key.
         audience: The mint's issuer URL.
         now: ms since the Unix epoch.
-        session_key: The key of the session that an agent opens with it: whoever else gets hold of it opens none.
+        session_key: Public key of the session that an agent opens with it; a thief of the assertion without this key
+            opens none.
+
+    Returns:
+        A compact JWS, valid for ``ASSERTION_S`` seconds.
     """
     at = now // 1000
     claims: dict[str, Any] = {"iss": key.subject, "sub": key.subject, "aud": audience}
@@ -103,14 +110,17 @@ def make_assertion(key: KeyFile, *, audience: str, now: int, session_key: Public
 
 
 def make_dpop(key: SigningKey, *, method: str, url: str, now: int, token: str | None = None) -> str:
-    """Sign one HTTP call.  RFC 9449 4.2.
+    """Return a signed proof for one HTTP call.  RFC 9449 4.2.
 
     Args:
         key: The key that the token is bound to.
         method: The HTTP method.
-        url: Scheme, host and path; what follows a ``?`` or ``#`` is left out.
+        url: Scheme, host and path; a query or fragment is removed.
         now: ms since the Unix epoch.
         token: The token sent along.
+
+    Returns:
+        A compact JWS for the ``DPoP`` header.
     """
     target = url.partition("#")[0].partition("?")[0]
     claims = {"htm": method, "htu": target, "jti": secrets.token_urlsafe(16), "iat": now // 1000}
@@ -122,21 +132,24 @@ def make_dpop(key: SigningKey, *, method: str, url: str, now: int, token: str | 
 def check_assertion(
     token: str, find_key: Callable[[str, str], PublicKey | None], *, audience: str, now: int
 ) -> Assertion:
-    """Check an assertion, except that its jti is new.
+    """Verify an assertion, except that its jti is unused.  RFC 7523 3.
 
     Args:
-        token: What was presented.
+        token: The presented assertion.
         find_key: Returns the key that a subject enrolled under a thumbprint, or None.
         audience: The mint's issuer URL.
         now: ms since the Unix epoch.
 
+    Returns:
+        The facts of the assertion.
+
     Raises:
-        GrantError: ``bad_assertion``, with what is wrong.
+        GrantError: ``bad_assertion``, with the reason.
     """
     header, claims = _read(token, "JWT", BAD_ASSERTION)
     subject = claims.get("sub")
     if not isinstance(subject, str) or claims.get("iss") != subject:
-        raise GrantError("an assertion's iss and sub both name the caller", code=BAD_ASSERTION)
+        raise GrantError("invalid assertion: iss and sub must both name the caller", code=BAD_ASSERTION)
     # Until the signature holds, subject and kid choose a key and nothing else.
     key = find_key(subject, header.kid or "")
     if key is None:
@@ -148,27 +161,30 @@ def check_assertion(
     if not 0 < expires - issued <= ASSERTION_S:
         raise GrantError(f"an assertion lives at most {ASSERTION_S} seconds", code=BAD_ASSERTION)
     if now >= expires * 1000:
-        raise GrantError(f"the assertion's time is over: it was {_made(issued, now)}", code=BAD_ASSERTION)
+        raise GrantError(f"the assertion has expired: it was {_made(issued, now)}", code=BAD_ASSERTION)
     if now < (issued - AHEAD_S) * 1000:
         raise GrantError(f"the assertion is from the future: it was {_made(issued, now)}", code=BAD_ASSERTION)
     bound = claims.get("cnf", {"jkt": None})
     if not isinstance(bound, dict) or set(bound) != {"jkt"}:
-        raise GrantError("cnf says jkt, the thumbprint of a key, and nothing else", code=BAD_ASSERTION)
+        raise GrantError("invalid cnf: expected jkt alone, the thumbprint of a key", code=BAD_ASSERTION)
     return Assertion(subject, key.kid, _jti(claims, BAD_ASSERTION), expires * 1000, bound["jkt"])
 
 
 def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None = None) -> Proof:
-    """Check a proof of possession, except that its jti is new and its key the right one.
+    """Verify a proof of possession, except that its jti is unused and its key the right one.  RFC 9449 4.3.
 
     Args:
         proof: The ``DPoP`` header.
         method: The request's method.
-        url: The request's address as clients know it, without query.
+        url: The request's URL as clients know it, without query.
         now: ms since the Unix epoch.
-        token: The token that came along; None where none is expected.
+        token: The token that came along; None if none is expected.
+
+    Returns:
+        The facts of the proof.
 
     Raises:
-        GrantError: ``bad_proof``, with what is wrong.
+        GrantError: ``bad_proof``, with the reason.
     """
     header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
     try:
@@ -181,7 +197,7 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
     if claims.get("htu") != url:
         raise GrantError(f"the proof is for another address than {url}", code=BAD_PROOF)
     if claims.get("ath") != (None if token is None else token_hash(token)):
-        raise GrantError("the proof's ath is not the hash of the token that came along", code=BAD_PROOF)
+        raise GrantError("the proof is for another token: its ath is not the hash of the token", code=BAD_PROOF)
     issued = _seconds(claims, "iat", BAD_PROOF)
     if not (issued - AHEAD_S) * 1000 <= now < (issued + PROOF_S) * 1000:
         expected = f"less than {PROOF_S} s old and at most {AHEAD_S} s ahead"
@@ -190,12 +206,12 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
 
 
 def token_hash(token: str) -> str:
-    """Return ``ath``: SHA-256 of the token's text as base64url."""
+    """Return the claim ``ath``: SHA-256 of the token's text as base64url.  RFC 9449 4.2."""
     return wire.text_of(hashlib.sha256(token.encode()).digest())
 
 
 def _read(token: str, typ: str, code: str) -> tuple[_Header, dict[str, Any]]:
-    """Read header and claims; nothing is proven by it."""
+    """Parse header and claims without verifying the signature."""
     if len(token) > MAX_JWT_CHARS or token.count(".") != 2:
         raise GrantError("not a compact JWS", code=code)
     first, second, _ = token.split(".")
@@ -203,9 +219,9 @@ def _read(token: str, typ: str, code: str) -> tuple[_Header, dict[str, Any]]:
         header = _HEADER.decode(wire.bytes_of(first))
         claims = read_json_object(wire.bytes_of(second))
     except (ArxError, msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise GrantError("header or claims are not what is expected; the algorithm is EdDSA", code=code) from error
+        raise GrantError("invalid JWS: unexpected header or claims; the algorithm is EdDSA", code=code) from error
     if header.typ != typ:
-        raise GrantError(f"the header's typ is not {typ}", code=code)
+        raise GrantError(f"invalid header: typ must be {typ}", code=code)
     return header, claims
 
 
@@ -213,25 +229,26 @@ def _prove(token: str, key: PublicKey, code: str) -> None:
     try:
         key.open(token)
     except (JoseError, ArxError, ValueError) as error:
-        raise GrantError("the signature does not hold", code=code) from error
+        raise GrantError("invalid signature: the key did not sign this token", code=code) from error
 
 
 def _made(issued_s: int, now: int) -> str:
-    """Tell a caller how far its clock may be off; the time at the mint is no secret."""
+    """Return when a token was made by the mint's clock, with a hint to set the caller's clock."""
+    # The time at the mint is no secret, and a caller needs the distance to see that its clock is wrong.
     off_s = now // 1000 - issued_s
-    told = f"{off_s} s ago" if off_s >= 0 else f"{-off_s} s ahead"
-    return f"made {told} by the mint's clock; set the caller's clock by NTP"
+    distance = f"{off_s} s ago" if off_s >= 0 else f"{-off_s} s ahead"
+    return f"made {distance} by the mint's clock; set the caller's clock by NTP"
 
 
 def _seconds(claims: dict[str, Any], name: str, code: str) -> int:
     value = claims.get(name)
     if type(value) is not int or value < 0:
-        raise GrantError(f"{name} is not a whole number of seconds", code=code)
+        raise GrantError(f"invalid {name}: expected a whole number of seconds", code=code)
     return value
 
 
 def _jti(claims: dict[str, Any], code: str) -> str:
     jti = claims.get("jti")
     if not isinstance(jti, str) or not 16 <= len(jti) <= 128:
-        raise GrantError("jti is missing, or not of 16 to 128 characters", code=code)
+        raise GrantError("invalid jti: expected 16 to 128 characters", code=code)
     return jti

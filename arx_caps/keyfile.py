@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ed25519 keys of agents, operators, services, sessions, logs and witnesses, in memory and in files.  SPEC 16.
 
-A key file is a private JWK with whose it is.  It is made once, for one user, and never overwritten.  Signatures are
-``joserfc``'s work; what is signed stands in ``jose``.
+A key file is a private JWK with its owner's role and name.  The claims to sign are in ``jose``.
 """
 
 import json
@@ -20,15 +19,15 @@ from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, Set
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
 
-# RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  The older
-# one is written, because more libraries read it.
+# RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  ARx writes
+# the older one, because more libraries read it.
 ALGORITHMS: Final = ("EdDSA", "Ed25519")
 
 Role = Literal["agent", "operator", "service", "log", "witness"]
 
 
 class _Registry(jws.JWSRegistry):
-    """joserfc's registry with these two algorithms; it warns at the older name, and this is the answer to that."""
+    """joserfc's registry with these two algorithms, without its warning at the older name."""
 
     def get_alg(self, name: str) -> Any:
         if name not in ALGORITHMS:
@@ -50,18 +49,19 @@ class PublicKey:
     __slots__ = ("_key", "kid", "x")
 
     def __init__(self, jwk: Any) -> None:
-        """Read a public JWK.
+        """Parse a public JWK.  RFC 8037.
 
         Raises:
-            RequestError: Another kind of key, a malformed one, or a private one, which nobody should ever send.
+            RequestError: It is another kind of key, malformed, or a private key.
         """
         if not isinstance(jwk, dict) or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
             raise RequestError("a key is a JWK with kty OKP and crv Ed25519")
         if "d" in jwk:
+            # A private key that was sent is known to others: the sender must replace it.
             raise RequestError("this is a private key: send the public half, and make a new key, since this one is out")
         x = jwk.get("x")
         try:
-            # One spelling only, or one key would have two thumbprints.
+            # Only one spelling is accepted: with two, one key would have two thumbprints.
             good = isinstance(x, str) and len(wire.bytes_of(x)) == 32
             self._key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": str(x) if good else ""})
         except (MalformedTokenError, JoseError, ValueError) as error:
@@ -71,14 +71,14 @@ class PublicKey:
 
     @property
     def jwk(self) -> dict[str, str]:
-        """The public JWK, nothing more."""
+        """The public JWK, without further members."""
         return {"crv": "Ed25519", "kty": "OKP", "x": self.x}
 
     def open(self, token: str) -> bytes:
-        """Return what a compact JWS says, if this key signed it.
+        """Verify a compact JWS with this key and return its payload.
 
         Raises:
-            JoseError: It did not.
+            JoseError: This key did not sign it.
         """
         return bytes(jws.deserialize_compact(token, self._key, registry=_REGISTRY).payload or b"")
 
@@ -87,7 +87,7 @@ class PublicKey:
 
 
 class SigningKey:
-    """An Ed25519 private key.  In memory only unless a ``KeyFile`` holds it; ``repr`` shows its thumbprint.
+    """An Ed25519 private key, in memory until a ``KeyFile`` saves it; ``repr`` shows its thumbprint.
 
     Attributes:
         public: The public half.
@@ -101,7 +101,7 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """Make a fresh key, for example that of one session."""
+        """Return a new key, for example for one session."""
         return cls(OKPKey.generate_key("Ed25519", private=True))
 
     @property
@@ -110,12 +110,17 @@ class SigningKey:
         return self.public.kid
 
     def private_jwk(self) -> dict[str, str]:
-        """Return the private JWK.  It is a secret."""
+        """Return the private JWK, a secret."""
         whole = self._key.as_dict(private=True)
         return {name: str(whole[name]) for name in ("crv", "d", "kty", "x")}
 
     def sign(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
-        """Return a compact JWS of ``claims``."""
+        """Return a compact JWS of ``claims``.
+
+        Args:
+            header: The JWS header, without ``alg``.
+            claims: The payload, as JSON values.
+        """
         payload = json.dumps(claims, separators=(",", ":"))
         return jws.serialize_compact({**header, "alg": "EdDSA"}, payload, self._key, registry=_REGISTRY)
 
@@ -134,11 +139,11 @@ class _Annotation(msgspec.Struct, frozen=True):
 
 
 class KeyFile:
-    """A private key on disk, with whose it is and which mint knows it.
+    """A private key on disk, with its owner and the mint that knows it.
 
     Attributes:
-        role: Whose key it is.
-        name: The agent's path, the operator's id, the service's audience, the log's origin, the witness's name.
+        role: The owner's role.
+        name: The agent's path, the operator's id, the service's audience, the log's origin or the witness's name.
         issuer: The mint's public base URL; empty for a witness, which belongs to none.
         key: The key.
         ca: File of a further authority for TLS; None for the system's alone.  ``ARX_CA`` wins.
@@ -151,7 +156,13 @@ class KeyFile:
 
     @classmethod
     def generate(cls, role: Role, name: str, issuer: str) -> Self:
-        """Make a fresh key."""
+        """Return a new key in memory.
+
+        Args:
+            role: The owner's role.
+            name: The owner's name.
+            issuer: The mint's public base URL; empty for a witness.
+        """
         return cls(role, name, issuer, SigningKey.generate())
 
     @classmethod
@@ -159,7 +170,7 @@ class KeyFile:
         """Read a key file.
 
         Raises:
-            SettingsError: It is not there, others can read it, or it is no key file.
+            SettingsError: The file is missing, other users can read it, or it is no key file.
         """
         raw = read_secret(Path(path))
         try:
@@ -173,7 +184,7 @@ class KeyFile:
         return cls(about.role, about.name, about.issuer, key, ca)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the key file with mode 0600; an existing file is never replaced.
+        """Write the key file with mode 0600; never replace an existing file.
 
         Raises:
             SettingsError: The file exists, or cannot be written.
@@ -185,7 +196,7 @@ class KeyFile:
 
     @property
     def subject(self) -> str:
-        """Whose it is, as records and assertions say it: the agent's path, else role and name, ``operator:<id>``."""
+        """The owner in records and assertions: the agent's path, else role and name, ``operator:<id>``."""
         return self.name if self.role == "agent" else f"{self.role}:{self.name}"
 
     def __repr__(self) -> str:
@@ -193,7 +204,7 @@ class KeyFile:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only this user can read, and have it on the disk.
+    """Write a new file that only this user can read, and sync it to disk.
 
     Raises:
         SettingsError: The file exists, or cannot be written.
@@ -211,11 +222,12 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 def replace_secret(path: Path, content: bytes) -> None:
-    """Write a file that only this user can read over one that is there: whole, or not at all.
+    """Replace a file atomically with one that only this user can read.
 
     Raises:
-        SettingsError: It cannot be written; what was there is still there.
+        SettingsError: It cannot be written; the old file is unchanged.
     """
+    # A reader must never see half a key: the new file is complete on disk before it takes the name.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write_secret(beside, content)
@@ -230,7 +242,7 @@ def read_secret(path: Path) -> bytes:
     """Read a file that only this user can read.
 
     Raises:
-        SettingsError: It is not there, or its mode lets others in.
+        SettingsError: It is missing, or its mode lets other users read it.
     """
     try:
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A realm's folder: what is where in it, and its settings.
+"""A realm's folder: the paths in it, and its settings in ``realm.toml``.
 
-Everything that a mint keeps stands below one folder that only its user can enter.  ``mint.server.init_realm`` makes it.
+Everything that a mint keeps is below one folder that only its user can enter.  ``mint.server.init_realm`` makes it.
 """
 
 import json
@@ -26,9 +26,9 @@ PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not
 DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000
-# Above a cluster's default node time-out and the default of min-replicas-max-lag.
+# Longer than a cluster's default node time-out and the default of min-replicas-max-lag.
 DEFAULT_WINDOW_MS: Final = 24_000
-# A rotation takes twice as long; a service's question costs the mint a millisecond.
+# A rotation takes twice this time; a service's request costs the mint a millisecond.
 DEFAULT_REFRESH_MS: Final = 60_000
 REFRESH_MS: Final = (1_000, 24 * 3_600_000)
 ON_FAILOVER: Final = ("rotate", "trust")
@@ -68,20 +68,20 @@ class Realm:
 
     Attributes:
         folder: The folder, absolute.
-        name: The realm's name; every token says it.
+        name: The realm's name, which every token carries.
         issuer: The mint's public base URL, without a final slash.
-        listen: Host and port the mint listens at.
+        listen: Host and port that the mint listens at.
         store: URL of the revocation store; None when ``arx up`` runs one in the folder.
-        max_ttl_ms: The longest life of a token, ms; kills are remembered so long.
+        max_ttl_ms: The longest life of a token, ms; kills are remembered for that time.
         replicas: How many of the store's replicas must have a kill on disk.
         on_failover: ``rotate`` ends every token when the store fails over; ``trust`` only where no kill can be lost.
-        failover_window_ms: How long a deposed primary of the store may go on answering.
+        failover_window_ms: How long a deposed primary of the store may go on answering, ms.
         database: URL of a database that several mints share; None for one in the folder.  May hold a password.
-        key_refresh_ms: How long services go on with their keys before they ask for them again.
-        witnesses: Who cosigns the audit log's checkpoints, each ``URL KEY``.
-        witnesses_required: Whether a checkpoint is published only once all of them have.
-        limits: How often somebody may call.
-        metrics: Host and port that the mint's numbers are served at; None for nowhere.
+        key_refresh_ms: How long services use their keys before they ask for them again, ms.
+        witnesses: The witnesses that cosign the audit log's checkpoints, each as ``URL KEY``.
+        witnesses_required: Whether the mint publishes a checkpoint only after all witnesses have cosigned it.
+        limits: How often a caller may call the mint.
+        metrics: Host and port of the mint's metrics; None for none.
         ca: File of a further authority for TLS, absolute; None for the system's alone.  ``ARX_CA`` wins.
     """
 
@@ -114,16 +114,19 @@ class Realm:
         database: str | None = None,
         ca: str | None = None,
     ) -> Self:
-        """Check the settings of a realm that is yet to be made; ``mint.server.init_realm`` makes it.
+        """Check the settings of a new realm; ``mint.server.init_realm`` makes it.
 
         Args:
-            folder: Where it will be.
+            folder: The folder to make.
             name: The realm's name.
             issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
             listen: Host and port to listen at.
-            store: URL of a revocation store of your own.
-            database: URL of a database of your own.
+            store: URL of an existing revocation store.
+            database: URL of an existing database.
             ca: File of a further authority for TLS.
+
+        Returns:
+            The realm; nothing is written.
 
         Raises:
             SettingsError: A setting is not usable.
@@ -134,10 +137,13 @@ class Realm:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read a realm's settings.
+        """Read an existing realm's settings.
+
+        Args:
+            folder: The realm's folder.
 
         Raises:
-            SettingsError: There is no realm, or its settings are not usable.
+            SettingsError: There is no realm, or a setting is not usable.
         """
         path = Path(folder).absolute()
         file = path / "realm.toml"
@@ -159,7 +165,7 @@ class Realm:
         except ValueError as error:
             raise SettingsError(f"{file}: max_ttl, failover_window or key_refresh: {error}") from error
         if not REFRESH_MS[0] <= refresh_ms <= REFRESH_MS[1]:
-            raise SettingsError(f"{file}: key_refresh is 1s to 24h")
+            raise SettingsError(f"{file}: invalid key_refresh: expected 1s to 24h, got {format_duration(refresh_ms)}")
         name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
         topology = _topology(settings.get("replicas", 0), settings.get("on_failover", "rotate"), window_ms)
         database = _database(os.environ.get(DATABASE_VARIABLE) or settings.get("database"))
@@ -180,7 +186,7 @@ class Realm:
         )
 
     def settings(self) -> str:
-        """Write ``realm.toml``."""
+        """Return the text of ``realm.toml``, without the database's password."""
         lines = {"name": self.name, "issuer": self.issuer, "listen": self.listen, "store": self.store}
         lines["database"] = without_password(self.database) if self.database is not None else None
         lines["ca"] = self.ca
@@ -191,7 +197,7 @@ class Realm:
 
     @property
     def policy_path(self) -> Path:
-        """The policy."""
+        """The policy file."""
         return self.folder / "policy.toml"
 
     @property
@@ -201,7 +207,7 @@ class Realm:
 
     @property
     def root_key_path(self) -> Path:
-        """What opens them, unless a passphrase does; may be mounted from elsewhere."""
+        """The key that unseals the root keys, unless a passphrase does; may be mounted from elsewhere."""
         return self.folder / "keys" / "root.key"
 
     @property
@@ -211,17 +217,17 @@ class Realm:
 
     @property
     def log_origin(self) -> str:
-        """The audit log's name, unless another was chosen when its key was made, which says it."""
+        """The audit log's default name; the log's key file records another one if the operator chose it."""
         return f"{urlsplit(self.issuer).netloc}/{self.name}/log"
 
     @property
     def operator_key_path(self) -> Path:
-        """The first operator's key file; belongs into safe hands."""
+        """The first operator's key file, to be moved to a safe place."""
         return self.folder / "operator.key"
 
     @property
     def database_url(self) -> str:
-        """The mint's state; may hold a password.  A server whose certificate is to be verified gets ``ca`` for it."""
+        """URL of the mint's state; may hold a password.  Includes ``ca`` if it verifies the server's certificate."""
         url = self.database or f"sqlite:///{self.database_path}"
         ca = ca_file(self.ca)
         if ca is None or "sslmode=verify-" not in url or "sslrootcert=" in url:
@@ -230,17 +236,17 @@ class Realm:
 
     @property
     def database_path(self) -> Path:
-        """The mint's state, unless it is in a database elsewhere."""
+        """SQLite file of the mint's state, unless ``database`` names another."""
         return self.folder / "mint.db"
 
     @property
     def audit_path(self) -> Path:
-        """The audit log's database, unless it is in the realm's PostgreSQL."""
+        """SQLite file of the audit log, unless the log is in the realm's PostgreSQL."""
         return self.folder / "audit.db"
 
     @property
     def log_dir(self) -> Path:
-        """The audit log's files as others may copy and check them; can be made again from its database."""
+        """The audit log's files, for others to copy and verify; the mint can make them again from its database."""
         return self.folder / "log"
 
     @property
@@ -250,7 +256,7 @@ class Realm:
 
     @property
     def journals_dir(self) -> Path:
-        """Decision journals of verifiers on this machine, the mint's among them."""
+        """Decision journals of verifiers on this machine, the mint's included."""
         return self.folder / "journals"
 
     @property
@@ -260,80 +266,99 @@ class Realm:
 
     @property
     def host_and_port(self) -> tuple[str, int]:
-        """Where the mint listens."""
+        """Host and port that the mint listens at."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
 
 def default_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder of a realm that is not named: ``$ARX_HOME``, else ``./.arx``."""
+    """Return the folder of an unnamed realm: ``$ARX_HOME``, else ``./.arx``.
+
+    Args:
+        environment: Environment variables by name.
+    """
     return Path(environment.get("ARX_HOME") or DEFAULT_FOLDER)
 
 
 def without_password(url: str) -> str:
-    """Return a database's URL as it may be shown and written down."""
+    """Return a database's URL without its password, for people and files.
+
+    Args:
+        url: The URL, in any form that SQLAlchemy takes.
+    """
     scheme, slashes, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")  # first: a password may hold any other sign
+    login, at, place = rest.rpartition("@")  # before the split at "?": a password may hold one
     host, _, query = place.partition("?")
     kept = "&".join(field for field in query.split("&") if "password" not in field.partition("=")[0])
     return f"{scheme}{slashes}{login.partition(':')[0]}{at}{host}{'?' if kept else ''}{kept}"
 
 
 def _database(url: Any) -> str | None:
-    """Check a database's URL, roughly: whoever opens it knows it."""
+    """Check the form of a database's URL; ``open_engine`` checks the rest."""
     if url is None or (isinstance(url, str) and _DATABASE.match(url)):
         return url
-    raise SettingsError("database is a URL: postgresql://USER@HOST/NAME, its password in ARX_DATABASE_PASSWORD")
+    # The error omits the URL, which could hold a password.
+    raise SettingsError(
+        "invalid database: expected postgresql://USER@HOST/NAME; put its password in ARX_DATABASE_PASSWORD"
+    )
 
 
 def _ca(folder: Path, ca: Any) -> str | None:
-    """Read the file of a further authority: relative to the folder; it is opened where it is needed."""
+    """Return the file of a further authority, relative to ``folder``; TLS code opens it later."""
     if ca is None or (isinstance(ca, str) and ca):
         return None if ca is None else str(folder / ca)
-    raise SettingsError("ca is the file of a certification authority, in PEM")
+    raise SettingsError(f"invalid ca: expected the path of a certification authority's PEM file, got {ca!r}")
 
 
 def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:
     if not names.is_realm(name):
-        raise SettingsError("a realm's name is [a-z0-9][a-z0-9._-]{0,31}")
+        raise SettingsError(f"invalid realm name: expected [a-z0-9][a-z0-9._-]{{0,31}}, got {name!r}")
     if not isinstance(issuer, str) or not _is_base_url(issuer):
         raise SettingsError(
-            "the issuer is the mint's public base URL: https://host or http://host:port, no final slash"
+            "invalid issuer: expected the mint's public base URL, https://host or http://host:port, no final slash"
         )
     _host_and_port("listen", listen)
     if store is not None and (not isinstance(store, str) or not _STORE.match(store)):
-        raise SettingsError("store is a URL: unix:, redis: or rediss:, the latter two also +sentinel: or +cluster:")
+        # The error omits the URL, which could hold a password.
+        raise SettingsError(
+            "invalid store: expected a URL with unix:, redis: or rediss:, the latter two also with +sentinel: or "
+            "+cluster:"
+        )
     if max_ttl_ms < MIN_TTL_MS:
-        raise SettingsError("max_ttl is at least 1s")
+        raise SettingsError(f"invalid max_ttl: expected at least 1s, got {format_duration(max_ttl_ms)}")
     return name, issuer, listen, store, max_ttl_ms
 
 
 def _host_and_port(setting: str, text: Any) -> None:
-    found = _LISTEN.fullmatch(text) if isinstance(text, str) else None
-    if found is None or not 0 <= int(found[2]) <= 65535:
-        raise SettingsError(f"{setting} is host:port, such as 127.0.0.1:8700")
+    match = _LISTEN.fullmatch(text) if isinstance(text, str) else None
+    if match is None or not 0 <= int(match[2]) <= 65535:
+        raise SettingsError(f"invalid {setting}: expected host:port such as 127.0.0.1:8700, got {text!r}")
 
 
-def _witnesses(said: Any) -> tuple[str, ...]:
-    """Check the witnesses, roughly: whoever asks them reads their keys."""
-    if not isinstance(said, list) or not all(isinstance(each, str) and _WITNESS.fullmatch(each) for each in said):
-        raise SettingsError('witnesses is a list of "URL KEY", the key as `arx witness init` printed it')
-    return tuple(said)
+def _witnesses(witnesses: Any) -> tuple[str, ...]:
+    """Check the form of the witnesses; the code that asks them parses their keys."""
+    if not isinstance(witnesses, list) or not all(
+        isinstance(witness, str) and _WITNESS.fullmatch(witness) for witness in witnesses
+    ):
+        raise SettingsError(
+            'invalid witnesses: expected a list of "URL KEY", each KEY as `arx witness init` printed it'
+        )
+    return tuple(witnesses)
 
 
-def _witnesses_required(said: Any) -> bool:
-    if not isinstance(said, bool):
-        raise SettingsError("witnesses_required is true or false")
-    return said
+def _witnesses_required(required: Any) -> bool:
+    if not isinstance(required, bool):
+        raise SettingsError(f"invalid witnesses_required: expected true or false, got {required!r}")
+    return required
 
 
 def _topology(replicas: Any, on_failover: Any, window_ms: int) -> tuple[int, str, int]:
     if type(replicas) is not int or not 0 <= replicas <= 16:
-        raise SettingsError("replicas is a number from 0 to 16")
+        raise SettingsError(f"invalid replicas: expected a number from 0 to 16, got {replicas!r}")
     if on_failover not in ON_FAILOVER:
-        raise SettingsError("on_failover is rotate or trust")
+        raise SettingsError(f"invalid on_failover: expected rotate or trust, got {on_failover!r}")
     if not 0 < window_ms <= 60_000:
-        raise SettingsError("failover_window is at most 60s")
+        raise SettingsError(f"invalid failover_window: expected 1ms to 60s, got {format_duration(window_ms)}")
     return replicas, on_failover, window_ms
 
 

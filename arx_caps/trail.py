@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell a session's story from its decisions: who handed what to whom, and what came of it.  SPEC 12, 19.
+"""Build a session's delegation tree from its decisions.  SPEC 12, 19.
 
-The tree follows links, not names: two sub-agents that were given the same name are two nodes.  Names in it are what the
-previous holder wrote; only the agent at the root was proven, and the tree says so.  It is made of the decisions of
-journals, or of the nodes and records that a mint's log answers with; drawing it is ``drawing``'s, of either.
+The decisions come from journals, or from the nodes and records of a mint's audit log.  ``drawing`` draws the tree.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,17 +10,17 @@ from typing import Any, Final, NamedTuple, Self
 
 from arx_verifier.journal.decision import Decision
 
-_MAX_DEPTH: Final = 32  # a token holds 16 delegations; a record that claims more is cut here, not followed
+_MAX_DEPTH: Final = 32  # a token holds at most 16 delegations; a record that claims more than this is cut here
 
 
 class Line(NamedTuple):
-    """What a tree says of one record.
+    """The facts that a tree shows of one record.
 
     Attributes:
-        at: When, ms since the Unix epoch.
+        at: The record's time, ms since the Unix epoch.
         outcome: ``allow``, ``deny``, ``end``, ``counted``, ``gap`` or ``event``.
-        what: The service and the tool, or who did what.
-        why: For what was not allowed: the reason, and what was expected and what came.
+        what: The service and the tool, or the actor and the event.
+        why: Unless the call was allowed: the reason, and the expected and the given values.
         shown: The record, whole.
     """
 
@@ -34,38 +32,43 @@ class Line(NamedTuple):
 
     @classmethod
     def of(cls, shown: Mapping[str, Any]) -> Self:
-        """Make the line of a record that ``Decision.to_dict`` or a mint's log shows."""
+        """Return the line of a record in the form of ``Decision.to_dict`` or of a mint's log."""
         if "kind" in shown:
             return cls(shown["at"], "event", f"{shown['by']}  {shown['kind']}", ("", ""), shown)
         if "outcome" not in shown:
             return cls(0, "event", f"record {shown.get('index')}", ("", str(shown.get("problem", ""))), shown)
         what = f"{shown['audience'] or shown.get('service', '')}  {shown['tool'] or '(no tool)'}"
         outcome, code = shown["outcome"], shown["code"]
-        failed = [f"{each['rule']}: expected {each['expected']}, came {each['came']}" for each in shown["failures"]]
+        failed = [
+            f"{failure['rule']}: expected {failure['expected']}, came {failure['came']}"
+            for failure in shown["failures"]
+        ]
         why = "" if outcome == "allow" else f"ended: {code}" if outcome == "end" else code
         return cls(shown["at"], outcome, what, (why, "; ".join(failed)), shown)
 
     @property
     def allowed(self) -> bool:
-        """Whether it is an allowed call."""
+        """Whether the record is an allowed call."""
         return self.outcome == "allow"
 
 
+# Children are keyed by link, not by name: two sub-agents that were given the same name are two nodes.  A name is what
+# the previous holder wrote; only the agent at the root was authenticated.
 @dataclass(slots=True)
 class Node:
     """One holder in a session: the agent itself, or one delegation.
 
     Attributes:
-        name: The agent's path, or what the previous holder named the next one.
+        name: The agent's path, or the name that the previous holder gave to the next one.
         link: Public name of the delegation, empty at the root of a task.
         task: The task, or sub-task, it belongs to.
-        proven: Whether the name was proven (the agent that opened the session) or only written.
-        assurance: How the holder was known: ``bearer`` says by possession alone; empty where that is not told.
-        allowed: Its own allows.
-        denied: Its own denials.
-        other: What else was recorded at it: events, running work that was ended, gaps.
-        decisions: Its own records, in order; not all of them, where there were many.
-        children: Whom it delegated to, by link, in the order they were first seen.
+        proven: Whether the name was authenticated (the agent that opened the session) or only written by a holder.
+        assurance: How the holder was authenticated; ``bearer`` means possession alone, empty means not recorded.
+        allowed: Its own allowed calls.
+        denied: Its own denied calls.
+        other: Its other records: events, running work that was ended, gaps.
+        decisions: Its own records, in order; if there were many, not all of them.
+        children: Its delegations by link, in the order of their first records.
     """
 
     name: str
@@ -80,20 +83,20 @@ class Node:
     children: dict[str, "Node"] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
-        """Take in a record, and count it."""
+        """Append a record, and count it."""
         self.decisions.append(line)
         self.allowed += line.allowed
         self.denied += line.outcome == "deny"
         self.other += line.outcome not in ("allow", "deny")
 
     def walk(self) -> Iterator["Node"]:
-        """Yield this node and all below it."""
+        """Yield this node and all nodes below it."""
         yield self
         for child in self.children.values():
             yield from child.walk()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the node for JSON, whole."""
+        """Return the node and its children as JSON values."""
         return {
             "name": self.name,
             "link": self.link,
@@ -115,10 +118,10 @@ class Trail:
     Attributes:
         session: The session's id.
         agent: The agent that opened it.
-        subject: On whose behalf, if anybody's: issuer and subject.
-        target: The target of that subject, where only that is told.
-        policies: Digests of the policies its tokens were minted under.
-        tasks: One tree a task, by task id (empty for the session's own token), in the order of their first decisions.
+        subject: Issuer and subject of the person on whose behalf the session runs, or None.
+        target: That subject's target, where only the target is recorded.
+        policies: Digests of the policies that its tokens were minted under.
+        tasks: Trees by task id (empty for the session's own token), in the order of their first decisions.
     """
 
     session: str
@@ -130,16 +133,16 @@ class Trail:
 
     @property
     def allowed(self) -> int:
-        """All allows."""
+        """Number of allowed calls."""
         return sum(node.allowed for root in self.tasks.values() for node in root.walk())
 
     @property
     def denied(self) -> int:
-        """All denials."""
+        """Number of denied calls."""
         return sum(node.denied for root in self.tasks.values() for node in root.walk())
 
     def add(self, decision: Decision) -> None:
-        """Take in one decision of this session; decisions come in the order of their times."""
+        """Add a decision of this session; add decisions in the order of their times."""
         facts = decision.facts
         self.agent, self.subject = facts.agent, facts.subject or self.subject
         if facts.policy and facts.policy not in self.policies:
@@ -153,7 +156,7 @@ class Trail:
         node.add(Line.of(decision.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the trail for JSON, whole."""
+        """Return the trail as JSON values."""
         return {
             "session": self.session,
             "agent": self.agent,
@@ -167,13 +170,13 @@ class Trail:
 
 
 def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[str, Any]] = ()) -> list[Trail]:
-    """Make trails of what a mint's log answers.
+    """Return the trails in the answers of a mint's log.
 
     Args:
-        nodes: Nodes as ``GET /v1/audit/nodes`` shows them: with their counts, each before what is below it.
-        records: Records of theirs.
+        nodes: Nodes in the form of ``GET /v1/audit/nodes``: with their counts, parents first.
+        records: Records of these nodes.
     """
-    found: list[Trail] = []
+    built: list[Trail] = []
     places: dict[int, Node] = {}
     roots: dict[int, Trail] = {}
     for row in nodes:
@@ -181,11 +184,11 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
         kind, ref = row["kind"], row["ref"]
         above = nodes[row["parent"]]["node"] if row["parent"] is not None else None
         if above is None:
-            roots[row["node"]] = told = Trail(ref, row["agent"] or row["name"], target=row["subject"])
-            found.append(told)
-            places[row["node"]] = Node(told.agent, proven=True, assurance="", **counts)
+            roots[row["node"]] = trail = Trail(ref, row["agent"] or row["name"], target=row["subject"])
+            built.append(trail)
+            places[row["node"]] = Node(trail.agent, proven=True, assurance="", **counts)
             if any(counts.values()):
-                told.tasks[""] = places[row["node"]]
+                trail.tasks[""] = places[row["node"]]
         elif above in roots and kind == "task":
             places[row["node"]] = roots[above].tasks[ref] = Node(row["name"], "", ref, True, "", **counts)
         else:
@@ -199,35 +202,40 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
             node = places[record["node"]]
             node.decisions.append(Line.of(record))
             node.assurance = record.get("assurance") or node.assurance
-    for told in found:
-        lines = [line for root in told.tasks.values() for node in root.walk() for line in node.decisions]
+    for trail in built:
+        lines = [line for root in trail.tasks.values() for node in root.walk() for line in node.decisions]
         policies = [line.shown.get("policy") for line in sorted(lines, key=lambda line: line.at)]
-        told.policies = list(dict.fromkeys(policy for policy in policies if policy))
-    return found
+        trail.policies = list(dict.fromkeys(policy for policy in policies if policy))
+    return built
 
 
 def trails(decisions: Iterable[Decision]) -> dict[str, Trail]:
-    """Sort decisions into sessions.
+    """Group decisions by session.
 
     Args:
-        decisions: In the order of their times, as ``read_journal`` yields them; what names no session, such as counts
-            of unproven refusals, is left out.
+        decisions: In the order of their times, as ``read_journal`` yields them.  Records without a session, such as
+            counts of unauthenticated refusals, are ignored.
 
     Returns:
-        A trail a session, in the order of their first decisions.
+        A trail for each session, in the order of their first decisions.
     """
-    found: dict[str, Trail] = {}
+    by_session: dict[str, Trail] = {}
     for decision in decisions:
         session = decision.facts.session
         if session:
-            found.setdefault(session, Trail(session)).add(decision)
-    return found
+            by_session.setdefault(session, Trail(session)).add(decision)
+    return by_session
 
 
 def trail(decisions: Iterable[Decision], session: str) -> Trail:
-    """Tell the story of one session; empty when no decision names it."""
-    found = Trail(session)
+    """Return the trail of one session; empty if no decision names it.
+
+    Args:
+        decisions: In the order of their times, as ``read_journal`` yields them.
+        session: The session's id.
+    """
+    built = Trail(session)
     for decision in decisions:
         if decision.facts.session == session:
-            found.add(decision)
-    return found
+            built.add(decision)
+    return built
