@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write and find many rows at once, as each database does it fastest: the log takes records by the hundred.
+"""Insert and find many rows at once, as each database does it fastest.
 
-The statements are the same ones that SQLAlchemy would make; what is saved is its work for each value of each row.
+The statements are those that SQLAlchemy would generate, without its work for each value of each row.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,26 @@ from sqlalchemy.exc import DBAPIError
 
 from arx_caps.audit.tables import NODE
 
-_KEYS: Final = 500  # of one look
-_ROWS: Final = 100  # of one statement of SQLite
+_KEYS: Final = 500  # keys in one SELECT
+_ROWS: Final = 100  # rows in one INSERT of SQLite
 
 
 def insert_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows.
+    """Insert rows into a table.
 
     Args:
         connection: The transaction.
-        table: Where.
+        table: The table.
         names: The columns, in the order of the values.
         rows: At least one.
+
+    Raises:
+        DBAPIError: The database refused.
     """
     if connection.dialect.name == "postgresql":
         _copy(connection, f"COPY {table.name} ({', '.join(names)}) FROM STDIN", rows)
         return
-    # Of many rows, many a statement: between two statements the driver gives the interpreter's lock to another thread.
+    # Many rows in a statement: between two statements the driver gives the interpreter's lock to another thread.
     whole = len(rows) // _ROWS * _ROWS
     for start in range(0, whole, _ROWS):
         flat = tuple(chain.from_iterable(rows[start : start + _ROWS]))
@@ -48,36 +51,48 @@ def _insert(table: str, names: tuple[str, ...], rows: int) -> str:
 
 
 def find_nodes(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, tuple[int, bytes]]:
-    """Return id and path of the nodes that have these keys, by key."""
-    found: dict[bytes, tuple[int, bytes]] = {}
+    """Return the id and the path of the nodes that have these keys, by key.
+
+    Args:
+        connection: The transaction.
+        keys: Keys of nodes; unknown ones are left out of the answer.
+    """
+    nodes: dict[bytes, tuple[int, bytes]] = {}
     sign = "%s" if connection.dialect.name == "postgresql" else "?"
     for start in range(0, len(keys), _KEYS):
-        some = tuple(keys[start : start + _KEYS])
-        signs = ", ".join([sign] * len(some))
-        rows = connection.exec_driver_sql(f"SELECT key, id, path FROM {NODE.name} WHERE key IN ({signs})", some)  # noqa: S608 - signs
-        found |= {bytes(key): (node, bytes(path)) for key, node, path in rows}
-    return found
+        batch = tuple(keys[start : start + _KEYS])
+        signs = ", ".join([sign] * len(batch))
+        rows = connection.exec_driver_sql(f"SELECT key, id, path FROM {NODE.name} WHERE key IN ({signs})", batch)  # noqa: S608 - signs
+        nodes |= {bytes(key): (node, bytes(path)) for key, node, path in rows}
+    return nodes
 
 
 def among(connection: Connection, column: Any, ids: str) -> ColumnElement[bool]:
-    """Say that a column is one of many numbers: told as one text, as thousands of parameters take milliseconds.
+    """Return the condition that a column is one of many numbers.
 
     Args:
-        connection: To which database.
+        connection: A connection to the database that will evaluate it.
         column: The column.
-        ids: The numbers, with commas between.
+        ids: The numbers, separated by commas.
     """
-    found: ColumnElement[bool]
+    # The numbers go as one text, because thousands of parameters take milliseconds.
+    condition: ColumnElement[bool]
     if connection.dialect.name == "postgresql":
-        # Written out: a plan for whatever numbers come would hold each row to one number after the other.
-        found = column == any_(cast(bindparam(None, f"{{{ids}}}", Text, literal_execute=True), ARRAY(BigInteger)))
+        # As a literal: with a generic plan, PostgreSQL would compare each row with one number after the other.
+        condition = column == any_(cast(bindparam(None, f"{{{ids}}}", Text, literal_execute=True), ARRAY(BigInteger)))
     else:
-        found = column.in_(select(func.json_each(f"[{ids}]").table_valued("value").c.value))
-    return found
+        condition = column.in_(select(func.json_each(f"[{ids}]").table_valued("value").c.value))
+    return condition
 
 
 def read_leaves(connection: Connection, start: int, end: int) -> Sequence[Any]:
-    """Return index and leaf of the records from ``start`` to before ``end`` that are there, in order."""
+    """Return index and leaf of the existing records from ``start`` to before ``end``, in order.
+
+    Args:
+        connection: The transaction.
+        start: The first index.
+        end: The index after the last.
+    """
     sign = "%s" if connection.dialect.name == "postgresql" else "?"
     statement = f"SELECT idx, kept FROM log_record WHERE idx >= {sign} AND idx < {sign} ORDER BY idx"  # noqa: S608 - signs
     return connection.exec_driver_sql(statement, (start, end)).all()

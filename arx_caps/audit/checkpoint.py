@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what a log says of itself, signed, and who has seen it (c2sp.org/tlog-checkpoint).  SPEC 17.2.
+"""Checkpoints: a log's name, size and root, signed by the log and cosigned (c2sp.org/tlog-checkpoint).  SPEC 17.2.
 
-A checkpoint names the log, its size and its root.  A log signs no two that do not continue each other; witnesses
-cosign those that continue what they saw before.
+Signatures are in ``note``; whether one checkpoint continues another is verified in ``tree``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from arx_caps.audit.note import (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One state of a log, not believed before its signature is.
+    """One state of a log, not authenticated.
 
     Attributes:
         origin: The log's name.
@@ -42,23 +41,23 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a checkpoint's text.
+        """Parse a checkpoint's text.
 
         Raises:
-            NoteError: It is not one.
+            NoteError: It is malformed.
         """
         lines = text.split("\n")
         if len(lines) < 4 or lines.pop() != "" or not all(lines):
-            raise NoteError("a checkpoint has three lines or more, none of them empty")
+            raise NoteError("malformed checkpoint: expected at least three lines, none of them empty")
         return cls(lines[0], decimal(lines[1], "a checkpoint's size"), hashes64(lines[2:3])[0], tuple(lines[3:]))
 
     def text(self) -> str:
-        """Write the text that is signed."""
+        """Return the text to sign."""
         lines = (self.origin, str(self.size), text64(self.root), *self.extensions)
         return "".join(f"{line}\n" for line in lines)
 
     def sign(self, signer: Signer) -> Note:
-        """Return the checkpoint as a note that its log signed.
+        """Return the checkpoint as a note with its log's signature.
 
         Raises:
             NoteError: The key is not this log's.
@@ -72,12 +71,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A checkpoint that a trusted log's key has signed; ``open_checkpoint`` makes it.
+    """A checkpoint with a verified signature of its log; ``open_checkpoint`` returns it.
 
     Attributes:
-        checkpoint: What it says.
+        checkpoint: The checkpoint.
         note: The note, with all its signatures.
-        seen: The trusted witnesses that cosigned it, each with the time, in seconds since the epoch.
+        seen: The given witnesses that cosigned it, each with the time, in seconds since the epoch.
     """
 
     checkpoint: Checkpoint
@@ -86,36 +85,42 @@ class SignedCheckpoint:
 
 
 def open_checkpoint(raw: bytes | Note, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> SignedCheckpoint:
-    """Read a checkpoint and believe it.
+    """Parse a checkpoint and verify its signatures.
 
     Args:
         raw: The note.
-        key: The log's key, got from elsewhere than the log's files.
-        witnesses: Keys of witnesses; who of them cosigned is told, what is asked of them is the caller's.
+        key: The log's key, obtained out of band, not from the log's files.
+        witnesses: Keys of witnesses.  A missing cosignature is no error: the caller looks at ``seen``.
+
+    Returns:
+        The checkpoint, and the witnesses that cosigned it.
 
     Raises:
-        NoteError: It is no checkpoint, or a key is not of the kind it is given for.
+        NoteError: It is no checkpoint, or a key is of the wrong kind.
         TamperedError: The log's key did not sign it, or a signature of one of these keys does not verify.
     """
     if key.kind != LOG or any(witness.kind != WITNESS for witness in witnesses):
-        raise NoteError("a log's key and a witness's key are of two kinds, and one was given for the other")
+        raise NoteError("wrong kind of key: a log's key and witnesses' keys are not interchangeable; swap them")
     note = Note.parse(raw) if isinstance(raw, bytes) else raw
     checkpoint = Checkpoint.parse(note.text)
     if checkpoint.origin != key.name:
-        raise TamperedError(f"this is a checkpoint of {checkpoint.origin}, not of {key.name}")
+        raise TamperedError(f"wrong log: expected a checkpoint of {key.name}, got one of {checkpoint.origin}")
     by = note.verified((key, *witnesses))
     if key not in by:
         raise TamperedError(f"the key of {key.name} has not signed this checkpoint")
-    return SignedCheckpoint(checkpoint, note, {each: at for each, at in by.items() if at is not None})
+    return SignedCheckpoint(checkpoint, note, {signed_by: at for signed_by, at in by.items() if at is not None})
 
 
 def cosign(note: Note, witness: Signer, at: int) -> Signature:
-    """Sign that a checkpoint was seen.
+    """Return a witness's signature of a checkpoint.
 
     Args:
-        note: A checkpoint that was found to continue the one before.
+        note: A checkpoint that continues the previous one; the caller has verified that.
         witness: The witness's key.
         at: The time, in seconds since the epoch.
+
+    Raises:
+        NoteError: The note is no checkpoint.
     """
     Checkpoint.parse(note.text)
     return witness.sign(note.text, at)

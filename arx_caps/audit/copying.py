@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy a log's files while the log grows: whole files of one checkpoint, and only what is new since the last copy.
+"""Copy a log's files, with what is new since the last copy.  SPEC 17.2, 17.3.
 
-A copy is for somebody who checks it (``verify``); what is required here is only that it continues the one that was
-there, as whoever keeps a copy keeps a checkpoint.  SPEC 17.2, 17.3.
+A copy holds the files of one checkpoint, and continues the older copy.  ``verify`` checks signatures and content.
 """
 
 import shutil
@@ -17,16 +16,16 @@ from arx_caps.audit.paths import CHECKPOINT, ENTRIES, WIDTH, files_of
 from arx_caps.audit.tiles import Fetch, TileReader, fetch_from, write_whole
 from arx_caps.audit.tree import check_consistency
 
-_TOLD_FILES: Final = 16  # progress is told once in so many
+_TOLD_FILES: Final = 16  # bundles between two calls of progress
 
 
 class Copied(NamedTuple):
-    """What a copy holds.
+    """The result of a copy.
 
     Attributes:
         head: Its checkpoint, not verified.
-        files: How many files were fetched.
-        gone: How many bundles of records are not there: retention took them, or somebody.
+        files: Number of fetched files.
+        gone: Number of missing bundles of records: pruned, or removed by an attacker.
     """
 
     head: Checkpoint
@@ -35,35 +34,40 @@ class Copied(NamedTuple):
 
 
 def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = lambda *_: None) -> Copied:
-    """Copy a log's files.
+    """Copy a log's files into a folder.
 
     Args:
-        fetch: Where they are.
+        fetch: Returns the content of a file of the log, or None.
         folder: The copy, new or older.
-        progress: Told now and then how many records are done, of how many.
+        progress: Called now and then with how many records are done, of how many.
+
+    Returns:
+        The checkpoint and the number of files.
 
     Raises:
-        IncompleteError: There is no checkpoint, or a tile of hashes is not there.
-        TamperedError: The log does not continue what the folder had; its checkpoint stays as it was.
-        NoteError: A checkpoint is none.
+        IncompleteError: The log has no checkpoint, or a tile of hashes is missing.
+        TamperedError: The log does not continue the older copy, whose checkpoint stays.
+        NoteError: A checkpoint is malformed.
         OSError: A file cannot be read or written.
     """
     raw, own = fetch(CHECKPOINT), fetch_from(folder)
     if raw is None:
-        raise IncompleteError("there is no checkpoint: nothing was signed yet, or this is no log's folder")
+        raise IncompleteError("the log has no checkpoint: nothing was signed yet, or this is no log's folder")
     head, held = _read(raw), own(CHECKPOINT)
     before = None if held is None else _read(held)
     files = gone = 0
     for number, tile in enumerate(files_of(head.size)):
         if own(tile.path) is None:
-            found = next(((each, got) for each in (tile, tile.full) if (got := fetch(each.path)) is not None), None)
-            if found is not None:
-                write_whole(folder / found[0].path, found[1], durable=False)
+            # The log may have grown since its checkpoint, and have replaced the narrower file by the full one.
+            widths = (tile, tile.full)
+            fetched = next(((it.path, content) for it in widths if (content := fetch(it.path)) is not None), None)
+            if fetched is not None:
+                write_whole(folder / fetched[0], fetched[1], durable=False)
                 files += 1
             elif tile.level == ENTRIES:
                 gone += 1
             else:
-                raise IncompleteError(f"{tile.path} is not there")
+                raise IncompleteError(f"{tile.path} is missing")
         if tile.level == ENTRIES and number % _TOLD_FILES == 0:
             progress(min(tile.number * WIDTH, head.size), head.size)
     if before is not None:
@@ -82,13 +86,13 @@ def _continue(before: Checkpoint, head: Checkpoint, reader: TileReader) -> None:
     if before.origin != head.origin:
         raise TamperedError(f"the folder holds the log {before.origin}, and this is {head.origin}")
     if before.size > head.size:
-        told = f"the log was rolled back: it ends with {head.size} records, and the folder has {before.size}"
-        raise TamperedError(told, head.size, before.size - 1)
+        message = f"the log was rolled back: it ends with {head.size} records, and the folder has {before.size}"
+        raise TamperedError(message, head.size, before.size - 1)
     check_consistency(before.size, before.root, head.size, head.root, reader.consistency(before.size))
 
 
 def _tidy(folder: Path, size: int) -> None:
-    """Take away the narrower files that stood at the end of an older copy."""
+    """Remove the narrower files of an older copy that full files have replaced."""
     for tile in files_of(size):
         beside = folder / f"{tile.full.path}.p"
         if not beside.is_dir():
@@ -96,6 +100,6 @@ def _tidy(folder: Path, size: int) -> None:
         if (folder / tile.full.path).exists():
             shutil.rmtree(beside)
             continue
-        for each in beside.iterdir():
-            if each != folder / tile.path:
-                each.unlink()
+        for file in beside.iterdir():
+            if file != folder / tile.path:
+                file.unlink()

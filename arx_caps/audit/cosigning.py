@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The witnesses of a log: asked for each checkpoint, and told of when they are missing.  SPEC 17.6.
+"""Ask a log's witnesses to cosign its checkpoints, and report missing cosignatures.  SPEC 17.6.
 
-A witness that does not answer is asked again after a pause, so that it delays nothing for long.  Whether a checkpoint
-is published without its cosignature is a setting of the realm.
+The request is in ``witness_client``.  Whether the mint publishes a checkpoint without all cosignatures is a setting of
+the realm.
 """
 
 import logging
@@ -15,12 +15,12 @@ from arx_caps.audit.note import WITNESS, Note, VerifierKey
 from arx_caps.audit.witness_client import ask_witness
 from arx_verifier.errors import SettingsError
 
-PAUSE_S: Final = 10.0  # after a failure
+PAUSE_S: Final = 10.0  # after a failure: a witness that does not answer must not delay each checkpoint
 _log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
-    """A witness that is asked: where it is, and its key."""
+    """A witness to ask: its URL and its key."""
 
     url: str
     key: VerifierKey
@@ -30,58 +30,62 @@ class Witnesses:
     """The witnesses of one log.
 
     Args:
-        asked: Whom to ask.
-        required: Whether nothing is published without all of them.
+        asked: The witnesses to ask.
+        required: Whether the mint publishes a checkpoint only with all cosignatures.
         ca: File of a further authority for TLS.
 
     Attributes:
-        failing: Why one did not cosign the last time, or None.
+        failing: Why a witness did not cosign the last time, or None.
     """
 
     def __init__(self, asked: Sequence[Asked] = (), *, required: bool = False, ca: str | None = None) -> None:
         self.required, self._ca = required, ca
         self.failing: str | None = None
         self._asked = tuple(asked)
-        self._sizes: dict[str, int] = {}  # what each is known to have cosigned
-        self._again: dict[str, float] = {}
+        self._sizes: dict[str, int] = {}  # by URL: the size that the witness cosigned last
+        self._again: dict[str, float] = {}  # by URL: when to ask again after a failure, monotonic clock, s
 
     @classmethod
     def of(cls, settings: Sequence[str], *, required: bool = False, ca: str | None = None) -> "Witnesses":
-        """Read a realm's setting: each ``URL KEY``.
+        """Parse a realm's setting, a list of ``URL KEY``.
+
+        Args:
+            settings: The setting.
+            required: Whether the mint publishes a checkpoint only with all cosignatures.
+            ca: File of a further authority for TLS.
 
         Raises:
-            SettingsError: One is something else.
+            SettingsError: A member has another form, or its key is no witness's.
         """
         asked = []
-        for each in settings:
-            url, _, text = each.partition(" ")
+        for setting in settings:
+            url, _, text = setting.partition(" ")
             try:
                 key = VerifierKey.parse(text.strip())
             except NoteError as error:
-                said = "witnesses: each is `URL KEY`, the key as `arx witness init` printed it"
-                raise SettingsError(f"{said}: {error}") from error
+                expected = "expected `URL KEY`, the key as `arx witness init` printed it"
+                raise SettingsError(f"invalid witnesses: {expected}: {error}") from error
             if key.kind != WITNESS:
-                raise SettingsError(f"witnesses: {key.name} is the key of a log, not of a witness")
+                raise SettingsError(f"invalid witnesses: expected a witness's key, got the log key {key.name}")
             asked.append(Asked(url.rstrip("/"), key))
         return cls(asked, required=required, ca=ca)
 
     def missing(self, note: Note) -> bool:
-        """Tell whether one has not cosigned."""
-        return any(not _has(note, each.key) for each in self._asked)
+        """Return whether a cosignature is missing in a note."""
+        return any(not _has(note, witness.key) for witness in self._asked)
 
     def cosigned(self, note: Note, size: int, prove: Callable[[int], Sequence[bytes]]) -> Note:
-        """Ask the witnesses that have not cosigned yet, but for those that failed a moment ago.
+        """Return a checkpoint with the cosignatures that the witnesses add now.
+
+        Witnesses that cosigned it already, or failed less than ``PAUSE_S`` ago, are not asked.
 
         Args:
             note: The checkpoint.
             size: Its size.
-            prove: Makes the consistency proof from an older size.
-
-        Returns:
-            It, with what they answered.
+            prove: Returns the consistency proof from an older size.
         """
         now = time.monotonic()
-        due = [each for each in self._asked if not _has(note, each.key) and self._again.get(each.url, now) <= now]
+        due = [asked for asked in self._asked if not _has(note, asked.key) and self._again.get(asked.url, now) <= now]
         if not due:
             return note
         failed = None
@@ -102,4 +106,4 @@ class Witnesses:
 
 
 def _has(note: Note, key: VerifierKey) -> bool:
-    return any(key.owns(each) for each in note.signatures)
+    return any(key.owns(signature) for signature in note.signatures)

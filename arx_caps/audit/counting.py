@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what is put into a log, by what came of it: numbers for whoever watches, kept in memory.  SPEC 22.6.
-
-Each record is put in once, by one mint, so the counts of all mints of a realm add up to what happened.  A reason that
-is none of SPEC 13 is counted as ``other``: what a service sends must not make numbers without end.
-"""
+"""Count appended records by outcome and reason, in memory, for metrics.  SPEC 22.6."""
 
 import threading
 from collections import Counter
@@ -16,14 +12,15 @@ from arx_caps.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
 from arx_verifier.journal.record import read_sealed
 
-OTHER: Final = "other"
+OTHER: Final = "other"  # for a code that SPEC 13 does not list: services must not create metrics without limit
 _KNOWN: Final = frozenset((*REASONS, BAD_PROOF))
 _DECISIONS: Final = {ALLOW: "allow", DENY: "deny", END: "end"}
-_STORE: Final = "store."  # what the kinds of the store's own events begin with; no service can send one
+_STORE: Final = "store."  # prefix of the kinds of the store's own events; no service can send one
 
 
+# One mint appends each record, once: the counts of all mints of a realm add up to the realm's.
 class Counts:
-    """What was put into a log since this process began.  Threads may share it."""
+    """Counts of the records that this process appended since its start.  Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +28,7 @@ class Counts:
         self._changes: Counter[str] = Counter()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Count records that are in the log now."""
+        """Count records that were appended."""
         decisions: Counter[tuple[str, str]] = Counter()
         changes: Counter[str] = Counter()
         for (outcome, code), times in Counter((entry.outcome, entry.code) for entry in entries).items():
@@ -49,11 +46,11 @@ class Counts:
             self._changes.update(changes)
 
     def decisions(self) -> dict[tuple[str, str], int]:
-        """Return the decisions by what was decided (``allow``, ``deny``, ``end``) and the reason (``ok`` or a code)."""
+        """Return counts by decision (``allow``, ``deny``, ``end``) and reason (``ok`` or a code)."""
         with self._lock:
             return dict(self._decisions)
 
     def changes(self) -> dict[str, int]:
-        """Return the entries of the kill sequence by what they did: ``kill``, ``freeze``, ``thaw``."""
+        """Return counts of the kill sequence's entries by operation: ``kill``, ``freeze``, ``thaw``."""
         with self._lock:
             return dict(self._changes)

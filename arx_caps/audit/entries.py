@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is put into the log: decisions as verifiers sent them, and events of the mint itself.  SPEC 12, 17.7, 18.
+"""Log entries: decisions as verifiers sent them, and events of the mint and of the log itself.  SPEC 12, 17.7, 18.
 
-Each record is decoded once, and of a chain that was seen a moment ago not even that.  What is checked here is all that
-the log relies on: that a record is what its batch says, and that its body is the one it names.
+A decision is checked against its batch, and a body against the digest in its leaf.  Signatures of batches are in
+``wire``.
 """
 
 import secrets
@@ -25,28 +25,28 @@ from arx_verifier.journal.record import RECORD_VERSION, Call, Facts, Rest
 from arx_verifier.token.targets import subject_target
 
 EVENT_CODE: Final = "event"
-EVENT_TAG: Final = "event"  # what the kept part of an event begins with, where a decision has its version
+EVENT_TAG: Final = "event"  # first member of an event's kept part, where a decision has its version
 LOST: Final = "records.lost"
 DISPUTED: Final = "records.disputed"
 RECOVERED: Final = "log.recovered"
 PRUNED_KIND: Final = "log.pruned"
 _GAPS: Final = (LOST, DISPUTED, "kills.unread")
-LOG: Final = "log"  # whose events are what the log says of itself
+LOG: Final = "log"  # source of events about the log itself
 _KEPT_CHAINS: Final = 4096
 
 
 class Entry(NamedTuple):
-    """A record on its way into the log.
+    """A record to be appended.
 
     Attributes:
-        sequence: Its place in its source.
-        at_ms: When it happened, by the clock of whoever recorded it.
-        place: Whom it is about.
-        outcome: A number of ``tables``.
+        sequence: Its number in its source.
+        at_ms: Its time by the recorder's clock, ms since the Unix epoch.
+        place: The node that it belongs to.
+        outcome: An outcome number of ``tables``.
         code: ``ok``, a reason, ``counted``, ``gap``, or ``event``.
-        tool: The tool as one asks by it (``tables.asked_by``); of an event, its kind.
+        tool: The tool in the form of the search column (``tables.asked_by``); for an event, its kind.
         kept: The leaf.
-        body: What can be erased.
+        body: The erasable part.
     """
 
     sequence: int
@@ -60,16 +60,16 @@ class Entry(NamedTuple):
 
 
 class EventRecord(NamedTuple):
-    """An event as the log holds it.
+    """An event in the log.
 
     Attributes:
-        source: Whose numbers they are: ``mint/<run>``, ``store/<history>``, ``<verifier>/<boot>``, or ``log``.
-        number: Its number there; 0 for what the log says of itself.
-        at: When, ms.
-        kind: What happened, such as ``session.opened``.
-        by: Who did it.
-        named: What it is about, as names and values; nothing of a person.
-        facts: All that is told of it; None once that was erased.
+        source: Its sequence's source: ``mint/<run>``, ``store/<history>``, ``<verifier>/<boot>``, or ``log``.
+        number: Its number there; 0 for events about the log itself.
+        at: Its time, ms since the Unix epoch.
+        kind: The kind, such as ``session.opened``.
+        by: The actor.
+        named: Its objects, as names and values; no personal data.
+        facts: All its facts; None once they were erased.
     """
 
     source: str
@@ -82,35 +82,35 @@ class EventRecord(NamedTuple):
 
 
 class Reader:
-    """Reads batches; remembers chains that it saw.  Threads may share it."""
+    """Parses batches, and caches the chains that it parsed.  Threads may share it."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, bytes, bytes], Place] = {}
 
     def read(self, batch: Batch) -> list[Entry]:
-        """Read the records of a batch, each with its body, and hold each to its place.
+        """Return the entries of a batch.
 
         Raises:
-            RequestError: One is unreadable, has another body, or is of another verifier, run, place or audience.
+            RequestError: A record is unreadable, has another body, or is of another verifier, run, place or audience.
         """
         sequence = batch.first
         try:
-            # One loop and no call of our own for each record: there is no busier place in a mint.
+            # One loop without calls of our own for each record: no code of a mint runs more often.
             entries, places, of, run = [], self._places, batch.verifier, batch.boot
             for sequence, (kept, body) in enumerate(batch.records, batch.first):
                 version, verifier, boot, number, raw_facts, call, digest = _KEPT.decode(kept)
                 raw_person, rest = _BODY.decode(body)
                 if sha256(body).digest() != digest:
-                    raise RequestError(f"record {sequence}: its body is not the one it names")
+                    raise RequestError(f"record {sequence}: the body's digest is not the one in the record")
                 if version != RECORD_VERSION or kept[0] != _SEVEN:
                     raise AuditError(f"not a decision record of version {RECORD_VERSION}")
                 if number != sequence or verifier != of or boot != run:
                     raise RequestError(f"record {sequence} is of another verifier, run or place than its batch")
                 if len(rest.details) != len(call.rules) or len(rest.peers) != len(call.counts):
-                    raise AuditError("it and its body do not fit")
+                    raise AuditError("its rules and its body's details differ in number")
                 code = call.code
                 if abs(call.at) > MAX_NUMBER or len(code) > MAX_CODE or "\0" in code:
-                    raise AuditError("its time or its code is none")
+                    raise AuditError("its time is out of range, or its code is invalid")
                 key = (batch.audience, bytes(raw_facts), bytes(raw_person))
                 place = places.get(key) or self._learn(key, sequence)
                 outcome = ALLOW if code == OK else outcome_of(call)
@@ -120,18 +120,19 @@ class Reader:
         return entries
 
     def _learn(self, key: tuple[str, bytes, bytes], sequence: int) -> Place:
-        """Read whom a chain's records are about, once; they are of the service that sends them."""
+        """Parse and cache the place of a chain's records."""
+        # A service may only send records of its own.
         audience, facts, person = key[0], _FACTS.decode(key[1]), _PERSON.decode(key[2])
         if facts.audience not in ("", audience):
             raise RequestError(f"record {sequence} is of another service than its batch")
         if len(self._places) >= _KEPT_CHAINS:
             self._places.clear()
-        found = self._places[key] = place_of(facts, person[0], audience)
-        return found
+        place = self._places[key] = place_of(facts, person[0], audience)
+        return place
 
 
 def outcome_of(call: Call) -> int:
-    """Return what came of a decision, as a number of ``tables``."""
+    """Return a decision's outcome as a number of ``tables``."""
     if call.code == OK:
         return ALLOW
     if call.code == GAP_CODE:
@@ -142,18 +143,18 @@ def outcome_of(call: Call) -> int:
 
 
 def outcome_of_event(kind: str) -> int:
-    """Return what an event is, as a number of ``tables``: one that says what is missing is a gap."""
+    """Return an event's outcome as a number of ``tables``: a gap if records are missing, else an event."""
     return GAP if kind in _GAPS else EVENT
 
 
 def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence: int | None = None) -> Entry:
-    """Make the record of an event.
+    """Return the entry of an event.
 
     Args:
-        event: What happened; its ``facts`` become the erasable body.
-        place: Whom it is about.
+        event: The event; its ``facts`` become the erasable body.
+        place: The node that it belongs to.
         outcome: A number of ``tables``.
-        sequence: Its place in its source; its number when left out.
+        sequence: Its number in its source; ``event.number`` when omitted.
     """
     body = msgspec.msgpack.encode((secrets.token_bytes(16), msgspec.json.encode(event.facts, order="sorted")))
     head = (EVENT_TAG, event.source, event.number, event.at, event.kind, event.by)
@@ -163,7 +164,13 @@ def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence:
 
 
 def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
-    """Make the record that says which records of a run will never come: from ``first`` to before the batch's own."""
+    """Return the entry for lost records of a run: from ``first`` to before those of ``batch``.
+
+    Args:
+        batch: The batch that declares the loss.
+        first: Sequence of the first lost record.
+        at_ms: Time of the entry, ms since the Unix epoch.
+    """
     last = batch.first - 1
     named = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience, "first": first, "last": last}
     event = EventRecord(f"{batch.verifier}/{batch.boot}", last, at_ms, LOST, f"service:{batch.audience}", named, {})
@@ -171,7 +178,13 @@ def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
 
 
 def make_dispute(batch: Batch, error: DisputedError, at_ms: int) -> Entry:
-    """Make the record that says that a run has two stories, with the hash of what the log does not have."""
+    """Return the entry for a run with two records at one sequence, with the refused leaf's hash.
+
+    Args:
+        batch: The refused batch.
+        error: The refusal.
+        at_ms: Time of the entry, ms since the Unix epoch.
+    """
     named: dict[str, Any] = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience}
     named |= {"first": error.sequence, "leaf": error.leaf.hex()}
     event = EventRecord(LOG, 0, at_ms, DISPUTED, f"service:{batch.audience}", named, {})
@@ -179,36 +192,40 @@ def make_dispute(batch: Batch, error: DisputedError, at_ms: int) -> Entry:
 
 
 def make_note(kind: str, by: str, at_ms: int, named: Mapping[str, Any], facts: Mapping[str, Any]) -> Entry:
-    """Make the record of what was done to the log itself.
+    """Return the entry for an operation on the log itself.
 
     Args:
-        kind: Such as ``log.pruned``.
-        by: Who did it.
-        at_ms: When, ms.
-        named: Nothing of a person.
-        facts: All that is told of it.
+        kind: The kind, such as ``log.pruned``.
+        by: The actor.
+        at_ms: Its time, ms since the Unix epoch.
+        named: Its objects; no personal data.
+        facts: All its facts.
     """
     place = Place((Step(MINT, "", "the mint"),))
     return make_event(EventRecord(LOG, 0, at_ms, kind, by, dict(named), dict(facts)), place)
 
 
 def is_event(kept: bytes) -> bool:
-    """Tell an event's kept part from a decision's."""
+    """Return whether a leaf is an event's, not a decision's."""
     return kept.startswith(_EVENT_START)
 
 
 def read_event(kept: bytes, body: bytes | None) -> EventRecord:
-    """Read the record of an event.
+    """Parse the record of an event.
+
+    Args:
+        kept: The leaf.
+        body: Its body; None when that was erased.
 
     Raises:
-        AuditError: It is none, or not its body.
+        AuditError: It is malformed, or the body is another record's.
     """
     try:
         _, source, number, at, kind, by, named, digest = _EVENT.decode(kept)
         if body is None:
             return EventRecord(source, number, at, kind, by, dict(named), None)
         if sha256(body).digest() != digest:
-            raise AuditError("a body is not that of its record")
+            raise AuditError("the body's digest is not the one in the record")
         facts = msgspec.json.decode(_EVENT_BODY.decode(body)[1], type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise AuditError(f"the record of an event cannot be read: {error}") from error
@@ -216,7 +233,12 @@ def read_event(kept: bytes, body: bytes | None) -> EventRecord:
 
 
 def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
-    """Return whom an event of the mint is about, as far as its own facts say."""
+    """Return the node of an event of the mint, derived from its facts.
+
+    Args:
+        by: The actor.
+        facts: The event's facts.
+    """
     agent, session, task = (str(facts.get(name) or "") for name in ("agent", "session", "task"))
     subject = facts.get("subject")
     target = subject_target(*subject) if isinstance(subject, (list, tuple)) and len(subject) == 2 else None
@@ -231,8 +253,8 @@ def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
     return Place((Step(SERVICE, audience, audience) if audience else Step(MINT, "", "the mint"),))
 
 
-_SEVEN: Final = 0x97  # what a kept part begins with: an array of seven
-_entry: Final[Callable[[tuple[Any, ...]], Entry]] = partial(tuple.__new__, Entry)  # as Entry._make, which looks twice
+_SEVEN: Final = 0x97  # first byte of a decision's kept part: a MessagePack array of seven
+_entry: Final[Callable[[tuple[Any, ...]], Entry]] = partial(tuple.__new__, Entry)  # as Entry._make, unchecked
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, AuditError)
 _KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, msgspec.Raw, Call, bytes])
 _BODY: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, Rest])

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a log: its form, its content, or that something of it is not there.  SPEC 17."""
+"""Errors of the audit log: malformed, tampered with, incomplete, disputed, not witnessed.  SPEC 17."""
 
 from arx_verifier.errors import ArxError, GrantError, UnavailableError
 
 
 class NoteError(ArxError):
-    """A note, checkpoint, proof or key text is not of its form; nothing in it was believed."""
+    """A note, checkpoint, proof or key text is malformed; nothing in it was trusted."""
 
     code = "malformed_log"
 
 
 class TamperedError(ArxError):
-    """What is shown is not what was signed.
+    """Files or rows of the log differ from what was signed.
 
     Attributes:
-        first: Index of the first record that is not as it was logged, or None where the files cannot tell.
-        last: The last index that it can be; equal to ``first`` where the files name one record.
+        first: Index of the first altered record, or None if the files cannot show which one it is.
+        last: The last index that it can have; equal to ``first`` if the files identify one record.
     """
 
     code = "tampered"
@@ -27,18 +27,18 @@ class TamperedError(ArxError):
 
 
 class IncompleteError(ArxError):
-    """Nothing contradicts what was signed, but something that the answer needs is not there."""
+    """A file or record that the answer needs is missing; nothing contradicts what was signed."""
 
     code = "incomplete"
     status_hint = 503
 
 
 class DisputedError(GrantError):
-    """A record comes for a place of its run at which the log has another one, or a loss; it was not taken.
+    """The log has another record, or a loss, at the sequence of a sent record, which was refused.
 
     Attributes:
-        sequence: Its place.
-        leaf: The hash of its leaf.
+        sequence: The record's sequence in its run.
+        leaf: The hash of the refused leaf.
     """
 
     code = "bad_batch"

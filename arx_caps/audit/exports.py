@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forms in which records leave the log, a line each: JSON, CSV, OCSF.  SPEC 19.
-
-Each line says its record's index, so that an export which broke off goes on behind its last whole line.
-"""
+"""Export formats for records, a line each: JSON, CSV, OCSF.  SPEC 19."""
 
 import csv
 import io
@@ -20,14 +17,15 @@ COLUMNS: Final = (
 _STARTERS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
+# Each line contains its record's index, so that an export that broke off continues after its last whole line.
 class Form:
-    """One form.
+    """One export format.
 
     Attributes:
         name: Its name.
-        head: Its first line, or nothing.
-        line: Writes a record.
-        index: Reads the index out of a line.
+        head: Its first line, or empty.
+        line: Returns the line of a record.
+        index: Returns the record's index in a line.
     """
 
     def __init__(
@@ -37,7 +35,13 @@ class Form:
 
 
 def form_of(name: str, *, origin: str, version: str) -> Form:
-    """Return a form: ``jsonl``, ``csv`` or ``ocsf``."""
+    """Return an export format.
+
+    Args:
+        name: ``jsonl``, ``csv`` or ``ocsf``; every other name is ``jsonl``.
+        origin: The log's name.
+        version: ARx's version.
+    """
     if name == "csv":
         return Form(name, _csv_line, lambda line: int(line.partition(",")[0]), ",".join(COLUMNS) + "\n")
     if name == "ocsf":
@@ -72,16 +76,17 @@ def _csv_line(shown: Mapping[str, Any]) -> str:
         values["subject"] = subject and f"{subject['issuer']} {subject['subject']}"
         values["named"], values["links"] = " > ".join(shown["named"]), " > ".join(shown["links"])
         values["service"] = shown["audience"] or shown["service"]
-        told = [f"{each['rule']}: expected {each['expected']}, came {each['came']}" for each in shown["failures"]]
-        told += [f"{each['times']} {each['code']} from {each['peer'] or '?'}" for each in shown["counts"]]
-        values["detail"] = "; ".join(told + ([json.dumps(shown["gap"])] if shown["gap"] else []))
+        failures, counts = shown["failures"], shown["counts"]
+        details = [f"{rule['rule']}: expected {rule['expected']}, came {rule['came']}" for rule in failures]
+        details += [f"{count['times']} {count['code']} from {count['peer'] or '?'}" for count in counts]
+        values["detail"] = "; ".join(details + ([json.dumps(shown["gap"])] if shown["gap"] else []))
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([_cell(values[name]) for name in COLUMNS])
     return line.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    """Keep a spreadsheet from taking for a formula what a caller wrote (OWASP: CSV injection)."""
+    """Return a value that a spreadsheet does not evaluate as a formula (OWASP: CSV injection)."""
     if value is None or isinstance(value, int):
         return value
     text = str(value).replace("\r", "\\r").replace("\n", "\\n")  # a line is a record

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The habit of whoever ships: keep the log's last checkpoint, take the next one only if it continues that.  SPEC 18.5.
-
-So a log that shows this service another history than before, or an older one, is found by the service, whatever its
-mint says.  The log's key is believed at its first word unless it was given; another key later is an alarm as well.
-"""
+"""Detect forks of the audit log: pin its last checkpoint, accept only a consistent successor.  SPEC 18.5."""
 
 import logging
 import time
@@ -21,7 +17,7 @@ from arx_caps.audit.wire import LogWord
 
 KEPT_FILE: Final = "log.seen"
 FORK_FILE: Final = "log.fork"
-EVERY_S: Final = 10.0  # between two questions
+EVERY_S: Final = 10.0  # between two requests for a checkpoint
 _log = logging.getLogger(__name__)
 
 
@@ -30,14 +26,15 @@ class _Kept(msgspec.Struct, frozen=True):
     checkpoint: str
 
 
+# A log that shows this service another history, or an older one, is detected here, even if its mint cooperates.
 class Seen:
-    """What a shipper has seen of the log; kept in a file of its journal.
+    """The last checkpoint that a shipper verified, kept in a file of its journal.
 
     Args:
         folder: The journal.
 
     Attributes:
-        alarm: Why the log's last word does not continue what was seen before, or None.
+        alarm: Why the log's last answer does not continue that checkpoint, or None.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +46,7 @@ class Seen:
         self._read = False
 
     def asks(self) -> int | None:
-        """Return the size that was seen last, 0 for none, where it is time to ask; else None."""
+        """Return the size of the last checkpoint, 0 for none, if a request is due; else None."""
         now = time.monotonic()
         if now < self._next:
             return None
@@ -58,8 +55,13 @@ class Seen:
         return 0 if self._last is None else self._last.checkpoint.size
 
     def take(self, word: LogWord) -> None:
-        """Take the log's word, or raise an alarm and keep both words as evidence."""
+        """Accept the log's answer as the last checkpoint, or raise the alarm and keep both as evidence.
+
+        Args:
+            word: The log's key, its checkpoint, and the proof that this continues the last one.
+        """
         try:
+            # The first key is trusted on first use; another key later is an alarm.
             key = VerifierKey.parse(word.key)
             if self._key is not None and key != self._key:
                 raise TamperedError(f"the log is signed with another key than before: {key.name}")

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a journal for shipping: what of each run is to be sent next, what is lost, which files are done with.  SPEC 18.
+"""Read a decision journal's runs for shipping: next records, lost records, files to remove.  SPEC 18.
 
-A journal is the folder of a decision journal.  Nothing is remembered between starts: the receiver says how far it has a
-run, and every file is read again from its beginning with its checksums.  What cannot be read, or is gone, is declared
-lost and never sent over in silence.  Sending is ``ship``'s.
+A journal is the folder of a verifier's decision journal.  ``ship`` sends what this module reads.
 """
 
 import contextlib
@@ -20,22 +18,24 @@ from arx_verifier.journal.reader import Damage, SegmentReader, is_written
 from arx_verifier.journal.record import Sealed, seal
 from arx_verifier.journal.segment import HEADER_BYTES, Header, files_in, is_last, read_header
 
-AT_ONCE: Final = 500  # records of a batch
-BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that goes beyond it
-DAMAGED: Final = ".damaged"  # what a file that could not be read in full is called once all else of it was sent
+AT_ONCE: Final = 500  # records in a batch
+BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that exceeds it
+DAMAGED: Final = ".damaged"  # suffix of a file that could not be read in full, once all other records of it were sent
 
 _log = logging.getLogger(__name__)
 
 
+# Nothing is remembered between starts: the mint answers how far it has a run, and every file is read again from its
+# beginning with its checksums.  A record that is unreadable or missing is declared lost, never skipped silently.
 class Run:
     """One run of one verifier: its files, and how far they were sent.
 
     Attributes:
         verifier: The verifier's id.
         audience: Its service.
-        boot: The run.
-        next: The sequence that the receiver wants next; None until it said so.
-        over: Whether there is nothing more to send, unless another file appears.
+        boot: The run's id.
+        next: The sequence that the mint wants next; None until it has answered.
+        over: Whether everything was sent, unless another file appears.
     """
 
     def __init__(self, header: Header, at_once: int = AT_ONCE) -> None:
@@ -46,19 +46,24 @@ class Run:
         self._files: dict[Path, SegmentReader] = {}
         self._damaged: set[Path] = set()
         self._ahead: deque[tuple[int, Sealed | None]] = deque()  # read and not acknowledged; None: unreadable
-        self._told_end = False
+        self._sent_end = False
 
     def add(self, path: Path, header: Header) -> None:
-        """Take in a file of this run."""
+        """Add a file of this run.
+
+        Args:
+            path: The file.
+            header: Its header.
+        """
         self._files[path] = SegmentReader(path, header, self._on_damage)
         self._files = dict(sorted(self._files.items(), key=lambda item: item[1].first))
         self.over = False
 
     def batch(self) -> Batch | None:
-        """Return what is to be sent now, or None.  The same again until ``acknowledge``."""
+        """Return the next batch to send, or None; the same batch until ``acknowledge``."""
         if self.next is None:
             first = next(iter(self._files.values())).first if self._files else 1
-            return self._make(first, None, (), closed=False)  # asks how far the receiver is
+            return self._make(first, None, (), closed=False)  # an empty batch asks how far the mint is
         if self.over:
             return None
         self._read(self._at_once)
@@ -68,25 +73,25 @@ class Run:
         first = self._ahead[0][0] if self._ahead else max(wanted, self._known_to if self._ended else wanted)
         records = self._contiguous(first)
         done = self._ended and len(records) == len(self._ahead)
-        closed = done and self._in_order() and not self._told_end
+        closed = done and self._in_order() and not self._sent_end
         if not records and not closed and first == wanted:
             self.over = done
             return None
         return self._make(first, wanted if first > wanted else None, records, closed=closed)
 
     def doubt(self, high_water: int, leaf: str) -> str | None:
-        """Hold what the receiver says to have to what is here, as somebody else may have sent it in this run's name.
+        """Compare the mint's high-water mark with the local records, to detect impersonation.
 
         Args:
-            high_water: Its mark.
-            leaf: The hash of its record there, hex, or empty.
+            high_water: The mint's mark: the sequence of its last record of this run.
+            leaf: The hash of the mint's record there, hex, or empty.
 
         Returns:
-            Why it cannot be, or None.
+            Why the mint's record cannot be this run's, or None.
         """
         held = [path for path, reader in self._files.items() if reader.first <= high_water]
         if not held:
-            return None  # what is here came later
+            return None  # the local records are all later
         path = held[-1]
         for sequence, payload in SegmentReader(path, self._files[path].header, lambda _: None).payloads():
             if sequence == high_water:
@@ -96,12 +101,16 @@ class Run:
         if path != next(reversed(self._files)):
             return None  # its end was lost
         if _is_alive(path):
-            return f"the mint has a record {high_water} of run {self.boot}, and that was never made"
+            return f"the mint has a record {high_water} of run {self.boot}, which this run never wrote"
         self._on_damage(Damage(path, 0, f"it ends before record {high_water}, which the mint has"))
         return None
 
     def following(self, batch: Batch) -> Batch | None:
-        """Return what can be sent behind a batch before that is acknowledged: a full one, or None."""
+        """Return a full batch to send after ``batch`` before that is acknowledged, or None.
+
+        Args:
+            batch: The batch that was sent last.
+        """
         if self.next is None or len(batch.records) < self._at_once:
             return None
         self._read(batch.last + 1 - self.next + self._at_once)
@@ -110,18 +119,22 @@ class Run:
         return self._make(batch.last + 1, None, records, closed=False) if full else None
 
     def acknowledge(self, batch: Batch, high_water: int) -> bool:
-        """Take the receiver's answer: it goes on behind ``high_water``, wherever this run is.
+        """Continue after ``high_water``, the mint's answer to a batch.
+
+        Args:
+            batch: The batch that was sent.
+            high_water: The sequence of the mint's last record of this run.
 
         Returns:
-            Whether that is what was sent for.
+            Whether the mint took the whole batch.
         """
         if self.next is not None and high_water > batch.last:
-            self.next = None  # others send of it as well: the receiver is asked what it has
+            self.next = None  # another process ships this run as well: ask the mint again what it has
             self._rewind()
             return True
         before, self.next = self.next, high_water + 1
         if batch.closed and high_water >= batch.last:
-            self._told_end = True
+            self._sent_end = True
         if before is not None and self.next < before:
             _log.warning("the mint wants run %s again from record %d on", self.boot, self.next)
             self._rewind()
@@ -130,7 +143,13 @@ class Run:
         return before is None or high_water >= batch.last
 
     def free(self, keep_ms: int) -> None:
-        """Remove the files whose records the receiver has all, once nobody writes them and ``keep_ms`` are over."""
+        """Remove complete files whose records the mint has.
+
+        A damaged file is renamed instead.  A file that a verifier still writes stays.
+
+        Args:
+            keep_ms: How long a file stays after its last write, ms.
+        """
         wanted = self.next or 0
         for path, reader in tuple(self._files.items()):
             if not reader.ended or reader.sequence > wanted:
@@ -146,7 +165,7 @@ class Run:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left of it."""
+        """Whether the run has no files."""
         return not self._files
 
     @property
@@ -155,7 +174,7 @@ class Run:
 
     @property
     def _known_to(self) -> int:
-        """The sequence behind all that the files hold."""
+        """The sequence after the last record in the files."""
         return max((reader.sequence for reader in self._files.values()), default=0)
 
     def _make(self, first: int, lost_from: int | None, records: tuple[Sealed, ...], *, closed: bool) -> Batch:
@@ -166,7 +185,7 @@ class Run:
         size = 0
         for sequence, sealed in self._ahead:
             if sequence < first:
-                continue  # under way
+                continue  # sent, and not yet acknowledged
             if sealed is None or sequence != first + len(records):
                 break
             if len(records) == self._at_once or size > BATCH_BYTES:
@@ -176,7 +195,8 @@ class Run:
         return tuple(records)
 
     def _read(self, count: int) -> None:
-        """Read ahead.  A file is left only when it ended: its last may come when it has a next one."""
+        """Read up to ``count`` records ahead of ``next``."""
+        # A file is left only when it has ended: its last record may appear only when the run's next file exists.
         assert self.next is not None
         for path, reader in self._files.items():
             if not reader.ended:
@@ -190,7 +210,7 @@ class Run:
 
     def _seal(self, path: Path, sequence: int, payload: bytes) -> Sealed | None:
         if not payload:
-            return None  # its damage was told
+            return None  # its damage was logged
         try:
             sealed = seal(payload, self.verifier, self.boot, sequence)
         except AuditError as error:
@@ -203,12 +223,12 @@ class Run:
 
     def _rewind(self) -> None:
         self._ahead.clear()
-        self.over = self._told_end = False
+        self.over = self._sent_end = False
         for path, reader in self._files.items():
             self._files[path] = SegmentReader(path, reader.header, self._on_damage)
 
     def _in_order(self) -> bool:
-        """Whether the last file says that the run ended with it."""
+        """Return whether the last file is marked as the run's end."""
         if not self._files:
             return False
         try:
@@ -231,17 +251,17 @@ def _is_alive(path: Path) -> bool:
 
 
 class Journal:
-    """The runs of one folder.
+    """The runs in one folder.
 
     Args:
         folder: The folder of a journal.
-        audience: The service whose records are read; others' are left alone.
-        at_once: Records of a batch.
+        audience: The service whose records are read; other services' files are ignored.
+        at_once: Records in a batch.
 
     Attributes:
-        runs: By their boot ids.
-        used: What its files take, bytes.
-        budget: What they may take, bytes, as the newest of them says; 0 while there is none.
+        runs: The runs by their ids.
+        used: Size of the journal's files, bytes.
+        budget: Their quota, bytes, as the newest file's header states it; 0 without a file.
     """
 
     def __init__(self, folder: Path, audience: str, at_once: int = AT_ONCE) -> None:
@@ -252,12 +272,12 @@ class Journal:
 
     @property
     def fill(self) -> float:
-        """How much of the budget is taken, 0.0 to 1.0."""
+        """Used share of the quota, 0.0 to 1.0."""
         return min(1.0, self.used / self.budget) if self.budget else 0.0
 
     def look(self) -> None:
-        """Find new files, and forget runs of which nothing is left."""
-        self.used, there = 0, set()
+        """Find new files, and forget runs without files."""
+        self.used, existing = 0, set()
         for path in files_in(self.folder):
             try:
                 self.used += path.stat().st_size
@@ -265,8 +285,8 @@ class Journal:
                     self._take(path)
             except FileNotFoundError:
                 continue  # freed or pruned since
-            there.add(path)
-        self._seen = there
+            existing.add(path)
+        self._seen = existing
         self.runs = {boot: run for boot, run in self.runs.items() if not run.empty}
 
     def _take(self, path: Path) -> None:

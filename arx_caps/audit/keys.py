@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key files of logs and witnesses: what signs a note, and its public text for everybody.  SPEC 17.2.
+"""Make and read key files of logs and witnesses.  SPEC 17.2.
 
-They have the form of every other key file (``keyfile``): one user's, made once, never overwritten.  A log's key is its
-identity for as long as it lives, so that it depends on no other key that is changed from time to time.
+They have the form of other key files (``keyfile``).  The key's public text is ``note.VerifierKey``.
 """
 
 from pathlib import Path
@@ -15,16 +14,17 @@ from arx_caps.keyfile import KeyFile
 from arx_verifier.errors import SettingsError
 from arx_verifier.token import wire
 
+# A log's key is its identity for as long as the log lives, so it is separate from keys that rotate.
 Kind = Literal["log", "witness"]
 _KINDS: Final[dict[Kind, int]] = {"log": LOG, "witness": WITNESS}
 
 
 def make_key(path: Path, kind: Kind, name: str, issuer: str = "") -> VerifierKey:
-    """Make a key and its file.
+    """Make a key and write its file.
 
     Args:
-        path: Where; nothing may be there.
-        kind: Whose key.
+        path: The file to write; it must not exist.
+        kind: The owner's role.
         name: The log's origin, or the witness's name.
         issuer: The mint's public base URL, for a log.
 
@@ -32,8 +32,8 @@ def make_key(path: Path, kind: Kind, name: str, issuer: str = "") -> VerifierKey
         The public key.
 
     Raises:
-        NoteError: This cannot be a name.
-        SettingsError: The file exists already, or cannot be written.
+        NoteError: The name is invalid.
+        SettingsError: The file exists, or cannot be written.
     """
     check_name(name)
     made = KeyFile.generate(kind, name, issuer)
@@ -42,10 +42,14 @@ def make_key(path: Path, kind: Kind, name: str, issuer: str = "") -> VerifierKey
 
 
 def read_signer(path: Path, kind: Kind) -> Signer:
-    """Read what signs.
+    """Read a key file and return the signer.
+
+    Args:
+        path: The key file.
+        kind: The expected role.
 
     Raises:
-        SettingsError: There is no such file, others can read it, or it is another kind of key.
+        SettingsError: The file is missing, other users can read it, or it is another kind of key.
     """
     held = KeyFile.load(path)
     if held.role != kind:

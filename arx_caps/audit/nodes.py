@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom a record is about: the way from a session down to the delegation that called, and how it is found again.
+"""Nodes of the log's index: a record's path from its session down to the calling delegation, and its database id.
 
-A node is known by everything from its root to itself, names included: what two services say of one session under two
-agents is two trees, and nobody can write himself into another one's.  Kinds of nodes, each with its ``ref``:
+Kinds of nodes, each with its ``ref``:
 
 * ``session`` (its id), and below it ``task`` (its id), ``link`` (the delegation's public name), ``subtask`` (its id);
 * ``holder`` without a session: ``operator:alice`` or ``agent:acme/bot``;
-* ``service`` (its audience), for what was not proven and for what is missing;
-* ``mint`` (empty), for what concerns nobody else.
+* ``service`` (its audience), for unauthenticated calls and for lost records;
+* ``mint`` (empty), for everything else.
 """
 
 from collections.abc import Iterable
@@ -30,24 +29,26 @@ SUBTASK: Final = "subtask"
 HOLDER: Final = "holder"
 SERVICE: Final = "service"
 MINT: Final = "mint"
-_KEPT: Final = 1 << 16  # nodes that are remembered, about 10 MiB
+_KEPT: Final = 1 << 16  # cached nodes, about 10 MiB
 
 
 class Step(NamedTuple):
-    """One node of a way: its kind, what it is asked for by, and its name for people."""
+    """One node of a path: its kind, its search key, and its name for people."""
 
     kind: str
     ref: str
     name: str
 
 
+# The key covers the whole path, names included: records of two services about one session under two agents make two
+# trees, so that no service can write itself into another agent's tree.
 class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """Whom a record is about.
+    """The path of a record's node.
 
     Attributes:
         steps: From the root down, at least one.
-        agent: The agent or, as ``operator:<id>``, the operator; empty where nobody is known.
-        subject: The target of whom it was for, or None.
+        agent: The agent or, as ``operator:<id>``, the operator; empty if unknown.
+        subject: The target of the subject, or None.
     """
 
     steps: tuple[Step, ...]
@@ -56,17 +57,18 @@ class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     @cached_property
     def key(self) -> bytes:
-        """What its node is found by, made at the first use: a chain's records share their place."""
+        """The node's key in the database."""
+        # Computed at the first use: all records of a chain share their place.
         return sha256(msgspec.msgpack.encode(self)).digest()
 
 
 def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Place:
-    """Return whom a decision is about.
+    """Return the place of a decision.
 
     Args:
-        facts: Its chain.
+        facts: The facts of its chain.
         subject: Issuer and subject, or None.
-        audience: The service that sent it.
+        audience: The service that sent the decision.
     """
     target = None if subject is None else subject_target(*subject)
     if not facts.session:
@@ -83,7 +85,7 @@ def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Pl
 
 
 class Nodes:
-    """Finds the nodes of places, and makes those that are new; within one transaction."""
+    """Finds the nodes of places, and makes new ones, within one transaction."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[int, bytes]] = {}  # id and path by key, all of them committed
@@ -92,21 +94,26 @@ class Nodes:
         self._count = self._erasures = 0
 
     def begin(self, count: int, erasures: int) -> None:
-        """Begin a transaction; what an undone one found is forgotten.
+        """Begin a transaction, and forget the nodes of one that was rolled back.
 
         Args:
-            count: How many nodes there are.
-            erasures: How often nodes were changed, by whomever.
+            count: Number of nodes in the database.
+            erasures: Counter of changes of existing nodes, by any mint; a new value empties the cache.
         """
         self._new, self._rows, self._count = {}, [], count
         if erasures != self._erasures:
             self._known, self._erasures = {}, erasures
 
     def prepare(self, connection: Connection, places: Iterable[Place]) -> None:
-        """Look up those of these places, and of all above them, that are not known yet: at once."""
+        """Look up the unknown nodes of these places, and of all nodes above them, at once.
+
+        Args:
+            connection: The transaction.
+            places: The places.
+        """
         known, unknown = self._known, set[bytes]()
-        for each in places:
-            place, key = each, each.key
+        for wanted in places:
+            place, key = wanted, wanted.key
             while key not in known and key not in self._new and key not in unknown:
                 unknown.add(key)
                 if len(place.steps) == 1:
@@ -117,19 +124,28 @@ class Nodes:
             self._new |= find_nodes(connection, list(unknown))
 
     def find(self, place: Place, at_ms: int) -> int:
-        """Return the id of the node of a place that was prepared; one that is not there is made."""
+        """Return the node's id of a prepared place; make the node if it is new.
+
+        Args:
+            place: The place.
+            at_ms: Time of its first record, ms since the Unix epoch.
+        """
         key = place.key
         return (self._known.get(key) or self._new.get(key) or self._make(place, at_ms))[0]
 
     def flush(self, connection: Connection) -> int:
-        """Write the new nodes; return how many there are."""
+        """Insert the new nodes.
+
+        Returns:
+            The number of nodes in the database.
+        """
         if self._rows:
             insert_rows(connection, NODE, _COLUMNS, self._rows)
             self._rows = []
         return self._count
 
     def commit(self) -> None:
-        """Remember what the transaction found; it was committed."""
+        """Cache the nodes of the transaction, which was committed."""
         if len(self._known) + len(self._new) > _KEPT:
             self._known.clear()
         self._known |= self._new

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write records as events of OCSF 1.8 (https://schema.ocsf.io/1.8.0/), for whatever collects security events.
+"""Convert records to events of OCSF 1.8 (https://schema.ocsf.io/1.8.0/), for collectors of security events.  SPEC 19.
 
-A call is *API Activity* (6003), a session that was opened or a task that was started is *Authorize Session* (3003).
-What OCSF has no name for, such as the chain of delegations, stands in ``unmapped.arx``; so does the leaf hash, because
-OCSF's own fingerprints are of the event as it is exported, and the log's is not.
+A call becomes *API Activity* (6003), an opened session or a started task *Authorize Session* (3003).
 """
 
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ _SEVERITY: Final = {"allow": 1, "event": 1, "deny": 3, "end": 3, "counted": 3, "
 _SEVERITIES: Final = {1: "Informational", 3: "Medium", 4: "High"}
 _BEGINS: Final = ("session.opened", "task.started")
 _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
-# What the last part of a tool's or an action's name most often means; a guess that says so by ``activity_name``.
+# Usual meaning of the last part of a tool's or an event's name.  It is a guess; collectors see it in `activity_name`.
 _VERBS: Final = {
     **dict.fromkeys(("get", "list", "read", "search", "find", "show", "query"), _READ),
     **dict.fromkeys(("create", "add", "new", "open", "opened", "start", "started", "enrolled", "insert"), _CREATE),
@@ -33,7 +31,7 @@ _ACTIVITIES: Final = {_CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELE
 
 
 def to_ocsf(shown: Mapping[str, Any], *, origin: str, version: str) -> dict[str, Any]:
-    """Write a record as an OCSF event.
+    """Return a record as an OCSF event.
 
     Args:
         shown: The record as the log shows it (SPEC 19.2).
@@ -113,7 +111,7 @@ def _authorize_session(shown: Mapping[str, Any], event: dict[str, Any]) -> dict[
 
 
 def _endpoint(peer: str) -> dict[str, str]:
-    """Return where a call came from: servers also name sockets, and OCSF's addresses are addresses."""
+    """Return the endpoint of a caller: an IP address, or the name of a socket."""
     try:
         ip_address(peer)
     except ValueError:
@@ -122,7 +120,7 @@ def _endpoint(peer: str) -> dict[str, str]:
 
 
 def _user(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the person for whom, where there is one; else the agent, or whoever nobody proved."""
+    """Return the OCSF user: the subject, else the agent, else "unknown"."""
     subject = shown["subject"]
     if subject is not None:
         return {"uid": subject["subject"], "domain": subject["issuer"], "type_id": 1, "type": "User"}
@@ -132,9 +130,12 @@ def _user(shown: Mapping[str, Any]) -> dict[str, Any]:
 
 def _detail(shown: Mapping[str, Any]) -> str:
     failures = shown.get("failures") or ()
-    return "; ".join(f"{each['rule']}: expected {each['expected']}, came {each['came']}" for each in failures)
+    return "; ".join(
+        f"{failure['rule']}: expected {failure['expected']}, came {failure['came']}" for failure in failures
+    )
 
 
+# Members that OCSF has no name for.  The leaf's hash is among them: OCSF's fingerprints are of the exported event.
 def _unmapped(shown: Mapping[str, Any]) -> dict[str, Any]:
     names = _OF_DECISION if shown["type"] == "decision" else _OF_EVENT
     return {name: shown[name] for name in names if shown.get(name) not in (None, "", [], ())}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and bytes of a log's files (c2sp.org/tlog-tiles).  SPEC 17.3.
+"""Names and bytes of a log's files (c2sp.org/tlog-tiles), without I/O.  SPEC 17.3.
 
-A tile is 256 hashes of one level, an entry bundle the 256 records below a tile of level 0; at the right edge each may
-be narrower.  Which of them exist follows from the log's size alone.  Nothing here touches a file.
+A tile holds 256 hashes of one level; an entry bundle holds the 256 records below a tile of level 0.  At the right edge
+of the tree each may be narrower.  The log's size alone determines which files exist.
 """
 
 import re
@@ -29,7 +29,7 @@ class Tile(NamedTuple):
 
     Attributes:
         level: 0 for hashes of leaves, ``ENTRIES`` for records.
-        number: Its place in its level.
+        number: Its number in its level.
         width: How many hashes or records it holds, 1 to 256.
     """
 
@@ -50,36 +50,36 @@ class Tile(NamedTuple):
 
     @property
     def full(self) -> "Tile":
-        """The same tile once it is full."""
+        """The same tile at full width."""
         return self._replace(width=WIDTH)
 
     @classmethod
     def parse(cls, path: str) -> "Tile":
-        """Read a path.
+        """Parse a path.
 
         Raises:
-            NoteError: It names no tile, or names it in another spelling.
+            NoteError: It names no tile, or is not canonical.
         """
-        found = _PATH.fullmatch(path)
-        if found is None:
-            raise NoteError("this is not the path of a tile")
+        match = _PATH.fullmatch(path)
+        if match is None:
+            raise NoteError(f"not the path of a tile: {path[:100]!r}")
         tile = cls(
-            ENTRIES if found[1] == "entries" else int(found[1]),
-            int(found[2].replace("x", "").replace("/", "")),
-            int(found[3] or WIDTH),
+            ENTRIES if match[1] == "entries" else int(match[1]),
+            int(match[2].replace("x", "").replace("/", "")),
+            int(match[3] or WIDTH),
         )
         if tile.level > 63 or tile.path != path:
-            raise NoteError("this is not the path of a tile")
+            raise NoteError(f"not the path of a tile: {path[:100]!r}")
         return tile
 
 
 def count_at(level: int, size: int) -> int:
-    """Say how many hashes, or records, a level has in a log of ``size`` records."""
+    """Return the number of a level's hashes or records in a log of ``size`` records."""
     return size >> LEVEL_BITS * max(level, 0)
 
 
 def tile_at(level: int, number: int, size: int) -> Tile:
-    """Return the tile as a log of ``size`` records has it; its width is 0 or less where there is none."""
+    """Return a tile in a log of ``size`` records; its width is 0 or less if it does not exist."""
     return Tile(level, number, min(WIDTH, count_at(level, size) - number * WIDTH))
 
 
@@ -94,7 +94,7 @@ def levels_of(size: int) -> range:
 
 
 def files_of(size: int) -> Iterator[Tile]:
-    """Yield the tiles and the bundles of a log of ``size`` records."""
+    """Yield the tiles, then the bundles, of a log of ``size`` records."""
     for level in levels_of(size):
         yield from tiles_of(level, size)
     for tile in tiles_of(0, size):
@@ -102,10 +102,10 @@ def files_of(size: int) -> Iterator[Tile]:
 
 
 def hashes_in(raw: bytes, tile: Tile) -> list[bytes]:
-    """Read the hashes of a tile.
+    """Split a tile into its hashes.
 
     Raises:
-        TamperedError: There are not as many as its width says.
+        TamperedError: It has another number of hashes than its width.
     """
     if len(raw) != tile.width * HASH_BYTES:
         raise TamperedError(f"{tile.path} does not hold {tile.width} hashes", *covered(tile))
@@ -113,16 +113,16 @@ def hashes_in(raw: bytes, tile: Tile) -> list[bytes]:
 
 
 def covered(tile: Tile) -> tuple[int, int]:
-    """Return the first and the last record that a tile is about."""
+    """Return the index of the first and of the last record below a tile."""
     span = 1 << LEVEL_BITS * max(tile.level, 0)
     return tile.number * WIDTH * span, (tile.number * WIDTH + tile.width) * span - 1
 
 
 def pack_entries(records: Sequence[bytes]) -> bytes:
-    """Write an entry bundle: each record behind its length in two bytes, big-endian.
+    """Return an entry bundle: each record after its length in two bytes, big-endian.
 
     Raises:
-        ValueError: A record is longer than that can say.
+        ValueError: A record is longer than ``MAX_ENTRY_BYTES``.
     """
     sizes = list(map(len, records))
     if max(sizes, default=0) > MAX_ENTRY_BYTES:
@@ -131,10 +131,10 @@ def pack_entries(records: Sequence[bytes]) -> bytes:
 
 
 def unpack_entries(raw: bytes) -> tuple[list[bytes], bool]:
-    """Read an entry bundle as far as it goes.
+    """Split an entry bundle into its whole records.
 
     Returns:
-        The records, and whether the bytes end where a record does.
+        The records, and whether the last one ends at the end of ``raw``.
     """
     records, at = [], 0
     while at + 2 <= len(raw):
