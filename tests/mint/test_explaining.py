@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import field, structs
 
-from arx_caps.mint.policy import kinds
+from arx_caps.mint.policy import templates
 from arx_caps.mint.policy.approvals import ApprovalEntry, ApprovalTerms
 from arx_caps.mint.policy.diff import CHANGED, compare, covers
 from arx_caps.mint.policy.explain import Refused, explain_grant, show_explained
@@ -257,9 +257,9 @@ def put(value: Any, was: Any, now: Any) -> Any:
 
 def test_a_member_of_a_constraint_that_a_later_version_adds_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody sorted in is an error, and not taken for a restriction of text."""
-    monkeypatch.setattr(kinds, "said", lambda constraint: [("divides", constraint)])
+    monkeypatch.setattr(templates, "said", lambda constraint: [("divides", constraint)])
     with pytest.raises(KeyError, match="divides"):
-        kinds.kinds_of(3)
+        templates.kinds_of(3)
 
 
 def test_every_field_of_what_is_granted_is_explained() -> None:

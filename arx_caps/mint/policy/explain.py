@@ -3,9 +3,12 @@
 
 The policy itself is asked, by the same two questions as when a session is opened and a task started; what is added here
 are the places in the file.  Nothing is decided by it.
+
+``explain_refusal`` adds the same to a refusal of the mint.  It names what the policy says of this agent's own
+templates, which the refusals name as well; nothing of other agents' templates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from arx_caps.durations import format_duration
@@ -15,7 +18,9 @@ from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant
 from arx_caps.mint.policy.parse import as_written, members_of
 from arx_verifier import names
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import Failure, GrantError, shorten
+
+MAX_OTHERS: Final = 3  # templates that a refusal names
 
 
 class Refused(NamedTuple):
@@ -176,3 +181,44 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         for audience, rules in grant.rules.items()
     }
     return shown
+
+
+def explain_refusal(
+    policy: Policy, agent: str, template: str, error: GrantError, ask: Callable[[str], object]
+) -> GrantError:
+    """Return the same refusal with what it would take.
+
+    Args:
+        policy: The policy that refused.
+        agent: Who asked.
+        template: For which template.
+        error: The refusal.
+        ask: Asks for another template with the same parameters; raises ``GrantError`` if that is refused.
+    """
+    takes = [_take(template, failure) for failure in error.failures]
+    if error.code == "unknown_task":
+        takes = [f"a [task.NAME] called {shorten(template)} in the policy, with {agent} among its `agents`"]
+    others = [name for name in _templates(policy, agent) if name != template and _grants(ask, name)][:MAX_OTHERS]
+    if others:
+        takes.append(f"or another template, which would grant it now: {', '.join(others)}")
+    if not takes:
+        return error
+    return GrantError(f"{error}; it would take {'; '.join(takes)}", code=error.code, failures=error.failures)
+
+
+def _take(template: str, failure: Failure) -> str:
+    name, _, constraint = failure.rule.partition(" ")
+    where = f"`params.{name}`" if constraint else f"`{name}`"
+    return f"{where} of [task.{template}] in the policy to allow {failure.came}"
+
+
+def _templates(policy: Policy, agent: str) -> list[str]:
+    return [name for name, other in policy.templates.items() if names.matches_any_path(other.agents, agent)]
+
+
+def _grants(ask: Callable[[str], object], template: str) -> bool:
+    try:
+        ask(template)
+    except GrantError:
+        return False
+    return True

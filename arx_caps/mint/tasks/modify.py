@@ -18,7 +18,7 @@ from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.state import HighWater, now_ms
 from arx_caps.mint.identity.authenticate import Caller
 from arx_caps.mint.identity.session_login import subject_of
-from arx_caps.mint.policy.hint import explain_refusal
+from arx_caps.mint.policy.explain import explain_refusal
 from arx_caps.mint.policy.model import Policy, TaskGrant
 from arx_caps.mint.tasks.issue import Started, grant_row, origins_of, sign_grant, task_end
 from arx_caps.mint.tasks.liveness import require_standing
