@@ -12,7 +12,7 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.api.codes import find_code
+from arx_caps.mint.api.problems import find_code
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.errors import RevokedError, refusal
 from tests.agent.holding import ask, task

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.api.codes import CODES
+from arx_caps.mint.api.problems import CODES
 from arx_caps.mint.api.routes.health import OPEN
 from tests.house.pages import blocks
 

@@ -12,8 +12,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
 from arx_caps.mint.api.app import ENDPOINTS, describe_api
-from arx_caps.mint.api.codes import CODES, find_code
 from arx_caps.mint.api.endpoint import NoBody
+from arx_caps.mint.api.problems import CODES, find_code
 from arx_verifier.errors import REASONS
 from tests.cli.helpers import arx
 from tests.mint.world import ISSUER, World, local_world

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.mint.api import codes, openapi, problems
+from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import Answer
 from arx_caps.mint.api.openapi import OpenRoute
@@ -42,7 +42,7 @@ OPEN: Final = (
     OpenRoute("/healthz", "Say that the process answers.", {200: Health}),
     OpenRoute("/readyz", "Say whether the mint is to be asked.", {200: Readiness, 503: Readiness}),
     OpenRoute(openapi.PATH, "Describe this API.", {200: dict}),
-    OpenRoute(f"{codes.PATH}{{code}}", "Explain a code of a refusal.", {200: None}, ("not_found",)),
+    OpenRoute(f"{problems.PATH}{{code}}", "Explain a code of a refusal.", {200: None}, ("not_found",)),
 )
 
 
@@ -71,9 +71,9 @@ async def readyz(request: Request) -> Response:
 
 async def explain(request: Request) -> Response:
     """Explain a code of a refusal: what its ``type`` leads to."""
-    note(request, route=f"{codes.PATH}{{code}}")
+    note(request, route=f"{problems.PATH}{{code}}")
     code = request.path_params["code"]
-    known = codes.find_code(code)
+    known = problems.find_code(code)
     if known is None:
         return problems.problem("not_found", "there is no such code", realm=request.app.state.mint.realm)
     text = f"{code} ({known.status})\n\n{known.means}\n\nwhat to do: {known.do}\n"
@@ -93,7 +93,7 @@ def routes(description: Mapping[str, Any]) -> list[Route]:
         note(request, route=openapi.PATH)
         return _json(document)
 
-    served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe, f"{codes.PATH}{{code}}": explain}
+    served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe, f"{problems.PATH}{{code}}": explain}
     return [Route(each.path, served[each.path]) for each in OPEN]
 
 
