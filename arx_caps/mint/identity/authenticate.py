@@ -1,29 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is calling: a token, and a proof by the key it belongs to, both checked before anything is done.  SPEC 16.
+"""Authenticate a caller by token and proof, authorize the action, and record the decision.  SPEC 12, 16, 21.5.
 
 An operator's token goes with an enrolled key of that operator, a session's with the key the session was opened with: a
 stolen token alone does nothing.  A tool service has no token: its proof by an enrolled key says which one it is.  The
 proof is spent only once its key is known, so that strangers cannot fill the memory of used ones.  What the caller wants
 is judged here as an action with arguments; what it gets, by others.
+
+Every call of an operator or a service is a decision with a record in the mint's own journal, reads and refusals too,
+as ``operator:<id>`` or ``service:<audience>``.  A call that cannot be recorded is refused; for a kill,
+``arx kill --direct`` needs no mint.  A batch that is taken has no record of its own: it is in the log, with its
+service's statement.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.durations import format_duration
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, Mint
 from arx_caps.mint.db.state import now_ms
-from arx_caps.mint.identity.call_record import record_call
 from arx_caps.mint.identity.operator_token import hold_to_rules, hold_to_token, prove_operator_token
-from arx_caps.mint.identity.service_call_record import record_service_call
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
-from arx_verifier.errors import ArxError, GrantError, ValidityError, refusal
+from arx_verifier.errors import (
+    AccessError,
+    ArxError,
+    AuditError,
+    GrantError,
+    RequestError,
+    TokenError,
+    ValidityError,
+    refusal,
+)
+from arx_verifier.journal.decision import OK, ChainFacts, Decision, digest_arguments
 from arx_verifier.request import AccessRequest
-from arx_verifier.token.macaroon import Macaroon, OperatorIdentifier
+from arx_verifier.token.macaroon import MINT_AUDIENCE, Macaroon, OperatorIdentifier
 
 SECOND_MS: Final = 1000
 Kind = Literal["agent", "operator", "service"]
+JOIN: Final = "arx.services.join"
+SHIP: Final = "arx.decisions.write"
+PROVEN: Final = "key"  # each call is signed with an enrolled key
+REFUSALS: Final = (AccessError, GrantError, RequestError, TokenError)  # an outage is no refusal
 WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
 # What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.  What
 # gives power, or takes records out of the log for good, waits: whoever asks could be frozen by now.
@@ -263,3 +281,96 @@ def _agent(
         raise refusal("frozen")
     mint.limits.count_agent(grant.agent)
     return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)
+
+
+def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None) -> None:
+    """Record what was decided on a proven operator's call.
+
+    Args:
+        mint: The mint.
+        identifier: The proven token's.
+        request: The action as the tool, and with what.
+        error: The refusal; None when it goes ahead.
+
+    Raises:
+        AuditError: An allow cannot be recorded, and must not go ahead.
+    """
+    facts = ChainFacts(
+        agent=f"operator:{identifier.operator}",
+        token=identifier.id,
+        audience=MINT_AUDIENCE,
+        policy=mint.loaded.digest,
+        kid=identifier.kid,
+        assurance=PROVEN,
+    )
+    try:
+        record_decision(mint, facts, request, error)
+    except AuditError as broken:
+        raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
+
+
+def record_decision(mint: Mint, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
+    """Record what was decided on a call whose caller is proven by a key and has no session.
+
+    Args:
+        mint: The mint.
+        facts: Who calls.
+        request: The action as the tool, and with what.
+        error: The refusal; None when it goes ahead.
+
+    Raises:
+        AuditError: An allow cannot be recorded, and must not go ahead.
+    """
+    digest, salt = digest_arguments(request.args)
+    incarnation, applied, age_ms = mint.epochs.view()
+    code, failures = (OK, ()) if error is None else (error.code, tuple(error.failures))
+    decision = Decision(
+        code, request.at, facts, request.tool, digest, salt, incarnation, applied, age_ms, failures, request.peer
+    )
+    try:
+        mint.decisions.append(decision)
+    except AuditError as broken:
+        decision.code = broken.code
+        if not broken.counted:
+            mint.decisions.append(decision)  # a refusal: there is room kept for it, and it raises nothing
+        raise
+
+
+def record_service_call(mint: Mint, audience: str, kid: str, request: AccessRequest, error: ArxError | None) -> None:
+    """Record what was decided on a service's call.
+
+    Args:
+        mint: The mint.
+        audience: The service.
+        kid: The thumbprint of the key that signed the call.
+        request: The action as the tool, and with what.
+        error: The refusal; None when it goes ahead.
+
+    Raises:
+        AuditError: An allow cannot be recorded, and must not go ahead.
+    """
+    policy = mint.loaded.digest
+    facts = ChainFacts(agent=f"service:{audience}", audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=PROVEN)
+    record_decision(mint, facts, request, error)
+
+
+@contextlib.contextmanager
+def refusing(mint: Mint, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
+    """Record a refusal that comes out of the block."""
+    try:
+        yield
+    except REFUSALS as error:
+        record_service_call(mint, audience, kid, request, error)
+        raise
+
+
+@contextlib.contextmanager
+def deciding(mint: Mint, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
+    """Record a refusal that comes out of the block, or that there was none.
+
+    Raises:
+        AuditError: That cannot be recorded, and must not go ahead.
+    """
+    with refusing(mint, audience, kid, request):
+        yield
+    record_service_call(mint, audience, kid, request, None)

@@ -15,8 +15,7 @@ from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Answer, Asked, Bytes, Endpoint, File
 from arx_caps.mint.context import Mint
 from arx_caps.mint.db.state import now_ms
-from arx_caps.mint.identity.authenticate import Call, read_proof
-from arx_caps.mint.identity.service_call_record import SHIP, refusing
+from arx_caps.mint.identity.authenticate import SHIP, Call, read_proof, refusing
 from arx_verifier.errors import GrantError
 from arx_verifier.request import AccessRequest
 

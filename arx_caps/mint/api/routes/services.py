@@ -22,8 +22,8 @@ from arx_caps.mint.db.idempotency import Made, keep_recipe
 from arx_caps.mint.db.repositories.keys import BY_FILE
 from arx_caps.mint.db.repositories.services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.db.tables import SERVICES
+from arx_caps.mint.identity.authenticate import JOIN, deciding
 from arx_caps.mint.identity.operator_token import hold_to_rules
-from arx_caps.mint.identity.service_call_record import JOIN, deciding
 from arx_caps.mint.policy.roles import rules_of
 from arx_verifier import names
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
