@@ -13,7 +13,7 @@ from arx_caps import engines
 from arx_caps.jose import SigningKey
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.proof_use import spending_together
+from arx_caps.mint.db.idempotency import spending_together
 from arx_caps.mint.db.state import HighWater, State, now_ms
 from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
 from arx_verifier.errors import ArxError, GrantError, StoreError

@@ -20,8 +20,7 @@ from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.context import Mint
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.db.idempotency import HEADER, Claim, Made, claiming, digest_of, read_key
-from arx_caps.mint.db.proof_use import spending_together
+from arx_caps.mint.db.idempotency import HEADER, Claim, Made, claiming, digest_of, read_key, spending_together
 from arx_caps.mint.identity.authenticate import Call, Caller, identify, identify_service, read_proof
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal

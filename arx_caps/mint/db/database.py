@@ -19,8 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.engines import BUSY_S, READING, open_engine, place_of, told
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import claim_in
-from arx_caps.mint.db.proof_use import spend_in, spent
+from arx_caps.mint.db.idempotency import claim_in, spend_in, spent
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do what a call with an ``Idempotency-Key`` asks for once, however often it is asked.  SPEC 22.4.
+"""What a call writes once, in the transaction of its change: its ``Idempotency-Key`` and its proof.  SPEC 16, 22.4.
 
 The key is written in the very transaction that makes the thing: there is neither a thing that a repeat makes again, nor
 a key without its thing.  What is kept is which thing it was and what its tokens say; a repeat signs them again.
+
+A proof is used before its call is answered, whatever the answer.  A call that changes the database in one transaction
+uses its proof in that transaction: one write to the disk, not two.  A second call with the same proof fails it.  A
+proof that no change took along, because the call was refused before, is written by itself.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -17,7 +21,7 @@ from sqlalchemy import delete, insert
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.tables import REPEATS
+from arx_caps.mint.db.tables import REPEATS, USED_JTI
 from arx_verifier.errors import RequestError
 
 HEADER: Final = "Idempotency-Key"
@@ -119,3 +123,59 @@ def claim_in(c: Connection, what: Event) -> None:
     recipe = None if claim.recipe is None else msgspec.json.encode(claim.recipe).decode()
     row = {"caller": claim.caller, "key": claim.key, "digest": claim.digest, "until": claim.now + KEPT_MS}
     c.execute(insert(REPEATS).values(**row, facts=what.body().decode(), recipe=recipe))
+
+
+class Used(NamedTuple):
+    """An id that is used now.
+
+    Attributes:
+        kind: What it belongs to.
+        digest: Names it.
+        until: From when on it would be refused as too old, ms.
+    """
+
+    kind: str
+    digest: str
+    until: int
+
+
+_PENDING: Final[ContextVar[list[Used] | None]] = ContextVar("pending", default=None)
+
+
+@contextlib.contextmanager
+def spending_together(spend: Callable[[Used], None]) -> Iterator[None]:
+    """Have the ids that are used meanwhile, in this thread, spent with the change that is made, and at the latest now.
+
+    Args:
+        spend: Spends one that no change took along; what it raises is the answer.
+    """
+    pending: list[Used] = []
+    token = _PENDING.set(pending)
+    try:
+        yield
+    finally:
+        _PENDING.reset(token)
+        for used in pending:
+            spend(used)
+
+
+def put_off(used: Used) -> bool:
+    """Leave an id to the change that is to come; False when none is."""
+    pending = _PENDING.get()
+    if pending is None:
+        return False
+    pending.append(used)
+    return True
+
+
+def spend_in(c: Connection) -> None:
+    """Spend what was put off, in the transaction that makes the change; one that was used before fails it."""
+    for used in _PENDING.get() or ():
+        c.execute(insert(USED_JTI).values(digest=used.digest, until=used.until))
+
+
+def spent() -> None:
+    """Note that the change was made."""
+    pending = _PENDING.get()
+    if pending:
+        pending.clear()

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import delete, insert, select
 
 from arx_caps.mint.db.database import Database, now_ms
-from arx_caps.mint.db.proof_use import Used, put_off
+from arx_caps.mint.db.idempotency import Used, put_off
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
