@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open sessions and start tasks: what the policy grants becomes tokens.  SPEC 4, 15.1, 16.
+"""Open and renew sessions, and start tasks: what the policy grants becomes tokens.  SPEC 4, 15.1, 16, 20.
 
 The order is the point: the kill epoch is read, then authority is looked at, then a token is signed with what was read.
 A session's token is good for the mint alone; a task's bundle is what services accept.
+
+A renewal requires what opened the session: the policy in force, the subject, and the key or the workload.  The token
+that asks is alive, so nothing in its targets was killed since it was born; the new one is born before anything is
+looked at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +23,8 @@ from arx_caps.mint.db.state import HighWater, Room, now_ms
 from arx_caps.mint.identity.authenticate import Caller
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import Shown, subject_of, subject_row, targets_of, who_opens
-from arx_caps.mint.policy.model import SessionTerms
+from arx_caps.mint.policy.claims import keeps
+from arx_caps.mint.policy.model import Policy, SessionTerms
 from arx_caps.mint.policy.roles import rules_of
 from arx_caps.mint.tasks.liveness import stands, task_state
 from arx_caps.mint.tasks.reissue import recipe_of
@@ -254,3 +259,55 @@ def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
         failure = Failure(f"session {terms.name}", "ttl", wanted, shorten(ttl))
         raise GrantError(f"session {terms.name}: ttl: expected {wanted}", code="bad_parameters", failures=(failure,))
     return asked
+
+
+def renew_session(mint: Mint, caller: Caller) -> Opened:
+    """Give the caller's session a new token that ends later, never after the session's absolute limit.
+
+    Raises:
+        GrantError: The policy in force refuses, what the session was opened with is gone, or its time is over.
+        RevokedError: The policy or the mint's key is frozen.
+        UnavailableError: The kill epoch is not known now.
+    """
+    session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
+    agent = mint.state.agent(caller.name)
+    if session is None or born is None or agent is None:
+        raise GrantError("sessions are renewed by their agents", code="wrong_caller")
+    _require_opener(mint, policy, session)
+    subject = subject_of(session)
+    terms = policy.may_open(caller.name, subject)
+    # The policy may have become stricter; that it became laxer does not prolong what was opened before.
+    ends_at = min(int(session["ends_at"]), int(session["opened_at"]) + terms.ttl_ms)
+    ends_at = within_login(terms, session["subject_until"], ends_at)
+    if ends_at <= now:
+        raise GrantError("the session has lived as long as the policy lets it; open another", code="session_ended")
+    expires_at = next_end(mint, terms, now, ends_at)
+    kid, _ = mint.book.mint_key()
+    mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
+    birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
+    changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
+    what = Event.of("session.renewed", caller.by, session=birth.session, **changes)
+    row = mint.state.renew_session(birth.session, changes, HighWater(*born), mint.realm.name, what)
+    return Opened(row, sign_session(mint, birth), expires_at)
+
+
+def _require_opener(mint: Mint, policy: Policy, session: Mapping[str, Any]) -> None:
+    """Require that what the session was opened with would still open one."""
+    if session["opened_with"] is None:
+        return  # opened before this was kept
+    opened_with = msgspec.json.decode(session["opened_with"], type=dict[str, str])
+    if "key" in opened_with:
+        if mint.state.find_key(session["agent"], opened_with["key"]) is None:
+            raise GrantError(
+                "the key that opened this session is no longer enrolled; open another with one that is",
+                code="session_not_allowed",
+            )
+        return
+    trusted = {issuer.name for issuer in policy.issuers.values() if issuer.url == opened_with["issuer"]}
+    sub = {"sub": opened_with["sub"]}  # what else its token said is not kept
+    known = (each for each in policy.workloads if each.agent == session["agent"] and each.issuer in trusted)
+    if not any(keeps({"sub": each.claims["sub"]}, sub) for each in known):
+        raise GrantError(
+            "the policy no longer takes the workload that opened this session for its agent; open another",
+            code="session_not_allowed",
+        )

@@ -22,7 +22,7 @@ from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.work import SESSIONS_ORDER, TASKS_ORDER, Which
 from arx_caps.mint.identity.id_token import MAX_NAME_CHARS
 from arx_caps.mint.identity.session_login import Shown
-from arx_caps.mint.tasks import issue, reissue, renewal
+from arx_caps.mint.tasks import issue, reissue
 from arx_caps.mint.tasks.liveness import State
 from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
@@ -164,7 +164,7 @@ def session_again(asked: Asked, made: Made) -> SessionOpened:
 def renew_session(asked: Asked) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
     _session(asked, asked.path["session"])
-    renewed = renewal.renew_session(asked.mint, asked.by)
+    renewed = issue.renew_session(asked.mint, asked.by)
     session = show_session(asked.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
