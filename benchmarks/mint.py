@@ -20,7 +20,7 @@ from sqlalchemy import insert
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.realm import Realm
 from benchmarks import mint_report
@@ -128,7 +128,7 @@ def many(on: Stage, sessions: int) -> dict[str, Any]:
     """List and end beside so many live sessions, which are written as copies of one that was opened."""
     asyncio.run(_open_one(on))
     began = time.monotonic()
-    with State(on.realm.database_url) as state:
+    with MintState(on.realm.database_url) as state:
         (one,) = state.rows(SESSIONS.select(), 1)
         for first in range(0, sessions, 10_000):
             rows = [

@@ -33,7 +33,7 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
     from arx_caps.audit.keys import read_signer
     from arx_caps.mint.audit.log import open_store
-    from arx_caps.mint.db.state import State
+    from arx_caps.mint.db.state import MintState
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key
@@ -42,7 +42,7 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
             store.create()
             rows = rows_of(store, realm.log_dir, key)
             check_rows(rows, progress.tell)
-            with contextlib.closing(State(database or realm.database_url)) as state:
+            with contextlib.closing(MintState(database or realm.database_url)) as state:
                 answered = check_batches(store, rows.size, state.find_key, progress.tell)
     except (TamperedError, IncompleteError, NoteError) as error:
         hint = "`arx audit reindex` makes the rows again; `arx audit verify` checks the files alone"

@@ -95,9 +95,9 @@ def events_command(
     jsonl: bool,
 ) -> None:
     """Show what the mint did, for whom: sessions, tasks, kills, enrolments; straight from its database."""
-    from arx_caps.mint.db.state import State, now_ms
+    from arx_caps.mint.db.state import MintState, now_ms
 
-    with State(database or Realm.open(realm_dir).database_url) as state:
+    with MintState(database or Realm.open(realm_dir).database_url) as state:
         found = state.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
     if jsonl:
         for event in found:
@@ -122,9 +122,9 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
     Make a backup before: there is no way back.
     """
     from arx_caps.mint.db.migrations import HEAD
-    from arx_caps.mint.db.state import State
+    from arx_caps.mint.db.state import MintState
 
-    with State(database or Realm.open(realm_dir).database_url) as state:
+    with MintState(database or Realm.open(realm_dir).database_url) as state:
         before = state.revision() if check else state.create()
     value = {"before": before, "now": before if check else HEAD, "known": HEAD}
     said = f"the database is at revision {value['now'] or 'none'}; this version knows {HEAD}"

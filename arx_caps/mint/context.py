@@ -18,7 +18,7 @@ from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFe
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.health import Recording
-from arx_caps.mint.db.state import HighWater, State
+from arx_caps.mint.db.state import HighWater, MintState
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeyBook
 from arx_caps.mint.keys.root_keys import RootKeys
@@ -88,7 +88,7 @@ class Mint:
         self,
         realm: Realm,
         *,
-        state: State,
+        state: MintState,
         roots: RootKeys,
         policy: Policy | NoPolicy,
         epochs: Epochs,
@@ -133,7 +133,7 @@ class Mint:
         password = os.environ.get("ARX_STORE_PASSWORD")
         return cls(
             realm,
-            state=State(database or realm.database_url, writer=verifier_id),
+            state=MintState(database or realm.database_url, writer=verifier_id),
             roots=roots,
             policy=read_policy(realm.policy_path),
             epochs=Follower(store_url, realm.name, verifier_id, password=password, ca=realm.ca),

@@ -14,7 +14,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.context import Born, Mint
-from arx_caps.mint.db.state import HighWater, State
+from arx_caps.mint.db.state import HighWater, MintState
 from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
 
 
@@ -27,7 +27,7 @@ def world(tmp_path: Path, own_valkey: EmbeddedValkey) -> Iterator[World]:
 
 def test_a_late_word_of_an_ended_history_is_not_remembered(tmp_path: Path) -> None:
     """Only the beginning of a history, or a later place in the sequence, can change which one is trusted."""
-    with State(f"sqlite:///{tmp_path}/mint.db") as state:
+    with MintState(f"sqlite:///{tmp_path}/mint.db") as state:
         state.create()
         state.raise_high_water("acme", HighWater("old", 9, max_ttl_ms=1000), begins=True)
         state.raise_high_water("acme", HighWater("new", 9, max_ttl_ms=1000), begins=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_verifier.errors import StoreError
 
 
@@ -18,7 +18,7 @@ from arx_verifier.errors import StoreError
 def test_nothing_is_recorded_in_a_file_without_its_name(tmp_path: Path, how: str) -> None:
     """Once the database's file is not where it was, nothing is answered as done, and the mint is not ready."""
     path = tmp_path / "mint.db"
-    with State(f"sqlite:///{path}") as state:
+    with MintState(f"sqlite:///{path}") as state:
         state.create()
         state.record(Event.of("first", "mint"))
         if how == "removed":

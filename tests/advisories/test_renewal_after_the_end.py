@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_caps.mint.db.state import State, now_ms
+from arx_caps.mint.db.state import MintState, now_ms
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_verifier.errors import GrantError
 from tests.mint.test_races import MARK, SOME, enrol, open_session, start_task, states
@@ -17,7 +17,7 @@ from tests.mint.test_races import MARK, SOME, enrol, open_session, start_task, s
 __all__ = ["states"]  # a fixture
 
 
-def prolong_session(state: State) -> None:
+def prolong_session(state: MintState) -> None:
     state.renew_session("s-1", {"expires_at": now_ms() + 60_000}, MARK, "acme", SOME)
 
 
@@ -26,16 +26,18 @@ def grant() -> dict[str, object]:
     return {"link": "l-more", "content": "{}", "policy": "p", **ends}
 
 
-def extend_task(state: State) -> None:
+def extend_task(state: MintState) -> None:
     state.add_grant("t-1", grant(), MARK, "acme", SOME)
 
 
-def attenuate_task(state: State) -> None:
+def attenuate_task(state: MintState) -> None:
     state.replace_grants("t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
 
 
 @pytest.mark.parametrize("prolong", [prolong_session, extend_task, attenuate_task])
-def test_what_is_over_is_not_prolonged(states: tuple[State, State], prolong: Callable[[State], None]) -> None:
+def test_what_is_over_is_not_prolonged(
+    states: tuple[MintState, MintState], prolong: Callable[[MintState], None]
+) -> None:
     """Once its row says that its time is over, nothing lets it go on, whenever that was looked at before."""
     state, _ = states
     enrol(state)

@@ -15,7 +15,7 @@ from arx_caps.agent.task import now_ms
 from arx_caps.cli.caller import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ProofError
 from tests.agent.live import LiveMint, judged, live_mint
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
     mint: LiveMint
     network: Proxy
-    state: State
+    state: MintState
 
     def lost(self, call: Callable[[], Any], *kinds: str, answers: int = 2) -> Any:
         """Make a call whose answers are lost, its first repeat's too; what it makes is made once."""
@@ -53,7 +53,7 @@ def place(valkey: EmbeddedValkey, tmp_path: Path, realm_name: str, free_port: in
     try:
         with (
             live_mint(tmp_path, store_url=valkey.url, name=realm_name, port=free_port, public=network.port) as mint,
-            State(mint.realm.database_url) as state,
+            MintState(mint.realm.database_url) as state,
         ):
             yield Place(mint, network, state)
     finally:

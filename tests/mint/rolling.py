@@ -24,7 +24,7 @@ from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, Batch, sign_batch
 from arx_caps.demo.stage import free_ports
 from arx_caps.jose import SigningKey, make_dpop
 from arx_caps.mint.db.repositories.holder_keys import add_key
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
@@ -99,7 +99,7 @@ class Fleet:
         shutil.copytree(first.folder / "keys", folder / "b" / "keys")
         self.realms = [Realm.open(folder / "a"), Realm.open(folder / "b")]
         self.key = SigningKey.generate()
-        with State(database) as state, state.write() as c:
+        with MintState(database) as state, state.write() as c:
             add_key(c, "service:orders", self.key.public)
         self.mints: list[MintProcess] = []
         for realm in self.realms:
@@ -188,7 +188,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arx-rolling-")))
         postgres = stack.enter_context(running())
-        with State(postgres.database(name="made")) as state:
+        with MintState(postgres.database(name="made")) as state:
             state.create()
         valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
         made = stack.enter_context(fleet(folder, "rolling", postgres, valkey.url))

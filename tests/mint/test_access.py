@@ -11,7 +11,7 @@ import pytest
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.context import HALTED
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import GrantError
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
@@ -184,10 +184,10 @@ def test_signing_in_needs_the_enrolled_key_twice(world: World) -> None:
 def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
     """Of many threads that use an id at once, one succeeds, also on two connections to the database."""
     answers: list[str] = []
-    with State(world.realm.database_url) as other:
+    with MintState(world.realm.database_url) as other:
         barrier = threading.Barrier(8)
 
-        def use(state: State) -> None:
+        def use(state: MintState) -> None:
             barrier.wait()
             try:
                 state.spend("assertion", "kid", "one", now_ms() + 60_000)

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import HEADER
-from arx_caps.mint.db.repositories.approvals import Said
+from arx_caps.mint.db.repositories.approvals import ApprovalAnswer
 from arx_caps.mint.db.tables import APPROVALS, SESSIONS, TASKS
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
@@ -388,7 +388,7 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
     row = state.approval(asked["id"])
     assert row is not None
     for terms in (ApprovalTerms(("payments.refund",)), None):
-        said = Said("ada", terms, why=None, counts=lambda *_: True)
+        said = ApprovalAnswer("ada", terms, why=None, counts=lambda *_: True)
         assert during(state, ending, lambda said=said: state.answer_approval(row, said)) == "session_ended"
     another = row | {"id": "a-" + "b" * 16}
     assert during(state, ending, lambda: state.add_approval(another, Event.of("something", "mint"))) == "session_ended"

@@ -15,7 +15,7 @@ from msgspec import field, structs
 from arx_caps.mint.policy import templates
 from arx_caps.mint.policy.approvals import ApprovalEntry, ApprovalTerms
 from arx_caps.mint.policy.diff import CHANGED, compare, covers
-from arx_caps.mint.policy.explain import Refused, explain_grant, show_explained
+from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, TaskGrant
 from arx_caps.mint.policy.parse import PolicyTable
@@ -109,8 +109,8 @@ def test_why_not_and_what_it_would_take(
     """The code that the mint would answer, and each thing that stands in the way with its line."""
     explained = explain_grant(POLICY, **{**ASKED, **asked})
     assert not explained.granted
-    refused = [part for part in explained if isinstance(part, Refused)]
-    codes = [part.code if isinstance(part, Refused) else None for part in explained]
+    refused = [part for part in explained if isinstance(part, PolicyRefusal)]
+    codes = [part.code if isinstance(part, PolicyRefusal) else None for part in explained]
     assert codes == [session, task]
     assert any(takes in each for part in refused for each in part.takes), refused
 
@@ -265,7 +265,7 @@ def test_a_member_of_a_constraint_that_a_later_version_adds_is_no_text(monkeypat
 def test_every_field_of_what_is_granted_is_explained() -> None:
     """Whatever a grant has, `arx policy explain` shows: a field that differs is shown otherwise."""
     explained = explain_grant(POLICY, **ASKED)
-    assert not isinstance(explained.task, Refused)
+    assert not isinstance(explained.task, PolicyRefusal)
     rule = {"orders": (Rule(tool="orders.none"),)}
     others: dict[str, Any] = {
         "template": "other",

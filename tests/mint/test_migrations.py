@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from arx_caps.cli import exits
 from arx_caps.mint.db import migrations
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError, StoreError
 from tests.cli.helpers import arx
@@ -29,7 +29,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield from empty_database(request, tmp_path / "mint.db")
 
 
-def differences(state: State) -> list[object]:
+def differences(state: MintState) -> list[object]:
     with state.read() as c:
         context = MigrationContext.configure(c, opts={"compare_type": True})
         return [each for each in compare_metadata(context, METADATA) if each]
@@ -37,7 +37,7 @@ def differences(state: State) -> list[object]:
 
 def test_the_steps_lead_to_the_tables(url: str) -> None:
     """A database that was brought here step by step has the very tables, columns, keys and indexes of a new one."""
-    with State(url) as state:
+    with MintState(url) as state:
         with state.altering() as c:
             migrations.upgrade(c)
         assert differences(state) == []
@@ -51,7 +51,7 @@ def test_tables_do_not_change_without_a_step() -> None:
 
 def test_a_new_database_is_at_the_head(url: str) -> None:
     """What is made at once is what the steps lead to, and a second start changes nothing."""
-    with State(url) as state:
+    with MintState(url) as state:
         assert state.revision() is None
         assert state.create() is None
         assert differences(state) == []
@@ -71,7 +71,7 @@ def test_two_mints_that_start_at_once_make_the_tables_once(url: str) -> None:
     found: list[str | None] = []
 
     def start(barrier: threading.Barrier) -> None:
-        with State(url) as state:
+        with MintState(url) as state:
             barrier.wait()
             found.append(state.create())
 
@@ -86,7 +86,7 @@ def test_two_mints_that_start_at_once_make_the_tables_once(url: str) -> None:
 
 def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
     """Neither an unknown revision nor tables without one are touched; the error says what to do."""
-    with State(url) as state:
+    with MintState(url) as state:
         state.create()
         with state.write() as c:
             c.execute(update(migrations.VERSION).values(version_num="9999"))
@@ -101,7 +101,7 @@ def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
 def test_a_step_that_fails_changes_nothing(url: str) -> None:
     """With an error in its middle the database is as it was, and a later start goes the whole way."""
     name = sorted(str(index.name) for table in METADATA.tables.values() for index in table.indexes)[-1]
-    with State(url) as state:
+    with MintState(url) as state:
         with state.write() as c:
             c.exec_driver_sql("CREATE TABLE other (id INTEGER)")
             c.exec_driver_sql(f"CREATE INDEX {name} ON other (id)")  # a database has one index of a name

@@ -10,7 +10,7 @@ from sqlalchemy import event, insert
 
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.pagination import LOOKED_AT, PageQuery
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
@@ -240,7 +240,7 @@ def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(world: Wor
 
 def test_a_list_by_template_looks_at_no_task_twice(tmp_path: Path) -> None:
     """Whether a session has one is one look into an index, also where every session has many of that template."""
-    with State(f"sqlite:///{tmp_path}/mint.db") as state:
+    with MintState(f"sqlite:///{tmp_path}/mint.db") as state:
         state.create()
         asked: list[tuple[str, Any]] = []
         with state.read() as c:

@@ -14,7 +14,7 @@ from arx_caps.jose import SigningKey
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import spending_together
-from arx_caps.mint.db.state import HighWater, State, now_ms
+from arx_caps.mint.db.state import HighWater, MintState, now_ms
 from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
 from arx_verifier.errors import ArxError, GrantError, StoreError
 from tests.postgres import Postgres
@@ -27,10 +27,10 @@ ROUNDS = 6
 
 
 @pytest.fixture
-def states(tmp_path: Path, database: str | None) -> Iterator[tuple[State, State]]:
+def states(tmp_path: Path, database: str | None) -> Iterator[tuple[MintState, MintState]]:
     """Two mints' views of one database."""
     url = database or f"sqlite:///{tmp_path}/mint.db"
-    with State(url, writer="one") as one, State(url, writer="two") as two:
+    with MintState(url, writer="one") as one, MintState(url, writer="two") as two:
         one.create()
         yield one, two
 
@@ -59,7 +59,7 @@ def at_once(*calls: Callable[[], Any]) -> list[str]:
     return done
 
 
-def waits(state: State) -> bool:
+def waits(state: MintState) -> bool:
     """Whether somebody waits for a lock; SQLite cannot tell, and has one lock alone."""
     if state.system == "sqlite":
         return True
@@ -67,7 +67,7 @@ def waits(state: State) -> bool:
         return bool(c.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar())
 
 
-def enrol(state: State, path: str = AGENT) -> None:
+def enrol(state: MintState, path: str = AGENT) -> None:
     state.add_agent(path, key(), owner=None, metadata={}, what=SOME)
 
 
@@ -84,11 +84,11 @@ def task_row(name: str, session: str) -> dict[str, Any]:
     return own | {"started_at": now, "expires_at": now + 60_000, "ended_at": None}
 
 
-def open_session(state: State, name: str) -> None:
+def open_session(state: MintState, name: str) -> None:
     state.add_session(session_row(name), MARK, "acme", SOME)
 
 
-def start_task(state: State, name: str, session: str) -> None:
+def start_task(state: MintState, name: str, session: str) -> None:
     grant = {
         "link": f"l-{name}",
         "content": "{}",
@@ -99,7 +99,7 @@ def start_task(state: State, name: str, session: str) -> None:
     state.add_task(task_row(name, session), MARK, "acme", SOME, grant)
 
 
-def during(state: State, change: Any, call: Callable[[], Any]) -> str:
+def during(state: MintState, change: Any, call: Callable[[], Any]) -> str:
     """Do something while a change is made that is not committed yet; what it came to."""
     outcome: list[str] = []
     with state.write() as c:
@@ -111,7 +111,7 @@ def during(state: State, change: Any, call: Callable[[], Any]) -> str:
     return outcome[0]
 
 
-def test_an_end_that_came_first_leaves_nothing_behind(states: tuple[State, State]) -> None:
+def test_an_end_that_came_first_leaves_nothing_behind(states: tuple[MintState, MintState]) -> None:
     """What begins while the end of what it belongs to is being written waits for that, and is refused."""
     one, two = states
     enrol(one)
@@ -123,7 +123,7 @@ def test_an_end_that_came_first_leaves_nothing_behind(states: tuple[State, State
     assert (two.tasks(), [row["id"] for row in two.sessions()]) == ([], ["s-1"])
 
 
-def test_no_task_runs_in_an_ended_session(states: tuple[State, State]) -> None:
+def test_no_task_runs_in_an_ended_session(states: tuple[MintState, MintState]) -> None:
     """Whichever of start and end comes first, afterwards the session is over and so is every task of it."""
     one, two = states
     enrol(one)
@@ -137,7 +137,7 @@ def test_no_task_runs_in_an_ended_session(states: tuple[State, State]) -> None:
         assert [task["status"] for task in one.tasks(session=session)] == ["ended"] * started.count("ok")
 
 
-def test_no_session_outlives_a_deactivation(states: tuple[State, State]) -> None:
+def test_no_session_outlives_a_deactivation(states: tuple[MintState, MintState]) -> None:
     """A session is there before its agent's deactivation, and ended by it, or it is refused."""
     one, two = states
     for n in range(ROUNDS):
@@ -156,7 +156,7 @@ def test_no_session_outlives_a_deactivation(states: tuple[State, State]) -> None
         assert [row["status"] for row in one.sessions(agent=agent)] == ["ended"] * (opened == "ok")
 
 
-def test_a_key_belongs_to_one(states: tuple[State, State]) -> None:
+def test_a_key_belongs_to_one(states: tuple[MintState, MintState]) -> None:
     """Of many who enrol the same key at once for others, one gets it; nobody else is enrolled by halves."""
     same = key()
 
@@ -167,13 +167,13 @@ def test_a_key_belongs_to_one(states: tuple[State, State]) -> None:
     assert len(states[0].agents()) == len(states[0].outbox.after(0)) == 1
 
 
-def test_a_path_is_enrolled_once(states: tuple[State, State]) -> None:
+def test_a_path_is_enrolled_once(states: tuple[MintState, MintState]) -> None:
     """Of many who enrol the same agent at once, one succeeds, and its key is the one that counts."""
     assert sorted(at_once(*(lambda n=n: enrol(states[n % 2]) for n in range(6)))) == ["agent_exists"] * 5 + ["ok"]
     assert len(states[0].kids(AGENT)) == 1
 
 
-def test_the_last_key_stays(states: tuple[State, State]) -> None:
+def test_the_last_key_stays(states: tuple[MintState, MintState]) -> None:
     """Of two who take away an agent's two keys at once, one is refused."""
     for n in range(ROUNDS):
         agent, first, second = f"acme/a{n}", key(), key()
@@ -187,13 +187,13 @@ def test_the_last_key_stays(states: tuple[State, State]) -> None:
         assert len(states[0].kids(agent)) == 1
 
 
-def test_a_service_is_enrolled_once(states: tuple[State, State]) -> None:
+def test_a_service_is_enrolled_once(states: tuple[MintState, MintState]) -> None:
     """Many who enrol a service at once all find it, with the same key."""
     assert at_once(*(lambda n=n: states[n % 2].enrol_service("orders", "me", SOME) for n in range(6))) == ["ok"] * 6
     assert [row["audience"] for row in states[0].services()] == ["orders"]
 
 
-def test_the_mark_is_never_lowered(states: tuple[State, State]) -> None:
+def test_the_mark_is_never_lowered(states: tuple[MintState, MintState]) -> None:
     """However writers overtake each other, also at the very first, the mark ends at the furthest place."""
     raises = [lambda n=n: states[n % 2].raise_high_water("acme", HighWater("h", n)) for n in (3, 9, 4, 8, 5, 7, 6, 2)]
     assert at_once(*raises) == ["ok"] * 8
@@ -203,13 +203,13 @@ def test_the_mark_is_never_lowered(states: tuple[State, State]) -> None:
     assert states[0].high_water("acme") == HighWater("h", 12)
 
 
-def test_a_proof_that_is_spent_with_its_change_is_spent_once(states: tuple[State, State]) -> None:
+def test_a_proof_that_is_spent_with_its_change_is_spent_once(states: tuple[MintState, MintState]) -> None:
     """
     Of two calls with one proof one is done and the other is told ``replayed``, and nothing of it is done; a proof whose
     call was refused before it changed anything is spent all the same.
     """
 
-    def call(state: State, jti: str, change: bool = True) -> None:
+    def call(state: MintState, jti: str, change: bool = True) -> None:
         with spending_together(state.spend_now):
             state.spend("proof", "k", jti, now_ms() + 60_000)
             if not change:
@@ -225,14 +225,14 @@ def test_a_proof_that_is_spent_with_its_change_is_spent_once(states: tuple[State
     assert [*at_once(refused), *at_once(refused)] == ["unknown_task", "replayed"]
 
 
-def test_many_writers_take_turns(states: tuple[State, State]) -> None:
+def test_many_writers_take_turns(states: tuple[MintState, MintState]) -> None:
     """
     Forty that write at once at one mint are all served, in the time that it takes, and none is told to come again.
     """
     assert at_once(*[lambda: states[0].record(SOME)] * 40) == ["ok"] * 40
 
 
-def test_a_reader_of_the_record_misses_nothing(states: tuple[State, State]) -> None:
+def test_a_reader_of_the_record_misses_nothing(states: tuple[MintState, MintState]) -> None:
     """A follower that goes on from the last number it saw gets every event once, in order, while two mints write."""
     one, two = states
     seen: list[int] = []
@@ -245,7 +245,7 @@ def test_a_reader_of_the_record_misses_nothing(states: tuple[State, State]) -> N
             while found := two.outbox.after(seen[-1] if seen else 0, 7):
                 seen.extend(event.id for event in found)
 
-    def write(state: State) -> None:
+    def write(state: MintState) -> None:
         for n in range(25):
             state.record(Event.of("written", "mint", n=n))
 
@@ -258,7 +258,7 @@ def test_a_reader_of_the_record_misses_nothing(states: tuple[State, State]) -> N
     assert len(seen) == 100
 
 
-def test_a_reader_waits_for_who_has_a_lower_number(states: tuple[State, State]) -> None:
+def test_a_reader_waits_for_who_has_a_lower_number(states: tuple[MintState, MintState]) -> None:
     """An event that has its number and is not committed yet is never passed over for a later one."""
     one, two = states
     found: list[str] = []
@@ -283,7 +283,7 @@ def test_a_mint_that_stands_still_stops_nobody_for_long(postgres: Postgres, monk
     """Who waits for a row that somebody else has locked gives up and says so; nothing was changed."""
     monkeypatch.setattr(engines, "BUSY_S", 1)
     url = postgres.database(template="made")
-    with State(url) as one, State(url) as two:
+    with MintState(url) as one, MintState(url) as two:
         enrol(one)
         with one.write() as c:
             c.execute(AGENTS.update().values(status="deactivated"))

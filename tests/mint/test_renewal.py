@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import HighWater, Room, State
+from arx_caps.mint.db.state import HighWater, MintState, Room
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.tasks.issue import next_end
@@ -196,7 +196,7 @@ def test_no_race_opens_one_too_many(world: World) -> None:
     """Of many that are opened at once, at two mints on one database, as many as are allowed come about."""
     key = world.enrol()
     url = world.mint.state._engine.url.render_as_string(hide_password=False)
-    with State(url) as other:
+    with MintState(url) as other:
         row = dict(world.mint.state.session(world.open_session(key)[1]["id"]) or {})
 
         def opening(n: int) -> Any:

@@ -18,7 +18,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.mint.server.serve import _listen, is_loopback, serve
 from arx_caps.realm import Realm
@@ -140,7 +140,7 @@ def test_it_serves_out_of_a_shared_database(
     with mint_process(realm, valkey.url) as process:
         assert line_of(process.stderr)["ready"] is True
         assert sign_in(realm).status_code == 201
-    with State(url) as state:
+    with MintState(url) as state:
         assert [event.kind for event in state.outbox.after(0)][-1] == "operator.signed_in"
     postgres.drop(url)
 
@@ -216,7 +216,7 @@ def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
         assert process.wait(20) == 0
         assert gone(second)
         assert gone(server)
-    with State(realm.database_url) as state:
+    with MintState(realm.database_url) as state:
         assert [event.kind for event in state.outbox.after(0)].count("epoch.begun") == 1
 
 

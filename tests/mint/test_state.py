@@ -13,28 +13,28 @@ from arx_caps.mint.db import database, tables
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories import epoch, proofs
 from arx_caps.mint.db.repositories.proofs import KEEP_MS, PRUNE_MS
-from arx_caps.mint.db.state import HighWater, State
+from arx_caps.mint.db.state import HighWater, MintState
 from arx_verifier.errors import AuditError, GrantError, StoreError
 
 NOW = 1_700_000_000_000
 
 
 @pytest.fixture
-def state(tmp_path: Path, database: str | None) -> Iterator[State]:
-    with State(database or f"sqlite:///{tmp_path}/mint.db") as made:
+def state(tmp_path: Path, database: str | None) -> Iterator[MintState]:
+    with MintState(database or f"sqlite:///{tmp_path}/mint.db") as made:
         made.create()
         yield made
 
 
 def test_what_was_answered_survives_a_power_cut(tmp_path: Path) -> None:
     """SQLite writes ahead and waits for the disk."""
-    with State(f"sqlite:///{tmp_path}/mint.db") as state, state.write() as c:
+    with MintState(f"sqlite:///{tmp_path}/mint.db") as state, state.write() as c:
         assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert c.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 
 
-def test_a_writer_waits_for_another_one(state: State) -> None:
+def test_a_writer_waits_for_another_one(state: MintState) -> None:
     """A transaction that has changed something delays a second one; none fails in its middle, and readers go on."""
     state.raise_high_water("acme", HighWater("a", 0, max_ttl_ms=1))
     inside, let_go = threading.Event(), threading.Event()
@@ -57,7 +57,7 @@ def test_a_writer_waits_for_another_one(state: State) -> None:
     assert state.high_water("acme") == HighWater("a", 2, max_ttl_ms=1)
 
 
-def test_the_high_water_mark_only_rises(state: State) -> None:
+def test_the_high_water_mark_only_rises(state: MintState) -> None:
     """A late writer does not lower it, in the same history or across one."""
     assert state.high_water("acme") is None
     state.raise_high_water("acme", HighWater("a", 7, max_ttl_ms=100))
@@ -67,7 +67,7 @@ def test_the_high_water_mark_only_rises(state: State) -> None:
     assert state.high_water("acme") == HighWater("b", 7, max_ttl_ms=200)
 
 
-def test_a_record_that_fails_undoes_the_change(state: State) -> None:
+def test_a_record_that_fails_undoes_the_change(state: MintState) -> None:
     """The change and its record stand or fall together."""
     with state.write() as c:
         c.exec_driver_sql("DROP TABLE outbox")
@@ -81,7 +81,7 @@ def test_a_record_that_fails_undoes_the_change(state: State) -> None:
         state.outbox.check()
 
 
-def test_a_change_that_fails_is_not_recorded(state: State) -> None:
+def test_a_change_that_fails_is_not_recorded(state: MintState) -> None:
     """What was refused leaves no event, and the next one is there with its facts, once, in order."""
     key = SigningKey.generate().public
     state.add_operator("root", key, Event.of("operator.enrolled", "init", operator="root"), role="admin")
@@ -101,7 +101,7 @@ def test_a_change_that_fails_is_not_recorded(state: State) -> None:
     assert (state.outbox.waiting(), state.outbox.after(0)) == (1, [second])
 
 
-def test_used_ids_are_forgotten_when_they_no_longer_matter(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_used_ids_are_forgotten_when_they_no_longer_matter(state: MintState, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is kept until what it belongs to would be refused for its age, and a minute more."""
     clock = [NOW]
     monkeypatch.setattr(proofs, "now_ms", lambda: clock[0])
@@ -116,7 +116,7 @@ def test_used_ids_are_forgotten_when_they_no_longer_matter(state: State, monkeyp
         assert len(c.execute(select(tables.USED_JTI)).all()) == 2
 
 
-def test_ids_of_different_keys_do_not_meet(state: State) -> None:
+def test_ids_of_different_keys_do_not_meet(state: MintState) -> None:
     """The same id under another key or of another kind is another one; nobody uses up somebody else's."""
     for kind, kid in (("proof", "a"), ("proof", "b"), ("assertion", "a")):
         state.spend(kind, kid, "one", database.now_ms())
@@ -125,7 +125,7 @@ def test_ids_of_different_keys_do_not_meet(state: State) -> None:
         assert caught.value.code == "replayed"
 
 
-def test_a_database_that_does_not_answer_is_told_without_its_values(state: State) -> None:
+def test_a_database_that_does_not_answer_is_told_without_its_values(state: MintState) -> None:
     """A lost table is a ``StoreError`` that quotes no statement."""
     with state.write() as c:
         c.exec_driver_sql("DROP TABLE used_jti")

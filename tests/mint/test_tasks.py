@@ -14,7 +14,7 @@ from arx_caps.agent.task import Task
 from arx_caps.mint.context import Born
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import TASKS
-from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import Birth, new_link, sign_tokens
 from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import GrantError
@@ -267,7 +267,7 @@ def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: lis
     """Whatever is said: what an attenuated grant's token allows, the one before allowed; nor does it live longer."""
     world, _, _ = whole
     rules = (Rule(tool="orders.get"),)
-    granted = Granted(
+    granted = StoredGrant(
         template="t",
         params={},
         tools=None,

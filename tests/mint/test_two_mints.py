@@ -16,7 +16,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.context import Mint
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.policy.model import Policy
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower import Follower
@@ -124,7 +124,7 @@ def test_they_are_one_mint(pair: Pair) -> None:
     task = caller.ask(0, "POST", "/v1/tasks", PAY)["task"]["id"]
     assert caller.ask(1, "DELETE", f"/v1/tasks/{task}")["task"]["state"] == "ended"
     assert caller.ask(0, "GET", "/v1/tasks")["tasks"][0]["state"] == "ended"
-    with State(realm.database_url) as state:
+    with MintState(realm.database_url) as state:
         kinds = Counter(event.kind for event in state.outbox.after(0))
         writers = {event.mint for event in state.outbox.after(0)}
     assert (kinds["mint.started"], kinds["epoch.begun"], kinds["epoch.rotated"]) == (2, 1, 0)
@@ -162,7 +162,7 @@ def test_either_may_die_in_the_middle_of_it(mortal: Pair) -> None:
 
 
 def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -> None:
-    with State(realm.database_url) as state:
+    with MintState(realm.database_url) as state:
         sessions = {row["id"]: row for load in loads for row in state.sessions(agent=load.agent.subject)}
         tasks = {row["id"]: row for session in sessions for row in state.tasks(session=session)}
         events = []

@@ -20,7 +20,7 @@ from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.api.app import ENDPOINTS, create_app
 from arx_caps.mint.api.endpoint import File
 from arx_caps.mint.context import Mint
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm
@@ -72,7 +72,7 @@ def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Min
     url = f"unix://{realm.folder}/no-store.sock"
     mint = Mint(
         realm,
-        state=State(realm.database_url),
+        state=MintState(realm.database_url),
         roots=RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path),
         policy=Policy.load(realm.policy_path),
         epochs=epochs,

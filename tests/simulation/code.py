@@ -41,7 +41,7 @@ class Code(NamedTuple):
     following: type[following.Following]
     passing: type[upstream.Passing]
     hub: type[hub.Hub]
-    caller: Callable[..., authenticate.Caller]
+    caller: Callable[..., authenticate.AuthenticatedCaller]
     mint: type[Mint]
     replicas_answer: bool
     chain_compared: bool

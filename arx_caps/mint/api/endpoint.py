@@ -21,7 +21,13 @@ from arx_caps.mint.api.access_log import note
 from arx_caps.mint.context import Mint
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.idempotency import HEADER, Claim, Made, claiming, digest_of, read_key, spending_together
-from arx_caps.mint.identity.authenticate import Call, Caller, identify, identify_service, read_proof
+from arx_caps.mint.identity.authenticate import (
+    AuthenticatedCaller,
+    CallCredentials,
+    identify,
+    identify_service,
+    read_proof,
+)
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal
 from arx_verifier.request import read_json_object
@@ -58,7 +64,7 @@ class NoBody(Body, frozen=True):
     """Nothing is said in the body."""
 
 
-class Asked(NamedTuple):
+class RouteCall(NamedTuple):
     """One call of a handler.
 
     Attributes:
@@ -73,7 +79,7 @@ class Asked(NamedTuple):
     """
 
     mint: Mint
-    caller: Caller | None
+    caller: AuthenticatedCaller | None
     proof: Proof | None
     body: Any
     path: Mapping[str, str]
@@ -82,14 +88,14 @@ class Asked(NamedTuple):
     peer: str | None = None
 
     @property
-    def by(self) -> Caller:
+    def by(self) -> AuthenticatedCaller:
         """The caller, where there must be one."""
         if self.caller is None:
             raise refusal("missing_token")
         return self.caller
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class RouteAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What a handler answers: each route has a type of its own, which its description is made from."""
 
 
@@ -99,7 +105,7 @@ class Bytes(Body, frozen=True):
     content: bytes
 
 
-class File(Answer, frozen=True):
+class File(RouteAnswer, frozen=True):
     """An answer that is no JSON.
 
     Attributes:
@@ -136,7 +142,7 @@ class Endpoint(NamedTuple):
     method: str
     path: str
     action: str | None
-    handler: Callable[[Asked], Answer]
+    handler: Callable[[RouteCall], RouteAnswer]
     body: type[Body] = NoBody
     callers: tuple[str, ...] = ("operator",)
     query: type[Query] = Query
@@ -144,16 +150,16 @@ class Endpoint(NamedTuple):
     problems: tuple[str, ...] = ()
     media_type: str = "application/json"
     limit: int = MAX_BODY_BYTES
-    admit: Callable[[Mint, Call, Mapping[str, str]], Any] | None = None
-    again: Callable[[Asked, Made], Answer] | None = None
+    admit: Callable[[Mint, CallCredentials, Mapping[str, str]], Any] | None = None
+    again: Callable[[RouteCall, Made], RouteAnswer] | None = None
     makes: str = ""
     one_change: bool = False
     about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     @property
-    def answer(self) -> type[Answer]:
+    def answer(self) -> type[RouteAnswer]:
         """The type of its answer, which is what the handler says that it returns."""
-        found: type[Answer] = get_type_hints(self.handler)["return"]
+        found: type[RouteAnswer] = get_type_hints(self.handler)["return"]
         return found
 
     @property
@@ -203,12 +209,12 @@ def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
 
 
 def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
-    asked: Asked | None = None
+    call: RouteCall | None = None
     try:
         with spending_together(mint.state.spend_now) if endpoint.one_change else contextlib.nullcontext():
-            asked = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
-            note(request, caller=asked.caller.kind if asked.caller is not None else "assertion")
-            answer = _once(endpoint, asked, request) or endpoint.handler(asked)
+            call = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
+            note(request, caller=call.caller.kind if call.caller is not None else "assertion")
+            answer = _once(endpoint, call, request) or endpoint.handler(call)
     except ArxError as error:
         response = _refuse(mint, request, error, {})
         if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
@@ -234,32 +240,32 @@ def _peer(mint: Mint, request: Request) -> str | None:
     return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
 
 
-def _once(endpoint: Endpoint, asked: Asked, request: Request) -> Answer | None:
+def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer | None:
     """Answer a call with an ``Idempotency-Key``; None where there is none, or the call takes none."""
     said = request.headers.getlist(HEADER)
     if not said or endpoint.again is None:
         return None
-    mint, now = asked.mint, now_ms()
+    mint, now = call.mint, now_ms()
     # Without a token it is the key of the proof that calls: what it gets again is good for nobody else.
-    caller = f"key:{asked.proof.key.kid}" if asked.proof is not None else asked.by.by
-    members = {name: value for name, value in msgspec.to_builtins(asked.body).items() if value is not None}
-    digest = digest_of(request.method, request.url.path, members, opens=asked.proof is not None)
+    caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.by.by
+    members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
+    digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)
     claim = Claim(caller, read_key(", ".join(said)), digest, now, endpoint.makes)
     made = mint.state.made(claim)
     if made is None:
         try:
             with claiming(claim):
-                return endpoint.handler(asked)
+                return endpoint.handler(call)
         except ArxError:
             made = mint.state.made(claim)  # somebody else with this key was first
             if made is None:
                 raise
-    elif asked.proof is not None:
-        mint.state.spend("proof", asked.proof.key.kid, asked.proof.jti, asked.proof.until)
-    return endpoint.again(asked, made)
+    elif call.proof is not None:
+        mint.state.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
+    return endpoint.again(call, made)
 
 
-def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
+def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> RouteCall:
     call = _call(mint, request)
     proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
     members: dict[str, Any] = {}
@@ -284,7 +290,7 @@ def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> Asked:
         raise RequestError("the query has a member twice")
     body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
     query = _typed("query", said, endpoint.query)
-    return Asked(mint, caller, proof, body, request.path_params, query, peer=call.peer)
+    return RouteCall(mint, caller, proof, body, request.path_params, query, peer=call.peer)
 
 
 def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:
@@ -295,14 +301,16 @@ def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -
         raise RequestError(f"the {part} is not what is expected: {error}") from error
 
 
-def _call(mint: Mint, request: Request) -> Call:
+def _call(mint: Mint, request: Request) -> CallCredentials:
     path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
     url = mint.realm.issuer + path.decode("latin-1")
     authorization = request.headers.getlist("authorization")
     if len(authorization) > 1:
         raise RequestError("a request carries one Authorization header")
     proofs = tuple(request.headers.getlist("dpop"))
-    return Call(request.method, url, authorization[0] if authorization else None, proofs, _peer(mint, request))
+    return CallCredentials(
+        request.method, url, authorization[0] if authorization else None, proofs, _peer(mint, request)
+    )
 
 
 def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:

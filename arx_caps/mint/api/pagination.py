@@ -36,7 +36,7 @@ class PageQuery(Query, frozen=True):
     after: Annotated[str, Meta(max_length=200)] | None = None
 
 
-class Page(NamedTuple, Generic[Shown]):
+class RowPage(NamedTuple, Generic[Shown]):
     """A page of a list, and ``next`` where there is more."""
 
     shown: list[Shown]
@@ -50,7 +50,7 @@ def page_of(
     *,
     limit: int,
     fetched: int,
-) -> Page[Shown]:
+) -> RowPage[Shown]:
     """Make a page of rows.
 
     Args:
@@ -70,8 +70,8 @@ def page_of(
         if shown is not None:
             found.append(shown)
     else:
-        return Page(found, UNSET)
-    return Page(found, place_of(last, order) if last is not None else UNSET)
+        return RowPage(found, UNSET)
+    return RowPage(found, place_of(last, order) if last is not None else UNSET)
 
 
 def page_in_state(
@@ -81,7 +81,7 @@ def page_in_state(
     *,
     limit: int,
     state: str | None,
-) -> Page[InState]:
+) -> RowPage[InState]:
     """Make a page of what is in a state; most rows are in the one that their own words say.
 
     Args:

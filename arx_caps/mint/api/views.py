@@ -11,11 +11,11 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.mint.api.endpoint import Answer
+from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import Mint
 from arx_caps.mint.identity.session_login import subject_of, targets_of
 from arx_caps.mint.tasks.liveness import State, session_state, task_state
-from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
 from arx_verifier.token.targets import agent_targets
 
@@ -27,7 +27,7 @@ class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
     added_at: int
 
 
-class AgentShown(Answer, frozen=True):
+class AgentShown(RouteAnswer, frozen=True):
     """An agent."""
 
     path: str
@@ -39,7 +39,7 @@ class AgentShown(Answer, frozen=True):
     ended_at: int | None
 
 
-class OperatorShown(Answer, frozen=True, kw_only=True):
+class OperatorShown(RouteAnswer, frozen=True, kw_only=True):
     """An operator; ``rules`` are told where the role has no name."""
 
     name: str
@@ -59,7 +59,7 @@ class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
     target: str
 
 
-class SessionShown(Answer, frozen=True):
+class SessionShown(RouteAnswer, frozen=True):
     """A session; times are ms since the Unix epoch.
 
     ``expires_at`` is when it is over unless it is renewed, ``ends_at`` when no renewal helps any more.
@@ -78,7 +78,7 @@ class SessionShown(Answer, frozen=True):
     state: State
 
 
-class TaskShown(Answer, frozen=True):
+class TaskShown(RouteAnswer, frozen=True):
     """A task; times are ms since the Unix epoch."""
 
     id: str
@@ -111,7 +111,7 @@ class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
     replaced_by: str | None
 
 
-class KillShown(Answer, frozen=True):
+class KillShown(RouteAnswer, frozen=True):
     """What is known about a kill, freeze or thaw: in force where, and who has not confirmed it."""
 
     targets: tuple[str, ...]
@@ -198,7 +198,7 @@ def show_task(mint: Mint, row: Mapping[str, Any]) -> TaskShown:
 
 def show_grant(row: Mapping[str, Any]) -> GrantShown:
     """Show a grant."""
-    granted = Granted.read(row["content"])
+    granted = StoredGrant.read(row["content"])
     names = ("link", "policy", "granted_at", "expires_at", "ended_at", "replaced_by")
     attenuated = {
         audience: [msgspec.json.decode(text) for text in more] for audience, more in granted.attenuated.items()

@@ -21,7 +21,7 @@ from arx_caps.audit.publish import Publisher
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import GAP
 from arx_caps.mint.db.events import Recorded
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.revocation import Entry as Line
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
@@ -91,7 +91,7 @@ class EventFeed:
         state: The mint's state.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: MintState) -> None:
         self._state = state
         self._tidied = time.monotonic()
 

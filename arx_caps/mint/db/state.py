@@ -22,10 +22,10 @@ from arx_caps.mint.db.repositories.services import ServiceState
 from arx_caps.mint.db.repositories.work import Room, WorkState
 from arx_verifier.errors import StoreError
 
-__all__ = ["HighWater", "Room", "State", "now_ms"]
+__all__ = ["HighWater", "MintState", "Room", "now_ms"]
 
 
-class State(
+class MintState(
     PeopleState,
     OperatorState,
     WorkState,

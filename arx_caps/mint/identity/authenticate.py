@@ -57,7 +57,7 @@ GIVING: Final = (
 )
 
 
-class Call(NamedTuple):
+class CallCredentials(NamedTuple):
     """One HTTP request, as far as it says who is calling.
 
     Attributes:
@@ -75,7 +75,7 @@ class Call(NamedTuple):
     peer: str | None
 
 
-class Caller(NamedTuple):
+class AuthenticatedCaller(NamedTuple):
     """A proven caller.
 
     Attributes:
@@ -100,7 +100,7 @@ class Caller(NamedTuple):
         return f"{self.kind}:{self.name}"
 
 
-def read_proof(call: Call, token: str | None) -> Proof:
+def read_proof(call: CallCredentials, token: str | None) -> Proof:
     """Check the one ``DPoP`` header, except that it is new and whose key it is.
 
     Raises:
@@ -111,7 +111,7 @@ def read_proof(call: Call, token: str | None) -> Proof:
     return check_dpop(call.proofs[0], method=call.method, url=call.url, now=now_ms(), token=token)
 
 
-def read_token(call: Call) -> str:
+def read_token(call: CallCredentials) -> str:
     """Return the token of the ``Authorization`` header.
 
     Raises:
@@ -125,11 +125,11 @@ def read_token(call: Call) -> str:
 
 def identify(
     mint: Mint,
-    call: Call,
+    call: CallCredentials,
     action: str,
     args: Mapping[str, Any],
     about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None,
-) -> Caller:
+) -> AuthenticatedCaller:
     """Prove who is calling, and that the token allows this action.
 
     Args:
@@ -166,7 +166,7 @@ def identify(
     return caller
 
 
-def admit_operator(mint: Mint, call: Call, _: Mapping[str, str]) -> OperatorIdentifier:
+def admit_operator(mint: Mint, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
     """Prove that an operator calls, before a body is read that only operators may send; ``identify`` judges the call.
 
     Raises:
@@ -181,7 +181,7 @@ def admit_operator(mint: Mint, call: Call, _: Mapping[str, str]) -> OperatorIden
     return _proven_operator(mint, macaroon, proof, call.peer)
 
 
-def identify_service(mint: Mint, call: Call, action: str, args: Mapping[str, Any]) -> Caller:
+def identify_service(mint: Mint, call: CallCredentials, action: str, args: Mapping[str, Any]) -> AuthenticatedCaller:
     """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  SPEC 21.
 
     Args:
@@ -211,7 +211,7 @@ def identify_service(mint: Mint, call: Call, action: str, args: Mapping[str, Any
         record_service_call(mint, audience, proof.key.kid, request, error)
         raise
     record_service_call(mint, audience, proof.key.kid, request, None)
-    return Caller("service", audience, None, None, proof.until, proof.key.kid)
+    return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
 
 
 def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
@@ -228,7 +228,7 @@ def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof, peer: str | N
 
 def _operator(
     mint: Mint, macaroon: Macaroon, identifier: OperatorIdentifier, proof: Proof, request: AccessRequest
-) -> Caller:
+) -> AuthenticatedCaller:
     name, action = identifier.operator, request.tool
     asked = None if action == WHOAMI else action
     hold_to_token(macaroon, action=asked, args=request.args, now=request.at)
@@ -244,7 +244,7 @@ def _operator(
     # The role as it is now: what was taken away since the token was made is gone.
     if asked is not None:
         hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), asked, request.args)
-    return Caller("operator", name, None, None, identifier.exp, proof.key.kid)
+    return AuthenticatedCaller("operator", name, None, None, identifier.exp, proof.key.kid)
 
 
 def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
@@ -263,8 +263,8 @@ def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityE
 
 
 def _agent(
-    mint: Mint, token: str, session: str, proof: Proof, call: Call, action: str, args: Mapping[str, Any]
-) -> Caller:
+    mint: Mint, token: str, session: str, proof: Proof, call: CallCredentials, action: str, args: Mapping[str, Any]
+) -> AuthenticatedCaller:
     born = mint.born()  # before any authority is looked at
     row = mint.state.session(session)
     if row is None or row["jkt"] != proof.key.kid:
@@ -280,7 +280,7 @@ def _agent(
     if agent is None or agent["status"] != "active":
         raise refusal("frozen")
     mint.limits.count_agent(grant.agent)
-    return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)
+    return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid)
 
 
 def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None) -> None:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from arx_caps.mint.db.repositories.keys import BY_FILE, FetchRow, KeyRows, NumberRow, RootRow
-from arx_caps.mint.db.state import State, now_ms
+from arx_caps.mint.db.state import MintState, now_ms
 from arx_caps.mint.keys.root_keys import RootKeys, SealedRoot
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
@@ -28,7 +28,7 @@ USED_MS: Final = 60_000  # how exactly it is known when a key last minted
 _log = logging.getLogger(__name__)
 
 
-class Fetched(NamedTuple):
+class FetchedKeys(NamedTuple):
     """Which key ids somebody fetched last, and when, ms."""
 
     holder_key: str
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
     roots: tuple[RootRow, ...]
     numbers: dict[str, list[NumberRow]]
-    fetched: dict[str, list[Fetched]]
+    fetched: dict[str, list[FetchedKeys]]
     rows: KeyRows
 
 
@@ -64,7 +64,7 @@ class KeyBook:
         ring: The keys of the mint's own tokens, for its verifier.
     """
 
-    def __init__(self, realm: Realm, roots: RootKeys, state: State) -> None:
+    def __init__(self, realm: Realm, roots: RootKeys, state: MintState) -> None:
         self._realm, self._roots, self._state = realm, roots, state
         self._lock = threading.Lock()
         self._plan: Plan | None = None
@@ -266,9 +266,9 @@ def retired_targets(rows: KeyRows) -> set[str]:
     return targets
 
 
-def _by_audience(rows: Iterable[FetchRow]) -> dict[str, list[Fetched]]:
-    found: dict[str, list[Fetched]] = defaultdict(list)
+def _by_audience(rows: Iterable[FetchRow]) -> dict[str, list[FetchedKeys]]:
+    found: dict[str, list[FetchedKeys]] = defaultdict(list)
     for row in rows:
         kids = msgspec.json.decode(row.kids, type=frozenset[str])
-        found[row.audience].append(Fetched(row.holder_key, kids, row.at))
+        found[row.audience].append(FetchedKeys(row.holder_key, kids, row.at))
     return found

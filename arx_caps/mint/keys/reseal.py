@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from arx_caps.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
@@ -49,7 +49,7 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         StoreError: The database does not answer: the new passphrase or key file opens everything, and what is in the
             database is sealed as before.
     """
-    with _alone(realm.root_path.parent), State(realm.database_url, writer="reseal") as state:
+    with _alone(realm.root_path.parent), MintState(realm.database_url, writer="reseal") as state:
         state.create()
         before = _load(realm, passphrase, new_passphrase)
         for sealed in state.sealed_roots():

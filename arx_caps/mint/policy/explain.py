@@ -23,7 +23,7 @@ from arx_verifier.errors import Failure, GrantError, shorten
 MAX_OTHERS: Final = 3  # templates that a refusal names
 
 
-class Refused(NamedTuple):
+class PolicyRefusal(NamedTuple):
     """Why something is not granted.
 
     Attributes:
@@ -45,13 +45,13 @@ class Explained(NamedTuple):
         task: What the task would grant; or why not.
     """
 
-    session: SessionTerms | Refused
-    task: TaskGrant | Refused
+    session: SessionTerms | PolicyRefusal
+    task: TaskGrant | PolicyRefusal
 
     @property
     def granted(self) -> bool:
         """Whether an agent would get the task: a session first, and the task in it."""
-        return not isinstance(self.session, Refused) and not isinstance(self.task, Refused)
+        return not isinstance(self.session, PolicyRefusal) and not isinstance(self.task, PolicyRefusal)
 
 
 def explain_grant(
@@ -77,16 +77,16 @@ def explain_grant(
         depth: Fewer delegations.
         subject: On whose behalf.
     """
-    session: SessionTerms | Refused
-    granted: TaskGrant | Refused
+    session: SessionTerms | PolicyRefusal
+    granted: TaskGrant | PolicyRefusal
     try:
         session = policy.may_open(agent, subject)
     except GrantError as error:
-        session = Refused(error.code, str(error), _for_session(policy, agent, error.code))
+        session = PolicyRefusal(error.code, str(error), _for_session(policy, agent, error.code))
     try:
         granted = policy.grant(task, agent, params, ttl=ttl, tools=tools, depth=depth, subject=subject)
     except GrantError as error:
-        granted = Refused(error.code, str(error), _for_task(policy, agent, task, error))
+        granted = PolicyRefusal(error.code, str(error), _for_task(policy, agent, task, error))
     return Explained(session, granted)
 
 
@@ -94,8 +94,8 @@ def show_explained(explained: Explained) -> dict[str, Any]:
     """Write an explanation as plain data."""
     session, task = explained.session, explained.task
     shown: dict[str, Any] = {"granted": explained.granted}
-    shown["session"] = _refused(session) if isinstance(session, Refused) else _session(session)
-    shown["task"] = _refused(task) if isinstance(task, Refused) else _task(task)
+    shown["session"] = _refused(session) if isinstance(session, PolicyRefusal) else _session(session)
+    shown["task"] = _refused(task) if isinstance(task, PolicyRefusal) else _task(task)
     return shown
 
 
@@ -146,7 +146,7 @@ def _place(policy: Policy, kind: str, name: str) -> str:
     return f"[{'.'.join(path)}] ({policy.text.name}:{policy.text.line(path)})"
 
 
-def _refused(refused: Refused) -> dict[str, Any]:
+def _refused(refused: PolicyRefusal) -> dict[str, Any]:
     return {"granted": False, **refused._asdict()}
 
 

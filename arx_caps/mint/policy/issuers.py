@@ -89,7 +89,7 @@ class Issuer(PolicyTable, frozen=True, kw_only=True):
     max_ttl_ms: Annotated[int, duration()] = field(name="max_ttl", default=DEFAULT_MAX_TTL_MS)
 
 
-class Workload(PolicyTable, frozen=True, kw_only=True):
+class WorkloadRule(PolicyTable, frozen=True, kw_only=True):
     """Which tokens of an issuer are an agent.
 
     Attributes:
@@ -145,7 +145,7 @@ def read_issuers(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, Iss
     return issuers
 
 
-def check_workloads(entry: PolicyEntry, workloads: Sequence[Workload], issuers: Mapping[str, Issuer]) -> None:
+def check_workloads(entry: PolicyEntry, workloads: Sequence[WorkloadRule], issuers: Mapping[str, Issuer]) -> None:
     """Check every ``[[workload]]``.
 
     Raises:
@@ -159,7 +159,9 @@ def check_workloads(entry: PolicyEntry, workloads: Sequence[Workload], issuers: 
             raise entry.at(index, "claims").error('needs `sub`, and more of it than "*": whose tokens are this agent?')
 
 
-def check_subjects(entry: PolicyEntry, rules: Sequence[SubjectRule | Workload], issuers: Mapping[str, Issuer]) -> None:
+def check_subjects(
+    entry: PolicyEntry, rules: Sequence[SubjectRule | WorkloadRule], issuers: Mapping[str, Issuer]
+) -> None:
     """Check the issuers and the claims of ``subjects``, or of workloads.
 
     Raises:
@@ -179,7 +181,7 @@ def fits_subject(subject: Subject, rules: Sequence[SubjectRule], issuers: Mappin
     return any(issuers[rule.issuer].url == subject.issuer and keeps(rule.claims, about) for rule in rules)
 
 
-def agents_of(issuer: str, claims: Mapping[str, Any], workloads: Sequence[Workload]) -> list[str]:
+def agents_of(issuer: str, claims: Mapping[str, Any], workloads: Sequence[WorkloadRule]) -> list[str]:
     """Return the agents that a token of an issuer stands for, each once."""
     found = (workload.agent for workload in workloads if workload.issuer == issuer and keeps(workload.claims, claims))
     return list(dict.fromkeys(found))

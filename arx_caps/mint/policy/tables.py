@@ -20,7 +20,7 @@ from arx_caps.mint.policy.issuers import (
     Name,
     SubjectMode,
     SubjectRule,
-    Workload,
+    WorkloadRule,
     check_subjects,
     check_workloads,
     read_issuers,
@@ -156,7 +156,7 @@ class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
     issuer: dict[str, Any] = field(default_factory=dict)
     session: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    workload: Annotated[tuple[Workload, ...], several("workload", "for example [[workload]]")] = ()
+    workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]")] = ()
 
 
 def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:

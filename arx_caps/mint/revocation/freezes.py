@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import Freeze
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.key_schedule import retired_targets
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
@@ -215,7 +215,7 @@ def expected_freezes(mint: "Mint") -> set[str]:
     return freezes_of(mint.state)
 
 
-def wanted_freezes(state: State, store: RevocationStore, realm: str) -> set[str]:
+def wanted_freezes(state: MintState, store: RevocationStore, realm: str) -> set[str]:
     """Return what must be frozen, for who looks while no mint may have followed the store's log.
 
     Raises:
@@ -229,11 +229,11 @@ def wanted_freezes(state: State, store: RevocationStore, realm: str) -> set[str]
     return (wanted | {freeze.target for freeze in changes.frozen}) - (changes.thawed - ended_of(state))
 
 
-def freezes_of(state: State) -> set[str]:
+def freezes_of(state: MintState) -> set[str]:
     """Return the same from the database alone, also while no mint runs."""
     return state.standing_freezes() | ended_of(state)
 
 
-def ended_of(state: State) -> set[str]:
+def ended_of(state: MintState) -> set[str]:
     """Return the targets of what the mint itself has ended: whoever thaws one past it finds it frozen again."""
     return state.ended_targets() | state.withdrawn_targets() | retired_targets(state.key_rows())

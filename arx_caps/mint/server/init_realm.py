@@ -14,7 +14,7 @@ from typing import Final
 from arx_caps.audit.keys import make_key
 from arx_caps.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import State
+from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.roles import ADMIN
 from arx_caps.realm import DEFAULT_LISTEN, Realm
@@ -85,7 +85,7 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
     what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)
-    with State(realm.database_url, writer="init") as state:
+    with MintState(realm.database_url, writer="init") as state:
         state.create()
         if state.has_operators():
             # A second first operator would get into whatever is run with that database.
@@ -112,6 +112,6 @@ def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str
     """
     RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     what = Event.of("operator.recovered", f"host:uid-{os.getuid()}", operator=name, key=key.kid)
-    with State(realm.database_url, writer="recover") as state:
+    with MintState(realm.database_url, writer="recover") as state:
         state.create()
         state.recover_operator(name, key, what)

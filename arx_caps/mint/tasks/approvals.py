@@ -12,16 +12,16 @@ import msgspec
 
 from arx_caps.mint.context import Born, Mint
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, Said
+from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
 from arx_caps.mint.db.state import now_ms
-from arx_caps.mint.identity.authenticate import Caller
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import hold_to_rules
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.roles import APPROVE, rules_of
-from arx_caps.mint.tasks.discharge import ThirdParty, constraints_of, make_discharge, read_third_party
+from arx_caps.mint.tasks.discharge import ApprovalCaveat, constraints_of, make_discharge, read_third_party
 from arx_caps.mint.tasks.liveness import require_standing, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
-from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_caps.revocation import KillReport
 from arx_caps.revocation.targets import APPROVAL
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
     why: str | None
 
 
-def ask_approval(mint: Mint, caller: Caller, wanted: Wanted) -> dict[str, Any]:
+def ask_approval(mint: Mint, caller: AuthenticatedCaller, wanted: Wanted) -> dict[str, Any]:
     """Keep an agent's request.
 
     Returns:
@@ -76,7 +76,7 @@ def ask_approval(mint: Mint, caller: Caller, wanted: Wanted) -> dict[str, Any]:
     return row | {"its": task}
 
 
-def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
+def fetch_discharge(mint: Mint, caller: AuthenticatedCaller, row: Row) -> str | None:
     """Make the discharge of an approval, the same one each time, a secret; None while nobody has answered.
 
     Raises:
@@ -108,7 +108,7 @@ def fetch_discharge(mint: Mint, caller: Caller, row: Row) -> str | None:
     return made
 
 
-def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str | None) -> dict[str, Any]:
+def answer_approval(mint: Mint, caller: AuthenticatedCaller, row: Row, *, yes: bool, why: str | None) -> dict[str, Any]:
     """Approve a request, or deny it.
 
     Returns:
@@ -133,10 +133,10 @@ def answer_approval(mint: Mint, caller: Caller, row: Row, *, yes: bool, why: str
     def counts(operator: str, found: Row | None) -> bool:
         return operator == caller.name or (found is not None and _may_approve(mint, found, row))
 
-    return mint.state.answer_approval(row, Said(caller.name, terms, _cleaned(why), counts)) | {"its": task}
+    return mint.state.answer_approval(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts)) | {"its": task}
 
 
-def withdraw_approval(mint: Mint, caller: Caller, row: Row) -> tuple[dict[str, Any], KillReport | None]:
+def withdraw_approval(mint: Mint, caller: AuthenticatedCaller, row: Row) -> tuple[dict[str, Any], KillReport | None]:
     """End an approval, also where its discharge is in somebody's hands; or a request.
 
     Returns:
@@ -181,13 +181,13 @@ def about(mint: Mint, args: Mapping[str, Any]) -> dict[str, Any]:
     return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
 
 
-def _of(caller: Caller) -> tuple[Row, Born]:
+def _of(caller: AuthenticatedCaller) -> tuple[Row, Born]:
     if caller.session is None or caller.born is None:
         raise GrantError("approvals are asked for by agents, in a session", code="wrong_caller")
     return caller.session, caller.born
 
 
-def _terms(mint: Mint, task: Row, third_party: ThirdParty, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
+def _terms(mint: Mint, task: Row, third_party: ApprovalCaveat, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
     """Find at which audience a token of a task requires this, and on what terms it was granted: the strictest."""
     if not names.is_tool(wanted.tool) or not any(names.matches_tool(each, wanted.tool) for each in third_party.tools):
         raise GrantError(f"caveat is not about the tool {shorten(wanted.tool)}", code="bad_parameters")
@@ -195,7 +195,7 @@ def _terms(mint: Mint, task: Row, third_party: ThirdParty, wanted: Wanted) -> tu
     failed: GrantError | None = None
     kids: dict[str, Collection[str]] = {}
     for row in mint.state.live_grants(task["id"]):
-        granted = Granted.read(row["content"])
+        granted = StoredGrant.read(row["content"])
         for audience, entries in granted.approvals.items():
             terms = next((each for each in entries if each.tools == third_party.tools), None)
             if audience not in kids:
@@ -226,7 +226,7 @@ def _terms_now(mint: Mint, row: Row) -> ApprovalTerms:
     return terms
 
 
-def _require_allowed(granted: Granted, audience: str, wanted: Wanted) -> None:
+def _require_allowed(granted: StoredGrant, audience: str, wanted: Wanted) -> None:
     """Require that a task's token allows the call: nobody is asked to approve what would be refused all the same."""
     rules: Sequence[Any] = [caveat.allow for caveat in granted.caveats(audience) if caveat.allow is not None]
     for place, each in enumerate(rules):

@@ -36,7 +36,7 @@ Tools = tuple[str, ...]
 Shown = TypeVar("Shown")
 
 
-class ThirdParty(NamedTuple):
+class ApprovalCaveat(NamedTuple):
     """What a third-party caveat of the mint says: for which key and task, and of which tools' calls."""
 
     kid: str
@@ -68,7 +68,7 @@ def third_party_of(kid: str, task: str, tools: Sequence[str]) -> ThirdPartyCavea
     return ThirdPartyCaveat(id=f"{kid}:{task}", tools=tuple(tools))
 
 
-def read_third_party(text: str) -> ThirdParty:
+def read_third_party(text: str) -> ApprovalCaveat:
     """Read a third-party caveat as it stands in a token.
 
     Raises:
@@ -81,7 +81,7 @@ def read_third_party(text: str) -> ThirdParty:
     kid, _, task = third_party.id.partition(":")
     if third_party.tools is None:
         raise GrantError("caveat is not one of this mint's: its own name their tools", code="bad_parameters")
-    return ThirdParty(kid, task, third_party.tools)
+    return ApprovalCaveat(kid, task, third_party.tools)
 
 
 def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:

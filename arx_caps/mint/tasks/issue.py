@@ -20,7 +20,7 @@ from arx_caps.mint.context import Mint
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.state import HighWater, Room, now_ms
-from arx_caps.mint.identity.authenticate import Caller
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import Shown, subject_of, subject_row, targets_of, who_opens
 from arx_caps.mint.policy.claims import keeps
@@ -28,7 +28,7 @@ from arx_caps.mint.policy.model import Policy, SessionTerms
 from arx_caps.mint.policy.roles import rules_of
 from arx_caps.mint.tasks.liveness import stands, task_state
 from arx_caps.mint.tasks.reissue import recipe_of
-from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import (
     Birth,
     as_json,
@@ -45,7 +45,7 @@ from arx_verifier.token.targets import agent_targets
 MAX_ABOVE: Final = 8  # each is a caveat in every token
 
 
-class Asked(NamedTuple):
+class TaskRequest(NamedTuple):
     """What an agent asks for when it starts a task; ``parent`` is a task that this one is to be a part of."""
 
     template: str
@@ -56,7 +56,7 @@ class Asked(NamedTuple):
     parent: str | None = None
 
 
-class Opened(NamedTuple):
+class OpenedSession(NamedTuple):
     """A session's row, its new token, a secret, and when that ends, ms."""
 
     row: dict[str, Any]
@@ -98,7 +98,7 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
     return token.encode(), expires_at
 
 
-def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None) -> Opened:
+def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None) -> OpenedSession:
     """Open a session for an agent, bound to the key of the proof.
 
     Raises:
@@ -124,7 +124,7 @@ def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, pur
     room = Room(most, lambda other: stands(mint, other)) if most is not None else None
     keep_recipe(recipe_of(birth, (kid,)))
     mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
-    return Opened(row, sign_session(mint, birth), expires_at)
+    return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 
 def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:
@@ -153,7 +153,7 @@ def next_end(mint: Mint, terms: SessionTerms, now: int, ends_at: int) -> int:
     return min(now + longest, now + (terms.idle_ms or longest), ends_at)
 
 
-def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
+def start_task(mint: Mint, caller: AuthenticatedCaller, asked: TaskRequest) -> Started:
     """Start a task in the caller's session.
 
     Raises:
@@ -185,7 +185,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
         link=new_link(),
         subject=subject,
     )
-    granted = Granted.of(grant, params, asked.tools, above)
+    granted = StoredGrant.of(grant, params, asked.tools, above)
     bundle = sign_grant(mint, birth, granted)
     told: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     told |= {"policy": policy.digest, "expires_at": birth.expires_at}
@@ -202,7 +202,7 @@ def start_task(mint: Mint, caller: Caller, asked: Asked) -> Started:
     return Started(row, bundle)
 
 
-def sign_grant(mint: Mint, birth: Birth, granted: Granted) -> str:
+def sign_grant(mint: Mint, birth: Birth, granted: StoredGrant) -> str:
     """Sign the tokens of a grant and return their bundle, a secret.
 
     Raises:
@@ -215,12 +215,12 @@ def sign_grant(mint: Mint, birth: Birth, granted: Granted) -> str:
     return write_bundle(mint, birth, origins_of(mint, granted), tokens)
 
 
-def origins_of(mint: Mint, granted: Granted) -> dict[str, tuple[str, ...]]:
+def origins_of(mint: Mint, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
     """Return where the audiences of a grant live by the policy in force."""
     return {audience: mint.policy.audiences.get(audience, ()) for audience in granted.audiences}
 
 
-def grant_row(birth: Birth, granted: Granted) -> dict[str, Any]:
+def grant_row(birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     """Return what is kept of a grant."""
     row = {"link": birth.link, "content": granted.write(), "policy": birth.policy}
     return row | {"granted_at": birth.at, "expires_at": birth.expires_at, "ended_at": None, "replaced_by": None}
@@ -261,7 +261,7 @@ def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
     return asked
 
 
-def renew_session(mint: Mint, caller: Caller) -> Opened:
+def renew_session(mint: Mint, caller: AuthenticatedCaller) -> OpenedSession:
     """Give the caller's session a new token that ends later, never after the session's absolute limit.
 
     Raises:
@@ -288,7 +288,7 @@ def renew_session(mint: Mint, caller: Caller) -> Opened:
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
     what = Event.of("session.renewed", caller.by, session=birth.session, **changes)
     row = mint.state.renew_session(birth.session, changes, HighWater(*born), mint.realm.name, what)
-    return Opened(row, sign_session(mint, birth), expires_at)
+    return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 
 def _require_opener(mint: Mint, policy: Policy, session: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from arx_caps.mint.context import Born, Mint
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.state import HighWater, now_ms
-from arx_caps.mint.identity.authenticate import Caller
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.explain import explain_refusal
 from arx_caps.mint.policy.model import Policy, TaskGrant
@@ -24,7 +24,7 @@ from arx_caps.mint.tasks.issue import Started, grant_row, origins_of, sign_grant
 from arx_caps.mint.tasks.liveness import require_standing
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.revoke import kill_links
-from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import Birth, as_json, keys_for, new_link
 from arx_caps.revocation import KillReport
 from arx_verifier.errors import GrantError, refusal
@@ -54,7 +54,11 @@ class More(NamedTuple):
 
 
 def attenuate_task(
-    mint: Mint, caller: Caller, task: Mapping[str, Any], link: str | None, caveats: Mapping[str, Sequence[Caveat]]
+    mint: Mint,
+    caller: AuthenticatedCaller,
+    task: Mapping[str, Any],
+    link: str | None,
+    caveats: Mapping[str, Sequence[Caveat]],
 ) -> Attenuated:
     """End every token of a task, also those delegated, and sign less of one of its grants anew.
 
@@ -74,7 +78,7 @@ def attenuate_task(
     _require_standing(mint, mint.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
-        granted = Granted.read(grant["content"]).attenuate(caveats)
+        granted = StoredGrant.read(grant["content"]).attenuate(caveats)
         sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
         killed = {each["link"] for each in (grant, *mint.state.live_grants(task["id"]))}
         mint.state.require_first()  # what a repeat of this call has given meanwhile is among them
@@ -97,7 +101,7 @@ def attenuate_task(
     raise GrantError("others change this task all the time; try again", code="conflict")
 
 
-def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More) -> Started:
+def extend_task(mint: Mint, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More) -> Started:
     """Add a grant to a task; nothing ends by it.
 
     Without a template, parameters, tools or depth it is the same grant once more, as attenuate as that became, with a
@@ -116,7 +120,7 @@ def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More)
             f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another", code="conflict"
         )
     policy, now = mint.policy, now_ms()
-    last = Granted.read(_grant(mint, task, more.link)["content"])
+    last = StoredGrant.read(_grant(mint, task, more.link)["content"])
     granted, grant = _more(policy, caller, session, task, last, more)
     mint.require(born, (f"policy:{policy.digest}",))
     parent = _parent_of(mint, task)
@@ -141,12 +145,12 @@ def extend_task(mint: Mint, caller: Caller, task: Mapping[str, Any], more: More)
     return Started(row, bundle)
 
 
-def _recipe(mint: Mint, birth: Birth, granted: Granted) -> dict[str, Any]:
+def _recipe(mint: Mint, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
 
 
-def _of(mint: Mint, caller: Caller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _of(mint: Mint, caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     agent = mint.state.agent(caller.name)
     if caller.session is None or agent is None:
         raise GrantError("tasks are changed by their agents, in their session", code="wrong_caller")
@@ -185,7 +189,7 @@ def _birth(
     task: Mapping[str, Any],
     session: Mapping[str, Any],
     grant: Mapping[str, Any],
-    granted: Granted,
+    granted: StoredGrant,
     born: Born,
 ) -> Birth:
     now, expires_at = now_ms(), granted.end(grant["expires_at"])
@@ -212,12 +216,12 @@ def _parent_of(mint: Mint, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _more(
     policy: Policy,
-    caller: Caller,
+    caller: AuthenticatedCaller,
     session: Mapping[str, Any],
     task: Mapping[str, Any],
-    last: Granted,
+    last: StoredGrant,
     more: More,
-) -> tuple[Granted, TaskGrant]:
+) -> tuple[StoredGrant, TaskGrant]:
     """Ask the policy in force for what is wanted in addition."""
     template = more.template if more.template is not None else last.template
     same = template == last.template
@@ -234,7 +238,7 @@ def _more(
     except GrantError as error:
         raise explain_refusal(policy, caller.name, template, error, lambda other: ask(other, params)) from error
     above = msgspec.json.decode(task["above"], type=list[str])
-    granted = Granted.of(grant, params, tools, above)
+    granted = StoredGrant.of(grant, params, tools, above)
     if again:
         granted = granted.as_attenuate_as(last)
     return granted, grant

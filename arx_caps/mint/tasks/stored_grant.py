@@ -19,7 +19,7 @@ from arx_verifier.token.caveats import Caveat, count_members, read_caveat
 Written = dict[str, tuple[str, ...]]
 
 
-class Granted(msgspec.Struct, frozen=True, kw_only=True):
+class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
     """One grant of a task.
 
     Attributes:

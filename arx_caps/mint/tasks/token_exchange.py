@@ -19,7 +19,7 @@ from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.discharge import require_approvals, third_party_of
 from arx_caps.mint.tasks.liveness import require_standing
-from arx_caps.mint.tasks.stored_grant import Granted
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
 from arx_verifier.token import call_proof, wire
@@ -35,7 +35,7 @@ Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
 
 
-class Exchanged(NamedTuple):
+class ExchangedToken(NamedTuple):
     """A token for another service, the same in a bundle, both secrets; its link, and when it ends, ms."""
 
     token: str
@@ -56,7 +56,7 @@ class _Kept(NamedTuple):
         raise AttenuationError("a caveat that is kept is not written anew")
 
 
-def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
+def exchange(mint: Mint, service: str, text: str, audience: str) -> ExchangedToken:
     """Exchange a token that a service was called with.
 
     Args:
@@ -107,7 +107,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> Exchanged:
     return _given(mint, identifier, made, child)
 
 
-def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> Exchanged:
+def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> ExchangedToken:
     """Sign once more what an exchange gave, for a service that lost the answer.  SPEC 22.4.
 
     Args:
@@ -174,11 +174,11 @@ def _kept(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> list[Caveat
     return [each for each in kept if not _is_call(each.encode())]
 
 
-def _given(mint: Mint, identifier: Identifier, made: Macaroon, child: ProvenChain) -> Exchanged:
+def _given(mint: Mint, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
     token, audience = made.encode(), identifier.aud
     origins = {audience: mint.policy.audiences.get(audience, ())}
     bundle = write_bundle_of(mint, identifier.agent, identifier.task, origins, {audience: token})
-    return Exchanged(token, bundle, child.facts.links[-1], child.exp)
+    return ExchangedToken(token, bundle, child.facts.links[-1], child.exp)
 
 
 def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
@@ -204,7 +204,7 @@ def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
 
 def _granted(
     mint: Mint, born: Born, parent: ProvenChain, service: str, audience: str
-) -> tuple[Granted, Mapping[str, Any]]:
+) -> tuple[StoredGrant, Mapping[str, Any]]:
     """Find what the task was granted, and its agent; and that this service may go on with it.
 
     Whoever can verify a token can make one: what the presented one says of its task is held to what the mint wrote, or
@@ -212,7 +212,7 @@ def _granted(
     """
     row = mint.state.grant(parent.identifier.id)
     task, session, agent = _running(mint, parent.identifier)
-    granted = Granted.read(row["content"]) if row is not None else None
+    granted = StoredGrant.read(row["content"]) if row is not None else None
     if row is None or granted is None or audience not in granted.targets(service):
         template = granted.template if granted is not None else "NAME"
         raise GrantError(
@@ -233,7 +233,7 @@ def _says(
     grant: Mapping[str, Any],
     task: Mapping[str, Any],
     session: Mapping[str, Any],
-    granted: Granted,
+    granted: StoredGrant,
 ) -> bool:
     """Tell whether an identifier says what the mint wrote into the tokens of a grant."""
     subject = subject_of(session)
@@ -267,7 +267,7 @@ def _spend(mint: Mint, service: str, text: str, audience: str) -> None:
         mint.state.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
 
 
-def _welcoming(granted: Granted, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:
+def _welcoming(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:
     """Let the mint's own caveats name the services that a token went through beside those it may be delegated to.
 
     Behind them stands what the agent attenuated its task by: to whom it may not be handed, no service exchanges it.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.keyfile import PublicKey
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill
 from arx_caps.mint.db.events import Event
@@ -51,7 +51,7 @@ class AgentsQuery(PageQuery, frozen=True):
     under: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
 
 
-class Agents(Answer, frozen=True):
+class Agents(RouteAnswer, frozen=True):
     """A page of agents by path; ``total`` counts all that are enrolled."""
 
     agents: list[AgentShown]
@@ -59,37 +59,37 @@ class Agents(Answer, frozen=True):
     next: str | UnsetType = UNSET
 
 
-class AgentEnded(Answer, frozen=True):
+class AgentEnded(RouteAnswer, frozen=True):
     """An agent that was deactivated, and the kill of what it held."""
 
     agent: AgentShown
     kill: KillShown
 
 
-def enrol_agent(asked: Asked) -> AgentShown:
+def enrol_agent(call: RouteCall) -> AgentShown:
     """Enrol an agent, with its first key or none."""
-    body, mint = asked.body, asked.mint
+    body, mint = call.body, call.mint
     if body.path.partition("/")[0] == "service":
         raise RequestError("a path beginning with `service` is how chains name tool services (SPEC 20.6)")
     if not names.is_agent_path(body.path):
         raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
-    if body.jwk is None and not _is_workload(asked, body.path):
+    if body.jwk is None and not _is_workload(call, body.path):
         raise RequestError("jwk is needed: no [[workload]] of the policy stands for this agent")
     key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
     told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
-    what = Event.of("agent.enrolled", asked.by.by, **told)
+    what = Event.of("agent.enrolled", call.by.by, **told)
     mint.state.add_agent(body.path, key, owner=body.owner, metadata=metadata, what=what)
-    return show_agent(mint, _agent(asked, body.path))
+    return show_agent(mint, _agent(call, body.path))
 
 
-def agent_again(asked: Asked, made: Made) -> AgentShown:
+def agent_again(call: RouteCall, made: Made) -> AgentShown:
     """Show an agent that was enrolled by the same call before."""
-    return show_agent(asked.mint, _agent(asked, made.facts["agent"]))
+    return show_agent(call.mint, _agent(call, made.facts["agent"]))
 
 
-def list_agents(asked: Asked) -> Agents:
+def list_agents(call: RouteCall) -> Agents:
     """List the agents."""
-    mint, query = asked.mint, asked.query
+    mint, query = call.mint, call.query
     fetched = query.limit + 1
     rows = mint.state.agents(status=query.state, under=query.under, after=query.after, limit=fetched)
     keys = mint.state.keys_of_all(row["path"] for row in rows)
@@ -99,14 +99,14 @@ def list_agents(asked: Asked) -> Agents:
     return Agents(agents=page.shown, total=mint.state.count(AGENTS), next=page.next)
 
 
-def get_agent(asked: Asked) -> AgentShown:
+def get_agent(call: RouteCall) -> AgentShown:
     """Show one agent."""
-    return show_agent(asked.mint, _agent(asked, asked.path["path"]))
+    return show_agent(call.mint, _agent(call, call.path["path"]))
 
 
-def patch_agent(asked: Asked) -> AgentShown:
+def patch_agent(call: RouteCall) -> AgentShown:
     """Change an agent's keys and what is said of it.  Sessions opened with a key that goes are not ended by it."""
-    body, mint, path = asked.body, asked.mint, _agent(asked, asked.path["path"])["path"]
+    body, mint, path = call.body, call.mint, _agent(call, call.path["path"])["path"]
     changes_keys = body.add_jwk is not None or body.remove_kid is not None
     if not changes_keys and body.owner is UNSET and body.metadata is UNSET:
         raise RequestError("say add_jwk, remove_kid, owner or metadata")
@@ -114,30 +114,30 @@ def patch_agent(asked: Asked) -> AgentShown:
         key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
         told = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
         # Whoever is known by a workload's token can do without a key of his own.
-        keep_one = not _is_workload(asked, path)
-        what = Event.of("agent.keys_changed", asked.by.by, **told)
+        keep_one = not _is_workload(call, path)
+        what = Event.of("agent.keys_changed", call.by.by, **told)
         mint.state.change_keys(path, key, body.remove_kid, what, keep_one=keep_one)
     if body.owner is not UNSET or body.metadata is not UNSET:
         owner = {} if body.owner is UNSET else {"owner": body.owner or None}
         metadata = {} if body.metadata is UNSET else body.metadata
-        mint.state.describe_agent(path, owner, metadata, asked.by.by, most=MAX_METADATA)
-    return show_agent(mint, _agent(asked, path))
+        mint.state.describe_agent(path, owner, metadata, call.by.by, most=MAX_METADATA)
+    return show_agent(mint, _agent(call, path))
 
 
-def delete_agent(asked: Asked) -> AgentEnded:
+def delete_agent(call: RouteCall) -> AgentEnded:
     """Deactivate an agent, for everything it holds and everything below it."""
-    path = _agent(asked, asked.path["path"])["path"]
-    report = deactivate(asked.mint, path, asked.by.by, "deactivated")
-    return AgentEnded(agent=show_agent(asked.mint, _agent(asked, path)), kill=show_kill(report))
+    path = _agent(call, call.path["path"])["path"]
+    report = deactivate(call.mint, path, call.by.by, "deactivated")
+    return AgentEnded(agent=show_agent(call.mint, _agent(call, path)), kill=show_kill(report))
 
 
-def _is_workload(asked: Asked, path: str) -> bool:
+def _is_workload(call: RouteCall, path: str) -> bool:
     """Tell whether the policy knows this agent by a workload's token."""
-    return any(workload.agent == path for workload in asked.mint.loaded.workloads)
+    return any(workload.agent == path for workload in call.mint.loaded.workloads)
 
 
-def _agent(asked: Asked, path: str) -> dict[str, Any]:
-    row = asked.mint.state.agent(path) if names.is_agent_path(path) else None
+def _agent(call: RouteCall, path: str) -> dict[str, Any]:
+    row = call.mint.state.agent(path) if names.is_agent_path(path) else None
     if row is None:
         raise GrantError("there is no such agent", code="not_found")
     return row

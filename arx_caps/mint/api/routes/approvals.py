@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.durations import format_duration
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
@@ -65,7 +65,7 @@ class ApprovalsQuery(PageQuery, frozen=True):
     template: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class ApprovalShown(Answer, frozen=True):
+class ApprovalShown(RouteAnswer, frozen=True):
     """A call that somebody wants to have approved; times are ms since the Unix epoch.
 
     ``by`` are the operators who said yes, of whom ``need`` must.  ``expires_at`` is the end of the task while it waits,
@@ -94,55 +94,55 @@ class ApprovalShown(Answer, frozen=True):
     expires_at: int
 
 
-class ApprovalAsked(Answer, frozen=True):
+class ApprovalAsked(RouteAnswer, frozen=True):
     """A request that waits."""
 
     approval: ApprovalShown
 
 
-class DischargeGiven(Answer, frozen=True):
+class DischargeGiven(RouteAnswer, frozen=True):
     """An approval, and once it is approved its discharge, a secret that is to be bound to the task's token."""
 
     approval: ApprovalShown
     discharge: str | UnsetType = UNSET
 
 
-class Approvals(Answer, frozen=True):
+class Approvals(RouteAnswer, frozen=True):
     """A page of approvals, the newest first."""
 
     approvals: list[ApprovalShown]
     next: str | UnsetType = UNSET
 
 
-class ApprovalWithdrawn(Answer, frozen=True):
+class ApprovalWithdrawn(RouteAnswer, frozen=True):
     """An approval that is withdrawn, and the kill that ended it; null where nothing was left to end."""
 
     approval: ApprovalShown
     kill: KillShown | None
 
 
-def ask_approval(asked: Asked) -> ApprovalAsked:
+def ask_approval(call: RouteCall) -> ApprovalAsked:
     """Ask for the approval of one call, with these very arguments."""
-    body = asked.body
+    body = call.body
     wanted = approving.Wanted(body.caveat, body.tool, body.args, body.why)
-    return ApprovalAsked(approval=show_approval(asked.mint, approving.ask_approval(asked.mint, asked.by, wanted)))
+    return ApprovalAsked(approval=show_approval(call.mint, approving.ask_approval(call.mint, call.by, wanted)))
 
 
-def asked_again(asked: Asked, made: Made) -> ApprovalAsked:
+def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
     """Answer for a request that was made by the same call before."""
-    return ApprovalAsked(approval=show_approval(asked.mint, _own(asked, made.facts["approval"])))
+    return ApprovalAsked(approval=show_approval(call.mint, _own(call, made.facts["approval"])))
 
 
-def fetch_discharge(asked: Asked) -> DischargeGiven:
+def fetch_discharge(call: RouteCall) -> DischargeGiven:
     """Look whether a call was approved, and get the discharge for it when it was."""
-    row = _own(asked, asked.path["approval"])
-    found = approving.fetch_discharge(asked.mint, asked.by, row)
-    return DischargeGiven(approval=show_approval(asked.mint, row), discharge=found or UNSET)
+    row = _own(call, call.path["approval"])
+    found = approving.fetch_discharge(call.mint, call.by, row)
+    return DischargeGiven(approval=show_approval(call.mint, row), discharge=found or UNSET)
 
 
-def list_approvals(asked: Asked) -> Approvals:
+def list_approvals(call: RouteCall) -> Approvals:
     """List approvals, the newest first; an agent sees those of its session."""
-    mint, query, own = asked.mint, asked.query, asked.by.session
+    mint, query, own = call.mint, call.query, call.by.session
     if own is not None:
         if query.session not in (None, own["id"]):
             raise GrantError("there is no such session", code="not_found")
@@ -159,24 +159,24 @@ def list_approvals(asked: Asked) -> Approvals:
     return Approvals(approvals=page.shown, next=page.next)
 
 
-def get_approval(asked: Asked) -> ApprovalAsked:
+def get_approval(call: RouteCall) -> ApprovalAsked:
     """Show what is to be approved, and what was said of it."""
-    return ApprovalAsked(approval=show_approval(asked.mint, _own(asked, asked.path["approval"])))
+    return ApprovalAsked(approval=show_approval(call.mint, _own(call, call.path["approval"])))
 
 
-def answer_approval(asked: Asked) -> ApprovalAsked:
+def answer_approval(call: RouteCall) -> ApprovalAsked:
     """Approve a request as it stands, or deny it."""
-    body, row = asked.body, _own(asked, asked.body.approval)
+    body, row = call.body, _own(call, call.body.approval)
     yes = body.outcome == "approve"
     return ApprovalAsked(
-        approval=show_approval(asked.mint, approving.answer_approval(asked.mint, asked.by, row, yes=yes, why=body.why))
+        approval=show_approval(call.mint, approving.answer_approval(call.mint, call.by, row, yes=yes, why=body.why))
     )
 
 
-def withdraw_approval(asked: Asked) -> ApprovalWithdrawn:
+def withdraw_approval(call: RouteCall) -> ApprovalWithdrawn:
     """Withdraw an approval: its discharge is revoked, wherever it is; a request is no more."""
-    row, report = approving.withdraw_approval(asked.mint, asked.by, _own(asked, asked.path["approval"]))
-    return ApprovalWithdrawn(approval=show_approval(asked.mint, row), kill=show_kill(report) if report else None)
+    row, report = approving.withdraw_approval(call.mint, call.by, _own(call, call.path["approval"]))
+    return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
 def show_approval(mint: Mint, row: Row) -> ApprovalShown:
@@ -198,10 +198,10 @@ def show_approval(mint: Mint, row: Row) -> ApprovalShown:
     )
 
 
-def _own(asked: Asked, name: str) -> dict[str, Any]:
+def _own(call: RouteCall, name: str) -> dict[str, Any]:
     """Find an approval that the caller may see."""
-    own = asked.by.session
-    found = asked.mint.state.approvals(id=name, session=own["id"] if own is not None else None, limit=1)
+    own = call.by.session
+    found = call.mint.state.approvals(id=name, session=own["id"] if own is not None else None, limit=1)
     if not found:
         raise GrantError("there is no such approval", code="not_found")
     return found[0]

@@ -12,10 +12,10 @@ from arx_caps.audit.tiles import fetch_from
 from arx_caps.audit.turns import run_of
 from arx_caps.audit.wire import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.jose import BAD_PROOF
-from arx_caps.mint.api.endpoint import Answer, Asked, Bytes, Endpoint, File
+from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
 from arx_caps.mint.context import Mint
 from arx_caps.mint.db.state import now_ms
-from arx_caps.mint.identity.authenticate import SHIP, Call, read_proof, refusing
+from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, refusing
 from arx_verifier.errors import GrantError
 from arx_verifier.request import AccessRequest
 
@@ -24,7 +24,7 @@ TEXT: Final = "text/plain; charset=utf-8"
 BINARY: Final = "application/octet-stream"
 
 
-class Marked(Answer, frozen=True, omit_defaults=True):
+class Marked(RouteAnswer, frozen=True, omit_defaults=True):
     """How far the log has a run; where it was asked for, its record there (``leaf``), and the log's own word."""
 
     verifier: str
@@ -41,7 +41,7 @@ class Sender(NamedTuple):
     seen: int | None
 
 
-def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Sender:
+def admit_service(mint: Mint, call: CallCredentials, headers: Mapping[str, str]) -> Sender:
     """Prove that a batch is an enrolled service's before its body is read."""
     try:
         proof = read_proof(call, None)
@@ -55,15 +55,15 @@ def admit_service(mint: Mint, call: Call, headers: Mapping[str, str]) -> Sender:
     with refusing(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
     mint.log.turns.announce(*_turn_of(statement))
-    asked = headers.get(wire.SEEN_HEADER, "")
-    return Sender(statement, int(asked) if re.fullmatch("[0-9]{1,18}", asked, re.ASCII) else None)
+    seen = headers.get(wire.SEEN_HEADER, "")
+    return Sender(statement, int(seen) if re.fullmatch("[0-9]{1,18}", seen, re.ASCII) else None)
 
 
-def take_decisions(asked: Asked) -> Marked:
+def take_decisions(call: RouteCall) -> Marked:
     """Take a service's records into the log, wholly or not at all, and say how far its run is."""
-    turns, turn = asked.mint.log.turns, _turn_of(asked.admitted.statement)
+    turns, turn = call.mint.log.turns, _turn_of(call.admitted.statement)
     try:
-        return _take(asked)
+        return _take(call)
     finally:
         turns.done(*turn)
 
@@ -74,11 +74,11 @@ def _turn_of(statement: Statement) -> tuple[str, int]:
     return run_of(statement.audience, str(boot)), first if type(first) is int else 0
 
 
-def _take(asked: Asked) -> Marked:
-    statement, seen = asked.admitted
-    body: bytes = asked.body.content
-    realm, log = asked.mint.realm, asked.mint.log
-    with refusing(asked.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), asked.peer)):
+def _take(call: RouteCall) -> Marked:
+    statement, seen = call.admitted
+    body: bytes = call.body.content
+    realm, log = call.mint.realm, call.mint.log
+    with refusing(call.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         batch = Batch.decode(body)
         leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
         mark = log.take(batch, statement.text, leaves)
@@ -87,28 +87,28 @@ def _take(asked: Asked) -> Marked:
     return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, leaf=(leaf or b"").hex(), log=word)
 
 
-def get_checkpoint(asked: Asked) -> File:
+def get_checkpoint(call: RouteCall) -> File:
     """Give the log's last checkpoint, a signed note."""
-    return File(content=_file(asked, CHECKPOINT), media_type=TEXT)
+    return File(content=_file(call, CHECKPOINT), media_type=TEXT)
 
 
-def get_tile(asked: Asked) -> File:
+def get_tile(call: RouteCall) -> File:
     """Give a tile of the log, or a bundle of its records without their bodies."""
     try:
-        tile = Tile.parse("tile/" + asked.path["path"])
+        tile = Tile.parse("tile/" + call.path["path"])
     except NoteError as error:
         raise GrantError(str(error), code="not_found") from error
-    return File(content=_file(asked, tile.path), media_type=BINARY)
+    return File(content=_file(call, tile.path), media_type=BINARY)
 
 
-def get_proof(asked: Asked) -> File:
+def get_proof(call: RouteCall) -> File:
     """Give a record with the proof that it is in the log; it is checked offline (``arx audit verify``)."""
-    log = asked.mint.log
-    return File(content=log.prove(log.find(asked.path["path"])).encode(), media_type=TEXT)
+    log = call.mint.log
+    return File(content=log.prove(log.find(call.path["path"])).encode(), media_type=TEXT)
 
 
-def _file(asked: Asked, path: str) -> bytes:
-    found = fetch_from(asked.mint.realm.log_dir)(path)
+def _file(call: RouteCall, path: str) -> bytes:
+    found = fetch_from(call.mint.realm.log_dir)(path)
     if found is None:
         raise GrantError("the log has no such file; a checkpoint's size says which there are", code="not_found")
     return found

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.tasks import token_exchange
@@ -26,7 +26,7 @@ class ExchangeBody(Body, frozen=True):
     requested_token_type: TokenType | None = None
 
 
-class Exchanged(Answer, frozen=True, kw_only=True):
+class Exchanged(RouteAnswer, frozen=True, kw_only=True):
     """A token for the other service, and the same in a bundle: secrets.  Each call with it is signed (SPEC 8)."""
 
     access_token: str
@@ -39,9 +39,9 @@ class Exchanged(Answer, frozen=True, kw_only=True):
     link: str
 
 
-def exchange_token(asked: Asked) -> Exchanged:
+def exchange_token(call: RouteCall) -> Exchanged:
     """Exchange a token that a tool service was called with for one for another service, on the same task."""
-    mint, body = asked.mint, asked.body
+    mint, body = call.mint, call.body
     if (body.audience is None) == (body.resource is None):
         raise RequestError("say audience or resource, one of them")
     audience = body.audience
@@ -49,15 +49,15 @@ def exchange_token(asked: Asked) -> Exchanged:
         audience = token_exchange.audience_of(mint.policy.audiences, body.resource)
     if audience is None or audience not in mint.policy.audiences:
         raise GrantError("the policy knows no such audience", code="exchange_not_allowed")
-    return _answer(audience, token_exchange.exchange(mint, asked.by.name, body.subject_token, audience))
+    return _answer(audience, token_exchange.exchange(mint, call.by.name, body.subject_token, audience))
 
 
-def exchanged_again(asked: Asked, made: Made) -> Exchanged:
+def exchanged_again(call: RouteCall, made: Made) -> Exchanged:
     """Answer for a token that was exchanged by the same call before."""
-    return _answer(made.facts["audience"], token_exchange.exchange_again(asked.mint, made.recipe or {}))
+    return _answer(made.facts["audience"], token_exchange.exchange_again(call.mint, made.recipe or {}))
 
 
-def _answer(audience: str, made: token_exchange.Exchanged) -> Exchanged:
+def _answer(audience: str, made: token_exchange.ExchangedToken) -> Exchanged:
     return Exchanged(
         access_token=made.token,
         expires_in=max(0, (made.expires_at - now_ms()) // 1000),

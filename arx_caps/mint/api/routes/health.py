@@ -15,19 +15,19 @@ from starlette.routing import Route
 
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import Answer
+from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.api.openapi import OpenRoute
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-class Health(Answer, frozen=True):
+class Health(RouteAnswer, frozen=True):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Readiness(Answer, frozen=True):
+class Readiness(RouteAnswer, frozen=True):
     """Whether to ask the mint, what keeps it from granting, whether it signs the audit log, and which mint it is."""
 
     ready: bool

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.keys.rotation import (
@@ -50,7 +50,7 @@ class WaitingShown(msgspec.Struct, frozen=True, kw_only=True):
     holders: tuple[str, ...]
 
 
-class RootShown(Answer, frozen=True):
+class RootShown(RouteAnswer, frozen=True):
     """A root key; times are ms since the Unix epoch."""
 
     name: str
@@ -63,83 +63,83 @@ class RootShown(Answer, frozen=True):
     retired_at: int | None
 
 
-class Roots(Answer, frozen=True):
+class Roots(RouteAnswer, frozen=True):
     """Root keys, the oldest first."""
 
     keys: tuple[RootShown, ...]
 
 
-class RootRetired(Answer, frozen=True):
+class RootRetired(RouteAnswer, frozen=True):
     """A retired root key, and who has confirmed that it is worth nothing."""
 
     key: RootShown
     kill: KillShown | None
 
 
-class KeyReplaced(Answer, frozen=True):
+class KeyReplaced(RouteAnswer, frozen=True):
     """What became of an audience's key; ``kill`` is None where nothing was to be frozen."""
 
     audience: str
     kill: KillShown | None
 
 
-def list_root_keys(asked: Asked) -> Roots:
+def list_root_keys(call: RouteCall) -> Roots:
     """List the root keys: which mints for whom, and whom another one waits for."""
-    return Roots(keys=tuple(map(_show, view_roots(asked.mint))))
+    return Roots(keys=tuple(map(_show, view_roots(call.mint))))
 
 
-def create_root_key(asked: Asked) -> RootShown:
+def create_root_key(call: RouteCall) -> RootShown:
     """Make a root key and publish it to services; it mints nothing before a rotation."""
-    return _one(asked, make_root(asked.mint, asked.by.by))
+    return _one(call, make_root(call.mint, call.by.by))
 
 
-def root_again(asked: Asked, made: Made) -> RootShown:
+def root_again(call: RouteCall, made: Made) -> RootShown:
     """Show a root key that was made, or let mint, by the same call before."""
-    return _one(asked, made.facts["key"])
+    return _one(call, made.facts["key"])
 
 
-def rotate_root_key(asked: Asked) -> RootShown:
+def rotate_root_key(call: RouteCall) -> RootShown:
     """Let the newest root key mint, as soon as every service has had the time to fetch it."""
-    return _one(asked, rotate_root(asked.mint, asked.by.by, now=asked.body.now))
+    return _one(call, rotate_root(call.mint, call.by.by, now=call.body.now))
 
 
-def retire_root_key(asked: Asked) -> RootRetired:
+def retire_root_key(call: RouteCall) -> RootRetired:
     """Retire a root key for good: it is accepted nowhere any more, within a lease."""
-    name = asked.path["name"]
-    report = retire_root(asked.mint, name, asked.by.by, now=asked.body.now)
-    return RootRetired(key=_one(asked, name), kill=show_kill(report) if report is not None else None)
+    name = call.path["name"]
+    report = retire_root(call.mint, name, call.by.by, now=call.body.now)
+    return RootRetired(key=_one(call, name), kill=show_kill(report) if report is not None else None)
 
 
-def replace_key(asked: Asked) -> KeyReplaced:
+def replace_key(call: RouteCall) -> KeyReplaced:
     """Give one service's audience its next key; the others are not touched."""
-    audience = _enrolled(asked)
-    report = replace_audience_key(asked.mint, audience, asked.by.by, stolen=asked.body.stolen)
+    audience = _enrolled(call)
+    report = replace_audience_key(call.mint, audience, call.by.by, stolen=call.body.stolen)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
-def replaced_again(asked: Asked, made: Made) -> KeyReplaced:
+def replaced_again(call: RouteCall, made: Made) -> KeyReplaced:
     """Answer for a key that was replaced by the same call before, and end the older ones if that is not done yet."""
     audience = made.facts["audience"]
-    report = end_stolen(asked.mint, audience, asked.by.by) if asked.body.stolen else None
+    report = end_stolen(call.mint, audience, call.by.by) if call.body.stolen else None
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
-def delete_service(asked: Asked) -> KeyReplaced:
+def delete_service(call: RouteCall) -> KeyReplaced:
     """Remove a service: its own keys sign nothing any more, and tokens for it are worth nothing."""
-    audience = _enrolled(asked)
-    report = remove_service(asked.mint, audience, asked.by.by)
+    audience = _enrolled(call)
+    report = remove_service(call.mint, audience, call.by.by)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
-def _enrolled(asked: Asked) -> str:
-    audience = asked.path["audience"]
-    if asked.mint.state.service(audience) is None:
+def _enrolled(call: RouteCall) -> str:
+    audience = call.path["audience"]
+    if call.mint.state.service(audience) is None:
         raise GrantError("there is no such service", code="not_found")
     return audience
 
 
-def _one(asked: Asked, name: str) -> RootShown:
-    return next(_show(view) for view in view_roots(asked.mint) if view.row.name == name)
+def _one(call: RouteCall, name: str) -> RootShown:
+    return next(_show(view) for view in view_roots(call.mint) if view.row.name == name)
 
 
 def _show(view: RootView) -> RootShown:

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteCall
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.tasks.revoke import Op, end_targets
 
@@ -20,24 +20,24 @@ class TargetsBody(Body, frozen=True):
     wait: bool = True
 
 
-def kill_targets(asked: Asked) -> KillShown:
+def kill_targets(call: RouteCall) -> KillShown:
     """End everything born so far in these targets; kinds that could be delegated to again are frozen as well."""
-    return _end(asked, "kill")
+    return _end(call, "kill")
 
 
-def freeze_targets(asked: Asked) -> KillShown:
+def freeze_targets(call: RouteCall) -> KillShown:
     """Refuse these targets until a thaw."""
-    return _end(asked, "freeze")
+    return _end(call, "freeze")
 
 
-def thaw_freezes(asked: Asked) -> KillShown:
+def thaw_freezes(call: RouteCall) -> KillShown:
     """End the freezes on these targets."""
-    return _end(asked, "thaw")
+    return _end(call, "thaw")
 
 
-def _end(asked: Asked, op: Op) -> KillShown:
-    body: TargetsBody = asked.body
-    return show_kill(end_targets(asked.mint, op, body.targets, reason=body.reason, by=asked.by.by, wait=body.wait))
+def _end(call: RouteCall, op: Op) -> KillShown:
+    body: TargetsBody = call.body
+    return show_kill(end_targets(call.mint, op, body.targets, reason=body.reason, by=call.by.by, wait=body.wait))
 
 
 ENDPOINTS: Final = (

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.keyfile import PublicKey
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
 from arx_caps.mint.db.events import Event
@@ -49,7 +49,7 @@ class OperatorPatchBody(Body, frozen=True):
     remove_kid: Name | None = None
 
 
-class OperatorToken(Answer, frozen=True, kw_only=True):
+class OperatorToken(RouteAnswer, frozen=True, kw_only=True):
     """An operator's token, a secret, and when it ends, ms."""
 
     token: str
@@ -57,7 +57,7 @@ class OperatorToken(Answer, frozen=True, kw_only=True):
     expires_at: int
 
 
-class Operators(Answer, frozen=True):
+class Operators(RouteAnswer, frozen=True):
     """A page of operators by name; ``total`` counts all that ever were."""
 
     operators: list[OperatorShown]
@@ -65,14 +65,14 @@ class Operators(Answer, frozen=True):
     next: str | UnsetType = UNSET
 
 
-class OperatorEnded(Answer, frozen=True):
+class OperatorEnded(RouteAnswer, frozen=True):
     """An operator that was removed, and the kill of its tokens."""
 
     operator: OperatorShown
     kill: KillShown
 
 
-class Whoami(Answer, frozen=True, kw_only=True):
+class Whoami(RouteAnswer, frozen=True, kw_only=True):
     """A caller as the mint proved it: an agent's session, or an operator's role and what it allows."""
 
     kind: str
@@ -85,49 +85,49 @@ class Whoami(Answer, frozen=True, kw_only=True):
     may: list[str] | UnsetType = UNSET
 
 
-def sign_in_operator(asked: Asked) -> OperatorToken:
+def sign_in_operator(call: RouteCall) -> OperatorToken:
     """Give an operator a token for ten minutes."""
-    if asked.proof is None:
+    if call.proof is None:
         raise refusal("missing_token")
-    token, expires_at = grant_operator(asked.mint, asked.body.assertion, asked.proof)
+    token, expires_at = grant_operator(call.mint, call.body.assertion, call.proof)
     return OperatorToken(token=token, expires_at=expires_at)
 
 
-def enrol_operator(asked: Asked) -> OperatorShown:
+def enrol_operator(call: RouteCall) -> OperatorShown:
     """Enrol an operator with a first key and a role."""
-    body, mint = asked.body, asked.mint
+    body, mint = call.body, call.mint
     # A name stands in targets and records where an agent's path could: one segment of one.
     if not is_agent_path(body.name) or "/" in body.name:
         raise RequestError("name is [a-z0-9][a-z0-9._-]*, at most 54 characters")
     role, rules = roles.choose(body.role, body.rules)
     key = PublicKey(body.jwk)
-    what = Event.of("operator.enrolled", asked.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
+    what = Event.of("operator.enrolled", call.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
     mint.state.add_operator(body.name, key, what, role=role, rules=rules)
-    return show_operator(mint, _operator(asked, body.name))
+    return show_operator(mint, _operator(call, body.name))
 
 
-def operator_again(asked: Asked, made: Made) -> OperatorShown:
+def operator_again(call: RouteCall, made: Made) -> OperatorShown:
     """Show an operator that was enrolled by the same call before."""
-    return show_operator(asked.mint, _operator(asked, made.facts["operator"]))
+    return show_operator(call.mint, _operator(call, made.facts["operator"]))
 
 
-def list_operators(asked: Asked) -> Operators:
+def list_operators(call: RouteCall) -> Operators:
     """List the operators, those who were removed as well."""
-    mint, limit = asked.mint, asked.query.limit
-    rows = mint.state.operators(after=asked.query.after, limit=limit + 1)
+    mint, limit = call.mint, call.query.limit
+    rows = mint.state.operators(after=call.query.after, limit=limit + 1)
     page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit, fetched=limit + 1)
     return Operators(operators=page.shown, total=mint.state.count(OPERATORS), next=page.next)
 
 
-def get_operator(asked: Asked) -> OperatorShown:
+def get_operator(call: RouteCall) -> OperatorShown:
     """Show one operator."""
-    return show_operator(asked.mint, _operator(asked, asked.path["name"]))
+    return show_operator(call.mint, _operator(call, call.path["name"]))
 
 
-def patch_operator(asked: Asked) -> OperatorShown:
+def patch_operator(call: RouteCall) -> OperatorShown:
     """Change an operator's role or keys; both hold from the next call on, also for tokens that are out."""
-    body, mint, by = asked.body, asked.mint, asked.by.by
-    row = _operator(asked, asked.path["name"])
+    body, mint, by = call.body, call.mint, call.by.by
+    row = _operator(call, call.path["name"])
     name = row["id"]
     if row["status"] != "active":
         raise GrantError(f"the operator {name} was removed", code="conflict")
@@ -144,34 +144,34 @@ def patch_operator(asked: Asked) -> OperatorShown:
         added = key.kid if key is not None else None
         what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
         mint.state.change_keys(f"operator:{name}", key, body.remove_kid, what)
-    return show_operator(mint, _operator(asked, name))
+    return show_operator(mint, _operator(call, name))
 
 
-def delete_operator(asked: Asked) -> OperatorEnded:
+def delete_operator(call: RouteCall) -> OperatorEnded:
     """Remove an operator for good; its name is not given again, because records say it."""
-    name = _operator(asked, asked.path["name"])["id"]
-    report = remove_operator(asked.mint, name, asked.by.by)
-    return OperatorEnded(operator=show_operator(asked.mint, _operator(asked, name)), kill=show_kill(report))
+    name = _operator(call, call.path["name"])["id"]
+    report = remove_operator(call.mint, name, call.by.by)
+    return OperatorEnded(operator=show_operator(call.mint, _operator(call, name)), kill=show_kill(report))
 
 
-def whoami(asked: Asked) -> Whoami:
+def whoami(call: RouteCall) -> Whoami:
     """Say who the caller is and what it may do, as the mint sees it."""
-    caller = asked.by
-    row = _operator(asked, caller.name) if caller.kind == "operator" else None
+    caller = call.by
+    row = _operator(call, caller.name) if caller.kind == "operator" else None
     return Whoami(
         kind=caller.kind,
         name=caller.name,
         expires_at=caller.expires_at,
-        realm=asked.mint.realm.name,
-        policy=asked.mint.loaded.digest,
+        realm=call.mint.realm.name,
+        policy=call.mint.loaded.digest,
         session=caller.session["id"] if caller.session is not None else UNSET,
         role=row["role"] if row is not None else UNSET,
         may=roles.actions_of(roles.rules_of(row["role"], row["rules"])) if row is not None else UNSET,
     )
 
 
-def _operator(asked: Asked, name: str) -> Mapping[str, Any]:
-    row = asked.mint.state.operator(name)
+def _operator(call: RouteCall, name: str) -> Mapping[str, Any]:
+    row = call.mint.state.operator(name)
     if row is None:
         raise GrantError("there is no such operator", code="not_found")
     return row

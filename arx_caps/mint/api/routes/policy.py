@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.repositories.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
@@ -26,7 +26,7 @@ class PolicyBody(Body, frozen=True):
     policy: Annotated[str, Meta(max_length=MAX_BYTES)]
 
 
-class PolicyLoaded(Answer, frozen=True):
+class PolicyLoaded(RouteAnswer, frozen=True):
     """The digest of the policy that is in force now, and of the one before."""
 
     digest: str
@@ -43,14 +43,14 @@ class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class Policies(Answer, frozen=True):
+class Policies(RouteAnswer, frozen=True):
     """A page of the kept policies, the last in force first."""
 
     policies: list[PolicyShown]
     next: str | UnsetType = UNSET
 
 
-class PolicyWithText(Answer, frozen=True):
+class PolicyWithText(RouteAnswer, frozen=True):
     """A policy as it was written."""
 
     digest: str
@@ -61,22 +61,22 @@ class PolicyWithText(Answer, frozen=True):
     policy: str
 
 
-def load_policy(asked: Asked) -> PolicyLoaded:
+def load_policy(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
-    before = asked.mint.loaded.digest
-    return PolicyLoaded(digest=activation.load_policy(asked.mint, asked.body.policy, asked.by.by).digest, before=before)
+    before = call.mint.loaded.digest
+    return PolicyLoaded(digest=activation.load_policy(call.mint, call.body.policy, call.by.by).digest, before=before)
 
 
-def reload_policy(asked: Asked) -> PolicyLoaded:
+def reload_policy(call: RouteCall) -> PolicyLoaded:
     """Read the mint's policy file again, and put it in force."""
-    before = asked.mint.loaded.digest
-    return PolicyLoaded(digest=activation.reload_policy(asked.mint, asked.by.by).digest, before=before)
+    before = call.mint.loaded.digest
+    return PolicyLoaded(digest=activation.reload_policy(call.mint, call.by.by).digest, before=before)
 
 
-def list_policies(asked: Asked) -> Policies:
+def list_policies(call: RouteCall) -> Policies:
     """List the policies that ever were in force."""
-    now, limit = asked.mint.loaded.digest, asked.query.limit
-    rows = asked.mint.state.policies(after=asked.query.after, limit=limit + 1)
+    now, limit = call.mint.loaded.digest, call.query.limit
+    rows = call.mint.state.policies(after=call.query.after, limit=limit + 1)
     page = page_of(
         rows,
         POLICIES_ORDER,
@@ -87,9 +87,9 @@ def list_policies(asked: Asked) -> Policies:
     return Policies(policies=page.shown, next=page.next)
 
 
-def get_policy(asked: Asked) -> PolicyWithText:
+def get_policy(call: RouteCall) -> PolicyWithText:
     """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
-    mint, asked_for = asked.mint, asked.path["digest"]
+    mint, asked_for = call.mint, call.path["digest"]
     row = mint.state.policy(mint.loaded.digest if asked_for == IN_FORCE else asked_for)
     if row is None:
         raise GrantError("no such policy was ever in force here", code="not_found")

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from arx_caps.audit.retention import index_at, prune
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.tasks.erase import erase_before, erase_person
 from arx_verifier.errors import RequestError
 
@@ -32,14 +32,14 @@ class EraseBody(Body, frozen=True):
     before: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
 
 
-class Pruned(Answer, frozen=True):
+class Pruned(RouteAnswer, frozen=True):
     """The first record that is still there, and how many went."""
 
     first: int
     pruned: int
 
 
-class Erased(Answer, frozen=True):
+class Erased(RouteAnswer, frozen=True):
     """How many bodies of the log were erased, and in how many sessions and events of the mint's database."""
 
     erased: int
@@ -47,19 +47,19 @@ class Erased(Answer, frozen=True):
     events: int
 
 
-def prune_log(asked: Asked) -> Pruned:
+def prune_log(call: RouteCall) -> Pruned:
     """Take records that came before a time out of the log, in whole blocks of 256; every proof still holds."""
-    log, body = asked.mint.log, asked.body
+    log, body = call.mint.log, call.body
     log.require_whole()
     before = log.store.first()
     index = index_at(log.store, body.before)
-    first = prune(log.store, log.publisher.folder, index, by=asked.by.by, reason=body.reason)
+    first = prune(log.store, log.publisher.folder, index, by=call.by.by, reason=body.reason)
     return Pruned(first=first, pruned=max(0, first - before))
 
 
-def erase_bodies(asked: Asked) -> Erased:
+def erase_bodies(call: RouteCall) -> Erased:
     """Erase what is told of a person, or all that is told of records before a time; the records stay."""
-    mint, body, by = asked.mint, asked.body, asked.by.by
+    mint, body, by = call.mint, call.body, call.by.by
     if (body.subject is None) == (body.before is None):
         raise RequestError("say either subject or before")
     if body.subject is not None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import Mint
 from arx_caps.mint.db.database import now_ms
@@ -62,7 +62,7 @@ class ServicePatchBody(Body, frozen=True):
     remove_kid: Kid
 
 
-class ServiceFile(Answer, frozen=True):
+class ServiceFile(RouteAnswer, frozen=True):
     """A service file, a secret.  SPEC 15."""
 
     v: Literal[1]
@@ -78,7 +78,7 @@ class ServiceFile(Answer, frozen=True):
         return f"<ServiceFile of {self.audience}>"
 
 
-class ServiceInvited(Answer, frozen=True):
+class ServiceInvited(RouteAnswer, frozen=True):
     """An enrolment token, a secret, for what and until when it is good, and whether the policy names that audience."""
 
     enrolment: str
@@ -91,14 +91,14 @@ class ServiceInvited(Answer, frozen=True):
         return f"<ServiceInvited for {self.audience}>"
 
 
-class ServiceJoined(Answer, frozen=True):
+class ServiceJoined(RouteAnswer, frozen=True):
     """Which service's key it is from now on."""
 
     audience: str
     kid: str
 
 
-class AudienceKey(Answer, frozen=True):
+class AudienceKey(RouteAnswer, frozen=True):
     """One audience key, a secret, and since when services can have it, ms."""
 
     kid: str
@@ -109,7 +109,7 @@ class AudienceKey(Answer, frozen=True):
         return f"<AudienceKey {self.kid}>"
 
 
-class AudienceKeys(Answer, frozen=True):
+class AudienceKeys(RouteAnswer, frozen=True):
     """The keys of one audience, and what else a service goes by."""
 
     realm: str
@@ -120,14 +120,14 @@ class AudienceKeys(Answer, frozen=True):
     store: str
 
 
-class OwnKey(Answer, frozen=True):
+class OwnKey(RouteAnswer, frozen=True):
     """An own key of a service, by its thumbprint."""
 
     kid: str
     added_at: int
 
 
-class ServiceShown(Answer, frozen=True):
+class ServiceShown(RouteAnswer, frozen=True):
     """A service; without ``in_policy`` no task has a token for it."""
 
     audience: str
@@ -137,7 +137,7 @@ class ServiceShown(Answer, frozen=True):
     in_policy: bool
 
 
-class Services(Answer, frozen=True):
+class Services(RouteAnswer, frozen=True):
     """A page of services by audience; ``total`` counts all."""
 
     services: list[ServiceShown]
@@ -145,9 +145,9 @@ class Services(Answer, frozen=True):
     next: str | UnsetType = UNSET
 
 
-def enrol_service(asked: Asked) -> ServiceFile:
+def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
-    mint, audience, by = asked.mint, _audience(asked), asked.by.by
+    mint, audience, by = call.mint, _audience(call), call.by.by
     mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: wire.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
     mint.state.note_fetch(BY_FILE + audience, audience, keys)
@@ -164,9 +164,9 @@ def enrol_service(asked: Asked) -> ServiceFile:
     )
 
 
-def invite_service(asked: Asked) -> ServiceInvited:
+def invite_service(call: RouteCall) -> ServiceInvited:
     """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
-    mint, audience, by = asked.mint, _audience(asked), asked.by.by
+    mint, audience, by = call.mint, _audience(call), call.by.by
     # Derived, so that a repeat gives the same one although no table has it.
     invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
     root, secret = mint.book.enrolment(invitation)
@@ -183,9 +183,9 @@ def invite_service(asked: Asked) -> ServiceInvited:
     )
 
 
-def invited_again(asked: Asked, made: Made) -> ServiceInvited:
+def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
     """Answer for an enrolment token that was made by the same call before, while it is good."""
-    mint, facts, recipe = asked.mint, made.facts, made.recipe or {}
+    mint, facts, recipe = call.mint, made.facts, made.recipe or {}
     _, secret = mint.book.enrolment(recipe["invitation"], recipe["root"])
     token = ENROLMENT_PREFIX + wire.text_of(secret)
     if mint.state.invited_by(_digest(token)) is None:
@@ -195,35 +195,35 @@ def invited_again(asked: Asked, made: Made) -> ServiceInvited:
     return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **told)
 
 
-def join_service(asked: Asked) -> ServiceJoined:
+def join_service(call: RouteCall) -> ServiceJoined:
     """Enrol the key of the proof for the service that the enrolment token is for, and use the token up."""
-    mint, proof = asked.mint, asked.proof
+    mint, proof = call.mint, call.proof
     if proof is None:
         raise refusal("missing_token")
-    digest = _digest(asked.body.enrolment)
+    digest = _digest(call.body.enrolment)
     invited = mint.state.invited_by(digest)
     if invited is None:
-        mint.decisions.count("bad_enrolment", asked.peer)
+        mint.decisions.count("bad_enrolment", call.peer)
         raise bad_enrolment()  # nothing is kept of a stranger's proof
     # As what it is to be: whoever brings the token is believed for that.
-    with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), asked.peer)):
+    with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
         _require_inviter(mint, *invited)
         mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.state.join(digest, proof.key)
     return ServiceJoined(audience=audience, kid=proof.key.kid)
 
 
-def joined_again(asked: Asked, made: Made) -> ServiceJoined:
+def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
     """Answer for a key that was enrolled by the same call before, while it is."""
     audience = made.facts["audience"]
-    if asked.proof is None or asked.mint.state.holder_of(asked.proof.key.kid) != f"service:{audience}":
+    if call.proof is None or call.mint.state.holder_of(call.proof.key.kid) != f"service:{audience}":
         raise bad_enrolment()
-    return ServiceJoined(audience=audience, kid=asked.proof.key.kid)
+    return ServiceJoined(audience=audience, kid=call.proof.key.kid)
 
 
-def list_keys(asked: Asked) -> AudienceKeys:
+def list_keys(call: RouteCall) -> AudienceKeys:
     """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
-    mint, audience = asked.mint, asked.by.name
+    mint, audience = call.mint, call.by.name
     keys = mint.book.audience_keys(audience)
     answer = AudienceKeys(
         realm=mint.realm.name,
@@ -234,28 +234,28 @@ def list_keys(asked: Asked) -> AudienceKeys:
         store=_store(mint),
     )
     # An answer that is lost is asked for again long before the two intervals are over that a new key waits.
-    mint.state.note_fetch(asked.by.key, audience, keys)
+    mint.state.note_fetch(call.by.key, audience, keys)
     return answer
 
 
-def list_services(asked: Asked) -> Services:
+def list_services(call: RouteCall) -> Services:
     """List the services."""
-    mint, limit = asked.mint, asked.query.limit
-    rows = mint.state.services(after=asked.query.after, limit=limit + 1)
+    mint, limit = call.mint, call.query.limit
+    rows = mint.state.services(after=call.query.after, limit=limit + 1)
     page = page_of(rows, SERVICES_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
     return Services(services=page.shown, total=mint.state.count(SERVICES), next=page.next)
 
 
-def get_service(asked: Asked) -> ServiceShown:
+def get_service(call: RouteCall) -> ServiceShown:
     """Show one service."""
-    return _show(asked.mint, _row(asked.mint, asked.path["audience"]))
+    return _show(call.mint, _row(call.mint, call.path["audience"]))
 
 
-def patch_service(asked: Asked) -> ServiceShown:
+def patch_service(call: RouteCall) -> ServiceShown:
     """Take a service's own key away: who holds it gets no more keys, and what it signs counts for nothing."""
-    mint, kid = asked.mint, asked.body.remove_kid
-    audience = _row(mint, asked.path["audience"])["audience"]
-    what = Event.of("service.keys_changed", asked.by.by, audience=audience, removed=kid)
+    mint, kid = call.mint, call.body.remove_kid
+    audience = _row(mint, call.path["audience"])["audience"]
+    what = Event.of("service.keys_changed", call.by.by, audience=audience, removed=kid)
     mint.state.change_keys(f"service:{audience}", None, kid, what, keep_one=False)
     return _show(mint, _row(mint, audience))
 
@@ -272,8 +272,8 @@ def _require_inviter(mint: Mint, audience: str, by: str) -> None:
         raise bad_enrolment() from error
 
 
-def _audience(asked: Asked) -> str:
-    audience: str = asked.body.audience
+def _audience(call: RouteCall) -> str:
+    audience: str = call.body.audience
     if not names.is_audience(audience):
         raise RequestError("audience is [a-z0-9][a-z0-9._-]{0,63} and does not begin with arx")
     return audience

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.reach import Question
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
-from arx_caps.mint.api.pagination import Page, PageQuery, page_in_state
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.routes.trail import LogNodes, nodes_of
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.context import Mint
@@ -83,7 +83,7 @@ class TasksQuery(PageQuery, frozen=True):
     state: State | None = None
 
 
-class SessionOpened(Answer, frozen=True, kw_only=True):
+class SessionOpened(RouteAnswer, frozen=True, kw_only=True):
     """A session and its new token, a secret; ``expires_at`` is the token's, in ms since the Unix epoch."""
 
     session: SessionShown
@@ -92,14 +92,14 @@ class SessionOpened(Answer, frozen=True, kw_only=True):
     token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
 
 
-class Sessions(Answer, frozen=True):
+class Sessions(RouteAnswer, frozen=True):
     """A page of sessions, the newest first."""
 
     sessions: list[SessionShown]
     next: str | UnsetType = UNSET
 
 
-class SessionWithTasks(Answer, frozen=True):
+class SessionWithTasks(RouteAnswer, frozen=True):
     """A session and its newest tasks; ``next`` goes on in the list of its tasks.
 
     ``delegation`` is for operators: who was handed what in this session, as the audit log has it from decisions, each
@@ -112,66 +112,66 @@ class SessionWithTasks(Answer, frozen=True):
     delegation: LogNodes | UnsetType = UNSET
 
 
-class SessionEnded(Answer, frozen=True):
+class SessionEnded(RouteAnswer, frozen=True):
     """A session that is over, and the kill that ended it; null when it was over before."""
 
     session: SessionShown
     kill: KillShown | None
 
 
-class TaskStarted(Answer, frozen=True):
+class TaskStarted(RouteAnswer, frozen=True):
     """A new task and its bundle, a secret."""
 
     task: TaskShown
     bundle: str
 
 
-class Tasks(Answer, frozen=True):
+class Tasks(RouteAnswer, frozen=True):
     """A page of tasks, the newest first."""
 
     tasks: list[TaskShown]
     next: str | UnsetType = UNSET
 
 
-class TaskEnded(Answer, frozen=True):
+class TaskEnded(RouteAnswer, frozen=True):
     """A task that is over, and the kill that ended it; null when it was over before."""
 
     task: TaskShown
     kill: KillShown | None
 
 
-def open_session(asked: Asked) -> SessionOpened:
+def open_session(call: RouteCall) -> SessionOpened:
     """Open a session for the agent that an assertion or a workload's token proves."""
-    body = asked.body
-    if asked.proof is None:
+    body = call.body
+    if call.proof is None:
         raise refusal("missing_token")
     shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
-    opened = issue.open_session(asked.mint, shown, asked.proof, ttl=body.ttl, purpose=body.purpose)
-    session = show_session(asked.mint, opened.row)
+    opened = issue.open_session(call.mint, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
+    session = show_session(call.mint, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
 
-def session_again(asked: Asked, made: Made) -> SessionOpened:
+def session_again(call: RouteCall, made: Made) -> SessionOpened:
     """Answer for a session that was opened by the same call before."""
-    mint, recipe = asked.mint, made.recipe or {}
+    mint, recipe = call.mint, made.recipe or {}
     row = mint.state.session(made.facts["session"])
-    if row is None or asked.proof is None or row["jkt"] != asked.proof.key.kid:
+    if row is None or call.proof is None or row["jkt"] != call.proof.key.kid:
         raise GrantError("there is no such session", code="not_found")
     token = reissue.session_again(mint, recipe, row)
     return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
 
 
-def renew_session(asked: Asked) -> SessionOpened:
+def renew_session(call: RouteCall) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
-    _session(asked, asked.path["session"])
-    renewed = issue.renew_session(asked.mint, asked.by)
-    session = show_session(asked.mint, renewed.row)
+    _session(call, call.path["session"])
+    renewed = issue.renew_session(call.mint, call.by)
+    session = show_session(call.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
 
-def list_sessions(asked: Asked) -> Sessions:
+def list_sessions(call: RouteCall) -> Sessions:
     """List sessions, the newest first."""
-    mint, query = asked.mint, asked.query
+    mint, query = call.mint, call.query
     wanted = {"agent": query.agent, "subject": query.subject, "template": query.template}
     page = page_in_state(
         lambda most: mint.state.sessions(**wanted, which=WHICH[query.state], after=query.after, limit=most),
@@ -183,65 +183,63 @@ def list_sessions(asked: Asked) -> Sessions:
     return Sessions(sessions=page.shown, next=page.next)
 
 
-def get_session(asked: Asked) -> SessionWithTasks:
+def get_session(call: RouteCall) -> SessionWithTasks:
     """Show a session with its tasks."""
-    row = _session(asked, asked.path["session"])
-    page = _tasks(asked.mint, TasksQuery(session=row["id"]))
+    row = _session(call, call.path["session"])
+    page = _tasks(call.mint, TasksQuery(session=row["id"]))
     delegation: LogNodes | UnsetType = UNSET
-    if asked.by.kind == "operator":
+    if call.by.kind == "operator":
         with contextlib.suppress(StoreError):  # whoever looks in an emergency still sees the rest
-            delegation = nodes_of(asked.mint.log, Question(session=row["id"]))
+            delegation = nodes_of(call.mint.log, Question(session=row["id"]))
     return SessionWithTasks(
-        session=show_session(asked.mint, row), tasks=page.shown, next=page.next, delegation=delegation
+        session=show_session(call.mint, row), tasks=page.shown, next=page.next, delegation=delegation
     )
 
 
-def delete_session(asked: Asked) -> SessionEnded:
+def delete_session(call: RouteCall) -> SessionEnded:
     """End a session and everything that came of it."""
-    session = _session(asked, asked.path["session"])["id"]
-    report = end_session(asked.mint, _session(asked, session), asked.by.by)
+    session = _session(call, call.path["session"])["id"]
+    report = end_session(call.mint, _session(call, session), call.by.by)
     return SessionEnded(
-        session=show_session(asked.mint, _session(asked, session)), kill=show_kill(report) if report else None
+        session=show_session(call.mint, _session(call, session)), kill=show_kill(report) if report else None
     )
 
 
-def start_task(asked: Asked) -> TaskStarted:
+def start_task(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
-    body = asked.body
-    wanted = issue.Asked(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
-    started = issue.start_task(asked.mint, asked.by, wanted)
-    return TaskStarted(task=show_task(asked.mint, started.row), bundle=started.bundle)
+    body = call.body
+    wanted = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
+    started = issue.start_task(call.mint, call.by, wanted)
+    return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
 
 
-def task_again(asked: Asked, made: Made) -> TaskStarted:
+def task_again(call: RouteCall, made: Made) -> TaskStarted:
     """Answer for a task that was started by the same call before."""
-    mint, task = asked.mint, own_task(asked, made.facts["task"])
-    session = _session(asked, task["session"])
+    mint, task = call.mint, own_task(call, made.facts["task"])
+    session = _session(call, task["session"])
     bundle = reissue.task_again(mint, made.recipe or {}, session, task["id"])
     return TaskStarted(task=show_task(mint, task), bundle=bundle)
 
 
-def list_tasks(asked: Asked) -> Tasks:
+def list_tasks(call: RouteCall) -> Tasks:
     """List tasks, the newest first; an agent sees those of its session."""
-    own, query = asked.by.session, asked.query
+    own, query = call.by.session, call.query
     if own is not None:
         if query.session not in (None, own["id"]):
             raise GrantError("there is no such session", code="not_found")
         query = msgspec.structs.replace(query, session=own["id"])
-    page = _tasks(asked.mint, query)
+    page = _tasks(call.mint, query)
     return Tasks(tasks=page.shown, next=page.next)
 
 
-def delete_task(asked: Asked) -> TaskEnded:
+def delete_task(call: RouteCall) -> TaskEnded:
     """Finish a task: its tokens, also those delegated, are dead."""
-    task = own_task(asked, asked.path["task"])
-    report = finish_task(asked.mint, task, asked.by.by)
-    return TaskEnded(
-        task=show_task(asked.mint, own_task(asked, task["id"])), kill=show_kill(report) if report else None
-    )
+    task = own_task(call, call.path["task"])
+    report = finish_task(call.mint, task, call.by.by)
+    return TaskEnded(task=show_task(call.mint, own_task(call, task["id"])), kill=show_kill(report) if report else None)
 
 
-def _tasks(mint: Mint, query: TasksQuery) -> Page[TaskShown]:
+def _tasks(mint: Mint, query: TasksQuery) -> RowPage[TaskShown]:
     wanted = {"session": query.session, "agent": query.agent, "template": query.template}
     return page_in_state(
         lambda most: mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=most),
@@ -252,18 +250,18 @@ def _tasks(mint: Mint, query: TasksQuery) -> Page[TaskShown]:
     )
 
 
-def _session(asked: Asked, session: str) -> Mapping[str, Any]:
-    row = asked.mint.state.session(session)
-    own = asked.by.session
+def _session(call: RouteCall, session: str) -> Mapping[str, Any]:
+    row = call.mint.state.session(session)
+    own = call.by.session
     if row is None or (own is not None and own["id"] != session):
         raise GrantError("there is no such session", code="not_found")
     return row
 
 
-def own_task(asked: Asked, task: str) -> Mapping[str, Any]:
+def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
     """Find a task that the caller may see."""
-    row = asked.mint.state.task(task)
-    own = asked.by.session
+    row = call.mint.state.task(task)
+    own = call.by.session
     if row is None or (own is not None and own["id"] != row["session"]):
         raise GrantError("there is no such task", code="not_found")
     return row

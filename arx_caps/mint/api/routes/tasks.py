@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Answer, Asked, Body, Endpoint
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.sessions import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.api.views import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
 from arx_caps.mint.db.idempotency import Made
@@ -40,7 +40,7 @@ class ExtendBody(Body, frozen=True):
     link: Annotated[str, Meta(max_length=22)] | None = None
 
 
-class TaskAttenuated(Answer, frozen=True):
+class TaskAttenuated(RouteAnswer, frozen=True):
     """An attenuated task, the one bundle of it that is alive, a secret, and the kill of all others."""
 
     task: TaskShown
@@ -48,40 +48,40 @@ class TaskAttenuated(Answer, frozen=True):
     kill: KillShown
 
 
-class TaskWithGrants(Answer, frozen=True):
+class TaskWithGrants(RouteAnswer, frozen=True):
     """A task and what it was granted, the newest first."""
 
     task: TaskShown
     grants: list[GrantShown]
 
 
-def get_task(asked: Asked) -> TaskWithGrants:
+def get_task(call: RouteCall) -> TaskWithGrants:
     """Show a task with what it was granted."""
-    row = own_task(asked, asked.path["task"])
-    grants = [show_grant(grant) for grant in asked.mint.state.grants(row["id"])]
-    return TaskWithGrants(task=show_task(asked.mint, row), grants=grants)
+    row = own_task(call, call.path["task"])
+    grants = [show_grant(grant) for grant in call.mint.state.grants(row["id"])]
+    return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
 
 
-def attenuate_task(asked: Asked) -> TaskAttenuated:
+def attenuate_task(call: RouteCall) -> TaskAttenuated:
     """Attenuate a task: its tokens, also those delegated, are revoked, and less is signed anew."""
-    body, task = asked.body, own_task(asked, asked.path["task"])
+    body, task = call.body, own_task(call, call.path["task"])
     caveats = {audience: [_caveat(each) for each in given] for audience, given in body.caveats.items()}
-    done = modify.attenuate_task(asked.mint, asked.by, task, body.link, caveats)
-    return TaskAttenuated(task=show_task(asked.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
+    done = modify.attenuate_task(call.mint, call.by, task, body.link, caveats)
+    return TaskAttenuated(task=show_task(call.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
 
 
-def attenuated_again(asked: Asked, made: Made) -> TaskAttenuated:
+def attenuated_again(call: RouteCall, made: Made) -> TaskAttenuated:
     """Answer for a task that was attenuated by the same call before; the kill is as it was reported then."""
-    again, report = task_again(asked, made), (made.recipe or {})["kill"]
+    again, report = task_again(call, made), (made.recipe or {})["kill"]
     return TaskAttenuated(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
 
 
-def extend_task(asked: Asked) -> TaskStarted:
+def extend_task(call: RouteCall) -> TaskStarted:
     """Add a grant to a task, or the same once more for longer; nothing ends by it."""
-    body, task = asked.body, own_task(asked, asked.path["task"])
+    body, task = call.body, own_task(call, call.path["task"])
     more = modify.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
-    done = modify.extend_task(asked.mint, asked.by, task, more)
-    return TaskStarted(task=show_task(asked.mint, done.row), bundle=done.bundle)
+    done = modify.extend_task(call.mint, call.by, task, more)
+    return TaskStarted(task=show_task(call.mint, done.row), bundle=done.bundle)
 
 
 def _caveat(given: dict[str, Any]) -> Caveat:

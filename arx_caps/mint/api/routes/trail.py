@@ -21,7 +21,7 @@ from arx_caps.audit.reach import Question, reach
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import SOURCE
-from arx_caps.mint.api.endpoint import Answer, Asked, Endpoint, Query
+from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import Mint
@@ -73,7 +73,7 @@ class TotalShown(msgspec.Struct, frozen=True):
     until: int | None
 
 
-class Records(Answer, frozen=True):
+class Records(RouteAnswer, frozen=True):
     """A page of records; ``next`` is the ``before`` or ``after`` of the next one, null at the end.
 
     ``checkpoint`` is what the paths of proven records lead to.
@@ -87,7 +87,7 @@ class Records(Answer, frozen=True):
     checkpoint: str | None
 
 
-class LogNodes(Answer, frozen=True):
+class LogNodes(RouteAnswer, frozen=True):
     """Nodes, each before what is below it; not all of them where ``complete`` is false."""
 
     nodes: list[dict[str, Any]]
@@ -115,20 +115,20 @@ class RunsQuery(PageQuery, frozen=True):
     service: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")] | None = None
 
 
-class Runs(Answer, frozen=True):
+class Runs(RouteAnswer, frozen=True):
     """A page of runs, the newest first."""
 
     runs: list[RunShown]
     next: str | UnsetType = UNSET
 
 
-def list_runs(asked: Asked) -> Runs:
+def list_runs(call: RouteCall) -> Runs:
     """Show whose records the log has and how far, and which runs never ended in order."""
-    query, limit = asked.query, asked.query.limit
+    query, limit = call.query, call.query.limit
     statement = behind(select(*SOURCE.c), RUNS_ORDER, query.after).limit(limit + 1)
     if query.service is not None:
         statement = statement.where(SOURCE.c.audience == query.service)
-    with asked.mint.log.store.reading() as c:
+    with call.mint.log.store.reading() as c:
         rows = list(map(plain, c.execute(statement)))
     page = page_of(rows, RUNS_ORDER, _show_run, limit=limit, fetched=limit + 1)
     return Runs(runs=page.shown, next=page.next)
@@ -140,10 +140,10 @@ def _show_run(row: Mapping[str, Any]) -> RunShown:
     return RunShown(service=row["audience"], **told, seen_at=row["seen_ms"], closed_at=row["closed_ms"])
 
 
-def list_records(asked: Asked) -> Records:
+def list_records(call: RouteCall) -> Records:
     """Show records of the audit log: the newest, those before or after one, or those that come."""
-    query, store = asked.query, asked.mint.log.store
-    question = _question(asked.mint, query)
+    query, store = call.query, call.mint.log.store
+    question = _question(call.mint, query)
     if query.before is not None and query.after is not None:
         raise RequestError("a page is before an index or after one, not both")
     if query.wait and query.after is None:
@@ -156,10 +156,10 @@ def list_records(asked: Asked) -> Records:
     more = len(found) == query.limit or query.after is not None
     told = _told(found, query)
     checkpoint, shown = (
-        (None, list(map(show_record, told))) if query.prove is None else _proven(asked.mint.log, told, query)
+        (None, list(map(show_record, told))) if query.prove is None else _proven(call.mint.log, told, query)
     )
     return Records(
-        origin=asked.mint.log.publisher.origin,
+        origin=call.mint.log.publisher.origin,
         records=shown,
         next=found[-1].idx if found and more else query.after,
         total=total,
@@ -168,12 +168,12 @@ def list_records(asked: Asked) -> Records:
     )
 
 
-def list_nodes(asked: Asked) -> LogNodes:
+def list_nodes(call: RouteCall) -> LogNodes:
     """Show whom records are about, as a tree with the counts of what was allowed and denied at each place."""
-    question = _question(asked.mint, asked.query)
+    question = _question(call.mint, call.query)
     if not question.of_nodes:
         raise RequestError("say whose: a session, task, link, agent or subject")
-    return nodes_of(asked.mint.log, question)
+    return nodes_of(call.mint.log, question)
 
 
 def nodes_of(log: AuditLog, question: Question) -> LogNodes:
@@ -236,13 +236,13 @@ def _told(found: list[Found], query: RecordsQuery) -> list[Found]:
 
 
 def _question(mint: Mint, query: NodesQuery) -> Question:
-    asked = msgspec.structs.asdict(query)
+    call = msgspec.structs.asdict(query)
     grant = None if query.link is None else mint.state.grant(query.link)
     question = Question(
-        **{name: asked[name] for name in NodesQuery.__struct_fields__},
-        **{name: asked.get(name) for name in ("tool", "reason")},
-        since_ms=asked.get("since"),
-        until_ms=asked.get("until"),
+        **{name: call[name] for name in NodesQuery.__struct_fields__},
+        **{name: call.get(name) for name in ("tool", "reason")},
+        since_ms=call.get("since"),
+        until_ms=call.get("until"),
     )
     if grant is not None:  # link 0, which every token that the mint gave for the task begins with
         question = question._replace(link=None, granted=str(grant["task"]))

@@ -30,7 +30,7 @@ WITHDRAWN: Final = "withdrawn"
 ENDED: Final = "ended"  # never answered, and its task is over
 
 
-class Said(NamedTuple):
+class ApprovalAnswer(NamedTuple):
     """What an operator says of a request.
 
     Attributes:
@@ -114,7 +114,7 @@ class ApprovalState(Database):
         with self.read() as c:
             return {f"task:{name}" for name in c.execute(select(APPROVALS.c.id).where(*those)).scalars()}
 
-    def answer_approval(self, approval: Mapping[str, Any], said: Said) -> dict[str, Any]:
+    def answer_approval(self, approval: Mapping[str, Any], said: ApprovalAnswer) -> dict[str, Any]:
         """Note what an operator says; the last yes that is needed approves.
 
         Args:
