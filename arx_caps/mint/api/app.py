@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import Observed
-from arx_caps.mint.api.endpoint import Endpoint, serve
+from arx_caps.mint.api.endpoint import Endpoint, answer_request
 from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.routes import (
     agents,
@@ -95,6 +95,6 @@ def _routes(mint: Mint) -> list[Route]:
 def _dispatch(mint: Mint, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def dispatch(request: Request) -> Response:
         # What takes GET takes HEAD, and answers alike; the server leaves out the body.
-        return await serve(methods["GET" if request.method == "HEAD" else request.method], mint, request)
+        return await answer_request(methods["GET" if request.method == "HEAD" else request.method], mint, request)
 
     return dispatch

@@ -124,7 +124,8 @@ class Endpoint(NamedTuple):
         method: The HTTP method.
         path: The path, in Starlette's form.
         action: What the caller's token must allow, if it has one; None for a call that brings its right in the body.
-        handler: Answers; runs in a thread.  Its first docstring line says what the call does.
+        handler: Answers; runs in a thread.  Its name without ``_route`` is the operation's id, its first docstring line
+            the summary.
         body: The body's type.
         callers: Who may call.
         query: The query's type.
@@ -171,7 +172,7 @@ class Endpoint(NamedTuple):
         return frozenset((*_EVERY, *by, *of_body, *of_key, *self.problems))
 
 
-async def serve(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
+async def answer_request(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
     """Answer one request."""
     admitted, raw = None, bytearray()
     note(request, route=endpoint.path)

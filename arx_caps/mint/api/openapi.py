@@ -121,7 +121,10 @@ def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issu
 
 
 def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": endpoint.handler.__name__, "summary": _summary(endpoint)}
+    operation: dict[str, Any] = {
+        "operationId": endpoint.handler.__name__.removesuffix("_route"),
+        "summary": _summary(endpoint),
+    }
     operation["tags"] = [endpoint.path.split("/")[2]]
     operation["security"] = _security(endpoint)
     if endpoint.action is not None:

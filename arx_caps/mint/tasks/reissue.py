@@ -41,7 +41,7 @@ def recipe_of(
     return said
 
 
-def session_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+def reissue_session(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
     """Sign a session's token once more.
 
     Raises:
@@ -52,7 +52,7 @@ def session_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, A
     return sign_session(mint, _birth(mint, recipe, session, None))
 
 
-def task_again(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
+def reissue_task(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
     """Sign a task's tokens once more, and write its bundle.
 
     Raises:

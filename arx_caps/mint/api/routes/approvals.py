@@ -18,7 +18,7 @@ from arx_caps.mint.context import Mint
 from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_caps.mint.policy.roles import APPROVE
-from arx_caps.mint.tasks import approvals as approving
+from arx_caps.mint.tasks import approvals
 from arx_caps.mint.tasks.approvals import Row, State, approval_state
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
@@ -121,11 +121,11 @@ class ApprovalWithdrawn(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
-def ask_approval(call: RouteCall) -> ApprovalAsked:
+def ask_approval_route(call: RouteCall) -> ApprovalAsked:
     """Ask for the approval of one call, with these very arguments."""
     body = call.body
-    wanted = approving.Wanted(body.caveat, body.tool, body.args, body.why)
-    return ApprovalAsked(approval=show_approval(call.mint, approving.ask_approval(call.mint, call.by, wanted)))
+    wanted = approvals.Wanted(body.caveat, body.tool, body.args, body.why)
+    return ApprovalAsked(approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.by, wanted)))
 
 
 def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
@@ -133,10 +133,10 @@ def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
     return ApprovalAsked(approval=show_approval(call.mint, _own(call, made.facts["approval"])))
 
 
-def fetch_discharge(call: RouteCall) -> DischargeGiven:
+def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
     """Look whether a call was approved, and get the discharge for it when it was."""
     row = _own(call, call.path["approval"])
-    found = approving.fetch_discharge(call.mint, call.by, row)
+    found = approvals.fetch_discharge(call.mint, call.by, row)
     return DischargeGiven(approval=show_approval(call.mint, row), discharge=found or UNSET)
 
 
@@ -164,18 +164,18 @@ def get_approval(call: RouteCall) -> ApprovalAsked:
     return ApprovalAsked(approval=show_approval(call.mint, _own(call, call.path["approval"])))
 
 
-def answer_approval(call: RouteCall) -> ApprovalAsked:
+def answer_approval_route(call: RouteCall) -> ApprovalAsked:
     """Approve a request as it stands, or deny it."""
     body, row = call.body, _own(call, call.body.approval)
     yes = body.outcome == "approve"
     return ApprovalAsked(
-        approval=show_approval(call.mint, approving.answer_approval(call.mint, call.by, row, yes=yes, why=body.why))
+        approval=show_approval(call.mint, approvals.answer_approval(call.mint, call.by, row, yes=yes, why=body.why))
     )
 
 
-def withdraw_approval(call: RouteCall) -> ApprovalWithdrawn:
+def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     """Withdraw an approval: its discharge is revoked, wherever it is; a request is no more."""
-    row, report = approving.withdraw_approval(call.mint, call.by, _own(call, call.path["approval"]))
+    row, report = approvals.withdraw_approval(call.mint, call.by, _own(call, call.path["approval"]))
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
@@ -215,7 +215,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/discharges",
         "arx.approvals.ask",
-        ask_approval,
+        ask_approval_route,
         ApprovalBody,
         callers=("agent",),
         status=201,
@@ -228,7 +228,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/discharges/{approval}",
         "arx.approvals.ask",
-        fetch_discharge,
+        fetch_discharge_route,
         callers=("agent",),
         problems=_NOT_GIVEN,
     ),
@@ -248,16 +248,18 @@ ENDPOINTS: Final = (
         get_approval,
         callers=BOTH,
         problems=GONE,
-        about=approving.about,
+        about=approvals.about,
     ),
     Endpoint(
         "POST",
         "/v1/approvals",
         APPROVE,
-        answer_approval,
+        answer_approval_route,
         OutcomeBody,
         problems=(*GONE, "session_ended"),
-        about=approving.about,
+        about=approvals.about,
     ),
-    Endpoint("DELETE", "/v1/approvals/{approval}", APPROVE, withdraw_approval, problems=GONE, about=approving.about),
+    Endpoint(
+        "DELETE", "/v1/approvals/{approval}", APPROVE, withdraw_approval_route, problems=GONE, about=approvals.about
+    ),
 )

@@ -61,13 +61,13 @@ class PolicyWithText(RouteAnswer, frozen=True):
     policy: str
 
 
-def load_policy(call: RouteCall) -> PolicyLoaded:
+def load_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
     before = call.mint.loaded.digest
     return PolicyLoaded(digest=activation.load_policy(call.mint, call.body.policy, call.by.by).digest, before=before)
 
 
-def reload_policy(call: RouteCall) -> PolicyLoaded:
+def reload_policy_route(call: RouteCall) -> PolicyLoaded:
     """Read the mint's policy file again, and put it in force."""
     before = call.mint.loaded.digest
     return PolicyLoaded(digest=activation.reload_policy(call.mint, call.by.by).digest, before=before)
@@ -99,9 +99,16 @@ def get_policy(call: RouteCall) -> PolicyWithText:
 
 ENDPOINTS: Final = (
     Endpoint(
-        "POST", "/v1/policies", WRITE, load_policy, PolicyBody, limit=ROOM, admit=admit_operator, problems=("policy",)
+        "POST",
+        "/v1/policies",
+        WRITE,
+        load_policy_route,
+        PolicyBody,
+        limit=ROOM,
+        admit=admit_operator,
+        problems=("policy",),
     ),
-    Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy, problems=("policy",)),
+    Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy_route, problems=("policy",)),
     Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
     Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
 )

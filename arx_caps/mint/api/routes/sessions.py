@@ -140,7 +140,7 @@ class TaskEnded(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
-def open_session(call: RouteCall) -> SessionOpened:
+def open_session_route(call: RouteCall) -> SessionOpened:
     """Open a session for the agent that an assertion or a workload's token proves."""
     body = call.body
     if call.proof is None:
@@ -157,11 +157,11 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
     row = mint.state.session(made.facts["session"])
     if row is None or call.proof is None or row["jkt"] != call.proof.key.kid:
         raise GrantError("there is no such session", code="not_found")
-    token = reissue.session_again(mint, recipe, row)
+    token = reissue.reissue_session(mint, recipe, row)
     return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
 
 
-def renew_session(call: RouteCall) -> SessionOpened:
+def renew_session_route(call: RouteCall) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
     _session(call, call.path["session"])
     renewed = issue.renew_session(call.mint, call.by)
@@ -205,7 +205,7 @@ def delete_session(call: RouteCall) -> SessionEnded:
     )
 
 
-def start_task(call: RouteCall) -> TaskStarted:
+def start_task_route(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = call.body
     wanted = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
@@ -217,7 +217,7 @@ def task_again(call: RouteCall, made: Made) -> TaskStarted:
     """Answer for a task that was started by the same call before."""
     mint, task = call.mint, own_task(call, made.facts["task"])
     session = _session(call, task["session"])
-    bundle = reissue.task_again(mint, made.recipe or {}, session, task["id"])
+    bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
     return TaskStarted(task=show_task(mint, task), bundle=bundle)
 
 
@@ -306,7 +306,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/sessions",
         None,
-        open_session,
+        open_session_route,
         SessionBody,
         status=201,
         problems=_NOT_OPENED,
@@ -320,7 +320,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/sessions/{session}/renew",
         "arx.sessions.renew",
-        renew_session,
+        renew_session_route,
         callers=("agent",),
         problems=_NOT_RENEWED,
         one_change=True,
@@ -330,7 +330,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/tasks",
         "arx.tasks.start",
-        start_task,
+        start_task_route,
         TaskBody,
         callers=("agent",),
         status=201,

@@ -62,7 +62,7 @@ def get_task(call: RouteCall) -> TaskWithGrants:
     return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
 
 
-def attenuate_task(call: RouteCall) -> TaskAttenuated:
+def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
     """Attenuate a task: its tokens, also those delegated, are revoked, and less is signed anew."""
     body, task = call.body, own_task(call, call.path["task"])
     caveats = {audience: [_caveat(each) for each in given] for audience, given in body.caveats.items()}
@@ -76,7 +76,7 @@ def attenuated_again(call: RouteCall, made: Made) -> TaskAttenuated:
     return TaskAttenuated(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
 
 
-def extend_task(call: RouteCall) -> TaskStarted:
+def extend_task_route(call: RouteCall) -> TaskStarted:
     """Add a grant to a task, or the same once more for longer; nothing ends by it."""
     body, task = call.body, own_task(call, call.path["task"])
     more = modify.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
@@ -101,7 +101,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/tasks/{task}/attenuate",
         "arx.tasks.attenuate",
-        attenuate_task,
+        attenuate_task_route,
         AttenuateBody,
         callers=("agent",),
         problems=(*NOT_STARTED, *GONE),
@@ -112,7 +112,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/tasks/{task}/extend",
         "arx.tasks.extend",
-        extend_task,
+        extend_task_route,
         ExtendBody,
         callers=("agent",),
         status=201,
