@@ -12,7 +12,8 @@ import pytest
 
 from arx_caps.jose import KeyFile
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.policy.roles import ADMIN, ROLES
+from arx_caps.mint.db.repositories.operators import ADMIN
+from arx_caps.mint.policy.roles import ROLES
 from arx_caps.mint.server.init_realm import recover_operator
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AuditError, GrantError, SettingsError

@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.db.repositories.keys import BY_FILE, FetchRow, KeyRows, NumberRow, RootRow
+from arx_caps.mint.db.repositories.keys import BY_FILE, FetchRow, KeyRows, NumberRow, RootRow, SealedRoot
 from arx_caps.mint.db.state import MintState, now_ms
-from arx_caps.mint.keys.root_keys import RootKeys, SealedRoot
+from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.token.keyring import AudienceKey, KeyRing

@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
 from arx_caps.keyfile import read_secret, replace_secret, write_secret
+from arx_caps.mint.db.repositories.keys import SealedRoot
 from arx_caps.realm import PASSPHRASE_VARIABLE
 from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError
@@ -42,14 +43,6 @@ MAX_OLDER: Final = 8  # seals before; older backups of the database open with ol
 
 Text = Annotated[str, Meta(max_length=256)]
 _CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that does not open, or is none
-
-
-class SealedRoot(NamedTuple):
-    """A root key that was made later, as the database keeps it."""
-
-    name: str
-    nonce: str
-    sealed: str
 
 
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

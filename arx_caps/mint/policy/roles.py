@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import msgspec
 
+from arx_caps.mint.db.repositories.operators import ADMIN
 from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import MalformedTokenError, RequestError
 from arx_verifier.names import matches_tool
 
-ADMIN: Final = "admin"
 CUSTOM: Final = "custom"
 MAX_RULES: Final = 32
 APPROVE: Final = "arx.approve"

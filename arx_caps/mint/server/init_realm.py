@@ -14,9 +14,9 @@ from typing import Final
 from arx_caps.audit.keys import make_key
 from arx_caps.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.operators import ADMIN
 from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys
-from arx_caps.mint.policy.roles import ADMIN
 from arx_caps.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError
 

@@ -6,7 +6,7 @@ the end of the task one comes first, and the others are told so.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, func, insert, or_, select, update
@@ -17,7 +17,6 @@ from arx_caps.mint.db.database import PAGE, Database, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.grants import lock_task
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
-from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_verifier.errors import GrantError
 
 MAX_WAITING: Final = 32  # of one session: nobody reads more with care
@@ -28,6 +27,22 @@ APPROVED: Final = "approved"
 DENIED: Final = "denied"
 WITHDRAWN: Final = "withdrawn"
 ENDED: Final = "ended"  # never answered, and its task is over
+
+
+class AnswerTerms(Protocol):
+    """What an approval takes, as ``policy.approvals`` has it."""
+
+    @property
+    def need(self) -> int:
+        """How many different operators must approve."""
+
+    @property
+    def ttl_ms(self) -> int:
+        """How long the approval is good."""
+
+    @property
+    def once(self) -> bool:
+        """Whether it is good for one call."""
 
 
 class ApprovalAnswer(NamedTuple):
@@ -42,7 +57,7 @@ class ApprovalAnswer(NamedTuple):
     """
 
     operator: str
-    terms: ApprovalTerms | None
+    terms: AnswerTerms | None
     why: str | None
     counts: Callable[[str, Mapping[str, Any] | None], bool]
 

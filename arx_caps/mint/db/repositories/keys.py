@@ -16,11 +16,17 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.database import Database, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_KEYS
-from arx_caps.mint.keys.root_keys import SealedRoot
 
 BY_FILE: Final = "file:"  # in place of an own key: an operator carried the file
 _NUMBERING: Final = 2  # what one mint of several does at a time
-_SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
+
+
+class SealedRoot(NamedTuple):
+    """A root key that was made later, as the database keeps it."""
+
+    name: str
+    nonce: str
+    sealed: str
 
 
 class RootRow(NamedTuple):
@@ -72,6 +78,9 @@ class KeyRows(NamedTuple):
     roots: tuple[RootRow, ...]
     numbers: tuple[NumberRow, ...]
     fetches: tuple[FetchRow, ...]
+
+
+_SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
 
 
 class KeyState(Database):

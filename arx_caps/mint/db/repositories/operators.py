@@ -16,9 +16,9 @@ from arx_caps.mint.db.database import PAGE, Database, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
-from arx_caps.mint.policy.roles import ADMIN
 from arx_verifier.errors import GrantError
 
+ADMIN: Final = "admin"  # the role that may do everything: at least one operator has it
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
 
 
