@@ -22,7 +22,7 @@ from arx_caps.mint.db.state import HighWater, MintState
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeyBook
 from arx_caps.mint.keys.root_keys import RootKeys
-from arx_caps.mint.policy.activation import NoPolicy, follow_policy, read_policy, reload_policy, settle_policy
+from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy, read_policy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
 from arx_caps.mint.revocation.attestation import attest, believed
@@ -31,7 +31,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
-from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError, refusal
+from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, refusal
 from arx_verifier.journal.decision import DecisionSink
 from arx_verifier.journal.writer import Journal
 from arx_verifier.revocation.epoch import Epochs
@@ -44,7 +44,6 @@ KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
 GLANCE_S: Final = 0.1  # how often at its own view: what was done past the mint is in the database as soon
 CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
 ATTESTING: Final = 1  # what one mint of several does at a time
-NO_POLICY: Final = "this version of the mint refuses the policy in force: an operator has to load another"
 DOUBTED: Final = (
     "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
     " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx thaw realm`"
@@ -71,7 +70,7 @@ class Mint:
         state: The database.
         roots: The root keys.
         book: Which of them mints what.
-        loaded: The policy in force, or that this version refuses it; replaced whole.
+        policies: The policy in force, and how it changes.
         epochs: The view of the kill epoch.
         store: Where kills are written.
         store_url: Its address, as tool services are told it.
@@ -97,7 +96,8 @@ class Mint:
         decisions: DecisionSink,
         log: AuditLog | None = None,
     ) -> None:
-        self.realm, self.state, self.roots, self.loaded = realm, state, roots, policy
+        self.realm, self.state, self.roots = realm, state, roots
+        self.policies = ActivePolicy(realm.policy_path, state, policy)
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
@@ -157,8 +157,8 @@ class Mint:
         self.state.create()
         self.log.start()
         self.book.start()
-        settle_policy(self)
-        self.state.record(Event.of("mint.started", MINT, policy=self.loaded.digest, root=self.book.minting()))
+        self.policies.settle()
+        self.state.record(Event.of("mint.started", MINT, policy=self.policies.loaded.digest, root=self.book.minting()))
         self.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
@@ -181,24 +181,16 @@ class Mint:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force, for whoever is to grant something by it.
+        """The policy in force, to grant something by it.
 
         Raises:
             UnavailableError: ``no_policy``: this version refuses it.
         """
-        loaded = self.loaded
-        if isinstance(loaded, NoPolicy):
-            raise UnavailableError(NO_POLICY, code="no_policy")
-        return loaded
+        return self.policies.require()
 
     def reload_policy(self) -> str:
-        """Read the policy file again and return its digest; running tasks keep what they were granted.
-
-        Raises:
-            SettingsError: It has a mistake; the old one stays in force.
-            AuditError: The change could not be recorded; the old one stays in force.
-        """
-        return reload_policy(self, MINT).digest
+        """Read the policy file again and return its digest; see ``ActivePolicy.reload``."""
+        return self.policies.reload(MINT).digest
 
     # The kill epoch.
 
@@ -263,9 +255,7 @@ class Mint:
             try:
                 self._look_at_store()
                 self.book.tick()
-                follow_policy(
-                    self
-                )  # last: a policy of a newer version, which cannot be read here, holds nothing else up
+                self.policies.follow()  # last: one of a newer version, which cannot be read here, holds nothing else up
                 told = False
             except ArxError as error:
                 if not told:
@@ -293,7 +283,7 @@ class Mint:
         refused = self.epochs.check(None, 0, ())
         found = [refused.detail] if refused is not None else []
         found += self.freezes.why_not(*self.epochs.view()[:2]) if refused is None else []
-        found += [NO_POLICY] if isinstance(self.loaded, NoPolicy) else []
+        found += [NO_POLICY] if isinstance(self.policies.loaded, NoPolicy) else []
         # A grant waits for no log, but what happened would wait with it: another mint may be able to sign.
         found += [HALTED] if self.log.publisher.halted is not None else []
         return [*found, *self._recording.why_not()]

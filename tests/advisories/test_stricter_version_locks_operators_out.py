@@ -25,7 +25,7 @@ MARK = "\u202e"
 @pytest.fixture
 def world(tmp_path: Path, database: str | None) -> Iterator[World]:
     made, _ = local_world(tmp_path / "realm", database=database)
-    activation.settle_policy(made.mint)  # as a mint does that starts
+    made.mint.policies.settle()  # as a mint does that starts
     yield made
     made.mint.close()
 
@@ -48,8 +48,8 @@ def update_version(world: World, refused: str, *, file: str | None = None) -> Mi
 
 
 def start(world: World) -> Mint:
-    world.mint.loaded = activation.read_policy(world.realm.policy_path)
-    activation.settle_policy(world.mint)
+    world.mint.policies.loaded = activation.read_policy(world.realm.policy_path)
+    world.mint.policies.settle()
     return world.mint
 
 
@@ -67,9 +67,9 @@ def test_an_operator_is_not_locked_out(world: World, caplog: pytest.LogCaptureFi
     text, key = good(world), world.enrol()
     agent, session = world.open_session(key)
     task = agent.call("POST", "/v1/tasks", LOOKUP).json()["task"]
-    digest = world.mint.loaded.digest
+    digest = world.mint.policies.loaded.digest
     mint = update_version(world, refused_by_rule(text), file=None if of_file else text + "# of before\n[task.a]\n")
-    assert isinstance(mint.loaded, activation.NoPolicy)
+    assert isinstance(mint.policies.loaded, activation.NoPolicy)
     assert "task.lookup.net: expected a list with at least one network" in caplog.text
     assert any("policy" in why for why in mint.ready())
     new = Holder(world, world.session_key, None)
@@ -97,18 +97,18 @@ def test_an_operator_is_not_locked_out(world: World, caplog: pytest.LogCaptureFi
 
 def test_what_was_refused_for_a_comment_is_mended(world: World) -> None:
     """Without it the policy has the very same digest, and is in force all the same: here, elsewhere, at a start."""
-    text, digest = good(world), world.mint.loaded.digest
+    text, digest = good(world), world.mint.policies.loaded.digest
     mint = update_version(world, f"{text}# {MARK}\n", file=f"# {MARK}\n")
-    assert isinstance(mint.loaded, activation.NoPolicy)
-    activation.follow_policy(mint)
-    assert isinstance(mint.loaded, activation.NoPolicy)
+    assert isinstance(mint.policies.loaded, activation.NoPolicy)
+    mint.policies.follow()
+    assert isinstance(mint.policies.loaded, activation.NoPolicy)
     assert world.operator().call("POST", "/v1/policies", {"policy": text}).json() == {
         "digest": digest,
         "before": digest,
     }
     assert mint.policy.digest == digest
-    mint.loaded = activation.NoPolicy("x", digest, 1)  # another mint of the realm
-    activation.follow_policy(mint)
+    mint.policies.loaded = activation.NoPolicy("x", digest, 1)  # another mint of the realm
+    mint.policies.follow()
     assert mint.policy.digest == digest
     world.realm.policy_path.write_text(f"# {MARK}\n")
     os.utime(world.realm.policy_path, (1_000_000_000, 1_000_000_000))
@@ -144,5 +144,5 @@ def test_a_newer_policy_of_another_mint_ends_nothing(world: World) -> None:
         row = dict(c.execute(POLICIES.select()).mappings().one())
         c.execute(POLICIES.insert().values(row | {"digest": "x", "text": "[task.a]", "in_force_at": 2**50}))
     with pytest.raises(SettingsError, match=r"task\.a"):
-        activation.follow_policy(world.mint)
+        world.mint.policies.follow()
     assert world.mint.policy.digest == before

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.policy import activation
 from arx_caps.mint.policy.model import Policy
 from tests.mint.world import LOOKUP, World, local_mint, local_world
 
@@ -15,7 +14,7 @@ from tests.mint.world import LOOKUP, World, local_mint, local_world
 @pytest.fixture
 def world(tmp_path: Path, database: str | None) -> Iterator[World]:
     made, _ = local_world(tmp_path / "realm", database=database)
-    activation.settle_policy(made.mint)  # as a mint does that starts
+    made.mint.policies.settle()  # as a mint does that starts
     yield made
     made.mint.close()
 
@@ -98,21 +97,21 @@ def test_another_mint_follows(world: World) -> None:
     other, _ = local_mint(world.realm)
     old, text = sample(world), sample(world).replace('"8h"', '"4h"')
     digest = world.operator().call("POST", "/v1/policies", {"policy": text}).json()["digest"]
-    activation.follow_policy(other)
+    other.policies.follow()
     assert other.policy.digest == digest
     # A mint with a folder of its own, where the file is that of before.
     world.realm.policy_path.write_text(old)
     os.utime(world.realm.policy_path, (1_000_000_000, 1_000_000_000))
     third, _ = local_mint(world.realm)
     assert third.policy.digest != digest
-    activation.settle_policy(third)
+    third.policies.settle()
     assert third.policy.digest == digest
     # Whoever edits the file and starts a mint means what is in the file.
     world.realm.policy_path.write_text(old)
     fourth, _ = local_mint(world.realm)
-    activation.settle_policy(fourth)
+    fourth.policies.settle()
     assert fourth.policy.digest != digest
-    activation.follow_policy(world.mint)
+    world.mint.policies.follow()
     assert world.mint.policy.digest == fourth.policy.digest
     for mint in (other, third, fourth):
         mint.close()

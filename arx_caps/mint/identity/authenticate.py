@@ -299,7 +299,7 @@ def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessReque
         agent=f"operator:{identifier.operator}",
         token=identifier.id,
         audience=MINT_AUDIENCE,
-        policy=mint.loaded.digest,
+        policy=mint.policies.loaded.digest,
         kid=identifier.kid,
         assurance=PROVEN,
     )
@@ -349,7 +349,7 @@ def record_service_call(mint: Mint, audience: str, kid: str, request: AccessRequ
     Raises:
         AuditError: An allow cannot be recorded, and must not go ahead.
     """
-    policy = mint.loaded.digest
+    policy = mint.policies.loaded.digest
     facts = ChainFacts(agent=f"service:{audience}", audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=PROVEN)
     record_decision(mint, facts, request, error)
 

@@ -121,7 +121,7 @@ def serve(
     server = _Server(_config(app, protocol))
     server.protocol = protocol
     server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
-    server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.loaded.digest}
+    server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policies.loaded.digest}
     if until_eof:
         threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread() and not has_terminal():
@@ -185,11 +185,11 @@ def _reload(mint: Mint) -> None:
     try:
         told: dict[str, object] = {"reloaded": True, "policy": mint.reload_policy()}
     except ArxError as error:
-        told = {"reloaded": False, "code": error.code, "error": str(error), "policy": mint.loaded.digest}
+        told = {"reloaded": False, "code": error.code, "error": str(error), "policy": mint.policies.loaded.digest}
     except Exception:
         _log.exception("the policy was not read again")
         more = "the mint's log says more"
-        told = {"reloaded": False, "code": "internal", "error": more, "policy": mint.loaded.digest}
+        told = {"reloaded": False, "code": "internal", "error": more, "policy": mint.policies.loaded.digest}
     print(json.dumps(told), file=sys.stderr, flush=True)
 
 

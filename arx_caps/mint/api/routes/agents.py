@@ -133,7 +133,7 @@ def delete_agent(call: RouteCall) -> AgentEnded:
 
 def _is_workload(call: RouteCall, path: str) -> bool:
     """Tell whether the policy knows this agent by a workload's token."""
-    return any(workload.agent == path for workload in call.mint.loaded.workloads)
+    return any(workload.agent == path for workload in call.mint.policies.loaded.workloads)
 
 
 def _agent(call: RouteCall, path: str) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def whoami(call: RouteCall) -> Whoami:
         name=caller.name,
         expires_at=caller.expires_at,
         realm=call.mint.realm.name,
-        policy=call.mint.loaded.digest,
+        policy=call.mint.policies.loaded.digest,
         session=caller.session["id"] if caller.session is not None else UNSET,
         role=row["role"] if row is not None else UNSET,
         may=roles.actions_of(roles.rules_of(row["role"], row["rules"])) if row is not None else UNSET,

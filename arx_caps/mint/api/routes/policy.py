@@ -10,7 +10,6 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.repositories.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
-from arx_caps.mint.policy import activation
 from arx_caps.mint.policy.model import MAX_BYTES
 from arx_verifier.errors import GrantError
 
@@ -63,19 +62,19 @@ class PolicyWithText(RouteAnswer, frozen=True):
 
 def load_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
-    before = call.mint.loaded.digest
-    return PolicyLoaded(digest=activation.load_policy(call.mint, call.body.policy, call.by.by).digest, before=before)
+    before = call.mint.policies.loaded.digest
+    return PolicyLoaded(digest=call.mint.policies.load(call.body.policy, call.by.by).digest, before=before)
 
 
 def reload_policy_route(call: RouteCall) -> PolicyLoaded:
     """Read the mint's policy file again, and put it in force."""
-    before = call.mint.loaded.digest
-    return PolicyLoaded(digest=activation.reload_policy(call.mint, call.by.by).digest, before=before)
+    before = call.mint.policies.loaded.digest
+    return PolicyLoaded(digest=call.mint.policies.reload(call.by.by).digest, before=before)
 
 
 def list_policies(call: RouteCall) -> Policies:
     """List the policies that ever were in force."""
-    now, limit = call.mint.loaded.digest, call.query.limit
+    now, limit = call.mint.policies.loaded.digest, call.query.limit
     rows = call.mint.state.policies(after=call.query.after, limit=limit + 1)
     page = page_of(
         rows,
@@ -90,11 +89,11 @@ def list_policies(call: RouteCall) -> Policies:
 def get_policy(call: RouteCall) -> PolicyWithText:
     """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
     mint, asked_for = call.mint, call.path["digest"]
-    row = mint.state.policy(mint.loaded.digest if asked_for == IN_FORCE else asked_for)
+    row = mint.state.policy(mint.policies.loaded.digest if asked_for == IN_FORCE else asked_for)
     if row is None:
         raise GrantError("no such policy was ever in force here", code="not_found")
     text = row.pop("text")
-    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.loaded.digest)
+    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policies.loaded.digest)
 
 
 ENDPOINTS: Final = (

@@ -179,7 +179,7 @@ def invite_service(call: RouteCall) -> ServiceInvited:
         audience=audience,
         issuer=mint.realm.issuer,
         expires_at=until,
-        in_policy=audience in mint.loaded.audiences,
+        in_policy=audience in mint.policies.loaded.audiences,
     )
 
 
@@ -191,7 +191,7 @@ def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
     if mint.state.invited_by(_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
-    told |= {"in_policy": facts["audience"] in mint.loaded.audiences}
+    told |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
     return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **told)
 
 
@@ -296,7 +296,7 @@ def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceShown:
         audience=row["audience"],
         enrolled_at=row["enrolled_at"],
         enrolled_by=row["enrolled_by"],
-        in_policy=row["audience"] in mint.loaded.audiences,
+        in_policy=row["audience"] in mint.policies.loaded.audiences,
         keys=tuple(
             OwnKey(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(f"service:{row['audience']}")
         ),
