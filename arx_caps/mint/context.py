@@ -25,8 +25,8 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy, read_policy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
-from arx_caps.mint.revocation.attestation import attest, believed
-from arx_caps.mint.revocation.freezes import StandingBans
+from arx_caps.mint.revocation.attestation import StoreHistory
+from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology
 from arx_caps.revocation.failover import must_attest
@@ -43,7 +43,6 @@ from arx_verifier.verification.verifier import Verifier
 KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
 GLANCE_S: Final = 0.1  # how often at its own view: what was done past the mint is in the database as soon
 CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
-ATTESTING: Final = 1  # what one mint of several does at a time
 DOUBTED: Final = (
     "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
     " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx thaw realm`"
@@ -77,6 +76,7 @@ class Mint:
         decisions: The mint's own journal of what it decided on calls.
         log: The realm's audit log.
         freezes: Those that stand, in database and store.
+        history: The history of the store, which this mint attests.
         limits: How often somebody may call.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
@@ -107,11 +107,12 @@ class Mint:
         self.limits = RateLimits(realm.limits)
         self._recording = Recording(state.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
-        self.freezes = StandingBans(self)
+        self.freezes = FreezeKeeper(realm.name, state, store, self.noted)
         self._doubted: Ahead | None = None  # a verifier's word that was one too many
         self.log = AuditLog(realm) if log is None else log
         signed = SignedFeed(store, self.log.publisher)  # first: it may keep the others from recording anything
         self.log.feeds = (signed, EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
+        self.history = StoreHistory(realm, state, store, self.topology, epochs, self.log)
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -159,7 +160,7 @@ class Mint:
         self.book.start()
         self.policies.settle()
         self.state.record(Event.of("mint.started", MINT, policy=self.policies.loaded.digest, root=self.book.minting()))
-        self.attest()
+        self.history.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
         self.freezes.restore()
@@ -234,16 +235,6 @@ class Mint:
         self.state.raise_high_water(self.realm.name, HighWater(*place))
         self.epochs.catch_up(0, place.seq, CATCH_UP_S)
 
-    def attest(self) -> None:
-        """Compare the store with what this mint remembers; begin or renew its history where they differ.
-
-        Raises:
-            StoreError: Store or database do not answer.
-        """
-        # Two mints that both find the store without its kills would end each other's new history.
-        with self.state.alone(ATTESTING):
-            attest(self)
-
     def _keep(self) -> None:
         """See whether the store needs a new history or has lost a freeze, which keys mint, which policy is in force."""
         told, due = False, 0.0
@@ -266,15 +257,19 @@ class Mint:
         """Attest the store where that is due, and keep the freezes of store and database alike."""
         refused = self.epochs.check(None, 0, ()) is not None
         claim = self.store.ahead()
-        if refused or must_attest(self.store, self.topology) or (claim is not None and believed(self) is not None):
-            self.attest()
+        if (
+            refused
+            or must_attest(self.store, self.topology)
+            or (claim is not None and self.history.believed() is not None)
+        ):
+            self.history.attest()
         elif claim is not None and claim != self._doubted:
             _log.error("realm %s: %s", self.realm.name, DOUBTED.format(claim))
         self._doubted = claim
         try:
             self.freezes.follow()
         except StoreHistoryError:  # a history was begun while the database was away, which has no mark of it
-            self.attest()
+            self.history.attest()
             self.freezes.follow()
         self.freezes.keep(self.freezes.followed.incarnation)
 

@@ -290,7 +290,7 @@ def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valke
 
         def look(mint: Mint, barrier: threading.Barrier = barrier) -> None:
             barrier.wait()
-            mint.attest()
+            mint.history.attest()
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(look, mints))

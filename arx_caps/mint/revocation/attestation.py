@@ -8,22 +8,24 @@ twice.  A verifier's word is no proof: it ends so many histories an hour, and mo
 """
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from arx_caps.audit.entries import EventRecord, read_event
 from arx_caps.audit.store import LogStore
 from arx_caps.mint.audit.feeds import KILLS
+from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import HighWater, now_ms
+from arx_caps.mint.db.state import HighWater, MintState, now_ms
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Entry, Header
 from arx_verifier.errors import ArxError
+from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.revocation.history import UNKNOWN, Place, new_incarnation
 
-if TYPE_CHECKING:
-    from arx_caps.mint.context import Mint
-
 MINT: Final = "mint"
+ATTESTING: Final = 1  # what one mint of several does at a time
 BEGUN: Final = "epoch.begun"
 ROTATED: Final = "epoch.rotated"
 WORDS: Final = 3  # histories that verifiers' words may end
@@ -51,67 +53,122 @@ class Known(NamedTuple):
     seq: int
 
 
-def attest(mint: "Mint") -> None:
-    """Begin, end or go on with the store's history; one mint of several at a time.
+class StoreHistory:
+    """The history of the revocation store, as a mint attests it.
 
-    Raises:
-        StoreError: Store or database do not answer.
+    Args:
+        realm: The realm.
+        state: The database, which has the mark.
+        store: The store.
+        topology: Its replicas, and what a failover means.
+        epochs: The mint's own view of the kill epoch.
+        log: The audit log, which has the store's log.
     """
-    realm, ttl = mint.realm.name, mint.realm.max_ttl_ms
-    known = _known(mint)
-    mark, seq, claimed_by = known.mark, known.seq, None
-    why: str | None
-    mint.store.load_functions()
-    fresh = new_incarnation()
-    header = mint.store.init(fresh, max_ttl_ms=ttl, seq=seq)
-    if header.incarnation == fresh:
-        kind, why = BEGUN, "the store was empty" if mark is not None else "the realm is new"
-    else:
-        kind, why = ROTATED, _why_end(mint, header, known)
-        claim = believed(mint) if why is None else None
-        if claim is not None:
-            why, claimed_by = f"{FORGOTTEN}: a verifier has applied number {claim.seq}", claim.verifier
-            seq = max(seq, min(claim.seq, header.seq + MOST_AHEAD))
-        if why is not None:
-            header = mint.store.rotate(seq_at_least=seq, max_ttl_ms=ttl).header
-    header, failed_over = attest_server(mint.store, mint.topology, seq_at_least=max(header.seq, seq), max_ttl_ms=ttl)
-    if failed_over is not None:
-        kind, why = ROTATED, failed_over
-    mint.store.remember(header.place)
-    if why is None:
-        return
-    level = logging.INFO if mark is None else logging.WARNING
-    _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is revoked", realm, why)
-    facts = {"incarnation": header.incarnation, "seq": header.seq, "why": why} | (
-        {"verifier": claimed_by} if claimed_by else {}
-    )
-    mint.state.raise_high_water(realm, HighWater(*header.place, ttl), Event.of(kind, MINT, **facts), begins=True)
 
+    def __init__(
+        self,
+        realm: Realm,
+        state: MintState,
+        store: RevocationStore,
+        topology: Topology,
+        epochs: Epochs,
+        log: AuditLog,
+    ) -> None:
+        self._realm, self._state, self._store, self._topology = realm, state, store, topology
+        self._epochs, self._log = epochs, log
 
-def believed(mint: "Mint") -> Ahead | None:
-    """Return the word of a verifier that knows a place which the store does not have, unless it is one too many.
+    def attest(self) -> None:
+        """Compare the store with what is known elsewhere; begin or renew its history where they differ.
 
-    Raises:
-        StoreError: Store or database do not answer.
-    """
-    claim = mint.store.ahead()
-    if claim is None:
+        Raises:
+            StoreError: Store or database do not answer.
+        """
+        # Two mints that both find the store without its kills would end each other's new history.
+        with self._state.alone(ATTESTING):
+            self._attest()
+
+    def believed(self) -> Ahead | None:
+        """Return the word of a verifier that knows a place which the store does not have, unless it is one too many.
+
+        Raises:
+            StoreError: Store or database do not answer.
+        """
+        claim = self._store.ahead()
+        if claim is None:
+            return None
+        ended = self._state.outbox.since(now_ms() - WORDS_MS, (ROTATED,))
+        return claim if sum("verifier" in event.facts for event in ended) < WORDS else None
+
+    def _attest(self) -> None:
+        realm, ttl = self._realm.name, self._realm.max_ttl_ms
+        known = self._known()
+        mark, seq, claimed_by = known.mark, known.seq, None
+        why: str | None
+        self._store.load_functions()
+        fresh = new_incarnation()
+        header = self._store.init(fresh, max_ttl_ms=ttl, seq=seq)
+        if header.incarnation == fresh:
+            kind, why = BEGUN, "the store was empty" if mark is not None else "the realm is new"
+        else:
+            kind, why = ROTATED, self._why_end(header, known)
+            claim = self.believed() if why is None else None
+            if claim is not None:
+                why, claimed_by = f"{FORGOTTEN}: a verifier has applied number {claim.seq}", claim.verifier
+                seq = max(seq, min(claim.seq, header.seq + MOST_AHEAD))
+            if why is not None:
+                header = self._store.rotate(seq_at_least=seq, max_ttl_ms=ttl).header
+        header, failed_over = attest_server(
+            self._store, self._topology, seq_at_least=max(header.seq, seq), max_ttl_ms=ttl
+        )
+        if failed_over is not None:
+            kind, why = ROTATED, failed_over
+        self._store.remember(header.place)
+        if why is None:
+            return
+        level = logging.INFO if mark is None else logging.WARNING
+        _log.log(level, "realm %s: a new history of the kill epoch (%s): every older token is revoked", realm, why)
+        facts = {"incarnation": header.incarnation, "seq": header.seq, "why": why} | (
+            {"verifier": claimed_by} if claimed_by else {}
+        )
+        self._state.raise_high_water(realm, HighWater(*header.place, ttl), Event.of(kind, MINT, **facts), begins=True)
+
+    def _known(self) -> Known:
+        mark = self._state.high_water(self._realm.name)
+        incarnation, applied, _ = self._epochs.view()
+        view = Place(incarnation, applied, self._epochs.chain_at(incarnation, applied))
+        logged, last = None, 0
+        try:
+            last = self._log.store.last_of(KILLS)
+            logged = _last_logged(self._log.store, mark.incarnation) if mark is not None else None
+        except ArxError as error:  # its database may be away, or lost: what else is known counts all the same
+            _log.error("realm %s: the store is not compared with the audit log: %s", self._realm.name, error)
+        return Known(mark, view, logged, max(view.seq, last, mark.seq if mark is not None else 0))
+
+    def _why_end(self, header: Header, known: Known) -> str | None:
+        """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
+        mark, logged = known.mark, known.logged
+        if mark is None or header.incarnation != mark.incarnation:
+            return "the store's history is unknown here"
+        for place in (known.view, Place(mark.incarnation, mark.seq, mark.chain)):
+            if place.incarnation == header.incarnation and (why := self._why_another(header, place)):
+                return why
+        if logged is not None and logged.number > header.seq:
+            return FORGOTTEN
+        entry = next(iter(self._store.log(logged.number - 1, 1)), None) if logged is not None else None
+        if logged is not None and entry is not None and _is_another(entry, logged):
+            return ANOTHER
+        if mark.max_ttl_ms < self._realm.max_ttl_ms:
+            # Kills are forgotten when the longest token of their time is over: longer tokens need longer memory first.
+            return "tokens may live longer than kills were remembered"
         return None
-    ended = mint.state.outbox.since(now_ms() - WORDS_MS, (ROTATED,))
-    return claim if sum("verifier" in event.facts for event in ended) < WORDS else None
 
-
-def _known(mint: "Mint") -> Known:
-    mark = mint.state.high_water(mint.realm.name)
-    incarnation, applied, _ = mint.epochs.view()
-    view = Place(incarnation, applied, mint.epochs.chain_at(incarnation, applied))
-    logged, last = None, 0
-    try:
-        last = mint.log.store.last_of(KILLS)
-        logged = _last_logged(mint.log.store, mark.incarnation) if mark is not None else None
-    except ArxError as error:  # its database may be away, or lost: what else is known counts all the same
-        _log.error("realm %s: the store is not compared with the audit log: %s", mint.realm.name, error)
-    return Known(mark, view, logged, max(view.seq, last, mark.seq if mark is not None else 0))
+    def _why_another(self, header: Header, place: Place) -> str | None:
+        """Say that the store is behind a place of its history, or has another past there."""
+        if place.seq > header.seq:
+            return FORGOTTEN
+        # The store forgets what led to numbers far behind it; one that went back is not far ahead of this one.
+        found = self._store.chain_at(place.seq) if place.chain != UNKNOWN else None
+        return ANOTHER if found not in (None, place.chain) else None
 
 
 def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
@@ -123,35 +180,7 @@ def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
     return record if record is not None and record.kind.startswith("store.") else None
 
 
-def _why_end(mint: "Mint", header: Header, known: Known) -> str | None:
-    """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
-    mark, logged = known.mark, known.logged
-    if mark is None or header.incarnation != mark.incarnation:
-        return "the store's history is unknown here"
-    for place in (known.view, Place(mark.incarnation, mark.seq, mark.chain)):
-        if place.incarnation == header.incarnation and (why := _why_another(mint, header, place)):
-            return why
-    if logged is not None and logged.number > header.seq:
-        return FORGOTTEN
-    entry = next(iter(mint.store.log(logged.number - 1, 1)), None) if logged is not None else None
-    if logged is not None and entry is not None and _is_another(entry, logged):
-        return ANOTHER
-    if mark.max_ttl_ms < mint.realm.max_ttl_ms:
-        # Kills are forgotten when the longest token of their time is over: longer tokens need longer memory first.
-        return "tokens may live longer than kills were remembered"
-    return None
-
-
 def _is_another(entry: Entry, logged: EventRecord) -> bool:
     """Tell whether the store has something else under the number of a record of the log."""
     same_number = entry.seq == logged.number
     return same_number and (entry.at_ms, f"store.{entry.op}") != (logged.at, logged.kind)
-
-
-def _why_another(mint: "Mint", header: Header, place: Place) -> str | None:
-    """Say that the store is behind a place of its history, or has another past there."""
-    if place.seq > header.seq:
-        return FORGOTTEN
-    # The store forgets what led to numbers far behind it; one that went back is not far ahead of this one.
-    found = mint.store.chain_at(place.seq) if place.chain != UNKNOWN else None
-    return ANOTHER if found not in (None, place.chain) else None

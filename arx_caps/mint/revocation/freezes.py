@@ -9,8 +9,8 @@ token of before lives on in a new history.
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import Freeze
@@ -20,9 +20,6 @@ from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation.epoch import FREEZING
 from arx_verifier.revocation.history import NOWHERE, Place
-
-if TYPE_CHECKING:
-    from arx_caps.mint.context import Mint
 
 AT_ONCE: Final = 1000  # targets that one step of the store takes, and entries of one page
 EVERY_S: Final = 60.0
@@ -48,19 +45,22 @@ class Changes(NamedTuple):
     thawed: frozenset[str]
 
 
-class StandingBans:
+class FreezeKeeper:
     """Keeps the database's freezes up with the store, and the store's with the database.
 
     Args:
-        mint: The mint.
+        realm: The realm's name.
+        state: The database.
+        store: The store.
+        noted: Remembers a change of the kill epoch and waits until the mint's own view has it.
 
     Attributes:
         missing: What the store lacked when it was compared last, and could not be given again yet.
         followed: Up to where the database has the freezes, as far as this mint knows.
     """
 
-    def __init__(self, mint: "Mint") -> None:
-        self._mint = mint
+    def __init__(self, realm: str, state: MintState, store: RevocationStore, noted: Callable[[Place], None]) -> None:
+        self._realm, self._state, self._store, self._noted = realm, state, store, noted
         self._whole: Place | None = None  # from here on all freezes are in the store
         self._compared = float("-inf")
         self.missing: tuple[str, ...] = ()
@@ -92,14 +92,13 @@ class StandingBans:
         Raises:
             StoreError: Store or database do not answer, or the store is in another history than the mint's.
         """
-        mint = self._mint
         for _ in range(TRIES):
-            since, mark = mint.state.followed(mint.realm.name), mint.state.high_water(mint.realm.name)
-            changes = changes_since(mint.store, since)
+            since, mark = self._state.followed(self._realm), self._state.high_water(self._realm)
+            changes = changes_since(self._store, since)
             if mark is None or mark.incarnation != changes.to.incarnation:
                 raise StoreHistoryError("INCARNATION", "the store is in a history that this mint has not looked at")
-            if changes.to == since or mint.state.follow_freezes(
-                mint.realm.name, since, changes.to, changes.frozen, changes.thawed
+            if changes.to == since or self._state.follow_freezes(
+                self._realm, since, changes.to, changes.frozen, changes.thawed
             ):
                 self.followed = changes.to
                 return
@@ -129,7 +128,7 @@ class StandingBans:
         Raises:
             UnavailableError: Store or database do not answer, or it could not be recorded.
         """
-        incarnation = self._mint.store.header().incarnation
+        incarnation = self._store.header().incarnation
         lost = self._lost()
         self.missing = tuple(lost)
         for first in range(0, len(lost), AT_ONCE):
@@ -137,7 +136,7 @@ class StandingBans:
         if lost:
             self.follow()
             named = ", ".join(lost[:8]) + (", …" if len(lost) > 8 else "")
-            _log.warning("realm %s: the store had lost %d freezes: %s", self._mint.realm.name, len(lost), named)
+            _log.warning("realm %s: the store had lost %d freezes: %s", self._realm, len(lost), named)
         self.missing = ()
         self._compared = time.monotonic()
         # A history that began meanwhile was not compared.
@@ -151,20 +150,19 @@ class StandingBans:
         """Return the targets that are not frozen and must be, looked at twice: a freeze or a thaw may be on its way."""
         lost: set[str] | None = None
         for _ in range(2):
-            there = set(self._mint.store.freezes())
+            there = set(self._store.freezes())
             self.follow()  # behind the look: a thaw that it met is known by now
-            missing = expected_freezes(self._mint) - there
+            missing = freezes_of(self._state) - there
             lost = missing if lost is None else lost & missing
             if not lost:
                 break
         return sorted(lost or ())
 
     def _freeze(self, targets: list[str]) -> None:
-        mint = self._mint
-        bump = mint.store.freeze(targets, WHY, "mint")
+        bump = self._store.freeze(targets, WHY, "mint")
         told = {"targets": list(bump.targets), "seq": bump.header.seq, "reason": WHY, "durable": bump.durable}
-        mint.state.record(Event.of("targets.frozen", "mint", **told))
-        mint.noted(bump.header.place)
+        self._state.record(Event.of("targets.frozen", "mint", **told))
+        self._noted(bump.header.place)
 
 
 def changes_since(store: RevocationStore, since: Place | None) -> Changes:
@@ -210,11 +208,6 @@ def _clean(said: str) -> str:
     return said.replace("\0", "")  # PostgreSQL keeps none
 
 
-def expected_freezes(mint: "Mint") -> set[str]:
-    """Return every target that must be frozen, as the database knows."""
-    return freezes_of(mint.state)
-
-
 def wanted_freezes(state: MintState, store: RevocationStore, realm: str) -> set[str]:
     """Return what must be frozen, for who looks while no mint may have followed the store's log.
 
@@ -230,7 +223,7 @@ def wanted_freezes(state: MintState, store: RevocationStore, realm: str) -> set[
 
 
 def freezes_of(state: MintState) -> set[str]:
-    """Return the same from the database alone, also while no mint runs."""
+    """Return every target that must be frozen, as the database alone knows."""
     return state.standing_freezes() | ended_of(state)
 
 

@@ -171,7 +171,7 @@ def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:
     try:
         return change()
     except StoreHistoryError:
-        mint.attest()
+        mint.history.attest()
         # Before the change, which may be a thaw; what fails here is tried again, and a kill does not wait for it.
         with contextlib.suppress(ArxError):
             mint.freezes.restore()
