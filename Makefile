@@ -13,7 +13,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## the whole job and the attacks on it, with real processes
-	@$(BIN)/python -m arx_caps.demo $(if $(JSON),--json)
+	@$(BIN)/python examples/demo.py
 
 test: $(READY)  ## all tests
 	$(TEST) $(ARGS)

@@ -53,6 +53,18 @@ def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
         time.sleep(0.002)
 
 
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that were free a moment ago, and whose cluster bus ports exist."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            one = held.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            if one.getsockname()[1] < 55_000:
+                ports.append(int(one.getsockname()[1]))
+        return ports
+
+
 class VerifierProcess:
     """A verifier in a process of its own, which decides when told to."""
 
@@ -192,6 +204,4 @@ def own_fast_store(own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[Revo
 @pytest.fixture
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]

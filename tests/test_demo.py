@@ -1,50 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo plays the main job with real processes, and says so when one thing does not come as expected."""
+"""The demo runs the whole job with real processes, and fails if one step does not come out as expected."""
 
-import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from arx_caps.demo import __main__ as demo
-from arx_caps.demo.story import Scene, Story
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+STEPS = 21
+ALTERED = """
+import sys, demo
+demo.EXPECTED = {step: f"not {came}" for step, came in demo.EXPECTED.items()}
+sys.exit(demo.main())
+"""
 
-pytestmark = pytest.mark.servers
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_the_demo_holds_and_leaves_nothing_running() -> None:
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The demo's module, which starts nothing and leaves the signals of this process alone."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import demo  # type: ignore[import-not-found]  # the example's folder is on the path above
+
+    monkeypatch.setattr(demo, "set_up", lambda realm: [])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    return demo  # type: ignore[no-any-return]
+
+
+@pytest.mark.servers
+def test_every_step_comes_out_as_expected() -> None:
     """
-    Every scene comes as expected; kill and confirmation have their figures; the decisions tell who did what.
+    Every step holds, the kill shows when the last calls were accepted, and no secret is written.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "arx_caps.demo", "--json"], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout)
-    assert told["holds"]
-    assert len(told["scenes"]) >= 15
-    [kill] = [scene for scene in told["scenes"] if "last_accepted_after_ms" in scene]
-    assert set(kill["last_accepted_after_ms"]) == {"orders", "payments"}
-    assert kill["report"].startswith("confirmed: 3 of 3 verifiers")
+    done = run("demo.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("[ok]") == STEPS
+    assert f"{STEPS} steps, 0 not as expected" in done.stdout
+    assert done.stdout.count(": last call accepted ") == 2
+    assert "confirmed: 3 of 3 verifiers" in done.stdout
+    assert "acme/support/worker (named, bearer)  link:" in done.stdout  # the tree of the session
     assert "arx1_" not in done.stdout + done.stderr
     assert "arxb1_" not in done.stdout + done.stderr
 
 
-def test_one_unmet_expectation_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.servers
+def test_every_step_is_compared() -> None:
     """
-    When a scene does not come as expected the demo says which, and exits with 1.
+    With other expectations each step of a real run is reported, with what was expected, and the exit code is 1.
     """
-    play_all = Story.scenes
+    done = run("-c", ALTERED)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.count("[NOT AS EXPECTED: not ") == STEPS
+    assert f"{STEPS} steps, {STEPS} not as expected" in done.stdout
 
-    def one_is_wrong(self: Story) -> Iterator[Scene]:
-        for number, scene in enumerate(play_all(self)):
-            yield Scene(scene.title, "something else", scene.came) if number == 3 else scene
 
-    monkeypatch.setattr(Story, "scenes", one_is_wrong)
-    monkeypatch.setattr(sys, "argv", ["demo"])
-    assert demo.main() == 1
-    told = capsys.readouterr().out
-    assert told.count("NOT AS EXPECTED") == 1
-    assert "expected: something else" in told
+def test_one_other_outcome_or_missing_step_fails(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    For each step: another outcome, or none, is named at the end and makes the exit code 1; so does an unknown step.
+    """
+
+    def result_of(came: dict[str, str]) -> tuple[int, str]:
+        def play(*_: object) -> Iterator[dict[str, Any]]:
+            yield from ({"step": step, "came": outcome} for step, outcome in came.items())
+
+        monkeypatch.setattr(demo, "play", play)
+        code = demo.main()
+        return code, capsys.readouterr().out.partition(" not as expected, in ")[2]
+
+    assert len(demo.EXPECTED) == STEPS
+    assert result_of(demo.EXPECTED)[0] == 0
+    for step in demo.EXPECTED:
+        code, last = result_of(demo.EXPECTED | {step: "something else"})
+        assert (code, last.count("\n- "), f"\n- {step}\n" in last) == (1, 1, True)
+        code, last = result_of({name: came for name, came in demo.EXPECTED.items() if name != step})
+        assert (code, last.count("\n- "), f"\n- {step}\n" in last) == (1, 1, True)
+    assert result_of(demo.EXPECTED | {"a step that is not listed": "200 ok"})[0] == 1

@@ -24,8 +24,8 @@ from arx_verifier.token.targets import subject_target
 from tests.cli.helpers import arx
 from tests.mint.processes import Caller, MintProcess
 from tests.mint.world import ISSUER, make_realm, now_ms
-from tests.servers import until
-from tests.topologies.fleet import LASTING, Server, free_ports, running
+from tests.servers import free_ports, until
+from tests.topologies.fleet import LASTING, Server, running
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 

@@ -10,7 +10,8 @@ import pytest
 
 from arx_caps.revocation import RevocationStore, acl
 from tests.cli.helpers import arx
-from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, running
+from tests.servers import free_ports
+from tests.topologies.fleet import LASTING, NAMES, Server, need, running
 
 pytestmark = pytest.mark.servers
 

@@ -30,8 +30,7 @@ from tests.advisories.test_exchange_drops_the_attenuation import ALONE, stored_s
 from tests.agent.live import live_mint, serving
 from tests.cli.helpers import arx
 from tests.mint.test_exchange import ORDER, POLICY, Shop, called
-from tests.servers import FAST_LEASE_MS, begun_store
-from tests.topologies.fleet import free_ports
+from tests.servers import FAST_LEASE_MS, begun_store, free_ports
 
 WORKER = "acme/support/worker"
 SMALL = {"amount": {"max": 20}}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.demo.stage import free_ports
 from tests.cli.live import live_realm
+from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.servers import until
 
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
 pytestmark = pytest.mark.servers
 
 
@@ -37,13 +38,13 @@ def running_below(folder: str) -> list[str]:
 def test_a_demo_that_is_told_to_stop_leaves_nothing(number: signal.Signals) -> None:
     """Every process ends and the folder is gone, at whatever moment of its start or its play."""
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
-        command = [sys.executable, "-m", "arx_caps.demo"]
+        command = [sys.executable, str(DEMO)]
         environment = {**os.environ, "TMPDIR": folder}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
             assert demo.stdout is not None
             until(lambda: list(Path(folder).glob("arx-demo-*/realm/mint.db")), 60)
             if number == signal.SIGHUP:
-                while "ready in" not in demo.stdout.readline():
+                while "started" not in demo.stdout.readline():
                     pass
             demo.send_signal(number)
             assert demo.wait(60) == 128 + number

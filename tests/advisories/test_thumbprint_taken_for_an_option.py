@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from arx_caps.keyfile import SigningKey
 from tests.cli.live import AGENT, Live, live_realm
+from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
 

@@ -23,7 +23,8 @@ from arx_caps.cli import exits
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, live_realm
-from tests.topologies.fleet import LASTING, Server, free_ports, running
+from tests.servers import free_ports
+from tests.topologies.fleet import LASTING, Server, running
 
 pytestmark = pytest.mark.servers
 

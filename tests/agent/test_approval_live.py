@@ -12,8 +12,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.errors import AttenuationError, GrantError
 from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import LiveMint, judged, live_mint
-from tests.servers import until
-from tests.topologies.fleet import free_ports
+from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 

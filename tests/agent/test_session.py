@@ -16,8 +16,7 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
 from tests.agent.live import LiveMint, judged, live_mint
-from tests.servers import until
-from tests.topologies.fleet import free_ports
+from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 

@@ -18,10 +18,10 @@ from arx_caps.agent.task import now_ms
 from arx_caps.cli import exits
 from arx_caps.cli.at_mint import AtMint
 from arx_caps.cli.session_file import open_session_file
-from arx_caps.demo.stage import free_ports
 from arx_verifier import AccessRequest, Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm, live_verifier
+from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
 

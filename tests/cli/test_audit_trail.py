@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.demo.stage import free_ports
 from arx_caps.service import open_shipper
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.writer import Journal
@@ -21,7 +20,7 @@ from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, decision, facts
 from tests.cli.live import Live, live_realm
 from tests.cli.test_service_keys import joined
-from tests.servers import until
+from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 ADA = ("https://idp.example", "ada")

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from arx_caps.agent import Agent
-from arx_caps.demo.stage import free_ports, stop, wait_for_port
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.follower import Follower
@@ -24,8 +23,9 @@ from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, call, live_realm
-from tests.servers import until
+from tests.servers import free_ports, until
 
+SERVICE = Path(__file__).resolve().parents[2] / "examples" / "service.py"
 pytestmark = pytest.mark.servers
 
 
@@ -57,12 +57,21 @@ def live(folder: Path) -> Iterator[Live]:
 @contextlib.contextmanager
 def running(*words: str | Path) -> Iterator[None]:
     """A program beside."""
-    process = subprocess.Popen([sys.executable, "-m", *map(str, words)], text=True)
+    process = subprocess.Popen([sys.executable, *words])
     try:
         yield
         assert process.poll() is None
     finally:
-        stop(process)
+        process.terminate()
+        process.wait(20)
+
+
+def answers(url: str) -> bool:
+    """Return whether a service listens."""
+    try:
+        return bool(httpx.get(url).status_code)
+    except httpx.TransportError:
+        return False
 
 
 def orders_url(live: Live) -> str:
@@ -107,9 +116,9 @@ class Load:
 def test_roots_rotate_under_load(live: Live, folder: Path) -> None:
     """A service with its refresher beside it, and an agent: from the old key to the new one, no call is refused."""
     url, file = orders_url(live), folder / "orders.json"
-    service = ("arx_caps.demo.service", "orders", "--service-file", file, "--data", folder / "o.db", "--port")
-    with running(*service, url.rpartition(":")[2]), running("arx_caps.cli", "service", "refresh", file):
-        wait_for_port(url)
+    service = (SERVICE, "orders", "--service-file", file, "--data", folder / "o.db", "--port")
+    with running(*service, url.rpartition(":")[2]), running("-m", "arx_caps.cli", "service", "refresh", file):
+        until(lambda: answers(url), within_s=20)
         load = Load(folder / "agent.key", url)
         try:
             until(lambda: len(load.codes) >= 20 or load.failed, within_s=20)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
 from arx_verifier.service import read_service_file
 from tests.cli.test_restoring import AGENTS, DOCS, Keeper, script
 from tests.house.pages import blocks
 from tests.postgres import Postgres
-from tests.servers import until
+from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 PAGE = "operations.md"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, call, live_realm
+from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
 CHANGES = ("8h", "7h", "6h")  # how long a session may live

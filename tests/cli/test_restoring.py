@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from tests.house.pages import blocks
 from tests.house.reader import Reader, run_line
+from tests.servers import free_ports
 
 AGENTS = "acme/support"  # whom the policy that a realm begins with knows
 DOCS = Path(__file__).resolve().parents[2] / "docs"

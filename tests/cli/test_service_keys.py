@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.demo.stage import free_ports
 from arx_caps.service import KeyRefresher
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, call, live_realm
-from tests.servers import until
+from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 

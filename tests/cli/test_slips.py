@@ -12,10 +12,10 @@ import pytest
 
 from arx_caps.cli import exits
 from arx_caps.cli.values import STATES
-from arx_caps.demo.stage import free_ports
 from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
+from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
 Typed = Callable[..., Ran]

@@ -13,8 +13,8 @@ from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import BY, L_NS, bounded, kill, token
 from tests.faults.proxy import Proxy
 from tests.faults.witness import Witness
-from tests.servers import FAST_LEASE_MS, until
-from tests.topologies.fleet import LASTING, Server, free_ports, replicated, running
+from tests.servers import FAST_LEASE_MS, free_ports, until
+from tests.topologies.fleet import LASTING, Server, replicated, running
 
 pytestmark = pytest.mark.servers
 

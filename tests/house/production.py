@@ -17,12 +17,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from arx_caps.realm import Realm
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import environment
 from tests.postgres import Postgres
-from tests.servers import until
+from tests.servers import free_ports, until
 from tests.topologies.authority import Ca
 
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -55,6 +54,7 @@ class Host:
             "9001": service,
             "postgresql://arx@db.example/arx?sslmode=verify-full": f"postgresql://arx@/arx?host={postgres.host}",
         }
+        shutil.copy(ROOT / "examples" / "service.py", folder)
         for name in ("redis.example", "mint.example"):
             self._certify(name)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from tests.house.pages import Block, matches
+from tests.servers import free_ports
 
 DEADLINE_S = 60.0
 LEASE_S = 1.2  # a little more than the default lease

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from arx_caps.realm import Realm
 from tests.postgres import Postgres
-from tests.servers import until
+from tests.servers import free_ports, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,7 +81,9 @@ def test_its_commands_run_as_they_stand(
     def command(name: str) -> list[str]:
         words = []
         for word in services[name]["command"]:
-            told = word.replace("$$", "$").replace("/data", str(tmp_path))
+            told = (
+                word.replace("$$", "$").replace("/data", str(tmp_path)).replace("/arx/examples", str(ROOT / "examples"))
+            )
             told = told.replace("redis://redis:6379/0", own_valkey.url)
             told = told.replace("postgresql://arx@postgres/arx", f"'{database}'")
             for port, free in ports.items():

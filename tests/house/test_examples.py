@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from tests.cli.live import live_realm
 from tests.house.pages import README, ROOT, blocks, matches, section
 from tests.house.reader import Reader, reader, run_line, run_python
-from tests.servers import until
+from tests.servers import free_ports, until
 
 __all__ = ["reader"]  # fixtures
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.demo.stage import free_ports
 from arx_caps.mint.api.metrics import Metrics
 from tests.house.pages import blocks
 from tests.house.reader import Reader
 from tests.mint.world import local_mint, make_realm
+from tests.servers import free_ports
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 

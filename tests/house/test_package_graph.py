@@ -50,9 +50,8 @@ ROOMS = {
         "audit",
     },
 }
-# The command line stands on all of them, and the demonstration on that.
+# The command line stands on all of them.
 ROOMS["cli"] = {room for room in ROOMS if not room.startswith("_")} - {"limits", "engines"}
-ROOMS["demo"] = ROOMS["cli"] | {"cli"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -109,7 +108,7 @@ def room_of(path: Path) -> str:
 @pytest.mark.parametrize("path", sorted(CAPS.rglob("*.py")), ids=lambda path: str(path.relative_to(CAPS)))
 def test_a_room_imports_only_its_neighbours(path: Path) -> None:
     """
-    Agent and mint never meet but over HTTP; nothing imports the command line or the demo.
+    Agent and mint never meet but over HTTP; nothing imports the command line.
     """
     room = room_of(path)
     if room in ("__init__", "__main__"):
@@ -141,3 +140,13 @@ def test_a_file_holds_one_idea(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
     assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_an_example_uses_the_public_api_alone(path: Path) -> None:
+    """
+    What a newcomer copies imports the front doors, and no module behind them.
+    """
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    ours = {str(node.module) for node in nodes if str(node.module).startswith("arx_")}
+    assert ours <= {"arx_caps", "arx_caps.service", "arx_verifier"}

@@ -21,7 +21,6 @@ from arx_caps.audit.keys import read_signer
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, Batch, sign_batch
-from arx_caps.demo.stage import free_ports
 from arx_caps.jose import SigningKey, make_dpop
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.state import MintState
@@ -31,7 +30,7 @@ from tests.audit.batches import batch_of, decision, facts
 from tests.mint.processes import MintProcess
 from tests.mint.world import ISSUER, now_ms
 from tests.postgres import Postgres
-from tests.servers import until
+from tests.servers import free_ports, until
 
 RECORDS = 7  # of a batch
 WITHIN_S = 60.0

@@ -14,8 +14,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.journal.decision import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
-from tests.servers import begun_store
-from tests.topologies.fleet import free_ports
+from tests.servers import begun_store, free_ports
 
 pytestmark = pytest.mark.servers
 LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there

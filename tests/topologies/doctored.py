@@ -15,7 +15,8 @@ from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from tests.cli.helpers import Ran, arx
-from tests.topologies.fleet import LASTING, Server, free_ports, running
+from tests.servers import free_ports
+from tests.topologies.fleet import LASTING, Server, running
 
 SESSION, OTHER, AGENT, BY = "session:s-" + "a" * 16, "session:s-" + "b" * 16, "agent:acme/support", "operator:ada"
 

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -95,18 +94,6 @@ class Server:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free a moment ago, and whose cluster bus ports exist."""
-    with contextlib.ExitStack() as held:
-        ports: list[int] = []
-        while len(ports) < count:
-            one = held.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            if one.getsockname()[1] < 55_000:
-                ports.append(int(one.getsockname()[1]))
-        return ports
 
 
 @contextlib.contextmanager

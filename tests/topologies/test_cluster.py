@@ -14,8 +14,8 @@ from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.store_link import Link
-from tests.servers import FAST_LEASE_MS, until
-from tests.topologies.fleet import NAMES, Server, free_ports, running
+from tests.servers import FAST_LEASE_MS, free_ports, until
+from tests.topologies.fleet import NAMES, Server, running
 from tests.topologies.guarded import ROOT, Guard, enrol, password
 
 pytestmark = pytest.mark.servers

@@ -12,9 +12,9 @@ from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from tests.cli.helpers import arx
-from tests.servers import until
+from tests.servers import free_ports, until
 from tests.topologies.doctored import Place, place
-from tests.topologies.fleet import LASTING, Server, free_ports, replicated, running
+from tests.topologies.fleet import LASTING, Server, replicated, running
 
 __all__ = ["place"]  # fixtures
 pytestmark = pytest.mark.servers

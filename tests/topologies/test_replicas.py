@@ -12,8 +12,8 @@ from arx_caps.revocation import Header, RevocationStore, StoreHistoryError, Topo
 from arx_caps.revocation.failover import attest, must_attest
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower
-from tests.servers import FAST_LEASE_MS, until
-from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, replicated, running
+from tests.servers import FAST_LEASE_MS, free_ports, until
+from tests.topologies.fleet import LASTING, NAMES, Server, need, replicated, running
 
 pytestmark = pytest.mark.servers
 

@@ -18,8 +18,8 @@ from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower
 from tests.relay.processes import RelayProcess
-from tests.servers import until
-from tests.topologies.fleet import NAMES, Server, free_ports, replicated, running, wait_for
+from tests.servers import free_ports, until
+from tests.topologies.fleet import NAMES, Server, replicated, running, wait_for
 from tests.topologies.guarded import FINDER, Guard, enrol, password
 
 pytestmark = pytest.mark.servers

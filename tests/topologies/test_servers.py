@@ -13,9 +13,9 @@ from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology, ac
 from arx_caps.revocation.failover import attest
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.revocation.follower import Follower
-from tests.servers import FAST_LEASE_MS, until
+from tests.servers import FAST_LEASE_MS, free_ports, until
 from tests.topologies.authority import Ca
-from tests.topologies.fleet import LASTING, NAMES, Server, free_ports, need, running
+from tests.topologies.fleet import LASTING, NAMES, Server, need, running
 
 pytestmark = pytest.mark.servers
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The site of the rehearsal: two mints behind nginx, PostgreSQL, a Redis with TLS and an ACL file, four services.
 
-Everything is started as an operator starts it: by the servers' own programs, by ``arx``, and by the demo's services.
+Everything is started as an operator starts it: by the servers' own programs, by ``arx``, and by the examples' services.
 """
 
 import contextlib
@@ -23,11 +23,13 @@ import redis
 
 from arx_caps.revocation import acl
 from tests.postgres import Postgres
+from tests.servers import free_ports
 from tests.topologies.authority import Ca
-from tests.topologies.fleet import LASTING, free_ports
+from tests.topologies.fleet import LASTING
 
 REALM: Final = "acme"
 ROOT: Final = "root-of-the-store"
+SERVICE: Final = Path(__file__).resolve().parents[3] / "examples" / "service.py"
 READY_S: Final = 60.0
 SERVICES: Final = (("orders", 1), ("orders", 2), ("payments", 1), ("payments", 2))
 POLICY: Final = """\
@@ -286,7 +288,7 @@ class Site:
         self.arx("service", "invite", audience, "--out", str(invitation))
         words = ("service", "join", str(invitation), "--out", str(file), "--key-out", str(key))
         self.arx(*words, "--journal", str(journal), "--store", self.store_url("verifier"))
-        command = [sys.executable, "-m", "arx_caps.demo.service", audience, "--service-file", str(file)]
+        command = [sys.executable, str(SERVICE), audience, "--service-file", str(file), "--ship"]
         command += ["--data", str(self.folder / f"{name}.db"), "--port", str(port)]
         environment = {**self._environment, "ARX_STORE_PASSWORD": self.passwords["verifier"]}
         service = Service(name, command, environment, self._logs / f"{name}.log")

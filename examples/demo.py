@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the whole job on this machine: a mint, a Valkey, two services, two agents, attacks, a kill, a proof.
+
+Exit with 1 if a step does not come out as ``EXPECTED`` says.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+
+HERE = Path(__file__).resolve().parent
+EXPECTED = {
+    "the orchestrator opens a session and starts a task": "acme/support/triage",
+    "it delegates to the worker: refunds up to 20, for five minutes": "acme/support/worker",
+    "the worker reads the order": "200 ok",
+    "it refunds 15": "201 ok",
+    "it tries to refund 500": "403 argument_not_allowed",
+    "it tries a tool outside the task": "403 tool_not_allowed",
+    "it adds a caveat that allows everything": "403 argument_not_allowed",
+    "it cuts off the last caveat": "401 bad_signature",
+    "it sends one signed call twice": "401 replayed",
+    "it sends the orders token to payments": "401 wrong_audience",
+    "the orchestrator refunds 400 without approval": "403 missing_discharge",
+    "an operator approves this refund; it is sent twice": "201 ok, then 403 already_used",
+    "another task is finished; its token is used again": "200 ok, then 401 revoked",
+    "every verifier confirms the kill of the worker": "3 of 3 verifiers confirmed",
+    "the kill ends its calls to both services": "401 ended and 401 ended",
+    "the orchestrator delegates the task to it again": "401 revoked",
+    "it delegates a task that began after the kill": "401 frozen",
+    "the orchestrator goes on": "200 ok",
+    "the operator reads the decisions": "allowed and denied",
+    "the signed log has the decisions of every service": "every decision",
+    "an auditor verifies a proof of the last refusal": "HOLDS",
+}
+
+
+class Realm:
+    """A realm in a folder, its processes, and the operator's command line."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        self._environment = {**os.environ, "ARX_HOME": str(folder)}
+
+    def arx(self, *words: str | Path) -> str:
+        """Run ``arx`` as the operator and return what it wrote."""
+        command = [sys.executable, "-m", "arx_caps.cli", *words, "--quiet"]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=self._environment).stdout
+
+    def start(self, *words: str | Path) -> Iterator[str]:
+        """Start a process that ends with the demo, and return the lines that it writes."""
+        command = [sys.executable, *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._environment)
+        self._stack.enter_context(process)
+        self._stack.callback(stop, process)
+        return iter(process.stdout or ())
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a process: ask it, and kill it if it does not end."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    process.kill()
+
+
+def set_up(realm: Realm) -> list[str | Path]:
+    """Make a realm, start the mint and two services, enrol the agent; return the orchestrator's arguments."""
+    with contextlib.ExitStack() as held:  # all at once, so that the ports differ
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        mint, orders, payments = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    realm.arx("init", realm.folder, "--name", "acme", "--issuer", mint)
+    policy = (HERE / "policy.toml").read_text().replace("http://127.0.0.1:9001", orders)
+    (realm.folder / "policy.toml").write_text(policy.replace("http://127.0.0.1:9002", payments))
+    next(realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready
+    key = realm.folder / "triage.key.json"
+    realm.arx("agent", "enrol", "acme/support/triage", "--key-out", key)
+    for name, url in (("orders", orders), ("payments", payments)):
+        file, invitation, journal = (realm.folder / part for part in (f"{name}.json", f"{name}.invite", "journals"))
+        realm.arx("service", "invite", name, "--out", invitation)
+        joined = ("--out", file, "--key-out", f"{file}.key", "--journal", journal / name)
+        realm.arx("service", "join", invitation, *joined)
+        options = ("--service-file", file, "--data", f"{file}.db", "--port", url.rpartition(":")[2], "--ship")
+        realm.start(HERE / "service.py", name, *options)
+    with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:
+        for url in (orders, payments):
+            client.get(url)  # it tries again until the service listens
+    return [key, orders, payments]
+
+
+def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
+    """Run the agents, act as their operator and as an auditor; yield what came of each step."""
+    facts: dict[str, Any] = {}
+    for line in realm.start(HERE / "orchestrator.py", *arguments):
+        step = json.loads(line)
+        facts |= {name: value for name, value in step.items() if value}
+        if step["step"] == "asked":
+            realm.arx("approval", "approve", step["came"], "--yes")
+        elif step["step"] == "calling":
+            kill = json.loads(
+                realm.arx("kill", "agent:acme/support/worker", "--reason", "the demo's kill", "--yes", "--json")
+            )
+            came = f"{kill['confirmed']} of {kill['verifiers']} verifiers confirmed"
+            yield {"step": "every verifier confirms the kill of the worker", "came": came, "why": [kill["summary"]]}
+        else:
+            late = {name: f"{at - kill['at_ms']:+.1f} ms" for name, at in step.pop("last", {}).items()}
+            yield {"why": [f"{name}: last call accepted {ms} from the kill" for name, ms in late.items()]} | step
+    yield from audit(realm, facts["session"], facts["decision"])
+
+
+def audit(realm: Realm, session: str, refused: str) -> Iterator[dict[str, Any]]:
+    """Compare journals and log, and prove one record of the log."""
+    decisions = json.loads(realm.arx("decisions", "--session", session, "--json"))
+    came = " and ".join(name for name in ("allowed", "denied") if decisions[name])
+    yield {"step": "the operator reads the decisions", "came": came}
+    made, logged, until = decisions["allowed"] + decisions["denied"], 0, time.monotonic() + 30
+    while logged < made and time.monotonic() < until:
+        trails = json.loads(realm.arx("audit", "trail", "--session", session, "--json"))["trails"]
+        logged = sum(trail["allowed"] + trail["denied"] for trail in trails)
+    came = "every decision" if logged == made else f"{logged} of {made}"
+    why = realm.arx("audit", "trail", "--session", session).splitlines()
+    yield {"step": "the signed log has the decisions of every service", "came": came, "why": why}
+    proof, key = realm.folder / "refused.tlog-proof", realm.arx("audit", "key").strip()
+    realm.arx("audit", "prove", refused, "--out", proof)
+    came = realm.arx("audit", "verify", proof, "--key", key).partition("\n")[0]
+    yield {"step": "an auditor verifies a proof of the last refusal", "came": came}
+
+
+def show(step: dict[str, Any]) -> None:
+    """Print what was tried, what came of it, and why."""
+    expected = EXPECTED.get(step["step"], "no such step")
+    judged = "ok" if step["came"] == expected else f"NOT AS EXPECTED: {expected}"
+    print(f"- {step['step']}: {step['came']}  [{judged}]", *step.get("why", ()), sep="\n    ", flush=True)
+
+
+def leave(number: int, _: object) -> NoReturn:
+    """End by way of every cleanup: no process and no key may outlive the demo."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Play the demo and return the exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    began, came = time.monotonic(), {}
+    with tempfile.TemporaryDirectory(prefix="arx-demo-") as folder, contextlib.ExitStack() as stack:
+        realm = Realm(Path(folder) / "realm", stack)
+        arguments = set_up(realm)
+        print(f"started Valkey, a mint and two tool services in {time.monotonic() - began:.1f} s", flush=True)
+        for step in play(realm, arguments):
+            came[step["step"]] = step["came"]
+            show(step)
+    wrong = [step for step in EXPECTED | came if EXPECTED.get(step) != came.get(step)]
+    print(f"{len(came)} steps, {len(wrong)} not as expected, in {time.monotonic() - began:.1f} s", *wrong, sep="\n- ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
