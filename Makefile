@@ -65,13 +65,13 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/mypy
 
 # What is compiled lands beside its source; without a C compiler and headers everything runs in pure Python.
-$(READY): pyproject.toml verifier/pyproject.toml verifier/hatch_build.py verifier/arx_verifier/_compiled.c
+$(READY): pyproject.toml verifier/pyproject.toml verifier/hatch_build.py verifier/arx_verifier/_native/primitives.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ARx needs Python 3.11 or later; set PYTHON=python3.x")'
 	@echo "making $(VENV) and installing what ARx needs: under a minute, once" >&2
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "hint: Debian has venv in the package python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ./verifier -e '.[dev]'
-	@$(BIN)/python -c 'from arx_verifier.compiled import about_build; print("arx-verifier:", about_build())' >&2
+	@$(BIN)/python -c 'from arx_verifier._native import about_build; print("arx-verifier:", about_build())' >&2
 	@touch $@
 
 clean:  ## remove .venv and what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis verifier/arx_verifier/*.so
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis verifier/arx_verifier/_native/*.so

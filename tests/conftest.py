@@ -5,7 +5,7 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-from arx_verifier.compiled import about_build
+from arx_verifier._native import about_build
 
 pytest_plugins = ["tests.servers", "tests.mint.approvals"]
 

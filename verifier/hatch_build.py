@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile ``arx_verifier/_compiled.c`` into a wheel, and beside its source for an editable install.
+"""Compile ``arx_verifier/_native/primitives.c`` into a wheel, and beside its source for an editable install.
 
 It takes a C compiler, Python's headers and those of OpenSSL 3 (Debian: gcc python3-dev libssl-dev).  Where one of them
 is missing, or ``ARX_PURE=1`` is set, the result is pure Python and the build says so.  ``ARX_REQUIRE_COMPILED=1`` makes
@@ -18,7 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ["-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-SOURCE = "arx_verifier/_compiled.c"
+SOURCE = "arx_verifier/_native/primitives.c"
 
 
 def is_set(name: str) -> bool:
@@ -33,7 +33,7 @@ class CustomBuildHook(BuildHookInterface):
         """Compile, before the files of the wheel are gathered."""
         if self.target_name != "wheel":
             return
-        name = f"_compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
+        name = f"primitives{sysconfig.get_config_var('EXT_SUFFIX')}"
         beside = Path(self.root, SOURCE).with_name(name)
         if version == "editable":
             beside.unlink(missing_ok=True)  # a stale one must not stay where this build fails
@@ -49,7 +49,7 @@ class CustomBuildHook(BuildHookInterface):
         elif version == "editable":
             shutil.copy(built, beside)
         else:
-            build_data["force_include"][str(built)] = f"arx_verifier/{name}"
+            build_data["force_include"][str(built)] = f"arx_verifier/_native/{name}"
             build_data["pure_python"], build_data["infer_tag"] = False, True
 
     def finalize(self, *_: Any) -> None:

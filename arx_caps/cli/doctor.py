@@ -23,7 +23,7 @@ from arx_caps.cli.output import Console, plain
 from arx_caps.cli.place import Place, all_options
 from arx_caps.http_client import no_answer, open_client
 from arx_caps.realm import Realm
-from arx_verifier.compiled import about_build
+from arx_verifier._native import about_build
 from arx_verifier.errors import ArxError, SettingsError
 
 TIMEOUT_S: Final = 3.0

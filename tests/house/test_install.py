@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = any((ROOT / "verifier" / "arx_verifier").glob("_compiled*.so"))  # this machine has a compiler and the headers
+BUILT = any(
+    (ROOT / "verifier" / "arx_verifier" / "_native").glob("*.so")
+)  # this machine has a compiler and the headers
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
 
@@ -59,7 +61,7 @@ def copy_tree(tree: Path) -> Path:
 
 def build_of(python: Path, cwd: Path, **environment: str) -> str:
     """Which build of the verifier an interpreter runs."""
-    probe = "from arx_verifier.compiled import about_build; print(about_build())"
+    probe = "from arx_verifier._native import about_build; print(about_build())"
     return run(python, "-c", probe, cwd=cwd, **environment).strip()
 
 

@@ -14,7 +14,7 @@ CAPS = ROOT / "arx_caps"
 
 # The verifier's packages, and its modules beside them: each imports only what stands before it.
 VERIFIER_ORDER = """
-    errors compiled tls names limits jcs request
+    errors _native tls names limits jcs request
     constraints token revocation journal verification enforcement
     service testing
 """.split()

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arx_verifier.compiled import twin
+from arx_verifier._native import twin
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError
 
 MAX_INTEGER: Final = 2**53 - 1  # beyond it ECMAScript and every float-based JSON reader lose digits (RFC 8785 D)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_verifier.compiled import twin
+from arx_verifier._native import twin
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.request import check_depth
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_verifier import jcs
-from arx_verifier.compiled import twin
+from arx_verifier._native import twin
 from arx_verifier.errors import AttenuationError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import chain, wire
@@ -172,7 +172,7 @@ def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> byte
     name = tool.encode()
     size, length = len(name).to_bytes(4, "big"), len(written).to_bytes(4, "big")
     parts = (prefix, caveat[55:68], _NONCE, caveat[70:92], _TOOL, size, name, length, written)
-    return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(TO_URL, b"=")  # ``codec.base64_of``
+    return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(TO_URL, b"=")  # ``wire.base64_of``
 
 
 @twin(PresentedCall)

@@ -10,7 +10,7 @@ from hashlib import sha256
 from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from arx_verifier.compiled import twin
+from arx_verifier._native import twin
 from arx_verifier.token import wire
 from arx_verifier.token.wire import ThirdParty
 

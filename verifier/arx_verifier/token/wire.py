@@ -11,7 +11,7 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from arx_verifier.compiled import twin
+from arx_verifier._native import twin
 from arx_verifier.errors import MalformedTokenError
 
 TOKEN_PREFIX: Final = "arx1_"  # noqa: S105 - a marker for secret scanners, not a secret

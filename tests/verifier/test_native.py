@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier import compiled, jcs
+from arx_verifier import _native, jcs
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.journal import record
 from arx_verifier.token import call_proof, chain, wire
@@ -64,7 +64,7 @@ def outcome(function: Callable[..., Any], *args: Any) -> Any:
 def agree(name: str, *args: Any) -> Any:
     """Hold what is chosen to the reference, and return what both say."""
     said = outcome(CHOSEN[name], *args)
-    assert said == outcome(compiled.REFERENCES[name], *args)
+    assert said == outcome(_native.REFERENCES[name], *args)
     return said
 
 
@@ -73,10 +73,10 @@ SIGNED = [sign(parent, access()) for parent in aligned_parents()]
 
 def test_each_reference_is_tried_here() -> None:
     """Each function that can be compiled has its comparison below, and a build that has to be compiled is."""
-    assert compiled.REFERENCES.keys() == CHOSEN.keys()
-    assert compiled.COMPILED or "ARX_REQUIRE_COMPILED" not in os.environ, compiled.about_build()
+    assert _native.REFERENCES.keys() == CHOSEN.keys()
+    assert _native.COMPILED or "ARX_REQUIRE_COMPILED" not in os.environ, _native.about_build()
     for name, function in CHOSEN.items():
-        assert (function is compiled.REFERENCES[name]) != compiled.COMPILED
+        assert (function is _native.REFERENCES[name]) != _native.COMPILED
 
 
 @QUICK
@@ -157,7 +157,7 @@ def test_chain(key: bytes, first: bytes, caveats: list[Any], odd: Any) -> None:
     if len(key) == 32:
         signature = chain.extend(key, first)
         for compared in (signature, first, signature[:-1], key):
-            twin, reference = compiled.REFERENCES["states_of"], compiled.REFERENCES["ends_in"]
+            twin, reference = _native.REFERENCES["states_of"], _native.REFERENCES["ends_in"]
             found = chain.ends_in(chain.states_of(key), first, compared)
             assert found == reference(twin(key), first, compared) == (compared == signature)
 
@@ -213,7 +213,7 @@ def test_digests(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> Non
 def test_wrong_arguments_raise(name: str) -> None:
     """Too few, too many or others than any caller gives: an error as of the reference, and nothing worse."""
     for args in ((), (None,), (b"",) * 7, (bytes(32), bytes(95), object(), b"", b"")):
-        said, meant = outcome(CHOSEN[name], *args), outcome(compiled.REFERENCES[name], *args)
+        said, meant = outcome(CHOSEN[name], *args), outcome(_native.REFERENCES[name], *args)
         assert said == meant or (callable(said) and callable(meant))
 
 

@@ -23,9 +23,9 @@
 #define LINK_CHARS 22
 #define HOP 9
 #define HOP_CHARS 12       // of its text
-#define MAX_CAVEATS 64     // codec.MAX_CAVEATS
-#define MAX_CHARS 7168     // codec.MAX_CREDENTIAL_CHARS
-#define CAVEAT 95          // proofs._CAVEAT_BYTES
+#define MAX_CAVEATS 64     // wire.MAX_CAVEATS
+#define MAX_CHARS 7168     // wire.MAX_CREDENTIAL_CHARS
+#define CAVEAT 95          // call_proof._CAVEAT_BYTES
 #define TAIL (2 + CAVEAT + 4 + DIGEST)
 #define INVALID 0xff000000u
 #define STATES "arx_verifier.token.chain.States"
@@ -39,7 +39,7 @@ enum {
 
 static PyObject *reference[COUNT];  // the Python functions
 static PyObject *call_type;         // call_proof.PresentedCall
-static PyObject *third_type;        // codec.ThirdParty
+static PyObject *third_type;        // wire.ThirdParty
 static EVP_MD *sha256;
 static EVP_MD_CTX *context;
 
@@ -332,7 +332,7 @@ static PyObject *field(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *a
     return data;
 }
 
-static const unsigned char ENDING[3] = {0, 6, DIGEST};  // codec.TAIL
+static const unsigned char ENDING[3] = {0, 6, DIGEST};  // wire.TAIL
 
 static PyObject *read_text(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -486,7 +486,7 @@ static int all_in(const unsigned char *text, Py_ssize_t size, uint32_t unused)
     return !(seen & INVALID) && !(place[3][text[size - 1]] & unused);
 }
 
-// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, as ``proofs._TAIL`` says it.
+// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, as ``call_proof._TAIL`` says it.
 static int is_call(const unsigned char *caveat, int64_t *issued_at)
 {
     if (memcmp(caveat, "{\"call\":[\"", 10) || memcmp(caveat + 53, "\",", 2) || memcmp(caveat + 68, ",\"", 2) ||
@@ -619,10 +619,10 @@ static PyObject *refer(PyObject *self, PyObject *args)
 }
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_compiled", "Primitives; see compiled.py.", -1, functions, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "primitives", "Primitives of a call; see __init__.py.", -1, functions, NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__compiled(void)
+PyMODINIT_FUNC PyInit_primitives(void)
 {
     make_tables();
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);

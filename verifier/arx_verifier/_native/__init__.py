@@ -2,7 +2,7 @@
 """Choose between the primitives in C and in Python, once, when the package is imported.
 
 A few functions on bytes (HMACs, base64url, packets, digests) are compiled where the build found a C compiler:
-``_compiled.c``.  The Python function is the reference: what is compiled does the ordinary case alone and calls the
+``primitives.c``.  The Python function is the reference: what is compiled does the ordinary case alone and calls the
 Python function for all else, so one place says what is malformed.  Tests hold both to the same answers.
 """
 
@@ -21,7 +21,7 @@ def _load() -> tuple[Any, str]:
     if os.environ.get("ARX_PURE", "") not in ("", "0"):
         return None, "ARX_PURE is set"
     try:
-        return importlib.import_module("arx_verifier._compiled"), ""
+        return importlib.import_module("arx_verifier._native.primitives"), ""
     except ModuleNotFoundError:
         return None, "it was installed without a C compiler, or without the headers of Python and OpenSSL 3"
     except ImportError as error:
