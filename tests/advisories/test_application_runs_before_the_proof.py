@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from arx_verifier import Rule
-from arx_verifier.verification import authenticate, verifier
+from arx_verifier.verification import authenticate
 from tests.routes.asking import Answer, Guarded, ask
 
 READ = {"GET /orders/{order_id}": "orders.get"}
@@ -53,12 +53,13 @@ def test_nothing_runs_for_who_proves_nothing(text: str | None, code: str) -> Non
 def test_a_call_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of a parent is proven by the middleware and by nobody again, and later ones not at all."""
     proofs: list[Any] = []
+    proves = authenticate.prove
 
     def prove(*given: Any) -> Any:
         proofs.append(given)
-        return authenticate.prove(*given)
+        return proves(*given)
 
-    monkeypatch.setattr(verifier, "prove", prove)
+    monkeypatch.setattr(authenticate, "prove", prove)
     on = guarded([])
     for _ in range(2):
         assert asyncio.run(on.ask("GET", "/orders/1")).status == 200
@@ -68,7 +69,7 @@ def test_a_call_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refused_call_leaves_nothing_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A screened token is proven again with each call until one of them is allowed."""
     kept: list[Any] = []
-    monkeypatch.setattr(verifier.Verifier, "_remember", lambda *given: kept.append(given))
+    monkeypatch.setattr(authenticate.Authenticator, "remember", lambda *given: kept.append(given))
     on = guarded([], Rule(tool="orders.refund"))
     assert asyncio.run(on.ask("GET", "/orders/1")).code == "tool_not_allowed"
     assert kept == []

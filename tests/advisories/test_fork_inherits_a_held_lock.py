@@ -31,11 +31,11 @@ def test_a_child_decides_whatever_its_parent_was_at() -> None:
     checked, known = verifier(), mint().encode()
     assert checked.decide(known, access()).allowed
     new = mint(session="s-new").encode()
-    with checked._lock:  # as another thread would in the moment of the fork
+    with checked._authenticator._lock:  # as another thread would in the moment of the fork
         assert (
             in_a_child(lambda: checked.decide(new, access()).allowed and checked.decide(known, access()).allowed) == 0
         )
-    assert list(checked._wholes) == [known]
+    assert list(checked._authenticator._wholes) == [known]
     assert checked.decide(new, access()).allowed
 
 

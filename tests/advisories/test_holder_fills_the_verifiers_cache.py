@@ -86,8 +86,8 @@ def test_what_is_kept_is_charged_by_what_it_takes(attenuated: Callable[[int], Ma
         assert checked.decide(attenuated(number).encode(), access()).code == "ok"
     checked.decisions.decisions.clear()  # type: ignore[attr-defined]
     gc.collect()
-    assert checked._cached <= CACHE_BYTES
-    assert tracemalloc.get_traced_memory()[0] - before <= 1.6 * checked._cached + 200_000
+    assert checked._authenticator._cached <= CACHE_BYTES
+    assert tracemalloc.get_traced_memory()[0] - before <= 1.6 * checked._authenticator._cached + 200_000
 
 
 def test_short_constraints_of_many_tests_are_not_kept() -> None:
@@ -117,7 +117,7 @@ def test_a_chain_of_many_rules_keeps_few_tools() -> None:
     parent = mint().attenuate(many_rules(0)).encode()
     for number in range(40):
         assert checked.decide(parent, access(f"tool.n{number}")).code == "ok"
-    [kept] = checked._wholes.values()
+    [kept] = checked._authenticator._wholes.values()
     assert len(kept._by_tool) * kept.parts <= MAX_TOOL_PARTS
 
 
@@ -129,5 +129,5 @@ def test_nobody_keeps_the_cache_empty_for_others() -> None:
         assert checked.decide(whole.encode(), access()).code == "ok"
     parent = mint(session="s-other")
     assert checked.decide(sign(parent, access()), access()).code == "ok"
-    assert len(checked._parents) == 1
-    assert checked._wholes
+    assert len(checked._authenticator._parents) == 1
+    assert checked._authenticator._wholes

@@ -113,7 +113,7 @@ def test_a_tools_name_is_kept_no_longer_than_a_tool_may_be() -> None:
     for number in range(3):
         for _ in range(2):
             assert checked.decide(token, access(f"tool.{number}" + "x" * 100)).code == "ok"
-    [kept] = checked._wholes.values()
+    [kept] = checked._authenticator._wholes.values()
     assert not kept._by_tool
     assert checked.decide(token, access("tool.1")).code == "ok"
     assert list(kept._by_tool) == ["tool.1"]

@@ -121,7 +121,7 @@ def test_cold_and_warm_agree() -> None:
         for step in order:
             make, request, expected = steps[step]
             assert checked.decide(make(), request).code == expected, (order, step)
-    assert not any("~" in key for key in (*checked._parents, *checked._wholes))
+    assert not any("~" in key for key in (*checked._authenticator._parents, *checked._authenticator._wholes))
 
 
 def test_nothing_that_came_with_a_discharge_is_kept() -> None:
@@ -129,7 +129,7 @@ def test_nothing_that_came_with_a_discharge_is_kept() -> None:
     checked = verifier()
     for _ in range(3):
         assert code(sent(TOKEN, [answering(Caveat(allow=(RULE,)))]), checked=checked) == "ok"
-    assert (checked._parents, checked._wholes, checked._cached) == ({}, {}, 0)
+    assert (checked._authenticator._parents, checked._authenticator._wholes, checked._authenticator._cached) == ({}, {}, 0)
 
 
 def test_screening_proves_discharges_too() -> None:

@@ -129,7 +129,7 @@ def test_a_kill_while_the_record_is_written_is_seen(target: str) -> None:
     assert decision.grant is None
     assert [kept.code for kept in sink.decisions] == ["ok", "revoked"]
     assert sink.decisions[1] is decision
-    assert not checked._wholes
+    assert not checked._authenticator._wholes
 
 
 def test_a_lease_that_ends_while_the_record_is_written_is_seen() -> None:

@@ -95,10 +95,10 @@ def test_the_parent_is_proven_once() -> None:
     checked, parent = verifier(), mint()
     for n in range(3):
         assert checked.decide(sign(parent, access(at=AT + n)), access(at=AT + n)).code == "ok"
-        assert len(checked._parents) == 1
-    kept = next(iter(checked._parents.values()))
+        assert len(checked._authenticator._parents) == 1
+    kept = next(iter(checked._authenticator._parents.values()))
     assert checked.decide(sign(parent, access()), access()).code == "ok"
-    assert next(iter(checked._parents.values())) is kept
+    assert next(iter(checked._authenticator._parents.values())) is kept
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_only_what_was_granted_is_remembered(refused: Any) -> None:
     checked = verifier()
     assert checked.decide(sign(parent, refused), refused).code != "ok"
     assert checked.decide(parent.encode(), refused).code != "ok"
-    assert not checked._parents
-    assert not checked._wholes
+    assert not checked._authenticator._parents
+    assert not checked._authenticator._wholes
 
 
 def test_a_whole_token_does_not_stand_for_its_calls() -> None:
@@ -155,10 +155,10 @@ def test_a_replaced_key_is_noticed_at_once() -> None:
         return checked.decide(sign(parent, request), request).code, checked.decide(parent.encode(), request).code
 
     assert codes(0) == ("ok", "ok")
-    kept = next(iter(checked._parents.values()))
+    kept = next(iter(checked._authenticator._parents.values()))
     ring.replace({"k1.0": KEY, "k2.0": OTHER_KEY})
     assert codes(1) == ("ok", "ok")
-    assert next(iter(checked._parents.values())) is kept, "this key stays"
+    assert next(iter(checked._authenticator._parents.values())) is kept, "this key stays"
     ring.replace({"k1.0": OTHER_KEY})
     assert codes(2) == ("bad_signature", "bad_signature")
     ring.replace({"k2.0": OTHER_KEY})
@@ -173,7 +173,7 @@ def test_what_ended_is_forgotten(end: str, whole: bool) -> None:
     """A live signature is not kept longer than its token or its key: as many others come, all that ended is gone."""
     ring = KeyRing({"k1.0": KEY, "k2.0": OTHER_KEY}, realm=REALM)
     checked = verifier(keys=ring)
-    entries = checked._wholes if whole else checked._parents
+    entries = checked._authenticator._wholes if whole else checked._authenticator._parents
 
     def call(parent: Macaroon, at: int) -> str:
         asked = access(at=at)
@@ -191,17 +191,17 @@ def test_what_ended_is_forgotten(end: str, whole: bool) -> None:
         assert call(parent, later) == "ok"
     assert len(entries) == len(lasting) + len(fresh)
     assert all(proven.key.kid == "k2.0" for proven in entries.values())
-    assert checked._cached == sum(limits.cost_of(key, proven.parts) for key, proven in entries.items())
+    assert checked._authenticator._cached == sum(limits.cost_of(key, proven.parts) for key, proven in entries.items())
 
 
 def test_a_cached_chain_shows_no_secret() -> None:
     """It is in no ``repr``, in no log, and cannot be pickled."""
     checked, parent = verifier(), mint()
     assert checked.decide(sign(parent, access()), access()).code == "ok"
-    kept = next(iter(checked._parents.values()))
+    kept = next(iter(checked._authenticator._parents.values()))
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(kept)
-    for shown in (repr(kept), repr(checked), repr(vars(checked)["_parents"].values())):
+    for shown in (repr(kept), repr(checked), repr(checked._authenticator._parents.values())):
         for secret in (parent.parts()[1], KEY):
             assert secret.hex() not in shown
             assert repr(secret) not in shown
@@ -215,6 +215,6 @@ def test_the_cache_is_bounded_in_bytes() -> None:
     for parent in parents * 2:
         assert checked.decide(sign(parent, access()), access()).code == "ok"
         assert checked.decide(parent.encode(), access()).code == "ok"
-        assert checked._cached <= 40_000
-    assert len(checked._parents) + len(checked._wholes) <= 12
+        assert checked._authenticator._cached <= 40_000
+    assert len(checked._authenticator._parents) + len(checked._authenticator._wholes) <= 12
     assert verifier(cache_bytes=0).decide(mint().encode(), access()).code == "ok"

@@ -2,14 +2,18 @@
 """Authenticate a token and the discharges presented with it: steps 1 to 3 of SPEC 11, and 6.7.
 
 Nothing but ``kid`` and ``aud`` is interpreted before the signature holds, and nothing of a discharge but its identifier
-before its own does.  ``verifier`` keeps what is proven here; ``chain_state`` says how its caveats restrict.
+before its own does.  Here is also what is kept of a chain for its next call, which then costs one HMAC;
+``chain_state`` says how its caveats restrict.
 """
 
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from arx_verifier import names
+from arx_verifier import limits, names
 from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
 from arx_verifier.token import call_proof, caveats, chain, wire
 from arx_verifier.token.call_proof import PresentedCall
@@ -17,10 +21,112 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
 from arx_verifier.token.wire import JOINT
 from arx_verifier.verification.chain_state import ProvenChain
-from arx_verifier.verification.reasons import PLACES, Refused, failures_of
+from arx_verifier.verification.reasons import BAD_SIGNATURE, PLACES, Refused, failures_of
 
 MAX_DEPTH: Final = 4  # a discharge of a discharge of …; each was made by another party
-JOINED: Final = Refused("malformed", ())  # what ``prove`` says of a token with discharges: it is not one token
+_MALFORMED: Final = Refused("malformed", ())
+_AUTHENTICATORS: "weakref.WeakSet[Authenticator]" = weakref.WeakSet()
+
+
+class Authenticator:
+    """Steps 1 to 3 for one audience, with the chains that calls were allowed with before.  Shared by threads.
+
+    Args:
+        audience: The verifier's audience.
+        keys: Its keys.
+        cache_bytes: Memory for proven chains, about.
+    """
+
+    def __init__(self, audience: str, keys: KeyRing, cache_bytes: int) -> None:
+        self._audience, self._keys = audience, keys
+        # A head and a whole text never share a map: a parent's text followed by a call would otherwise be found as if
+        # it were a head, and pass warm where a cold check refuses it.
+        self._parents: dict[str, ProvenChain] = {}
+        self._wholes: dict[str, ProvenChain] = {}
+        self._cache_bytes, self._cached = cache_bytes, 0
+        self._lock = threading.Lock()
+        _AUTHENTICATORS.add(self)
+
+    def authenticate(self, token: str) -> tuple[PresentedCall | None, ProvenChain | None, ProvenChain | Refused]:
+        """Authenticate a presented token.
+
+        Args:
+            token: What was presented, a secret.
+
+        Returns:
+            The call that it carried; the parent that was proven before; and the chain that is proven now, which may be
+            that one, or the refusal.
+        """
+        call = call_proof.split_call(token)
+        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
+        if known is not None and not known.key.gone:
+            if call is None:
+                return None, known, known
+            # The last bytes of the parent are in the tail, outside the map's key: without this comparison two parents
+            # that differ only there would share one proof.
+            if call.rest == known.rest:
+                return call, known, known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
+        if JOINT in token:
+            call, found = _prove_joined(token, self._audience, self._keys)
+            # A token with discharges is proven whole each time: as the parent of itself nothing of it is kept.
+            return call, found if isinstance(found, ProvenChain) else None, found
+        return call, known, prove(token, call, self._audience, self._keys)  # also where its key was replaced
+
+    def remember(self, token: str, call: PresentedCall | None, proven: ProvenChain, now_ms: int) -> None:
+        """Keep a chain after full success; what contains a call is never a parent.
+
+        Args:
+            token: What was presented, a secret.
+            call: The call that it carried.
+            proven: The chain.
+            now_ms: The request's time.
+        """
+        key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
+        cost = limits.cost_of(key, proven.parts)
+        if cost > self._cache_bytes:
+            return
+        with self._lock:
+            known = entries.get(key)
+            if known is not None:
+                self._cached -= limits.cost_of(key, known.parts)
+            entries[key] = proven
+            self._cached += cost
+            if len(entries) > 1:
+                self._drop_ended(entries, now_ms)
+            while self._cached > self._cache_bytes:
+                # From the map that has more: else a holder that fills one would keep the other one empty for all.
+                oldest = self._parents if len(self._parents) >= len(self._wholes) else self._wholes
+                dropped = next(iter(oldest))
+                self._cached -= limits.cost_of(dropped, oldest.pop(dropped).parts)
+
+    def _drop_ended(self, entries: dict[str, ProvenChain], now_ms: int) -> None:
+        """Drop the entry in front if its time or its key ended, else put it at the end."""
+        key = next(iter(entries))
+        proven = entries.pop(key)
+        if proven.exp > now_ms and not proven.key.gone:
+            entries[key] = proven
+        else:
+            self._cached -= limits.cost_of(key, proven.parts)
+
+    def forget(self) -> None:
+        """Drop every chain."""
+        with self._lock:
+            self._parents.clear()
+            self._wholes.clear()
+            self._cached = 0
+
+    def _forked(self) -> None:
+        """Begin anew in a forked child: a thread of the parent may have held the lock, which is then never released."""
+        self._lock = threading.Lock()
+        self.forget()
+
+
+def _fork_all() -> None:
+    for authenticator in tuple(_AUTHENTICATORS):
+        authenticator._forked()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_fork_all)
 
 
 class OpenedDischarges(NamedTuple):
@@ -64,11 +170,10 @@ def prove(
         discharges: What was presented with it, secrets.
 
     Returns:
-        The chain, without the call it may have carried; or the refusal, ``JOINED`` for what ``prove_joined`` is there.
+        The chain, without the call it may have carried; or the refusal.
     """
-    if JOINT in token:
-        return JOINED
     try:
+        # 1. token/wire: size, version, one byte form.  SPEC 2
         if call is None:
             body, signature = wire.read_text(token)
         else:
@@ -76,19 +181,20 @@ def prove(
         location, raw_identifier, packets = wire.walk(body)
         unverified = read_identifier(raw_identifier)
         if location != keys.location or len(packets) + (call is not None) > wire.MAX_CAVEATS:
-            return Refused("malformed", ())
+            return _MALFORMED
         if unverified.aud != audience:
             return Refused("wrong_audience", ())
+        # 2. token/keyring: the audience key of kid.  SPEC 9
         key = keys.get(unverified.kid)
         if key is None:
             return Refused("unknown_key", ())
+        # 3. token/chain: fold and compare, then the discharges.  SPEC 5, 6.7
         parent = chain.fold(key.derived, raw_identifier, packets)
         folded = chain.extend(parent, call.caveat) if call is not None else parent
         if not chain.equal(folded, signature):
             return Refused("bad_signature", ())
         opened = None
         if discharges:
-            room = wire.MAX_CAVEATS - (call is not None)
             opened = open_discharges(
                 discharges,
                 key=key.derived,
@@ -96,8 +202,9 @@ def prove(
                 packets=packets,
                 parent=parent,
                 location=keys.location,
-                room=room,
+                room=wire.MAX_CAVEATS - (call is not None),
             )
+        # -- From here on the content is authentic. --
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
         if opened is None:
@@ -109,8 +216,8 @@ def prove(
     return proven
 
 
-def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCall | None, ProvenChain | Refused]:
-    """Prove a token with its discharges.  SPEC 6.7.
+def _prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCall | None, ProvenChain | Refused]:
+    """Prove a token with the discharges joined to it.  SPEC 6.7.
 
     Args:
         text: What was presented, a secret.
@@ -124,13 +231,13 @@ def prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCall
 
     token, *discharges = text.split(JOINT, MAX_DISCHARGES + 1)
     if len(text) > wire.MAX_CREDENTIAL_CHARS or len(discharges) > MAX_DISCHARGES:
-        return None, JOINED
+        return None, _MALFORMED
     call = call_proof.split_call(token)
     return call, prove(token, call, audience, keys, discharges)
 
 
 def _read(proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str) -> None:
-    """Read the caveats of discharges behind the token's *own*."""
+    """Read the token's caveats, *own* of them, and then those of the discharges."""
     wrong = speaks_of_holders(opened.packets, own)
     proven.read_caveats(opened.packets if wrong is None else opened.packets[:own], audience)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])

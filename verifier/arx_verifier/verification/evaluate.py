@@ -30,7 +30,7 @@ def judge(
 
     Args:
         epochs: For the store's clock.
-        prefix: ``proofs.digest_prefix`` of the audience.
+        prefix: ``call_proof.digest_prefix`` of the audience.
         proven: The chain.
         call: What was presented, or None for a whole token.
         request: What is asked for.
@@ -72,27 +72,3 @@ def judge(
     if refused is None and proven.unmet:  # last: what is refused for another reason needs nobody's approval
         refused = missing_discharge(proven.unmet, request.tool)
     return refused, written
-
-
-def judge_again(
-    epochs: Epochs,
-    prefix: bytes,
-    proven: ProvenChain,
-    call: PresentedCall | None,
-    request: AccessRequest,
-    waited_ms: int,
-) -> Refused | None:
-    """Apply every restriction to what was judged before and had to wait: meanwhile a token can have run out.
-
-    Args:
-        epochs: For the store's clock, which may be known only now.
-        prefix: ``proofs.digest_prefix`` of the audience.
-        proven: The chain.
-        call: What was presented, or None for a whole token.
-        request: What is asked for, now.
-        waited_ms: For how long; what did not wait is judged by the store's clock alone.
-    """
-    early, late = epochs.times_ms(request.at)
-    if waited_ms == 0 and late < proven.exp and early >= proven.nbf:
-        return None
-    return judge(epochs, prefix, proven, call, request)[0]

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verification, in order; the only code that grants.  SPEC 11.
 
-Authenticity comes before interpretation, everything that can miss ends in a refusal, and a refusal is a value with
-facts.  Time and the epoch view are passed in.  How a caveat restricts stands in ``chain_state``, what is remembered of
-a call in ``nonces``, where decisions go in ``decision``.
+``Verifier._decide`` shows the whole order, and every way to ask goes through it.  Authenticity comes before
+interpretation, whatever can miss ends in a refusal, and a refusal is a value with facts.  Time and the epoch view are
+passed in.
 """
 
-import os
-import threading
 import time
-import weakref
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-from arx_verifier import limits
 from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
 from arx_verifier.journal.decision import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
@@ -23,17 +19,16 @@ from arx_verifier.token import call_proof
 from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE
-from arx_verifier.verification.authenticate import JOINED, prove, prove_joined
+from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.chain_state import ProvenChain
-from arx_verifier.verification.evaluate import judge, judge_again
+from arx_verifier.verification.evaluate import judge
 from arx_verifier.verification.freshness import Readiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend
-from arx_verifier.verification.reasons import BAD_SIGNATURE, Refused, code_of, hold_request
+from arx_verifier.verification.reasons import Refused, code_of, hold_request
 
 _ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three delegations
-_VERIFIERS: "weakref.WeakSet[Verifier]" = weakref.WeakSet()
 
 
 class Screened(NamedTuple):
@@ -94,13 +89,7 @@ class Verifier:
         self.nonces = nonces if nonces is not None else MemoryNonces()
         self.waits = self.nonces.waits or self.decisions.waits
         self._prefix = call_proof.digest_prefix(audience)
-        # A head and a whole text never share a map: a parent's text followed by a call would otherwise be found as if
-        # it were a head, and pass warm where a cold check refuses it.
-        self._parents: dict[str, ProvenChain] = {}
-        self._wholes: dict[str, ProvenChain] = {}
-        self._cache_bytes, self._cached = cache_bytes, 0
-        self._lock = threading.Lock()
-        _VERIFIERS.add(self)
+        self._authenticator = Authenticator(audience, keys, cache_bytes)
 
     def verify(self, token: str, request: AccessRequest) -> Grant:
         """Allow a call or raise.
@@ -123,17 +112,24 @@ class Verifier:
             return decision.grant
         raise refusal(decision.code, decision.all_failures())
 
-    def decide(self, token: str, request: AccessRequest) -> Decision:
+    def decide(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
 
         Args:
             token: What was presented, a secret.
             request: What is asked for.
+            screened: What ``screen`` returned for this token, which is then not proven again.
 
         Returns:
             The decision as it was recorded; ``grant`` is set when it is an allow.
         """
-        return self._decide(token, request, may_wait=True)  # type: ignore[return-value]  # it waits for itself
+        decision = self._decide(token, request, None, screened)
+        if isinstance(decision, Wait):
+            begun = time.monotonic_ns()
+            self.epochs.catch_up(*decision)
+            decision = self._decide(token, request.after(time.monotonic_ns() - begun), decision, screened)
+            assert isinstance(decision, Decision)
+        return decision
 
     def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
         """Decide without waiting for anything, for event loops.
@@ -141,7 +137,7 @@ class Verifier:
         Returns:
             The decision, or None when it would have to wait: then call ``decide`` from a thread.
         """
-        decision = None if self.waits else self._decide(token, request, may_wait=False)
+        decision = None if self.waits else self._decide(token, request)
         return decision if isinstance(decision, Decision) else None
 
     async def decide_async(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
@@ -155,23 +151,21 @@ class Verifier:
         Returns:
             The decision as it was recorded.
         """
-        begun = time.monotonic_ns()
         if self.waits:
-            from asyncio import to_thread  # whoever has a loop has it loaded; whoever has none need not
+            from asyncio import to_thread  # a program with a loop has it loaded; no other needs it
 
             hold_request(request)
+            begun = time.monotonic_ns()
             return await to_thread(
-                lambda: self._decide(  # type: ignore[arg-type,return-value]  # it waits for itself
-                    token, request.after(time.monotonic_ns() - begun), may_wait=True, screened=screened
-                )
+                lambda: self.decide(token, request.after(time.monotonic_ns() - begun), screened=screened)
             )
-        decision = self._decide(token, request, may_wait=False, screened=screened)
+        decision = self._decide(token, request, None, screened)
         if isinstance(decision, Wait):
             # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
+            begun = time.monotonic_ns()
             await self.epochs.catch_up_async(*decision)
-            later = request.after(time.monotonic_ns() - begun)
-            decision = self._decide(token, later, may_wait=False, waited=decision, screened=screened)
-        assert isinstance(decision, Decision)
+            decision = self._decide(token, request.after(time.monotonic_ns() - begun), decision, screened)
+            assert isinstance(decision, Decision)
         return decision
 
     def refuse(self, code: str, request: AccessRequest) -> Decision:
@@ -190,7 +184,7 @@ class Verifier:
         """
         if (odd := code_of(token)) is not None:
             return odd
-        call, known, proven = self._prove(token)
+        call, known, proven = self._authenticator.authenticate(token)
         return proven.code if isinstance(proven, Refused) else Screened(token, call, known, proven)
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
@@ -216,86 +210,74 @@ class Verifier:
         """Stop following, finish the journal, forget the cache; every later call is refused as ``closed``."""
         self.epochs.close()
         self.decisions.close()
-        self._forget()
+        self._authenticator.forget()
 
     def _decide(
-        self,
-        token: str,
-        request: AccessRequest,
-        *,
-        may_wait: bool,
-        waited: Wait | None = None,
-        screened: Screened | None = None,
+        self, token: str, request: AccessRequest, waited: Wait | None = None, screened: Screened | None = None
     ) -> Decision | Wait:
+        """Take every step of SPEC 11, in its order.
+
+        Args:
+            token: What was presented, a secret.
+            request: What is asked for.
+            waited: What the caller has waited for, as this returned it before.
+            screened: What ``screen`` returned for this token.
+
+        Returns:
+            The decision as it was recorded.  Or what to wait for: the caller then asks again with the time that it is
+            by then, and everything is judged anew.
+        """
         if token.__class__ is not str or request.__class__ is not AccessRequest:
             hold_request(request)
             if (odd := code_of(token)) is not None:
                 return self.refuse(odd, request)
-        # 1. to 3.: from here on the content is authentic
+
+        # 1. token/wire      size, version, one byte form             SPEC 2
+        # 2. token/keyring   the audience key of kid                  SPEC 9
+        # 3. token/chain     fold and compare, then the discharges    SPEC 5, 6.7
         if screened is not None and screened.token == token and not screened.proven.key.gone:
             _, call, known, proven = screened
         else:
-            call, known, found = self._prove(token)
+            call, known, found = self._authenticator.authenticate(token)
             if isinstance(found, Refused):
                 return self._unproven(found, request)
             proven = found
+        # -- From here on the content is authentic. --
+
+        # 4. evaluate        each caveat may prohibit                 SPEC 4, 6, 7, 8
         epochs = self.epochs
-        refused, written = judge(epochs, self._prefix, proven, call, request)  # 4. each caveat may prohibit
+        refused, written = judge(epochs, self._prefix, proven, call, request)
+
+        # 5. freshness       the lease; no target revoked or frozen   SPEC 10.4
         if refused is None:
-            asked = ask(epochs, proven, waited)  # 5. the lease; no target killed or frozen
-            if asked is not None and isinstance(asked, Wait):
-                if not may_wait:
+            asked = ask(epochs, proven, waited)
+            if asked is not None:
+                if isinstance(asked, Wait):
                     return asked
-                request, refused = self._ask_again(proven, call, request, asked)
-                if proven.key.gone:
-                    return self._decide(token, request, may_wait=True, waited=asked)
-            else:
                 refused = asked
+
+        # 6. nonces          the call, each `once`; last of the checks, so that a refused call spends nothing
+        #                                                             SPEC 8.3, 6.8
         begun = time.monotonic_ns() if self.waits else 0
         if refused is None and (call is not None or proven.once):
-            refused = spend(self.nonces, proven, call, request)  # 6. last of the checks: what is refused costs nothing
-        decision = self._record(proven, request, refused, written)  # 7. no record, no allow
+            refused = spend(self.nonces, proven, call, request)
+
+        # 7. journal         no record, no allow                      SPEC 12
+        decision = self._record(proven, request, refused, written)
+
+        # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
         if self.waits and decision.code == OK:
-            refused = ask_late(epochs, proven, request, begun)  # 8. whatever waited since 5. may have outlived it
+            refused = ask_late(epochs, proven, request, begun)
             if refused is not None:
                 decision = self._record(proven, request, refused, written)
+
         if decision.code == OK:
             decision.grant = Grant(
                 proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence
             )
             if proven is not known:
-                self._remember(token, call, proven, request.at)
+                self._authenticator.remember(token, call, proven, request.at)
         return decision
-
-    def _ask_again(
-        self, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest, waited: Wait
-    ) -> tuple[AccessRequest, Refused | None]:
-        """Wait, and apply again what can have changed; return the request as it is now, and the refusal."""
-        begun = time.monotonic_ns()
-        self.epochs.catch_up(*waited)
-        now = request.after(time.monotonic_ns() - begun)
-        refused = judge_again(self.epochs, self._prefix, proven, call, now, now.at - request.at)
-        asked = refused or ask(self.epochs, proven, waited)
-        assert not isinstance(asked, Wait)
-        return now, asked
-
-    def _prove(self, token: str) -> tuple[PresentedCall | None, ProvenChain | None, ProvenChain | Refused]:
-        """Return a token's call, the parent that was proven before, and the chain that is proven now."""
-        call = call_proof.split_call(token)
-        known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
-        if known is not None and not known.key.gone:
-            if call is None:
-                return None, known, known
-            # The last bytes of the parent stand in the tail, outside the map's key: without this comparison two
-            # parents that differ only there would share one proof.
-            if call.rest == known.rest:
-                return call, known, known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
-        proven = prove(token, call, self.audience, self.keys)  # also where its key was replaced
-        if proven is JOINED:
-            call, proven = prove_joined(token, self.audience, self.keys)
-            if isinstance(proven, ProvenChain):
-                known = proven  # with discharges it is proven whole each time: nothing of it is kept
-        return call, known, proven
 
     def _record(
         self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None
@@ -332,57 +314,9 @@ class Verifier:
         return decision
 
     def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
-        """Refuse what nobody proved: its code and no more, counted and not recorded singly."""
+        """Refuse an unproven token: its code and no more, counted and not recorded singly."""
         self.decisions.count(refused.code, request.peer)
         return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
 
-    def _remember(self, token: str, call: PresentedCall | None, proven: ProvenChain, now_ms: int) -> None:
-        """Keep a chain after full success; what contains a call is never a parent."""
-        key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
-        cost = limits.cost_of(key, proven.parts)
-        if cost > self._cache_bytes:
-            return
-        with self._lock:
-            known = entries.get(key)
-            if known is not None:
-                self._cached -= limits.cost_of(key, known.parts)
-            entries[key] = proven
-            self._cached += cost
-            if len(entries) > 1:
-                self._drop_ended(entries, now_ms)
-            while self._cached > self._cache_bytes:
-                # From the map that has more: else whoever fills one would keep the other one empty for everybody.
-                oldest = self._parents if len(self._parents) >= len(self._wholes) else self._wholes
-                dropped = next(iter(oldest))
-                self._cached -= limits.cost_of(dropped, oldest.pop(dropped).parts)
-
-    def _drop_ended(self, entries: dict[str, ProvenChain], now_ms: int) -> None:
-        """Look at the one in front: if it ended with its time or its key it goes, else it is looked at again later."""
-        key = next(iter(entries))
-        proven = entries.pop(key)
-        if proven.exp > now_ms and not proven.key.gone:
-            entries[key] = proven
-        else:
-            self._cached -= limits.cost_of(key, proven.parts)
-
-    def _forget(self) -> None:
-        with self._lock:
-            self._parents.clear()
-            self._wholes.clear()
-            self._cached = 0
-
-    def _forked(self) -> None:
-        """Begin anew in a forked child: another thread may have been at the cache, and have its lock for ever."""
-        self._lock = threading.Lock()
-        self._forget()
-
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"
-
-
-def _fork_all() -> None:
-    for verifier in tuple(_VERIFIERS):
-        verifier._forked()  # noqa: SLF001 - of this module
-
-
-os.register_at_fork(after_in_child=_fork_all)
