@@ -33,6 +33,7 @@ SALT_BYTES: Final = 16
 MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of the arguments' JSON, where an operator has it recorded
 _SALTS_AT_ONCE: Final = 256
 _JSON: Final = msgspec.json.Encoder(order="deterministic", enc_hook=lambda value: f"({type(value).__name__})")
+_BRACKET: Final = ord("[")
 _NO_JSON: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError)
 
 
@@ -338,7 +339,7 @@ def form_of(args: Mapping[str, Any]) -> bytes:
         raw = _JSON.encode(args)
     except _NO_JSON as error:
         raise RequestError("the arguments have no JSON form") from error
-    if b"[" in raw or raw.rfind(b"{") > 0:  # or in a text
+    if _BRACKET in raw or raw.rfind(b"{") > 0:  # or in a text
         check_depth(msgspec.json.decode(raw))
     return raw
 
