@@ -34,7 +34,7 @@
 
 enum {
     STATES_OF, ENDS_IN, EXTEND, FOLD, LINKS_OF, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, CUT_OUT, WALK, SPLIT_CALL,
-    TOOL_DIGEST, SALTED, IS_FLAT, COUNT
+    TOOL_DIGEST, SHA256_OF, IS_FLAT, COUNT
 };
 
 static PyObject *reference[COUNT];  // the Python functions
@@ -189,9 +189,9 @@ static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return good ? PyBytes_FromStringAndSize((char *)out, DIGEST) : NULL;
 }
 
-static PyObject *salted(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *sha256_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(SALTED, args, nargs);
+    if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(SHA256_OF, args, nargs);
     unsigned char out[DIGEST];
     if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
           add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
@@ -585,7 +585,7 @@ static PyObject *refer(PyObject *self, PyObject *args);
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
     FUNCTION(states_of), FUNCTION(ends_in),    FUNCTION(extend),     FUNCTION(fold),        FUNCTION(links_of),
     FUNCTION(base64_of), FUNCTION(bytes_of),   FUNCTION(read_text),  FUNCTION(appended),    FUNCTION(cut_out),
-    FUNCTION(walk),      FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(salted),     FUNCTION(is_flat),
+    FUNCTION(walk),      FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(sha256_of),     FUNCTION(is_flat),
     {"refer", refer, METH_VARARGS, "Register a function's Python reference, and the class of what it makes."},
     {NULL, NULL, 0, NULL},
 };

@@ -11,7 +11,6 @@ application that answers within the first look pays for no task, and shares its 
 
 import asyncio
 import functools
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -24,6 +23,7 @@ from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusa
 from arx_verifier.journal.decision import Decision
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.token.wire import sha256_of
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Screened
 
@@ -140,7 +140,7 @@ class Call:
         self.headers, self.body, self._receive, self._send = headers, body, receive, send
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         query = scope["query_string"]
-        self._http = HttpCall(scope["method"], raw + b"?" + query if query else raw, hashlib.sha256(body).digest())
+        self._http = HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b""))
 
     def read_arguments(self, key: Key, scope: Scope, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call of this route; ``query`` and ``members`` are those of query and body alone.

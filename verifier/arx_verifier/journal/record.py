@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_verifier._native import twin
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.request import check_depth
+from arx_verifier.token.wire import sha256_of
 
 RECORD_VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 32 * 1024  # a chain is bounded by its token, a call by its cuts
@@ -324,7 +324,7 @@ def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tupl
     """
     salt = new_salt()
     try:
-        return salted(salt, form if form is not None else _JSON.encode(args)), salt
+        return sha256_of(salt, form if form is not None else _JSON.encode(args)), salt
     except _NO_JSON:
         return b"", salt
 
@@ -342,12 +342,6 @@ def form_of(args: Mapping[str, Any]) -> bytes:
     if _BRACKET in raw or raw.rfind(b"{") > 0:  # or in a text
         check_depth(msgspec.json.decode(raw))
     return raw
-
-
-@twin()
-def salted(salt: bytes, form: bytes) -> bytes:
-    """Hash a salt and what follows it."""
-    return sha256(salt + form).digest()
 
 
 def keep_arguments(args: Mapping[str, Any]) -> bytes:

@@ -153,7 +153,7 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
     Returns:
         The digest as 43 base64url characters.
     """
-    return wire.base64_of(sha256(prefix + stamp[:13] + _NONCE + stamp[15:] + fields).digest())
+    return wire.base64_of(wire.sha256_of(prefix + stamp[:13] + _NONCE + stamp[15:], fields))
 
 
 @twin()

@@ -9,6 +9,7 @@ two log lines.  What the bytes mean is decided elsewhere.
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from arx_verifier._native import twin
@@ -68,6 +69,12 @@ class Packets(NamedTuple):
     identifier: bytes
     caveats: tuple[bytes | ThirdParty, ...]
     signature: bytes
+
+
+@twin()
+def sha256_of(first: bytes, then: bytes) -> bytes:
+    """Hash one text and another behind it: SHA-256, 32 bytes."""
+    return sha256(first + then).digest()
 
 
 @twin()
