@@ -117,8 +117,8 @@ class ArxMiddleware:
         try:
             if not self._started:
                 await self._start_late()
-            token = self._enforcement.read_credential(headers.get(b"authorization", b""))
-            screened = self._enforcement.screen(token)  # of what a stranger sends nothing is read, and nothing runs
+            # Of what a stranger sends nothing is read, and nothing runs.
+            screened = self._enforcement.screen(headers.get(b"authorization", b""))
             body = await self._body(headers, receive)
             if CALL in scope:
                 raise Problem("tool_not_allowed", "this application is within another one that is guarded")

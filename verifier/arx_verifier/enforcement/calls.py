@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms, read_traceparent
 from arx_verifier.enforcement.problems import Answer
-from arx_verifier.enforcement.routes import Headers, Key, Scope, join_arguments, read_body, read_query
+from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusal
 from arx_verifier.journal.decision import Decision
 from arx_verifier.request import AccessRequest, HttpCall
@@ -113,8 +113,6 @@ class Call:
 
     decision: Decision | None = None
     problem: Problem | None = None
-    query: Mapping[str, Any]
-    members: Mapping[str, Any]
     endpoints: "Endpoints"
     rest: str | None = None
     parameters: "Parameters | None" = None
@@ -141,17 +139,6 @@ class Call:
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         query = scope["query_string"]
         self._http = HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b""))
-
-    def read_arguments(self, key: Key, scope: Scope, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call of this route; ``query`` and ``members`` are those of query and body alone.
-
-        Raises:
-            RequestError: The request has no single meaning.
-        """
-        raw = scope["query_string"]
-        self.query = read_query(raw) if raw else {}
-        self.members = read_body(self.headers, self.body)
-        return join_arguments(key, scope["method"], parameters, self.query, self.members, bool(self.body))
 
     async def decide(self, tool: str, args: Mapping[str, Any], scope: Scope) -> None:
         """Decide on the call, and look after its grant from now on, which is then ``scope["arx"]``.
@@ -339,7 +326,7 @@ class Call:
             return
         if kind == "http.response.start":
             self._open = True
-        if grant.ended is None and time.monotonic() >= self._due:
+        if time.monotonic() >= self._due and grant.ended is None:
             self.look()
         if grant.ended is not None:
             # What ASGI has a server raise for a client that is gone: applications know it, and stop.

@@ -23,7 +23,16 @@ from arx_verifier.enforcement.enforcement import Problem
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.received import RUNNING, Parameters, Sent, checked
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
-from arx_verifier.enforcement.routes import Key, Scope, read_key, require_clean_path, text_of
+from arx_verifier.enforcement.routes import (
+    Key,
+    Scope,
+    join_arguments,
+    read_body,
+    read_key,
+    read_query,
+    require_clean_path,
+    text_of,
+)
 from arx_verifier.errors import RequestError, SettingsError
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
@@ -246,11 +255,12 @@ class Endpoints:
         if key is None:
             return "", {}
         require_clean_path(scope)
-        args = call.read_arguments(key, scope, texts)
+        raw, body = scope["query_string"], call.body
+        query, members = read_query(raw) if raw else {}, read_body(call.headers, body)
         if way.is_fastapi:
             call.parameters = self._parameters_of(route, scope)
-            call.sent = Sent(texts, call.query, call.members if call.body else None)
-        return key.tool, args
+            call.sent = Sent(texts, query, members if body else None)
+        return key.tool, join_arguments(key, scope["method"], texts, query, members, has_body=bool(body))
 
     def _parameters_of(self, route: Any, scope: Scope) -> Parameters:
         """Return what the framework is going to convert, with the dependencies of the routers in between."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from arx_verifier.enforcement.problems import Answer, answer
-from arx_verifier.enforcement.routes import SEVERAL
+from arx_verifier.enforcement.routes import LINE_BREAK
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import OK, Decision
 from arx_verifier.request import AccessRequest
@@ -54,30 +54,22 @@ class Enforcement:
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
 
-    def read_credential(self, value: bytes) -> str:
-        """Return the token of a request.
+    def screen(self, value: bytes) -> Screened:
+        """Prove the token of a request, before anything is done with what came with it.
 
         Args:
             value: What ``collect_headers`` has of ``Authorization``; empty where there is none.
 
         Raises:
-            Problem: There is none, or more than one.
+            Problem: There is none, more than one, or one that this service's key did not make.
         """
-        if SEVERAL in value:
+        if LINE_BREAK in value:
             raise Problem("malformed_request", "there is more than one Authorization header")
         scheme, _, token = value.partition(b" ")
         token = token.strip(b" ")
         if not token or scheme.lower() != b"bearer":
             raise Problem("missing_token")
-        return token.decode("latin-1")
-
-    def screen(self, token: str) -> Screened:
-        """Refuse a token that this service's key did not make, before anything is done with what came with it.
-
-        Raises:
-            Problem: It is one.
-        """
-        found = self.verifier.screen(token)
+        found = self.verifier.screen(token.decode("latin-1"))
         if isinstance(found, str):
             raise Problem(found)
         return found

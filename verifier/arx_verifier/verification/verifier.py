@@ -8,7 +8,9 @@ passed in.
 
 import time
 from collections.abc import Collection
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
 from arx_verifier.journal.decision import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
@@ -31,7 +33,7 @@ _ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three delegations
 
 
-class Screened(NamedTuple):
+class Screened(msgspec.Struct, frozen=True):
     """A token whose content is authentic; no grant.
 
     Attributes:
@@ -182,7 +184,7 @@ class Verifier:
             For ``decide_async``, which then does not prove it again; or the code to refuse a token with that this
             service's key did not make.
         """
-        if (odd := code_of(token)) is not None:
+        if token.__class__ is not str and (odd := code_of(token)) is not None:
             return odd
         call, known, proven = self._authenticator.authenticate(token)
         return proven.code if isinstance(proven, Refused) else Screened(token, call, known, proven)
@@ -236,7 +238,7 @@ class Verifier:
         # 2. token/keyring   the audience key of kid                  SPEC 9
         # 3. token/chain     fold and compare, then the discharges    SPEC 5, 6.7
         if screened is not None and screened.token == token and not screened.proven.key.gone:
-            _, call, known, proven = screened
+            call, known, proven = screened.call, screened.known, screened.proven
         else:
             call, known, found = self._authenticator.authenticate(token)
             if isinstance(found, Refused):
