@@ -48,7 +48,7 @@ from arx_verifier.token.macaroon import MINT_AUDIENCE
 DIGEST_BYTES: Final = 32  # bytes at the end of a kept part
 _AT_ONCE: Final = 500  # stretches in one query
 FindKey = Callable[[str, str], PublicKey | None]
-Told = Callable[[int, int], None]  # receives how many are done, of how many
+Progress = Callable[[int, int], None]  # receives how many are done, of how many
 _NODE: Final = (NODE.c.kind, NODE.c.ref, NODE.c.name, NODE.c.agent)
 _ROWS: Final = (
     select(*RECORD.c, SOURCE.c.verifier, SOURCE.c.boot, SOURCE.c.audience, NODE.c.key.label("place"), *_NODE)
@@ -305,7 +305,7 @@ def rows_of(store: LogStore, folder: Path, key: VerifierKey) -> Rows:
     return Rows(store, TileReader(fetch_from(folder), head.size), head)
 
 
-def check_rows(rows: Rows, progress: Told = lambda *_: None) -> None:
+def check_rows(rows: Rows, progress: Progress = lambda *_: None) -> None:
     """Require that all rows are what was signed.
 
     Args:
@@ -339,7 +339,7 @@ class Answered(NamedTuple):
     recovered: int
 
 
-def check_batches(store: LogStore, size: int, find_key: FindKey, progress: Told = lambda *_: None) -> Answered:
+def check_batches(store: LogStore, size: int, find_key: FindKey, progress: Progress = lambda *_: None) -> Answered:
     """Verify all batches of services against the statements that the services signed.  SPEC 18.2.
 
     Args:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign what the log's database holds, and keep a copy of the signed log in files.  SPEC 17.
+"""Sign checkpoints of the log's database, and publish the signed log as files.  SPEC 17.
 
-What was signed is the truth.  A checkpoint is signed only for leaves that this process has just committed, or read back
-and hashed, and that continue every checkpoint known: of the database, of the files, and of the memory beside the key.
-A database that contradicts one of them is signed no more: ``halted`` says why.  The files are made from the database
-whenever something of them is missing or wrong; they hold up no signature.
+A checkpoint is signed only for leaves that this process has just committed, or has read and hashed.  It must continue
+every known checkpoint: the database's, the files' and the one in the memory file beside the key.  If the database
+contradicts one of them, signing stops, and ``halted`` says why.
 """
 
 import contextlib
@@ -27,25 +26,25 @@ from arx_caps.audit.tree import Frontier, check_consistency, check_inclusion
 from arx_caps.audit.wire import LogWord
 from arx_verifier.errors import AuditError
 
-MAKE_S: Final = 0.5  # of each step goes into files that are made again: meanwhile the log is signed
+MAKE_S: Final = 0.5  # longest time in a step for rebuilding files, so that signing goes on meanwhile
 REMEDY: Final = "stop every mint of the realm, then `arx audit reindex --reason …`, then start them"
 _log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Signs one log and publishes it in a folder.  Its threads wait for each other.
+    """Signs one log and publishes it in a folder.  Threads may share it; they wait for each other.
 
     Args:
-        store: The log's database, its tables made.
+        store: The log's database, with its tables.
         signer: The log's key.
-        folder: Where its files are, or will be.  They may be lost at any time.
-        witnesses: Who is asked to cosign; nobody when left out.
+        folder: The folder of its files.  Lost or damaged files are rebuilt from the database.
+        witnesses: The witnesses to ask for cosignatures; none when omitted.
         memory: A file beside the log's key for the last checkpoint that was published here.
 
     Attributes:
         halted: How the database contradicts what was signed, or None.
-        witnesses: Who is asked to cosign.
-        signed: The last checkpoint, by whichever mint, that has its files here; None before the first.
+        witnesses: The witnesses to ask for cosignatures.
+        signed: The last checkpoint, by any mint, whose files are in the folder; None before the first.
     """
 
     def __init__(
@@ -61,21 +60,21 @@ class Publisher:
         self.halted: str | None = None
         self.signed: Note | None = None
         self.folder, self.signer = folder, signer
-        self._store, self._tree, self._first = store, Frontier(), 0  # the tree of what is signed
-        self._writer: TileWriter | None = None  # None: the files have to be looked at
-        self._doubted: Frontier | None = None  # the rows read so far that files are to be made of
-        self._note: Note | None = None  # the last checkpoint that was signed
-        self._started = self._shows = False  # whether the files have a checkpoint of this log, and what it covers
+        self._store, self._tree, self._first = store, Frontier(), 0  # the tree of the signed records
+        self._writer: TileWriter | None = None  # None: the state of the files is unknown
+        self._doubted: Frontier | None = None  # tree of the rows read so far, while files are being rebuilt
+        self._note: Note | None = None  # the last signed checkpoint
+        self._started = self._shows = False  # _shows: the folder has a checkpoint of this log and the files below it
         self._lock = threading.RLock()
 
     @property
     def size(self) -> int:
-        """How many records are signed."""
+        """Number of signed records."""
         return self._tree.size
 
     @property
     def made(self) -> bool:
-        """Whether the files are written as far as their checkpoint says, and not being made again."""
+        """Whether the files are complete up to their checkpoint, and not being rebuilt."""
         return self._shows
 
     @property
@@ -84,98 +83,102 @@ class Publisher:
         return self.signer.key.name
 
     def prove(self, index: int, kept: bytes, body: bytes | None) -> Proof:
-        """Prove that a record is in the log, under the last checkpoint.
+        """Return the proof that a record is in the log, under the last checkpoint.
 
         Args:
             index: Its index.
-            kept: What the database has of it.
-            body: Its body; None where it was erased.
+            kept: Its kept part in the database.
+            body: Its body; None if that was erased.
 
         Raises:
-            AuditError: It is not signed.
-            IncompleteError: A file that the proof needs is missing, and is made again.
-            TamperedError: The database's record is not the one that was signed.
+            AuditError: It is not signed yet.
+            IncompleteError: A file that the proof needs is missing, and is being rebuilt.
+            TamperedError: The database's record is not the signed one.
         """
-        signed = self.signed  # once: the log goes on being signed meanwhile
+        signed = self.signed  # read once: another thread may sign meanwhile
         head = None if signed is None else Checkpoint.parse(signed.text)
         if signed is None or head is None or head.size <= index:
             raise AuditError(f"record {index} is not signed yet; ask again in a second")
         (path,) = self.paths((index,), head.size, head)
         proof = Proof(kept, body, index, tuple(path), signed)
-        proof.check(self.signer.key)  # the files are right: what is not proven is the database's record
+        proof.check(self.signer.key)  # `paths` has verified the files: a failure here is the database's record
         return proof
 
     def paths(self, indices: Iterable[int], size: int, head: Checkpoint) -> list[list[bytes]]:
-        """Return the paths of records to the root of the first ``size`` ones, as ``head`` proves it.
+        """Return the inclusion paths of records in the tree of the first ``size`` records.
 
         Args:
-            indices: Their indices.
-            size: At most that of ``head``.
-            head: A checkpoint that has its files here.
+            indices: The records' indices.
+            size: A size of the log, at most that of ``head``.
+            head: A checkpoint whose files are in the folder; it proves the smaller tree.
 
         Raises:
-            IncompleteError: A file that this needs is missing or wrong, and is made again.
+            IncompleteError: A file that this needs is missing or wrong, and is being rebuilt.
         """
-        found = []
+        proofs = []
         with self._made_again():
             reader = self.files(head.size)
             root = _root_within(reader, size, head)[0]
             for index in indices:
-                found.append(reader.inclusion(index, size))
-                check_inclusion(reader.subtree(0, index), index, size, found[-1], root)
-        return found
+                proofs.append(reader.inclusion(index, size))
+                check_inclusion(reader.subtree(0, index), index, size, proofs[-1], root)
+        return proofs
 
     @contextlib.contextmanager
     def _made_again(self) -> Iterator[None]:
-        """Have the files made again if something that is read of them here is missing or wrong.
+        """Start rebuilding the files if one that is read in this context is missing or wrong.
 
         Raises:
-            IncompleteError: It is.
+            IncompleteError: One is.
         """
         try:
             yield
         except (IncompleteError, TamperedError) as error:
-            if self.made:  # or it would begin anew with each question
+            if self.made:  # else each request would restart the rebuilding
                 self.remake()
-            told = "a file of the log that this needs is missing or damaged; it is made again from the database"
-            raise IncompleteError(f"{told}: ask again in some seconds") from error
+            message = "a file of the log that this needs is missing or damaged; it is made again from the database"
+            raise IncompleteError(f"{message}: ask again in some seconds") from error
 
     def files(self, size: int) -> TileReader:
-        """Return a reader of the files, as they are with so many records."""
+        """Return a reader of the files of the log's first ``size`` records."""
         return TileReader(fetch_from(self.folder), size)
 
     def published(self) -> Checkpoint | None:
-        """Return the checkpoint that the files have; None where there is none that this log signed."""
+        """Return the checkpoint in the folder; None without one that this log signed."""
         return checkpoint_in(self.folder / CHECKPOINT, self.signer.key)
 
     def halt(self, error: Exception) -> None:
-        """Sign nothing any more, until an operator has mended the database."""
+        """Stop signing until an operator has repaired the database.
+
+        Args:
+            error: How the database contradicts what was signed.
+        """
         self.halted = f"the database contradicts what was signed: {error}"
         _log.error("the audit log %s is not signed any more: %s; %s", self.origin, self.halted, REMEDY)
 
     def remake(self) -> None:
-        """Have the files made again from the database: something of them is missing or wrong."""
+        """Start rebuilding the files from the database."""
         _log.warning("the files of the audit log in %s are made again from its database", self.folder)
         with self._lock:
             self._writer, self._doubted, self._shows = None, Frontier(), False
 
     def meet(self, raw: bytes | None, has: int) -> bytes | None:
-        """Hold the log to a checkpoint that is kept elsewhere, and halt where it does not continue that.
+        """Compare the log with a checkpoint kept elsewhere, and halt if the log does not continue it.
 
         Args:
-            raw: The checkpoint's note; one that the log's key did not sign is nobody's.
-            has: How many records the database has, or had after the note was read.
+            raw: The checkpoint's note; ignored unless the log's key signed it.
+            has: Number of records in the database, read after the note.
 
         Returns:
-            The published checkpoint, if it is to take the place of the other one.
+            The published checkpoint, if it should replace the other one.
         """
         mine = fetch_from(self.folder)(CHECKPOINT)
-        head, shown = (_opened(each, self.signer.key) for each in (raw, mine))
+        head, shown = (_opened(note, self.signer.key) for note in (raw, mine))
         try:
             if head is not None and has < head.size:
                 raise _older(has, head)
             if shown is None or (head is not None and shown.size < head.size):
-                return None  # it is met in a later step
+                return None  # a later step compares it
             if head is not None:
                 with self._made_again():
                     root = _root_within(self.files(shown.size), head.size, shown)[0]
@@ -188,9 +191,10 @@ class Publisher:
         return mine if head is None or head.size < shown.size else None
 
     def word(self, seen: int) -> LogWord | None:
-        """Return the published checkpoint, with the proof that it continues a size; None before there is one.
+        """Return the published checkpoint, with the proof that it continues a size; None without one.
 
-        A size that the log does not have cannot be proven: whoever asked with it finds the proof missing.
+        Args:
+            seen: The size to continue.  If the log is shorter, the proof is empty, and the caller's check fails.
         """
         raw = fetch_from(self.folder)(CHECKPOINT)
         if raw is None:
@@ -198,7 +202,7 @@ class Publisher:
         head = open_checkpoint(raw, self.signer.key).checkpoint
         proof: list[bytes] = []
         try:
-            with self._made_again():  # a wrong one would have its reader sound an alarm
+            with self._made_again():  # a wrong proof would raise an alarm at its reader
                 if seen <= head.size:
                     proof = _root_within(self.files(head.size), seen, head)[1]
         except IncompleteError:
@@ -206,14 +210,14 @@ class Publisher:
         return LogWord(str(self.signer.key), raw.decode(), tuple(map(text64, proof)))
 
     def step(self) -> bool:
-        """Sign what is new, and publish it.
+        """Sign new records, and publish the checkpoint.
 
         Returns:
-            Whether there was something new.
+            Whether a checkpoint was published.
 
         Raises:
             StoreError: The database did not answer.
-            OSError: The files cannot be written; they are tried again.
+            OSError: The files cannot be written; the next step tries again.
         """
         with self._lock:
             if self.halted is not None:
@@ -227,13 +231,13 @@ class Publisher:
                 return False
 
     def head(self) -> Checkpoint | None:
-        """Return what the last checkpoint says."""
+        """Return the last checkpoint's content, or None."""
         return None if self.signed is None else Checkpoint.parse(self.signed.text)
 
     def _start(self) -> None:
-        """Hold the database to every checkpoint known, the smallest first."""
+        """Check the database against every known checkpoint, the smallest first."""
         remembered = None if self._memory is None else checkpoint_in(self._memory, self.signer.key)
-        heads = [each for each in (self.published(), remembered, self._last()) if each is not None]
+        heads = [head for head in (self.published(), remembered, self._last()) if head is not None]
         heads.sort(key=lambda head: head.size)
         has = self._store.size()
         if heads and has < heads[-1].size:
@@ -254,7 +258,7 @@ class Publisher:
         return signed.checkpoint
 
     def _follow(self, head: Checkpoint) -> None:
-        """Go on to a checkpoint, with the rows, whose hashes must lead to it."""
+        """Extend the signed tree to a checkpoint with the rows, and require the checkpoint's root."""
         if self._tree.size > head.size:
             return
         self._tree = self._grown(self._tree, head.size)
@@ -273,26 +277,30 @@ class Publisher:
         return leaves
 
     def _advance(self) -> bool:
-        last = self._last()  # before the tree, which then has all of it
+        last = self._last()  # read before the tree, so that the tree contains all that it covers
         if last is not None:
             self._follow(last)  # another mint signed it
         tree, first = self._store.standing()
-        if first > self._first:  # retention has taken more, here or at another mint
+        if first > self._first:  # this or another mint has pruned
             prune(self.folder, self._tree.size, first)
             self._first = first
         if tree.size < self._tree.size:
-            raise TamperedError(f"it went back from {self._tree.size} to {tree.size} records")
+            raise TamperedError(f"the log shrank from {self._tree.size} to {tree.size} records")
         if tree.size == self._tree.size and tree.root() != self._tree.root():
-            raise TamperedError("its own tree is not the one that was signed")
+            raise TamperedError("its stored tree is not the one that was signed")
         if tree.size and (last is None or last.size < tree.size) and not self._sign(tree):
             return self._advance()  # another mint signed more meanwhile
         return self._note is not None and self._publish(self._note)
 
     def _sign(self, standing: Frontier) -> bool:
-        """Sign all records, and store the checkpoint; return whether no other mint came first."""
+        """Sign all records and store the checkpoint.
+
+        Returns:
+            Whether no other mint stored one first.
+        """
         tree = self._grown(self._tree, standing.size)
         if tree.root() != standing.root():
-            raise TamperedError("its rows are not those that its own tree was made of")
+            raise TamperedError("its rows do not give its stored tree")
         note = Checkpoint(self.origin, tree.size, tree.root()).sign(self.signer)
         if not self._store.put_checkpoint(tree.size, note.encode(), tree.edge):
             return False
@@ -300,7 +308,11 @@ class Publisher:
         return True
 
     def _publish(self, note: Note) -> bool:
-        """Publish a checkpoint, with its files and what its witnesses say, unless that is done."""
+        """Publish a checkpoint with its files and cosignatures.
+
+        Returns:
+            Whether it was not published before, and is now.
+        """
         head = Checkpoint.parse(note.text)
         writer = self._bring(head)
         if writer is None:
@@ -333,20 +345,23 @@ class Publisher:
         return True
 
     def _bring(self, head: Checkpoint) -> TileWriter | None:
-        """Bring the files on to a checkpoint, for a moment; return their writer once they are there.
+        """Write the files up to a checkpoint, for at most ``MAKE_S`` seconds.
+
+        Returns:
+            Their writer once they are complete, else None.
 
         Raises:
             OSError: They cannot be written.
         """
         end = time.monotonic() + MAKE_S
         if self._writer is not None and self._writer.removed:
-            (self.folder / CHECKPOINT).unlink(missing_ok=True)  # no checkpoint is shown without its files
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)  # never show a checkpoint without its files
             self.remake()
         elif self._shows and not (self.folder / CHECKPOINT).exists():
-            self.remake()  # its files may have been removed with it
+            self.remake()  # the tiles may have been removed together with the checkpoint
         if self._doubted is None and self._writer is None:
             self._resume()
-        # The files may be all that is left of the log: they are overwritten only once the rows are known to give it.
+        # The files may be the only copy of the log: overwrite them only after the rows have given the signed root.
         while self._doubted is not None:
             if self._doubted.size == head.size:
                 _hold(self._doubted.root(), head)
@@ -363,16 +378,16 @@ class Publisher:
                     return None
                 writer.append(self._leaves(writer.size, head.size))
         except OSError:
-            self._writer = None  # how far it came shows in the folder
+            self._writer = None  # the next step finds out from the folder how far the files are
             raise
         if writer.size > head.size:
-            return None  # another mint wrote to the same folder meanwhile, and its checkpoint is met in the next step
+            return None  # another mint wrote to the same folder; the next step follows its checkpoint
         self._store.forget(writer.size)
         _hold(writer.root(), head)
         return writer
 
     def _resume(self) -> None:
-        """Go on with the files as they are, if they are whole as far as their checkpoint says."""
+        """Continue with the existing files if they are complete up to their checkpoint; else rebuild them."""
         shown = self.published()
         if shown is None and not (self.folder / TILES).exists():
             self._writer = TileWriter(self.folder)
@@ -389,7 +404,12 @@ class Publisher:
 
 
 def checkpoint_in(path: Path, key: VerifierKey) -> Checkpoint | None:
-    """Return the checkpoint in a file; None where the file is missing, or has none that this log signed."""
+    """Return the checkpoint in a file; None if the file is missing or this log did not sign it.
+
+    Args:
+        path: The file.
+        key: The log's key.
+    """
     return _opened(fetch_from(path.parent)(path.name), key)
 
 
@@ -401,8 +421,8 @@ def _opened(raw: bytes | None, key: VerifierKey) -> Checkpoint | None:
 
 
 def _older(has: int, head: Checkpoint) -> TamperedError:
-    told = f"the database has {has} records, and {head.size} were signed: it is an older one, such as a backup"
-    return TamperedError(told, has, head.size - 1)
+    message = f"the database has {has} records, and {head.size} were signed: it is an older one, such as a backup"
+    return TamperedError(message, has, head.size - 1)
 
 
 def _root_within(reader: TileReader, size: int, head: Checkpoint) -> tuple[bytes, list[bytes]]:

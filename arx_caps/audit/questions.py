@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the log: which records are like this, how many, from when until when.  SPEC 19.
+"""Query the log: pages of records, and counts, by node, tool, reason and time.  SPEC 19.
 
-A question about a session, task, delegation, agent or subject is answered by nodes: first which nodes it reaches
-(``reach``), then their records by ``(node, idx)``.  Where that is more than is worth gathering, the log is walked from
-one end, and each record's node is looked at instead.  Everything is filtered here and never by whoever asks: a page is
-full or the last.
+``reach`` finds the nodes of a question.
 """
 
 import heapq
@@ -20,7 +17,7 @@ from arx_caps.audit.tables import ALLOW, BATCH, COUNTED, DENY, END, EVENT, GAP, 
 from arx_verifier.names import matches_tool
 
 MAX_PAGE: Final = 1_000
-COUNTED_TO: Final = 10_000  # more than so many are not counted one by one
+COUNTED_TO: Final = 10_000  # records beyond this number are not counted one by one
 OUTCOMES: Final = {
     "event": EVENT,
     "allow": ALLOW,
@@ -30,18 +27,18 @@ OUTCOMES: Final = {
     "counted": COUNTED,
     "gap": GAP,
 }
-_WORTH: Final = 20_000  # so many records of known nodes are gathered and sorted sooner than anything else is done
-_TOOLS: Final = 1_000  # different tools that are held against a pattern; where there are more, each record's is
+_WORTH: Final = 20_000  # up to this number, gathering and sorting the records of known nodes is the fastest way
+_TOOLS: Final = 1_000  # different tools that are matched with a pattern; with more, each record's tool is matched
 
 
 class Total(NamedTuple):
-    """What a question reaches in all.
+    """The number of records that a question reaches.
 
     Attributes:
-        records: How many records.
-        exact: Whether there are just so many; else there are more.
-        since_ms: The time of the first of them that were counted, or None.
-        until_ms: The time of the last.
+        records: The number.
+        exact: Whether it is exact; else there are more.
+        since_ms: Time of the first counted record, ms since the Unix epoch, or None.
+        until_ms: Time of the last counted record.
     """
 
     records: int
@@ -51,15 +48,15 @@ class Total(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One record, as the log has it.
+    """One record in the log.
 
     Attributes:
-        idx: Its place in the log.
-        node: Its node.
+        idx: Its index in the log.
+        node: Its node's id.
         outcome: A number of ``tables``.
         tool: The tool, or the event's kind.
         kept: The leaf.
-        body: Its body, or None where that was erased.
+        body: Its body, or None if that was erased.
         audience: The service whose verifier sent it; empty for the mint's own.
     """
 
@@ -75,58 +72,66 @@ class Found(NamedTuple):
 def records(
     connection: Connection, question: Question, *, before: int | None = None, after: int | None = None, limit: int = 100
 ) -> list[Found]:
-    """Return a page of records.
+    """Return a page of records; it is full, or it is the last.
 
     Args:
-        connection: A state of the log.
-        question: What is asked for.
-        before: The newest below this index, newest first; the newest of all when neither is given.
-        after: Instead, the oldest above this index, oldest first.
-        limit: At most so many.
+        connection: A transaction that reads the log.
+        question: The filter.
+        before: Return the newest records below this index, newest first; the newest of all if neither is given.
+        after: Return the oldest records above this index, oldest first.
+        limit: The largest number of records.
     """
+    # A question by nodes gathers their records by (node, idx).  If these are too many, the log is walked from one end,
+    # and each record's node is tested.  All filters run here: a page that the caller filtered again could be short.
     rising = after is not None
     edge = RECORD.c.idx > after if rising else true() if before is None else RECORD.c.idx < before
     reached = held(connection, question)
     pages = []
     for where, gathered in _streams(connection, question, reached, limit):
-        # With + 0 the order is no reason for walking the whole log in search of a few records.
+        # With + 0 the planner cannot use the index of the order, and walk the whole log in search of a few records.
         order = RECORD.c.idx + 0 if gathered else RECORD.c.idx
         wanted = select(RECORD.c.idx).where(edge, *where).order_by(order if rising else order.desc()).limit(limit)
-        found = _FOUND.where(RECORD.c.idx.in_(wanted.scalar_subquery()))
-        found = found.order_by(RECORD.c.idx if rising else RECORD.c.idx.desc())
-        pages.append([Found._make(row) for row in connection.execute(found)])
-    merged = heapq.merge(*pages, key=lambda found: found.idx, reverse=not rising)
-    return [found for found, _ in zip(merged, range(limit), strict=False)]
+        query = _FOUND.where(RECORD.c.idx.in_(wanted.scalar_subquery()))
+        query = query.order_by(RECORD.c.idx if rising else RECORD.c.idx.desc())
+        pages.append([Found._make(row) for row in connection.execute(query)])
+    merged = heapq.merge(*pages, key=lambda record: record.idx, reverse=not rising)
+    return [record for record, _ in zip(merged, range(limit), strict=False)]
 
 
 def total(connection: Connection, question: Question) -> Total:
-    """Count what a question reaches: exactly where nodes keep the count, else as far as ``COUNTED_TO``."""
+    """Return the number of records that a question reaches.
+
+    It is exact where nodes have counts; else counting stops at ``COUNTED_TO``.
+
+    Args:
+        connection: A transaction that reads the log.
+        question: The filter.
+    """
     reached = held(connection, question, some=True)
-    gone = bool(connection.execute(select(STATE.c.first)).scalar_one())
-    if not question.of_records and not (gone and reached):  # nodes go on counting what retention took
+    pruned = bool(connection.execute(select(STATE.c.first)).scalar_one())
+    if not question.of_records and not (pruned and reached):  # the counts of nodes include pruned records
         return _total_of_nodes(connection, reached)
     count, since, until = 0, list[int](), list[int]()
     for where, _ in _streams(connection, question, reached, COUNTED_TO):
-        some = select(RECORD.c.at_ms).where(*where).limit(COUNTED_TO + 1).subquery()
-        found = connection.execute(select(func.count(), func.min(some.c.at_ms), func.max(some.c.at_ms))).one()
-        if found[0]:
-            count, since, until = count + found[0], [*since, found[1]], [*until, found[2]]
+        times = select(RECORD.c.at_ms).where(*where).limit(COUNTED_TO + 1).subquery().c
+        row = connection.execute(select(func.count(), func.min(times.at_ms), func.max(times.at_ms))).one()
+        if row[0]:
+            count, since, until = count + row[0], [*since, row[1]], [*until, row[2]]
     exact = count <= COUNTED_TO
     return Total(min(count, COUNTED_TO), exact, min(since, default=None), max(until, default=None))
 
 
 def size(connection: Connection) -> int:
-    """Return how many records the log has."""
+    """Return the number of records in the log."""
     return int(connection.execute(select(STATE.c.size)).scalar_one())
 
 
 def _streams(
     connection: Connection, question: Question, reached: Held | None, limit: int
 ) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
-    """Yield conditions that together take all records and no two the same; and whether they are gathered by node.
-
-    Each can follow one index in its order: several tools, or a reason and the counts that hold it, are several.
-    """
+    """Yield disjoint conditions that together select all records, and whether each is gathered by node."""
+    # Each condition can follow one index in its order.  So a question with several tools, or with a reason that counted
+    # records may contain as well, has several.
     within = list(_in_time(connection, question))
     tools = None if question.tool is None else _tools(connection, question.tool)
     if question.tool is not None and tools is None:
@@ -138,7 +143,7 @@ def _streams(
             yield (
                 [
                     among(connection, RECORD.c.node, reached.ids),
-                    or_(*(and_(*each) for each in reasons)),
+                    or_(*(and_(*reason) for reason in reasons)),
                     *more,
                     *within,
                 ],
@@ -154,7 +159,7 @@ def _streams(
 
 
 def _worth_gathering(connection: Connection, records: int, limit: int) -> bool:
-    """Tell whether so many records of known nodes are sooner sorted than met on a walk from the log's end."""
+    """Return whether sorting the records of known nodes is faster than a walk from the log's end."""
     return records <= _WORTH or records * records < limit * size(connection)
 
 
@@ -165,7 +170,7 @@ def _reasons(connection: Connection, reason: str | None) -> list[list[ColumnElem
         return [[RECORD.c.outcome == OUTCOMES[reason]]]
     if reason in OUTCOMES:
         return [[_REFUSED, RECORD.c.outcome == OUTCOMES[reason]]]
-    # What nobody proved has no record of its own, but is counted by reason.
+    # Unauthenticated refusals have no records of their own; `counted` records hold their numbers by reason.
     text = reason.encode()
     sqlite = connection.dialect.name == "sqlite"
     at = func.instr(RECORD.c.kept, text) if sqlite else func.position(literal(text).op("IN")(RECORD.c.kept))
@@ -173,11 +178,9 @@ def _reasons(connection: Connection, reason: str | None) -> list[list[ColumnElem
 
 
 def _tools(connection: Connection, pattern: str) -> list[str] | None:
-    """Return the tools that a pattern means; None where there are too many different ones to look at each.
-
-    Whoever calls chooses what it calls a tool, and is refused, and recorded: an answer must not depend on how many
-    names somebody made up.
-    """
+    """Return the tools that match a pattern; None if the log has too many different tools."""
+    # A caller chooses the tool's name in a call that is refused and recorded: the time of an answer must not depend on
+    # how many names a caller has invented.
     if not pattern.endswith("*"):
         return [pattern]
     known = [tool for tool, _ in zip(different(connection, RECORD.c.tool), range(_TOOLS + 1), strict=False)]
@@ -185,21 +188,22 @@ def _tools(connection: Connection, pattern: str) -> list[str] | None:
 
 
 def _of_tool(pattern: str) -> ColumnElement[bool]:
-    """Say what holds for a tool that a pattern means."""
+    """Return the condition that a tool matches a pattern that ends with ``*``."""
     start = pattern[:-1]
     return and_(func.substr(RECORD.c.tool, 1, len(start)) == start, func.length(RECORD.c.tool) > len(start))
 
 
 def _in_time(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
-    """Yield what a time means: for records, and for indices, which rise with it from batch to batch only roughly."""
+    """Yield the conditions of the question's times, on records and on indices."""
+    # Indices rise with time only roughly, from batch to batch: the condition on them narrows the search, no more.
     if question.since_ms is not None:
         first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= question.since_ms)
         yield RECORD.c.idx >= (connection.execute(first).scalar() or 0)
         yield RECORD.c.at_ms >= question.since_ms
     if question.until_ms is not None:
         last = select(func.max(BATCH.c.idx + BATCH.c.last - BATCH.c.first)).where(BATCH.c.since_ms < question.until_ms)
-        found = connection.execute(last).scalar()
-        yield RECORD.c.idx <= (-1 if found is None else found)
+        end = connection.execute(last).scalar()
+        yield RECORD.c.idx <= (-1 if end is None else end)
         yield RECORD.c.at_ms < question.until_ms
 
 
@@ -211,6 +215,6 @@ def _total_of_nodes(connection: Connection, reached: Held | None) -> Total:
     return Total(reached.records, reached.complete, reached.since_ms, reached.until_ms)
 
 
-_REFUSED: Final = RECORD.c.outcome > literal_column(str(ALLOW))  # as the partial indexes say it
+_REFUSED: Final = RECORD.c.outcome > literal_column(str(ALLOW))  # literally the condition of the partial indexes
 _COLUMNS: Final = [RECORD.c[name] for name in ("idx", "node", "outcome", "tool", "kept", "body")]
 _FOUND: Final = select(*_COLUMNS, SOURCE.c.audience).join(SOURCE, SOURCE.c.id == RECORD.c.source)

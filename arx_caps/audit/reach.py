@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which nodes a question reaches.  SPEC 19.
+"""Find the nodes that a question reaches.  SPEC 19.
 
-Naming any node of a chain, a session, task or delegation, reaches all above and all below it and no branch beside; so
-does an agent whom a delegation names, while one whom the mint proved reaches its sessions whole.  Finding the records
-of these nodes is ``questions``'.
+``questions`` finds the records of these nodes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,27 +19,29 @@ from arx_caps.audit.tables import NODE
 from arx_caps.audit.totals import Counted, newer, up_to_date
 from arx_verifier.names import matches_path
 
-GATHERED: Final = 5_000  # nodes that are listed; more are only described
+# A session, task or delegation reaches all nodes above and below it, and no other branch.  So does an agent that a
+# delegation names.  An agent that the mint authenticated reaches its sessions whole.
+GATHERED: Final = 5_000  # nodes that are listed; a question that reaches more is answered by a condition
 _ID: Final = 8  # bytes of a node's id in a path
 _RECORDS: Final = NODE.c.allow + NODE.c.deny + NODE.c.other
-_LOOKS: Final = 200  # different names that are looked up one by one, and passed so
-Names: TypeAlias = "list[str] | Select[Any]"  # what ``in_`` takes
+_LOOKS: Final = 200  # different names that are looked up one by one, and passed as separate parameters
+Names: TypeAlias = "list[str] | Select[Any]"  # an argument of ``in_``
 
 
 class Question(NamedTuple):
-    """What is asked for; members that are None let everything through, all others hold together.
+    """The filter of a query; None matches everything, and all other members must match.
 
     Attributes:
         session: A session's id.
         task: The id of a task or sub-task.
         link: A delegation's public name.
-        granted: A task, by the link of the tokens that the mint gave for it: no delegation made that one.
-        agent: An agent's path or a pattern: whom the mint proved, or whom a delegation names.
-        subject: The target of whom it was for, ``subject:…``.
-        tool: A tool or a pattern; of an event its kind.
+        granted: A task's id, by the link of the tokens that the mint issued for it; no delegation has that link.
+        agent: An agent's path or a pattern: authenticated by the mint, or named in a delegation.
+        subject: The subject's target, ``subject:…``.
+        tool: A tool or a pattern; for an event its kind.
         reason: A reason code, or a word of ``OUTCOMES``.
-        since_ms: From when, ms since the Unix epoch.
-        until_ms: Until when, exclusive.
+        since_ms: The first time, ms since the Unix epoch.
+        until_ms: The time after the last, ms since the Unix epoch.
     """
 
     session: str | None = None
@@ -57,20 +57,20 @@ class Question(NamedTuple):
 
     @property
     def of_nodes(self) -> bool:
-        """Whether it asks by somebody."""
-        return any(each is not None for each in self[:6])
+        """Whether it filters by nodes."""
+        return any(value is not None for value in self[:6])
 
     @property
     def of_records(self) -> bool:
-        """Whether it asks by what a record says beyond its node."""
-        return any(each is not None for each in self[6:])
+        """Whether it filters by more than nodes."""
+        return any(value is not None for value in self[6:])
 
 
 class Reach(NamedTuple):
-    """The nodes that a question reaches, to be shown.
+    """The nodes that a question reaches, for display.
 
     Attributes:
-        nodes: Their rows, in the order of their paths; some of them, where there are too many.
+        nodes: Their rows, in the order of their paths; at most ``GATHERED``.
         complete: Whether these are all.
     """
 
@@ -79,15 +79,15 @@ class Reach(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What the nodes that a question reaches hold together; of some of them, where there are too many.
+    """Totals over the nodes that a question reaches, or over some of them.
 
     Attributes:
-        ids: Their ids, with commas between.
+        ids: Their ids, separated by commas.
         complete: Whether these are all.
-        records: How many records they have.
-        since_ms: When the first of these was decided, or when its node was first seen; None where there is none.
-        until_ms: When the last was.
-        where: What holds for a row of ``log_node`` that is one of them.
+        records: Number of their records.
+        since_ms: Time of the first of these records, ms since the Unix epoch; None without one.
+        until_ms: Time of the last.
+        where: The condition on rows of ``log_node`` that selects all of them.
     """
 
     ids: str
@@ -99,50 +99,55 @@ class Held(NamedTuple):
 
 
 def reach(connection: Connection, question: Question) -> Reach | None:
-    """Return the nodes that a question reaches, or None where it names none."""
+    """Return the nodes that a question reaches, or None if it does not filter by nodes.
+
+    Args:
+        connection: A transaction that reads the log.
+        question: The filter.
+    """
     if not question.of_nodes:
         return None
-    # Sorted here: in the database it would be a reason for looking at every node in the order of paths.
+    # Sorted here: with ORDER BY the database might visit every node in the order of paths.
     rows = connection.execute(select(*NODE.c).where(_where(connection, question)).limit(GATHERED + 1)).all()
     nodes = sorted(up_to_date(connection, rows), key=lambda row: bytes(row.path))
     return Reach(nodes, len(rows) <= GATHERED)
 
 
 def held(connection: Connection, question: Question, *, some: bool = False) -> Held | None:
-    """Return what the nodes that a question reaches hold, or None where it names none.
-
-    Added up by the database: to fetch thousands of nodes takes ten times longer than to find the records.
+    """Return totals over the nodes that a question reaches, or None if it does not filter by nodes.
 
     Args:
-        connection: A state of the log.
-        question: The question.
-        some: Whether to add up some of them where there are too many; else nothing is, as whoever asks then walks.
+        connection: A transaction that reads the log.
+        question: The filter.
+        some: Whether to add up some nodes if there are too many; else ``records`` is 0 and ``complete`` False, and the
+            caller walks the log.
     """
     if not question.of_nodes:
         return None
+    # The database adds up: fetching thousands of nodes takes ten times longer than finding the records.
     where = _where(connection, question)
     people = question.agent is not None or question.subject is not None
     if people and not some and _too_many(connection, where):
         return Held("", False, 0, None, None, where)
     of = select(NODE.c.id, _RECORDS.label("n"), NODE.c.first_ms, NODE.c.last_ms).where(where).limit(GATHERED + 1)
-    each = of.subquery().c
-    ids = func.aggregate_strings(cast(each.id, Text), ",")
-    since, until = (case((each.n > 0, time)) for time in (each.first_ms, each.last_ms))
-    count, *found = connection.execute(
-        select(func.count(), ids, func.sum(each.n), func.min(since), func.max(until))
+    node = of.subquery().c
+    ids = func.aggregate_strings(cast(node.id, Text), ",")
+    since, until = (case((node.n > 0, time)) for time in (node.first_ms, node.last_ms))
+    count, *sums = connection.execute(
+        select(func.count(), ids, func.sum(node.n), func.min(since), func.max(until))
     ).one()
     if not count:
         return Held("", True, 0, None, None, where)
-    more, *times = newer(connection, lambda node: among(connection, node, found[0]))
-    since_ms, until_ms = ([time for time in pair if time is not None] for pair in zip(found[2:], times, strict=True))
+    more, *times = newer(connection, lambda column: among(connection, column, sums[0]))
+    since_ms, until_ms = ([time for time in pair if time is not None] for pair in zip(sums[2:], times, strict=True))
     span = min(since_ms, default=None), max(until_ms, default=None)
-    return Held(found[0], count <= GATHERED, int(found[1]) + more, *span, where)
+    return Held(sums[0], count <= GATHERED, int(sums[1]) + more, *span, where)
 
 
 def _too_many(connection: Connection, where: ColumnElement[bool]) -> bool:
-    """Tell, by an index alone, whether there are more such nodes than are looked at."""
-    found = select(NODE.c.id).where(where).limit(GATHERED + 1).subquery()
-    return bool(connection.execute(select(func.count()).select_from(found)).scalar_one() > GATHERED)
+    """Return whether more than ``GATHERED`` nodes match, from an index alone."""
+    matching = select(NODE.c.id).where(where).limit(GATHERED + 1).subquery()
+    return bool(connection.execute(select(func.count()).select_from(matching)).scalar_one() > GATHERED)
 
 
 def _where(connection: Connection, question: Question) -> ColumnElement[bool]:
@@ -150,7 +155,7 @@ def _where(connection: Connection, question: Question) -> ColumnElement[bool]:
 
 
 def _by_ids(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
-    """Yield, for each id that is named, what its nodes and all above and below them have in common."""
+    """Yield, for each id in the question, the condition of its nodes and of all above and below them."""
     tasks = (((TASK, SUBTASK), question.task), ((TASK,), question.granted))
     for kinds, ref in (((SESSION,), question.session), *tasks, ((LINK,), question.link)):
         if ref is None:
@@ -170,7 +175,7 @@ def _by_people(connection: Connection, question: Question) -> Iterator[ColumnEle
 
 
 def _by_agent(connection: Connection, agent: str) -> ColumnElement[bool]:
-    """Say what holds for the nodes of an agent: of its own sessions all, else those above and below its name."""
+    """Return the condition of an agent's nodes: its own sessions, and all above and below its name elsewhere."""
     proven, named = (_matching(connection, column, agent) for column in (NODE.c.agent, NODE.c.name))
     of = NODE.alias()
     link = exists().where(
@@ -182,9 +187,9 @@ def _by_agent(connection: Connection, agent: str) -> ColumnElement[bool]:
     )
     within = select(of.c.session).where(of.c.name.in_(named), of.c.kind == LINK).distinct().limit(GATHERED + 1)
     sessions = connection.execute(within).scalars().all()
-    if not sessions:  # most agents are never named: what would be asked of each node for nothing is left out
+    if not sessions:  # most agents are never named in a delegation: their query needs no test of each node
         return NODE.c.agent.in_(proven)
-    # Where the name stands in few sessions, their nodes are all that has to be looked at.
+    # If the name occurs in few sessions, only their nodes need the test.
     where = link if len(sessions) > GATHERED else and_(NODE.c.session.in_(sessions), link)
     return or_(NODE.c.agent.in_(proven), where)
 
@@ -192,7 +197,7 @@ def _by_agent(connection: Connection, agent: str) -> ColumnElement[bool]:
 def _matching(connection: Connection, column: Any, pattern: str) -> "Names":
     if "*" not in pattern:
         return [pattern]
-    # Holders choose names, and may make up many: what a look costs each is then paid once, for the whole index.
+    # Holders choose names, and may invent many.  Beyond `_LOOKS` names, one scan of the index replaces single look-ups.
     known = list(islice(different(connection, column), _LOOKS))
     if len(known) == _LOOKS:
         known = list(connection.execute(select(column).distinct()).scalars())
@@ -201,7 +206,7 @@ def _matching(connection: Connection, column: Any, pattern: str) -> "Names":
 
 
 def _listed(connection: Connection, names: list[str]) -> Select[Any]:
-    """Pass many names as one parameter: a database takes only so many."""
+    """Return many names as one parameter, because a database limits the number of parameters."""
     text = msgspec.json.encode(names).decode()
     if connection.dialect.name == "sqlite":
         return select(literal_column("value")).select_from(func.json_each(text))
@@ -209,7 +214,12 @@ def _listed(connection: Connection, names: list[str]) -> Select[Any]:
 
 
 def different(connection: Connection, column: Any) -> Iterator[str]:
-    """Yield the different values of an indexed column, a look at the index each."""
+    """Yield the different values of an indexed column, with one index look-up each.
+
+    Args:
+        connection: A transaction that reads the log.
+        column: A column of text with an index.
+    """
     last: str | None = connection.execute(select(func.min(column))).scalar()
     while last is not None:
         yield last
@@ -217,17 +227,17 @@ def different(connection: Connection, column: Any) -> Iterator[str]:
 
 
 def _behind(path: bytes) -> bytes:
-    """Return the first path behind all that begin with this one."""
+    """Return the first path after all those that begin with this one."""
     return (int.from_bytes(path, "big") + 1).to_bytes(len(path), "big")
 
 
 def _outermost(paths: Iterable[bytes]) -> list[bytes]:
-    """Leave out paths that stand below another one."""
-    found: list[bytes] = []
+    """Return the paths that are not below another one."""
+    outermost: list[bytes] = []
     for path in sorted(paths):
-        if not found or not path.startswith(found[-1]):
-            found.append(path)
-    return found
+        if not outermost or not path.startswith(outermost[-1]):
+            outermost.append(path)
+    return outermost
 
 
 def _begins(whole: Any, start: Any) -> ColumnElement[bool]:

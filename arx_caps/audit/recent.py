@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The leaves that this process has just put into the log, for whoever signs them: not read back and hashed once more.
-
-They are what was committed.  So a row that somebody changes before it is signed is signed as it came, and the change
-is found when the row is read.  Whatever is not here, after a start or from another mint, is read from the database.
-"""
+"""Cache of the leaves that this process has just committed, for signing without reading them back."""
 
 import threading
 from typing import Final
 
 from arx_caps.audit.tiles import Leaf
 
-MAX_BYTES: Final = 32 * 1024 * 1024  # of kept parts, as come in some seconds; with more, nobody seems to sign
+MAX_BYTES: Final = 32 * 1024 * 1024  # of kept parts, the load of some seconds; with more, signing seems to have stopped
 
 
+# A row that an attacker changes between commit and signing is signed as it was committed, so a later check of the row
+# detects the change.  Leaves of other mints, or from before a start, are read from the database.
 class Recent:
-    """The log's last leaves, in order and none missing.  Threads may share it."""
+    """The log's last leaves, in order and without gaps.  Threads may share it."""
 
     def __init__(self) -> None:
         self._leaves: list[Leaf] = []
@@ -22,7 +20,7 @@ class Recent:
         self._lock = threading.Lock()
 
     def add(self, size: int, leaves: list[Leaf]) -> None:
-        """Remember what was committed.
+        """Add committed leaves.
 
         Args:
             size: The log's size with them.
@@ -30,18 +28,18 @@ class Recent:
         """
         with self._lock:
             if self._start + len(self._leaves) != size - len(leaves) or self._bytes > MAX_BYTES:
-                # Another mint was in between, or nobody takes them.
+                # Another mint appended in between, or signing has stopped.
                 self._leaves, self._start, self._bytes = [], size - len(leaves), 0
             self._leaves += leaves
             self._bytes += _bytes_of(leaves)
 
     def take(self, start: int, end: int) -> list[Leaf]:
-        """Return those from ``start`` to before ``end``, as far as they are here."""
+        """Return the cached leaves from ``start`` to before ``end``, in order."""
         with self._lock:
             return self._leaves[start - self._start : end - self._start] if start >= self._start else []
 
     def forget(self, before: int) -> None:
-        """Let go of those before an index."""
+        """Drop the leaves before an index."""
         with self._lock:
             count = max(0, before - self._start)
             self._bytes -= _bytes_of(self._leaves[:count])

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the database's rows again from the signed files: those that are missing, edited, moved or removed.  SPEC 17.10.
+"""Rebuild rows of the log's database from the signed files.  SPEC 17.10.
 
-An operator restores a backup: what was signed since is missing, and a log that went on from there would contradict its
-own signatures.  The files have every record that was signed, without its body.  They are taken only where they give the
-signed root; what they cannot give, or a database that has signed something else, is refused before anything is changed.
+It restores rows that are missing, edited, moved or removed, for example after a backup was restored.  Bodies are not in
+the files.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,11 +30,11 @@ from arx_caps.audit.writing import RECORD_COLUMNS, Writing
 
 
 class Reindexed(NamedTuple):
-    """What was done.
+    """The result of a rebuild.
 
     Attributes:
-        recovered: How many records were missing behind the database's end.
-        mended: How many rows were wrong or missing before it.
+        recovered: Number of records restored after the database's end.
+        mended: Number of wrong or missing rows replaced before it.
     """
 
     recovered: int
@@ -52,30 +51,33 @@ def reindex(
     replace: bool = False,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Reindexed:
-    """Make the rows of a database again that are not as they were signed.
+    """Replace the rows of a database that are not what was signed.
 
     Args:
-        store: The log's database; nothing else writes it meanwhile.
+        store: The log's database; nothing else may write it meanwhile.
         folder: The log's files.
         key: The log's key.
-        by: The operator.
-        reason: Why; both are recorded.
-        replace: Whether records that the database has in place of signed ones may go, though its own tree has them.
-        progress: Called now and then with how many records are looked at, of how many.
+        by: The operator, for the record.
+        reason: The reason, for the record.
+        replace: Whether to drop records that the database's own tree has in place of signed ones.
+        progress: Called now and then with how many steps are done, of how many; each record takes two.
+
+    Returns:
+        The number of replaced and restored records.
 
     Raises:
         IncompleteError: The files lack a record; nothing was changed.
-        TamperedError: The files are not what was signed, or the database has a history of its own; nothing was changed.
-        NoteError: There is no checkpoint of this log.
-        StoreError: The database did not answer; the same command goes on.
+        TamperedError: The files are not what was signed, or the database has another history; nothing was changed.
+        NoteError: The checkpoint is malformed.
+        StoreError: The database did not answer; run it again to continue.
     """
     work = _Work(store, folder, key)
     if not work.own and not replace:
-        told = "the database's own tree is not that of the records that were signed: it went its own way"
-        raise TamperedError(f"{told} (--replace drops what it has in place of them)", 0, work.size - 1)
+        message = "the database's own tree is not that of the signed records"
+        raise TamperedError(f"{message}: --replace drops what it has in place of them", 0, work.size - 1)
     blocks, total = work.rows.blocks, work.rows.size
     wrong: list[int] = []
-    for block in range(blocks):  # first that all can be had
+    for block in range(blocks):  # change nothing before every record that is needed was found in the files
         wrong += [index for index, _ in _signed(work.rows, block)]
         progress(min((block + 1) * WIDTH, total), 2 * total)
     before = [index for index in wrong if index < work.size]
@@ -89,12 +91,12 @@ def reindex(
 
 
 class _Work:
-    """A database, and the signed files that its rows are made of.
+    """A database, and the signed files that its rows are rebuilt from.
 
     Attributes:
-        rows: The rows, beside the files.
-        size: How many records the database's own tree has.
-        own: Whether that is the tree of the signed records, as far as it goes; an earlier run may stand at its end.
+        rows: The comparison of rows and files.
+        size: Number of records in the database's own tree.
+        own: Whether that is the tree of the signed records, as far as it goes; the record of an earlier run may follow.
     """
 
     def __init__(self, store: LogStore, folder: Path, key: VerifierKey) -> None:
@@ -106,42 +108,45 @@ class _Work:
         self.own = tree.root() == self._tree.root() or self._ends_with_note(tree)
 
     def _ends_with_note(self, tree: Frontier) -> bool:
-        """Tell whether the one unsigned record is that of an earlier run, from another mint's files that end sooner."""
+        """Return whether the tree ends with one unsigned record, which an earlier run made."""
+        # An earlier run from another mint's files, which ended sooner, has recorded itself there.
         end = tree.size - 1
         signed = 0 if self._last is None else self._last.size
         row = self._store.record(end) if signed <= end < self.rows.size else None
         if row is None or not is_event(row.kept) or read_event(row.kept, None).kind != RECOVERED:
             return False
-        found = self.rows.tree(end)
-        found.extend([leaf.hash for leaf in self._store.leaves(end, tree.size)])
-        return found.root() == tree.root()
+        expected = self.rows.tree(end)
+        expected.extend([leaf.hash for leaf in self._store.leaves(end, tree.size)])
+        return expected.root() == tree.root()
 
-    def mend(self, found: Sequence[int]) -> None:
-        """File records anew whose rows are wrong; in one transaction, as bodies may only have been moved."""
+    def mend(self, wrong: Sequence[int]) -> None:
+        """Replace the rows at these indices."""
+        # In one transaction: a body whose row was moved is found again only while all wrong rows are at hand.
         with self._store.writing() as log:
             log.tree = self._tree
-            for table in (RECORD, BATCH):  # what is behind the end of the tree is not the log's
+            for table in (RECORD, BATCH):  # rows after the end of the tree are not the log's
                 log.connection.execute(delete(table).where(table.c.idx >= self.size))
-            bodies = _take_away(log, found)
-            for block in sorted({index // WIDTH for index in found}):
+            bodies = _take_away(log, wrong)
+            for block in sorted({index // WIDTH for index in wrong}):
                 for index, kept in _signed(self.rows, block):
                     if index < self.size:
                         _refile(log, index, kept, bodies.get(kept[-DIGEST_BYTES:]))
 
     def append(self, block: int) -> None:
-        """File the missing records of a block behind the last one."""
+        """Append the missing records of a block."""
         with self._store.writing() as log:
-            found = [read_filed(kept, None, partial(_audience, log), Reader()) for _, kept in _signed(self.rows, block)]
-            for run, group in groupby(found, lambda item: item[0]):
+            signed = _signed(self.rows, block)
+            filed = [read_filed(kept, None, partial(_audience, log), Reader()) for _, kept in signed]
+            for run, group in groupby(filed, lambda item: item[0]):
                 source = log.source(*run)
                 entries = [entry for _, entry in group]
-                if run.verifier == LOG:  # what the log says of itself is numbered where it stands
+                if run.verifier == LOG:  # the log's own events have no numbers: they get the next ones
                     entries = [entry._replace(sequence=n) for n, entry in enumerate(entries, source.high_water + 1)]
                 log.append(source, entries)
                 log.mark(source, max(source.high_water, *(entry.sequence for entry in entries)))
 
     def finish(self, by: str, named: Mapping[str, int], reason: str) -> None:
-        """Store the checkpoint of the files, unless there is a newer one, and record what was done."""
+        """Store the files' checkpoint, unless the database has a newer one, and append the record of the rebuild."""
         known = -1 if self._last is None else self._last.size
         with self._store.writing() as log:
             log.connection.execute(delete(CHECKPOINT).where(CHECKPOINT.c.size > known))
@@ -165,14 +170,15 @@ def _last_signed(store: LogStore, key: VerifierKey) -> Checkpoint | None:
 
 
 def _continue(store: LogStore, rows: Rows, size: int, last: Checkpoint | None) -> Frontier:
-    """Return the tree of all signed records and those of the database behind them, in which its checkpoint stands.
+    """Return the tree of all signed records and of the database's records after them.
 
     Raises:
-        TamperedError: The database's checkpoint is of another history, or its rows behind the files do not give it.
+        TamperedError: The database's checkpoint has another history, or its rows after the files do not give it.
+        IncompleteError: A record is missing in the database and in the files.
     """
-    tree, told = rows.tree(rows.size), "the database has signed another history"
+    tree = rows.tree(rows.size)
     if last is not None and last.size <= rows.size and rows.tree(last.size).root() != last.root:
-        raise TamperedError(f"{told} of {last.size} records", 0, last.size - 1)
+        raise TamperedError(f"the database has signed another history of {last.size} records", 0, last.size - 1)
     for end in sorted({max(rows.size, last.size if last else 0), max(rows.size, size)}):
         while tree.size < end:
             leaves = store.leaves(tree.size, end)
@@ -180,17 +186,17 @@ def _continue(store: LogStore, rows: Rows, size: int, last: Checkpoint | None) -
                 raise IncompleteError(f"record {tree.size} is missing in the database and in the files")
             tree.extend([leaf.hash for leaf in leaves])
         if last is not None and tree.size == last.size > rows.size and tree.root() != last.root:
-            told = f"the files end with {rows.size} records, and those behind them are not what was signed"
-            raise TamperedError(told, rows.size, last.size - 1)
+            message = f"the files end with {rows.size} records, and those behind them are not what was signed"
+            raise TamperedError(message, rows.size, last.size - 1)
     return tree
 
 
 def _signed(rows: Rows, block: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the signed record for each row of a block that is wrong or missing.
+    """Yield index and signed record for each row of a block that is wrong or missing.
 
     Raises:
-        IncompleteError: The files lack it.
-        TamperedError: What the files have is not what was signed.
+        IncompleteError: The files lack the record.
+        TamperedError: The files are not what was signed.
     """
     wrong = [index for index, _ in rows.wrong(block)]
     records = rows.records(block) if wrong else []
@@ -198,10 +204,11 @@ def _signed(rows: Rows, block: int) -> Iterator[tuple[int, bytes]]:
         yield index, records[index % WIDTH]
 
 
-def _take_away(log: Writing, found: Iterable[int]) -> dict[bytes, bytes]:
-    """Take the rows away, and return their bodies by digest: some may only have been moved."""
+def _take_away(log: Writing, indices: Iterable[int]) -> dict[bytes, bytes]:
+    """Delete the rows at these indices, and return their bodies by digest."""
+    # An attacker may only have moved rows: then a body belongs to another record, and its digest says to which.
     bodies = {}
-    for index in found:
+    for index in indices:
         which = RECORD.c.idx == index
         body = log.connection.execute(select(RECORD.c.body).where(which)).scalar()
         log.connection.execute(delete(RECORD).where(which))
@@ -216,10 +223,10 @@ def _audience(log: Writing, verifier: str, boot: str) -> str:
 
 
 def _refile(log: Writing, index: int, kept: bytes, body: bytes | None) -> None:
-    """File a record anew: with its body where that is still the one it names."""
+    """Insert the row of a record, with its body if the body's digest matches."""
     run, entry = read_filed(kept, body, partial(_audience, log), Reader())
     source = log.source(*run)
-    if run.verifier == LOG:  # what the log says of itself has the number of its stretch, or the next one
+    if run.verifier == LOG:  # the log's own events have no numbers: the stretch gives one, or it gets the next
         entry = entry._replace(sequence=_number(log, index, source.id) or source.high_water + 1)
     row = (index, entry.at_ms, log.node_of(entry), source.id, entry.sequence, *entry[3:])
     insert_rows(log.connection, RECORD, RECORD_COLUMNS, [row])
@@ -230,14 +237,14 @@ def _refile(log: Writing, index: int, kept: bytes, body: bytes | None) -> None:
 
 
 def _number(log: Writing, index: int, source: int) -> int | None:
-    """Return the number that the stretch of a source gives to an index."""
+    """Return the sequence that a source's stretch gives to an index, or None."""
     within = (BATCH.c.source == source, BATCH.c.idx <= index, BATCH.c.idx + BATCH.c.last - BATCH.c.first >= index)
-    found = log.connection.execute(select(BATCH.c.first + index - BATCH.c.idx).where(*within)).scalar()
-    return None if found is None else int(found)
+    sequence = log.connection.execute(select(BATCH.c.first + index - BATCH.c.idx).where(*within)).scalar()
+    return None if sequence is None else int(sequence)
 
 
 def _stretch(log: Writing, index: int, source: int, entry: Entry) -> None:
-    """Give an index a stretch of its own, in place of any that has it otherwise."""
+    """Give an index a stretch of its own, in place of any other that covers it."""
     c = log.connection
     c.execute(delete(BATCH).where(BATCH.c.idx <= index, BATCH.c.idx + BATCH.c.last - BATCH.c.first >= index))
     own = {"idx": index, "source": source, "first": entry.sequence, "last": entry.sequence, "taken_ms": log.now_ms}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take things out of the log so that every proof still holds: old records, or what is told of a person.  SPEC 17.9.
+"""Prune old records, or erase personal data, so that every proof still verifies.  SPEC 17.9.
 
-Records go in blocks of 256 from the beginning and leave their hashes.  A body goes alone: its record stays, and names a
-digest that nobody can guess.  Either is itself a record, made before anything goes.
+Pruning removes records in blocks of 256 from the beginning, and keeps their hashes.  Erasing removes bodies, and keeps
+the records.  Each is itself recorded before anything is removed.
 """
 
 from collections.abc import Callable
@@ -20,36 +20,43 @@ from arx_caps.audit.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, STATE
 from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.writing import Writing
 
-BLOCKS: Final = 32  # of one transaction: others write in between
+BLOCKS: Final = 32  # in one transaction, so that other writers do not wait long
 ERASED_KIND: Final = "log.erased"
-Told = Callable[[int, int], None]  # how many are done, of how many
+Progress = Callable[[int, int], None]  # receives how many are done, of how many
 
 
 def index_at(store: LogStore, at_ms: int) -> int:
-    """Return the index of the first record that came at a time or later, by the mint's clock; the size if none did."""
+    """Return the index of the first record that the mint received at a time or later; the size without one.
+
+    Args:
+        store: The log.
+        at_ms: The time by the mint's clock, ms since the Unix epoch.
+    """
     with store.reading() as c:
-        found = c.execute(select(func.min(BATCH.c.idx)).where(BATCH.c.taken_ms >= at_ms)).scalar()
-        return int(c.execute(select(STATE.c.size)).scalar_one() if found is None else found)
+        index = c.execute(select(func.min(BATCH.c.idx)).where(BATCH.c.taken_ms >= at_ms)).scalar()
+        return int(c.execute(select(STATE.c.size)).scalar_one() if index is None else index)
 
 
-def prune(store: LogStore, folder: Path, before: int, *, by: str, reason: str, progress: Told = lambda *_: None) -> int:
-    """Take away the records before an index, and leave their hashes.
+def prune(
+    store: LogStore, folder: Path, before: int, *, by: str, reason: str, progress: Progress = lambda *_: None
+) -> int:
+    """Delete the records before an index, and keep their hashes.
 
-    Only whole blocks of 256 that are under a signed checkpoint go.
+    Only whole blocks of 256 below a signed checkpoint are deleted.
 
     Args:
         store: The log.
         folder: Its files.
-        before: Records from here on stay.
-        by: Who does it.
-        reason: Why; both are recorded.
-        progress: Told now and then.
+        before: Index of the first record to keep.
+        by: The actor, for the record.
+        reason: The reason, for the record.
+        progress: Called now and then with how many records are done, of how many.
 
     Returns:
-        The first record that is still there.
+        The index of the first remaining record.
 
     Raises:
-        StoreError: The database did not answer; what is gone by then is recorded.
+        StoreError: The database did not answer; the deletions until then are recorded.
     """
     with store.writing() as log:
         signed = int(log.connection.execute(select(func.max(CHECKPOINT.c.size))).scalar() or 0)
@@ -67,19 +74,19 @@ def prune(store: LogStore, folder: Path, before: int, *, by: str, reason: str, p
 
 
 def erase(store: LogStore, *, subject: str | None = None, before: int | None = None, by: str, reason: str) -> int:
-    """Erase bodies: all that is told of a person, or all before an index.  The records and their places stay.
+    """Delete bodies: all of one person, or all before an index.  The records stay.
 
-    What a copy, a backup or a service's own journal holds is not reached from here.
+    Copies, backups and services' own journals are not changed.
 
     Args:
         store: The log.
-        subject: The person's target, as ``arx_verifier.token.targets.subject_target`` writes it.
-        before: Bodies from here on stay.
-        by: Who does it.
-        reason: Why; both are recorded, the subject is not.
+        subject: The person's target, in the form of ``arx_verifier.token.targets.subject_target``.
+        before: Index of the first body to keep.
+        by: The actor, for the record.
+        reason: The reason, for the record; the subject is not recorded.
 
     Returns:
-        How many were erased.
+        The number of erased bodies.
 
     Raises:
         StoreError: The database did not answer; nothing was erased.
@@ -92,9 +99,10 @@ def erase(store: LogStore, *, subject: str | None = None, before: int | None = N
         which = (
             RECORD.c.node.in_(select(NODE.c.id).where(NODE.c.subject == subject)) if subject else RECORD.c.idx < before
         )
+        # A body contains a random salt, so its digest, which stays in the record, cannot be guessed.
         gone = c.execute(update(RECORD).where(which, RECORD.c.body.is_not(None)).values(body=None)).rowcount
         for node in nodes:
-            # The target is a hash that could be guessed, and what comes later is not to be found under what was erased.
+            # The target is a hash that could be guessed.  Later records of the person must not join the erased node.
             c.execute(
                 update(NODE).where(NODE.c.id == node).values(subject=None, key=b"erased" + node.to_bytes(8, "big"))
             )
@@ -107,14 +115,14 @@ def erase(store: LogStore, *, subject: str | None = None, before: int | None = N
 
 
 def _take(log: Writing, end: int) -> None:
-    """Take away the blocks before an index, in one transaction."""
+    """Delete the blocks before an index, in one transaction."""
     c = log.connection
     _overwrite(c)
     rows = c.execute(select(RECORD.c.idx, RECORD.c.kept).where(RECORD.c.idx < end).order_by(RECORD.c.idx)).all()
     hashes: dict[int, list[bytes]] = {}
     for row in rows:
         hashes.setdefault(row.idx // WIDTH, []).append(leaf_hash(bytes(row.kept)))
-    blocks: list[dict[str, Any]] = [{"block": block, "hashes": b"".join(each)} for block, each in hashes.items()]
+    blocks: list[dict[str, Any]] = [{"block": block, "hashes": b"".join(leaves)} for block, leaves in hashes.items()]
     if blocks:
         c.execute(insert(PRUNED), blocks)
     c.execute(delete(RECORD).where(RECORD.c.idx < end))
@@ -123,6 +131,6 @@ def _take(log: Writing, end: int) -> None:
 
 
 def _overwrite(c: Connection) -> None:
-    """Have SQLite write over what is deleted; PostgreSQL does so when it vacuums."""
+    """Make SQLite overwrite deleted content; PostgreSQL overwrites it at its next vacuum."""
     if c.dialect.name == "sqlite":
         c.exec_driver_sql("PRAGMA secure_delete=ON")

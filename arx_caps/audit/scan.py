@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read all of a log's files once, and find where they are not what its checkpoint says.  SPEC 17.3.
-
-Every record is hashed and compared with its leaf in the tiles.  Where the two differ the signed root says which of them
-was altered; where it agrees with neither, the tiles of the upper levels attenuate down where.  The end of the work is
-bounded by the files that are there: a size is only a claim.
-"""
+"""Read all of a log's files, and locate where they are not what its checkpoint signed.  SPEC 17.3."""
 
 from collections.abc import Callable
 
@@ -26,18 +21,24 @@ from arx_caps.audit.paths import (
 from arx_caps.audit.tiles import Fetch, TileReader
 
 Range = tuple[int, int]  # the first and the last record
-_TOLD_BLOCKS = 16  # progress is told once in so many
+_TOLD_BLOCKS = 16  # blocks between two calls of progress
 
 
 class _Side:
-    """One reading of the log: the roots of its complete blocks of 256, and the leaves of the last, narrower one."""
+    """One version of the log: roots of its complete blocks of 256, and leaves of the last, narrower one."""
 
     def __init__(self) -> None:
         self.blocks = tree.Tree()
         self.last: list[bytes] = []
 
     def root(self, start: int, end: int, rest: list[bytes] | None = None) -> bytes:
-        """Return the hash of a range that begins at a block and ends at one, or within ``rest``, else the last one."""
+        """Return the hash of a range that begins at a block's start.
+
+        Args:
+            start: Index of the first record, a multiple of 256.
+            end: Index after the last; within a block only if ``rest`` or the last leaves cover that block.
+            rest: Leaves of the block that ``end`` is in; those of the last block when omitted.
+        """
         leaves = self.last if rest is None else rest
 
         def subtree(level: int, index: int) -> bytes:
@@ -49,18 +50,20 @@ class _Side:
         return tree.range_hash(subtree, start, end) if end else tree.EMPTY_ROOT
 
 
+# Every record is hashed and compared with its leaf in the tiles.  Where the two differ, the signed root shows which one
+# was altered.  If the root agrees with neither, the upper tiles narrow down where.
 class Scan:
-    """One reading of a log's files.  Call ``read``, then whatever is to be held.
+    """One scan of a log's files.  Call ``read``, then the checks.
 
     Args:
-        fetch: Where the files are.
-        head: The log's checkpoint, believed.
-        held: One that was seen before, believed, or None.
+        fetch: Returns the content of a file of the log, or None.
+        head: The log's checkpoint, verified.
+        held: An older checkpoint, verified, or None.
 
     Attributes:
-        records: How many records were there and were hashed.
+        records: Number of existing, hashed records.
         first: Index of the first of them, or None.
-        gone: The records that are not there.
+        gone: Ranges of missing records.
     """
 
     def __init__(self, fetch: Fetch, head: Checkpoint, held: Checkpoint | None = None) -> None:
@@ -76,10 +79,14 @@ class Scan:
     def read(self, progress: Callable[[int, int], None]) -> None:
         """Hash every record.
 
+        Args:
+            progress: Called now and then with how many records are done, of how many.
+
         Raises:
-            IncompleteError: There is a place of which neither record nor hash is there, so that no root can be had.
-            TamperedError: A tile is not of its form.
+            IncompleteError: A record and its hash are both missing, so that no root can be computed.
+            TamperedError: A tile is malformed.
         """
+        # The size is only a claim: a block that no file covers raises, so the existing files bound the work.
         size = self._head.size
         for block in range(-(-size // WIDTH)):
             self._read_block(block)
@@ -88,62 +95,63 @@ class Scan:
         progress(size, size)
 
     def hold_to_root(self) -> None:
-        """Hold what was read to the signed root.
+        """Compare the scanned log with the signed root.
 
         Raises:
             TamperedError: It is not what was signed.
         """
         size, root = self._head.size, self._head.root
-        if self._by_tile.root(0, size) == root:  # the tiles are as they were signed, and tell which record is not
+        if self._by_tile.root(0, size) == root:  # the tiles are what was signed, so they identify an altered record
             if self._bad is not None:
-                # Where records are gone just before it, it may be one of them that was cut short.
+                # If records just before it are missing, the altered bytes may be one of those, cut short.
                 first = next((first for first, last in self.gone if last == self._bad - 1), self._bad)
                 raise TamperedError(f"record {self._bad} is not what was logged", first, self._bad)
             return
         if self._by_record.root(0, size) == root:
             block = (self._bad or 0) // WIDTH
             tile = tile_at(0, block, size)
-            raise TamperedError(f"the records are as they were logged, but {tile.path} is not theirs", *covered(tile))
+            raise TamperedError(f"the records are as they were logged, but {tile.path} was altered", *covered(tile))
         first, last = self._attenuated(0, size, root) or (0, max(0, size - 1))
         held = self._held
         if held is not None and 0 < held.size <= last and self._root_at(held.size) == held.root:
-            first = max(first, held.size)  # up to there it is still what was seen before
+            first = max(first, held.size)  # the records before are still those of the older checkpoint
         where = f"record {first}" if first == last else f"one of the records {first} to {last}"
-        raise TamperedError(f"{where} is not what was logged: the signed root is another", first, last)
+        raise TamperedError(f"{where} is not what was logged: the signed root differs", first, last)
 
     def hold_tiles(self) -> None:
-        """Hold the tiles of the upper levels, from which others take their proofs, to the records.
+        """Compare the tiles of the upper levels, which proofs are made from, with the records.
 
         Raises:
-            TamperedError: One of them is not theirs.  One that is not there can be made again, and is no loss.
+            TamperedError: A tile was altered.  A missing one is no error, because it can be made again.
         """
         for level in levels_of(self._head.size)[1:]:
             for tile in tiles_of(level, self._head.size):
                 raw = self._fetch(tile.path)
                 wanted = range(tile.number * WIDTH, tile.number * WIDTH + tile.width)
-                own = (self._by_tile.blocks.subtree(LEVEL_BITS * (level - 1), each) for each in wanted)
+                own = (self._by_tile.blocks.subtree(LEVEL_BITS * (level - 1), index) for index in wanted)
                 if raw is not None and hashes_in(raw, tile) != list(own):
-                    told = f"the records are as they were logged, but {tile.path} is not theirs"
-                    raise TamperedError(told, *covered(tile))
+                    message = f"the records are as they were logged, but {tile.path} was altered"
+                    raise TamperedError(message, *covered(tile))
 
     def hold_to_held(self) -> None:
-        """Hold the log to the checkpoint that was seen before.
+        """Require that the log continues the older checkpoint.
 
         Raises:
-            TamperedError: It does not continue that.
+            TamperedError: It does not.
+            IncompleteError: The hashes to compare with it are missing.
         """
         held, size = self._held, self._head.size
         if held is None:
             return
         if held.size > size:
-            told = f"the log was rolled back: it ends with {size} records, and {held.size} had been signed"
-            raise TamperedError(told, size, held.size - 1)
+            message = f"the log was rolled back: it ends with {size} records, and {held.size} had been signed"
+            raise TamperedError(message, size, held.size - 1)
         root = self._root_at(held.size)
         if root is None:
-            raise IncompleteError(f"the hashes around record {held.size} are not there to compare with what was seen")
+            raise IncompleteError(f"the hashes around record {held.size} are missing: the log cannot be compared there")
         if root != held.root:
-            told = f"the log has two histories: its first {held.size} records are not those that were signed before"
-            raise TamperedError(told, 0, max(0, held.size - 1))
+            message = f"the log has two histories: its first {held.size} records are not those that were signed before"
+            raise TamperedError(message, 0, max(0, held.size - 1))
 
     def _root_at(self, size: int) -> bytes | None:
         if size % WIDTH and self._held_rest is None:
@@ -153,15 +161,15 @@ class Scan:
     def _read_block(self, block: int) -> None:
         tile = tile_at(0, block, self._head.size)
         leaves, hashes = self._leaves(tile), self._hashed(tile)
-        gone = [at for at, each in enumerate(hashes) if not each]
+        gone = [at for at, leaf in enumerate(hashes) if not leaf]
         if leaves is None and gone:
             self._skip(tile)
             return
         by_tile = hashes if leaves is None else leaves
-        by_record = [each or by_tile[at] for at, each in enumerate(hashes)] if gone else hashes
+        by_record = [leaf or by_tile[at] for at, leaf in enumerate(hashes)] if gone else hashes
         self._count(tile, gone)
         if self._bad is None and by_record != by_tile:
-            self._bad = block * WIDTH + next(at for at, each in enumerate(by_record) if each != by_tile[at])
+            self._bad = block * WIDTH + next(at for at, leaf in enumerate(by_record) if leaf != by_tile[at])
         if self._held is not None and self._held.size // WIDTH == block:
             self._held_rest = by_tile
         if tile.width < WIDTH:
@@ -178,7 +186,7 @@ class Scan:
             return None
 
     def _hashed(self, tile: Tile) -> list[bytes]:
-        """Hash the records of a block; in place of one that is not there stands nothing."""
+        """Return the leaf hashes of a block's records; a missing record gives an empty one."""
         bundle = tile._replace(level=ENTRIES)
         try:
             records, whole = unpack_entries(self._reader.raw(bundle))
@@ -186,18 +194,18 @@ class Scan:
             return [b""] * tile.width
         hashes = [tree.leaf_hash(record) if record else b"" for record in records]
         if not whole:
-            # Cut within a record, or a length was altered: from here on nothing is what was logged.
+            # The bundle was cut within a record, or a length was altered: no record from here on is as it was logged.
             hashes.append(tree.leaf_hash(b""))
-        # A full bundle may stand in for a narrower one that is not there any more, and holds what came later.
+        # A full bundle may replace a narrower one that was removed; it then contains later records as well.
         if len(hashes) > tile.width and self._fetch(bundle.path) is not None:
             raise TamperedError(f"{bundle.path} holds more than was logged", *covered(tile))
         return (hashes + [b""] * tile.width)[: tile.width]
 
     def _skip(self, tile: Tile) -> None:
-        """Go on over a block of which neither records nor leaves are there, by its hash in the level above."""
+        """Skip a block without records and leaves, by its hash in the level above."""
         first, last = covered(tile)
         if tile.width < WIDTH:
-            raise IncompleteError(f"of the records {first} to {last} neither the bytes nor the hashes are there")
+            raise IncompleteError(f"the records {first} to {last} and their hashes are missing")
         root = self._reader.subtree(LEVEL_BITS, tile.number)
         self._by_tile.blocks.append(root)
         self._by_record.blocks.append(root)
@@ -217,15 +225,14 @@ class Scan:
         self.gone.append((first, last))
 
     def _attenuated(self, start: int, end: int, expected: bytes) -> Range | None:
-        """Say where records are that do not have this hash together, as narrowly as the upper tiles can prove."""
+        """Return the range of altered records, as narrow as the upper tiles can prove; None without one."""
         if self._by_tile.root(start, end) == expected:
             return None
         if end - start > WIDTH:
             middle = start + (1 << (end - start - 1).bit_length() - 1)
             try:
-                left, right = (
-                    tree.range_hash(self._reader.subtree, *each) for each in ((start, middle), (middle, end))
-                )
+                halves = ((start, middle), (middle, end))
+                left, right = (tree.range_hash(self._reader.subtree, *half) for half in halves)
             except (IncompleteError, TamperedError):
                 return start, end - 1
             if tree.node_hash(left, right) == expected:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported selection: some records of a log, each with its proof under one checkpoint.  SPEC 17.5.
+"""Exported selections: records of a log, each with its inclusion proof under one checkpoint.  SPEC 17.5.
 
-JSON Lines: the first has the checkpoint, each further one a record with index and path, the last how many there were.
-It proves what it holds and cannot prove that nothing was left out: a whole log can.
+The format is JSON Lines: first the checkpoint, then a line for each record with index and path, at last their number.
+A selection proves what it contains; it cannot prove that nothing was omitted.
 """
 
 import json
@@ -36,39 +36,57 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def head_line(checkpoint: str) -> bytes:
-    """Write the first line."""
+    """Return the first line.
+
+    Args:
+        checkpoint: The signed checkpoint, as text.
+    """
     return _json({"schema": SCHEMA, "checkpoint": checkpoint})
 
 
 def record_line(index: int, kept: str, body: str | None, path: Sequence[str]) -> bytes:
-    """Write a record's line; bytes are in base64."""
+    """Return the line of a record.
+
+    Args:
+        index: Its index.
+        kept: Its kept part, in base64.
+        body: Its body, in base64, or None.
+        path: Its inclusion path, each hash in base64.
+    """
     return _json({"index": index, "kept": kept, "body": body, "path": [*path]})
 
 
 def end_line(count: int) -> bytes:
-    """Write the last line."""
+    """Return the last line.
+
+    Args:
+        count: Number of records in the selection.
+    """
     return _json({"end": count})
 
 
 def read_selection(file: BinaryIO) -> Iterator[Proof]:
-    """Read a selection, nothing of it believed: each record comes as a proof to be checked.
+    """Yield each record of a selection as a proof, which the caller verifies.
+
+    Args:
+        file: The selection.
 
     Raises:
-        NoteError: A line is not of its form, or the records are not in order.
-        IncompleteError: The file ends before its end.
+        NoteError: A line is malformed, or the records are out of order.
+        IncompleteError: The file ends before the last line.
     """
     head = _decoded(file.readline(MAX_LINE_BYTES + 1), _Head)
     if head.schema != SCHEMA:
-        raise NoteError(f"this is no {SCHEMA}")
+        raise NoteError(f"wrong schema: expected {SCHEMA}")
     note, count, last = Note.parse(head.checkpoint.encode()), 0, -1
     while raw := file.readline(MAX_LINE_BYTES + 1):
         line = _decoded(raw, _Line)
         if line.end is not None:
             if line.end != count or line.kept is not None or file.read(1):
-                raise NoteError(f"the end of the selection counts {line.end} records, and there are {count}")
+                raise NoteError(f"wrong count at the end of the selection: expected {count} records, got {line.end}")
             return
         if line.index is None or line.kept is None or line.index <= last:
-            raise NoteError(f"line {count + 2} of the selection is no record, or stands out of order")
+            raise NoteError(f"line {count + 2} of the selection is not a record, or is out of order")
         count, last = count + 1, line.index
         body = None if line.body is None else bytes64(line.body, "a body")
         yield Proof(bytes64(line.kept, "a record"), body, line.index, tuple(hashes64(line.path)), note)
@@ -76,7 +94,7 @@ def read_selection(file: BinaryIO) -> Iterator[Proof]:
 
 
 def is_selection(raw: bytes) -> bool:
-    """Tell whether bytes begin as a selection does."""
+    """Return whether bytes are the beginning of a selection."""
     return raw.startswith(b'{"schema":"arx/audit-selection/')
 
 
@@ -92,4 +110,4 @@ def _decoded(raw: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NoteError("a line of the selection is not of its form") from error
+        raise NoteError("a line of the selection is malformed") from error

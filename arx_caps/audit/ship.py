@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ship a journal to the mint: in batches, signed, for ever, and never on the way of a decision.  SPEC 18.
+"""Ship a journal to the mint: batches of records, signed by the service.  SPEC 18.
 
-A mint that does not answer makes the journal grow and nothing else; records leave their folder only when the mint has
-them.  It runs beside the service (``arx ship``) or as a thread in it, with the same effect: both read the files.
+It runs beside the service (``arx ship``) or as a thread in it; both read the journal's files.  Decisions never wait for
+it.  ``journaled`` reads the journal.
 """
 
 import logging
@@ -26,32 +26,32 @@ from arx_caps.keyfile import SigningKey
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 from arx_verifier.journal.quota import ALARMS
 
-PAUSE_S: Final = 0.05  # between two looks at the journal
+PAUSE_S: Final = 0.05  # between two scans of the journal
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
-UNDER_WAY: Final = 4  # batches of a run: some are read and signed while the mint takes others, together
-BURST: Final = 16  # batches of a run until it is another one's turn
+UNDER_WAY: Final = 4  # concurrent batches of a run: the shipper reads and signs some while the mint takes others
+BURST: Final = 16  # batches of a run before the next run has its turn
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
-_NOTHING, _SENT, _FULL = "nothing", "sent", "full"  # of a look at one run; full: there is more, at once
+_NOTHING, _SENT, _FULL = "nothing", "sent", "full"  # results of shipping a run; full: it has more records already
 _REFUSED: Final = range(400, 500)
 
 _log = logging.getLogger(__name__)
 
 
 class Status(NamedTuple):
-    """How shipping stands.
+    """The state of shipping.
 
     Attributes:
         shipped: Records that the mint took since the start.
         lost: Records that were declared lost since the start.
-        fill: How much of the journal's budget is taken, 0.0 to 1.0.
-        alarm: 50, 80 or 95 when so much of it is, else 0.
-        used: What the journal takes, bytes.
-        failing_ms: For how long nothing could be sent, 0 when all is well.
-        error: Why, or None.
-        code: The code of that error: ``store_unavailable`` for a mint that did not answer, ``bad_batch`` for one that
-            refused, ``bad_mark`` for one that has what was never sent from here.
-        fork: Why the log's last word contradicts what this sender saw of it before, or None.
+        fill: Used share of the journal's quota, 0.0 to 1.0.
+        alarm: 50, 80 or 95 if that percentage of the quota is used, else 0.
+        used: Size of the journal, bytes.
+        failing_ms: How long shipping has failed, ms; 0 if it works.
+        error: Why it fails, or None.
+        code: The code of that error: ``store_unavailable`` if the mint did not answer, ``bad_batch`` if it refused,
+            ``bad_mark`` if it has records that were never sent from here.
+        fork: Why the log contradicts the last checkpoint that this sender verified, or None.
     """
 
     shipped: int
@@ -65,19 +65,20 @@ class Status(NamedTuple):
     fork: str | None = None
 
 
+# While the mint does not answer, the journal grows.  A file leaves the folder only when the mint has its records.
 class Shipper:
     """Sends one service's records.  As a context manager it starts and closes itself.
 
     Args:
-        folder: The journal: the folder of its journal.
+        folder: The folder of the journal.
         audience: The service.
         realm: The realm's name.
         issuer: The mint's issuer URL.
         key: The service's enrolled key.
         keep_ms: How long a file stays after its records were sent, ms since it was last written.
-        at_once: Records of a batch, at most ``wire.MAX_RECORDS``.
-        client: Sends; a client of its own when left out.
-        ca: File of a further authority for TLS, for a client of its own.
+        at_once: Records in a batch, at most ``wire.MAX_RECORDS``.
+        client: The HTTP client; the shipper opens its own when omitted.
+        ca: File of a further authority for TLS, for its own client.
 
     Raises:
         SettingsError: The file of the authority cannot be read.
@@ -113,7 +114,7 @@ class Shipper:
 
     @property
     def status(self) -> Status:
-        """How shipping stands."""
+        """The state of shipping."""
         since = self._failing_since
         failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
         journal, alarm = self._journal, round(self._alarm * 100)
@@ -133,7 +134,7 @@ class Shipper:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and the connection, for good; what was not sent stays in the journal."""
+        """Stop the thread and close the connection for good; unsent records stay in the journal."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -144,8 +145,8 @@ class Shipper:
         """Ship until ``stop`` is set.
 
         Args:
-            stop: Ends it.
-            on_status: Told how it stands after every look at the journal.
+            stop: Stops shipping when set.
+            on_status: Called with the state after every scan of the journal.
         """
         while not stop.is_set():
             full = False
@@ -159,10 +160,10 @@ class Shipper:
                 stop.wait(PAUSE_S)
 
     def once(self) -> bool:
-        """Ship what there is now, trying each thing once.
+        """Ship the journal's present records, with one attempt each.
 
         Returns:
-            Whether the mint has it all.
+            Whether the mint has all of them.
 
         Raises:
             OSError: The journal cannot be read.
@@ -172,7 +173,7 @@ class Shipper:
         return self._error is None
 
     def _round(self) -> set[str]:
-        """Send something of each run; tell what was sent: anything, and any that has more behind it."""
+        """Ship a part of each run, and return the results other than ``_NOTHING``."""
         self._journal.look()
         self._warn()
         runs, now = tuple(self._journal.runs.values()), time.monotonic()
@@ -181,33 +182,33 @@ class Shipper:
         return sent - {_NOTHING}
 
     def _one(self, run: Run) -> str:
-        """Send what is next of a run, and behind it what is full, before the mint has answered."""
+        """Ship the next batch of a run, and further full ones concurrently."""
         batch = run.batch()
         if batch is None:
             run.free(self._keep_ms)
             return _NOTHING
-        asked, found, left = run.next is None, _NOTHING, BURST
+        asked, result, left = run.next is None, _NOTHING, BURST
         under_way = deque([self._start(batch)])
         while under_way:
             while left and len(under_way) < UNDER_WAY and (more := run.following(under_way[-1].batch)) is not None:
                 under_way.append(self._start(more))
                 left -= 1
             sent = under_way.popleft()
-            if not self._settle(run, sent, first=found == _NOTHING, asked=asked):
+            if not self._settle(run, sent, first=result == _NOTHING, asked=asked):
                 break
-            found = _FULL if asked or self._is_full(sent.batch) else _SENT
+            result = _FULL if asked or self._is_full(sent.batch) else _SENT
             if run.next != sent.batch.last + 1:
                 break
-        for sent in under_way:  # what came of them is not known before that of those before
+        for sent in under_way:  # a batch before them failed: their answers are not used, and they are sent again
             sent.join()
         run.free(self._keep_ms)
-        return found
+        return result
 
     def _is_full(self, batch: Batch) -> bool:
         return len(batch.records) == self._journal.at_once or batch.lost_from is not None
 
     def _settle(self, run: Run, posting: "_Posting", *, first: bool, asked: bool) -> bool:
-        """Wait for an answer, and go by it; tell whether there was one that says something."""
+        """Wait for the answer to a batch and apply it; return whether the batch was acknowledged."""
         batch = posting.batch
         try:
             mark = posting.answer()
@@ -217,16 +218,16 @@ class Shipper:
         if mark.log is not None:
             self._seen.take(mark.log)
         if asked and (why := run.doubt(mark.high_water, mark.leaf)) is not None:
-            self._fail(run.boot, f"{why}: somebody else has the service's key, or this verifier's state", "bad_mark")
+            self._fail(run.boot, f"{why}: another process has the service's key, or this verifier's state", "bad_mark")
             return False
         if not first and mark.high_water < batch.first - 1:
-            return False  # it overtook the one before it, and is sent again
+            return False  # this batch overtook the one before it, and must be sent again
         forward = run.acknowledge(batch, mark.high_water)
         self._succeed(run, batch, forward=forward, asked=asked)
         return True
 
     def _start(self, batch: Batch) -> "_Posting":
-        """Encode and sign a batch, and begin to send it."""
+        """Encode and sign a batch, and start sending it."""
         body, now = batch.encode(), time.time_ns() // 1_000_000
         url = self._issuer + PATH
         headers = {
@@ -264,7 +265,7 @@ class Shipper:
             if batch.lost_from is not None:
                 _log.error("records %d to %d of run %s are lost", batch.lost_from, batch.first - 1, batch.boot)
         elif not asked:
-            # A receiver that never gets on must not be asked without end at full speed.
+            # Without this pause, a mint that never gets further would be asked endlessly at full speed.
             self._fail(run.boot, "the mint did not take the batch, and wants another one", "bad_batch")
 
     def _fail(self, boot: str, why: str, code: str) -> None:
@@ -278,7 +279,7 @@ class Shipper:
         self._error, self._code = why, code
 
     def _forget(self) -> None:
-        """Let go of what is known of runs that are gone."""
+        """Forget the failures of runs that are gone."""
         for boot in [boot for boot in self._failures if boot not in self._journal.runs and boot]:
             del self._failures[boot]
             self._retry_at.pop(boot, None)
@@ -287,17 +288,17 @@ class Shipper:
         fill = self._journal.fill
         level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
         if level > self._alarm:
-            said = "the journal %s is at %d %% of its %d bytes; when it is full, calls are refused"
-            _log.warning(said, self._journal.folder, fill * 100, self._journal.budget)
+            message = "the journal %s is at %d %% of its %d bytes; when it is full, calls are refused"
+            _log.warning(message, self._journal.folder, fill * 100, self._journal.budget)
         self._alarm = level
 
 
 class _Posting(threading.Thread):
-    """A batch on its way to the mint, in a thread that holds no process up.
+    """A batch on its way to the mint, in a daemon thread.
 
     Args:
         batch: The batch.
-        post: Sends it, and returns the answer.
+        post: Sends the batch, and returns the answer.
     """
 
     def __init__(self, batch: Batch, post: Callable[[], Mark]) -> None:
@@ -306,19 +307,19 @@ class _Posting(threading.Thread):
         self._answer: Mark | ArxError = StoreError("the batch was not sent")
 
     def run(self) -> None:
-        """Send it."""
+        """Send the batch."""
         try:
             self._answer = self._post()
         except ArxError as error:
             self._answer = error
 
     def answer(self) -> Mark:
-        """Wait for the answer.
+        """Wait for the mint's answer, and return it.
 
         Raises:
             GrantError: The mint refuses the batch.
-            StoreError: It did not answer, or cannot take it now.
-            TokenError: It is no answer.
+            StoreError: The mint did not answer, or cannot take the batch now.
+            TokenError: The answer is malformed.
         """
         self.join()
         if isinstance(self._answer, ArxError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shown of records: one JSON object each, whether it is a decision or an event of the mint.  SPEC 19.2."""
+"""JSON objects of records and nodes, for the mint's API.  SPEC 19.2."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -19,24 +19,30 @@ UNREADABLE: Final = "unreadable"
 
 
 def show_record(found: Found) -> dict[str, Any]:
-    """Show a record: ``index``, ``leaf`` (hex), ``node``, ``service``, ``type``, and what it says; no secret."""
+    """Return a record as JSON values, without secrets.
+
+    They are ``index``, ``leaf`` (hex), ``node``, ``service``, ``type``, and the record's own facts.
+
+    Args:
+        found: The record.
+    """
     place = {"index": found.idx, "leaf": leaf_hash(found.kept).hex(), "node": found.node}
     shown: dict[str, Any] = place | {"service": found.audience}
     try:
         if not is_event(found.kept):
             return {**shown, "type": DECISION, **unpack_record(found.kept, found.body).to_dict()}
         event = read_event(found.kept, found.body)
-    except AuditError as error:  # of a later version, perhaps: its place is shown, and that it is there
+    except AuditError as error:  # a record of a later version, for example: show that it exists, and where
         return {**shown, "type": UNREADABLE, "at": None, "problem": str(error)}
     facts = {"at": event.at, "kind": event.kind, "by": event.by, "source": event.source, "number": event.number}
     return {**shown, "type": EVENT, **facts, "named": event.named, "facts": event.facts, "erased": event.facts is None}
 
 
 def show_nodes(rows: Sequence[Row[Any] | Counted]) -> list[dict[str, Any]]:
-    """Show nodes, each before what is below it: ``parent`` is the place of the one above in this list, or None.
+    """Return nodes as JSON values; ``parent`` is the position of the node above in this list, or None.
 
     Args:
-        rows: Rows of ``log_node`` in the order of their paths.
+        rows: Rows of ``log_node`` in the order of their paths, so that each comes after the node above it.
     """
     places = {row.id: place for place, row in enumerate(rows)}
     names = ("kind", "ref", "name", "session", "task", "agent", "subject", "allow", "deny", "other")

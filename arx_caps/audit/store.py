@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log's database: what is in the log, how far each source is, what was signed.  SPEC 17, 18.
+"""The log's database: append batches, read leaves and records, keep checkpoints.  SPEC 17, 18.
 
-One transaction puts records, tree and high-water mark in together, so that nothing is there twice and nothing that was
-acknowledged is missing.  Whoever writes locks the one row of ``log_state`` first: several mints on one PostgreSQL write
-one log.  What the tables mean is told in ``tables`` and ``nodes``; signing and files are not this module's.
+``tables`` and ``nodes`` define the schema; ``publish`` signs checkpoints and writes files.
 """
 
 import contextlib
@@ -36,18 +34,19 @@ from arx_caps.engines import READING, open_engine, place_of, told
 from arx_verifier.errors import SettingsError
 
 NAME: Final = "the audit log's database"
-KEEP_MS: Final = 24 * 3600 * 1000  # checkpoints; the last one always
-_AT_ONCE: Final = 4096  # leaves that are read in one go
+KEEP_MS: Final = 24 * 3600 * 1000  # how long checkpoints are kept; the last one always is
+_AT_ONCE: Final = 4096  # leaves in one query
+# Every writer locks this row first: several mints on one PostgreSQL write one log.
 _HELD: Final = select(*STATE.c).with_for_update()
-LOCK: Final = 0x617279  # any number that nobody else locks in this database
+LOCK: Final = 0x617279  # advisory lock of `create`; no other code uses this number in this database
 
 
 class Standing(NamedTuple):
-    """How the log stands.
+    """The state of the log.
 
     Attributes:
         tree: The tree of all records.
-        first: The first record that retention has left.
+        first: Index of the first record that was not pruned.
     """
 
     tree: Frontier
@@ -55,16 +54,16 @@ class Standing(NamedTuple):
 
 
 class LogStore:
-    """The log's database.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
+    """The log's database, as a context manager.  Methods block: call them from a thread.
 
     Args:
-        url: SQLAlchemy's form: a SQLite file of its own, or the mint's PostgreSQL.
+        url: In SQLAlchemy's form: a SQLite file of its own, or the mint's PostgreSQL.
 
     Raises:
         SettingsError: The URL names no database that this installation can open.
 
     Attributes:
-        counts: What came of the records that were put in here.
+        counts: Counts of the records that this process appended, by outcome.
     """
 
     def __init__(self, url: str) -> None:
@@ -88,14 +87,14 @@ class LogStore:
         self._engine.dispose()
 
     def create(self) -> None:
-        """Make the tables where there are none.
+        """Create the tables if they are missing.
 
         Raises:
             SettingsError: They belong to another version.
             StoreError: The database did not answer.
         """
         if self._engine.dialect.name == "sqlite" and self._engine.url.database:
-            # Private whatever the umask: SQLite gives its other files the mode of this one.
+            # Mode 0600 whatever the umask: SQLite gives its other files the mode of this one.
             os.close(os.open(self._engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with told(NAME), self._engine.begin() as c:
             if self._engine.dialect.name == "postgresql":
@@ -104,21 +103,22 @@ class LogStore:
                 METADATA.create_all(c)
                 c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
                 c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
-            found = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
-            if found != tables.SCHEMA:
+            schema = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
+            if schema != tables.SCHEMA:
                 raise SettingsError(
-                    f"{NAME} has schema {found}, this version knows {tables.SCHEMA}: update ARx, or restore the backup "
-                    "that was made before it was updated"
+                    f"{NAME} has schema {schema}, this version knows {tables.SCHEMA}: update ARx, or restore the "
+                    "backup that was made before it was updated"
                 )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writing]:
-        """Hold the log and change it in one transaction; on an error nothing was changed.
+        """Lock the log and change it in one transaction; on an error nothing was changed.
 
         Raises:
             StoreError: The database did not answer.
         """
-        with self._lock:  # one thread at a time has the nodes; the row's lock holds other processes
+        # Records, tree and mark change together: no record is appended twice, and no acknowledged one is lost.
+        with self._lock:  # `_nodes` is for one thread at a time; the row's lock keeps other processes out
             with told(NAME), self._engine.begin() as c:
                 row = c.execute(_HELD).one()
                 writing = Writing(c, self._nodes, row, time.time_ns() // 1_000_000)
@@ -130,7 +130,7 @@ class LogStore:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Look at one state of the log, waiting for no writer.
+        """Read one state of the log, without waiting for a writer.
 
         Raises:
             StoreError: The database did not answer.
@@ -139,7 +139,7 @@ class LogStore:
             yield connection
 
     def settle(self) -> None:
-        """Have SQLite carry everything over into its file, and empty its write-ahead log."""
+        """Copy SQLite's write-ahead log into the database file, and empty it."""
         if self._engine.dialect.name == "sqlite":
             with told(NAME), self._engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -151,29 +151,37 @@ class LogStore:
         leaves: Sequence[bytes] | None = None,
         turn: AbstractContextManager[None] | None = None,
     ) -> int:
-        """Take what is new of a batch, wholly or not at all.  SPEC 18.3.
+        """Append the new records of a batch, all or none.  SPEC 18.3.
 
         Args:
-            batch: The batch, from whoever may send it.
-            statement: Its service's statement, kept beside the records; None for the mint's own.
-            leaves: The hashes of its records' leaves, where they are known already.
-            turn: Entered when they were read, and left when the batch stands in line: may wait for another batch.
+            batch: The batch, from an authenticated sender.
+            statement: Its service's statement, kept with the records; None for the mint's own records.
+            leaves: The hashes of its records' leaves, if the caller has them.
+            turn: Entered after parsing the records, and left when the batch is queued; it may wait for another batch.
 
         Returns:
             The high-water mark of the run.
 
         Raises:
-            DisputedError: A record that the log has already is another one there, or was declared lost.
+            DisputedError: The log has another record, or a loss, at the sequence of one of these.
             RequestError: A record is not what the batch says.
-            StoreError: The database did not answer; nothing was taken.
+            StoreError: The database did not answer; nothing was appended.
         """
-        one = Taking(batch, self._batches.read(batch), statement, leaves)
+        taking = Taking(batch, self._batches.read(batch), statement, leaves)
         with turn or contextlib.nullcontext():
-            self._line.stand(one)
-        return self._line.take(one)
+            self._line.stand(taking)
+        return self._line.take(taking)
 
     def leaf_at(self, batch: Batch, sequence: int) -> bytes | None:
-        """Return the hash of the leaf that the log has at a place of a batch's run; None where it has none."""
+        """Return the hash of the log's leaf at a sequence of a batch's run, or None.
+
+        Args:
+            batch: A batch of the run.
+            sequence: The sequence.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
         which = (SOURCE.c.boot == batch.boot, SOURCE.c.verifier == batch.verifier, SOURCE.c.audience == batch.audience)
         with self.reading() as c:
             source = c.execute(select(SOURCE.c.id).where(*which)).scalar()
@@ -181,68 +189,88 @@ class LogStore:
         return leaf_hash(kept[sequence]) if sequence in kept else None
 
     def size(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         with self.reading() as c:
             return int(c.execute(select(STATE.c.size)).scalar_one())
 
     def first(self) -> int:
-        """Return the first record that retention has left."""
+        """Return the index of the first record that was not pruned."""
         with self.reading() as c:
             return int(c.execute(select(STATE.c.first)).scalar_one())
 
     def high_water(self, verifier: str, boot: str) -> int:
-        """Return the mark of one of the mint's own sources, 0 if it is new."""
+        """Return the mark of a run of one of the mint's own sources, 0 if it is new.
+
+        Args:
+            verifier: The source.
+            boot: The run.
+        """
         which = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == "")
         with self.reading() as c:
             return int(c.execute(select(SOURCE.c.high_water).where(*which)).scalar() or 0)
 
     def last_of(self, verifier: str) -> int:
-        """Return the highest mark of all runs of one of the mint's own sources, 0 if there is none."""
+        """Return the highest mark of all runs of one of the mint's own sources, 0 without one.
+
+        Args:
+            verifier: The source.
+        """
         which = (SOURCE.c.verifier == verifier, SOURCE.c.audience == "")
         with self.reading() as c:
             return int(c.execute(select(func.max(SOURCE.c.high_water)).where(*which)).scalar() or 0)
 
     def standing(self) -> Standing:
-        """Return how the log stands."""
+        """Return the state of the log."""
         with self.reading() as c:
             row = c.execute(select(*STATE.c)).one()
             return Standing(tree_of(row), int(row.first))
 
     def leaves(self, start: int, end: int) -> list[Leaf]:
-        """Return some of the leaves from ``start`` to before ``end``, at least one if there is one, in order.
+        """Return leaves from ``start`` on, in order.
+
+        Args:
+            start: The first index.
+            end: The index after the last.
+
+        Returns:
+            At least one leaf if the log has one there, but perhaps not all.
 
         Raises:
-            TamperedError: One that belongs there is missing.
+            TamperedError: A record in this range is missing.
+            StoreError: The database did not answer.
         """
         end = min(end, start + _AT_ONCE)
         if recent := self._recent.take(start, end):
             return recent
         with self.reading() as c:
-            taken = int(c.execute(select(STATE.c.first)).scalar_one())
-            if start < taken:
+            pruned = int(c.execute(select(STATE.c.first)).scalar_one())
+            if start < pruned:
                 block = c.execute(select(PRUNED.c.hashes).where(PRUNED.c.block == start // WIDTH)).scalar()
                 hashes = hashes_in(bytes(block or b""), Tile(0, start // WIDTH))
-                return [Leaf(each, None) for each in hashes[start % WIDTH :]][: end - start]
+                return [Leaf(leaf, None) for leaf in hashes[start % WIDTH :]][: end - start]
             rows = read_leaves(c, start, end)
         leaves = []
-        for index, (found, kept) in enumerate(rows, start):
-            if found != index:
+        for index, (row_index, kept) in enumerate(rows, start):
+            if row_index != index:
                 raise TamperedError(f"record {index} is not in the database any more", index)
             leaves.append(leaf_of(bytes(kept)))
         return leaves
 
     def forget(self, before: int) -> None:
-        """Let go of what is kept in memory of leaves before an index: they are signed and in the files."""
+        """Drop the cached leaves before an index, which are signed and in the files."""
         self._recent.forget(before)
 
     def last_checkpoint(self) -> bytes | None:
-        """Return the last checkpoint that was signed, as a note, or None."""
+        """Return the last signed checkpoint as a note, or None."""
         with self.reading() as c:
-            found = c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
-            return None if found is None else bytes(found)
+            raw = c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
+            return None if raw is None else bytes(raw)
 
     def stored_tree(self, size: int) -> Frontier | None:
-        """Return the tree that is stored with the checkpoint of a size, or None; its root tells whether it is that."""
+        """Return the tree that is stored with the checkpoint of a size, or None.
+
+        The caller compares its root with the checkpoint's.
+        """
         with self.reading() as c:
             row = c.execute(select(CHECKPOINT.c.size, CHECKPOINT.c.edge).where(CHECKPOINT.c.size == size)).first()
         try:
@@ -251,21 +279,21 @@ class LogStore:
             return None
 
     def signed_ms(self) -> int | None:
-        """Return when the last checkpoint was signed, ms, or None."""
+        """Return when the last checkpoint was signed, ms since the Unix epoch, or None."""
         with self.reading() as c:
-            found = c.execute(select(CHECKPOINT.c.signed_ms).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
-            return None if found is None else int(found)
+            at_ms = c.execute(select(CHECKPOINT.c.signed_ms).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
+            return None if at_ms is None else int(at_ms)
 
     def put_checkpoint(self, size: int, note: bytes, edge: Sequence[bytes] = ()) -> bool:
-        """Keep a checkpoint before it is published.
+        """Store a checkpoint before it is published.
 
         Args:
             size: Its size.
             note: The signed note.
-            edge: Of its tree.
+            edge: The edge of its tree.
 
         Returns:
-            Whether it continues the last one; one that does not is not kept, and is not to be published.
+            Whether it is larger than the last one; if not, it was not stored, and must not be published.
         """
         with self.writing() as log:
             c = log.connection
@@ -278,24 +306,32 @@ class LogStore:
             return True
 
     def cosign(self, size: int, note: bytes) -> None:
-        """Keep the lines of witnesses with a checkpoint that is there."""
+        """Replace a stored checkpoint's note by one with cosignatures."""
         with self.writing() as log:
             log.connection.execute(update(CHECKPOINT).where(CHECKPOINT.c.size == size).values(note=note))
 
     def find(self, boot: str, sequence: int, verifier: str | None = None) -> list[int]:
-        """Return the indices of the records that a decision's id names: one, unless two services name a run alike."""
+        """Return the indices of the records that a decision's id names.
+
+        It is one index, unless two services use the same run id.
+
+        Args:
+            boot: The run.
+            sequence: The sequence in it.
+            verifier: The verifier, to select one of several.
+        """
         within = [SOURCE.c.boot == boot, BATCH.c.first <= sequence, BATCH.c.last >= sequence]
         within += [] if verifier is None else [SOURCE.c.verifier == verifier]
         wanted = select(BATCH.c.idx + sequence - BATCH.c.first).join(SOURCE, SOURCE.c.id == BATCH.c.source)
         with self.reading() as c:
-            return [int(each) for each in c.execute(wanted.where(*within)).scalars()]
+            return [int(index) for index in c.execute(wanted.where(*within)).scalars()]
 
     def record(self, index: int) -> Row[Any] | None:
-        """Return a row of ``log_record``, or None where there is none: never, or not any more."""
+        """Return a row of ``log_record``; None if it never existed or was pruned."""
         with self.reading() as c:
             return c.execute(select(*RECORD.c).where(RECORD.c.idx == index)).first()
 
     def node(self, kind: str, ref: str) -> list[Row[Any]]:
-        """Return the nodes that something is called by, such as ``link`` and a link; most often one."""
+        """Return the nodes with a kind and ref, such as ``link`` and a link; most often one."""
         with self.reading() as c:
             return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log's tables, on SQLite (a file of its own) and PostgreSQL (in the mint's database) alike.  SPEC 17, 18.
+"""The log's tables, on SQLite (a file of its own) and PostgreSQL (in the mint's database).  SPEC 17, 18.
 
-``log_record`` is the log; every other table is an index of it, or says how far something is.  Times are ms since the
-Unix epoch.  A record's index is its place in the Merkle tree: contiguous from 0, never given twice.
+``log_record`` is the log; the other tables index it, or hold a state.  Times are ms since the Unix epoch.  A record's
+index is its place in the Merkle tree: contiguous from 0, never used twice.
 
-*Nodes.*  A node is whoever a record is about: a session, a task of it, a delegation, and so on down (``nodes`` tells
-which).  Its ``path`` is the 8-byte ids of all nodes from its root to itself: everything below a node is what has
-a path that begins with its path.  To ask by something, find nodes, then their records by ``(node, idx)``:
+*Nodes.*  Each record belongs to a node: a session, a task of it, a delegation, and so on down (``nodes`` lists the
+kinds).  A node's ``path`` is the 8-byte ids of all nodes from its root to itself.  The nodes below it are those whose
+paths begin with its path.  A query finds nodes first, then their records by ``(node, idx)``:
 
-* a session, task, sub-task, link, operator, service: ``kind`` and ``ref``, then what is below;
-* an agent, or all agents below it: ``agent``; whom it was for: ``subject``, a target as ``arx kill`` takes it.
+* a session, task, sub-task, link, operator, service: by ``kind`` and ``ref``, and the nodes below;
+* an agent, or all agents below it: by ``agent``; a subject: by ``subject``, a target as ``arx kill`` takes it.
 
 *Totals.*  ``allow``, ``deny`` and ``other`` of a node count its own records, not those below it; the sum over a path is
-that of a session or a delegate.  They are added up with each checkpoint and not with each batch, so that a node that
-many batches meet is written once: records from ``counted`` on are not in them yet (``totals``).
+that of a session or a delegate.  Each checkpoint adds them up, not each batch, so that a node in many batches is
+written once.  Records from ``counted`` on are not in them yet (``totals``).
 
-*Outcomes.*  ``outcome`` is one of the numbers below.  What was refused, ended, counted or is missing is above
-``ALLOW``: ``outcome > 1`` is what the two partial indexes hold.
+*Outcomes.*  ``outcome`` is one of the numbers below.  Refusals, ended work, counts and gaps are above ``ALLOW``:
+``outcome > 1`` is the condition of the two partial indexes.
 """
 
 from typing import Final
@@ -26,22 +26,20 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 METADATA: Final = MetaData()
 SCHEMA: Final = "1"
 
-EVENT: Final = 0  # something that happened at the mint
+EVENT: Final = 0  # an event at the mint
 ALLOW: Final = 1
 DENY: Final = 2
 END: Final = 3  # running work that was ended
-COUNTED: Final = 4  # refusals of what was not proven, by number
-GAP: Final = 5  # records that are missing
-MAX_TEXT: Final = 256  # characters of a text that is asked by; longer than any that can be asked for
+COUNTED: Final = 4  # numbers of unauthenticated refusals
+GAP: Final = 5  # missing records
+MAX_TEXT: Final = 256  # characters in a search column; longer than any text that a query may have
 MAX_CODE: Final = 64
-MAX_NUMBER: Final = 2**53 - 1  # of a sequence or a time; what comes after it has no exact form in JSON
+MAX_NUMBER: Final = 2**53 - 1  # of a sequence or a time; JSON numbers above it are not exact
 
 
 def asked_by(text: str) -> str:
-    """Return a text as the columns hold it by which a record is found; what was said stands in the record itself.
-
-    A holder chooses what it calls a tool: PostgreSQL keeps no zero character, and no index an entry of any length.
-    """
+    """Return a search key in the form of the index columns; the record itself keeps the whole text."""
+    # A holder chooses the tool's name.  PostgreSQL stores no zero character, and limits the length of index entries.
     return text if len(text) <= MAX_TEXT and "\0" not in text else text[:MAX_TEXT].replace("\0", "\ufffd")
 
 
@@ -49,17 +47,17 @@ META: Final = Table(
     "log_meta", METADATA, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)
 )
 
-# One row, which every writer locks first: whoever holds it is alone, on whichever machine.
+# One row, which every writer locks first, so that one process writes at a time, on any machine.
 STATE: Final = Table(
     "log_state",
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("size", BigInteger, nullable=False),  # of the tree
     Column("edge", LargeBinary, nullable=False),  # its complete subtrees, largest first, 32 bytes each
-    Column("nodes", BigInteger, nullable=False),  # how many there are; their ids count from 1
-    Column("first", BigInteger, nullable=False),  # the first record that retention has left
+    Column("nodes", BigInteger, nullable=False),  # number of nodes; their ids count from 1
+    Column("first", BigInteger, nullable=False),  # the first record that was not pruned
     Column("counted", BigInteger, nullable=False, server_default="0"),  # the first that is in no total yet
-    Column("erasures", BigInteger, nullable=False),  # how often nodes were changed: what is remembered of them is void
+    Column("erasures", BigInteger, nullable=False),  # how often nodes were changed: a change makes caches invalid
 )
 
 NODE: Final = Table(
@@ -67,12 +65,12 @@ NODE: Final = Table(
     METADATA,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("path", LargeBinary, nullable=False, unique=True),
-    Column("key", LargeBinary, nullable=False, unique=True),  # SHA-256 over all that makes it itself
+    Column("key", LargeBinary, nullable=False, unique=True),  # SHA-256 over its whole path, as ``nodes.Place.key``
     Column("parent", BigInteger),
     Column("kind", String(16), nullable=False),
     Column("ref", Text, nullable=False),
-    Column("name", Text, nullable=False),  # the agent's path, or what the previous holder named the next one
-    Column("session", Text, nullable=False),  # empty where there is none
+    Column("name", Text, nullable=False),  # the agent's path, or the name that the previous holder gave
+    Column("session", Text, nullable=False),  # empty without one
     Column("task", Text, nullable=False),
     Column("agent", Text, nullable=False),
     Column("subject", String(64)),
@@ -108,7 +106,7 @@ _REFUSED = RECORD.c.outcome > ALLOW
 Index("log_record_refused", RECORD.c.idx, sqlite_where=_REFUSED, postgresql_where=_REFUSED)
 Index("log_record_by_code", RECORD.c.code, RECORD.c.idx, sqlite_where=_REFUSED, postgresql_where=_REFUSED)
 
-# What retention took: of 256 records the 256 leaf hashes.  Their rows in ``log_record`` are gone.
+# Pruned blocks: the 256 leaf hashes of 256 records, whose rows in ``log_record`` were deleted.
 PRUNED: Final = Table(
     "log_pruned",
     METADATA,
@@ -116,7 +114,7 @@ PRUNED: Final = Table(
     Column("hashes", LargeBinary, nullable=False),
 )
 
-# Whose records there are: one run of one verifier, the mint's own events, the store's log.
+# Sources of records: a run of a verifier, the mint's own events, the store's log.
 SOURCE: Final = Table(
     "log_source",
     METADATA,
@@ -125,13 +123,13 @@ SOURCE: Final = Table(
     Column("boot", String(128), nullable=False),
     Column("audience", Text, nullable=False),
     Column("high_water", BigInteger, nullable=False),
-    Column("lost", BigInteger, nullable=False),  # how many of its records never came
+    Column("lost", BigInteger, nullable=False),  # number of its records that were declared lost
     Column("seen_ms", BigInteger, nullable=False),  # when it last sent something, by the mint's clock
     Column("closed_ms", BigInteger),  # NULL until its run ended in order
     Index("log_source_by_run", "boot", "verifier", "audience", unique=True),
 )
 
-# The stretches in which a source's records came: record ``idx + n`` is its ``first + n``.
+# Stretches of a source's records in the log: record ``idx + n`` has the sequence ``first + n``.
 BATCH: Final = Table(
     "log_batch",
     METADATA,
@@ -142,17 +140,17 @@ BATCH: Final = Table(
     Column("taken_ms", BigInteger, nullable=False),  # by the mint's clock
     Column("since_ms", BigInteger, nullable=False),  # the earliest and the latest ``at_ms``
     Column("until_ms", BigInteger, nullable=False),
-    Column("statement", LargeBinary),  # with which its service answers for it (SPEC 18.2)
+    Column("statement", LargeBinary),  # signed by its service (SPEC 18.2)
     Index("log_batch_by_source", "source", "first"),
     Index("log_batch_by_time", "until_ms"),
 )
 
-# Checkpoints that were signed; the last one is what the next one continues.
+# Signed checkpoints; the next one continues the last.
 CHECKPOINT: Final = Table(
     "log_checkpoint",
     METADATA,
     Column("size", BigInteger, primary_key=True, autoincrement=False),
     Column("signed_ms", BigInteger, nullable=False),
-    Column("note", LargeBinary, nullable=False),  # with the lines of witnesses, once they came
-    Column("edge", LargeBinary),  # of its tree, as in ``log_state``: it proves itself, as it gives the signed root
+    Column("note", LargeBinary, nullable=False),  # with the cosignatures received so far
+    Column("edge", LargeBinary),  # of its tree, as in ``log_state``; not trusted: it must give the signed root
 )

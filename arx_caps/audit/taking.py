@@ -1,12 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put batches into the log: those that wait for it at one time together, in one transaction.  SPEC 18.3.
-
-A transaction costs a wait for the disk, and writes pages that the next one writes again.  So a batch that was read
-stands in a line, and whoever has the log takes all that stand there; nobody is answered before that was committed.
-
-What comes a second time is compared with what the log has of it: whoever stole a service's key can send records in its
-name, and a machine that was resumed twice from one image gives its numbers to two calls each.  What differs is refused.
-"""
+"""Append batches to the log: a queue, and one transaction for all batches that wait in it.  SPEC 18.3."""
 
 import threading
 from collections import deque
@@ -26,20 +19,20 @@ from arx_caps.audit.wire import Batch
 from arx_caps.audit.writing import Writing
 from arx_verifier.errors import ArxError, StoreError
 
-TOGETHER: Final = 4000  # records of one transaction; the batch that goes beyond it is its last
+TOGETHER: Final = 4000  # records in one transaction; the batch that exceeds it is its last
 
 
 class Taking:
-    """A batch that was read, on its way into the log.
+    """A parsed batch that waits to be appended.
 
     Args:
         batch: The batch.
-        entries: Its records, read.
-        statement: Its service's statement; None for the mint's own.
-        leaves: The hashes of its records' leaves, where they are known already.
+        entries: Its records, parsed.
+        statement: Its service's statement; None for the mint's own records.
+        leaves: The hashes of its records' leaves, if the caller has them.
 
     Attributes:
-        found: The high-water mark of its run, once that was committed; why it was not taken, until then.
+        found: The high-water mark of its run after the commit; until then, the error of a batch that was not appended.
     """
 
     def __init__(
@@ -50,11 +43,17 @@ class Taking:
         self.found: int | ArxError = StoreError("the batch was not taken; send it again")
 
     def put(self, log: Writing) -> int | DisputedError:
-        """Put in what is new of it, wholly or not at all; return the high-water mark, or why it changed nothing."""
+        """Append the new records of the batch, all or none.
+
+        Returns:
+            The high-water mark of its run, or why nothing was changed.
+        """
         batch, entries, leaves = self._batch, self.entries, self._leaves
         source = log.source(batch.verifier, batch.boot, batch.audience)
         mark, lost = source.high_water, 0
         if entries and batch.first <= mark:
+            # A thief of a service's key can send records in its name, and a machine that was resumed twice from one
+            # image numbers two calls alike: records that came before are compared with the log's.
             try:
                 _hold_to_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
             except DisputedError as error:
@@ -71,79 +70,87 @@ class Taking:
         return mark
 
 
+# A transaction waits for the disk, and writes pages that the next one writes again.  So the thread that gets the log
+# appends all waiting batches.  A sender is answered after the commit.
 class Line:
-    """Where batches stand until the log is theirs.  Threads share it.
+    """The queue of batches to append.  Threads may share it.
 
     Args:
-        writing: Holds the log and changes it in one transaction.
+        writing: Locks the log for one transaction.
     """
 
     def __init__(self, writing: Callable[[], AbstractContextManager[Writing]]) -> None:
         self._writing, self._lock = writing, threading.Lock()
         self._waiting: deque[Taking] = deque()
 
-    def stand(self, one: Taking) -> None:
-        """Put a batch at the end of the line."""
-        self._waiting.append(one)
+    def stand(self, taking: Taking) -> None:
+        """Append a batch to the queue."""
+        self._waiting.append(taking)
 
-    def take(self, one: Taking) -> int:
-        """Take a batch that stands there, with those before and behind it, unless somebody took it along.
+    def take(self, taking: Taking) -> int:
+        """Append a queued batch to the log, together with the others in the queue, unless another thread has.
 
         Returns:
             The high-water mark of its run.
 
         Raises:
-            ArxError: It was not taken.
+            ArxError: It was not appended.
         """
         with self._lock:
-            while one in self._waiting:
+            while taking in self._waiting:
                 self._take(self._next())
-        if isinstance(one.found, ArxError):
-            raise one.found
-        return one.found
+        if isinstance(taking.found, ArxError):
+            raise taking.found
+        return taking.found
 
     def _next(self) -> list[Taking]:
-        some, records = [self._waiting.popleft()], 0
-        while self._waiting and (records := records + len(some[-1].entries)) < TOGETHER:
-            some.append(self._waiting.popleft())
-        return some
+        group, records = [self._waiting.popleft()], 0
+        while self._waiting and (records := records + len(group[-1].entries)) < TOGETHER:
+            group.append(self._waiting.popleft())
+        return group
 
-    def _take(self, some: Sequence[Taking]) -> None:
-        found: Sequence[int | ArxError]
+    def _take(self, group: Sequence[Taking]) -> None:
+        results: Sequence[int | ArxError]
         try:
             with self._writing() as log:
-                found = [each.put(log) for each in some]
+                results = [taking.put(log) for taking in group]
         except ArxError as error:
-            if len(some) > 1 and not isinstance(error, StoreError):  # what one says cannot be kept; others' can
-                for each in some:
-                    self._take([each])
+            if len(group) > 1 and not isinstance(error, StoreError):  # one batch cannot be stored; the others can
+                for taking in group:
+                    self._take([taking])
                 return
-            found = [error] * len(some)
-        for each, outcome in zip(some, found, strict=True):  # committed
-            each.found = outcome
+            results = [error] * len(group)
+        for taking, result in zip(group, results, strict=True):  # the transaction was committed, or has failed
+            taking.found = result
 
 
 def logged(connection: Connection, source: int, first: int, last: int) -> dict[int, bytes]:
-    """Return the kept parts that the log has of a source, by sequence, from ``first`` to ``last``.
+    """Return the kept parts of a source's records in the log, by sequence.
 
-    Of what was declared lost only the end is there: the record that says so.
+    Of lost records only the last sequence is present: its record declares the loss.
+
+    Args:
+        connection: A transaction that reads the log.
+        source: The source's id.
+        first: The first sequence.
+        last: The last sequence.
     """
     of = BATCH.c.source == source
     start = connection.execute(select(func.max(BATCH.c.first)).where(of, BATCH.c.first <= first)).scalar() or first
     stretches = select(BATCH.c.idx, BATCH.c.first, BATCH.c.last).where(of, BATCH.c.first.between(start, last))
-    found = {}
+    by_sequence = {}
     for idx, begins, ends in connection.execute(stretches).all():
-        some = max(begins, first), min(ends, last)
-        for index, kept in read_leaves(connection, idx + some[0] - begins, idx + some[1] - begins + 1):
-            found[begins + index - idx] = bytes(kept)
-    return found
+        low, high = max(begins, first), min(ends, last)
+        for index, kept in read_leaves(connection, idx + low - begins, idx + high - begins + 1):
+            by_sequence[begins + index - idx] = bytes(kept)
+    return by_sequence
 
 
 def _hold_to_logged(connection: Connection, source: int, entries: Sequence[Entry]) -> None:
-    """Compare records that came before with what the log has of them; what retention took cannot be compared.
+    """Compare records with the log's at the same sequences; pruned records are skipped.
 
     Raises:
-        DisputedError: One is another, or was declared lost.
+        DisputedError: The log has another record, or a loss.
     """
     kept = logged(connection, source, entries[0].sequence, entries[-1].sequence)
     pruned = connection.execute(select(STATE.c.first)).scalar_one() > 0
@@ -152,5 +159,5 @@ def _hold_to_logged(connection: Connection, source: int, entries: Sequence[Entry
         if held == entry.kept or (held is None and pruned):
             continue
         lost = held is None or is_event(held)
-        told = "was declared lost before it came" if lost else "is another one in the log"
-        raise DisputedError(f"record {entry.sequence} of this run {told}", entry.sequence, leaf_hash(entry.kept))
+        why = "was declared lost before it came" if lost else "is another one in the log"
+        raise DisputedError(f"record {entry.sequence} of this run {why}", entry.sequence, leaf_hash(entry.kept))

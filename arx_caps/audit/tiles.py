@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A log's files: read proofs and records from them, and write them (c2sp.org/tlog-tiles).  SPEC 17.3.
+"""Read proofs and records from a log's files, and write these files (c2sp.org/tlog-tiles).  SPEC 17.3.
 
-The files are a copy that anybody may have and check, and can be written again: ``TileWriter`` never decides what is in
-the log.  Each file appears whole or not at all.  What a reader computes is as
-true as the files: the signed root decides, in ``tree`` and ``verify``.
+The files are a copy for others to verify.  What a reader computes is as trustworthy as the files: ``tree`` and
+``verify`` compare it with the signed root.
 """
 
 import contextlib
@@ -38,33 +37,39 @@ from arx_caps.audit.paths import (
     unpack_entries,
 )
 
-# Gives the bytes of a path below the log's prefix, or None where there are none.
+# Returns the bytes of a path below the log's prefix, or None.
 Fetch = Callable[[str], bytes | None]
 _MAX_FILE_BYTES: Final = WIDTH * (2 + MAX_ENTRY_BYTES)  # a bundle of the longest records
 _KEPT_TILES: Final = 128  # about 4 MiB with their inner hashes
 
 
 class Leaf(NamedTuple):
-    """What is appended: the hash, and the record's kept part or, where that is gone, None."""
+    """A leaf to append: its hash, and the record's kept part, or None if that was pruned."""
 
     hash: bytes
     record: bytes | None
 
 
-make_leaf: Final[Callable[[tuple[bytes, bytes | None]], Leaf]] = partial(tuple.__new__, Leaf)  # in half the time
+make_leaf: Final[Callable[[tuple[bytes, bytes | None]], Leaf]] = partial(tuple.__new__, Leaf)  # twice as fast
 
 
 def leaf_of(record: bytes) -> Leaf:
-    """Return a record as it is appended."""
+    """Return the leaf of a record's kept part."""
     return Leaf(tree.leaf_hash(record), record)
 
 
 def fetch_from(folder: Path) -> Fetch:
-    """Read a log's files from a folder; what is no file, or larger than one of a log can be, is not there."""
+    """Return a function that reads a log's files from a folder.
+
+    It returns None for a path that is no regular file, or is larger than a file of a log can be.
+
+    Args:
+        folder: The log's files, perhaps made by an attacker.
+    """
 
     def fetch(path: str) -> bytes | None:
         try:
-            # Somebody else's folder: a pipe in it must not hold whoever checks it, nor a device fill the memory.
+            # The folder may be an attacker's: a pipe in it must not block the reader, nor a device fill the memory.
             descriptor = os.open(folder / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -82,8 +87,8 @@ class TileReader:
     """Reads a log of a known size from its tiles.
 
     Args:
-        fetch: Where the files are: ``fetch_from(folder)``, or over HTTP.
-        size: The log's size, as its checkpoint says.
+        fetch: Returns the content of a file: ``fetch_from(folder)``, or over HTTP.
+        size: The log's size, from its checkpoint.
     """
 
     def __init__(self, fetch: Fetch, size: int) -> None:
@@ -91,11 +96,11 @@ class TileReader:
         self._tile = lru_cache(_KEPT_TILES)(self._read)
 
     def subtree(self, level: int, index: int) -> bytes:
-        """Return the hash of a complete subtree; ``tree.Subtrees``.
+        """Return the hash of a complete subtree; a ``tree.Subtrees``.
 
         Raises:
-            IncompleteError: A tile that it needs is not there.
-            TamperedError: A tile is not of its form.
+            IncompleteError: A tile that it needs is missing.
+            TamperedError: A tile is malformed.
         """
         above, within = divmod(level, LEVEL_BITS)
         place = index << within
@@ -103,27 +108,27 @@ class TileReader:
         return whole.subtree(within, (place % WIDTH) >> within)
 
     def root(self, size: int | None = None) -> bytes:
-        """Return the root over all records, or over the first ``size``."""
+        """Return the root over all records, or over the first ``size``; raises as ``subtree``."""
         return tree.root_of(self.subtree, self._within(size))
 
     def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        """Return the proof that a record is in the log, as it is or as it was with ``size`` records."""
+        """Return the inclusion proof of a record, under all or the first ``size`` records; raises as ``subtree``."""
         return tree.inclusion_proof(self.subtree, index, self._within(size))
 
     def consistency(self, old: int, size: int | None = None) -> list[bytes]:
-        """Return the proof that the log of ``old`` records is the beginning of this one."""
+        """Return the proof that the log of ``old`` records is the beginning of this one; raises as ``subtree``."""
         return tree.consistency_proof(self.subtree, old, self._within(size))
 
     def leaves(self, block: int) -> list[bytes]:
-        """Return the hashes of the records in a block of 256, or of those that there are."""
+        """Return the leaf hashes of a block of 256; fewer at the log's end."""
         return self._hashes(tile_at(0, block, self.size))
 
     def records(self, block: int) -> list[bytes | None]:
-        """Return the records of a block of 256; None for each that is gone and left its hash.
+        """Return the records of a block of 256; None for each that was pruned and left its hash.
 
         Raises:
-            IncompleteError: The bundle is not there: retention took it, or somebody.
-            TamperedError: It is not of its form.
+            IncompleteError: The bundle is missing: it was pruned, or removed by an attacker.
+            TamperedError: The bundle is malformed.
         """
         tile = tile_at(ENTRIES, block, self.size)
         records, whole = unpack_entries(self.raw(tile))
@@ -132,11 +137,11 @@ class TileReader:
         return [record or None for record in records[: tile.width]]
 
     def record(self, index: int) -> bytes | None:
-        """Return one record; None where it is gone and left its hash.
+        """Return one record; None if it was pruned and left its hash.
 
         Raises:
-            IncompleteError: Its bundle is not there.
-            TamperedError: Its bundle is not of its form.
+            IncompleteError: Its bundle is missing.
+            TamperedError: Its bundle is malformed.
         """
         return self.records(index // WIDTH)[index % WIDTH]
 
@@ -144,7 +149,7 @@ class TileReader:
         """Return the bytes of a tile or bundle of this log.
 
         Raises:
-            IncompleteError: It is not there.
+            IncompleteError: It is missing.
         """
         raw = self._fetch(tile.path)
         if raw is None and tile.width < WIDTH:
@@ -152,7 +157,7 @@ class TileReader:
             full = self._fetch(tile.full.path)
             raw = full if full is None or tile.level == ENTRIES else full[: tile.width * tree.HASH_BYTES]
         if raw is None:
-            raise IncompleteError(f"{tile.path} is not there")
+            raise IncompleteError(f"{tile.path} is missing")
         return raw
 
     def _read(self, level: int, index: int) -> tree.Tree:
@@ -163,20 +168,21 @@ class TileReader:
 
     def _within(self, size: int | None) -> int:
         if size is not None and not 0 <= size <= self.size:
-            raise ValueError(f"this log has {self.size} records")
+            raise ValueError(f"invalid size of the log: expected at most {self.size} records, got {size}")
         return self.size if size is None else size
 
 
+# The writer does not decide what is in the log: its files can always be made again from the database.
 class TileWriter:
-    """Writes a log's files as it grows; one at a time for a folder.
+    """Writes a log's files as it grows; use one writer at a time for a folder.
 
     Args:
-        folder: Where; made if it is not there.
-        durable: Whether files are on the disk before a checkpoint over them is published; only a copy that is made anew
-            can do without.
+        folder: The folder; made if it is missing.
+        durable: Whether files are synced to disk before a checkpoint over them is published; False is only safe for a
+            copy that can be made again.
 
     Attributes:
-        size: How many records the files hold.
+        size: Number of records in the files.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
@@ -186,17 +192,17 @@ class TileWriter:
         self._edge: dict[int, list[bytes]] = {}  # the hashes of each level's last tile
         self._records: list[bytes] = []  # the records of the last bundle
         _make_private(folder / TILES)
-        # Kept open: a folder that is made again has another inode only as long as the removed one is in use.
+        # Kept open: while the removed folder is in use, a new folder in its place has another inode number.
         self._open = os.open(folder / TILES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._open)
 
     @classmethod
     def resume(cls, folder: Path, size: int) -> "TileWriter":
-        """Go on with files that hold ``size`` records; their root tells whether they are the right ones.
+        """Continue files that hold ``size`` records; the caller compares ``root`` with the signed one.
 
         Raises:
-            IncompleteError: Something at their right edge is not there; write them again from the records.
-            TamperedError: Something there is not of its form.
+            IncompleteError: A file at their right edge is missing; write them again from the records.
+            TamperedError: A file there is malformed.
         """
         writer, reader = cls(folder), TileReader(fetch_from(folder), size)
         for level in levels_of(size):
@@ -208,36 +214,40 @@ class TileWriter:
         return writer
 
     def tree(self) -> tree.Frontier:
-        """Return the tree of what was appended."""
-        # A level's last tile holds complete subtrees, and those of the levels above stand to their left.
+        """Return the tree of the appended records."""
+        # A level's last tile holds complete subtrees; those of the levels above are to their left.
         edges = (tree.Frontier.of(self._edge[level]).edge for level in sorted(self._edge, reverse=True))
-        return tree.Frontier(self.size, [each for edge in edges for each in edge])
+        return tree.Frontier(self.size, [subtree for edge in edges for subtree in edge])
 
     def root(self) -> bytes:
-        """Return the root of what was appended."""
+        """Return the root of the appended records."""
         return self.tree().root()
 
     def append(self, leaves: Iterable[Leaf]) -> None:
-        """Append records.  Full tiles and bundles are written at once, the right edge by ``flush``.
+        """Append leaves.  Full tiles and bundles are written at once, the right edge by ``flush``.
 
-        Where a record is gone, an empty entry stands in its place, which no record is.
+        Args:
+            leaves: The leaves; a pruned record becomes an empty entry, which no record is.
+
+        Raises:
+            OSError: A file cannot be written.
         """
         new, at = list(leaves), 0
         while at < len(new):
-            some = new[at : at + WIDTH - self.size % WIDTH]  # up to where a tile is full
-            leaves, records = zip(*some, strict=True)
+            group = new[at : at + WIDTH - self.size % WIDTH]  # up to where a tile is full
+            leaves, records = zip(*group, strict=True)
             self._records += [record or b"" for record in records]
             hashes = self._edge.setdefault(0, [])
             hashes += leaves
-            at += len(some)
+            at += len(group)
             if len(hashes) == WIDTH:
                 self._write_records(Tile(ENTRIES, self.size // WIDTH))
                 self._records = []
                 self._close(0, hashes)
-            self.size += len(some)
+            self.size += len(group)
 
     def flush(self) -> None:
-        """Write the tiles and the bundle at the right edge; a checkpoint of this size may then be published."""
+        """Write the tiles and the bundle at the right edge, so that a checkpoint of this size can be published."""
         if self._flushed == self.size:
             return
         for level in levels_of(self.size):
@@ -250,24 +260,27 @@ class TileWriter:
 
     @property
     def removed(self) -> bool:
-        """Whether the folder that the files were written to was removed, also if there is another in its place."""
+        """Whether the folder of the tiles was removed, even if another one is in its place."""
         try:
             return not os.path.samestat(os.fstat(self._open), (self.folder / TILES).stat())
         except FileNotFoundError:
             return True
 
     def publish(self, checkpoint: bytes) -> None:
-        """Replace the checkpoint; its size's tiles are there, and on the disk before it is.
+        """Replace the checkpoint, after its tiles are on disk.
+
+        Args:
+            checkpoint: The note of a checkpoint of the flushed size.
 
         Raises:
-            FileNotFoundError: The tiles were removed meanwhile; no checkpoint is shown over them.
+            FileNotFoundError: The tiles were removed meanwhile; no checkpoint is left.
             OSError: It cannot be written.
         """
         self._settle()
         with _prepared(self.folder / CHECKPOINT, checkpoint, durable=self._durable) as beside:
             if not self.removed:
                 beside.replace(self.folder / CHECKPOINT)
-            if self.removed:  # also once it is there: its removal and that of the tiles may pass each other
+            if self.removed:  # checked again: a checkpoint written while the tiles are being removed would remain
                 (self.folder / CHECKPOINT).unlink(missing_ok=True)
                 raise FileNotFoundError(
                     errno.ENOENT, "the tiles were removed while they were written", str(self.folder)
@@ -280,14 +293,14 @@ class TileWriter:
             self._close(level, hashes)
 
     def _close(self, level: int, hashes: list[bytes]) -> None:
-        """Write a tile that is full, and what it adds to the level above."""
+        """Write a full tile, and append its root to the level above."""
         place = self.size >> LEVEL_BITS * (level + 1)
         self._write(Tile(level, place), b"".join(hashes))
         self._edge[level] = []
         self._add(level + 1, tree.Frontier.of(hashes).root())
 
     def _write_records(self, bundle: Tile) -> None:
-        if any(self._records):  # a bundle that retention has taken is not made again, out of nothing
+        if any(self._records):  # a pruned bundle is not written again with empty entries
             self._write(bundle, pack_entries(self._records))
 
     def _write(self, tile: Tile, raw: bytes) -> None:
@@ -298,10 +311,11 @@ class TileWriter:
             shutil.rmtree(f"{path}.p", ignore_errors=True)
 
     def _settle(self) -> None:
-        """Have all that was written on the disk: at once, which takes the disk a fraction of what one by one does."""
+        """Sync all written files and their folders to disk."""
+        # All at once: this takes the disk a fraction of the time of one sync for each file when it is written.
         folders = {self.folder}
         for path in self._unsynced if self._durable else ():
-            with contextlib.suppress(FileNotFoundError):  # part of a tile that is whole by now
+            with contextlib.suppress(FileNotFoundError):  # a partial tile that a full one has replaced
                 _sync(path, os.O_RDONLY)
             above = path.parent
             while above not in folders:
@@ -314,12 +328,12 @@ class TileWriter:
 
 
 def lacks(folder: Path, size: int, first: int) -> bool:
-    """Tell whether a tile or bundle of a log is missing in a folder.
+    """Return whether a tile or bundle of a log is missing in a folder.
 
     Args:
         folder: The log's files.
         size: The log's size.
-        first: Records before this index are gone, and their bundles with them.
+        first: Index of the first record that was not pruned; earlier bundles may be missing.
     """
     return any(
         not ((folder / tile.path).exists() or (folder / tile.full.path).exists())
@@ -329,15 +343,15 @@ def lacks(folder: Path, size: int, first: int) -> bool:
 
 
 def prune(folder: Path, size: int, before: int) -> int:
-    """Take away the bundles whose records all stand before an index.  The hashes stay, and with them every proof.
+    """Remove the bundles whose records are all before an index.  The tiles stay, so every proof still verifies.
 
     Args:
         folder: The log's files.
         size: The log's size.
-        before: Records from here on stay.
+        before: Index of the first record to keep.
 
     Returns:
-        The first record that is still there.
+        Index of the first remaining record.
     """
     kept = min(before, size) // WIDTH
     for block in range(kept):
@@ -346,7 +360,12 @@ def prune(folder: Path, size: int, before: int) -> int:
 
 
 def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
-    """Write a file so that it is there whole or not at all, whatever fails.
+    """Write a file atomically.
+
+    Args:
+        path: The file; missing folders are made with mode 0700.
+        raw: Its content.
+        durable: Whether to sync the file and its folder to disk.
 
     Raises:
         OSError: It cannot be written.
@@ -358,7 +377,7 @@ def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
 
 @contextlib.contextmanager
 def _prepared(path: Path, raw: bytes, *, durable: bool) -> Iterator[Path]:
-    """Write a file beside its place, in a folder that exists, for the caller to move it there."""
+    """Yield a temporary file beside ``path`` for the caller to rename; its folder must exist."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -376,7 +395,8 @@ def _prepared(path: Path, raw: bytes, *, durable: bool) -> Iterator[Path]:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder and those above it; records are about people, so that only this user may enter."""
+    """Make a folder and its parents with mode 0700."""
+    # Records are about people: other users of the machine must not read them.
     if not folder.is_dir():
         _make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many records nodes have: added up by whoever signs, once for many batches; what is newer, by whoever asks."""
+"""Totals of nodes: added up at each checkpoint; newer records are counted at each query."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -10,11 +10,11 @@ from sqlalchemy.sql.expression import bindparam
 
 from arx_caps.audit.tables import ALLOW, DENY, NODE, RECORD, STATE
 
-STRIDE: Final = 50_000  # records of one statement
+STRIDE: Final = 50_000  # records in one statement
 
 
 class Counted(NamedTuple):
-    """A row of ``log_node`` with its totals as they are now."""
+    """A row of ``log_node`` with its totals up to the log's last record."""
 
     id: int
     path: bytes
@@ -35,12 +35,12 @@ class Counted(NamedTuple):
 
 
 def add_up(connection: Connection, start: int, end: int) -> None:
-    """Add records to the totals of their nodes; the caller holds the log.
+    """Add records to the totals of their nodes; the caller has locked the log.
 
     Args:
         connection: The transaction.
-        start: The first that is in no total.
-        end: Behind the last.
+        start: Index of the first record that is in no total.
+        end: Index after the last record to add.
     """
     for at in range(start, end, STRIDE):
         connection.execute(_ADD, {"start": at, "end": min(at + STRIDE, end)})
@@ -52,32 +52,32 @@ def up_to_date(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence[Row
     """Return nodes with their totals up to the log's last record.
 
     Args:
-        connection: A state of the log.
+        connection: A transaction that reads the log.
         rows: Rows of ``log_node``.
     """
     start, end = connection.execute(select(STATE.c.counted, STATE.c.size)).one()
     if start == end or not rows:
         return rows
     new = _NEW.where(RECORD.c.node.in_([row.id for row in rows]))
-    found = {row.node: row for row in connection.execute(new, {"start": start, "end": end})}
-    return [_add(row, found[row.id]) if row.id in found else row for row in rows]
+    newer_of = {row.node: row for row in connection.execute(new, {"start": start, "end": end})}
+    return [_add(row, newer_of[row.id]) if row.id in newer_of else row for row in rows]
 
 
 def newer(
     connection: Connection, of: Callable[[ColumnElement[int]], ColumnElement[bool]]
 ) -> tuple[int, int | None, int | None]:
-    """Return how many records of some nodes are in no total yet, and the times of the first and the last of them.
+    """Return the number of some nodes' records that are in no total yet, and the first and last of their times.
 
     Args:
-        connection: A state of the log.
-        of: Says of a record's node whether it is one of them.
+        connection: A transaction that reads the log.
+        of: Returns the condition that a record's node is one of them.
     """
     start, end = connection.execute(select(STATE.c.counted, STATE.c.size)).one()
     if start == end:
         return 0, None, None
     new = select(func.count(), func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms))
-    found = connection.execute(new.where(RECORD.c.idx >= start, RECORD.c.idx < end, of(_WHOSE))).one()
-    return tuple(found)
+    row = connection.execute(new.where(RECORD.c.idx >= start, RECORD.c.idx < end, of(_WHOSE))).one()
+    return tuple(row)
 
 
 def _add(row: Row[Any], new: Row[Any]) -> Counted:
@@ -92,7 +92,7 @@ def _sum(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 _NOUGHT: Final[ColumnElement[int]] = literal_column("0")
 _ONE: Final[ColumnElement[int]] = literal_column("1")
-# With + 0 the groups are no reason for walking the whole index of records by node.
+# With + 0 the planner does not walk the whole index of records by node to form the groups.
 _WHOSE: Final = RECORD.c.node + _NOUGHT
 _NEW: Final = (
     select(

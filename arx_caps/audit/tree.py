@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Merkle tree of RFC 9162 2.1 (that of RFC 6962): hashes, growth, proofs, and their verification.  SPEC 17.1.
+"""The Merkle tree of RFC 9162 2.1 (as RFC 6962): hashes, growth, proofs and their verification.  SPEC 17.1.
 
-A proof is made from hashes of complete subtrees, wherever those are kept: a function gives them (``tiles`` reads them
-from files).  The verification algorithms are those of the RFC, step by step and unchanged: a log's proofs have been
-broken before by schemes of somebody's own.  Nothing here reads a file or knows what a record says.
+Proofs are made from hashes of complete subtrees, which a ``Subtrees`` function returns.  Nothing here reads a file or
+parses a record.
 """
 
 import hashlib
@@ -16,46 +15,46 @@ HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()  # RFC 9162 2.1.1: the tree without leaves
 MAX_PROOF: Final = 64  # hashes; no tree of 2^63 leaves has a longer path
 
-# Gives the hash of the complete subtree over the leaves [index * 2**level, (index + 1) * 2**level).
+# Returns the hash of the complete subtree over the leaves [index * 2**level, (index + 1) * 2**level).
 Subtrees = Callable[[int, int], bytes]
 
 
 def leaf_hash(record: bytes) -> bytes:
-    """Return the hash of a leaf: of the record's very bytes, never of a re-encoding of them."""
+    """Return the hash of a leaf, over the record's bytes as they were logged.  RFC 9162 2.1.1."""
     return hashlib.sha256(b"\0" + record).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """Return the hash of an inner node."""
+    """Return the hash of an inner node.  RFC 9162 2.1.1."""
     return hashlib.sha256(b"\1" + left + right).digest()
 
 
 class Frontier:
-    """The right edge of a tree: all that is needed to grow it and to know its root.
+    """The right edge of a tree: enough to append leaves and to compute the root.
 
     Attributes:
-        size: How many leaves there are.
+        size: Number of leaves.
     """
 
     __slots__ = ("_edge", "size")
 
     def __init__(self, size: int = 0, edge: Iterable[bytes] = ()) -> None:
-        """Begin with an empty tree, or go on with a known one.
+        """Make an empty tree, or continue a known one.
 
         Args:
             size: Its number of leaves.
-            edge: Its complete subtrees, largest first, as ``edge`` gave them.
+            edge: Its complete subtrees, largest first, as ``edge`` returned them.
 
         Raises:
-            TamperedError: The edge is not one of a tree of this size.
+            TamperedError: No tree of this size has such an edge.
         """
         self.size, self._edge = size, list(edge)
-        if size < 0 or len(self._edge) != size.bit_count() or any(len(each) != HASH_BYTES for each in self._edge):
-            raise TamperedError(f"this is not the edge of a tree of {size} leaves")
+        if size < 0 or len(self._edge) != size.bit_count() or any(len(subtree) != HASH_BYTES for subtree in self._edge):
+            raise TamperedError(f"invalid edge for a tree of {size} leaves")
 
     @classmethod
     def of(cls, leaves: Iterable[bytes]) -> "Frontier":
-        """Grow a tree from the hashes of its leaves, and keep its edge alone."""
+        """Return the frontier of a tree with these leaf hashes."""
         frontier = cls()
         frontier.extend(leaves)
         return frontier
@@ -66,7 +65,7 @@ class Frontier:
         return tuple(self._edge)
 
     def append(self, leaf: bytes) -> None:
-        """Add a leaf, by its hash."""
+        """Append a leaf by its hash."""
         size, edge = self.size, self._edge
         while size & 1:
             leaf = node_hash(edge.pop(), leaf)
@@ -75,7 +74,8 @@ class Frontier:
         self.size += 1
 
     def extend(self, leaves: Iterable[bytes]) -> None:
-        """Add leaves, by their hashes: level by level, which takes half of what one after another does."""
+        """Append leaves by their hashes."""
+        # Level by level: half the time of one leaf after another.
         new = list(leaves)
         self.size += len(new)
         size, edge, sha256 = self.size - len(new), self._edge, hashlib.sha256
@@ -100,32 +100,32 @@ class Frontier:
         return root
 
     def copy(self) -> "Frontier":
-        """Return one that grows on its own."""
+        """Return an independent copy."""
         return Frontier(self.size, self._edge)
 
 
 class Tree:
-    """A whole tree in memory: every complete subtree's hash.  It can be asked for any root and proof of its past.
+    """A whole tree in memory, with the hash of every complete subtree.
 
     Attributes:
-        size: How many leaves there are.
+        size: Number of leaves.
     """
 
     __slots__ = ("_levels",)
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        """Grow a tree from the hashes of its leaves."""
+        """Build a tree from its leaf hashes."""
         self._levels: list[list[bytes]] = [[]]
         for leaf in leaves:
             self.append(leaf)
 
     @property
     def size(self) -> int:
-        """How many leaves there are."""
+        """Number of leaves."""
         return len(self._levels[0])
 
     def append(self, leaf: bytes) -> None:
-        """Add a leaf, by its hash."""
+        """Append a leaf by its hash."""
         level, hashes = 0, self._levels[0]
         hashes.append(leaf)
         while not len(hashes) & 1:
@@ -141,7 +141,7 @@ class Tree:
         return self._levels[level][index]
 
     def root(self, size: int | None = None) -> bytes:
-        """Return the root of the tree as it is, or as it was with ``size`` leaves."""
+        """Return the root over all leaves, or over the first ``size``."""
         return root_of(self.subtree, self.size if size is None else size)
 
 
@@ -151,7 +151,7 @@ def root_of(subtrees: Subtrees, size: int) -> bytes:
 
 
 def edge_of(subtrees: Subtrees, size: int) -> Iterator[bytes]:
-    """Yield the complete subtrees that the tree over the first ``size`` leaves consists of, largest first."""
+    """Yield the complete subtrees of the tree over the first ``size`` leaves, largest first."""
     at = 0
     for level in reversed(range(size.bit_length())):
         if size >> level & 1:
@@ -160,7 +160,7 @@ def edge_of(subtrees: Subtrees, size: int) -> Iterator[bytes]:
 
 
 def range_hash(subtrees: Subtrees, start: int, end: int) -> bytes:
-    """Return MTH(D[start:end]) of a range that the recursion of RFC 9162 2.1.1 meets."""
+    """Return MTH(D[start:end]) of a range that occurs in the recursion of RFC 9162 2.1.1."""
     count = end - start
     if count & (count - 1) == 0:
         level = count.bit_length() - 1
@@ -170,10 +170,10 @@ def range_hash(subtrees: Subtrees, start: int, end: int) -> bytes:
 
 
 def inclusion_proof(subtrees: Subtrees, index: int, size: int) -> list[bytes]:
-    """Return PATH(index, D[size]) of RFC 9162 2.1.3.1: the leaf's sibling first.
+    """Return PATH(index, D[size]) of RFC 9162 2.1.3.1, the leaf's sibling first.
 
     Raises:
-        ValueError: There is no such leaf in a tree of this size.
+        ValueError: A tree of this size has no such leaf.
     """
     if not 0 <= index < size:
         raise ValueError(f"a tree of {size} leaves has no leaf {index}")
@@ -191,16 +191,16 @@ def inclusion_proof(subtrees: Subtrees, index: int, size: int) -> list[bytes]:
 
 
 def consistency_proof(subtrees: Subtrees, old: int, size: int) -> list[bytes]:
-    """Return PROOF(old, D[size]) of RFC 9162 2.1.4.1; empty when there is nothing to show.
+    """Return PROOF(old, D[size]) of RFC 9162 2.1.4.1; empty if ``old`` is 0 or ``size``.
 
     Raises:
         ValueError: The older tree is larger.
     """
     if not 0 <= old <= size:
-        raise ValueError(f"a tree of {size} leaves was never one of {old}")
+        raise ValueError(f"invalid older size: expected 0 to {size}, got {old}")
     proof: list[bytes] = []
     start, end = 0, size if old else 0
-    whole = True  # SUBPROOF's flag: the verifier has the older root, so it is not sent
+    whole = True  # SUBPROOF's flag: the verifier has the older root, so the proof omits it
     while old != end:
         middle = start + _split(end - start)
         if old <= middle:
@@ -214,6 +214,8 @@ def consistency_proof(subtrees: Subtrees, old: int, size: int) -> list[bytes]:
     return proof[::-1]
 
 
+# The two algorithms below follow the RFC step by step, with its names.  Do not simplify them: logs with proof schemes
+# of their own have been broken.
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
     """Verify that a leaf is in a tree.  RFC 9162 2.1.3.2.
 
@@ -221,14 +223,14 @@ def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
         leaf: The leaf's hash.
         index: Its index.
         size: The tree's number of leaves.
-        proof: The path.
+        proof: The inclusion path.
         root: The tree's root.
 
     Raises:
-        TamperedError: It is not proven.
+        TamperedError: The proof does not verify.
     """
     no = TamperedError(f"record {index} is not in the log of {size} records that was signed", index)
-    if not 0 <= index < size or any(len(each) != HASH_BYTES for each in (leaf, root, *proof)):  # 1
+    if not 0 <= index < size or any(len(digest) != HASH_BYTES for digest in (leaf, root, *proof)):  # 1
         raise no
     fn, sn, r = index, size - 1, leaf  # 2, 3
     for p in proof:  # 4
@@ -253,15 +255,15 @@ def check_consistency(old: int, old_root: bytes, size: int, root: bytes, proof: 
         old_root: Its root.
         size: The newer tree's number of leaves.
         root: Its root.
-        proof: The proof.
+        proof: The consistency proof.
 
     Raises:
-        TamperedError: It is not proven.
+        TamperedError: The proof does not verify.
     """
     no = TamperedError(f"the log of {size} records does not begin with the {old} records that were signed before")
-    if not 0 <= old <= size or any(len(each) != HASH_BYTES for each in (old_root, root, *proof)):
+    if not 0 <= old <= size or any(len(digest) != HASH_BYTES for digest in (old_root, root, *proof)):
         raise no
-    # The RFC leaves out these two: the empty tree begins every other, and a tree begins itself; nothing is sent then.
+    # The RFC omits two cases: the empty tree is the beginning of every tree, and a tree of itself; both need no proof.
     if old in (0, size):
         begins = old_root == (root if old == size else EMPTY_ROOT)
         if proof or not begins or (size == 0 and root != EMPTY_ROOT):

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have the batches of a run stand in line in their order, where a sender has several on their way.  SPEC 18.3.
-
-Each comes over a connection of its own, so that a short one may overtake a long one; it would be answered that it
-begins too far ahead, and sent again.  Nothing depends on it: a batch waits for those before it, and only so long.
-"""
+"""Queue a run's concurrent uploads in sequence order.  SPEC 18.3."""
 
 import contextlib
 import threading
@@ -11,24 +7,40 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-WAIT_S: Final = 0.5  # from when a batch was announced until nobody waits for it any more
-_RUNS: Final = 1_000  # of which something is remembered before it is looked what of it is over
+WAIT_S: Final = 0.5  # how long after its announcement later batches wait for a batch
+_RUNS: Final = 1_000  # runs with announced batches before expired ones are removed
 
 
 def run_of(audience: str, boot: str) -> str:
-    """Name a run; no service can name another one's."""
+    """Return the key of a run; it contains the service, so that services cannot block each other.
+
+    Args:
+        audience: The service.
+        boot: The run's id.
+    """
     return f"{audience}/{boot}"
 
 
+# Each batch comes over a connection of its own, so a short one may overtake a long one.  It would be answered that it
+# begins too far ahead, and be sent again.  Correctness does not depend on this order.
 class Turns:
-    """Which batches are on their way.  Threads share it."""
+    """The batches on their way, by run.  Threads may share it.
+
+    Args:
+        wait_s: How long after its announcement later batches wait for a batch, s.
+    """
 
     def __init__(self, wait_s: float = WAIT_S) -> None:
         self._wait_s, self._changed = wait_s, threading.Condition()
-        self._coming: dict[str, dict[int, float]] = {}  # of each run: first sequence, and until when it is waited for
+        self._coming: dict[str, dict[int, float]] = {}  # by run: first sequence, and end of the wait for it
 
     def announce(self, run: str, first: int) -> None:
-        """Tell that a batch is on its way, before it is here."""
+        """Announce that a batch is arriving.
+
+        Args:
+            run: The run's key.
+            first: The batch's first sequence.
+        """
         now = time.monotonic()
         with self._changed:
             if len(self._coming) > _RUNS:
@@ -38,7 +50,12 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, run: str, first: int) -> Iterator[None]:
-        """Wait for those of a run that begin before, as far as they were announced; then it is this one's turn."""
+        """Wait for the announced earlier batches of a run; the turn lasts until the context ends.
+
+        Args:
+            run: The run's key.
+            first: The batch's first sequence.
+        """
         self._wait(run, first)
         try:
             yield
@@ -55,7 +72,12 @@ class Turns:
                 self._changed.wait(left)
 
     def done(self, run: str, first: int) -> None:
-        """Tell that a batch had its turn, or will have none."""
+        """Withdraw a batch, which had its turn or will have none.
+
+        Args:
+            run: The run's key.
+            first: The batch's first sequence.
+        """
         with self._changed:
             coming = self._coming.get(run, {})
             coming.pop(first, None)

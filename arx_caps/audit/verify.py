@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a proof, a selection or a log's files offline: with the log's key, and trusting nothing else.  SPEC 17.
+"""Verify a proof, a selection or a log's files offline, with the log's key.  SPEC 17.
 
-What was altered and what is only missing are told apart, and the first record concerned is named as narrowly as the
-files allow.  A record is its bytes: they are hashed as they stand and never read.  The files may be an enemy's: work is
-bounded by what is there, not by what is claimed.
+Records are hashed as bytes and never parsed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,24 +18,24 @@ from arx_caps.audit.scan import Scan
 from arx_caps.audit.selection import is_selection, read_selection
 from arx_caps.audit.tiles import fetch_from
 
-# Told how many records are done, and of how many; of how many is 0 where that is not known.
+# Receives how many records are done, and of how many; the latter is 0 if it is unknown.
 Progress = Callable[[int, int], None]
 _HEAD_BYTES: Final = 64
-_TOLD_RECORDS: Final = 1000  # progress is told once in so many
+_TOLD_RECORDS: Final = 1000  # records between two calls of progress
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What holds.
+    """The result of a successful verification.
 
     Attributes:
         kind: ``proof``, ``selection`` or ``log``.
-        checkpoint: The checkpoint that it was checked against.
-        seen: The witnesses asked for, with the times of their cosignatures, in seconds since the epoch.
-        records: How many records were hashed and found in the log.
-        first: Index of the first of them, or None when there are none.
-        gone: Ranges, first and last, of records of which only the hash is there, as was allowed.
-        proof: Of a proof: what it shows.
+        checkpoint: The verified checkpoint.
+        seen: The given witnesses, with the times of their cosignatures, in seconds since the epoch.
+        records: Number of records that were hashed and found in the log.
+        first: Index of the first of them, or None.
+        gone: Ranges, first and last, of missing records whose hashes remain, as ``Trust.since`` allows.
+        proof: The proof, for a proof file.
     """
 
     kind: str
@@ -49,7 +47,7 @@ class Checked:
     proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the result as JSON values."""
         return {
             "kind": self.kind,
             "origin": self.checkpoint.origin,
@@ -58,19 +56,19 @@ class Checked:
             "seen": {key.name: at for key, at in self.seen.items()},
             "records": self.records,
             "first": self.first,
-            "gone": [list(each) for each in self.gone],
+            "gone": [list(gone) for gone in self.gone],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What whoever checks knows from elsewhere than what is checked.
+    """Trust anchors obtained out of band.
 
     Attributes:
         key: The log's key.
         witnesses: Keys of witnesses; each of them must have cosigned.
-        held: A checkpoint seen before, if any; what is checked must continue it.
-        since: Records before this index may be gone, as retention takes them.
+        held: A checkpoint that was verified before, or None; the log must continue it.
+        since: Index before which records may be missing, because they were pruned.
     """
 
     key: VerifierKey
@@ -79,10 +77,10 @@ class Trust:
     since: int = 0
 
     def require_witnesses(self, signed: SignedCheckpoint) -> None:
-        """Require the witnesses.
+        """Require the cosignatures of all witnesses.
 
         Raises:
-            IncompleteError: One of them has not cosigned.
+            IncompleteError: A cosignature is missing.
         """
         missing = [key.name for key in self.witnesses if key not in signed.seen]
         if missing:
@@ -90,20 +88,20 @@ class Trust:
 
 
 def verify(path: Path, trust: Trust, progress: Progress = lambda *_: None) -> Checked:
-    """Check a file or a folder.
+    """Verify a proof file, a selection or a log's folder.
 
     Args:
-        path: A proof file, a selection, or a folder with a log's files.
-        trust: What is known from elsewhere.
-        progress: Told now and then how far it is.
+        path: The file or folder; an attacker may have made it.
+        trust: Trust anchors.
+        progress: Called now and then with how many records are done, of how many.
 
     Returns:
-        What holds.
+        The verified facts.
 
     Raises:
-        TamperedError: Something is not what was signed.
-        IncompleteError: Something that belongs to it is not there; what is there holds.
-        NoteError: It is none of these.
+        TamperedError: Something is not what was signed; the first altered record is named as precisely as possible.
+        IncompleteError: Something is missing; everything else is what was signed.
+        NoteError: It is malformed, or none of these.
         OSError: It cannot be read.
     """
     if path.is_dir():
@@ -114,11 +112,11 @@ def verify(path: Path, trust: Trust, progress: Progress = lambda *_: None) -> Ch
         return verify_selection(path, trust, progress)
     if head.startswith(HEADER.encode()):
         return verify_proof(path, trust)
-    raise NoteError(f"{path} is no proof, no selection, and no folder of a log")
+    raise NoteError(f"{path} is not a proof, a selection, or the folder of a log")
 
 
 def verify_proof(path: Path, trust: Trust) -> Checked:
-    """Check a proof file; as ``verify``."""
+    """Verify a proof file; as ``verify``."""
     with path.open("rb") as file:
         proof = Proof.parse(file.read(MAX_PROOF_BYTES + 1))
     signed = proof.check(trust.key, trust.witnesses)
@@ -128,7 +126,7 @@ def verify_proof(path: Path, trust: Trust) -> Checked:
 
 
 def verify_selection(path: Path, trust: Trust, progress: Progress = lambda *_: None) -> Checked:
-    """Check an exported selection; as ``verify``."""
+    """Verify an exported selection; as ``verify``."""
     signed: SignedCheckpoint | None = None
     first, count = None, 0
     with path.open("rb") as file:
@@ -146,28 +144,29 @@ def verify_selection(path: Path, trust: Trust, progress: Progress = lambda *_: N
 
 
 def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None) -> Checked:
-    """Check a log's files, every record and every tile; as ``verify``."""
+    """Verify every record and every tile of a log's files; as ``verify``."""
     fetch = fetch_from(folder)
     raw = fetch(CHECKPOINT)
     if raw is None:
         raise IncompleteError(f"{folder} has no checkpoint")
-    signed = open_checkpoint(raw, trust.key, trust.witnesses)  # 1. the log itself says so
+    # The files may be an attacker's: the work is bounded by the existing files, not by the claimed size.
+    signed = open_checkpoint(raw, trust.key, trust.witnesses)  # 1. the log has signed this checkpoint
     scan = Scan(fetch, signed.checkpoint, trust.held.checkpoint if trust.held else None)
     scan.read(progress)  # 2. every record's bytes are hashed
     scan.hold_to_root()  # 3. they are what was signed, in that order
-    scan.hold_tiles()  # 4. so are the tiles from which others build their proofs
-    scan.hold_to_held()  # 5. the log continues what was seen before
-    trust.require_witnesses(signed)  # 6. others have seen the same
+    scan.hold_tiles()  # 4. so are the tiles that proofs are made from
+    scan.hold_to_held()  # 5. the log continues the older checkpoint
+    trust.require_witnesses(signed)  # 6. the witnesses have seen the same log
     gone = [(max(first, trust.since), last) for first, last in scan.gone if last >= trust.since]
-    if gone:  # 7. nothing is left out
+    if gone:  # 7. no record is missing
         first, last = gone[0]
-        told = f"the records {first} to {last} are gone; their hashes, and all other records, hold"
-        raise IncompleteError(f"{told} (--from {last + 1} allows it, where retention took them)")
+        message = f"the records {first} to {last} are gone; their hashes, and all other records, hold"
+        raise IncompleteError(f"{message} (--from {last + 1} allows it, where retention took them)")
     return Checked("log", signed.checkpoint, signed.seen, scan.records, scan.first, tuple(scan.gone))
 
 
 def _compare(head: Checkpoint, held: SignedCheckpoint | None) -> None:
-    """Hold a lone checkpoint to one that was seen before, as far as two of them can tell."""
+    """Compare a checkpoint with one that was verified before, as far as two checkpoints alone allow."""
     if held is None:
         return
     if head.size != held.checkpoint.size:

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verifier's records travel in: a batch, and the statement with which its service answers for it.  SPEC 18.
+"""Batches of a verifier's records, and the statements that services sign for them.  SPEC 18.
 
-A batch says which run it is of, where it begins, and what before it is lost.  The statement names verifier, run, first
-and last record and the tree hash over all of them, and is signed by the service's enrolled key: whoever stores a batch
-can show later who sent it.  A replay says nothing new, so no statement is for one use.  Reading a journal is
-``journaled``'s, sending ``ship``'s; storing and numbering are the mint's.
+``journaled`` reads the records, ``ship`` sends batches, ``store`` appends them.
 """
 
 import hashlib
@@ -23,15 +20,15 @@ from arx_verifier.token import wire
 
 PATH: Final = "/v1/decisions"
 HEADER: Final = "Arx-Batch"
-SEEN_HEADER: Final = "Arx-Log"  # the size of the log that the sender saw last
+SEEN_HEADER: Final = "Arx-Log"  # the size of the last checkpoint that the sender verified
 MEDIA_TYPE: Final = "application/vnd.arx.decisions"
 WIRE_VERSION: Final = 1
 MAX_RECORDS: Final = 2_000  # in one batch
 MAX_BYTES: Final = 4 * 1024 * 1024  # of one batch
-MAX_KEPT: Final = 65_535  # an entry of the log says its length in two bytes
+MAX_KEPT: Final = 65_535  # bytes; the log's bundles store a record's length in two bytes
 MAX_NAME: Final = 200  # characters of a verifier's id
 MAX_BOOT: Final = 128
-AGE_S: Final = 300  # how old a statement may be, or how far from the future: clocks differ, and a replay is harmless
+AGE_S: Final = 300  # how far a statement's time may be from the mint's: clocks differ, and a replay is harmless
 BAD_BATCH: Final = "bad_batch"
 _MAX_STATEMENT: Final = 4096
 _TYP: Final = "arx-batch+jwt"
@@ -39,16 +36,16 @@ _SERVICE: Final = "service:"
 
 
 class Batch(NamedTuple):
-    """Some records of one run of one verifier, in order, none missing between them.
+    """Consecutive records of one run of one verifier.
 
     Attributes:
         verifier: The verifier's id.
         audience: Its service.
         boot: The run.
-        first: Sequence of the first record; of the next one that there will be, where there is none.
-        lost_from: The first of the sequences before ``first`` that nobody will ever send, or None.
-        records: The records; none in a batch that only asks how far the receiver is, or tells of an end or a loss.
-        closed: Whether the run ended in order behind these records.
+        first: Sequence of the first record; without records, of the next one.
+        lost_from: First of the lost sequences before ``first``, or None.
+        records: The records; empty in a batch that asks for the mark, or declares an end or a loss.
+        closed: Whether the run ended in order after these records.
     """
 
     verifier: str
@@ -61,7 +58,7 @@ class Batch(NamedTuple):
 
     @property
     def last(self) -> int:
-        """Sequence of the last record; ``first - 1`` where there is none."""
+        """Sequence of the last record; ``first - 1`` without records."""
         return self.first + len(self.records) - 1
 
     def encode(self) -> bytes:
@@ -70,10 +67,10 @@ class Batch(NamedTuple):
 
     @classmethod
     def decode(cls, raw: bytes) -> "Batch":
-        """Read the body of a request.
+        """Parse the body of a request.
 
         Raises:
-            RequestError: Not a batch of this version, or one that no verifier makes.
+            RequestError: It is not a batch of this version, or exceeds a limit.
         """
         try:
             version, *values = _READ.decode(raw)
@@ -81,18 +78,20 @@ class Batch(NamedTuple):
             raise RequestError(f"not a batch of decisions: {error}") from error
         batch = cls(*values)
         if version != WIRE_VERSION:
-            raise RequestError(f"a batch of version {version}; this mint reads version {WIRE_VERSION}")
+            raise RequestError(f"unknown batch: expected version {WIRE_VERSION}, got version {version}")
         names = (batch.verifier, batch.audience, batch.boot)
         if max(map(len, names)) > MAX_NAME or len(batch.boot) > MAX_BOOT or any("\0" in name for name in names):
-            raise RequestError(f"a name has at most {MAX_NAME} characters, a run's {MAX_BOOT}, and no zero character")
+            limits = f"at most {MAX_NAME} characters, a run's {MAX_BOOT}, and no zero character"
+            raise RequestError(f"invalid name in the batch: expected {limits}")
         if batch.last > MAX_NUMBER:
-            raise RequestError(f"a record's sequence is at most {MAX_NUMBER}")
+            raise RequestError(f"invalid sequence: expected at most {MAX_NUMBER}, got {batch.last}")
         if len(raw) > MAX_BYTES or len(batch.records) > MAX_RECORDS:
-            raise RequestError(f"a batch has at most {MAX_RECORDS} records and {MAX_BYTES} bytes")
+            limits, size = f"{MAX_RECORDS} records and {MAX_BYTES} bytes", len(batch.records)
+            raise RequestError(f"the batch is too large: expected at most {limits}, got {size} and {len(raw)}")
         if batch.first < 1 or not (batch.lost_from is None or 1 <= batch.lost_from < batch.first):
-            raise RequestError("a batch begins at 1 or later, and what is lost stands before it")
+            raise RequestError("invalid batch: it must begin at 1 or later, and lost records must come before it")
         if not all(0 < len(kept) <= MAX_KEPT for kept, _ in batch.records):
-            raise RequestError(f"the kept part of a record has 1 to {MAX_KEPT} bytes")
+            raise RequestError(f"invalid record in the batch: its kept part must have 1 to {MAX_KEPT} bytes")
         return batch
 
     def leaves(self) -> list[bytes]:
@@ -101,17 +100,17 @@ class Batch(NamedTuple):
 
     @property
     def root(self) -> bytes:
-        """The tree hash over the kept parts; that of the empty tree where there is none."""
+        """The Merkle root over the kept parts; without records, that of the empty tree."""
         return Frontier.of(self.leaves()).root()
 
 
 class LogWord(msgspec.Struct, frozen=True):
-    """What the log says of itself to a sender that asks.
+    """The log's answer to a sender that names a size.
 
     Attributes:
         key: Its key text.
         checkpoint: Its last checkpoint, a note.
-        consistency: The hashes that prove that it continues the size that was asked with, base64.
+        consistency: The proof that it continues that size, hashes in base64.
     """
 
     key: str
@@ -120,14 +119,14 @@ class LogWord(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """The receiver's answer: how far it has a run, whatever was sent.
+    """The mint's answer to a batch: how far it has the run.
 
     Attributes:
-        high_water: The last sequence that it has, or knows to be lost; the sender goes on behind it.
+        high_water: The last sequence that it has, or that was lost; the sender continues after it.
         verifier: The verifier.
         boot: The run.
-        leaf: The hash of the log's record at the mark, hex, where it was asked how far it is; empty for none.
-        log: The log's word, where it was asked for.
+        leaf: Hash of the log's record at the mark, hex, in the answer to a batch that asks for the mark; else empty.
+        log: The log's last checkpoint, if the sender asked for it.
     """
 
     high_water: int
@@ -138,7 +137,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def sign_batch(key: SigningKey, batch: Batch, body: bytes, *, realm: str, issuer: str, now: int) -> str:
-    """Answer for a batch.
+    """Return the service's signed statement for a batch.  SPEC 18.2.
 
     Args:
         key: The service's enrolled key.
@@ -156,13 +155,13 @@ def sign_batch(key: SigningKey, batch: Batch, body: bytes, *, realm: str, issuer
 
 
 class Statement(NamedTuple):
-    """What a service says of a batch, its signature checked.
+    """A service's statement for a batch, with a verified signature.
 
     Attributes:
         text: The ``Arx-Batch`` header.
         audience: The service that signed it.
-        key: With which key.
-        claims: What it says.
+        key: The key that signed it.
+        claims: Its claims.
     """
 
     text: str
@@ -172,16 +171,20 @@ class Statement(NamedTuple):
 
 
 def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], *, now: int) -> Statement:
-    """Check whose statement it is; this needs no batch, so that nobody has to read one of a stranger.
+    """Verify a statement's signature and age.  SPEC 18.2.
 
     Args:
         text: The ``Arx-Batch`` header.
         find_key: Returns the key that a holder (``service:<audience>``) enrolled under a thumbprint, or None.
         now: ms since the Unix epoch.
 
+    Returns:
+        The statement; ``hold_statement`` compares it with the batch.
+
     Raises:
-        GrantError: ``bad_batch``, with what is wrong.
+        GrantError: ``bad_batch``, with the reason.
     """
+    # The batch is not needed here: the mint authenticates a sender before it reads the sender's body.
     statement = read_statement(text, find_key)
     issued = statement.claims.pop("iat", None)
     if type(issued) is not int or abs(now // 1000 - issued) > AGE_S:
@@ -190,35 +193,37 @@ def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], 
 
 
 def read_statement(text: str, find_key: Callable[[str, str], PublicKey | None]) -> Statement:
-    """Check whose statement it is, whenever it was made; as ``open_statement``."""
+    """Verify a statement's signature, of any age; as ``open_statement``."""
     kid, issuer = _unverified(text)
     key = find_key(issuer, kid) if issuer.startswith(_SERVICE) else None
     if key is None:
         named = shorten(issuer.removeprefix(_SERVICE))
         raise GrantError(f"this key is not enrolled for the service {named}", code=BAD_BATCH)
     try:
-        said = msgspec.json.decode(key.open(text), type=dict[str, Any])
+        claims = msgspec.json.decode(key.open(text), type=dict[str, Any])
     except (JoseError, ArxError, ValueError, RecursionError) as error:
-        raise GrantError("the batch's signature does not hold", code=BAD_BATCH) from error
-    return Statement(text, issuer.removeprefix(_SERVICE), key, said)
+        raise GrantError("invalid signature of the batch: the key did not sign it", code=BAD_BATCH) from error
+    return Statement(text, issuer.removeprefix(_SERVICE), key, claims)
 
 
 def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: str, issuer: str) -> list[bytes]:
-    """Hold a statement to the batch that came with it.
+    """Require that a statement is about this batch.  SPEC 18.2.
 
     Args:
         statement: From ``open_statement``.
-        batch: What ``body`` says.
+        batch: The batch in ``body``.
         body: The request's body.
         realm: The realm's name.
         issuer: The mint's issuer URL.
 
     Returns:
-        The hashes of the records' leaves, which it had to make.
+        The hashes of the records' leaves, which this computes.
 
     Raises:
-        GrantError: ``bad_batch``, with what is wrong.
+        GrantError: ``bad_batch``, with the claim that differs.
     """
+    # The signature binds service, run, range and content: the mint can show later who sent a batch.  It is not for one
+    # use, because a replay adds no record.
     leaves = batch.leaves()
     for name, value in _claims(batch, body, Frontier.of(leaves).root(), realm, issuer).items():
         if statement.claims.get(name) != value:
@@ -227,15 +232,15 @@ def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: st
 
 
 def read_mark(raw: bytes) -> Mark:
-    """Read the receiver's answer.
+    """Parse the mint's answer.
 
     Raises:
-        TokenError: It is none.
+        TokenError: It is malformed.
     """
     try:
         return _MARK.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise TokenError("the answer says no high-water mark", code="malformed") from error
+        raise TokenError("malformed answer: expected a high-water mark", code="malformed") from error
 
 
 _Wire = tuple[int, str, str, str, int, int | None, tuple[Sealed, ...], bool]
@@ -275,7 +280,7 @@ def _claims(batch: Batch, body: bytes, root: bytes, realm: str, issuer: str) -> 
 
 
 def _unverified(statement: str) -> tuple[str, str]:
-    """Read whose key and whose statement it says it is; nothing is proven by it."""
+    """Return the key id and the issuer that an unverified statement names."""
     try:
         if len(statement) > _MAX_STATEMENT:
             raise ValueError

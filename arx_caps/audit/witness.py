@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A witness: signs that a log only ever grew, and no other thing (c2sp.org/tlog-witness).  SPEC 17.6.
+"""A witness: cosigns a log's checkpoints as long as the log only grows (c2sp.org/tlog-witness).  SPEC 17.6.
 
-It keeps the last checkpoint that it cosigned of each log it was told of, requires a proof that the next one continues
-it, and goes neither back nor sideways.  So a log that shows one history to the witness cannot get another one
-cosigned.  What it keeps is on the disk before it answers, under a lock that also holds other processes.
+``witness_server`` serves it over HTTP.
 """
 
 import contextlib
@@ -41,11 +39,11 @@ class Answer(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What ``POST /add-checkpoint`` carries.
+    """The body of ``POST /add-checkpoint``.
 
     Attributes:
-        old: The size that the witness is believed to have seen.
-        proof: That the log continues it.
+        old: The size that the sender believes the witness cosigned last.
+        proof: The consistency proof from that size.
         note: The new checkpoint.
     """
 
@@ -55,39 +53,43 @@ class Request(NamedTuple):
 
     @classmethod
     def parse(cls, raw: bytes) -> "Request":
-        """Read a request's body.
+        """Parse a request's body.
 
         Raises:
-            NoteError: It is not of its form.
+            NoteError: It is malformed.
         """
-        head, found, note = raw.partition(b"\n\n")
+        head, separator, note = raw.partition(b"\n\n")
         lines = head.decode("ascii", "replace").split("\n")
-        if not found or not lines[0].startswith("old ") or len(lines) > 1 + MAX_HASHES:
-            raise NoteError("a request is an old size, at most 63 hashes, an empty line and a checkpoint")
+        if not separator or not lines[0].startswith("old ") or len(lines) > 1 + MAX_HASHES:
+            raise NoteError(
+                "malformed request: expected an old size, at most 63 hashes, an empty line and a checkpoint"
+            )
         return cls(decimal(lines[0].removeprefix("old "), "the old size"), tuple(hashes64(lines[1:])), Note.parse(note))
 
     def encode(self) -> bytes:
-        """Write a request's body."""
+        """Return a request's body."""
         lines = (f"old {self.old}", *map(text64, self.proof))
         return "".join(f"{line}\n" for line in lines).encode() + b"\n" + self.note.encode()
 
 
+# It keeps the last checkpoint that it cosigned of each log, and cosigns only one that continues it.  So a log that
+# showed it one history gets no cosignature for another.
 class Witness:
-    """A witness and what it has seen.
+    """A witness, with the last checkpoints that it cosigned.
 
     Args:
         folder: Its folder, with its key file.
-        logs: The keys of the logs that it knows; a log may have several.
+        logs: The keys of the logs that it cosigns; a log may have several.
 
     Attributes:
-        key: What others verify its cosignatures with.
+        key: The public key of its cosignatures.
     """
 
     def __init__(self, folder: Path, logs: Sequence[VerifierKey]) -> None:
         """Open a witness's folder.
 
         Raises:
-            SettingsError: There is no key, or what it has seen cannot be read.
+            SettingsError: The key is missing, or a stored checkpoint is damaged.
         """
         self._signer = read_signer(folder / KEY_FILE, "witness")
         self.key = self._signer.key
@@ -104,8 +106,8 @@ class Witness:
             at: The time, in seconds since the epoch.
 
         Raises:
-            SettingsError: What was seen before cannot be read any more; nothing is cosigned then.
-            OSError: The disk does not take what is to be kept.
+            SettingsError: The stored checkpoint is damaged; nothing is cosigned.
+            OSError: The new checkpoint cannot be written; nothing is cosigned.
         """
         try:
             request = Request.parse(raw)
@@ -121,19 +123,23 @@ class Witness:
             return Answer(403, f"{error}\n")
         if request.old > head.size:
             return Answer(400, "the old size is larger than the new one\n")
-        signed = Note(request.note.text, tuple(each for each in request.note.signatures if _of(each, list(by))))
+        signed = Note(request.note.text, tuple(line for line in request.note.signatures if _of(line, list(by))))
         with self._locked():
             return self._continue(next(iter(by)), request, head, signed, at)
 
     def last(self, origin_hash: str) -> bytes | None:
-        """Return the last checkpoint cosigned of a log, by the SHA-256 of its origin in hex, or None."""
+        """Return the last cosigned checkpoint of a log, or None.
+
+        Args:
+            origin_hash: SHA-256 of the log's origin, hex.
+        """
         if re.fullmatch("[0-9a-f]{64}", origin_hash):
             with contextlib.suppress(FileNotFoundError):
                 return (self._folder / "seen" / origin_hash).read_bytes()
         return None
 
     def _continue(self, key: VerifierKey, request: Request, head: Checkpoint, signed: Note, at: int) -> Answer:
-        """Cosign what continues the last one; the lock is held."""
+        """Cosign a checkpoint that continues the last one; the caller holds the lock."""
         last = self._seen(key)
         size, root = (last.checkpoint.size, last.checkpoint.root) if last else (0, EMPTY_ROOT)
         if request.old != size:
@@ -145,6 +151,7 @@ class Witness:
                 self._keep_evidence(head, signed)
             return Answer(422, f"{error}\n")
         line = cosign(signed, self._signer, at)
+        # On disk before the answer leaves: else a restart would let the log show the witness another history.
         write_whole(self._folder / "seen" / hash_of(head.origin), signed.signed(line).encode())
         return Answer(200, line.line())
 
@@ -152,17 +159,17 @@ class Witness:
         raw = self.last(hash_of(key.name))
         if raw is None:
             return None
-        keys = [each for each in self._logs if each.name == key.name]
-        for each in keys:
-            # Signed by the log and by this very witness: nobody else can have put it there.
+        keys = [known for known in self._logs if known.name == key.name]
+        for known in keys:
+            # Both the log and this witness must have signed it: no other process can have put it there.
             with contextlib.suppress(NoteError, TamperedError):
-                found = open_checkpoint(raw, each, [self.key])
-                if self.key in found.seen:
-                    return found
+                signed = open_checkpoint(raw, known, [self.key])
+                if self.key in signed.seen:
+                    return signed
         raise SettingsError(f"what was seen of {key.name} is damaged: put back {self._folder / 'seen'} from a backup")
 
     def _keep_evidence(self, head: Checkpoint, signed: Note) -> None:
-        """Keep a second root that a log signed for a size: with the one that was seen it convicts the log."""
+        """Store a second root that a log signed for one size: together with the first one it proves the fork."""
         path = self._folder / "evidence" / f"{hash_of(head.origin)}-{head.size}"
         if not path.exists():
             write_whole(path, signed.encode())
@@ -170,6 +177,7 @@ class Witness:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        # A file lock, so that it keeps out other processes as well.
         descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -179,7 +187,7 @@ class Witness:
 
 
 def hash_of(origin: str) -> str:
-    """Return what names a log in a witness's paths."""
+    """Return the SHA-256 of a log's origin in hex, which names it in a witness's paths."""
     return hashlib.sha256(origin.encode()).hexdigest()
 
 

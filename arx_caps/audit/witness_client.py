@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness).  SPEC 17.6.
 
-What it answers is believed only as far as its signature verifies.  A witness that does not cosign is told as such:
-whether a log goes on without it is not decided here.
+``cosigning`` decides whether a log is published without the cosignature.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,26 +30,26 @@ def ask_witness(
     client: httpx.Client | None = None,
     ca: str | None = None,
 ) -> Signature:
-    """Ask for a cosignature.
+    """Return a witness's cosignature of a checkpoint, verified.
 
     Args:
-        url: Where the witness is, without a final slash.
-        key: Its key.
+        url: The witness's URL, without a final slash.
+        key: The witness's key.
         note: The checkpoint, signed by its log.
-        prove: Makes the consistency proof from an older size to the checkpoint's.
-        old: The size that it cosigned last, as far as is known; a wrong one costs one more request.
-        client: What to ask with; a fresh one when left out.
-        ca: File of a further authority for TLS, for a fresh one.
+        prove: Returns the consistency proof from an older size to the checkpoint's.
+        old: The size that it cosigned last, as far as the caller knows; a wrong one costs one more request.
+        client: The HTTP client; a new one when omitted.
+        ca: File of a further authority for TLS, for a new client.
 
     Returns:
-        The cosignature, verified: ``note.signed`` adds it.
+        The cosignature: ``note.signed`` adds it.
 
     Raises:
-        WitnessError: It does not answer, or does not cosign.
+        WitnessError: The witness did not answer, or did not cosign.
     """
     size = Checkpoint.parse(note.text).size
     if client is None:
-        # A proxy of the environment has no business between a mint and its witness.
+        # The new client ignores the environment's proxies: a mint connects to its witness directly.
         with _open(url, key.name, ca) as fresh:
             return ask_witness(url, key, note, prove, old=old, client=fresh)
     old = min(old, size)
@@ -60,10 +59,12 @@ def ask_witness(
             return _signature(text, key, note)
         if status != httpx.codes.CONFLICT:
             break
-        # It has seen another size than was thought: after a restart, or because another mint asked it.
+        # It has cosigned another size than `old`: this process has restarted, or another mint has asked it.
         old = _size(text, key.name)
         if old > size:
-            raise WitnessError(f"{key.name} has seen {old} records of this log, and it has only {size}: it went back")
+            raise WitnessError(
+                f"{key.name} has seen {old} records of this log, which has only {size}: it was rolled back"
+            )
     raise WitnessError(f"{key.name} did not cosign: {status} {text.strip()[:200]!r}")
 
 
@@ -101,5 +102,5 @@ def _signature(text: str, key: VerifierKey, note: Note) -> Signature:
                 key.check(note.text, line)
                 return line
     except (NoteError, TamperedError) as error:
-        raise WitnessError(f"{key.name} answered with no good signature: {error}") from error
-    raise WitnessError(f"what {key.name} answered is not signed with its key")
+        raise WitnessError(f"{key.name} answered with an invalid signature: {error}") from error
+    raise WitnessError(f"{key.name} answered without a signature of its key")

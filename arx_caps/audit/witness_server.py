@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve a witness over HTTP (c2sp.org/tlog-witness).  SPEC 17.6.
-
-Nobody is authenticated: what counts is the log's signature on what is sent.  So the work for a stranger is bounded: a
-request's size, its time, and how many are served at once.
-"""
+"""Serve a witness over HTTP (c2sp.org/tlog-witness).  SPEC 17.6."""
 
 import asyncio
 import signal
@@ -24,6 +20,8 @@ from starlette.routing import Route
 from arx_caps.audit.witness import MAX_REQUEST_BYTES, Answer, Witness
 from arx_verifier.errors import SettingsError
 
+# Callers are not authenticated; the log's signature on the checkpoint is verified.  So a stranger's work is bounded:
+# the size of a request, its time, and the number of connections.
 AT_ONCE: Final = 512  # connections
 REQUEST_S: Final = 10.0  # for a body to arrive
 KEEP_ALIVE_S: Final = 15
@@ -31,7 +29,7 @@ GRACE_S: Final = 2
 
 
 def create_app(witness: Witness, now: Callable[[], float] = time.time) -> Starlette:
-    """Return the witness's HTTP surface.
+    """Return the witness's HTTP application.
 
     Args:
         witness: The witness.
@@ -59,7 +57,7 @@ def create_app(witness: Witness, now: Callable[[], float] = time.time) -> Starle
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it listens."""
+    """uvicorn's server with a callback when it listens."""
 
     on_ready: Callable[[], None] = staticmethod(lambda: None)
 
@@ -75,8 +73,8 @@ def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None
     Args:
         witness: The witness.
         host: The address to listen at.
-        port: The port; 0 for one that is free.
-        on_ready: Told where it listens, once it does.
+        port: The port; 0 for a free one.
+        on_ready: Called with the URL once it listens.
 
     Raises:
         SettingsError: It cannot listen there.
@@ -104,14 +102,14 @@ def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None
     shown = f"[{host}]" if ":" in host else host
     server.on_ready = lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}")
     if threading.current_thread() is threading.main_thread():
-        # uvicorn ends in order and then raises the signal again: whoever sent it asked for an end, not for a failure.
+        # uvicorn ends in order and then raises the signal again, which would make an orderly end look like a failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listener:
         server.run(sockets=[listener])
 
 
 async def _bounded(stream: AsyncIterator[bytes]) -> bytes | None:
-    """Read a body, or None where it is too large or does not arrive."""
+    """Return a body, or None if it is too large or does not arrive in time."""
     raw = b""
     try:
         async with asyncio.timeout(REQUEST_S):

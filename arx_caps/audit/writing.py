@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One change of the log: records, tree, totals and high-water marks, in one transaction.  SPEC 17, 18."""
+"""One transaction of the log: append records, make nodes, move high-water marks.  SPEC 17, 18."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -14,7 +14,7 @@ from arx_caps.audit.tables import BATCH, RECORD, SOURCE, STATE
 from arx_caps.audit.tiles import Leaf, make_leaf
 from arx_caps.audit.tree import HASH_BYTES, Frontier, leaf_hash
 
-# Made once: what they say is the same for each batch, and to make them takes as long as to do it.
+# Built once: they are the same for each batch, and building them takes as long as executing them.
 _SOURCE_OF: Final = select(*SOURCE.c).where(
     SOURCE.c.boot == bindparam("boot"),
     SOURCE.c.verifier == bindparam("verifier"),
@@ -27,7 +27,7 @@ RECORD_COLUMNS: Final = ("idx", "at_ms", "node", "source", "sequence", "outcome"
 
 
 class Source(NamedTuple):
-    """How far the records of one run are in the log; ``tables.SOURCE``."""
+    """A row of ``tables.SOURCE``: how far the records of one run are in the log."""
 
     id: int
     verifier: str
@@ -40,16 +40,16 @@ class Source(NamedTuple):
 
 
 class Writing:
-    """An open transaction that holds the log.
+    """An open transaction that holds the log's lock.
 
     Attributes:
         connection: The transaction.
-        now_ms: When it began, ms.
-        tree: The tree as it is with what was appended so far.
-        leaves: What was appended so far.
-        entries: The same, as it came.
-        first: The first record that retention has left.
-        counted: The first record that is in no node's totals.
+        now_ms: Its start, ms since the Unix epoch.
+        tree: The tree with the records appended so far.
+        leaves: The leaves appended so far.
+        entries: The entries appended so far.
+        first: Index of the first record that was not pruned.
+        counted: Index of the first record that is in no node's totals.
     """
 
     def __init__(self, connection: Connection, nodes: Nodes, row: Row[Any], now_ms: int) -> None:
@@ -62,7 +62,13 @@ class Writing:
         nodes.begin(row.nodes, row.erasures)
 
     def source(self, verifier: str, boot: str, audience: str = "") -> Source:
-        """Return a source, made where it is new."""
+        """Return a source, and insert it if it is new.
+
+        Args:
+            verifier: The verifier's id.
+            boot: The run.
+            audience: The service; empty for the mint's own sources.
+        """
         run: dict[str, Any] = {"verifier": verifier, "boot": boot, "audience": audience}
         row = self.connection.execute(_SOURCE_OF, run).first()
         if row is None:
@@ -80,28 +86,28 @@ class Writing:
         """Append records of one source, in order.
 
         Args:
-            source: Whose.
+            source: The source.
             entries: At least one, with rising sequences.
-            statement: With which their service answers for them.
-            leaves: The hashes of their leaves, where they are known already.
+            statement: The statement that their service signed.
+            leaves: The hashes of their leaves, if the caller has them.
 
         Returns:
             The index of the first.
         """
         connection, nodes = self.connection, self._nodes
-        # A chain's records share their place: it is looked for once, in their order, with the time of the first.
+        # A chain's records share their place: each place is looked up once, in their order, with its first time.
         places: dict[int, Entry] = {}
         for entry in entries:
             places.setdefault(id(entry[2]), entry)
         nodes.prepare(connection, [entry[2] for entry in places.values()])
-        found = {which: nodes.find(entry[2], entry[1]) for which, entry in places.items()}
+        node_ids = {which: nodes.find(entry[2], entry[1]) for which, entry in places.items()}
         first, whose = self.tree.size, source.id
-        # As bytearrays: of bytes SQLite's driver asks first whether they adapt to something else, which takes longer.
+        # As bytearrays: SQLite's driver first looks for an adapter of bytes, which takes longer.
         rows = [
             (
                 index,
                 at_ms,
-                found[id(place)],
+                node_ids[id(place)],
                 whose,
                 sequence,
                 outcome,
@@ -115,8 +121,8 @@ class Writing:
         self._count = nodes.flush(connection)
         insert_rows(connection, RECORD, RECORD_COLUMNS, rows)
         self._grow(entries, leaves or [leaf_hash(entry.kept) for entry in entries])
-        told: dict[str, Any] = {"source": whose, "taken_ms": self.now_ms, "statement": statement}
-        connection.execute(_ADD_BATCH, [told | stretch for stretch in _stretches(first, entries)])
+        common: dict[str, Any] = {"source": whose, "taken_ms": self.now_ms, "statement": statement}
+        connection.execute(_ADD_BATCH, [common | stretch for stretch in _stretches(first, entries)])
         return first
 
     def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
@@ -125,45 +131,56 @@ class Writing:
         self.leaves += map(make_leaf, zip(leaves, [entry[6] for entry in entries], strict=True))
 
     def node_of(self, entry: Entry) -> int:
-        """Return the node of whom a record is about, made where it is new; its totals are left alone."""
+        """Return the id of an entry's node, and insert the node if it is new; its totals stay."""
         self._nodes.prepare(self.connection, [entry.place])
         node = self._nodes.find(entry.place, entry.at_ms)
         self._count = self._nodes.flush(self.connection)
         return node
 
     def note(self, entry: Entry) -> None:
-        """Append what is said of the log itself; such records have no numbers of their own."""
+        """Append a record about the log itself, with the source's next sequence."""
         source = self.source("log", "")
         self.append(source, [entry._replace(sequence=source.high_water + 1)])
         self.mark(source, source.high_water + 1)
 
     def last_of(self, verifier: str) -> int:
-        """Return the highest mark of all runs of a verifier, 0 if there is none."""
-        found = select(func.max(SOURCE.c.high_water)).where(SOURCE.c.verifier == verifier)
-        return int(self.connection.execute(found).scalar() or 0)
+        """Return the highest mark of all runs of a verifier, 0 without one."""
+        highest = select(func.max(SOURCE.c.high_water)).where(SOURCE.c.verifier == verifier)
+        return int(self.connection.execute(highest).scalar() or 0)
 
     def mark(self, source: Source, high_water: int, *, lost: int = 0, closed: bool = False) -> None:
-        """Move a source's high-water mark."""
+        """Set a source's high-water mark.
+
+        Args:
+            source: The source.
+            high_water: The new mark.
+            lost: Number of newly lost records.
+            closed: Whether the run has ended in order.
+        """
         values: dict[str, Any] = {"high_water": high_water, "lost": source.lost + lost, "seen_ms": self.now_ms}
         if closed:
             values["closed_ms"] = self.now_ms
         self.connection.execute(_MARK, values | {"which": source.id})
 
     def finish(self) -> None:
-        """Write the tree; ``LogStore.writing`` calls it last."""
+        """Write the tree's state; ``LogStore.writing`` calls it last."""
         if self.tree.edge != self._before:
             values = {"size": self.tree.size, "edge": b"".join(self.tree.edge), "nodes": self._count}
             self.connection.execute(_SET_STATE, values)
 
 
 def tree_of(row: Any) -> Frontier:
-    """Return the tree that a row of ``log_state`` tells of."""
+    """Return the tree in a row of ``log_state``.
+
+    Raises:
+        TamperedError: The edge is not one of a tree of this size.
+    """
     edge = bytes(row.edge or b"")
     return Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
 
 
 def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
-    """Yield the parts of what was appended in which no sequence is left out; most often it is one."""
+    """Yield the parts of the appended records that have consecutive sequences; most often it is one."""
     start = 0
     whole = entries[-1].sequence - entries[0].sequence == len(entries) - 1
     for end in (len(entries),) if whole else range(1, len(entries) + 1):

@@ -107,7 +107,7 @@ def test_a_witness_that_saw_more_is_an_alarm(store: LogStore, witness: Served, t
         grow(older, 5)
         publisher = Publisher(older, LOG, tmp_path / "older", Witnesses(asked, required=True))
         publisher.step()
-        assert "went back" in (publisher.witnesses.failing or "")
+        assert "was rolled back" in (publisher.witnesses.failing or "")
         assert not (tmp_path / "older" / "checkpoint").exists()
 
 

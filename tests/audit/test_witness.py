@@ -192,7 +192,7 @@ def test_the_client_brings_a_cosignature_home(served: TestClient, witness: Witne
 def test_the_client_tells_a_log_that_went_back(served: TestClient, witness: Witness) -> None:
     """That is what a mint sees whose database was put back, and what a forked log gets."""
     asked(served, witness, 20)
-    with pytest.raises(WitnessError, match="went back"):
+    with pytest.raises(WitnessError, match="was rolled back"):
         asked(served, witness, 10)
     with pytest.raises(WitnessError, match="422"):
         asked(served, witness, 25, FORK)
@@ -203,9 +203,9 @@ def test_the_client_believes_no_answer_that_does_not_verify(witness: Witness) ->
     note = Note.parse(checkpoint_of(KEPT[:5]))
     wrong = signer(7, witness.key.name, 4).sign(note.text, AT_S)
     answers = {
-        "not signed": (200, wrong.line()),
-        "no good": (200, wrong._replace(key_id=witness.key.key_id).line()),
-        "no good signature: a signature line": (200, "hello\n"),
+        "without a signature": (200, wrong.line()),
+        "an invalid signature": (200, wrong._replace(key_id=witness.key.key_id).line()),
+        "an invalid signature: malformed signature line": (200, "hello\n"),
         "more than": (200, "x" * 70_000),
         "without a size": (409, "many"),
         "503": (503, "later"),
