@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill, freeze and thaw targets of a realm, and learn who has confirmed it.  SPEC 10."""
+"""Kill, freeze and thaw targets of a realm, and learn which verifiers confirmed it.  SPEC 10."""
 
 from arx_caps.revocation.failover import Topology
 from arx_caps.revocation.report import KillReport

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least that each role needs in the store, as rules of its access control.  SPEC 10.
+"""Access rules of the store: the least that each role needs, and where a user's rights exceed it.  SPEC 10.
 
-A function runs with its caller's rights, so a role needs the commands that its functions use, and could also send them
-by themselves.  What that leaves open is said with each role in ``docs/store.md``.  What a user already has is measured
-by ``too_wide``.
+``docs/store.md`` says what the rules leave open.
 """
 
 import hashlib
@@ -14,7 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.revocation.wire import Keys
 
-# Every client: say who it is, learn which server it speaks to.
+# A function of the store runs with its caller's rights.  So a role needs every command that its functions use, and can
+# also send these commands alone.
+# Every client authenticates, and asks which server it is connected to.
 CONNECT: Final = "hello auth ping select client|setname client|setinfo role cluster|slots time info"
 FOLLOW: Final = (
     "fcall|arx1_probe fcall|arx1_copy fcall|arx1_leave ssubscribe sunsubscribe hmget hlen hscan xlen xrange zcard"
@@ -26,17 +26,17 @@ END: Final = (
 )
 BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
-SPEND: Final = "fcall|arx1_spend set"  # of used calls alone, in a selector: SET would overwrite whatever it reaches
-# Parts of a realm's data, by the last member of their names.
+SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET can overwrite every key that it reaches
+# Parts of a realm's data, by the last member of their keys.
 READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")
 
 
 class Role(NamedTuple):
-    """What a role may do.
+    """The rights of a role.
 
     Attributes:
-        commands: Its commands.
-        parts: The parts of the realm's data that it reaches.
+        commands: Its commands, separated by spaces.
+        parts: The parts of the realm's data that it reads or writes.
     """
 
     commands: str
@@ -52,17 +52,17 @@ ROLES: Final = {
 
 
 def user_name(role: str, realm: str) -> str:
-    """Return the name of a role's user."""
+    """Return the name of a role's user in the store."""
     return f"arx-{role}-{realm}"
 
 
 def rules(role: str, realm: str, password: str) -> list[str]:
-    """Write the rules of a role's user.
+    """Return the access rules of a role's user.
 
     Args:
         role: One of ``ROLES``.
         realm: The realm.
-        password: Only its SHA-256 is written.
+        password: The password; the rules contain only its SHA-256.
 
     Returns:
         The arguments of ``ACL SETUSER NAME``.
@@ -77,77 +77,88 @@ def rules(role: str, realm: str, password: str) -> list[str]:
 
 
 def _spending(realm: str) -> list[str]:
-    """Write the rights to remember used calls where the realm's store keeps them."""
+    """Return the rights to write nonces where the realm's store keeps them."""
     return [*(f"+{command}" for command in SPEND.split()), f"~arx:nonce:{realm}:*"]
 
 
 def new_password() -> str:
-    """Draw a password."""
+    """Return a new random password."""
     return secrets.token_urlsafe(32)
 
 
 def too_wide(user: Mapping[str, Any], realm: str, name: str = "") -> list[str]:
-    """Say what a user of the store has that its role does not need.
+    """Return the rights of a user of the store that its role does not need, as texts.
 
     Args:
-        user: As ``ACL GETUSER`` tells it.
+        user: The answer of ``ACL GETUSER``.
         realm: The realm.
-        name: The user's name; one that ``user_name`` gives says the role, any other may have every role's rights.
+        name: The user's name.  A name of ``user_name`` determines the role; any other user may have every role's
+            rights.
     """
     tag = Keys.of(realm).header[:-1]
     role = next((role for role in ROLES if user_name(role, realm) == name), None)
     needed = {command for known in ROLES for command in ROLES[known].commands.split() if role in (known, None)}
-    found = []
+    excess = []
     keys = [text for text in _words(user.get("keys")) if not text.startswith(f"~{tag}") or "*" in text]
     channels = [text for text in _words(user.get("channels")) if text != f"&{tag}ch"]
     words = [*_words(user.get("commands")), *_words(user.get("categories"))]
     wide = sorted({word for word in words if word.startswith("+") and word[1:].lower() not in needed})
     if keys:
-        found.append(f"keys beyond the realm's parts ({' '.join(keys[:3])})")
+        excess.append(f"keys beyond the realm's parts ({' '.join(keys[:3])})")
     if channels:
-        found.append(f"channels beyond the realm's ({' '.join(channels[:3])})")
+        excess.append(f"channels beyond the realm's ({' '.join(channels[:3])})")
     if wide:
         whose = "its role does not need" if role else "no role needs"
-        found.append(f"commands that {whose} ({' '.join(wide[:3])})")
+        excess.append(f"commands that {whose} ({' '.join(wide[:3])})")
     allowed = {"-@all", *_spending(realm)}
-    if any(not allowed.issuperset(_selector(each)) for each in user.get("selectors") or ()):
-        found.append("further rights in selectors")
+    if any(not allowed.issuperset(_selector(selector)) for selector in user.get("selectors") or ()):
+        excess.append("further rights in selectors")
     if has_no_password(user):
-        found.append("no password")
-    return found
+        excess.append("no password")
+    return excess
 
 
 def is_on(user: Mapping[str, Any]) -> bool:
-    """Tell whether anybody can be this user."""
+    """Return whether a client can log in as this user."""
     return "on" in _words(user.get("flags"))
 
 
 def has_no_password(user: Mapping[str, Any]) -> bool:
-    """Tell whether everybody can be this user."""
+    """Return whether a client can log in as this user without a password."""
     return "nopass" in _words(user.get("flags"))
 
 
 def reaches(user: Mapping[str, Any], realm: str) -> bool:
-    """Tell whether a user can touch a realm's kills, selectors left aside."""
+    """Return whether a user can read or write a realm's kills, selectors not considered.
+
+    Args:
+        user: The answer of ``ACL GETUSER``.
+        realm: The realm.
+    """
     header = Keys.of(realm).header
     patterns = [text.partition("~")[2] for text in _words(user.get("keys"))]
     return any(fnmatchcase(header, pattern.replace("[^", "[!")) for pattern in patterns)
 
 
 def is_named_for(user: Mapping[str, Any], realm: str) -> bool:
-    """Tell whether a user's rights name the realm's own keys: it was made for the realm."""
+    """Return whether a user's rights name the realm's own keys, because the user was made for the realm.
+
+    Args:
+        user: The answer of ``ACL GETUSER``.
+        realm: The realm.
+    """
     tag = Keys.of(realm).header[:-1]
     return any(text.partition("~")[2].startswith(tag) for text in _words(user.get("keys")))
 
 
 def _selector(rights: Any) -> list[str]:
-    """Read what one of the selectors of ACL GETUSER permits; its members are named, or names and values in turn."""
+    """Return the rights in a selector of ACL GETUSER, which is a mapping or a flat list of names and values."""
     members = rights if isinstance(rights, Mapping) else dict(zip(rights[::2], rights[1::2], strict=True))
     return [word for name in ("commands", "keys", "channels") for word in _words(members.get(name))]
 
 
 def _words(value: Any) -> Iterable[str]:
-    """Read a member of ACL GETUSER, which is a text or a list of them."""
+    """Return the words of a member of ACL GETUSER, which is a text or a list of texts."""
     if isinstance(value, str):
         return value.split()
     return [str(word) for word in value or ()]

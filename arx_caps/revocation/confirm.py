@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait until every verifier has a kill in force, or until its lease has run out, and report which.  SPEC 10.
+"""Wait until every verifier has confirmed a kill, or until its lease has ended.  SPEC 10.
 
-The store is asked again and again who has not applied it yet; a verifier that has, has probed, and that is the
-confirmation.  What the numbers mean is ``report``'s matter.
+``report`` computes the status.
 """
 
 import time
@@ -13,27 +12,28 @@ from arx_caps.revocation.report import KillReport, fenced_after_ms, write_summar
 from arx_caps.revocation.wire import Bump, Registry
 from arx_verifier.errors import StoreError
 
-POLL_S: Final = (0.000_2, 0.001_5)  # most verifiers need less than a millisecond; the rest need not be hammered for
-MARGIN_MS: Final = 100  # a probe on its way when the store took the kill
+POLL_S: Final = (0.000_2, 0.001_5)  # most verifiers confirm within a millisecond; for the rest, polling slows down
+MARGIN_MS: Final = 100  # for a probe that was on its way when the store took the kill
 
 
 def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_ms: int | None = None) -> KillReport:
-    """Wait for the confirmations of a bump.
+    """Wait for the confirmations of a bump, and report them.
 
     Args:
-        unacked: Asks the store which verifiers, heard of since a time (ms), have not applied a sequence.
-        bump: What the store acknowledged.
-        timeout_ms: How long to wait from the call on; until the last lease is over when not given.
+        unacked: Asks the store for the verifiers that probed since a time (ms) and have not applied a sequence.
+        bump: The acknowledged kill, freeze or thaw.
+        timeout_ms: How long to wait from the call on, ms; until the last lease ends when omitted.
 
     Returns:
-        The report; also when the store stops answering meanwhile, because the kill is in force by then.
+        The report, even if the store stops answering meanwhile: the bump is in force by then.
     """
     header = bump.header
     fence_s = bump.sent + fenced_after_ms(header.lease_ms + header.lag_ms) / 1000
     until = fence_s if timeout_ms is None else bump.sent + timeout_ms / 1000
-    # Whoever holds a lease that does not know of the kill probed less than a lease before it.
+    # A verifier with a lease from before the kill has probed at most one lease before it.
     since_ms = header.at_ms - header.lease_ms - MARGIN_MS
     pause = POLL_S[0]
+    # A verifier probes again after applying the kill: this probe is its confirmation.
     while True:
         try:
             registry = unacked(header.seq, since_ms)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exchange commands and answers with a store that may freeze, fail over or vanish.  SPEC 10.
+"""Send commands to a store that may hang, fail over or disappear, and read the answers.  SPEC 10.
 
-An answer that did not come leaves an outcome unknown, and a server that refuses because it is not the primary any more
-leaves it known: nothing was written there.  Both are tried again, on a fresh connection, until the patience is over;
-only the first kind then has to be called unknown.  What is asked is ``store``'s matter.
+``store`` builds the commands.
 """
 
 import contextlib
@@ -20,8 +18,8 @@ from arx_caps.revocation.wire import OutcomeUnknownError, StoreHistoryError, is_
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.store_url import Address
 
-BACKOFF_S: Final = (0.02, 0.5)
-REPLICA_S: Final = (0.002, 0.05)
+BACKOFF_S: Final = (0.02, 0.5)  # first and longest pause between retries
+REPLICA_S: Final = (0.002, 0.05)  # first and longest pause between two questions for the replicas' disks
 T = TypeVar("T")
 
 
@@ -29,8 +27,8 @@ class Exchange:
     """Connections to a realm's store.
 
     Args:
-        address: Where it is.
-        timeout_ms: For one exchange.
+        address: The store's address.
+        timeout_ms: Time-out of one exchange, ms.
     """
 
     def __init__(self, address: Address, timeout_ms: int) -> None:
@@ -46,32 +44,34 @@ class Exchange:
         )
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.client.close()
         self.client.connection_pool.disconnect()
 
     def forget_connections(self) -> None:
-        """Give up connections to a server that is not the primary any more: the next one is looked for."""
+        """Close idle connections to a deposed primary; the next exchange looks for the new one."""
         self.client.connection_pool.disconnect(inuse_connections=False)
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Any]:
-        """Hold one connection, for what must be asked of one server: the client's own pipelines may take another.
-
-        WAITAOF on another connection than the write's would wait for nothing, and say yes.
-        """
+        """Yield one connection, for commands that must reach the same server."""
+        # The client's own pipelines may take another connection.  A WAITAOF on another connection than the write's
+        # would wait for nothing, and report success.
         pool = self.client.connection_pool
-        one = pool.get_connection()
+        connection = pool.get_connection()
         try:
-            yield one
+            yield connection
         except BaseException:
-            one.disconnect()  # an answer may still be on its way
+            connection.disconnect()  # an answer may still be on its way
             raise
         finally:
-            pool.release(one)
+            pool.release(connection)
 
     def once(self, exchange: Callable[[], T]) -> T:
-        """Exchange once.
+        """Run an exchange once.
+
+        Args:
+            exchange: Sends commands with ``client``.
 
         Raises:
             StoreError: The store did not answer, or refused.
@@ -83,7 +83,12 @@ class Exchange:
             raise told(error) from error
 
     def call(self, function: str, keys: Iterable[str], *arguments: Any) -> Any:
-        """Call a function.
+        """Call a function of the store.
+
+        Args:
+            function: Its name.
+            keys: Its keys.
+            arguments: Its arguments.
 
         Raises:
             StoreError: The store did not answer, or refused.
@@ -92,30 +97,37 @@ class Exchange:
         return self.once(lambda: self.client.fcall(function, len(named), *named, *arguments))
 
     def written(self, replicas: int, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, bool]:
-        """Call a function, then wait for the disks.  Not in ``once``: a caller may want to repeat it.
+        """Call a function of the store, then wait until its write is on disk.
+
+        Args:
+            replicas: Number of replicas that must have it on disk as well.
+            function: Its name.
+            keys: Its keys.
+            arguments: Its arguments.
 
         Returns:
-            The answer, and whether it is on the primary's disk and on those of so many replicas.
+            The answer, and whether the write is on the primary's and the replicas' disks.
+
+        Raises:
+            RedisError: The store did not answer, or refused.  It is not mapped, so that ``until_known`` can retry.
         """
         call = ("FCALL", function, len(keys), *keys, *arguments)
-        with self.connection() as one:
-            reply, disk = ask(one, call, ("WAITAOF", 1, 0, self._timeout_ms))
+        with self.connection() as connection:
+            reply, disk = ask(connection, call, ("WAITAOF", 1, 0, self._timeout_ms))
             if isinstance(reply, Exception):
                 raise reply
-            # A time-out is an answer too, with smaller numbers; a store without an append-only file answers an error.
+            # After a time-out the answer has smaller numbers; a store without an append-only file answers an error.
             durable = isinstance(disk, list) and disk[0] >= 1
-            return reply, durable and (replicas == 0 or self._on_replicas(one, replicas))
+            return reply, durable and (replicas == 0 or self._on_replicas(connection, replicas))
 
-    def _on_replicas(self, one: Any, replicas: int) -> bool:
-        """Wait until so many replicas have this connection's writes on their disks.
-
-        A replica answers with what was on its disk before it was asked, and by itself only once a second.  So it gets a
-        moment first, and is asked again.
-        """
+    def _on_replicas(self, connection: Any, replicas: int) -> bool:
+        """Wait until ``replicas`` replicas have this connection's writes on disk; return whether they do."""
+        # A replica answers with what was on its disk before the question, and on its own only once a second.  So it
+        # gets a moment first, and is asked again.
         deadline, pause = time.monotonic() + self._timeout_ms / 1000, REPLICA_S[0]
         while True:
             time.sleep(pause)
-            (disk,) = ask(one, ("WAITAOF", 1, replicas, 1))
+            (disk,) = ask(connection, ("WAITAOF", 1, replicas, 1))
             if isinstance(disk, list) and disk[1] >= replicas:
                 return True
             if time.monotonic() > deadline:
@@ -123,18 +135,23 @@ class Exchange:
             pause = min(2 * pause, REPLICA_S[1])
 
     def until_known(self, exchange: Callable[[], T], deadline: float, tell: Callable[[str], None]) -> T:
-        """Exchange until the outcome is known.
+        """Run an exchange until its outcome is known.
 
         Args:
-            exchange: Harmless to repeat.
-            deadline: Monotonic clock, s.
-            tell: Called once for each sentence about what is not known yet.
+            exchange: Safe to repeat.
+            deadline: When to give up, monotonic clock, s.
+            tell: Called with each new sentence about the unknown outcome.
+
+        Returns:
+            The exchange's result.
 
         Raises:
-            OutcomeUnknownError: It stayed unknown.
+            OutcomeUnknownError: The outcome is still unknown at the deadline.
             StoreError: The store refused.
         """
-        pause, lost, said = BACKOFF_S[0], False, ""
+        pause, lost, reported = BACKOFF_S[0], False, ""
+        # Without an answer the outcome is unknown.  After a refusal by a server that is not the primary any more it is
+        # known: nothing was written.  Both are retried on a fresh connection; only the first ends as "unknown".
         while True:
             try:
                 return exchange()
@@ -146,9 +163,9 @@ class Exchange:
                 if (answered and not elsewhere) or time.monotonic() + pause > deadline:
                     raise _unknown(error, lost) from error
                 now = "unknown so far: the store does not answer" if lost else str(told(error))
-                if now != said:
-                    said = now
-                    tell(f"{said}; trying again")
+                if now != reported:
+                    reported = now
+                    tell(f"{reported}; trying again")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads retries, keeps no secret
             pause = min(2 * pause, BACKOFF_S[1])
 
@@ -158,7 +175,15 @@ class Exchange:
 
 
 def ask(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
-    """Send commands at once on one connection and return their answers, refusals among them as exceptions."""
+    """Send commands together on one connection, and return their answers.
+
+    Args:
+        connection: From ``Exchange.connection``.
+        commands: The commands.
+
+    Returns:
+        The answers, in order; an error of the store is returned as an exception.
+    """
     connection.send_packed_command(connection.pack_commands(commands), check_health=False)
     answers: list[Any] = []
     for _ in commands:
@@ -170,7 +195,7 @@ def ask(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
 
 
 def _unknown(error: Exception, lost: bool) -> StoreError:
-    said = told(error)
-    if not lost or isinstance(said, StoreHistoryError):
-        return said  # in another history nothing of the old one is alive
-    return OutcomeUnknownError(f"{said}: whether it took the kill is unknown")
+    mapped = told(error)
+    if not lost or isinstance(mapped, StoreHistoryError):
+        return mapped  # another history has begun, which ended every token of the old one
+    return OutcomeUnknownError(f"{mapped}: whether it took the kill is unknown")

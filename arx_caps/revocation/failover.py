@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notice that the store is another server than before, and decide what that means for its history.  SPEC 10.
+"""Detect that the store failed over to another server, and end or continue its history.  SPEC 10.
 
-A replica that is promoted may lack kills that the old primary acknowledged.  So a store that can fail over grants no
-lease until a mint has looked at it: the mint ends the history (``rotate``), or goes on with it where no kill can be
-lost (``trust``: every replica had each kill on disk).  A server that only restarted, as its Sentinels or its cluster
-say, lacks nothing.  The fence itself is in ``functions.lua``; connections come from ``exchange``.
+The fence is in ``functions.lua``: after a change of server the store grants no lease until a mint has attested it.
 """
 
 from typing import Any, Final, NamedTuple
@@ -18,14 +15,17 @@ DEFAULT_WINDOW_MS: Final = 24_000  # above a cluster's default node time-out and
 FIELDS: Final = ("incarnation", "replid", "node", "guard", "lag_ms", "replicas")
 
 
+# A promoted replica may lack kills that the old primary acknowledged.  So the mint ends the history (`rotate`), or goes
+# on where no kill can be lost (`trust`: every replica had each kill on disk).  A server that only restarted, according
+# to its Sentinels or its cluster, lacks nothing.
 class Topology(NamedTuple):
-    """How a store is replicated, as its operator says.
+    """The replication of a store, as its operator configured it.
 
     Attributes:
         replicas: How many replicas must have a kill on disk before it is acknowledged.
         on_failover: ``rotate`` or ``trust``.
-        window_ms: How long a deposed primary may go on answering: ``min-replicas-max-lag`` and two seconds, or one and
-            a half of a cluster's node time-out and half a second.
+        window_ms: How long a deposed primary may go on answering, ms: ``min-replicas-max-lag`` and two seconds, or one
+            and a half of a cluster's node time-out and half a second.
     """
 
     replicas: int = 0
@@ -34,13 +34,13 @@ class Topology(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A server as it is, and as a mint last found it.
+    """A server's identity now, and as a mint recorded it.
 
     Attributes:
         incarnation: The history.
-        replid: The replication id: another one after each promotion and each restart.
-        node: What the Sentinels or the cluster call it; empty without them.
-        known: The same two, and the settings, as they were written down.
+        replid: The replication id, which changes at each promotion and each restart.
+        node: The Sentinels' or the cluster's name of the server; empty without them.
+        known: The recorded replication id, node and settings.
     """
 
     incarnation: str
@@ -50,7 +50,10 @@ class Look(NamedTuple):
 
 
 def look(store: RevocationStore) -> Look:
-    """Look at the server that answers now, and at what is written down of it.
+    """Read the identity of the server that answers now, and the recorded one.
+
+    Args:
+        store: The realm's store.
 
     Raises:
         StoreError: It does not answer, or is a replica.
@@ -59,32 +62,37 @@ def look(store: RevocationStore) -> Look:
     exchange = store.exchange
 
     def see() -> tuple[Any, str, str]:
-        with exchange.connection() as one:  # on one connection: what was written down, and what this very server says
-            found, info = ask(one, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"))
-            for answer in (found, info):
+        with exchange.connection() as connection:  # one connection: both answers come from the same server
+            fields, info = ask(connection, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"))
+            for answer in (fields, info):
                 if isinstance(answer, Exception):
                     raise answer
-            return found, text(info), str(getattr(one, "node", ""))
+            return fields, text(info), str(getattr(connection, "node", ""))
 
-    found, info, node = exchange.once(see)
+    fields, info, node = exchange.once(see)
     facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     if facts.get("role") != "master":
         exchange.forget_connections()
         raise StoreError("the server that answers is a replica")
-    if found[0] is None:
+    if fields[0] is None:
         raise StoreHistoryError("NOINIT", "the realm has no history in this store")
-    incarnation, *known = (value.decode() if value is not None else "" for value in found)
+    incarnation, *known = (value.decode() if value is not None else "" for value in fields)
     return Look(incarnation, facts["master_replid"], node, tuple(known))
 
 
 def must_attest(store: RevocationStore, topology: Topology) -> bool:
-    """Whether a mint has to look at the server that answers before it grants leases.
+    """Return whether a mint must attest the server that answers before it grants leases.
+
+    Args:
+        store: The realm's store.
+        topology: Its replication.
 
     Raises:
         StoreError: It does not answer, or is a replica.
+        StoreHistoryError: The realm has no history in it.
     """
     if not (store.fails_over or topology.replicas):
-        return False  # there is no other server that could take its place
+        return False  # no other server can take its place
     seen = look(store)
     return seen.known != _terms(seen, topology, store.fails_over)
 
@@ -92,19 +100,19 @@ def must_attest(store: RevocationStore, topology: Topology) -> bool:
 def attest(
     store: RevocationStore, topology: Topology, *, seq_at_least: int = 0, max_ttl_ms: int = 0
 ) -> tuple[Header, str | None]:
-    """Look at the server that answers and let it grant leases; end the history if kills may be missing in it.
+    """Let the server that answers grant leases; end the history first if kills may be missing.
 
     Args:
         store: The realm's store.
-        topology: How it is replicated.
-        seq_at_least: The highest sequence that anybody remembers, for a new history.
-        max_ttl_ms: The longest life of a token in a new history, 0 to keep it.
+        topology: Its replication.
+        seq_at_least: The highest known sequence, for a new history.
+        max_ttl_ms: The longest life of a token in a new history, ms; 0 to keep it.
 
     Returns:
-        Where the history stands, and why it had to begin anew, or None.
+        The state of the history, and why it had to begin anew, or None.
 
     Raises:
-        StoreHistoryError: It changed hands again meanwhile; attest again.
+        StoreHistoryError: The server changed again meanwhile; attest again.
         StoreError: It does not answer, or is a replica.
     """
     seen = look(store)
@@ -114,25 +122,25 @@ def attest(
     terms = _terms(seen, topology, store.fails_over)
     reply = store.exchange.call("arx1_attest", store.keys.attested, incarnation, *terms)
     if reply[6] == b"CORRUPT":
-        why = "the store has lost entries, or somebody wrote past its functions"
+        why = "the store has lost entries, or was changed without its functions"
         return store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header, why
     return read_header(reply), why
 
 
 def _why_rotate(seen: Look, topology: Topology, fails_over: bool) -> str | None:
-    """Say why the history has to end, or None when it can go on."""
+    """Return why the history has to end, or None if it can continue."""
     replid, node = seen.known[:2]
     if replid in ("", seen.replid) or topology.on_failover == "trust":
         return None
     if not (fails_over or topology.replicas):
-        return None  # there is no other server that could have taken its place
+        return None  # no other server can have taken its place
     if node and node == seen.node:
-        return None  # restarted with its own file
+        return None  # the same server restarted with its own file
     return "the store failed over to another server, which may lack kills"
 
 
 def _terms(seen: Look, topology: Topology, fails_over: bool) -> tuple[str, str, str, str, str]:
-    """Return what should be written down of a server that was looked at: its two names and the settings."""
+    """Return what a mint records of an attested server: replication id, node and settings."""
     replicated = fails_over or topology.replicas > 0
     guard = replicated and topology.on_failover == "rotate"
     lag_ms = topology.window_ms if replicated else 0

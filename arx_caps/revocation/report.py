@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what is known about a kill: who has confirmed it, who has not, and when the rest is over.  SPEC 10.
+"""Report a kill: which verifiers confirmed it, which did not, and when the last old lease ends.  SPEC 10.
 
-A verifier confirms by the probe it sends after applying the kill.  Whoever could still accept holds a lease, and only a
-probe grants one, so a registry that is older than a lease knows them all.  A younger or empty one proves nothing, and
-then nothing is called confirmed.  Asking the store is ``confirm``'s matter.
+``confirm`` asks the store.
 """
 
 from dataclasses import dataclass
@@ -12,30 +10,37 @@ from typing import Any, Final, Self
 DRIFT: Final = 1e-3  # how much faster or slower a verifier's clock may run
 
 
+# A verifier confirms by the probe that it sends after applying the kill.  A verifier that could still accept holds a
+# lease, and only a probe grants one: a registry older than a lease contains all of them.  A younger or empty registry
+# proves nothing, and the status is then never `confirmed`.
 def fenced_after_ms(lease_ms: int) -> float:
-    """Return how long after a kill the last lease that does not know of it is over, ms."""
+    """Return how long after a kill the last lease from before it ends, ms.
+
+    Args:
+        lease_ms: The longest lease in force, ms.
+    """
     return lease_ms * (1 + DRIFT)
 
 
 @dataclass(frozen=True, slots=True)
 class KillReport:
-    """What is known about one kill, freeze or thaw.
+    """The known facts about one kill, freeze or thaw.
 
     Attributes:
-        targets: What it names.
-        seq: Its place in the realm's kill sequence; the last one, for several targets.
+        targets: Its targets.
+        seq: Its place in the realm's kill sequence; with several targets, the last one.
         incarnation: The history it belongs to.
         durable: Whether the store has it on disk.
-        status: ``confirmed`` (by every verifier), ``partial`` (some did not, their leases end them), ``unconfirmed``
-            (in force, but the registry cannot tell who is out there), or ``unknown`` (the store did not answer).
-        verifiers: How many verifiers the registry knows.
-        confirmed: How many of them have it in force.
+        status: ``confirmed`` (by every verifier), ``partial`` (not by some, whose leases end), ``unconfirmed`` (in
+            force, but the registry may not contain every verifier), or ``unknown`` (the store did not answer).
+        verifiers: Number of verifiers in the registry.
+        confirmed: Number of them that have it in force.
         unreachable: The others.
-        fenced_in_ms: From this report until every lease that does not know of it is over; None when all confirmed or
-            nothing is known, 0 when that time has passed.
+        fenced_in_ms: From this report until every lease from before it has ended; None when all confirmed or nothing is
+            known, 0 when that time has passed.
         lag_ms: How long a primary deposed within the last minute may still grant leases, which the wait includes.
         took_ms: From the call to this report.
-        at_ms: When the store took it, by the store's clock, ms since the Unix epoch; -1 when that is not known.
+        at_ms: When the store took it, by the store's clock, ms since the Unix epoch; -1 if unknown.
         summary: One line for people.
     """
 
@@ -59,7 +64,13 @@ class KillReport:
 
     @classmethod
     def unknown(cls, targets: tuple[str, ...], took_ms: float, why: str) -> Self:
-        """Report that the outcome is not known: it may be in force, and must be repeated."""
+        """Return the report of an unknown outcome: it may be in force, and must be repeated.
+
+        Args:
+            targets: The targets.
+            took_ms: From the call to this report, ms.
+            why: Why it is unknown.
+        """
         summary = f"unknown: {why}; repeat it until it is confirmed, repeating is harmless"
         return cls(targets, -1, "", False, "unknown", 0, 0, (), None, took_ms, -1, summary)
 
@@ -79,20 +90,20 @@ def write_summary(
     took_ms: float,
     lag_ms: int = 0,
 ) -> tuple[str, str]:
-    """Choose the status and its line.
+    """Return the status and the summary.
 
     Args:
-        confirmed: Verifiers that have it in force.
-        verifiers: Verifiers that the registry knows.
-        unreachable: The others' ids.
-        registry_age_ms: How long the registry had existed at the kill.
-        lease_ms: The longest lease in force.
+        confirmed: Number of verifiers that have it in force.
+        verifiers: Number of verifiers in the registry.
+        unreachable: Ids of the others.
+        registry_age_ms: Age of the registry at the kill, ms.
+        lease_ms: The longest lease in force, ms.
         durable: Whether the store has it on disk.
-        took_ms: From the call to now.
-        lag_ms: How long a primary deposed within the last minute may still grant leases.
+        took_ms: From the call to now, ms.
+        lag_ms: How long a primary deposed within the last minute may still grant leases, ms.
 
     Returns:
-        The status and the summary.
+        The status, as ``KillReport.status``, and one line for people.
     """
     count = f"{confirmed} of {verifiers}"
     fence = f"+{fenced_after_ms(lease_ms + lag_ms) / 1000:.3f} s"
@@ -107,7 +118,7 @@ def write_summary(
         missing, shown = verifiers - confirmed, ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
         status, their = "partial", "its lease" if missing == 1 else "their leases"
         line = f"{count} verifiers, {missing} ({shown}) unreachable, fenced by {their} at {fence}"
-        if missing == 0:  # relays that nobody followed when they were heard last
+        if missing == 0:  # relays without a verifier behind them at their last probe
             line = f"{count} verifiers; those that came to ({shown}) since are fenced by a lease at {fence}"
     else:
         status, line = "confirmed", f"{count} verifiers in {took_ms:.1f} ms"

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a realm's kill sequence, and read what operators look at.  SPEC 10.
+"""Write a realm's kill sequence to the store, and read its state for operators.  SPEC 10.
 
-A kill is reported only once the store has it on disk.  A lost answer means *unknown*: the call is repeated until its
-outcome is known, which is harmless, because a second kill of a target is one more entry.  Who has confirmed it is
-``confirm``'s matter; verifiers follow with ``arx_verifier.revocation.follower``.
+``confirm`` waits for confirmations.  Verifiers follow with ``arx_verifier.revocation.follower``.
 """
 
 import threading
@@ -40,9 +38,9 @@ from arx_verifier.revocation.history import Place, new_incarnation
 from arx_verifier.revocation.store_url import Address
 
 DEFAULT_LEASE_MS: Final = 1_000
-DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest a token lives, and so how long a kill is kept
+DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest life of a token, and so how long a kill is kept
 MAX_WHY: Final = 500  # characters of a reason that are kept
-OUTCOME_S: Final = 5.0  # how long to ask for the outcome of a bump
+OUTCOME_S: Final = 5.0  # how long to retry until the outcome of a bump is known
 HEADER_FIELDS: Final = ["incarnation", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas", "chain"]
 
 
@@ -50,13 +48,17 @@ class RevocationStore:
     """The revocation store of one realm.
 
     Args:
-        url: As ``arx_verifier.revocation.store_url`` reads it.
+        url: The store's URL, as ``arx_verifier.revocation.store_url`` reads it.
         realm: The realm's name.
-        password: In place of one in the URL.
-        replicas: How many replicas must have a kill on disk as well; as the mint has set it when not given.
-        timeout_ms: For one exchange with the store.
-        outcome_s: How long to ask for the outcome of a kill.
+        password: Replaces a password in the URL.
+        replicas: How many replicas must have a kill on disk as well; the mint's setting when omitted.
+        timeout_ms: Time-out of one exchange with the store, ms.
+        outcome_s: How long to retry until the outcome of a kill is known, s; 5 when omitted.
         tell: Called with a sentence while an outcome is not known.
+        ca: File of a further authority for TLS.
+
+    Raises:
+        SettingsError: The realm's name or the URL is invalid.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class RevocationStore:
         ca: str | None = None,
     ) -> None:
         if not is_realm(realm):
-            raise SettingsError("a realm's name is [a-z0-9][a-z0-9._-]{0,31}")
+            raise SettingsError(f"invalid realm name: expected [a-z0-9][a-z0-9._-]{{0,31}}, got {realm!r}")
         self.realm = realm
         self.keys = Keys.of(realm)
         address = Address(url, password, realm, ca=ca)
@@ -93,7 +95,7 @@ class RevocationStore:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.exchange.close()
 
     # Deployment.
@@ -102,7 +104,7 @@ class RevocationStore:
         """Load this version's functions into the store, in place of older ones of the same name.
 
         Returns:
-            Whether this user may do that; where not, an admin has to have done it.
+            Whether the store's user may load them; if not, an administrator must have done it.
 
         Raises:
             StoreError: The store did not take them.
@@ -126,13 +128,13 @@ class RevocationStore:
         """Begin the realm's history, unless it has one.
 
         Args:
-            incarnation: The history's name; random when not given.
-            lease_ms: How long a verifier may act on one answer.
-            max_ttl_ms: The longest a token may live.
-            seq: Where to begin; a mint that remembers a higher one goes on from there.
+            incarnation: The history's name; random when omitted.
+            lease_ms: How long a verifier may act on one answer, ms.
+            max_ttl_ms: The longest life of a token, ms.
+            seq: The first sequence; a mint that remembers a higher one continues from there.
 
         Returns:
-            Where the history stands, whoever began it.
+            The state of the history, which may be an older one.
 
         Raises:
             StoreError: The store did not answer.
@@ -144,18 +146,20 @@ class RevocationStore:
         )
 
     def rotate(self, *, seq_at_least: int = 0, lease_ms: int = 0, max_ttl_ms: int = 0) -> Bump:
-        """End the history: every token born in it is revoked, freezes stay.  The remedy for a store that lost entries.
+        """End the history: every token born in it is revoked, and freezes stay.
+
+        This is the remedy for a store that lost entries.
 
         Args:
-            seq_at_least: The highest sequence that anybody remembers.
-            lease_ms: A new lease, 0 to keep it.
-            max_ttl_ms: A new longest life of a token, 0 to keep it.
+            seq_at_least: The highest known sequence.
+            lease_ms: A new lease, ms; 0 to keep it.
+            max_ttl_ms: A new longest life of a token, ms; 0 to keep it.
 
         Returns:
-            The new history.
+            The acknowledged rotation, with the state of the new history.
 
         Raises:
-            StoreError: The store did not answer, or somebody else rotated a moment ago.
+            StoreError: The store did not answer, or another process rotated a moment ago.
         """
         sent, old = time.monotonic(), self.header().incarnation
         least = max(seq_at_least, self._seen.seq if self._seen is not None else 0)
@@ -164,13 +168,20 @@ class RevocationStore:
         return Bump("rotate", ("realm",), self._learn(reply, forget=True), durable, sent)
 
     def remember(self, place: Place) -> None:
-        """Refuse a store that has not been there: what a mint keeps in its own database."""
+        """Refuse from now on a store that is behind a place which the mint's database remembers.
+
+        Args:
+            place: The remembered place.
+        """
         with self._lock:
             if self._seen is None or place.incarnation != self._seen.incarnation or place.seq > self._seen.seq:
                 self._seen = place
 
     def chain_at(self, seq: int) -> str | None:
-        """Return what led to a number, or None where the store has forgotten that, or was never there.
+        """Return the chain hash at a sequence, or None if the store has forgotten it, or never had it.
+
+        Args:
+            seq: The sequence.
 
         Raises:
             StoreError: The store did not answer.
@@ -180,11 +191,11 @@ class RevocationStore:
             lambda: client.hmget(self.keys.header, ["seq", "chain", "low", "base"])
         )
         entries = self.exchange.once(lambda: client.xrange(self.keys.log, number, number))
-        found = {last: chain, low: base}.get(str(seq).encode()) or (entries and entries[0][1].get(b"c"))
-        return text(found) if found else None
+        value = {last: chain, low: base}.get(str(seq).encode()) or (entries and entries[0][1].get(b"c"))
+        return text(value) if value else None
 
     def mark_taken(self, seq: int) -> None:
-        """Tell the store that the log up to ``seq`` is kept elsewhere and may be trimmed.
+        """Record in the store that the log up to ``seq`` is kept elsewhere and may be trimmed.
 
         Raises:
             StoreError: The store did not answer.
@@ -192,16 +203,16 @@ class RevocationStore:
         self.exchange.once(lambda: self.exchange.client.hset(self.keys.header, "taken", str(seq)))
 
     def signed(self) -> bytes | None:
-        """Return the last checkpoint of the audit log that a mint kept here, or None; its signature is to be checked.
+        """Return the last checkpoint of the audit log that a mint stored here, or None; verify its signature.
 
         Raises:
             StoreError: The store did not answer.
         """
-        found: bytes | None = self.exchange.once(lambda: self.exchange.client.hget(self.keys.header, "signed"))
-        return found
+        checkpoint: bytes | None = self.exchange.once(lambda: self.exchange.client.hget(self.keys.header, "signed"))
+        return checkpoint
 
     def mark_signed(self, checkpoint: bytes) -> None:
-        """Keep a checkpoint of the audit log, for mints on a database that lacks it.
+        """Store a checkpoint of the audit log, for mints whose database lacks it.
 
         Raises:
             StoreError: The store did not answer.
@@ -211,22 +222,22 @@ class RevocationStore:
     # Kills and freezes.
 
     def kill(self, targets: Sequence[str], reason: str, by: str, *, until_ms: int | None = None) -> Bump:
-        """End every token born before now in these targets, for ever, in one step.
+        """Revoke every token of these targets that was born before now, permanently, in one step.
 
         Args:
             targets: At least one, such as ``session:s-…``.
-            reason: Kept in the log.
-            by: Who; kept in the log.
-            until_ms: When the last token in these tasks or sessions expires, if that is known: the record of the kill
-                is then kept no longer than it is needed.
+            reason: The reason, kept in the log; at most 500 characters of it.
+            by: The actor, kept in the log; at most 96 characters of it.
+            until_ms: When the last token of these tasks or sessions expires, ms since the Unix epoch, if known: the
+                store then keeps the kill no longer than that.
 
         Returns:
             The acknowledged kill.
 
         Raises:
             StoreHistoryError: The store is not in the history that this process has seen.
-            StoreError: The outcome stayed unknown; kill again.
-            RequestError: A target is not one.
+            StoreError: The outcome is unknown; kill again.
+            RequestError: A target is invalid.
         """
         return self._bump("kill", targets, reason, by, until_ms)
 
@@ -235,7 +246,7 @@ class RevocationStore:
         return self._bump("freeze", targets, reason, by)
 
     def kill_by_kind(self, targets: Sequence[str], reason: str, by: str) -> Bump:
-        """Do to each target what a kill of its kind is (``targets.KINDS``), all in one step.  Otherwise as ``kill``."""
+        """Perform on each target the operation of its kind (``targets.KINDS``), in one step.  Otherwise as ``kill``."""
         parsed = parse_targets(targets)
         ops = {target.kill_op for target in parsed}
         if len(ops) == 1:
@@ -243,11 +254,11 @@ class RevocationStore:
         return self._bump("each", targets, reason, by, each=[f"{target.kill_op} {target}" for target in parsed])
 
     def kill_and_freeze(self, targets: Sequence[str], reason: str, by: str) -> Bump:
-        """Kill these targets and freeze them, in one entry each.  Otherwise as ``kill``."""
+        """Kill and freeze these targets, in one entry each.  Otherwise as ``kill``."""
         return self._bump("kill+freeze", targets, reason, by)
 
     def thaw(self, targets: Sequence[str], reason: str, by: str) -> Bump:
-        """End the freezes on these targets; what was killed stays dead.  Otherwise as ``kill``."""
+        """End the freezes of these targets; killed tokens stay revoked.  Otherwise as ``kill``."""
         return self._bump("thaw", targets, reason, by)
 
     def _bump(
@@ -265,13 +276,14 @@ class RevocationStore:
         rest = ("" if until_ms is None else str(until_ms), by[:96], reason[:MAX_WHY], *(each or named))
 
         def bump() -> tuple[Any, bool]:
-            # Read at each try: a kill that waited for its turn has seen what was acknowledged meanwhile.
+            # Read at each try: other kills may have been acknowledged while this one was retried.
             seen = self._seen
             assert seen is not None
             return self._written("arx1_bump", self.keys.written, *seen, op, *rest)
 
         if self._seen is None:
             self.header()
+        # A lost answer leaves the outcome unknown.  Repeating is harmless: a second kill of a target is one more entry.
         reply, durable = self.exchange.until_known(bump, sent + patience_s, self._tell)
         return Bump(op, named, self._learn(reply), durable, sent)
 
@@ -279,13 +291,18 @@ class RevocationStore:
         return self.exchange.written(self._replicas or 0, function, keys, *arguments)
 
     def wait_confirmed(self, bump: Bump, timeout_ms: int | None = None) -> KillReport:
-        """Wait until every verifier has confirmed, or until the leases are over, and report.  See ``confirm``."""
+        """Wait until every verifier has confirmed, or until the leases have ended, and report.
+
+        Args:
+            bump: The acknowledged kill, freeze or thaw.
+            timeout_ms: How long to wait from the call on, ms; until the last lease ends when omitted.
+        """
         return wait_confirmed(self.unacked, bump, timeout_ms)
 
     # What operators look at.
 
     def header(self) -> Header:
-        """Say where the history stands.
+        """Return the state of the history.
 
         Raises:
             StoreHistoryError: The realm has none in this store.
@@ -302,7 +319,11 @@ class RevocationStore:
         return self._learn([reply[0], reply[1], at_ms, lease_ms, 0, reply[6] or b"-"])
 
     def unacked(self, seq: int, since_ms: int) -> Registry:
-        """Ask which verifiers, heard of since then, have not applied ``seq``.
+        """Return the verifiers that probed since a time, and which of them have not applied ``seq``.
+
+        Args:
+            seq: The sequence.
+            since_ms: The time by the store's clock, ms since the Unix epoch.
 
         Raises:
             StoreError: The store did not answer.
@@ -311,16 +332,16 @@ class RevocationStore:
         return read_registry(reply, seq, since_ms)
 
     def ahead(self) -> Ahead | None:
-        """Return the word of the verifier that claims the highest place which is not in this history; None without one.
+        """Return the verifier with the highest place that is not in this history, or None.
 
         Raises:
             StoreError: The store did not answer.
         """
-        words = (self.keys.acks, "-inf", "(-1", 0, 1)
-        return read_ahead(self.exchange.once(lambda: self.exchange.client.zrangebyscore(*words, withscores=True)))
+        ahead_range = (self.keys.acks, "-inf", "(-1", 0, 1)
+        return read_ahead(self.exchange.once(lambda: self.exchange.client.zrangebyscore(*ahead_range, withscores=True)))
 
     def verifiers(self) -> tuple[VerifierSeen, ...]:
-        """List the verifiers and relays that probed within the last minutes, by name.
+        """Return the verifiers and relays that probed within the last minutes, by name.
 
         Raises:
             StoreError: The store did not answer.
@@ -328,18 +349,30 @@ class RevocationStore:
         reply = self.exchange.call("arx1_unacked", self.keys.registry, 2**53, 0)
         behind = {text(name): read_crowd(crowd).verifiers for name, _, crowd in reply[4]}
         seen = ((text(name), int(reply[0] - last), int(applied)) for name, last, applied in reply[3])
-        return tuple(sorted(VerifierSeen(*one, behind.get(one[0])) for one in seen))
+        return tuple(sorted(VerifierSeen(*probe, behind.get(probe[0])) for probe in seen))
 
     def kills(self) -> dict[str, int]:
-        """Return each killed target that is still remembered, with the sequence of its last kill."""
+        """Return the remembered killed targets, each with the sequence of its last kill.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
         return self._numbers(self.keys.kills)
 
     def freezes(self) -> dict[str, int]:
-        """Return each frozen target, with the sequence of its freeze."""
+        """Return the frozen targets, each with the sequence of its freeze.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
         return self._numbers(self.keys.freezes)
 
     def log(self, after: int = 0, limit: int = 1_000) -> tuple[Entry, ...]:
         """Return entries after a sequence, oldest first.
+
+        Args:
+            after: The sequence.
+            limit: The largest number of entries.
 
         Raises:
             StoreError: The store did not answer.
@@ -365,5 +398,5 @@ class RevocationStore:
 
 
 def functions() -> str:
-    """Read this version's functions, as the store takes them."""
+    """Return the source of this version's functions, as the store takes it."""
     return files("arx_caps.revocation").joinpath("functions.lua").read_text("utf-8")

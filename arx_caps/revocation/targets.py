@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kill or a freeze may name, and which of the two a kind of target gets.  SPEC 10.1.
+"""Parse the targets of kills and freezes.  SPEC 10.1.
 
-A mistyped target would kill nothing and say that it was killed, so a target is held to its kind's grammar before it
-goes to the store.  Whether such an agent or session exists is not known here.
+Whether such an agent or session exists is not checked.
 """
 
 import re
@@ -23,10 +22,9 @@ class Kind(NamedTuple):
     """One kind of target.
 
     Attributes:
-        fits: Whether a text is a name of this kind.
-        example: One, for error messages.
-        kill: What ``kill`` does to it.  A kill alone leaves room for new tokens.  Where somebody else could delegate
-            to the killed one again, offline, a moment later, it is frozen in the same entry.
+        fits: Returns whether a text is a name of this kind.
+        example: A target of this kind, for error messages.
+        kill: The operation that ``kill`` performs on it.
     """
 
     fits: Callable[[str], bool]
@@ -34,8 +32,11 @@ class Kind(NamedTuple):
     kill: str
 
 
-APPROVAL: Final = "a-"  # how the name of an approval begins, which is a sub-task of the task it was asked for
+APPROVAL: Final = "a-"  # prefix of an approval's name, which is a sub-task of the task that asked for it
 
+# A mistyped target would kill nothing and be reported as killed, so each kind has a grammar.  A kill alone leaves room
+# for new tokens.  Where another holder could delegate to the killed one again, offline, a moment later, the same entry
+# freezes it as well.
 KINDS: Final = {
     "realm": Kind(lambda text: text == "", "realm", "kill+freeze"),
     "key": Kind(names.is_kid, "key:k1.0", "freeze"),
@@ -50,11 +51,11 @@ KINDS: Final = {
 
 
 class Target(NamedTuple):
-    """A target that fits its kind's grammar.
+    """A parsed target.
 
     Attributes:
         kind: A key of ``KINDS``.
-        name: What comes after the colon; empty for the realm.
+        name: The part after the colon; empty for the realm.
     """
 
     kind: str
@@ -65,33 +66,31 @@ class Target(NamedTuple):
 
     @property
     def kill_op(self) -> str:
-        """
-        What a kill of this target is: ``kill``, ``kill+freeze``, or ``freeze`` where only a standing refusal
-        helps.
-        """
-        # A discharge has no birth of its own: with a token that is younger than the kill it would be good again.
+        """The operation that kills this target: ``kill``, ``kill+freeze`` or ``freeze``."""
+        # It is `freeze` where only a standing refusal helps.
+        # A discharge has no birth of its own: a token that is younger than the kill could use it again.
         return "kill+freeze" if self.kind == "task" and self.name.startswith(APPROVAL) else KINDS[self.kind].kill
 
 
 def parse_target(text: str) -> Target:
-    """Read a target such as ``agent:acme/support`` or ``realm``.
+    """Parse a target such as ``agent:acme/support`` or ``realm``.
 
     Raises:
-        RequestError: The kind is unknown or the name does not fit it; the message shows what would.
+        RequestError: The kind is unknown, or the name does not fit the kind.
     """
     kind, colon, name = text.partition(":")
     if kind not in KINDS:
-        raise RequestError(f"{shorten(text)} names no kind of target; the kinds are {', '.join(KINDS)}")
+        raise RequestError(f"unknown kind of target: expected one of {', '.join(KINDS)}, got {shorten(text)}")
     if bool(colon) != (kind != "realm") or not KINDS[kind].fits(name) or len(text) > MAX_TARGET_BYTES:
-        raise RequestError(f"{shorten(text)} is not a target of kind {kind}; one looks like {KINDS[kind].example}")
+        raise RequestError(f"invalid {kind} target: expected one like {KINDS[kind].example}, got {shorten(text)}")
     return Target(kind, name)
 
 
 def parse_targets(texts: Iterable[str]) -> tuple[Target, ...]:
-    """Read several targets, each once, in order.
+    """Parse targets, in order, without duplicates.
 
     Raises:
-        RequestError: There is none, or one of them is wrong.
+        RequestError: There is none, or one is invalid.
     """
     targets = tuple(dict.fromkeys(parse_target(text) for text in texts))
     if not targets:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of a realm's keys in the store, the shapes of its answers, and its errors in our words.  SPEC 10.
+"""Keys of a realm in the store, forms of its answers, and errors mapped to ARx errors.  SPEC 10.
 
-The functions behind them are in ``functions.lua``; ``store`` calls them.
+``functions.lua`` has the functions that write them; ``store`` calls these.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from arx_verifier.revocation.store_url import CertificateError, FinderLoginError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
-AHEAD: Final = "!ahead:"  # as the functions name the word of a verifier that knows another past
-MOST: Final = float(2**53)  # above what a sequence can reach
+AHEAD: Final = "!ahead:"  # prefix of a member for a verifier that names a place of another history
+MOST: Final = float(2**53)  # larger than any sequence
 
 
 class StoreHistoryError(StoreError):
     """The store is not in the history that the caller knows.
 
     Attributes:
-        kind: ``NOINIT`` (no header), ``INCARNATION`` (another history), ``REGRESSED`` (it has lost entries),
-            ``UNATTESTED`` (it has changed hands).
+        kind: ``NOINIT`` (no history), ``INCARNATION`` (another history), ``REGRESSED`` (it has lost entries),
+            ``UNATTESTED`` (it has failed over).
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -35,11 +35,11 @@ class StoreHistoryError(StoreError):
 
 
 class OutcomeUnknownError(StoreError):
-    """The store may or may not have taken a kill; it must be repeated, which is harmless."""
+    """The store may have taken a kill, or not; repeat it, which is harmless."""
 
 
 class Keys(NamedTuple):
-    """The keys of a realm; one hash tag, so one slot of a cluster."""
+    """The keys of a realm; they share a hash tag, and so a slot of a cluster."""
 
     header: str
     kills: str
@@ -52,7 +52,7 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, realm: str) -> "Keys":
-        """Name them."""
+        """Return the keys of a realm."""
         return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "k", "f", "x", "log", "v", "a", "r")))
 
     @property
@@ -77,15 +77,15 @@ class Keys(NamedTuple):
 
 
 class Header(NamedTuple):
-    """Where a realm's history stands.
+    """The state of a realm's history.
 
     Attributes:
         incarnation: The history's name.
-        seq: Its last entry.
-        at_ms: The store's clock.
-        lease_ms: The longest lease in force.
-        lag_ms: How long a primary deposed within the last minute may still grant leases; 0 when none was.
-        chain: What led to ``seq``.
+        seq: The sequence of its last entry.
+        at_ms: The store's clock, ms since the Unix epoch.
+        lease_ms: The longest lease in force, ms.
+        lag_ms: How long a primary deposed within the last minute may still grant leases, ms; 0 without one.
+        chain: The chain hash at ``seq``.
     """
 
     incarnation: str
@@ -97,7 +97,7 @@ class Header(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where the history stands, and by which way it came there."""
+        """The history's name, sequence and chain hash."""
         return Place(self.incarnation, self.seq, self.chain)
 
 
@@ -105,10 +105,10 @@ class Bump(NamedTuple):
     """An acknowledged kill, freeze or thaw.
 
     Attributes:
-        op: kill, freeze, kill+freeze or thaw.
-        targets: What it names.
-        header: Where the history stands after it.
-        durable: Whether the store has it on disk, and on the replicas asked for.
+        op: ``kill``, ``freeze``, ``kill+freeze``, ``thaw``, ``each`` for several, or ``rotate``.
+        targets: Its targets.
+        header: The state of the history after it.
+        durable: Whether the store has it on disk, and on the required replicas.
         sent: Monotonic clock at the call, s.
     """
 
@@ -120,14 +120,14 @@ class Bump(NamedTuple):
 
 
 class Registry(NamedTuple):
-    """What the store knows about its verifiers.
+    """The store's registry of verifiers, for one sequence.
 
     Attributes:
-        at_ms: The store's clock.
-        since_ms: When this registry began.
-        verifiers: How many were heard of in the time asked for, themselves or through a relay.
-        confirmed: How many of them have applied the sequence asked for.
-        missing: The others: id, last probe (ms), applied, and for how many it stands: a relay for all behind it.
+        at_ms: The store's clock, ms since the Unix epoch.
+        since_ms: When this registry began, ms since the Unix epoch.
+        verifiers: Number of verifiers that probed since the given time, directly or through a relay.
+        confirmed: Number of them that have applied the sequence.
+        missing: The others: id, last probe (ms), applied sequence, and number of verifiers, for a relay all behind it.
     """
 
     at_ms: int
@@ -138,11 +138,11 @@ class Registry(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """A verifier that says it has applied what the store never gave, or gave to something else.
+    """A verifier that claims a place which is not in the store's history.
 
     Attributes:
         verifier: Its name.
-        seq: The number that it says.
+        seq: The sequence that it claims.
     """
 
     verifier: str
@@ -150,13 +150,13 @@ class Ahead(NamedTuple):
 
 
 class VerifierSeen(NamedTuple):
-    """One verifier in the registry, or a relay.
+    """One verifier or relay in the registry.
 
     Attributes:
         id: Its name.
-        age_ms: Since its last probe.
-        applied: What it had applied then, for a relay what all behind it had; -1 before its first copy.
-        behind: How many verifiers a relay stands for; None for a verifier itself.
+        age_ms: Time since its last probe, ms.
+        applied: The sequence that it, or for a relay all behind it, had applied then; -1 before its first copy.
+        behind: Number of verifiers behind a relay; None for a verifier.
     """
 
     id: str
@@ -166,7 +166,7 @@ class VerifierSeen(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One line of the log: who did what to which target, when and why."""
+    """One entry of the kill sequence: operation, target, time, actor and reason."""
 
     seq: int
     op: str
@@ -180,7 +180,7 @@ def text(value: Any) -> str:
     """Decode a string of the store.
 
     Raises:
-        StoreError: It is none.
+        StoreError: The value is no string.
     """
     if not isinstance(value, bytes):
         raise StoreError("the store answered in an unknown form")
@@ -188,10 +188,10 @@ def text(value: Any) -> str:
 
 
 def read_header(reply: Any) -> Header:
-    """Read the first members of an answer.
+    """Return the history's state in the first members of an answer.
 
     Raises:
-        StoreError: They are not there.
+        StoreError: The answer has another form.
     """
     try:
         incarnation, seq, at_ms, lease_ms, lag_ms, chain = reply[:6]
@@ -201,10 +201,15 @@ def read_header(reply: Any) -> Header:
 
 
 def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
-    """Read who has not applied ``seq``, of those heard of since then.
+    """Parse the answer to a question for the verifiers that have not applied ``seq``.
+
+    Args:
+        reply: The answer.
+        seq: The sequence.
+        since_ms: The time in the question, ms since the Unix epoch.
 
     Raises:
-        StoreError: It has another form.
+        StoreError: The answer has another form.
     """
     try:
         at_ms, began_ms, heard = int(reply[0]), int(reply[1]), int(reply[2])
@@ -215,58 +220,63 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
         ]
     except (TypeError, ValueError, IndexError) as error:
         raise StoreError("the store answered in an unknown form") from error
-    late = [one for crowd in relays.values() for one in crowd.late if one.heard_ms >= since_ms]
-    missing += [(one.name, one.heard_ms, one.applied, one.verifiers) for one in late if one.applied < seq]
-    stood_for = sum(crowd.verifiers for crowd in relays.values()) + sum(one.verifiers for one in late)
-    verifiers = heard - len(relays) + stood_for
-    # A relay with nobody behind it is waited for, too: whoever comes to it would get a lease without the kill.
-    return Registry(at_ms, began_ms, verifiers, verifiers - sum(one[3] for one in missing), tuple(missing))
+    late = [member for crowd in relays.values() for member in crowd.late if member.heard_ms >= since_ms]
+    missing += [
+        (member.name, member.heard_ms, member.applied, member.verifiers) for member in late if member.applied < seq
+    ]
+    behind = sum(crowd.verifiers for crowd in relays.values()) + sum(member.verifiers for member in late)
+    verifiers = heard - len(relays) + behind
+    # A relay without verifiers is waited for as well: a verifier that connects to it would get a lease without the
+    # kill.
+    return Registry(at_ms, began_ms, verifiers, verifiers - sum(row[3] for row in missing), tuple(missing))
 
 
 def read_ahead(reply: Any) -> Ahead | None:
-    """Read the first of the members that the functions keep of verifiers which know another past, or None."""
+    """Return the first verifier in an answer that names a place of another history, or None."""
     for member, score in reply:
         return Ahead(text(member).removeprefix(AHEAD), int(min(-2 - float(score), MOST)))
     return None
 
 
 def read_crowd(value: Any) -> Crowd:
-    """Read what a relay says of those behind it; one that cannot be read stands for a verifier that never confirms."""
+    """Parse what a relay reports of those behind it; if malformed, return one verifier that never confirms."""
     with contextlib.suppress(msgspec.DecodeError):
         return msgspec.json.decode(value, type=Crowd)
     return Crowd(1, -1, ())
 
 
 def read_entry(reply: Any) -> Entry:
-    """Read one entry of the log.
+    """Parse one entry of the log.
 
     Raises:
-        StoreError: It is none.
+        StoreError: It has another form.
     """
     try:
         key, fields = reply
         members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-        at = {text(name): text(value) for name, value in members.items()}
-        return Entry(int(key.split(b"-")[0]), at["op"], at["s"], int(at["t"]), at["by"], at["why"])
+        values = {text(name): text(value) for name, value in members.items()}
+        seq = int(key.split(b"-")[0])
+        return Entry(seq, values["op"], values["s"], int(values["t"]), values["by"], values["why"])
     except (TypeError, ValueError, KeyError) as error:
         raise StoreError("the store's log has an entry of an unknown form") from error
 
 
 def is_elsewhere(error: Exception) -> bool:
-    """Whether a server refused because it is, for now, not the one to ask; nothing was written then."""
+    """Return whether a server refused because it is not the primary now; nothing was written then."""
     kinds = (redis.ReadOnlyError, redis.exceptions.ClusterError, redis.exceptions.AskError)
     more = (redis.exceptions.TryAgainError, redis.exceptions.BusyLoadingError)
     return isinstance(error, kinds + more) or str(error).startswith(("NOREPLICAS", "READONLY"))
 
 
 def told(error: Exception) -> StoreError:
-    """Put an error of the client library into our words; never with an address, which may hold a password."""
-    said = str(error)
+    """Return an error of the client library as an ARx error."""
+    # The texts contain no address, which may hold a password.
+    message = str(error)
     for kind in HISTORY_ERRORS:
-        if said.startswith(kind):
-            return StoreHistoryError(kind, said.removeprefix(kind).strip())
+        if message.startswith(kind):
+            return StoreHistoryError(kind, message.removeprefix(kind).strip())
     if isinstance(error, FinderLoginError | CertificateError):
-        return StoreError(said)
+        return StoreError(message)
     if isinstance(error, redis.AuthenticationError):
         return StoreError(
             "the store refused the user or password: set ARX_STORE_PASSWORD, or the login in the store's address"
@@ -277,10 +287,10 @@ def told(error: Exception) -> StoreError:
         return StoreError(
             "the server that answers takes no writes: it is a replica, cut off, or not the owner any more"
         )
-    if "unction not found" in said:
+    if "unction not found" in message:
         return StoreError(
             "the ARx functions are not loaded in this store: load them as its administrator, `arx redis load`"
         )
     if isinstance(error, redis.ResponseError):
-        return StoreError(f"the store refused: {said}")
+        return StoreError(f"the store refused: {message}")
     return StoreError("the store did not answer")
