@@ -132,7 +132,8 @@ def test_a_request_with_two_meanings_is_refused(realm: Realm, target: str, body:
 
 def test_a_body_of_another_type_is_refused(realm: Realm) -> None:
     """A form's fields would be arguments that no rule saw; so would a body with two types."""
-    for kinds in ([b"application/x-www-form-urlencoded"], [b"application/json", b"text/plain"], []):
+    two = [b"application/json; v=1", b"text/plain"]  # joined, the second would be taken for a part of the parameter
+    for kinds in ([b"application/x-www-form-urlencoded"], [b"application/json", b"text/plain"], two, two[::-1], []):
         headers = [(b"content-type", kind) for kind in kinds] or [(b"content-type", b"")]
         result = answered(
             realm, "/orders/A-1/refund", realm.token().encode(), method="POST", body=b'{"amount":5}', headers=headers
@@ -207,6 +208,9 @@ def test_the_peer_is_the_socket_unless_a_trusted_proxy_says_otherwise(realm: Rea
     assert answered(realm, "/orders/A-1", token, headers=forged).problem["code"] == "network_not_allowed"
     proxied = {"trusted_proxies": ["10.0.0.0/8"]}
     assert answered(realm, "/orders/A-1", token, headers=forged, **proxied).status == 200
+    other = [(b"X-Forwarded-For", b"198.51.100.1")]
+    assert answered(realm, "/orders/A-1", token, headers=other + forged, **proxied).status == 200
+    assert answered(realm, "/orders/A-1", token, headers=forged + other, **proxied).status == 403
     assert answered(realm, "/orders/A-1", token, client=None).problem["code"] == "network_not_allowed"
 
 
