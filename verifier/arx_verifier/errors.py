@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reasons ARx can refuse for, and the errors that carry them.  SPEC 13.
+"""Reason codes and the errors that carry them.  SPEC 13.
 
-``REASONS`` is the whole set: a code that is not in it cannot be raised, and a test holds it and the table in SPEC
-together.  An error carries its code, a status hint and facts for people; never a key, a token or a signature.
+``REASONS`` has every code of a refusal; a test compares it with the table in SPEC.
 """
 
 from collections.abc import Sequence
@@ -10,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 
 class Reason(NamedTuple):
-    """One line of the reason table.
+    """One row of the reason table.
 
     Attributes:
         status: HTTP status of the answer.
-        oauth_error: The RFC 6750 error of the answer, or None where that RFC has none.
+        oauth_error: The RFC 6750 error of the answer, or None if that RFC has none.
         retry: What a client can do about it.
     """
 
@@ -64,13 +63,13 @@ REASONS: Final[dict[str, Reason]] = {
 MEANINGS: Final[dict[str, str]] = {
     "missing_token": "the request carries no token",
     "malformed_request": "the request cannot be understood in one way only",
-    "malformed": "the token is not an ARx token of this version in its one form",
+    "malformed": "the token is not a canonical ARx token of this version",
     "unknown_key": "the token was made with a key that this service does not have",
     "bad_signature": "the token was altered, or was not made for this service's key",
     "unknown_caveat": "the token carries a restriction that this version does not know",
     "wrong_audience": "the token is for another service",
     "not_yet_valid": "the token is not valid yet",
-    "expired": "the token's time is over",
+    "expired": "the token has expired",
     "revoked": "an operator, or its own session, ended this work; an agent that is thawed takes a new task",
     "frozen": "an operator froze this work, or ended an agent or a person that it depends on",
     "missing_discharge": "the token needs an approval that was not presented",
@@ -79,7 +78,7 @@ MEANINGS: Final[dict[str, str]] = {
     "too_deep": "the token was delegated more often than it allows",
     "name_not_allowed": "the token was delegated to an agent that it does not allow",
     "network_not_allowed": "the token does not allow calls from this address",
-    "already_used": "the token's budget, or an approval that is good once, is used up",
+    "already_used": "the token's budget, or a one-time approval, is used up",
     "proof_missing": "the token must be signed for each call, and was not",
     "proof_invalid": "the token was signed for another call, or too long ago",
     "replayed": "this call was made before",
@@ -93,12 +92,14 @@ MEANINGS: Final[dict[str, str]] = {
 }
 
 
+# A failure is reported only after the token's signature was verified: before that, an attacker could probe for
+# contents.
 class Failure(NamedTuple):
-    """One thing that did not hold, told only once the token's signature is proven.
+    """One condition that did not hold.
 
     Attributes:
-        place: Where it stands: ``"identifier"``, ``"caveat 3 (acme/worker)"``, ``"request"``.
-        rule: What was asked for, in the caveat's own words, for example ``amount range``.
+        place: Where the condition is: ``"identifier"``, ``"caveat 3 (acme/worker)"``, ``"request"``.
+        rule: The condition in the caveat's own words, for example ``amount range``.
         expected: What would have been allowed.
         came: What the request had, shortened; never a secret.
     """
@@ -113,12 +114,14 @@ class Failure(NamedTuple):
 
 
 class ArxError(Exception):
-    """Everything ARx refuses.  Catch ``TokenError``, ``AccessError``, ``UnavailableError`` or ``GrantError``.
+    """The base of all errors.  Catch ``TokenError``, ``AccessError``, ``UnavailableError`` or ``GrantError``.
+
+    Its text and members never contain a key, a token or a signature.
 
     Attributes:
         code: The stable, public reason code.
         status_hint: The HTTP status that fits.
-        failures: What was expected and what came, when that may be told.
+        failures: The conditions that did not hold, if the caller may know them.
     """
 
     code: str = "malformed"
@@ -126,7 +129,7 @@ class ArxError(Exception):
     failures: tuple[Failure, ...] = ()
 
     def __init__(self, message: str, *, code: str | None = None, failures: Sequence[Failure] = ()) -> None:
-        Exception.__init__(self, message)  # a third of what ``super`` takes here: a refusal waits for it
+        Exception.__init__(self, message)  # takes a third of the time of ``super``, on the path of every refusal
         if failures:
             self.failures = tuple(failures)
         if code is not None:
@@ -143,7 +146,7 @@ class TokenError(ArxError):
 
 
 class MalformedTokenError(TokenError):
-    """The bytes break SPEC 2 or 3: size, version, shape or byte form."""
+    """The bytes violate SPEC 2 or 3: size, version, shape or byte form."""
 
     code = "malformed"
 
@@ -155,54 +158,54 @@ class UnknownKeyError(TokenError):
 
 
 class SignatureMismatchError(TokenError):
-    """The chain does not end in this signature."""
+    """The chain's computed signature differs from the token's."""
 
     code = "bad_signature"
 
 
 class ValidityError(TokenError):
-    """Authentic, and not for this audience or not at this time."""
+    """The token is authentic, but not for this audience or not at this time."""
 
     code = "expired"
 
 
 class RevokedError(TokenError):
-    """A target of this token was killed after its birth, or is frozen."""
+    """A target of this token was killed after the token's birth, or is frozen."""
 
     code = "revoked"
 
 
 class UnknownCaveatError(TokenError):
-    """A caveat that this version does not understand; what is unknown prohibits."""
+    """The token has a caveat that this version does not know."""
 
     code = "unknown_caveat"
 
 
 class ProofError(TokenError):
-    """The per-call proof is missing, wrong, or was used before."""
+    """The call proof is missing, invalid, or was used before."""
 
     code = "proof_invalid"
 
 
 class AccessError(ArxError):
-    """Authentic, and does not allow this."""
+    """The token is authentic, but does not allow the call."""
 
     code = "tool_not_allowed"
     status_hint = 403
 
 
 class CaveatProhibitsError(AccessError):
-    """An authentic caveat says no to this request."""
+    """An authentic caveat prohibits the call."""
 
 
 class MissingDischargeError(AccessError):
-    """A third-party caveat is not answered."""
+    """A third-party caveat has no discharge."""
 
     code = "missing_discharge"
 
 
 class UnavailableError(ArxError):
-    """Cannot decide, and therefore refuses."""
+    """The decision is not possible now, so the call is refused."""
 
     code = "stale"
     status_hint = 503
@@ -216,7 +219,7 @@ class AuditError(UnavailableError):
     """The decision could not be recorded.
 
     Attributes:
-        counted: Whether the refusal in its place is counted already, and need not be recorded.
+        counted: Whether the refusal that replaces it was counted already, and must not be recorded.
     """
 
     counted = False
@@ -230,28 +233,28 @@ class StoreError(UnavailableError):
 
 
 class GrantError(ArxError):
-    """The mint's policy refuses to grant this."""
+    """The mint's policy does not allow the request."""
 
     code = "not_granted"
     status_hint = 403
 
 
 class AttenuationError(ArxError):
-    """A holder's own mistake, for example adding to a one-shot token."""
+    """A holder's mistake, such as a caveat added to a one-shot token."""
 
     code = "attenuation"
     status_hint = 400
 
 
 class SettingsError(ArxError):
-    """Start-up refused: a setting, a file or a key is missing or wrong."""
+    """A setting, a file or a key is missing or invalid; start-up is refused."""
 
     code = "settings"
     status_hint = 500
 
 
 class RequestError(ArxError):
-    """The request itself, not its token, cannot be understood."""
+    """The request itself, not its token, is malformed."""
 
     code = "malformed_request"
     status_hint = 400
@@ -290,17 +293,17 @@ _CLASSES: Final[dict[str, type[ArxError]]] = {
 
 
 def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
-    """Build the error of a reason code.
+    """Return the error of a reason code.
 
     Args:
         code: A key of ``REASONS``.
-        failures: What was expected and what came.
+        failures: The conditions that did not hold.
 
     Returns:
         An instance of the class that callers catch for this code.
 
     Raises:
-        KeyError: The code is not in the table: a programmer's mistake.
+        KeyError: The code is not in ``REASONS``: a programmer's mistake.
     """
     message = MEANINGS[code]
     if failures:
@@ -308,14 +311,17 @@ def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
     return _CLASSES[code](message, code=code, failures=failures)
 
 
-_LONG: Final = 1 << 64  # an integer below it is written as it is
+_LONG: Final = 1 << 64  # integers below it are written in full
 
 
 def shorten(value: Any, limit: int = 80) -> str:
-    """Write a value for a refusal: one line, bounded, with its type visible (``"5"`` is not ``5``).
+    """Return a value as text for a refusal: one line, bounded, with its type visible (``"5"`` is not ``5``).
 
-    Nothing of the value is run and no work depends on its size: a caller chose it.
+    Args:
+        value: Any value.
+        limit: The longest text, characters.
     """
+    # A caller chose the value: no code of it runs, and the work does not depend on its size.
     kind = type(value)
     if kind is str and len(value) < limit - 1 and value.isprintable():
         return f'"{value}"'
@@ -337,7 +343,7 @@ def shorten(value: Any, limit: int = 80) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a container is small and holds nothing but short text and small numbers."""
+    """Return whether a container is small and contains only short text and small numbers."""
     items = [*value, *value.values()] if isinstance(value, dict) else value
     return len(value) <= 8 and all(
         item is None

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One byte form for JSON: strict for what a token holds, RFC 8785 for what a call carries.  SPEC 3.
+"""Canonical JSON: strict for tokens, RFC 8785 for a call's arguments.  SPEC 3.
 
-``encode`` and ``decode`` handle typed structs: a value is accepted only if encoding it again gives the same bytes, and
-that rules out duplicate names, other orders, escapes and white space at once.  ``jcs`` writes a tool's arguments, which
-have no type.  What the members mean is left to the structs; how a request's JSON is read, to ``request``.
+``encode`` and ``decode`` handle typed structs; ``jcs`` handles arguments, which have no type.  ``request`` parses the
+JSON of requests.
 """
 
 import math
@@ -15,8 +14,8 @@ import msgspec
 from arx_verifier._native import twin
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError
 
-MAX_INTEGER: Final = 2**53 - 1  # beyond it ECMAScript and every float-based JSON reader lose digits (RFC 8785 D)
-MAX_DEPTH: Final = 32  # nested containers in arguments: far above real tools, far below any recursion limit
+MAX_INTEGER: Final = 2**53 - 1  # beyond it ECMAScript and every float-based JSON parser lose digits (RFC 8785 D)
+MAX_DEPTH: Final = 32  # nested containers in arguments: more than any real tool has, far below the recursion limit
 LAST_NAME_CHARACTER: Final = "\uffff"  # up to here UTF-16 order and code point order are the same
 
 _T = TypeVar("_T")
@@ -25,9 +24,9 @@ _ENCODER: Final = msgspec.json.Encoder(order="sorted")
 
 
 def encode(value: Any) -> bytes:
-    """Write a struct, or plain data made of strings, integers, lists and dicts, in canonical form.
+    """Return a struct, or plain data of strings, integers, lists and dicts, as canonical JSON.
 
-    The value is not checked: what a caller made by hand is proven by decoding the result.
+    The value is not checked: ``decode`` of the result does that.
 
     Raises:
         MalformedTokenError: A lone surrogate, a type that JSON does not have, or a name that is no text.
@@ -43,27 +42,29 @@ def encode(value: Any) -> bytes:
 def decode(
     decoder: msgspec.json.Decoder[_T], raw: bytes, explain: Callable[[bytes], ArxError | None] | None = None
 ) -> _T:
-    """Read canonical JSON, refusing every other way to write the same value.
+    """Parse canonical JSON; every other form of the same value is refused.
 
     Args:
         decoder: Typed with frozen structs that forbid unknown fields; its types carry the bounds of integers.
         raw: The bytes as received.
-        explain: Has another error to say of bytes that cannot be read, or None.
+        explain: Returns a more precise error for bytes that cannot be parsed, or None.
 
     Returns:
         The decoded value; encoding it gives *raw* again.
 
     Raises:
-        MalformedTokenError: Not JSON, not of this type, or not in canonical form.
+        MalformedTokenError: Not JSON, not of this type, or not canonical.
     """
     try:
         value = decoder.decode(raw)
+        # Encoding again excludes duplicate names, other orders, escapes and white space in one comparison.
         same = _ENCODER.encode(value) == raw
-        # A name beyond U+FFFF needs a four-byte character somewhere; only then is the second reading paid for.  It is
-        # of the whole, also of what the types left raw, and may fail where the first did not.
+        # A name beyond U+FFFF needs a four-byte character; only then is the second parse needed.  It includes members
+        # that the types left raw, so it may fail where the first parse did not.
         plain = raw.isascii() or max(raw) < 0xF0 or _names_are_plain(msgspec.json.decode(raw))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        # Without a name: an error that its own frame names is a cycle.  msgspec's text names a type, never a value.
+        # The new error gets no local name: an error that its own frame names is a cycle.  msgspec's text contains
+        # types, never a value.
         raise (explain(raw) if explain is not None else None) or MalformedTokenError(
             f"not what is expected here: {_because(error)}"
         ) from error
@@ -75,16 +76,16 @@ def decode(
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a member's name has no character beyond U+FFFF and is not empty."""
+    """Return whether a member's name is not empty and has no character beyond U+FFFF."""
     return name != "" and (name.isascii() or max(name) <= LAST_NAME_CHARACTER)
 
 
 def jcs(value: Any) -> bytes:
-    """Write a tool's arguments as RFC 8785 does, for the digest that a call's proof signs.
+    """Return a tool's arguments as RFC 8785 JSON, for the digest that a call proof signs.
 
     Args:
-        value: ``str``, ``int``, ``float``, ``bool``, ``None``, ``list`` or ``dict``, to any mixture; subclasses of
-            these are refused, because two libraries might write them differently.
+        value: ``str``, ``int``, ``float``, ``bool``, ``None``, ``list`` or ``dict``, nested.  Subclasses of these are
+            refused, because two libraries might encode them differently.
 
     Raises:
         RequestError: NaN, an infinity, an integer beyond 2**53 - 1, a lone surrogate, a name that is no text,
@@ -100,10 +101,9 @@ def jcs(value: Any) -> bytes:
 
 
 def flat_jcs(value: Any) -> bytes | None:
-    """Write what most calls carry, a dict of text, small integers and booleans under ASCII names, as ``jcs`` would.
+    """Return a flat dict as RFC 8785 JSON; None for other values, which ``jcs`` encodes.
 
-    Returns:
-        RFC 8785, or None for anything else, which ``jcs`` looks at with more care.
+    A flat dict has text, integers within 2**53 - 1 and booleans, under ASCII names, as most calls do.
 
     Raises:
         UnicodeEncodeError: A lone surrogate.
@@ -111,13 +111,13 @@ def flat_jcs(value: Any) -> bytes | None:
     if not is_flat(value):
         return None
     raw = _ENCODER.encode(value)
-    # Only under ASCII names is msgspec's order surely that of RFC 8785.
+    # msgspec's order is that of RFC 8785 for ASCII names.
     return raw if raw.isascii() or all(map(str.isascii, value)) else None
 
 
 @twin()
 def is_flat(value: Any) -> bool:
-    """Tell whether *value* is a dict of nothing but text, integers within 2**53 - 1 and booleans, under text."""
+    """Return whether *value* is a dict of text names and text, integers within 2**53 - 1 or booleans."""
     if type(value) is not dict:
         return False
     for name, item in value.items():
@@ -130,7 +130,7 @@ def is_flat(value: Any) -> bool:
 
 
 def number(value: float) -> str:
-    """Write a float as ECMAScript does (RFC 8785 3.2.2.3): shortest digits, ``1e+21``, ``-0`` as ``0``.
+    """Return a float as ECMAScript writes it (RFC 8785 3.2.2.3): shortest digits, ``1e+21``, ``-0`` as ``0``.
 
     Raises:
         RequestError: NaN or an infinity.
@@ -143,7 +143,7 @@ def number(value: float) -> str:
     whole, _, fraction = mantissa.partition(".")
     fraction = fraction.rstrip("0")
     digits = (whole + fraction).lstrip("0")
-    # point: how many of the digits stand before the decimal point (0 or negative: zeros follow it first).
+    # point: the number of digits before the decimal point; 0 or negative if zeros follow it first.
     point = len(whole) + int(power or 0) - (len(whole + fraction) - len(digits))
     digits = digits.rstrip("0")
     return ("-" if value < 0 else "") + _place(digits, point)
@@ -161,7 +161,11 @@ def _place(digits: str, point: int) -> str:
 
 
 def _is_simple(value: Any, depth: int) -> bool:
-    """Check every part of *value*; False when only the careful writer gives RFC 8785 (a float, a rare name)."""
+    """Check every part of *value*; return False if only ``_write`` gives RFC 8785 (for a float or a rare name).
+
+    Raises:
+        RequestError: A part that ``jcs`` refuses.
+    """
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return True
@@ -189,7 +193,7 @@ def _is_simple(value: Any, depth: int) -> bool:
 
 
 def _write(value: Any) -> str:
-    """The careful writer: names in UTF-16 order, numbers as ECMAScript writes them.  *value* was checked."""
+    """Return checked data as RFC 8785: names in UTF-16 order, numbers as ECMAScript writes them."""
     if type(value) is dict:
         names = sorted(value, key=lambda name: name.encode("utf-16-be"))
         return "{" + ",".join(f"{_text(name)}:{_write(value[name])}" for name in names) + "}"
@@ -210,7 +214,7 @@ def _names_are_plain(value: Any) -> bool:
 
 def _because(error: Exception) -> str:
     if isinstance(error, UnicodeError):
-        return "not UTF-8"  # its own text would quote the bytes
+        return "not UTF-8"  # the error's own text would quote the bytes
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return str(error)
