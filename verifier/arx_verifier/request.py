@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is being asked for: one call of one tool, as a verifier judges it.  SPEC 8.
+"""Requests that a verifier decides on, and the strict parser of their JSON arguments.  SPEC 8.
 
-Here stand the request's shape and the one strict reading of JSON arguments.  Which tool an HTTP request means is the
-adapter's to say; what a caveat makes of it stands in ``caveats``.  Whoever builds the request reads the clock, once.
+``enforcement`` maps an HTTP request to a tool.
 """
 
 import json
@@ -14,20 +13,20 @@ import msgspec
 
 from arx_verifier.errors import RequestError
 
-MAX_JSON_DEPTH: Final = 32  # deeper than any tool's arguments, far above what recursion in a tool could mind
-MAX_INTEGER: Final = 2**53 - 1  # beyond it two readers of the same bytes can see two numbers (RFC 8785)
+MAX_JSON_DEPTH: Final = 32  # more than any tool's arguments have
+MAX_INTEGER: Final = 2**53 - 1  # beyond it two parsers of the same bytes can return two numbers (RFC 8785)
 _MAX_INTEGER_CHARS: Final = 17  # a sign and 16 digits; longer ones are refused before they are converted
-_MAX_FLOAT_CHARS: Final = 128  # conversion of a decimal is not linear in its length
+_MAX_FLOAT_CHARS: Final = 128  # the conversion of a decimal is not linear in its length
 _TEXT: Final = (str, type(None))
 
 
 class HttpCall(NamedTuple):
-    """The HTTP request a call travelled in, as its proof covers it.  SPEC 8.2.
+    """The HTTP request that carries a call, as its proof covers it.  SPEC 8.2.
 
     Attributes:
         method: The method as sent, upper case.
         target: Raw path and query as sent, before any decoding; an empty query may have its question mark or not.
-        body_digest: SHA-256 of the body, 32 bytes; that of the empty string when there is no body.
+        body_digest: SHA-256 of the body, 32 bytes; without a body, that of the empty string.
     """
 
     method: str
@@ -39,16 +38,16 @@ class AccessRequest(msgspec.Struct, frozen=True):
     """One call, to be allowed or refused.
 
     Attributes:
-        tool: Name of the tool; empty when the request maps to none, which no token allows.
-        args: The arguments as they are on the wire, before validation or defaults.
-        at: The time of the request in ms since the Unix epoch.
-        peer: Network address the call came from, or None where there is none.
+        tool: Name of the tool; empty if the request maps to none, which no token allows.
+        args: The arguments as they were sent, before validation or defaults.
+        at: The time of the request, ms since the Unix epoch; the caller reads the clock once.
+        peer: Network address of the caller, or None.
         http: The HTTP request around it, or None for another transport.
         request_id: The request's id in its own protocol, such as an MCP request's, for the record; or None.
         traceparent: The caller's trace context (W3C), for the record; or None.
 
     Raises:
-        TypeError: ``args`` is no mapping, ``at`` no integer, or a text is none: its record could not be read.
+        TypeError: ``args`` is no mapping, ``at`` no integer, or a text member has another type.
     """
 
     tool: str
@@ -60,7 +59,8 @@ class AccessRequest(msgspec.Struct, frozen=True):
     traceparent: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would be decided on, and recorded so that nobody can read it."""
+        """Check the members' types."""
+        # A decision on members of other types could be recorded in a form that no reader accepts.
         if (
             not isinstance(self.tool, str)
             or type(self.at) is not int
@@ -76,13 +76,18 @@ class AccessRequest(msgspec.Struct, frozen=True):
             raise TypeError(f"a request's args are a mapping of names to values, not {type(self.args).__name__}")
 
     def after(self, waited_ns: int) -> "AccessRequest":
-        """Return the same request after a wait: a call must not grow younger than its nonce in a queue."""
+        """Return the same request at a later time.
+
+        Args:
+            waited_ns: How long the request has waited, ns.
+        """
+        # Without this, a call that waits in a queue could outlive the memory of its nonce.
         waited_ms = waited_ns // 1_000_000
         return msgspec.structs.replace(self, at=self.at + waited_ms) if waited_ms else self
 
 
 def read_json_object(raw: bytes) -> dict[str, Any]:
-    """Read one JSON object so that no second reader can see another one in the same bytes.  SPEC 8.2.
+    """Parse one JSON object so strictly that no second parser can see another one in the same bytes.  SPEC 8.2.
 
     Args:
         raw: The body, UTF-8 without a byte-order mark.
@@ -91,7 +96,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         The object's members.
 
     Raises:
-        RequestError: Not JSON, not an object, a name twice at any depth, NaN or an infinity, an integer beyond
+        RequestError: Not JSON, not an object, a duplicate name at any depth, NaN or an infinity, an integer beyond
             2^53-1, a lone surrogate, or more than 32 levels.
     """
     plain = _read_plain(raw)
@@ -108,7 +113,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         raise RequestError(f"the JSON is nested deeper than {MAX_JSON_DEPTH} levels") from None
     if not isinstance(value, dict):
         raise RequestError("the JSON is not an object")
-    # Each level costs an opening bracket and each surrogate an escape: without them there is nothing to look for.
+    # Each level has an opening bracket and each surrogate an escape: without them there is nothing to check.
     if raw.count(b"{") + raw.count(b"[") > MAX_JSON_DEPTH:
         check_depth(value)
     if b"\\ud" in raw.lower():
@@ -117,11 +122,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _read_plain(raw: bytes) -> dict[str, Any] | None:
-    """Read what most bodies are, an object without containers, escapes and long numbers; None for all else.
-
-    The quicker reader takes the last of two members of one name.  Each member has a colon, so where there are no more
-    colons than names, no name was said twice.
-    """
+    """Parse an object without containers, escapes and long numbers, as most bodies are; None for others."""
     # A byte is looked for by its number: given as bytes, it is first taken for one, and the error costs a microsecond.
     if not raw.isascii() or _BACKSLASH in raw or _BRACKET in raw or raw.count(b"{") != 1:
         return None
@@ -130,7 +131,9 @@ def _read_plain(raw: bytes) -> dict[str, Any] | None:
     try:
         value = _PLAIN.decode(raw)
     except msgspec.DecodeError:
-        return None  # what is wrong is said by the careful reader
+        return None  # the careful parser raises with a precise error
+    # This parser takes the last of duplicate names.  Each member has a colon: with as many colons as names, no name was
+    # used twice.
     return value if type(value) is dict and len(value) == raw.count(b":") else None
 
 
@@ -159,10 +162,10 @@ def _constant(text: str) -> NoReturn:
     raise RequestError(f"the JSON has {text}, which is not a number")
 
 
-# A number's length is looked for once in the bytes, so that a body of half a million short ones calls no hook for each.
+# Long numbers are searched for once in the bytes, so that a body of half a million short ones needs no hook for each.
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{16}")
 _BACKSLASH, _BRACKET = b"\\["
-_ZEROS: Final = b"0" * 16  # the same, once each digit is made a zero
+_ZEROS: Final = b"0" * 16  # a long number once each digit is translated to a zero
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
 _PLAIN: Final = msgspec.json.Decoder()
 _DECODER: Final = json.JSONDecoder(
@@ -174,7 +177,7 @@ _CAREFUL: Final = json.JSONDecoder(
 
 
 def check_depth(value: Any) -> None:
-    """Look at every container of plain data, level by level.
+    """Check the depth of nested containers in plain data, level by level.
 
     Raises:
         RequestError: There are more than 32 levels.
@@ -194,6 +197,6 @@ def check_depth(value: Any) -> None:
 
 def _check_text(value: Any) -> None:
     try:
-        msgspec.json.encode(value)  # the fastest look at every name and text: half a pair has no UTF-8
+        msgspec.json.encode(value)  # the fastest check of every name and text: a lone surrogate has no UTF-8
     except UnicodeEncodeError:
         raise RequestError("the JSON has half of a surrogate pair") from None

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a verifier from a service file: the short way to embed one.  SPEC 15.2.
+"""Open a verifier from a service file.  SPEC 15.2.
 
-The file is what the mint gives a tool service: its audience keys, where the kill epoch is followed, where decisions are
-kept.  Nothing is connected or opened here: follower and journal start with the first call, or with the application.
-Whoever keeps the file's keys fresh, beside the service or in it, writes a new file over the old one; a key id that is
-not known makes a verifier look whether there is one.
+The mint gives the file to a tool service: audience keys, the store to follow, the journal's folder.  Nothing is
+connected or opened here: follower and journal start with the first call, or with the application.
 """
 
 import logging
@@ -28,22 +26,22 @@ from arx_verifier.verification.verifier import Verifier
 
 
 class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a tool service needs to know.  ``repr`` shows no key.
+    """The content of a service file.  ``repr`` shows no key.
 
     Attributes:
         audience: The service's name.
         journal: Folder of the decision journal.
         keys: Key id to base64url of the 32-byte audience key.
-        issuer: The mint's URL, for whoever keeps the keys fresh; the verifier asks nobody.
-        key_file: The service's own key, with which it asks the mint; not read here.
+        issuer: The mint's URL, for the process that refreshes the keys; the verifier does not use it.
+        key_file: The service's own key for requests to the mint; not read here.
         max_ttl_ms: The realm's longest token life, ms.
         realm: The realm's name.
-        store: URL of the realm's epoch store; a password may come from ``ARX_STORE_PASSWORD`` instead.
-        nonces: URL of a Redis for used calls, when several processes share the audience; its password may come from
-            ``ARX_NONCES_PASSWORD``.  The address of ``store`` is asked with the login of ``store``.
+        store: URL of the realm's revocation store; a password may come from ``ARX_STORE_PASSWORD`` instead.
+        nonces: URL of a Redis for used nonces, when several processes share the audience; its password may come from
+            ``ARX_NONCES_PASSWORD``.  If it is the server of ``store``, the login of ``store`` is used.
         journal_mode: ``strict``, ``durable`` or ``best_effort``.
-        journal_bytes: What the journal's files may take in all.
-        record_arguments: Tools, or patterns of them, whose arguments are recorded as they are.
+        journal_bytes: Quota of all the journal's files together, bytes.
+        record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
         ca: File of a further authority for TLS, relative to the service file; ``ARX_CA`` wins.
         v: 1.
     """
@@ -67,14 +65,14 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"<ServiceFile of {self.audience} in {self.realm}>"
 
 
-LOOK_NS: Final = 200_000_000  # between two looks at the file, or strangers' key ids would make every refusal dear
-_SEGMENTS: Final = 16  # a small budget is many small files, so that shipping gives room back bit by bit
+LOOK_NS: Final = 200_000_000  # between two reads of the file: else each unknown key id of a stranger would cost a read
+_SEGMENTS: Final = 16  # a small quota is divided into many small files, so that shipping frees room bit by bit
 _log = logging.getLogger(__name__)
 _FILE: Final = msgspec.json.Decoder(ServiceFile)
 
 
 class FileKeys(KeyRing):
-    """The keys of a service file, read again when one is asked for that it did not have.
+    """The keys of a service file, read again when a caller asks for an unknown key id.
 
     Attributes:
         path: The file.
@@ -86,7 +84,7 @@ class FileKeys(KeyRing):
         """Read the file's keys.
 
         Raises:
-            SettingsError: The file is unusable, or there is no key in it.
+            SettingsError: The file is unusable, or has no key.
         """
         self.path = Path(path)
         self._looked_ns = time.monotonic_ns()
@@ -95,17 +93,18 @@ class FileKeys(KeyRing):
         super().__init__(_keys_of(file, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
 
     def get(self, kid: str) -> AudienceKey | None:
-        """Return the key of ``kid``, or None; one that is not known may have been written since."""
-        found = super().get(kid)
-        if found is None and time.monotonic_ns() - self._looked_ns >= LOOK_NS and self.reread():
-            found = super().get(kid)
-        return found
+        """Return the key of ``kid``, or None; an unknown id makes it read the file again."""
+        # The process that refreshes the keys replaces the file, without a message to the verifiers.
+        key = super().get(kid)
+        if key is None and time.monotonic_ns() - self._looked_ns >= LOOK_NS and self.reread():
+            key = super().get(kid)
+        return key
 
     def reread(self) -> bool:
-        """Take the file's keys if it was written since; one that cannot be used changes nothing.
+        """Replace the keys if the file has changed; an unusable file changes nothing.
 
         Returns:
-            Whether there are other keys now.
+            Whether the keys were replaced.
         """
         self._looked_ns = time.monotonic_ns()
         stamp = _stamp(self.path)
@@ -118,7 +117,7 @@ class FileKeys(KeyRing):
                 raise SettingsError(f"{self.path} is of another realm now, {file.realm}; restart the service")
             self.replace(_keys_of(file, self.path))
         except SettingsError as error:
-            # An outage elsewhere, or a slip of the pen, must not end a service that has good keys.
+            # An operator's mistake in the file must not end a service that has usable keys.
             _log.error("the keys stay as they were: %s", error)
             return False
         return True
@@ -128,13 +127,13 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
     """Read a service file.
 
     Args:
-        path: Where it is; only its owner may read it.
+        path: The file; only its owner may read it.
 
     Returns:
         Its content.
 
     Raises:
-        SettingsError: It is missing, open to others, or not a service file.
+        SettingsError: It is missing, readable by other users, or not a service file.
     """
     file = Path(path)
     try:
@@ -158,32 +157,32 @@ def open_verifier(
     decisions: DecisionSink | None = None,
     nonces: NonceStore | None = None,
 ) -> Verifier:
-    """Make the verifier of a service file.
+    """Return the verifier of a service file.
 
     Args:
         path: The service file.
-        epochs: Another view of the kill epoch than the file's store.
-        decisions: Another sink than the file's journal.
-        nonces: Another nonce store than the file's, or than this process's memory.
+        epochs: Replaces the follower of the file's store.
+        decisions: Replaces the file's journal.
+        nonces: Replaces the file's nonce store, or this process's memory.
 
     Returns:
         A verifier that starts to follow the epoch with its first call or with ``start``.
 
     Raises:
-        SettingsError: The file is unusable or leaves something open that was not given here.
+        SettingsError: The file is unusable, or lacks a setting that was not given here.
     """
     from arx_verifier.journal.writer import name_verifier  # with the writer, which few programs that read a file need
 
     file, keys = read_service_file(path), FileKeys(path)
-    used = nonces if nonces is not None else _nonces(file)
-    shares = used is not None and not isinstance(used, MemoryNonces)
+    nonce_store = nonces if nonces is not None else _nonces(file)
+    shares = nonce_store is not None and not isinstance(nonce_store, MemoryNonces)
     verifier_id = name_verifier(file.audience, shares=shares)
     return Verifier(
         audience=file.audience,
         keys=keys,
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
         decisions=decisions if decisions is not None else _journal(file, verifier_id),
-        nonces=used,
+        nonces=nonce_store,
         record_arguments=file.record_arguments,
     )
 
@@ -196,12 +195,12 @@ def _keys_of(file: ServiceFile, path: Path) -> dict[str, bytes]:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return what differs when a file was written again, or None when it cannot be looked at."""
+    """Return facts that differ after the file was replaced, or None if it cannot be read."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
@@ -232,6 +231,6 @@ def _nonces(file: ServiceFile) -> NonceStore | None:
 
     url, password = file.nonces, os.environ.get("ARX_NONCES_PASSWORD")
     if file.store is not None and url == without_login(file.store):
-        # The same server: who may follow there is known by the same login.  No other server is sent it.
+        # The same server, so the same login.  The login of `store` is never sent to another server.
         url, password = file.store, password or os.environ.get("ARX_STORE_PASSWORD")
     return RedisNonces(url, f"arx:nonce:{file.realm}:{file.audience}:", password=password, ca=file.ca)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test a service that embeds a verifier: a realm of one audience in this process, without mint, store or journal.
+"""Test a service that embeds a verifier, without a mint, a store or a journal.
 
-Nothing of the decision is left out: tokens are real ones, each call is signed, and is refused for the reasons of a
-service in use.  Only what stands around a verifier is in memory, and gone with the process.
+Tokens, call proofs and decisions are real.  Keys, epochs and records are in memory, and gone with the process.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ _TTL_MS: Final = 600_000
 
 
 class UnsafeCaller:
-    """An agent with one task's token, which signs each call anew.
+    """An agent with one task's token, which signs each call.
 
     ``httpx``, ``httpx2`` and the test clients of Starlette and FastAPI take it as ``auth=``.
 
@@ -45,22 +44,32 @@ class UnsafeCaller:
         return request
 
     def token(self, tool: str, /, **args: Any) -> str:
-        """Return the token of one call without HTTP, as ``arx_token`` of a protected function."""
+        """Return the token of one call without HTTP, as ``arx_token`` of a protected function.
+
+        Args:
+            tool: The tool.
+            args: The arguments of the call.
+        """
         return self._signer.sign(tool_fields(tool, args), _now_ms())
 
     def delegate(self, to: str, *rules: Rule) -> "UnsafeCaller":
-        """Return the sub-agent ``to``, which may do what these rules leave; none of them leaves everything."""
+        """Return a sub-agent with the token attenuated by rules; without rules, only delegated.
+
+        Args:
+            to: The sub-agent's path.
+            rules: What it may do, within what this caller may do.
+        """
         attenuated = Caveat(allow=rules) if rules else None
         return UnsafeCaller(self.macaroon.delegate(to, attenuated), self._audience)
 
 
 class UnsafeTestRealm:
-    """A realm with one audience, whose key nobody else has.  For tests alone.
+    """A realm with one audience and a key of its own.  For tests alone.
 
     Attributes:
-        verifier: Give it to the application where it would have that of ``open_verifier``.
+        verifier: Give it to the application in place of that of ``open_verifier``.
         epochs: ``epochs.kill("agent:test/agent")`` is in force at once; so are ``freeze`` and ``thaw``.
-        decisions: What was decided, ``decisions.decisions``, the last one last.
+        decisions: The decisions so far, in ``decisions.decisions``, the last one last.
 
     Args:
         audience: The service's name.
@@ -82,16 +91,16 @@ class UnsafeTestRealm:
         depth: int = 4,
         ttl_ms: int = _TTL_MS,
     ) -> UnsafeCaller:
-        """Return an agent with a token for what the rules allow.
+        """Return an agent with a token for the calls that the rules allow.
 
         Args:
             rules: At least one; ``Rule(tool="orders.get", args={"order_id": "o-1"})``.
             agent: Its path.
-            subject: The issuer and subject of the person for whom it works, or None.
+            subject: The issuer and subject of the person on whose behalf it works, or None.
             session: Its session's id.
             task: Its task's id.
             depth: How many delegations may follow.
-            ttl_ms: How long the token lives, ms; a negative one is over already.
+            ttl_ms: The token's life, ms; a negative one makes an expired token.
         """
         now = _now_ms()
         identifier = Identifier(

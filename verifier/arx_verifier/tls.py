@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which certificates are trusted, and why one was refused.  The `ca` setting and ``ARX_CA``.
+"""TLS: trusted authorities, and explanations of refused certificates.  The `ca` setting and ``ARX_CA``.
 
-Every TLS connection of ARx takes its authorities from here: those of the system, and one more file.
+Every TLS connection of ARx trusts the system's authorities and one further file.
 """
 
 import os
@@ -22,7 +22,7 @@ _TRUST_HINT: Final = f"set `ca`, or {VARIABLE}, to the file of the authority tha
 
 
 def ca_file(ca: str | None = None) -> str | None:
-    """Return the file of the further authority to trust: ``ARX_CA``, else the setting, else None.
+    """Return the file of the further authority: ``ARX_CA``, else the setting, else None.
 
     Args:
         ca: The `ca` of a realm's, a key's or a service's file.
@@ -31,10 +31,10 @@ def ca_file(ca: str | None = None) -> str | None:
 
 
 def trust(context: ssl.SSLContext, ca: str | None = None) -> ssl.SSLContext:
-    """Let a context trust the further authority, too.
+    """Make a context trust the further authority as well.
 
     Args:
-        context: Checks servers' certificates.
+        context: The context, which is changed.
         ca: The `ca` of a realm's, a key's or a service's file.
 
     Returns:
@@ -54,15 +54,15 @@ def trust(context: ssl.SSLContext, ca: str | None = None) -> ssl.SSLContext:
 
 
 def make_context(ca: str | None = None) -> ssl.SSLContext:
-    """Make a context that trusts the system's authorities and the further one; raises as ``trust``."""
+    """Return a context that trusts the system's authorities and the further one; raises as ``trust``."""
     return trust(ssl.create_default_context(), ca)
 
 
 def add_authority(settings: dict[str, Any], ca: str | None = None) -> None:
-    """Put the further authority into the settings of redis-py, unless they name one.
+    """Add the further authority to the settings of redis-py, unless they name one.
 
     Args:
-        settings: Of a connection with TLS; changed.
+        settings: Settings of a TLS connection, which are changed.
         ca: The `ca` of a realm's or a service's file.
 
     Raises:
@@ -70,19 +70,19 @@ def add_authority(settings: dict[str, Any], ca: str | None = None) -> None:
     """
     file = ca_file(ca)
     if file is not None and "ssl_ca_certs" not in settings:
-        trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca)  # now, and not with the first connection
+        trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca)  # check the file now, not at the first connection
         settings["ssl_ca_certs"] = file
 
 
 def explain(error: BaseException, host: str) -> str | None:
-    """Explain a connection that TLS did not come about on.
+    """Return why TLS failed: whose certificate was refused, why, and what to do.
 
     Args:
-        error: What was raised, by whichever library.
-        host: Whom the connection was for.
+        error: The error of any library.
+        host: The host of the connection.
 
     Returns:
-        Whose certificate was refused, why and what to do; None where TLS is not the cause.
+        The explanation; None if TLS is not the cause.
     """
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -106,7 +106,7 @@ def _refusal(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it came of, each once."""
+    """Yield an error and its causes, each once."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
