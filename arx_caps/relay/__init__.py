@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relays: one process follows the revocation store for the many verifiers of a host or a site.  SPEC 10.7."""
+"""Relays: one process follows the store for many verifiers of a host or a site.  SPEC 10.7."""
 
 from arx_caps.relay.serve import serve
 

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide what a relay may answer to those behind it, and what it may say of them.  SPEC 10.7.
+"""Answer the followers of a relay, and report them upstream.  SPEC 10.7.
 
-Two rules carry the bound and the confirmation.  An answer says how long before the question its knowledge was true, and
-the asker takes that off its lease.  And what a relay says to have been applied is what *all* behind it have applied:
-one that was not heard lately is named apart, until no lease that it can hold is left.
-
-Everything here runs in one event loop and waits for nothing; ``upstream`` hands in what it learns, ``serving`` what
-those behind say.
+Everything here runs in one event loop and never blocks.  ``upstream`` delivers what the store answers, ``serving`` what
+the followers send.
 """
 
 from collections import deque
@@ -19,21 +15,21 @@ from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
 from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
 from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, Entry, Late
 
-KEEP: Final = 10_000  # entries that one behind may lack before it must copy the kills
-PAGE: Final = 5_000
-LOOK_S: Final = 4e-6  # for each one behind, between two looks at all of them: eight times what one look takes
-COPY_NS: Final = 10_000_000_000  # how long a copy is given to whoever needs one
+KEEP: Final = 10_000  # entries that a follower may lack before it must copy the kills
+PAGE: Final = 5_000  # rows in one page of a copy
+LOOK_S: Final = 4e-6  # pause for each follower between two scans of all: eight times what a scan takes for each
+COPY_NS: Final = 10_000_000_000  # how long the same copy is offered to followers
 MS: Final = 1_000_000  # ns
-NEWS: Final = Push("-", 0, "rotate", "realm")  # of no history: it changes nothing, and makes who gets it ask at once
+NEWS: Final = Push("-", 0, "rotate", "realm")  # of no history: it changes nothing, and makes a follower probe at once
 
 
 class Listener(Protocol):
-    """A connection to somebody behind the relay, and the copy that it was offered."""
+    """A connection to a follower, and the copy that was offered to it."""
 
     copy: "Copy | None"
 
     def send(self, message: Told | Push | Page) -> None:
-        """Send, unless it reads too slowly."""
+        """Send a message; drop a follower that reads too slowly."""
 
     def drop(self) -> None:
         """End the connection."""
@@ -48,38 +44,49 @@ class Copy(NamedTuple):
     parts: dict[str, list[tuple[str, int]]]
 
     def page(self, part: str, cursor: int) -> Page:
-        """Give a page; raises ``KeyError`` for another part than ``f`` and ``b``."""
+        """Return a page of a part, ``k`` or ``f``.
+
+        Args:
+            part: The part.
+            cursor: Where the page begins; 0 first, then the cursor of the last page.
+
+        Raises:
+            KeyError: There is no such part.
+        """
         rows, end = self.parts[part], cursor + PAGE
         return Page(end if end < len(rows) else 0, dict(rows[cursor:end]))
 
 
 class Member:
-    """Somebody behind the relay: a verifier, or another relay with its crowd."""
+    """A follower of the relay: a verifier, or another relay with its crowd."""
 
     __slots__ = ("ahead", "asked", "crowd", "heard", "heard_ms", "incarnation", "listener", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.listener: Listener | None = None
-        self.heard = 0  # boot clock, ns
-        self.heard_ms = 0  # the same moment by the store's clock, never too early
+        self.heard = 0  # last probe, boot clock, ns
+        self.heard_ms = 0  # the same moment by the store's clock, ms, never too early
         self.incarnation = ""
         self.crowd = Crowd(1, -1, ())
-        self.ahead: Probe | None = None  # the last probe, where it names a place that is not in this history
-        self.asked: tuple[Probe, int] | None = None  # a probe that waits for news, and when it came
+        self.ahead: Probe | None = None  # the last probe, if it names a place that is not in this history
+        self.asked: tuple[Probe, int] | None = None  # a probe that waits for the store's answer, and when it came
 
     def applied(self, incarnation: str) -> int:
-        """Up to which number of a history all whom it stands for have applied it; -1 for another history."""
+        """Return the sequence of a history that all verifiers of this member have applied; -1 for another history."""
         return self.crowd.applied if self.incarnation == incarnation else -1
 
 
+# Two rules keep SPEC's bounds.  An answer says how old its knowledge was when the question came, and the follower
+# subtracts that from its lease.  The relay reports as applied what *all* its followers have applied; a silent follower
+# is reported by name until every lease that it can hold has ended.
 class Hub:
-    """The relay's knowledge, and those behind it.
+    """The relay's state, and its followers.
 
     Args:
-        state: Gives the view that upstream keeps.
-        stand_for: Takes history, crowd, whether to tell it at once, and whether somebody waits for news.
-        later: Calls back after so many seconds.
+        state: Returns the view that upstream keeps.
+        stand_for: Receives the history, the crowd, whether to report at once, and whether a follower waits.
+        later: Calls back after a number of seconds.
         boot: Clock in ns that never steps and counts sleep.
     """
 
@@ -98,13 +105,18 @@ class Hub:
         self._entries: deque[Entry] = deque(maxlen=KEEP)  # up to seq, without a gap
         self._chains: deque[str] = deque([UNKNOWN], maxlen=KEEP + 1)  # before the first of them, and of each
         self._copy: Copy | None = None
-        self._told = Crowd(0, -1, ())
+        self._reported = Crowd(0, -1, ())
         self._settling = False
 
-    # From upstream.
+    # Called by upstream.
 
     def take_entry(self, entry: Entry, *, in_order: bool) -> None:
-        """Keep an entry for those who will ask for it, and push it to everybody."""
+        """Keep an entry for later probes, and push it to every follower.
+
+        Args:
+            entry: A new entry.
+            in_order: Whether it continues the view without a gap.
+        """
         if in_order and entry.incarnation == self.incarnation and entry.seq == self.seq + 1:
             self._entries.append(entry)
             self._chains.append(chain_after(self._chains[-1], entry.seq, entry.op, entry.target))
@@ -113,17 +125,21 @@ class Hub:
         self.settle_soon()
 
     def take_grant(self, granted: Granted) -> None:
-        """Answer those who waited for news."""
+        """Answer the probes that wait.
+
+        Args:
+            granted: The store's answer that granted a lease.
+        """
         before, self.granted = self.granted, granted
         if before is None or granted.sent - before.sent > granted.lease_ms * MS // 4:
-            self._push(NEWS)  # whoever is below has little left of a lease, or nothing
+            self._push(NEWS)  # the followers' leases are about to end, or have ended
         for member in list(self.members.values()):
             if member.asked is not None and member.listener is not None:
                 self._answer(member, *member.asked)
         self.settle_soon()
 
     def take_copy(self, place: Place) -> None:
-        """Begin anew: whoever lacks what was skipped must copy the kills as well."""
+        """Begin anew at a place; a follower that lacks the skipped entries must copy the kills."""
         other = place.incarnation != self.incarnation
         self.incarnation, self.seq, chain = place
         self._entries.clear()
@@ -135,15 +151,15 @@ class Hub:
         self.settle_soon()
 
     def take_fence(self) -> None:
-        """Answer nobody: every lease below runs out."""
+        """Answer no probe any more: every lease below runs out."""
         self.granted = None
         for listener in list(self.listeners):
             listener.drop()
 
-    # From below.
+    # Called for followers.
 
     def take_probe(self, listener: Listener, probe: Probe) -> None:
-        """Note what somebody has applied, and answer."""
+        """Record what a follower has applied, and answer."""
         came = self._boot()
         member = self.members.get(probe.name)
         if member is None:
@@ -151,7 +167,7 @@ class Hub:
         new = member.listener is not listener or self._silent(member, came)
         if member.listener is not listener:
             if member.listener is not None:
-                member.listener.drop()  # its connection broke unseen, or two use one name, which none may
+                member.listener.drop()  # its old connection broke unnoticed, or two followers use one name
             member.listener = listener
         before = (member.incarnation, member.crowd)
         member.heard, member.incarnation = came, probe.incarnation if self._chain_at(probe) == probe.chain else ""
@@ -159,18 +175,18 @@ class Hub:
             member.heard_ms = self.granted.at_ms + (came - self.granted.sent) // MS
         member.crowd = probe.crowd or Crowd(1, probe.applied, ())
         self._answer(member, probe, came)
-        # Most probes say nothing new, and a look at all who are behind this relay takes time where they are many.
+        # Most probes change nothing, and a scan of all followers takes time if there are many.
         if new or member.asked is not None or before != (member.incarnation, member.crowd):
             self.settle_soon()
 
     def take_leave(self, listener: Listener) -> None:
-        """Forget somebody who holds no lease any more."""
-        for member in [one for one in self.members.values() if one.listener is listener]:
-            del self.members[member.name]
+        """Forget a follower that holds no lease any more."""
+        for name in [member.name for member in self.members.values() if member.listener is listener]:
+            del self.members[name]
         self.settle_soon()
 
     def take_end(self, listener: Listener) -> None:
-        """A connection has ended; whoever it was may hold a lease still."""
+        """Note the end of a connection; its follower may still hold a lease."""
         self.listeners.discard(listener)
         for member in self.members.values():
             if member.listener is listener:
@@ -186,7 +202,7 @@ class Hub:
             return
         same, known = probe.incarnation == self.incarnation, self._chain_at(probe)
         if granted.sent < came and (probe.hurry or (same and probe.applied > self.seq)):
-            member.asked = (probe, came)  # upstream is asked first; see _settle
+            member.asked = (probe, came)  # upstream asks the store first; see _settle
             return
         low = self.seq - len(self._entries)
         seq, chain, status, entries = self.seq, self._chains[-1], OK, []
@@ -205,13 +221,14 @@ class Hub:
             wanted = range(first, min(first + probe.limit, len(self._entries)))
             entries = [(e.seq, e.op, e.target) for e in (self._entries[index] for index in wanted)]
         member.ahead = probe if status == REGRESSED else None
-        # Up to when the question came.  Its sender counts from when it left, which was earlier: no moment is left out.
+        # The age at the question's arrival.  Its sender counts from its departure, which was earlier, so the sum covers
+        # the whole time.
         age = max(0, came - granted.sent)
         facts = (self.incarnation, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
         listener.send(Told(*facts, entries, len(self.members), age))
 
     def _chain_at(self, probe: Probe) -> str:
-        """Return what led to the number that somebody is at, as it was here; ``UNKNOWN`` where that is forgotten."""
+        """Return the chain hash at a follower's place, or ``UNKNOWN`` if the relay does not have it."""
         index = probe.applied - self.seq + len(self._entries)
         return (
             self._chains[index] if probe.incarnation == self.incarnation and 0 <= index < len(self._chains) else UNKNOWN
@@ -223,21 +240,21 @@ class Hub:
             state = self._state()
             if state.incarnation != self.incarnation:
                 return None
-            # A dict is copied in one step, while the other thread goes on: what it lacks follows in the entries.
+            # The other thread goes on meanwhile, but a dict is copied in one step; newer entries follow separately.
             kills, freezes = state.kills.copy(), state.freezes.copy()
             self._copy = Copy(self.seq, self._chains[-1], now, {"k": list(kills.items()), "f": list(freezes.items())})
         return self._copy
 
-    # Of those below.
+    # Reports of the followers.
 
     def tick(self) -> None:
-        """Notice who has fallen silent, and that nobody needs the copy any more."""
+        """Notice silent followers, and drop a copy that is too old."""
         if self._copy is not None and self._boot() - self._copy.made > COPY_NS:
             self._copy = None
         self.settle_soon()
 
     def settle_soon(self) -> None:
-        """Look again at what to say upstream, once for everything that happens in a moment."""
+        """Schedule one scan of all followers for everything that happens within a moment."""
         if not self._settling:
             self._settling = True
             self._later(len(self.members) * LOOK_S, self._settle)
@@ -246,16 +263,16 @@ class Hub:
         self._settling = False
         crowd = self.crowd()
         asked = any(member.asked is not None for member in self.members.values())
-        changed = crowd != self._told
-        self._told = crowd
+        changed = crowd != self._reported
+        self._reported = crowd
         self._stand_for(self.incarnation, crowd, changed, asked)
 
     def crowd(self) -> Crowd:
-        """Say who is behind this relay, and forget those whose leases are long over."""
+        """Return the report of all followers, and forget those whose leases have long ended."""
         now, lease = self._boot(), self._lease
         verifiers, applied, late, ahead = 0, self.seq, [], []
         for member in list(self.members.values()):
-            # Named for so long, a report that waits for a lease's end still finds it, whenever the kill came.
+            # Kept so long that a report which waits for the end of a lease still finds it, whenever the kill came.
             if now - member.heard > 5 * lease // 2:
                 del self.members[member.name]
                 continue
@@ -271,11 +288,11 @@ class Hub:
         return Crowd(verifiers, applied, tuple(late), max(ahead, default=None))
 
     def _ahead_of(self, member: Member) -> list[tuple[int, str]]:
-        """List what a member names, for itself or for those behind it, as a place of this history that is not in it."""
+        """Return the places that a member names, for itself or its crowd, and that are not in this history."""
         own = member.ahead
-        found = [(own.applied, own.chain)] if own is not None and own.incarnation == self.incarnation else []
+        places = [(own.applied, own.chain)] if own is not None and own.incarnation == self.incarnation else []
         behind = member.crowd.ahead if member.incarnation == self.incarnation else None
-        return found if behind is None else [*found, behind]
+        return places if behind is None else [*places, behind]
 
     def _silent(self, member: Member, now: int) -> bool:
         return member.listener is None or now - member.heard > self._lease // 2

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a relay: follow a store or another relay, and serve those who follow this one.  SPEC 10.7.
-
-A unix socket is for the processes of one user on one host.  A TCP port asks for a password, and beyond loopback for a
-certificate: whoever can change an answer on its way could freeze every kill below.
-"""
+"""Run a relay process: follow a store or another relay, and listen for followers.  SPEC 10.7."""
 
 import asyncio
 import contextlib
@@ -26,12 +22,12 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.epoch import State
 from arx_verifier.revocation.store_link import Crowd
 
-TICK_S: Final = 0.05  # how often somebody's silence is noticed
+TICK_S: Final = 0.05  # how often silent followers are looked for
 FIRST_LOOK_S: Final = 0.02
 
 
 class Place(NamedTuple):
-    """Where a relay listens: a unix socket's path, or host and port."""
+    """The address that a relay listens at: a unix socket's path, or host and port."""
 
     path: Path | None
     host: str
@@ -39,18 +35,18 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Place":
-        """Read ``unix:///PATH`` or ``HOST:PORT``.
+        """Parse ``unix:///PATH`` or ``HOST:PORT``.
 
         Raises:
             SettingsError: It is neither.
         """
-        scheme, found, rest = text.partition("://")
-        if found and scheme == "unix" and rest.startswith("/"):
+        scheme, separator, rest = text.partition("://")
+        if separator and scheme == "unix" and rest.startswith("/"):
             return cls(Path(unquote(rest)), "", 0)
-        host, _, port = (rest if found and scheme == "tcp" else text).rpartition(":")
-        if host and port.isdigit() and int(port) < 65536 and (not found or scheme == "tcp"):
+        host, _, port = (rest if separator and scheme == "tcp" else text).rpartition(":")
+        if host and port.isdigit() and int(port) < 65536 and (not separator or scheme == "tcp"):
             return cls(None, host.strip("[]"), int(port))
-        raise SettingsError("a relay listens at unix:///PATH or at HOST:PORT")
+        raise SettingsError(f"invalid address of a relay: expected unix:///PATH or HOST:PORT, got {text[:100]!r}")
 
     @property
     def loopback(self) -> bool:
@@ -72,30 +68,33 @@ def serve(
     ca: str | None = None,
     on_ready: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Run a relay until SIGINT or SIGTERM.
 
     Args:
-        store: The store, or the relay, to follow.
+        store: URL of the store, or of the relay, to follow.
         realm: The realm's name.
-        listen: Where to listen, as ``Place.of`` reads it.
-        name: How reports of kills name this relay; the host's name when not given.
-        store_password: In place of one in the store's URL.
-        password: What those who follow must know; needed for a TCP port.
-        certificate: Files of certificate and key, for TLS; needed beyond loopback.
+        listen: The address to listen at, as ``Place.of`` parses it.
+        name: The relay's name in reports of kills; the host's name when omitted.
+        store_password: Replaces a password in the store's URL.
+        password: The followers' password; required for a TCP port.
+        certificate: Files of certificate and key, for TLS; required beyond loopback.
         ca: File of a further authority, for TLS with the store or relay that it follows.
-        on_ready: Called once it follows and listens, with what there is to tell.
+        on_ready: Called once it follows and listens, with facts such as ``listen`` and ``pid``.
 
     Raises:
-        SettingsError: It cannot listen there, or not so.
+        SettingsError: It cannot listen there, or a password or certificate is missing.
     """
     place = Place.of(listen)
     context = _tls(place, password, certificate)
-    # A name of its own for each process: the leases of one that was killed are not this one's to confirm.
+    # The name is new for each process: this one must not confirm for the leases of a relay that was killed.
     full = f"relay:{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     asyncio.run(_serve(place, (store, realm, full), (store_password, ca), password, context, on_ready))
 
 
 def _tls(place: Place, password: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
+    # A unix socket is for one user's processes.  Any user of the machine can reach a TCP port, so that needs a
+    # password.  Beyond loopback an attacker could change answers and hide every kill from the verifiers below: hence
+    # TLS.
     if place.path is None and not password:
         raise SettingsError("any user of the machine can reach a TCP port: set ARX_RELAY_PASSWORD, or use unix:///PATH")
     if certificate is None:
@@ -148,8 +147,8 @@ async def _serve(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), TICK_S)
         server.close()
-        for one in list(hub.listeners):
-            one.drop()
+        for follower in list(hub.listeners):
+            follower.drop()
     finally:
         listener.close()
         upstream.close()
@@ -178,10 +177,10 @@ def _listen(place: Place) -> socket.socket:
 
 
 def _clear(path: Path) -> None:
-    """Remove the socket that a relay left which was killed.
+    """Remove the socket of a relay that was killed.
 
     Raises:
-        SettingsError: Another one listens there, or it is no socket.
+        SettingsError: Another relay listens there, or it is no socket.
     """
     try:
         kind = path.lstat().st_mode

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection to somebody behind a relay: cut into messages, checked, and never waited for.  SPEC 10.7."""
+"""Connections of a relay's followers: parse messages, authenticate, answer.  SPEC 10.7."""
 
 import asyncio
 import hmac
@@ -25,21 +25,21 @@ from arx_verifier.revocation.relay_link import (
     frame,
 )
 
-MAX_UNREAD: Final = 8 * 1024 * 1024  # bytes that somebody may leave unread; then it is dropped, and asks anew
+MAX_UNREAD: Final = 8 * 1024 * 1024  # unread bytes before a follower is dropped; it connects again
 GREET_S: Final = 5.0  # for the first message
-REFUSED: Final[tuple[Part, ...]] = ("password", "version", "realm")  # what of a greeting is looked at, in order
+REFUSED: Final[tuple[Part, ...]] = ("password", "version", "realm")  # checked members of a greeting, in order
 _UP: Final = msgspec.msgpack.Decoder(Up)
 
 _log = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """One connection.
+    """A connection to one follower.
 
     Args:
-        hub: What to answer.
-        realm: The only realm that is followed here.
-        password: What a follower must know; None where only this user can connect.
+        hub: Answers the follower.
+        realm: The realm that this relay follows.
+        password: The followers' password; None where only this user can connect.
     """
 
     def __init__(self, hub: Hub, realm: str, password: str | None) -> None:
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for its first message."""
+        """Wait for the first message, at most ``GREET_S`` seconds."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         asyncio.get_running_loop().call_later(GREET_S, self._expect_greeting)
@@ -60,12 +60,12 @@ class Connection(asyncio.Protocol):
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
-        """Tell the hub."""
+        """Report the end to the hub."""
         self._transport = None
         self._hub.take_end(self)
 
     def data_received(self, data: bytes) -> None:
-        """Act on the messages that are complete; an unknown one ends the connection."""
+        """Handle the complete messages; drop the connection at an unknown one."""
         try:
             for body in self._frames.feed(data):
                 if self._transport is None or self._transport.is_closing() or self._refused:
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
 
     def _greet(self, hello: Hello) -> None:
         known = self._password is None or hmac.compare_digest((hello.password or "").encode(), self._password.encode())
-        # The password first: without it nobody learns what is followed here.
+        # The password is checked first: a follower without it does not learn which realm this is.
         right = {"password": known, "version": hello.version == VERSION, "realm": hello.realm == self._realm}
         for part in REFUSED:
             if not right[part]:
@@ -103,17 +103,16 @@ class Connection(asyncio.Protocol):
         self._hub.listeners.add(self)
 
     def _refuse(self, part: Part) -> None:
-        """Say what is wrong with a greeting, and hear no more; it closes, or is dropped as if it had not greeted.
-
-        Closing here, with its first probe unread, could reset the connection, and what was said with it.
-        """
+        """Send the reason why a greeting is refused, and ignore further messages."""
+        # The follower closes, or is dropped as if it had not greeted.  Closing here, with its first probe unread, could
+        # reset the connection and lose the reason.
         _log.warning("a follower was refused: it gave another %s", part)
         self._refused = True
         if self._transport is not None:
             self._transport.write(frame(Refusal(part)))
 
     def send(self, message: Told | Push | Page) -> None:
-        """Send, unless it reads too slowly: then it is dropped, and its lease runs out."""
+        """Send a message; drop a follower that reads too slowly, so that its lease runs out."""
         if self._transport is None or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > MAX_UNREAD:

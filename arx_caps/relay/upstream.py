@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Follow the store, or another relay, for a relay's hub.  SPEC 10.7.
 
-It is a verifier's own follower, in its thread, with two differences: whatever it learns it also hands to the hub, and
-what it says of itself is what the hub says of all who are behind it.  ``Passing`` is these; like the rules of every
-follower it knows neither threads nor connections.
+It is a verifier's follower with two differences: it also reports to the hub, and its probes report the hub's followers.
+``Passing`` has the rules, without threads and connections; ``Upstream`` runs them in the follower's thread.
 """
 
 import asyncio
@@ -18,11 +17,11 @@ from arx_verifier.revocation.history import Place
 from arx_verifier.revocation.relay_link import RelayLink
 from arx_verifier.revocation.store_link import RESYNC, Answer, Crowd, Entry, Link
 
-PROBES: Final = 20  # in a lease: what passes between two of them is taken off every lease below
+PROBES: Final = 20  # in a lease; the time between two probes is subtracted from every lease below
 
 
 class Granted(NamedTuple):
-    """What the last answer that granted a lease said, and when its question had not left yet (boot clock, ns)."""
+    """Facts of the last answer that granted a lease, and a moment before its question left (boot clock, ns)."""
 
     at_ms: int
     lease_ms: int
@@ -31,28 +30,28 @@ class Granted(NamedTuple):
 
 
 class Hearer(Protocol):
-    """Who is told, in its own event loop."""
+    """Receives what the follower learns, in its own event loop."""
 
     def take_entry(self, entry: Entry, *, in_order: bool) -> None:
-        """Take an entry that is new."""
+        """Take a new entry."""
 
     def take_grant(self, granted: Granted) -> None:
-        """Take what a lease rests on."""
+        """Take the facts of an answer that granted a lease."""
 
     def take_copy(self, place: Place) -> None:
-        """Begin anew: the view was copied whole."""
+        """Begin anew: the whole view was copied."""
 
     def take_fence(self) -> None:
-        """There is no view to act on any more."""
+        """Stop: the follower has no valid view any more."""
 
 
 class Passing(Following):
-    """An epoch view that hands on what it learns, and stands for a crowd.
+    """An epoch view that passes on what it learns, and reports a crowd.
 
     Args:
-        where: As the follower's below it takes them.
-        hand: Calls one of the hearer's methods with facts, in the hearer's own time.
-        hearer: Who is told.
+        where: The arguments of the follower below.
+        hand: Calls one of the hearer's methods with facts, in the hearer's event loop.
+        hearer: Receives what the view learns.
         settings: As ``Following``'s.
     """
 
@@ -65,17 +64,17 @@ class Passing(Following):
 
     @property
     def state(self) -> State:
-        """The view; the follower writes it."""
+        """The view, which the follower writes."""
         return self._state
 
     def stand_for(self, incarnation: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
-        """Say from now on who is behind this relay.
+        """Report a crowd from now on.
 
         Args:
-            incarnation: The history that they are in.
-            crowd: Who they are.
-            now: Tell it at once, not with the next probe that is due.
-            hurry: Somebody among them waits for news.
+            incarnation: The history that its members follow.
+            crowd: The crowd.
+            now: Whether to probe at once, not when the next probe is due.
+            hurry: Whether one of its members waits for the answer.
         """
         self._crowd = (incarnation, crowd)
         self._hurried = hurry
@@ -83,23 +82,23 @@ class Passing(Following):
             self._wanted = True
 
     def crowd_in(self, incarnation: str) -> Crowd:
-        """Return who is behind this relay; what they had applied in another history confirms nothing."""
-        said, crowd = self._crowd
-        return crowd if said == incarnation else crowd._replace(applied=-1, ahead=None)
+        """Return the crowd for a history; in another history than its own it has applied nothing."""
+        followed, crowd = self._crowd
+        return crowd if followed == incarnation else crowd._replace(applied=-1, ahead=None)
 
     def next_at(self, *, hurry: bool = False) -> int:
-        """As ``Following.next_at``; at once when the hub wants to say something."""
+        """As ``Following.next_at``; 0 when the hub wants a probe."""
         return 0 if self._wanted and self._sent is None else super().next_at(hurry=hurry)
 
     def ask(self, *, hurry: bool = False) -> Question | None:
-        """As ``Following.ask``; at once when the hub wants to say something."""
+        """As ``Following.ask``; at once when the hub wants a probe."""
         if self._wanted and self._sent is None:
-            self._wanted = False  # before the crowd is read: what is said meanwhile wants another probe
+            self._wanted = False  # reset before the crowd is read: a change meanwhile requests another probe
             self._due = 0
         return super().ask(hurry=hurry or self._hurried)
 
     def take_answer(self, answer: Answer, copy: Callable[[str], dict[str, int]]) -> None:
-        """Act on it, and hand on what it granted."""
+        """As ``Following.take_answer``; also passes on what was granted."""
         before = self._last_grant()
         super().take_answer(answer, copy)
         state = self._state
@@ -124,7 +123,7 @@ class Passing(Following):
 
 
 class Upstream(Passing, Follower):
-    """A relay's follower.  Arguments as ``Follower``'s, and who hears it, in which loop."""
+    """A relay's follower: the arguments of ``Follower``, the hearer, and the hearer's event loop."""
 
     def __init__(self, *where: Any, loop: asyncio.AbstractEventLoop, hearer: Hearer, **settings: Any) -> None:
         super().__init__(*where, hand=self._tell, hearer=hearer, **settings)
@@ -143,7 +142,7 @@ class Upstream(Passing, Follower):
         link.probe(self.verifier_id, question.place, hurry=question.hurry, crowd=crowd)
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:  # noqa: ARG002 - the follower calls it so
-        # Without a goodbye the relay stays in the registry until the leases of those behind it are over.
+        # No goodbye: the relay must stay in the registry until the leases of its followers have ended.
         EpochTable.close(self)
 
     def _tell(self, what: Callable[..., None], *facts: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service's dealings with the mint: its own key, fresh audience keys, shipped records.  SPEC 18, 21."""
+"""A tool service as a client of the mint: its own key, its audience keys, shipped records.  SPEC 18, 21."""
 
 from arx_caps.service.exchanging import exchange_token
 from arx_caps.service.joining import Invitation, join_service

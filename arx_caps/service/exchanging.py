@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Call another service on the task that one was called for.  SPEC 20.6, RFC 8693.
-
-The service's own enrolled key answers for the exchange; what it gets is never wider than what it was called with, and
-is signed call by call as an agent's.
-"""
+"""Exchange the token of a call for a token for another service.  SPEC 20.6, RFC 8693."""
 
 import time
 from pathlib import Path
@@ -22,23 +18,25 @@ TASK_TOKEN: Final = "urn:arx:token-type:task"  # noqa: S105 - a name, no secret
 
 
 def exchange_token(path: Path | str, token: str, audience: str, *, client: httpx.Client | None = None) -> Task:
-    """Exchange what this service was called with for a token for another service, on the same task.
+    """Exchange the token of a call for a token for another service, on the same task.
+
+    The new token is never wider than the old one.  The service signs each call with it, as an agent does.
 
     Args:
-        path: The service file, with the service's own key.
-        token: What it was called with, a secret, within 10 seconds of the call.
+        path: The service file, which names the service's own key.
+        token: The token that the service was called with, a secret, within 10 seconds of the call.
         audience: The service to call.
-        client: What to call the mint with; one for this call when left out.
+        client: The HTTP client; a new one for this call when omitted.
 
     Returns:
         The task for that service: ``auth`` or ``call_token`` sign calls.
 
     Raises:
         SettingsError: The service has no key of its own.
-        TokenError: What it was called with is not alive, or was exchanged for this audience before.
-        GrantError: The policy does not let this service, ``exchange_not_allowed``.
+        TokenError: The token has expired, was revoked, or was exchanged for this audience before.
+        GrantError: ``exchange_not_allowed``: the policy does not allow it.
         StoreError: The mint does not answer.
-        UnavailableError: It cannot exchange now.
+        UnavailableError: The mint cannot exchange now.
     """
     own = read_own_key(Path(path))
     mint = MintClient(own.issuer, now=_now_ms, client=client, ca=own.ca)
@@ -49,7 +47,9 @@ def exchange_token(path: Path | str, token: str, audience: str, *, client: httpx
     except (KeyError, ArxError) as error:
         if isinstance(error, ArxError) and error.code != "malformed":
             raise
-        raise StoreError(f"what {own.issuer} answers is no exchanged token; is it a mint of this version?") from None
+        raise StoreError(
+            f"malformed answer of {own.issuer}: expected an exchanged token; is it a mint of this version?"
+        ) from None
     finally:
         if client is None:
             mint.close()

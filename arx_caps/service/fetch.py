@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the mint for a service's audience keys, and write them into its service file.  SPEC 21.2.
+"""Fetch a service's audience keys from the mint, and write them into its service file.  SPEC 21.2.
 
-What came is checked before anything is written: a file that a verifier can start from is never replaced by one that it
-cannot.  When to ask is not decided here.
+``refresh`` decides when to fetch.
 """
 
 import json
@@ -24,7 +23,7 @@ KEYS_PATH = "/v1/keys"
 
 
 class AudienceKeyFact(msgspec.Struct, frozen=True):
-    """One audience key as the mint gives it.  ``repr`` shows its id."""
+    """One audience key in the mint's answer.  ``repr`` shows its id."""
 
     kid: str
     key: str
@@ -34,14 +33,14 @@ class AudienceKeyFact(msgspec.Struct, frozen=True):
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """What the mint answers to a service.  Members that are not known here are passed over.
+    """The mint's answer with a service's keys.  Unknown members are ignored.
 
     Attributes:
         realm: The realm's name.
         audience: The service.
-        keys: Its keys, all of which are to be accepted.
+        keys: Its keys; the service accepts tokens of each.
         max_ttl_ms: The realm's longest token life, ms.
-        refresh_ms: How long these keys are good for before the mint is asked again, ms.
+        refresh_ms: How long the service uses these keys before it asks again, ms.
         store: URL of the revocation store, without a login, or None.
     """
 
@@ -54,18 +53,22 @@ class Fetched(msgspec.Struct, frozen=True):
 
     @property
     def texts(self) -> dict[str, str]:
-        """The keys as a service file has them."""
+        """The keys by id, in the form of a service file."""
         return {each.kid: each.key for each in self.keys}
 
 
 def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
-    """Ask for the keys of the service that a key belongs to.
+    """Fetch the audience keys of the service that owns a key.
+
+    Args:
+        mint: The mint.
+        key: The service's own key.
 
     Raises:
-        SettingsError: Others could read the keys on their way.
-        StoreError: The mint does not answer, or what it answers cannot be used.
-        UnavailableError: It answers that it cannot do this now.
-        TokenError: It does not know this key.
+        SettingsError: The way to the mint is not private.
+        StoreError: The mint does not answer, or its answer is malformed.
+        UnavailableError: The mint cannot answer now.
+        TokenError: The mint does not know this key.
     """
     require_private(mint)
     answer = mint.call("GET", KEYS_PATH, key=key)
@@ -73,27 +76,31 @@ def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
         fetched = msgspec.convert(answer, Fetched)
         sizes = {len(bytes_of(text)) for text in fetched.texts.values()}
     except (msgspec.ValidationError, MalformedTokenError):
-        sizes = set()  # not chained: what was sent could be quoted
+        sizes = set()  # not chained: the text of a parser could quote a key
     if sizes != {KEY_BYTES} or not all(map(is_kid, fetched.texts)):
-        raise StoreError(f"what {mint.issuer} answers are no audience keys; is it a mint of this version?")
+        raise StoreError(f"malformed answer of {mint.issuer}: expected audience keys; is it a mint of this version?")
     return fetched
 
 
 def require_private(mint: MintClient) -> None:
-    """Refuse a way to the mint on which others could read what it answers.
+    """Require that other machines cannot read the mint's answers.
 
     Raises:
-        SettingsError: Plain HTTP to another machine.
+        SettingsError: The mint's URL is plain HTTP to another machine.
     """
     if not is_private(mint.issuer):
         raise SettingsError(f"{mint.issuer}: keys travel by https, or on one machine; give the mint's https address")
 
 
 def write_keys(path: Path, fetched: Fetched) -> bool:
-    """Write keys into a service file, if it has others; all else in it stays as it is.
+    """Write keys into a service file if they differ from its keys; keep all else in it.
+
+    Args:
+        path: The service file.
+        fetched: The mint's answer.
 
     Returns:
-        Whether it was written.
+        Whether the file was written.
 
     Raises:
         SettingsError: The file cannot be read or written, or is of another service or realm.
@@ -102,9 +109,12 @@ def write_keys(path: Path, fetched: Fetched) -> bool:
         content = read_json_object(read_secret(path))
     except RequestError as error:
         raise SettingsError(f"{path} is not a service file: {error}") from None
-    said, came = (content.get("realm"), content.get("audience")), (fetched.realm, fetched.audience)
-    if said != came:
-        raise SettingsError(f"{path} is the file of {said[1]} in realm {said[0]}; the key is of {came[1]} in {came[0]}")
+    # Everything is checked before the file is replaced: a verifier must be able to start from the new file.
+    realm, audience = content.get("realm"), content.get("audience")
+    if (realm, audience) != (fetched.realm, fetched.audience):
+        raise SettingsError(
+            f"{path} is the file of {audience} in realm {realm}; the key is of {fetched.audience} in {fetched.realm}"
+        )
     fresh = {**content, "keys": fetched.texts, "max_ttl_ms": fetched.max_ttl_ms}
     if fresh == content:
         return False

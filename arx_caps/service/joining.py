@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enrol a service's own key with an enrolment token, and write the file it starts from.  SPEC 21.1.
+"""Enrol a service's own key with an enrolment token, and write its service file.  SPEC 21.1.
 
-The key is made where the service runs and never leaves it.  Whoever repeats a call whose answer was lost finds the key
-enrolled, because a token is good once.
+The key is generated where the service runs, and never leaves it.
 """
 
 import json
@@ -19,11 +18,11 @@ from arx_verifier.revocation.store_url import keeps_nonces, without_login
 
 
 class Invitation(msgspec.Struct, frozen=True):
-    """What an operator gives to whoever runs a service.  ``repr`` shows no token.
+    """An operator's invitation for a service.  ``repr`` shows no token.
 
     Attributes:
-        audience: The service that it is for.
-        enrolment: The enrolment token, a secret, good once.
+        audience: The service.
+        enrolment: The enrolment token, a secret, for one use.
         issuer: The mint's URL.
     """
 
@@ -45,27 +44,27 @@ def join_service(
     store: str | None = None,
     ca: str | None = None,
 ) -> Fetched:
-    """Enrol a key of a service's own and write its service file.
+    """Enrol a service's own key, and write its service file.
 
     Args:
-        invitation: With an enrolment token.
+        invitation: The invitation.
         mint: The mint.
-        out: The service file to write; nothing may be there.
-        key_out: The key's file; made when it is not there, else the key of an earlier try.
-        journal: Folder of the decision journal; beside the service file when left out.
-        store: URL of the revocation store or of a relay; as the mint says when left out.
-        ca: File of a further authority for TLS, which the service file will name.
+        out: The service file to write; it must not exist.
+        key_out: The key's file; generated if it is missing, else the key of an earlier attempt.
+        journal: Folder of the decision journal; beside the service file when omitted.
+        store: URL of the revocation store or of a relay; the mint's when omitted.
+        ca: File of a further authority for TLS, to be named in the service file.
 
     Returns:
-        What the mint gave.
+        The mint's answer.
 
     Raises:
-        SettingsError: A file exists already, is not of this service, or cannot be written; or others could read the
-            token on its way.
-        TokenError: The enrolment token is unknown, used or over.
-        StoreError: The mint does not answer; the key's file stays, to try again with.
+        SettingsError: A file exists, is not of this service, or cannot be written; or the way to the mint is not
+            private.
+        TokenError: The enrolment token is unknown, used or expired.
+        StoreError: The mint does not answer; the key's file stays, for another attempt.
     """
-    require_private(mint)  # the token would be read as well
+    require_private(mint)  # before the enrolment token is sent
     if out.exists():
         raise SettingsError(f"{out} exists; it is not overwritten")
     made = not key_out.exists()
@@ -78,7 +77,7 @@ def join_service(
         fetched = _fetched(invitation, mint, key)
     except ArxError as error:
         if made and not isinstance(error, UnavailableError):
-            key_out.unlink()  # a key that nobody knows would look like a service's
+            key_out.unlink()  # a key that the mint does not know would look like a service's
         raise
     content: dict[str, Any] = {"v": 1, "realm": fetched.realm, "audience": fetched.audience, "keys": fetched.texts}
     where = store or fetched.store
@@ -99,7 +98,8 @@ def _fetched(invitation: Invitation, mint: MintClient, key: KeyFile) -> Fetched:
         if error.code not in ("bad_enrolment", "key_enrolled"):
             raise
         try:
-            return fetch_keys(mint, key.key)  # an earlier try may have got as far
+            # The answer to an earlier attempt may have been lost: the token is used then, but the key is enrolled.
+            return fetch_keys(mint, key.key)
         except ArxError:
             raise error from None
     return fetch_keys(mint, key.key)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a service file together with the service's own key, for whatever the service itself asks of the mint."""
+"""Read a service file together with the service's own key, for requests to the mint.  SPEC 21."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from arx_verifier.service import ServiceFile, read_service_file
 
 
 class OwnKey(NamedTuple):
-    """A service that can speak for itself.
+    """A service that can authenticate itself to the mint.
 
     Attributes:
         file: Its service file.
         issuer: The mint's URL.
-        key: The key that it enrolled.
+        key: Its enrolled key.
         ca: File of a further authority for TLS, or None.
     """
 
@@ -32,7 +32,7 @@ def read_own_key(path: Path) -> OwnKey:
         path: The service file.
 
     Raises:
-        SettingsError: The file names no issuer or key, or the key cannot be used or is another's.
+        SettingsError: The file names no issuer or key, or the key is unusable or another service's.
     """
     file = read_service_file(path)
     if file.issuer is None or file.key_file is None:

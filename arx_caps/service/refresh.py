@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a service's audience keys fresh, long before they are needed, and never on the way of a decision.  SPEC 21.2.
+"""Keep a service's audience keys fresh, in a thread or in a process of its own.  SPEC 21.2.
 
-A mint that does not answer changes nothing: the keys that are there go on, in memory and in the file.  It runs as a
-thread of the service, or beside it (``arx service refresh``): a running verifier looks at its file by itself.
+The process is ``arx service refresh``; a running verifier notices changes of its service file by itself.  Decisions
+never wait for a refresh.
 """
 
 import logging
@@ -24,18 +24,18 @@ from arx_verifier.token.wire import bytes_of
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
-DEFAULT_REFRESH_S: Final = 60.0  # until the mint has said how often
+DEFAULT_REFRESH_S: Final = 60.0  # until the mint has answered with its own time
 
 _log = logging.getLogger(__name__)
 
 
 class Status(NamedTuple):
-    """How it stands with a service's keys.
+    """The state of a service's keys.
 
     Attributes:
-        kids: The keys that the mint gave last; empty before it answered.
-        refreshed_at: When that was, ms since the Unix epoch; None before.
-        error: Why the last try failed, or None.
+        kids: Ids of the keys in the mint's last answer; empty before the first.
+        refreshed_at: Time of that answer, ms since the Unix epoch; None before the first.
+        error: Why the last attempt failed, or None.
     """
 
     kids: tuple[str, ...] = ()
@@ -44,18 +44,18 @@ class Status(NamedTuple):
 
 
 class KeyRefresher:
-    """Asks the mint for a service's keys again and again, and hands them on.
+    """Fetches a service's keys again and again.
 
     Args:
-        path: The service file; it names the mint and the service's own key.
-        keys: The keys of a running verifier, which gets the new ones at once; None where it runs elsewhere.
-        client: Sends; a client of its own when left out.
+        path: The service file, which names the mint and the service's own key.
+        keys: The keys of a running verifier, to replace at once; None if it runs elsewhere.
+        client: The HTTP client; the refresher opens its own when omitted.
 
     Attributes:
-        status: How it stands.
+        status: The state of the keys.
 
     Raises:
-        SettingsError: The file, or the own key, cannot be used.
+        SettingsError: The file, or the service's own key, is unusable.
     """
 
     def __init__(self, path: Path | str, keys: KeyRing | None = None, *, client: httpx.Client | None = None) -> None:
@@ -69,16 +69,16 @@ class KeyRefresher:
         self._thread: threading.Thread | None = None
 
     def refresh(self) -> bool:
-        """Ask once, write the file and hand the keys on.
+        """Fetch the keys once, write the file, and update the running verifier.
 
         Returns:
-            Whether there are other keys than before.
+            Whether the keys have changed.
 
         Raises:
             StoreError: The mint does not answer.
-            UnavailableError: It cannot say now.
-            TokenError: It does not know the service's key any more.
-            SettingsError: The file cannot be written; a running verifier has the keys all the same.
+            UnavailableError: The mint cannot answer now.
+            TokenError: The mint does not know the service's key any more.
+            SettingsError: The file cannot be written; the running verifier has the new keys nevertheless.
         """
         fetched = fetch_keys(self._mint, self._key)
         self._pause_s = fetched.refresh_ms / 1000
@@ -94,12 +94,12 @@ class KeyRefresher:
         return changed
 
     def start(self) -> None:
-        """Keep the keys fresh in a thread of this process, until ``close``."""
+        """Refresh the keys in a thread of this process, until ``close``."""
         self._thread = threading.Thread(target=self.run, args=(self._stop,), name="arx-service-keys", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and the connection, for good; the keys stay."""
+        """Stop the thread and close the connection for good; the keys stay."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -107,16 +107,20 @@ class KeyRefresher:
         self._mint.close()
 
     def run(self, stop: threading.Event) -> None:
-        """Keep the keys fresh until ``stop`` is set; nothing that fails ends it."""
+        """Refresh the keys until ``stop`` is set.
+
+        Args:
+            stop: Stops refreshing when set.
+        """
         failures = 0
         while not stop.is_set():
             try:
                 if self.refresh():
                     _log.info("audience keys: %s", ", ".join(self.status.kids))
                 failures = 0
-                # Earlier than asked for, and each at another time: a fleet that started together does not ask together.
+                # Earlier than required, and at random: the services of a fleet that started together spread out.
                 pause_s = self._pause_s * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
-            except ArxError as error:
+            except ArxError as error:  # the present keys stay in use, in memory and in the file
                 if failures == 0:
                     _log.error("the audience keys stay as they are: %s", error)
                 self.status = self.status._replace(error=str(error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ship the records of a service as its service file says: in it, or beside it with ``arx ship``.  SPEC 18."""
+"""Open the shipper of a service from its service file.  SPEC 18."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,17 @@ from arx_verifier.errors import SettingsError
 
 
 def open_shipper(path: str | os.PathLike[str], *, keep_ms: int = 0, client: httpx.Client | None = None) -> Shipper:
-    """Make the shipper of a service file; ``start`` it, and ``close`` it when the service stops.
+    """Return the shipper of a service file; ``start`` it, and ``close`` it when the service stops.
 
-    It reads the files that the service's verifiers write, so one shipper is enough for all processes of a service, and
-    none of them waits for it.
+    It reads the files that the service's verifiers write: one shipper is enough for all processes of a service.
 
     Args:
-        path: The service file; it names the mint and the service's own key.
-        keep_ms: How long a file stays after its records were sent, ms since it was last written.
-        client: Sends; a client of its own when left out.
+        path: The service file, which names the mint and the service's own key.
+        keep_ms: How long a file stays after its records were sent, ms since its last write.
+        client: The HTTP client; the shipper opens its own when omitted.
 
     Raises:
-        SettingsError: The file names no journal, issuer or key, or one that cannot be used.
+        SettingsError: The file names no journal, issuer or key, or one that is unusable.
     """
     own = read_own_key(Path(path))
     if own.file.journal is None:
