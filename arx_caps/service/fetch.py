@@ -54,7 +54,7 @@ class Fetched(msgspec.Struct, frozen=True):
     @property
     def texts(self) -> dict[str, str]:
         """The keys by id, in the form of a service file."""
-        return {each.kid: each.key for each in self.keys}
+        return {fact.kid: fact.key for fact in self.keys}
 
 
 def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
