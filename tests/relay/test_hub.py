@@ -129,7 +129,7 @@ def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
     assert told is not None
     assert (told.status, told.seq) == (RESYNC, KEEP + 7)
     assert somebody.copy is not None
-    assert somebody.copy.page("f", 0) == Page(0, {"task:t": 7})
+    assert somebody.copy.page("k", 0) == Page(0, {"task:t": 7})
     stranger = somebody.probe(5, incarnation="J" * 22)
     assert stranger is not None
     assert stranger.status == RESYNC
