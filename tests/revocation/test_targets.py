@@ -61,7 +61,7 @@ def test_a_mistyped_target_is_refused(text: str) -> None:
 
 def test_the_refusal_shows_what_would_fit() -> None:
     """The message names the kinds, or an example of the kind."""
-    with pytest.raises(RequestError, match="the kinds are realm, key, subject"):
+    with pytest.raises(RequestError, match="expected one of realm, key, subject"):
         parse_target("sessions:x")
     with pytest.raises(RequestError, match="expected one like session:s-"):
         parse_target("session:x")
