@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
 from arx_caps.mint.revocation.attestation import MOST_AHEAD, WORDS
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from tests.faults.going_back import play
 from tests.mint.world import make_realm
@@ -33,7 +33,7 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
     tmp_path: Path, realm_name: str, valkey: EmbeddedValkey
 ) -> None:
     """Its word ends three an hour, moves the sequence by a million each time, is recorded, and then counts no more."""
-    mint = Mint.open(make_realm(tmp_path / "realm", realm_name), store_url=valkey.url)
+    mint = MintRuntime.open(make_realm(tmp_path / "realm", realm_name), store_url=valkey.url)
     with RevocationStore(valkey.url, realm_name) as store:
         mint.start()
         try:

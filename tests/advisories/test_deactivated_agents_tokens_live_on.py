@@ -13,7 +13,7 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_verifier.token.wire import bytes_of
 from tests.faults.witness import Witness
@@ -29,7 +29,7 @@ OTHER = "acme/support/backup"
 def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[World]:
     """A realm with a running mint and a real store."""
     realm = make_realm(tmp_path / "realm", realm_name)
-    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+    mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
     with client_of(mint) as client:
         yield World(mint, client)
 

@@ -18,7 +18,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from tests.mint.test_exchange import ORDER, POLICY, Shop, called
@@ -48,7 +48,7 @@ def stored_shop(folder: Path, valkey: EmbeddedValkey, realm_name: str, policy: s
     with RevocationStore(valkey.url, realm_name) as store:
         store.load_functions()
         store.init(lease_ms=FAST_LEASE_MS)
-    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+    mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
     with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
         yield StoredShop(World(mint, client))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
 from tests.servers import until
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture
 def world(tmp_path: Path, own_valkey: EmbeddedValkey) -> Iterator[World]:
-    mint = Mint.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
+    mint = MintRuntime.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
     with client_of(mint) as client:
         yield World(mint, client)
 

@@ -30,8 +30,8 @@ from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.context import Mint
 from arx_caps.mint.keys.jwks import KeySets
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import SettingsError, StoreError, UnavailableError
@@ -98,7 +98,7 @@ def secure(tmp_path: Path, free_port: int, ca: Ca, valkey: EmbeddedValkey) -> It
     realm = Realm.open(home)
     with RevocationStore(valkey.url, realm.name) as store:
         store.exchange.client.delete(*store.keys.all)
-    mint = Mint.open(realm, store_url=valkey.url)
+    mint = MintRuntime.open(realm, store_url=valkey.url)
     mint.start()
     certificate, key = ca.issue("127.0.0.1")
     with serving(create_app(mint), free_port, ssl_certfile=str(certificate), ssl_keyfile=str(key)):

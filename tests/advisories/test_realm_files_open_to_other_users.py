@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from tests.mint.world import make_realm
 
 
@@ -30,7 +30,7 @@ def test_every_file_of_a_realm_is_private_by_itself(tmp_path: Path) -> None:
     """Made, run and written to under umask 0, nothing in the folder is open to anybody else."""
     realm = make_realm(tmp_path / "realm")
     with EmbeddedValkey(realm.valkey_dir) as store:
-        mint = Mint.open(realm, store_url=store.url)
+        mint = MintRuntime.open(realm, store_url=store.url)
         mint.start()
         found = {
             str(path.relative_to(realm.folder)): oct(stat.S_IMODE(path.lstat().st_mode))

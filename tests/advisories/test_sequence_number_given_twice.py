@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import StoreHistoryError
@@ -94,20 +94,20 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
     realm = make_realm(tmp_path / "realm")
 
     def meanwhile() -> None:
-        mint = Mint.open(realm, store_url=own_valkey.url)
+        mint = MintRuntime.open(realm, store_url=own_valkey.url)
         mint.start()
         try:
             end_targets(mint, "kill", [f"session:{LOST}"], reason="test", by=BY, wait=False)
         finally:
             mint.close()
 
-    mint = Mint.open(realm, store_url=own_valkey.url)
+    mint = MintRuntime.open(realm, store_url=own_valkey.url)
     mint.start()
     mint.close()
     lose(own_valkey, tmp_path / "older", meanwhile)
     with RevocationStore(own_valkey.url, realm.name) as unaware:
         old = unaware.kill([f"session:{VICTIM}"], "test", BY).header
-        mint = Mint.open(realm, store_url=own_valkey.url)
+        mint = MintRuntime.open(realm, store_url=own_valkey.url)
         assert (mark := mint.state.high_water(realm.name)) is not None
         assert (mark.incarnation, mark.seq) == (old.incarnation, old.seq)
         mint.start()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.context import Mint
 from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier
@@ -62,7 +62,7 @@ def test_a_mint_without_its_key_does_not_start(tmp_path: Path, lost: str) -> Non
     realm = init_realm(tmp_path / "realm", name=REALM, issuer="http://127.0.0.1:8700")
     getattr(realm, lost).unlink()
     with pytest.raises(SettingsError):
-        Mint.open(realm, store_url="unix:///nowhere.sock")
+        MintRuntime.open(realm, store_url="unix:///nowhere.sock")
 
 
 def test_a_mint_with_an_empty_passphrase_does_not_start(tmp_path: Path) -> None:

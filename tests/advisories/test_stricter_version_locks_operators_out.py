@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from arx_caps.mint.context import Mint
 from arx_caps.mint.db.tables import POLICIES
 from arx_caps.mint.policy import activation
+from arx_caps.mint.runtime import MintRuntime
 from arx_verifier.errors import SettingsError
 from tests.mint.world import LOOKUP, Holder, World, local_world
 
@@ -30,7 +30,7 @@ def world(tmp_path: Path, database: str | None) -> Iterator[World]:
     made.mint.close()
 
 
-def update_version(world: World, refused: str, *, file: str | None = None) -> Mint:
+def update_version(world: World, refused: str, *, file: str | None = None) -> MintRuntime:
     """Have the policy in force be one that an older version took, and start as the newer one.
 
     Args:
@@ -47,7 +47,7 @@ def update_version(world: World, refused: str, *, file: str | None = None) -> Mi
     return start(world)
 
 
-def start(world: World) -> Mint:
+def start(world: World) -> MintRuntime:
     world.mint.policies.loaded = activation.read_policy(world.realm.policy_path)
     world.mint.policies.settle()
     return world.mint

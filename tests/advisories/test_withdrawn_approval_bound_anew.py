@@ -14,7 +14,7 @@ from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.verification.verifier import Verifier
@@ -32,7 +32,7 @@ LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
 def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str | None) -> Iterator[World]:
     realm = make_realm(tmp_path / "realm", realm_name, database=database)
     with begun_store(valkey.url, realm_name, lease_ms=LEASE_MS):
-        mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+        mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
         with client_of(mint) as client:
             yield World(mint, client)
 

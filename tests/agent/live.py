@@ -20,7 +20,7 @@ from arx_caps.agent.task import now_ms
 from arx_caps.jose import make_assertion
 from arx_caps.keyfile import KeyFile
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.request import AccessRequest
@@ -169,7 +169,7 @@ def live_mint(folder: Path, *, store_url: str, name: str, port: int, public: int
     issuer = f"http://127.0.0.1:{port if public is None else public}"
     realm = init_realm(folder / "realm", name=name, issuer=issuer, listen=f"127.0.0.1:{port}")
     realm.policy_path.write_text(POLICY)
-    with serving(create_app(Mint.open(realm, store_url=store_url)), port):
+    with serving(create_app(MintRuntime.open(realm, store_url=store_url)), port):
         live = LiveMint(realm, folder)
         try:
             yield live

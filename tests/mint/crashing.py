@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
@@ -79,7 +79,7 @@ def watch() -> None:
 
 def answer(order: dict[str, Any], out: int) -> None:
     """Serve one request in this process, which ends with it."""
-    mint = Mint.open(Realm.open(order["realm"]), store_url=order["store"])
+    mint = MintRuntime.open(Realm.open(order["realm"]), store_url=order["store"])
     with TestClient(create_app(mint), base_url=mint.realm.issuer, raise_server_exceptions=False) as client:
         STEPS.left = order["step"]
         answered = client.request(order["method"], order["path"], json=order["body"], headers=order["headers"])

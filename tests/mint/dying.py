@@ -16,7 +16,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
@@ -120,7 +120,7 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str
     with RevocationStore(valkey.url, realm_name) as store:
         store.load_functions()
         store.init(lease_ms=FAST_LEASE_MS)  # the dead are waited for no longer than this
-    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+    mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
     with client_of(mint) as client:
         yield World(mint, client)
 

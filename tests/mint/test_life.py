@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
 from arx_caps.mint.db.state import HighWater
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import ArxError
@@ -46,7 +46,7 @@ def open_world(realm: Realm, valkey: EmbeddedValkey) -> Iterator[Open]:
 
     def start() -> World:
         stop()
-        mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+        mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
         client = client_of(mint)
         client.__enter__()
         running.append(client)
@@ -251,7 +251,7 @@ def test_longer_tokens_need_a_longer_memory_of_kills(open_world: Open, realm: Re
 
 def test_without_its_store_a_mint_does_not_start(realm: Realm, tmp_path: Path) -> None:
     """No store, no start: a mint that cannot kill must not grant."""
-    mint = Mint.open(realm, store_url=f"unix://{tmp_path}/none.sock")
+    mint = MintRuntime.open(realm, store_url=f"unix://{tmp_path}/none.sock")
     with pytest.raises(ArxError, match="store"):
         mint.start()
     mint.close()

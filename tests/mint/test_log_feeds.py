@@ -16,7 +16,7 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import TileReader, fetch_from
 from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import Decision, unpack_record
@@ -35,7 +35,7 @@ class Mints:
 
     def __call__(self) -> World:
         self.stop()
-        mint = Mint.open(Realm.open(self._realm.folder), store_url=self._store_url)
+        mint = MintRuntime.open(Realm.open(self._realm.folder), store_url=self._store_url)
         self._running = client_of(mint)
         self._running.__enter__()
         return World(mint, self._running)

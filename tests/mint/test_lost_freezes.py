@@ -8,8 +8,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
-from arx_caps.mint.context import Mint
 from arx_caps.mint.revocation.freezes import freezes_of
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from tests.mint.world import AGENT, ISSUER, World, client_of, make_realm
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.servers
 @pytest.fixture
 def world(tmp_path: Path, realm_name: str, database: str | None, valkey: EmbeddedValkey) -> Iterator[World]:
     realm = make_realm(tmp_path / "realm", realm_name, database=database)
-    mint = Mint.open(realm, store_url=valkey.url)
+    mint = MintRuntime.open(realm, store_url=valkey.url)
     with client_of(mint) as client:
         yield World(mint, client)
 
@@ -47,7 +47,7 @@ def test_what_is_ended_stays_frozen(world: World) -> None:
     assert told[-1]["targets"] == sorted(wanted)
     # A mint that starts looks as well.
     store.thaw(sorted(wanted), "lost", "nobody")
-    second = Mint.open(Realm.open(world.realm.folder), store_url=world.mint.store_url)
+    second = MintRuntime.open(Realm.open(world.realm.folder), store_url=world.mint.store_url)
     second.start()
     second.close()
     assert wanted <= set(store.freezes())

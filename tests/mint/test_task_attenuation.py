@@ -15,7 +15,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
@@ -37,7 +37,7 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str
     with RevocationStore(valkey.url, realm_name) as store:
         store.load_functions()
         store.init(lease_ms=FAST_LEASE_MS)
-    mint = Mint.open(Realm.open(realm.folder), store_url=valkey.url)
+    mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
     with TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False) as client:
         yield World(mint, client)
 

@@ -15,9 +15,9 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
-from arx_caps.mint.context import Mint
 from arx_caps.mint.db.state import MintState
 from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.macaroon import Macaroon
@@ -282,13 +282,13 @@ def test_a_new_root_key_is_met_by_no_refusal(pair: Pair, *, at_once: bool) -> No
 
 def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valkey: EmbeddedValkey) -> None:
     """Mints that look at the same time at a store without their kills do not end each other's new history."""
-    mints = [Mint.open(realm, store_url=own_valkey.url) for _ in range(2)]
+    mints = [MintRuntime.open(realm, store_url=own_valkey.url) for _ in range(2)]
     mints[0].state.create()
     for _ in range(4):
         own_valkey_flush(own_valkey)
         barrier = threading.Barrier(2)
 
-        def look(mint: Mint, barrier: threading.Barrier = barrier) -> None:
+        def look(mint: MintRuntime, barrier: threading.Barrier = barrier) -> None:
             barrier.wait()
             mint.history.attest()
 

@@ -19,10 +19,10 @@ from starlette.testclient import TestClient
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.api.app import ENDPOINTS, create_app
 from arx_caps.mint.api.endpoint import File
-from arx_caps.mint.context import Mint
 from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
@@ -66,11 +66,11 @@ def make_realm(folder: Path, name: str = "acme", *, database: str | None = None)
     return init_realm(folder, name=name, issuer=ISSUER, database=database)
 
 
-def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Mint, UnsafeLocalEpochs]:
+def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[MintRuntime, UnsafeLocalEpochs]:
     """A mint whose kill epoch is local and whose store does not answer; it keeps decisions in memory, or as told."""
     epochs = UnsafeLocalEpochs()
     url = f"unix://{realm.folder}/no-store.sock"
-    mint = Mint(
+    mint = MintRuntime(
         realm,
         state=MintState(realm.database_url),
         roots=RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path),
@@ -104,7 +104,7 @@ class Holder:
 class World:
     """A realm with a running application."""
 
-    def __init__(self, mint: Mint, client: TestClient) -> None:
+    def __init__(self, mint: MintRuntime, client: TestClient) -> None:
         self.mint, self.client = mint, client
         self.operator_key = KeyFile.load(mint.realm.operator_key_path)
         self.session_key = SigningKey.generate()  # of sessions that a test opens by hand
@@ -153,7 +153,7 @@ def local_world(folder: Path, *, database: str | None = None) -> tuple[World, Un
     return World(mint, client_of(mint)), epochs
 
 
-def client_of(mint: Mint) -> TestClient:
+def client_of(mint: MintRuntime) -> TestClient:
     """A client of a mint's application, which lets no answer pass that its route does not say it gives."""
     client = TestClient(create_app(mint), base_url=ISSUER, raise_server_exceptions=False)
     client.event_hooks["response"] = [require_documented]

@@ -14,7 +14,7 @@ import redis
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
@@ -40,7 +40,7 @@ def world(tmp_path: Path, own_valkey: EmbeddedValkey, realm_name: str) -> Iterat
     policy = realm.policy_path.read_text()
     assert policy.count('# fresh = "0ms"') == 1
     realm.policy_path.write_text(policy.replace('# fresh = "0ms"', 'fresh = "0ms"'))
-    mint = Mint.open(Realm.open(realm.folder), store_url=own_valkey.url)
+    mint = MintRuntime.open(Realm.open(realm.folder), store_url=own_valkey.url)
     with client_of(mint) as client:
         yield World(mint, client)
 

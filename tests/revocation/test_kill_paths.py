@@ -15,7 +15,7 @@ from arx_caps.cli import exits
 from arx_caps.cli.output import Console
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import OutcomeUnknownError, RevocationStore, acl
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import StoreError
@@ -167,7 +167,7 @@ def test_a_damaged_store_gets_a_new_history_by_itself(own_valkey: EmbeddedValkey
     Somebody deletes a kill: verifiers refuse everything, the mint ends the history, and then there is service again, in
     which what was born before is dead.
     """
-    mint = Mint.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
+    mint = MintRuntime.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
     mint.start()
     follower = Follower(own_valkey.url, "acme", "v")
     try:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arx_caps.mint.context import Mint
 from arx_caps.mint.identity import authenticate
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.relay import hub, upstream
 from arx_verifier.revocation import epoch
 from arx_verifier.revocation import follower_core as following
@@ -42,7 +42,7 @@ class Code(NamedTuple):
     passing: type[upstream.Passing]
     hub: type[hub.Hub]
     caller: Callable[..., authenticate.AuthenticatedCaller]
-    mint: type[Mint]
+    mint: type[MintRuntime]
     replicas_answer: bool
     chain_compared: bool
     pauses: dict[types.CodeType, tuple[int, ...]]
@@ -68,7 +68,7 @@ def load(patches: Patches | None = None) -> Code:
     relay = (used["upstream"].Passing, used["hub"].Hub)
     assert issubclass(relay[0], following_class)
     agent = used["authenticate"]._agent
-    return Code(following_class, *relay, agent, Mint, "no-writes" in flags, COMPARED in lua, pauses)
+    return Code(following_class, *relay, agent, MintRuntime, "no-writes" in flags, COMPARED in lua, pauses)
 
 
 def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from arx_caps.cli import exits
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.realm import Realm
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             realm = init_realm(folder / "realm", name="acme", issuer="http://127.0.0.1:9", store=url)
             assert arx("redis", "load", "--store", admin, "--realm", "acme").exit_code == 0
             patch.setenv("ARX_STORE_PASSWORD", "m" * 9)
-            mint = Mint.open(realm, store_url=url)
+            mint = MintRuntime.open(realm, store_url=url)
             mint.start()
             end_targets(mint, "kill", [SESSION, AGENT], reason="test", by=BY, wait=False)
             mint.close()  # awake, it would mend what the tests break

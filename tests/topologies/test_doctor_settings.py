@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
@@ -127,7 +127,7 @@ def test_replicas_that_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
         realm = init_realm(tmp_path / "realm", name="acme", issuer="http://127.0.0.1:9", store=url)
         settings = realm.folder / "realm.toml"
         plain = settings.read_text()
-        mint = Mint.open(realm, store_url=url)
+        mint = MintRuntime.open(realm, store_url=url)
         stack.callback(mint.close)
         mint.start()
 
@@ -139,7 +139,7 @@ def test_replicas_that_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
         assert "has not looked" in found("replicas = 1\n")
         mint.close()
         settings.write_text(plain + 'replicas = 1\nfailover_window = "4s"\n')
-        mint = Mint.open(Realm.open(realm.folder), store_url=url)
+        mint = MintRuntime.open(Realm.open(realm.folder), store_url=url)
         stack.callback(mint.close)
         mint.start()
         settled = 'replicas = 1\nfailover_window = "4s"\n'

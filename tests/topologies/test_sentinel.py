@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
@@ -72,7 +72,7 @@ def patience(watched: Watched, ms: int) -> None:
 
 
 @contextlib.contextmanager
-def minting(watched: Watched, name: str, folder: Path) -> Iterator[Mint]:
+def minting(watched: Watched, name: str, folder: Path) -> Iterator[MintRuntime]:
     """Found a realm in a replicated store, as its operator does, and run its mint as the mint's user."""
     enrol(name, *watched.servers)
     url = watched.url("mint", name)
@@ -83,7 +83,7 @@ def minting(watched: Watched, name: str, folder: Path) -> Iterator[Mint]:
         patch.setenv("ARX_STORE_PASSWORD", password("mint"))
         settings = init_realm(folder, name=name, issuer="http://127.0.0.1:8700", store=url).folder / "realm.toml"
         settings.write_text(settings.read_text() + MORE)
-        mint = Mint.open(Realm.open(folder), store_url=url)
+        mint = MintRuntime.open(Realm.open(folder), store_url=url)
         try:
             mint.start()
             yield mint

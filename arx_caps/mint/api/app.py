@@ -37,7 +37,7 @@ from arx_caps.mint.api.routes import (
     tasks,
     trail,
 )
-from arx_caps.mint.context import Mint
+from arx_caps.mint.runtime import MintRuntime
 
 ENDPOINTS: Final = (
     *operators.ENDPOINTS,
@@ -56,7 +56,7 @@ ENDPOINTS: Final = (
 )
 
 
-def create_app(mint: Mint) -> Starlette:
+def create_app(mint: MintRuntime) -> Starlette:
     """Make the application of a mint; it starts and closes the mint with itself."""
 
     @contextlib.asynccontextmanager
@@ -85,14 +85,14 @@ def describe_api(issuer: str) -> dict[str, Any]:
     return openapi.describe(ENDPOINTS, health.OPEN, issuer=issuer)
 
 
-def _routes(mint: Mint) -> list[Route]:
+def _routes(mint: MintRuntime) -> list[Route]:
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     return [Route(path, _dispatch(mint, methods), methods=sorted(methods)) for path, methods in paths.items()]
 
 
-def _dispatch(mint: Mint, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+def _dispatch(mint: MintRuntime, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def dispatch(request: Request) -> Response:
         # What takes GET takes HEAD, and answers alike; the server leaves out the body.
         return await answer_request(methods["GET" if request.method == "HEAD" else request.method], mint, request)

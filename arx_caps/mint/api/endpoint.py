@@ -18,7 +18,7 @@ from starlette.responses import Response
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.idempotency import HEADER, Claim, Made, claiming, digest_of, read_key, spending_together
 from arx_caps.mint.identity.authenticate import (
@@ -78,7 +78,7 @@ class RouteCall(NamedTuple):
         peer: The peer's address, or None.
     """
 
-    mint: Mint
+    mint: MintContext
     caller: AuthenticatedCaller | None
     proof: Proof | None
     body: Any
@@ -151,11 +151,11 @@ class Endpoint(NamedTuple):
     problems: tuple[str, ...] = ()
     media_type: str = "application/json"
     limit: int = MAX_BODY_BYTES
-    admit: Callable[[Mint, CallCredentials, Mapping[str, str]], Any] | None = None
+    admit: Callable[[MintContext, CallCredentials, Mapping[str, str]], Any] | None = None
     again: Callable[[RouteCall, Made], RouteAnswer] | None = None
     makes: str = ""
     one_change: bool = False
-    about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    about: Callable[[MintContext, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     @property
     def answer(self) -> type[RouteAnswer]:
@@ -172,7 +172,7 @@ class Endpoint(NamedTuple):
         return frozenset((*_EVERY, *by, *of_body, *of_key, *self.problems))
 
 
-async def answer_request(endpoint: Endpoint, mint: Mint, request: Request) -> Response:
+async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request) -> Response:
     """Answer one request."""
     admitted, raw = None, bytearray()
     note(request, route=endpoint.path)
@@ -200,7 +200,7 @@ async def answer_request(endpoint: Endpoint, mint: Mint, request: Request) -> Re
     return response
 
 
-def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
+def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
     assert endpoint.admit is not None
     try:
         return endpoint.admit(mint, _call(mint, request), request.headers)
@@ -209,7 +209,7 @@ def _admit(endpoint: Endpoint, mint: Mint, request: Request) -> Any:
         return _refuse(mint, request, error, {"Connection": "close"})  # its body was not read
 
 
-def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitted: Any) -> Response:
+def _serve(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any) -> Response:
     call: RouteCall | None = None
     try:
         with spending_together(mint.state.spend_now) if endpoint.one_change else contextlib.nullcontext():
@@ -228,14 +228,14 @@ def _serve(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes, admitte
     return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
 
 
-def _refuse(mint: Mint, request: Request, error: ArxError, headers: dict[str, str]) -> Response:
+def _refuse(mint: MintContext, request: Request, error: ArxError, headers: dict[str, str]) -> Response:
     note(request, code=error.code)
     response = problems.of_error(error, mint.realm)
     response.headers.update(headers)
     return response
 
 
-def _peer(mint: Mint, request: Request) -> str | None:
+def _peer(mint: MintContext, request: Request) -> str | None:
     """Return the address that the call comes from, as far as the proxies before the mint are believed."""
     peer = request.client.host if request.client is not None else None
     return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
@@ -266,7 +266,7 @@ def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer 
     return endpoint.again(call, made)
 
 
-def _ask(endpoint: Endpoint, mint: Mint, request: Request, raw: bytes) -> RouteCall:
+def _ask(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes) -> RouteCall:
     call = _call(mint, request)
     proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
     members: dict[str, Any] = {}
@@ -302,7 +302,7 @@ def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -
         raise RequestError(f"the {part} is not what is expected: {error}") from error
 
 
-def _call(mint: Mint, request: Request) -> CallCredentials:
+def _call(mint: MintContext, request: Request) -> CallCredentials:
     path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
     url = mint.realm.issuer + path.decode("latin-1")
     authorization = request.headers.getlist("authorization")

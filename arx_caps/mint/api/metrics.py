@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from arx_caps.mint.context import MINT, Mint
+from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.quota import used_in
@@ -30,7 +30,7 @@ class Metrics:
         mint: The mint.
     """
 
-    def __init__(self, mint: Mint) -> None:
+    def __init__(self, mint: MintContext) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "arx_mint_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
@@ -69,7 +69,7 @@ class Metrics:
 class _State(Collector):
     """What is looked up when somebody asks; what cannot be had now is left out."""
 
-    def __init__(self, mint: Mint) -> None:
+    def __init__(self, mint: MintContext) -> None:
         self._mint = mint
 
     def collect(self) -> Iterable[Metric]:
@@ -100,7 +100,7 @@ class _State(Collector):
 class _Record(Collector):
     """The record of what was decided and killed, here and at the services that sent theirs here."""
 
-    def __init__(self, mint: Mint) -> None:
+    def __init__(self, mint: MintContext) -> None:
         self._mint = mint
 
     def collect(self) -> Iterable[Metric]:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.session_login import subject_of, targets_of
 from arx_caps.mint.tasks.liveness import State, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
@@ -129,7 +129,9 @@ class KillShown(RouteAnswer, frozen=True):
     lag_ms: int
 
 
-def show_agent(mint: Mint, row: Mapping[str, Any], keys: Sequence[Mapping[str, Any]] | None = None) -> AgentShown:
+def show_agent(
+    mint: MintContext, row: Mapping[str, Any], keys: Sequence[Mapping[str, Any]] | None = None
+) -> AgentShown:
     """Show an agent.
 
     Args:
@@ -152,7 +154,7 @@ def show_agent(mint: Mint, row: Mapping[str, Any], keys: Sequence[Mapping[str, A
     )
 
 
-def show_operator(mint: Mint, row: Mapping[str, Any]) -> OperatorShown:
+def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
     """Show an operator."""
     state = row["status"]
     if state == "active" and _frozen(mint, (f"operator:{row['id']}",)):
@@ -168,7 +170,7 @@ def show_operator(mint: Mint, row: Mapping[str, Any]) -> OperatorShown:
     )
 
 
-def show_session(mint: Mint, row: Mapping[str, Any]) -> SessionShown:
+def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
     """Show a session."""
     names = ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ends_at", "ended_at")
     subject, opened_with = subject_of(row), row["opened_with"]
@@ -184,7 +186,7 @@ def show_session(mint: Mint, row: Mapping[str, Any]) -> SessionShown:
     )
 
 
-def show_task(mint: Mint, row: Mapping[str, Any]) -> TaskShown:
+def show_task(mint: MintContext, row: Mapping[str, Any]) -> TaskShown:
     """Show a task."""
     names = ("id", "session", "agent", "template", "policy", "link", "started_at", "expires_at", "ended_at")
     return TaskShown(
@@ -217,7 +219,7 @@ def show_kill(report: KillReport) -> KillShown:
     return KillShown(**report.to_dict())
 
 
-def _frozen(mint: Mint, targets: Sequence[str]) -> bool:
+def _frozen(mint: MintContext, targets: Sequence[str]) -> bool:
     """Tell whether there is a freeze on one of these, as far as the view goes."""
     _, applied, _ = mint.epochs.view()
     refused = mint.epochs.check(None, max(applied, 0), targets)

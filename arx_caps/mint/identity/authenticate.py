@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.durations import format_duration
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.operator_token import hold_to_rules, hold_to_token, prove_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
@@ -124,11 +124,11 @@ def read_token(call: CallCredentials) -> str:
 
 
 def identify(
-    mint: Mint,
+    mint: MintContext,
     call: CallCredentials,
     action: str,
     args: Mapping[str, Any],
-    about: Callable[[Mint, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    about: Callable[[MintContext, Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> AuthenticatedCaller:
     """Prove who is calling, and that the token allows this action.
 
@@ -166,7 +166,7 @@ def identify(
     return caller
 
 
-def admit_operator(mint: Mint, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
+def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
     """Prove that an operator calls, before a body is read that only operators may send; ``identify`` judges the call.
 
     Raises:
@@ -181,7 +181,9 @@ def admit_operator(mint: Mint, call: CallCredentials, _: Mapping[str, str]) -> O
     return _proven_operator(mint, macaroon, proof, call.peer)
 
 
-def identify_service(mint: Mint, call: CallCredentials, action: str, args: Mapping[str, Any]) -> AuthenticatedCaller:
+def identify_service(
+    mint: MintContext, call: CallCredentials, action: str, args: Mapping[str, Any]
+) -> AuthenticatedCaller:
     """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  SPEC 21.
 
     Args:
@@ -214,7 +216,7 @@ def identify_service(mint: Mint, call: CallCredentials, action: str, args: Mappi
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
 
 
-def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
+def _proven_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
     """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
     try:
         identifier = prove_operator_token(macaroon, mint.keys)
@@ -227,7 +229,7 @@ def _proven_operator(mint: Mint, macaroon: Macaroon, proof: Proof, peer: str | N
 
 
 def _operator(
-    mint: Mint, macaroon: Macaroon, identifier: OperatorIdentifier, proof: Proof, request: AccessRequest
+    mint: MintContext, macaroon: Macaroon, identifier: OperatorIdentifier, proof: Proof, request: AccessRequest
 ) -> AuthenticatedCaller:
     name, action = identifier.operator, request.tool
     asked = None if action == WHOAMI else action
@@ -263,7 +265,13 @@ def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityE
 
 
 def _agent(
-    mint: Mint, token: str, session: str, proof: Proof, call: CallCredentials, action: str, args: Mapping[str, Any]
+    mint: MintContext,
+    token: str,
+    session: str,
+    proof: Proof,
+    call: CallCredentials,
+    action: str,
+    args: Mapping[str, Any],
 ) -> AuthenticatedCaller:
     born = mint.born()  # before any authority is looked at
     row = mint.state.session(session)
@@ -283,7 +291,9 @@ def _agent(
     return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid)
 
 
-def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None) -> None:
+def record_call(
+    mint: MintContext, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None
+) -> None:
     """Record what was decided on a proven operator's call.
 
     Args:
@@ -309,7 +319,7 @@ def record_call(mint: Mint, identifier: OperatorIdentifier, request: AccessReque
         raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
 
 
-def record_decision(mint: Mint, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
+def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
     """Record what was decided on a call whose caller is proven by a key and has no session.
 
     Args:
@@ -336,7 +346,9 @@ def record_decision(mint: Mint, facts: ChainFacts, request: AccessRequest, error
         raise
 
 
-def record_service_call(mint: Mint, audience: str, kid: str, request: AccessRequest, error: ArxError | None) -> None:
+def record_service_call(
+    mint: MintContext, audience: str, kid: str, request: AccessRequest, error: ArxError | None
+) -> None:
     """Record what was decided on a service's call.
 
     Args:
@@ -355,7 +367,7 @@ def record_service_call(mint: Mint, audience: str, kid: str, request: AccessRequ
 
 
 @contextlib.contextmanager
-def refusing(mint: Mint, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
+def refusing(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
     """Record a refusal that comes out of the block."""
     try:
         yield
@@ -365,7 +377,7 @@ def refusing(mint: Mint, audience: str, kid: str, request: AccessRequest) -> Ite
 
 
 @contextlib.contextmanager
-def deciding(mint: Mint, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
+def deciding(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
     """Record a refusal that comes out of the block, or that there was none.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.jose import Assertion, Proof, check_assertion
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.id_token import Foreign, check_foreign
 from arx_caps.mint.policy.issuers import Subject, agents_of
 from arx_caps.mint.policy.model import Policy
@@ -60,7 +60,7 @@ class Opener(NamedTuple):
     until: int | None
 
 
-def who_opens(mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int) -> Opener:
+def who_opens(mint: MintContext, policy: Policy, shown: Shown, proof: Proof, now: int) -> Opener:
     """Find out who opens a session, and use up what is good once.
 
     Args:
@@ -122,7 +122,7 @@ def subject_row(opener: Opener) -> dict[str, Any]:
     return row | {"subject_until": opener.until, "opened_with": opened_with}
 
 
-def _by_key(mint: Mint, assertion: str, proof: Proof, now: int) -> Assertion:
+def _by_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:
     checked = check_assertion(assertion, mint.state.find_key, audience=mint.realm.issuer, now=now)
     if checked.subject.startswith("operator:"):
         raise GrantError("this key is an operator's; sessions are for agents", code="wrong_caller")
@@ -132,7 +132,7 @@ def _by_key(mint: Mint, assertion: str, proof: Proof, now: int) -> Assertion:
     return checked
 
 
-def _by_workload(mint: Mint, policy: Policy, token: str, proof: Proof, now: int) -> tuple[str, dict[str, str]]:
+def _by_workload(mint: MintContext, policy: Policy, token: str, proof: Proof, now: int) -> tuple[str, dict[str, str]]:
     checked = check_foreign(token, policy.issuers, mint.key_sets, kind="workload", now=now, session_kid=proof.key.kid)
     agents = agents_of(checked.issuer.name, checked.claims, policy.workloads)
     if len(agents) != 1:
@@ -141,7 +141,9 @@ def _by_workload(mint: Mint, policy: Policy, token: str, proof: Proof, now: int)
     return agents[0], {"issuer": checked.issuer.url, "sub": checked.subject}
 
 
-def _subject(mint: Mint, policy: Policy, shown: Shown, proof: Proof, now: int) -> tuple[Subject | None, int | None]:
+def _subject(
+    mint: MintContext, policy: Policy, shown: Shown, proof: Proof, now: int
+) -> tuple[Subject | None, int | None]:
     if shown.subject_token is None:
         if shown.subject_token_type is not None:
             raise RequestError("subject_token_type goes with subject_token")

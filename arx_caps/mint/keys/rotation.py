@@ -10,7 +10,7 @@ import re
 import time
 from typing import Any, Final, Literal, NamedTuple
 
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.keys import RootRow
 from arx_caps.mint.db.state import now_ms
@@ -42,7 +42,7 @@ class RootView(NamedTuple):
     outlived_at: int | None
 
 
-def view_roots(mint: Mint) -> list[RootView]:
+def view_roots(mint: MintContext) -> list[RootView]:
     """Return how it stands with every root key, the oldest first."""
     plan, book = mint.book.look(at_once=True), mint.book
     minting: dict[str, list[str]] = {book.minting(): ["arx.mint"]}
@@ -51,7 +51,7 @@ def view_roots(mint: Mint) -> list[RootView]:
     return [_view(mint, plan, row, tuple(minting.get(row.name, ()))) for row in plan.rows.roots]
 
 
-def make_root(mint: Mint, by: str) -> str:
+def make_root(mint: MintContext, by: str) -> str:
     """Make a root key and publish it; it mints nothing before a rotation.
 
     Returns:
@@ -70,7 +70,7 @@ def make_root(mint: Mint, by: str) -> str:
     return name
 
 
-def rotate_root(mint: Mint, by: str, *, now: bool) -> str:
+def rotate_root(mint: MintContext, by: str, *, now: bool) -> str:
     """Let the newest root key mint, and make one if there is none that does not yet.
 
     Args:
@@ -92,7 +92,7 @@ def rotate_root(mint: Mint, by: str, *, now: bool) -> str:
     return name
 
 
-def retire_root(mint: Mint, name: str, by: str, *, now: bool) -> KillReport | None:
+def retire_root(mint: MintContext, name: str, by: str, *, now: bool) -> KillReport | None:
     """Retire a root key for good: nothing that was made with it is worth anything any more.
 
     Args:
@@ -123,7 +123,7 @@ def retire_root(mint: Mint, name: str, by: str, *, now: bool) -> KillReport | No
     return _freeze(mint, f"root key {name} retired", by)
 
 
-def replace_audience_key(mint: Mint, audience: str, by: str, *, stolen: bool) -> KillReport | None:
+def replace_audience_key(mint: MintContext, audience: str, by: str, *, stolen: bool) -> KillReport | None:
     """Give an audience its next key.
 
     Args:
@@ -145,7 +145,7 @@ def replace_audience_key(mint: Mint, audience: str, by: str, *, stolen: bool) ->
     return end_stolen(mint, audience, by) if stolen else None
 
 
-def end_stolen(mint: Mint, audience: str, by: str) -> KillReport | None:
+def end_stolen(mint: MintContext, audience: str, by: str) -> KillReport | None:
     """Freeze the keys of an audience that were retired because they were stolen; to repeat it is harmless.
 
     Raises:
@@ -154,7 +154,7 @@ def end_stolen(mint: Mint, audience: str, by: str) -> KillReport | None:
     return _freeze(mint, f"the key of {audience} was stolen", by)
 
 
-def remove_service(mint: Mint, audience: str, by: str) -> KillReport | None:
+def remove_service(mint: MintContext, audience: str, by: str) -> KillReport | None:
     """Remove a service: its own keys sign nothing any more, and no token for it is worth anything.
 
     Raises:
@@ -167,7 +167,7 @@ def remove_service(mint: Mint, audience: str, by: str) -> KillReport | None:
     return _freeze(mint, f"the service {audience} was removed", by)
 
 
-def _freeze(mint: Mint, reason: str, by: str) -> KillReport | None:
+def _freeze(mint: MintContext, reason: str, by: str) -> KillReport | None:
     """Freeze every key that is retired and not frozen yet; when all are, say so again, to tell who has confirmed."""
     targets = sorted(mint.book.retired_targets())
     missing = sorted(set(targets) - set(mint.store.freezes())) or targets[:1]
@@ -178,7 +178,7 @@ def _freeze(mint: Mint, reason: str, by: str) -> KillReport | None:
     return report
 
 
-def _view(mint: Mint, plan: Plan, row: RootRow, mints_for: tuple[str, ...]) -> RootView:
+def _view(mint: MintContext, plan: Plan, row: RootRow, mints_for: tuple[str, ...]) -> RootView:
     outlived_at: Any = None if mints_for else row.used_at + mint.realm.max_ttl_ms + 2 * USED_MS
     if row.retired_at is not None:
         return RootView(row, "retired", (), {}, None)

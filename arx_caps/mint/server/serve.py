@@ -29,7 +29,7 @@ from starlette.applications import Starlette
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.metrics import Metrics
-from arx_caps.mint.context import Mint, need_store
+from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.mint.server.connections import AT_ONCE, BACKLOG, BoundedProtocol, accept_last, bounded
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_verifier.errors import ArxError, SettingsError
@@ -104,7 +104,7 @@ def serve(
         )
     listener = _listen(host, port)
     try:
-        mint = Mint.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
+        mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
         # What a start can fail for is told here, where there is somebody to tell; the application finds it started.
         mint.start()
     except ArxError:
@@ -163,7 +163,7 @@ def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:
     )
 
 
-def _reloader(mint: Mint) -> Callable[..., None]:
+def _reloader(mint: MintRuntime) -> Callable[..., None]:
     """Return a signal handler that has the policy read again, in a thread, once for each signal.
 
     A handler runs between any two steps of the server's thread.  There a lock of the state may be held, for which it
@@ -180,7 +180,7 @@ def _reloader(mint: Mint) -> Callable[..., None]:
     return lambda *_: asked.put(None)
 
 
-def _reload(mint: Mint) -> None:
+def _reload(mint: MintRuntime) -> None:
     """Take the policy file as it is now; one with a mistake changes nothing."""
     try:
         told: dict[str, object] = {"reloaded": True, "policy": mint.reload_policy()}

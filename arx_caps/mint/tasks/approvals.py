@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
 from arx_caps.mint.db.state import now_ms
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
     why: str | None
 
 
-def ask_approval(mint: Mint, caller: AuthenticatedCaller, wanted: Wanted) -> dict[str, Any]:
+def ask_approval(mint: MintContext, caller: AuthenticatedCaller, wanted: Wanted) -> dict[str, Any]:
     """Keep an agent's request.
 
     Returns:
@@ -76,7 +76,7 @@ def ask_approval(mint: Mint, caller: AuthenticatedCaller, wanted: Wanted) -> dic
     return row | {"its": task}
 
 
-def fetch_discharge(mint: Mint, caller: AuthenticatedCaller, row: Row) -> str | None:
+def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) -> str | None:
     """Make the discharge of an approval, the same one each time, a secret; None while nobody has answered.
 
     Raises:
@@ -108,7 +108,9 @@ def fetch_discharge(mint: Mint, caller: AuthenticatedCaller, row: Row) -> str | 
     return made
 
 
-def answer_approval(mint: Mint, caller: AuthenticatedCaller, row: Row, *, yes: bool, why: str | None) -> dict[str, Any]:
+def answer_approval(
+    mint: MintContext, caller: AuthenticatedCaller, row: Row, *, yes: bool, why: str | None
+) -> dict[str, Any]:
     """Approve a request, or deny it.
 
     Returns:
@@ -136,7 +138,9 @@ def answer_approval(mint: Mint, caller: AuthenticatedCaller, row: Row, *, yes: b
     return mint.state.answer_approval(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts)) | {"its": task}
 
 
-def withdraw_approval(mint: Mint, caller: AuthenticatedCaller, row: Row) -> tuple[dict[str, Any], KillReport | None]:
+def withdraw_approval(
+    mint: MintContext, caller: AuthenticatedCaller, row: Row
+) -> tuple[dict[str, Any], KillReport | None]:
     """End an approval, also where its discharge is in somebody's hands; or a request.
 
     Returns:
@@ -158,7 +162,7 @@ def withdraw_approval(mint: Mint, caller: AuthenticatedCaller, row: Row) -> tupl
     return mint.state.withdraw_approval(row["id"], APPROVED, what) | {"its": row["its"]}, report
 
 
-def approval_state(mint: Mint, row: Row) -> State:
+def approval_state(mint: MintContext, row: Row) -> State:
     """Tell the state of an approval, from its row and its task's, the clock and the kill epoch."""
     status: State = row["status"]
     if status in (DENIED, WITHDRAWN, ENDED):
@@ -175,7 +179,7 @@ def approval_state(mint: Mint, row: Row) -> State:
     return "approved" if status == APPROVED else "waiting"
 
 
-def about(mint: Mint, args: Mapping[str, Any]) -> dict[str, Any]:
+def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
     """Say what rules of operators may ask of a request beside its name: whose it is, of which task, for which tool."""
     row = mint.state.approval(str(args.get("approval", "")))
     return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
@@ -187,7 +191,7 @@ def _of(caller: AuthenticatedCaller) -> tuple[Row, Born]:
     return caller.session, caller.born
 
 
-def _terms(mint: Mint, task: Row, third_party: ApprovalCaveat, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
+def _terms(mint: MintContext, task: Row, third_party: ApprovalCaveat, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
     """Find at which audience a token of a task requires this, and on what terms it was granted: the strictest."""
     if not names.is_tool(wanted.tool) or not any(names.matches_tool(each, wanted.tool) for each in third_party.tools):
         raise GrantError(f"caveat is not about the tool {shorten(wanted.tool)}", code="bad_parameters")
@@ -216,7 +220,7 @@ def _terms(mint: Mint, task: Row, third_party: ApprovalCaveat, wanted: Wanted) -
     return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
 
 
-def _terms_now(mint: Mint, row: Row) -> ApprovalTerms:
+def _terms_now(mint: MintContext, row: Row) -> ApprovalTerms:
     """Return the terms of a request as they are by now: its task may have been granted the same on stricter ones."""
     wanted = Wanted(row["caveat"], row["tool"], msgspec.json.decode(row["args"], type=dict[str, Any]), None)
     try:
@@ -239,7 +243,7 @@ def _require_allowed(granted: StoredGrant, audience: str, wanted: Wanted) -> Non
             raise GrantError(said, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: Mint, found: Row, row: Row) -> bool:
+def _may_approve(mint: MintContext, found: Row, row: Row) -> bool:
     """Tell whether an operator who said yes before may still do so: what was taken away since counts no more."""
     if found["status"] != "active":
         return False

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from arx_caps.audit.retention import erase, index_at
 from arx_caps.mint.audit.feeds import NAMED, EventFeed
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.repositories.erasures import ERASED
 from arx_caps.mint.tasks.liveness import stands
@@ -30,7 +30,7 @@ class Gone(NamedTuple):
     events: int
 
 
-def erase_person(mint: Mint, target: str, *, by: str, reason: str) -> Gone:
+def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gone:
     """Erase what is told of a person.
 
     Args:
@@ -57,7 +57,7 @@ def erase_person(mint: Mint, target: str, *, by: str, reason: str) -> Gone:
     return Gone(erase(mint.log.store, subject=target, by=by, reason=reason), sessions, events)
 
 
-def erase_before(mint: Mint, before: int, *, by: str, reason: str) -> Gone:
+def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gone:
     """Erase all that is told of persons, whoever they are, before a time.
 
     Args:
@@ -77,7 +77,7 @@ def erase_before(mint: Mint, before: int, *, by: str, reason: str) -> Gone:
 
 
 def _erase_work(
-    mint: Mint, sessions: list[str], target: str | None, by: str, reason: str, before: int = 0
+    mint: MintContext, sessions: list[str], target: str | None, by: str, reason: str, before: int = 0
 ) -> tuple[int, int]:
     state, tasks = mint.state, mint.state.tasks_in(sessions)
     gone = {*sessions, *tasks}

@@ -16,7 +16,7 @@ import msgspec
 
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.jose import Proof, check_assertion
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.state import HighWater, Room, now_ms
@@ -71,7 +71,7 @@ class Started(NamedTuple):
     bundle: str
 
 
-def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
+def grant_operator(mint: MintContext, assertion: str, proof: Proof) -> tuple[str, int]:
     """Give an operator a token for ten minutes.
 
     Returns:
@@ -98,7 +98,9 @@ def grant_operator(mint: Mint, assertion: str, proof: Proof) -> tuple[str, int]:
     return token.encode(), expires_at
 
 
-def open_session(mint: Mint, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None) -> OpenedSession:
+def open_session(
+    mint: MintContext, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None
+) -> OpenedSession:
     """Open a session for an agent, bound to the key of the proof.
 
     Raises:
@@ -140,7 +142,7 @@ def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:
     return ends_at if until is None else min(ends_at, until + terms.outlives_ms)
 
 
-def next_end(mint: Mint, terms: SessionTerms, now: int, ends_at: int) -> int:
+def next_end(mint: MintContext, terms: SessionTerms, now: int, ends_at: int) -> int:
     """Return when a session's token signed now is over: the idle limit lives in it, as nobody tells the mint of calls.
 
     Args:
@@ -153,7 +155,7 @@ def next_end(mint: Mint, terms: SessionTerms, now: int, ends_at: int) -> int:
     return min(now + longest, now + (terms.idle_ms or longest), ends_at)
 
 
-def start_task(mint: Mint, caller: AuthenticatedCaller, asked: TaskRequest) -> Started:
+def start_task(mint: MintContext, caller: AuthenticatedCaller, asked: TaskRequest) -> Started:
     """Start a task in the caller's session.
 
     Raises:
@@ -202,7 +204,7 @@ def start_task(mint: Mint, caller: AuthenticatedCaller, asked: TaskRequest) -> S
     return Started(row, bundle)
 
 
-def sign_grant(mint: Mint, birth: Birth, granted: StoredGrant) -> str:
+def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:
     """Sign the tokens of a grant and return their bundle, a secret.
 
     Raises:
@@ -215,7 +217,7 @@ def sign_grant(mint: Mint, birth: Birth, granted: StoredGrant) -> str:
     return write_bundle(mint, birth, origins_of(mint, granted), tokens)
 
 
-def origins_of(mint: Mint, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
+def origins_of(mint: MintContext, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
     """Return where the audiences of a grant live by the policy in force."""
     return {audience: mint.policy.audiences.get(audience, ()) for audience in granted.audiences}
 
@@ -226,7 +228,9 @@ def grant_row(birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     return row | {"granted_at": birth.at, "expires_at": birth.expires_at, "ended_at": None, "replaced_by": None}
 
 
-def task_end(mint: Mint, now: int, ttl_ms: int, session: Mapping[str, Any], parent: Mapping[str, Any] | None) -> int:
+def task_end(
+    mint: MintContext, now: int, ttl_ms: int, session: Mapping[str, Any], parent: Mapping[str, Any] | None
+) -> int:
     """Return when tokens of a task signed now are over.
 
     No token lives longer than its session can without a renewal, than the task it is a part of, or than its realm
@@ -241,7 +245,7 @@ def above_of(parent: Mapping[str, Any] | None) -> list[str]:
     return [] if parent is None else [*msgspec.json.decode(parent["above"], type=list[str]), str(parent["id"])]
 
 
-def _parent(mint: Mint, session: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _parent(mint: MintContext, session: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     parent = mint.state.task(name)
     if parent is None or parent["session"] != session["id"]:
         raise GrantError("there is no such task in this session to be a part of", code="not_found")
@@ -261,7 +265,7 @@ def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
     return asked
 
 
-def renew_session(mint: Mint, caller: AuthenticatedCaller) -> OpenedSession:
+def renew_session(mint: MintContext, caller: AuthenticatedCaller) -> OpenedSession:
     """Give the caller's session a new token that ends later, never after the session's absolute limit.
 
     Raises:
@@ -291,7 +295,7 @@ def renew_session(mint: Mint, caller: AuthenticatedCaller) -> OpenedSession:
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 
-def _require_opener(mint: Mint, policy: Policy, session: Mapping[str, Any]) -> None:
+def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any]) -> None:
     """Require that what the session was opened with would still open one."""
     if session["opened_with"] is None:
         return  # opened before this was kept

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.session_login import subject_of, targets_of
 from arx_verifier.errors import refusal
@@ -35,7 +35,7 @@ def task_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def require_standing(
-    mint: Mint, born: Born, task: Mapping[str, Any], session: Mapping[str, Any], links: Sequence[str] = ()
+    mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any], links: Sequence[str] = ()
 ) -> None:
     """Hold a task and its session to their own births, and links of the task to its own, as they came later.
 
@@ -56,22 +56,22 @@ def require_standing(
         mint.require(Born(row["incarnation"], row["born"]), targets)
 
 
-def session_state(mint: Mint, row: Mapping[str, Any]) -> State:
+def session_state(mint: MintContext, row: Mapping[str, Any]) -> State:
     """Tell the state of a session."""
     return _state(mint, row, session_targets(row))
 
 
-def task_state(mint: Mint, row: Mapping[str, Any]) -> State:
+def task_state(mint: MintContext, row: Mapping[str, Any]) -> State:
     """Tell the state of a task; one whose newest grant was killed is shown as killed."""
     return _state(mint, row, (*task_targets(row), f"link:{row['link']}"))
 
 
-def stands(mint: Mint, session: Mapping[str, Any]) -> bool:
+def stands(mint: MintContext, session: Mapping[str, Any]) -> bool:
     """Tell whether a session could still be used, now or after a thaw."""
     return session_state(mint, session) in ("open", "frozen")
 
 
-def _state(mint: Mint, row: Mapping[str, Any], targets: tuple[str, ...]) -> State:
+def _state(mint: MintContext, row: Mapping[str, Any], targets: tuple[str, ...]) -> State:
     if row["status"] != "open":
         return "ended"
     if row["expires_at"] <= now_ms():

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.state import HighWater, now_ms
@@ -54,7 +54,7 @@ class More(NamedTuple):
 
 
 def attenuate_task(
-    mint: Mint,
+    mint: MintContext,
     caller: AuthenticatedCaller,
     task: Mapping[str, Any],
     link: str | None,
@@ -101,7 +101,7 @@ def attenuate_task(
     raise GrantError("others change this task all the time; try again", code="conflict")
 
 
-def extend_task(mint: Mint, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More) -> Started:
+def extend_task(mint: MintContext, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More) -> Started:
     """Add a grant to a task; nothing ends by it.
 
     Without a template, parameters, tools or depth it is the same grant once more, as attenuate as that became, with a
@@ -145,26 +145,26 @@ def extend_task(mint: Mint, caller: AuthenticatedCaller, task: Mapping[str, Any]
     return Started(row, bundle)
 
 
-def _recipe(mint: Mint, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
+def _recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
 
 
-def _of(mint: Mint, caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _of(mint: MintContext, caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     agent = mint.state.agent(caller.name)
     if caller.session is None or agent is None:
         raise GrantError("tasks are changed by their agents, in their session", code="wrong_caller")
     return caller.session, agent
 
 
-def _require_standing(mint: Mint, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+def _require_standing(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
     """Require that a task is open, and that it and its session stand."""
     if task["status"] != "open" or task["expires_at"] <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
     require_standing(mint, born, task, session)
 
 
-def _grant(mint: Mint, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
+def _grant(mint: MintContext, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
     """Find a grant; of one that was attenuated, what became of it, so that a repeat goes on where the first one was."""
     if link is None:
         row = mint.state.task(task["id"]) or task
@@ -177,7 +177,7 @@ def _grant(mint: Mint, task: Mapping[str, Any], link: str | None) -> dict[str, A
     return grant
 
 
-def _born_after(mint: Mint, report: KillReport) -> Born:
+def _born_after(mint: MintContext, report: KillReport) -> Born:
     born = mint.born()
     if born.incarnation != report.incarnation or born.seq < report.seq:
         raise refusal("behind")
@@ -209,7 +209,7 @@ def _birth(
     )
 
 
-def _parent_of(mint: Mint, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _parent_of(mint: MintContext, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     above = msgspec.json.decode(task["above"], type=list[str])
     return mint.state.task(above[-1]) if above else None
 

@@ -9,7 +9,7 @@ the first ones were; so what was, and is over, is not signed again at all.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.token_factory import Birth, keys_for, sign_session, sign_tokens, write_bundle
@@ -41,7 +41,7 @@ def recipe_of(
     return said
 
 
-def reissue_session(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
     """Sign a session's token once more.
 
     Raises:
@@ -52,7 +52,7 @@ def reissue_session(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str,
     return sign_session(mint, _birth(mint, recipe, session, None))
 
 
-def reissue_task(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
+def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
     """Sign a task's tokens once more, and write its bundle.
 
     Raises:
@@ -68,14 +68,16 @@ def reissue_task(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, An
     return write_bundle(mint, birth, recipe["origins"], tokens)
 
 
-def _require_alive(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], more: Sequence[str]) -> None:
+def _require_alive(
+    mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], more: Sequence[str]
+) -> None:
     if session["status"] != "open":
         raise refusal("revoked")
     keys = (f"key:{kid}" for kid in recipe.get("kids", ()))
     mint.require(Born(*recipe["born"]), (*session_targets(session), f"link:{recipe['link']}", *more, *keys))
 
 
-def _birth(mint: Mint, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:
+def _birth(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:
     agent = mint.state.agent(session["agent"])
     if agent is None:
         raise GrantError("the agent is not there any more", code="conflict")

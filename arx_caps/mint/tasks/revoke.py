@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.state import now_ms
 from arx_caps.revocation import Bump, KillReport, StoreHistoryError, parse_targets
@@ -21,7 +21,7 @@ NO_WAIT_MS: Final = 0
 BRIEFLY_MS: Final = 50  # live verifiers confirm in a few; whoever finishes a task need not wait for a dead one's lease
 
 
-def end_targets(mint: Mint, op: Op, targets: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
+def end_targets(mint: MintContext, op: Op, targets: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
     """Kill, freeze or thaw targets, as an operator asks.
 
     Args:
@@ -57,7 +57,7 @@ def end_targets(mint: Mint, op: Op, targets: Sequence[str], *, reason: str, by: 
     return report
 
 
-def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> KillReport | None:
+def finish_task(mint: MintContext, task: Mapping[str, Any], by: str) -> KillReport | None:
     """Finish a task: every token of it, and of its parts, is dead.
 
     Returns:
@@ -70,7 +70,7 @@ def finish_task(mint: Mint, task: Mapping[str, Any], by: str) -> KillReport | No
     return _end_row(mint, "task", row, by, mint.state.end_task)
 
 
-def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport | None:
+def end_session(mint: MintContext, session: Mapping[str, Any], by: str) -> KillReport | None:
     """End a session: it and every task of it are dead.
 
     Returns:
@@ -82,7 +82,7 @@ def end_session(mint: Mint, session: Mapping[str, Any], by: str) -> KillReport |
     return _end_row(mint, "session", session, by, mint.state.end_session)
 
 
-def kill_links(mint: Mint, links: Collection[str], by: str) -> KillReport:
+def kill_links(mint: MintContext, links: Collection[str], by: str) -> KillReport:
     """End the tokens of some links and all that was made of them; for their task, others follow.
 
     Args:
@@ -98,7 +98,7 @@ def kill_links(mint: Mint, links: Collection[str], by: str) -> KillReport:
     return _settle(mint, bump, BRIEFLY_MS)
 
 
-def withdraw_target(mint: Mint, target: str, by: str) -> KillReport:
+def withdraw_target(mint: MintContext, target: str, by: str) -> KillReport:
     """End the discharge of an approval wherever it is; that it was withdrawn is the event.
 
     Args:
@@ -113,7 +113,7 @@ def withdraw_target(mint: Mint, target: str, by: str) -> KillReport:
     return _settle(mint, bump, None)
 
 
-def deactivate(mint: Mint, path: str, by: str, reason: str) -> KillReport:
+def deactivate(mint: MintContext, path: str, by: str, reason: str) -> KillReport:
     """Deactivate an agent: what it and all below it hold is revoked, and it gets nothing more until it is thawed.
 
     Returns:
@@ -131,7 +131,7 @@ def deactivate(mint: Mint, path: str, by: str, reason: str) -> KillReport:
     return report
 
 
-def remove_operator(mint: Mint, name: str, by: str) -> KillReport:
+def remove_operator(mint: MintContext, name: str, by: str) -> KillReport:
     """Remove an operator: its keys sign nothing any more, here and at every other mint of the realm.
 
     Returns:
@@ -146,7 +146,7 @@ def remove_operator(mint: Mint, name: str, by: str) -> KillReport:
 
 
 def _end_row(
-    mint: Mint, kind: str, row: Mapping[str, Any], by: str, end: Callable[[str, Event], int]
+    mint: MintContext, kind: str, row: Mapping[str, Any], by: str, end: Callable[[str, Event], int]
 ) -> KillReport | None:
     if row["status"] != "open" or row["expires_at"] <= now_ms():
         return None
@@ -162,11 +162,11 @@ def _end_row(
     return report
 
 
-def _kill_until(mint: Mint, targets: Sequence[str], reason: str, by: str, until: int) -> Bump:
+def _kill_until(mint: MintContext, targets: Sequence[str], reason: str, by: str, until: int) -> Bump:
     return _in_history(mint, lambda: mint.store.kill(targets, reason, by, until_ms=until))
 
 
-def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:
+def _in_history(mint: MintContext, change: Callable[[], Bump]) -> Bump:
     """Make a change; if somebody gave the store a new history meanwhile, look at it and try once more."""
     try:
         return change()
@@ -178,7 +178,7 @@ def _in_history(mint: Mint, change: Callable[[], Bump]) -> Bump:
         return change()
 
 
-def _thaw(mint: Mint, targets: Sequence[str], by: str) -> None:
+def _thaw(mint: MintContext, targets: Sequence[str], by: str) -> None:
     for target in targets:
         path = target.removeprefix("agent:")
         agent = mint.state.agent(path) if path != target else None
@@ -186,7 +186,7 @@ def _thaw(mint: Mint, targets: Sequence[str], by: str) -> None:
             mint.state.set_agent_status(path, "active", Event.of("agent.thawed", by, agent=path))
 
 
-def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
+def _record(mint: MintContext, bump: Bump, kind: str, by: str, reason: str) -> None:
     seq = bump.header.seq
     try:
         mint.freezes.follow()
@@ -195,7 +195,7 @@ def _record(mint: Mint, bump: Bump, kind: str, by: str, reason: str) -> None:
         raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
 
 
-def _settle(mint: Mint, bump: Bump, timeout_ms: int | None) -> KillReport:
+def _settle(mint: MintContext, bump: Bump, timeout_ms: int | None) -> KillReport:
     """Learn who has confirmed, then remember the place in the kill sequence; it is not answered before both."""
     report = mint.store.wait_confirmed(bump, timeout_ms)
     mint.noted(bump.header.place)

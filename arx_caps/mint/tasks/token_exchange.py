@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.state import now_ms
@@ -56,7 +56,7 @@ class _Kept(NamedTuple):
         raise AttenuationError("a caveat that is kept is not written anew")
 
 
-def exchange(mint: Mint, service: str, text: str, audience: str) -> ExchangedToken:
+def exchange(mint: MintContext, service: str, text: str, audience: str) -> ExchangedToken:
     """Exchange a token that a service was called with.
 
     Args:
@@ -107,7 +107,7 @@ def exchange(mint: Mint, service: str, text: str, audience: str) -> ExchangedTok
     return _given(mint, identifier, made, child)
 
 
-def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> ExchangedToken:
+def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedToken:
     """Sign once more what an exchange gave, for a service that lost the answer.  SPEC 22.4.
 
     Args:
@@ -133,7 +133,7 @@ def exchange_again(mint: Mint, recipe: Mapping[str, Any]) -> ExchangedToken:
 
 
 def _made(
-    mint: Mint,
+    mint: MintContext,
     identifier: Identifier,
     key: bytes,
     caveats: Sequence[CaveatLike],
@@ -174,14 +174,14 @@ def _kept(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> list[Caveat
     return [each for each in kept if not _is_call(each.encode())]
 
 
-def _given(mint: Mint, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
+def _given(mint: MintContext, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
     token, audience = made.encode(), identifier.aud
     origins = {audience: mint.policy.audiences.get(audience, ())}
     bundle = write_bundle_of(mint, identifier.agent, identifier.task, origins, {audience: token})
     return ExchangedToken(token, bundle, child.facts.links[-1], child.exp)
 
 
-def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
+def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
     """Prove what a service was called with, as the service itself did, but for what only it knows of the call."""
     call, now = call_proof.split_call(text), now_ms()
     keys = {kid: key for kid, (key, _) in mint.book.audience_keys(service).items()}
@@ -203,7 +203,7 @@ def _prove(mint: Mint, service: str, text: str) -> ProvenChain:
 
 
 def _granted(
-    mint: Mint, born: Born, parent: ProvenChain, service: str, audience: str
+    mint: MintContext, born: Born, parent: ProvenChain, service: str, audience: str
 ) -> tuple[StoredGrant, Mapping[str, Any]]:
     """Find what the task was granted, and its agent; and that this service may go on with it.
 
@@ -248,7 +248,7 @@ def _says(
     return said == meant
 
 
-def _running(mint: Mint, identifier: Identifier) -> tuple[Row, Row, Row]:
+def _running(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
     """Return what the mint has of a task, its session and its agent, of which none may be over or frozen."""
     task, session = mint.state.task(str(identifier.task)), mint.state.session(identifier.session)
     agent = mint.state.agent(identifier.agent)
@@ -259,7 +259,7 @@ def _running(mint: Mint, identifier: Identifier) -> tuple[Row, Row, Row]:
     return task, session, agent
 
 
-def _spend(mint: Mint, service: str, text: str, audience: str) -> None:
+def _spend(mint: MintContext, service: str, text: str, audience: str) -> None:
     """Let a one-shot token be exchanged once an audience; that it was spent at its own service is another matter."""
     call = call_proof.split_call(text)
     if call is not None:
@@ -281,7 +281,7 @@ def _welcoming(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> li
     ]
 
 
-def _prove_own(mint: Mint, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
+def _prove_own(mint: MintContext, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
     """Look at the new token as the other service will: what no verifier would take is told now."""
     keys = KeyRing({kid: key}, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
     proven = prove(made.encode(), None, audience, keys)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.context import Born, Mint
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.discharge import require_approvals
@@ -108,13 +108,13 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
     return caveats
 
 
-def keys_for(mint: Mint, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+def keys_for(mint: MintContext, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
     """Return the id and the key that tokens for each of these audiences are minted with."""
     return {audience: mint.book.audience_key(audience) for audience in audiences}
 
 
 def sign_tokens(
-    mint: Mint,
+    mint: MintContext,
     birth: Birth,
     caveats: Mapping[str, Sequence[Caveat]],
     keys: Mapping[str, tuple[str, bytes]],
@@ -146,20 +146,22 @@ def sign_tokens(
     return tokens
 
 
-def sign_session(mint: Mint, birth: Birth) -> str:
+def sign_session(mint: MintContext, birth: Birth) -> str:
     """Mint a session's token, which is good for the mint alone."""
     kid, key = mint.book.mint_key()
     identifier, caveats = birth.identifier(MINT_AUDIENCE, kid), (Caveat(allow=SESSION_ACTIONS),)
     return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
 
 
-def write_bundle(mint: Mint, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]) -> str:
+def write_bundle(
+    mint: MintContext, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
+) -> str:
     """Write the bundle's text.  SPEC 15.1."""
     return write_bundle_of(mint, birth.path, birth.task, origins, tokens)
 
 
 def write_bundle_of(
-    mint: Mint, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
+    mint: MintContext, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
 ) -> str:
     """Write the text of a bundle of an agent's task.  SPEC 15.1."""
     content = {

@@ -14,7 +14,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_caps.mint.policy.roles import APPROVE
@@ -179,7 +179,7 @@ def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
-def show_approval(mint: Mint, row: Row) -> ApprovalShown:
+def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
     """Show an approval's row, with its task's under ``its``."""
     names = ("id", "task", "session", "agent", "template", "audience", "tool", "why", "need", "asked_at")
     said = ("denied_by", "answer_why", "approved_at")

@@ -13,7 +13,7 @@ from arx_caps.audit.turns import run_of
 from arx_caps.audit.wire import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, refusing
 from arx_verifier.errors import GrantError
@@ -41,7 +41,7 @@ class Sender(NamedTuple):
     seen: int | None
 
 
-def admit_service(mint: Mint, call: CallCredentials, headers: Mapping[str, str]) -> Sender:
+def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str, str]) -> Sender:
     """Prove that a batch is an enrolled service's before its body is read."""
     try:
         proof = read_proof(call, None)

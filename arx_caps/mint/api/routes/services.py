@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import Made, keep_recipe
@@ -260,7 +260,7 @@ def patch_service(call: RouteCall) -> ServiceShown:
     return _show(mint, _row(mint, audience))
 
 
-def _require_inviter(mint: Mint, audience: str, by: str) -> None:
+def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
     """Require that whoever made an enrolment token could make it now: with their power goes what they left behind."""
     row = mint.state.operator(by.removeprefix("operator:"))
     if row is None or row["status"] != "active":
@@ -279,19 +279,19 @@ def _audience(call: RouteCall) -> str:
     return audience
 
 
-def _row(mint: Mint, audience: str) -> dict[str, Any]:
+def _row(mint: MintContext, audience: str) -> dict[str, Any]:
     row = mint.state.service(audience)
     if row is None:
         raise GrantError("there is no such service", code="not_found")
     return row
 
 
-def _store(mint: Mint) -> str:
+def _store(mint: MintContext) -> str:
     # The mint's own login may kill and thaw: a service follows with one of its own, or none.
     return without_login(mint.store_url)
 
 
-def _show(mint: Mint, row: Mapping[str, Any]) -> ServiceShown:
+def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:
     return ServiceShown(
         audience=row["audience"],
         enrolled_at=row["enrolled_at"],

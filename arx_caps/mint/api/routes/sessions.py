@@ -17,7 +17,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.routes.trail import LogNodes, nodes_of
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.work import SESSIONS_ORDER, TASKS_ORDER, Which
 from arx_caps.mint.identity.id_token import MAX_NAME_CHARS
@@ -239,7 +239,7 @@ def delete_task(call: RouteCall) -> TaskEnded:
     return TaskEnded(task=show_task(call.mint, own_task(call, task["id"])), kill=show_kill(report) if report else None)
 
 
-def _tasks(mint: Mint, query: TasksQuery) -> RowPage[TaskShown]:
+def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     wanted = {"session": query.session, "agent": query.agent, "template": query.template}
     return page_in_state(
         lambda most: mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=most),

@@ -24,7 +24,7 @@ from arx_caps.audit.tables import SOURCE
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.mint.context import Mint
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.cursor import Order, behind
 from arx_caps.mint.db.database import plain
 from arx_verifier.errors import REASONS, AuditError, RequestError
@@ -235,7 +235,7 @@ def _told(found: list[Found], query: RecordsQuery) -> list[Found]:
     return [each for each in found if each.tool != READ] if query.wait and query.tool is None else found
 
 
-def _question(mint: Mint, query: NodesQuery) -> Question:
+def _question(mint: MintContext, query: NodesQuery) -> Question:
     call = msgspec.structs.asdict(query)
     grant = None if query.link is None else mint.state.grant(query.link)
     question = Question(
