@@ -53,6 +53,15 @@ ROOMS = {
 # The command line stands on all of them.
 ROOMS["cli"] = {room for room in ROOMS if not room.startswith("_")} - {"limits", "engines"}
 
+# The mint's packages: each imports only what stands before it.  A module that is listed by itself stands apart from its
+# package: a rotation ends tokens, so it needs what the keys alone do not.
+MINT = CAPS / "mint"
+MINT_ORDER = """
+    db policy keys audit rate_limit revocation
+    context identity tasks keys.rotation runtime
+    api server
+""".split()
+
 
 def imported(path: Path) -> Iterator[str]:
     """Yield every imported module, function-level imports included."""
@@ -119,6 +128,35 @@ def test_a_room_imports_only_its_neighbours(path: Path) -> None:
         name = rest.partition(".")[0]
         if package == "arx_caps" and name and name != room:
             assert name in ROOMS[room], f"{path.relative_to(ROOT)} imports {module}"
+
+
+def mint_place(module: str) -> int | None:
+    """Return the place of a module of the mint, by its dotted name below the mint; None for the mint itself."""
+    while module and module not in MINT_ORDER:
+        module = module.rpartition(".")[0]
+    return MINT_ORDER.index(module) if module else None
+
+
+@pytest.mark.parametrize("path", sorted(MINT.rglob("*.py")), ids=lambda path: str(path.relative_to(MINT)))
+def test_a_package_of_the_mint_imports_only_from_below(path: Path) -> None:
+    """
+    The database knows no policy, the policy no context, a task no route; the database knows nothing of HTTP.
+    """
+    own = ".".join(path.relative_to(MINT).with_suffix("").parts).removesuffix(".__init__")
+    if own == "__init__":
+        return
+    place = mint_place(own)
+    assert place is not None, f"{own} is new: give its package a place in this test's list"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("arx_caps.mint"):
+            continue
+        package = (node.module or "").removeprefix("arx_caps.mint").lstrip(".")
+        for alias in node.names:
+            other = mint_place(f"{package}.{alias.name}".lstrip("."))
+            assert other is not None, f"{own} imports {alias.name} of the whole mint"
+            assert other <= place, f"{own} imports {alias.name} of {package}, which stands above it"
+    if own.partition(".")[0] == "db":
+        assert not {"starlette", "uvicorn", "httpx2"} & {module.partition(".")[0] for module in imported(path)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(VERIFIER)))
