@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.mint.db.health import Recording
+from arx_caps.mint.db.health import WriteHealth
 from arx_caps.mint.db.state import HighWater, MintState
 from arx_caps.mint.keys.jwks import KeySets
-from arx_caps.mint.keys.key_schedule import KeyBook
+from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy
 from arx_caps.mint.policy.model import Policy
@@ -83,11 +83,11 @@ class MintContext:
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
-        self.book = KeyBook(realm, roots, state)
+        self.book = KeySchedule(realm, roots, state)
         self.keys = self.book.ring
         self.key_sets = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.limits = RateLimits(realm.limits)
-        self._recording = Recording(state.outbox)
+        self._recording = WriteHealth(state.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
         self.freezes = FreezeKeeper(realm.name, state, store, self.noted)
         self.log = AuditLog(realm) if log is None else log

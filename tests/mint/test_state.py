@@ -11,8 +11,8 @@ from sqlalchemy import select
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db import database, tables
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories import epoch, proofs
-from arx_caps.mint.db.repositories.proofs import KEEP_MS, PRUNE_MS
+from arx_caps.mint.db.repositories import epoch, idempotency
+from arx_caps.mint.db.repositories.idempotency import KEEP_MS, PRUNE_MS
 from arx_caps.mint.db.state import HighWater, MintState
 from arx_verifier.errors import AuditError, GrantError, StoreError
 
@@ -104,7 +104,7 @@ def test_a_change_that_fails_is_not_recorded(state: MintState) -> None:
 def test_used_ids_are_forgotten_when_they_no_longer_matter(state: MintState, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is kept until what it belongs to would be refused for its age, and a minute more."""
     clock = [NOW]
-    monkeypatch.setattr(proofs, "now_ms", lambda: clock[0])
+    monkeypatch.setattr(idempotency, "now_ms", lambda: clock[0])
     state.spend("proof", "k", "one", NOW + 30_000)
     clock[0] = NOW + 30_000 + KEEP_MS - 1
     state.spend("proof", "k", "two", clock[0] + 30_000)

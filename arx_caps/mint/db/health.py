@@ -15,7 +15,7 @@ from arx_verifier.errors import ArxError
 LOOK_S: Final = 1.0
 
 
-class Recording:
+class WriteHealth:
     """What is known about the record.
 
     Args:

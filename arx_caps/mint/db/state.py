@@ -12,12 +12,11 @@ from arx_caps.mint.db.repositories.approvals import ApprovalState
 from arx_caps.mint.db.repositories.epoch import EpochState, HighWater
 from arx_caps.mint.db.repositories.erasures import ErasureState
 from arx_caps.mint.db.repositories.grants import GrantState
+from arx_caps.mint.db.repositories.idempotency import ProofState, RepeatState
 from arx_caps.mint.db.repositories.keys import KeyState
 from arx_caps.mint.db.repositories.operators import OperatorState
 from arx_caps.mint.db.repositories.outbox import Outbox
 from arx_caps.mint.db.repositories.policies import PolicyState
-from arx_caps.mint.db.repositories.proofs import ProofState
-from arx_caps.mint.db.repositories.repeats import RepeatState
 from arx_caps.mint.db.repositories.services import ServiceState
 from arx_caps.mint.db.repositories.work import Room, WorkState
 from arx_verifier.errors import StoreError

@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     rows: KeyRows
 
 
-class KeyBook:
+class KeySchedule:
     """The keys of a realm and their times.
 
     Args:
@@ -233,7 +233,7 @@ class MintKeys(KeyRing):
 
     __slots__ = ("_book",)
 
-    def __init__(self, book: KeyBook, keys: dict[str, bytes], realm: Realm) -> None:
+    def __init__(self, book: KeySchedule, keys: dict[str, bytes], realm: Realm) -> None:
         super().__init__(keys, realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
         self._book = book
 

@@ -1,19 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids of proofs and assertions that were used: each is good once, at every mint of the realm.  SPEC 16."""
+"""Calls with an idempotency key, and ids of used proofs: each once, at every mint of the realm.  SPEC 16, 22.4."""
 
 import hashlib
 import threading
 from typing import Final
 
+import msgspec
 from sqlalchemy import delete, insert, select
 
 from arx_caps.mint.db.database import Database, now_ms
-from arx_caps.mint.db.idempotency import Used, put_off
-from arx_caps.mint.db.tables import USED_JTI
+from arx_caps.mint.db.idempotency import Claim, Made, Used, claimed, put_off
+from arx_caps.mint.db.tables import REPEATS, USED_JTI
 from arx_verifier.errors import GrantError
 
 PRUNE_MS: Final = 10_000  # how often used proofs are looked through
 KEEP_MS: Final = 60_000  # beyond a proof's end, for a clock that is set back
+
+
+class RepeatState(Database):
+    """The calls with a key."""
+
+    def made(self, claim: Claim) -> Made | None:
+        """Return what a call made before, or None when it was not done yet.
+
+        Raises:
+            GrantError: ``idempotency_mismatch``: the key belongs to a call that asked for something else.
+        """
+        wanted = (REPEATS.c.caller == claim.caller, REPEATS.c.key == claim.key, REPEATS.c.until > claim.now)
+        row = self.row(select(REPEATS).where(*wanted))
+        if row is None:
+            return None
+        if row["digest"] != claim.digest:
+            raise GrantError(
+                "this Idempotency-Key was used for another call; take a fresh one for each thing",
+                code="idempotency_mismatch",
+            )
+        recipe = None if row["recipe"] is None else msgspec.json.decode(row["recipe"])
+        return Made(msgspec.json.decode(row["facts"]), recipe)
+
+    def require_first(self) -> None:
+        """Require that what this call asks for was not done meanwhile by another one with its key.
+
+        For a step that a repeat must not take once the first call is done: it would end what that has given.
+
+        Raises:
+            GrantError: ``conflict``: it was.
+        """
+        claim = claimed()
+        if claim is not None and self.made(claim) is not None:
+            raise GrantError("this call was done meanwhile", code="conflict")
 
 
 class ProofState(Database):
