@@ -29,7 +29,7 @@ from arx_verifier.service import open_verifier
 from tests.advisories.test_exchange_drops_the_attenuation import ALONE, stored_shop
 from tests.agent.live import live_mint, serving
 from tests.cli.helpers import arx
-from tests.mint.test_exchange import ORDER, POLICY, Shop, called
+from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
 from tests.servers import FAST_LEASE_MS, begun_store, free_ports
 
 WORKER = "acme/support/worker"

@@ -16,7 +16,7 @@ from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge, third_party_caveats
 from tests.advisories.test_exchange_drops_the_attenuation import StoredShop, stored_shop
-from tests.mint.test_exchange import ORDER, POLICY, called
+from tests.mint.test_token_exchange import ORDER, POLICY, called
 
 pytestmark = pytest.mark.servers
 EXCHANGE = 'exchange = { orders = ["payments", "ledger"], ledger = ["payments"] }'

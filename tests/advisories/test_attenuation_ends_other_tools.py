@@ -12,7 +12,7 @@ import pytest
 
 from arx_verifier.constraints.rule import Constraint, Rule
 from tests.agent.holding import ask, task, task_with, token
-from tests.mint.test_exchange import ORDER, Shop, called
+from tests.mint.test_token_exchange import ORDER, Shop, called
 
 LIST = Rule(tool="orders.list")
 REFUND = Rule(tool="orders.refund", args={"amount": Constraint(max=100)})

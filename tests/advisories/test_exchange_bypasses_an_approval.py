@@ -16,7 +16,7 @@ from arx_caps.agent.task import Task
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge, third_party_caveats
 from tests.mint.approvals import code
-from tests.mint.test_exchange import ORDER, POLICY, Shop, called
+from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
 from tests.mint.world import now_ms
 
 ENTRIES = '[{ tools = ["payments.refund"] }, { tools = ["orders.cancel"] }]'

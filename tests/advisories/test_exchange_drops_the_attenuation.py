@@ -21,7 +21,7 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
-from tests.mint.test_exchange import ORDER, POLICY, Shop, called
+from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
 from tests.mint.world import ISSUER, World, make_realm
 from tests.servers import FAST_LEASE_MS
 

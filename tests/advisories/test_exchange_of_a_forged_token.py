@@ -18,7 +18,7 @@ import pytest
 from arx_caps.agent.task import Task
 from arx_verifier.token.caveats import read_caveat
 from arx_verifier.token.macaroon import Identifier, Macaroon
-from tests.mint.test_exchange import Shop, called
+from tests.mint.test_token_exchange import Shop, called
 from tests.mint.world import now_ms
 from tests.support import access, sign
 

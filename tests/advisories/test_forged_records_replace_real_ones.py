@@ -18,7 +18,7 @@ from arx_caps.audit.wire import Batch
 from arx_caps.jose import SigningKey
 from arx_verifier.journal.writer import Journal
 from tests.audit.batches import batch_of, decision, facts
-from tests.mint.test_log import decisions_in, entries, key, send, world
+from tests.mint.test_audit_log import decisions_in, entries, key, send, world
 from tests.mint.world import ISSUER, World
 from tests.verifier.journals import allow, files, small
 

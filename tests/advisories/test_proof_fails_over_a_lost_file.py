@@ -16,7 +16,7 @@ from arx_caps.audit.wire import SEEN_HEADER
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from tests.audit.batches import batch_of, decision, facts
-from tests.mint.test_log import send
+from tests.mint.test_audit_log import send
 from tests.mint.world import World, local_world
 
 MADE = [decision(n, facts(f"s-{n % 5}")) for n in range(300)]

@@ -16,7 +16,7 @@ from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, TWO, Desk, code
-from tests.mint.test_erasing import ANN, IDP, erase
+from tests.mint.test_erase import ANN, IDP, erase
 from tests.mint.test_races import at_once, during
 from tests.mint.world import Holder, World, client_of, local_mint, now_ms
 

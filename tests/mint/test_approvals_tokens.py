@@ -12,7 +12,7 @@ from arx_caps.agent.task import Task
 from arx_verifier.token.discharge import ThirdPartyCaveat, third_party_caveats
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.token.wire import ThirdParty
-from tests.mint.test_exchange import PAY, POLICY, Shop
+from tests.mint.test_token_exchange import PAY, POLICY, Shop
 from tests.mint.world import Holder
 
 APPROVED = POLICY.replace(

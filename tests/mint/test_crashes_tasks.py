@@ -13,8 +13,8 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.token.call_proof import MAX_AGE_MS
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.dying import Crasher, agent, at_every_step, count, crasher, orders, outcome, repeat, started, world
-from tests.mint.test_exchange import ORDER, PAY, POLICY
 from tests.mint.test_tasks import verifier
+from tests.mint.test_token_exchange import ORDER, PAY, POLICY
 from tests.mint.world import LOOKUP, Holder, World, now_ms
 
 __all__ = ["agent", "crasher", "orders", "world"]  # fixtures

@@ -16,7 +16,7 @@ from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.test_operators import enrol, sign_in
-from tests.mint.test_paging import walk
+from tests.mint.test_pagination import walk
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
 TOLD = [

@@ -22,7 +22,7 @@ from arx_caps.realm import Realm
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.processes import Caller, Load, MintProcess, open_session
-from tests.mint.test_exchange import PAY, POLICY
+from tests.mint.test_token_exchange import PAY, POLICY
 from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.postgres import Postgres
 from tests.servers import until
