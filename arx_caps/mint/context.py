@@ -16,11 +16,13 @@ from arx_caps.mint.db.state import HighWater, MintState
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.keys.rotation import KeyRotation
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
 from arx_caps.mint.revocation.attestation import StoreHistory
 from arx_caps.mint.revocation.freezes import FreezeKeeper
+from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_verifier.errors import StaleEpochError, refusal
@@ -59,6 +61,8 @@ class MintContext:
         log: The realm's audit log.
         freezes: Those that stand, in database and store.
         history: The history of the store, which this mint attests.
+        revoker: Kills, freezes and thaws.
+        rotation: Makes, rotates and retires keys.
         limits: How often somebody may call.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
@@ -94,6 +98,8 @@ class MintContext:
         signed = SignedFeed(store, self.log.publisher)  # first: it may keep the others from recording anything
         self.log.feeds = (signed, EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self.history = StoreHistory(realm, state, store, self.topology, epochs, self.log)
+        self.revoker = Revoker(state, store, self.history, self.freezes, self.noted)
+        self.rotation = KeyRotation(realm, state, roots, self.book, store, self.revoker)
 
     @property
     def policy(self) -> Policy:

@@ -16,7 +16,6 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import StoreHistoryError
 from tests.faults.conftest import BY, Watch, bounded, kill, start, store, token
@@ -97,7 +96,7 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
         mint = MintRuntime.open(realm, store_url=own_valkey.url)
         mint.start()
         try:
-            end_targets(mint, "kill", [f"session:{LOST}"], reason="test", by=BY, wait=False)
+            mint.revoker.end("kill", [f"session:{LOST}"], reason="test", by=BY, wait=False)
         finally:
             mint.close()
 

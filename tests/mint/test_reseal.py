@@ -18,7 +18,6 @@ from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys import root_keys as keys_module
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
-from arx_caps.mint.keys.rotation import make_root
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
@@ -125,7 +124,7 @@ def test_a_mint_goes_on_and_a_second_one_takes_the_new_file(tmp_path: Path, data
     running.book.start()
     reseal(realm, passphrase=None, new_passphrase=NEW)
     kid = running.book.mint_key()
-    assert make_root(running, "operator:root") == "k3"  # sealed with what it knows
+    assert running.rotation.make_root("operator:root") == "k3"  # sealed with what it knows
     assert running.book.audience_key("orders")
     running.close()
     assert set(opened(realm, NEW)) == {"k1.0", "k2.0", "k3.0"}

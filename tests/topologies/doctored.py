@@ -11,7 +11,6 @@ import pytest
 from arx_caps.cli import exits
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.mint.tasks.revoke import end_targets
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from tests.cli.helpers import Ran, arx
@@ -66,6 +65,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             patch.setenv("ARX_STORE_PASSWORD", "m" * 9)
             mint = MintRuntime.open(realm, store_url=url)
             mint.start()
-            end_targets(mint, "kill", [SESSION, AGENT], reason="test", by=BY, wait=False)
+            mint.revoker.end("kill", [SESSION, AGENT], reason="test", by=BY, wait=False)
             mint.close()  # awake, it would mend what the tests break
         yield Place(server, realm)

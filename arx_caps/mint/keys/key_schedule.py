@@ -15,7 +15,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.db.repositories.keys import BY_FILE, FetchRow, KeyRows, NumberRow, RootRow, SealedRoot
+from arx_caps.mint.db.repositories.keys import (
+    BY_FILE,
+    FetchRow,
+    KeyRows,
+    NumberRow,
+    RootRow,
+    SealedRoot,
+    retired_targets,
+)
 from arx_caps.mint.db.state import MintState, now_ms
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.realm import Realm
@@ -248,22 +256,6 @@ class MintKeys(KeyRing):
                 return None
             found = super().get(kid)
         return found
-
-
-def retired_targets(rows: KeyRows) -> set[str]:
-    """Return the target of every key that is retired.
-
-    A number that audiences share, as those of the first version do, is no target: it would end the others.
-    """
-    targets: set[str] = set()
-    live = {0, *(row.n for row in rows.numbers if row.retired_at is None)}
-    for root in rows.roots:
-        if root.retired_at is None:
-            targets |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
-        else:
-            met = {0, *(row.n for row in rows.numbers if row.created_at <= root.retired_at)}
-            targets |= {f"key:{root.name}.{n}" for n in met}
-    return targets
 
 
 def _by_audience(rows: Iterable[FetchRow]) -> dict[str, list[FetchedKeys]]:

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import Freeze
+from arx_caps.mint.db.repositories.keys import retired_targets
 from arx_caps.mint.db.state import MintState
-from arx_caps.mint.keys.key_schedule import retired_targets
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation.epoch import FREEZING

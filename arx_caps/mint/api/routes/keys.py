@@ -8,16 +8,7 @@ import msgspec
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.db.idempotency import Made
-from arx_caps.mint.keys.rotation import (
-    RootView,
-    end_stolen,
-    make_root,
-    remove_service,
-    replace_audience_key,
-    retire_root,
-    rotate_root,
-    view_roots,
-)
+from arx_caps.mint.keys.rotation import RootView
 from arx_verifier.errors import GrantError
 
 READ: Final = "arx.keys.read"
@@ -85,12 +76,12 @@ class KeyReplaced(RouteAnswer, frozen=True):
 
 def list_root_keys(call: RouteCall) -> Roots:
     """List the root keys: which mints for whom, and whom another one waits for."""
-    return Roots(keys=tuple(map(_show, view_roots(call.mint))))
+    return Roots(keys=tuple(map(_show, call.mint.rotation.view_roots())))
 
 
 def create_root_key(call: RouteCall) -> RootShown:
     """Make a root key and publish it to services; it mints nothing before a rotation."""
-    return _one(call, make_root(call.mint, call.by.by))
+    return _one(call, call.mint.rotation.make_root(call.by.by))
 
 
 def root_again(call: RouteCall, made: Made) -> RootShown:
@@ -100,34 +91,34 @@ def root_again(call: RouteCall, made: Made) -> RootShown:
 
 def rotate_root_key(call: RouteCall) -> RootShown:
     """Let the newest root key mint, as soon as every service has had the time to fetch it."""
-    return _one(call, rotate_root(call.mint, call.by.by, now=call.body.now))
+    return _one(call, call.mint.rotation.rotate_root(call.by.by, now=call.body.now))
 
 
 def retire_root_key(call: RouteCall) -> RootRetired:
     """Retire a root key for good: it is accepted nowhere any more, within a lease."""
     name = call.path["name"]
-    report = retire_root(call.mint, name, call.by.by, now=call.body.now)
+    report = call.mint.rotation.retire_root(name, call.by.by, now=call.body.now)
     return RootRetired(key=_one(call, name), kill=show_kill(report) if report is not None else None)
 
 
 def replace_key(call: RouteCall) -> KeyReplaced:
     """Give one service's audience its next key; the others are not touched."""
     audience = _enrolled(call)
-    report = replace_audience_key(call.mint, audience, call.by.by, stolen=call.body.stolen)
+    report = call.mint.rotation.replace_audience_key(audience, call.by.by, stolen=call.body.stolen)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def replaced_again(call: RouteCall, made: Made) -> KeyReplaced:
     """Answer for a key that was replaced by the same call before, and end the older ones if that is not done yet."""
     audience = made.facts["audience"]
-    report = end_stolen(call.mint, audience, call.by.by) if call.body.stolen else None
+    report = call.mint.rotation.end_stolen(audience, call.by.by) if call.body.stolen else None
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def delete_service(call: RouteCall) -> KeyReplaced:
     """Remove a service: its own keys sign nothing any more, and tokens for it are worth nothing."""
     audience = _enrolled(call)
-    report = remove_service(call.mint, audience, call.by.by)
+    report = call.mint.rotation.remove_service(audience, call.by.by)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
@@ -139,7 +130,7 @@ def _enrolled(call: RouteCall) -> str:
 
 
 def _one(call: RouteCall, name: str) -> RootShown:
-    return next(_show(view) for view in view_roots(call.mint) if view.row.name == name)
+    return next(_show(view) for view in call.mint.rotation.view_roots() if view.row.name == name)
 
 
 def _show(view: RootView) -> RootShown:

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteCall
 from arx_caps.mint.api.views import KillShown, show_kill
-from arx_caps.mint.tasks.revoke import Op, end_targets
+from arx_caps.mint.revocation.revoker import Op
 
 MAX_TARGETS: Final = 1000  # as many as one step of the store takes
 
@@ -37,7 +37,7 @@ def thaw_freezes(call: RouteCall) -> KillShown:
 
 def _end(call: RouteCall, op: Op) -> KillShown:
     body: TargetsBody = call.body
-    return show_kill(end_targets(call.mint, op, body.targets, reason=body.reason, by=call.by.by, wait=body.wait))
+    return show_kill(call.mint.revoker.end(op, body.targets, reason=body.reason, by=call.by.by, wait=body.wait))
 
 
 ENDPOINTS: Final = (

@@ -80,6 +80,22 @@ class KeyRows(NamedTuple):
     fetches: tuple[FetchRow, ...]
 
 
+def retired_targets(rows: KeyRows) -> set[str]:
+    """Return the target of every key that is retired.
+
+    A number that audiences share, as those of the first version do, is no target: it would end the others.
+    """
+    targets: set[str] = set()
+    live = {0, *(row.n for row in rows.numbers if row.retired_at is None)}
+    for root in rows.roots:
+        if root.retired_at is None:
+            targets |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
+        else:
+            met = {0, *(row.n for row in rows.numbers if row.created_at <= root.retired_at)}
+            targets |= {f"key:{root.name}.{n}" for n in met}
+    return targets
+
+
 _SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
 
 
