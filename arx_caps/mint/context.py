@@ -52,7 +52,7 @@ class MintContext:
         realm: The realm's settings.
         state: The database.
         roots: The root keys.
-        book: Which of them mints what.
+        key_schedule: Which of them mints what, and when.
         policies: The policy in force, and how it changes.
         epochs: The view of the kill epoch.
         store: Where kills are written.
@@ -87,8 +87,8 @@ class MintContext:
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
-        self.book = KeySchedule(realm, roots, state)
-        self.keys = self.book.ring
+        self.key_schedule = KeySchedule(realm, roots, state)
+        self.keys = self.key_schedule.ring
         self.key_sets = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(state.outbox)
@@ -99,7 +99,7 @@ class MintContext:
         self.log.feeds = (signed, EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self.history = StoreHistory(realm, state, store, self.topology, epochs, self.log)
         self.revoker = Revoker(state, store, self.history, self.freezes, self.noted)
-        self.rotation = KeyRotation(realm, state, roots, self.book, store, self.revoker)
+        self.rotation = KeyRotation(realm, state, roots, self.key_schedule, store, self.revoker)
 
     @property
     def policy(self) -> Policy:

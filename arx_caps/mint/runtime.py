@@ -88,9 +88,11 @@ class MintRuntime(MintContext):
             return
         self.state.create()
         self.log.start()
-        self.book.start()
+        self.key_schedule.start()
         self.policies.settle()
-        self.state.record(Event.of("mint.started", MINT, policy=self.policies.loaded.digest, root=self.book.minting()))
+        self.state.record(
+            Event.of("mint.started", MINT, policy=self.policies.loaded.digest, root=self.key_schedule.minting())
+        )
         self.history.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
@@ -125,7 +127,7 @@ class MintRuntime(MintContext):
             due = time.monotonic() + KEEPER_S
             try:
                 self._look_at_store()
-                self.book.tick()
+                self.key_schedule.tick()
                 self.policies.follow()  # last: one of a newer version, which cannot be read here, holds nothing else up
                 told = False
             except ArxError as error:

@@ -35,7 +35,7 @@ def forged(shop: Shop, of: Task, /, **changes: Any) -> str:
     macaroon = of.bundle.tokens["orders"]
     identifier = macaroon.unverified_identifier
     assert isinstance(identifier, Identifier)
-    key, _ = shop.world.mint.book.audience_keys("orders")[identifier.kid]
+    key, _ = shop.world.mint.key_schedule.audience_keys("orders")[identifier.kid]
     said = msgspec.structs.replace(identifier, **changes)
     own = tuple(read_caveat(packet) for packet in macaroon.packets if isinstance(packet, bytes))
     made = Macaroon.mint(said, key=key, realm=shop.world.realm.name, caveats=own)

@@ -36,12 +36,12 @@ def test_a_replaced_key_brings_no_task_back(made: tuple[World, UnsafeLocalEpochs
     world, epochs = made
     holder, _ = world.session()
     assert started(holder) == started(holder) == (201, None)
-    kid, _ = world.mint.book.audience_key("orders")
+    kid, _ = world.mint.key_schedule.audience_key("orders")
     world.operator().call("POST", "/v1/services", {"audience": "orders"})
     # The store of this world does not answer; the mint does its own part, and here is the freeze.
     world.operator().call("POST", "/v1/services/orders/replace-key", {"stolen": True})
     epochs.freeze(f"key:{kid}")
-    assert world.mint.book.audience_key("orders")[0] != kid
+    assert world.mint.key_schedule.audience_key("orders")[0] != kid
     assert started(holder) == (401, "frozen")
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 

@@ -44,7 +44,7 @@ def test_made_up(desk: Desk) -> None:
 
 def test_of_the_other_audience(desk: Desk) -> None:
     """The same words under the key of another service, where this task has a token that requires nothing."""
-    kid, _ = desk.world.mint.book.audience_key("orders")
+    kid, _ = desk.world.mint.key_schedule.audience_key("orders")
     third_party = ThirdPartyCaveat(id=f"{kid}:{desk.id}", tools=("payments.refund", "payments.note"))
     body = {"caveat": third_party.encode().decode(), "tool": "payments.refund", "args": REFUND}
     assert code(desk.agent.call("POST", "/v1/discharges", body)) == "bad_parameters"

@@ -46,7 +46,7 @@ def test_what_is_said_of_an_agent_travels(world: World) -> None:
     assert said(text) == {"model": "m-1", "version": "2.1", "owner": "ada", "purpose": "triage"}
     assert holder.token is not None
     assert said(holder.token) == said(text)
-    kid, key = world.mint.book.audience_key("orders")
+    kid, key = world.mint.key_schedule.audience_key("orders")
     epochs, decisions = world.mint.epochs, InMemoryDecisions()
     verifier = Verifier(audience="orders", keys=KeyRing({kid: key}, realm="acme"), epochs=epochs, decisions=decisions)
     verifier.decide(text, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms(), None))

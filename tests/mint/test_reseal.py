@@ -121,11 +121,11 @@ def test_a_mint_goes_on_and_a_second_one_takes_the_new_file(tmp_path: Path, data
     """One that runs meanwhile, and even makes another key, loses nothing; each starts anew with the new passphrase."""
     realm = realm_of(tmp_path / "realm", None, database)
     running, _ = local_mint(realm)
-    running.book.start()
+    running.key_schedule.start()
     reseal(realm, passphrase=None, new_passphrase=NEW)
-    kid = running.book.mint_key()
+    kid = running.key_schedule.mint_key()
     assert running.rotation.make_root("operator:root") == "k3"  # sealed with what it knows
-    assert running.book.audience_key("orders")
+    assert running.key_schedule.audience_key("orders")
     running.close()
     assert set(opened(realm, NEW)) == {"k1.0", "k2.0", "k3.0"}
     assert opened(realm, NEW)[kid[0]] == kid[1]

@@ -157,7 +157,7 @@ def test_what_mints_is_not_retired(world: World, clock: Clock) -> None:
     clock.wait(2 * REFRESH_MS)
     fetch(service)
     clock.wait(2 * REFRESH_MS)
-    world.mint.book.tick()
+    world.mint.key_schedule.tick()
     answer = operator.call("POST", "/v1/root-keys/k1/retire", {})
     assert answer.json()["code"] == "conflict"
     assert "live until" in answer.json()["detail"]
@@ -165,7 +165,7 @@ def test_what_mints_is_not_retired(world: World, clock: Clock) -> None:
     # The store of this world does not answer: retired all the same, and the mint freezes it when it does.
     assert world.operator().call("POST", "/v1/root-keys/k1/retire", {}).status_code == 503
     assert fetch(service) == {"k2.1"}
-    assert world.mint.book.retired_targets() == {"key:k1.0", "key:k1.1"}
+    assert world.mint.key_schedule.retired_targets() == {"key:k1.0", "key:k1.1"}
     assert operator.call("GET", "/v1/whoami").json()["code"] == "unknown_key"
 
 
@@ -180,7 +180,7 @@ def test_a_stolen_key_is_replaced_alone(world: World) -> None:
     assert fetch(orders) == {"k1.3"}
     assert minted(agent) == "k1.3"
     assert fetch(payments) == before == {"k1.2"}
-    assert world.mint.book.retired_targets() == {"key:k1.1"}
+    assert world.mint.key_schedule.retired_targets() == {"key:k1.1"}
     assert operator.call("POST", "/v1/services/nobody/replace-key", {}).status_code == 404
 
 
@@ -210,7 +210,7 @@ def test_a_key_is_replaced_in_peace(world: World, clock: Clock) -> None:
     assert fetch(service) == {"k1.1", "k1.2"}
     clock.wait(2 * REFRESH_MS)
     assert minted(agent) == "k1.2"
-    world.mint.book.tick()
+    world.mint.key_schedule.tick()
     clock.wait(DAY_MS + 10 * REFRESH_MS)
     assert fetch(service) == {"k1.2"}
 
@@ -222,7 +222,7 @@ def test_a_removed_service_is_gone(world: World) -> None:
     assert world.operator().call("DELETE", "/v1/services/orders").status_code == 503
     assert service.call("GET", "/v1/keys").status_code == 401
     assert world.operator().call("GET", "/v1/services").json()["services"] == []
-    assert world.mint.book.retired_targets() == {"key:k1.1"}
+    assert world.mint.key_schedule.retired_targets() == {"key:k1.1"}
     assert fetch(joined(world)) == {"k1.2"}
 
 
@@ -235,10 +235,10 @@ def test_every_mint_of_a_realm_has_every_root(world: World, clock: Clock) -> Non
     clock.wait(2 * REFRESH_MS)
     fetch(service)
     clock.wait(1)
-    kid, key = other.book.mint_key()
+    kid, key = other.key_schedule.mint_key()
     assert kid == "k2.0"
-    assert world.mint.book.mint_key() == (kid, key)
-    assert other.book.audience_key("orders") == world.mint.book.audience_key("orders")
+    assert world.mint.key_schedule.mint_key() == (kid, key)
+    assert other.key_schedule.audience_key("orders") == world.mint.key_schedule.audience_key("orders")
     # Met before it was looked for.
     third, _ = local_mint(world.realm)
     assert third.keys.get("k2.0") is not None

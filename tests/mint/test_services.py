@@ -41,7 +41,7 @@ def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
     assert (joined["status"], joined["audience"], joined["kid"]) == (201, "orders", holder.key.kid)
     answer = holder.call("GET", "/v1/keys").json()
     assert (answer["realm"], answer["audience"]) == (world.realm.name, "orders")
-    kid, key = world.mint.book.audience_key("orders")
+    kid, key = world.mint.key_schedule.audience_key("orders")
     assert [(each["kid"], bytes_of(each["key"])) for each in answer["keys"]] == [(kid, key)]
     other, _ = join(world, invited(world, "payments"))
     assert other.call("GET", "/v1/keys").json()["keys"][0]["key"] != answer["keys"][0]["key"]

@@ -47,7 +47,7 @@ def services(world: World) -> Iterator[dict[str, Verifier]]:
     """The tool services' verifiers, following the store."""
     made = {}
     for audience in ("orders", "payments"):
-        kid, key = world.mint.book.audience_key(audience)
+        kid, key = world.mint.key_schedule.audience_key(audience)
         verifier = Verifier(
             audience=audience,
             keys=KeyRing({kid: key}, realm=world.realm.name),

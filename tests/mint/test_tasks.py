@@ -44,7 +44,7 @@ def world(made: tuple[World, UnsafeLocalEpochs]) -> World:
 
 def verifier(world: World, audience: str) -> Verifier:
     """A tool service's, on the mint's own view of the kill epoch."""
-    kid, key = world.mint.book.audience_key(audience)
+    kid, key = world.mint.key_schedule.audience_key(audience)
     keys = KeyRing({kid: key}, realm=world.realm.name)
     return Verifier(audience=audience, keys=keys, epochs=world.mint.epochs, decisions=InMemoryDecisions())
 
@@ -277,7 +277,7 @@ def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: lis
     )
     agent = world.mint.state.agent(AGENT)
     assert agent is not None
-    keys = {"orders": world.mint.book.audience_key("orders")}
+    keys = {"orders": world.mint.key_schedule.audience_key("orders")}
     judge, args, ends, before = verifier(world, "orders"), {"order_id": order}, now_ms() + 30_000, True
     born = Born(*world.mint.epochs.view()[:2])
     for step in [[], *steps]:

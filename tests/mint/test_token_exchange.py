@@ -107,7 +107,7 @@ class Shop:
         return self.judge(task.call_token("payments", "payments.refund", args), "payments", "payments.refund", args)
 
     def proven(self, token: str, audience: str) -> ProvenChain:
-        keys = {kid: key for kid, (key, _) in self.world.mint.book.audience_keys(audience).items()}
+        keys = {kid: key for kid, (key, _) in self.world.mint.key_schedule.audience_keys(audience).items()}
         found = prove(token, None, audience, KeyRing(keys, realm=self.world.realm.name))
         assert isinstance(found, ProvenChain)
         return found

@@ -239,18 +239,18 @@ class KeySchedule:
 class MintKeys(KeyRing):
     """The keys of the mint's own tokens; one that another mint made is looked for when it is met."""
 
-    __slots__ = ("_book",)
+    __slots__ = ("_schedule",)
 
-    def __init__(self, book: KeySchedule, keys: dict[str, bytes], realm: Realm) -> None:
+    def __init__(self, schedule: KeySchedule, keys: dict[str, bytes], realm: Realm) -> None:
         super().__init__(keys, realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
-        self._book = book
+        self._schedule = schedule
 
     def get(self, kid: str) -> AudienceKey | None:
         """Return the key of ``kid``, or None."""
         found = super().get(kid)
         if found is None:
             try:
-                self._book.look(at_once=True)  # rotated at once, a key may be younger than the last look
+                self._schedule.look(at_once=True)  # rotated at once, a key may be younger than the last look
             except ArxError as error:
                 _log.error("root keys cannot be looked at: %s", error)
                 return None

@@ -50,7 +50,7 @@ class KeyRotation:
         realm: The realm.
         state: The database, which has the rows of the keys.
         roots: The root keys.
-        book: Which of them mints what.
+        schedule: Which of them mints what.
         store: The revocation store.
         revoker: Freezes retired keys.
     """
@@ -60,19 +60,19 @@ class KeyRotation:
         realm: Realm,
         state: MintState,
         roots: RootKeys,
-        book: KeySchedule,
+        schedule: KeySchedule,
         store: RevocationStore,
         revoker: Revoker,
     ) -> None:
-        self._realm, self._state, self._roots, self._book = realm, state, roots, book
+        self._realm, self._state, self._roots, self._schedule = realm, state, roots, schedule
         self._store, self._revoker = store, revoker
 
     def view_roots(self) -> list[RootView]:
         """Return how it stands with every root key, the oldest first."""
-        plan, book = self._book.look(at_once=True), self._book
-        minting: dict[str, list[str]] = {book.minting(): ["arx.mint"]}
+        plan, schedule = self._schedule.look(at_once=True), self._schedule
+        minting: dict[str, list[str]] = {schedule.minting(): ["arx.mint"]}
         for audience in sorted(plan.numbers):
-            minting.setdefault(book.minting(audience), []).append(audience)
+            minting.setdefault(schedule.minting(audience), []).append(audience)
         return [self._view(plan, row, tuple(minting.get(row.name, ()))) for row in plan.rows.roots]
 
     def make_root(self, by: str) -> str:
@@ -84,13 +84,13 @@ class KeyRotation:
         Raises:
             GrantError: ``conflict``: there are too many, or somebody else makes one.
         """
-        plan = self._book.look(at_once=True)
+        plan = self._schedule.look(at_once=True)
         if len(plan.roots) >= MAX_ROOTS:
             raise GrantError(f"there are {MAX_ROOTS} root keys; retire one first", code="conflict")
         taken = [int(found[1]) for row in plan.rows.roots if (found := _NUMBERED.fullmatch(row.name))]
         name = f"k{max(taken, default=0) + 1}"
         self._state.add_root(self._roots.make(name), Event.of("key.created", by, key=name))
-        self._book.look(at_once=True)
+        self._schedule.look(at_once=True)
         return name
 
     def rotate_root(self, by: str, *, now: bool) -> str:
@@ -103,14 +103,14 @@ class KeyRotation:
         Returns:
             Its name.
         """
-        plan = self._book.look(at_once=True)
+        plan = self._schedule.look(at_once=True)
         fresh = [row.name for row in plan.roots if row.mints_from is None or row.mints_from > now_ms()]
         name = fresh[-1] if fresh else self.make_root(by)
-        row = next(row for row in self._book.look().roots if row.name == name)
-        mints_from = now_ms() if now else max(now_ms(), self._book.ready_at(row))
+        row = next(row for row in self._schedule.look().roots if row.name == name)
+        mints_from = now_ms() if now else max(now_ms(), self._schedule.ready_at(row))
         what = Event.of("key.rotated", by, key=name, mints_from=mints_from, at_once=now)
         self._state.let_root_mint(name, mints_from, what, waits=not now)
-        self._book.look(at_once=True)
+        self._schedule.look(at_once=True)
         return name
 
     def retire_root(self, name: str, by: str, *, now: bool) -> KillReport | None:
@@ -128,7 +128,9 @@ class KeyRotation:
         found = next((view for view in self.view_roots() if view.row.name == name), None)
         if found is None:
             raise GrantError("there is no such root key", code="not_found")
-        if found.mints_for and (not now or len(self._book.look().roots) == 1 or found.row.name == self._book.minting()):
+        if found.mints_for and (
+            not now or len(self._schedule.look().roots) == 1 or found.row.name == self._schedule.minting()
+        ):
             raise GrantError(
                 f"{name} mints for {', '.join(found.mints_for)}: rotate first, and wait until another one does",
                 code="conflict",
@@ -139,7 +141,7 @@ class KeyRotation:
                 code="conflict",
             )
         self._state.retire_root(name, Event.of("key.retired", by, key=name))
-        self._book.look(at_once=True)
+        self._schedule.look(at_once=True)
         return self._freeze(f"root key {name} retired", by)
 
     def replace_audience_key(self, audience: str, by: str, *, stolen: bool) -> KillReport | None:
@@ -159,7 +161,7 @@ class KeyRotation:
         """
         what = Event.of("service.key_replaced", by, audience=audience, stolen=stolen)
         self._state.replace_audience_key(audience, what, stolen=stolen)
-        self._book.look(at_once=True)
+        self._schedule.look(at_once=True)
         return self.end_stolen(audience, by) if stolen else None
 
     def end_stolen(self, audience: str, by: str) -> KillReport | None:
@@ -179,12 +181,12 @@ class KeyRotation:
         what = Event.of("service.removed", by, audience=audience)
         self._state.retire_audience(audience, Event.of("service.key_retired", by, audience=audience))
         self._state.remove_service(audience, what)
-        self._book.look(at_once=True)
+        self._schedule.look(at_once=True)
         return self._freeze(f"the service {audience} was removed", by)
 
     def _freeze(self, reason: str, by: str) -> KillReport | None:
         """Freeze every retired key that is not frozen; when all are, freeze one again, to learn who has confirmed."""
-        targets = sorted(self._book.retired_targets())
+        targets = sorted(self._schedule.retired_targets())
         missing = sorted(set(targets) - set(self._store.freezes())) or targets[:1]
         report = None
         for first in range(0, len(missing), MAX_TARGETS):
@@ -196,7 +198,7 @@ class KeyRotation:
         outlived_at: Any = None if mints_for else row.used_at + self._realm.max_ttl_ms + 2 * USED_MS
         if row.retired_at is not None:
             return RootView(row, "retired", (), {}, None)
-        waits = self._book.waits_for(row, plan) if row.waits else {}
+        waits = self._schedule.waits_for(row, plan) if row.waits else {}
         if row.mints_from is None:
             return RootView(row, "published", mints_for, waits, None)
         if row.mints_from > now_ms() or (not mints_for and row.used_at == 0):

@@ -99,7 +99,7 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) ->
     require_standing(mint, born, row["its"], session, (f"task:{row['id']}",))
     kid = read_third_party(row["caveat"]).kid
     mint.require(born, (f"key:{kid}",))
-    key = mint.book.audience_keys(row["audience"]).get(kid)
+    key = mint.key_schedule.audience_keys(row["audience"]).get(kid)
     if key is None:
         raise refusal("revoked")  # the token that requires it was made with a key that is retired
     made = make_discharge(row, key[0], mint.realm.name)
@@ -203,7 +203,7 @@ def _terms(mint: MintContext, task: Row, third_party: ApprovalCaveat, wanted: Wa
         for audience, entries in granted.approvals.items():
             terms = next((each for each in entries if each.tools == third_party.tools), None)
             if audience not in kids:
-                kids[audience] = mint.book.audience_keys(audience).keys()
+                kids[audience] = mint.key_schedule.audience_keys(audience).keys()
             if terms is None or third_party.kid not in kids[audience]:
                 continue
             try:

@@ -91,7 +91,7 @@ def grant_operator(mint: MintContext, assertion: str, proof: Proof) -> tuple[str
     row = mint.state.operator(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
-    kid, key = mint.book.mint_key()
+    kid, key = mint.key_schedule.mint_key()
     rules = rules_of(row["role"], row["rules"])
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
     mint.state.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
@@ -115,7 +115,7 @@ def open_session(
     terms = policy.may_open(path, subject)
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
     expires_at = next_end(mint, terms, now, ends_at)
-    kid, _ = mint.book.mint_key()
+    kid, _ = mint.key_schedule.mint_key()
     mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *targets_of(subject)))
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
     told = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
@@ -286,7 +286,7 @@ def renew_session(mint: MintContext, caller: AuthenticatedCaller) -> OpenedSessi
     if ends_at <= now:
         raise GrantError("the session has lived as long as the policy lets it; open another", code="session_ended")
     expires_at = next_end(mint, terms, now, ends_at)
-    kid, _ = mint.book.mint_key()
+    kid, _ = mint.key_schedule.mint_key()
     mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
     birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}

@@ -77,7 +77,7 @@ def exchange(mint: MintContext, service: str, text: str, audience: str) -> Excha
     mint.require(Born(*parent.identifier.born), parent.targets)
     granted, agent = _granted(mint, born, parent, service, audience)
     _spend(mint, service, text, audience)
-    kid, key = mint.book.audience_key(audience)
+    kid, key = mint.key_schedule.audience_key(audience)
     mint.require(born, (f"key:{kid}",))
     about = {"model": model_of(agent), "meta": meta_of(agent)}
     identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms(), **about)
@@ -120,7 +120,7 @@ def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedTok
     """
     identifier = read_identifier(recipe["identifier"].encode())
     assert isinstance(identifier, Identifier)
-    kid, key = mint.book.audience_key(identifier.aud)
+    kid, key = mint.key_schedule.audience_key(identifier.aud)
     mint.require(Born(*identifier.born), (*recipe["targets"], f"key:{kid}"))
     _running(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
@@ -184,7 +184,7 @@ def _given(mint: MintContext, identifier: Identifier, made: Macaroon, child: Pro
 def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
     """Prove what a service was called with, as the service itself did, but for what only it knows of the call."""
     call, now = call_proof.split_call(text), now_ms()
-    keys = {kid: key for kid, (key, _) in mint.book.audience_keys(service).items()}
+    keys = {kid: key for kid, (key, _) in mint.key_schedule.audience_keys(service).items()}
     proven = prove(text, call, service, KeyRing(keys, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms))
     refused = proven if isinstance(proven, Refused) else proven.refused
     if refused is not None or isinstance(proven, Refused):

@@ -110,7 +110,7 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
 
 def keys_for(mint: MintContext, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
     """Return the id and the key that tokens for each of these audiences are minted with."""
-    return {audience: mint.book.audience_key(audience) for audience in audiences}
+    return {audience: mint.key_schedule.audience_key(audience) for audience in audiences}
 
 
 def sign_tokens(
@@ -148,7 +148,7 @@ def sign_tokens(
 
 def sign_session(mint: MintContext, birth: Birth) -> str:
     """Mint a session's token, which is good for the mint alone."""
-    kid, key = mint.book.mint_key()
+    kid, key = mint.key_schedule.mint_key()
     identifier, caveats = birth.identifier(MINT_AUDIENCE, kid), (Caveat(allow=SESSION_ACTIONS),)
     return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
 

@@ -149,7 +149,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
     mint, audience, by = call.mint, _audience(call), call.by.by
     mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
-    keys = {kid: wire.text_of(key) for kid, (key, _) in mint.book.audience_keys(audience).items()}
+    keys = {kid: wire.text_of(key) for kid, (key, _) in mint.key_schedule.audience_keys(audience).items()}
     mint.state.note_fetch(BY_FILE + audience, audience, keys)
     store = _store(mint)
     return ServiceFile(
@@ -169,7 +169,7 @@ def invite_service(call: RouteCall) -> ServiceInvited:
     mint, audience, by = call.mint, _audience(call), call.by.by
     # Derived, so that a repeat gives the same one although no table has it.
     invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
-    root, secret = mint.book.enrolment(invitation)
+    root, secret = mint.key_schedule.enrolment(invitation)
     token, until = ENROLMENT_PREFIX + wire.text_of(secret), now_ms() + ENROLMENT_MS
     keep_recipe({"invitation": invitation, "root": root})
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
@@ -186,7 +186,7 @@ def invite_service(call: RouteCall) -> ServiceInvited:
 def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
     """Answer for an enrolment token that was made by the same call before, while it is good."""
     mint, facts, recipe = call.mint, made.facts, made.recipe or {}
-    _, secret = mint.book.enrolment(recipe["invitation"], recipe["root"])
+    _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
     token = ENROLMENT_PREFIX + wire.text_of(secret)
     if mint.state.invited_by(_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
@@ -224,7 +224,7 @@ def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
 def list_keys(call: RouteCall) -> AudienceKeys:
     """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
     mint, audience = call.mint, call.by.name
-    keys = mint.book.audience_keys(audience)
+    keys = mint.key_schedule.audience_keys(audience)
     answer = AudienceKeys(
         realm=mint.realm.name,
         audience=audience,
