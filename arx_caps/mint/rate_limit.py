@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often somebody may call: buckets that fill with time, one an agent and one an address.  SPEC 22.5.
+"""Rate limits: token buckets that refill with time, one an agent and one an address.  SPEC 22.5.
 
-An agent's bucket is taken from once the call is proven to be its own, so nobody empties it by knowing its name.  An
-address is charged for calls that proved nobody; those of proven callers cost it nothing.  The buckets are this
-process's memory: two mints allow twice as much, and a restart fills them.
+An agent's bucket is charged once its call is authenticated, so no stranger can empty it.  An address is charged for
+unauthenticated calls; those of authenticated callers cost it nothing.  The buckets are in this process's memory: two
+mints allow twice as much, and a restart fills them.
 """
 
 import ipaddress

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each request gets an id, and is counted and told in one line of the log when it is answered.  SPEC 22.6.
+"""Give each request an id; count it and log one line when it is answered.  SPEC 22.6.
 
-A line says what kind of caller asked for which route and what came of it: no path, query, header or body, so that no
-token, key or name of an agent can stand in it.
+A line names the kind of caller, the route and the outcome.  It has no path, query, header or body, so no token, key or
+agent name can be in it.
 """
 
 import json

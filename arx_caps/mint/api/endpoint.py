@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shape for every route: who may call it, what its body is, what it does and answers.  SPEC 16.
+"""One shape for every route: its callers, its body, its handler and its answer.  SPEC 16.
 
-A caller is proven before its body is looked at, and a body is decoded once, strictly, into a typed struct; an answer is
-one as well, and what can be refused is said beside it, so that a route's description is the route.  Handlers block on
-database and store, so they run in a thread; the event loop only moves bytes.
+A caller is authenticated before the body is read, and a body is decoded once, strictly, into a typed struct.  The
+answer is a typed struct too, and the route lists the codes it can refuse with, so that the description is made from the
+route.  Handlers block on database and store and run in a thread; the event loop only moves bytes.
 """
 
 import contextlib

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists in pages: each goes on behind the last row of the one before, however many rows came meanwhile.  SPEC 22.3.
+"""Lists in pages: each begins after the last row of the page before, however many rows came meanwhile.  SPEC 22.3.
 
-A page's ``next`` is the place of its last row, written down; it says nothing that the row did not.  Where a state is
-asked for that only the kill epoch knows, so many rows are looked at and no more: a page may then be short, or empty,
-and still have a next one.
+A page's ``next`` is the place of its last row; it reveals nothing that the row did not.  A filter by a state that only
+the kill epoch knows looks at a bounded number of rows.  Such a page may be short, or empty, and still have a next one.
 """
 
 from collections.abc import Callable, Mapping, Sequence

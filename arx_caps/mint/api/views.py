@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API shows of rows: ids, times, and the state that the clock and the kill epoch make of a row.  SPEC 16.
+"""Rows as the API shows them: ids, times, and the state that clock and kill epoch give a row.  SPEC 16.
 
-A row says what the mint did; whether the thing still stands is the epoch's word, so a session that was killed straight
-in the store is shown as killed.  No token, key or proof is ever shown.
+A row records what the mint did.  Whether the thing is alive is in the kill epoch, so a session that was killed in the
+store is shown as killed.  No token, key or proof is ever shown.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mint itself puts into the audit log: its events, its decisions on calls, and the revocation store's log.
+"""What the mint itself puts into the audit log: its events, its decisions on calls, and the store's log.
 
-Each is read behind what the log has of it, and put in with its number as the high-water mark: in order, and once, also
-when the mint is killed in between or two mints do it at the same time.  The store's log tells of every kill, those that
-were made past the mint as well.
+Each feed reads its source from the log's high-water mark on, and appends each entry with its number: in order and once,
+also when the mint is killed in between or two mints append at the same time.  The store's log has every kill, those
+made without the mint included.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The realm's audit log at its mint: what comes in, what is signed, and who is told when it is not.  SPEC 17, 18.
+"""The realm's audit log at its mint: what comes in, what is signed, and the alarm when signing fails.  SPEC 17, 18.
 
-One thread puts in what the mint itself has to say and signs what is new; services' batches come in by HTTP meanwhile.
-A log that is not as it was signed takes nothing more: records stay with those who sent them until a person has looked.
+One thread appends the mint's own entries and signs what is new; services send their batches over HTTP meanwhile.  A log
+that differs from what was signed takes nothing more: senders keep their records until an operator has looked.
 """
 
 import logging

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's database as such: how it is opened, read, changed, and what its failures are called.
+"""The mint's database: how it is opened, read and changed, and how its failures are named.
 
-SQLite in the realm's folder, or PostgreSQL when several mints share a realm; nothing outside this file knows which,
-but for the outbox's order.  A change is one transaction, and its event is written in it: both are there, or neither.
-On PostgreSQL two transactions run at once, so whoever looks at a row to decide about another one locks it first
-(``with_for_update``, which SQLite passes over because there a writer is alone).
+SQLite in the realm's folder, or PostgreSQL when several mints share a realm; only the outbox's order differs outside
+this file.  A change is one transaction, and its event is written in it: both are stored, or neither.  On PostgreSQL two
+transactions run at once.  A transaction that reads one row to decide about another locks it first (``with_for_update``,
+which SQLite ignores because there a writer is alone).
 """
 
 import contextlib

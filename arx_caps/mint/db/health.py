@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the mint can record, as far as is known: looked at once a second at most, however many ask.
+"""Whether the mint can record, as far as is known; looked at once a second at most.
 
-To find it out takes the lock that every writer takes, so a stranger's question alone must never do it, and nobody waits
-for the answer behind somebody else.
+The check takes the lock that every writer takes.  So a stranger's request must not start one by itself, and no request
+waits for another one's check.
 """
 
 import threading

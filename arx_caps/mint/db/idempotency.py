@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a call writes once, in the transaction of its change: its ``Idempotency-Key`` and its proof.  SPEC 16, 22.4.
 
-The key is written in the very transaction that makes the thing: there is neither a thing that a repeat makes again, nor
-a key without its thing.  What is kept is which thing it was and what its tokens say; a repeat signs them again.
+The key is written in the transaction that makes the thing: no repeat makes the thing again, and no key is stored
+without its thing.  The row has the facts of the thing and the recipe of its tokens; a repeat signs them again.
 
 A proof is used before its call is answered, whatever the answer.  A call that changes the database in one transaction
 uses its proof in that transaction: one write to the disk, not two.  A second call with the same proof fails it.  A

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mint remembers: agents, operators, sessions, tasks, approvals, services, keys, used proofs, the kill epoch.
+"""The mint's state in one class: agents, operators, sessions, tasks, approvals, services, keys, proofs, kill epoch.
 
-One file a noun (``state_*``), one method a question or a change.  Every change takes the ``Event`` that tells it, which
-is recorded in the same transaction.  What may be granted is decided by others.
+``repositories`` has one file a noun, and one method a query or a change.  Every change takes the ``Event`` that
+describes it, which is recorded in the same transaction.  What may be granted is not decided here.
 """
 
 from arx_caps.mint.db.database import now_ms

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a token that another issuer made: a workload's, or one that says on whose behalf.  SPEC 16, RFC 7519, RFC 8725.
+"""Verify a token of another issuer: a workload's, or a subject's.  SPEC 16, RFC 7519, RFC 8725.
 
-What a token says of itself chooses an issuer of the policy and one of that issuer's keys, and nothing else until the
-signature holds.  Whom such a token stands for is ``issuers``' answer, what may be done with it others'.  Signatures are
-``joserfc``'s work.
+Before the signature is verified, a token's claims choose an issuer of the policy and one of its keys, and nothing
+else.  ``policy.issuers`` maps a verified token to an agent or a subject.  ``joserfc`` verifies signatures.
 """
 
 from collections.abc import Mapping

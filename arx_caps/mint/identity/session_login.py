@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who opens a session, and on whose behalf: checked before anything is granted.  SPEC 16.
+"""Authenticate the opener of a session and its subject, before anything is granted.  SPEC 16.
 
-An agent shows an assertion by an enrolled key, or a workload's token of an issuer that the policy trusts.  The subject
-is proven by a token of its own, so that no agent names whom it likes.  Both stay apart: an agent acts on somebody's
-behalf and never becomes somebody.
+An agent presents an assertion by an enrolled key, or a workload's token of an issuer that the policy trusts.  A token
+of its own proves the subject, so that no agent can name one at will.  Both stay apart: an agent acts on a subject's
+behalf and never becomes the subject.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public keys of issuers, out of a file or from an ``https:`` address.  RFC 7517.
+"""Public keys of issuers, from a file or an ``https:`` address.  RFC 7517.
 
-A set that was read is used for a while without asking.  A key that is not in it makes this ask again, seldom, because
-any stranger can name one.  An issuer that does not answer is believed by what it last said for a bounded time: a key it
-took back must end some day.  Only public keys for signatures are taken; which one, and what it may sign, is
-``id_token``'s question.
+A key set is cached for a while.  An unknown key id makes the mint fetch again, seldom, because any stranger can name
+one.  When an issuer does not answer, its last set is used for a bounded time, because a key that it took back must
+end.  Only public signature keys are taken; ``identity.id_token`` chooses one and decides what it may sign.
 """
 
 import logging

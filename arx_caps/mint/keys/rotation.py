@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make, rotate and retire root keys; replace the key of one audience; remove a service.  SPEC 9, 21.
 
-The database comes first: a crash in between leaves a key that mints no more and is not handed out, and the freeze that
-is missing is put in its place by whoever repeats the call, or by the mint itself.  A retired key is frozen, so that it
-is worth nothing anywhere within a lease, also where a service still has it.
+The database comes first.  A crash in between leaves a key that mints no more and is not handed out; a repeated call, or
+the mint itself, adds the missing freeze.  A retired key is frozen, so that every service refuses it within a lease,
+also one that still has it.
 """
 
 import re

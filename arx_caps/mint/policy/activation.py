@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which policy is in force: read from the file, given over the API, or put in force at another mint of the realm.
+"""The policy in force: read from the file, loaded over the API, or put in force at another mint of the realm.
 
-A policy is checked whole before anything changes, and archived before it is in force: no digest stands in a token that
-could not be shown again.  At a start the newer of two counts, the file or what was put in force last; so a mint with an
-old copy of the file takes no other mint back to it.
+A policy is checked whole before anything changes, and archived before it is in force: every digest in a token can be
+shown again.  At a start the newer of two counts, the file or what was put in force last; so a mint with an old copy of
+the file takes no other mint back to it.
 
-What was in force may be refused by a newer version.  Then there is no policy: nothing is granted, and whoever may load
-one does so over the API, or writes the file.  A file that never was in force and has a mistake is no start.
+A newer version may refuse the policy that was in force.  Then there is no policy and nothing is granted, until an
+operator loads one over the API or writes the file.  A file that never was in force and has a mistake prevents the
+start.
 """
 
 import logging

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tools of a task need an approval, and by how many: ``approvals`` of a template.  SPEC 20.7.
+"""Which tools of a task need an approval, and by how many operators: ``approvals`` of a template.  SPEC 20.7.
 
-A call needs one approval or none, so no two entries may speak of one tool; and it is the agent that asks, so a tool at
-an audience that services alone reach has nobody to ask for it.  Both are mistakes of a policy, told when it is loaded.
+A call needs one approval or none, so no two entries may name the same tool.  An agent asks for approvals, so no entry
+may name a tool at an audience that only services reach.  Both are mistakes of a policy, refused when it is loaded.
 """
 
 from collections.abc import Sequence

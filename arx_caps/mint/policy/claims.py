@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy may require of the claims of somebody else's token, and whether a token's claims keep it.
+"""Rules of a policy for the claims of an issuer's token, and whether a token keeps them.
 
-A rule only restricts: every claim that is named must be there and fit.  A text fits when it is equal, or by ``*``,
-which stands for one piece between separators and never crosses one: a name that a stranger may choose (a branch, a
-repository, an account) can neither go on into the next part of a claim nor be empty.
+A rule only restricts: every claim that it names must be in the token and match.  A text matches when it is equal, or by
+``*``, which matches one piece between separators and never crosses one.  So a name that a stranger may choose (a
+branch, a repository, an account) can neither reach into the next part of a claim nor be empty.
 """
 
 import re

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare two policies by what they say, not by how it is written: what is newly granted, no longer granted, changed.
+"""Compare two policies by their meaning: what is newly granted, no longer granted, changed.
 
-Both are taken apart into single statements, one for each member of each table: the structs of the policy say which
-there are.  A statement that only the new policy makes is a grant or a restriction, by its member; of a member that is
-in none of the lists below it is a change, and so is any rule that allows neither clearly more nor clearly less.
+Both are split into single statements, one for each member of each table; the structs of the policy list the members.  A
+statement that only the new policy makes is a grant or a restriction, by its member.  A member in none of the lists
+below is a change, and so is a rule that allows neither clearly more nor clearly less.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a policy would grant to an agent, and if nothing, why, and what it would take.
+"""Explain what a policy would grant to an agent, and if nothing, why, and what it would take.
 
-The policy itself is asked, by the same two questions as when a session is opened and a task started; what is added here
-are the places in the file.  Nothing is decided by it.
+The policy itself answers, to the same two questions as when a session is opened and a task started; this module adds
+the places in the file.  It decides nothing.
 
 ``explain_refusal`` adds the same to a refusal of the mint.  It names what the policy says of this agent's own
 templates, which the refusals name as well; nothing of other agents' templates.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom the policy trusts to say who somebody is: issuers, the workloads among their tokens, the subjects.  SPEC 16.
+"""The issuers that a policy trusts, the workloads among their tokens, and the subjects.  SPEC 16.
 
-Here stands what is written and what fits it.  That a token is its issuer's at all is ``id_token``'s work, and where the
-issuer's keys come from ``jwks``'s.
+The entries and their matching are in here.  ``identity.id_token`` verifies that a token is its issuer's, and
+``keys.jwks`` has the issuer's keys.
 """
 
 import ipaddress

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of a policy file: audiences, sessions, task templates.
 
-The annotations of each struct say what the file may write; each ``read_…`` checks what takes more than one member to
-see.  What is granted is ``model``'s answer; rules with parameters are in ``templates``.
+The annotations of each struct are the grammar of its table; each ``read_…`` checks what takes more than one member to
+see.  ``model`` answers what is granted; ``templates`` has rules with parameters.
 """
 
 import ipaddress

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the store's history can be gone on with, or has to end.  SPEC 10.11.
+"""Whether the store's history can continue, or has to end.  SPEC 10.11.
 
-A store that went back does not know it.  Its place in the kill sequence is therefore compared with every place that is
-known elsewhere: the database's mark, what this mint's own view has applied, what the audit log has of the store's log,
-and what verifiers say in their probes.  A new history begins behind the highest of them, so that no number is given
-twice.  A verifier's word is no proof: it ends so many histories an hour, and moves the sequence by so much, at most.
+A store that went back does not know it.  So its place in the kill sequence is compared with every place known
+elsewhere: the database's mark, what this mint's own view has applied, what the audit log has of the store's log, and
+what verifiers report in their probes.  A new history begins after the highest of them, so that no number is given
+twice.  A verifier's report is no proof: reports may end a bounded number of histories an hour, and move the sequence by
+a bounded distance.
 """
 
 import logging

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kill, freeze and thaw targets: in the store, then in the database and the record.  SPEC 10.
 
-The store comes first: what is written there is in force, whatever happens to the rest.  Then the database and the
-record follow, and only then is it answered.  Repeating any of it is harmless, which is how a crash in between is
-mended.
+The store comes first: what is written there is in force, even if the rest fails.  Then the database and the record
+follow, and only then is the call answered.  Every operation can be repeated, which is how a crash in between is mended.
 """
 
 import contextlib

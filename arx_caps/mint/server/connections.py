@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a connection may cost before anybody is proven: time for a request to arrive, and a place among so many.
+"""Bounds on connections before authentication: time for a request to arrive, and a number of places.
 
-uvicorn waits for a request for ever, and a process that has no file left to open can neither accept, record nor kill.
-So a request that does not arrive is given up, and when all places are taken, whoever has waited longest makes room for
-the next: strangers who hold connections open cannot shut an operator out.  What is asked is the application's.
+uvicorn waits for a request for ever, and a process without a free file descriptor can neither accept, record nor kill.
+So a request that does not arrive is given up, and when all places are taken, the connection that has waited longest is
+closed: strangers who hold connections open cannot lock an operator out.
 
-A server that stops cuts off what it has not read: uvicorn closes whatever has no request yet.  Here who was connected
-before is waited for, briefly, and answered.
+A server that stops loses what it has not read: uvicorn closes every connection without a request.  Here earlier
+connections are given a short time, and answered.
 """
 
 import asyncio

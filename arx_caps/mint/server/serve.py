@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve a realm's mint over HTTP.
 
-Plain HTTP is for loopback; anywhere else TLS must end before the mint, and whoever starts it says so.  The store's URL,
+Plain HTTP is for loopback; anywhere else TLS must end before the mint, and an option confirms it.  The store's URL,
 which may hold a password, and the passphrase come from the environment, never from a command line that every user of
 the machine could read.
 """

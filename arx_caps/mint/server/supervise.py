@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole realm on one machine: its revocation store and its mint, started, watched and stopped together.
 
-A mint that dies is started again; whoever dies, nothing is left running.  The mint is a process of its own, told to
-stop by the end of its standard input, which comes however this process ends.
+A mint that dies is started again; when the supervisor or the store dies, nothing is left running.  The mint is a
+process of its own and stops at the end of its standard input, which comes however this process ends.
 """
 
 import json

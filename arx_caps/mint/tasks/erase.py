@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Erase what is told of a person, or what is old: in the mint's database, then in the log.  SPEC 17.9.
+"""Erase a person's data, or old records: in the mint's database, then in the log.  SPEC 17.9.
 
-The database comes first, and what it has recorded is put into the log before that is erased, so that nothing of a
-person comes into the log behind the erasure.  A person's sessions end before: what runs needs to know on whose behalf.
+The database comes first, and its events are appended to the log before that is erased, so that nothing of a person
+comes into the log after the erasure.  A person's sessions end before: a running task needs its subject.
 """
 
 from typing import NamedTuple

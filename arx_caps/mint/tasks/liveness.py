@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a row tells of still stands: the clock's word and the kill epoch's, beside the row's own.  SPEC 10.
+"""Whether a row's session or task is alive: by its status, the clock and the kill epoch.  SPEC 10.
 
-A row says what the mint did.  A kill straight in the store, or a freeze on anything above, is known from the epoch
-alone.
+A row records what the mint did.  A kill straight in the store, or a freeze of anything above, is in the epoch alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Change what a running task may do: attenuate it for everybody who holds it, or add a grant.  SPEC 20.
+"""Change what a running task may do: attenuate it for all its holders, or add a grant.  SPEC 20.
 
-An attenuation kills the links of every grant of the task, and so whatever was made from its tokens, and then signs less
-anew.  It does not kill the task's own target: whoever did that, even straight in the store, meant the task to be over,
-and is told from an attenuation by it.  Between kill and signature nothing is kept, so that doing it again mends any
-crash.
+An attenuation kills the links of every grant of the task, with all that was made from its tokens, and then signs less
+anew.  It does not kill the task's own target: a kill of that target, even straight in the store, means that the task is
+over.  Between kill and signature nothing is stored, so that a repeat mends any crash.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign once more what was given before, for a call that is repeated because its answer was lost.  SPEC 22.4.
+"""Sign again what was issued before, for a call that is repeated because its answer was lost.  SPEC 22.4.
 
-What tokens say is written down without what makes them tokens.  Signed again they are born when they were, end when
-they did and share the first ones' link: whatever ended those has ended these.  They may be signed with another key than
-the first ones were; so what was, and is over, is not signed again at all.
+A recipe has what the tokens say, without their signatures.  Signed again they have the birth, the expiry and the link
+of the first tokens: a kill of those ends these.  They may be signed with another key than the first tokens; so what is
+over is not signed again at all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

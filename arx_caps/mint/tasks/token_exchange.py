@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give a tool service a token for another service, on the same task and no wider.  SPEC 20.6, RFC 8693.
 
-The new token says all that the presented one does: identifier, session, task, links, every caveat that holders added.
-What the mint granted at the one service is replaced by what it granted at the other; what the agent had taken away
-there since goes on; and the service is named as a hop of its own.  So whatever ends the presented token ends the new
-one, and conjunction does the rest.
+The new token has all of the presented one: identifier, session, task, links, and every caveat that holders added.  The
+mint's grant for the one service is replaced by its grant for the other; what the agent has attenuated there since stays
+attenuated; and the service is named as a hop of its own.  So a kill of the presented token ends the new one, and
+conjunction does the rest.
 """
 
 from collections.abc import Mapping, Sequence

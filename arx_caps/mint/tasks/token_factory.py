@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session or a task is born with, and the tokens that are made of it.  SPEC 4, 6, 15.1.
+"""What a session or a task is born with, and the tokens made of it.  SPEC 4, 6, 15.1.
 
-A birth says where the kill epoch stood before authority was looked at; nothing here looks at authority.
+A birth has the place in the kill epoch that was read before authority was looked at; this module looks at no authority.
 """
 
 import secrets

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of agents: who they are, by which keys they are known, what is said of them.  SPEC 16.
+"""Routes of agents: their paths, keys and descriptions.  SPEC 16.
 
-What is said of an agent goes into the tokens it gets from then on; those that it has keep what they were born with.
+A description goes into the tokens that an agent gets from then on; older tokens keep the description they were issued
+with.
 """
 
 from typing import Annotated, Any, Final, Literal

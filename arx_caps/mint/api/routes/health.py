@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes that anybody may ask: whether the mint lives and can grant, and what its API is.  SPEC 22.
+"""Routes without authentication: health, readiness, the meaning of codes and the OpenAPI document.  SPEC 22.
 
-They tell nothing of who uses the realm, and none makes the mint write or wait for a writer because a stranger asked.
+They reveal nothing of the realm's users.  No request of a stranger makes the mint write or wait for a writer.
 """
 
 from collections.abc import Mapping

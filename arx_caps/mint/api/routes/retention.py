@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that take things out: old records of the audit log, and what is told of a person, here and there.  SPEC 17.9.
+"""Routes that delete: old records of the audit log, and data of a person in mint and log.  SPEC 17.9.
 
-Each needs a right of its own, which no role but ``admin`` has, and is itself a record of the log.
+Each needs an action of its own, which only the role ``admin`` has, and is itself a record of the log.
 """
 
 from typing import Annotated, Final

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of sessions and tasks: what is being done.  SPEC 16.
+"""Routes of sessions and tasks: open, renew, start, list and end them.  SPEC 16.
 
-An agent sees and ends its own session and that session's tasks; what is another's is not there for it.
+An agent sees and ends its own session and the tasks of that session; for others it gets ``not_found``.
 """
 
 import contextlib

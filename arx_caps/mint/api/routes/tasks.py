@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of running tasks: looked at, attenuated, extended.  SPEC 16, 20.
+"""Routes of running tasks: show, attenuate and extend them.  SPEC 16, 20.
 
-An agent sees and changes the tasks of its own session; what is another's is not there for it.
+An agent sees and changes the tasks of its own session; for others it gets ``not_found``.
 """
 
 from typing import Annotated, Any, Final

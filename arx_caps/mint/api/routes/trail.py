@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that ask the audit log.  SPEC 19.
+"""Routes that query the audit log.  SPEC 19.
 
-Everything is filtered, counted and cut into pages here, so that whoever asks sees a full page or the last one.
+The mint filters, counts and pages, so that a caller sees a full page or the last one.
 """
 
 import threading

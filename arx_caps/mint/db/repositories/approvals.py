@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was asked to be approved, and what operators said of it.  SPEC 20.7.
+"""Requests for approval, and the operators' answers.  SPEC 20.7.
 
-Whoever asks or says yes locks the task first, as those who end it do, and then the row: of an approval, a denial and
-the end of the task one comes first, and the others are told so.
+A request or an answer locks the task first, as the end of a task does, and then its own row.  So of an approval, a
+denial and the end of the task one comes first, and the others are refused.
 """
 
 from collections.abc import Callable, Mapping

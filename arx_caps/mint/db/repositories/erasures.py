@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take what is told of a person out of the mint's own rows: those of sessions and of all that was done in them.
+"""Erase a person's data from the rows of sessions and of all that was done in them.
 
-What stays is that there was a session or a task, whose, when and under which policy; ids name no person.  Only what is
-over is erased here: what still runs needs to know on whose behalf.
+What stays is that there was a session or a task, its agent, time and policy; ids name no person.  Only what is over is
+erased: a running task needs its subject.
 """
 
 from collections.abc import Callable, Collection, Iterator

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks were granted: added while they run, or replaced by less.  SPEC 20.
+"""The grants of tasks: added while a task runs, or replaced by less.  SPEC 20.
 
-Both look at session and task with their rows locked, the session's first as those who end it do, so that nothing is
-granted below what is over.
+Both lock the session's row first and the task's next, as the end of either does, so that nothing is granted below what
+is over.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which root keys there are, which number each audience's key has, and who has fetched which of them.  SPEC 9, 21.
+"""Root keys, the number of each audience's key, and the keys that each service has fetched.  SPEC 9, 21.
 
-Keys themselves are derived elsewhere; what is kept of a later root key is sealed.
+Keys are derived in ``keys.root_keys``; of a later root key the sealed form is kept.
 """
 
 import contextlib

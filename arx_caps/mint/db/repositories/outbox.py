@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was recorded and is to be put into the audit log: read in order, none left out, none twice.
+"""Events that wait for the audit log: read in order, each once.
 
-Rows are written by ``Database.write`` with the change that they tell.  On PostgreSQL numbers are given before
-transactions end, so that a later number can be there first; whoever reads waits until no writer is in between.
+``Database.write`` writes them with their change.  PostgreSQL gives numbers before transactions end, so that a later
+number can be visible first; a reader waits until no writer is in between.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every policy that was ever in force, by its digest, and which one is: the same at all mints of a realm.
+"""Every policy that was ever in force, by its digest, and the one in force: the same at all mints of a realm.
 
-A digest stands in tokens and decisions; whoever asks later what it allowed must be able to read it.
+Tokens and decisions have the digest; a later reader must be able to see what it allowed.
 """
 
 from typing import Any, Final

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions and tasks: what is being done, since when, until when.
+"""Sessions and tasks: their rows, from start to end.
 
-Whoever begins something below a thing looks at that thing with its row locked, and whoever ends a thing changes its row
-first: an end that was answered leaves nothing behind that began at the same time.
+A transaction that begins something below a row locks that row and reads it; one that ends a thing changes its row
+first.  So an end that was answered leaves nothing behind that began at the same time.
 """
 
 from collections.abc import Callable, Mapping
