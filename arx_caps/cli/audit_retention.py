@@ -37,7 +37,7 @@ def prune_command(console: Console, place: Place, before: int, reason: str, yes:
     `arx audit verify --from`.
     """
     console.confirm(f"take all records from before {show_time(before)} out of the log, for good?", yes=yes)
-    with Progress(console) as progress, progress.waiting():
+    with Progress(console, "the mint is at it"):
         answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/prune", {"before": before, "reason": reason})
     shown = [("taken out", f"{answer['pruned']} records"), ("first record left", answer["first"])]
     console.data("audit-pruned", answer, lambda: pairs(shown))
@@ -79,7 +79,7 @@ def erase_command(
     what = f"all that is told of {target}" if target is not None else f"all bodies from before {show_time(before or 0)}"
     console.confirm(f"erase {what}, for good?", yes=yes)
     body = {"subject": target, "before": before, "reason": reason}
-    with Progress(console) as progress, progress.waiting():
+    with Progress(console, "the mint is at it"):
         answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/erase", body)
     rows = [
         ("records of the log", f"{answer['erased']} bodies"),

@@ -17,7 +17,7 @@ from arx_caps.cli.asking import NODES, Asking, question_options
 from arx_caps.cli.caller import Caller, now_ms
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console
-from arx_caps.cli.output import Console, colours, json_line, table
+from arx_caps.cli.output import Console, align, json_line, table, tree, widths_of
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.rows import HEADS, row_of
 from arx_caps.cli.values import show_span
@@ -77,7 +77,7 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
     if console.json and not (follow or jsonl):
         console.data("records", {"records": found, "total": answer["total"]}, "")
         return
-    widths = [max(len(cell) for cell in column) for column in zip(HEADS, *map(row_of, found), strict=True)]
+    widths = widths_of([HEADS, *map(row_of, found)])
     _write(console, found, widths, lines)
     after = answer["size"] - 1
     with contextlib.suppress(KeyboardInterrupt):  # how following ends
@@ -143,7 +143,6 @@ def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
     """Show what one id is part of as a tree; false where it is too large for one."""
-    from arx_caps.drawing import render
     from arx_caps.trail import trails_of_log
 
     answer = mint.call("GET", NODES, query=asking.whose)
@@ -161,7 +160,7 @@ def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
         drawn |= {record["index"]: record for record in asking.denied(mint, DRAWN)}
     told = trails_of_log(answer["nodes"], [drawn[index] for index in sorted(drawn)])
     value = {"trails": [each.to_dict() for each in told], "total": total}
-    console.data("trail", value, lambda: "".join(render(each, colour=colours()) for each in told).rstrip("\n"))
+    console.data("trail", value, lambda: "\n".join(map(tree, told)))
     if total["records"] > len(found):
         console.say(_said(len(found), total))
     return True
@@ -172,8 +171,7 @@ def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[i
         if lines:
             console.raw(json_line("record", record))
         else:
-            cells = [cell.ljust(width) for cell, width in zip(row_of(record), widths, strict=True)]
-            console.raw("  ".join(cells).rstrip())
+            console.raw(align(row_of(record), widths))
     sys.stdout.flush()
 
 

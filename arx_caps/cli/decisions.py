@@ -17,10 +17,9 @@ import click
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console
-from arx_caps.cli.output import Console, colours, json_line, table
+from arx_caps.cli.output import Console, align, json_line, table, tree, widths_of
 from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.rows import HEADS, row_of
-from arx_caps.drawing import render
 from arx_caps.trail import trail
 from arx_verifier.errors import REASONS
 from arx_verifier.journal.decision import COUNTED, GAP, OK, Decision
@@ -122,7 +121,7 @@ def decisions_command(
         if not told.tasks:
             said = f"no decision names session {wanted.session}"
             raise Stop(said, exits.DENIED, hint=elsewhere, code="unknown_session")
-        console.data("trail", told.to_dict(), lambda: render(told, colour=colours()).rstrip("\n"))
+        console.data("trail", told.to_dict(), lambda: tree(told))
     else:
         _table(console, deque(found, maxlen=limit), elsewhere)
     for each in damage:
@@ -171,10 +170,7 @@ def _follow(
         known[decision.boot] = decision.sequence
         if wanted.takes(decision):
             past.append(decision)
-    widths = [
-        max(len(str(cell)) for cell in column)
-        for column in zip(HEADS, *(row_of(each.to_dict()) for each in past), strict=True)
-    ]
+    widths = widths_of([HEADS, *(row_of(each.to_dict()) for each in past)])
     for decision in past:
         _write_line(console, decision, widths, jsonl)
     for decision in read_journal(*folders, follow=True, on_damage=on_damage):
@@ -186,8 +182,7 @@ def _write_line(console: Console, decision: Decision, widths: Sequence[int], jso
     if jsonl:
         console.raw(json_line("decision", decision.to_dict()))
     else:
-        cells = [str(cell).ljust(width) for cell, width in zip(row_of(decision.to_dict()), widths, strict=True)]
-        console.raw("  ".join(cells).rstrip())
+        console.raw(align(row_of(decision.to_dict()), widths))
 
 
 def _table(console: Console, found: deque[Decision], elsewhere: str | None) -> None:

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes where: data to stdout, everything else to stderr; one JSON object where ``--json`` was given.
 
-Tables and colours are for people alone.  Text that others wrote (a tool's name, a purpose, a reason) is shown with its
+On a terminal ``rich`` lays out tables and trees, in colours and no wider than the terminal; a pipe and ``--quiet`` get
+plain text, and import no rich.  Text that others wrote (a tool's name, a purpose, a reason) is shown with its
 control characters escaped: a token's holder must not be able to write to an operator's terminal.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
 from arx_caps.cli import exits
+
+if TYPE_CHECKING:
+    from arx_caps.trail import Trail
 
 SCHEMA_VERSION: Final = 1
 
@@ -48,12 +52,12 @@ class Console:
 
     def raw(self, text: str) -> None:
         """Write a line of data."""
-        click.echo(text, color=None if colours() else False)
+        click.echo(text, color=colours(sys.stdout))
 
     def say(self, text: str) -> None:
         """Tell a person something that is no data."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(text, err=True, color=colours(sys.stderr))
 
     def hint(self, text: str) -> None:
         """Tell a person what to do next."""
@@ -82,9 +86,32 @@ def json_line(noun: str, value: dict[str, Any]) -> str:
     return json.dumps({"schema": f"arx/{noun}/{SCHEMA_VERSION}"} | value, ensure_ascii=True)
 
 
-def colours() -> bool:
-    """Whether colours may be written (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and sys.stdout.isatty()
+def colours(stream: TextIO) -> bool:
+    """Return whether colours may be written to a stream (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def on_terminal() -> bool:
+    """Return whether a person reads standard output on a terminal, and did not ask for data alone."""
+    context = click.get_current_context(silent=True)
+    console = None if context is None else context.find_object(Console)
+    return sys.stdout.isatty() and not (console and console.quiet)
+
+
+def fit(content: Any) -> str:
+    """Return lines of a rich renderable, no wider than the terminal.
+
+    Args:
+        content: Holds ``Text`` alone, so that nothing in data is taken for markup, a colour or an emoji.
+    """
+    from rich.console import Console as Terminal
+
+    terminal = Terminal(
+        color_system="auto" if colours(sys.stdout) else None, markup=False, highlight=False, emoji=False
+    )
+    with terminal.capture() as captured:
+        terminal.print(content)
+    return captured.get().rstrip("\n")
 
 
 def plain(text: Any) -> str:
@@ -92,12 +119,36 @@ def plain(text: Any) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
+def widths_of(rows: Iterable[Sequence[str]]) -> list[int]:
+    """Return the width of each column."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one line of a table; the last cell is not padded."""
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lay out rows for people; the last column is not padded."""
-    shown = [list(heads), *([plain("-" if cell is None else cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in shown) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
-    return "\n".join([click.style(lines[0], bold=True), *lines[1:]])
+    """Lay out rows for people."""
+    shown = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
+    if on_terminal():
+        from rich.table import Table
+        from rich.text import Text
+
+        laid_out = Table(*heads, box=None, pad_edge=False, header_style="bold")
+        for row in shown:
+            laid_out.add_row(*[Text(cell, overflow="fold") for cell in row])
+        return fit(laid_out)
+    widths = widths_of([heads, *shown])
+    return "\n".join(align(row, widths) for row in [heads, *shown])
+
+
+def tree(told: "Trail") -> str:
+    """Draw a trail for people."""
+    from arx_caps.drawing import render, styled
+
+    return fit(styled(told)) if on_terminal() else render(told).rstrip("\n")
 
 
 def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:

@@ -13,7 +13,7 @@ from arx_caps.cli.exits import Stop
 from arx_caps.cli.files import write_object
 from arx_caps.cli.frame import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.kill import FREEZE, THAW, target_command
-from arx_caps.cli.output import Console, colours, json_line, pairs, table
+from arx_caps.cli.output import Console, json_line, pairs, table, tree
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.session_file import open_session_file, session_object
 from arx_caps.cli.values import STATES, Duration
@@ -125,7 +125,6 @@ def show(console: Console, session: str, place: Place) -> None:
 
     The tree is drawn from the audit log; `arx audit trail --session` shows the records in it.
     """
-    from arx_caps.drawing import render
     from arx_caps.trail import trails_of_log
 
     _checked(session)
@@ -136,8 +135,7 @@ def show(console: Console, session: str, place: Place) -> None:
     delegation = answer.get("delegation")
     value = {"session": found, "tasks": tasks, "more": "next" in answer, "delegation": delegation}
     told = trails_of_log(delegation["nodes"]) if delegation is not None else []
-    drawn = "".join("\n\n" + render(each, colour=colours()).rstrip("\n") for each in told)
-    console.data("session", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows) + drawn)
+    console.data("session", value, lambda: "\n\n".join([pairs(facts_of(found)), table(heads, rows), *map(tree, told)]))
     if "next" in answer:
         console.hint(f"these are its newest {len(tasks)} tasks; `arx task list --of {session}` shows more")
 

@@ -17,7 +17,7 @@ import click
 from arx_caps.cli import exits
 from arx_caps.cli.exits import Stop
 from arx_caps.cli.frame import common_options, pass_console
-from arx_caps.cli.output import Console, json_line, plain
+from arx_caps.cli.output import Console, colours, json_line, plain
 from arx_caps.cli.values import Duration, show_span
 from arx_caps.durations import parse_duration
 
@@ -92,7 +92,7 @@ class _Line:
             self._console.raw(json_line("shipping", _told(status)))
             sys.stdout.flush()
         elif self._terminal and not self._console.quiet:
-            click.echo(f"\r{_shown(status)}\x1b[K", err=True, nl=False)
+            click.echo(f"\r{_shown(status)}\x1b[K", err=True, nl=False, color=colours(sys.stderr))
         else:
             self._console.say(_shown(status))
 

@@ -15,8 +15,9 @@ HEAD = """\
 <!-- Written by `python -m tests.cli.reference`; a test holds it and the command together. -->
 
 Data go to stdout, everything else to stderr. `--json` gives one object with a `schema`, `arx/<noun>/1`; what goes on
-(`--follow`, `arx ship`) gives one a line; tables are for people. An error under `--json` is an object too,
-`arx/error/1`. A message is one line; what to do about it is a line of its own, `hint: …`.
+(`--follow`, `arx ship`) gives one a line. Tables and trees are for people: on a terminal they have colours and fit its
+width; a pipe and `--quiet` get plain text. An error under `--json` is an object too, `arx/error/1`. A message is one
+line; what to do about it is a line of its own, `hint: …`.
 
 | exit code | means |
 | --- | --- |
@@ -34,7 +35,7 @@ file of mode 0600.
 
 An option wins over its environment variable, that over the realm's folder and its `realm.toml`, that over the default.
 Every option has a variable: `--ttl` of `arx session open` is `ARX_SESSION_OPEN_TTL`. Where the table names another one,
-that is it. `NO_COLOR` is respected. `arx completion bash|zsh|fish` writes a completion script.
+that is it. `NO_COLOR` and `TERM=dumb` are respected. `arx completion bash|zsh|fish` writes a completion script.
 
 Every command takes `--json`, `--quiet`, `--no-input` (never ask; what needs a yes then needs `--yes`), `--debug` and
 `--help`.

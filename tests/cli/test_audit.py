@@ -2,8 +2,6 @@
 """``arx audit``: the log's key, and the offline check with its three answers."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,6 @@ from arx_caps.audit import paths
 from arx_caps.audit.keys import make_key, read_signer
 from arx_caps.audit.note import Note
 from arx_caps.audit.proof import Proof
-from arx_caps.cli import audit_progress
-from arx_caps.cli.audit_progress import Progress
-from arx_caps.cli.output import Console
 from arx_verifier.errors import SettingsError
 from tests.audit.world import LOG, ORIGIN, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
 from tests.cli.helpers import arx
@@ -127,40 +122,3 @@ def test_a_file_that_is_none_of_these_is_no_proof(tmp_path: Path) -> None:
     """It does not hold, whatever it is."""
     (tmp_path / "file").write_bytes(b"c2sp.org/tlog-proof@v1\nnonsense")
     assert arx("audit", "verify", tmp_path / "file", "--key", KEY).exit_code == 1
-
-
-def test_progress_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal a line is written over and taken away; elsewhere there is none."""
-    monkeypatch.setattr(audit_progress, "_FIRST_S", 0.0)
-    ours, theirs = os.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        with Progress(Console()) as progress:
-            progress.tell(1000, 4000)
-        terminal.flush()
-        written, expected = b"", b"\r1,000 of 4,000 (25 %) records\x1b[K\r\x1b[K"
-        while len(written) < len(expected):  # a terminal gives what has come so far
-            written += os.read(ours, 1000)
-        assert written == expected
-    os.close(ours)
-    quiet = Console()
-    quiet.quiet = True
-    monkeypatch.undo()
-    with Progress(quiet) as progress:
-        progress.tell(1, 2)
-
-
-def test_what_the_mint_is_at_counts_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody knows how far it is, a terminal shows that it is still at it, and no half line afterwards."""
-    monkeypatch.setattr(audit_progress, "_FIRST_S", 0.01)
-    ours, theirs = os.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        written = b""
-        with Progress(Console()) as progress, progress.waiting():
-            while b"the mint is at it, 0 s" not in written:
-                written += os.read(ours, 1000)
-        terminal.flush()
-        while not written.endswith(b"\r\x1b[K"):
-            written += os.read(ours, 1000)
-    os.close(ours)

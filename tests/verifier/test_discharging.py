@@ -129,7 +129,11 @@ def test_nothing_that_came_with_a_discharge_is_kept() -> None:
     checked = verifier()
     for _ in range(3):
         assert code(sent(TOKEN, [answering(Caveat(allow=(RULE,)))]), checked=checked) == "ok"
-    assert (checked._authenticator._parents, checked._authenticator._wholes, checked._authenticator._cached) == ({}, {}, 0)
+    assert (checked._authenticator._parents, checked._authenticator._wholes, checked._authenticator._cached) == (
+        {},
+        {},
+        0,
+    )
 
 
 def test_screening_proves_discharges_too() -> None:

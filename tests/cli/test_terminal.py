@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a terminal gets that a pipe does not: tables and trees in colours that fit it, and progress."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli.audit_progress import Progress
+from arx_caps.cli.output import Console
+from arx_verifier.errors import Failure
+from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.writer import Journal
+from tests.cli.helpers import SESSION
+
+EVIL = "[red]x[/red] :smile: [link=http://a.example]y\x1b[2J\u202e\x07"
+COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal with one refusal, whose texts are as a holder and a caller chose them."""
+    folder = tmp_path_factory.mktemp("terminal")
+    facts = ChainFacts(agent="acme/support/triage", session=SESSION, task="t-" + "a" * 16, audience="orders")
+    failure = Failure("caveat 2", "amount range", "[0,5]", f'"{EVIL}"')
+    with_failure = Decision("argument_not_allowed", 1_760_000_000_000, facts, EVIL, failures=(failure,))
+    sink = Journal(folder / "orders", "orders-1", "orders")
+    sink.append(with_failure)
+    sink.close()
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLORTERM")}
+    return kept | {"TERM": "xterm", "COLUMNS": "80", "PYTHONPROFILEIMPORTTIME": "1"} | more
+
+
+def read_all(terminal: int) -> bytes:
+    """Read what a terminal shows, until the last process has closed it."""
+    shown = b""
+    try:
+        while more := os.read(terminal, 65536):
+            shown += more
+    except OSError:  # how Linux reports that the other end is closed
+        pass
+    os.close(terminal)
+    return shown.replace(b"\r\n", b"\n")
+
+
+def decisions(journal: Path, *words: str, on_terminal: bool, **more: str) -> tuple[bytes, bool]:
+    """Run ``arx decisions`` and return what it wrote, and whether it imported rich."""
+    command = [sys.executable, "-m", "arx_caps.cli", "decisions", "--journal", str(journal), *words]
+    terminal, theirs = pty.openpty() if on_terminal else os.pipe()
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment(**more)) as process:
+        os.close(theirs)
+        shown = read_all(terminal)
+        assert process.stderr is not None
+        imported = process.stderr.read()
+        assert process.wait(30) == 0, imported[-2000:]
+    return shown, b"| rich\n" in imported or b" rich." in imported
+
+
+@pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
+def test_a_terminal_gets_colours_and_lines_that_fit_it(journal: Path, words: tuple[str, ...]) -> None:
+    """
+    No line is wider than the terminal; without its colours a line that needs no cut is the one that a pipe gets.
+    """
+    shown, rich = decisions(journal, *words, on_terminal=True)
+    assert rich
+    assert COLOUR.search(shown)
+    assert max(len(line) for line in COLOUR.sub(b"", shown).decode().splitlines()) <= 80
+    wide, _ = decisions(journal, *words, on_terminal=True, COLUMNS="500")
+    piped, _ = decisions(journal, *words, on_terminal=False)
+    lines = [line.rstrip() for line in COLOUR.sub(b"", wide).splitlines()]
+    assert lines == piped.splitlines()
+
+
+@pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
+@pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_no_colours_where_they_are_not_wanted(journal: Path, words: tuple[str, ...], setting: dict[str, str]) -> None:
+    """
+    With NO_COLOR, and on a terminal that knows no control sequence, not one is written.
+    """
+    shown, _ = decisions(journal, *words, on_terminal=True, **setting)
+    assert b"\x1b" not in shown
+
+
+@pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
+def test_a_pipe_and_quiet_get_plain_text_without_rich(journal: Path, words: tuple[str, ...]) -> None:
+    """
+    A pipe, --quiet and --json get the same bytes wherever they go, and rich is not imported for them.
+    """
+    piped, rich = decisions(journal, *words, on_terminal=False)
+    assert not rich
+    assert decisions(journal, *words, "--quiet", on_terminal=True) == (piped, False)
+    told, rich = decisions(journal, *words, "--json", on_terminal=False)
+    assert not rich
+    assert decisions(journal, *words, "--json", on_terminal=True) == (told, False)
+
+
+@pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
+def test_data_is_no_markup_and_steers_no_terminal(journal: Path, words: tuple[str, ...]) -> None:
+    """
+    Markup, an emoji's name and a link are shown as they were sent; control characters and bidi marks are escaped.
+    """
+    shown, _ = decisions(journal, *words, on_terminal=True, COLUMNS="500")
+    text = COLOUR.sub(b"", shown).decode()
+    assert "[red]x[/red] :smile: [link=http://a.example]y" in text
+    assert not set(text) & set("\x1b\x07\u202e")
+
+
+def test_progress_shows_count_and_time_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A terminal sees how many are done, of how many, and for how long; the line is gone in the end.
+    """
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Progress(Console(), "the mint is at it") as progress:
+            shown = b""
+            while b"the mint is at it" not in shown:
+                shown += os.read(terminal, 65536)
+            progress.tell(1000, 4000)
+            while not re.search(rb"1,000 of 4,000 records.*0:00:0\d", COLOUR.sub(b"", shown)):
+                shown += os.read(terminal, 65536)
+        for quiet in ("quiet", "json"):
+            console = Console()
+            setattr(console, quiet, True)
+            with Progress(console) as progress:
+                progress.tell(1, 2)
+        stderr.flush()
+        monkeypatch.undo()
+    last = read_all(terminal)
+    assert b"records" not in last.rpartition(b"\x1b[2K")[2]
+    assert b"1 of 2" not in last
