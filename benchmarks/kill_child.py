@@ -15,7 +15,7 @@ from typing import Any
 
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.follower import Follower
-from arx_verifier.revocation.store_link import Entry
+from arx_verifier.revocation.store_link import EpochEntry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,7 @@ class Noting(Follower):
         super().__init__(url, realm, name)
         self.applied_at: list[tuple[int, int]] = []
 
-    def _apply(self, entry: Entry) -> bool:
+    def _apply(self, entry: EpochEntry) -> bool:
         in_order = super()._apply(entry)
         self.applied_at.append((entry.seq, boot_clock()))
         return in_order

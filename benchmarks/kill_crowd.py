@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from arx_verifier.revocation.history import NOWHERE, Place
-from arx_verifier.revocation.relay_link import VERSION, Down, Frames, Hello, Probe, Push, Told, frame
+from arx_verifier.revocation.history import NOWHERE, HistoryPlace
+from arx_verifier.revocation.relay_link import RELAY_VERSION, Down, Frames, Hello, Probe, Push, Told, frame
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL_S = 0.25
@@ -43,7 +43,7 @@ class One(asyncio.Protocol):
         """Greet, and ask."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(frame(Hello(VERSION, self._realm)))
+        transport.write(frame(Hello(RELAY_VERSION, self._realm)))
         self._ask_in_turn()
 
     def _ask_in_turn(self) -> None:
@@ -65,7 +65,7 @@ class One(asyncio.Protocol):
                 if self._place != before:
                     self._ask()
             elif isinstance(message, Told):
-                self._place = Place(message.incarnation, message.seq, message.chain)
+                self._place = HistoryPlace(message.incarnation, message.seq, message.chain)
                 self.live.set()
 
 

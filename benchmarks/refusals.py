@@ -221,6 +221,6 @@ def _with_third_party(parent: Macaroon, tool: str) -> Macaroon:
     """The same token, good for calls of a tool only once somebody has approved."""
     body, signature = parent.parts()
     wanted = ThirdPartyCaveat(os.urandom(8).hex(), (tool,)).encode()
-    third = wire.ThirdParty(b"https://approve.example", wanted, os.urandom(72))
+    third = wire.ThirdPartyPacket(b"https://approve.example", wanted, os.urandom(72))
     folded = chain.extend_third_party(signature, third.verification_id, third.identifier)
     return Macaroon(body + wire.caveat_packet(third), folded)

@@ -10,7 +10,7 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import call_proof
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, issue_discharge, join, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
@@ -88,7 +88,7 @@ def decisions(made: Verifiers) -> Iterator[Row]:
             "ARx, 2 000 live parents": live_parents(made.make(), hops),
             "ARx, first sight": each(allow(made.make(cache_bytes=0)), signing(parent)),
             "ARx, first sight, no word known": strangers(made.make(cache_bytes=0), hops),
-            "ARx, with a discharge": each(allow(made.make()), discharging(parent)),
+            "ARx, with a issue_discharge": each(allow(made.make()), discharging(parent)),
         }
         chars = {name: len(other.text) for name, other in others.items()}
         chars |= {"ARx, parent seen": len(next(calls(parent, count=1))), "tenuo": len(chained.text) + 86}
@@ -107,7 +107,7 @@ def discharging(parent: Macaroon) -> Callable[[int], Iterable[str]]:
     raw = ThirdPartyCaveat("k1.0:t-1", (TOOL,)).encode()
     token = require_discharge(parent, raw, bytes(32))
     approved = Caveat(allow=(Rule(tool=TOOL, args=dict(ARGS)),), exp=AT + 600_000, task="a-1")
-    bound = bind(discharge(raw, bytes(32), realm="acme", caveats=(approved,)), token)
+    bound = bind(issue_discharge(raw, bytes(32), realm="acme", caveats=(approved,)), token)
     sign = signing(token)
     return lambda count: [join(text, [bound]) for text in sign(count)]
 

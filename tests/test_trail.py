@@ -8,7 +8,7 @@ from arx_caps.drawing import render, styled
 from arx_caps.trail import trail, trails
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, ChainFacts, Decision
-from arx_verifier.journal.tally import Counted
+from arx_verifier.journal.tally import RefusalCount
 
 T0 = 1_700_000_000_000
 
@@ -36,7 +36,7 @@ STORY = [
     decide(4, session="s-2"),
     decide(5, ("acme/worker", "AAAAAAAAAA"), code="revoked"),
     decide(6, task="t-2"),
-    Decision(COUNTED, T0 + 7, UNPROVEN, counts=(Counted("malformed", "", 3),)),
+    Decision(COUNTED, T0 + 7, UNPROVEN, counts=(RefusalCount("malformed", "", 3),)),
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.agent.outline import Outline, meet, needs
-from arx_verifier.constraints.constraint import Constraint, ConstraintLike, Leaf, compile_constraint, said
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike, FlatConstraint, compile_constraint, said
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.constraints.scalars import is_decimal
 from arx_verifier.errors import MalformedTokenError
@@ -100,7 +100,7 @@ def _is_sampled(constraint: Any) -> bool:
 
 def _samples(operand: Any) -> Iterator[Any]:
     """Yield each text, number and list that an operand names, and the integers around its numbers."""
-    if isinstance(operand, Leaf):
+    if isinstance(operand, FlatConstraint):
         for _, inner in said(operand):
             yield from _samples(inner)
     elif isinstance(operand, tuple):

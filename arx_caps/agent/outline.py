@@ -208,7 +208,7 @@ def _glimpse(packet: bytes) -> _Glimpse:
         return _Glimpse()
 
 
-def _third_party(packet: bytes | wire.ThirdParty) -> ThirdPartyCaveat | None:
+def _third_party(packet: bytes | wire.ThirdPartyPacket) -> ThirdPartyCaveat | None:
     try:
         return None if isinstance(packet, bytes) else ThirdPartyCaveat.read(packet.identifier)
     except ArxError:
@@ -222,7 +222,7 @@ def _rules(glimpse: _Glimpse) -> tuple[Rule, ...]:
         return ()
 
 
-def _plain(packet: bytes | wire.ThirdParty) -> Any:
+def _plain(packet: bytes | wire.ThirdPartyPacket) -> Any:
     if not isinstance(packet, bytes):
         found = _third_party(packet)
         return {"third_party": None if found is None else msgspec.json.decode(msgspec.json.encode(found))}

@@ -11,7 +11,7 @@ from arx_verifier.errors import ArxError, AttenuationError
 from arx_verifier.token import discharge
 from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.token.wire import ThirdParty
+from arx_verifier.token.wire import ThirdPartyPacket
 
 
 def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:
@@ -21,7 +21,7 @@ def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = (
         packet.identifier == approval.discharge.identifier
         for macaroon in asking
         for packet in macaroon.packets
-        if isinstance(packet, ThirdParty)
+        if isinstance(packet, ThirdPartyPacket)
     )
 
 
@@ -93,7 +93,7 @@ def _wrong(token: Macaroon, approval: Approval, audience: str) -> str:
     task = getattr(token.unverified_identifier, "task", None)
     if approval.task != task:
         return f"{approval} is for the task {approval.task}, and this is {task}"
-    held = (packet.identifier for packet in token.packets if isinstance(packet, ThirdParty))
+    held = (packet.identifier for packet in token.packets if isinstance(packet, ThirdPartyPacket))
     if any(_of_task(identifier, approval.task) for identifier in held):
         return (
             f"{approval} is of other tools, or was asked for with an older token: ask with the one that you call with"

@@ -21,7 +21,7 @@ from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.journal.decision import COUNTED as COUNTED_CODE
 from arx_verifier.journal.decision import GAP as GAP_CODE
 from arx_verifier.journal.decision import OK
-from arx_verifier.journal.record import RECORD_VERSION, Call, Facts, Rest
+from arx_verifier.journal.record import RECORD_VERSION, CallRecord, Facts, Rest
 from arx_verifier.token.targets import subject_target
 
 EVENT_CODE: Final = "event"
@@ -131,7 +131,7 @@ class Reader:
         return place
 
 
-def outcome_of(call: Call) -> int:
+def outcome_of(call: CallRecord) -> int:
     """Return a decision's outcome as a number of ``tables``."""
     if call.code == OK:
         return ALLOW
@@ -256,7 +256,7 @@ def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
 _SEVEN: Final = 0x97  # first byte of a decision's kept part: a MessagePack array of seven
 _entry: Final[Callable[[tuple[Any, ...]], Entry]] = partial(tuple.__new__, Entry)  # as Entry._make, unchecked
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, AuditError)
-_KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, msgspec.Raw, Call, bytes])
+_KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, msgspec.Raw, CallRecord, bytes])
 _BODY: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, Rest])
 _FACTS: Final = msgspec.msgpack.Decoder(Facts)
 _PERSON: Final = msgspec.msgpack.Decoder(tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]])

@@ -16,7 +16,7 @@ from arx_caps.audit.wire import MAX_KEPT, Batch
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.reader import Damage, SegmentReader, is_written
 from arx_verifier.journal.record import Sealed, seal
-from arx_verifier.journal.segment import HEADER_BYTES, Header, files_in, is_last, read_header
+from arx_verifier.journal.segment import HEADER_BYTES, SegmentHeader, files_in, is_last, read_header
 
 AT_ONCE: Final = 500  # records in a batch
 BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that exceeds it
@@ -38,7 +38,7 @@ class Run:
         over: Whether everything was sent, unless another file appears.
     """
 
-    def __init__(self, header: Header, at_once: int = AT_ONCE) -> None:
+    def __init__(self, header: SegmentHeader, at_once: int = AT_ONCE) -> None:
         self.verifier, self.audience, self.boot = header.verifier, header.audience, header.boot
         self._at_once = at_once
         self.next: int | None = None
@@ -48,7 +48,7 @@ class Run:
         self._ahead: deque[tuple[int, Sealed | None]] = deque()  # read and not acknowledged; None: unreadable
         self._sent_end = False
 
-    def add(self, path: Path, header: Header) -> None:
+    def add(self, path: Path, header: SegmentHeader) -> None:
         """Add a file of this run.
 
         Args:

@@ -109,7 +109,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
     handed = False
     for index, packet in enumerate(macaroon.packets):
         place = f"caveat {index + 1}"
-        if isinstance(packet, wire.ThirdParty):
+        if isinstance(packet, wire.ThirdPartyPacket):
             found.append(_third_party(place, packet))
             continue
         try:
@@ -124,7 +124,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
     return found
 
 
-def _third_party(place: str, packet: wire.ThirdParty) -> Step:
+def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
     """Say which calls wait for somebody else's word."""
     try:
         required = ThirdPartyCaveat.read(packet.identifier)

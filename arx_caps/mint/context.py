@@ -28,7 +28,7 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_verifier.errors import StaleEpochError, refusal
 from arx_verifier.journal.decision import DecisionSink
 from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.token.macaroon import MINT_AUDIENCE
 from arx_verifier.verification.verifier import Verifier
 
@@ -147,7 +147,7 @@ class MintContext:
         if off is not None:
             raise StaleEpochError(off, code="fenced")
 
-    def noted(self, place: Place) -> None:
+    def noted(self, place: HistoryPlace) -> None:
         """Remember a change of the kill epoch and see it in force here, so that whoever made it finds it so."""
         self.state.raise_high_water(self.realm.name, HighWater(*place))
         self.epochs.catch_up(0, place.seq, CATCH_UP_S)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from arx_caps.relay.upstream import Granted
-from arx_verifier.revocation.epoch import State, boot_clock
-from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
-from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
-from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, Entry, Late
+from arx_verifier.revocation.epoch import EpochState, boot_clock
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace, chain_after
+from arx_verifier.revocation.relay_link import Probe, Push, RelayPage, Told
+from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, EpochEntry, Late
 
 KEEP: Final = 10_000  # entries that a follower may lack before it must copy the kills
 PAGE: Final = 5_000  # rows in one page of a copy
@@ -28,7 +28,7 @@ class Listener(Protocol):
 
     copy: "Copy | None"
 
-    def send(self, message: Told | Push | Page) -> None:
+    def send(self, message: Told | Push | RelayPage) -> None:
         """Send a message; drop a follower that reads too slowly."""
 
     def drop(self) -> None:
@@ -43,7 +43,7 @@ class Copy(NamedTuple):
     made: int
     parts: dict[str, list[tuple[str, int]]]
 
-    def page(self, part: str, cursor: int) -> Page:
+    def page(self, part: str, cursor: int) -> RelayPage:
         """Return a page of a part, ``k`` or ``f``.
 
         Args:
@@ -54,7 +54,7 @@ class Copy(NamedTuple):
             KeyError: There is no such part.
         """
         rows, end = self.parts[part], cursor + PAGE
-        return Page(end if end < len(rows) else 0, dict(rows[cursor:end]))
+        return RelayPage(end if end < len(rows) else 0, dict(rows[cursor:end]))
 
 
 class Member:
@@ -92,7 +92,7 @@ class Hub:
 
     def __init__(
         self,
-        state: Callable[[], State],
+        state: Callable[[], EpochState],
         stand_for: Callable[[str, Crowd, bool, bool], None],
         later: Callable[[float, Callable[[], None]], object],
         boot: Callable[[], int] = boot_clock,
@@ -102,7 +102,7 @@ class Hub:
         self.granted: Granted | None = None
         self.members: dict[str, Member] = {}
         self.listeners: set[Listener] = set()
-        self._entries: deque[Entry] = deque(maxlen=KEEP)  # up to seq, without a gap
+        self._entries: deque[EpochEntry] = deque(maxlen=KEEP)  # up to seq, without a gap
         self._chains: deque[str] = deque([UNKNOWN], maxlen=KEEP + 1)  # before the first of them, and of each
         self._copy: Copy | None = None
         self._reported = Crowd(0, -1, ())
@@ -110,7 +110,7 @@ class Hub:
 
     # Called by upstream.
 
-    def take_entry(self, entry: Entry, *, in_order: bool) -> None:
+    def take_entry(self, entry: EpochEntry, *, in_order: bool) -> None:
         """Keep an entry for later probes, and push it to every follower.
 
         Args:
@@ -138,7 +138,7 @@ class Hub:
                 self._answer(member, *member.asked)
         self.settle_soon()
 
-    def take_copy(self, place: Place) -> None:
+    def take_copy(self, place: HistoryPlace) -> None:
         """Begin anew at a place; a follower that lacks the skipped entries must copy the kills."""
         other = place.incarnation != self.incarnation
         self.incarnation, self.seq, chain = place

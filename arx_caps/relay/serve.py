@@ -19,7 +19,7 @@ from arx_caps.relay.hub import Hub
 from arx_caps.relay.serving import Connection
 from arx_caps.relay.upstream import Upstream
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation.epoch import State
+from arx_verifier.revocation.epoch import EpochState
 from arx_verifier.revocation.store_link import Crowd
 
 TICK_S: Final = 0.05  # how often silent followers are looked for
@@ -123,7 +123,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
 
-    def state() -> State:
+    def state() -> EpochState:
         return upstream.state
 
     def stand_for(incarnation: str, crowd: Crowd, now: bool, hurry: bool) -> None:

@@ -10,16 +10,16 @@ import msgspec
 
 from arx_caps.relay.hub import Copy, Hub
 from arx_verifier.revocation.relay_link import (
-    VERSION,
+    RELAY_VERSION,
     Frames,
     Hello,
     Leave,
-    Page,
     Part,
     Probe,
     Push,
     Refusal,
-    Scan,
+    RelayPage,
+    RelayScan,
     Told,
     Up,
     frame,
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(message, Probe):
             self.copy = None
             self._hub.take_probe(self, message)
-        elif isinstance(message, Scan):
+        elif isinstance(message, RelayScan):
             if self.copy is None or message.part not in self.copy.parts:
                 raise ValueError("no copy was offered")
             self.send(self.copy.page(message.part, message.cursor))
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
     def _greet(self, hello: Hello) -> None:
         known = self._password is None or hmac.compare_digest((hello.password or "").encode(), self._password.encode())
         # The password is checked first: a follower without it does not learn which realm this is.
-        right = {"password": known, "version": hello.version == VERSION, "realm": hello.realm == self._realm}
+        right = {"password": known, "version": hello.version == RELAY_VERSION, "realm": hello.realm == self._realm}
         for part in REFUSED:
             if not right[part]:
                 self._refuse(part)
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(frame(Refusal(part)))
 
-    def send(self, message: Told | Push | Page) -> None:
+    def send(self, message: Told | Push | RelayPage) -> None:
         """Send a message; drop a follower that reads too slowly, so that its lease runs out."""
         if self._transport is None or self._transport.is_closing():
             return

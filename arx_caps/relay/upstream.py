@@ -10,12 +10,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from arx_verifier.revocation.epoch import EpochTable, State
+from arx_verifier.revocation.epoch import EpochState, EpochTable
 from arx_verifier.revocation.follower import Follower
-from arx_verifier.revocation.follower_core import Following, Question
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.follower_core import Following, StoreQuestion
+from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.revocation.relay_link import RelayLink
-from arx_verifier.revocation.store_link import RESYNC, Answer, Crowd, Entry, Link
+from arx_verifier.revocation.store_link import RESYNC, Crowd, EpochEntry, Link, StoreAnswer
 
 PROBES: Final = 20  # in a lease; the time between two probes is subtracted from every lease below
 
@@ -32,13 +32,13 @@ class Granted(NamedTuple):
 class Hearer(Protocol):
     """Receives what the follower learns, in its own event loop."""
 
-    def take_entry(self, entry: Entry, *, in_order: bool) -> None:
+    def take_entry(self, entry: EpochEntry, *, in_order: bool) -> None:
         """Take a new entry."""
 
     def take_grant(self, granted: Granted) -> None:
         """Take the facts of an answer that granted a lease."""
 
-    def take_copy(self, place: Place) -> None:
+    def take_copy(self, place: HistoryPlace) -> None:
         """Begin anew: the whole view was copied."""
 
     def take_fence(self) -> None:
@@ -63,7 +63,7 @@ class Passing(Following):
         self._hurried = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> EpochState:
         """The view, which the follower writes."""
         return self._state
 
@@ -90,14 +90,14 @@ class Passing(Following):
         """As ``Following.next_at``; 0 when the hub wants a probe."""
         return 0 if self._wanted and self._sent is None else super().next_at(hurry=hurry)
 
-    def ask(self, *, hurry: bool = False) -> Question | None:
+    def ask(self, *, hurry: bool = False) -> StoreQuestion | None:
         """As ``Following.ask``; at once when the hub wants a probe."""
         if self._wanted and self._sent is None:
             self._wanted = False  # reset before the crowd is read: a change meanwhile requests another probe
             self._due = 0
         return super().ask(hurry=hurry or self._hurried)
 
-    def take_answer(self, answer: Answer, copy: Callable[[str], dict[str, int]]) -> None:
+    def take_answer(self, answer: StoreAnswer, copy: Callable[[str], dict[str, int]]) -> None:
         """As ``Following.take_answer``; also passes on what was granted."""
         before = self._last_grant()
         super().take_answer(answer, copy)
@@ -111,14 +111,14 @@ class Passing(Following):
                 self._hearer.take_grant, Granted(answer.at_ms, answer.lease_ms, answer.keep_ms, state.lease.sent)
             )
 
-    def _apply(self, entry: Entry) -> bool:
+    def _apply(self, entry: EpochEntry) -> bool:
         new = entry.seq > self._state.applied
         in_order = super()._apply(entry)
         if new:
             self._hand(self._hand_entry, entry, in_order)
         return in_order
 
-    def _hand_entry(self, entry: Entry, in_order: bool) -> None:
+    def _hand_entry(self, entry: EpochEntry, in_order: bool) -> None:
         self._hearer.take_entry(entry, in_order=in_order)
 
 
@@ -137,7 +137,7 @@ class Upstream(Passing, Follower):
 
     # The follower's thread.
 
-    def _send(self, link: Link | RelayLink, question: Question) -> None:
+    def _send(self, link: Link | RelayLink, question: StoreQuestion) -> None:
         crowd = self.crowd_in(question.place.incarnation)
         link.probe(self.verifier_id, question.place, hurry=question.hurry, crowd=crowd)
 

@@ -34,7 +34,7 @@ from arx_caps.revocation.wire import (
 )
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.history import Place, new_incarnation
+from arx_verifier.revocation.history import HistoryPlace, new_incarnation
 from arx_verifier.revocation.store_url import Address
 
 DEFAULT_LEASE_MS: Final = 1_000
@@ -83,7 +83,7 @@ class RevocationStore:
         self._replicas = self._replicas_given = replicas
         self._outcome_s, self._tell = outcome_s, tell
         self._lock = threading.Lock()
-        self._seen: Place | None = None
+        self._seen: HistoryPlace | None = None
 
     def __repr__(self) -> str:
         return f"RevocationStore(realm={self.realm!r})"
@@ -167,7 +167,7 @@ class RevocationStore:
         reply, durable = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))
         return Bump("rotate", ("realm",), self._learn(reply, forget=True), durable, sent)
 
-    def remember(self, place: Place) -> None:
+    def remember(self, place: HistoryPlace) -> None:
         """Refuse from now on a store that is behind a place which the mint's database remembers.
 
         Args:

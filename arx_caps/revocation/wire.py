@@ -11,7 +11,7 @@ import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.revocation.store_link import Crowd
 from arx_verifier.revocation.store_url import CertificateError, FinderLoginError
 
@@ -96,9 +96,9 @@ class Header(NamedTuple):
     chain: str
 
     @property
-    def place(self) -> Place:
+    def place(self) -> HistoryPlace:
         """The history's name, sequence and chain hash."""
-        return Place(self.incarnation, self.seq, self.chain)
+        return HistoryPlace(self.incarnation, self.seq, self.chain)
 
 
 class Bump(NamedTuple):

@@ -14,7 +14,7 @@ from arx_caps.mint.tasks.discharge import constraints_of
 from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import caveat_key, issue_discharge, require_discharge
 from tests.agent.holding import REQUIRED, bundle, token
 from tests.support import AT, KEY, PEER, verifier
 
@@ -41,7 +41,7 @@ def test_what_passes_is_what_is_shown(route: Any, code: str) -> None:
     assert 'route = ["a", "b", "c"]\n' in show_approval({"args": ROUTE}, AT)
     rule = Rule(tool="payments.refund", args=constraints_of(ROUTE))
     key = caveat_key(KEY, REQUIRED.id)
-    made = discharge(REQUIRED.encode(), key, realm="acme", caveats=(Caveat(allow=(rule,), exp=AT + 1000),))
+    made = issue_discharge(REQUIRED.encode(), key, realm="acme", caveats=(Caveat(allow=(rule,), exp=AT + 1000),))
     held = require_discharge(token("payments", Rule(tool="payments.refund")), REQUIRED.encode(), key)
     task = Task(bundle({"payments": held}), now=lambda: AT)
     args = {"route": route}

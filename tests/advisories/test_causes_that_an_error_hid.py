@@ -22,7 +22,7 @@ from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.errors import GrantError, UnavailableError
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.follower_core import Following
-from arx_verifier.revocation.store_link import OK, Answer
+from arx_verifier.revocation.store_link import OK, StoreAnswer
 from tests.agent.live import serving
 from tests.relay.conftest import store
 from tests.relay.processes import RelayProcess
@@ -71,7 +71,7 @@ def test_how_far_a_services_clock_is_off_is_told(off_s: int, told: str, caplog: 
     view.adopt("I", 5, {}, {})
     view.begin()
     assert view.ask() is not None
-    view.take_answer(Answer("I", 5, AT, 1000, OK, 60_000, "-", ()), lambda _: {})
+    view.take_answer(StoreAnswer("I", 5, AT, 1000, OK, 60_000, "-", ()), lambda _: {})
     refused = view.check("I", 5, ())
     assert refused is not None
     assert refused.code == "fenced"

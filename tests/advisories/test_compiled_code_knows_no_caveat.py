@@ -16,7 +16,7 @@ from arx_verifier import limits
 from arx_verifier.errors import ArxError
 from arx_verifier.token import caveats
 from arx_verifier.verification import compiled_caveats
-from arx_verifier.verification.compiled_caveats import Said, Terms
+from arx_verifier.verification.compiled_caveats import ChainRestrictions, CompiledCaveat
 from tests.support import ANYTHING, code_of, forge_caveats, mint
 
 PACKAGE = Path(__file__).parents[2] / "verifier" / "arx_verifier"
@@ -33,7 +33,7 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     assert code_of(token) == "unknown_caveat"
     take_rest = compiled_caveats._take_rest
 
-    def with_region(said: Said, index: int, terms: Terms, audience: str) -> None:
+    def with_region(said: ChainRestrictions, index: int, terms: CompiledCaveat, audience: str) -> None:
         take_rest(said, index, terms, audience)
         if isinstance(terms.caveat, _WithRegion) and terms.caveat.region is not None:
             raise ArxError("not in this region", code="network_not_allowed")

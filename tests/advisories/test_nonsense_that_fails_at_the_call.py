@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from arx_verifier.constraints import constraint as arguments
-from arx_verifier.constraints.rule import Constraint, Leaf, Rule, Url, compile_rule
+from arx_verifier.constraints.constraint import FlatConstraint
+from arx_verifier.constraints.rule import Constraint, Rule, Url, compile_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.caveats import Caveat
@@ -39,7 +40,7 @@ NONSENSE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], s
     "a word that is none": (Constraint, (), {"maximum": 3}, "got maximum=3"),
     "a choice among nothing": (Constraint, (), {"one_of": ()}, "got one_of=()"),
     "logic in logic": (Constraint, (), {"any_of": ({"any_of": ("a",)},)}, "Constraint any_of[0]"),
-    "a leaf of nothing": (Leaf, (), {}, "Leaf: a constraint must test something"),
+    "a leaf of nothing": (FlatConstraint, (), {}, "FlatConstraint: a constraint must test something"),
     "a port": (Url, (), {"scheme": "https", "host": "a.example", "port": 0}, "Url port: expected `int` >= 1, got 0"),
     "a scheme": (Url, (), {"scheme": "HTTPS", "host": "a.example"}, 'got scheme="HTTPS"'),
     "a caveat of nothing": (Caveat, (), {}, "Caveat: an empty caveat restricts nothing"),

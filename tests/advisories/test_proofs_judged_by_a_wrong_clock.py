@@ -17,7 +17,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower_core import Following
-from arx_verifier.revocation.store_link import OK, RESYNC, Answer
+from arx_verifier.revocation.store_link import OK, RESYNC, StoreAnswer
 from tests.mint.processes import MintProcess
 from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.servers import until
@@ -132,6 +132,6 @@ def test_a_clock_that_was_set_right_judges_again() -> None:
         wall_ms = AT + off_s * 1000
         view.begin()
         assert view.ask() is not None
-        view.take_answer(Answer("I", 5, AT, 1000, status, 60_000, "-", ()), lambda _: {})
+        view.take_answer(StoreAnswer("I", 5, AT, 1000, status, 60_000, "-", ()), lambda _: {})
         assert (view.wrong_clock() is None) == judges
         assert (view.check("I", 5, ()) is None) == judges

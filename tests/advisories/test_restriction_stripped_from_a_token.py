@@ -24,7 +24,7 @@ FOREIGN = mint(ANYTHING, *reversed(CHAIN), session="s-other").packets
 PLACES = range(len(PACKETS))
 
 
-def code_with(caveats: tuple[bytes | wire.ThirdParty, ...], signature: bytes | None = None) -> str:
+def code_with(caveats: tuple[bytes | wire.ThirdPartyPacket, ...], signature: bytes | None = None) -> str:
     """What is said of the token with other caveats."""
     parts = wire.decode(TOKEN.to_bytes())
     changed = parts._replace(caveats=caveats, signature=signature or parts.signature)

@@ -8,7 +8,7 @@ from arx_caps.agent import Bundle, Task
 from arx_verifier.constraints.rule import Constraint, Rule
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, KEY, PEER, TASK, mint, verifier
@@ -71,5 +71,5 @@ def discharged(
 ) -> str:
     """The discharge that the mint gives out once this refund is approved."""
     said = Caveat(allow=(Rule(tool="payments.refund", args=dict(args)),), exp=exp, task=task)
-    made = discharge(required.encode(), caveat_key(KEY, required.id), realm="acme", caveats=(said,))
+    made = issue_discharge(required.encode(), caveat_key(KEY, required.id), realm="acme", caveats=(said,))
     return made.encode()

@@ -10,7 +10,7 @@ from arx_caps.audit.entries import Reader
 from arx_caps.audit.wire import HEADER, PATH, Batch, hold_statement, open_statement
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError
-from arx_verifier.journal.record import Opened, read_sealed
+from arx_verifier.journal.record import OpenedRecord, read_sealed
 from tests.mint.world import now_ms
 
 REALM = "acme"
@@ -30,7 +30,7 @@ class Receiver:
 
     def __init__(self, audience: str = "orders") -> None:
         self.key, self.audience = SigningKey.generate(), audience
-        self.records: dict[str, list[Opened]] = {}
+        self.records: dict[str, list[OpenedRecord]] = {}
         self.gaps: dict[str, list[tuple[int, int]]] = {}
         self.closed: set[str] = set()
         self.high_water: dict[str, int] = {}

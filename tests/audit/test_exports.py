@@ -19,7 +19,7 @@ from arx_caps.audit.questions import Found
 from arx_caps.audit.shown import show_record
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision, Gap
 from arx_verifier.journal.record import seal
-from arx_verifier.journal.tally import Counted
+from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, decision, facts
 
 ADA = ("https://idp.example", "ada")
@@ -41,7 +41,7 @@ RECORDS: Final = [
     found(1, decision(2, facts(), "argument_not_allowed", '=HYPERLINK("x")\nnext', request_id="=1+1")),
     found(2, decision(3, facts(), "revoked", "orders.get", ends=2)),
     found(3, decision(4, facts("s-1", "t-1", "acme/a", subject=ADA)), erased=True),
-    found(4, Decision(COUNTED, START_MS, UNPROVEN, counts=(Counted("bad_signature", "10.0.0.9", 3),))),
+    found(4, Decision(COUNTED, START_MS, UNPROVEN, counts=(RefusalCount("bad_signature", "10.0.0.9", 3),))),
     found(5, Decision(GAP, START_MS, UNPROVEN, gap=Gap("lost", 3, 9, 7, START_MS, START_MS))),
     found(6, decision(5, facts("", None, agent="operator:root", assurance="key"), tool="arx.kill")),
     found(7, Decision("ok", START_MS, facts(), "lookup", peer="/run/orders.sock")),

@@ -13,7 +13,7 @@ from arx_caps.audit.questions import Question, records, total
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
-from arx_verifier.journal.tally import Counted
+from arx_verifier.journal.tally import RefusalCount
 from arx_verifier.names import matches_path, matches_tool
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, batch_of, decision, facts
@@ -38,7 +38,7 @@ def told(count: int = 400) -> list[Decision]:
         session, about = dice.choice(list(SESSIONS.items()))
         chain = facts(session, f"{session}-t{dice.randrange(2)}", *dice.choice(CHAINS), **about)
         if number % 50 == 0:
-            counts = (Counted("bad_signature", "10.0.0.9", 3), Counted("expired", "10.0.0.8", 1))
+            counts = (RefusalCount("bad_signature", "10.0.0.9", 3), RefusalCount("expired", "10.0.0.8", 1))
             made.append(Decision(COUNTED, START_MS + number, UNPROVEN, counts=counts))
         else:
             made.append(decision(number, chain, dice.choice(CODES), dice.choice(TOOLS)))

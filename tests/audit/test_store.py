@@ -11,7 +11,7 @@ from arx_caps.audit.tables import META, NODE, RECORD
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision, unpack_record
-from arx_verifier.journal.tally import Counted
+from arx_verifier.journal.tally import RefusalCount
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, batch_of, decision, facts, sources_of
 
@@ -57,7 +57,9 @@ def test_what_is_lost_is_a_record(store: LogStore) -> None:
 
 def test_what_is_taken_is_counted_once(store: LogStore) -> None:
     """By decision and reason, counts of unproven refusals by what they say; a service makes up no reason of its own."""
-    junk = Decision(COUNTED, 1, UNPROVEN, counts=(Counted("bad_signature", "10.0.0.9", 40), Counted("made.up", "", 2)))
+    junk = Decision(
+        COUNTED, 1, UNPROVEN, counts=(RefusalCount("bad_signature", "10.0.0.9", 40), RefusalCount("made.up", "", 2))
+    )
     made = [decision(n, facts(), code) for n, code in enumerate(("ok", "ok", "expired", "made.up"))]
     ended = decision(9, facts(), "revoked", ends=1)
     for _ in range(2):

@@ -13,7 +13,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.app import cli
 from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule
 from arx_verifier.token import wire
-from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 
 KEY = b"k" * 32
 SESSION, TASK = "s-abcdefghijklmnop", "t-abcdefghijklmnop"
@@ -80,7 +80,7 @@ def approval(amount: int, *, required: ThirdPartyCaveat = REQUIRED, ttl_ms: int 
     rule = Rule(tool="payments.refund", args={"amount": amount})
     said = Caveat(allow=(rule,), exp=now + ttl_ms, once=("a-abcdefghijklmnop", now), task="a-abcdefghijklmnop")
     key = caveat_key(KEY, required.id)
-    return discharge(required.encode(), key, realm="acme", caveats=(said,)).encode()
+    return issue_discharge(required.encode(), key, realm="acme", caveats=(said,)).encode()
 
 
 def service_file(path: Path, key: bytes = KEY, store: str | None = None, audience: str = "orders") -> Path:

@@ -11,7 +11,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_verifier.token.discharge import ThirdPartyCaveat, third_party_caveats
 from arx_verifier.token.macaroon import Identifier
-from arx_verifier.token.wire import ThirdParty
+from arx_verifier.token.wire import ThirdPartyPacket
 from tests.mint.test_token_exchange import PAY, POLICY, Shop
 from tests.mint.world import Holder
 
@@ -48,7 +48,7 @@ def requires(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ..
         for each in third_party_caveats(macaroon):
             assert each.id == f"{identifier.kid}:{task}"
         found[audience] = [each.tools for each in third_party_caveats(macaroon)]
-        last = [isinstance(packet, ThirdParty) for packet in macaroon.packets]
+        last = [isinstance(packet, ThirdPartyPacket) for packet in macaroon.packets]
         assert last == sorted(last), "a third-party caveat stands before something that the mint says itself"
     return found
 

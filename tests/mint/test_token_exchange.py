@@ -20,7 +20,7 @@ from arx_verifier.errors import AttenuationError, SettingsError
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, issue_discharge, require_discharge
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from arx_verifier.verification.authenticate import prove
@@ -342,7 +342,9 @@ def test_a_repeated_exchange_is_refused_once_its_key_is_frozen(shop: Shop) -> No
 def test_what_was_approved_goes_no_further(kept: Shop) -> None:
     """Discharges that the service was called with are passed over, whatever they are, and spend nothing else."""
     task = kept.start()
-    made = discharge(ThirdPartyCaveat("x").encode(), bytes(32), realm=kept.world.realm.name, caveats=(Caveat(exp=1),))
+    made = issue_discharge(
+        ThirdPartyCaveat("x").encode(), bytes(32), realm=kept.world.realm.name, caveats=(Caveat(exp=1),)
+    )
     text = called(task)
     assert kept.refund(kept.exchange("orders", f"{text}~{made.encode()}"), 50) == "ok"
     assert kept.exchange("orders", text)["code"] == "replayed"
@@ -353,7 +355,7 @@ def test_a_third_party_of_a_holder_is_not_left_behind(kept: Shop) -> None:
     token = Macaroon.parse(kept.start().tokens["orders"])
     raw = ThirdPartyCaveat("ask the boss").encode()
     requiring = require_discharge(token, raw, bytes(32))
-    made = bind(discharge(raw, bytes(32), realm=kept.world.realm.name), requiring)
+    made = bind(issue_discharge(raw, bytes(32), realm=kept.world.realm.name), requiring)
     for more in ("", "~" + made.encode()):
         told = kept.exchange("orders", CallSigner(requiring, "orders").sign(b"any call of it", now_ms()) + more)
         assert told["code"] == "exchange_not_allowed"

@@ -28,7 +28,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.history import HistoryPlace
 
 ISSUER = "http://127.0.0.1:8700"
 AGENT = "acme/support/triage"
@@ -80,7 +80,7 @@ def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Min
         store_url=url,
         decisions=decisions or InMemoryDecisions(),
     )
-    mint.freezes.trust(Place(epochs.incarnation, 0, ""))
+    mint.freezes.trust(HistoryPlace(epochs.incarnation, 0, ""))
     return mint, epochs
 
 

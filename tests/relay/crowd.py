@@ -5,15 +5,15 @@ import pytest
 
 from arx_caps.relay.hub import Copy, Hub
 from arx_caps.relay.upstream import Granted
-from arx_verifier.revocation.epoch import State
-from arx_verifier.revocation.history import UNKNOWN, Place
-from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
-from arx_verifier.revocation.store_link import Crowd, Entry
+from arx_verifier.revocation.epoch import EpochState
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace
+from arx_verifier.revocation.relay_link import Probe, Push, RelayPage, Told
+from arx_verifier.revocation.store_link import Crowd, EpochEntry
 
 INCARNATION, MS, L_MS = "I" * 22, 1_000_000, 1_000
 
 
-BEGAN, OTHER = Place(INCARNATION, 5, "c" * 40), "d" * 40
+BEGAN, OTHER = HistoryPlace(INCARNATION, 5, "c" * 40), "d" * 40
 START = 10_000 * MS
 
 
@@ -22,8 +22,8 @@ class World:
 
     def __init__(self) -> None:
         self.now = START
-        self.state = State(INCARNATION, {}, {}, 5)
-        self.places = [Place("", number, UNKNOWN) for number in range(5)] + [BEGAN]
+        self.state = EpochState(INCARNATION, {}, {}, 5)
+        self.places = [HistoryPlace("", number, UNKNOWN) for number in range(5)] + [BEGAN]
         self.said: list[tuple[Crowd, bool, bool]] = []
         self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
         self.hub.take_copy(BEGAN)
@@ -40,7 +40,7 @@ class World:
         """Let upstream learn of an entry."""
         self.state.applied = seq
         self.places.append(self.places[-1].after(INCARNATION, seq, "kill", "realm"))
-        self.hub.take_entry(Entry(INCARNATION, seq, "kill", "realm"), in_order=True)
+        self.hub.take_entry(EpochEntry(INCARNATION, seq, "kill", "realm"), in_order=True)
 
     def wait(self, ms: float) -> None:
         """Let time pass."""
@@ -58,12 +58,12 @@ class Somebody:
 
     def __init__(self, world: World, name: str = "v") -> None:
         self.world, self.name = world, name
-        self.got: list[Told | Push | Page] = []
+        self.got: list[Told | Push | RelayPage] = []
         self.copy: Copy | None = None
         self.dropped = False
         world.hub.listeners.add(self)
 
-    def send(self, message: Told | Push | Page) -> None:
+    def send(self, message: Told | Push | RelayPage) -> None:
         self.got.append(message)
 
     def drop(self) -> None:

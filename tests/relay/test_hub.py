@@ -9,8 +9,8 @@ from arx_caps.relay.hub import KEEP, NEWS
 from arx_caps.relay.serving import REFUSED, Connection
 from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.history import UNKNOWN
-from arx_verifier.revocation.relay_link import Frames, Hello, Page, Probe, Refusal, Scan, Told, frame
-from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Answer, Crowd
+from arx_verifier.revocation.relay_link import Frames, Hello, Probe, Refusal, RelayPage, RelayScan, Told, frame
+from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, StoreAnswer
 from tests.relay.crowd import BEGAN, INCARNATION, L_MS, MS, OTHER, START, Somebody, World, world
 
 __all__ = ["world"]  # fixtures
@@ -44,7 +44,7 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     assert told is not None
     clock[0] += 3 * MS  # the answer travels
     following.take_answer(
-        Answer(
+        StoreAnswer(
             told.incarnation,
             told.seq,
             told.at_ms,
@@ -129,7 +129,7 @@ def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
     assert told is not None
     assert (told.status, told.seq) == (RESYNC, KEEP + 7)
     assert somebody.copy is not None
-    assert somebody.copy.page("k", 0) == Page(0, {"task:t": 7})
+    assert somebody.copy.page("k", 0) == RelayPage(0, {"task:t": 7})
     stranger = somebody.probe(5, incarnation="J" * 22)
     assert stranger is not None
     assert stranger.status == RESYNC
@@ -168,11 +168,11 @@ def test_after_an_outage_all_ask_at_once(world: World) -> None:
         [Hello(1, "other", "secret")],
         [Hello(1, "acme", "guess")],
         [Hello(1, "acme")],
-        [Hello(1, "acme", "secret"), Scan("f", 0)],
-        [Hello(1, "acme", "secret"), Scan("h", 0)],
+        [Hello(1, "acme", "secret"), RelayScan("f", 0)],
+        [Hello(1, "acme", "secret"), RelayScan("h", 0)],
     ],
 )
-def test_a_stranger_is_dropped(world: World, messages: list[Hello | Probe | Scan]) -> None:
+def test_a_stranger_is_dropped(world: World, messages: list[Hello | Probe | RelayScan]) -> None:
     """
     Without the greeting, the password, the realm, or an offer of a copy: it ends, or is told why and heard no more.
     """
@@ -221,7 +221,7 @@ def test_messages_are_cut_wherever_they_break() -> None:
     """
     data = (
         frame(Hello(1, "acme"))
-        + frame(Scan("f", 3))
+        + frame(RelayScan("f", 3))
         + frame(Probe("v", INCARNATION, 1, OTHER, 2, True, Crowd(1, 2, ())))
     )
     slow, quick = Frames(), Frames()

@@ -10,7 +10,7 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.follower import Follower
-from arx_verifier.revocation.history import UNKNOWN, Place
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace
 from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
 from tests.servers import until
 
@@ -34,12 +34,12 @@ def test_a_number_means_what_led_to_it(
 ) -> None:
     """Each entry's chain is what a follower computes from the pushes; whoever has another one is in another past."""
     incarnation, seq, *_, chain = bump("kill", SESSION, TASK)
-    place = Place.begin(incarnation.decode(), 0)
+    place = HistoryPlace.begin(incarnation.decode(), 0)
     for number, target in enumerate((SESSION, TASK), 1):
         place = place.after(incarnation.decode(), number, "kill", target)
         assert realm_store.chain_at(number) == place.chain
     assert place == realm_store.header().place == (incarnation.decode(), seq, chain.decode())
-    assert realm_store.chain_at(0) == Place.begin(incarnation.decode(), 0).chain
+    assert realm_store.chain_at(0) == HistoryPlace.begin(incarnation.decode(), 0).chain
     assert realm_store.chain_at(3) is None
     for applied in range(3):
         assert probe(place.incarnation, applied, chain="0" * 40)[4] == b"REGRESSED"
@@ -74,7 +74,7 @@ def test_a_store_from_before_chains_is_taken_as_it_is(
     assert (found[4], found[6]) == (b"RESYNC", b"-")
     assert probe(incarnation, 1, chain="-")[4] == b"OK"
     bump("kill", TASK)
-    chain = Place(incarnation, 1, "-").after(incarnation, 2, "kill", TASK).chain
+    chain = HistoryPlace(incarnation, 1, "-").after(incarnation, 2, "kill", TASK).chain
     assert realm_store.header().chain == chain
     assert probe(incarnation, 1, chain="-")[4] == b"RESYNC"
     assert probe(incarnation, 2, chain=chain)[4] == b"OK"

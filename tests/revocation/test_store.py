@@ -14,7 +14,7 @@ from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation import store as store_module
 from arx_verifier.errors import RequestError, SettingsError, StoreError
 from arx_verifier.revocation.follower import Follower
-from arx_verifier.revocation.history import UNKNOWN, Place
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -90,7 +90,7 @@ def test_another_history_is_refused_until_it_is_known(valkey: EmbeddedValkey, re
 def test_a_store_that_went_back_is_refused(realm_store: RevocationStore) -> None:
     """What a mint remembers from before a crash is held against the store; a rotation goes on from there."""
     header = realm_store.header()
-    realm_store.remember(Place(header.incarnation, 20, UNKNOWN))
+    realm_store.remember(HistoryPlace(header.incarnation, 20, UNKNOWN))
     with pytest.raises(StoreHistoryError) as caught:
         realm_store.kill([SESSION], "test", BY)
     assert caught.value.kind == "REGRESSED"

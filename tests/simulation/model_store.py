@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from arx_verifier.revocation.epoch import FREEZING, KILLING, OPS
-from arx_verifier.revocation.history import UNKNOWN, Place, chain_after
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace, chain_after
 from arx_verifier.revocation.store_link import Crowd
 
 SKEW_MS, MARGIN_MS = 30_000, 60_000
@@ -99,7 +99,7 @@ class ModelStore:
         if self.header is not None:
             return [self.header.incarnation, self.header.seq, now, self.header.lease(now), 0, self.header.chain, 0]
         self.kills, self.retain, self.log = {}, {}, []
-        chain = Place.begin(incarnation, seq).chain
+        chain = HistoryPlace.begin(incarnation, seq).chain
         self.header = Header(incarnation, seq, seq, len(self.freezes), lease_ms, maxttl_ms, chain, chain)
         return [incarnation, seq, now, lease_ms, 0, chain, 1]
 
@@ -190,7 +190,7 @@ class ModelStore:
         self.kills, self.retain, self.log, self.probes, self.acks, self.since = {}, {}, [], {}, {}, None
         lease, ttl = lease_ms or header.lease_ms, maxttl_ms or header.maxttl_ms
         taken = seq if header.taken >= 0 else -1
-        chain = Place.begin(incarnation, seq).chain
+        chain = HistoryPlace.begin(incarnation, seq).chain
         limits = (lease, ttl, chain, chain, old_lease, now + old_lease, old_ttl, now + old_ttl)
         self.header = Header(incarnation, seq, seq, len(self.freezes), *limits, taken)
         self.publish(incarnation, seq, "rotate", "realm")

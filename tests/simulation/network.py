@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from arx_verifier.revocation.relay_link import Probe
-from arx_verifier.revocation.store_link import Answer, Entry
+from arx_verifier.revocation.store_link import EpochEntry, StoreAnswer
 from tests.simulation.model_store import ModelStore, StoreRefused
 from tests.simulation.world import MS, SECOND, START_MS, World
 
@@ -46,7 +46,7 @@ class Connection:
         self._up = max(self._up, self._world.now + self._world.delay())
         self._world.at(self._up, lambda: self._arrive(request))
 
-    def push(self, frame: Entry | Answer | Refused | tuple[int | None, dict[str, int]]) -> None:
+    def push(self, frame: EpochEntry | StoreAnswer | Refused | tuple[int | None, dict[str, int]]) -> None:
         """Send a frame to the verifier; it arrives in order."""
         self._down = max(self._down, self._world.now + self._world.delay())
         self._world.at(self._down, lambda: self._deliver(frame))
@@ -65,7 +65,7 @@ class Connection:
     def _deliver(self, frame: Any) -> None:
         if not self.open:
             self.server.forget(self)
-        elif isinstance(frame, tuple) and not isinstance(frame, (Entry, Answer)):
+        elif isinstance(frame, tuple) and not isinstance(frame, (EpochEntry, StoreAnswer)):
             self.page = frame
         else:
             self._machine.arrived(self, frame)
@@ -83,7 +83,7 @@ class Server:
         self._askers = world.random.choice([1, 50, 5000])  # as which it counts those who probe
         self.snapshots: list[tuple[Any, ...]] = []
         self.followers: list[Server] = []
-        self._published: list[Entry] = []
+        self._published: list[EpochEntry] = []
         self._lag_until = 0
 
     def now_ms(self) -> int:
@@ -106,7 +106,7 @@ class Server:
             self._tell(entry)
         return reply
 
-    def take(self, kept: tuple[Any, ...], published: list[Entry]) -> None:
+    def take(self, kept: tuple[Any, ...], published: list[EpochEntry]) -> None:
         """As a replica: become what the primary was, later."""
         lag = self._world.random.uniform(0, 6) * SECOND if self._world.random.random() < 0.5 else MS
         self._lag_until = max(self._lag_until, self._world.now + int(lag))
@@ -142,15 +142,15 @@ class Server:
         for connection in tuple(self.subscribers):
             connection.cut()
 
-    def _probe(self, asked: Probe) -> Answer | Refused:
+    def _probe(self, asked: Probe) -> StoreAnswer | Refused:
         place = (asked.incarnation, asked.applied, asked.chain)
         try:
             found, seq, *facts, _, entries = self.store.probe(asked.name, *place, self.limit, asked.crowd)
         except StoreRefused as error:
             return Refused(str(error))
         self._world.note(asked.name, "probed at", asked.applied, "->", facts[2], seq)
-        listed = tuple(Entry(found, entry.seq, entry.op, entry.target) for entry in entries)
-        return Answer(found, seq, *facts, listed, self._askers)
+        listed = tuple(EpochEntry(found, entry.seq, entry.op, entry.target) for entry in entries)
+        return StoreAnswer(found, seq, *facts, listed, self._askers)
 
     def _scan(self, part: str, cursor: int) -> tuple[int | None, dict[str, int]]:
         # As HSCAN does: what was there all the time is found, what came or went meanwhile perhaps.
@@ -161,8 +161,8 @@ class Server:
         return (page[-1][0] if first + PAGE < len(every) else None), {target: targets[target] for _, target in page}
 
     def _publish(self, incarnation: str, seq: int, op: str, target: str) -> None:
-        self._published.append(Entry(incarnation, seq, op, target))
+        self._published.append(EpochEntry(incarnation, seq, op, target))
 
-    def _tell(self, entry: Entry) -> None:
+    def _tell(self, entry: EpochEntry) -> None:
         for connection in tuple(self.subscribers):
             connection.push(entry)

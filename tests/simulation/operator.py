@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from arx_caps.revocation.wire import read_registry
-from arx_verifier.revocation.history import NOWHERE, UNKNOWN, Place
+from arx_verifier.revocation.history import NOWHERE, UNKNOWN, HistoryPlace
 from tests.simulation.judge import Judge, Record
 from tests.simulation.model_store import StoreRefused
 from tests.simulation.network import Server
@@ -55,7 +55,7 @@ class Operator:
         """Look where the store is."""
         header = self._server.store.header
         if header is not None:
-            self.seen = Place(header.incarnation, header.seq, header.chain)
+            self.seen = HistoryPlace(header.incarnation, header.seq, header.chain)
 
     def confirm(self) -> None:
         """Ask who has confirmed the last kill, as ``arx_caps.revocation.confirm`` does."""
@@ -96,7 +96,7 @@ class Operator:
         living = [one for one in known if self._judge.alive(one)] or self._tokens
         for _ in range(times):
             self._arrive(
-                Place(header.incarnation, 0, UNKNOWN),
+                HistoryPlace(header.incarnation, 0, UNKNOWN),
                 "kill",
                 [self._target(self._world.random.choice(living[-6:]), "kill")],
             )
@@ -105,7 +105,7 @@ class Operator:
         seen = self.seen
         self._world.after(self._world.delay(), lambda: self._arrive(seen, op, targets))
 
-    def _arrive(self, seen: Place, op: str, targets: list[str]) -> None:
+    def _arrive(self, seen: HistoryPlace, op: str, targets: list[str]) -> None:
         world = self._world
         if world.now < self._server.frozen_until:
             world.at(self._server.frozen_until, lambda: self._arrive(seen, op, targets))
@@ -122,10 +122,10 @@ class Operator:
         ]
         world.note("operator:", records, "done")
         if world.random.random() > 0.05:  # else the answer is lost: an unknown outcome binds nobody
-            place = Place(incarnation, seq, chain)
+            place = HistoryPlace(incarnation, seq, chain)
             world.after(world.delay(), lambda: self._returned(records, at_ms, None if seen.chain == UNKNOWN else place))
 
-    def _returned(self, records: list[Record], at_ms: int, place: Place | None) -> None:
+    def _returned(self, records: list[Record], at_ms: int, place: HistoryPlace | None) -> None:
         world = self._world
         world.note("operator:", records, "returned")
         for record in records:

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from arx_caps.relay.hub import Copy
-from arx_verifier.revocation.follower_core import Question
-from arx_verifier.revocation.relay_link import Page, Probe, Push, Told
-from arx_verifier.revocation.store_link import Entry
+from arx_verifier.revocation.follower_core import StoreQuestion
+from arx_verifier.revocation.relay_link import Probe, Push, RelayPage, Told
+from arx_verifier.revocation.store_link import EpochEntry
 from tests.simulation.network import Connection
 from tests.simulation.verifiers import Machine
 from tests.simulation.world import LONG, MS, World
@@ -35,14 +35,14 @@ class Listener:
     def __hash__(self) -> int:
         return self._number  # the hub keeps a set: a run must be repeatable
 
-    def send(self, message: Told | Push | Page) -> None:
+    def send(self, message: Told | Push | RelayPage) -> None:
         """Send it on, as the link at the other end would read it."""
         if self._connection not in self._relay.subscribers:
             return
-        if isinstance(message, Page):
+        if isinstance(message, RelayPage):
             self._connection.push((message.cursor or None, message.found))
         elif isinstance(message, Push):
-            self._connection.push(Entry(message.incarnation, message.seq, message.op, message.target))
+            self._connection.push(EpochEntry(message.incarnation, message.seq, message.op, message.target))
         else:
             self._connection.push(message.answer())
 
@@ -99,7 +99,7 @@ class Relay(Machine):
         clocks = {"boot": self.clocks.boot, "wall": self.clocks.wall}
         return self.world.code.passing(hand=self._hand, hearer=self._hub, **clocks)
 
-    def _question(self, question: Question) -> Probe:
+    def _question(self, question: StoreQuestion) -> Probe:
         probe = super()._question(question)
         return msgspec.structs.replace(probe, crowd=self.following.crowd_in(question.place.incarnation))
 

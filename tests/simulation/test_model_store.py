@@ -12,7 +12,7 @@ import redis
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import HISTORY_ERRORS
 from arx_verifier.revocation.history import UNKNOWN
-from arx_verifier.revocation.store_link import Answer, Crowd, Entry, read_answer
+from arx_verifier.revocation.store_link import Crowd, EpochEntry, StoreAnswer, read_answer
 from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
 
 pytestmark = pytest.mark.servers
@@ -51,9 +51,9 @@ class Both:
         except StoreRefused as error:
             expected = str(error)
         if function == "probe" and isinstance(expected, list):
-            entries = tuple(Entry(expected[0], entry.seq, entry.op, entry.target) for entry in expected.pop())
+            entries = tuple(EpochEntry(expected[0], entry.seq, entry.op, entry.target) for entry in expected.pop())
             *facts, askers = expected
-            assert read_answer(reply) == Answer(*facts, entries, askers)
+            assert read_answer(reply) == StoreAnswer(*facts, entries, askers)
         elif function == "unacked":
             reply[3] = sorted([name.decode(), at_ms, applied] for name, at_ms, applied in reply[3])
             reply[4] = sorted([name.decode(), n, msgspec.json.decode(crowd, type=Crowd)] for name, n, crowd in reply[4])

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from arx_verifier.revocation.epoch import EpochRefusal, Lease
-from arx_verifier.revocation.follower_core import Question
+from arx_verifier.revocation.follower_core import StoreQuestion
 from arx_verifier.revocation.relay_link import Probe
-from arx_verifier.revocation.store_link import ENTRIES, Answer, Entry, FeedError
+from arx_verifier.revocation.store_link import ENTRIES, EpochEntry, FeedError, StoreAnswer
 from tests.simulation.network import Connection, Refused
 from tests.simulation.world import DEPTH, LONG, MS, Clocks, World
 
@@ -77,7 +77,7 @@ class Machine:
         self._held_until = max(self._held_until, self.world.now + length)
         self.world.at(self._held_until, self._turn)
 
-    def arrived(self, connection: Connection, frame: Entry | Answer | Refused | None) -> None:
+    def arrived(self, connection: Connection, frame: EpochEntry | StoreAnswer | Refused | None) -> None:
         """Receive a frame, or find the connection closed."""
         if connection is self._connection:
             if frame is not None:
@@ -89,7 +89,7 @@ class Machine:
     def _new_view(self) -> Any:
         return self.world.code.following(boot=self.clocks.boot, wall=self.clocks.wall)
 
-    def _question(self, question: Question) -> Probe:
+    def _question(self, question: StoreQuestion) -> Probe:
         return Probe(self.name, *question.place, ENTRIES, question.hurry)
 
     _connection: Connection | None = None
@@ -109,7 +109,7 @@ class Machine:
         if self._connection is not None:
             self._connection.open = False
             self._connection = None
-        self._inbox: deque[Entry | Answer | Refused] = deque()
+        self._inbox: deque[EpochEntry | StoreAnswer | Refused] = deque()
 
     def _turn(self) -> None:
         world, connection = self.world, self._connection
@@ -149,7 +149,7 @@ class Machine:
             before, lease = following._state, following._state.lease
             if isinstance(frame, Refused):
                 raise FeedError(f"the store refused: {frame.why}")
-            if isinstance(frame, Entry):
+            if isinstance(frame, EpochEntry):
                 world.interleaved(world.writer_pauses, partial(following.take_push, frame), held_up)
             else:
                 world.interleaved(world.writer_pauses, partial(following.take_answer, frame, self._copy), held_up)

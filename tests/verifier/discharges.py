@@ -6,7 +6,7 @@ from typing import Any
 
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, bind, caveat_key, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, caveat_key, issue_discharge, join, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from tests.support import AT, KEY, REALM, TASK, access, mint, sign, verifier
@@ -28,7 +28,7 @@ def requiring(
 
 def answering(*caveats: Caveat, raw: bytes = RAW, key: bytes = CAVEAT_KEY, realm: str = REALM) -> Macaroon:
     """An unbound discharge."""
-    return discharge(raw, key, realm=realm, caveats=caveats)
+    return issue_discharge(raw, key, realm=realm, caveats=caveats)
 
 
 def refund(args: dict[str, Any] | None = None, *, at: int = AT) -> Any:

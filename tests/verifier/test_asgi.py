@@ -18,7 +18,7 @@ from arx_verifier.request import HttpCall
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.call_proof import CallSigner, http_fields
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, issue_discharge, join, require_discharge
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
 from tests.verifier.serving import KEY, RULES, TOOLS, Realm, Slow, answered, application, ask
@@ -293,7 +293,9 @@ def test_an_approval_comes_with_its_call(realm: Realm) -> None:
     """In its header, behind the token: the application is reached once; without, a 403 that says what is needed."""
     raw, key = ThirdPartyCaveat("k1.0:t-1", ("orders.refund",)).encode(), bytes(32)
     token = require_discharge(realm.token(), raw, key)
-    made = discharge(raw, key, realm="acme", caveats=(Caveat(once=("a-1", time.time_ns() // 1_000_000), task="a-1"),))
+    made = issue_discharge(
+        raw, key, realm="acme", caveats=(Caveat(once=("a-1", time.time_ns() // 1_000_000), task="a-1"),)
+    )
     body, signer = b'{"amount":5}', CallSigner(token, "orders")
 
     def signed() -> str:

@@ -13,7 +13,7 @@ from tests.support import QUICK
 
 FIELD = st.binary(max_size=200)
 FIRST = FIELD
-THIRD = st.builds(wire.ThirdParty, st.none() | FIELD, FIELD, FIELD)
+THIRD = st.builds(wire.ThirdPartyPacket, st.none() | FIELD, FIELD, FIELD)
 PACKETS = st.builds(
     wire.Packets,
     st.none() | FIELD,
@@ -23,7 +23,7 @@ PACKETS = st.builds(
 )
 
 SIGNATURE = bytes(range(32))
-RAW = wire.encode(wire.Packets(b"acme", b"id", (b"one", wire.ThirdParty(b"at", b"two", b"vid")), SIGNATURE))
+RAW = wire.encode(wire.Packets(b"acme", b"id", (b"one", wire.ThirdPartyPacket(b"at", b"two", b"vid")), SIGNATURE))
 HEAD = b"\x02\x01\x04acme\x02\x02id\x00"
 END = b"\x00\x06\x20" + SIGNATURE
 

@@ -26,7 +26,7 @@ from arx_verifier.journal.decision import (
     unpack_record,
 )
 from arx_verifier.journal.record import new_salt, seal
-from arx_verifier.journal.tally import Counted
+from arx_verifier.journal.tally import RefusalCount
 
 FACTS = ChainFacts(
     agent="acme/support",
@@ -60,10 +60,10 @@ def denied(**more: Any) -> Decision:
     st.integers(0, 2**60),
     TEXT,
     st.tuples(st.builds(Failure, TEXT, TEXT, TEXT, TEXT)),
-    st.tuples(st.builds(Counted, TEXT, TEXT, st.integers(0, 2**40))),
+    st.tuples(st.builds(RefusalCount, TEXT, TEXT, st.integers(0, 2**40))),
 )
 def test_a_record_reads_back_as_it_was(
-    facts: ChainFacts, at: int, text: str, failures: tuple[Failure], counts: tuple[Counted]
+    facts: ChainFacts, at: int, text: str, failures: tuple[Failure], counts: tuple[RefusalCount]
 ) -> None:
     """Packing and unpacking are inverse, and any MessagePack reader sees version, chain and call."""
     digest, salt = digest_arguments({"a": text})
@@ -103,7 +103,7 @@ def test_a_record_keeps_its_leaf_when_its_body_is_erased() -> None:
 
 def test_every_body_has_a_salt() -> None:
     """Without one a body of few possible values, such as an address, could be guessed from its digest."""
-    counted = Decision("counted", 1, UNPROVEN, counts=(Counted("expired", "10.0.0.1", 3),))
+    counted = Decision("counted", 1, UNPROVEN, counts=(RefusalCount("expired", "10.0.0.1", 3),))
     bodies = {seal(msgspec.structs.replace(counted).pack(), "v", "b", 1).body for _ in range(600)}
     assert len(bodies) == 600
 

@@ -30,7 +30,7 @@ KEYS = st.binary(min_size=32, max_size=32)
 
 def made(*caveats: Caveat, raw: bytes = RAW, key: bytes = CAVEAT_KEY) -> Macaroon:
     """An unbound discharge."""
-    return discharge.discharge(raw, key, realm=REALM, caveats=caveats)
+    return discharge.issue_discharge(raw, key, realm=REALM, caveats=caveats)
 
 
 def test_a_third_party_has_one_form() -> None:
@@ -85,7 +85,7 @@ def test_a_third_party_is_the_same_bytes_each_time() -> None:
     """A mint that signs again gives the same token; under another signature, key or name another box."""
     first = require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example")
     assert require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example") == first
-    [third] = [packet for packet in first.packets if isinstance(packet, wire.ThirdParty)]
+    [third] = [packet for packet in first.packets if isinstance(packet, wire.ThirdPartyPacket)]
     assert third[:2] == (b"https://mint.example", RAW)
     assert len(third.verification_id) == 72
     others = [
@@ -93,7 +93,9 @@ def test_a_third_party_is_the_same_bytes_each_time() -> None:
         require_discharge(mint(), ThirdPartyCaveat("y").encode(), CAVEAT_KEY),
         require_discharge(mint(), RAW, KEY),
     ]
-    nonces = {other.packets[-1][2][:24] for other in [first, *others] if isinstance(other.packets[-1], wire.ThirdParty)}
+    nonces = {
+        other.packets[-1][2][:24] for other in [first, *others] if isinstance(other.packets[-1], wire.ThirdPartyPacket)
+    }
     assert len(nonces) == 4
     assert Macaroon.parse(first.encode()) == first
     assert third_party_caveats(first) == (WANTED,)

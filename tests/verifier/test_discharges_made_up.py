@@ -117,7 +117,7 @@ def test_an_answer_does_not_make_a_third_party_known() -> None:
     body, signature = mint().parts()
     sealed = seal(signature, chain.derive(key), raw)
     token = Macaroon(
-        body + wire.caveat_packet(wire.ThirdParty(None, raw, sealed)),
+        body + wire.caveat_packet(wire.ThirdPartyPacket(None, raw, sealed)),
         chain.extend_third_party(signature, sealed, raw),
     )
     start = wire.encode(wire.Packets(b"acme", raw, (), chain.extend(chain.derive(key), raw)))
@@ -132,7 +132,7 @@ def test_an_answer_does_not_make_a_third_party_known() -> None:
 def test_a_box_that_nobody_sealed(sealed: bytes) -> None:
     """Unanswered while no discharge is presented; then nothing opens it."""
     body, signature = mint().parts()
-    third = wire.ThirdParty(None, RAW, sealed)
+    third = wire.ThirdPartyPacket(None, RAW, sealed)
     token = Macaroon(body + wire.caveat_packet(third), chain.extend_third_party(signature, sealed, RAW))
     assert code(sign(token, refund())) == "missing_discharge"
     assert code(sent(token, [GOOD])) == "bad_signature"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.revocation.epoch import EpochTable, Lease, Retention, State
+from arx_verifier.revocation.epoch import EpochState, EpochTable, Lease, Retention
 from tests.verifier.epoch_views import Clock, boot, code, table, wall
 
 __all__ = ["boot", "table", "wall"]  # fixtures
@@ -103,7 +103,7 @@ def test_a_copy_of_the_same_history_keeps_higher_kills(table: EpochTable) -> Non
 
 def test_forgetting_spares_what_was_raised_since() -> None:
     """A kill is dropped once it is old, unless the target was killed again."""
-    state = State("I", {"a": 1, "b": 2}, {}, 2)
+    state = EpochState("I", {"a": 1, "b": 2}, {}, 2)
     retention = Retention()
     retention.restart(10, state)
     state.kills["b"] = 3
@@ -117,7 +117,7 @@ def test_forgetting_spares_what_was_raised_since() -> None:
 
 def test_many_copied_kills_are_forgotten_in_parts() -> None:
     """A copy of very many kills ends at one time; no call looks at all of them, and none is left in the end."""
-    state = State("I", {f"s{index}": index for index in range(25_000)}, {}, 20_000)
+    state = EpochState("I", {f"s{index}": index for index in range(25_000)}, {}, 20_000)
     retention = Retention()
     retention.restart(10, state)
     retention.forget(state, 11)

@@ -19,7 +19,7 @@ import pytest
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.history import NOWHERE
-from arx_verifier.revocation.store_link import Answer, Entry, FeedError, Link, read_answer, read_push
+from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link, StoreAnswer, read_answer, read_push
 from arx_verifier.revocation.store_url import Address
 from tests.servers import until
 
@@ -30,8 +30,8 @@ ANSWER: list[Any] = [INCARNATION.encode(), 6, 1_700_000_000_000, 1_000, b"OK", 3
 
 def test_an_answer_is_read() -> None:
     """The one known form, with its entries."""
-    entry = Entry(INCARNATION, 6, "kill", "realm")
-    assert read_answer(ANSWER) == Answer(
+    entry = EpochEntry(INCARNATION, 6, "kill", "realm")
+    assert read_answer(ANSWER) == StoreAnswer(
         INCARNATION, 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c" * 40, (entry,), 7
     )
 
@@ -55,7 +55,7 @@ def test_a_frame_that_is_no_answer_is_refused(frame: object) -> None:
 
 def test_a_push_is_read() -> None:
     """The one known form."""
-    assert read_push([b"smessage", b"ch", b"I 7 thaw agent:acme"]) == Entry("I", 7, "thaw", "agent:acme")
+    assert read_push([b"smessage", b"ch", b"I 7 thaw agent:acme"]) == EpochEntry("I", 7, "thaw", "agent:acme")
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@
 import pytest
 
 from arx_verifier.revocation.follower_core import CONFIRM_MOST_MS, MIN_GAP_MS, MS, PROBE_MS, Following
-from arx_verifier.revocation.history import Place
-from arx_verifier.revocation.store_link import OK, RESYNC, Answer, Entry
+from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation.store_link import OK, RESYNC, EpochEntry, StoreAnswer
 
-BEGAN = Place.begin("I" * 22, 5)
+BEGAN = HistoryPlace.begin("I" * 22, 5)
 WALL_MS = 1_800_000_000_000
 
 
@@ -35,10 +35,10 @@ class World:
             (),
             self.askers,
         )
-        self.view.take_answer(Answer(*told), lambda _: {})
+        self.view.take_answer(StoreAnswer(*told), lambda _: {})
 
     def push(self, seq: int) -> None:
-        self.view.take_push(Entry(BEGAN.incarnation, seq, "kill", "realm"))
+        self.view.take_push(EpochEntry(BEGAN.incarnation, seq, "kill", "realm"))
 
     def asks_after_ms(self, *, hurry: bool = False) -> float:
         return max(0, self.view.next_at(hurry=hurry) - self.now) / MS
@@ -68,7 +68,7 @@ def test_what_may_be_missing_is_asked_for_at_once() -> None:
     world.push(8)
     assert world.asks_after_ms() == 0
     world = World(1_000)
-    world.view.take_push(Entry("J" * 22, 6, "rotate", "realm"))
+    world.view.take_push(EpochEntry("J" * 22, 6, "rotate", "realm"))
     assert world.asks_after_ms() == 0
 
 

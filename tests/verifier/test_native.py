@@ -25,7 +25,7 @@ TEXTS = (
     | st.text("ABCDQRwxyz0189-_+/=~\n \u00e9\u20ac", max_size=12)
     | st.builds(lambda raw, end: wire.text_of(raw) + end, st.binary(max_size=900), st.sampled_from(["", "A", "=", "+"]))
 )
-THIRD = st.builds(wire.ThirdParty, st.none() | BYTES, BYTES, BYTES)
+THIRD = st.builds(wire.ThirdPartyPacket, st.none() | BYTES, BYTES, BYTES)
 PACKETS = st.builds(
     wire.Packets,
     st.none() | BYTES,

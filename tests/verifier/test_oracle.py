@@ -97,7 +97,7 @@ def folded(key: bytes, packets: wire.Packets) -> bytes:
     """The chain's signature, third-party caveats included."""
     signature = chain.extend(chain.derive(key), packets.identifier)
     for caveat in packets.caveats:
-        if isinstance(caveat, wire.ThirdParty):
+        if isinstance(caveat, wire.ThirdPartyPacket):
             signature = chain.extend_third_party(signature, caveat.verification_id, caveat.identifier)
         else:
             signature = chain.extend(signature, caveat)
@@ -116,7 +116,7 @@ def test_third_party_caveats_fold_alike(caveats: list[tuple[bool, str]], key: by
             made.add_first_party_caveat(text)
     raw = wire.bytes_of(made.serialize().rstrip("="))
     packets = wire.decode(raw)
-    assert [isinstance(caveat, wire.ThirdParty) for caveat in packets.caveats] == [third for third, _ in caveats]
+    assert [isinstance(caveat, wire.ThirdPartyPacket) for caveat in packets.caveats] == [third for third, _ in caveats]
     assert folded(key, packets) == packets.signature
     assert packets.signature.hex() == made.signature
     assert wire.encode(packets) == raw

@@ -26,7 +26,7 @@ CAVEATS = st.sampled_from(
         '{"task":"t-x"}', '{"net":["10.0.0.0/8"]}', '{"hop":"\0","to":"acme/a"}', "third",
     ]
 )  # fmt: skip
-THIRD = wire.ThirdParty(None, b"{}", b"v")
+THIRD = wire.ThirdPartyPacket(None, b"{}", b"v")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_what_is_kept_says_what_reading_says(words: list[str], hops: list[list[s
     assert [said(*each) for each in several * 2] == anew * 2
 
 
-def _packet(word: str, hop: str) -> bytes | wire.ThirdParty:
+def _packet(word: str, hop: str) -> bytes | wire.ThirdPartyPacket:
     return THIRD if word == "third" else word.replace("%", hop).encode()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arx_verifier.revocation.store_link import CHUNK, MAX_ANSWER, Answer, Entry, FeedError, Link
+from arx_verifier.revocation.store_link import CHUNK, MAX_ANSWER, EpochEntry, FeedError, Link, StoreAnswer
 
 PUSH = b">3\r\n$8\r\nsmessage\r\n$2\r\nch\r\n$14\r\nI 7 kill realm\r\n"
 ANSWER = (
@@ -19,8 +19,10 @@ ANSWER = (
     b"*1\r\n*2\r\n$3\r\n6-0\r\n*4\r\n$2\r\nop\r\n$4\r\nkill\r\n$1\r\ns\r\n$5\r\nrealm\r\n"
 )
 READ = {
-    PUSH: Entry("I", 7, "kill", "realm"),
-    ANSWER: Answer("I", 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c", (Entry("I", 6, "kill", "realm"),), 7),
+    PUSH: EpochEntry("I", 7, "kill", "realm"),
+    ANSWER: StoreAnswer(
+        "I", 6, 1_700_000_000_000, 1_000, "OK", 3_690_000, "c", (EpochEntry("I", 6, "kill", "realm"),), 7
+    ),
     b">3\r\n$10\r\nssubscribe\r\n$2\r\nch\r\n:1\r\n": None,
 }
 

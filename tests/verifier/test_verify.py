@@ -48,7 +48,7 @@ HOP = "BwcHBwcHBwcH"
 
 def with_third_party(identifier: bytes = b'{"id":"x"}') -> str:
     """A rightly signed token with a third-party caveat, which nobody could open."""
-    parent, third = mint(), wire.ThirdParty(b"https://approve.example", identifier, b"v" * 48)
+    parent, third = mint(), wire.ThirdPartyPacket(b"https://approve.example", identifier, b"v" * 48)
     body, signature = parent.parts()
     signature = chain.extend_third_party(signature, third.verification_id, third.identifier)
     return Macaroon(body + wire.caveat_packet(third), signature).encode()

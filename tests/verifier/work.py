@@ -21,7 +21,7 @@ from arx_verifier.errors import RequestError
 from arx_verifier.request import AccessRequest, HttpCall, read_json_object
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, bind, discharge, join, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, issue_discharge, join, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.nonces import MemoryNonces
 from arx_verifier.verification.verifier import Verifier
@@ -130,10 +130,10 @@ def logic(member: str, at: int) -> Callable[[int], Work]:
 
     def make(n: int) -> Work:
         parts = tuple(Constraint(max=20_000 + next(_NEW)) for _ in range(n))
-        leaves = tuple(arguments.Leaf(max=part.max) for part in parts[:-1]) if member == "all_of" else ()
+        leaves = tuple(arguments.FlatConstraint(max=part.max) for part in parts[:-1]) if member == "all_of" else ()
         if member == "any_of":
-            leaves = tuple(arguments.Leaf(equal=new()) for _ in range(n - 1))
-        return ruled({"a": Constraint(**{member: (*leaves, arguments.Leaf(min=at))})}, {"a": at})
+            leaves = tuple(arguments.FlatConstraint(equal=new()) for _ in range(n - 1))
+        return ruled({"a": Constraint(**{member: (*leaves, arguments.FlatConstraint(min=at))})}, {"a": at})
 
     return make
 
@@ -221,7 +221,7 @@ def third_parties(n: int) -> Work:
     token = mint()
     parsed = wire.split_body(token.to_bytes())
     raw = parsed[0] + b"".join(
-        wire.caveat_packet(wire.ThirdParty(b"https://a.example", bytes(16), bytes(40))) for _ in range(n)
+        wire.caveat_packet(wire.ThirdPartyPacket(b"https://a.example", bytes(16), bytes(40))) for _ in range(n)
     )
     checked, shown = verifier(), wire.TOKEN_PREFIX + wire.text_of(raw + wire.TAIL + bytes(32))
     return lambda: refuses(checked, shown, access(), "bad_signature")
@@ -247,7 +247,7 @@ def discharges(n: int, *, caveats: int = 1) -> Work:
     for raw in names:
         token = require_discharge(token, raw, bytes(32))
     said = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
-    bound = [bind(discharge(raw, bytes(32), realm="acme", caveats=(*said,)), token) for raw in names]
+    bound = [bind(issue_discharge(raw, bytes(32), realm="acme", caveats=(*said,)), token) for raw in names]
     checked, text = verifier(), join(token.encode(), bound)
 
     def work() -> None:
@@ -260,7 +260,7 @@ def nested_discharges(n: int) -> Work:
     """A discharge that requires another, and so on; too deep or not."""
     names = [ThirdPartyCaveat(new()).encode() for _ in range(n)]
     token = require_discharge(mint(), names[0], bytes(32))
-    made = [discharge(raw, bytes(32), realm="acme") for raw in names]
+    made = [issue_discharge(raw, bytes(32), realm="acme") for raw in names]
     for at, raw in enumerate(names[1:]):
         made[at] = require_discharge(made[at], raw, bytes(32))
     checked, text = verifier(), "~".join([token.encode(), *[bind(each, token).encode() for each in made]])

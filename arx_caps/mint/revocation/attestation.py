@@ -23,7 +23,7 @@ from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Entry, Header
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.revocation.history import UNKNOWN, Place, new_incarnation
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace, new_incarnation
 
 MINT: Final = "mint"
 ATTESTING: Final = 1  # what one mint of several does at a time
@@ -49,7 +49,7 @@ class Known(NamedTuple):
     """
 
     mark: HighWater | None
-    view: Place
+    view: HistoryPlace
     logged: EventRecord | None
     seq: int
 
@@ -136,7 +136,7 @@ class StoreHistory:
     def _known(self) -> Known:
         mark = self._state.high_water(self._realm.name)
         incarnation, applied, _ = self._epochs.view()
-        view = Place(incarnation, applied, self._epochs.chain_at(incarnation, applied))
+        view = HistoryPlace(incarnation, applied, self._epochs.chain_at(incarnation, applied))
         logged, last = None, 0
         try:
             last = self._log.store.last_of(KILLS)
@@ -150,7 +150,7 @@ class StoreHistory:
         mark, logged = known.mark, known.logged
         if mark is None or header.incarnation != mark.incarnation:
             return "the store's history is unknown here"
-        for place in (known.view, Place(mark.incarnation, mark.seq, mark.chain)):
+        for place in (known.view, HistoryPlace(mark.incarnation, mark.seq, mark.chain)):
             if place.incarnation == header.incarnation and (why := self._why_another(header, place)):
                 return why
         if logged is not None and logged.number > header.seq:
@@ -163,7 +163,7 @@ class StoreHistory:
             return "tokens may live longer than kills were remembered"
         return None
 
-    def _why_another(self, header: Header, place: Place) -> str | None:
+    def _why_another(self, header: Header, place: HistoryPlace) -> str | None:
         """Say that the store is behind a place of its history, or has another past there."""
         if place.seq > header.seq:
             return FORGOTTEN

@@ -19,7 +19,7 @@ from arx_caps.mint.db.state import MintState
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation.epoch import FREEZING
-from arx_verifier.revocation.history import NOWHERE, Place
+from arx_verifier.revocation.history import NOWHERE, HistoryPlace
 
 AT_ONCE: Final = 1000  # targets that one step of the store takes, and entries of one page
 EVERY_S: Final = 60.0
@@ -40,7 +40,7 @@ class Changes(NamedTuple):
         thawed: The targets whose last entry is a thaw.
     """
 
-    to: Place
+    to: HistoryPlace
     frozen: tuple[Freeze, ...]
     thawed: frozenset[str]
 
@@ -59,9 +59,11 @@ class FreezeKeeper:
         followed: Up to where the database has the freezes, as far as this mint knows.
     """
 
-    def __init__(self, realm: str, state: MintState, store: RevocationStore, noted: Callable[[Place], None]) -> None:
+    def __init__(
+        self, realm: str, state: MintState, store: RevocationStore, noted: Callable[[HistoryPlace], None]
+    ) -> None:
         self._realm, self._state, self._store, self._noted = realm, state, store, noted
-        self._whole: Place | None = None  # from here on all freezes are in the store
+        self._whole: HistoryPlace | None = None  # from here on all freezes are in the store
         self._compared = float("-inf")
         self.missing: tuple[str, ...] = ()
         self.followed = NOWHERE
@@ -82,7 +84,7 @@ class FreezeKeeper:
             return []
         return [NOT_BACK + (f": {', '.join(self.missing[:8])}" if self.missing else "")]
 
-    def trust(self, place: Place) -> None:
+    def trust(self, place: HistoryPlace) -> None:
         """Take a history for one that has every freeze from a place on."""
         self._whole = place
 
@@ -165,7 +167,7 @@ class FreezeKeeper:
         self._noted(bump.header.place)
 
 
-def changes_since(store: RevocationStore, since: Place | None) -> Changes:
+def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes:
     """Read what the store's log says of freezes behind a place.
 
     Where the store has forgotten the entries in between, or is in another history, each freeze that it has stands: a

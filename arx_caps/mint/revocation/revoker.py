@@ -15,7 +15,7 @@ from arx_caps.mint.revocation.attestation import StoreHistory
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
 from arx_verifier.errors import ArxError, AuditError, UnavailableError
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.history import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw"]
 NO_WAIT_MS: Final = 0
@@ -45,7 +45,7 @@ class Revoker:
         store: RevocationStore,
         history: StoreHistory,
         freezes: FreezeKeeper,
-        noted: Callable[[Place], None],
+        noted: Callable[[HistoryPlace], None],
     ) -> None:
         self._state, self._store, self._noted = state, store, noted
         self._history, self._freezes = history, freezes

@@ -19,7 +19,7 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError, GrantError, shorten
 from arx_verifier.jcs import MAX_INTEGER
 from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, discharge, require_discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 from arx_verifier.token.macaroon import Macaroon
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
@@ -100,7 +100,7 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
         task=row["id"],
     )
     third_party = row["caveat"].encode()
-    return discharge(
+    return issue_discharge(
         third_party, caveat_key(key, ThirdPartyCaveat.read(third_party).id), realm=realm, caveats=(caveat,)
     ).encode()
 

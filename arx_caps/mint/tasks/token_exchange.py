@@ -26,7 +26,7 @@ from arx_verifier.token import call_proof, wire
 from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
-from arx_verifier.token.wire import ThirdParty
+from arx_verifier.token.wire import ThirdPartyPacket
 from arx_verifier.verification.authenticate import prove
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused
@@ -161,7 +161,7 @@ def _kept(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> list[Caveat
     """
     held = list(Macaroon.parse(text).packets[own:])
     for raw in [third_party.encode() for third_party in mints]:
-        places = (at for at, each in enumerate(held) if isinstance(each, ThirdParty) and each.identifier == raw)
+        places = (at for at, each in enumerate(held) if isinstance(each, ThirdPartyPacket) and each.identifier == raw)
         place = next(places, None)
         if place is not None:
             del held[place]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The constraint of one argument, its compiled test, and the check of what a holder writes.  SPEC 7.
 
-``Leaf`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  ``scalars`` and ``text`` match one
-value; ``rule`` tests the arguments of a call.
+``FlatConstraint`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  ``scalars`` and ``text``
+match one value; ``rule`` tests the arguments of a call.
 """
 
 from collections.abc import Callable, Sequence
@@ -117,7 +117,9 @@ class Url(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_f
         _url(self)
 
 
-class Leaf(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class FlatConstraint(
+    Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Tests of one value without nesting; see ``Constraint``.  Every member restricts; together all must hold."""
 
     equal: Scalar | tuple[Scalar, ...] | None = None
@@ -141,11 +143,11 @@ class Leaf(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_
         tests_of(self)
 
 
-LeafLike: TypeAlias = Scalar | Leaf  # a bare scalar means ``equal``
+LeafLike: TypeAlias = Scalar | FlatConstraint  # a bare scalar means ``equal``
 
 
-class Constraint(Leaf, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a rule says of one argument: the tests of ``Leaf``, one level of logic, and whether it may be absent.
+class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a rule says of one argument: the tests of ``FlatConstraint``, one level of logic, may it be absent.
 
     The levels are types, not a recursion, so that no token decides how deep a verifier goes.
 
@@ -165,7 +167,7 @@ class Constraint(Leaf, frozen=True, kw_only=True, forbid_unknown_fields=True, om
         max_length: At most so many of them.
         contains: A list that has all of these.
         subset: A list that has nothing but these.
-        all_of: All of these hold, each a plain value or a ``Leaf``.
+        all_of: All of these hold, each a plain value or a ``FlatConstraint``.
         any_of: One of these holds.
         not_: This does not hold, of a value of the kind that it speaks of; ``not`` in a token and in plain data.
         optional: Lets the argument be absent.
@@ -215,7 +217,7 @@ class CompiledConstraint(NamedTuple):
 # structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
 _MAX_TESTS: Final = 16_384  # of all that is kept; one takes about 270 bytes: about 5 MB
 _KEPT: Final[Kept[bytes, "CompiledConstraint"]] = Kept(_MAX_TESTS, 2)
-_SAID: Final[Kept[bytes, tuple["Said", ...]]] = Kept(_MAX_TESTS, 2)  # the same, for refusals
+_SAID: Final[Kept[bytes, tuple["ConstraintMember", ...]]] = Kept(_MAX_TESTS, 2)  # the same, for refusals
 _MAX_KEPT_BYTES: Final = 256
 _MAX_TOLD_CHARS: Final = 200  # of an operand
 _MAX_KEPT_WEIGHT: Final = 16  # a test takes about 270 bytes, and `any_of` has room for a hundred
@@ -247,7 +249,7 @@ def compile_written(written: bytes) -> CompiledConstraint:
     return found
 
 
-class Said(NamedTuple):
+class ConstraintMember(NamedTuple):
     """One member of a constraint, ready to be told of.
 
     Attributes:
@@ -263,7 +265,7 @@ class Said(NamedTuple):
     holds: Predicate
 
 
-def said_written(written: bytes) -> tuple[Said, ...]:
+def said_written(written: bytes) -> tuple[ConstraintMember, ...]:
     """Say what a constraint says, for people, with what tells which of it does not hold.
 
     Args:
@@ -273,7 +275,7 @@ def said_written(written: bytes) -> tuple[Said, ...]:
     if found is None:
         compiled = compile_written(written)
         members = zip(said(decode(_CONSTRAINT, written)), compiled.tests, strict=True)
-        found = tuple([Said(word, _told(operand), *test) for (word, operand), test in members])
+        found = tuple([ConstraintMember(word, _told(operand), *test) for (word, operand), test in members])
         if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
             _SAID.keep(written, found, compiled.weight)
     return found
@@ -301,7 +303,7 @@ def read_constraint(data: Any) -> ConstraintLike:
 
 def said(constraint: Any) -> list[tuple[str, Any]]:
     """List what a constraint says: each member's name and operand."""
-    if not isinstance(constraint, Leaf):
+    if not isinstance(constraint, FlatConstraint):
         return [("equal", constraint)]
     operands = msgspec.structs.astuple(constraint)
     return [(word, operand) for word, operand in zip(_MAKERS, operands, strict=False) if operand is not None]
@@ -309,7 +311,7 @@ def said(constraint: Any) -> list[tuple[str, Any]]:
 
 def tests_of(constraint: Any) -> list[Test]:
     """Check what a constraint says and make a test of each member, in the order of ``said``."""
-    if not isinstance(constraint, Leaf):
+    if not isinstance(constraint, FlatConstraint):
         return [scalars.equal(constraint)]
     operands = msgspec.structs.astuple(constraint)[: len(_IN_ORDER)]  # without ``optional``, which tests no value
     count = len(operands) - operands.count(None)
@@ -350,7 +352,7 @@ def _or_absent(holds: Predicate) -> Predicate:
     return lambda value: value is ABSENT or holds(value)
 
 
-def _refuse_crossed_bounds(leaf: Leaf) -> None:
+def _refuse_crossed_bounds(leaf: FlatConstraint) -> None:
     if leaf.min is not None and leaf.max is not None and type(leaf.min) is type(leaf.max):
         scalars.within((leaf.min, leaf.max))
     if leaf.min_length is not None and leaf.max_length is not None and leaf.min_length > leaf.max_length:

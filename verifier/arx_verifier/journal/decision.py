@@ -23,7 +23,7 @@ from arx_verifier.journal.record import (
     MAX_RECORD_BYTES,
     ChainFacts,
     Gap,
-    Opened,
+    OpenedRecord,
     Rest,
     digest_arguments,
     encode,
@@ -32,7 +32,7 @@ from arx_verifier.journal.record import (
     read_payload,
     read_sealed,
 )
-from arx_verifier.journal.tally import Counted, Tally
+from arx_verifier.journal.tally import RefusalCount, Tally
 
 __all__ = [
     "MAX_RECORD_BYTES", "UNPROVEN", "ChainFacts", "Decision", "DecisionSink", "Gap", "InMemoryDecisions",
@@ -93,7 +93,7 @@ class Decision(msgspec.Struct):
     traceparent: str | None = None
     arguments: bytes | None = None
     ends: int = 0
-    counts: tuple[Counted, ...] = ()
+    counts: tuple[RefusalCount, ...] = ()
     gap: Gap | None = None
     erased: bool = False
     sequence: int = 0
@@ -157,7 +157,7 @@ class Decision(msgspec.Struct):
         return self.facts.packed + call
 
     @classmethod
-    def of(cls, opened: Opened) -> Self:
+    def of(cls, opened: OpenedRecord) -> Self:
         """Make the decision that a record tells of."""
         call, rest = opened.call, opened.rest or _ERASED
         details = rest.details if opened.rest else ((_GONE, _GONE),) * len(call.rules)
@@ -169,7 +169,7 @@ class Decision(msgspec.Struct):
             del values[member]
         values["failures"] = tuple(Failure(*rule, *told) for rule, told in zip(call.rules, details, strict=True))
         values["counts"] = tuple(
-            Counted(code, peer, times) for (code, times), peer in zip(call.counts, peers, strict=True)
+            RefusalCount(code, peer, times) for (code, times), peer in zip(call.counts, peers, strict=True)
         )
         values |= {"verifier": opened.verifier, "boot": opened.boot, "sequence": opened.sequence}
         return cls(facts=opened.facts, erased=opened.rest is None, **values)

@@ -20,7 +20,7 @@ from arx_verifier.journal.segment import (
     HEADER_BYTES,
     RECORD_HEADER,
     SUFFIX,
-    Header,
+    SegmentHeader,
     checksum_of,
     is_closed,
     read_header,
@@ -149,7 +149,7 @@ class SegmentReader:
         ended: Whether nothing more will come.
     """
 
-    def __init__(self, path: Path, header: Header | None, on_damage: Callable[[Damage], None]) -> None:
+    def __init__(self, path: Path, header: SegmentHeader | None, on_damage: Callable[[Damage], None]) -> None:
         self.path, self.header = path, header
         self.first = self.sequence = header.first if header else 0
         self.offset = HEADER_BYTES

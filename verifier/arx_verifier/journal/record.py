@@ -129,7 +129,7 @@ class Gap(NamedTuple):
     until: int
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The kept part of one call.  Positions are fixed.
 
     Attributes:
@@ -193,7 +193,7 @@ class Sealed(NamedTuple):
     body: bytes
 
 
-class Opened(NamedTuple):
+class OpenedRecord(NamedTuple):
     """A record that was read.
 
     Attributes:
@@ -209,15 +209,15 @@ class Opened(NamedTuple):
     boot: str
     sequence: int
     facts: ChainFacts
-    call: Call
+    call: CallRecord
     rest: Rest | None
 
 
 _Person = tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]]
 _WRITE: Final = msgspec.msgpack.Encoder()
 _SPLIT: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw, msgspec.Raw, tuple[msgspec.Raw, msgspec.Raw]])
-_READ_JOURNAL: Final = msgspec.msgpack.Decoder(tuple[int, Facts, _Person, tuple[Call, Rest]])
-_READ_KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, Facts, Call, bytes])
+_READ_JOURNAL: Final = msgspec.msgpack.Decoder(tuple[int, Facts, _Person, tuple[CallRecord, Rest]])
+_READ_KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, Facts, CallRecord, bytes])
 _READ_BODY: Final = msgspec.msgpack.Decoder(tuple[_Person, Rest])
 _BAD = (msgspec.MsgspecError, UnicodeDecodeError)
 
@@ -248,7 +248,7 @@ def seal(payload: bytes, verifier: str, boot: str, sequence: int) -> Sealed:
     return Sealed(_KEPT + place + bytes(facts) + bytes(call) + _DIGEST + sha256(body).digest(), body)
 
 
-def read_payload(payload: bytes) -> Opened:
+def read_payload(payload: bytes) -> OpenedRecord:
     """Read what a journal holds.
 
     Raises:
@@ -259,10 +259,10 @@ def read_payload(payload: bytes) -> Opened:
         _, facts, person, (call, rest) = _READ_JOURNAL.decode(payload)
     except _BAD as error:
         raise AuditError(f"a decision record cannot be read: {error}") from error
-    return Opened("", "", 0, _whole(facts, person), call, rest)
+    return OpenedRecord("", "", 0, _whole(facts, person), call, rest)
 
 
-def read_sealed(kept: bytes, body: bytes | None) -> Opened:
+def read_sealed(kept: bytes, body: bytes | None) -> OpenedRecord:
     """Read a record of the log.
 
     Args:
@@ -278,13 +278,13 @@ def read_sealed(kept: bytes, body: bytes | None) -> Opened:
         if len(digest) != sha256().digest_size or sequence < 0:
             raise AuditError("a decision record names no body")
         if body is None:
-            return Opened(verifier, boot, sequence, _whole(facts, (None, ())), call, None)
+            return OpenedRecord(verifier, boot, sequence, _whole(facts, (None, ())), call, None)
         if sha256(body).digest() != digest:
             raise AuditError("a body is not that of its record")
         person, rest = _READ_BODY.decode(body)
     except _BAD as error:
         raise AuditError(f"a decision record cannot be read: {error}") from error
-    return Opened(verifier, boot, sequence, _whole(facts, person), call, rest)
+    return OpenedRecord(verifier, boot, sequence, _whole(facts, person), call, rest)
 
 
 def encode(value: Any) -> bytes:

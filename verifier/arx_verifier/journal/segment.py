@@ -40,7 +40,7 @@ _SWAPS: Final = sys.byteorder != "little"  # whether a view of the mapping has a
 _DENIED: Final = struct.Struct("=I")  # in this machine's order, as a view of the mapping has it
 
 
-class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class SegmentHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Whose records a segment holds.
 
     Attributes:
@@ -73,7 +73,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return (start + body).ljust(HEADER_BYTES, b"\0")
 
 
-def read_header(raw: bytes) -> Header:
+def read_header(raw: bytes) -> SegmentHeader:
     """Read the first ``HEADER_BYTES`` of a segment.
 
     Raises:
@@ -86,7 +86,7 @@ def read_header(raw: bytes) -> Header:
     if crc32(body) != checksum:
         raise AuditError("the segment's header is damaged")
     try:
-        return msgspec.msgpack.decode(body, type=Header)
+        return msgspec.msgpack.decode(body, type=SegmentHeader)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise AuditError("the segment's header is damaged") from error
 
@@ -119,7 +119,7 @@ class Segment:
         OSError: It cannot be made: the disk is full, read-only or not ours.
     """
 
-    def __init__(self, folder: Path, header: Header, size: int) -> None:
+    def __init__(self, folder: Path, header: SegmentHeader, size: int) -> None:
         self.path, self.header, self.size = folder / header.name, header, size
         self.room, self.unkept, self._named = size - HEADER_BYTES, False, False
         making = self.path.with_suffix(".making")

@@ -13,7 +13,7 @@ _KEYS: Final = 64  # further peers are counted together, as ``*``
 _EVERY_S: Final = 1.0
 
 
-class Counted(NamedTuple):
+class RefusalCount(NamedTuple):
     """How many refusals of one kind came from one peer since the last such record.
 
     Attributes:
@@ -58,9 +58,9 @@ class Tally:
         """Whether there is something to record and a second has passed since the last time (any steady clock)."""
         return bool(self._counts) and now_s - self._last_s >= _EVERY_S
 
-    def counts(self) -> tuple[Counted, ...]:
+    def counts(self) -> tuple[RefusalCount, ...]:
         """Return the counts, which stay until ``clear``."""
-        return tuple(Counted(code, peer, times) for (code, peer), times in self._counts.items())
+        return tuple(RefusalCount(code, peer, times) for (code, peer), times in self._counts.items())
 
     def clear(self, now_s: float) -> None:
         """Forget the counts, recorded at ``now_s``."""

@@ -33,7 +33,7 @@ from arx_verifier.journal.quota import (
     warn,
 )
 from arx_verifier.journal.reader import is_written, read_journal
-from arx_verifier.journal.segment import HEADER_BYTES, Header, Segment, files_in, read_header
+from arx_verifier.journal.segment import HEADER_BYTES, Segment, SegmentHeader, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
 
 __all__ = ["Journal", "prune_journal", "read_journal"]
@@ -344,7 +344,9 @@ class Journal:
             self._run()
         self._alarm = warn(self.folder, self.fill, self._max_bytes, self._alarm, refuses=not self._goes_on)
         hold_budget(self.folder, self._segment_bytes, self._max_bytes)
-        header = Header(self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes)
+        header = SegmentHeader(
+            self.verifier_id, self.audience, self.boot, self._sequence + 1, self._clock(), self._max_bytes
+        )
         segment = Segment(self.folder, header, self._segment_bytes)
         if self._segment is None:
             warn_beside(self.folder, self.verifier_id)

@@ -65,7 +65,7 @@ class Lease(NamedTuple):
     sent: int
 
 
-class State:
+class EpochState:
     """One history of the store as far as it is known; replaced whole when the history changes.
 
     Attributes:
@@ -86,9 +86,9 @@ class State:
         self.refuses = refuses
         self.lease: Lease | None = None
 
-    def without_lease(self, refuses: str) -> "State":
+    def without_lease(self, refuses: str) -> "EpochState":
         """Return the same view, not to be acted on."""
-        return State(self.incarnation, self.kills, self.freezes, self.applied, refuses)
+        return EpochState(self.incarnation, self.kills, self.freezes, self.applied, refuses)
 
 
 class Retention:
@@ -110,13 +110,13 @@ class Retention:
         """Note that a kill was learned at ``at``, boot clock, ns."""
         self._learned.append((at, target, seq))
 
-    def restart(self, at: int, state: State) -> None:
+    def restart(self, at: int, state: EpochState) -> None:
         """Note all kills of a view that was copied at ``at``; what is above its sequence comes again."""
         self._learned.clear()
         self._copied = deque(state.kills)
         self._copied_at, self._copied_seq = at, state.applied
 
-    def forget(self, state: State, before: int) -> None:
+    def forget(self, state: EpochState, before: int) -> None:
         """Drop the kills learned before ``before`` that were not raised since, a part of them if they are many."""
         kills = state.kills
         if self._copied_at < before:
@@ -181,7 +181,7 @@ class EpochTable:
 
     def __init__(self, *, boot: Callable[[], int] = boot_clock, wall: Callable[[], int] = time.time_ns) -> None:
         self._boot, self._wall = boot, wall
-        self._state = State("", {}, {}, -1)
+        self._state = EpochState("", {}, {}, -1)
         self._retired: set[str] = set()
         self._store_clock: tuple[int, int] | None = None  # (store time, sent), ns
         self._fenced = _UNLEASED["fenced"]
@@ -314,7 +314,7 @@ class EpochTable:
             merged.update({s: kill for s, kill in old.kills.items() if kill > merged.get(s, 0)})
         elif old.incarnation:
             self._retired.add(old.incarnation)
-        self._state = State(
+        self._state = EpochState(
             incarnation, merged, dict(freezes), applied, "fenced" if incarnation in self._retired else "syncing"
         )
 
@@ -352,7 +352,7 @@ class EpochTable:
         self._fenced = EpochRefusal("fenced", None, detail)
         self._state = state.without_lease("fenced")
 
-    def _unleased(self, state: State) -> EpochRefusal:
+    def _unleased(self, state: EpochState) -> EpochRefusal:
         return self._fenced if state.refuses == "fenced" else _UNLEASED[state.refuses]
 
 

@@ -21,10 +21,10 @@ from typing import Final, NamedTuple
 
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.epoch import EpochRefusal, State
-from arx_verifier.revocation.follower_core import PROBES, Following, Question
+from arx_verifier.revocation.epoch import EpochRefusal, EpochState
+from arx_verifier.revocation.follower_core import PROBES, Following, StoreQuestion
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
-from arx_verifier.revocation.store_link import Entry, FeedError, Link
+from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link
 from arx_verifier.revocation.store_url import Address
 
 BACKOFF_S: Final = (0.02, 0.5)
@@ -164,7 +164,7 @@ class Follower(Following):
             self._waiters = [other for other in self._waiters if other is not waiter]
         return False
 
-    def _unleased(self, state: State) -> EpochRefusal:
+    def _unleased(self, state: EpochState) -> EpochRefusal:
         thread = self._thread
         if self._lazy and (thread is None or not thread.is_alive()):
             self.start()
@@ -222,13 +222,13 @@ class Follower(Following):
                 self._send(link, question)
             link.wait((self.next_at(hurry=bool(self._waiters)) - self._boot()) / 1e9)
             for frame in link.frames():
-                if isinstance(frame, Entry):
+                if isinstance(frame, EpochEntry):
                     self.take_push(frame)
                 else:
                     self.take_answer(frame, link.scan)
                     self._answer_waiters()
 
-    def _send(self, link: Link | RelayLink, question: Question) -> None:
+    def _send(self, link: Link | RelayLink, question: StoreQuestion) -> None:
         link.probe(self.verifier_id, question.place, hurry=question.hurry)
 
     def _answer_waiters(self) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from arx_verifier.revocation.epoch import KILLING, SKEW_MS, EpochTable, Lease, Retention, boot_clock
-from arx_verifier.revocation.history import NOWHERE, Place
-from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, Answer, Entry, FeedError
+from arx_verifier.revocation.history import NOWHERE, HistoryPlace
+from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, EpochEntry, FeedError, StoreAnswer
 
 MS: Final = 1_000_000  # ns
 PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
@@ -30,10 +30,10 @@ ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the c
 _log = logging.getLogger(__name__)
 
 
-class Question(NamedTuple):
+class StoreQuestion(NamedTuple):
     """What a probe says of this view: its history, up to where it has applied it, and whether somebody waits."""
 
-    place: Place
+    place: HistoryPlace
     hurry: bool = False
 
 
@@ -93,7 +93,7 @@ class Following(EpochTable):
             return min(self._due, self._last + MIN_GAP_MS * MS)
         return self._due
 
-    def ask(self, *, hurry: bool = False) -> Question | None:
+    def ask(self, *, hurry: bool = False) -> StoreQuestion | None:
         """Return the probe to send now, if one is due; it must leave after this call, on the current connection.
 
         Args:
@@ -113,9 +113,9 @@ class Following(EpochTable):
         self._due = self._last + self._interval
         # A child that was forked while an entry was applied does not know what led to its number: it begins anew.
         chain = self.chain_at(state.incarnation, state.applied)
-        return Question(Place(state.incarnation, state.applied, chain), hurry)
+        return StoreQuestion(HistoryPlace(state.incarnation, state.applied, chain), hurry)
 
-    def take_push(self, entry: Entry) -> None:
+    def take_push(self, entry: EpochEntry) -> None:
         """Apply what was published, and let a probe be due: it confirms, or fills a gap, or finds a new history.
 
         Raises:
@@ -129,7 +129,7 @@ class Following(EpochTable):
         else:
             self._due = 0
 
-    def take_answer(self, answer: Answer, copy: Callable[[str], dict[str, int]]) -> None:
+    def take_answer(self, answer: StoreAnswer, copy: Callable[[str], dict[str, int]]) -> None:
         """Act on the answer to the probe in flight.
 
         Args:
@@ -152,11 +152,11 @@ class Following(EpochTable):
         else:
             kills, freezes = copy("k"), copy("f")
             self.adopt(answer.incarnation, answer.seq, kills, freezes)
-            self._place = Place(answer.incarnation, answer.seq, answer.chain)
+            self._place = HistoryPlace(answer.incarnation, answer.seq, answer.chain)
             self._retention.restart(self._boot(), self._state)
             self._due = 0  # entries after answer.seq repair what the copy missed
 
-    def _take_entries(self, answer: Answer, sent: int, sent_wall: int) -> None:
+    def _take_entries(self, answer: StoreAnswer, sent: int, sent_wall: int) -> None:
         if answer.incarnation != self._state.incarnation:
             raise FeedError("an answer from another history")
         if self._wrong_clock is not None:
@@ -191,7 +191,7 @@ class Following(EpochTable):
         limit = f"expected at most {SKEW_MS // 1000} s; set both clocks by NTP"
         self._wrong_clock = f"this clock is {off} the revocation store's: {limit}"
 
-    def _apply(self, entry: Entry) -> bool:
+    def _apply(self, entry: EpochEntry) -> bool:
         try:
             in_order = self.apply(entry.seq, entry.op, entry.target)
         except ValueError as error:
@@ -201,7 +201,7 @@ class Following(EpochTable):
             self._retention.learn(self._boot(), entry.target, entry.seq)
         return in_order
 
-    def _distrust(self, answer: Answer) -> None:
+    def _distrust(self, answer: StoreAnswer) -> None:
         """End a history whose entries are not those that were applied here, or are not whole."""
         applied = self._state.applied
         seen = f"{applied} was applied here, the store is at {answer.seq}"

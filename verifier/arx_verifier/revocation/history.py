@@ -16,7 +16,7 @@ from arx_verifier.token.wire import text_of
 UNKNOWN: Final = ""  # never what a store holds: whoever says it has to begin anew
 
 
-class Place(NamedTuple):
+class HistoryPlace(NamedTuple):
     """A number in a history, and by which way it was reached.
 
     Attributes:
@@ -30,22 +30,22 @@ class Place(NamedTuple):
     chain: str
 
     @classmethod
-    def begin(cls, incarnation: str, seq: int) -> "Place":
+    def begin(cls, incarnation: str, seq: int) -> "HistoryPlace":
         """Return where a history begins."""
         return cls(incarnation, seq, chain_after(incarnation, seq, "rotate", "realm"))
 
-    def after(self, incarnation: str, seq: int, op: str, target: str) -> "Place":
+    def after(self, incarnation: str, seq: int, op: str, target: str) -> "HistoryPlace":
         """Return the place after an entry, or this one where that is not the next."""
         if incarnation != self.incarnation or seq != self.seq + 1:
             return self
-        return Place(incarnation, seq, chain_after(self.chain, seq, op, target))
+        return HistoryPlace(incarnation, seq, chain_after(self.chain, seq, op, target))
 
     def chain_at(self, incarnation: str, seq: int) -> str:
         """Return the chain if this is that place, else ``UNKNOWN``."""
         return self.chain if incarnation == self.incarnation and seq == self.seq else UNKNOWN
 
 
-NOWHERE: Final = Place("", -1, UNKNOWN)
+NOWHERE: Final = HistoryPlace("", -1, UNKNOWN)
 
 
 def new_incarnation() -> str:

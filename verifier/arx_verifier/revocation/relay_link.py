@@ -21,12 +21,22 @@ from msgspec import Meta
 
 from arx_verifier import tls
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation.history import Place
-from arx_verifier.revocation.store_link import CORRUPT, ENTRIES, OK, REGRESSED, RESYNC, Answer, Crowd, Entry, FeedError
+from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation.store_link import (
+    CORRUPT,
+    ENTRIES,
+    OK,
+    REGRESSED,
+    RESYNC,
+    Crowd,
+    EpochEntry,
+    FeedError,
+    StoreAnswer,
+)
 
 FORMS: Final = "relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS; ?ca=FILE)"
 SCHEMES: Final = ("relay+unix", "relay", "relays")
-VERSION: Final = 1
+RELAY_VERSION: Final = 1
 MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest targets has 600 000
 HEAD: Final = 4  # bytes of a frame's length
 
@@ -57,7 +67,7 @@ class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
     crowd: Crowd | None = None
 
 
-class Scan(msgspec.Struct, frozen=True, array_like=True, tag="scan"):
+class RelayScan(msgspec.Struct, frozen=True, array_like=True, tag="scan"):
     """Ask for a page of the copy that the last answer offered: ``f`` or ``b``, from ``cursor`` on."""
 
     part: str
@@ -82,11 +92,11 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     askers: Count
     age_ns: Count  # a negative one would lengthen the lease
 
-    def answer(self) -> Answer:
+    def answer(self) -> StoreAnswer:
         """Return it as what the store would say, with its age."""
-        entries = tuple(Entry(self.incarnation, *entry) for entry in self.entries)
+        entries = tuple(EpochEntry(self.incarnation, *entry) for entry in self.entries)
         facts = (self.incarnation, self.seq, self.at_ms, self.lease_ms, self.status, self.keep_ms, self.chain)
-        return Answer(*facts, entries, self.askers, self.age_ns)
+        return StoreAnswer(*facts, entries, self.askers, self.age_ns)
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
@@ -98,7 +108,7 @@ class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
     target: str
 
 
-class Page(msgspec.Struct, frozen=True, array_like=True, tag="page"):
+class RelayPage(msgspec.Struct, frozen=True, array_like=True, tag="page"):
     """A page of a copy, and where the next begins; 0 after the last."""
 
     cursor: Count
@@ -111,8 +121,8 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
     part: Part
 
 
-Up = Hello | Probe | Scan | Leave
-Down = Told | Push | Page | Refusal
+Up = Hello | Probe | RelayScan | Leave
+Down = Told | Push | RelayPage | Refusal
 MENDS: Final = {
     "version": "run one version of ARx at both",
     "realm": "name a relay of this realm as `store` in the service file",
@@ -245,7 +255,7 @@ class RelayLink:
         self._both.register(self._link, select.POLLIN)
         self._both.register(self._wake, select.POLLIN)
         self._one.register(self._link, select.POLLIN)
-        self._send(Hello(VERSION, self._realm, self._address.password))
+        self._send(Hello(RELAY_VERSION, self._realm, self._address.password))
         return self
 
     def close(self) -> None:
@@ -253,7 +263,7 @@ class RelayLink:
         if self._link is not None:
             self._link.close()
 
-    def probe(self, verifier_id: str, place: Place, *, hurry: bool, crowd: Crowd | None = None) -> None:
+    def probe(self, verifier_id: str, place: HistoryPlace, *, hurry: bool, crowd: Crowd | None = None) -> None:
         """Send a probe; as ``feed_wire.Link.probe``."""
         self._send(Probe(verifier_id, *place, ENTRIES, hurry, crowd))
 
@@ -269,13 +279,13 @@ class RelayLink:
             while self._wake.recv(4096):
                 pass
 
-    def frames(self) -> Iterator[Entry | Answer]:
+    def frames(self) -> Iterator[EpochEntry | StoreAnswer]:
         """Read what has arrived, in order; raises ``FeedError`` as ``feed_wire.Link.frames``."""
         while self._ready or self._pull(0):
             while self._ready:
                 message = self._ready.popleft()
                 if isinstance(message, Push):
-                    yield Entry(message.incarnation, message.seq, message.op, message.target)
+                    yield EpochEntry(message.incarnation, message.seq, message.op, message.target)
                 elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
                     yield message.answer()
                 elif isinstance(message, Refusal):
@@ -288,19 +298,19 @@ class RelayLink:
         found: dict[str, int] = {}
         cursor = 0
         while True:
-            self._send(Scan(part, cursor))
+            self._send(RelayScan(part, cursor))
             page = self._page()
             found.update(page.found)
             if page.cursor == 0:
                 return found
             cursor = page.cursor
 
-    def _page(self) -> Page:
+    def _page(self) -> RelayPage:
         early: deque[Down] = deque()  # pushes that came while a page was waited for
         while True:
             while self._ready:
                 message = self._ready.popleft()
-                if isinstance(message, Page):
+                if isinstance(message, RelayPage):
                     self._ready = early + self._ready
                     return message
                 early.append(message)

@@ -20,7 +20,7 @@ import hiredis
 import msgspec
 import redis
 
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.revocation.store_url import NOT_PERMITTED, CertificateError, refused_login
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
@@ -38,7 +38,7 @@ class FeedError(Exception):
     """The connection is of no use any more."""
 
 
-class Entry(NamedTuple):
+class EpochEntry(NamedTuple):
     """One entry of the log, or a push of one: what happened to which target, and in which history."""
 
     incarnation: str
@@ -79,7 +79,7 @@ class Crowd(NamedTuple):
     ahead: tuple[int, str] | None = None
 
 
-class Answer(NamedTuple):
+class StoreAnswer(NamedTuple):
     """The store's answer to a probe.
 
     Attributes:
@@ -102,7 +102,7 @@ class Answer(NamedTuple):
     status: str
     keep_ms: int
     chain: str
-    entries: tuple[Entry, ...]
+    entries: tuple[EpochEntry, ...]
     askers: int = 1
     age_ns: int = 0
 
@@ -152,7 +152,7 @@ class Link:
         self._connection.disconnect()
         self._link = None
 
-    def probe(self, verifier_id: str, place: Place, *, hurry: bool, crowd: Crowd | None = None) -> None:
+    def probe(self, verifier_id: str, place: HistoryPlace, *, hurry: bool, crowd: Crowd | None = None) -> None:
         """Send a probe; its answer is among the frames.
 
         Args:
@@ -194,7 +194,7 @@ class Link:
                 while self._wake.recv(4096):
                     pass
 
-    def frames(self) -> Iterator[Entry | Answer]:
+    def frames(self) -> Iterator[EpochEntry | StoreAnswer]:
         """Read what has arrived, in order.
 
         Raises:
@@ -280,7 +280,7 @@ def is_push(frame: Any) -> bool:
     return isinstance(frame, list) and bool(frame) and isinstance(frame[0], bytes) and frame[0] in PUSHES
 
 
-def read_push(frame: Any) -> Entry:
+def read_push(frame: Any) -> EpochEntry:
     """Read a published entry: ``incarnation seq op target``.
 
     Raises:
@@ -288,12 +288,12 @@ def read_push(frame: Any) -> Entry:
     """
     try:
         incarnation, seq, op, target = frame[2].decode("ascii").split(" ")
-        return Entry(incarnation, int(seq), op, target)
+        return EpochEntry(incarnation, int(seq), op, target)
     except (ValueError, IndexError, AttributeError) as error:
         raise FeedError("a push of an unknown form") from error
 
 
-def read_answer(frame: Any) -> Answer:
+def read_answer(frame: Any) -> StoreAnswer:
     """Read the answer to a probe.
 
     Raises:
@@ -309,10 +309,10 @@ def read_answer(frame: Any) -> Answer:
         listed = tuple(_read_entry(incarnation, entry) for entry in entries)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FeedError("an answer of an unknown form") from error
-    return Answer(incarnation, seq, at_ms, lease_ms, status, keep_ms, chain, listed, askers)
+    return StoreAnswer(incarnation, seq, at_ms, lease_ms, status, keep_ms, chain, listed, askers)
 
 
-def _read_entry(incarnation: str, entry: Any) -> Entry:
+def _read_entry(incarnation: str, entry: Any) -> EpochEntry:
     key, fields = entry
     at = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Entry(incarnation, int(key.split(b"-")[0]), at[b"op"].decode("ascii"), at[b"s"].decode("ascii"))
+    return EpochEntry(incarnation, int(key.split(b"-")[0]), at[b"op"].decode("ascii"), at[b"s"].decode("ascii"))

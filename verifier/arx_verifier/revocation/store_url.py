@@ -39,7 +39,7 @@ class FinderLoginError(redis.AuthenticationError):
     """The Sentinels, or the nodes of a cluster, refused the login; its text says which."""
 
 
-class Found(NamedTuple):
+class FoundServer(NamedTuple):
     """The server to talk to.
 
     Attributes:
@@ -212,14 +212,14 @@ class _Finder:
         self._kind, self._hosts = kind, hosts
         self._settings = login | {name: value for name, value in settings.items() if name.startswith("ssl_")}
         slot = binascii.crc_hqx(realm.encode(), 0) % SLOTS
-        self._ask: Callable[[Any, str], Found] = (
+        self._ask: Callable[[Any, str], FoundServer] = (
             (lambda one, _: _ask_sentinel(one, service))
             if several == "sentinel"
             else lambda one, at: _ask_node(one, at, slot)
         )
         self.require_role = several == "sentinel"
 
-    def find(self, timeout_s: float | None) -> Found:
+    def find(self, timeout_s: float | None) -> FoundServer:
         """Find the primary.
 
         Raises:
@@ -250,23 +250,23 @@ class _Finder:
         raise redis.ConnectionError("none of the servers named can say which one is the primary")
 
 
-def _ask_sentinel(one: Any, service: str) -> Found:
+def _ask_sentinel(one: Any, service: str) -> FoundServer:
     one.send_command("SENTINEL", "MASTER", service, check_health=False)
     told = one.read_response()
     facts = told if isinstance(told, Mapping) else dict(zip(told[::2], told[1::2], strict=True))
     host, port = facts[b"ip"].decode(), int(facts[b"port"])
     # The epoch rises with each failover, so that a primary which comes back by one is not taken for a restarted one.
-    return Found(host, port, f"sentinel {facts[b'config-epoch'].decode()} {host}:{port}")
+    return FoundServer(host, port, f"sentinel {facts[b'config-epoch'].decode()} {host}:{port}")
 
 
-def _ask_node(one: Any, asked: str, slot: int) -> Found:
+def _ask_node(one: Any, asked: str, slot: int) -> FoundServer:
     one.send_command("CLUSTER", "SLOTS", check_health=False)
     for first, last, owner, *_ in one.read_response():
         if first <= slot <= last:
             host, port, node = owner[0], int(owner[1]), owner[2].decode()
             if host == b"?":
                 raise ValueError("it does not know the owner's address")
-            return Found(host.decode() if host else asked, port, f"cluster {node}")
+            return FoundServer(host.decode() if host else asked, port, f"cluster {node}")
     raise ValueError("nobody owns the slot")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from arx_verifier._native import twin
 from arx_verifier.token import wire
-from arx_verifier.token.wire import ThirdParty
+from arx_verifier.token.wire import ThirdPartyPacket
 
 GENERATOR_KEY: Final = b"macaroons-key-generator".ljust(32, b"\0")  # libmacaroons passes each root key through this
 LINK_LABEL: Final = b"arx/1/link"
@@ -89,7 +89,7 @@ def derive(root_key: bytes) -> bytes:
 
 
 @twin()
-def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdParty]) -> bytes:
+def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdPartyPacket]) -> bytes:
     """Compute the signature of a token.
 
     Args:

@@ -101,11 +101,11 @@ def require_discharge(macaroon: Macaroon, third_party: bytes, key: bytes, locati
         raise AttenuationError("a one-shot token carries its call; attenuate the task's token instead")
     body, signature = macaroon.parts()
     sealed = seal(signature, _derived(key), third_party)
-    body += wire.caveat_packet(wire.ThirdParty(location, third_party, sealed))
+    body += wire.caveat_packet(wire.ThirdPartyPacket(location, third_party, sealed))
     return _made(body, chain.extend_third_party(signature, sealed, third_party))
 
 
-def discharge(third_party: bytes, key: bytes, *, realm: str, caveats: tuple[Caveat, ...] = ()) -> Macaroon:
+def issue_discharge(third_party: bytes, key: bytes, *, realm: str, caveats: tuple[Caveat, ...] = ()) -> Macaroon:
     """Make the discharge of a third-party caveat.  It is a secret, and good with no token before it is bound.
 
     Args:
@@ -171,7 +171,9 @@ def third_party_caveats(macaroon: Macaroon) -> tuple[ThirdPartyCaveat, ...]:
         UnknownCaveatError: It requires what this version does not know; every verifier refuses such a token.
     """
     return tuple(
-        ThirdPartyCaveat.read(packet.identifier) for packet in macaroon.packets if isinstance(packet, wire.ThirdParty)
+        ThirdPartyCaveat.read(packet.identifier)
+        for packet in macaroon.packets
+        if isinstance(packet, wire.ThirdPartyPacket)
     )
 
 

@@ -117,7 +117,7 @@ class Macaroon:
 
     location: str
     identifier: bytes
-    packets: tuple[bytes | wire.ThirdParty, ...]
+    packets: tuple[bytes | wire.ThirdPartyPacket, ...]
 
     def __init__(self, body: bytes, signature: bytes, head: str = "") -> None:
         """Read the parts of a macaroon.

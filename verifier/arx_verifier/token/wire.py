@@ -47,7 +47,7 @@ _LAST: Final = (
 )
 
 
-class ThirdParty(NamedTuple):
+class ThirdPartyPacket(NamedTuple):
     """A caveat that another service answers for."""
 
     location: bytes | None
@@ -61,13 +61,13 @@ class Packets(NamedTuple):
     Attributes:
         location: The unsigned hint, or None.
         identifier: The identifier's bytes.
-        caveats: First-party caveats as bytes, third-party ones as ``ThirdParty``, in order.
+        caveats: First-party caveats as bytes, third-party ones as ``ThirdPartyPacket``, in order.
         signature: 32 bytes, a secret of whoever holds the token.
     """
 
     location: bytes | None
     identifier: bytes
-    caveats: tuple[bytes | ThirdParty, ...]
+    caveats: tuple[bytes | ThirdPartyPacket, ...]
     signature: bytes
 
 
@@ -159,7 +159,7 @@ def packet(kind: int, data: bytes) -> bytes:
     raise MalformedTokenError("a packet has at most 16 383 bytes")
 
 
-def caveat_packet(caveat: bytes | ThirdParty) -> bytes:
+def caveat_packet(caveat: bytes | ThirdPartyPacket) -> bytes:
     """Write one caveat with its end marker."""
     if isinstance(caveat, bytes):
         return packet(IDENTIFIER, caveat) + b"\0"
@@ -215,8 +215,8 @@ def split_body(raw: bytes) -> tuple[bytes, bytes]:
 
 @twin()
 def cut_out(
-    packets: Iterable[bytes | ThirdParty], mark: bytes, size: int
-) -> tuple[tuple[bytes | ThirdParty, ...], tuple[bytes, ...]]:
+    packets: Iterable[bytes | ThirdPartyPacket], mark: bytes, size: int
+) -> tuple[tuple[bytes | ThirdPartyPacket, ...], tuple[bytes, ...]]:
     """Cut a text of fixed length out of each caveat that has a mark before it.
 
     Args:
@@ -227,7 +227,7 @@ def cut_out(
     Returns:
         The caveats, with a zero byte in the place of each text; and the texts, which are shorter where a caveat ends.
     """
-    rest: list[bytes | ThirdParty] = []
+    rest: list[bytes | ThirdPartyPacket] = []
     texts: list[bytes] = []
     for packet in packets:
         if not isinstance(packet, bytes) or (at := packet.rfind(mark)) < 0:
@@ -239,8 +239,8 @@ def cut_out(
     return tuple(rest), tuple(texts)
 
 
-@twin(ThirdParty)
-def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ...]]:
+@twin(ThirdPartyPacket)
+def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdPartyPacket, ...]]:
     """Read a macaroon up to, and without, the end marker before its signature.
 
     Args:
@@ -276,8 +276,8 @@ def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdParty, ..
         raise MalformedTokenError("this macaroon is cut short") from error
 
 
-def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdParty, ...]:
-    caveats: list[bytes | ThirdParty] = []
+def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdPartyPacket, ...]:
+    caveats: list[bytes | ThirdPartyPacket] = []
     end = len(body)
     while at < end:
         if body[at] == IDENTIFIER:
@@ -299,7 +299,7 @@ def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdParty, ...]:
     return tuple(caveats)
 
 
-def _third_party(body: bytes, at: int) -> tuple[ThirdParty, int]:
+def _third_party(body: bytes, at: int) -> tuple[ThirdPartyPacket, int]:
     location = None
     if body[at] == LOCATION:
         location, at = _field(body, at)
@@ -312,7 +312,7 @@ def _third_party(body: bytes, at: int) -> tuple[ThirdParty, int]:
     verification_id, at = _field(body, at)
     if body[at] != EOS:
         raise MalformedTokenError("a caveat is not closed")
-    return ThirdParty(location, identifier, verification_id), at + 1
+    return ThirdPartyPacket(location, identifier, verification_id), at + 1
 
 
 def _field(body: bytes, at: int) -> tuple[bytes, int]:

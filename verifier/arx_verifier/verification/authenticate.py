@@ -138,7 +138,7 @@ class OpenedDischarges(NamedTuple):
         begins: Where the caveats of each discharge begin, and what it answers.
     """
 
-    packets: tuple[bytes | wire.ThirdParty, ...]
+    packets: tuple[bytes | wire.ThirdPartyPacket, ...]
     answered: frozenset[int]
     begins: tuple[tuple[int, bytes], ...]
 
@@ -292,7 +292,7 @@ class _Answers:
         self.waiting: dict[bytes, _Given] = {}
         self.answered: set[int] = set()
 
-    def answer(self, signature: bytes, packets: Sequence[bytes | wire.ThirdParty], at: int, depth: int) -> None:
+    def answer(self, signature: bytes, packets: Sequence[bytes | wire.ThirdPartyPacket], at: int, depth: int) -> None:
         """Prove what answers the third-party caveats of a proven chain, and what answers theirs.
 
         Args:
@@ -330,7 +330,7 @@ def open_discharges(
     *,
     key: bytes,
     identifier: bytes,
-    packets: tuple[bytes | wire.ThirdParty, ...],
+    packets: tuple[bytes | wire.ThirdPartyPacket, ...],
     parent: bytes,
     location: bytes,
     room: int,
@@ -373,7 +373,7 @@ def open_discharges(
     return OpenedDischarges(found, frozenset(answers.answered), begins)
 
 
-def speaks_of_holders(packets: Sequence[bytes | wire.ThirdParty], begin: int) -> tuple[int, ArxError] | None:
+def speaks_of_holders(packets: Sequence[bytes | wire.ThirdPartyPacket], begin: int) -> tuple[int, ArxError] | None:
     """Find the first caveat of a discharge that would say something of the token's holders; and what is wrong with it.
 
     Args:

@@ -18,7 +18,14 @@ from arx_verifier.journal.decision import ChainFacts
 from arx_verifier.token import chain, targets, wire
 from arx_verifier.token.keyring import AudienceKey
 from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
-from arx_verifier.verification.compiled_caveats import Allow, Networks, Said, ToolRules, gather, read_caveats
+from arx_verifier.verification.compiled_caveats import (
+    Allow,
+    ChainRestrictions,
+    Networks,
+    ToolRules,
+    gather,
+    read_caveats,
+)
 from arx_verifier.verification.reasons import Refused
 
 if TYPE_CHECKING:
@@ -174,7 +181,7 @@ class ProvenChain:
         ]
         return Refused("tool_not_allowed", tuple(failures))
 
-    def read_caveats(self, packets: tuple[bytes | wire.ThirdParty, ...], audience: str) -> None:
+    def read_caveats(self, packets: tuple[bytes | wire.ThirdPartyPacket, ...], audience: str) -> None:
         """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
         said, links = read_caveats(packets, self.identifier, audience)
         self.refused = None if said.refused is None else Refused(*said.refused)
@@ -187,7 +194,7 @@ class ProvenChain:
             self.nbf = said.nbf
         self._name(said, links)
 
-    def _name(self, said: Said, links: Sequence[str]) -> None:
+    def _name(self, said: ChainRestrictions, links: Sequence[str]) -> None:
         """Say who and through whom, and all that its end hangs on, as far as the caveats could be read."""
         identifier = self.identifier
         agent, session, task = identifier.agent, identifier.session, identifier.task

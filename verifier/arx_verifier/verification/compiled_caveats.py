@@ -27,7 +27,7 @@ from arx_verifier.errors import ArxError, Failure, MalformedTokenError
 from arx_verifier.token import caveats, chain, targets
 from arx_verifier.token.caveats import MAX_INTEGER
 from arx_verifier.token.macaroon import Identifier
-from arx_verifier.token.wire import ThirdParty, cut_out
+from arx_verifier.token.wire import ThirdPartyPacket, cut_out
 from arx_verifier.verification import reasons
 from arx_verifier.verification.reasons import PLACES
 
@@ -74,7 +74,7 @@ class Allow:
         self.weight = sum([rule.weight for rule in self.compiled])
 
 
-class Terms:
+class CompiledCaveat:
     """One caveat, its operands checked.
 
     Attributes:
@@ -104,7 +104,7 @@ class Terms:
         self.plain = said == caveats.count_members(caveat)
 
 
-class Said:
+class ChainRestrictions:
     """What the caveats of a chain say together, whatever its hops are.
 
     Attributes:
@@ -218,17 +218,19 @@ class ToolRules:
 
 
 # By audience, the identifier's depth, and what ``KEPT`` has caveats by.
-TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | ThirdParty, ...]], Said]] = limits.Kept(_MAX_TOGETHER, 6)
+TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | ThirdPartyPacket, ...]], ChainRestrictions]] = limits.Kept(
+    _MAX_TOGETHER, 6
+)
 # By its bytes, with ``GAP`` for its hop.
-KEPT: Final[limits.Kept[bytes | ThirdParty, Terms]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
+KEPT: Final[limits.Kept[bytes | ThirdPartyPacket, CompiledCaveat]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
 REFUSED: Final[limits.Kept[bytes, tuple[type[ArxError], str]]] = limits.Kept(_MAX_REFUSED, 1)  # by its bytes: why
 _THIRD_PARTIES: Final[limits.Kept[bytes, tuple["ThirdPartyCaveat", int]]] = limits.Kept(_MAX_THIRD_PARTIES, 1)
 _GATHERED: Final[limits.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = limits.Kept(_MAX_RULES, 8)
 
 
 def read_caveats(
-    packets: tuple[bytes | ThirdParty, ...], identifier: Identifier, audience: str
-) -> tuple[Said, Sequence[str]]:
+    packets: tuple[bytes | ThirdPartyPacket, ...], identifier: Identifier, audience: str
+) -> tuple[ChainRestrictions, Sequence[str]]:
     """Read proven caveats.
 
     Args:
@@ -256,7 +258,7 @@ def read_caveats(
     return said, links
 
 
-def _may_be_kept(said: Said, keys: Sequence[bytes | ThirdParty]) -> bool:
+def _may_be_kept(said: ChainRestrictions, keys: Sequence[bytes | ThirdPartyPacket]) -> bool:
     """Tell whether what caveats say is made of what is kept of each of those that were read."""
     if not all([key.__class__ is bytes for key in keys]):  # noqa: C419 - a generator costs more
         return False
@@ -277,9 +279,9 @@ def _are_links(identifier: Identifier, hops: tuple[bytes, ...]) -> bool:
 
 
 def _read_each(
-    packets: Sequence[bytes | ThirdParty], identifier: Identifier, audience: str
-) -> tuple[Said, Sequence[str]]:
-    known, depth, said = KEPT, identifier.depth, Said()
+    packets: Sequence[bytes | ThirdPartyPacket], identifier: Identifier, audience: str
+) -> tuple[ChainRestrictions, Sequence[str]]:
+    known, depth, said = KEPT, identifier.depth, ChainRestrictions()
     delegate_to: list[tuple[int, tuple[str, ...]]] = []
     allows, places, named, links, tasks = [], [], [], [], []
     agents: list[str] = []
@@ -355,7 +357,7 @@ def _link_of(link: str, packet: bytes, end: bytes) -> str:
         raise MalformedTokenError("a hop is 9 bytes in base64url") from None
 
 
-def _take_rest(said: Said, index: int, terms: Terms, audience: str) -> None:
+def _take_rest(said: ChainRestrictions, index: int, terms: CompiledCaveat, audience: str) -> None:
     """Take in what a caveat says beside ``allow`` and of this very token."""
     caveat = terms.caveat
     if caveat.aud is not None and audience not in caveat.aud:
@@ -378,7 +380,7 @@ def _take_rest(said: Said, index: int, terms: Terms, audience: str) -> None:
         said.once = (*said.once, (PLACES[index + 1], *caveat.once))
 
 
-def read_terms(packet: bytes) -> Terms:
+def read_terms(packet: bytes) -> CompiledCaveat:
     """Read one proven caveat that is not among those that are kept, and keep it if it may be; also that it is refused.
 
     Args:
@@ -399,7 +401,7 @@ def read_terms(packet: bytes) -> Terms:
         raise
 
 
-def _read_new(packet: bytes) -> Terms:
+def _read_new(packet: bytes) -> CompiledCaveat:
     caveat = caveats.read_proven(packet)
     if caveat.call is not None:
         raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
@@ -407,7 +409,7 @@ def _read_new(packet: bytes) -> Terms:
         caveats.canonical_hop(caveat.hop)
     parts = 1 + packet.count(b",")
     key = key_of(packet, caveat.hop) if len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS else None
-    terms = Terms(caveat, parts, key is not None)
+    terms = CompiledCaveat(caveat, parts, key is not None)
     if key is not None:
         KEPT.keep(key, terms, parts)
     return terms
@@ -432,7 +434,7 @@ def key_of(packet: bytes, hop: str | None) -> bytes | None:
     return start + GAP + end[HOP_CHARS:] if hop is not None and end.startswith(hop.encode("ascii")) else None
 
 
-def third_party_of(index: int, packet: ThirdParty) -> tuple[tuple[int, "ThirdPartyCaveat"], int]:
+def third_party_of(index: int, packet: ThirdPartyPacket) -> tuple[tuple[int, "ThirdPartyCaveat"], int]:
     """Read what a proven third party's caveat requires, and keep it if it may be.
 
     Args:

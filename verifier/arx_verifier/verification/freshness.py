@@ -34,7 +34,7 @@ class Wait(NamedTuple):
     timeout_s: float
 
 
-class Readiness(NamedTuple):
+class VerifierReadiness(NamedTuple):
     """Whether a verifier can allow calls now.
 
     Attributes:
@@ -48,13 +48,13 @@ class Readiness(NamedTuple):
     fill: float
 
 
-def readiness(epochs: Epochs, decisions: DecisionSink) -> Readiness:
+def readiness(epochs: Epochs, decisions: DecisionSink) -> VerifierReadiness:
     """Say whether calls can be allowed now, without waiting."""
     incarnation, applied, _ = epochs.view()
     refused = epochs.check(incarnation, applied, ())
     fill = float(getattr(decisions, "fill", 0.0))
     why = refused.code if refused is not None else "audit_unavailable" if fill >= 1 else None
-    return Readiness(why is None, why, fill)
+    return VerifierReadiness(why is None, why, fill)
 
 
 def end_of(decision: Decision, reason: ArxError, epochs: Epochs) -> Decision:

@@ -24,7 +24,7 @@ from arx_verifier.token.macaroon import MINT_AUDIENCE
 from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
-from arx_verifier.verification.freshness import Readiness, Wait, ask, ask_late, end_of, readiness
+from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend
 from arx_verifier.verification.reasons import Refused, code_of, hold_request
@@ -200,7 +200,7 @@ class Verifier:
         self.decisions.append(ended)
         return ended
 
-    def readiness(self) -> Readiness:
+    def readiness(self) -> VerifierReadiness:
         """Say whether calls can be allowed now, without waiting; for health checks."""
         return readiness(self.epochs, self.decisions)
 
@@ -258,8 +258,7 @@ class Verifier:
                     return asked
                 refused = asked
 
-        # 6. nonces          the call, each `once`; last of the checks, so that a refused call spends nothing
-        #                                                             SPEC 8.3, 6.8
+        # 6. nonces          last, so that a refused call spends none SPEC 8.3, 6.8
         begun = time.monotonic_ns() if self.waits else 0
         if refused is None and (call is not None or proven.once):
             refused = spend(self.nonces, proven, call, request)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.database import Database, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
-from arx_verifier.revocation.history import Place
+from arx_verifier.revocation.history import HistoryPlace
 
 
 class HighWater(NamedTuple):
@@ -52,7 +52,7 @@ class EpochState(Database):
         with self.write(what) as c:
             raise_high_water(c, realm, mark, begins=begins)
 
-    def followed(self, realm: str) -> Place | None:
+    def followed(self, realm: str) -> HistoryPlace | None:
         """Return the entry of the store's log up to which the freezes are known, or None."""
         row = self.row(select(FOLLOWED).where(FOLLOWED.c.realm == realm))
         return None if row is None else _place(row)
@@ -63,7 +63,12 @@ class EpochState(Database):
             return set(c.execute(select(FREEZES.c.target)).scalars())
 
     def follow_freezes(
-        self, realm: str, since: Place | None, to: Place, frozen: Collection[Freeze], thawed: Collection[str]
+        self,
+        realm: str,
+        since: HistoryPlace | None,
+        to: HistoryPlace,
+        frozen: Collection[Freeze],
+        thawed: Collection[str],
     ) -> bool:
         """Change which freezes stand, as the store's log says, and raise the mark to the last entry.
 
@@ -142,5 +147,5 @@ def _mark(row: Mapping[str, Any]) -> HighWater:
     return HighWater(*(row[name] for name in HighWater._fields))
 
 
-def _place(row: Mapping[str, Any]) -> Place:
-    return Place(*(row[name] for name in Place._fields))
+def _place(row: Mapping[str, Any]) -> HistoryPlace:
+    return HistoryPlace(*(row[name] for name in HistoryPlace._fields))
