@@ -19,7 +19,7 @@ from arx_caps.limits import DEFAULT_LIMITS, Limits, read_limits
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
 from arx_verifier.tls import ca_file
-from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
+from arx_verifier.token import DEFAULT_MAX_TTL_MS
 
 DATABASE_VARIABLE: Final = "ARX_DATABASE"
 PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
-from arx_verifier.journal.decision import Decision
+from arx_verifier.journal import Decision
 
 _MAX_DEPTH: Final = 32  # a token holds at most 16 delegations; a record that claims more than this is cut here
 

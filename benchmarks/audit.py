@@ -27,8 +27,8 @@ from arx_caps.audit.reach import reach
 from arx_caps.audit.shown import show_nodes, show_record
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tiles import TileReader, fetch_from
-from arx_verifier.journal.writer import Journal
-from arx_verifier.token.targets import subject_target
+from arx_verifier.journal import Journal
+from arx_verifier.token import subject_target
 from benchmarks import draw, record
 from benchmarks.audit_fill import A_SESSION, OPEN, WHALE, batches, facts, session_of
 from benchmarks.audit_stage import Service, stage

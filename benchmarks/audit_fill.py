@@ -11,8 +11,7 @@ from itertools import islice
 
 from arx_caps.audit.wire import Batch
 from arx_verifier.errors import Failure
-from arx_verifier.journal.decision import ChainFacts, Decision
-from arx_verifier.journal.record import Sealed, new_salt, seal
+from arx_verifier.journal import ChainFacts, Decision, Sealed, new_salt, seal
 
 AUDIENCE = "orders"
 VERIFIER = "orders-1"

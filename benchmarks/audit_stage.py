@@ -15,7 +15,7 @@ from arx_caps.audit.note import Note
 from arx_caps.audit.ship import Shipper
 from arx_caps.realm import Realm
 from arx_caps.service.own_key import OwnKey, read_own_key
-from arx_verifier.journal.writer import Journal
+from arx_verifier.journal import Journal
 from benchmarks.audit_fill import AUDIENCE, VERIFIER, decisions
 from tests.cli.live import Live, live_realm
 from tests.servers import free_ports

@@ -13,9 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.revocation.epoch import boot_clock
-from arx_verifier.revocation.follower import Follower
-from arx_verifier.revocation.store_link import EpochEntry
+from arx_verifier.revocation import EpochEntry, Follower, boot_clock
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.journal.decision import ChainFacts, Decision, digest_arguments
-from arx_verifier.journal.record import seal
-from arx_verifier.journal.writer import Journal
+from arx_verifier.journal import ChainFacts, Decision, Journal, digest_arguments, seal
 
 BATCH, BATCHES = 200, 400
 AT = 1_800_000_000_000

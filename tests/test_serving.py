@@ -16,7 +16,8 @@ from starlette.routing import Route
 from arx_caps.trail import trails
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
-from arx_verifier.journal.writer import Journal, read_journal
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.writer import Journal
 from arx_verifier.request import HttpCall
 from arx_verifier.token.call_proof import CallSigner, http_fields
 from arx_verifier.token.caveats import Caveat

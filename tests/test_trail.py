@@ -7,7 +7,8 @@ from typing import Any
 from arx_caps.drawing import render, styled
 from arx_caps.trail import trail, trails
 from arx_verifier.errors import Failure
-from arx_verifier.journal.decision import COUNTED, UNPROVEN, ChainFacts, Decision
+from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.tally import RefusalCount
 
 T0 = 1_700_000_000_000

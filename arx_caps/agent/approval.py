@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from arx_caps.agent.shared import Shared
-from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints import Rule
 from arx_verifier.errors import (
     ArxError,
     AttenuationError,
@@ -25,8 +25,7 @@ from arx_verifier.errors import (
     UnavailableError,
     shorten,
 )
-from arx_verifier.token.discharge import ThirdPartyCaveat
-from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token import Macaroon, ThirdPartyCaveat
 
 FIRST_PAUSE_S: Final = 1.0  # an operator takes longer than that to read what is asked for
 LONGEST_PAUSE_S: Final = 5.0

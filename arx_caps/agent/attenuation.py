@@ -15,12 +15,10 @@ import msgspec
 from arx_caps.agent.clashes import clash
 from arx_caps.agent.outline import Outline, meet
 from arx_caps.durations import parse_duration
-from arx_verifier.constraints.constraint import Constraint, ConstraintLike, read_constraint
-from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern, matches_tool
-from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.macaroon import MAX_HOPS
+from arx_verifier.token import MAX_HOPS, Caveat
 
 Constraints = dict[str, ConstraintLike]
 

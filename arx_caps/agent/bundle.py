@@ -18,8 +18,7 @@ from arx_caps.agent.outline import Outline, caveats_of, outline
 from arx_caps.agent.shared import Shared
 from arx_verifier import jcs, names
 from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.token import wire
-from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token import Macaroon, wire
 
 MAX_AUDIENCES: Final = 32  # one task calls a handful of services
 MAX_ORIGINS: Final = 16  # of one audience: regions, ports, a name kept while it moves

@@ -13,9 +13,8 @@ from arx_caps.agent.outline import unverified_chain
 from arx_caps.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
-from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.verification.chain_state import ProvenChain
-from arx_verifier.verification.reasons import Refused, missing_discharge
+from arx_verifier.token import Macaroon
+from arx_verifier.verification import ProvenChain, Refused, missing_discharge
 
 
 class Forecast(msgspec.Struct, frozen=True):

@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from arx_caps.agent.approval import Approval, read_discharge
 from arx_verifier.errors import ArxError, AttenuationError
-from arx_verifier.token import discharge
-from arx_verifier.token.discharge import ThirdPartyCaveat
-from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.token.wire import ThirdPartyPacket
+from arx_verifier.token import Macaroon, ThirdPartyCaveat, ThirdPartyPacket, discharge
 
 
 def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from arx_caps.agent import renewing
+import arx_caps.agent.renewing as renewing
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.shared import Shared

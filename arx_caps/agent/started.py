@@ -17,8 +17,7 @@ from arx_caps.agent.outline import Outline, caveats_of, meet, unverified_chain
 from arx_caps.agent.task import Task, now_ms
 from arx_caps.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
-from arx_verifier.token.call_proof import CallSigner
-from arx_verifier.token.caveats import Caveat
+from arx_verifier.token import CallSigner, Caveat
 
 MAX_WHY: Final = 500  # characters, as the mint takes
 OVER: Final = ("expired", "revoked")  # a refusal to end what has ended

@@ -22,10 +22,7 @@ from arx_caps.agent.shared import Shared
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import call_proof
-from arx_verifier.token.call_proof import CallSigner
-from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.macaroon import HOP_BYTES
+from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, call_proof
 
 if TYPE_CHECKING:
     from arx_caps.agent.forecast import Forecast

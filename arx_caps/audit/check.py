@@ -41,9 +41,8 @@ from arx_caps.audit.tree import Frontier, check_inclusion, edge_of, leaf_hash
 from arx_caps.audit.wire import Batch, read_statement
 from arx_caps.keyfile import PublicKey
 from arx_verifier.errors import AuditError, GrantError, RequestError
-from arx_verifier.journal.record import Sealed, read_sealed
-from arx_verifier.token import wire
-from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.journal import Sealed, read_sealed
+from arx_verifier.token import MINT_AUDIENCE, wire
 
 DIGEST_BYTES: Final = 32  # bytes at the end of a kept part
 _AT_ONCE: Final = 500  # stretches in one query

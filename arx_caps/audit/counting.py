@@ -10,7 +10,7 @@ from arx_caps.audit.entries import Entry
 from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT
 from arx_caps.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
-from arx_verifier.journal.record import read_sealed
+from arx_verifier.journal import read_sealed
 
 OTHER: Final = "other"  # for a code that SPEC 13 does not list: services must not create metrics without limit
 _KNOWN: Final = frozenset((*REASONS, BAD_PROOF))

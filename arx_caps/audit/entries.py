@@ -18,11 +18,10 @@ from arx_caps.audit.nodes import HOLDER, MINT, SERVICE, SESSION, TASK, Place, St
 from arx_caps.audit.tables import ALLOW, COUNTED, DENY, END, EVENT, GAP, MAX_CODE, MAX_NUMBER, asked_by
 from arx_caps.audit.wire import Batch
 from arx_verifier.errors import AuditError, RequestError
-from arx_verifier.journal.decision import COUNTED as COUNTED_CODE
-from arx_verifier.journal.decision import GAP as GAP_CODE
-from arx_verifier.journal.decision import OK
-from arx_verifier.journal.record import RECORD_VERSION, CallRecord, Facts, Rest
-from arx_verifier.token.targets import subject_target
+from arx_verifier.journal import COUNTED as COUNTED_CODE
+from arx_verifier.journal import GAP as GAP_CODE
+from arx_verifier.journal import OK, RECORD_VERSION, CallRecord, Facts, Rest
+from arx_verifier.token import subject_target
 
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # first member of an event's kept part, where a decision has its version

@@ -14,9 +14,18 @@ from typing import Final
 from arx_caps.audit.tree import leaf_hash
 from arx_caps.audit.wire import MAX_KEPT, Batch
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.reader import Damage, SegmentReader, is_written
-from arx_verifier.journal.record import Sealed, seal
-from arx_verifier.journal.segment import HEADER_BYTES, SegmentHeader, files_in, is_last, read_header
+from arx_verifier.journal import (
+    HEADER_BYTES,
+    Damage,
+    Sealed,
+    SegmentHeader,
+    SegmentReader,
+    files_in,
+    is_last,
+    is_written,
+    read_header,
+    seal,
+)
 
 AT_ONCE: Final = 500  # records in a batch
 BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that exceeds it

@@ -19,8 +19,8 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.audit.bulk import find_nodes, insert_rows
 from arx_caps.audit.tables import NODE, asked_by
-from arx_verifier.journal.record import Facts
-from arx_verifier.token.targets import subject_target
+from arx_verifier.journal import Facts
+from arx_verifier.token import subject_target
 
 SESSION: Final = "session"
 TASK: Final = "task"

@@ -24,7 +24,7 @@ from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
-from arx_verifier.journal.quota import ALARMS
+from arx_verifier.journal import ALARMS
 
 PAUSE_S: Final = 0.05  # between two scans of the journal
 FIRST_RETRY_S: Final = 0.1

@@ -11,7 +11,7 @@ from arx_caps.audit.questions import Found
 from arx_caps.audit.totals import Counted
 from arx_caps.audit.tree import leaf_hash
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.decision import unpack_record
+from arx_verifier.journal import unpack_record
 
 DECISION: Final = "decision"
 EVENT: Final = "event"

@@ -15,7 +15,7 @@ from arx_caps.audit.tables import MAX_NUMBER
 from arx_caps.audit.tree import Frontier, leaf_hash
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError, GrantError, RequestError, TokenError, shorten
-from arx_verifier.journal.record import Sealed
+from arx_verifier.journal import Sealed
 from arx_verifier.token import wire
 
 PATH: Final = "/v1/decisions"

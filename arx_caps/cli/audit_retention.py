@@ -14,7 +14,7 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.durations import show_time
 from arx_caps.revocation import parse_target
 from arx_verifier.errors import RequestError
-from arx_verifier.token.targets import subject_target
+from arx_verifier.token import subject_target
 
 TIMEOUT_S: Final = 3600.0  # millions of records are written over, one by one
 

@@ -12,7 +12,7 @@ from arx_caps.cli.doctor_check import Check
 from arx_caps.realm import Realm
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation.epoch import FREEZING, KILLING
+from arx_verifier.revocation import FREEZING, KILLING
 
 PAGE: Final = 1_000
 KEEP_LOG: Final = 10_000  # as the store's functions have it: they cut off what is older

@@ -21,9 +21,8 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
-from arx_verifier.journal.writer import apart, writers
-from arx_verifier.revocation.store_link import MAX_ANSWER
-from arx_verifier.revocation.store_url import Address, CertificateError
+from arx_verifier.journal import apart, writers
+from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)

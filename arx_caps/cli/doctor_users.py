@@ -8,7 +8,7 @@ and everybody's have is.
 from typing import Any, Final
 
 from arx_caps.revocation import acl
-from arx_verifier.revocation.store_url import Address
+from arx_verifier.revocation import Address
 
 ANYBODY: Final = "default"
 

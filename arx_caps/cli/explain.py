@@ -27,13 +27,11 @@ from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Moment, read_pairs
 from arx_caps.durations import show_time
 from arx_verifier.errors import MEANINGS, Failure
-from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import ServiceFile, open_verifier, read_service_file
-from arx_verifier.token import call_proof
-from arx_verifier.token.macaroon import Macaroon
-from arx_verifier.token.wire import JOINT
+from arx_verifier.token import JOINT, Macaroon, call_proof
 
 
 class Verdict(NamedTuple):

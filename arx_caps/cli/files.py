@@ -16,7 +16,7 @@ import msgspec
 from arx_caps.cli.exits import Stop
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
-from arx_verifier.token.wire import BUNDLE_PREFIX, TOKEN_PREFIX
+from arx_verifier.token import BUNDLE_PREFIX, TOKEN_PREFIX
 
 MAX_FILE_BYTES: Final = 1024 * 1024  # a bundle of many tokens; nothing that ARx reads whole is larger
 

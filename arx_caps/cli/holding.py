@@ -11,10 +11,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.exits import DENIED, Stop
 from arx_caps.cli.files import read_text
 from arx_verifier.errors import ArxError
-from arx_verifier.token import wire
-from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat
-from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
+from arx_verifier.token import HOP_BYTES, Caveat, Macaroon, ThirdPartyCaveat, wire
 
 APPROVAL: Final = "`arx token inspect` reads it; it goes along with a call: `arx token explain FILE --approval FILE`"
 SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # a token that was copied from a header

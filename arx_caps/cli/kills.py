@@ -8,10 +8,9 @@ import os
 
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
-from arx_verifier.revocation.relay_link import is_relay
+from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, is_relay
 from arx_verifier.service import ServiceFile
-from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.token import Identifier, Macaroon
 
 
 def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, str | None]:

@@ -13,12 +13,18 @@ import msgspec
 from arx_caps.agent.outline import unverified_chain
 from arx_caps.cli.values import show_json, show_span
 from arx_caps.durations import show_time
-from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints import Rule
 from arx_verifier.errors import ArxError
-from arx_verifier.token import caveats, wire
-from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat
-from arx_verifier.token.macaroon import IAT_AHEAD_MS, Macaroon, OperatorIdentifier, about
+from arx_verifier.token import (
+    IAT_AHEAD_MS,
+    Caveat,
+    Macaroon,
+    OperatorIdentifier,
+    ThirdPartyCaveat,
+    about,
+    caveats,
+    wire,
+)
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.values import show_span
 from arx_caps.revocation import Header, VerifierSeen
 from arx_verifier.errors import ArxError
-from arx_verifier.journal.writer import audience_of
+from arx_verifier.journal import audience_of
 
 LATE_LEASES: Final = 10  # a paused process or a broken network comes back within these
 GONE_MS: Final = 60_000  # a restart that somebody watches is over by then

@@ -26,11 +26,10 @@ from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_verifier.errors import StaleEpochError, refusal
-from arx_verifier.journal.decision import DecisionSink
-from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.revocation.history import HistoryPlace
-from arx_verifier.token.macaroon import MINT_AUDIENCE
-from arx_verifier.verification.verifier import Verifier
+from arx_verifier.journal import DecisionSink
+from arx_verifier.revocation import Epochs, HistoryPlace
+from arx_verifier.token import MINT_AUDIENCE
+from arx_verifier.verification import Verifier
 
 CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
 HALTED: Final = "the audit log is halted: its database contradicts what was signed"

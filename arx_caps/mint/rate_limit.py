@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from arx_caps.limits import Limits
-from arx_verifier.enforcement.client_address import Peers
+from arx_verifier.enforcement import Peers
 from arx_verifier.errors import GrantError
 
 RATE_LIMITED: Final = "rate_limited"

@@ -23,9 +23,9 @@ from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.journal.writer import Journal
-from arx_verifier.revocation.follower import Follower
-from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.journal import Journal
+from arx_verifier.revocation import Follower
+from arx_verifier.token import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
 GLANCE_S: Final = 0.1  # how often at its own view: what was done past the mint is in the database as soon

@@ -19,8 +19,7 @@ from arx_caps.relay.hub import Hub
 from arx_caps.relay.serving import Connection
 from arx_caps.relay.upstream import Upstream
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation.epoch import EpochState
-from arx_verifier.revocation.store_link import Crowd
+from arx_verifier.revocation import Crowd, EpochState
 
 TICK_S: Final = 0.05  # how often silent followers are looked for
 FIRST_LOOK_S: Final = 0.02

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from arx_caps.relay.hub import Copy, Hub
-from arx_verifier.revocation.relay_link import (
+from arx_verifier.revocation import (
     RELAY_VERSION,
     Frames,
     Hello,

@@ -34,8 +34,7 @@ from arx_caps.revocation.wire import (
 )
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.history import HistoryPlace, new_incarnation
-from arx_verifier.revocation.store_url import Address
+from arx_verifier.revocation import Address, HistoryPlace, new_incarnation
 
 DEFAULT_LEASE_MS: Final = 1_000
 DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest life of a token, and so how long a kill is kept

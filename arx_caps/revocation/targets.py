@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from arx_verifier import names
 from arx_verifier.errors import RequestError, shorten
-from arx_verifier.token.targets import MAX_TARGET_BYTES
+from arx_verifier.token import MAX_TARGET_BYTES
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

@@ -11,9 +11,7 @@ import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation.history import HistoryPlace
-from arx_verifier.revocation.store_link import Crowd
-from arx_verifier.revocation.store_url import CertificateError, FinderLoginError
+from arx_verifier.revocation import CertificateError, Crowd, FinderLoginError, HistoryPlace
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 

@@ -6,7 +6,8 @@ ARx: an argument that a rule names must be there, unless the rule itself says ``
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, ConstraintLike, Rule
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.token.caveats import Caveat
 from tests.support import access, code_of, mint
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from tests.agent.holding import ask, task, task_with, token
 from tests.mint.test_token_exchange import ORDER, Shop, called
 

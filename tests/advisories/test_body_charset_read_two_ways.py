@@ -9,7 +9,8 @@ application read that text's ``+ACI-`` as a quote, and with it a second ``to`` o
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from tests.verifier.serving import Realm, answered
 
 BODY = b'{"to":"acme","note":"x+ACIALAAiAHQAbwAiADoAIgBtAGEAbABsAG8AcgB5-"}'

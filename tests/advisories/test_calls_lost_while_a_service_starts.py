@@ -19,7 +19,8 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_caps.agent.auth import ArxAuth
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.holding import bundle, token

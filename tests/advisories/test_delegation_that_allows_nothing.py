@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError
 from tests.agent.holding import REFUND, ask, task, task_with
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.writer import Journal
 from tests.servers import until
 

@@ -16,7 +16,8 @@ import pytest
 
 from arx_verifier import names
 from arx_verifier.constraints import constraint as arguments
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.limits import MAX_TOOL_PARTS
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.journal.decision import ChainFacts, Decision
-from arx_verifier.journal.writer import Journal, read_journal
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.journal.writer import Journal
 
 FACTS = ChainFacts(agent="acme/support", session="s-1", token="t" * 22, audience="orders", kid="k1.0")
 T0 = 1_700_000_000_000

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from arx_verifier.constraints import constraint as arguments
-from arx_verifier.constraints.constraint import FlatConstraint
-from arx_verifier.constraints.rule import Constraint, Rule, Url, compile_rule
+from arx_verifier.constraints.constraint import Constraint, FlatConstraint, Url
+from arx_verifier.constraints.rule import Rule, compile_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.caveats import Caveat

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.token.caveats import Caveat
 from tests.support import access, code_of, mint, verifier
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arx_verifier.journal.writer import Journal, read_journal
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.writer import Journal
 from arx_verifier.request import AccessRequest
 from tests.support import access, mint, verifier
 

@@ -8,7 +8,8 @@ record three times and raised twice before it was counted; a freeze was looked f
 from pathlib import Path
 
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.journal.writer import MIN_SEGMENT_BYTES, Journal, read_journal
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.writer import MIN_SEGMENT_BYTES, Journal
 from arx_verifier.token.caveats import Caveat
 from benchmarks import refusals
 from benchmarks.counting import count

@@ -8,7 +8,8 @@ words, and all but 32 were thrown away: a request of a megabyte held an event lo
 import pytest
 
 from arx_verifier.constraints import rule as constraints
-from arx_verifier.constraints.rule import MAX_TOLD, Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import MAX_TOLD, Rule
 from arx_verifier.token.caveats import Caveat
 from tests.support import access, mint, verifier
 

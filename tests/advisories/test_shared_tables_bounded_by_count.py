@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from arx_verifier.constraints import constraint as arguments
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.verification import compiled_caveats
 from tests.support import access, mint, verifier

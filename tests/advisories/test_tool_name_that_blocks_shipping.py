@@ -16,8 +16,9 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import MAX_NUMBER, NODE, RECORD
 from arx_caps.audit.wire import Batch
 from arx_verifier.errors import RequestError
-from arx_verifier.journal.decision import ChainFacts, unpack_record
+from arx_verifier.journal.decision import unpack_record
 from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.writer import Journal
 from tests.audit.batches import batch_of, decision, facts
 from tests.servers import BOTH, empty_database

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from arx_caps.agent import Bundle, Task
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge

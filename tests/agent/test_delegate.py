@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arx_caps.agent import Task
-from arx_verifier.constraints.constraint import compile_constraint, read_constraint
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint, compile_constraint, read_constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError, AttenuationError
 from arx_verifier.names import matches_tool
 from arx_verifier.token.caveats import Caveat

@@ -17,8 +17,8 @@ from arx_caps.audit.exports import COLUMNS, form_of
 from arx_caps.audit.ocsf import to_ocsf
 from arx_caps.audit.questions import Found
 from arx_caps.audit.shown import show_record
-from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision, Gap
-from arx_verifier.journal.record import seal
+from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
+from arx_verifier.journal.record import Gap, seal
 from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, decision, facts
 

@@ -13,8 +13,8 @@ from arx_caps.audit.tree import EMPTY_ROOT, leaf_hash, node_hash
 from arx_caps.audit.wire import MAX_RECORDS, Batch, hold_statement, open_statement, read_mark, sign_batch
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import GrantError, RequestError, TokenError
-from arx_verifier.journal.decision import ChainFacts, Decision
-from arx_verifier.journal.record import Sealed, seal
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts, Sealed, seal
 
 NOW = 1_800_000_000_000
 KEY = SigningKey.generate()

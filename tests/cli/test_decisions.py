@@ -11,7 +11,8 @@ import pytest
 
 from arx_caps.cli import exits
 from arx_verifier.errors import Failure
-from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.writer import Journal
 from tests.cli.helpers import SESSION, TASK, arx
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.mint.policy.model import Policy
-from arx_verifier.constraints.rule import Constraint
+from arx_verifier.constraints.constraint import Constraint
 from tests.cli.helpers import arx
 from tests.house.pages import ROOT, Block, blocks, matches
 

@@ -4,7 +4,8 @@
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.journal.decision import ChainFacts, Decision
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.writer import Journal
 
 T0 = 1_700_000_000_000

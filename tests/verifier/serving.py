@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs

@@ -11,16 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from arx_verifier import jcs
-from arx_verifier.constraints.constraint import compile_constraint
-from arx_verifier.constraints.rule import (
-    Constraint,
-    Rule,
-    compile_rule,
-    explain,
-    permits,
-    read_constraint,
-    read_rule,
-)
+from arx_verifier.constraints.constraint import Constraint, compile_constraint, read_constraint
+from arx_verifier.constraints.rule import Rule, compile_rule, explain, permits, read_rule
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.jcs import MAX_INTEGER
 from tests.support import unchecked

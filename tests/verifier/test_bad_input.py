@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier import jcs
-from arx_verifier.constraints.rule import Constraint, Rule, read_constraint, read_rule
+from arx_verifier.constraints.constraint import Constraint, read_constraint
+from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import ArxError
 from arx_verifier.request import AccessRequest, HttpCall, read_json_object
 from arx_verifier.token import call_proof, wire

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import Failure, MalformedTokenError, UnknownCaveatError
 from arx_verifier.journal.decision import unpack
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs

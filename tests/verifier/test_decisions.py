@@ -13,19 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier.errors import AuditError, Failure
-from arx_verifier.journal.decision import (
+from arx_verifier.journal.decision import UNPROVEN, Decision, InMemoryDecisions, unpack, unpack_record
+from arx_verifier.journal.record import (
     MAX_RECORD_BYTES,
-    UNPROVEN,
     ChainFacts,
-    Decision,
     Gap,
-    InMemoryDecisions,
     digest_arguments,
     keep_arguments,
-    unpack,
-    unpack_record,
+    new_salt,
+    seal,
 )
-from arx_verifier.journal.record import new_salt, seal
 from arx_verifier.journal.tally import RefusalCount
 
 FACTS = ChainFacts(

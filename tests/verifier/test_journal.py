@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from arx_verifier.errors import AuditError, SettingsError
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.segment import HEADER_BYTES, is_last
-from arx_verifier.journal.writer import read_journal
 from tests.verifier.journals import KIB, T0, allow, deny, files, small
 
 

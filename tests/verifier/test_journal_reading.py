@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.reader import Damage
+from arx_verifier.journal.reader import Damage, read_journal
 from arx_verifier.journal.segment import HEADER_BYTES
-from arx_verifier.journal.writer import read_journal
 from tests.verifier.journals import allow, files, small
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.quota import prune_journal
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.segment import denied_in
-from arx_verifier.journal.writer import prune_journal, read_journal
 from tests.servers import until
 from tests.verifier.journals import FACTS, KIB, T0, allow, deny, files, small
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints.rule import Constraint, Rule, Url
+from arx_verifier.constraints.constraint import Constraint, Url
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError
 from arx_verifier.token import chain, wire
 from arx_verifier.token.caveats import Caveat

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.limits import MAX_TOOLS, size_of
 from arx_verifier.token import chain, targets, wire

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier import jcs
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import REASONS
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest, HttpCall

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier import limits
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.token import call_proof, chain, wire
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.keyring import KeyRing

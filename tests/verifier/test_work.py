@@ -13,7 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from arx_verifier import jcs, limits
-from arx_verifier.constraints.rule import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.journal import record
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import digest_arguments

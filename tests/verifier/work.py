@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from arx_verifier.constraints import constraint as arguments
-from arx_verifier.constraints.rule import Constraint, Rule, Url
+from arx_verifier.constraints.constraint import Constraint, Url
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.enforcement import Enforcement, Problem
 from arx_verifier.enforcement.problems import answer

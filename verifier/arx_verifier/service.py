@@ -17,12 +17,10 @@ import msgspec
 from msgspec import Meta
 
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.journal.decision import DecisionSink
-from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.token.keyring import AudienceKey, KeyRing
-from arx_verifier.token.wire import bytes_of
-from arx_verifier.verification.nonces import MemoryNonces, NonceStore
-from arx_verifier.verification.verifier import Verifier
+from arx_verifier.journal import DecisionSink
+from arx_verifier.revocation import Epochs
+from arx_verifier.token import AudienceKey, KeyRing, bytes_of
+from arx_verifier.verification import MemoryNonces, NonceStore, Verifier
 
 
 class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,7 +169,7 @@ def open_verifier(
     Raises:
         SettingsError: The file is unusable, or lacks a setting that was not given here.
     """
-    from arx_verifier.journal.writer import name_verifier  # with the writer, which few programs that read a file need
+    from arx_verifier.journal import name_verifier  # with the writer, which few programs that read a file need
 
     file, keys = read_service_file(path), FileKeys(path)
     nonce_store = nonces if nonces is not None else _nonces(file)
@@ -204,7 +202,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 
 def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
-    from arx_verifier.revocation.follower import Follower  # redis is loaded where it is used
+    from arx_verifier.revocation import Follower  # redis is loaded where it is used
 
     if file.store is None:
         raise SettingsError("the service file names no epoch store; give `store` in it or `epochs` here")
@@ -212,7 +210,7 @@ def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
 
 
 def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
-    from arx_verifier.journal.writer import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
+    from arx_verifier.journal import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
 
     if file.journal is None:
         raise SettingsError("the service file names no journal; give `journal` in it or `decisions` here")
@@ -226,8 +224,8 @@ def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
 def _nonces(file: ServiceFile) -> NonceStore | None:
     if file.nonces is None:
         return None
-    from arx_verifier.revocation.store_url import without_login
-    from arx_verifier.verification.nonces import RedisNonces
+    from arx_verifier.revocation import without_login
+    from arx_verifier.verification import RedisNonces
 
     url, password = file.nonces, os.environ.get("ARX_NONCES_PASSWORD")
     if file.store is not None and url == without_login(file.store):

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_verifier.errors import ArxError
-from arx_verifier.journal.quota import used_in
+from arx_verifier.journal import used_in
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 

@@ -17,7 +17,7 @@ from arx_caps.mint.identity.session_login import subject_of, targets_of
 from arx_caps.mint.tasks.liveness import State, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
-from arx_verifier.token.targets import agent_targets
+from arx_verifier.token import agent_targets
 
 
 class KeyShown(msgspec.Struct, frozen=True, kw_only=True):

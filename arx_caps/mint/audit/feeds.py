@@ -25,7 +25,7 @@ from arx_caps.mint.db.state import MintState
 from arx_caps.revocation import Entry as Line
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
-from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.token import MINT_AUDIENCE
 
 EVENTS: Final = "mint"  # the sources' names
 KILLS: Final = "store"

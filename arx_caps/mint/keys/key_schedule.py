@@ -28,7 +28,7 @@ from arx_caps.mint.db.state import MintState, now_ms
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
-from arx_verifier.token.keyring import AudienceKey, KeyRing
+from arx_verifier.token import AudienceKey, KeyRing
 
 LOOK_S: Final = 1.0  # between two looks at the rows; a refresh interval is no shorter
 USED_MS: Final = 60_000  # how exactly it is known when a key last minted

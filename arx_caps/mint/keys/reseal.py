@@ -21,7 +21,7 @@ from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
-from arx_verifier.token.keyring import KEY_BYTES
+from arx_verifier.token import KEY_BYTES
 
 
 class Resealed(NamedTuple):

@@ -28,8 +28,7 @@ from arx_caps.mint.db.repositories.keys import SealedRoot
 from arx_caps.realm import PASSPHRASE_VARIABLE
 from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.token import wire
-from arx_verifier.token.keyring import KEY_BYTES
+from arx_verifier.token import KEY_BYTES, wire
 
 AUDIENCE_LABEL: Final = "arx/1/audience/"  # then audience "/" n; no audience has a slash, so labels cannot collide
 MINT_LABEL: Final = "arx/1/mint"

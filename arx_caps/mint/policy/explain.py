@@ -17,7 +17,7 @@ from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant
 from arx_caps.mint.policy.parse import as_written, members_of
 from arx_verifier import names
-from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints import Rule
 from arx_verifier.errors import Failure, GrantError, shorten
 
 MAX_OTHERS: Final = 3  # templates that a refusal names

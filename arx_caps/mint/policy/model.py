@@ -21,7 +21,7 @@ from arx_caps.mint.policy.parse import PolicyEntry, PolicyText
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_verifier import jcs, names
-from arx_verifier.constraints.rule import Rule, explain
+from arx_verifier.constraints import Rule, explain
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
 
 __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]

@@ -30,7 +30,7 @@ from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
 from arx_verifier import names
 from arx_verifier.constraints import text
 from arx_verifier.errors import MalformedTokenError, shorten
-from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS
+from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
 
 DEFAULT_DEPTH: Final = 4  # delegations that need no thought; a longer chain is a decision
 MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one

@@ -19,9 +19,7 @@ from msgspec.structs import replace
 
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, text_that
 from arx_verifier import names
-from arx_verifier.constraints.constraint import Constraint, said
-from arx_verifier.constraints.rule import ConstraintLike, Rule, read_constraint, read_rule
-from arx_verifier.constraints.scalars import is_decimal
+from arx_verifier.constraints import Constraint, ConstraintLike, Rule, is_decimal, read_constraint, read_rule, said
 from arx_verifier.errors import MalformedTokenError, shorten
 
 Kinds: TypeAlias = frozenset[str]

@@ -22,8 +22,7 @@ from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Entry, Header
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.revocation.history import UNKNOWN, HistoryPlace, new_incarnation
+from arx_verifier.revocation import UNKNOWN, Epochs, HistoryPlace, new_incarnation
 
 MINT: Final = "mint"
 ATTESTING: Final = 1  # what one mint of several does at a time

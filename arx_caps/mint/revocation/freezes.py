@@ -18,8 +18,7 @@ from arx_caps.mint.db.repositories.keys import retired_targets
 from arx_caps.mint.db.state import MintState
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
-from arx_verifier.revocation.epoch import FREEZING
-from arx_verifier.revocation.history import NOWHERE, HistoryPlace
+from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
 
 AT_ONCE: Final = 1000  # targets that one step of the store takes, and entries of one page
 EVERY_S: Final = 60.0

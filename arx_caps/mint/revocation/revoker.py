@@ -15,7 +15,7 @@ from arx_caps.mint.revocation.attestation import StoreHistory
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
 from arx_verifier.errors import ArxError, AuditError, UnavailableError
-from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw"]
 NO_WAIT_MS: Final = 0

@@ -14,13 +14,10 @@ import msgspec
 
 from arx_caps.mint.policy.parse import MISLEADING
 from arx_verifier import jcs
-from arx_verifier.constraints.constraint import Constraint, ConstraintLike
-from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints import Constraint, ConstraintLike, Rule
 from arx_verifier.errors import ArxError, GrantError, shorten
 from arx_verifier.jcs import MAX_INTEGER
-from arx_verifier.token.caveats import Caveat
-from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
-from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token import Caveat, Macaroon, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
 

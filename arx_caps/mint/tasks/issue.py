@@ -40,7 +40,7 @@ from arx_caps.mint.tasks.token_factory import (
     write_bundle,
 )
 from arx_verifier.errors import Failure, GrantError, refusal, shorten
-from arx_verifier.token.targets import agent_targets
+from arx_verifier.token import agent_targets
 
 MAX_ABOVE: Final = 8  # each is a caveat in every token
 

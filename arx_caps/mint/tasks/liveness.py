@@ -13,7 +13,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.session_login import subject_of, targets_of
 from arx_verifier.errors import refusal
-from arx_verifier.token.targets import agent_targets
+from arx_verifier.token import agent_targets
 
 State = Literal["open", "ended", "expired", "killed", "frozen"]
 _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "frozen": "frozen"}

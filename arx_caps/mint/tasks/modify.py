@@ -27,7 +27,7 @@ from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import Birth, as_json, keys_for, new_link
 from arx_caps.revocation import KillReport
 from arx_verifier.errors import GrantError, refusal
-from arx_verifier.token.caveats import Caveat
+from arx_verifier.token import Caveat
 
 ROUNDS: Final = 4  # as often as somebody else may change the task while it is attenuated
 MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in one step

@@ -14,7 +14,7 @@ from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.token_factory import caveats_of
 from arx_verifier.errors import GrantError
-from arx_verifier.token.caveats import Caveat, count_members, read_caveat
+from arx_verifier.token import Caveat, count_members, read_caveat
 
 Written = dict[str, tuple[str, ...]]
 

@@ -22,14 +22,18 @@ from arx_caps.mint.tasks.liveness import require_standing
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
-from arx_verifier.token import call_proof, wire
-from arx_verifier.token.discharge import ThirdPartyCaveat
-from arx_verifier.token.keyring import KeyRing
-from arx_verifier.token.macaroon import CaveatLike, Identifier, Macaroon, read_identifier
-from arx_verifier.token.wire import ThirdPartyPacket
-from arx_verifier.verification.authenticate import prove
-from arx_verifier.verification.chain_state import ProvenChain
-from arx_verifier.verification.reasons import Refused
+from arx_verifier.token import (
+    CaveatLike,
+    Identifier,
+    KeyRing,
+    Macaroon,
+    ThirdPartyCaveat,
+    ThirdPartyPacket,
+    call_proof,
+    read_identifier,
+    wire,
+)
+from arx_verifier.verification import ProvenChain, Refused, prove
 
 Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by

@@ -1,2 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule says of a tool and its arguments, and the tests that are made of it.  SPEC 7."""
+"""The constraints of arguments and the rules of tools, compiled and tested.  SPEC 7."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_verifier.constraints.constraint import (
+        Constraint,
+        ConstraintLike,
+        FlatConstraint,
+        Written,
+        compile_constraint,
+        read_constraint,
+        said,
+    )
+    from arx_verifier.constraints.rule import (
+        MAX_TOLD,
+        CompiledRule,
+        Rule,
+        WireRule,
+        compile_rule,
+        compile_wire,
+        explain,
+        explain_last,
+        merge,
+        permits,
+        read_rule,
+        tell_first,
+        wrong_in,
+    )
+    from arx_verifier.constraints.scalars import is_decimal
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "constraint": "Constraint ConstraintLike FlatConstraint Written compile_constraint read_constraint said",
+            "rule": (
+                "CompiledRule MAX_TOLD Rule WireRule compile_rule compile_wire explain explain_last merge "
+                "permits read_rule tell_first wrong_in"
+            ),
+            "scalars": "is_decimal",
+        },
+    )
+
+__all__ = [
+    "MAX_TOLD",
+    "CompiledRule",
+    "Constraint",
+    "ConstraintLike",
+    "FlatConstraint",
+    "Rule",
+    "WireRule",
+    "Written",
+    "compile_constraint",
+    "compile_rule",
+    "compile_wire",
+    "explain",
+    "explain_last",
+    "is_decimal",
+    "merge",
+    "permits",
+    "read_constraint",
+    "read_rule",
+    "said",
+    "tell_first",
+    "wrong_in",
+]

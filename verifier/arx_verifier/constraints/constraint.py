@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta, Struct, field
 
-from arx_verifier.constraints import scalars
-from arx_verifier.constraints import text as matching
+import arx_verifier.constraints.scalars as scalars
+import arx_verifier.constraints.text as matching
 from arx_verifier.constraints.scalars import Predicate, Test
 from arx_verifier.errors import AttenuationError, MalformedTokenError, TokenError, shorten
 from arx_verifier.jcs import MAX_INTEGER, decode, encode

@@ -17,13 +17,9 @@ from msgspec import Raw, Struct
 
 from arx_verifier.constraints.constraint import (
     ABSENT,
-    Constraint,
     ConstraintLike,
-    FlatConstraint,
-    Url,
     Written,
     compile_written,
-    read_constraint,
     said_written,
     tests_of,
 )
@@ -31,27 +27,6 @@ from arx_verifier.constraints.scalars import Predicate, within_integers
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
-
-__all__ = [
-    "ABSENT",
-    "CompiledRule",
-    "Constraint",
-    "ConstraintLike",
-    "FlatConstraint",
-    "Rule",
-    "Url",
-    "WireRule",
-    "compile_rule",
-    "compile_wire",
-    "explain",
-    "explain_last",
-    "merge",
-    "permits",
-    "read_constraint",
-    "read_rule",
-    "tell_first",
-    "wrong_in",
-]
 
 MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
 _SHOWN_CHARS: Final = 64  # a longer name is looked at for where to cut it

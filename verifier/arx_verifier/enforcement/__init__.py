@@ -1,2 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before an application or a function and lets nothing run without a grant.  SPEC 8.4, 11, 13."""
+"""What stands between a request and a guarded function or application: adapters and their answers.  SPEC 13."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_verifier.enforcement.asgi import ArxMiddleware
+    from arx_verifier.enforcement.client_address import Peers
+    from arx_verifier.enforcement.guard import current_grant, protect
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "asgi": "ArxMiddleware",
+            "client_address": "Peers",
+            "guard": "current_grant protect",
+        },
+    )
+
+__all__ = [
+    "ArxMiddleware",
+    "Peers",
+    "current_grant",
+    "protect",
+]

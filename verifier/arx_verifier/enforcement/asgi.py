@@ -33,7 +33,7 @@ from arx_verifier.enforcement.enforcement import Enforcement, Problem
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import Headers, Meaning, RouteMap, Scope, Tools, collect_headers
 from arx_verifier.errors import ArxError, RequestError, SettingsError
-from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1

@@ -20,12 +20,11 @@ from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms, r
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusal
-from arx_verifier.journal.decision import Decision
+from arx_verifier.journal import Decision
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.token.wire import sha256_of
-from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.verifier import Screened
+from arx_verifier.revocation import Epochs
+from arx_verifier.token import sha256_of
+from arx_verifier.verification import Grant, Screened
 
 if TYPE_CHECKING:
     from arx_verifier.enforcement.endpoints import Endpoints

@@ -13,10 +13,9 @@ from typing import Final
 from arx_verifier.enforcement.problems import Answer, answer
 from arx_verifier.enforcement.routes import LINE_BREAK
 from arx_verifier.errors import Failure
-from arx_verifier.journal.decision import OK, Decision
+from arx_verifier.journal import OK, Decision
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification import Grant, Screened, Verifier
 
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 

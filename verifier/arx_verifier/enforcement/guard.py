@@ -13,11 +13,10 @@ from typing import Any, Final, TypeVar
 
 from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms
 from arx_verifier.errors import SettingsError, refusal
-from arx_verifier.journal.decision import Decision
+from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification import Grant, Verifier
 
 R = TypeVar("R")
 

@@ -25,19 +25,12 @@ from arx_verifier.journal.record import (
     Gap,
     OpenedRecord,
     Rest,
-    digest_arguments,
     encode,
-    keep_arguments,
     new_salt,
     read_payload,
     read_sealed,
 )
 from arx_verifier.journal.tally import RefusalCount, Tally
-
-__all__ = [
-    "MAX_RECORD_BYTES", "UNPROVEN", "ChainFacts", "Decision", "DecisionSink", "Gap", "InMemoryDecisions",
-    "digest_arguments", "keep_arguments", "unpack", "unpack_record",
-]  # fmt: skip
 
 _CALL_BYTES: Final = 4 * 1024  # a call's part above this has its texts cut
 _TEXT_CHARS: Final = 128

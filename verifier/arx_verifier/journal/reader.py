@@ -15,7 +15,8 @@ from typing import BinaryIO, Final, NamedTuple
 from zlib import crc32
 
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.decision import MAX_RECORD_BYTES, Decision, unpack
+from arx_verifier.journal.decision import Decision, unpack
+from arx_verifier.journal.record import MAX_RECORD_BYTES
 from arx_verifier.journal.segment import (
     HEADER_BYTES,
     RECORD_HEADER,

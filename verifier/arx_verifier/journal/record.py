@@ -20,7 +20,7 @@ import msgspec
 
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.request import check_depth
-from arx_verifier.token.wire import sha256_of
+from arx_verifier.token import sha256_of
 
 RECORD_VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 32 * 1024  # a chain is bounded by its token, a call by its cuts

@@ -21,22 +21,20 @@ from pathlib import Path
 from typing import Final, Literal
 
 from arx_verifier.errors import AuditError, SettingsError
-from arx_verifier.journal.decision import COUNTED, GAP, MAX_RECORD_BYTES, OK, UNPROVEN, Decision, Gap
+from arx_verifier.journal.decision import COUNTED, GAP, OK, UNPROVEN, Decision
 from arx_verifier.journal.quota import (
     denials_share,
     finish_stale,
     hold_budget,
-    prune_journal,
     tell_outage,
     tell_recovery,
     used_in,
     warn,
 )
-from arx_verifier.journal.reader import is_written, read_journal
+from arx_verifier.journal.reader import is_written
+from arx_verifier.journal.record import MAX_RECORD_BYTES, Gap
 from arx_verifier.journal.segment import HEADER_BYTES, Segment, SegmentHeader, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
-
-__all__ = ["Journal", "prune_journal", "read_journal"]
 
 LOST: Final = "lost"  # why a gap is: somebody deleted or cut the file that records were in
 DROPPED: Final = "dropped"  # why a gap is: no room for an allow in a journal that goes on without

@@ -11,7 +11,7 @@ import os
 from hashlib import sha1
 from typing import Final, NamedTuple
 
-from arx_verifier.token.wire import text_of
+from arx_verifier.token import text_of
 
 UNKNOWN: Final = ""  # never what a store holds: whoever says it has to begin anew
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 from msgspec import Meta
 
-from arx_verifier import tls
+import arx_verifier.tls as tls
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.revocation.store_link import (

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import redis
 from redis.connection import Connection, ConnectionPool, SSLConnection, parse_url
 
-from arx_verifier import tls
+import arx_verifier.tls as tls
 from arx_verifier.errors import SettingsError
 
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"

@@ -1,2 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token: bytes, chain of signatures, caveats, the proof of a call, discharges.  SPEC 2 to 9."""
+"""The token: its bytes, its chain, its caveats and keys, the proof of a call, discharges.  SPEC 2 to 9."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_verifier.token.call_proof import (
+        MAX_AGE_MS,
+        MAX_AHEAD_MS,
+        CallSigner,
+        PresentedCall,
+        call_digest,
+        fields_of,
+        http_fields,
+        tool_digest,
+        tool_fields,
+    )
+    from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS, MAX_INTEGER, Caveat, count_members, read_caveat
+    from arx_verifier.token.discharge import (
+        MAX_DISCHARGES,
+        NOT_IN_A_DISCHARGE,
+        ThirdPartyCaveat,
+        bind,
+        binding,
+        caveat_key,
+        issue_discharge,
+        join,
+        require_discharge,
+        unseal,
+    )
+    from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, AudienceKey, KeyRing
+    from arx_verifier.token.macaroon import (
+        ABOUT,
+        HOP_BYTES,
+        IAT_AHEAD_MS,
+        ID_BYTES,
+        MAX_ABOUT_CHARS,
+        MINT_AUDIENCE,
+        CaveatLike,
+        Identifier,
+        Macaroon,
+        OperatorIdentifier,
+        about,
+        read_identifier,
+    )
+    from arx_verifier.token.targets import MAX_TARGET_BYTES, agent_targets, subject_target
+    from arx_verifier.token.wire import (
+        BUNDLE_PREFIX,
+        JOINT,
+        MAX_CREDENTIAL_CHARS,
+        TOKEN_PREFIX,
+        ThirdPartyPacket,
+        bytes_of,
+        cut_out,
+        sha256_of,
+        text_of,
+    )
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "call_proof": (
+                "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall call_digest fields_of http_fields tool_digest "
+                "tool_fields"
+            ),
+            "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat",
+            "discharge": (
+                "MAX_DISCHARGES NOT_IN_A_DISCHARGE ThirdPartyCaveat bind binding caveat_key issue_discharge join "
+                "require_discharge unseal"
+            ),
+            "keyring": "AudienceKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
+            "macaroon": (
+                "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
+                "Macaroon OperatorIdentifier about read_identifier"
+            ),
+            "targets": "MAX_TARGET_BYTES agent_targets subject_target",
+            "wire": (
+                "BUNDLE_PREFIX JOINT MAX_CREDENTIAL_CHARS TOKEN_PREFIX ThirdPartyPacket bytes_of cut_out "
+                "sha256_of text_of"
+            ),
+        },
+    )
+
+__all__ = [
+    "ABOUT",
+    "BUNDLE_PREFIX",
+    "DEFAULT_MAX_TTL_MS",
+    "HOP_BYTES",
+    "IAT_AHEAD_MS",
+    "ID_BYTES",
+    "JOINT",
+    "KEY_BYTES",
+    "MAX_ABOUT_CHARS",
+    "MAX_AGE_MS",
+    "MAX_AHEAD_MS",
+    "MAX_CREDENTIAL_CHARS",
+    "MAX_DISCHARGES",
+    "MAX_FRESH_MS",
+    "MAX_HOPS",
+    "MAX_INTEGER",
+    "MAX_TARGET_BYTES",
+    "MINT_AUDIENCE",
+    "NOT_IN_A_DISCHARGE",
+    "TOKEN_PREFIX",
+    "AudienceKey",
+    "CallSigner",
+    "Caveat",
+    "CaveatLike",
+    "Identifier",
+    "KeyRing",
+    "Macaroon",
+    "OperatorIdentifier",
+    "PresentedCall",
+    "ThirdPartyCaveat",
+    "ThirdPartyPacket",
+    "about",
+    "agent_targets",
+    "bind",
+    "binding",
+    "bytes_of",
+    "call_digest",
+    "caveat_key",
+    "count_members",
+    "cut_out",
+    "fields_of",
+    "http_fields",
+    "issue_discharge",
+    "join",
+    "read_caveat",
+    "read_identifier",
+    "require_discharge",
+    "sha256_of",
+    "subject_target",
+    "text_of",
+    "tool_digest",
+    "tool_fields",
+    "unseal",
+]

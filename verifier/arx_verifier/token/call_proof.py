@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_verifier import jcs
+import arx_verifier.jcs as jcs
+import arx_verifier.token.chain as chain
+import arx_verifier.token.wire as wire
 from arx_verifier._native import twin
 from arx_verifier.errors import AttenuationError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import chain, wire
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.token.wire import FROM_URL, MAX_CREDENTIAL_CHARS, TO_URL
 

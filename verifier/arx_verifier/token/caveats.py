@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final, Self, TypeVar
 import msgspec
 from msgspec import Meta
 
-from arx_verifier import jcs, names
-from arx_verifier.constraints.constraint import Written
-from arx_verifier.constraints.rule import Rule, WireRule, compile_rule
+import arx_verifier.jcs as jcs
+import arx_verifier.names as names
+import arx_verifier.token.wire as wire
+from arx_verifier.constraints import Rule, WireRule, Written, compile_rule
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
-from arx_verifier.token import wire
 
 MAX_INTEGER: Final = 2**53 - 1
 MAX_HOPS: Final = 16

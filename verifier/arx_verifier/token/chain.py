@@ -10,8 +10,8 @@ from hashlib import sha256
 from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import arx_verifier.token.wire as wire
 from arx_verifier._native import twin
-from arx_verifier.token import wire
 from arx_verifier.token.wire import ThirdPartyPacket
 
 GENERATOR_KEY: Final = b"macaroons-key-generator".ljust(32, b"\0")  # libmacaroons passes each root key through this

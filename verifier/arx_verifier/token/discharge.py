@@ -12,9 +12,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from arx_verifier import jcs, names
+import arx_verifier.jcs as jcs
+import arx_verifier.names as names
+import arx_verifier.token.chain as chain
+import arx_verifier.token.wire as wire
 from arx_verifier.errors import ArxError, AttenuationError, MalformedTokenError, UnknownCaveatError
-from arx_verifier.token import chain, wire
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 

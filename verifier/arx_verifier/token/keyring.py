@@ -8,9 +8,9 @@ audience key forges tokens for that one service and for nothing else.  Where key
 from collections.abc import Mapping
 from typing import Final
 
-from arx_verifier import names
+import arx_verifier.names as names
+import arx_verifier.token.chain as chain
 from arx_verifier.errors import SettingsError
-from arx_verifier.token import chain
 
 KEY_BYTES: Final = 32
 DEFAULT_MAX_TTL_MS: Final = 24 * 60 * 60 * 1000  # kills are remembered this long; a token may not outlive its kill

@@ -12,9 +12,10 @@ from typing import Annotated, Final, Protocol, Self
 import msgspec
 from msgspec import Meta
 
-from arx_verifier import jcs
+import arx_verifier.jcs as jcs
+import arx_verifier.token.chain as chain
+import arx_verifier.token.wire as wire
 from arx_verifier.errors import AttenuationError, MalformedTokenError
-from arx_verifier.token import chain, wire
 
 MAX_INTEGER: Final = 2**53 - 1  # what every JSON reader holds exactly
 MAX_HOPS: Final = 16  # delegations in one token

@@ -8,7 +8,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-from arx_verifier import names
+import arx_verifier.names as names
 
 REALM: Final = "realm"
 MAX_TARGET_BYTES: Final = 96

@@ -1,2 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision: a credential and a request in, a grant or a refusal out.  SPEC 11."""
+"""The decision whether an authentic token allows a call; the only code that grants.  SPEC 11."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_verifier.verification.authenticate import prove
+    from arx_verifier.verification.chain_state import ProvenChain
+    from arx_verifier.verification.grant import Grant
+    from arx_verifier.verification.nonces import MemoryNonces, NonceStore, RedisNonces
+    from arx_verifier.verification.reasons import Refused, missing_discharge
+    from arx_verifier.verification.verifier import Screened, Verifier
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "authenticate": "prove",
+            "chain_state": "ProvenChain",
+            "grant": "Grant",
+            "nonces": "MemoryNonces NonceStore RedisNonces",
+            "reasons": "Refused missing_discharge",
+            "verifier": "Screened Verifier",
+        },
+    )
+
+__all__ = [
+    "Grant",
+    "MemoryNonces",
+    "NonceStore",
+    "ProvenChain",
+    "RedisNonces",
+    "Refused",
+    "Screened",
+    "Verifier",
+    "missing_discharge",
+    "prove",
+]

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from arx_verifier import limits, names
-from arx_verifier.constraints.rule import wrong_in
+import arx_verifier.limits as limits
+import arx_verifier.names as names
+from arx_verifier.constraints import wrong_in
 from arx_verifier.errors import Failure, shorten
-from arx_verifier.journal.decision import ChainFacts
-from arx_verifier.token import chain, targets, wire
-from arx_verifier.token.keyring import AudienceKey
-from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
+from arx_verifier.journal import ChainFacts
+from arx_verifier.token import IAT_AHEAD_MS, AudienceKey, Identifier, about, chain, targets, wire
 from arx_verifier.verification.compiled_caveats import (
     Allow,
     ChainRestrictions,
@@ -29,7 +28,7 @@ from arx_verifier.verification.compiled_caveats import (
 from arx_verifier.verification.reasons import Refused
 
 if TYPE_CHECKING:
-    from arx_verifier.token.discharge import ThirdPartyCaveat
+    from arx_verifier.token import ThirdPartyCaveat
 
 
 _refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python

@@ -11,8 +11,10 @@ import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from arx_verifier import limits, names
-from arx_verifier.constraints.rule import (
+import arx_verifier.limits as limits
+import arx_verifier.names as names
+import arx_verifier.verification.reasons as reasons
+from arx_verifier.constraints import (
     MAX_TOLD,
     CompiledRule,
     WireRule,
@@ -24,15 +26,11 @@ from arx_verifier.constraints.rule import (
     tell_first,
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
-from arx_verifier.token import caveats, chain, targets
-from arx_verifier.token.caveats import MAX_INTEGER
-from arx_verifier.token.macaroon import Identifier
-from arx_verifier.token.wire import ThirdPartyPacket, cut_out
-from arx_verifier.verification import reasons
+from arx_verifier.token import MAX_INTEGER, Identifier, ThirdPartyPacket, caveats, chain, cut_out, targets
 from arx_verifier.verification.reasons import PLACES
 
 if TYPE_CHECKING:
-    from arx_verifier.token.discharge import ThirdPartyCaveat
+    from arx_verifier.token import ThirdPartyCaveat
 
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
@@ -450,7 +448,7 @@ def third_party_of(index: int, packet: ThirdPartyPacket) -> tuple[tuple[int, "Th
     identifier = packet.identifier
     known = _THIRD_PARTIES.get(identifier)
     if known is None:
-        from arx_verifier.token.discharge import ThirdPartyCaveat  # few tokens have one: who starts need not wait
+        from arx_verifier.token import ThirdPartyCaveat  # few tokens have one: who starts need not wait
 
         known = ThirdPartyCaveat.read(identifier), limits.THIRD_PARTY_PARTS + identifier.count(b",")
         if len(identifier) <= _MAX_KEPT_BYTES:

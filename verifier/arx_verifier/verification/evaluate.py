@@ -7,10 +7,10 @@ waited for.
 
 from arx_verifier.errors import RequestError
 from arx_verifier.jcs import flat_jcs
-from arx_verifier.journal.record import form_of
+from arx_verifier.journal import form_of
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS, PresentedCall, call_digest, fields_of, tool_digest
+from arx_verifier.revocation import Epochs
+from arx_verifier.token import MAX_AGE_MS, MAX_AHEAD_MS, PresentedCall, call_digest, fields_of, tool_digest
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
     PROOF_MISSING,

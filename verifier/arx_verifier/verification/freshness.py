@@ -9,9 +9,9 @@ import time
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import ArxError, refusal
-from arx_verifier.journal.decision import NO_RECORD, Decision, DecisionSink
+from arx_verifier.journal import NO_RECORD, Decision, DecisionSink
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.revocation import Epochs
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, out_of_time
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 
 from arx_verifier.errors import ArxError
-from arx_verifier.journal.decision import ChainFacts, decision_id
-from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.journal import ChainFacts, decision_id
+from arx_verifier.revocation import Epochs
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation.epoch import SKEW_MS
-from arx_verifier.token import call_proof
-from arx_verifier.token.call_proof import PresentedCall
+from arx_verifier.revocation import SKEW_MS
+from arx_verifier.token import PresentedCall, call_proof
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
     BEFORE_START,
@@ -242,7 +241,7 @@ class RedisNonces:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        from arx_verifier.revocation.store_url import Address, keeps_nonces
+        from arx_verifier.revocation import Address, keeps_nonces
 
         self.not_before_ms = 0
         self._unfit, self._down, self._by_function = "", False, True
@@ -296,7 +295,7 @@ class RedisNonces:
 
     @staticmethod
     def _tell(error: Exception) -> str:
-        from arx_verifier.revocation.store_url import CertificateError, refused_login
+        from arx_verifier.revocation import CertificateError, refused_login
 
         if isinstance(error, CertificateError):
             return f"the nonce store did not answer: {error}"

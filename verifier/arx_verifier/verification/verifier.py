@@ -13,14 +13,11 @@ from typing import Final
 import msgspec
 
 from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
-from arx_verifier.journal.decision import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
+from arx_verifier.journal import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.token import call_proof
-from arx_verifier.token.call_proof import PresentedCall
-from arx_verifier.token.keyring import KeyRing
-from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.revocation import Epochs
+from arx_verifier.token import MINT_AUDIENCE, KeyRing, PresentedCall, call_proof
 from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge

@@ -22,7 +22,7 @@ from arx_caps.mint.tasks import approvals
 from arx_caps.mint.tasks.approvals import Row, State, approval_state
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
-from arx_verifier.token.targets import subject_target
+from arx_verifier.token import subject_target
 
 Why = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(max_length=32)]

@@ -28,7 +28,7 @@ from arx_caps.mint.policy.roles import rules_of
 from arx_verifier import names
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation.store_url import keeps_nonces, without_login
+from arx_verifier.revocation import keeps_nonces, without_login
 from arx_verifier.token import wire
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners

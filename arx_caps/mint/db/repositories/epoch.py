@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.database import Database, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
-from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation import HistoryPlace
 
 
 class HighWater(NamedTuple):

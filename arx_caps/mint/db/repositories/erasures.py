@@ -16,7 +16,7 @@ from arx_caps.engines import told
 from arx_caps.mint.db.database import NAME, PAGE, Database, plain
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
-from arx_verifier.token.targets import subject_target
+from arx_verifier.token import subject_target
 
 ERASED: Final = "mint.erased"
 _AT_ONCE: Final = 500  # ids in one statement
