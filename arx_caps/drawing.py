@@ -27,11 +27,11 @@ def render(told: Trail) -> str:
 
 
 def styled(told: Trail) -> "Text":
-    """Draw a trail in colours; a line that is wider than the terminal is cut, and ends in an ellipsis."""
+    """Draw a trail in colours."""
     from rich.text import Text
 
     lines = (Text.assemble(*parts) for parts in _safe_lines(told))
-    return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+    return Text("\n").join(lines)
 
 
 _Part = tuple[str, str]  # text and its style, as rich names it
