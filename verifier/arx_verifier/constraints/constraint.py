@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The constraint of one argument, its compiled test, and the check of what a holder writes.  SPEC 7.
+"""The constraint of one argument: its grammar, its checks and its compiled test.  SPEC 7.
 
-``FlatConstraint`` and ``Constraint`` are the whole grammar and ``_MAKERS`` the whole table.  ``scalars`` and ``text``
-match one value; ``rule`` tests the arguments of a call.
+``FlatConstraint`` and ``Constraint`` are the grammar, and ``_MAKERS`` is the table of tests.  ``scalars`` and ``text`` match
+values; ``rule`` tests the arguments of a call.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Size: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Scalar: TypeAlias = str | Integer | bool
 Bound: TypeAlias = str | Integer  # text is a decimal
 
-# msgspec would write these as text of its own choice, which no caller's argument is.
+# msgspec would encode these as text in forms of its own, which no caller's argument has.
 _NO_TEXT: Final = (bytes, bytearray, memoryview, datetime, date, time, timedelta)
 _EXAMPLES: Final = {
     "allow": '(Rule(tool="orders.get"),)',
@@ -32,21 +32,21 @@ _EXAMPLES: Final = {
 }
 
 
+# `msgspec.convert` and `msgspec.structs.replace` bypass this check; a verifier checks their results when it compiles
+# them.  No compiled test is cached here: a holder that writes rules must not fill a verifier's caches.
 class Written(msgspec.StructMeta):
-    """The type of structs that a holder writes in Python: a call checks the operands, which decoding does not.
+    """The metaclass of structs that a holder makes in Python: a call checks the operands.
 
-    A call returns lists as tuples and plain dicts as the structs that they describe.  ``msgspec.convert`` and
-    ``msgspec.structs.replace`` do not come this way; a verifier checks what they read where it compiles it.  Nothing
-    here keeps a compiled test, so that writing a rule warms no verifier's memory.
+    A call converts lists to tuples and plain dicts to structs.
     """
 
-    if not TYPE_CHECKING:  # a checker is to see the members of each struct
+    if not TYPE_CHECKING:  # type checkers must see the members of each struct
 
         def __call__(self, *args: Any, **members: Any) -> Any:
-            """Make the struct and check it.
+            """Return the struct, checked.
 
             Raises:
-                AttenuationError: A member that is unknown, of another type, or not allowed by SPEC 6 or 7.
+                AttenuationError: A member is unknown, of another type, or not allowed by SPEC 6 or 7.
             """
             try:
                 made = super().__call__(*args, **members)
@@ -58,7 +58,7 @@ class Written(msgspec.StructMeta):
             try:
                 read = msgspec.convert(msgspec.to_builtins(made, builtin_types=_NO_TEXT), self)
                 read.check_written()
-                encode(read)  # half of a surrogate pair, which the types let through
+                encode(read)  # refuses a lone surrogate, which the types accept
             except msgspec.ValidationError as error:
                 raise _type_error(self.__name__, members, error) from error
             except (TokenError, TypeError, RecursionError) as error:
@@ -68,7 +68,7 @@ class Written(msgspec.StructMeta):
 
 
 def _type_error(name: str, members: dict[str, Any], error: msgspec.ValidationError) -> AttenuationError:
-    """Write msgspec's error in the words of ARx: the member, what it takes, and what it got."""
+    """Return msgspec's error in ARx's form: the member, the expected type, and the value."""
     text, _, path = str(error).partition(" - at `$")  # such as: Expected `int`, got `str` - at `$.allow[0].open`
     place, expected = path.strip(".`"), "expected" + text.partition(", got `")[0].removeprefix("Expected")
     member = place.partition(".")[0].partition("[")[0]
@@ -79,9 +79,9 @@ def _type_error(name: str, members: dict[str, Any], error: msgspec.ValidationErr
 
 
 def _shown(args: tuple[Any, ...], members: dict[str, Any]) -> str:
-    """Write a call's arguments; long ones shortened."""
-    each = [*map(_value, args), *(f"{name}={_value(value)}" for name, value in members.items() if value is not None)]
-    return ", ".join(each)[:400] or "nothing"
+    """Return a call's arguments as text; long ones are shortened."""
+    texts = [*map(_value, args), *(f"{name}={_value(value)}" for name, value in members.items() if value is not None)]
+    return ", ".join(texts)[:400] or "nothing"
 
 
 def _value(value: Any) -> str:
@@ -95,16 +95,16 @@ def _value(value: Any) -> str:
 
 
 class Url(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The parts of a URL that a constraint fixes; see ``matching.url``.
+    """The parts of a URL that a constraint fixes; see ``text.url``.
 
     Attributes:
-        scheme: Such as ``https``, lower-case.
+        scheme: The scheme, lower-case, such as ``https``.
         host: A host's name, or ``*.`` and a name for every host below it.
         port: The port; None means the scheme's own.
-        path: A path that the URL's path must be at or below; None lets any through.
+        path: A path that the URL's path must be at or below; None allows any.
 
     Raises:
-        AttenuationError: A part that SPEC 7.3 does not allow.
+        AttenuationError: A part is not allowed by SPEC 7.3.
     """
 
     scheme: str
@@ -113,14 +113,16 @@ class Url(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_f
     path: str | None = None
 
     def check_written(self) -> None:
-        """Refuse parts that SPEC 7.3 does not allow."""
+        """Check the parts.
+
+        Raises:
+            MalformedTokenError: A part is not allowed by SPEC 7.3.
+        """
         _url(self)
 
 
-class FlatConstraint(
-    Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """Tests of one value without nesting; see ``Constraint``.  Every member restricts; together all must hold."""
+class FlatConstraint(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Tests of one value without nesting; see ``Constraint``.  All given tests must hold."""
 
     equal: Scalar | tuple[Scalar, ...] | None = None
     one_of: tuple[Scalar, ...] | None = None
@@ -139,7 +141,11 @@ class FlatConstraint(
     subset: tuple[Scalar, ...] | None = None
 
     def check_written(self) -> None:
-        """Refuse operands that SPEC 7 does not allow."""
+        """Check the operands.
+
+        Raises:
+            MalformedTokenError: An operand is not allowed by SPEC 7.
+        """
         tests_of(self)
 
 
@@ -147,35 +153,34 @@ LeafLike: TypeAlias = Scalar | FlatConstraint  # a bare scalar means ``equal``
 
 
 class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a rule says of one argument: the tests of ``FlatConstraint``, one level of logic, may it be absent.
-
-    The levels are types, not a recursion, so that no token decides how deep a verifier goes.
+    """The condition of a rule on one argument: tests, one level of logic, and whether it may be absent.
 
     Attributes:
-        equal: This very value, of the same type; or this very list.
+        equal: This value, of the same type; or this list.
         one_of: One of these values.
         none_of: A value of the same kind as one of these, and none of them.
         range: Least and most, both included; decimals as text, such as ``("0.5", "19.9")``.
         min: At least this.
         max: At most this.
-        glob: Text of this pattern, in which ``*`` is any run of characters without ``/``.
+        glob: Text that matches this pattern, in which ``*`` is any run of characters without ``/``.
         subpath: A path that is this folder or lies below it.
         url: A URL with these parts.
         cidr: An address in this network, such as ``10.0.0.0/8``.
-        length: Text of so many characters, or a list of so many items.
-        min_length: At least so many of them.
-        max_length: At most so many of them.
+        length: Text of this many characters, or a list of this many items.
+        min_length: At least this many of them.
+        max_length: At most this many of them.
         contains: A list that has all of these.
-        subset: A list that has nothing but these.
+        subset: A list of nothing but these.
         all_of: All of these hold, each a plain value or a ``FlatConstraint``.
         any_of: One of these holds.
-        not_: This does not hold, of a value of the kind that it speaks of; ``not`` in a token and in plain data.
-        optional: Lets the argument be absent.
+        not_: This does not hold, for a value of the kind that it tests; ``not`` in a token and in plain data.
+        optional: Allows the argument to be absent.
 
     Raises:
         AttenuationError: No test, bounds that cross, or an operand that SPEC 7 does not allow.
     """
 
+    # One level of logic, as types and not as a recursion: no token decides how deep a verifier goes.
     all_of: tuple[LeafLike, ...] | None = None
     any_of: tuple[LeafLike, ...] | None = None
     not_: LeafLike | None = field(default=None, name="not")
@@ -185,24 +190,24 @@ class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_field
 ConstraintLike: TypeAlias = Scalar | Constraint
 _CONSTRAINT: Final[msgspec.json.Decoder[ConstraintLike]] = msgspec.json.Decoder(ConstraintLike)
 
-ABSENT: Final = object()  # what an argument that is not there is tested as: no constraint takes it
+ABSENT: Final = object()  # the value of an absent argument; no test holds for it
 
 
 def compile_constraint(constraint: ConstraintLike) -> Predicate:
-    """Make the test of one argument: a callable that takes any value and is True when the constraint holds.
+    """Return the test of one argument: a callable that is True for a value that satisfies the constraint.
 
     Raises:
-        MalformedTokenError: An operand that SPEC 7 does not allow, or a constraint that says nothing.
+        MalformedTokenError: An operand is not allowed by SPEC 7, or the constraint has no test.
     """
     return all_hold([holds for _, holds in tests_of(constraint)])
 
 
 class CompiledConstraint(NamedTuple):
-    """A constraint whose operands were checked.
+    """A checked constraint.
 
     Attributes:
         holds: Takes the argument's value, or ``ABSENT``.
-        weight: How many tests it is made of.
+        weight: The number of its tests.
         optional: Whether it holds for an absent argument.
         tests: The test of each member, in the order of ``said``.
     """
@@ -213,49 +218,47 @@ class CompiledConstraint(NamedTuple):
     tests: tuple[Test, ...]
 
 
-# Policies write the same constraints into every token, so what was compiled is kept, by canonical bytes: equality of
-# structs would take ``true`` for ``1``.  Only proven tokens come this far; still the number and size are bounded.
-_MAX_TESTS: Final = 16_384  # of all that is kept; one takes about 270 bytes: about 5 MB
+# Policies write the same constraints into every token, so compiled ones are cached.  The key is canonical bytes,
+# because equality of structs would take ``true`` for ``1``.  Only authentic tokens come this far; still the caches are
+# bounded.
+_MAX_TESTS: Final = 16_384  # in one cache; a test takes about 270 bytes: about 5 MB
 _KEPT: Final[Kept[bytes, "CompiledConstraint"]] = Kept(_MAX_TESTS, 2)
 _SAID: Final[Kept[bytes, tuple["ConstraintMember", ...]]] = Kept(_MAX_TESTS, 2)  # the same, for refusals
 _MAX_KEPT_BYTES: Final = 256
-_MAX_TOLD_CHARS: Final = 200  # of an operand
+_MAX_OPERAND_CHARS: Final = 200  # of an operand in a refusal
 _MAX_KEPT_WEIGHT: Final = 16  # a test takes about 270 bytes, and `any_of` has room for a hundred
 
 
 def compile_written(written: bytes) -> CompiledConstraint:
-    """Make the test of one argument from its constraint's bytes.
-
-    Args:
-        written: The constraint as it stands in a caveat.
+    """Return the compiled constraint of its bytes in a caveat.
 
     Raises:
-        MalformedTokenError: Not canonical, or as ``compile_constraint``.
+        MalformedTokenError: The bytes are not canonical, or as ``compile_constraint``.
     """
-    found = _KEPT.get(written)
-    if found is None:
+    compiled = _KEPT.get(written)
+    if compiled is None:
         constraint = decode(_CONSTRAINT, written)
         tests = tests_of(constraint)
         holds = all_hold([holds for _, holds in tests])
-        if not isinstance(constraint, Constraint):  # a scalar, such as one order's id: often never seen before
-            found = CompiledConstraint(holds, 1, False, tuple(tests))
+        if not isinstance(constraint, Constraint):  # a scalar, such as one order's id, is often new
+            compiled = CompiledConstraint(holds, 1, False, tuple(tests))
         else:
-            # ``optional`` is the one member that takes a restriction away: it says when not to ask.
+            # ``optional`` is the only member that permits more: it skips the tests for an absent argument.
             optional = constraint.optional
             holds = _or_absent(holds) if optional else holds
-            found = CompiledConstraint(holds, weigh(constraint), optional, tuple(tests))
-        if len(written) <= _MAX_KEPT_BYTES and found.weight <= _MAX_KEPT_WEIGHT:
-            _KEPT.keep(written, found, found.weight)
-    return found
+            compiled = CompiledConstraint(holds, weigh(constraint), optional, tuple(tests))
+        if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
+            _KEPT.keep(written, compiled, compiled.weight)
+    return compiled
 
 
-class ConstraintMember(NamedTuple):
-    """One member of a constraint, ready to be told of.
+class Said(NamedTuple):
+    """One member of a constraint, for refusals.
 
     Attributes:
         word: The member's name.
         operand: Its operand as text.
-        speaks: Whether it speaks of a value at all.
+        speaks: Whether a value is of a kind that it tests.
         holds: Whether it holds for a value.
     """
 
@@ -265,44 +268,44 @@ class ConstraintMember(NamedTuple):
     holds: Predicate
 
 
-def said_written(written: bytes) -> tuple[ConstraintMember, ...]:
-    """Say what a constraint says, for people, with what tells which of it does not hold.
+def said_written(written: bytes) -> tuple[Said, ...]:
+    """Return the members of a constraint as texts with their tests, for refusals.
 
     Args:
-        written: A constraint that ``compile_written`` took.
+        written: Bytes that ``compile_written`` accepted.
     """
-    found = _SAID.get(written)
-    if found is None:
+    members_said = _SAID.get(written)
+    if members_said is None:
         compiled = compile_written(written)
         members = zip(said(decode(_CONSTRAINT, written)), compiled.tests, strict=True)
-        found = tuple([ConstraintMember(word, _told(operand), *test) for (word, operand), test in members])
+        members_said = tuple([Said(word, _operand_text(operand), *test) for (word, operand), test in members])
         if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
-            _SAID.keep(written, found, compiled.weight)
-    return found
+            _SAID.keep(written, members_said, compiled.weight)
+    return members_said
 
 
-def _told(operand: Any) -> str:
+def _operand_text(operand: Any) -> str:
     text = encode(operand).decode()
-    return text if len(text) <= _MAX_TOLD_CHARS else text[: _MAX_TOLD_CHARS - 1] + "…"
+    return text if len(text) <= _MAX_OPERAND_CHARS else text[: _MAX_OPERAND_CHARS - 1] + "…"
 
 
 def read_constraint(data: Any) -> ConstraintLike:
-    """Make a constraint of plain data and check its operands.
+    """Parse a constraint from plain data and check its operands.
 
     Raises:
-        MalformedTokenError: As ``read_rule``.
+        MalformedTokenError: A member is unknown, of another type, or not allowed by SPEC 7.
     """
     try:
         constraint: ConstraintLike = msgspec.convert(data, ConstraintLike)
     except msgspec.ValidationError as error:
         raise MalformedTokenError(str(error)) from error
     compile_constraint(constraint)
-    encode(constraint)  # half of a surrogate pair, which the types let through
+    encode(constraint)  # refuses a lone surrogate, which the types accept
     return constraint
 
 
 def said(constraint: Any) -> list[tuple[str, Any]]:
-    """List what a constraint says: each member's name and operand."""
+    """Return the name and the operand of each member of a constraint."""
     if not isinstance(constraint, FlatConstraint):
         return [("equal", constraint)]
     operands = msgspec.structs.astuple(constraint)
@@ -310,7 +313,11 @@ def said(constraint: Any) -> list[tuple[str, Any]]:
 
 
 def tests_of(constraint: Any) -> list[Test]:
-    """Check what a constraint says and make a test of each member, in the order of ``said``."""
+    """Return a test for each member of a constraint, in the order of ``said``, after checking the operands.
+
+    Raises:
+        MalformedTokenError: An operand is not allowed by SPEC 7, or there is no test.
+    """
     if not isinstance(constraint, FlatConstraint):
         return [scalars.equal(constraint)]
     operands = msgspec.structs.astuple(constraint)[: len(_IN_ORDER)]  # without ``optional``, which tests no value
@@ -322,7 +329,7 @@ def tests_of(constraint: Any) -> list[Test]:
         if operand is not None:
             made.append(make(operand))
     if not made:
-        # Nothing to test would let any value through without having said so.
+        # A constraint without a test would allow any value, which its writer cannot have meant.
         raise MalformedTokenError("a constraint must test something")
     if len(made) > 1:
         _refuse_crossed_bounds(constraint)
@@ -330,7 +337,7 @@ def tests_of(constraint: Any) -> list[Test]:
 
 
 def weigh(constraint: Any) -> int:
-    """Count the tests of one argument, those inside its logic included."""
+    """Return the number of tests of one argument, including those inside its logic."""
     total = len(said(constraint))
     if isinstance(constraint, Constraint):
         inner = (*(constraint.all_of or ()), *(constraint.any_of or ()), constraint.not_)
@@ -339,7 +346,7 @@ def weigh(constraint: Any) -> int:
 
 
 def all_hold(tests: Sequence[Predicate]) -> Predicate:
-    """Make one predicate of several that must all be true."""
+    """Return a predicate that is true if all of these are."""
     if len(tests) == 1:
         return tests[0]
     if len(tests) == 2:
@@ -377,7 +384,7 @@ def _not(operand: LeafLike) -> Test:
 
 
 def _leaf(leaf: LeafLike) -> Test:
-    if isinstance(leaf, Constraint):  # a holder's own struct; the decoder would not make one here
+    if isinstance(leaf, Constraint):  # made in Python by a holder; the decoder makes none here
         raise MalformedTokenError("all_of, any_of and not take plain tests, without further nesting")
     speaks, holds = zip(*tests_of(leaf), strict=True)
     return all_hold(speaks), all_hold(holds)
@@ -393,7 +400,7 @@ def _url(operand: Url) -> Test:
     return matching.url(operand.scheme, operand.host, operand.port, operand.path)
 
 
-# Every member there is but ``optional``, in the order of the structs, and what makes its test.
+# All members but ``optional``, in the order of the structs, with the functions that make their tests.
 _MAKERS: Final[dict[str, Callable[[Any], Test]]] = {
     "equal": scalars.equal,
     "one_of": scalars.one_of,

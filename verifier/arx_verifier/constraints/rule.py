@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about tools and their arguments, and whether a call keeps them.  SPEC 7.
+"""Rules about a tool and its arguments, and whether a call satisfies them.  SPEC 7.
 
-A rule names a tool and constrains its arguments in a closed world: what it does not name is refused, what it names must
-be there.  ``compile_rule`` checks every operand and makes one callable an argument; ``permits`` is the hot path and
-``explain`` the slow one that says what was wrong, and they agree.  What can be said of one argument is in
-``constraint``; which rules a token has, in ``caveats``.
+``permits`` is the hot path, and ``explain`` the slow one that finds the reasons; both give the same verdict.
+``constraint`` has the tests of one argument, ``caveats`` the rules of a token.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,25 +26,47 @@ from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
 
-MAX_TOLD: Final = 32  # failures of one refusal: a person reads no more, and a caller chose how many there are
-_SHOWN_CHARS: Final = 64  # a longer name is looked at for where to cut it
-# A value of a wrong kind fails under ``not`` too; without a word about it the refusal would puzzle.
+__all__ = [
+    "ABSENT",
+    "CompiledRule",
+    "Constraint",
+    "ConstraintLike",
+    "FlatConstraint",
+    "Rule",
+    "Url",
+    "WireRule",
+    "compile_rule",
+    "compile_wire",
+    "explain",
+    "explain_last",
+    "merge",
+    "permits",
+    "read_constraint",
+    "read_rule",
+    "tell_first",
+    "wrong_in",
+]
+
+MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller determines the number
+_SHOWN_CHARS: Final = 64  # names up to this length are shown whole
+# A value of a wrong kind fails under ``not`` as well; without this note the refusal would be hard to understand.
 _ODD_KIND: Final = " (a kind or form it does not speak of)"
 _NO_NAMES: Final[frozenset[str]] = frozenset()
-_failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # runs no Python
+_failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # without Python code
 
 
+# The world is closed: an argument that a rule does not name is refused, and one that it names is required.
 class Rule(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One thing that a token allows.
+    """A tool that a token allows, with constraints on its arguments.
 
     Attributes:
         tool: Exact, ``prefix.*`` (cut at a dot), or ``*``.
-        args: Constraints by argument.  None means any arguments, an empty dict none.
-        open: Lets arguments through that ``args`` does not name: what a holder writes when it attenuates one of them,
-            because the mint's closed rule still holds beside it.  False is never written.
+        args: Constraints by argument.  None allows any arguments, an empty dict none.
+        open: Allows arguments that ``args`` does not name.  A holder that attenuates one argument writes it, because
+            the mint's closed rule still applies.  False is never encoded.
 
     Raises:
-        AttenuationError: A tool, an argument's name or a constraint that SPEC 7 does not allow.
+        AttenuationError: A tool, an argument's name or a constraint is not allowed by SPEC 7.
     """
 
     tool: str
@@ -54,7 +74,7 @@ class Rule(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_
     open: bool = False
 
     def check(self) -> "CompiledRule":
-        """Refuse operands that SPEC 7 does not allow, and return the tests made on the way.
+        """Check the operands, and return the compiled rule.
 
         Raises:
             MalformedTokenError: As ``compile_rule``.
@@ -62,7 +82,11 @@ class Rule(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_
         return compile_rule(self)
 
     def check_written(self) -> None:
-        """Refuse what ``check`` refuses, and keep nothing."""
+        """Check the operands without caching anything.
+
+        Raises:
+            MalformedTokenError: As ``compile_rule``.
+        """
         _refuse_odd_tool(self.tool)
         for name, constraint in (self.args or {}).items():
             _refuse_odd_name(name)
@@ -70,7 +94,7 @@ class Rule(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_
 
 
 class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """A rule as it stands in a proven caveat, its constraints not read yet: most were compiled before."""
+    """A rule in an authentic caveat, its constraints still encoded: most were compiled before."""
 
     tool: str
     args: dict[str, Raw] | None = None
@@ -78,16 +102,16 @@ class WireRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
 
 class CompiledRule:
-    """A rule whose operands were checked, made ready to be asked many times.
+    """A checked rule, ready for many calls.
 
     Attributes:
-        tool: The tool this rule is for, or None when ``prefix`` says it.
-        prefix: What the tool's name begins with (``"orders."``; ``""`` for any tool), or None.
-        tests: One callable an argument, value -> bool; an absent argument is tested as ``ABSENT``.
+        tool: The rule's tool, or None if it has a prefix.
+        prefix: The beginning of the tool's name (``"orders."``; ``""`` for any tool), or None.
+        tests: A predicate for each argument; an absent argument is tested as ``ABSENT``.
         names: Every argument that a closed rule names.
         closed: Whether other arguments are refused.
-        exact: Whether the arguments must be just ``names``, which a count of them shows.
-        weight: How many tests it is made of.
+        exact: Whether the arguments must be exactly ``names``, so that their number shows an odd one.
+        weight: The number of its tests.
     """
 
     __slots__ = ("closed", "exact", "names", "prefix", "tests", "tool", "weight")
@@ -106,23 +130,23 @@ class CompiledRule:
         self.closed, self.exact, self.weight = closed, exact, weight
 
     def matches_tool(self, tool: str) -> bool:
-        """Tell whether the rule is about *tool*."""
+        """Return whether the rule is about *tool*."""
         if self.prefix is None:
             return tool == self.tool
         return len(tool) > len(self.prefix) and tool.startswith(self.prefix)
 
 
 def compile_rule(rule: Rule) -> CompiledRule:
-    """Check a rule's operands and make its tests.
+    """Return the compiled rule, after checking every operand.
 
     Raises:
-        MalformedTokenError: A name or an operand that SPEC 7 does not allow, wherever in the rule it is.
+        MalformedTokenError: A name or an operand is not allowed by SPEC 7.
     """
     return _compile(rule, encode)
 
 
 def compile_wire(rule: WireRule) -> CompiledRule:
-    """Do as ``compile_rule`` does, for a rule as it stands in a caveat.
+    """Return the compiled rule of a rule in a caveat.
 
     Raises:
         MalformedTokenError: As ``compile_rule``, or a constraint is not canonical.
@@ -164,12 +188,12 @@ def _refuse_odd_name(name: str) -> None:
 
 
 def wrong_in(rule: CompiledRule, args: Mapping[str, Any]) -> str | None:
-    """Find the first argument for which a call does not keep the rule; its tool was matched before.
+    """Return the first argument that violates the rule, or None; the caller has matched the tool.
 
     Returns:
-        The argument's name; it may be missing, or be none that a closed rule names.  None when the rule is kept.
+        The argument's name.  It may be a missing argument, or one that a closed rule does not name.
     """
-    if rule.exact and type(args) is dict:  # not for a mapping that could make up what it lacks
+    if rule.exact and type(args) is dict:  # another mapping could invent values for missing names
         if len(args) != len(rule.tests):
             return odd_in(rule, args)
         try:
@@ -189,23 +213,20 @@ def wrong_in(rule: CompiledRule, args: Mapping[str, Any]) -> str | None:
 
 
 def odd_in(rule: CompiledRule, args: Mapping[str, Any]) -> str:
-    """Return an argument that a closed rule does not name, or, where it names them all, the first that is missing."""
+    """Return an argument that a closed rule does not name; without one, the first missing argument."""
     unnamed = next((name for name in args if name not in rule.names), None)
     return unnamed if unnamed is not None else next((name for name, _ in rule.tests if name not in args), "")
 
 
 def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
-    """Tell whether a call with these arguments keeps the rule; its tool was matched before."""
+    """Return whether a call with these arguments satisfies the rule; the caller has matched the tool."""
     return wrong_in(rule, args) is None
 
 
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
-    """Make one rule of several that must all hold, each test of them once.
-
-    Delegations restate most of what they attenuate, and what they attenuate are amounts.  What was compiled from the
-    same bytes is the same object, and ranges of integers are intersected, so the time of a check does not grow with
-    them.
-    """
+    """Return one rule for several that must all hold, with each test once."""
+    # Delegations restate most of the rules that they attenuate, and mostly attenuate amounts.  Tests compiled from the
+    # same bytes are the same object, and ranges of integers are intersected, so the time of a check does not grow.
     if len(rules) == 1:
         return rules[0]
     tests = _intersected(dict.fromkeys(test for rule in rules for test in rule.tests))
@@ -216,7 +237,7 @@ def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
 
 
 def _intersected(tests: Iterable[tuple[str, Predicate]]) -> tuple[tuple[str, Predicate], ...]:
-    """Make one test of all ranges of integers that one argument must be in; it stands where the first one stood."""
+    """Return the tests with one range of integers for each argument, at the place of its first range."""
     made: dict[tuple[str, Predicate | None], Predicate] = {}
     for name, holds in tests:
         bounds = getattr(holds, "bounds", None)
@@ -238,14 +259,14 @@ def explain(
     most: int = MAX_TOLD,
     compiled: CompiledRule | None = None,
 ) -> list[Failure]:
-    """Name the arguments for which ``permits`` says no; empty when it says yes.
+    """Return the arguments for which ``permits`` is False, as failures; empty if it is True.
 
     Args:
-        rule: The rule, as it stands in the token.
+        rule: The rule, as it is in the token.
         args: The call's arguments.
-        place: Where the rule stands, for the failures.
-        most: How many to name; a caller chooses how many there are.
-        compiled: What the rule was made into, where it is at hand.
+        place: The rule's place, for the failures.
+        most: The largest number of failures; the caller of the tool determines how many there are.
+        compiled: The compiled rule, if the caller has it.
 
     Raises:
         MalformedTokenError: As ``compile_rule``.
@@ -274,16 +295,16 @@ def explain_last(
     places: Sequence[str],
     args: Mapping[str, Any],
 ) -> tuple[Failure, ...]:
-    """Name each argument for which rules that must all hold say no: once, by the last of them that does.
-
-    Delegations restate what they attenuate, so the last one to refuse is nearly always the one that requires most.
+    """Return a failure for each argument that violates one of several rules, from the last such rule.
 
     Args:
-        asked: The rules as they were asked, merged or not, each alone: which arguments are wrong is seen by them.
-        said: The same rules as they were written, each alone, in the order of the chain.
-        places: Where each of ``said`` stands.
+        asked: The rules that were tested, merged or not, each alone in its sequence; they determine which arguments
+            fail.
+        said: The same rules as written, each alone, in the order of the chain.
+        places: The place of each of ``said``.
         args: The call's arguments.
     """
+    # Delegations restate what they attenuate: the last rule that refuses is nearly always the strictest.
     get = args.get
     wrong = {name for (rule,) in asked for name, holds in rule.tests if not holds(get(name, ABSENT))}
     for (rule,) in asked:
@@ -302,7 +323,7 @@ def explain_last(
                     return tuple(failures[:MAX_TOLD])
         if wrong and compiled.closed:
             others = (name for name in args if name in wrong and name not in compiled.names)
-            for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller sends a hundred thousand of them
+            for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller may send a hundred thousand of them
                 wrong.discard(name)
                 failures.append(Failure(places[at], _shown(name), "no argument of this name", shorten(args[name])))
             if len(failures) >= MAX_TOLD:
@@ -316,16 +337,16 @@ def tell_first(
     args: Mapping[str, Any],
     name: str,
 ) -> tuple[Failure, ...]:
-    """Tell of one argument alone what ``explain_last`` tells of it: that much is said before a record is written.
+    """Return the failure of one argument, as ``explain_last`` does; it is computed before the record is written.
 
     Args:
         said: As in ``explain_last``.
-        places: Where each of ``said`` stands.
+        places: The place of each of ``said``.
         args: The call's arguments.
-        name: What ``wrong_in`` found.
+        name: The result of ``wrong_in``.
 
     Returns:
-        The failure; none for a mapping that says something else each time.
+        The failure; empty for a mapping that returns another value at each access.
     """
     value = args.get(name, ABSENT)
     at = len(said)
@@ -352,7 +373,7 @@ def tell_first(
 
 
 def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
-    """Say what does not hold of one argument."""
+    """Append the failures of one argument."""
     shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
     if value is ABSENT:
         failures.append(Failure(place, shown, "a value", "nothing"))
@@ -368,20 +389,20 @@ def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRu
 
 
 def read_rule(data: Any) -> Rule:
-    """Make a rule of plain data, as it comes from TOML or a caller's dicts, and check its operands.
+    """Parse a rule from plain data, such as TOML or a caller's dicts, and check its operands.
 
     Raises:
-        MalformedTokenError: A member that is unknown, of another type, or not allowed by SPEC 7.
+        MalformedTokenError: A member is unknown, of another type, or not allowed by SPEC 7.
     """
     try:
         rule = msgspec.convert(data, Rule)
     except msgspec.ValidationError as error:
         raise MalformedTokenError(str(error)) from error
     compile_rule(rule)
-    encode(rule)  # half of a surrogate pair in a name, which the types let through
+    encode(rule)  # refuses a lone surrogate in a name, which the types accept
     return rule
 
 
 def _shown(name: str) -> str:
-    # Nearly every name is shown as it is.
+    # The quick test covers nearly every name.
     return name if name.isidentifier() and len(name) <= _SHOWN_CHARS else shorten(name).strip('"')
