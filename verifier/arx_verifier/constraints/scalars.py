@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare an argument with scalars, numbers, lengths and lists.  SPEC 7.2.
 
-Each function checks an operand once and returns a ``Test``: whether a value is of a kind that the constraint speaks
-of, and whether it holds for it.  Text forms (glob, path, URL, network) are in ``text``; what a member is called,
-and how tests are combined, in ``rule``.
+Each function checks an operand once and returns a ``Test``.  ``text`` has the text forms (glob, path, URL, network);
+``constraint`` names the members and combines the tests.
 """
 
 import math
@@ -16,34 +15,35 @@ from arx_verifier.errors import MalformedTokenError
 from arx_verifier.jcs import MAX_INTEGER
 
 Predicate: TypeAlias = Callable[[Any], bool]
-# (speaks, holds).  A value that is not spoken of fails, under ``not`` too, so ``holds`` implies ``speaks``.
+# (speaks, holds): whether a value is of a kind that the constraint tests, and whether the constraint holds for it.  A
+# value of another kind fails, under ``not`` as well, so ``holds`` implies ``speaks``.
 Test: TypeAlias = tuple[Predicate, Predicate]
 
-_MAX_ITEMS: Final = 1 << 16  # of a list whose items are looked at: that takes a hundred times what a character takes
+_MAX_ITEMS: Final = 1 << 16  # of a list whose items are tested: an item takes a hundred times as long as a character
 MAX_DECIMAL_CHARS: Final = 32  # more digits than any money amount; bounds the cost of one comparison
 
 _OPERAND: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?")
-# A value may say 19.90 where an operand must say 19.9: amounts of money come with trailing zeros.
+# A value may be 19.90 where an operand must be 19.9: amounts of money come with trailing zeros.
 _VALUE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 
 
 def is_text(value: Any) -> bool:
-    """Tell whether *value* is text."""
+    """Return whether *value* is text."""
     return type(value) is str
 
 
 def is_integer(value: Any) -> bool:
-    """Tell whether *value* is an integer, no bool, that JSON carries without loss."""
+    """Return whether *value* is an integer, not a bool, that JSON carries without loss."""
     return type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER
 
 
 def is_bool(value: Any) -> bool:
-    """Tell whether *value* is true or false."""
+    """Return whether *value* is true or false."""
     return type(value) is bool
 
 
 def is_sized(value: Any) -> bool:
-    """Tell whether *value* has a length: text (in code points) or a list (in items)."""
+    """Return whether *value* has a length: text (in code points) or a list (in items)."""
     return type(value) is str or type(value) is list
 
 
@@ -51,14 +51,21 @@ _SPEAKS: Final[dict[type, Predicate]] = {str: is_text, int: is_integer, bool: is
 
 
 def scalar(value: Any) -> Any:
-    """Return *value* if an operand may be it: text, an integer within 2**53 - 1, or a bool."""
+    """Return *value* if it can be an operand: text, an integer within 2**53 - 1, or a bool.
+
+    Raises:
+        MalformedTokenError: It is something else.
+    """
     if is_text(value) or is_integer(value) or is_bool(value):
         return value
     raise MalformedTokenError("an operand must be text, an integer within 2**53 - 1, or true or false")
 
 
 def equal(operand: Any) -> Test:
-    """The value is this scalar, of the same type: ``"5"`` is not ``5`` and ``true`` is not ``1``; or this very list."""
+    """Return the test: the value is this scalar, of the same type, or this list.
+
+    ``"5"`` is not ``5``, and ``true`` is not ``1``.
+    """
     if isinstance(operand, tuple | list):
         return _same_list([scalar(item) for item in operand])
     kind = type(scalar(operand))
@@ -70,7 +77,7 @@ def equal(operand: Any) -> Test:
 
 
 def same_text(operand: str) -> Predicate:
-    """Make the test of this very text."""
+    """Return the test: the value is this text."""
     return lambda value: type(value) is str and value == operand
 
 
@@ -86,7 +93,7 @@ def _same_list(wanted: list[Any]) -> Test:
 
 
 def one_of(operand: Sequence[Any]) -> Test:
-    """The value is one of these scalars."""
+    """Return the test: the value is one of these scalars."""
     sets = _by_kind("one_of", operand)
     if len(sets) == 1:
         [(kind, wanted)] = sets.items()
@@ -95,26 +102,29 @@ def one_of(operand: Sequence[Any]) -> Test:
 
 
 def among(kind: type, wanted: frozenset[Any]) -> Predicate:
-    """Make the test of being one of these, which are all of this type."""
+    """Return the test: the value is one of these, which are all of this type."""
     return lambda value: type(value) is kind and value in wanted
 
 
 def none_of(operand: Sequence[Any]) -> Test:
-    """The value is of the same kind as one of these scalars, and none of them."""
+    """Return the test: the value is of the same kind as one of these scalars, and none of them."""
     sets = _by_kind("none_of", operand)
     speaks = _speaks_of(sets)
     return speaks, lambda value: speaks(value) and value not in sets[type(value)]
 
 
 def within(operand: Sequence[Any]) -> Test:
-    """The value is in this closed range: integers for integers; integers and decimal text for decimal text."""
+    """Return the test: the value is in this closed range.
+
+    With integer bounds the value is an integer; with decimal text it is an integer or decimal text.
+    """
     if len(operand) != 2:
         raise MalformedTokenError("range needs two bounds")
     return _between("range", operand[0], operand[1])
 
 
 def within_integers(least: int, most: int) -> Predicate:
-    """Make the test of a closed range of integers; it says its bounds, so that several can be made one."""
+    """Return the test of a closed range of integers; its ``bounds`` allow ``rule.merge`` to intersect several."""
 
     def holds(value: Any) -> bool:
         return type(value) is int and least <= value <= most
@@ -124,84 +134,82 @@ def within_integers(least: int, most: int) -> Predicate:
 
 
 def at_least(operand: Any) -> Test:
-    """The value is not below this number."""
+    """Return the test: the value is not below this number."""
     return _between("min", operand, None)
 
 
 def at_most(operand: Any) -> Test:
-    """The value is not above this number."""
+    """Return the test: the value is not above this number."""
     return _between("max", None, operand)
 
 
 def has_length(operand: Any) -> Test:
-    """The text or list has exactly this length."""
+    """Return the test: the text or list has this length."""
     wanted = _size("length", operand)
     return is_sized, within_lengths(wanted, wanted)
 
 
 def has_min_length(operand: Any) -> Test:
-    """The text or list is not shorter."""
+    """Return the test: the text or list is not shorter."""
     least = _size("min_length", operand)
     return is_sized, within_lengths(least, MAX_INTEGER)
 
 
 def has_max_length(operand: Any) -> Test:
-    """The text or list is not longer."""
+    """Return the test: the text or list is not longer."""
     most = _size("max_length", operand)
     return is_sized, within_lengths(0, most)
 
 
 def within_lengths(least: int, most: int) -> Predicate:
-    """Make the test of the length of a text or list."""
+    """Return the test: the length of the text or list is in this closed range."""
     return lambda value: (type(value) is str or type(value) is list) and least <= len(value) <= most
 
 
 def contains(operand: Sequence[Any]) -> Test:
-    """The list has all of these scalars, and only items of their kinds."""
+    """Return the test: the list has all of these scalars, and only items of their kinds."""
     sets = _by_kind("contains", operand)
 
     def holds(value: Any) -> bool:
-        found = _items_by_kind(value, sets)
-        return found is not None and all(wanted.issubset(found.get(kind, ())) for kind, wanted in sets.items())
+        items_of = _items_by_kind(value, sets)
+        return items_of is not None and all(wanted.issubset(items_of.get(kind, ())) for kind, wanted in sets.items())
 
     return lambda value: _items_by_kind(value, sets) is not None, holds
 
 
 def subset(operand: Sequence[Any]) -> Test:
-    """Every item of the list is among these scalars; an empty operand takes the empty list only."""
+    """Return the test: every item of the list is among these scalars; an empty operand allows the empty list only."""
     sets = _by_kind("subset", operand) if operand else {}
 
     def holds(value: Any) -> bool:
-        found = _items_by_kind(value, sets)
-        return found is not None and all(sets[kind].issuperset(items) for kind, items in found.items())
+        items_of = _items_by_kind(value, sets)
+        return items_of is not None and all(sets[kind].issuperset(items) for kind, items in items_of.items())
 
     return lambda value: _items_by_kind(value, sets) is not None, holds
 
 
 def _items_by_kind(value: Any, sets: dict[type, frozenset[Any]]) -> dict[type, list[Any]] | None:
-    """Sort a list's items by type; None for what is no list, or has an item of a type that is not spoken of.
-
-    Each item is looked at by functions written in C: a caller may send many, to thirty tests.
-    """
+    """Return a list's items by type; None for another value, or an item of a type without operand."""
+    # Only functions in C visit each item: a caller may send many, to thirty tests.
     if type(value) is not list or len(value) > _MAX_ITEMS:
         return None
     kinds = set(map(type, value))
     if not kinds <= sets.keys():
         return None
-    found = {kind: value if len(kinds) == 1 else [item for item in value if type(item) is kind] for kind in kinds}
-    numbers = found.get(int)
+    by_kind = {kind: value if len(kinds) == 1 else [item for item in value if type(item) is kind] for kind in kinds}
+    numbers = by_kind.get(int)
     if numbers is not None and not (min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER):
         return None
-    return found
+    return by_kind
 
 
 def is_decimal(value: Any) -> bool:
-    """Tell whether *value* is decimal text: plain digits, at most 32 characters, no exponent, no leading zeros."""
+    """Return whether *value* is decimal text: plain digits, at most 32 characters, no exponent, no leading zeros."""
     return type(value) is str and len(value) <= MAX_DECIMAL_CHARS and _VALUE.fullmatch(value) is not None
 
 
 def _by_kind(word: str, operand: Sequence[Any]) -> dict[type, frozenset[Any]]:
-    """Sort scalars by type, because a set takes ``True`` for ``1``."""
+    """Return scalars by type, because a set takes ``True`` for ``1``."""
     if not operand:
         raise MalformedTokenError(f"{word} needs at least one value")
     sets: dict[type, set[Any]] = {}
@@ -242,7 +250,7 @@ def _between(word: str, low: Any, high: Any) -> Test:
 def _decimal_between(word: str, low: Decimal | None, high: Decimal | None) -> Test:
     if low is not None and high is not None and low > high:
         raise MalformedTokenError(f"{word}: the lower bound is above the upper one")
-    # Integers are compared with integers: making a Decimal of a huge one takes more than linear time.
+    # Integers are compared with integers: converting a huge one to Decimal takes more than linear time.
     least = -MAX_INTEGER if low is None else max(-MAX_INTEGER, math.ceil(low))
     most = MAX_INTEGER if high is None else min(MAX_INTEGER, math.floor(high))
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Match an argument's text: glob, path, URL, network.  SPEC 7.3.
 
-Holders write these operands and verifiers must run them, so nothing takes more than linear time: there is no
-backtracking anywhere.  All is lexical: no file system, no name lookup, no decoding of what was escaped.  Text that two
-readers could understand differently is not matched at all, also under ``not``.
+Matching is lexical: no file system, no name lookup, no decoding of escapes.
 """
 
 import ipaddress
@@ -14,12 +12,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from arx_verifier.constraints.scalars import Test, is_text, same_text
 from arx_verifier.errors import MalformedTokenError
 
+# Holders write these operands and verifiers must run them, so nothing takes more than linear time, and nothing
+# backtracks.  Text that two readers could understand differently matches nothing, not even under ``not``.
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# What makes a path mean another one: control characters, a backslash, an empty segment, an escaped dot, slash,
+# A path can mean another one through control characters, a backslash, an empty segment, an escaped dot, slash,
 # backslash, NUL or per cent sign (decoded twice somewhere), and segments of dots only, also before a path parameter
-# (``..;``) or padded with spaces (which Windows drops).
-# Each is looked for by itself, most of them by a plain search: a caller sends a million characters to thirty tests.
+# (``..;``) or padded with spaces (which Windows drops).  Each is searched for separately, most by a plain search: a
+# caller may send a million characters to thirty tests.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DOTS: Final = re.compile(r"/[. ]+(?:;[^/]*)?(?:/|\Z)")
 _ESCAPES: Final = ("%2e", "%2f", "%25", "%5c", "%00")
@@ -28,28 +28,30 @@ _ANY_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([1-9][0-9]{0,4}))?")
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER_LIKE: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label that makes URL readers see an IPv4 address
+_NUMBER_LIKE: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label that URL parsers take for an IPv4 address
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_MAX_URL_CHARS: Final = 8192  # RFC 9110 4.1 has servers take 8 000 octets; a reader of a million is no test's work
+_MAX_URL_CHARS: Final = 8192  # RFC 9110 4.1 asks servers for 8 000 octets; a longer URL is not parsed
 _MAX_HOST_CHARS: Final = 253  # RFC 1035 2.3.4
 _MAX_ADDRESS_CHARS: Final = 45  # the longest way to write an IPv6 address
 
 
 def glob(operand: Any) -> Test:
-    """The text matches a pattern whose only metacharacter, ``*``, is any run of characters without ``/``.
+    """Return the test: the text matches a pattern; ``*`` is any run of characters without ``/``.
 
-    A text with a control character or a line break is none that it speaks of: a reader could end it there.
+    Raises:
+        MalformedTokenError: The pattern is not allowed by SPEC 7.3.
     """
+    # Text with a control character or a line break is not tested, and so refused: a reader could take it to end there.
     if type(operand) is not str or operand == "" or not is_one_line(operand):
         raise MalformedTokenError("glob must be text without control characters and line breaks, and not empty")
     if "**" in operand:
-        # Elsewhere it crosses slashes; a writer who expects that under ``not`` would refuse less than meant.
+        # Other globs let `**` cross slashes; a holder who expects that under ``not`` would refuse too little.
         raise MalformedTokenError("glob has no '**': use subpath for everything below a path")
     if "*" not in operand:
         return is_one_line, same_text(operand)
     if operand.count("*") == 1:
         return is_one_line, _one_star(*operand.split("*"))
-    # ``*`` matches no slash, so each slash of the value answers one of the pattern: compare segment by segment.
+    # ``*`` matches no slash, so value and pattern have the same slashes: compare segment by segment.
     matches = [_segment(part) for part in operand.split("/")]
 
     def holds(value: Any) -> bool:
@@ -61,7 +63,11 @@ def glob(operand: Any) -> Test:
 
 
 def subpath(operand: Any) -> Test:
-    """The text is this path or below it, with nothing in it that could mean another path."""
+    """Return the test: the text is this path or below it, and can mean no other path.
+
+    Raises:
+        MalformedTokenError: The operand is not a clean path, or ends with ``/``.
+    """
     if type(operand) is not str or not is_clean_path(operand):
         raise MalformedTokenError("subpath must be a path without '.', '..', '//', a backslash or escapes of these")
     if operand == "/":
@@ -71,7 +77,7 @@ def subpath(operand: Any) -> Test:
     below = operand + "/"
 
     def holds(value: Any) -> bool:
-        # How it begins is asked first: the search looks at each character, and a caller may send a million.
+        # The beginning is compared first: the search visits each character, and a caller may send a million.
         if type(value) is not str or not (value.startswith(below) or value == operand):
             return False
         return is_clean_path(value)
@@ -80,34 +86,37 @@ def subpath(operand: Any) -> Test:
 
 
 def is_one_line(value: Any) -> bool:
-    """Tell whether *value* is text without a control character, a line break among them."""
+    """Return whether *value* is text without control characters and line breaks."""
     return type(value) is str and (value.isprintable() or _CONTROL.search(value) is None)
 
 
 def is_clean_path(value: Any) -> bool:
-    """Tell whether *value* is a path that can mean only itself."""
+    """Return whether *value* is a path that can mean only itself."""
     if type(value) is not str or value == "" or "\\" in value or "//" in value:
         return False
     if not is_one_line(value):
         return False
     if "%" in value:
-        lower = value.lower()  # no character but an ASCII letter becomes one of the letters in these escapes
+        lower = value.lower()  # only ASCII letters become the letters in these escapes
         if any(escape in lower for escape in _ESCAPES):
             return False
     return not ("/." in value or "/ " in value or value[0] in ". ") or _DOTS.search("/" + value) is None
 
 
 def cidr(operand: Any) -> Test:
-    """The text is an IP address inside this network; IPv4 inside IPv6 is unwrapped first.
+    """Return the test: the text is an IP address in this network; IPv4 inside IPv6 is unwrapped first.
 
-    A network speaks of addresses of its own version only.
+    Addresses of the other IP version are not tested, and so refused.
+
+    Raises:
+        MalformedTokenError: The operand is not a network in canonical form.
     """
     try:
         network = ipaddress.ip_network(operand) if type(operand) is str else None
     except ValueError as error:
         raise MalformedTokenError("cidr must be a network such as '10.0.0.0/8', without host bits") from error
     if network is None or str(network) != operand:
-        raise MalformedTokenError("cidr must be written in its one form, such as '10.0.0.0/8' or '2001:db8::/32'")
+        raise MalformedTokenError("cidr must be in canonical form, such as '10.0.0.0/8' or '2001:db8::/32'")
     if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
         raise MalformedTokenError("cidr must name an IPv4 network as such, not inside IPv6")
     version = network.version
@@ -120,7 +129,11 @@ def cidr(operand: Any) -> Test:
 
 
 def read_address(value: Any) -> _Address | None:
-    """Read an IP address strictly: no zone, no leading zeros, no short form; IPv4 inside IPv6 is unwrapped."""
+    """Parse an IP address strictly: no zone, no leading zeros, no short form; IPv4 inside IPv6 is unwrapped.
+
+    Returns:
+        The address, or None.
+    """
     if type(value) is not str or len(value) > _MAX_ADDRESS_CHARS or "%" in value:
         return None
     try:
@@ -134,20 +147,23 @@ def read_address(value: Any) -> _Address | None:
 
 class _Location(NamedTuple):
     scheme: str
-    host: str  # lower case; an IP address in its one form, in brackets when it is IPv6
+    host: str  # lower case; an IP address in canonical form, in brackets if it is IPv6
     port: int | None
     path: str
 
 
 def url(scheme: Any, host: Any, port: Any, path: Any) -> Test:
-    """The text is a URL with this scheme and host and, where given, this port and a path at or below this one.
+    """Return the test: the text is a URL with this scheme and host, and this port and path if given.
 
     Args:
         scheme: In lower case.
-        host: Exact, or ``*.example.com`` for every name below ``example.com``.  An IP address, a private one above
-            all, and ``localhost`` match only where the operand is that very address or name.
-        port: 1-65535, or None for any; a URL without one has its scheme's.
+        host: Exact, or ``*.example.com`` for every name below ``example.com``.  An IP address, private ones included,
+            and ``localhost`` match only if the operand is that address or name.
+        port: 1-65535, or None for any; a URL without a port has its scheme's.
         path: As for ``subpath``, beginning with ``/``, or None for any.
+
+    Raises:
+        MalformedTokenError: A part is not allowed by SPEC 7.3.
     """
     if type(scheme) is not str or _SCHEME.fullmatch(scheme) is None:
         raise MalformedTokenError("url scheme must be in lower case, such as 'https'")
@@ -159,14 +175,14 @@ def url(scheme: Any, host: Any, port: Any, path: Any) -> Test:
     speaks_of_path, path_holds = subpath(path) if path is not None else (is_text, is_text)
 
     def speaks(value: Any) -> bool:
-        found = _read_url(value)
-        return found is not None and speaks_of_host(found.host) and speaks_of_path(found.path)
+        location = _read_url(value)
+        return location is not None and speaks_of_host(location.host) and speaks_of_path(location.path)
 
     def holds(value: Any) -> bool:
-        found = _read_url(value)
-        if found is None or found.scheme != scheme or not host_holds(found.host):
+        location = _read_url(value)
+        if location is None or location.scheme != scheme or not host_holds(location.host):
             return False
-        return (port is None or found.port == port) and path_holds(found.path)
+        return (port is None or location.port == port) and path_holds(location.path)
 
     return speaks, holds
 
@@ -175,25 +191,25 @@ def _host(operand: Any) -> Test:
     wild = type(operand) is str and operand.startswith("*.")
     name = operand[2:] if wild else operand
     if type(name) is not str or name != _one_form(name) or (wild and _is_literal(name)):
-        raise MalformedTokenError("url host must be a name in lower case, '*.name', or an IP address in its one form")
+        raise MalformedTokenError("url host must be a name in lower case, '*.name', or an IP address in canonical form")
     suffix = operand[1:]
 
     def speaks(value: str) -> bool:
-        # A number, or this machine's own name, could be any host in disguise: only naming it speaks of it.
+        # A number, or this machine's own name, could be any host in disguise: only an equal operand tests it.
         return value == operand or not _is_literal(value)
 
     return speaks, (lambda value: value.endswith(suffix)) if wild else (lambda value: value == operand)
 
 
 def _is_literal(host: str) -> bool:
-    """Tell whether *host* is an IP address or a name of this machine; not whether it is private: none is spared."""
+    """Return whether *host* is an IP address, private or not, or a name of this machine."""
     if host.startswith("[") or host == "localhost" or host.endswith(".localhost"):
         return True
     return _NUMBER_LIKE.fullmatch(host.rpartition(".")[2]) is not None
 
 
 def _one_form(host: str) -> str | None:
-    """Bring a host to its one form; None for odd IP notations and for what is no host."""
+    """Return a host in canonical form; None for odd IP notations and for text that is no host."""
     if host.startswith("["):
         address = read_address(host[1:-1])
         return f"[{address.compressed}]" if isinstance(address, ipaddress.IPv6Address) else None
@@ -215,7 +231,7 @@ def _read_url(value: Any) -> _Location | None:
     # Cut where RFC 3986 does: fragment and query first, or a path in them could be taken for the host.
     scheme, _, rest = value.partition("#")[0].partition("?")[0].partition("://")
     named, slash, path = rest.partition("/")
-    # User information is refused with all else that is no host and port: ``good.example@evil.example``.
+    # Everything but host and port is refused, user information included: ``good.example@evil.example``.
     authority = _AUTHORITY.fullmatch(named)
     if authority is None or _ANY_SCHEME.fullmatch(scheme) is None:
         return None
@@ -245,10 +261,9 @@ def _one_star(first: str, last: str) -> Callable[[Any], bool]:
 
 
 def _segment(pattern: str) -> Callable[[str], bool]:
-    """Match text without slashes: first and last literal at the ends, each other one at its leftmost place.
-
-    The leftmost place leaves the most for what follows, so no second choice is ever needed.
-    """
+    """Return the test of text without slashes against one segment of a pattern."""
+    # First and last literal match at the ends, each other one at its leftmost place.  The leftmost place leaves the
+    # most for the rest, so that no backtracking is needed.
     if "*" not in pattern:
         return lambda text: text == pattern
     first, *middle, last = pattern.split("*")
