@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Name what happened in a realm's kill sequence up to a number, lest another past be taken for it.  SPEC 10.9.
-
-A store that lost its last entries gives their numbers again, to other kills; whoever had the lost ones would never
-notice.  The chain tells such pasts apart: each entry's is a hash of the one before and of the entry.  It is there
-against accidents, not against whoever can choose what a store holds, who needs no collision to hold kills back; so the
-hash is SHA-1, the one that a store's functions have.
-"""
+"""Places in a realm's kill sequence, with a hash chain that distinguishes two histories.  SPEC 10.9."""
 
 import os
 from hashlib import sha1
@@ -13,16 +7,18 @@ from typing import Final, NamedTuple
 
 from arx_verifier.token import text_of
 
-UNKNOWN: Final = ""  # never what a store holds: whoever says it has to begin anew
+UNKNOWN: Final = ""  # no store has this chain hash: a verifier that sends it must copy the kills
 
 
+# A store that lost its last entries gives their numbers again, to other kills.  Without the chain, a verifier that has
+# applied the lost ones would never notice.
 class HistoryPlace(NamedTuple):
-    """A number in a history, and by which way it was reached.
+    """A sequence in a history, with the chain hash that led there.
 
     Attributes:
         incarnation: The history's name.
-        seq: The number of the last entry.
-        chain: Hash of all entries up to it, 40 hex digits.
+        seq: The sequence of the last entry.
+        chain: Chain hash of all entries up to it, 40 hex digits.
     """
 
     incarnation: str
@@ -31,17 +27,17 @@ class HistoryPlace(NamedTuple):
 
     @classmethod
     def begin(cls, incarnation: str, seq: int) -> "HistoryPlace":
-        """Return where a history begins."""
+        """Return the first place of a history."""
         return cls(incarnation, seq, chain_after(incarnation, seq, "rotate", "realm"))
 
     def after(self, incarnation: str, seq: int, op: str, target: str) -> "HistoryPlace":
-        """Return the place after an entry, or this one where that is not the next."""
+        """Return the place after an entry; this place if the entry is not the next one."""
         if incarnation != self.incarnation or seq != self.seq + 1:
             return self
         return HistoryPlace(incarnation, seq, chain_after(self.chain, seq, op, target))
 
     def chain_at(self, incarnation: str, seq: int) -> str:
-        """Return the chain if this is that place, else ``UNKNOWN``."""
+        """Return the chain hash if this is that place, else ``UNKNOWN``."""
         return self.chain if incarnation == self.incarnation and seq == self.seq else UNKNOWN
 
 
@@ -49,10 +45,12 @@ NOWHERE: Final = HistoryPlace("", -1, UNKNOWN)
 
 
 def new_incarnation() -> str:
-    """Draw the name of a new history: 128 random bits, base64url."""
+    """Return the name of a new history: 128 random bits, base64url."""
     return text_of(os.urandom(16))
 
 
 def chain_after(chain: str, seq: int, op: str, target: str) -> str:
-    """Return an entry's chain: a hash of the one before, and of the entry as it is pushed."""
+    """Return the chain hash after an entry: a hash of the previous one and of the entry as it is pushed."""
+    # SHA-1 is the hash that a store's functions have.  It guards against accidents; an attacker who can choose what a
+    # store holds needs no collision to hold kills back.
     return sha1(f"{chain} {seq} {op} {target}".encode(), usedforsecurity=False).hexdigest()

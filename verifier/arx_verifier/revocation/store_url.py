@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the revocation store is, and which of several servers is its primary.  SPEC 10.
-
-A store of one server has an ordinary Redis URL.  One that fails over is asked for anew before each connection: its
-Sentinels say which server is the primary, or the nodes of a cluster say which of them owns the realm's slot.  Whether
-that server may be believed is not decided here: it must still answer a probe, which a replica and a deposed primary
-refuse.
-"""
+"""Parse the revocation store's URL, and find the primary among several servers.  SPEC 10."""
 
 import binascii
 import random
@@ -21,7 +15,7 @@ from arx_verifier.errors import SettingsError
 
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"
 SLOTS: Final = 16384
-ASK_S: Final = 0.5  # for one Sentinel or node: the next one may be better
+ASK_S: Final = 0.5  # longest wait for one Sentinel or node; then the next one is asked
 _LOGIN: Final = ("username", "password", "sentinel_username", "sentinel_password")
 REFUSED: Final = {
     True: "the Sentinels refused the login: sentinel_username and sentinel_password in the store's URL are for them",
@@ -32,20 +26,20 @@ PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 
 
 class CertificateError(redis.ConnectionError):
-    """TLS with a server did not come about; its text says whose certificate was refused, and why."""
+    """TLS with a server failed; the text says whose certificate was refused, and why."""
 
 
 class FinderLoginError(redis.AuthenticationError):
-    """The Sentinels, or the nodes of a cluster, refused the login; its text says which."""
+    """The Sentinels, or the nodes of a cluster, refused the login; the text says which."""
 
 
 class FoundServer(NamedTuple):
-    """The server to talk to.
+    """The server to connect to.
 
     Attributes:
         host: Its host.
         port: Its port.
-        node: What it is as long as no failover happens; a restart does not change it.
+        node: Its identity, which a restart keeps and a failover changes.
     """
 
     host: str
@@ -53,8 +47,10 @@ class FoundServer(NamedTuple):
     node: str
 
 
+# The primary is looked up before each connection.  That server is not trusted yet: it must still answer a probe, which
+# a replica and a deposed primary refuse.
 class Address:
-    """Where the store of a realm is.  Shows no password.
+    """The address of a realm's store.  ``repr`` shows no password.
 
     ``redis+sentinel://HOST[:PORT],HOST…/SERVICE[/DB]`` names Sentinels and the service they watch, whose own user and
     password are ``?sentinel_username=…&sentinel_password=…``; ``redis+cluster://HOST[:PORT],HOST…`` names nodes of a
@@ -62,12 +58,12 @@ class Address:
 
     Args:
         url: One of ``FORMS``, with user and password where needed.
-        password: In place of one in the URL.
-        realm: Whose slot of a cluster is meant.
-        ca: A further authority, as ``tls.ca_file`` reads it, where the URL has no ``ssl_ca_certs``.
+        password: Replaces a password in the URL.
+        realm: The realm, whose name determines the slot of a cluster.
+        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
 
     Raises:
-        SettingsError: The URL is none of these or turns the check of certificates off, or ``ca`` cannot be read.
+        SettingsError: The URL has another form or disables certificate verification, or ``ca`` cannot be read.
     """
 
     def __init__(self, url: str, password: str | None = None, realm: str = "", *, ca: str | None = None) -> None:
@@ -76,13 +72,13 @@ class Address:
         try:
             hosts, service, settings = _read_many(kind, self._several, rest) if self._several else ([], "", _read(url))
         except ValueError:
-            # Not chained: what could not be read may be a piece of a password.
-            raise SettingsError(f"the store's address is not a URL of the form {FORMS}") from None
+            # Not chained: the text that could not be parsed may be a part of a password.
+            raise SettingsError(f"invalid store URL: expected the form {FORMS}") from None
         if password is not None:
             settings["password"] = password
         if settings.get("ssl_cert_reqs", "required") != "required" or "ssl_check_hostname" in settings:
-            # A server that is not proven to be the store could answer every probe, and freeze every kill.
-            raise SettingsError("the store's address must leave the check of its certificate alone")
+            # A server that is not authenticated could answer every probe, and hold every kill back.
+            raise SettingsError("store URL must not disable TLS certificate verification")
         self._kind = settings.pop("connection_class", Connection)
         if self._kind is SSLConnection:
             self._kind = TLSConnection
@@ -97,26 +93,34 @@ class Address:
 
     @property
     def username(self) -> str | None:
-        """Who asks the store, if the address says."""
+        """The user in the address, or None."""
         return self._settings.get("username")
 
     @property
     def fails_over(self) -> bool:
-        """Whether the primary may be another server tomorrow."""
+        """Whether the primary can change."""
         return bool(self._several)
 
     def connection(self, timeout_s: float) -> Any:
-        """Make a connection that is not open yet; opening it looks for the primary first."""
+        """Return a connection that is not open yet; opening it finds the primary first.
+
+        Args:
+            timeout_s: Time-out of connecting and of each answer, s.
+        """
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         return self._kind(**{**self._settings, **timeouts, "protocol": 3, "decode_responses": False})
 
     def pool(self, **settings: Any) -> ConnectionPool:
-        """Make a pool of such connections."""
+        """Return a pool of such connections.
+
+        Args:
+            settings: Further settings of redis-py.
+        """
         return ConnectionPool(connection_class=self._kind, **{**self._settings, **settings})
 
 
 def without_login(url: str) -> str:
-    """Return an address without users and passwords: what others may be told of where the store is."""
+    """Return a store's URL without users and passwords, for other people."""
     scheme, mark, rest = url.partition("://")
     place, question, query = rest.partition("?")
     authority, slash, path = place.partition("/")
@@ -127,16 +131,16 @@ def without_login(url: str) -> str:
 
 
 def keeps_nonces(url: str) -> bool:
-    """Tell whether used calls can be kept at an address: a server, or the primary that Sentinels name."""
+    """Return whether nonces can be kept at a URL: at one server, or at the primary that Sentinels name."""
     return url.partition("://")[0] in ("unix", "redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
 def refused_login(error: Exception, setting: str) -> str | None:
-    """Say that a store refused who asks, and what to set; None for another error.
+    """Return why a store refused a login, and what to set; None for another error.
 
     Args:
-        error: What the client library raised.
-        setting: Where the login stands.
+        error: The error of the client library.
+        setting: The setting that contains the login.
     """
     if isinstance(error, FinderLoginError):
         return f"cannot be found: {error}"
@@ -153,7 +157,7 @@ def _read(url: str) -> dict[str, Any]:
 
 
 def _read_many(kind: str, several: str, rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Read an address of several servers: hosts, service, and the rest in Redis' own way."""
+    """Parse a URL of several servers into hosts, service and settings of redis-py."""
     if kind not in ("redis", "rediss") or several not in PORTS:
         raise ValueError("unknown scheme")
     parts = urlsplit(f"{kind}://{rest}")
@@ -163,7 +167,7 @@ def _read_many(kind: str, several: str, rest: str) -> tuple[list[tuple[str, int]
     if "@" in login:
         raise ValueError("one login for all hosts, before the first")
     if bool(service) != (several == "sentinel") or (db and not db.isdigit()):
-        raise ValueError("a service is named for Sentinels, and only for them")
+        raise ValueError("a service must be named for Sentinels, and only for them")
     settings = _read(f"{kind}://{login}{at}any/{db or 0}?{parts.query}")
     del settings["host"]
     return hosts, unquote(service), settings
@@ -177,13 +181,13 @@ def _host(text: str, port: int) -> tuple[str, int]:
 
 
 class TLSConnection(SSLConnection):
-    """A connection with TLS, which says whose certificate was refused."""
+    """A TLS connection whose errors say whose certificate was refused."""
 
     def connect(self) -> None:
         """Connect.
 
         Raises:
-            CertificateError: TLS did not come about.
+            CertificateError: TLS failed.
             redis.ConnectionError: It cannot connect.
         """
         this: Any = self
@@ -196,7 +200,7 @@ class TLSConnection(SSLConnection):
 
 
 class _Finder:
-    """Asks Sentinels or nodes for the primary, one after the other in a random order: some may be cut off."""
+    """Asks Sentinels or nodes for the primary, one after the other, in a random order."""
 
     def __init__(
         self,
@@ -213,36 +217,36 @@ class _Finder:
         self._settings = login | {name: value for name, value in settings.items() if name.startswith("ssl_")}
         slot = binascii.crc_hqx(realm.encode(), 0) % SLOTS
         self._ask: Callable[[Any, str], FoundServer] = (
-            (lambda one, _: _ask_sentinel(one, service))
+            (lambda connection, _: _ask_sentinel(connection, service))
             if several == "sentinel"
-            else lambda one, at: _ask_node(one, at, slot)
+            else lambda connection, at: _ask_node(connection, at, slot)
         )
         self.require_role = several == "sentinel"
 
     def find(self, timeout_s: float | None) -> FoundServer:
-        """Find the primary.
+        """Return the primary.
 
         Raises:
-            FinderLoginError: Nobody could tell, and somebody refused the login.
-            CertificateError: Nobody could tell, and somebody's certificate was refused.
-            redis.ConnectionError: Nobody could tell.
+            FinderLoginError: No server knew the primary, and one refused the login.
+            CertificateError: No server knew the primary, and one's certificate was refused.
+            redis.ConnectionError: No server knew the primary.
         """
         refused, certificate = False, ""
         within = min(ASK_S, timeout_s or ASK_S)
         settings = {**self._settings, "socket_timeout": within, "socket_connect_timeout": within, "protocol": 2}
         for host, port in random.sample(self._hosts, len(self._hosts)):
-            one = self._kind(host=host, port=port, **settings)
+            connection = self._kind(host=host, port=port, **settings)
             try:
-                one.connect()
-                return self._ask(one, host)
+                connection.connect()
+                return self._ask(connection, host)
             except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
-                refused = True  # another one may know the user
+                refused = True  # another server may know the user
             except CertificateError as error:
-                certificate = str(error)  # another one may have a better one
+                certificate = str(error)  # another server may have a trusted certificate
             except (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError):
                 continue  # it is down, does not know, or answers in an unknown form
             finally:
-                one.disconnect()
+                connection.disconnect()
         if refused:
             raise FinderLoginError(REFUSED[self.require_role])
         if certificate:
@@ -250,28 +254,29 @@ class _Finder:
         raise redis.ConnectionError("none of the servers named can say which one is the primary")
 
 
-def _ask_sentinel(one: Any, service: str) -> FoundServer:
-    one.send_command("SENTINEL", "MASTER", service, check_health=False)
-    told = one.read_response()
-    facts = told if isinstance(told, Mapping) else dict(zip(told[::2], told[1::2], strict=True))
+def _ask_sentinel(connection: Any, service: str) -> FoundServer:
+    connection.send_command("SENTINEL", "MASTER", service, check_health=False)
+    reply = connection.read_response()
+    facts = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
     host, port = facts[b"ip"].decode(), int(facts[b"port"])
-    # The epoch rises with each failover, so that a primary which comes back by one is not taken for a restarted one.
+    # The epoch rises with each failover, so that a primary which returns by a failover is not taken for a restarted
+    # one.
     return FoundServer(host, port, f"sentinel {facts[b'config-epoch'].decode()} {host}:{port}")
 
 
-def _ask_node(one: Any, asked: str, slot: int) -> FoundServer:
-    one.send_command("CLUSTER", "SLOTS", check_health=False)
-    for first, last, owner, *_ in one.read_response():
+def _ask_node(connection: Any, asked: str, slot: int) -> FoundServer:
+    connection.send_command("CLUSTER", "SLOTS", check_health=False)
+    for first, last, owner, *_ in connection.read_response():
         if first <= slot <= last:
             host, port, node = owner[0], int(owner[1]), owner[2].decode()
             if host == b"?":
                 raise ValueError("it does not know the owner's address")
             return FoundServer(host.decode() if host else asked, port, f"cluster {node}")
-    raise ValueError("nobody owns the slot")
+    raise ValueError("no node owns the slot")
 
 
 class _Found:
-    """A connection that looks for the primary whenever it is opened."""
+    """A connection that finds the primary whenever it is opened."""
 
     node = ""
 
@@ -280,7 +285,11 @@ class _Found:
         super().__init__(**settings)
 
     def connect(self) -> None:
-        """Find the primary, connect to it, and make sure that it says it is one."""
+        """Find the primary, connect to it, and require its role.
+
+        Raises:
+            redis.ConnectionError: There is no primary, it cannot connect, or the server is no primary.
+        """
         this: Any = self
         if this._sock is not None:  # noqa: SLF001 - already open; the library has no public way to ask
             return
