@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide whether a token's targets still stand: kills, freezes and the lease on them.  SPEC 10.
+"""The epoch view: kills, freezes and the lease, and the check of a token against them.  SPEC 10.
 
-``EpochTable`` is a view of a realm's one kill sequence.  A *kill* ends what was born before it, a *freeze* refuses
-while it stands, and the *lease* says how long the view may be acted on.  Nothing here does I/O; clocks are passed in,
-and ``follower`` keeps a table current.
-
-Two orders carry the proof and must not change.  The writer applies entries, then moves ``applied``, then grants the
-lease; the reader takes the lease first, then kills and freezes, and reads the clocks last.
+A *kill* revokes tokens born before it; a *freeze* refuses until a thaw; the *lease* limits how long the view is used.
+Nothing here does I/O.  ``follower`` keeps a view current.
 """
 
 import functools
@@ -22,10 +18,12 @@ KILLING: Final = frozenset(("kill", "kill+freeze"))
 FREEZING: Final = frozenset(("freeze", "kill+freeze"))
 OPS: Final = frozenset(("kill", "freeze", "kill+freeze", "thaw"))
 FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
-AT_ONCE: Final = 10_000  # kills forgotten in one call: a copy of a million ends on one day, and no probe waits for it
-SKEW_MS: Final = 30_000  # how far a verifier's clock and the store's may be apart; beyond it the view is fenced
+AT_ONCE: Final = (
+    10_000  # kills forgotten in one call: a copy of a million kills expires at once, and must delay no probe
+)
+SKEW_MS: Final = 30_000  # how far a verifier's clock and the store's may differ; beyond it the view is fenced
 
-# CLOCK_BOOTTIME counts suspend: a lease that slept is over in the morning.  macOS counts it on CLOCK_MONOTONIC.
+# CLOCK_BOOTTIME counts suspend, so that a lease ends while the machine sleeps.  On macOS CLOCK_MONOTONIC counts it.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
 
@@ -35,7 +33,7 @@ class EpochRefusal(NamedTuple):
 
     Attributes:
         code: revoked, frozen, stale, syncing, behind, fenced or closed.
-        target: The target that is killed or frozen, None for the other codes.
+        target: The killed or frozen target, None for the other codes.
         detail: A sentence for people.
     """
 
@@ -44,7 +42,7 @@ class EpochRefusal(NamedTuple):
     detail: str
 
 
-_UNLEASED: Final = {  # why nothing is accepted while there is no lease
+_UNLEASED: Final = {  # refusals without a lease, by ``State.refuses``
     "syncing": EpochRefusal("syncing", None, "the view of the revocation epoch is not complete yet"),
     "fenced": EpochRefusal("fenced", None, "the revocation store contradicts itself or this verifier"),
     "closed": EpochRefusal("closed", None, "this verifier's view of the revocation epoch is closed"),
@@ -52,12 +50,12 @@ _UNLEASED: Final = {  # why nothing is accepted while there is no lease
 
 
 class Lease(NamedTuple):
-    """How long a view may be acted on; one immutable tuple, so that it is read at once.
+    """How long a view may be used; one immutable tuple, so that a thread reads it whole.
 
     Attributes:
         boot: Deadline on the boot clock, ns.
-        wall: Deadline on the wall clock, ns; either clock may end the lease.
-        sent: When the probe that earned it had not left yet, boot clock, ns.
+        wall: Deadline on the wall clock, ns; the earlier of both ends the lease.
+        sent: Boot clock before the probe that earned it left, ns.
     """
 
     boot: int
@@ -66,15 +64,15 @@ class Lease(NamedTuple):
 
 
 class EpochState:
-    """One history of the store as far as it is known; replaced whole when the history changes.
+    """One history of the store, as far as the view knows it; replaced whole when the history changes.
 
     Attributes:
-        incarnation: The incarnation, which names the history; empty before the first answer.
+        incarnation: The history's name; empty before the first answer.
         kills: Target to the sequence of its last kill.
-        freezes: Target to the sequence of the freeze that stands.
-        applied: Every entry up to here is in the two maps; -1 before the first answer.
-        lease: None while the view may not be acted on.
-        refuses: The code given while there is no lease.
+        freezes: Frozen target to the sequence of its freeze.
+        applied: Every entry up to this sequence is in the two maps; -1 before the first answer.
+        lease: None while the view must not be used.
+        refuses: The code of refusals without a lease.
     """
 
     __slots__ = ("applied", "freezes", "incarnation", "kills", "lease", "refuses")
@@ -87,37 +85,38 @@ class EpochState:
         self.lease: Lease | None = None
 
     def without_lease(self, refuses: str) -> "EpochState":
-        """Return the same view, not to be acted on."""
+        """Return the same view without a lease."""
         return EpochState(self.incarnation, self.kills, self.freezes, self.applied, refuses)
 
 
+# A kill is not needed once every token that it revokes has expired.  The store forgets it then, and its answers say how
+# long that is.  A verifier must forget it as well, or its memory grows with every kill.
 class Retention:
-    """The kills of one view in the order in which they were learned, to forget those that can end nothing any more.
-
-    A kill is of no use once every token that it ends has expired.  The store forgets it then, and says how long that
-    is; a verifier that runs for months must forget it too, or its memory grows with every kill.
-    """
+    """The kills of one view in the order in which it learned them, to forget those that are not needed."""
 
     def __init__(self) -> None:
         self._learned: deque[tuple[int, str, int]] = deque()
-        self._copied: deque[str] = deque()  # their sequences are no higher than the copy's
+        self._copied: deque[str] = deque()  # targets whose sequences are at most the copy's
         self._copied_at = self._copied_seq = 0
 
     def __len__(self) -> int:
         return len(self._copied) + len(self._learned)
 
     def learn(self, at: int, target: str, seq: int) -> None:
-        """Note that a kill was learned at ``at``, boot clock, ns."""
+        """Record that a kill was learned at ``at``, boot clock, ns."""
         self._learned.append((at, target, seq))
 
     def restart(self, at: int, state: EpochState) -> None:
-        """Note all kills of a view that was copied at ``at``; what is above its sequence comes again."""
+        """Record all kills of a view that was copied at ``at``, boot clock, ns; later entries are learned again."""
         self._learned.clear()
         self._copied = deque(state.kills)
         self._copied_at, self._copied_seq = at, state.applied
 
     def forget(self, state: EpochState, before: int) -> None:
-        """Drop the kills learned before ``before`` that were not raised since, a part of them if they are many."""
+        """Drop kills learned before ``before``, boot clock, ns; at most ``AT_ONCE`` from each queue.
+
+        A target that was killed again since stays.
+        """
         kills = state.kills
         if self._copied_at < before:
             for _ in range(min(AT_ONCE, len(self._copied))):
@@ -133,50 +132,52 @@ class Retention:
 
 
 class Epochs(Protocol):
-    """What a verifier needs to know about revocation."""
+    """The view of revocation that a verifier needs."""
 
     def check(
         self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
     ) -> EpochRefusal | None:
-        """Refuse a token that is killed, frozen or not known to be alive; never waits."""
+        """Return why a token is refused, or None; never wait."""
 
     def boot_ns(self) -> int:
-        """Read the clock of ``Lease.sent``."""
+        """Return the clock of ``Lease.sent``, ns."""
 
     def times_ms(self, at: int) -> tuple[int, int]:
-        """Return the earliest and the latest it can be, by the caller's clock and the store's."""
+        """Return the earliest and the latest possible time, by the caller's clock and the store's, ms."""
 
     def wrong_clock(self) -> str | None:
-        """Return how far the caller's clock is from the store's where it may judge nothing; None where it may."""
+        """Return how far the caller's clock is from the store's if it is too far to decide; else None."""
 
     def view(self) -> tuple[str, int, int]:
-        """Return incarnation, applied sequence and the view's age in ms, -1 when there is none."""
+        """Return incarnation, applied sequence and the view's age in ms, -1 without a view."""
 
     def chain_at(self, incarnation: str, seq: int) -> str:
-        """Return what led to a number, as ``history.Place.chain``, if this view is at it."""
+        """Return the chain hash at a place, as ``history.Place.chain``, if this view is there."""
 
     def lease_left_ns(self) -> int:
-        """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
+        """Return how long the view may be used without another answer, ns; 0 if it may not."""
 
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
         """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied."""
 
     async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
-        """Do as ``catch_up`` does, without holding the event loop."""
+        """As ``catch_up``, without blocking the event loop."""
 
     def start(self) -> None:
-        """Begin to follow; does nothing when already following."""
+        """Start following; do nothing if it is following."""
 
     def close(self) -> None:
-        """Stop; every check refuses from here on."""
+        """Stop; every later check refuses."""
 
 
+# Two orders are needed for correctness.  The writer applies entries, then moves `applied`, then grants the lease.  The
+# reader takes the lease first, then kills and freezes, and reads the clocks last.
 class EpochTable:
-    """A view that only rises, and its lease.  One thread writes; any thread checks.
+    """A view whose sequence only rises, and its lease.  One thread writes; any thread checks.
 
     Args:
         boot: Clock in ns that never steps and counts sleep.
-        wall: Wall clock in ns, the second witness.
+        wall: Wall clock in ns, which can end a lease as well.
     """
 
     def __init__(self, *, boot: Callable[[], int] = boot_clock, wall: Callable[[], int] = time.time_ns) -> None:
@@ -189,16 +190,16 @@ class EpochTable:
     def check(
         self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
     ) -> EpochRefusal | None:
-        """Decide on one token, in the order that the proof of SPEC 10 needs.
+        """Check one token against kills, freezes and the lease.  SPEC 10.
 
         Args:
             incarnation: The incarnation the token was born in; None for an operator's token, which outlives histories.
-            born: The sequence the mint had applied before it looked at authority.
-            targets: Everything whose kill ends this token.
+            born: The sequence that the mint had applied before it checked the caller's authority.
+            targets: All targets whose kill revokes this token.
             sent_after: Boot clock, ns.  The lease must come from a probe sent at or after it (``fresh``).
 
         Returns:
-            None when the token may be accepted, else the refusal.
+            None if the token may be accepted, else the refusal.
         """
         state = self._state
         lease = state.lease
@@ -209,14 +210,14 @@ class EpochTable:
         if born > state.applied:
             return EpochRefusal("behind", None, f"the token was born at {born}, this view is at {state.applied}")
         kills, freezes = state.kills, state.freezes
-        # Most tokens meet none of the kills there are, and that is seen in one step.
+        # Most tokens have no killed target, which one set operation shows.
         if (kills and not kills.keys().isdisjoint(targets)) or (freezes and not freezes.keys().isdisjoint(targets)):
             for target in targets:
                 if target in kills and kills[target] > born:
                     return EpochRefusal("revoked", target, f"{target} was killed at {kills[target]}, after {born}")
                 if target in freezes:
                     return EpochRefusal("frozen", target, f"{target} is frozen")
-        # The clocks come last: a thread that was held up above must find its lease over, not trust an old reading.
+        # The clocks come last: a thread that was suspended above must find its lease ended, not trust an old reading.
         if lease.sent < sent_after:
             return EpochRefusal("stale", None, "the view is older than the token's fresh caveat allows")
         if self._boot() >= lease.boot or self._wall() >= lease.wall:
@@ -224,15 +225,19 @@ class EpochTable:
         return None
 
     def boot_ns(self) -> int:
-        """Read the clock of ``Lease.sent``, in ns."""
+        """Return the clock of ``Lease.sent``, ns."""
         return self._boot()
 
     def times_ms(self, at: int) -> tuple[int, int]:
-        """Return the earliest and the latest it can be, ms since the Unix epoch.
+        """Return the earliest and the latest possible time, ms since the Unix epoch.
 
-        A kill is forgotten once the store's clock says that all it could end has expired.  A caller whose clock ``at``
-        (ms) is late must not see such a token alive: ``nbf`` is for the first value, ``exp`` for the second.
+        ``nbf`` is compared with the first value, ``exp`` with the second.
+
+        Args:
+            at: The time by the caller's clock, ms since the Unix epoch.
         """
+        # A kill is forgotten once everything that it revokes has expired by the store's clock.  A caller whose clock is
+        # late must not accept such a token.
         if self._store_clock is None:
             return at, at
         store_ns, sent = self._store_clock
@@ -240,11 +245,11 @@ class EpochTable:
         return (at, store) if at < store else (store, at)
 
     def wrong_clock(self) -> str | None:
-        """Return None: a table alone is told no other clock to compare with."""
+        """Return None: a table alone has no other clock to compare with."""
         return None
 
     def view(self) -> tuple[str, int, int]:
-        """Return incarnation, applied sequence and age in ms of the view; the age is -1 when there is no lease."""
+        """Return incarnation, applied sequence and age of the view in ms; the age is -1 without a lease."""
         state = self._state
         if (lease := state.lease) is None:
             return state.incarnation, state.applied, -1
@@ -252,22 +257,22 @@ class EpochTable:
         return state.incarnation, state.applied, age // 1_000_000 if age > 0 else 0
 
     def chain_at(self, incarnation: str, seq: int) -> str:  # noqa: ARG002 - as ``Epochs`` has it
-        """Return what led to a number; a table alone remembers nothing of the kind."""
+        """Return ``UNKNOWN``: a table alone does not keep chain hashes."""
         return UNKNOWN
 
     def lease_left_ns(self) -> int:
-        """Return for how long the view may still be acted on if nothing else is heard, 0 when it may not."""
+        """Return how long the view may be used without another answer, ns; 0 if it may not."""
         lease = self._state.lease
         return 0 if lease is None else max(0, min(lease.boot - self._boot(), lease.wall - self._wall()))
 
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ARG002 - likewise
-        """Say whether the view has caught up already; a table alone has nothing to wait for."""
+        """Return whether the view has caught up; a table alone has nothing to wait for."""
         state = self._state
         lease = state.lease
         return lease is not None and lease.sent >= sent_after and state.applied >= born
 
     async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
-        """Do as ``catch_up`` does."""
+        """As ``catch_up``."""
         return self.catch_up(sent_after, born, timeout)
 
     def start(self) -> None:
@@ -279,9 +284,12 @@ class EpochTable:
         """Refuse everything as ``closed``."""
         self._state = self._state.without_lease("closed")
 
-    # The writer's side.  One thread only.
+    # For the writer's thread alone.
     def apply(self, seq: int, op: str, target: str) -> bool:
-        """Apply an entry, or say False: entries before it are missing, and only its kill or freeze was taken.
+        """Apply an entry.
+
+        Returns:
+            Whether all entries before it were applied; if not, only its kill or freeze was applied.
 
         Raises:
             ValueError: The operation is unknown.
@@ -296,7 +304,7 @@ class EpochTable:
             state.kills[target] = seq
         if op in FREEZING and state.freezes.get(target, 0) < seq:
             state.freezes[target] = seq
-        # A thaw that overtook its freeze must wait for the log: applied now, the freeze would then stand for ever.
+        # A thaw that overtook its freeze must wait for the log: applied now, the later freeze would never end.
         if op == "thaw" and in_order and state.freezes.get(target, seq) < seq:
             del state.freezes[target]
         if in_order:
@@ -304,7 +312,16 @@ class EpochTable:
         return in_order
 
     def adopt(self, incarnation: str, applied: int, kills: Mapping[str, int], freezes: Mapping[str, int]) -> None:
-        """Replace the view by a copy of the store, without a lease; another history retires the old one for good."""
+        """Replace the view by a copy of the store, without a lease.
+
+        Another history retires the old one permanently.
+
+        Args:
+            incarnation: The copy's history.
+            applied: Its sequence.
+            kills: Its kills.
+            freezes: Its freezes.
+        """
         old = self._state
         merged = dict(kills)
         if incarnation == old.incarnation:
@@ -319,12 +336,12 @@ class EpochTable:
         )
 
     def renew(self, incarnation: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
-        """Grant a lease, if the view holds everything the answer knew; say whether it does.
+        """Grant a lease if the view contains everything that the answer knew; return whether it does.
 
         Args:
             incarnation: The incarnation in the answer.
             seq: The sequence in the answer.
-            lease: Counted from before the probe left.
+            lease: The lease, counted from before the probe left.
             store_ns: The store's clock in the answer, ns.
         """
         state = self._state
@@ -340,11 +357,11 @@ class EpochTable:
         return True
 
     def fence(self, detail: str, *, retire: bool = False) -> None:
-        """Refuse everything until a probe succeeds under a history that was never retired.
+        """Refuse everything until a probe succeeds in a history that was never retired.
 
         Args:
             detail: Why, for people.
-            retire: End this history for good: its numbers have been used twice, or its kills are lost.
+            retire: Whether to retire this history permanently: its sequences were used twice, or its kills are lost.
         """
         state = self._state
         if retire and state.incarnation:
@@ -357,10 +374,10 @@ class EpochTable:
 
 
 class UnsafeLocalEpochs(EpochTable):
-    """An epoch that lives in this process alone, always fresh.  For examples and tests: nothing outlives it.
+    """An epoch in this process's memory, always fresh.  For examples and tests alone.
 
     Args:
-        incarnation: The incarnation; random when not given.
+        incarnation: The incarnation; random when omitted.
     """
 
     def __init__(self, incarnation: str | None = None) -> None:
@@ -380,19 +397,19 @@ class UnsafeLocalEpochs(EpochTable):
         return self._state.applied
 
     def kill(self, *targets: str) -> int:
-        """End what was born in these targets before now, and return the new sequence."""
+        """Revoke the tokens of these targets that were born before now; return the new sequence."""
         return self._bump("kill", targets)
 
     def freeze(self, *targets: str) -> int:
-        """Refuse these targets until a thaw, and return the new sequence."""
+        """Refuse these targets until a thaw; return the new sequence."""
         return self._bump("freeze", targets)
 
     def thaw(self, *targets: str) -> int:
-        """End the freezes on these targets, and return the new sequence."""
+        """End the freezes of these targets; return the new sequence."""
         return self._bump("thaw", targets)
 
     def start(self) -> None:
-        """Open it again after a close."""
+        """Open it after a close."""
         super().start()
         self._live()
 

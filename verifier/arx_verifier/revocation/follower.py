@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep an epoch view current: follow the revocation store with one thread and one connection.  SPEC 10.
+"""Keep an epoch view current: the thread that follows the store, its connection, and its waiters.  SPEC 10.
 
-Pushes make kills fast, and nothing rests on them.  Everything rests on the *probe*, a question that this process asks:
-its answer holds what was missed, its sending confirms what was applied, and the lease runs from the moment before it
-left.  A lease counted from anything that was received could be extended by a delayed network.  What is asked and what
-an answer is worth is decided in ``follower_core``, the rules of kills, freezes and leases are ``epoch``', bytes are
-``store_link``'s; here are the thread, its connection, and those who wait for it.
+``follower_core`` has the rules, ``epoch`` the view, ``store_link`` and ``relay_link`` the connections.
 """
 
 import asyncio
@@ -27,14 +23,14 @@ from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
 from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link
 from arx_verifier.revocation.store_url import Address
 
-BACKOFF_S: Final = (0.02, 0.5)
+BACKOFF_S: Final = (0.02, 0.5)  # first and longest pause before a new connection
 JOIN_S: Final = 3.0
 
 _log = logging.getLogger(__name__)
 
 
 class _Waiter(NamedTuple):
-    """Somebody who waits for a probe sent at or after ``sent_after`` and for ``born`` to be applied."""
+    """A caller that waits for a probe sent at or after ``sent_after`` and for ``born`` to be applied."""
 
     sent_after: int
     born: int
@@ -42,20 +38,23 @@ class _Waiter(NamedTuple):
     done: "Future[bool]"
 
 
+# Pushes make kills fast, but correctness rests on the *probe*, a question that this process asks.  Its answer contains
+# what was missed, its sending confirms what was applied, and the lease runs from the moment before it left.  A delayed
+# network could extend a lease that was counted from something received.
 class Follower(Following):
-    """An epoch view that keeps itself current.  Starts on first use, and again in a forked child.
+    """An epoch view that keeps itself current.  It starts at its first use, and again in a forked child.
 
     Args:
-        url: The store, as ``store_url`` reads it, or a relay, as ``relay_link`` does.
+        url: URL of the store (``store_url``) or of a relay (``relay_link``).
         realm: The realm's name.
-        verifier_id: How the store names this process to operators; no other process may use it.
-        password: In place of one in the URL.
-        lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
-        probes: How often to ask while a lease lasts.
-        ca: A further authority for TLS, as ``tls.ca_file`` reads it.
+        verifier_id: This process's name in the store's registry; no other process may use it.
+        password: Replaces a password in the URL.
+        lease_ms: The longest time to use one answer, ms; the realm's lease if that is shorter, or when omitted.
+        probes: Number of probes in a lease.
+        ca: File of a further authority for TLS.
 
     Raises:
-        SettingsError: The URL, a name or the authority is not usable.
+        SettingsError: The URL, a name or the authority is unusable.
     """
 
     def __init__(
@@ -88,13 +87,15 @@ class Follower(Following):
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._waiters: list[_Waiter] = []
-        self._pair: tuple[socket.socket, socket.socket] | None = None  # what is sent to the first wakes the second
+        self._pair: tuple[socket.socket, socket.socket] | None = (
+            None  # a byte sent to the first wakes the thread at the second
+        )
         self._link: Link | RelayLink | None = None
 
-    # Any thread.
+    # For any thread.
 
     def start(self) -> None:
-        """Begin to follow; does nothing when already following."""
+        """Start following; do nothing if it is following."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
@@ -126,7 +127,7 @@ class Follower(Following):
 
         Args:
             sent_after: Boot clock, ns.
-            born: A place in the kill sequence.
+            born: A sequence.
             timeout: How long to wait, s.
 
         Returns:
@@ -139,7 +140,7 @@ class Follower(Following):
             return self._give_up(waiter)
 
     async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
-        """Do as ``catch_up`` does, without holding the event loop."""
+        """As ``catch_up``, without blocking the event loop."""
         waiter = self._wait_for(sent_after, born)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiter.done), timeout)
@@ -172,11 +173,11 @@ class Follower(Following):
 
     def _rouse(self) -> None:
         if self._pair is not None:
-            with contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+            with contextlib.suppress(OSError):  # full: the thread is awake; closed: it has ended
                 self._pair[0].send(b"!")
 
     def _after_fork(self) -> None:
-        """In a forked child: hold no lease, touch no shared socket, and be another verifier from here on."""
+        """In a forked child: use no lease and no socket of the parent, and be another verifier from now on."""
         if self._link is not None:
             self._link.close()
         for end in self._pair or ():
@@ -198,10 +199,10 @@ class Follower(Following):
                 try:
                     self._link = link.open()
                     self._follow(link, stop)
-                    if self._stop is stop:  # else it was started again already
+                    if self._stop is stop:  # else another thread was started meanwhile
                         self._say_goodbye(link)
                 except FeedError as error:
-                    level = logging.WARNING if pause == BACKOFF_S[0] else logging.DEBUG  # said once an outage
+                    level = logging.WARNING if pause == BACKOFF_S[0] else logging.DEBUG  # once for each outage
                     _log.log(level, "%s: connection to the revocation store dropped: %s", self, error)
                 finally:
                     self._link = None
@@ -242,7 +243,7 @@ class Follower(Following):
                 if lease.sent >= waiter.sent_after and state.applied >= waiter.born:
                     _settle(waiter, True)
                 elif lease.sent >= max(waiter.asked, waiter.sent_after):
-                    _settle(waiter, False)  # the store was asked after this one began to wait, and had no such entry
+                    _settle(waiter, False)  # the store was asked after this wait began, and had no such entry
                 else:
                     self._waiters.append(waiter)
 
@@ -253,12 +254,12 @@ class Follower(Following):
             _settle(waiter, value)
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:
-        super().close()  # the lease first: after the goodbye no kill waits for this verifier
+        super().close()  # ends the lease first: after the goodbye no kill waits for this verifier
         link.leave(self.verifier_id)
 
 
 def _settle(waiter: _Waiter, value: bool) -> None:
-    with contextlib.suppress(InvalidStateError):  # it was cancelled
+    with contextlib.suppress(InvalidStateError):  # its caller was cancelled
         waiter.done.set_result(value)
 
 
