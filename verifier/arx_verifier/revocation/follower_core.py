@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide what to ask the revocation store, what an answer is worth, and when a connection is given up.  SPEC 10.
+"""Rules of following the store: when to probe, how to apply an answer, when to drop a connection.  SPEC 10.
 
-``Following`` is an epoch view with the rules by which it is kept current: when the next probe is due, what a push, an
-answer or silence means.  It waits for nothing, opens nothing and starts no thread; clocks are passed in, frames and
-copies of the store are delegated to it.  ``follower`` gives it a thread and a connection, and the simulator of the
-tests gives it a world in which everything goes wrong.
+Nothing here opens, waits or starts a thread; clocks are passed in.  ``follower`` adds a thread and a connection; the
+tests' simulator adds a faulty world.
 """
 
 import logging
@@ -19,32 +17,32 @@ from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, EpochEntr
 MS: Final = 1_000_000  # ns
 PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
 PROBES: Final = 4  # in a lease
-DRIFT_DIVISOR: Final = 500  # two clocks, each at most 0.1 % off, differ by no more than one part in so many
-MIN_GAP_MS: Final = 5  # between probes that waiting requests ask for; they share one
-# A push goes to all who ask there.  Let it reach the others before confirming it: a store and its machines have other
-# things to do meanwhile, and those who have not heard yet matter more than those who have.
-CONFIRM_NS: Final = 40_000  # for each of them; about what one needs to take it
+DRIFT_DIVISOR: Final = 500  # two clocks, each at most 0.1 % off, differ by at most 1/500
+MIN_GAP_MS: Final = 5  # between probes for waiting requests, which share a probe
+# A push goes to all followers.  A follower confirms it after a pause, so that the store and its machine can first
+# deliver it to the others.
+CONFIRM_NS: Final = 40_000  # pause for each follower; about the time that one needs to take a push
 CONFIRM_MOST_MS: Final = 50
-ANSWER_MS: Final = 1_000  # without an answer for so long, or for a lease, the connection is dropped
+ANSWER_MS: Final = 1_000  # longest wait for an answer, if a lease is not shorter; then the connection is dropped
 
 _log = logging.getLogger(__name__)
 
 
 class StoreQuestion(NamedTuple):
-    """What a probe says of this view: its history, up to where it has applied it, and whether somebody waits."""
+    """The content of a probe: the view's place, and whether a caller waits."""
 
     place: HistoryPlace
     hurry: bool = False
 
 
 class Following(EpochTable):
-    """An epoch view that knows how it is kept current.  One thread follows; any thread checks.
+    """An epoch view with the rules that keep it current.  One thread follows; any thread checks.
 
     Args:
-        lease_ms: The longest to act on one answer; the realm's own lease when that is shorter, or when not given.
-        probes: How often to ask while a lease lasts.
+        lease_ms: The longest time to use one answer, ms; the realm's lease if that is shorter, or when omitted.
+        probes: Number of probes in a lease.
         boot: Clock in ns that never steps and counts sleep.
-        wall: Wall clock in ns, the second witness.
+        wall: Wall clock in ns, which can end a lease as well.
     """
 
     def __init__(
@@ -61,15 +59,15 @@ class Following(EpochTable):
         self._interval = PROBE_MS * MS
         self._timeout_s = min(lease_ms or ANSWER_MS, ANSWER_MS) / 1000
         self._retention = Retention()
-        self._place = NOWHERE  # of what is applied; the follower's thread writes it
+        self._place = NOWHERE  # of the last applied entry; the follower's thread writes it
         self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
-        self._last = 0  # when the last probe left, boot clock
-        self._due = 0  # when the next one must, boot clock
-        self._patience = 0  # before what was pushed is confirmed, ns
-        self._wrong_clock: str | None = None  # by the last answer; the follower's thread writes it
+        self._last = 0  # when the last probe left, boot clock, ns
+        self._due = 0  # when the next one must leave, boot clock, ns
+        self._patience = 0  # pause before a push is confirmed, ns
+        self._wrong_clock: str | None = None  # from the last answer; the follower's thread writes it
 
     def chain_at(self, incarnation: str, seq: int) -> str:
-        """Return what led to a number, if this view is at it."""
+        """Return the chain hash at a place, if this view is there, else ``UNKNOWN``."""
         return self._place.chain_at(incarnation, seq)
 
     def wrong_clock(self) -> str | None:
@@ -77,15 +75,15 @@ class Following(EpochTable):
         return self._wrong_clock
 
     def begin(self) -> None:
-        """Forget a probe in flight: there is a new connection, subscribed, and nothing was asked on it yet."""
+        """Forget the probe in flight: there is a new, subscribed connection without a probe."""
         self._sent = None
         self._due = 0
 
     def next_at(self, *, hurry: bool = False) -> int:
-        """Return when ``ask`` has something to do if nothing arrives before, boot clock, ns.
+        """Return when ``ask`` is due if nothing arrives before, boot clock, ns.
 
         Args:
-            hurry: Somebody waits for an answer.
+            hurry: Whether a caller waits for an answer.
         """
         if self._sent is not None:
             return self._sent[0] + int(self._timeout_s * 1e9)
@@ -94,32 +92,36 @@ class Following(EpochTable):
         return self._due
 
     def ask(self, *, hurry: bool = False) -> StoreQuestion | None:
-        """Return the probe to send now, if one is due; it must leave after this call, on the current connection.
+        """Return the probe to send now, if one is due.
+
+        It must leave after this call, on the current connection.
 
         Args:
-            hurry: Somebody waits for an answer.
+            hurry: Whether a caller waits for an answer.
 
         Raises:
-            FeedError: The last one was not answered in time.
+            FeedError: The last probe was not answered in time.
         """
         if self._boot() < self.next_at(hurry=hurry):
             return None
         if self._sent is not None:
             raise FeedError("no answer in time")
-        # Both clocks are read before a byte leaves: the lease must not outlive the store's last word by a slow network.
+        # Both clocks are read before a byte leaves: a slow network must not lengthen the lease.
         state = self._state
         self._sent = (self._boot(), self._wall())
         self._last = self._sent[0]
         self._due = self._last + self._interval
-        # A child that was forked while an entry was applied does not know what led to its number: it begins anew.
+        # A child that was forked while an entry was applied does not know the chain hash: it copies the kills again.
         chain = self.chain_at(state.incarnation, state.applied)
         return StoreQuestion(HistoryPlace(state.incarnation, state.applied, chain), hurry)
 
     def take_push(self, entry: EpochEntry) -> None:
-        """Apply what was published, and let a probe be due: it confirms, or fills a gap, or finds a new history.
+        """Apply a published entry, and make a probe due.
+
+        The probe confirms the entry, fills a gap, or finds a new history.
 
         Raises:
-            FeedError: Its operation is unknown.
+            FeedError: The operation is unknown.
         """
         state = self._state
         if entry.incarnation == state.incarnation and entry.seq <= state.applied:
@@ -130,19 +132,19 @@ class Following(EpochTable):
             self._due = 0
 
     def take_answer(self, answer: StoreAnswer, copy: Callable[[str], dict[str, int]]) -> None:
-        """Act on the answer to the probe in flight.
+        """Apply the answer to the probe in flight.
 
         Args:
-            answer: What the store said.
-            copy: Copies a hash of the store, ``f`` or ``b``, target to sequence; may raise a ``FeedError``.
+            answer: The store's answer.
+            copy: Copies a hash of the store, ``k`` or ``f``, target to sequence; may raise a ``FeedError``.
 
         Raises:
-            FeedError: Nobody asked, or the answer contradicts itself or this view.
+            FeedError: There is no probe in flight, or the answer contradicts itself or this view.
         """
         sent, self._sent = self._sent, None
         if sent is None:
-            raise FeedError("an answer that nobody asked for")
-        # A relay's answer was true some time before it was asked: its lease is shorter by that.  SPEC 10.7
+            raise FeedError("an answer without a probe")
+        # A relay's answer was true some time before the question: its age is subtracted from the lease.  SPEC 10.7
         age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
         self._compare_clocks(answer.at_ms, sent[1] - age)
         if answer.status == OK:
@@ -154,7 +156,7 @@ class Following(EpochTable):
             self.adopt(answer.incarnation, answer.seq, kills, freezes)
             self._place = HistoryPlace(answer.incarnation, answer.seq, answer.chain)
             self._retention.restart(self._boot(), self._state)
-            self._due = 0  # entries after answer.seq repair what the copy missed
+            self._due = 0  # the entries after answer.seq contain what the copy missed
 
     def _take_entries(self, answer: StoreAnswer, sent: int, sent_wall: int) -> None:
         if answer.incarnation != self._state.incarnation:
@@ -166,22 +168,22 @@ class Following(EpochTable):
             if not self._apply(entry):
                 raise FeedError("entries are missing in the store's log")
         if self._state.applied < answer.seq:
-            self._due = 0  # cut short: no lease before the rest is here
+            self._due = 0  # the answer was cut short: no lease before the rest arrives
             return
         if self._state.applied == answer.seq and self._place != (answer.incarnation, answer.seq, answer.chain):
-            self._distrust(answer._replace(status=REGRESSED))  # the store has given numbers twice
+            self._distrust(answer._replace(status=REGRESSED))  # the store has used sequences twice
             return
         lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
         self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
         self._interval = min(PROBE_MS, max(1, lease_ms // self._probes)) * MS
         self._due = min(self._due, self._last + self._interval)
-        self._patience = min(answer.askers * CONFIRM_NS // MS, CONFIRM_MOST_MS) * MS  # whole ms: what a poll can wait
+        self._patience = min(answer.askers * CONFIRM_NS // MS, CONFIRM_MOST_MS) * MS  # whole ms, the unit of a poll
         lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)
         self.renew(answer.incarnation, answer.seq, lease, answer.at_ms * MS)
         self._retention.forget(self._state, self._boot() - answer.keep_ms * MS)
 
     def _compare_clocks(self, at_ms: int, sent_wall: int) -> None:
-        """Compare the store's clock in an answer (ms) with this one when the probe left (ns), and now."""
+        """Compare the store's clock in an answer (ms) with this clock when the probe left (ns), and now."""
         wall_ms = self._wall() // MS
         if sent_wall // MS - SKEW_MS <= at_ms <= wall_ms + SKEW_MS:
             self._wrong_clock = None
@@ -202,7 +204,7 @@ class Following(EpochTable):
         return in_order
 
     def _distrust(self, answer: StoreAnswer) -> None:
-        """End a history whose entries are not those that were applied here, or are not whole."""
+        """Retire a history whose entries differ from those applied here, or are incomplete."""
         applied = self._state.applied
         seen = f"{applied} was applied here, the store is at {answer.seq}"
         if answer.status == REGRESSED and applied <= answer.seq:

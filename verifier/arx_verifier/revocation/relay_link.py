@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to a relay, which follows the revocation store for many verifiers.  SPEC 10.
+"""One connection to a relay, and the messages of both sides.  SPEC 10.7.
 
-A relay answers as the store does, and says how old its own knowledge is; ``follower_core`` takes that off the lease.
-The messages of both sides are here: a length of four bytes, then MessagePack.  Like ``store_link``, a link frames,
-parses and refuses, and is never opened again; the relay itself is ``arx_caps.relay``.
+A message is a length of four bytes, then MessagePack.  ``follower_core`` interprets the answers; ``arx_caps.relay`` is
+the relay.
 """
 
 import contextlib
@@ -45,7 +44,7 @@ Part = Literal["password", "version", "realm"]  # of a greeting
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """Who wants to follow what; the first message, after which everything new is pushed."""
+    """The first message of a follower, after which the relay pushes new entries."""
 
     version: int
     realm: str
@@ -56,7 +55,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
 
 
 class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
-    """The store's probe, and whether somebody waits for news: then the relay asks, too, before it answers."""
+    """A probe, as the store's; with ``hurry`` the relay asks upstream before it answers."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     incarnation: str
@@ -68,7 +67,7 @@ class Probe(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
 
 
 class RelayScan(msgspec.Struct, frozen=True, array_like=True, tag="scan"):
-    """Ask for a page of the copy that the last answer offered: ``f`` or ``b``, from ``cursor`` on."""
+    """Request a page of the copy that the last answer offered: ``k`` or ``f``, from ``cursor`` on."""
 
     part: str
     cursor: Count
@@ -79,7 +78,7 @@ class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
-    """The answer to a probe; as the store's, with its age."""
+    """The answer to a probe, as the store's, with its age."""
 
     incarnation: str
     seq: int
@@ -93,7 +92,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     age_ns: Count  # a negative one would lengthen the lease
 
     def answer(self) -> StoreAnswer:
-        """Return it as what the store would say, with its age."""
+        """Return it in the form of the store's answer, with its age."""
         entries = tuple(EpochEntry(self.incarnation, *entry) for entry in self.entries)
         facts = (self.incarnation, self.seq, self.at_ms, self.lease_ms, self.status, self.keep_ms, self.chain)
         return StoreAnswer(*facts, entries, self.askers, self.age_ns)
@@ -108,15 +107,15 @@ class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
     target: str
 
 
-class RelayPage(msgspec.Struct, frozen=True, array_like=True, tag="page"):
-    """A page of a copy, and where the next begins; 0 after the last."""
+class Page(msgspec.Struct, frozen=True, array_like=True, tag="page"):
+    """A page of a copy, and the cursor of the next; 0 after the last."""
 
     cursor: Count
     found: dict[str, int]
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
-    """The relay lets nobody follow with this greeting, and closes; which part of it was wrong."""
+    """The relay refuses a greeting, and closes; names the wrong part."""
 
     part: Part
 
@@ -133,28 +132,28 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def frame(message: Up | Down) -> bytes:
-    """Write a message with its length."""
+    """Return a message with its length, as bytes."""
     body = _ENCODER.encode(message)
     return len(body).to_bytes(HEAD, "big") + body
 
 
 class Frames:
-    """Cuts a stream of bytes into messages."""
+    """Splits a stream of bytes into messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes, yield the bodies that are complete.
+        """Add bytes, and yield the bodies of complete messages.
 
         Raises:
-            ValueError: A message is longer than any is.
+            ValueError: A message is longer than ``MAX_FRAME``.
         """
         self._buffer += data
         while len(self._buffer) >= HEAD:
             size = int.from_bytes(self._buffer[:HEAD], "big")
             if size > MAX_FRAME:
-                raise ValueError("a message too long")
+                raise ValueError("a message is too long")
             if len(self._buffer) < HEAD + size:
                 return
             body = bytes(self._buffer[HEAD : HEAD + size])
@@ -163,15 +162,15 @@ class Frames:
 
 
 class RelayAddress:
-    """Where a relay is.  Shows no password.
+    """The address of a relay.  ``repr`` shows no password.
 
     Args:
         url: One of ``FORMS``, with ``:PASSWORD@`` where needed.
-        password: In place of one in the URL.
-        ca: A further authority, as ``tls.ca_file`` reads it, where the URL has no ``ca``.
+        password: Replaces a password in the URL.
+        ca: File of a further authority for TLS, unless the URL has ``ca``.
 
     Raises:
-        SettingsError: The URL is none of these, or the authority cannot be read.
+        SettingsError: The URL has another form, or the authority cannot be read.
     """
 
     def __init__(self, url: str, password: str | None = None, *, ca: str | None = None) -> None:
@@ -184,8 +183,8 @@ class RelayAddress:
         self._host, self._port = parts.hostname or "", port or 0
         complete = bool(self.path) if parts.scheme == "relay+unix" else bool(self._host and port)
         if parts.scheme not in SCHEMES or not complete or query.keys() - {"ca"}:
-            # What could not be read may be a piece of a password.
-            raise SettingsError(f"the relay's address is not a URL of the form {FORMS}")
+            # The text that could not be parsed may be a part of a password.
+            raise SettingsError(f"invalid relay URL: expected the form {FORMS}")
         self.password = password if password is not None else (unquote(parts.password) if parts.password else None)
         self._tls = self._context(query.get("ca", [None])[0], ca) if parts.scheme == "relays" else None
 
@@ -193,7 +192,7 @@ class RelayAddress:
         return "RelayAddress()"
 
     def explain(self, error: OSError) -> str:
-        """Return why a connection did not come about: a refused certificate, or the kind of failure."""
+        """Return why a connection failed: a refused certificate, or the kind of failure."""
         return tls.explain(error, f"{self._host}:{self._port}") or type(error).__name__
 
     @staticmethod
@@ -207,6 +206,9 @@ class RelayAddress:
 
     def connect(self, timeout_s: float) -> socket.socket:
         """Open a connection.
+
+        Args:
+            timeout_s: Time-out of connecting and of each answer, s.
 
         Raises:
             OSError: It cannot be opened, or the certificate is not the host's.
@@ -230,11 +232,11 @@ class RelayAddress:
 
 
 class RelayLink:
-    """An open connection to a relay, used as ``feed_wire.Link`` is used for the store.
+    """A connection to a relay, with the methods of ``store_link.Link``.
 
     Args:
-        address: Where the relay is.
-        timeout_s: How long to wait for it.
+        address: The relay's address.
+        timeout_s: Longest wait for the relay, s.
         realm: The realm's name.
         wake: A socket that becomes readable when ``wait`` should return early.
     """
@@ -246,7 +248,11 @@ class RelayLink:
         self._ready: deque[Down] = deque()
 
     def open(self) -> Self:
-        """Connect and subscribe; raises ``FeedError`` when it cannot."""
+        """Connect and subscribe.
+
+        Raises:
+            FeedError: It cannot.
+        """
         try:
             self._link = self._address.connect(self._timeout_s)
         except OSError as error:
@@ -259,12 +265,12 @@ class RelayLink:
         return self
 
     def close(self) -> None:
-        """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
+        """Close the connection; in a forked child only its own copy of the descriptor."""
         if self._link is not None:
             self._link.close()
 
     def probe(self, verifier_id: str, place: HistoryPlace, *, hurry: bool, crowd: Crowd | None = None) -> None:
-        """Send a probe; as ``feed_wire.Link.probe``."""
+        """Send a probe; as ``store_link.Link.probe``."""
         self._send(Probe(verifier_id, *place, ENTRIES, hurry, crowd))
 
     def leave(self, verifier_id: str) -> None:  # noqa: ARG002  the relay knows whose connection it is
@@ -272,7 +278,11 @@ class RelayLink:
         self._send(Leave())
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until there is something to read, somebody wakes us, or the time is over."""
+        """Wait until there is something to read, ``wake`` is readable, or the time is over.
+
+        Args:
+            timeout_s: The longest wait, s.
+        """
         if not self._ready:
             self._both.poll(max(0, math.ceil(timeout_s * 1000)))
         with contextlib.suppress(BlockingIOError):
@@ -280,7 +290,11 @@ class RelayLink:
                 pass
 
     def frames(self) -> Iterator[EpochEntry | StoreAnswer]:
-        """Read what has arrived, in order; raises ``FeedError`` as ``feed_wire.Link.frames``."""
+        """Yield the entries and answers that have arrived, in order.
+
+        Raises:
+            FeedError: The relay refused, closed, or answered in an unknown form.
+        """
         while self._ready or self._pull(0):
             while self._ready:
                 message = self._ready.popleft()
@@ -294,19 +308,26 @@ class RelayLink:
                     raise FeedError("an answer of an unknown form")
 
     def scan(self, part: str) -> dict[str, int]:
-        """Fetch the copy that the last answer offered, page by page."""
-        found: dict[str, int] = {}
+        """Return the copy that the last answer offered.
+
+        Args:
+            part: ``k`` for kills, ``f`` for freezes.
+
+        Raises:
+            FeedError: The relay refused, closed, or answered in an unknown form.
+        """
+        copied: dict[str, int] = {}
         cursor = 0
         while True:
             self._send(RelayScan(part, cursor))
             page = self._page()
-            found.update(page.found)
+            copied.update(page.found)
             if page.cursor == 0:
-                return found
+                return copied
             cursor = page.cursor
 
-    def _page(self) -> RelayPage:
-        early: deque[Down] = deque()  # pushes that came while a page was waited for
+    def _page(self) -> Page:
+        early: deque[Down] = deque()  # pushes that came before the page
         while True:
             while self._ready:
                 message = self._ready.popleft()
@@ -326,7 +347,7 @@ class RelayLink:
             raise FeedError(f"cannot send: {type(error).__name__}") from error
 
     def _pull(self, wait_s: float) -> bool:
-        """Read once, if there is something within ``wait_s``."""
+        """Read once, if there is data within ``wait_s``; return whether there was."""
         link: Any = self._link
         pending = isinstance(link, ssl.SSLSocket) and link.pending() > 0
         if not pending and not self._one.poll(math.ceil(wait_s * 1000)):
@@ -343,5 +364,5 @@ class RelayLink:
 
 
 def is_relay(url: str) -> bool:
-    """Tell whether a URL names a relay."""
+    """Return whether a URL names a relay."""
     return url.partition("://")[0] in SCHEMES

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection to the revocation store: subscribed, and used for probes.  SPEC 10.
 
-Any error, time-out or answer of an unknown form is a ``FeedError``, after which the connection must be dropped.  The
-client library's retries are off and a dropped connection is never opened again: a hidden reconnect loses what was
-published in between.  The library connects, logs in and finds the primary; from then on bytes are read and written
-here and ``hiredis`` cuts them into values.  What an answer means is ``follower_core``'s matter.
+``follower_core`` interprets the answers.
 """
 
 import contextlib
@@ -26,20 +23,22 @@ from arx_verifier.revocation.store_url import NOT_PERMITTED, CertificateError, r
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
 SCAN_PAGE: Final = 1_000
-ENTRIES: Final = 1_000  # asked for in one answer
+ENTRIES: Final = 1_000  # requested in one answer
 CHUNK: Final = 262_144  # bytes read at once
 MAX_ANSWER: Final = 4 << 20  # bytes; 1,000 entries with the longest targets, names and reasons have 2.3 MB
-MORE: Final = object()  # no answer is whole yet
+MORE: Final = object()  # no complete answer yet
 LOGIN: Final = "ARX_STORE_PASSWORD, or the login in `store` of the service file"
-LEAVE_S: Final = 0.5  # who leaves waits so long for a slow store, and is forgotten with its lease otherwise
+LEAVE_S: Final = (
+    0.5  # longest wait for the answer to a goodbye; without it the store forgets this verifier with its lease
+)
 
 
 class FeedError(Exception):
-    """The connection is of no use any more."""
+    """The connection failed, timed out or broke the protocol, and must be dropped."""
 
 
 class EpochEntry(NamedTuple):
-    """One entry of the log, or a push of one: what happened to which target, and in which history."""
+    """One entry of the kill sequence, in the log or pushed: history, sequence, operation, target."""
 
     incarnation: str
     seq: int
@@ -48,13 +47,13 @@ class EpochEntry(NamedTuple):
 
 
 class Late(NamedTuple):
-    """A verifier, or another relay, that a relay has not heard lately.
+    """A verifier, or another relay, that a relay has not heard recently.
 
     Attributes:
         name: Its id.
-        heard_ms: When it was heard last, by the store's clock.
-        applied: What it had applied then.
-        verifiers: How many it stands for.
+        heard_ms: Its last probe, by the store's clock, ms since the Unix epoch.
+        applied: The sequence that it had applied then.
+        verifiers: Number of verifiers that it stands for.
     """
 
     name: str
@@ -64,13 +63,14 @@ class Late(NamedTuple):
 
 
 class Crowd(NamedTuple):
-    """For whom a relay probes.
+    """The verifiers that a relay stands for.
 
     Attributes:
-        verifiers: How many are behind it and talk.
-        applied: What all of those have applied.
-        late: Those that were there a moment ago, and may still hold a lease.
-        ahead: The highest place, number and chain, that one behind names and that is not in the history; None without.
+        verifiers: Number of verifiers behind it that probe.
+        applied: The sequence that all of those have applied.
+        late: Those that probed a moment ago, and may still hold a lease.
+        ahead: The highest place, sequence and chain hash, that a verifier behind names and that is not in the history;
+            None without one.
     """
 
     verifiers: int
@@ -84,15 +84,15 @@ class StoreAnswer(NamedTuple):
 
     Attributes:
         incarnation: The history's name.
-        seq: Its last entry.
-        at_ms: The store's clock.
-        lease_ms: How long the answer may be acted on.
+        seq: Sequence of its last entry.
+        at_ms: The store's clock, ms since the Unix epoch.
+        lease_ms: How long the answer may be used, ms.
         status: OK, RESYNC, REGRESSED or CORRUPT.
-        keep_ms: How long after a kill no token that it ends can still be alive.
-        chain: That of ``seq``; what is applied must have led to the same.
-        entries: What follows the sequence that the probe named, as far as it fits.
-        askers: How many ask there; each of them will want to confirm what is pushed to all.
-        age_ns: How long before the probe came the answer had been true, ns; a relay tells what it was told.
+        keep_ms: How long after a kill a token that it revokes can still be unexpired, ms.
+        chain: The chain hash at ``seq``; the applied entries must give the same.
+        entries: The entries after the sequence in the probe, as many as fit.
+        askers: Number of followers of the store; each of them confirms a push.
+        age_ns: How old the facts of a relay's answer were when the probe came, ns.
     """
 
     incarnation: str
@@ -107,11 +107,13 @@ class StoreAnswer(NamedTuple):
     age_ns: int = 0
 
 
+# The client library connects, logs in and finds the primary; then bytes are read and written here, and `hiredis` parses
+# them.  A dropped connection is never opened again, and retries are off: a hidden reconnect would lose pushes.
 class Link:
-    """An open connection, subscribed to a realm's channel.
+    """A connection, subscribed to a realm's channel.
 
     Args:
-        connection: Not open yet.
+        connection: The connection of the client library, not open yet.
         realm: The realm's name.
         wake: A socket that becomes readable when ``wait`` should return early.
     """
@@ -121,14 +123,14 @@ class Link:
         self._wake = wake
         self._tag = f"arx:{{{realm}}}:"
         self._probe_keys = [self._tag + part for part in ("h", "k", "f", "log", "v", "a", "r")]
-        self._early: deque[Any] = deque()  # pushes that came while something else was read
+        self._early: deque[Any] = deque()  # pushes that came while an answer was read
         self._reader = hiredis.Reader(notEnoughData=MORE)
-        self._unread = 0  # bytes of an answer that is not whole yet
-        self._ready = False  # there is something to read
+        self._unread = 0  # bytes of an incomplete answer
+        self._ready = False  # whether the socket has data
         self._link: Any = None
 
     def open(self) -> Self:
-        """Connect, then subscribe, so that nothing falls between the two and the first probe.
+        """Connect and subscribe.
 
         Raises:
             FeedError: It cannot.
@@ -141,14 +143,14 @@ class Link:
             why = refused_login(error, LOGIN)
             raise FeedError(f"the store {why}" if why else f"cannot connect: {type(error).__name__}") from error
         self._link = self._connection._sock  # noqa: SLF001  the library has no public way to wait for two sockets
-        self._send("SSUBSCRIBE", self._tag + "ch")
+        self._send("SSUBSCRIBE", self._tag + "ch")  # before the first probe: no entry falls between the two
         self._poll = select.poll()
         self._poll.register(self._link, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         return self
 
     def close(self) -> None:
-        """Drop the connection.  In a forked child only its own copy of the descriptor is closed."""
+        """Close the connection; in a forked child only its own copy of the descriptor."""
         self._connection.disconnect()
         self._link = None
 
@@ -156,10 +158,10 @@ class Link:
         """Send a probe; its answer is among the frames.
 
         Args:
-            verifier_id: Who asks.
-            place: The history that it knows, and up to where it has applied it.
-            hurry: Somebody waits for news; the store always has the newest.
-            crowd: For whom a relay asks.
+            verifier_id: This verifier's id.
+            place: The view's place.
+            hurry: Whether a caller waits; only a relay uses it.
+            crowd: The verifiers that a relay stands for.
 
         Raises:
             FeedError: The bytes could not be sent.
@@ -170,21 +172,28 @@ class Link:
         self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, *place, ENTRIES, *more)
 
     def leave(self, verifier_id: str) -> None:
-        """Tell the store that this verifier holds no lease any more; nothing can be sent after it.
+        """Tell the store that this verifier holds no lease any more; send nothing after it.
+
+        Args:
+            verifier_id: This verifier's id.
 
         Raises:
             FeedError: The bytes could not be sent.
         """
         self._send("FCALL", "arx1_leave", 2, self._tag + "v", self._tag + "a", verifier_id)
-        # A connection that is closed with an answer unread is reset, and with it goes what the store has not read yet:
-        # who had left was waited for.  Its answer is the one that is a number; a probe's may come before it.
+        # Closing a connection with an unread answer resets it, and the store may lose the goodbye: kills then wait for
+        # this verifier.  The answer to a goodbye is a number; a probe's answer may come before it.
         with contextlib.suppress(FeedError):
             self._link.settimeout(LEAVE_S)
             while not isinstance(self._read_reply(), int):
                 pass
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until there is something to read, somebody wakes us, or the time is over."""
+        """Wait until there is something to read, ``wake`` is readable, or the time is over.
+
+        Args:
+            timeout_s: The longest wait, s.
+        """
         if self._early:
             return
         woken = [number for number, _ in self._poll.poll(max(0, math.ceil(timeout_s * 1000)))]
@@ -195,7 +204,7 @@ class Link:
                     pass
 
     def frames(self) -> Iterator[EpochEntry | StoreAnswer]:
-        """Read what has arrived, in order.
+        """Yield the entries and answers that have arrived, in order.
 
         Raises:
             FeedError: The store refused, closed, or answered in an unknown form.
@@ -209,24 +218,27 @@ class Link:
                 raise FeedError("the store ended the subscription")
 
     def scan(self, part: str) -> dict[str, int]:
-        """Copy a hash of targets, page by page; what changes meanwhile may be missing.
+        """Return a copy of a hash of targets; it may lack changes that happen meanwhile.
+
+        Args:
+            part: ``k`` for kills, ``f`` for freezes.
 
         Raises:
             FeedError: The store refused, closed, or answered in an unknown form.
         """
-        found: dict[str, int] = {}
+        copied: dict[str, int] = {}
         cursor = b"0"
         while True:
             self._send("FCALL", "arx1_copy", 1, self._tag + part, cursor, SCAN_PAGE)
             try:
                 cursor, page = self._read_reply()
                 words = page.decode("ascii").split(" ") if page else []
-                # A target that comes twice has the higher sequence the second time: it only rises.
-                found.update(zip(words[::2], map(int, words[1::2]), strict=True))
+                # A target that comes twice has the higher sequence the second time, because sequences only rise.
+                copied.update(zip(words[::2], map(int, words[1::2]), strict=True))
             except (TypeError, ValueError, AttributeError) as error:
                 raise FeedError("an answer of an unknown form") from error
             if cursor == b"0":
-                return found
+                return copied
 
     def _expect_open(self) -> None:
         if self._link is None:
@@ -240,14 +252,15 @@ class Link:
             raise FeedError(f"cannot send: {type(error).__name__}") from error
 
     def _next(self, *, wait: bool) -> Any:
-        """Return the next frame; if there is none yet, wait for it or return ``MORE``."""
+        """Return the next frame; without one, wait for it or return ``MORE``."""
         self._expect_open()
         if self._early and not wait:
             return self._early.popleft()
         try:
             while (frame := self._reader.gets()) is MORE and (wait or self._ready):
                 self._pull()
-        # hiredis raises TypeError for a map with a list as its key, MemoryError for a list that claims to be endless.
+        # hiredis raises TypeError for a map with a list as its key, MemoryError for a list of an enormous claimed
+        # length.
         except (OSError, hiredis.ProtocolError, TypeError, ValueError, MemoryError) as error:
             raise FeedError(f"cannot read: {type(error).__name__}") from error
         if isinstance(frame, hiredis.ReplyError):
@@ -258,7 +271,7 @@ class Link:
         return frame
 
     def _pull(self) -> None:
-        """Read what there is, or wait for something as long as one answer may take."""
+        """Read the available bytes, or wait for some as long as one answer may take."""
         data = self._link.recv(CHUNK)
         if not data:
             raise FeedError("the store closed the connection")
@@ -276,12 +289,12 @@ class Link:
 
 
 def is_push(frame: Any) -> bool:
-    """Whether a frame was pushed, and answers nothing."""
+    """Return whether a frame is a push, not an answer."""
     return isinstance(frame, list) and bool(frame) and isinstance(frame[0], bytes) and frame[0] in PUSHES
 
 
 def read_push(frame: Any) -> EpochEntry:
-    """Read a published entry: ``incarnation seq op target``.
+    """Parse a pushed entry: ``incarnation seq op target``.
 
     Raises:
         FeedError: It has another form.
@@ -294,7 +307,7 @@ def read_push(frame: Any) -> EpochEntry:
 
 
 def read_answer(frame: Any) -> StoreAnswer:
-    """Read the answer to a probe.
+    """Parse the answer to a probe.
 
     Raises:
         FeedError: It has another form.
@@ -314,5 +327,5 @@ def read_answer(frame: Any) -> StoreAnswer:
 
 def _read_entry(incarnation: str, entry: Any) -> EpochEntry:
     key, fields = entry
-    at = dict(zip(fields[::2], fields[1::2], strict=True))
-    return EpochEntry(incarnation, int(key.split(b"-")[0]), at[b"op"].decode("ascii"), at[b"s"].decode("ascii"))
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    return EpochEntry(incarnation, int(key.split(b"-")[0]), values[b"op"].decode("ascii"), values[b"s"].decode("ascii"))
