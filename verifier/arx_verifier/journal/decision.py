@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One decision: who asked, through whom, for what, under which policy and epoch view, and why so.  SPEC 12.
+"""One decision and its facts, and the sinks that keep decisions.  SPEC 12.
 
-Here stand a decision's facts and what a verifier needs of a sink.  Its bytes are ``record``' matter, keeping them is a
-sink's work (``writer``), telling the story of a session is a reader's.  No token, key or signature is ever part of a
-decision.
-
-What could not be proven is not recorded singly, or junk could fill the journal: it is counted, and a second's counts
-are one record.
+``record`` defines the bytes, ``writer`` is the journal.  No token, key or signature is ever part of a decision.
 """
 
 import os
@@ -32,43 +27,43 @@ from arx_verifier.journal.record import (
 )
 from arx_verifier.journal.tally import RefusalCount, Tally
 
-_CALL_BYTES: Final = 4 * 1024  # a call's part above this has its texts cut
+_CALL_BYTES: Final = 4 * 1024  # the texts of a longer call are cut
 _TEXT_CHARS: Final = 128
 _FAILURES: Final = 8
 
 OK: Final = "ok"
 COUNTED: Final = "counted"
 GAP: Final = "gap"
-NO_RECORD: Final = -1  # for ``ends``: the decision that is meant has no record of its own
+NO_RECORD: Final = -1  # for ``ends``: the ended decision has no record of its own
 
 
 class Decision(msgspec.Struct):
     """One decision, allowed or refused.
 
     Attributes:
-        code: ``ok``, a code of ``REASONS``, ``counted`` for a record of counts, ``gap`` for one of what is missing.
-        at: When, in ms since the Unix epoch.
-        facts: What the proven chain says; its members can be read here too.
-        tool: The tool asked for.
-        args_digest: SHA-256 over ``salt`` and the arguments; empty if there is none.
-        salt: 16 random bytes of this decision; erasing them ends guessing.
-        incarnation: Incarnation of the epoch view decided under.
-        applied: The sequence that view had applied.
-        age_ms: The age of that view, -1 when there was none.
-        failures: What did not hold; of refused arguments the first alone.  See ``all_failures``.
+        code: ``ok``, a code of ``REASONS``, ``counted`` for a record of counts, ``gap`` for one of missing records.
+        at: Its time, ms since the Unix epoch.
+        facts: The facts of the authentic chain; their members are attributes of the decision as well.
+        tool: The requested tool.
+        args_digest: SHA-256 over ``salt`` and the arguments; empty without arguments in JSON.
+        salt: 16 random bytes of this decision; once erased, the digest cannot be guessed.
+        incarnation: Incarnation of the epoch view.
+        applied: The sequence that the view had applied.
+        age_ms: The age of the view, ms; -1 without one.
+        failures: The conditions that did not hold; for refused arguments only the first.  See ``all_failures``.
         peer: Network address of the caller, or None.
         request_id: The request's id in its own protocol, such as an MCP request's, or None.
         traceparent: The caller's trace context (W3C), or None.
-        arguments: The arguments' JSON where the operator has it recorded; empty if it was too long; else None.
+        arguments: The arguments' JSON if the operator has it recorded; empty if it was too long; else None.
         ends: Sequence of the decision whose running work this one ended, ``NO_RECORD`` if it has none; else 0.
-        counts: For ``counted``: what was refused without a record of its own.
-        gap: For ``gap``: what is missing.
-        erased: Whether the body was erased: salt, subject, peer, what came and the like are gone.
-        sequence: Position in its journal, from 1; 0 while not recorded.
+        counts: For ``counted``: the refusals without records of their own.
+        gap: For ``gap``: the missing records.
+        erased: Whether the body was erased: salt, subject, peer, given values and the like.
+        sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
         boot: The run of that verifier.
-        grant: What the verifier granted, on an allow; never recorded.
-        untold: Puts all that did not hold into words; never recorded.
+        grant: The grant of an allowed call; never recorded.
+        untold: Returns all failures; never recorded.
     """
 
     code: str
@@ -96,7 +91,7 @@ class Decision(msgspec.Struct):
     untold: Any = None
 
     def all_failures(self) -> tuple[Failure, ...]:
-        """Return all that did not hold, put into words now; of a decision from a record, what that tells."""
+        """Return all conditions that did not hold; for a decision read from a record, the recorded ones."""
         return self.failures if self.untold is None else tuple(self.untold())
 
     @property
@@ -113,7 +108,7 @@ class Decision(msgspec.Struct):
 
     @property
     def id(self) -> str:
-        """A name for people and tickets, empty while not recorded singly."""
+        """A name for people and tickets; empty while not recorded singly."""
         return decision_id(self.boot, self.sequence)
 
     agent = property(lambda self: self.facts.agent)
@@ -131,13 +126,13 @@ class Decision(msgspec.Struct):
     model = property(lambda self: self.facts.model)
 
     def pack(self) -> bytes:
-        """Return what a journal keeps of this decision; gives it a salt if it has none.
+        """Return the decision's bytes in a journal; set a salt if it has none.
 
         Returns:
-            One MessagePack array, at most ``MAX_RECORD_BYTES`` long, from which ``records.seal`` makes the record.
+            One MessagePack array, at most ``MAX_RECORD_BYTES`` long, from which ``record.seal`` makes the record.
 
         Raises:
-            AuditError: The chain's facts are longer than any token could make them, or the arguments than any record's.
+            AuditError: The chain's facts are longer than any token allows, or the arguments than any record.
         """
         if not self.salt:
             self.salt = new_salt()
@@ -151,16 +146,20 @@ class Decision(msgspec.Struct):
 
     @classmethod
     def of(cls, opened: OpenedRecord) -> Self:
-        """Make the decision that a record tells of."""
+        """Return the decision of a record.
+
+        Raises:
+            AuditError: The record and its body differ in number of rules or counts.
+        """
         call, rest = opened.call, opened.rest or _ERASED
         details = rest.details if opened.rest else ((_GONE, _GONE),) * len(call.rules)
         peers = rest.peers if opened.rest else (_GONE,) * len(call.counts)
         if len(details) != len(call.rules) or len(peers) != len(call.counts):
-            raise AuditError("a decision record and its body do not fit")
+            raise AuditError("a decision record and its body differ in number of rules or counts")
         values: dict[str, Any] = msgspec.structs.asdict(rest) | msgspec.structs.asdict(call)
         for member in ("rules", "details", "peers"):
             del values[member]
-        values["failures"] = tuple(Failure(*rule, *told) for rule, told in zip(call.rules, details, strict=True))
+        values["failures"] = tuple(Failure(*rule, *detail) for rule, detail in zip(call.rules, details, strict=True))
         values["counts"] = tuple(
             RefusalCount(code, peer, times) for (code, times), peer in zip(call.counts, peers, strict=True)
         )
@@ -168,7 +167,7 @@ class Decision(msgspec.Struct):
         return cls(facts=opened.facts, erased=opened.rest is None, **values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the decision for JSON: bytes in hex, one level, nothing secret."""
+        """Return the decision as JSON values: bytes in hex, one level, no secrets."""
         names = ("id", "outcome", *self.__struct_fields__)
         values = {name: getattr(self, name) for name in names if name not in ("facts", "grant", "untold")}
         values |= msgspec.structs.asdict(self.facts)
@@ -185,13 +184,13 @@ class Decision(msgspec.Struct):
 
 
 def _call(decision: Decision) -> tuple[Any, ...]:
-    """Return the fields of ``Call`` and of ``Rest`` in order; tuples cost less than structs and have the same bytes."""
+    """Return the fields of ``Call`` and of ``Rest`` in order; tuples cost less than structs and encode alike."""
     failures, counts = decision.failures, decision.counts
     rules = details = _NONE
     if failures:
         rules, details = (failures[0][:2],), (failures[0][2:],)
         if len(failures) > 1:  # rarely: it takes twice as long
-            rules, details = tuple([each[:2] for each in failures]), tuple([each[2:] for each in failures])
+            rules, details = tuple([failure[:2] for failure in failures]), tuple([failure[2:] for failure in failures])
     return (
         (
             decision.at,
@@ -227,27 +226,27 @@ def _shortened(decision: Decision) -> Decision:
 _OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP}
 _ERASED: Final = Rest()
 _NONE: Final[tuple[Any, ...]] = ()
-_GONE: Final = ""  # what an erased body said
-UNPROVEN: Final = ChainFacts()  # the facts of what nobody proved: none
+_GONE: Final = ""  # in place of an erased value
+UNPROVEN: Final = ChainFacts()  # the facts of an unauthenticated call: none
 
 
 def unpack(payload: bytes) -> Decision:
-    """Read what a journal holds.
+    """Parse a decision in a journal.
 
     Args:
-        payload: What ``Decision.pack`` made.
+        payload: The bytes of ``Decision.pack``.
 
     Returns:
         The decision, without its journal position and without a grant.
 
     Raises:
-        AuditError: Not of a journal of this version.
+        AuditError: It is not of a journal of this version.
     """
     return Decision.of(read_payload(payload))
 
 
 def unpack_record(kept: bytes, body: bytes | None) -> Decision:
-    """Read a record of the log.
+    """Parse a record of the log.
 
     Args:
         kept: The leaf.
@@ -257,18 +256,18 @@ def unpack_record(kept: bytes, body: bytes | None) -> Decision:
         The decision, without a grant.
 
     Raises:
-        AuditError: Not a record of this version, or not its body.
+        AuditError: It is no record of this version, or the body is another record's.
     """
     return Decision.of(read_sealed(kept, body))
 
 
 def decision_id(boot: str, sequence: int) -> str:
-    """Return the name of a decision for people and tickets, empty while it is not recorded singly."""
+    """Return the name of a decision for people and tickets; empty while it is not recorded singly."""
     return f"{boot}-{sequence}" if sequence else ""
 
 
 class DecisionSink(Protocol):
-    """Where a verifier's decisions go.
+    """Receives a verifier's decisions.
 
     Attributes:
         waits: Whether ``append`` may wait for a disk or a network.
@@ -277,24 +276,25 @@ class DecisionSink(Protocol):
     waits: bool
 
     def append(self, decision: Decision) -> int:
-        """Keep a decision, and set its ``sequence``, ``verifier`` and ``boot``.
+        """Record a decision, and set its ``sequence``, ``verifier`` and ``boot``.
 
         Returns:
-            The sequence; 0 for a denial for which there was no room, which is counted.
+            The sequence; 0 for a denial without room, which is counted.
 
         Raises:
-            AuditError: An allow that could not be kept.
+            AuditError: An allow could not be recorded.
         """
 
+    # A record for each would let a flood of junk fill the journal.
     def count(self, code: str, peer: str | None) -> None:
-        """Count a refusal that was not proven: at most a record a second comes of it."""
+        """Count an unauthenticated refusal; the sink makes at most one record of counts a second."""
 
     def close(self) -> None:
-        """Keep the counts and let go; idempotent."""
+        """Record the counts and release resources; idempotent."""
 
 
 class InMemoryDecisions:
-    """Decisions in a list, for tests and examples: gone with the process.
+    """Decisions in a list, for tests and examples.
 
     Args:
         clock: Wall clock in ms.
@@ -309,19 +309,19 @@ class InMemoryDecisions:
         self._tally, self._lock = Tally(), threading.Lock()
 
     def append(self, decision: Decision) -> int:
-        """Keep a decision; see ``DecisionSink``."""
+        """Record a decision; see ``DecisionSink``."""
         with self._lock:
             return self._keep(decision)
 
     def count(self, code: str, peer: str | None) -> None:
-        """Count an unproven refusal; see ``DecisionSink``."""
+        """Count an unauthenticated refusal; see ``DecisionSink``."""
         with self._lock:
             self._tally.add(code, peer)
             if self._tally.due(now_s := self._clock() / 1000):
                 self._flush(now_s)
 
     def close(self) -> None:
-        """Keep the counts; see ``DecisionSink``."""
+        """Record the counts; see ``DecisionSink``."""
         with self._lock:
             if self._tally:
                 self._flush(self._clock() / 1000)

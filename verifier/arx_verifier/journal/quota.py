@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a journal's folder may take: its bound, the share of denials, and what gives room back.  SPEC 12, 15.3.
+"""Quotas of a journal's folder: its size, the share of denials, alarms and pruning.  SPEC 12, 15.3.
 
-All processes and runs that write to a folder share these bounds; each segment says what it takes of them.  ``writer``
-asks.  A file is ended or removed only when no process writes it any more, and no record is ever changed.
+All processes and runs that write to a folder share the quotas; each segment's header counts its part.
 """
 
 import contextlib
@@ -18,16 +17,16 @@ from arx_verifier.errors import AuditError
 from arx_verifier.journal.reader import end_of_records
 from arx_verifier.journal.segment import HEADER_BYTES, denied_in, files_in, finish, is_closed
 
-ALARMS: Final = (0.95, 0.8, 0.5)  # parts of its budget at which a journal warns
-_DENIED_SHARE: Final = 4  # denials may use one part in so many: whoever is refused must not use up the room of others
-_DENIED_PARTS: Final = 64  # of what is left, one process takes one part before it looks again what others took
-_STALE_S: Final = 3600  # a file that is being made, when its process died over it
+ALARMS: Final = (0.95, 0.8, 0.5)  # used shares of the quota at which a journal warns
+_DENIED_SHARE: Final = 4  # denials may use a quarter: refused callers must not use up the room for allowed calls
+_DENIED_PARTS: Final = 64  # a process takes a 64th of the rest before it counts again what others took
+_STALE_S: Final = 3600  # age of a half-made file whose process must have died
 
-_log = logging.getLogger("arx_verifier.journal.writer")  # whose alarms they are
+_log = logging.getLogger("arx_verifier.journal.writer")  # the logger that operators know from the journal
 
 
 def used_in(folder: Path) -> int:
-    """Return the bytes that all files of a journal's folder take."""
+    """Return the size of all files in a journal's folder, bytes."""
     used = 0
     for path in files_in(folder):
         with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
@@ -36,10 +35,15 @@ def used_in(folder: Path) -> int:
 
 
 def hold_budget(folder: Path, more: int, max_bytes: int) -> None:
-    """Hold a journal's folder to its bound before it takes more.
+    """Require room in a journal's folder.
+
+    Args:
+        folder: The journal's folder.
+        more: Bytes needed.
+        max_bytes: The quota of all its files, bytes.
 
     Raises:
-        AuditError: It has no room for so many bytes more.
+        AuditError: There is no room.
     """
     used = used_in(folder)
     if used + more > max_bytes:
@@ -54,14 +58,14 @@ def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
 
     Args:
         folder: The journal's folder.
-        max_bytes: What all files of the folder may take.
-        needed: Bytes that are wanted now.
+        max_bytes: The quota of all its files, bytes.
+        needed: Bytes needed now.
 
     Returns:
-        The bytes; fewer than are needed once all that write to the folder have used denials' part of it.
+        The bytes; fewer than needed once all writers together have used the denials' share.
 
     Raises:
-        AuditError: It cannot be told, such as without a file descriptor left.
+        AuditError: The folder cannot be read, for example without a free file descriptor.
     """
     try:
         left = max_bytes // _DENIED_SHARE - sum(map(denied_in, files_in(folder)))
@@ -71,58 +75,66 @@ def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
 
 
 def tell_outage(folder: Path, error: Exception, before: str, *, refuses: bool) -> str:
-    """Say why a journal cannot be written, in the log once an outage.
+    """Log once for each outage why a journal cannot be written.
 
     Args:
         folder: The journal's folder.
-        error: What the system said, or why there is no room.
-        before: What was returned at the last try of this outage; empty at its first.
-        refuses: Whether calls are refused meanwhile, and not let go ahead without a record.
+        error: The system's error, or why there is no room.
+        before: The text returned at the last attempt of this outage; empty at its first.
+        refuses: Whether calls are refused meanwhile; else they go unrecorded.
 
     Returns:
-        The same in one sentence.
+        The reason, in one sentence.
     """
-    said = str(error)
+    reason = str(error)
     if isinstance(error, OSError):
         why = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
-        said = f"the decision journal {folder} cannot be written: {why}"
+        reason = f"the decision journal {folder} cannot be written: {why}"
     if not before:
         then = "calls are refused (audit_unavailable)" if refuses else "calls go unrecorded"
         mend = "give this process a folder that it can write, with room on its disk, or name another as `journal`"
-        _log.error("%s; until it can, %s: %s", said, then, mend)
-    return said
+        _log.error("%s; until it can, %s: %s", reason, then, mend)
+    return reason
 
 
 def tell_recovery(folder: Path, before: str) -> str:
-    """Say in the log that a journal is written again, if it was not; returns what there is to say of an outage."""
+    """Log the end of an outage, if there was one.
+
+    Args:
+        folder: The journal's folder.
+        before: The last text of ``tell_outage``; empty without an outage.
+
+    Returns:
+        An empty text.
+    """
     if before:
         _log.warning("the decision journal %s is written again", folder)
     return ""
 
 
 def warn(folder: Path, fill: float, max_bytes: int, last: float, *, refuses: bool) -> float:
-    """Warn once when a journal reaches one of ``ALARMS``.
+    """Log a warning once when a journal reaches one of ``ALARMS``.
 
     Args:
         folder: The journal's folder.
-        fill: How much of it is full, 0.0 to 1.0.
-        max_bytes: What it may take.
-        last: The alarm that was reached before.
-        refuses: Whether calls are refused when it is full, and not let go ahead without a record.
+        fill: Used share of the quota, 0.0 to 1.0.
+        max_bytes: The quota, bytes.
+        last: The last alarm.
+        refuses: Whether calls are refused when it is full; else they go unrecorded.
 
     Returns:
-        The alarm that is reached, 0.0 for none.
+        The present alarm, 0.0 for none.
     """
     level = next((alarm for alarm in ALARMS if fill >= alarm), 0.0)
     if level > last:
         then = "calls are refused" if refuses else "calls go unrecorded"
-        said = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
-        _log.warning(said, folder, fill * 100, max_bytes, then)
+        message = "the decision journal %s is at %d %% of its %d bytes; when it is full, %s"
+        _log.warning(message, folder, fill * 100, max_bytes, then)
     return level
 
 
 def finish_stale(folder: Path) -> None:
-    """Cut the files of runs that died at the end of their records, and remove half-made ones."""
+    """Cut the files of runs that died after their last record, and remove half-made files."""
     for path in files_in(folder):
         with contextlib.suppress(OSError, AuditError):
             _finish_stale(path)
@@ -136,23 +148,23 @@ def _finish_stale(path: Path) -> None:
     with path.open("r+b") as file:
         if is_closed(file.read(HEADER_BYTES)):
             return
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a run that lives: not ours to end
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if a living run holds it
         file.seek(0)
         raw = file.read()
-        end = None if is_closed(raw) else end_of_records(raw)  # it may have ended, in order, before the lock was ours
-        if end is not None:  # what cannot be told apart from damage stays as it is
+        end = None if is_closed(raw) else end_of_records(raw)  # it may have been closed before the lock was taken
+        if end is not None:  # a file that may be damaged stays unchanged
             finish(file.fileno(), end)
 
 
 def prune_journal(folder: str | os.PathLike[str], before_ms: int) -> int:
-    """Remove files of a journal that are closed and were last written before a time.
+    """Remove closed files of a journal that were last written before a time.
 
     Args:
         folder: The journal's folder.
-        before_ms: Milliseconds since the Unix epoch.
+        before_ms: ms since the Unix epoch.
 
     Returns:
-        Bytes given back.
+        The removed bytes.
 
     Raises:
         OSError: A file could not be removed.

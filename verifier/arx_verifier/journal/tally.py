@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what cannot be recorded singly: refusals that nobody proved, denials without room.  SPEC 12.2.
+"""Count refusals without records of their own: unauthenticated ones, and denials without room.  SPEC 12.2.
 
-A flood of junk tokens must neither fill the journal nor go unseen: it is counted by reason and peer, the number of
-peers is bounded, and at most once a second the counts become one record.  Making that record is the sink's work.
+The sink makes records of the counts.
 """
 
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import AuditError
 
-_KEYS: Final = 64  # further peers are counted together, as ``*``
-_EVERY_S: Final = 1.0
+# A flood of junk tokens must neither fill the journal nor go unnoticed.
+_KEYS: Final = 64  # counts by reason and peer; further peers are counted together, as ``*``
+_EVERY_S: Final = 1.0  # shortest time between two records of counts
 
 
 class RefusalCount(NamedTuple):
-    """How many refusals of one kind came from one peer since the last such record.
+    """Number of refusals of one kind from one peer since the last such record.
 
     Attributes:
         code: The refusal's code.
-        peer: The network address, ``*`` for many, empty where unknown.
-        times: How many.
+        peer: The network address, ``*`` for many, empty if unknown.
+        times: The number.
     """
 
     code: str
@@ -28,14 +28,14 @@ class RefusalCount(NamedTuple):
 
 
 class CountedError(AuditError):
-    """An allow has no record, and the refusal in its place is counted already."""
+    """An allow could not be recorded, and the refusal that replaces it was counted already."""
 
     counted = True
-    __init__ = Exception.__init__  # half of what it takes to raise one: it tells no facts
+    __init__ = Exception.__init__  # halves the time to raise it: it carries no failures
 
 
 class Tally:
-    """Counts until they are recorded.  Has no lock: its owner has one."""
+    """Counts until they are recorded, without a lock: its owner has one."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
@@ -55,7 +55,7 @@ class Tally:
         counts[key] = known + times
 
     def due(self, now_s: float) -> bool:
-        """Whether there is something to record and a second has passed since the last time (any steady clock)."""
+        """Return whether there are counts and a second has passed since the last record (any steady clock, s)."""
         return bool(self._counts) and now_s - self._last_s >= _EVERY_S
 
     def counts(self) -> tuple[RefusalCount, ...]:
@@ -63,10 +63,10 @@ class Tally:
         return tuple(RefusalCount(code, peer, times) for (code, peer), times in self._counts.items())
 
     def clear(self, now_s: float) -> None:
-        """Forget the counts, recorded at ``now_s``."""
+        """Remove the counts, which were recorded at ``now_s``."""
         self._counts.clear()
         self._last_s = now_s
 
     def postpone(self, now_s: float) -> None:
-        """Keep the counts, which could not be recorded at ``now_s``, for a second at least."""
+        """Keep the counts, which could not be recorded at ``now_s``, for at least a second."""
         self._last_s = now_s
