@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read decision journals back: every run's records in order, runs merged by time, damage named.  SPEC 12.
+"""Read decision journals: each run's records in order, runs merged by time, damage reported.  SPEC 12.
 
-Any number of verifiers may have written below the folder, and may be writing still.  A record that was being written
-when its process died was never acknowledged and is passed over; anything else that cannot be read is damage.
+Verifiers may be writing meanwhile.
 """
 
 import fcntl
@@ -28,16 +27,16 @@ from arx_verifier.journal.segment import (
     stored_size,
 )
 
-_TRIES: Final = 3  # another processor may see a record's parts in another order; a moment later it does not
+_TRIES: Final = 3  # another processor may see the parts of a new record in another order for a moment
 
 
 class Damage(NamedTuple):
-    """Something in a journal that is not as it was written.
+    """A part of a journal that is not as it was written.
 
     Attributes:
         file: The segment.
-        offset: Where in it, in bytes.
-        why: What is wrong.
+        offset: The place in it, bytes.
+        why: The reason.
     """
 
     file: Path
@@ -49,7 +48,7 @@ class Damage(NamedTuple):
 
 
 def refuse(damage: Damage) -> None:
-    """Stop at damage: what a reader does unless told otherwise.
+    """Stop at damage: the default of a reader.
 
     Raises:
         AuditError: Always.
@@ -67,17 +66,17 @@ def read_journal(
     """Yield the decisions of all journals in folders and below them.
 
     Args:
-        folders: Each a journal's folder, or one that holds several.
-        follow: Whether to wait for more at the end, looking every ``poll_s`` seconds until ``stop`` is set.
-        poll_s: Seconds between two looks.
+        folders: Journals' folders, or folders that contain such.
+        follow: Whether to wait for more at the end, reading every ``poll_s`` seconds until ``stop`` is set.
+        poll_s: Pause between two reads, s.
         stop: Ends following.
-        on_damage: Called with what cannot be read; reading goes on behind it if this returns.
+        on_damage: Called with each damage; if it returns, reading continues after it.
 
     Yields:
         Decisions in the order of their times; those of one run in the order of their sequences.
 
     Raises:
-        AuditError: By default, at damage or at records that are missing in between.
+        AuditError: By default, at damage or at missing records between others.
     """
     readers: dict[Path, SegmentReader] = {}
     runs: dict[str, int] = {}
@@ -89,13 +88,13 @@ def read_journal(
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the journals' files in a folder and all below it; what may not be looked into is left out."""
+    """Yield the journals' files in a folder and below it; unreadable folders are skipped."""
 
-    def told(error: OSError) -> None:
+    def skip_unreadable(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | PermissionError):
             raise error
 
-    for at, _, names in os.walk(folder, onerror=told):
+    for at, _, names in os.walk(folder, onerror=skip_unreadable):
         yield from (Path(at) / name for name in names if name.endswith(SUFFIX))
 
 
@@ -105,7 +104,7 @@ def _runs(
     runs: dict[str, int],
     on_damage: Callable[[Damage], None],
 ) -> list[Iterator[Decision]]:
-    """Return one iterator a run over what is new in its segments."""
+    """Return an iterator for each run over the new records in its segments."""
     for path in sorted({path for folder in folders for path in _files_below(Path(folder))}):
         if path not in readers:
             try:
@@ -128,7 +127,7 @@ def _one_run(
 ) -> Iterator[Decision]:
     for reader in sorted(readers, key=lambda reader: reader.first):
         for decision in reader.read():
-            expected = runs.get(boot, decision.sequence)  # what was pruned from the start is not missed
+            expected = runs.get(boot, decision.sequence)  # pruned records at the beginning are no damage
             if decision.sequence > expected:
                 lost = f"decisions {expected} to {decision.sequence - 1} of run {boot} are missing"
                 on_damage(Damage(reader.path, reader.offset, lost))
@@ -137,17 +136,17 @@ def _one_run(
 
 
 class SegmentReader:
-    """What was read of one segment so far.
+    """Reads one segment, as far as it was written.
 
     Args:
         path: The file.
-        header: What its header says, or None if that is damaged: then there is nothing to read.
-        on_damage: Called with what cannot be read.
+        header: Its header, or None if that is damaged: then nothing is read.
+        on_damage: Called with each damage.
 
     Attributes:
         sequence: The sequence of the next record.
-        offset: Where that one begins, in bytes.
-        ended: Whether nothing more will come.
+        offset: The place of that record, bytes.
+        ended: Whether no more records will come.
     """
 
     def __init__(self, path: Path, header: SegmentHeader | None, on_damage: Callable[[Damage], None]) -> None:
@@ -157,12 +156,12 @@ class SegmentReader:
         self._on_damage, self.ended = on_damage, header is None
 
     def payloads(self) -> Iterator[tuple[int, bytes]]:
-        """Yield sequence and payload of the records that are new since the last time; a damaged one is empty."""
+        """Yield sequence and payload of the new records; the payload of a damaged one is empty."""
         if self.ended:
             return
         try:
             with self.path.open("rb") as file:
-                live = _has_writer(file)  # asked first: what a dead writer wrote is all there to read
+                live = _has_writer(file)  # read first: if the writer is dead, all its records are in the file now
                 while (payload := self._record(file)) is not None:
                     self.sequence += 1
                     yield self.sequence - 1, payload
@@ -172,7 +171,7 @@ class SegmentReader:
             self.ended = True  # pruned since
 
     def read(self) -> Iterator[Decision]:
-        """Yield the decisions that are new since the last time."""
+        """Yield the new decisions."""
         for sequence, payload in self.payloads():
             decision = self._decision(payload, sequence)
             if decision is not None:
@@ -197,7 +196,7 @@ class SegmentReader:
         return decision
 
     def _record(self, file: BinaryIO) -> bytes | None:
-        """Return the next payload, empty if it is damaged, or None at the end."""
+        """Return the next payload; empty if it is damaged, None at the end."""
         for _ in range(_TRIES):
             file.seek(self.offset)
             start = file.read(RECORD_HEADER.size)
@@ -221,21 +220,21 @@ class SegmentReader:
         return b""
 
     def _damaged(self, why: str) -> None:
-        self.ended = True  # where the next record begins is not known
+        self.ended = True  # the beginning of the next record is unknown
         self._on_damage(Damage(self.path, self.offset, why))
 
 
 def end_of_records(raw: bytes) -> int | None:
-    """Find where the records of a whole segment end.
+    """Return the offset after the last record of a segment.
 
     Args:
-        raw: The segment.
+        raw: The whole segment.
 
     Returns:
-        The offset behind the last record, or None if what follows is more than one unfinished record.
+        The offset, or None if more than one unfinished record follows it.
 
     Raises:
-        AuditError: Not a segment.
+        AuditError: It is no segment.
     """
     sequence, offset = read_header(raw).first, HEADER_BYTES
     while offset + RECORD_HEADER.size <= len(raw):
@@ -248,7 +247,7 @@ def end_of_records(raw: bytes) -> int | None:
 
 
 def is_written(path: Path) -> bool:
-    """Whether a process may still write to a segment.
+    """Return whether a process may still write to a segment.
 
     Raises:
         OSError: It cannot be opened.
@@ -269,7 +268,8 @@ def _has_writer(file: BinaryIO) -> bool:
 
 
 def _only_unfinished(rest: bytes, sequence: int) -> bool:
-    """Whether behind the last record stands nothing, or one record that did not get its length: never acknowledged."""
+    """Return whether at most one record without its length follows the last record."""
+    # A record without its length was being written when its process died, and was never acknowledged: it is no damage.
     if len(rest) <= RECORD_HEADER.size or _zeros(rest):
         return True
     checksum, running = RECORD_HEADER.unpack_from(rest)[1], checksum_of(b"", sequence)

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of a decision record: what is kept for ever, what can be erased, and how both are told apart.  SPEC 12.
+"""The bytes of a decision record: the kept part, the erasable body, and the journal's form of both.  SPEC 12.
 
-A record has two parts.  The *kept* part is the leaf of the log; it names the *body*, which holds whatever is about a
-person, by its SHA-256.  So a body can be erased and every proof still holds; its 16 random bytes of salt keep anybody
-from guessing what stood in it.  A journal holds both parts as they are written, without verifier, boot and sequence,
-which the file says; ``seal`` puts them together, away from the way of the request.
-
-Arguments are recorded as a salted digest.  Without salt it could be undone by trying, as amounts and ids are few; the
-salt stands in the part that can be erased.  ``decision`` says what the members mean.
+The *kept* part is the leaf of the log.  It names the *body*, which holds everything about a person, by its SHA-256, so
+that a body can be erased while every proof still verifies.  A journal holds both parts without verifier, boot and
+sequence, which its file states; ``seal`` makes the record of them, when it is shipped.  ``decision`` has the meaning of
+the members.
 """
 
 import os
@@ -23,14 +20,14 @@ from arx_verifier.request import check_depth
 from arx_verifier.token import sha256_of
 
 RECORD_VERSION: Final = 1
-MAX_RECORD_BYTES: Final = 32 * 1024  # a chain is bounded by its token, a call by its cuts
-MAX_FACTS_BYTES: Final = 16 * 1024  # of them what a chain says; a token has room for a third of it
+MAX_RECORD_BYTES: Final = 32 * 1024  # the token bounds a chain's facts; the texts of a call are cut
+MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it; a token has room for a third of that
 _JOURNAL: Final = bytes((0x94, RECORD_VERSION))  # an array of four: version, facts, person, [call, rest]
 _KEPT: Final = bytes((0x97, RECORD_VERSION))  # an array of seven, see ``seal``
 _BODY: Final = b"\x92"  # an array of two: person, rest
 _DIGEST: Final = b"\xc4\x20"  # 32 bytes follow
-SALT_BYTES: Final = 16
-MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of the arguments' JSON, where an operator has it recorded
+SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of arguments or of a body could be guessed
+MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of the arguments' JSON, if the operator has it recorded
 _SALTS_AT_ONCE: Final = 256
 _JSON: Final = msgspec.json.Encoder(order="deterministic", enc_hook=lambda value: f"({type(value).__name__})")
 _BRACKET: Final = ord("[")
@@ -38,12 +35,12 @@ _NO_JSON: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, 
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What one token's chain says and what is kept of it, the same for each of its calls.
+    """The kept facts of one token's chain, the same for each of its calls.
 
     Positions are fixed.
 
     Attributes:
-        agent: The agent path the task was begun for.
+        agent: The path of the agent that the task was started for.
         session: The session.
         named: The agents delegated to, outermost first.
         links: The public names of the delegations, one for each of ``named``.
@@ -53,7 +50,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         audience: The service that decided.
         policy: Digest of the policy it was minted under, or None.
         kid: The audience key's id.
-        assurance: How the last holder was known: ``bearer`` says by possession alone.
+        assurance: How the last holder was authenticated; ``bearer`` means possession alone.
         model: The agent's model, as the token carries it, or None.
     """
 
@@ -72,10 +69,9 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class _Packed:
-    """Packs a chain's facts at the first use; from then on the bytes are found in its ``__dict__``.
+    """Packs a chain's facts at the first use, and caches the bytes in its ``__dict__``."""
 
-    Not ``cached_property``: before Python 3.12 its lock costs as much as the packing.
-    """
+    # Not `cached_property`: before Python 3.12 its lock costs as much as the packing.
 
     def __get__(self, facts: "ChainFacts", _: object = None) -> bytes:
         packed = pack_facts(facts)
@@ -86,11 +82,11 @@ class _Packed:
 
 
 class ChainFacts(Facts, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """All that one token's chain says, with what can be erased.
+    """All facts of one token's chain, with the erasable ones.
 
     Attributes:
-        subject: Issuer and subject of the person or account acted for, or None.
-        meta: What else the token says of its agent, as names and values.
+        subject: Issuer and subject of the person or account on whose behalf it acts, or None.
+        meta: Further facts about its agent in the token, as names and values.
         packed: The journal's bytes up to the call.
     """
 
@@ -104,21 +100,21 @@ _KEPT_FACTS: Final = len(Facts.__struct_fields__)
 
 
 def pack_facts(facts: ChainFacts) -> bytes:
-    """Write what a journal's record begins with: version, what is kept of a chain's facts, what can be erased."""
+    """Return the beginning of a journal's record: version, kept facts, erasable facts."""
     values = msgspec.structs.astuple(facts)
     return _JOURNAL + encode((values[:_KEPT_FACTS], values[_KEPT_FACTS:]))[1:]  # without the head of that array
 
 
 class Gap(NamedTuple):
-    """Decisions that were answered or refused and have no record.
+    """Decisions that were made and have no record.
 
     Attributes:
         why: ``lost``: their file was deleted or cut; ``dropped``: a best-effort journal had no room.
-        first: The first sequence that is missing, 0 where they had none.
+        first: The first missing sequence, 0 if they had none.
         last: The last one.
-        times: How many there were.
-        since: From when, ms since the Unix epoch.
-        until: Until when.
+        times: Their number.
+        since: Time of the first, ms since the Unix epoch.
+        until: Time of the last.
     """
 
     why: str
@@ -133,17 +129,17 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """The kept part of one call.  Positions are fixed.
 
     Attributes:
-        at: When, in ms since the Unix epoch.
+        at: Its time, ms since the Unix epoch.
         code: ``ok``, a reason, ``counted`` or ``gap``.
-        tool: The tool asked for.
-        args_digest: SHA-256 over the body's salt and the arguments' JSON; empty where they have none.
-        incarnation: Incarnation of the epoch view decided under.
-        applied: The sequence that view had applied.
-        age_ms: The age of that view, -1 when there was none.
-        rules: Place and rule of each thing that did not hold.
+        tool: The requested tool.
+        args_digest: SHA-256 over the body's salt and the arguments' JSON; empty if they have none.
+        incarnation: Incarnation of the epoch view.
+        applied: The sequence that the view had applied.
+        age_ms: The age of the view, ms; -1 without one.
+        rules: Place and rule of each condition that did not hold.
         ends: Sequence of the decision whose running work this one ended; 0 for a decision of its own.
-        counts: For ``counted``: code and how often.
-        gap: For ``gap``: what is missing.
+        counts: For ``counted``: codes with their numbers.
+        gap: For ``gap``: the missing records.
     """
 
     at: int
@@ -164,12 +160,12 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
     Attributes:
         salt: 16 random bytes.
-        details: What was expected and what came, one for each of ``Call.rules``.
+        details: Expected and given value for each of ``Call.rules``.
         peer: Network address of the caller, or None.
         request_id: The request's id in its protocol, or None.
         traceparent: The caller's trace context (W3C), or None.
         peers: The peers of ``Call.counts``, one for each.
-        arguments: The arguments' JSON where the operator asked for it; empty where it is too long; else None.
+        arguments: The arguments' JSON if the operator has it recorded; empty if it was too long; else None.
     """
 
     salt: bytes = b""
@@ -182,11 +178,11 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Sealed(NamedTuple):
-    """A record as the log holds it.
+    """A record in the log.
 
     Attributes:
-        kept: The leaf: these very bytes are hashed.
-        body: What can be erased; ``kept`` names it by its digest.
+        kept: The leaf, hashed byte for byte.
+        body: The erasable part, whose digest is in ``kept``.
     """
 
     kept: bytes
@@ -194,13 +190,13 @@ class Sealed(NamedTuple):
 
 
 class OpenedRecord(NamedTuple):
-    """A record that was read.
+    """A parsed record.
 
     Attributes:
-        verifier: Whose decision; empty while in a journal, whose file says it.
+        verifier: The verifier's id; empty in a journal, whose file states it.
         boot: The run of that verifier.
-        sequence: Position in that run, from 1.
-        facts: What the chain says; without subject and metadata once the body is erased.
+        sequence: Sequence in that run, from 1.
+        facts: The chain's facts; without subject and metadata once the body is erased.
         call: The kept part of the call.
         rest: Its erasable part, or None once that is erased.
     """
@@ -223,20 +219,20 @@ _BAD = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 def seal(payload: bytes, verifier: str, boot: str, sequence: int) -> Sealed:
-    """Make the record of what a journal holds.
+    """Return the record of a decision in a journal.
 
     Args:
-        payload: What ``Decision.pack`` made.
-        verifier: Whose journal.
+        payload: The bytes of ``Decision.pack``.
+        verifier: The journal's verifier.
         boot: Its run.
-        sequence: The decision's place in it.
+        sequence: The decision's sequence in it.
 
     Returns:
         The kept part, ``[version, verifier, boot, sequence, facts, call, SHA-256 of the body]``, and the body,
         ``[person, rest]``.
 
     Raises:
-        AuditError: Not of a journal of this version.
+        AuditError: It is not of a journal of this version.
     """
     _hold_version(payload, _JOURNAL)
     try:
@@ -249,10 +245,10 @@ def seal(payload: bytes, verifier: str, boot: str, sequence: int) -> Sealed:
 
 
 def read_payload(payload: bytes) -> OpenedRecord:
-    """Read what a journal holds.
+    """Parse a decision in a journal.
 
     Raises:
-        AuditError: Not of a journal of this version.
+        AuditError: It is not of a journal of this version.
     """
     _hold_version(payload, _JOURNAL)
     try:
@@ -263,24 +259,24 @@ def read_payload(payload: bytes) -> OpenedRecord:
 
 
 def read_sealed(kept: bytes, body: bytes | None) -> OpenedRecord:
-    """Read a record of the log.
+    """Parse a record of the log.
 
     Args:
         kept: The leaf.
         body: Its body, or None if that was erased.
 
     Raises:
-        AuditError: Not a record of this version, or not its body.
+        AuditError: It is no record of this version, or the body is another record's.
     """
     _hold_version(kept, _KEPT)
     try:
         _, verifier, boot, sequence, facts, call, digest = _READ_KEPT.decode(kept)
         if len(digest) != sha256().digest_size or sequence < 0:
-            raise AuditError("a decision record names no body")
+            raise AuditError("a decision record has no digest of a body")
         if body is None:
             return OpenedRecord(verifier, boot, sequence, _whole(facts, (None, ())), call, None)
         if sha256(body).digest() != digest:
-            raise AuditError("a body is not that of its record")
+            raise AuditError("the body's digest is not the one in the record")
         person, rest = _READ_BODY.decode(body)
     except _BAD as error:
         raise AuditError(f"a decision record cannot be read: {error}") from error
@@ -288,7 +284,8 @@ def read_sealed(kept: bytes, body: bytes | None) -> OpenedRecord:
 
 
 def encode(value: Any) -> bytes:
-    """Write MessagePack; half surrogates as escapes, so that a caller's odd text keeps nothing out of a journal."""
+    """Return MessagePack; lone surrogates become escapes."""
+    # A caller's odd text must not prevent a record.
     try:
         return _WRITE.encode(value)
     except UnicodeEncodeError:
@@ -312,12 +309,12 @@ def _whole(facts: Facts, person: _Person) -> ChainFacts:
 
 
 def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tuple[bytes, bytes]:
-    """Hash a call's arguments for its record.
+    """Return the salted digest of a call's arguments for its record.
 
     Args:
-        args: The arguments; a value that JSON has no form for counts by its type alone, so that none of its code runs.
-        form: Their JSON where it was made already: RFC 8785, of arguments without a float or a name beyond U+FFFF,
-            where it is the same.
+        args: The arguments.  A value without a JSON form counts by its type alone, so that none of its code runs.
+        form: Their JSON if the caller has it: RFC 8785, of arguments without a float or a name beyond U+FFFF, for which
+            it is the same.
 
     Returns:
         SHA-256 over salt and deterministic JSON, empty if there is no such JSON; and the 16-byte salt.
@@ -330,10 +327,10 @@ def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tupl
 
 
 def form_of(args: Mapping[str, Any]) -> bytes:
-    """Return the JSON that ``digest_arguments`` hashes, of arguments that may be allowed.
+    """Return the JSON that ``digest_arguments`` hashes, for arguments that may be allowed.
 
     Raises:
-        RequestError: There is none, as with half of a surrogate pair, or it has more than 32 nested containers.
+        RequestError: The arguments have no JSON form, or more than 32 nested containers.
     """
     try:
         raw = _JSON.encode(args)
@@ -345,7 +342,7 @@ def form_of(args: Mapping[str, Any]) -> bytes:
 
 
 def keep_arguments(args: Mapping[str, Any]) -> bytes:
-    """Return the JSON that ``digest_arguments`` hashes, for its record; empty if there is none or it is too long."""
+    """Return the JSON that ``digest_arguments`` hashes, for the record; empty if there is none or it is too long."""
     try:
         raw = _JSON.encode(args)
     except _NO_JSON:
@@ -357,7 +354,8 @@ _SALTS: Final[deque[bytes]] = deque()
 
 
 def new_salt() -> bytes:
-    """Return 16 random bytes that were given to nobody else: one read of the kernel's serves many."""
+    """Return 16 random bytes, never returned before."""
+    # One read from the kernel serves many calls.
     try:
         return _SALTS.pop()
     except IndexError:
@@ -366,4 +364,4 @@ def new_salt() -> bytes:
         return pool[:SALT_BYTES]
 
 
-os.register_at_fork(after_in_child=_SALTS.clear)  # a child must not give out its parent's
+os.register_at_fork(after_in_child=_SALTS.clear)  # a child must not return its parent's salts again

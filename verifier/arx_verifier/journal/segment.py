@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file of a decision journal: its bytes, its mapping, its end.  SPEC 12.
+"""One file of a decision journal: its bytes, its memory mapping, its end.  SPEC 12.
 
-A segment is reserved in full and then mapped, so that writing a record is a copy in memory which survives the death of
-the process and cannot meet a full disk.  A record's checksum and payload are written first and its length last: what
-has a length is whole.  When to open the next segment is ``writer``'s to say; reading them in order is ``reader``'s.
+A segment is reserved in full and then mapped: writing a record is a copy in memory, which survives the death of the
+process and cannot meet a full disk.  Checksum and payload are written first and the length last, so that a record with
+a length is complete.  ``writer`` opens segments, ``reader`` reads them.
 
 ::
 
@@ -11,7 +11,7 @@ has a length is whole.  When to open the next segment is ``writer``'s to say; re
     8   state, one byte         24  header: MessagePack [verifier, audience, boot, first sequence, created, budget]
     12  bytes of denials, u32*  256 records: u32 length of the payload, u32 CRC-32, payload, zeros to a multiple of four
 
-Numbers are little-endian, but the one with a star: it is for processes of this machine, and has its order.
+Numbers are little-endian, except the one with a star: it has this machine's byte order, for processes on it.
 """
 
 import contextlib
@@ -36,20 +36,20 @@ _MAGIC: Final = b"ARXJRNL2"
 _STATE_AT: Final = 8
 _OPEN, _CLOSED, _ENDED = b"\0", b"\1", b"\2"
 _DENIED_AT, _LENGTHS_AT, _BODY_AT = 12, 16, 24
-_SWAPS: Final = sys.byteorder != "little"  # whether a view of the mapping has another order than the file's numbers
-_DENIED: Final = struct.Struct("=I")  # in this machine's order, as a view of the mapping has it
+_SWAPS: Final = sys.byteorder != "little"  # whether a view of the mapping has another byte order than the file
+_DENIED: Final = struct.Struct("=I")  # in this machine's byte order, as a view of the mapping
 
 
 class SegmentHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Whose records a segment holds.
+    """The header of a segment.
 
     Attributes:
         verifier: The verifier's id.
         audience: Its audience.
         boot: The run of the verifier that wrote it.
         first: Sequence of the first record.
-        created: When, in ms since the Unix epoch.
-        budget: What all files of the folder may take, bytes.
+        created: Its time, ms since the Unix epoch.
+        budget: The quota of all files of the folder, bytes.
     """
 
     verifier: str
@@ -65,7 +65,11 @@ class SegmentHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
         return f"{self.created:014d}-{self.boot}-{self.first:012d}{SUFFIX}"
 
     def pack(self) -> bytes:
-        """Return the first bytes of the file."""
+        """Return the first bytes of the file.
+
+        Raises:
+            AuditError: The verifier's id or audience is too long.
+        """
         body = msgspec.msgpack.encode(self)
         if _BODY_AT + len(body) > HEADER_BYTES:
             raise AuditError("the verifier's id or audience is too long for a journal")
@@ -74,10 +78,10 @@ class SegmentHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 def read_header(raw: bytes) -> SegmentHeader:
-    """Read the first ``HEADER_BYTES`` of a segment.
+    """Parse the first ``HEADER_BYTES`` of a segment.
 
     Raises:
-        AuditError: Not a segment, or its header is damaged.
+        AuditError: It is no segment, or its header is damaged.
     """
     if len(raw) < HEADER_BYTES or not raw.startswith(_MAGIC):
         raise AuditError("not a journal segment")
@@ -92,31 +96,30 @@ def read_header(raw: bytes) -> SegmentHeader:
 
 
 def checksum_of(payload: bytes, sequence: int) -> int:
-    """CRC-32 of a record; it covers the sequence, so that a record out of its place is seen."""
+    """Return the CRC-32 of a record; it covers the sequence, so that a misplaced record is detected."""
     return crc32(payload, sequence & 0xFFFFFFFF)
 
 
 def stored_size(payload: int) -> int:
-    """Bytes that a record with so long a payload takes."""
+    """Return the size of a record with a payload of this length, bytes."""
     return (RECORD_HEADER.size + payload + 3) & ~3
 
 
 class Segment:
-    """A segment being written by this process, under its lock.
+    """A segment that this process writes, under its lock.
 
     Args:
         folder: The journal's folder.
-        header: Whose records.
+        header: The segment's header.
         size: Bytes to reserve.
 
     Attributes:
         room: Bytes left.
-        denied: One number: how many bytes of it are denials, noted in the file, since all that write to the folder
-            share one bound.
+        denied: One number, in the file: the bytes of denials, because all writers of the folder share one quota.
         unkept: Whether the disk refused some of it.
 
     Raises:
-        OSError: It cannot be made: the disk is full, read-only or not ours.
+        OSError: It cannot be made: the disk is full, read-only or not accessible.
     """
 
     def __init__(self, folder: Path, header: SegmentHeader, size: int) -> None:
@@ -131,18 +134,21 @@ class Segment:
             self._map = mmap.mmap(self._fd, size)
             self._words = memoryview(self._map).cast("I")
             self.denied = self._words[_DENIED_AT // 4 : _LENGTHS_AT // 4]
-            making.rename(self.path)  # readers never see one that is half made
+            making.rename(self.path)  # readers never see a half-made file
         except BaseException:
             os.close(self._fd)
             making.unlink(missing_ok=True)
             raise
 
     def write(self, payload: bytes, sequence: int) -> None:
-        """Add a record; the caller has seen that there is room.  The length is written last and makes it count.
+        """Append a record; the caller has checked that there is room.
 
-        An exception from outside, such as a signal handler's, is raised where something is called.  From the first byte
-        that is written on nothing is, so that a record is there whole, and its room taken, or not at all.
+        Args:
+            payload: The record's payload.
+            sequence: Its sequence.
         """
+        # An exception from outside, such as a signal handler's, is raised where something is called.  From the first
+        # written byte on nothing is called: a record is written whole, and its room taken, or not at all.
         mapped, words, start, length = self._map, self._words, self.size - self.room, len(payload)
         word, counts, checksum = start >> 2, length, crc32(payload, sequence & 0xFFFFFFFF)  # ``checksum_of``
         if _SWAPS:
@@ -150,11 +156,12 @@ class Segment:
         start += 8
         mapped[start : start + length] = payload
         words[word + 1] = checksum
-        words[word] = counts
+        words[word] = counts  # the length, written last, makes the record valid
         self.room -= (length + 11) & ~3  # ``stored_size``
 
     def healthy(self) -> bool:
-        """Whether the file is still in its folder and as long as it was: one deleted or cut is written in vain."""
+        """Return whether the file is still in its folder, at its full length."""
+        # Records written to a deleted or cut file are lost.
         try:
             there, here = self.path.stat(follow_symlinks=False), os.fstat(self._fd)
         except OSError:
@@ -162,13 +169,13 @@ class Segment:
         return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev) and here.st_size == self.size
 
     def sync(self) -> None:
-        """Return when all that was written is on the disk.
+        """Wait until all written records are on disk.
 
         Raises:
-            OSError: The disk could not keep it.
+            OSError: The disk could not keep them.
         """
         if not self._named:
-            _sync_folder(self.path.parent)  # a file on the disk whose name is not there is found by nobody
+            _sync_folder(self.path.parent)  # the file's name must be on disk as well
             self._named = True
         if hasattr(os, "fdatasync"):  # Linux: covers what was written through a mapping, and lets other threads run
             os.fdatasync(self._fd)
@@ -177,7 +184,7 @@ class Segment:
             fcntl.fcntl(self._fd, getattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD))
 
     def close(self, *, ended: bool = False) -> None:
-        """Give back the room that was not used, and mark the segment closed; idempotent.
+        """Release the unused room, and mark the segment closed; idempotent.
 
         Args:
             ended: Whether the run ends with it, in order.
@@ -190,7 +197,7 @@ class Segment:
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of a segment that another process, the parent, still writes."""
+        """Release a segment that another process, the parent, still writes."""
         self._unmap()
         if self._fd >= 0:
             os.close(self._fd)
@@ -215,29 +222,28 @@ def _sync_folder(folder: Path) -> None:
 
 
 def finish(fd: int, end: int, *, ended: bool = False) -> None:
-    """Cut a segment at its end and mark it closed, and its run ended if it is.  The caller holds its lock."""
+    """Cut a segment at its end, and mark it closed or, if ``ended``, its run ended; the caller holds its lock."""
     os.ftruncate(fd, end)
     os.pwrite(fd, _ENDED if ended else _CLOSED, _STATE_AT)
 
 
 def is_closed(raw: bytes) -> bool:
-    """Whether a segment's first bytes say that it was closed."""
+    """Return whether a segment's first bytes mark it closed."""
     return raw[_STATE_AT : _STATE_AT + 1] != _OPEN
 
 
 def is_last(raw: bytes) -> bool:
-    """Whether a segment's first bytes say that its run ended with it, in order."""
+    """Return whether a segment's first bytes mark it as the last of a run that ended in order."""
     return raw[_STATE_AT : _STATE_AT + 1] == _ENDED
 
 
 def files_in(folder: Path, ending: str = SUFFIX) -> list[Path]:
-    """Return the files of a journal's folder, by name; none where there is no folder.
-
-    From Python 3.13 on ``Path.glob`` takes a folder that it cannot read for an empty one: its files would not count.
+    """Return the files of a journal's folder, by name; none without the folder.
 
     Raises:
-        OSError: The folder cannot be read, such as without a file descriptor left.
+        OSError: The folder cannot be read, for example without a free file descriptor.
     """
+    # Not `Path.glob`: from Python 3.13 on it takes an unreadable folder for an empty one, whose files would not count.
     try:
         return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
     except FileNotFoundError:
@@ -245,7 +251,7 @@ def files_in(folder: Path, ending: str = SUFFIX) -> list[Path]:
 
 
 def denied_in(path: Path) -> int:
-    """Return how many bytes of a segment are denials, as whoever wrote them noted; 0 of a file that is gone."""
+    """Return the bytes of denials in a segment, as its writer counted them; 0 if the file is gone."""
     try:
         with path.open("rb") as file:
             raw = file.read(_LENGTHS_AT)
@@ -255,7 +261,8 @@ def denied_in(path: Path) -> int:
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Take the room now: a disk that fills up later would otherwise end the process at a write to the mapping."""
+    """Allocate the file's room on disk."""
+    # A disk that fills up later would end the process at a write to the mapping.
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(fd, 0, size)
