@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep every decision in a local journal, on the way of the request and without waiting.  SPEC 12.
+"""Write every decision to a local journal, during the request and without waiting.  SPEC 12.
 
-An allow that cannot be kept is refused (``audit_unavailable``), unless the operator chose ``best_effort``: then it is
-counted, and the gap is recorded when there is room again.  A denial never waits for room and is counted instead.  A
-record that was acknowledged survives the death of the process; ``durable`` adds the death of the host.  The journal
-does not prove that nobody edited it: that needs a log elsewhere.  ``reader`` reads it back, ``quota`` bounds it.
+``reader`` reads it back, ``quota`` bounds it.  It does not prove that nobody edited it: that needs the audit log.
 """
 
 import contextlib
@@ -36,20 +33,22 @@ from arx_verifier.journal.record import MAX_RECORD_BYTES, Gap
 from arx_verifier.journal.segment import HEADER_BYTES, Segment, SegmentHeader, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
 
-LOST: Final = "lost"  # why a gap is: somebody deleted or cut the file that records were in
-DROPPED: Final = "dropped"  # why a gap is: no room for an allow in a journal that goes on without
+__all__ = ["Journal", "prune_journal", "read_journal"]
+
+LOST: Final = "lost"  # cause of a gap: the records' file was deleted or cut
+DROPPED: Final = "dropped"  # cause of a gap: no room for an allow in a best-effort journal
 MODES: Final = ("strict", "durable", "best_effort")
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_BYTES: Final = 1024 * 1024 * 1024  # about 3.5 million decisions
 MIN_SEGMENT_BYTES: Final = 2 * MAX_RECORD_BYTES
-_RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials: so a full journal is itself told
-_FRAME: Final = 12  # what a record takes beyond its payload, at most
-_CALL_ROOM: Final = 1024  # room that nearly every record fits in
+_RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for denials, so that a full journal has some
+_FRAME: Final = 12  # the most that a record takes beyond its payload, bytes
+_CALL_ROOM: Final = 1024  # bytes that nearly every record fits in
 _NEEDED: Final = _FRAME + _CALL_ROOM  # beside a chain's facts
-_LOOK_MS, _RETRY_S = 1000, 1.0  # how often the file is looked after; how long one that cannot be opened is left alone
+_LOOK_MS, _RETRY_S = 1000, 1.0  # time between two checks of the file; pause after a file that could not be opened
 
-# An id says whether its process shares its used calls.  Others see it without asking that process: in the store's
-# registry, and in the header of each journal file, which its writer holds locked while it lives.  SPEC 8.3.
+# A verifier's id says whether its process shares its used nonces.  Other processes see it in the store's registry, and
+# in the header of each journal file, which its writer locks while it lives.  SPEC 8.3.
 _OWN: Final = "-own-nonces"
 _ID: Final = re.compile(rf"(?P<audience>.+)-[0-9]+-[0-9a-f]{{6}}(?P<own>{_OWN})?(\.[0-9]+)?")  # a fork adds the last
 
@@ -57,21 +56,24 @@ _log = logging.getLogger(__name__)
 _JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
 
 
+# An allow that cannot be recorded is refused (`audit_unavailable`); in mode `best_effort` it is counted, and the gap is
+# recorded when there is room again.  A denial is never delayed for room, but counted instead.  An acknowledged record
+# survives the death of the process; in mode `durable` that of the host as well.
 class Journal:
     """Decisions of one verifier in preallocated, mapped files.  Opened at the first decision; safe across fork.
 
     Args:
-        folder: Where the files are; made if it is not there, and for this user only.
-        verifier_id: Whose decisions.
+        folder: Folder of the files; made with mode 0700 if it is missing.
+        verifier_id: The verifier's id.
         audience: Its audience.
-        segment_bytes: Size of a file.
-        mode: ``strict`` returns when the record is in memory that the kernel keeps, ``durable`` when it is on the disk;
+        segment_bytes: Size of a file, bytes.
+        mode: ``strict`` returns when the record is in memory that the kernel keeps, ``durable`` when it is on disk;
             ``best_effort`` as ``strict``, but lets a call go ahead without a record and records the gap later.
-        max_bytes: What all files of the folder may take.
+        max_bytes: Quota of all files of the folder, bytes.
         clock: Wall clock in ms, for file names and counts.
 
     Raises:
-        SettingsError: The sizes or the mode make no sense.
+        SettingsError: A size or the mode is invalid.
     """
 
     def __init__(
@@ -86,9 +88,10 @@ class Journal:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:
-            raise SettingsError(f"segment_bytes is whole pages from {MIN_SEGMENT_BYTES} up to max_bytes")
+            expected = f"whole pages from {MIN_SEGMENT_BYTES} up to max_bytes"
+            raise SettingsError(f"invalid segment_bytes: expected {expected}, got {segment_bytes}")
         if mode not in MODES:
-            raise SettingsError(f"a journal's mode is one of {', '.join(MODES)}")
+            raise SettingsError(f"invalid journal mode: expected one of {', '.join(MODES)}, got {mode!r}")
         self.folder, self.verifier_id, self.audience = Path(folder), verifier_id, audience
         self.waits, self._goes_on = mode == "durable", mode == "best_effort"
         self._segment_bytes, self._max_bytes, self._clock = segment_bytes, max_bytes, clock
@@ -98,7 +101,7 @@ class Journal:
         _JOURNALS.add(self)
 
     def _begin(self) -> None:
-        """Start a run: at construction, and in a forked child, which shares nothing with its parent's."""
+        """Start a run: at construction, and in a forked child, which shares nothing with its parent."""
         self._segment: Segment | None = None
         self._retired: list[Segment] = []
         self._run()
@@ -117,7 +120,7 @@ class Journal:
 
     @property
     def fill(self) -> float:
-        """How much of the journal is full, 0.0 to 1.0, at which there is no room for an allow any more."""
+        """Used share of the journal, 0.0 to 1.0; at 1.0 there is no room for an allow."""
         segment = self._segment
         free = max(0, self._max_bytes - used_in(self.folder)) // self._segment_bytes * self._segment_bytes
         if segment is not None and segment.room > self._kept_free + _CALL_ROOM:
@@ -125,7 +128,7 @@ class Journal:
         return 1.0 - min(1.0, free / self._max_bytes)
 
     def append(self, decision: Decision) -> int:
-        """Keep a decision; see ``DecisionSink``."""
+        """Record a decision; see ``DecisionSink``."""
         if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code == OK):
             return 0
         try:
@@ -145,17 +148,17 @@ class Journal:
         return sequence
 
     def count(self, code: str, peer: str | None) -> None:
-        """Count an unproven refusal; see ``DecisionSink``."""
+        """Count an unauthenticated refusal; see ``DecisionSink``."""
         with self._lock:
             self._tally.add(code, peer)
             self._flush()
 
     def close(self) -> None:
-        """Keep the counts, give back unused room and end the run.  A later decision begins another one."""
+        """Record the counts, release unused room and end the run.  A later decision starts another run."""
         with self._sync_lock, self._lock:
             self._look_after()
             self._flush(last=True)
-            with contextlib.suppress(AuditError):  # where nothing can be opened, the sequences still show the gap
+            with contextlib.suppress(AuditError):  # if no file can be opened, the sequences still show the gap
                 if self._segment is None and self._gaps:
                     self._next()
                 self._tell_gaps()
@@ -163,20 +166,20 @@ class Journal:
                 self._sync_last()
             retired, segment = self._retired, self._segment
             self._retired, self._segment, self._ended = [], None, self._ended or segment is not None
-            for each in retired:
-                each.close()
+            for old in retired:
+                old.close()
             if segment is not None:
                 segment.close(ended=True)
 
     def reset(self) -> None:
-        """Begin a new run without touching the files of this one: they are the parent's, or those of the snapshot."""
+        """Start a new run without touching the files of this one, which belong to the parent or to a snapshot."""
         for segment in (*self._retired, self._segment):
             if segment is not None:
                 segment.abandon()
         self._begin()
 
     def _keep_at_once(self, decision: Decision) -> int:
-        """Keep a decision and tell it its place, as nearly always; 0 where something else has to be done first."""
+        """Record a decision on the fast path; return its sequence, or 0 if the slow path is needed."""
         payload = decision.pack()
         needed, at, allow = len(payload) + _FRAME, decision.at, decision.code == OK
         with self._lock:
@@ -191,21 +194,20 @@ class Journal:
                 self._denied_left -= needed
                 segment.denied[0] += needed
             segment.write(payload, sequence := self._sequence + 1)
-            self._sequence = sequence  # with nothing called in between: see ``Segment.write``
+            self._sequence = sequence  # nothing is called in between: see ``Segment.write``
             decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
         return sequence
 
     def _counted_at_once(self, decision: Decision, allow: bool) -> bool:
-        """Go without a record, before it is made, where there was no room a moment ago.
-
-        Asked without the lock: until it is tried again no file is opened, and what is left of one only shrinks.
+        """Count a decision, without making its record, if there was no room a moment ago.
 
         Returns:
-            Whether it is counted.
+            Whether it was counted.
 
         Raises:
-            AuditError: It is an allow, and those have no room.
+            AuditError: It is an allow, and allows have no room.
         """
+        # Without the lock: no file is opened before the next attempt, and the room of the present one only shrinks.
         if not 0 <= decision.at - self._looked_ms < _LOOK_MS:
             return False
         now_s, segment = time.monotonic(), self._segment
@@ -217,13 +219,13 @@ class Journal:
             self._go_without(decision, allow)
             return True
         if not full:
-            raise AuditError(self._broken)  # the refusal in its place has room
+            raise AuditError(self._broken)  # there is room for the refusal that replaces it
         with self._lock:
             self._tally.add("audit_unavailable", decision.peer)
         raise CountedError(self._broken)
 
     def _go_without(self, decision: Decision, allow: bool) -> None:
-        """Count a decision that has no record."""
+        """Count a decision without a record."""
         decision.sequence = 0
         with self._lock:
             if allow:
@@ -248,7 +250,7 @@ class Journal:
         return segment, self._add(segment, payload)
 
     def _deny(self, segment: Segment, needed: int) -> None:
-        """Take room for a denial out of the share of all denials in this folder, whichever process or run wrote them.
+        """Take room for a denial from the share of all denials in this folder.
 
         Raises:
             AuditError: The share is used up.
@@ -259,7 +261,7 @@ class Journal:
             finally:
                 self._recount_at_s = now_s + _RETRY_S if self._denied_left < needed else 0.0
         if self._denied_left < needed:
-            raise AuditError("denials have used their share of the journal")
+            raise AuditError("journal quota for denials is full (25 %): ship or prune records")
         self._denied_left -= needed
         segment.denied[0] += needed
 
@@ -270,7 +272,7 @@ class Journal:
         return sequence
 
     def _tell_gaps(self) -> None:
-        """Record what is missing, at the start of a new file or at the end of the last one."""
+        """Record the gaps, at the start of a new file or at the end of the last one."""
         segment = self._segment
         for why, gap in tuple(self._gaps.items()):
             payload = Decision(GAP, self._clock(), UNPROVEN, gap=gap).pack()
@@ -289,7 +291,7 @@ class Journal:
             self._lost(segment)
 
     def _lost(self, segment: Segment) -> None:
-        """Leave a file that is gone; what it held is told at the start of the next one."""
+        """Leave a lost file; its gap is recorded at the start of the next one."""
         segment.abandon()
         first, last = segment.header.first, self._sequence
         if last >= first:
@@ -308,12 +310,12 @@ class Journal:
         except AuditError:
             segment = self._segment
             if last and segment is not None and segment.room >= len(counted) + _FRAME:
-                self._add(segment, counted)  # a run's last word needs no share: there is one a run
+                self._add(segment, counted)  # the last counts of a run need no share: there is one such record a run
                 self._tally.clear(now_s)
             self._tally.postpone(now_s)
 
     def _next(self) -> Segment:
-        """Open the next file; the one before is kept if that fails, since denials may still fit there."""
+        """Open the next file; if that fails, keep the present one, where denials may still fit."""
         now_s = time.monotonic()
         if now_s < self._retry_at_s:
             raise AuditError(self._broken)
@@ -326,9 +328,9 @@ class Journal:
         self._broken, self._retry_at_s = tell_recovery(self.folder, self._broken), 0.0
         old = self._segment
         retired = self._retired if old is None else [*self._retired, old]
-        self._retired, self._segment = retired, segment  # at once: see ``Segment.write``
+        self._retired, self._segment = retired, segment  # in one statement: see ``Segment.write``
         if old is not None and not old.healthy():
-            self._lost(retired.pop())  # since the last look
+            self._lost(retired.pop())  # it was lost since the last check
         while retired and not self.waits:
             retired.pop().close()
         self._tell_gaps()
@@ -351,7 +353,7 @@ class Journal:
         return segment
 
     def _sync_last(self) -> None:
-        """Bring what was written on the disk before its files are let go: some decision may still wait for that."""
+        """Sync all files before they are closed, because a decision may still wait for that."""
         segments = [*self._retired, self._segment] if self._segment is not None else self._retired
         try:
             for segment in segments:
@@ -364,32 +366,33 @@ class Journal:
     def _sync(self, sequence: int, segment: Segment) -> None:
         """Group commit: wait until a record is on the disk; one sync serves all records that wait."""
         with self._sync_lock:
-            # Asked of its own file: the next sync, of another one, says nothing of a record that the disk did not keep.
+            # Each record's own file is checked: a later sync of another file does not show that this one failed.
             if segment.unkept:
                 raise AuditError("the decision journal was not kept by the disk")
             if self._synced >= sequence:
                 return
             with self._lock:
                 retired, written = self._retired, self._sequence
-                open_ones = [*retired, self._segment] if self._segment is not None else retired
+                segments = [*retired, self._segment] if self._segment is not None else retired
                 self._retired = []
             try:
-                for open_one in open_ones:
-                    open_one.sync()
+                for unsynced in segments:
+                    unsynced.sync()
             except OSError as error:
                 with self._lock:
-                    self._give_up(open_ones)
+                    self._give_up(segments)
                 raise AuditError(f"the decision journal was not kept by the disk: {error.strerror}") from error
             self._synced = written
-            for each in retired:
-                each.close()
+            for old in retired:
+                old.close()
 
     def _give_up(self, segments: list[Segment]) -> None:
-        """Leave files that a sync failed for: what it left behind is unknown.  The next decision starts a new one."""
-        for each in segments:
-            each.unkept = True
-            each.abandon()
-        self._retired = [each for each in self._retired if each not in segments]
+        """Leave files whose sync failed; the next decision starts a new file."""
+        # After a failed sync the state of the file on disk is unknown.
+        for segment in segments:
+            segment.unkept = True
+            segment.abandon()
+        self._retired = [segment for segment in self._retired if segment not in segments]
         if self._segment in segments:
             self._segment = None
 
@@ -399,41 +402,41 @@ def name_verifier(audience: str, *, shares: bool) -> str:
 
     Args:
         audience: Its audience.
-        shares: Whether its used calls are in a store that the audience's other processes use, too.
+        shares: Whether its used nonces are in a store that other processes of the audience use as well.
     """
     return f"{audience}-{os.getpid()}-{secrets.token_hex(3)}{'' if shares else _OWN}"
 
 
 def audience_of(verifier_id: str) -> str | None:
-    """Return the audience in an id that ``name_verifier`` made; None of any other id."""
-    found = _ID.fullmatch(verifier_id)
-    return found["audience"] if found else None
+    """Return the audience in an id of ``name_verifier``; None for any other id."""
+    match = _ID.fullmatch(verifier_id)
+    return match["audience"] if match else None
 
 
 def apart(ids: Iterable[str]) -> dict[str, list[str]]:
-    """Return the audiences whose processes accept one call each, with the ids of those processes.
+    """Return the audiences whose processes each accept a call once, with the ids of those processes.
 
     Args:
-        ids: Of verifiers that live; an id that ``name_verifier`` did not make is passed over.
+        ids: Ids of living verifiers; those that ``name_verifier`` did not make are ignored.
     """
     processes: dict[str, list[str]] = {}
     alone: set[str] = set()
     for name in sorted(set(ids)):
-        if found := _ID.fullmatch(name):
-            processes.setdefault(found["audience"], []).append(name)
-            alone |= {found["audience"]} if found["own"] else set()
+        if match := _ID.fullmatch(name):
+            processes.setdefault(match["audience"], []).append(name)
+            alone |= {match["audience"]} if match["own"] else set()
     return {audience: names for audience, names in processes.items() if audience in alone and len(names) > 1}
 
 
 def writers(folder: Path) -> list[str]:
-    """Return the ids of the verifiers that write to a journal's folder now; of a file that cannot be read, none."""
-    found = []
+    """Return the ids of the verifiers that write to a journal's folder now; unreadable files are skipped."""
+    ids = []
     with contextlib.suppress(OSError):
         for path in files_in(folder):
             with contextlib.suppress(OSError, AuditError):  # shipped or pruned since, or damaged
                 if is_written(path):
-                    found.append(_writer(path))
-    return found
+                    ids.append(_writer(path))
+    return ids
 
 
 def _writer(path: Path) -> str:
@@ -442,7 +445,7 @@ def _writer(path: Path) -> str:
 
 
 def warn_beside(folder: Path, name: str) -> None:
-    """Warn where this process is not the only one of its audience and they do not share their used calls.
+    """Log a warning if other processes of the audience do not share their used nonces with this one.
 
     Args:
         folder: The journal's folder, in which this process has a file: of two that start together, one sees the other.
