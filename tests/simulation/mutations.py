@@ -70,7 +70,8 @@ MUTATIONS: dict[str, Patches] = {
         ),
         "follower_core": (
             (
-                "            self._due = 0  # cut short: no lease before the rest is here\n            return\n",
+                "            self._due = 0  # the answer was cut short: no lease before the rest arrives\n"
+                "            return\n",
                 "            self._due = 0\n",
             ),
         ),
@@ -89,8 +90,8 @@ MUTATIONS: dict[str, Patches] = {
         "authenticate": (
             ("    born = mint.born()  # before any authority is looked at\n", ""),
             (
-                'return Caller("agent", grant.agent, row, born, grant.exp, proof.key.kid)',
-                'return Caller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid)',
+                'return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid)',
+                'return AuthenticatedCaller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid)',
             ),
         ),
     },
