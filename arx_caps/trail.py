@@ -40,8 +40,7 @@ class Line(NamedTuple):
         what = f"{shown['audience'] or shown.get('service', '')}  {shown['tool'] or '(no tool)'}"
         outcome, code = shown["outcome"], shown["code"]
         failed = [
-            f"{failure['rule']}: expected {failure['expected']}, came {failure['came']}"
-            for failure in shown["failures"]
+            f"{failure['rule']}: expected {failure['expected']}, got {failure['came']}" for failure in shown["failures"]
         ]
         why = "" if outcome == "allow" else f"ended: {code}" if outcome == "end" else code
         return cls(shown["at"], outcome, what, (why, "; ".join(failed)), shown)

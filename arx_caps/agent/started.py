@@ -159,7 +159,7 @@ class StartedTask(Task):
             UnavailableError: The mint cannot be reached or cannot do it now.
         """
         if why is not None and len(why) > MAX_WHY:
-            raise RequestError(f"why: {MAX_WHY} characters at most, came {len(why)}")
+            raise RequestError(f"why: {MAX_WHY} characters at most, got {len(why)}")
         chosen = self.audiences if audience is None else (self._checked(audience),)
         outlines = {each: self.bundle.outlines[each] for each in chosen}
         asking = {each: found for each, held in outlines.items() if (found := held.third_party_caveats_of(tool))}

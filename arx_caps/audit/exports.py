@@ -77,7 +77,7 @@ def _csv_line(shown: Mapping[str, Any]) -> str:
         values["named"], values["links"] = " > ".join(shown["named"]), " > ".join(shown["links"])
         values["service"] = shown["audience"] or shown["service"]
         failures, counts = shown["failures"], shown["counts"]
-        details = [f"{rule['rule']}: expected {rule['expected']}, came {rule['came']}" for rule in failures]
+        details = [f"{rule['rule']}: expected {rule['expected']}, got {rule['came']}" for rule in failures]
         details += [f"{count['times']} {count['code']} from {count['peer'] or '?'}" for count in counts]
         values["detail"] = "; ".join(details + ([json.dumps(shown["gap"])] if shown["gap"] else []))
     line = io.StringIO()

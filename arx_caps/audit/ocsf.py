@@ -131,7 +131,7 @@ def _user(shown: Mapping[str, Any]) -> dict[str, Any]:
 def _detail(shown: Mapping[str, Any]) -> str:
     failures = shown.get("failures") or ()
     return "; ".join(
-        f"{failure['rule']}: expected {failure['expected']}, came {failure['came']}" for failure in failures
+        f"{failure['rule']}: expected {failure['expected']}, got {failure['came']}" for failure in failures
     )
 
 

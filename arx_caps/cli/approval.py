@@ -24,7 +24,7 @@ MANY: Final = 1000
 
 def _short(_context: click.Context, _option: click.Parameter, why: str | None) -> str | None:
     if why is not None and len(why) > MAX_WHY:
-        raise click.BadParameter(f"{MAX_WHY} characters at most, came {len(why)}")
+        raise click.BadParameter(f"{MAX_WHY} characters at most, got {len(why)}")
     return why
 
 

@@ -185,7 +185,7 @@ def _show(verdict: Verdict, tool: str, at_ms: int) -> str:
     for failure in verdict.failures:
         lines.append(f"  {failure.place}: {plain(failure.rule)}")
         expected, came = _timed(failure) if failure.rule in ("exp", "nbf") else (failure.expected, failure.came)
-        lines += [f"    expected  {plain(expected)}", f"    came      {plain(came)}"]
+        lines += [f"    expected  {plain(expected)}", f"    got       {plain(came)}"]
     return "\n".join(lines)
 
 

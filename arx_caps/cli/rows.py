@@ -37,5 +37,5 @@ def why_of(shown: Mapping[str, Any]) -> str:
     if shown["failures"]:
         first = shown["failures"][0]
         told = shown.get("erased") is not True
-        why += f": {first['rule']}: " + (f"expected {first['expected']}, came {first['came']}" if told else "erased")
+        why += f": {first['rule']}: " + (f"expected {first['expected']}, got {first['came']}" if told else "erased")
     return why

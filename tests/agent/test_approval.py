@@ -143,7 +143,7 @@ def test_what_the_task_refuses_anyhow_is_not_asked_for() -> None:
     attenuated = started(mint := Mint()).attenuate(
         args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"]
     )
-    with pytest.raises(AttenuationError, match=r"would not allow the call.*amount max: expected 5, came 20"):
+    with pytest.raises(AttenuationError, match=r"would not allow the call.*amount max: expected 5, got 20"):
         attenuated.ask_approval("payments.refund", REFUND)
     assert mint.asked == []
     assert attenuated.ask_approval("payments.refund", {**REFUND, "amount": 5}).id == ID
@@ -195,7 +195,7 @@ def test_a_reason_that_nobody_reads_goes_nowhere() -> None:
     """
     What the mint would not take is told by the library, in words.
     """
-    with pytest.raises(RequestError, match="why: 500 characters at most, came 501"):
+    with pytest.raises(RequestError, match="why: 500 characters at most, got 501"):
         started(mint := Mint()).ask_approval("payments.refund", REFUND, why="x" * 501)
     assert mint.asked == []
 

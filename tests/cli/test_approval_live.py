@@ -243,7 +243,7 @@ def test_what_is_not_there_or_too_long_says_what_to_do(live: Live, here: Path) -
         exit_code, told, _ = run(live, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
         assert (exit_code, told["hint"]) == (exits.DENIED, "arx approval list --state all")
     exit_code, told, _ = run(live, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
-    assert (exit_code, "500 characters at most, came 501" in told["error"]) == (exits.USAGE, True)
+    assert (exit_code, "500 characters at most, got 501" in told["error"]) == (exits.USAGE, True)
 
 
 def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) -> None:

@@ -133,12 +133,12 @@ class TestRule:
         )
         told = [str(failure) for failure in explain(rule, {"a": "5", "c": "b", "d": 1, "e": 1, "f": [1]}, "caveat 1")]
         assert told == [
-            'caveat 1: a range: expected [0,5], came "5" (a kind or form it does not speak of)',
-            'caveat 1: a not: expected 3, came "5" (a kind or form it does not speak of)',
-            "caveat 1: b: expected a value, came nothing",
-            'caveat 1: c glob: expected "/*", came "b"',
-            "caveat 1: d equal: expected true, came 1 (a kind or form it does not speak of)",
-            "caveat 1: f: expected no argument of this name, came [1]",
+            'caveat 1: a range: expected [0,5], got "5" (of a kind or form that it does not test)',
+            'caveat 1: a not: expected 3, got "5" (of a kind or form that it does not test)',
+            "caveat 1: b: expected a value, got nothing",
+            'caveat 1: c glob: expected "/*", got "b"',
+            "caveat 1: d equal: expected true, got 1 (of a kind or form that it does not test)",
+            "caveat 1: f: expected no argument of this name, got [1]",
         ]
 
     def test_explain_is_bounded(self) -> None:

@@ -110,7 +110,7 @@ class Failure(NamedTuple):
     came: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.rule}: expected {self.expected}, came {self.came}"
+        return f"{self.place}: {self.rule}: expected {self.expected}, got {self.came}"
 
 
 class ArxError(Exception):

@@ -50,7 +50,7 @@ __all__ = [
 MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller determines the number
 _SHOWN_CHARS: Final = 64  # names up to this length are shown whole
 # A value of a wrong kind fails under ``not`` as well; without this note the refusal would be hard to understand.
-_ODD_KIND: Final = " (a kind or form it does not speak of)"
+_ODD_KIND: Final = " (of a kind or form that it does not test)"
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 _failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # without Python code
 
