@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The constraint of one argument: its grammar, its checks and its compiled test.  SPEC 7.
 
-``FlatConstraint`` and ``Constraint`` are the grammar, and ``_MAKERS`` is the table of tests.  ``scalars`` and ``text`` match
-values; ``rule`` tests the arguments of a call.
+``FlatConstraint`` and ``Constraint`` are the grammar, and ``_MAKERS`` is the table of tests.  ``scalars`` and ``text``
+match values; ``rule`` tests the arguments of a call.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,7 +121,9 @@ class Url(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_f
         _url(self)
 
 
-class FlatConstraint(Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class FlatConstraint(
+    Struct, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Tests of one value without nesting; see ``Constraint``.  All given tests must hold."""
 
     equal: Scalar | tuple[Scalar, ...] | None = None
@@ -252,7 +254,7 @@ def compile_written(written: bytes) -> CompiledConstraint:
     return compiled
 
 
-class Said(NamedTuple):
+class ConstraintMember(NamedTuple):
     """One member of a constraint, for refusals.
 
     Attributes:
@@ -268,7 +270,7 @@ class Said(NamedTuple):
     holds: Predicate
 
 
-def said_written(written: bytes) -> tuple[Said, ...]:
+def said_written(written: bytes) -> tuple[ConstraintMember, ...]:
     """Return the members of a constraint as texts with their tests, for refusals.
 
     Args:
@@ -278,7 +280,9 @@ def said_written(written: bytes) -> tuple[Said, ...]:
     if members_said is None:
         compiled = compile_written(written)
         members = zip(said(decode(_CONSTRAINT, written)), compiled.tests, strict=True)
-        members_said = tuple([Said(word, _operand_text(operand), *test) for (word, operand), test in members])
+        members_said = tuple(
+            [ConstraintMember(word, _operand_text(operand), *test) for (word, operand), test in members]
+        )
         if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
             _SAID.keep(written, members_said, compiled.weight)
     return members_said

@@ -26,27 +26,6 @@ from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
 
-__all__ = [
-    "ABSENT",
-    "CompiledRule",
-    "Constraint",
-    "ConstraintLike",
-    "FlatConstraint",
-    "Rule",
-    "Url",
-    "WireRule",
-    "compile_rule",
-    "compile_wire",
-    "explain",
-    "explain_last",
-    "merge",
-    "permits",
-    "read_constraint",
-    "read_rule",
-    "tell_first",
-    "wrong_in",
-]
-
 MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller determines the number
 _SHOWN_CHARS: Final = 64  # names up to this length are shown whole
 # A value of a wrong kind fails under ``not`` as well; without this note the refusal would be hard to understand.

@@ -33,8 +33,6 @@ from arx_verifier.journal.record import MAX_RECORD_BYTES, Gap
 from arx_verifier.journal.segment import HEADER_BYTES, Segment, SegmentHeader, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
 
-__all__ = ["Journal", "prune_journal", "read_journal"]
-
 LOST: Final = "lost"  # cause of a gap: the records' file was deleted or cut
 DROPPED: Final = "dropped"  # cause of a gap: no room for an allow in a best-effort journal
 MODES: Final = ("strict", "durable", "best_effort")

@@ -107,7 +107,7 @@ class Push(msgspec.Struct, frozen=True, array_like=True, tag="push"):
     target: str
 
 
-class Page(msgspec.Struct, frozen=True, array_like=True, tag="page"):
+class RelayPage(msgspec.Struct, frozen=True, array_like=True, tag="page"):
     """A page of a copy, and the cursor of the next; 0 after the last."""
 
     cursor: Count
@@ -326,7 +326,7 @@ class RelayLink:
                 return copied
             cursor = page.cursor
 
-    def _page(self) -> Page:
+    def _page(self) -> RelayPage:
         early: deque[Down] = deque()  # pushes that came before the page
         while True:
             while self._ready:
