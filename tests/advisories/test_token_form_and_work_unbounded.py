@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier import compiled
+from arx_verifier import _native
 from arx_verifier.token import chain, wire
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.verification import authenticate
@@ -51,7 +51,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         "states_of",
         "ends_in",
     ):  # counted in Python, also where compiled twins stand for them
-        monkeypatch.setattr(chain, name, compiled.REFERENCES[name])
+        monkeypatch.setattr(chain, name, _native.REFERENCES[name])
     return hashed
 
 

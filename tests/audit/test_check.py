@@ -19,7 +19,8 @@ from arx_caps.audit.retention import erase, prune
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import BATCH, NODE, RECORD, SOURCE, STATE
 from arx_caps.audit.verify import Trust, verify
-from arx_verifier.journal.decision import UNPROVEN, Counted, Decision
+from arx_verifier.journal.decision import UNPROVEN, Decision
+from arx_verifier.journal.tally import RefusalCount
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.audit.world import LOG
@@ -74,7 +75,7 @@ class Kept(NamedTuple):
 def log(store: LogStore, tmp_path: Path) -> Kept:
     """A log of three blocks: decisions, counts of what was not proven, a loss, what the log says of itself."""
     made = [decision(n, CHAINS[n % 4], CODES[n % 4], f"tool.{n % 3}") for n in range(601)]
-    made.append(Decision("counted", START_MS, UNPROVEN, counts=(Counted("malformed", "10.0.0.9", 3),)))
+    made.append(Decision("counted", START_MS, UNPROVEN, counts=(RefusalCount("malformed", "10.0.0.9", 3),)))
     for at in range(0, 602, 97):
         store.take(batch_of(made[at : at + 97], at + 1), "s")
     store.take(batch_of([decision(606, facts())], 606, lost_from=603), "s")

@@ -16,7 +16,8 @@ from arx_caps.audit.store import LogStore
 from arx_caps.audit.tables import NODE, RECORD
 from arx_caps.audit.totals import up_to_date
 from arx_caps.audit.verify import Trust, verify
-from arx_verifier.journal.decision import UNPROVEN, Counted, Decision
+from arx_verifier.journal.decision import UNPROVEN, Decision
+from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, batch_of, decision, facts, sources_of
 from tests.audit.test_backup import Backup, kept
 from tests.audit.world import LOG
@@ -30,7 +31,7 @@ def fill(store: LogStore, upto: int) -> None:
     """Put in a run's records up to a number: decisions, counts of what was not proven, a loss, a note."""
     mark = sources_of(store)[0].high_water if store.size() else 0
     made = [decision(n, facts(f"s-{n % 3}", "t-1", "helper")) for n in range(mark, upto - 1)]
-    made.append(Decision("counted", START_MS, UNPROVEN, counts=(Counted("malformed", "10.0.0.9", 3),)))
+    made.append(Decision("counted", START_MS, UNPROVEN, counts=(RefusalCount("malformed", "10.0.0.9", 3),)))
     store.take(batch_of(made, mark + 1), "s")
     store.take(batch_of([], upto + 3, lost_from=upto + 1), "s")
     with store.writing() as log:
