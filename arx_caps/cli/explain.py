@@ -26,7 +26,7 @@ from arx_caps.cli.output import Console, plain
 from arx_caps.cli.reading import fingerprint
 from arx_caps.cli.values import Moment, read_pairs
 from arx_caps.durations import show_time
-from arx_verifier.errors import MEANINGS, Failure
+from arx_verifier.errors import REASONS, Failure
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
@@ -109,7 +109,7 @@ def explain_command(
     value = {
         "allowed": allowed,
         "code": verdict.code,
-        "meaning": MEANINGS.get(verdict.code),
+        "meaning": _meaning(verdict.code),
         "failures": [failure._asdict() for failure in verdict.failures],
         "notes": list(verdict.notes),
         "signature_checked": service is not None,
@@ -178,10 +178,15 @@ def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: s
     return Verdict(decision.code, decision.all_failures(), tuple(notes))
 
 
+def _meaning(code: str) -> str | None:
+    reason = REASONS.get(code)
+    return None if reason is None else reason.meaning
+
+
 def _show(verdict: Verdict, tool: str, at_ms: int) -> str:
     if verdict.code == "ok":
         return f"allowed: {plain(tool)} at {show_time(at_ms)}"
-    lines = [f"denied: {verdict.code}: {MEANINGS.get(verdict.code, '')}".rstrip(": ")]
+    lines = [f"denied: {verdict.code}: {_meaning(verdict.code) or ''}".rstrip(": ")]
     for failure in verdict.failures:
         lines.append(f"  {failure.place}: {plain(failure.rule)}")
         expected, came = _timed(failure) if failure.rule in ("exp", "nbf") else (failure.expected, failure.came)

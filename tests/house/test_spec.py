@@ -27,7 +27,7 @@ def test_the_reason_table_is_the_code_s() -> None:
     """
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\S+) \| (.+?) \|$", section(13), re.MULTILINE)
     told = {code: (int(status), None if error == "–" else error, retry) for code, status, error, retry in rows}
-    assert told == {code: tuple(reason) for code, reason in errors.REASONS.items()}
+    assert told == {code: tuple(reason[:3]) for code, reason in errors.REASONS.items()}
 
 
 def test_every_reason_has_a_class_and_a_sentence() -> None:
@@ -38,7 +38,7 @@ def test_every_reason_has_a_class_and_a_sentence() -> None:
         error = errors.refusal(code)
         assert (error.code, error.status_hint) == (code, reason.status)
         assert isinstance(error, errors.TokenError | errors.AccessError | errors.UnavailableError | errors.RequestError)
-    assert set(errors.MEANINGS) == set(errors.REASONS)
+        assert reason.meaning
 
 
 def test_every_caveat_member_is_specified() -> None:

@@ -8,90 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 
-class Reason(NamedTuple):
-    """One row of the reason table.
-
-    Attributes:
-        status: HTTP status of the answer.
-        oauth_error: The RFC 6750 error of the answer, or None if that RFC has none.
-        retry: What a client can do about it.
-    """
-
-    status: int
-    oauth_error: str | None
-    retry: str
-
-
-_NEW_TOKEN: Final = Reason(401, "invalid_token", "with a new token")
-_ENDED: Final = Reason(401, "invalid_token", "no")
-_NO: Final = Reason(403, "insufficient_scope", "no")
-_SIGN_ANEW: Final = Reason(401, "invalid_token", "sign anew")
-_LATER: Final = Reason(503, None, "after Retry-After")
-
-REASONS: Final[dict[str, Reason]] = {
-    "missing_token": Reason(401, None, "with a token"),
-    "malformed_request": Reason(400, "invalid_request", "with a well-formed request"),
-    "malformed": _NEW_TOKEN,
-    "unknown_key": _NEW_TOKEN,
-    "bad_signature": _NEW_TOKEN,
-    "unknown_caveat": _NEW_TOKEN,
-    "wrong_audience": _NEW_TOKEN,
-    "not_yet_valid": _NEW_TOKEN,
-    "expired": _NEW_TOKEN,
-    "revoked": _ENDED,
-    "frozen": _ENDED,
-    "missing_discharge": Reason(403, "insufficient_scope", "after approval"),
-    "tool_not_allowed": _NO,
-    "argument_not_allowed": _NO,
-    "too_deep": _NO,
-    "name_not_allowed": _NO,
-    "network_not_allowed": _NO,
-    "already_used": _NO,
-    "proof_missing": _SIGN_ANEW,
-    "proof_invalid": _SIGN_ANEW,
-    "replayed": _SIGN_ANEW,
-    "syncing": _LATER,
-    "stale": _LATER,
-    "behind": _LATER,
-    "fenced": _LATER,
-    "closed": _LATER,
-    "store_unavailable": _LATER,
-    "audit_unavailable": _LATER,
-}
-
-
-MEANINGS: Final[dict[str, str]] = {
-    "missing_token": "the request carries no token",
-    "malformed_request": "the request cannot be understood in one way only",
-    "malformed": "the token is not a canonical ARx token of this version",
-    "unknown_key": "the token was made with a key that this service does not have",
-    "bad_signature": "the token was altered, or was not made for this service's key",
-    "unknown_caveat": "the token carries a restriction that this version does not know",
-    "wrong_audience": "the token is for another service",
-    "not_yet_valid": "the token is not valid yet",
-    "expired": "the token has expired",
-    "revoked": "an operator, or its own session, ended this work; an agent that is thawed takes a new task",
-    "frozen": "an operator froze this work, or ended an agent or a person that it depends on",
-    "missing_discharge": "the token needs an approval that was not presented",
-    "tool_not_allowed": "the token does not allow this tool",
-    "argument_not_allowed": "the token does not allow these arguments",
-    "too_deep": "the token was delegated more often than it allows",
-    "name_not_allowed": "the token was delegated to an agent that it does not allow",
-    "network_not_allowed": "the token does not allow calls from this address",
-    "already_used": "the token's budget, or a one-time approval, is used up",
-    "proof_missing": "the token must be signed for each call, and was not",
-    "proof_invalid": "the token was signed for another call, or too long ago",
-    "replayed": "this call was made before",
-    "syncing": "this verifier is still loading the revocation epoch",
-    "stale": "this verifier has lost touch with the revocation epoch",
-    "behind": "this verifier has not seen the revocation epoch of this token yet",
-    "fenced": "this verifier does not trust the revocation store it sees",
-    "closed": "this verifier is shut down",
-    "store_unavailable": "a store that the decision needs did not answer",
-    "audit_unavailable": "the decision could not be recorded",
-}
-
-
 # A failure is reported only after the token's signature was verified: before that, an attacker could probe for
 # contents.
 class Failure(NamedTuple):
@@ -260,35 +176,86 @@ class RequestError(ArxError):
     status_hint = 400
 
 
-_CLASSES: Final[dict[str, type[ArxError]]] = {
-    "missing_token": TokenError,
-    "malformed_request": RequestError,
-    "malformed": MalformedTokenError,
-    "unknown_key": UnknownKeyError,
-    "bad_signature": SignatureMismatchError,
-    "unknown_caveat": UnknownCaveatError,
-    "wrong_audience": ValidityError,
-    "not_yet_valid": ValidityError,
-    "expired": ValidityError,
-    "revoked": RevokedError,
-    "frozen": RevokedError,
-    "missing_discharge": MissingDischargeError,
-    "tool_not_allowed": CaveatProhibitsError,
-    "argument_not_allowed": CaveatProhibitsError,
-    "too_deep": CaveatProhibitsError,
-    "name_not_allowed": CaveatProhibitsError,
-    "network_not_allowed": CaveatProhibitsError,
-    "already_used": CaveatProhibitsError,
-    "proof_missing": ProofError,
-    "proof_invalid": ProofError,
-    "replayed": ProofError,
-    "syncing": StaleEpochError,
-    "stale": StaleEpochError,
-    "behind": StaleEpochError,
-    "fenced": StaleEpochError,
-    "closed": StaleEpochError,
-    "store_unavailable": StoreError,
-    "audit_unavailable": AuditError,
+class Reason(NamedTuple):
+    """One reason code.
+
+    Attributes:
+        status: HTTP status of the answer.
+        oauth_error: The RFC 6750 error of the answer, or None where that RFC has none.
+        retry: What a client can do about it.
+        error: The class of the error that carries the code.
+        meaning: What the code means, for people.
+    """
+
+    status: int
+    oauth_error: str | None
+    retry: str
+    error: type[ArxError]
+    meaning: str
+
+
+_NEW_TOKEN: Final = (401, "invalid_token", "with a new token")
+_ENDED: Final = (401, "invalid_token", "no")
+_NO: Final = (403, "insufficient_scope", "no")
+_SIGN_ANEW: Final = (401, "invalid_token", "sign anew")
+_LATER: Final = (503, None, "after Retry-After")
+
+# A new code is one row here, one in SPEC 13, and the place that refuses with it.
+REASONS: Final[dict[str, Reason]] = {
+    "missing_token": Reason(401, None, "with a token", TokenError, "the request carries no token"),
+    "malformed_request": Reason(
+        400,
+        "invalid_request",
+        "with a well-formed request",
+        RequestError,
+        "the request cannot be understood in one way only",
+    ),
+    "malformed": Reason(*_NEW_TOKEN, MalformedTokenError, "the token is not a canonical ARx token of this version"),
+    "unknown_key": Reason(
+        *_NEW_TOKEN, UnknownKeyError, "the token was made with a key that this service does not have"
+    ),
+    "bad_signature": Reason(
+        *_NEW_TOKEN, SignatureMismatchError, "the token was altered, or was not made for this service's key"
+    ),
+    "unknown_caveat": Reason(
+        *_NEW_TOKEN, UnknownCaveatError, "the token carries a restriction that this version does not know"
+    ),
+    "wrong_audience": Reason(*_NEW_TOKEN, ValidityError, "the token is for another service"),
+    "not_yet_valid": Reason(*_NEW_TOKEN, ValidityError, "the token is not valid yet"),
+    "expired": Reason(*_NEW_TOKEN, ValidityError, "the token has expired"),
+    "revoked": Reason(
+        *_ENDED,
+        RevokedError,
+        "an operator, or its own session, ended this work; an agent that is thawed takes a new task",
+    ),
+    "frozen": Reason(
+        *_ENDED, RevokedError, "an operator froze this work, or ended an agent or a person that it depends on"
+    ),
+    "missing_discharge": Reason(
+        403,
+        "insufficient_scope",
+        "after approval",
+        MissingDischargeError,
+        "the token needs an approval that was not presented",
+    ),
+    "tool_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow this tool"),
+    "argument_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow these arguments"),
+    "too_deep": Reason(*_NO, CaveatProhibitsError, "the token was delegated more often than it allows"),
+    "name_not_allowed": Reason(
+        *_NO, CaveatProhibitsError, "the token was delegated to an agent that it does not allow"
+    ),
+    "network_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow calls from this address"),
+    "already_used": Reason(*_NO, CaveatProhibitsError, "the token's budget, or a one-time approval, is used up"),
+    "proof_missing": Reason(*_SIGN_ANEW, ProofError, "the token must be signed for each call, and was not"),
+    "proof_invalid": Reason(*_SIGN_ANEW, ProofError, "the token was signed for another call, or too long ago"),
+    "replayed": Reason(*_SIGN_ANEW, ProofError, "this call was made before"),
+    "syncing": Reason(*_LATER, StaleEpochError, "this verifier is still loading the revocation epoch"),
+    "stale": Reason(*_LATER, StaleEpochError, "this verifier has lost touch with the revocation epoch"),
+    "behind": Reason(*_LATER, StaleEpochError, "this verifier has not seen the revocation epoch of this token yet"),
+    "fenced": Reason(*_LATER, StaleEpochError, "this verifier does not trust the revocation store it sees"),
+    "closed": Reason(*_LATER, StaleEpochError, "this verifier is shut down"),
+    "store_unavailable": Reason(*_LATER, StoreError, "a store that the decision needs did not answer"),
+    "audit_unavailable": Reason(*_LATER, AuditError, "the decision could not be recorded"),
 }
 
 
@@ -305,10 +272,11 @@ def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
     Raises:
         KeyError: The code is not in ``REASONS``: a programmer's mistake.
     """
-    message = MEANINGS[code]
+    reason = REASONS[code]
+    message = reason.meaning
     if failures:
         message += ": " + "; ".join(map(str, failures))
-    return _CLASSES[code](message, code=code, failures=failures)
+    return reason.error(message, code=code, failures=failures)
 
 
 _LONG: Final = 1 << 64  # integers below it are written in full

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from arx_caps.mint.api.access_log import REQUEST_ID, id_of
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.realm import Realm
-from arx_verifier.errors import MEANINGS, REASONS, ArxError, Failure
+from arx_verifier.errors import REASONS, ArxError, Failure
 
 PATH: Final = "/problems/"
 
@@ -152,7 +152,7 @@ def find_code(code: str) -> Code | None:
     if reason is None:
         return None
     do = _ENDED.get(code) or _RETRIES.get(reason.retry, f"try again {reason.retry}")
-    return Code(reason.status, MEANINGS[code], do)
+    return Code(reason.status, reason.meaning, do)
 
 
 _OF_HTTP: Final = {404: "not_found", 405: "method_not_allowed"}

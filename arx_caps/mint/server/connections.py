@@ -23,7 +23,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from arx_caps.mint.api.problems import type_of
-from arx_verifier.errors import MEANINGS
+from arx_verifier.errors import REASONS
 
 REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for an answer to be taken
 BACKLOG: Final = 512  # connections that wait to be accepted
@@ -72,7 +72,7 @@ class BoundedProtocol(H11Protocol):
         error = sys.exc_info()[1]
         status = http.HTTPStatus(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
         code = "malformed_request"
-        told = {"type": type_of(code, self.issuer), "title": MEANINGS[code], "status": status.value}
+        told = {"type": type_of(code, self.issuer), "title": REASONS[code].meaning, "status": status.value}
         told |= {"detail": msg.rstrip("."), "code": code}
         body = json.dumps(told).encode()
         headers = [

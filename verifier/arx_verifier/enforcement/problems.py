@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_verifier.errors import MEANINGS, REASONS, Failure
+from arx_verifier.errors import REASONS, Failure
 
 CONTENT_TYPE: Final = b"application/problem+json"
 RETRY_AFTER_S: Final = b"1"  # a lease is renewed several times in this time
@@ -53,7 +53,7 @@ def answer(
     """
     reason = REASONS[code]
     status = reason.status if status is None else status
-    detail = detail or MEANINGS[code]
+    detail = detail or reason.meaning
     problem: dict[str, Any] = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status}
     problem |= {"detail": detail, "code": code, "retry": reason.retry}
     if decision:
