@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import field, structs
 
-from arx_caps.mint.policy import templates
 from arx_caps.mint.policy.approvals import ApprovalEntry, ApprovalTerms
 from arx_caps.mint.policy.diff import CHANGED, compare, covers
 from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
@@ -21,6 +20,7 @@ from arx_caps.mint.policy.model import Policy, TaskGrant
 from arx_caps.mint.policy.parse import PolicyTable
 from arx_caps.mint.policy.tables import PolicyDocument, SessionTerms, Template
 from arx_caps.mint.policy.templates import TemplateRule
+from arx_verifier.constraints import constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.names import is_path_pattern, matches_path
 from tests.cli.helpers import arx
@@ -257,9 +257,9 @@ def put(value: Any, was: Any, now: Any) -> Any:
 
 def test_a_member_of_a_constraint_that_a_later_version_adds_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody sorted in is an error, and not taken for a restriction of text."""
-    monkeypatch.setattr(templates, "said", lambda constraint: [("divides", constraint)])
+    monkeypatch.setattr(constraint, "said", lambda operand: [("divides", operand)])
     with pytest.raises(KeyError, match="divides"):
-        templates.kinds_of(3)
+        constraint.kinds_of(3)
 
 
 def test_every_field_of_what_is_granted_is_explained() -> None:

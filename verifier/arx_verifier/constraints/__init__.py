@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         FlatConstraint,
         Written,
         compile_constraint,
+        kinds_of,
         read_constraint,
         said,
     )
@@ -30,22 +31,26 @@ if TYPE_CHECKING:
         tell_first,
         wrong_in,
     )
-    from arx_verifier.constraints.scalars import is_decimal
+    from arx_verifier.constraints.scalars import NUMBERS, TEXTS, is_decimal
 else:
     __getattr__, __dir__ = open_door(
         __name__,
         {
-            "constraint": "Constraint ConstraintLike FlatConstraint Written compile_constraint read_constraint said",
+            "constraint": (
+                "Constraint ConstraintLike FlatConstraint Written compile_constraint kinds_of read_constraint said"
+            ),
             "rule": (
                 "CompiledRule MAX_TOLD Rule WireRule compile_rule compile_wire explain explain_last merge "
                 "permits read_rule tell_first wrong_in"
             ),
-            "scalars": "is_decimal",
+            "scalars": "NUMBERS TEXTS is_decimal",
         },
     )
 
 __all__ = [
     "MAX_TOLD",
+    "NUMBERS",
+    "TEXTS",
     "CompiledRule",
     "Constraint",
     "ConstraintLike",
@@ -59,6 +64,7 @@ __all__ = [
     "explain",
     "explain_last",
     "is_decimal",
+    "kinds_of",
     "merge",
     "permits",
     "read_constraint",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The constraint of one argument: its grammar, its checks and its compiled test.  SPEC 7.
 
-``FlatConstraint`` and ``Constraint`` are the grammar, and ``_MAKERS`` is the table of tests.  ``scalars`` and ``text``
+``FlatConstraint`` and ``Constraint`` are the grammar, and ``MEMBERS`` is the table of tests.  ``scalars`` and ``text``
 match values; ``rule`` tests the arguments of a call.
 """
 
@@ -14,7 +14,17 @@ from msgspec import Meta, Struct, field
 
 import arx_verifier.constraints.scalars as scalars
 import arx_verifier.constraints.text as matching
-from arx_verifier.constraints.scalars import Predicate, Test
+from arx_verifier.constraints.scalars import (
+    EVERY,
+    TEXTS,
+    Kinds,
+    Predicate,
+    Test,
+    kind_of,
+    kinds_among,
+    kinds_between,
+    other_kinds,
+)
 from arx_verifier.errors import AttenuationError, MalformedTokenError, TokenError, shorten
 from arx_verifier.jcs import MAX_INTEGER, decode, encode
 from arx_verifier.limits import Kept
@@ -192,6 +202,7 @@ class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_field
 ConstraintLike: TypeAlias = Scalar | Constraint
 _CONSTRAINT: Final[msgspec.json.Decoder[ConstraintLike]] = msgspec.json.Decoder(ConstraintLike)
 
+_NONE: Final[Kinds] = frozenset()  # what only a list can pass
 ABSENT: Final = object()  # the value of an absent argument; no test holds for it
 
 
@@ -313,7 +324,7 @@ def said(constraint: Any) -> list[tuple[str, Any]]:
     if not isinstance(constraint, FlatConstraint):
         return [("equal", constraint)]
     operands = msgspec.structs.astuple(constraint)
-    return [(word, operand) for word, operand in zip(_MAKERS, operands, strict=False) if operand is not None]
+    return [(word, operand) for word, operand in zip(MEMBERS, operands, strict=False) if operand is not None]
 
 
 def tests_of(constraint: Any) -> list[Test]:
@@ -347,6 +358,17 @@ def weigh(constraint: Any) -> int:
         inner = (*(constraint.all_of or ()), *(constraint.any_of or ()), constraint.not_)
         total += sum(weigh(part) for part in inner if part is not None)
     return total
+
+
+def kinds_of(constraint: Any) -> Kinds:
+    """Return the kinds of single value that can pass a constraint: ``text``, ``decimal`` text, ``integer``, ``flag``.
+
+    A policy asks this of its parameters.  The set is empty when only a list, or nothing at all, can pass.
+    """
+    kinds = EVERY
+    for word, operand in said(constraint):
+        kinds &= MEMBERS[word].kinds(operand)
+    return kinds
 
 
 def all_hold(tests: Sequence[Predicate]) -> Predicate:
@@ -404,26 +426,39 @@ def _url(operand: Url) -> Test:
     return matching.url(operand.scheme, operand.host, operand.port, operand.path)
 
 
-# All members but ``optional``, in the order of the structs, with the functions that make their tests.
-_MAKERS: Final[dict[str, Callable[[Any], Test]]] = {
-    "equal": scalars.equal,
-    "one_of": scalars.one_of,
-    "none_of": scalars.none_of,
-    "range": scalars.within,
-    "min": scalars.at_least,
-    "max": scalars.at_most,
-    "glob": matching.glob,
-    "subpath": matching.subpath,
-    "url": _url,
-    "cidr": matching.cidr,
-    "length": scalars.has_length,
-    "min_length": scalars.has_min_length,
-    "max_length": scalars.has_max_length,
-    "contains": scalars.contains,
-    "subset": scalars.subset,
-    "all_of": _all_of,
-    "any_of": _any_of,
-    "not": _not,
+class Member(NamedTuple):
+    """What a member of a constraint does with its operand.
+
+    Attributes:
+        make: Checks the operand and makes the test.
+        kinds: Returns the kinds of single value that can pass the test.
+    """
+
+    make: Callable[[Any], Test]
+    kinds: Callable[[Any], Kinds]
+
+
+# Every member but ``optional``, in the order of the structs.  A new constraint is one row here, its field in
+# ``FlatConstraint``, and its test in ``scalars`` or ``text``.
+MEMBERS: Final[dict[str, Member]] = {
+    "equal": Member(scalars.equal, lambda operand: _NONE if isinstance(operand, tuple) else kind_of(operand)),
+    "one_of": Member(scalars.one_of, kinds_among),
+    "none_of": Member(scalars.none_of, lambda operand: other_kinds(kinds_among(operand))),
+    "range": Member(scalars.within, kinds_between),
+    "min": Member(scalars.at_least, lambda operand: kinds_between([operand])),
+    "max": Member(scalars.at_most, lambda operand: kinds_between([operand])),
+    "glob": Member(matching.glob, lambda _: TEXTS),
+    "subpath": Member(matching.subpath, lambda _: TEXTS),
+    "url": Member(_url, lambda _: TEXTS),
+    "cidr": Member(matching.cidr, lambda _: TEXTS),
+    "length": Member(scalars.has_length, lambda _: TEXTS),
+    "min_length": Member(scalars.has_min_length, lambda _: TEXTS),
+    "max_length": Member(scalars.has_max_length, lambda _: TEXTS),
+    "contains": Member(scalars.contains, lambda _: _NONE),
+    "subset": Member(scalars.subset, lambda _: _NONE),
+    "all_of": Member(_all_of, lambda parts: EVERY.intersection(*map(kinds_of, parts))),
+    "any_of": Member(_any_of, lambda parts: _NONE.union(*map(kinds_of, parts))),
+    "not": Member(_not, lambda part: other_kinds(kinds_of(part))),
 }
-_IN_ORDER: Final = tuple(_MAKERS.values())
-assert (*_MAKERS, "optional") == Constraint.__struct_encode_fields__
+_IN_ORDER: Final = tuple([member.make for member in MEMBERS.values()])
+assert (*MEMBERS, "optional") == Constraint.__struct_encode_fields__

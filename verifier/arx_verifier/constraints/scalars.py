@@ -7,7 +7,7 @@ Each function checks an operand once and returns a ``Test``.  ``text`` has the t
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
@@ -18,6 +18,12 @@ Predicate: TypeAlias = Callable[[Any], bool]
 # (speaks, holds): whether a value is of a kind that the constraint tests, and whether the constraint holds for it.  A
 # value of another kind fails, under ``not`` as well, so ``holds`` implies ``speaks``.
 Test: TypeAlias = tuple[Predicate, Predicate]
+Kinds: TypeAlias = frozenset[str]
+
+# The kinds of single value.  Text that is a decimal number is a kind of its own.
+NUMBERS: Final[Kinds] = frozenset(["integer", "decimal"])
+TEXTS: Final[Kinds] = frozenset(["text", "decimal"])
+EVERY: Final[Kinds] = NUMBERS | TEXTS | {"flag"}
 
 _MAX_ITEMS: Final = 1 << 16  # of a list whose items are tested: an item takes a hundred times as long as a character
 MAX_DECIMAL_CHARS: Final = 32  # more digits than any money amount; bounds the cost of one comparison
@@ -59,6 +65,31 @@ def scalar(value: Any) -> Any:
     if is_text(value) or is_integer(value) or is_bool(value):
         return value
     raise MalformedTokenError("an operand must be text, an integer within 2**53 - 1, or true or false")
+
+
+def kind_of(value: Any) -> Kinds:
+    """Return the kind of a scalar, in a set."""
+    if isinstance(value, bool):
+        return frozenset(["flag"])
+    if isinstance(value, int):
+        return frozenset(["integer"])
+    return frozenset(["decimal" if is_decimal(value) else "text"])
+
+
+def kinds_among(values: Iterable[Any]) -> Kinds:
+    """Return the kinds of several scalars."""
+    return frozenset[str]().union(*map(kind_of, values))
+
+
+def kinds_between(bounds: Iterable[Any]) -> Kinds:
+    """Return the kinds that can lie between bounds: a bound that is text is a decimal."""
+    return NUMBERS if any(isinstance(bound, str) for bound in bounds) else frozenset(["integer"])
+
+
+def other_kinds(kinds: Kinds) -> Kinds:
+    """Return the kinds that can differ from values of these kinds."""
+    # What is unlike one text can be any other text, a decimal or not.
+    return kinds | TEXTS if kinds & TEXTS else kinds
 
 
 def equal(operand: Any) -> Test:
