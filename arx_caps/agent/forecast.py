@@ -6,6 +6,7 @@ allows nothing that this refuses.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -34,6 +35,9 @@ class Forecast(msgspec.Struct, frozen=True):
         return self.code == "ok"
 
 
+_NO_ADDRESS: Final = frozenset(["net"])
+
+
 def forecast(
     macaroon: Macaroon, request: AccessRequest, discharges: Sequence[Macaroon] = (), *, anywhere: bool = False
 ) -> Forecast:
@@ -52,8 +56,8 @@ def forecast(
     refused = chain.refused
     if refused is None and not chain.nbf <= request.at < chain.exp:
         refused = _out_of_time(chain, request.at)
-    if refused is None and chain.networks and not anywhere:
-        refused = chain.judge_peer(request.peer)
+    if refused is None:
+        refused = chain.judge_request(request, _NO_ADDRESS if anywhere else frozenset())
     if refused is None:
         refused = chain.judge_tool(request.tool, request.args) or missing_discharge(chain.unmet, request.tool)
     if refused is None:

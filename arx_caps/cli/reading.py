@@ -6,7 +6,8 @@ the chain is authentic.
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -163,31 +164,26 @@ def _constraint(constraint: Any) -> str:
     return optional + " and ".join(f"{word} {show_json(operand)}" for word, operand in said.items())
 
 
+# In the order in which people read them; ``to`` and ``hop`` are the kind of the caveat.
+_PHRASES: Final[dict[str, Callable[[Any], str]]] = {
+    "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
+    "exp": lambda exp: f"all time from {show_time(exp)} on",
+    "nbf": lambda nbf: f"all time before {show_time(nbf)}",
+    "depth": lambda depth: f"delegations after the next {depth}" if depth else "every further delegation",
+    "delegate_to": lambda patterns: "delegations to agents other than " + " or ".join(patterns),
+    "aud": lambda audiences: "services other than " + " or ".join(audiences),
+    "net": lambda networks: "callers in none of " + ", ".join(networks),
+    "require": lambda proofs: "calls without a proof made for that call" if "call" in proofs else "calls unsigned",
+    "fresh": lambda fresh: f"verifiers whose view of kills is older than {show_span(fresh)}",
+    "task": lambda task: f"everything once sub-task {task} has ended",
+    "once": lambda once: f"every call but one with this approval, {once[0]}",
+    "call": lambda call: f"every call but the one signed at {show_time(call[1])}",
+}
+
+
 def _phrases(caveat: Caveat) -> list[str]:
-    """Say what a caveat takes away, a phrase for each member."""
-    phrases = []
-    if caveat.allow is not None:
-        phrases.append("every tool but " + "; ".join(map(describe_rule, caveat.allow)))
-    if caveat.exp is not None:
-        phrases.append(f"all time from {show_time(caveat.exp)} on")
-    if caveat.nbf is not None:
-        phrases.append(f"all time before {show_time(caveat.nbf)}")
-    if caveat.depth is not None:
-        phrases.append(f"delegations after the next {caveat.depth}" if caveat.depth else "every further delegation")
-    if caveat.delegate_to is not None:
-        phrases.append("delegations to agents other than " + " or ".join(caveat.delegate_to))
-    if caveat.aud is not None:
-        phrases.append("services other than " + " or ".join(caveat.aud))
-    if caveat.net is not None:
-        phrases.append("callers in none of " + ", ".join(caveat.net))
-    if caveat.require is not None:
-        phrases.append("calls without a proof made for that call" if "call" in caveat.require else "calls unsigned")
-    if caveat.fresh is not None:
-        phrases.append(f"verifiers whose view of kills is older than {show_span(caveat.fresh)}")
-    if caveat.task is not None:
-        phrases.append(f"everything once sub-task {caveat.task} has ended")
-    if caveat.once is not None:
-        phrases.append(f"every call but one with this approval, {caveat.once[0]}")
-    if caveat.call is not None:
-        phrases.append(f"every call but the one signed at {show_time(caveat.call[1])}")
-    return phrases
+    """Write what a caveat prohibits, a phrase for each member."""
+    members = msgspec.structs.asdict(caveat)
+    phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
+    others = [name for name in members if name not in (*_PHRASES, "to", "hop") and members[name] is not None]
+    return phrases + [f"calls outside of {name} = {show_json(msgspec.to_builtins(members[name]))}" for name in others]

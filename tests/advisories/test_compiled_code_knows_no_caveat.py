@@ -6,6 +6,7 @@ bytes and knows no member of a caveat, so one walk decides for both builds.
 """
 
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,8 @@ import pytest
 from arx_verifier import limits
 from arx_verifier.errors import ArxError
 from arx_verifier.token import caveats
-from arx_verifier.verification import compiled_caveats
-from arx_verifier.verification.compiled_caveats import ChainRestrictions, CompiledCaveat
+from arx_verifier.verification import compiled_caveats, effects
+from arx_verifier.verification.effects import ChainRestrictions
 from tests.support import ANYTHING, code_of, forge_caveats, mint
 
 PACKAGE = Path(__file__).parents[2] / "verifier" / "arx_verifier"
@@ -31,17 +32,15 @@ def test_a_member_that_python_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     """A member is added where a developer would add it, in Python; it restricts in every build."""
     token = forge_caveats(b'{"region":"eu"}')
     assert code_of(token) == "unknown_caveat"
-    take_rest = compiled_caveats._take_rest
 
-    def with_region(said: ChainRestrictions, index: int, terms: CompiledCaveat, audience: str) -> None:
-        take_rest(said, index, terms, audience)
-        if isinstance(terms.caveat, _WithRegion) and terms.caveat.region is not None:
-            raise ArxError("not in this region", code="network_not_allowed")
+    def refuse_region(_said: ChainRestrictions, _index: int, _value: str, _audience: str) -> None:
+        raise ArxError("not in this region", code="network_not_allowed")
 
     monkeypatch.setattr(caveats, "_WIRE", msgspec.json.Decoder(_WithRegion))
     for kept in ("REFUSED", "KEPT", "TOGETHER"):  # neither read before nor found later
         monkeypatch.setattr(compiled_caveats, kept, limits.Kept(512, 1))
-    monkeypatch.setattr(compiled_caveats, "_take_rest", with_region)
+    monkeypatch.setitem(effects.EFFECTS, "region", effects.Effect(refuse_region))
+    monkeypatch.setattr(effects, "_operands", attrgetter(*effects.EFFECTS))
     assert code_of(token) == "network_not_allowed"
     assert code_of(mint(ANYTHING).encode()) == "ok"
 

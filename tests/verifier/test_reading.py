@@ -41,7 +41,6 @@ def said(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
     found, links = compiled_caveats.read_caveats(packets, to, audience)
     members = {name: getattr(found, name) for name in found.__slots__}
     members["allows"] = [allow.rules for allow in found.allows]
-    members["networks"] = [(place, [text for text, _ in networks]) for place, networks in found.networks]
     return members, list(links)
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS, MAX_INTEGER, Caveat, count_members, read_caveat
     from arx_verifier.token.discharge import (
         MAX_DISCHARGES,
-        NOT_IN_A_DISCHARGE,
         ThirdPartyCaveat,
         bind,
         binding,
@@ -67,8 +66,7 @@ else:
             ),
             "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat",
             "discharge": (
-                "MAX_DISCHARGES NOT_IN_A_DISCHARGE ThirdPartyCaveat bind binding caveat_key issue_discharge join "
-                "require_discharge unseal"
+                "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
             "keyring": "AudienceKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
@@ -102,7 +100,6 @@ __all__ = [
     "MAX_INTEGER",
     "MAX_TARGET_BYTES",
     "MINT_AUDIENCE",
-    "NOT_IN_A_DISCHARGE",
     "TOKEN_PREFIX",
     "AudienceKey",
     "CallSigner",

@@ -30,6 +30,7 @@ Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Path = Annotated[str, Meta(min_length=1, max_length=64)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=96)]
 Audience = Annotated[str, Meta(min_length=1, max_length=64)]
+OF_HOLDERS: Final = Meta(extra={"of": "holders"})  # marks a member about a token's holders, which no discharge has
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
 
@@ -37,18 +38,18 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Every member of a caveat but ``allow``; see there."""
 
     aud: Annotated[tuple[Audience, ...], Meta(min_length=1)] | None = None
-    call: tuple[str, Natural, str] | None = None
-    depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = None
+    call: Annotated[tuple[str, Natural, str] | None, OF_HOLDERS] = None
+    depth: Annotated[Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None, OF_HOLDERS] = None
     exp: Natural | None = None
     fresh: Annotated[int, Meta(ge=0, le=MAX_FRESH_MS)] | None = None
-    delegate_to: Annotated[tuple[Pattern, ...], Meta(min_length=1)] | None = None
-    hop: Annotated[str, Meta(min_length=12, max_length=12)] | None = None
+    delegate_to: Annotated[Annotated[tuple[Pattern, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
+    hop: Annotated[Annotated[str, Meta(min_length=12, max_length=12)] | None, OF_HOLDERS] = None
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     once: tuple[Name, Natural] | None = None
-    require: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    require: Annotated[Annotated[tuple[str, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     task: Name | None = None
-    to: Path | None = None
+    to: Annotated[Path | None, OF_HOLDERS] = None
 
     def check_operands(self) -> Self:
         """Check all but ``allow`` and ``hop``: rules are checked where they are compiled, hops where they are read."""
@@ -147,6 +148,9 @@ def count_members(caveat: _Members) -> int:
 
 
 KNOWN: Final = frozenset(Caveat.__struct_fields__)
+ABOUT_HOLDERS: Final = tuple(
+    [name for name, kind in _Members.__annotations__.items() if OF_HOLDERS in getattr(kind, "__metadata__", ())]
+)
 _CAVEAT: Final = msgspec.json.Decoder(Caveat)
 _WIRE: Final = msgspec.json.Decoder(WireCaveat)
 

@@ -17,7 +17,7 @@ import arx_verifier.names as names
 import arx_verifier.token.chain as chain
 import arx_verifier.token.wire as wire
 from arx_verifier.errors import ArxError, AttenuationError, MalformedTokenError, UnknownCaveatError
-from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.caveats import ABOUT_HOLDERS, Caveat
 from arx_verifier.token.macaroon import Macaroon
 
 MAX_DISCHARGES: Final = 8  # in a credential; each costs a box to open and a chain to fold
@@ -25,14 +25,6 @@ MAX_ID_CHARS: Final = 160  # a key id, a colon and a task's name, with room
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
 SEALED_BYTES: Final = NONCE_BYTES + 16 + KEY_BYTES  # nonce, tag, caveat key
-NOT_IN_A_DISCHARGE: Final = (
-    "call",
-    "depth",
-    "delegate_to",
-    "hop",
-    "require",
-    "to",
-)  # they are about the token's holders
 
 _SEAL: Final = b"arx/1/seal"
 _KEY_LABEL: Final = b"arx/1/discharge/"
@@ -122,8 +114,8 @@ def issue_discharge(third_party: bytes, key: bytes, *, realm: str, caveats: tupl
     """
     ThirdPartyCaveat.read(third_party)
     for caveat in caveats:
-        if any(getattr(caveat, name) is not None for name in NOT_IN_A_DISCHARGE):
-            raise MalformedTokenError(f"a discharge says nothing of {', '.join(NOT_IN_A_DISCHARGE)}")
+        if any(getattr(caveat, name) is not None for name in ABOUT_HOLDERS):
+            raise MalformedTokenError(f"a discharge says nothing of {', '.join(ABOUT_HOLDERS)}")
     head = wire.packet(wire.LOCATION, realm.encode("ascii")) + wire.packet(wire.IDENTIFIER, third_party)
     made = _made(b"\x02" + head + b"\0", chain.extend(_derived(key), third_party))
     return made.attenuate(*caveats) if caveats else made

@@ -389,15 +389,13 @@ def speaks_of_holders(packets: Sequence[bytes | wire.ThirdPartyPacket], begin: i
         packets: As ``OpenedDischarges`` has them.
         begin: Where those of discharges begin.
     """
-    from arx_verifier.token import NOT_IN_A_DISCHARGE
-
     for index, packet in enumerate(packets[begin:], begin):
         if isinstance(packet, bytes):
             try:
                 caveat = caveats.read_proven(packet)
             except ArxError:
                 return None  # the reader of all of them refuses it
-            said = [name for name in NOT_IN_A_DISCHARGE if getattr(caveat, name) is not None]
+            said = [name for name in caveats.ABOUT_HOLDERS if getattr(caveat, name) is not None]
             if said:
                 return index, MalformedTokenError(f"a discharge says nothing of {', '.join(said)}")
     return None

@@ -6,9 +6,8 @@ depth, unknown caveats) is judged while it is built; what does is left in the fo
 holds a live signature, so it stays in memory, is never pickled and shows nothing in ``repr``.
 """
 
-import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import arx_verifier.limits as limits
@@ -16,15 +15,10 @@ import arx_verifier.names as names
 from arx_verifier.constraints import wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts
+from arx_verifier.request import AccessRequest
 from arx_verifier.token import IAT_AHEAD_MS, AudienceKey, Identifier, about, chain, targets, wire
-from arx_verifier.verification.compiled_caveats import (
-    Allow,
-    ChainRestrictions,
-    Networks,
-    ToolRules,
-    gather,
-    read_caveats,
-)
+from arx_verifier.verification.compiled_caveats import Allow, ToolRules, gather, read_caveats
+from arx_verifier.verification.effects import ChainRestrictions, Condition
 from arx_verifier.verification.reasons import Refused
 
 if TYPE_CHECKING:
@@ -55,7 +49,7 @@ class ProvenChain:
         once: The names that one call may have, each with its place and when it was given; that of a discharge with what
             it answers before it.
         fresh_ms: The smallest ``fresh``, or None.
-        networks: One tuple of networks for each ``net``, with its place.
+        conditions: What each request must meet beside its tool and arguments.
         facts: Who and through whom, for the decision record.
         parts: How much there is of it to keep in memory.
         refused: What speaks against this chain whatever is asked, or None.
@@ -68,6 +62,7 @@ class ProvenChain:
         "_last_refused",
         "_places",
         "_states",
+        "conditions",
         "exp",
         "facts",
         "fresh_ms",
@@ -75,7 +70,6 @@ class ProvenChain:
         "key",
         "nbf",
         "needs_call",
-        "networks",
         "once",
         "parts",
         "refused",
@@ -85,10 +79,10 @@ class ProvenChain:
         "unmet",
     )
 
+    conditions: tuple[Condition, ...]
     facts: ChainFacts
     fresh_ms: int | None
     needs_call: bool
-    networks: tuple[tuple[str, Networks], ...]
     once: tuple[tuple[str, str, int], ...]
     parts: int
     refused: Refused | None
@@ -142,14 +136,16 @@ class ProvenChain:
                 return _refused(("argument_not_allowed", first, untold))
         return None
 
-    def judge_peer(self, peer: str | None) -> Refused | None:
-        """Apply every ``net`` to the peer's address; an unknown peer is refused."""
-        address = _address(peer) if peer is not None else None
-        for where, networks in self.networks:
-            if address is None or not any(address in network for _, network in networks):
-                expected = " or ".join([text for text, _ in networks])
-                came = shorten(peer) if peer is not None else "no address"
-                return Refused("network_not_allowed", (Failure(where, "net", expected, came),))
+    def judge_request(self, request: AccessRequest, but: frozenset[str] = frozenset()) -> Refused | None:
+        """Apply every condition; the first that the request does not meet refuses it.
+
+        Args:
+            request: What is asked for.
+            but: Members of caveats that are left out.
+        """
+        for member, place, operand, judge in self.conditions:
+            if member not in but and (refused := judge(place, operand, request)) is not None:
+                return refused
         return None
 
     def _gather(self, tool: str, *, again: bool) -> ToolRules | Refused:
@@ -185,7 +181,7 @@ class ProvenChain:
         said, links = read_caveats(packets, self.identifier, audience)
         self.refused = None if said.refused is None else Refused(*said.refused)
         self.parts, self._allows, self._places = said.parts, said.allows, said.places
-        self.needs_call, self.fresh_ms, self.networks = said.needs_call, said.fresh_ms, said.networks
+        self.needs_call, self.fresh_ms, self.conditions = said.needs_call, said.fresh_ms, said.conditions
         self.once, self.unmet = said.once, said.unmet
         if said.exp < self.exp:
             self.exp = said.exp
@@ -228,13 +224,3 @@ class ProvenChain:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a ProvenChain holds a live signature and is not pickled")
-
-
-@lru_cache(maxsize=1024)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return mapped if mapped is not None else address

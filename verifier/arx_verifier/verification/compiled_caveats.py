@@ -7,9 +7,8 @@ caveats by those.  A refusal is kept too.  Only proven bytes come this far, noth
 are bounded.
 """
 
-import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import arx_verifier.limits as limits
 import arx_verifier.names as names
@@ -26,13 +25,12 @@ from arx_verifier.constraints import (
     tell_first,
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
-from arx_verifier.token import MAX_INTEGER, Identifier, ThirdPartyPacket, caveats, chain, cut_out, targets
+from arx_verifier.token import Identifier, ThirdPartyPacket, caveats, chain, cut_out, targets
+from arx_verifier.verification.effects import ChainRestrictions, effects_of
 from arx_verifier.verification.reasons import PLACES
 
 if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
-
-Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
 _MAX_TOGETHER: Final = 16_384  # of what caveats say together; one takes about 100 bytes: under 2 MB
@@ -80,12 +78,11 @@ class CompiledCaveat:
         allow: Its rules, or None.
         to: Whom it delegates to, or empty.
         agents: The targets of that agent.
-        networks: Its ``net``, read.
+        effects: What its other members do; see ``effects.effects_of``.
         parts: How many rules, operands and members it has, from above.
-        plain: Whether it says nothing but ``allow``, ``to`` and ``hop``.
     """
 
-    __slots__ = ("agents", "allow", "caveat", "networks", "parts", "plain", "to")
+    __slots__ = ("agents", "allow", "caveat", "effects", "parts", "to")
 
     def __init__(self, caveat: caveats.WireCaveat, parts: int, shared: bool) -> None:
         """Check a caveat's rules and make its terms.
@@ -97,66 +94,7 @@ class CompiledCaveat:
         self.allow = Allow(caveat.allow, shared) if caveat.allow is not None else None
         self.to = caveat.to or ""
         self.agents = targets.agent_targets(self.to) if self.to else ()
-        self.networks: Networks = tuple([(text, caveats.read_network(text)) for text in caveat.net or ()])
-        said = sum([value is not None for value in (caveat.allow, caveat.to, caveat.hop)])
-        self.plain = said == caveats.count_members(caveat)
-
-
-class ChainRestrictions:
-    """What the caveats of a chain say together, whatever its hops are.
-
-    Attributes:
-        refused: Code and failures of the first caveat that can never hold, or None; those before it say all else.
-        parts: How many rules, operands and members they have, from above.
-        read: How many caveats were read, one that is refused included.
-        allows: Every ``allow``, in order.
-        places: Where each of them stands.
-        named: Whom they delegate to.
-        tasks: The sub-tasks that they attenuate to.
-        targets: Those of the sub-tasks and of the agents.
-        nbf: The latest start of validity, ms; below any time where none is said.
-        exp: The earliest end of validity, ms; above any time where none is said.
-        fresh_ms: The smallest ``fresh``, or None.
-        networks: One tuple of networks for each ``net``, with its place.
-        once: Each ``once`` as name and time, behind its place.
-        unmet: What third parties must agree to, each with its place, counted from 0.
-        needs_call: Whether a per-call proof is required.
-    """
-
-    __slots__ = (
-        "allows",
-        "exp",
-        "fresh_ms",
-        "named",
-        "nbf",
-        "needs_call",
-        "networks",
-        "once",
-        "parts",
-        "places",
-        "read",
-        "refused",
-        "targets",
-        "tasks",
-        "unmet",
-    )
-
-    allows: tuple[Allow, ...]
-    named: tuple[str, ...]
-    parts: int
-    places: tuple[str, ...]
-    read: int
-    targets: tuple[str, ...]
-    tasks: tuple[str, ...]
-
-    def __init__(self) -> None:
-        self.refused: tuple[str, tuple[Failure, ...]] | None = None
-        self.nbf, self.exp = -MAX_INTEGER, MAX_INTEGER
-        self.fresh_ms: int | None = None
-        self.networks: tuple[tuple[str, Networks], ...] = ()
-        self.once: tuple[tuple[str, str, int], ...] = ()
-        self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
-        self.needs_call = False
+        self.effects = effects_of(caveat)
 
 
 class ToolRules:
@@ -279,9 +217,8 @@ def _are_links(identifier: Identifier, hops: tuple[bytes, ...]) -> bool:
 def _read_each(
     packets: Sequence[bytes | ThirdPartyPacket], identifier: Identifier, audience: str
 ) -> tuple[ChainRestrictions, Sequence[str]]:
-    known, depth, said = KEPT, identifier.depth, ChainRestrictions()
-    delegate_to: list[tuple[int, tuple[str, ...]]] = []
-    allows, places, named, links, tasks = [], [], [], [], []
+    known, said = KEPT, ChainRestrictions(identifier.depth)
+    allows, places, named, links = [], [], [], []
     agents: list[str] = []
     link = identifier.id
     chain.links_of(link, ())  # an id that is no link is nobody's caveat
@@ -300,39 +237,32 @@ def _read_each(
             parts += terms.parts
             if to := terms.to:
                 link = _link_of(link, packet, end)
-                _hold_delegate(index, to, depth, delegate_to)
-                depth -= 1
+                _hold_delegate(said, index, to)
+                said.depth -= 1
                 named.append(to)
                 links.append(link)
                 agents += terms.agents
             if terms.allow is not None:
                 allows.append(terms.allow)
                 places.append(PLACES[index + 1])
-            if not terms.plain:
-                _take_rest(said, index, terms, audience)
-                caveat = terms.caveat
-                if caveat.depth is not None:
-                    depth = min(depth, caveat.depth)
-                if caveat.delegate_to is not None:
-                    delegate_to.append((index, caveat.delegate_to))
-                if caveat.task is not None:
-                    tasks.append(caveat.task)
+            for take, value in terms.effects:
+                take(said, index, value, audience)
         if not places or places[0] != PLACES[1]:
             # Without this a mint's slip would grant every tool there is.
             raise MalformedTokenError("a token's first caveat says what it allows")
     except ArxError as error:
         said.refused, parts = (error.code, reasons.failures_of(error, index)), limits.parts_of(packets)
     said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
-    said.named, said.tasks = tuple(named), tuple(tasks)
-    said.targets = (*[f"task:{task}" for task in tasks], *agents)
+    said.named = tuple(named)
+    said.targets = (*[f"task:{task}" for task in said.tasks], *agents)
     return said, links
 
 
-def _hold_delegate(index: int, to: str, depth: int, delegate_to: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+def _hold_delegate(said: ChainRestrictions, index: int, to: str) -> None:
     """Refuse a delegation where none may follow, or to somebody whom an earlier caveat does not name."""
-    if depth == 0:
+    if said.depth == 0:
         raise reasons.too_deep(index, to)
-    for rule_index, patterns in delegate_to:
+    for rule_index, patterns in said.delegate_to:
         if not names.matches_any_path(patterns, to):
             raise reasons.not_named(index, rule_index, patterns, to)
 
@@ -353,29 +283,6 @@ def _link_of(link: str, packet: bytes, end: bytes) -> str:
     except MalformedTokenError:
         read_terms(packet)  # which says what is wrong with it
         raise MalformedTokenError("a hop is 9 bytes in base64url") from None
-
-
-def _take_rest(said: ChainRestrictions, index: int, terms: CompiledCaveat, audience: str) -> None:
-    """Take in what a caveat says beside ``allow`` and of this very token."""
-    caveat = terms.caveat
-    if caveat.aud is not None and audience not in caveat.aud:
-        raise reasons.wrong_audience(index, caveat.aud, audience)
-    if caveat.exp is not None and caveat.exp < said.exp:
-        said.exp = caveat.exp
-    if caveat.nbf is not None and caveat.nbf > said.nbf:
-        said.nbf = caveat.nbf
-    if caveat.fresh is not None:
-        said.fresh_ms = caveat.fresh if said.fresh_ms is None else min(said.fresh_ms, caveat.fresh)
-    if terms.networks:
-        said.networks = (*said.networks, (PLACES[index + 1], terms.networks))
-    if caveat.require is not None:
-        if "holder" in caveat.require:
-            raise reasons.no_holder(index)
-        said.needs_call = True
-    if caveat.once is not None:
-        if len(said.once) == limits.MAX_ONCE:
-            raise MalformedTokenError(f"a token and its discharges have at most {limits.MAX_ONCE} `once`")
-        said.once = (*said.once, (PLACES[index + 1], *caveat.once))
 
 
 def read_terms(packet: bytes) -> CompiledCaveat:

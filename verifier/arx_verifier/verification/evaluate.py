@@ -61,7 +61,7 @@ def judge(
             return another_call(request), written
     elif proven.needs_call:
         return PROOF_MISSING, None
-    if proven.networks and (refused := proven.judge_peer(request.peer)) is not None:
+    if proven.conditions and (refused := proven.judge_request(request)) is not None:
         return refused, written
     refused = proven.judge_tool(request.tool, request.args, written)
     if refused is None and written is None and (call is None or request.http is not None):

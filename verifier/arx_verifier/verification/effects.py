@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The effect of each member of a caveat: what it takes from a token, and the refusal of a call.  SPEC 6.
+
+``EFFECTS`` has a row for each member beside ``allow``, ``call``, ``hop`` and ``to``.  A new member is a field in
+``token.caveats`` and a row here.  ``compiled_caveats`` reads ``allow``, ``to`` and ``hop``, and applies the rows.
+"""
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import arx_verifier.limits as limits
+import arx_verifier.verification.reasons as reasons
+from arx_verifier.errors import Failure, MalformedTokenError, shorten
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import MAX_INTEGER, caveats
+from arx_verifier.verification.reasons import PLACES, Refused
+
+if TYPE_CHECKING:
+    from arx_verifier.token import ThirdPartyCaveat
+    from arx_verifier.verification.compiled_caveats import Allow
+
+Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
+
+
+class Condition(NamedTuple):
+    """What a caveat asks of each request, beside its tool and arguments.
+
+    Attributes:
+        member: The member of the caveat.
+        place: The caveat's place.
+        operand: The member's value, read.
+        judge: Returns the refusal of a request, or None: takes place, operand and request.
+    """
+
+    member: str
+    place: str
+    operand: Any
+    judge: Callable[[str, Any, AccessRequest], Refused | None]
+
+
+class ChainRestrictions:
+    """What the caveats of a chain say together, whatever its hops are.
+
+    Attributes:
+        refused: Code and failures of the first caveat that can never hold, or None; those before it say all else.
+        parts: How many rules, operands and members they have, from above.
+        read: How many caveats were read, one that is refused included.
+        allows: Every ``allow``, in order.
+        places: Where each of them stands.
+        named: Whom they delegate to.
+        tasks: The sub-tasks that they attenuate to.
+        targets: Those of the sub-tasks and of the agents.
+        nbf: The latest start of validity, ms; below any time where none is said.
+        exp: The earliest end of validity, ms; above any time where none is said.
+        depth: How many delegations may follow.
+        delegate_to: Each ``delegate_to``, behind its place, counted from 0.
+        fresh_ms: The smallest ``fresh``, or None.
+        conditions: What each request must meet.
+        once: Each ``once`` as name and time, behind its place.
+        unmet: What third parties must agree to, each with its place, counted from 0.
+        needs_call: Whether a per-call proof is required.
+    """
+
+    __slots__ = (
+        "allows",
+        "conditions",
+        "delegate_to",
+        "depth",
+        "exp",
+        "fresh_ms",
+        "named",
+        "nbf",
+        "needs_call",
+        "once",
+        "parts",
+        "places",
+        "read",
+        "refused",
+        "targets",
+        "tasks",
+        "unmet",
+    )
+
+    allows: "tuple[Allow, ...]"
+    named: tuple[str, ...]
+    parts: int
+    places: tuple[str, ...]
+    read: int
+    targets: tuple[str, ...]
+
+    def __init__(self, depth: int) -> None:
+        self.refused: tuple[str, tuple[Failure, ...]] | None = None
+        self.nbf, self.exp, self.depth = -MAX_INTEGER, MAX_INTEGER, depth
+        self.delegate_to: tuple[tuple[int, Sequence[str]], ...] = ()
+        self.fresh_ms: int | None = None
+        self.conditions: tuple[Condition, ...] = ()
+        self.once: tuple[tuple[str, str, int], ...] = ()
+        self.tasks: tuple[str, ...] = ()
+        self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
+        self.needs_call = False
+
+
+def _aud(_said: ChainRestrictions, index: int, audiences: Sequence[str], audience: str) -> None:
+    if audience not in audiences:
+        raise reasons.wrong_audience(index, audiences, audience)
+
+
+def _exp(said: ChainRestrictions, _index: int, exp: int, _audience: str) -> None:
+    if exp < said.exp:
+        said.exp = exp
+
+
+def _nbf(said: ChainRestrictions, _index: int, nbf: int, _audience: str) -> None:
+    if nbf > said.nbf:
+        said.nbf = nbf
+
+
+def _fresh(said: ChainRestrictions, _index: int, fresh_ms: int, _audience: str) -> None:
+    said.fresh_ms = fresh_ms if said.fresh_ms is None else min(said.fresh_ms, fresh_ms)
+
+
+def _net(said: ChainRestrictions, index: int, networks: Networks, _audience: str) -> None:
+    said.conditions = (*said.conditions, Condition("net", PLACES[index + 1], networks, _judge_peer))
+
+
+def _read_networks(texts: Sequence[str]) -> Networks:
+    return tuple([(text, caveats.read_network(text)) for text in texts])
+
+
+def _judge_peer(place: str, networks: Networks, request: AccessRequest) -> Refused | None:
+    """Refuse a peer outside of these networks; an unknown peer is outside."""
+    peer = request.peer
+    address = _address(peer) if peer is not None else None
+    if address is not None and any(address in network for _, network in networks):
+        return None
+    came = shorten(peer) if peer is not None else "no address"
+    failure = Failure(place, "net", " or ".join([text for text, _ in networks]), came)
+    return Refused("network_not_allowed", (failure,))
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if mapped is not None else address
+
+
+def _require(said: ChainRestrictions, index: int, proofs: Sequence[str], _audience: str) -> None:
+    if "holder" in proofs:
+        raise reasons.no_holder(index)
+    said.needs_call = True
+
+
+def _once(said: ChainRestrictions, index: int, once: tuple[str, int], _audience: str) -> None:
+    if len(said.once) == limits.MAX_ONCE:
+        raise MalformedTokenError(f"a token and its discharges have at most {limits.MAX_ONCE} `once`")
+    said.once = (*said.once, (PLACES[index + 1], *once))
+
+
+def _depth(said: ChainRestrictions, _index: int, depth: int, _audience: str) -> None:
+    said.depth = min(said.depth, depth)
+
+
+def _delegate_to(said: ChainRestrictions, index: int, patterns: Sequence[str], _audience: str) -> None:
+    said.delegate_to = (*said.delegate_to, (index, patterns))
+
+
+def _task(said: ChainRestrictions, _index: int, task: str, _audience: str) -> None:
+    said.tasks = (*said.tasks, task)
+
+
+class Effect(NamedTuple):
+    """What a member does.
+
+    Attributes:
+        take: Takes the member's value into ``ChainRestrictions``, or raises why it can never hold: the caveat's index,
+            the value, the verifier's audience.
+        read: Reads the value first, once for all tokens that have this caveat.
+    """
+
+    take: Callable[[ChainRestrictions, int, Any, str], None]
+    read: Callable[[Any], Any] | None = None
+
+
+# In the order in which the members of one caveat are applied.
+EFFECTS: Final[dict[str, Effect]] = {
+    "aud": Effect(_aud),
+    "exp": Effect(_exp),
+    "nbf": Effect(_nbf),
+    "fresh": Effect(_fresh),
+    "net": Effect(_net, _read_networks),
+    "require": Effect(_require),
+    "once": Effect(_once),
+    "depth": Effect(_depth),
+    "delegate_to": Effect(_delegate_to),
+    "task": Effect(_task),
+}
+_OF_THE_CAVEAT: Final = {"allow", "call", "hop", "to"}  # read with the caveat itself
+_operands: Final = attrgetter(*EFFECTS)
+
+# A member without an effect would restrict nothing, so nothing starts that has one.
+if {*EFFECTS, *_OF_THE_CAVEAT} != caveats.KNOWN:
+    raise AssertionError(f"members without an effect: {sorted(caveats.KNOWN - EFFECTS.keys() - _OF_THE_CAVEAT)}")
+
+
+def effects_of(
+    caveat: caveats.WireCaveat,
+) -> tuple[tuple[Callable[[ChainRestrictions, int, Any, str], None], Any], ...]:
+    """Return what a caveat does beside ``allow`` and ``to``: for each member its ``take``, and the value, read.
+
+    Raises:
+        MalformedTokenError: A value that SPEC 6 does not allow.
+    """
+    found = []
+    for effect, value in zip(EFFECTS.values(), _operands(caveat)):  # noqa: B905 - both have a value for each row
+        if value is not None:
+            take, read = effect
+            found.append((take, value if read is None else read(value)))
+    return tuple(found)
