@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.policy.model import Policy, Template
 from arx_verifier.constraints.constraint import Constraint
 from tests.cli.helpers import arx
 from tests.house.pages import ROOT, Block, blocks, matches
@@ -59,6 +59,12 @@ def test_every_constraint_stands_on_it() -> None:
     """Each member that a constraint can have is on the page."""
     for name in Constraint.__struct_encode_fields__:
         assert re.search(rf"\b{name}\b", PAGE), name
+
+
+def test_every_member_of_a_task_has_a_row() -> None:
+    """The table of a task's keys is all of them: the struct of a template says which there are."""
+    for name in Template.__struct_encode_fields__:
+        assert name == "name" or re.search(rf"^\| `{name}` \|", PAGE, re.MULTILINE), name
 
 
 def _run(command: str, shown: str) -> None:

@@ -17,12 +17,13 @@ from arx_caps.mint.policy.diff import CHANGED, compare, covers
 from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, TaskGrant
-from arx_caps.mint.policy.parse import PolicyTable
-from arx_caps.mint.policy.tables import PolicyDocument, SessionTerms, Template
+from arx_caps.mint.policy.parse import PolicyTable, marks_of, members_of
+from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
 from arx_caps.mint.policy.templates import TemplateRule
 from arx_verifier.constraints import constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.names import is_path_pattern, matches_path
+from arx_verifier.token.caveats import KNOWN
 from tests.cli.helpers import arx
 
 ISSUER = "https://id.example"
@@ -187,6 +188,27 @@ def test_every_member_of_every_table_is_compared() -> None:
         assert compare(of(written), of(other)) != [], other
 
 
+@pytest.mark.parametrize("kind", [PolicyDocument, AudienceTerms, SessionTerms, Template])
+def test_every_list_of_a_table_is_marked(kind: type[PolicyTable]) -> None:
+    """One more entry of a list grants, or restricts: who adds a list to a table has to say which."""
+    lists = {name for name, default in written(kind).items() if isinstance(default, tuple)} - {"params"}
+    assert [name for name in sorted(lists) if not marks_of(kind)[name].get("entry")] == []
+
+
+def written(kind: type[PolicyTable]) -> dict[str, Any]:
+    """The members of a table of this kind that writes all of them."""
+    document = Policy.parse(WHOLE, "policy.toml").document
+    tables = {AudienceTerms: document.audience["orders"], SessionTerms: document.session["support"]}
+    table = {**tables, Template: document.task["refund"], PolicyDocument: document}[kind]
+    return {**members_of(table), **({"exchange": ()} if kind is Template else {})}
+
+
+def test_a_limit_in_tokens_is_a_member_of_a_caveat() -> None:
+    """What a template marks so is what a verifier knows by the same name."""
+    marked = {name for name, marks in marks_of(Template).items() if marks.get("in_tokens")}
+    assert {"require", "fresh", "net"} <= marked <= KNOWN
+
+
 class LaterTerms(SessionTerms, frozen=True, kw_only=True):
     """Terms of a later version, which say one thing more."""
 
@@ -276,9 +298,7 @@ def test_every_field_of_what_is_granted_is_explained() -> None:
         "attenuate": rule,
         "origins": {"orders": ("http://other:1",), "payments": ("http://other:2",)},
         "delegate_to": ("other",),
-        "require": ("other",),
-        "fresh": 7,
-        "net": ("10.0.0.0/8",),
+        "limits": {"fresh": 7, "net": ("10.0.0.0/8",)},
         "approvals": {"orders": (ApprovalTerms(("orders.get",)),)},
     }
     # The audiences are those of the rules: there is a rule for each, of each a line.

@@ -57,7 +57,7 @@ class TestGrant:
         A proof with each call, delegations within the agent's own first segment, four deep.
         """
         grant = policy().grant("refund", AGENT, GOOD)
-        assert (grant.ttl_ms, grant.depth, grant.require, grant.fresh, grant.net) == (600_000, 4, ("call",), None, ())
+        assert (grant.ttl_ms, grant.depth, grant.limits) == (600_000, 4, {"require": ("call",)})
         assert grant.delegate_to == ("acme/**",)
         assert grant.origins["payments"] == ("https://pay.example.com", "http://[::1]:9002")
         assert grant.attenuate == {}
@@ -71,8 +71,8 @@ class TestGrant:
             + 'depth = 1\ndelegate_to = ["acme/x"]\nrequire = []\nfresh = "0ms"\nnet = ["10.0.0.0/8", "::1/128"]\n'
         )
         grant = policy(text).grant("refund", AGENT, GOOD)
-        assert (grant.depth, grant.delegate_to, grant.require, grant.fresh) == (1, ("acme/x",), (), 0)
-        assert grant.net == ("10.0.0.0/8", "::1/128")
+        assert (grant.depth, grant.delegate_to) == (1, ("acme/x",))
+        assert grant.limits == {"require": (), "fresh": 0, "net": ("10.0.0.0/8", "::1/128")}
 
     def test_less_can_be_asked_for(self) -> None:
         """

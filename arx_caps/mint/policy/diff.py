@@ -2,8 +2,8 @@
 """Compare two policies by their meaning: what is newly granted, no longer granted, changed.
 
 Both are split into single statements, one for each member of each table; the structs of the policy list the members.  A
-statement that only the new policy makes is a grant or a restriction, by its member.  A member in none of the lists
-below is a change, and so is a rule that allows neither clearly more nor clearly less.
+statement that only the new policy makes is a grant or a restriction, by its member.  A member that its
+struct does not mark is a change, and so is a rule that allows neither clearly more nor clearly less.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,8 @@ import msgspec
 from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.explain import exchanges
 from arx_caps.mint.policy.model import Policy
-from arx_caps.mint.policy.parse import PolicyTable, as_written, members_of
+from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
+from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
 
 Kind = Literal["granted", "no longer granted", "changed"]
 GRANTED: Final[Kind] = "granted"
@@ -141,7 +142,7 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
         gone = [one for one in gone if not any(covers(other, one) for other in new)]
     if member in ("allow", "approvals"):
         yield from _changed_rules(place, member, added, gone)
-    if member in ("net", "subjects") and bool(old) != bool(new):
+    if member in _ANY_IF_EMPTY and bool(old) != bool(new):
         # An empty list is no restriction: with the first entry most is gone, with the last one all comes back.
         yield Difference(GONE if new else GRANTED, place, member, list(old) or "anyone", list(new) or "anyone")
         return
@@ -180,12 +181,15 @@ def _longer(old: Any, new: Any) -> bool | None:
     return bool(after > before)
 
 
-# Lists of which a further entry grants, and those of which a further entry restricts.
-_GRANTING: Final = (
-    *("agents", "allow", "audience", "exchange", "delegate_to"),
-    *("net", "origins", "subjects", "trusted", "workload"),
-)
-_RESTRICTING: Final = ("require", "approvals")
+# What each member is, by its name: the tables mark their lists, and an integer is a limit.
+_MARKS: Final = {
+    name: marks
+    for kind in (PolicyDocument, AudienceTerms, SessionTerms, Template)
+    for name, marks in marks_of(kind).items()
+}
+_GRANTING: Final = {"trusted"} | {name for name, marks in _MARKS.items() if marks.get("entry") == "grants"}
+_RESTRICTING: Final = {name for name, marks in _MARKS.items() if marks.get("entry") == "restricts"}
+_ANY_IF_EMPTY: Final = {name for name, marks in _MARKS.items() if marks.get("empty") == "any"}
 _WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
-    ("ttl", "idle", "max_open", "subject_outlives", "depth", "fresh"), _longer
+    [name for name, marks in _MARKS.items() if marks["limit"]], _longer
 )

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 from arx_caps.durations import format_duration
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant
-from arx_caps.mint.policy.parse import as_written, members_of
+from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
+from arx_caps.mint.policy.parse import as_written, members_of, write_member
 from arx_verifier import names
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import Failure, GrantError, shorten
@@ -160,13 +160,10 @@ _WHOM: Final = ("name", "agents", "subject", "subjects")  # which terms they are
 
 def _task(grant: TaskGrant) -> dict[str, Any]:
     shown: dict[str, Any] = {"granted": True, "template": grant.template, "ttl": format_duration(grant.ttl_ms)}
-    shown |= {"depth": grant.depth, "delegate_to": list(grant.delegate_to), "require": list(grant.require)}
+    shown |= {"depth": grant.depth, "delegate_to": list(grant.delegate_to)}
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
-    if grant.fresh is not None:
-        shown["fresh"] = format_duration(grant.fresh)
-    if grant.net:
-        shown["net"] = list(grant.net)
+    shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}
     shown["audiences"] = {
         audience: {
             "origins": list(grant.origins[audience]),

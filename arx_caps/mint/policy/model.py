@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.issuers import Subject, fits_subject
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyText
+from arx_caps.mint.policy.parse import PolicyEntry, PolicyText, in_tokens
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_verifier import jcs, names
@@ -43,9 +43,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         attenuate: By audience, the tools that the agent asked to be attenuated to: one more ``allow`` beside ``rules``.
         origins: By audience, where it lives.
         delegate_to: Patterns of the agents that may be delegated to.
-        require: Proofs that every call must carry.
-        fresh: Largest age of a verifier's view of the kill epoch, ms, or None for its lease.
-        net: Networks that calls may come from; empty for any.
+        limits: Members of the mint's caveat in each token, beside ``allow`` and ``delegate_to``; see ``IN_TOKENS``.
         approvals: By audience, which of its calls need an approval, and what that takes.
     """
 
@@ -58,9 +56,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     attenuate: dict[str, tuple[Rule, ...]]
     origins: dict[str, tuple[str, ...]]
     delegate_to: tuple[str, ...]
-    require: tuple[str, ...]
-    fresh: int | None
-    net: tuple[str, ...]
+    limits: dict[str, Any]
     approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
 
 
@@ -229,9 +225,7 @@ class Policy:
             attenuate=attenuate,
             origins={audience: self.audiences[audience] for audience in rules},
             delegate_to=found.delegate_to if found.delegate_to is not None else (f"{agent.partition('/')[0]}/**",),
-            require=found.require,
-            fresh=found.fresh,
-            net=found.net,
+            limits=in_tokens(found),
             approvals={at: terms for at in found.audiences if at in rules and (terms := found.approvals_at(at))},
         )
 

@@ -192,6 +192,13 @@ def duration(*, least: int = 1, most: int = MAX_MS) -> Meta:
     return Meta(ge=least, le=most, extra={"parse": _parse_duration, "show": format_duration})
 
 
+# What one more entry of a list does, which a comparison of policies says.
+GRANTS: Final = Meta(extra={"entry": "grants"})
+RESTRICTS: Final = Meta(extra={"entry": "restricts"})
+ANY_IF_EMPTY: Final = Meta(extra={"entry": "grants", "empty": "any"})  # an empty list is no restriction
+IN_TOKENS: Final = Meta(extra={"in_tokens": True})  # the mint's caveat has the member, under the same name
+
+
 def several(what: str, hint: str, most: int | None = None) -> Meta:
     """Return what marks a list or a table that is not empty: of what it is, and how to write it, or what instead."""
     size = f" with at least one {what}" if most is None else f" with 1 to {most} {what}s"
@@ -238,6 +245,32 @@ def _parse(entry: PolicyEntry, form: inspect.Type, data: Any, given: Mapping[str
         entry.refuse_unknown(data, known)
         return {key: _parse(entry.at(key), known[key], value) for key, value in data.items()}
     return data
+
+
+def marks_of(kind: type[PolicyTable]) -> dict[str, dict[str, Any]]:
+    """Return how each member of a kind of table is marked, by its name in the file; a limit has the mark ``limit``."""
+    marks = {}
+    for field in _form(kind).fields:
+        form, extra = _bare(field.type)
+        marks[field.encode_name] = {**extra, "limit": isinstance(form, inspect.IntType)}
+    return marks
+
+
+def in_tokens(table: PolicyTable) -> dict[str, Any]:
+    """Return the members that tokens have, but those that are left out and then restrict nothing."""
+    return {
+        field.name: value
+        for field in _form(type(table)).fields
+        if _bare(field.type)[1].get("in_tokens")
+        and ((value := getattr(table, field.name)) not in (None, ()) or value != field.default)
+    }
+
+
+def write_member(kind: type[PolicyTable], name: str, value: Any) -> Any:
+    """Write a member's value as the file does."""
+    (field,) = [field for field in _form(kind).fields if field.name == name]
+    shown = _bare(field.type)[1].get("show", as_written)(value)
+    return list(shown) if isinstance(shown, tuple) else shown
 
 
 @cache

@@ -25,7 +25,18 @@ from arx_caps.mint.policy.issuers import (
     check_workloads,
     read_issuers,
 )
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
+from arx_caps.mint.policy.parse import (
+    ANY_IF_EMPTY,
+    GRANTS,
+    IN_TOKENS,
+    RESTRICTS,
+    PolicyEntry,
+    PolicyTable,
+    checked_text,
+    duration,
+    several,
+    text_that,
+)
 from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
 from arx_verifier import names
 from arx_verifier.constraints import text
@@ -64,20 +75,26 @@ def _place(origin: str) -> tuple[str, str, int] | None:
 Pattern: TypeAlias = Annotated[
     str, text_that(names.is_path_pattern, "a pattern: segments, `*` for one, `**` only as the last")
 ]
-Patterns: TypeAlias = Annotated[tuple[Pattern, ...], several("pattern", 'for all agents, write ["**"]')]
+Patterns: TypeAlias = Annotated[tuple[Pattern, ...], several("pattern", 'for all agents, write ["**"]'), GRANTS]
 Receivers: TypeAlias = Annotated[
-    tuple[Pattern, ...], several("pattern", "to let no agent be delegated to, write depth = 0")
+    tuple[Pattern, ...], several("pattern", "to let no agent be delegated to, write depth = 0"), GRANTS
 ]
 Origin: TypeAlias = Annotated[str, text_that(_place, "an origin: scheme, host in lower case, and port")]
 Network: TypeAlias = Annotated[str, checked_text(_wrong_network)]
-Networks: TypeAlias = Annotated[tuple[Network, ...], several("network", "leave it out to let calls come from anywhere")]
-Audiences: TypeAlias = Annotated[tuple[str, ...], several("audience", 'for example ["orders"]')]
-Subjects: TypeAlias = Annotated[tuple[SubjectRule, ...], several("subject", 'for example [ { issuer = "corp" } ]')]
+Networks: TypeAlias = Annotated[
+    tuple[Network, ...], several("network", "leave it out to let calls come from anywhere"), ANY_IF_EMPTY
+]
+Audiences: TypeAlias = Annotated[tuple[str, ...], several("audience", 'for example ["orders"]'), GRANTS]
+Subjects: TypeAlias = Annotated[
+    tuple[SubjectRule, ...], several("subject", 'for example [ { issuer = "corp" } ]'), ANY_IF_EMPTY
+]
 Rules: TypeAlias = Annotated[
-    tuple[TemplateRule, ...], several("rule", 'for example [ { tool = "orders.get", args = { … } } ]')
+    tuple[TemplateRule, ...], several("rule", 'for example [ { tool = "orders.get", args = { … } } ]'), GRANTS
 ]
 Approvals: TypeAlias = Annotated[
-    tuple[ApprovalEntry, ...], several("approval", 'for example [ { tools = ["payments.refund"] } ]', MAX_ENTRIES)
+    tuple[ApprovalEntry, ...],
+    several("approval", 'for example [ { tools = ["payments.refund"] } ]', MAX_ENTRIES),
+    RESTRICTS,
 ]
 AudienceName: TypeAlias = Annotated[
     str, text_that(names.is_audience, "an audience's name: [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
@@ -93,7 +110,7 @@ class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
     """
 
     name: AudienceName
-    origins: Annotated[tuple[Origin, ...], several("origin", 'for example ["http://127.0.0.1:9001"]')]
+    origins: Annotated[tuple[Origin, ...], several("origin", 'for example ["http://127.0.0.1:9001"]'), GRANTS]
 
 
 class SessionTerms(PolicyTable, frozen=True, kw_only=True):
@@ -131,11 +148,11 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     audiences: Audiences = field(name="audience")
     rules: Rules = field(name="allow")
     delegate_to: Receivers | None = None
-    require: tuple[Literal["call"], ...] = ("call",)
-    fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS)] | None = None
-    net: Networks = ()
+    require: Annotated[tuple[Literal["call"], ...], RESTRICTS, IN_TOKENS] = ("call",)
+    fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS), IN_TOKENS] | None = None
+    net: Annotated[Networks, IN_TOKENS] = ()
     subjects: Subjects = ()
-    exchange: dict[str, Any] = field(default_factory=dict)  # as it is written, then ``Audiences`` each
+    exchange: Annotated[dict[str, Any], GRANTS] = field(default_factory=dict)  # then ``Audiences`` each
     approvals: Approvals = ()
 
     @property
@@ -156,7 +173,7 @@ class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
     issuer: dict[str, Any] = field(default_factory=dict)
     session: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]")] = ()
+    workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]"), GRANTS] = ()
 
 
 def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:

@@ -95,10 +95,8 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
     for audience, rules in grant.rules.items():
         first = Caveat(
             allow=rules,
-            fresh=grant.fresh,
             delegate_to=grant.delegate_to or None,
-            net=grant.net or None,
-            require=grant.require or None,
+            **{name: limit for name, limit in grant.limits.items() if limit != ()},
         )
         # What the agent asked to go without is one more caveat: conjunction does the attenuation.
         attenuate = grant.attenuate.get(audience)
