@@ -2,8 +2,8 @@
 """Compare two policies by their meaning: what is newly granted, no longer granted, changed.
 
 Both are split into single statements, one for each member of each table; the structs of the policy list the members.  A
-statement that only the new policy makes is a grant or a restriction, by its member.  A member that its
-struct does not mark is a change, and so is a rule that allows neither clearly more nor clearly less.
+statement that only the new policy makes is a grant or a restriction, by its member.  A member that its struct
+does not mark is a change, and so is a rule that allows neither clearly more nor clearly less.
 """
 
 from collections.abc import Callable, Iterator, Mapping
