@@ -12,6 +12,7 @@ PAGES = [
     for name in (
         "README.md",
         "SECURITY.md",
+        "CONTRIBUTING.md",
         "verifier/README.md",
         "docs/settings.md",
         "docs/service.md",
