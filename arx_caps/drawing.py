@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw a trail for a terminal: the one tree, whether it was told by journals or by a mint's log."""
+"""Draw a ``Trail`` as a tree of text lines, plain or styled for a terminal."""
 
 import itertools
 from collections import Counter
@@ -17,43 +17,43 @@ _SHOWN_TOOLS: Final = 4
 _SIGNS: Final = {"allow": ("✓ ", "green"), "event": ("• ", "dim")}
 
 
-def render(told: Trail) -> str:
+def render(trail: Trail) -> str:
     """Draw a trail as plain text.
 
     Returns:
         Lines, each ended by a line feed.
     """
-    return "".join("".join(text for text, _ in parts).rstrip() + "\n" for parts in _safe_lines(told))
+    return "".join("".join(text for text, _ in parts).rstrip() + "\n" for parts in _safe_lines(trail))
 
 
-def styled(told: Trail) -> "Text":
+def styled(trail: Trail) -> "Text":
     """Draw a trail in colours."""
     from rich.text import Text
 
-    lines = (Text.assemble(*parts) for parts in _safe_lines(told))
+    lines = (Text.assemble(*parts) for parts in _safe_lines(trail))
     return Text("\n").join(lines)
 
 
 _Part = tuple[str, str]  # text and its style, as rich names it
 
 
-def _safe_lines(told: Trail) -> Iterator[list[_Part]]:
+def _safe_lines(trail: Trail) -> Iterator[list[_Part]]:
     # Texts come from tokens and requests, and must not steer a terminal.
-    for parts in _lines(told):
+    for parts in _lines(trail):
         yield [("".join(c if c.isprintable() else "?" for c in text), style) for text, style in parts]
 
 
-def _lines(told: Trail) -> Iterator[list[_Part]]:
-    yield [(told.session, "bold"), ("  ", ""), (told.agent, ""), *_counts(told.allowed, told.denied)]
-    if told.subject:
-        issuer, subject = told.subject
+def _lines(trail: Trail) -> Iterator[list[_Part]]:
+    yield [(trail.session, "bold"), ("  ", ""), (trail.agent, ""), *_counts(trail.allowed, trail.denied)]
+    if trail.subject:
+        issuer, subject = trail.subject
         yield [(f"on behalf of {subject}, as {issuer} says", "dim")]
-    elif told.target:
-        yield [(f"on behalf of {told.target}", "dim")]
-    for policy in told.policies:
+    elif trail.target:
+        yield [(f"on behalf of {trail.target}", "dim")]
+    for policy in trail.policies:
         yield [(f"policy {policy}", "dim")]
-    for position, root in enumerate(told.tasks.values()):
-        yield from _tree(root, "", last=position == len(told.tasks) - 1)
+    for position, root in enumerate(trail.tasks.values()):
+        yield from _tree(root, "", last=position == len(trail.tasks) - 1)
 
 
 def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
@@ -95,7 +95,8 @@ def _counts(allowed: int, denied: int) -> list[_Part]:
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[list[_Part]]:
-    """Write each record in a line, but a long run of allowed ones in one: what was refused must not drown."""
+    """Yield a line for each record, and one line for a long run of allowed calls."""
+    # A refusal must not drown among hundreds of allowed calls.
     for allowed, run in itertools.groupby(lines, key=lambda line: line.allowed):
         calls = list(run)
         if allowed and len(calls) > _RUN:

@@ -34,9 +34,9 @@ def encode(value: Any) -> bytes:
     try:
         return _ENCODER.encode(value)
     except UnicodeEncodeError as error:
-        raise MalformedTokenError("text with half of a surrogate pair cannot stand in a token") from error
+        raise MalformedTokenError("a token cannot contain text with a lone surrogate") from error
     except TypeError as error:
-        raise MalformedTokenError(f"this cannot stand in a token: {error}") from error
+        raise MalformedTokenError(f"a token cannot contain this value: {error}") from error
 
 
 def decode(

@@ -274,7 +274,7 @@ class RelayLink:
         self._send(Probe(verifier_id, *place, ENTRIES, hurry, crowd))
 
     def leave(self, verifier_id: str) -> None:  # noqa: ARG002  the relay knows whose connection it is
-        """Tell the relay that this verifier holds no lease any more."""
+        """Report to the relay that this verifier holds no lease any more."""
         self._send(Leave())
 
     def wait(self, timeout_s: float) -> None:

@@ -172,7 +172,7 @@ class Link:
         self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, *place, ENTRIES, *more)
 
     def leave(self, verifier_id: str) -> None:
-        """Tell the store that this verifier holds no lease any more; send nothing after it.
+        """Report to the store that this verifier holds no lease any more; send nothing after it.
 
         Args:
             verifier_id: This verifier's id.
