@@ -90,7 +90,7 @@ def test_a_shipper_that_starts_anew_does_not_believe_it_either(
     sender = shipper(world, key, journal)
     assert not sender.once()
     assert sender.status.code == "bad_mark"
-    assert ("never made" if ahead else "another record 3") in str(sender.status.error)
+    assert ("never wrote" if ahead else "another record 3") in str(sender.status.error)
     journal.append(allow(10))
     journal.append(allow(11))
     sender._retry_at.clear()

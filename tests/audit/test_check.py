@@ -218,7 +218,7 @@ def test_rows_do_not_go_as_if_retention_had_taken_them(log: Kept) -> None:
         c.execute(update(STATE).values(first=index))
 
     log.change(claim, 256)
-    with pytest.raises(TamperedError, match="no record of the log says why"):
+    with pytest.raises(TamperedError, match="no record of pruning names them"):
         check_rows(rows_of(log.store, log.folder, LOG.key))
 
 

@@ -103,7 +103,7 @@ def test_a_checkpoint_that_was_kept_finds_a_rollback(log: Log, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--key", "no+key"), "--key: a verifier key is name+hash+base64"),
+        (("--key", "no+key"), "--key: malformed verifier key: expected name+hash+base64"),
         (("--key", "/none"), "/none: No such file"),
         (("--key", str(WITNESS.key)), "two kinds"),
         (("--key", KEY, "--witness", KEY), "two kinds"),
