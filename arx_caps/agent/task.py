@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.attenuation import caveats_for
-from arx_caps.agent.auth import ArxAuth, Sign
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.presenting import add_approvals, spread
 from arx_caps.agent.shared import Shared
@@ -25,6 +24,7 @@ from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, call_proof
 
 if TYPE_CHECKING:
+    from arx_caps.agent.auth import ArxAuth, Sign
     from arx_caps.agent.forecast import Forecast
 
 
@@ -179,7 +179,7 @@ class Task(Shared):
         # The service that knows the tool has the reason; all others only say that they do not.
         return max(answers, key=lambda answer: (bool(answer), answer.code != "tool_not_allowed"))
 
-    def auth(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> ArxAuth:
+    def auth(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> "ArxAuth":
         """Return authentication for an HTTP client of httpx or httpx2, sync or async.
 
         Args:
@@ -192,6 +192,8 @@ class Task(Shared):
                 is of no use there.
         """
         chosen = self.audiences if audience is None else (self._checked(audience),)
+        from arx_caps.agent.auth import ArxAuth  # loads httpx, which not every holder has a use for
+
         sign: Sign = self.http_token
         if approvals:
             tokens = {each: self.bundle.tokens[each] for each in chosen}

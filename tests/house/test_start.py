@@ -65,6 +65,15 @@ def test_a_holder_imports_no_verifier() -> None:
     assert not imported_by("from arx_verifier import Macaroon, Caveat, Rule, CallSigner, KeyRing") & VERIFYING
 
 
+def test_a_sub_agent_imports_no_http_client() -> None:
+    """
+    A task that was received, attenuated and delegated needs no mint: no client, no store and no key is loaded.
+    """
+    code = "from arx_caps import Approval, Task\ntry: Task.from_text('x')\nexcept Exception: pass"
+    heavy = {"redis", "hiredis", "httpx", "httpx2", "joserfc", "cryptography", "ssl", "sqlalchemy"}
+    assert not {name.partition(".")[0] for name in imported_by(code)} & heavy
+
+
 def test_help_imports_no_noun() -> None:
     """
     ``arx --help`` lists every noun and imports the module of none, nor the verifier.
