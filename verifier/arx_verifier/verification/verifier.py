@@ -8,7 +8,7 @@ passed in.
 
 import time
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -47,6 +47,20 @@ class Screened(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "<Screened>"
+
+
+class Waiting(NamedTuple):
+    """A decision that has to wait for the view of the epoch.
+
+    Attributes:
+        wait: What to wait for.
+        screened: What was proven, which is not proven again.
+        written: What the record says of the arguments, as ``judge`` returned it.
+    """
+
+    wait: Wait
+    screened: Screened
+    written: bytes | None
 
 
 class Verifier:
@@ -123,11 +137,10 @@ class Verifier:
             The decision as it was recorded; ``grant`` is set when it is an allow.
         """
         decision = self._decide(token, request, None, screened)
-        if isinstance(decision, Wait):
+        if isinstance(decision, Waiting):
             begun = time.monotonic_ns()
-            self.epochs.catch_up(*decision)
-            decision = self._decide(token, request.after(time.monotonic_ns() - begun), decision, screened)
-            assert isinstance(decision, Decision)
+            self.epochs.catch_up(*decision.wait)
+            return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
         return decision
 
     def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
@@ -159,12 +172,11 @@ class Verifier:
                 lambda: self.decide(token, request.after(time.monotonic_ns() - begun), screened=screened)
             )
         decision = self._decide(token, request, None, screened)
-        if isinstance(decision, Wait):
+        if isinstance(decision, Waiting):
             # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
             begun = time.monotonic_ns()
-            await self.epochs.catch_up_async(*decision)
-            decision = self._decide(token, request.after(time.monotonic_ns() - begun), decision, screened)
-            assert isinstance(decision, Decision)
+            await self.epochs.catch_up_async(*decision.wait)
+            return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
         return decision
 
     def refuse(self, code: str, request: AccessRequest) -> Decision:
@@ -213,7 +225,7 @@ class Verifier:
 
     def _decide(
         self, token: str, request: AccessRequest, waited: Wait | None = None, screened: Screened | None = None
-    ) -> Decision | Wait:
+    ) -> Decision | Waiting:
         """Take every step of SPEC 11, in its order.
 
         Args:
@@ -223,8 +235,8 @@ class Verifier:
             screened: What ``screen`` returned for this token.
 
         Returns:
-            The decision as it was recorded.  Or what to wait for: the caller then asks again with the time that it is
-            by then, and everything is judged anew.
+            The decision as it was recorded.  Or what to wait for, and what was proven: the caller then asks again with
+            the time that it is by then, and everything but the signatures is judged anew.
         """
         if token.__class__ is not str or request.__class__ is not AccessRequest:
             hold_request(request)
@@ -252,7 +264,7 @@ class Verifier:
             asked = ask(epochs, proven, waited)
             if asked is not None:
                 if isinstance(asked, Wait):
-                    return asked
+                    return Waiting(asked, Screened(token, call, known, proven), written)
                 refused = asked
 
         # 6. nonces          last, so that a refused call spends none SPEC 8.3, 6.8
@@ -275,6 +287,16 @@ class Verifier:
             )
             if proven is not known:
                 self._authenticator.remember(token, call, proven, request.at)
+        return decision
+
+    def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision:
+        """Decide after the wait.  A token that still does not stand is refused as it was judged before."""
+        screened = waiting.screened
+        refused = ask(self.epochs, screened.proven, waiting.wait)
+        if isinstance(refused, Refused):
+            return self._record(screened.proven, request, refused, waiting.written)
+        decision = self._decide(token, request, waiting.wait, screened)
+        assert isinstance(decision, Decision)
         return decision
 
     def _record(
