@@ -94,7 +94,7 @@ def decisions(made: Verifiers) -> Iterator[Row]:
             "ARx, 2 000 live parents": live_parents(made.make(), hops),
             "ARx, first sight": each(allow(made.make(cache_bytes=0)), signing(parent)),
             "ARx, first sight, no word known": strangers(made.make(cache_bytes=0), hops),
-            "ARx, with a issue_discharge": each(allow(made.make()), discharging(parent)),
+            "ARx, with a discharge": each(allow(made.make()), discharging(parent)),
         }
         chars = {name: len(other.text) for name, other in others.items()}
         chars |= {"ARx, parent seen": len(next(calls(parent, count=1))), "tenuo": len(chained.text) + 86}
