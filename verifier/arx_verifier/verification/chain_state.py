@@ -17,8 +17,8 @@ from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import IAT_AHEAD_MS, AudienceKey, Identifier, about, chain, targets, wire
-from arx_verifier.verification.compiled_caveats import Allow, ToolRules, gather, read_caveats
-from arx_verifier.verification.effects import ChainRestrictions, Condition
+from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
+from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
 from arx_verifier.verification.reasons import Refused
 
 if TYPE_CHECKING:

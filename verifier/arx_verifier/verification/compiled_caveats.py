@@ -17,7 +17,6 @@ from arx_verifier.constraints import (
     MAX_TOLD,
     CompiledRule,
     WireRule,
-    compile_wire,
     explain,
     explain_last,
     merge,
@@ -26,7 +25,7 @@ from arx_verifier.constraints import (
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
 from arx_verifier.token import Identifier, ThirdPartyPacket, caveats, chain, cut_out, targets
-from arx_verifier.verification.effects import ChainRestrictions, effects_of
+from arx_verifier.verification.effects import Allow, ChainRestrictions, effects_of
 from arx_verifier.verification.reasons import PLACES
 
 if TYPE_CHECKING:
@@ -36,38 +35,13 @@ _MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 
 _MAX_TOGETHER: Final = 16_384  # of what caveats say together; one takes about 100 bytes: under 2 MB
 _MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
 _MAX_THIRD_PARTIES: Final = 2048  # parts of what third parties must agree to; under 1 MB
-_MAX_RULES: Final = (
-    131_072  # of all rules gathered by tool, their tests and places; one takes 30 to 40 bytes: about 5 MB
-)
+_MAX_RULES: Final = 131_072  # of rules gathered by tool, with tests and places; one takes 30 to 40 bytes: about 5 MB
 _MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a delegation take about 230
 _MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
 
 HOP_CHARS: Final = 12
 HOP_MARK: Final = b'"hop":"'
 GAP: Final = HOP_MARK + b"\0"  # stands for both in what terms are kept by; JSON has no such byte
-
-
-class Allow:
-    """One ``allow``, as it is written and ready to be asked; compared by identity.
-
-    Attributes:
-        rules: As they are written.
-        compiled: The same, in the same order.
-        weight: How many tests all of them are.
-        shared: Whether other chains use this very object.
-    """
-
-    __slots__ = ("compiled", "rules", "shared", "weight")
-
-    def __init__(self, rules: tuple[WireRule, ...], shared: bool) -> None:
-        """Check the operands of rules and make their tests.
-
-        Raises:
-            MalformedTokenError: An operand that SPEC 7 does not allow.
-        """
-        self.rules, self.shared = rules, shared
-        self.compiled = tuple([compile_wire(rule) for rule in rules])
-        self.weight = sum([rule.weight for rule in self.compiled])
 
 
 class CompiledCaveat:

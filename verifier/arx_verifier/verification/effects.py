@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import arx_verifier.limits as limits
 import arx_verifier.verification.reasons as reasons
+from arx_verifier.constraints import WireRule, compile_wire
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import MAX_INTEGER, caveats
@@ -20,7 +21,6 @@ from arx_verifier.verification.reasons import PLACES, Refused
 
 if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
-    from arx_verifier.verification.compiled_caveats import Allow
 
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
@@ -39,6 +39,29 @@ class Condition(NamedTuple):
     place: str
     operand: Any
     judge: Callable[[str, Any, AccessRequest], Refused | None]
+
+
+class Allow:
+    """One ``allow``, as it is written and ready to be asked; compared by identity.
+
+    Attributes:
+        rules: As they are written.
+        compiled: The same, in the same order.
+        weight: How many tests all of them are.
+        shared: Whether other chains use this very object.
+    """
+
+    __slots__ = ("compiled", "rules", "shared", "weight")
+
+    def __init__(self, rules: tuple[WireRule, ...], shared: bool) -> None:
+        """Check the operands of rules and make their tests.
+
+        Raises:
+            MalformedTokenError: An operand that SPEC 7 does not allow.
+        """
+        self.rules, self.shared = rules, shared
+        self.compiled = tuple([compile_wire(rule) for rule in rules])
+        self.weight = sum([rule.weight for rule in self.compiled])
 
 
 class ChainRestrictions:
@@ -84,7 +107,7 @@ class ChainRestrictions:
         "unmet",
     )
 
-    allows: "tuple[Allow, ...]"
+    allows: tuple[Allow, ...]
     named: tuple[str, ...]
     parts: int
     places: tuple[str, ...]
