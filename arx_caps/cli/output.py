@@ -99,7 +99,7 @@ def on_terminal() -> bool:
 
 
 def fit(content: Any) -> str:
-    """Return lines of a rich renderable, no wider than the terminal; a longer line of text is cut.
+    """Return lines of a rich renderable, no wider than the terminal; a longer text goes on in the next line.
 
     Args:
         content: Holds ``Text`` alone, so that nothing in data is taken for markup, a colour or an emoji.
@@ -110,7 +110,7 @@ def fit(content: Any) -> str:
         color_system="auto" if colours(sys.stdout) else None, markup=False, highlight=False, emoji=False
     )
     with terminal.capture() as captured:
-        terminal.print(content, no_wrap=True, overflow="ellipsis")
+        terminal.print(content)
     return captured.get().rstrip("\n")
 
 
