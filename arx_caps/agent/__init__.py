@@ -4,8 +4,9 @@
 Each name is imported at its first use: a sub-agent that attenuates and delegates a task loads no HTTP client.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_caps.agent.agent import Agent, Workload
@@ -16,19 +17,20 @@ if TYPE_CHECKING:
     from arx_caps.agent.session import Session
     from arx_caps.agent.started import StartedTask
     from arx_caps.agent.task import Task
-
-_MODULE_OF = {
-    "Agent": "agent",
-    "Approval": "approval",
-    "ArxAuth": "auth",
-    "Bundle": "bundle",
-    "Session": "session",
-    "StartedTask": "started",
-    "Task": "task",
-    "Workload": "agent",
-    "holder_of": "outline",
-    "links_of": "outline",
-}
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "agent": "Agent Workload",
+            "approval": "Approval",
+            "auth": "ArxAuth",
+            "bundle": "Bundle",
+            "outline": "holder_of links_of",
+            "session": "Session",
+            "started": "StartedTask",
+            "task": "Task",
+        },
+    )
 
 __all__ = [
     "Agent",
@@ -42,15 +44,3 @@ __all__ = [
     "holder_of",
     "links_of",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # the next use does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 """Third-party caveats and what answers them: require a discharge, make it, bind it, send it along.  SPEC 6.4.
 
 For who requires (the mint), who approves, and who holds both; all offline.  The bytes are those of libmacaroons, so any
-macaroon library proves them.  How a verifier takes what is presented stands in ``discharging``.
+macaroon library proves them.  ``verification.authenticate`` verifies presented discharges.
 """
 
 from collections.abc import Sequence

@@ -239,9 +239,9 @@ class Verifier:
             the time that it is by then, and everything but the signatures is judged anew.
         """
         if token.__class__ is not str or request.__class__ is not AccessRequest:
-            hold_request(request)
-            if (odd := code_of(token)) is not None:
-                return self.refuse(odd, request)
+            odd = self._refuse_odd(token, request)
+            if odd is not None:
+                return odd
 
         # 1. token/wire      size, version, one byte form             SPEC 2
         # 2. token/keyring   the audience key of kid                  SPEC 9
@@ -262,10 +262,9 @@ class Verifier:
         # 5. freshness       the lease; no target revoked or frozen   SPEC 10.4
         if refused is None:
             asked = ask(epochs, proven, waited)
-            if asked is not None:
-                if isinstance(asked, Wait):
-                    return Waiting(asked, Screened(token, call, known, proven), written)
-                refused = asked
+            if isinstance(asked, Wait):
+                return Waiting(asked, Screened(token, call, known, proven), written)
+            refused = asked
 
         # 6. nonces          last, so that a refused call spends none SPEC 8.3, 6.8
         begun = time.monotonic_ns() if self.waits else 0
@@ -276,10 +275,8 @@ class Verifier:
         decision = self._record(proven, request, refused, written)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
-        if self.waits and decision.code == OK:
-            refused = ask_late(epochs, proven, request, begun)
-            if refused is not None:
-                decision = self._record(proven, request, refused, written)
+        if self.waits and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
+            decision = self._record(proven, request, late, written)
 
         if decision.code == OK:
             decision.grant = Grant(
@@ -332,6 +329,12 @@ class Verifier:
             if not error.counted:
                 self.decisions.append(decision)
         return decision
+
+    def _refuse_odd(self, token: str, request: AccessRequest) -> Decision | None:
+        """Refuse a token that is no text, and raise for a request that is none."""
+        hold_request(request)
+        odd = code_of(token)
+        return None if odd is None else self.refuse(odd, request)
 
     def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
         """Refuse an unproven token: its code and no more, counted and not recorded singly."""
