@@ -94,6 +94,37 @@ def test_the_trusted_base_imports_only_from_below(path: Path) -> None:
             assert rest[0] in below, f"imports {rest[0]}, which is above"
 
 
+@pytest.mark.parametrize("path", product(VERIFIER), ids=name_of)
+def test_redis_is_loaded_where_it_is_followed(path: Path) -> None:
+    """
+    Importing a module of the verifier loads redis in three of them alone.
+    """
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    loaded = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    loaded |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
+    if path.stem not in ("follower", "store_link", "store_url"):
+        assert "redis" not in {module.partition(".")[0] for module in loaded}
+
+
+def test_macaroon_and_caveats_do_not_know_each_other() -> None:
+    """
+    A token can be read, attenuated and passed on without knowing what its caveats mean.
+    """
+    for own, other in (("macaroon", "caveats"), ("caveats", "macaroon")):
+        imported = set(imports_of(VERIFIER / "token" / f"{own}.py"))
+        assert not {parts for parts in imported if parts[:3] == ("arx_verifier", "token", other)}
+
+
+@pytest.mark.parametrize("path", [*sorted(VERIFIER.rglob("*.py")), *sorted(CAPS.rglob("*.py"))], ids=name_of)
+def test_a_file_holds_one_idea(path: Path) -> None:
+    """
+    Every file has its licence line and opens with what is in it.
+    """
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    assert ast.get_docstring(ast.parse(text))
+
+
 @pytest.mark.parametrize("path", product(CAPS), ids=name_of)
 def test_a_package_imports_only_its_neighbours(path: Path) -> None:
     """
