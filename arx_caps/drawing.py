@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from arx_caps.trail import Line, Node, Trail
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.text import Text
 
 _RUN: Final = 6  # more allowed calls than this without a refusal between them are drawn as one line
 _SHOWN_TOOLS: Final = 4
@@ -26,20 +26,12 @@ def render(trail: Trail) -> str:
     return "".join("".join(text for text, _ in parts).rstrip() + "\n" for parts in _safe_lines(trail))
 
 
-def styled(trail: Trail) -> "Group":
-    """Draw a trail in colours; a line that is longer than the terminal goes on beside its branch."""
-    from rich.console import Group
-    from rich.table import Table
+def styled(trail: Trail) -> "Text":
+    """Draw a trail in colours."""
     from rich.text import Text
 
-    lines = []
-    for parts in _safe_lines(trail):
-        # What a line ends with is what `arx kill` takes, or why a call was refused: none of it may be cut.
-        at = int(parts[0][0].endswith("─ "))
-        line = Table.grid()
-        line.add_row(*[Text.assemble(branch) for branch in parts[:at]], Text.assemble(*parts[at:], overflow="fold"))
-        lines.append(line)
-    return Group(*lines)
+    lines = (Text.assemble(*parts) for parts in _safe_lines(trail))
+    return Text("\n").join(lines)
 
 
 _Part = tuple[str, str]  # text and its style, as rich names it

@@ -8,6 +8,7 @@ control characters escaped: a token's holder must not be able to write to an ope
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from arx_caps.trail import Trail
 
 SCHEMA_VERSION: Final = 1
+_BRANCH: Final = re.compile("[ │]*[├└]─ ")
 
 
 class Console:
@@ -145,10 +147,23 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def tree(told: "Trail") -> str:
-    """Draw a trail for people."""
+    """Draw a trail for people; on a terminal a line that is too long goes on beside its branch."""
     from arx_caps.drawing import render, styled
 
-    return fit(styled(told)) if on_terminal() else render(told).rstrip("\n")
+    if not on_terminal():
+        return render(told).rstrip("\n")
+    from rich.console import Group
+    from rich.table import Table
+
+    lines = []
+    for text in styled(told).split():
+        # What a line ends with is what `arx kill` takes, or why a call was refused: none of it may be cut.
+        text.overflow = "fold"
+        branch = _BRANCH.match(text.plain)
+        line = Table.grid()
+        line.add_row(*(text.divide([branch.end()]) if branch else [text]))
+        lines.append(line)
+    return fit(Group(*lines))
 
 
 def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:
