@@ -23,6 +23,7 @@ PAGES = [
         "docs/identity.md",
         "docs/operations.md",
         "docs/policy.md",
+        "docs/reasons.md",
         "docs/revocation.md",
         "docs/scale.md",
         "docs/store.md",

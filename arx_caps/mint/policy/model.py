@@ -135,7 +135,7 @@ class Policy:
 
         Raises:
             GrantError: No terms are for this agent (``session_not_allowed``), or none on this subject's behalf
-                (``subject_not_allowed``), or some third-party caveat a subject and there is none
+                (``subject_not_allowed``), or some require a subject and there is none
                 (``subject_required``).
         """
         fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
@@ -152,7 +152,7 @@ class Policy:
             ]
             if not fitting:
                 raise GrantError(f"the policy lets {agent} act on no such subject's behalf", code="subject_not_allowed")
-        # A third-party caveat is not escaped by other terms that make none.
+        # Terms that require a subject are not escaped by other terms that require none.
         elif any(terms.subject == "required" for terms in fitting):
             raise GrantError(
                 f"{agent} acts on somebody's behalf alone: say whose, with subject_token", code="subject_required"

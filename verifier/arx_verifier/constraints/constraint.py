@@ -168,25 +168,25 @@ class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_field
     """The condition of a rule on one argument: tests, one level of logic, and whether it may be absent.
 
     Attributes:
-        equal: This value, of the same type; or this list.
+        equal: This value, of the same type; or this very list, in this order.
         one_of: One of these values.
         none_of: A value of the same kind as one of these, and none of them.
-        range: Least and most, both included; decimals as text, such as ``("0.5", "19.9")``.
+        range: An integer, or a decimal as text such as ``"10.5"``, between two bounds, both included.
         min: At least this.
         max: At most this.
         glob: Text that matches this pattern, in which ``*`` is any run of characters without ``/``.
-        subpath: A path that is this folder or lies below it.
-        url: A URL with these parts.
+        subpath: A path that is this folder or lies below it; ``..``, escapes and backslashes are refused.
+        url: A URL with these parts; private addresses only where they are named.
         cidr: An address in this network, such as ``10.0.0.0/8``.
         length: Text of this many characters, or a list of this many items.
-        min_length: At least this many of them.
-        max_length: At most this many of them.
+        min_length: Text or a list of at least this length.
+        max_length: Text or a list of at most this length.
         contains: A list that has all of these.
         subset: A list of nothing but these.
-        all_of: All of these hold, each a plain value or a ``FlatConstraint``.
-        any_of: One of these holds.
-        not_: This does not hold, for a value of the kind that it tests; ``not`` in a token and in plain data.
-        optional: Allows the argument to be absent.
+        all_of: A value for which all of these hold, each a plain value or a table of members without further logic.
+        any_of: A value for which one of these holds.
+        not_: A value of the kind that this tests, and for which it does not hold.
+        optional: With ``true``, as the other members say, or absent.
 
     Raises:
         AttenuationError: No test, bounds that cross, or an operand that SPEC 7 does not allow.
