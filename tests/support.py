@@ -2,7 +2,9 @@
 """Small builders for the tests of tokens and verifiers: one realm, fixed keys, a clock that is passed in."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -35,6 +37,12 @@ ANYTHING = Caveat(allow=(Rule(tool="*"),))
 Made = TypeVar("Made", bound=Struct)
 
 QUICK = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+
+
+def spec_examples() -> dict[str, str]:
+    """Return by reason code the vector that SPEC 13 names as its example."""
+    spec = (Path(__file__).parents[1] / "verifier" / "SPEC.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| `(\w+)` \| \d+ \| \S+ \| .+? \| `([\w-]+)` \|$", spec, re.MULTILINE))
 
 
 def unchecked(kind: type[Made], **members: Any) -> Made:
