@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes contract operations rehearse check clean help
+.PHONY: demo test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters contract operations rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ bench-kill: $(READY)  ## how fast a kill is in force
 
 routes: $(READY)  ## random applications of Starlette and FastAPI, each version in an environment of its own
 	$(BIN)/python -m tests.routes.environments $(ARGS)
+
+adapters: $(READY)  ## each adapter with its framework, in an environment of its own
+	$(BIN)/python -m tests.adapters $(ARGS)
 
 contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)

@@ -41,7 +41,7 @@ for line in sys.stdin:
 """
 
 
-def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+def until(holds: Callable[[], object], within_s: float = 60.0) -> None:
     """Wait for a condition that gives no event: another process's, or a server's.
 
     Raises:

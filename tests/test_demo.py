@@ -22,7 +22,7 @@ sys.exit(demo.main())
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=540, check=False)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from arx_caps.embedded import EmbeddedValkey
 from tests.mint.rolling import fleet, roll
 from tests.postgres import Postgres
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.servers
 ROUNDS = 2  # `make nightly` does fifty
 
 

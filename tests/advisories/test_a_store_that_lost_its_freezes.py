@@ -27,7 +27,7 @@ from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.servers import free_ports, until
 from tests.topologies.fleet import LASTING, Server, running
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.servers
 
 GONE, FROZEN, FREE = "acme/gone", "acme/frozen", "acme/free"
 FREEZES = {

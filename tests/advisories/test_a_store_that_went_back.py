@@ -18,7 +18,7 @@ from tests.faults.going_back import play
 from tests.mint.world import make_realm
 from tests.servers import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.servers
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from tests.relay.processes import RelayProcess
 
 
 @pytest.mark.servers
-@pytest.mark.timeout(120)
 def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
     """The mint was away when the kill was made, the relay is new: the verifier alone knows."""
     with running(tmp_path, "verifier") as world:

@@ -17,7 +17,7 @@ from tests.mint.rolling import WITHIN_S, Fleet, fleet
 from tests.postgres import Postgres
 from tests.servers import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.servers
 
 
 @pytest.fixture

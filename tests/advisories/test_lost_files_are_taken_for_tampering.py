@@ -34,7 +34,7 @@ from tests.mint.world import local_world
 from tests.postgres import Postgres
 from tests.servers import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.servers
 MANY = 300  # more than a tile
 
 

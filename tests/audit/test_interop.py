@@ -25,7 +25,7 @@ from arx_caps.audit.verify import Trust, verify
 from tests.audit.world import AT_S, LOG, WITNESS, body, checkpoint_of, records, write
 from tests.vectors import log_vectors
 
-pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.install
 SCRIPT = Path(__file__).with_name("oracle.py")
 PACKAGE = "aics-tlog==0.2.1"
 PYTHONS = ("python3.12", "python3.13", "python3.14", "python3", "/usr/bin/python3")

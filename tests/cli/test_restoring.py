@@ -13,7 +13,7 @@ from tests.servers import free_ports
 
 AGENTS = "acme/support"  # whom the policy that a realm begins with knows
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]  # it waits for real processes, one after the other
+pytestmark = pytest.mark.servers  # it waits for real processes, one after the other
 
 
 class Keeper(Reader):

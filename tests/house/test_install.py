@@ -17,7 +17,7 @@ BUILT = any(
     (ROOT / "verifier" / "arx_verifier" / "_native").glob("*.so")
 )  # this machine has a compiler and the headers
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-pytestmark = [pytest.mark.install, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.install
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -26,16 +26,22 @@ VERSIONS: Final = {
 }
 
 
-def prepare(name: str, packages: Sequence[str]) -> Path:
-    """Return the Python of an environment with the verifier and these packages."""
-    folder = ROOT / "build" / "routes" / name
+def prepare(name: str, packages: Sequence[str], *, extra: str | None = None) -> Path:
+    """Return the Python of an environment with the verifier and these packages.
+
+    Args:
+        name: The name of the environment.
+        packages: Requirements, as pip takes them.
+        extra: An extra of the verifier; None for the verifier alone.
+    """
+    folder = ROOT / "build" / ("routes" if extra is None else "adapters") / name
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--upgrade", *packages], check=True)
     subprocess.run([*pip, "--force-reinstall", "--no-deps", str(ROOT / "verifier")], check=True)
-    subprocess.run([*pip, str(ROOT / "verifier")], check=True)
+    subprocess.run([*pip, f"{ROOT / 'verifier'}[{extra}]" if extra else str(ROOT / "verifier")], check=True)
     return python
 
 
