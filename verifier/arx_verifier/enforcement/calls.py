@@ -154,7 +154,7 @@ class Call:
         traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
         enforcement, screened = self._enforcement, self._screened
-        decision = await enforcement.verifier.decide_async(screened.token, request, screened=screened)
+        decision = await enforcement.decide_async(screened.token, request, screened)
         scope["arx"] = self._grant = enforcement.require(decision, request)
         self.decision = decision
         young = self._young

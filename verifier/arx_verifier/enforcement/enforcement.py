@@ -7,7 +7,7 @@ Every adapter calls this and decides nothing by itself: the ASGI middleware, the
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from arx_verifier.enforcement.problems import Answer, answer
@@ -84,10 +84,23 @@ class Enforcement:
             return self.verifier.decide(token, request)
         return self._unusable(token, request)
 
-    async def decide_async(self, token: object, request: AccessRequest) -> Decision:
-        """Decide as ``decide`` does, and never hold the event loop."""
+    def decide_async(
+        self, token: object, request: AccessRequest, screened: Screened | None = None
+    ) -> Awaitable[Decision]:
+        """Decide as ``decide`` does, and never hold the event loop.
+
+        Args:
+            token: As in ``decide``.
+            request: As in ``decide``.
+            screened: What ``screen`` returned for this token, whose proof is then not made again.
+        """
         if isinstance(token, str) and token:
-            return await self.verifier.decide_async(token, request)
+            return self.verifier.decide_async(
+                token, request, screened=screened
+            )  # no coroutine around it: a request's way
+        return self._unusable_async(token, request)
+
+    async def _unusable_async(self, token: object, request: AccessRequest) -> Decision:
         return self._unusable(token, request)
 
     def _unusable(self, token: object, request: AccessRequest) -> Decision:
