@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify, attenuate and delegate ARx tokens.  The front door; see SPEC.md for what the bytes mean.
-
-A name's module is imported when the name is used first: a holder needs no verifier, and a command line that only reads
-an error's class needs neither.
-"""
+"""Verify, attenuate and delegate ARx tokens: the public names of the package.  SPEC.md defines the bytes."""
 
 from typing import TYPE_CHECKING
 
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     from arx_verifier.token import CallSigner, Caveat, Identifier, KeyRing, Macaroon
     from arx_verifier.verification import Grant, RedisNonces, Verifier
 else:
+    # Imported on first use: a holder needs no verifier, and a command that only reads an error class needs neither.
     _exported, __dir__ = open_door(
         __name__,
         {
@@ -50,7 +47,7 @@ else:
     def __getattr__(name):
         if name != "__version__":
             return _exported(name)
-        from importlib.metadata import version  # loads what no other name needs
+        from importlib.metadata import version  # no other name needs it, and its import is slow
 
         globals()[name] = version("arx-verifier")
         return globals()[name]

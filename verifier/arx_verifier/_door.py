@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doors: the names of a package, each imported from its module when it is used first (PEP 562).
+"""Lazy exports of a package: each name is imported from its module on first use (PEP 562).
 
-Other packages import from a door and from nowhere behind it.  A holder that attenuates a token so loads no verifier,
-and no redis.  A module binds the names that it imports, so each costs one look-up a process.
+Other packages import these names and never the modules behind them.  A holder that attenuates a token therefore loads
+neither the verifier nor redis.
 """
 
 import importlib
@@ -12,11 +12,14 @@ from typing import Any
 
 
 def open_door(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package.
+    """Return the ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
         package: The package's ``__name__``.
-        exports: By module of the package, the names that it gives, separated by spaces.
+        exports: Module of the package to the names that it exports, separated by spaces.
+
+    Returns:
+        Both functions.  ``__getattr__`` raises ``AttributeError`` for a name that is not exported.
     """
     module_of = {name: module for module, names in exports.items() for name in names.split()}
     namespace = vars(sys.modules[package])
@@ -25,7 +28,7 @@ def open_door(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str],
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
-        namespace[name] = value  # the next use does not come here
+        namespace[name] = value  # Python calls ``__getattr__`` only for names that are not in the namespace
         return value
 
     def names() -> list[str]:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 
-# A failure is reported only after the token's signature was verified: before that, an attacker could probe for
-# contents.
+# Only the refusal of an authenticated token has failures: before that, they would answer an attacker's probes.
 class Failure(NamedTuple):
     """One condition that did not hold.
 
@@ -45,7 +44,7 @@ class ArxError(Exception):
     failures: tuple[Failure, ...] = ()
 
     def __init__(self, message: str, *, code: str | None = None, failures: Sequence[Failure] = ()) -> None:
-        Exception.__init__(self, message)  # takes a third of the time of ``super``, on the path of every refusal
+        Exception.__init__(self, message)  # three times as fast as ``super()``, and every refusal comes here
         if failures:
             self.failures = tuple(failures)
         if code is not None:
@@ -289,7 +288,7 @@ def shorten(value: Any, limit: int = 80) -> str:
         value: Any value.
         limit: The longest text, characters.
     """
-    # A caller chose the value: no code of it runs, and the work does not depend on its size.
+    # An attacker may have chosen the value: no method of its class is called, and the work does not grow with its size.
     kind = type(value)
     if kind is str and len(value) < limit - 1 and value.isprintable():
         return f'"{value}"'

@@ -24,9 +24,10 @@ _ENCODER: Final = msgspec.json.Encoder(order="sorted")
 
 
 def encode(value: Any) -> bytes:
-    """Return a struct, or plain data of strings, integers, lists and dicts, as canonical JSON.
+    """Return a struct, or plain data of strings, integers, lists and dicts, as canonical JSON.  SPEC 3.
 
-    The value is not checked: ``decode`` of the result does that.
+    Args:
+        value: The value.  It is not checked: ``decode`` of the result does that.
 
     Raises:
         MalformedTokenError: A lone surrogate, a type that JSON does not have, or a name that is no text.
@@ -42,7 +43,7 @@ def encode(value: Any) -> bytes:
 def decode(
     decoder: msgspec.json.Decoder[_T], raw: bytes, explain: Callable[[bytes], ArxError | None] | None = None
 ) -> _T:
-    """Parse canonical JSON; every other form of the same value is refused.
+    """Parse canonical JSON and refuse every other form of the same value.  SPEC 3.
 
     Args:
         decoder: Typed with frozen structs that forbid unknown fields; its types carry the bounds of integers.
@@ -63,13 +64,13 @@ def decode(
         # that the types left raw, so it may fail where the first parse did not.
         plain = raw.isascii() or max(raw) < 0xF0 or _names_are_plain(msgspec.json.decode(raw))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        # The new error gets no local name: an error that its own frame names is a cycle.  msgspec's text contains
-        # types, never a value.
+        # The new error gets no local name: an error that a variable of its own frame refers to is a cycle.  The text of
+        # msgspec's error contains types, never a value.
         raise (explain(raw) if explain is not None else None) or MalformedTokenError(
             f"not what is expected here: {_because(error)}"
         ) from error
     if not same:
-        raise MalformedTokenError("not canonical JSON: another order, spacing, escape, or a member said twice")
+        raise MalformedTokenError("not canonical JSON: another order, spacing, escape, or a duplicate member")
     if not plain:
         raise MalformedTokenError("a name has a character beyond U+FFFF")
     return value
@@ -97,7 +98,7 @@ def jcs(value: Any) -> bytes:
             return raw
         return _ENCODER.encode(value) if _is_simple(value, MAX_DEPTH) else _write(value).encode()
     except UnicodeEncodeError as error:
-        raise RequestError("the arguments hold half of a surrogate pair") from error
+        raise RequestError("the arguments have a lone surrogate, which UTF-8 cannot write") from error
 
 
 def flat_jcs(value: Any) -> bytes | None:
@@ -184,6 +185,7 @@ def _is_simple(value: Any, depth: int) -> bool:
     if kind is dict:
         for name in value:
             if type(name) is not str:
+                # Libraries write such a name in different ways: `True` as "True" or "true".
                 raise RequestError(f"a name in the arguments is {type(name).__name__}, not text")
             simple &= name.isascii() or max(name) <= LAST_NAME_CHARACTER
         value = value.values()

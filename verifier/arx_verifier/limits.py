@@ -28,12 +28,12 @@ class Kept(dict[_K, _V]):
 
     Args:
         most: Parts that all entries may have together.
-        each: Parts of an entry for its key and its slot, beside its own.
-        made_of: A cache whose values are made of this one's, and which is emptied with it.
+        each: Parts that are counted for the key and slot of each entry, in addition to those of its value.
+        made_of: A cache whose values refer to this one's; it is emptied together with this one.
     """
 
-    # It has no lock, because a forked child could find a lock taken.  Of two threads that keep an entry at once, one
-    # may go uncounted until the cache is emptied the next time.
+    # No lock, because a forked child could find it taken.  If two threads add an entry at once, one may stay uncounted
+    # until the cache is emptied the next time.
     def __init__(self, most: int, each: int, made_of: "Kept[Any, Any] | None" = None) -> None:
         super().__init__()
         self._most, self._each, self._made_of, self.parts = most, each, made_of, 0
@@ -88,7 +88,7 @@ def tools_for(parts: int) -> int:
 
 
 def size_of(args: Mapping[str, Any]) -> int:
-    """Return the number of characters and items that constraints could have to read."""
+    """Return how many characters and items the constraints of a call may have to read, from above."""
     total = 0
     for value in args.values():
         if isinstance(value, str):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The grammars of names, and the matching of path and tool patterns.  SPEC 4.4.
 
-The mint, holders and verifiers all use this module, so that they cannot disagree.  Each ``is_…`` takes any value, and
-nothing here raises.
+The mint, holders and verifiers all use this module, so that they cannot disagree.  Each ``is_…`` accepts a value of any
+type.  No function raises.
 """
 
 import re
@@ -20,12 +20,12 @@ _AUDIENCE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PATH: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _TOOL: Final = re.compile(r"[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*")
 _ROOT_NAME: Final = re.compile(r"[a-z0-9]{1,16}")
-# The same few names and patterns come with every call of a chain.  Only short texts are cached.
+# Every call of a chain has the same few names and patterns.  Only short texts are cached.
 _remember: Final = lru_cache(maxsize=2048)
 _MAX_REMEMBERED: Final = 8  # patterns in a list whose answer is cached
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64} [A-Za-z0-9._-]{1,64}")
+_IDS: Final = re.compile(r"[A-Za-z0-9._-]{1,64} [A-Za-z0-9._-]{1,64}")  # no id has a space, so the join is unambiguous
 _KID: Final = re.compile(r"[a-z0-9]{1,16}\.(?:0|[1-9][0-9]{0,8})")
 
 
@@ -78,13 +78,13 @@ def is_id(text: Any) -> bool:
 
 
 def are_ids(one: str, other: str) -> bool:
-    """Return whether both texts are such names, with one match."""
+    """Return whether ``is_id`` holds for both texts, with one match instead of two."""
     return _IDS.fullmatch(f"{one} {other}") is not None
 
 
 @_remember
 def can_grant(agent: str, policy: str | None) -> bool:
-    """Return whether an identifier may have this agent and this policy, which may be None."""
+    """Return whether *agent* is an agent path and *policy* an id or None."""
     return is_agent_path(agent) and (policy is None or is_id(policy))
 
 
@@ -130,6 +130,7 @@ def matches_tool(pattern: str, tool: str) -> bool:
     if pattern == "*":
         return tool != ""
     if pattern.endswith(".*"):
+        # The dot is compared and a character must follow: `orders.*` matches neither `orders`, `orders.` nor `ordersX`.
         return len(tool) >= len(pattern) and tool.startswith(pattern[:-1])
     return pattern == tool
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open a verifier from a service file.  SPEC 15.2.
 
-The mint gives the file to a tool service: audience keys, the store to follow, the journal's folder.  Nothing is
-connected or opened here: follower and journal start with the first call, or with the application.
+The mint gives the file to a tool service: audience keys, the store to follow, the journal's folder.  This module opens
+no connection: follower and journal start with the first call, or with the application.
 """
 
 import logging
@@ -63,8 +63,8 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"<ServiceFile of {self.audience} in {self.realm}>"
 
 
-LOOK_NS: Final = 200_000_000  # between two reads of the file: else each unknown key id of a stranger would cost a read
-_SEGMENTS: Final = 16  # a small quota is divided into many small files, so that shipping frees room bit by bit
+LOOK_NS: Final = 200_000_000  # least time between two reads: else an attacker's unknown key ids would each cost a read
+_SEGMENTS: Final = 16  # a small quota is divided into many small files, so that shipping frees room early
 _log = logging.getLogger(__name__)
 _FILE: Final = msgspec.json.Decoder(ServiceFile)
 
@@ -86,6 +86,7 @@ class FileKeys(KeyRing):
         """
         self.path = Path(path)
         self._looked_ns = time.monotonic_ns()
+        # Taken before the read: if the file is replaced in between, the stamp differs and the file is read again.
         self._seen = _stamp(self.path)
         file = read_service_file(self.path)
         super().__init__(_keys_of(file, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
@@ -112,6 +113,7 @@ class FileKeys(KeyRing):
         try:
             file = read_service_file(self.path)
             if file.realm != self.realm:
+                # The follower, the journal and every cached chain belong to the realm that the service started with.
                 raise SettingsError(f"{self.path} is of another realm now, {file.realm}; restart the service")
             self.replace(_keys_of(file, self.path))
         except SettingsError as error:
@@ -140,6 +142,7 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}; `arx service join` or `arx service enrol` makes it") from error
     if stat.S_IMODE(mode) & 0o077:
+        # An audience key forges tokens for this service: another user of the machine must not have read it.
         raise SettingsError(f"{file} holds keys and can be read by others; run `chmod 600 {file}`")
     try:
         content = _FILE.decode(raw)
@@ -193,7 +196,7 @@ def _keys_of(file: ServiceFile, path: Path) -> dict[str, bytes]:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return facts that differ after the file was replaced, or None if it cannot be read."""
+    """Return inode, time and size, which differ after the file was replaced; None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -231,4 +234,5 @@ def _nonces(file: ServiceFile) -> NonceStore | None:
     if file.store is not None and url == without_login(file.store):
         # The same server, so the same login.  The login of `store` is never sent to another server.
         url, password = file.store, password or os.environ.get("ARX_STORE_PASSWORD")
+    # Realm and audience are in the prefix: services that share a Redis must not use up each other's nonces.
     return RedisNonces(url, f"arx:nonce:{file.realm}:{file.audience}:", password=password, ca=file.ca)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test a service that embeds a verifier, without a mint, a store or a journal.
 
-Tokens, call proofs and decisions are real.  Keys, epochs and records are in memory, and gone with the process.
+Tokens, call proofs and decisions are real.  Keys, epochs and records are in memory and end with the process.
 """
 
 import hashlib
@@ -34,7 +34,14 @@ class UnsafeCaller:
         self._signer = CallSigner(macaroon, audience)
 
     def __call__(self, request: Any) -> Any:
-        """Sign one request of an HTTP client, and return it."""
+        """Sign one request of an HTTP client.
+
+        Args:
+            request: The client's request; its ``Authorization`` header is set.
+
+        Returns:
+            The same request.
+        """
         call = HttpCall(request.method, request.url.raw_path, hashlib.sha256(request.read()).digest())
         request.headers["Authorization"] = f"Bearer {self._signer.sign(http_fields(call), _now_ms())}"
         return request
@@ -45,15 +52,21 @@ class UnsafeCaller:
         Args:
             tool: The tool.
             args: The arguments of the call.
+
+        Raises:
+            RequestError: The arguments have no RFC 8785 form.
         """
         return self._signer.sign(tool_fields(tool, args), _now_ms())
 
     def delegate(self, to: str, *rules: Rule) -> "UnsafeCaller":
-        """Return a sub-agent with the token attenuated by rules; without rules, only delegated.
+        """Return a sub-agent with the token attenuated by rules; without rules, only delegated.  SPEC 5.2.
 
         Args:
             to: The sub-agent's path.
             rules: What it may do, within what this caller may do.
+
+        Raises:
+            AttenuationError: The result would be too large.
         """
         attenuated = Caveat(allow=rules) if rules else None
         return UnsafeCaller(self.macaroon.delegate(to, attenuated), self._audience)
@@ -63,7 +76,7 @@ class UnsafeTestRealm:
     """A realm with one audience and a key of its own.  For tests alone.
 
     Attributes:
-        verifier: Give it to the application in place of that of ``open_verifier``.
+        verifier: Pass it to the application instead of the result of ``open_verifier``.
         epochs: ``epochs.kill("agent:test/agent")`` is in force at once; so are ``freeze`` and ``thaw``.
         decisions: The decisions so far, in ``decisions.decisions``, the last one last.
 
@@ -113,6 +126,7 @@ class UnsafeTestRealm:
             task=task,
             v=1,
         )
+        # As the mint does, so that tests cover the call proof: without it a token would be accepted without one.
         caveats = (Caveat(allow=rules, require=("call",)),)
         macaroon = Macaroon.mint(identifier, key=self._key, realm="test", caveats=caveats)
         return UnsafeCaller(macaroon, self._audience)

@@ -31,7 +31,7 @@ def ca_file(ca: str | None = None) -> str | None:
 
 
 def trust(context: ssl.SSLContext, ca: str | None = None) -> ssl.SSLContext:
-    """Make a context trust the further authority as well.
+    """Add the further authority to the authorities that a context trusts.
 
     Args:
         context: The context, which is changed.
@@ -109,7 +109,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its causes, each once."""
     seen: set[int] = set()
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
+    while current is not None and id(current) not in seen:  # the causes of an error may form a cycle
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__

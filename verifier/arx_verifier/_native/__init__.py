@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose between the primitives in C and in Python, once, when the package is imported.
 
-A few functions on bytes (HMACs, base64url, packets, digests) are compiled where the build found a C compiler:
-``primitives.c``.  The Python function is the reference: what is compiled does the ordinary case alone and calls the
-Python function for all else, so one place says what is malformed.  Tests hold both to the same answers.
+A few functions on bytes (HMACs, base64url, packets, digests) are compiled if the build found a C compiler:
+``primitives.c``.  The Python function is the reference.  Tests compare both.
 """
 
 import importlib
@@ -17,7 +16,7 @@ REFERENCES: Final[dict[str, Callable[..., Any]]] = {}  # the Python functions th
 
 
 def _load() -> tuple[Any, str]:
-    """Import the extension module: it, or None and why not."""
+    """Return the extension module and an empty text, or None and the reason why it is missing."""
     if os.environ.get("ARX_PURE", "") not in ("", "0"):
         return None, "ARX_PURE is set"
     try:
@@ -41,9 +40,14 @@ def twin(knows: object = None) -> Callable[[_F], _F]:
     """Decorate a function that may be compiled.  Its arguments are passed by position.
 
     Args:
-        knows: The class of what it returns.
+        knows: The class of its result, if that is not a built-in one.
+
+    Returns:
+        A decorator, which returns the compiled function or the Python function itself.
     """
 
+    # The compiled function does the ordinary case alone and calls the Python function for all else, so that only one
+    # implementation decides what is malformed.
     def decorate(function: _F) -> _F:
         REFERENCES[function.__name__] = function
         if _MODULE is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token: its bytes, its chain, its caveats and keys, the proof of a call, discharges.  SPEC 2 to 9."""
+"""The token: bytes, chain, caveats, keys, call proofs and discharges.  SPEC 2 to 9."""
 
 from typing import TYPE_CHECKING
 

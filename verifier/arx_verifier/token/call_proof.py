@@ -2,8 +2,8 @@
 """The per-call proof: bind a one-shot token to one call.  SPEC 8.
 
 The holder of a task's token signs each call by appending a ``call`` caveat of fixed width; the task's token itself
-never travels.  Here stand the digest, both ends of that caveat, and the split of a presented text into the part that
-stays the same from call to call and the part that does not.  Whether a nonce was used before is for ``nonces``.
+never travels.  This module computes the digest, writes and reads the caveat, and splits a presented text into the head,
+which every call of one parent shares, and the tail.  ``verification.nonces`` detects replays.
 """
 
 import os
@@ -28,10 +28,10 @@ LABEL: Final = b"arx/1/call"
 NONCE_BYTES: Final = 16
 MAX_AGE_MS: Final = 10_000  # how long a call may take to arrive
 MAX_AHEAD_MS: Final = 2_000  # how far the holder's clock may be ahead
-KEEP_MS: Final = 15_000  # how long a nonce stays spent: longer than both together
+KEEP_MS: Final = 15_000  # how long a nonce is remembered: longer than MAX_AGE_MS and MAX_AHEAD_MS together
 
 # {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}: every call caveat has this width, so that a token's text can be
-# split without decoding what stands before.
+# split without decoding the part before it.
 _OPEN: Final = b'{"call":["'
 _CAVEAT_BYTES: Final = 10 + 43 + 2 + 13 + 2 + 22 + 3
 _PACKET_HEAD: Final = bytes((wire.IDENTIFIER, _CAVEAT_BYTES))
@@ -39,19 +39,19 @@ MARK: Final = _PACKET_HEAD + _OPEN
 _END: Final = b"\0" + wire.TAIL
 _NONCE: Final = b"\0\0\0\x16"
 _TOOL: Final = b"\0\0\0\4tool"
-# base64 writes three bytes as four characters, so the tail is cut where whole groups end: 0, 1 or 2 bytes of the parent
-# come into it.  The length of the text modulo 4 (with the five characters of ``arx1_``) tells how many; by that number:
+# base64 writes three bytes as four characters, so the tail is cut where whole groups end: its first 0, 1 or 2 bytes are
+# the parent's.  The length of the text modulo 4 (with the five characters of ``arx1_``) gives their number.  By it:
 # - how many characters the tail has, and how many bytes of the parent are in it;
-# - where in it which text stands: a look there tells a task's token from a call without decoding it;
-# - what it may end with, since the last character must carry no bits beyond the last byte; and its padding.
+# - the offset and the text of the caveat's mark: it distinguishes a call from a task's token without decoding;
+# - the last characters that are allowed, since none may carry bits beyond the last byte; and the padding.
 _TAILS: Final = (
     (179, 1, 4, wire.text_of(MARK[2:11]), "AEIMQUYcgkosw048", b"="),
     (180, 2, 4, wire.text_of(MARK[1:10]), wire.URL_CHARS, b""),
     None,
     (178, 0, 0, wire.text_of(MARK), "AQgw", b"=="),
 )
-# One spelling: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.  Its
-# groups are a ``PresentedCall``'s caveat, digest and time, and the signature.
+# One spelling only: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.
+# The groups are caveat, digest and time of a ``PresentedCall``, and the signature.
 _TAIL: Final = re.compile(
     rb"\x02\x5f(\{\"call\":\[\"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\",([1-9][0-9]{12}),\"[A-Za-z0-9_-]{21}[AQgw]\"\]\})"
     rb"\0\0\x06\x20(.{32})",
@@ -60,7 +60,7 @@ _TAIL: Final = re.compile(
 
 
 class PresentedCall(msgspec.Struct, frozen=True, gc=False):
-    """A one-shot token's text, taken apart but proven by nothing.
+    """The parts of a one-shot token's text; nothing of it is authenticated.
 
     Attributes:
         head: The text before the tail: the same for every call with one parent.
@@ -80,11 +80,11 @@ class PresentedCall(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stamp(self) -> bytes:
-        """Time and nonce as they stand in the caveat."""
+        """Time and nonce, as the caveat's bytes have them."""
         return self.caveat[55:92]
 
     def __repr__(self) -> str:
-        return "<PresentedCall>"  # a reader of a log could send its text
+        return "<PresentedCall>"  # with its text, a reader of a log could make the call
 
 
 def _field(data: bytes) -> bytes:
@@ -92,7 +92,13 @@ def _field(data: bytes) -> bytes:
 
 
 def http_fields(call: HttpCall) -> bytes:
-    """Return the fields of an HTTP call that its digest covers: kind, method, raw path and query, body digest.
+    """Return the fields of an HTTP call that its digest covers.  SPEC 8.2.
+
+    Args:
+        call: The request.
+
+    Returns:
+        Kind, method, raw path and query, body digest; each after its length, 4 bytes big-endian.
 
     Raises:
         RequestError: The method is not ASCII, or the target is text with half of a surrogate pair.
@@ -116,7 +122,11 @@ def http_fields(call: HttpCall) -> bytes:
 
 
 def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
-    """Return the fields of a call without HTTP: kind, tool, RFC 8785 of the arguments as they are on the wire.
+    """Return the fields of a call without HTTP: kind, tool, RFC 8785 of the arguments.  SPEC 8.2.
+
+    Args:
+        tool: The tool's name.
+        args: The arguments as they are on the wire, before validation or defaults.
 
     Raises:
         RequestError: The arguments have no RFC 8785 form, or the tool's name has half of a surrogate pair.
@@ -130,7 +140,10 @@ def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:
 
 
 def fields_of(request: AccessRequest) -> bytes:
-    """Return the fields that a proof for this request covers: of its HTTP call where it has one, else of its tool.
+    """Return the fields that a proof of this request covers: those of its HTTP call if it has one, else of its tool.
+
+    Args:
+        request: The request.
 
     Raises:
         RequestError: The arguments have no RFC 8785 form.
@@ -139,16 +152,16 @@ def fields_of(request: AccessRequest) -> bytes:
 
 
 def digest_prefix(audience: str) -> bytes:
-    """Return what every digest for this audience begins with, up to the time's length."""
+    """Return the bytes that every digest for this audience begins with, up to the time's length."""
     return _field(LABEL) + _field(audience.encode("ascii")) + b"\0\0\0\x0d"
 
 
 def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
-    """Digest one call.
+    """Return the digest of one call.  SPEC 8.2.
 
     Args:
         prefix: ``digest_prefix`` of the audience.
-        stamp: ``<13 digits>,"<22 characters>`` as it stands in the caveat.
+        stamp: ``<13 digits>,"<22 characters>``: time and nonce, as the caveat's bytes have them.
         fields: ``http_fields`` or ``tool_fields``.
 
     Returns:
@@ -159,7 +172,7 @@ def call_digest(prefix: bytes, stamp: bytes, fields: bytes) -> bytes:
 
 @twin()
 def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> bytes:
-    """Digest a call of a tool, as ``call_digest`` of ``tool_fields`` does, under the time and nonce of a call caveat.
+    """Return ``call_digest`` of ``tool_fields``, under the time and nonce of a call caveat, in fewer steps.
 
     Args:
         prefix: ``digest_prefix`` of the audience.
@@ -167,8 +180,11 @@ def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> byte
         tool: The tool's name.
         written: The arguments in RFC 8785.
 
+    Returns:
+        The digest as 43 base64url characters.
+
     Raises:
-        UnicodeEncodeError: Half of a surrogate pair in the tool's name.
+        UnicodeEncodeError: The tool's name has a lone surrogate.
     """
     name = tool.encode()
     size, length = len(name).to_bytes(4, "big"), len(written).to_bytes(4, "big")
@@ -178,14 +194,14 @@ def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> byte
 
 @twin(PresentedCall)
 def split_call(text: str) -> PresentedCall | None:
-    """Take a presented text apart, if it ends in a call.
+    """Split a presented text into its parts, if it ends in a call.
 
     Args:
         text: A token's text form.
 
     Returns:
-        Its parts, or None when it does not end in a well-formed call in canonical text; the ordinary way of reading
-        then says what is wrong with it, or that it is no one-shot token at all.
+        The parts; None if the text does not end in a well-formed call caveat in canonical form.  ``wire.read_text``
+        then finds the mistake, or reads a token without a call.
     """
     size = len(text)
     split = _TAILS[size & 3]
@@ -197,7 +213,7 @@ def split_call(text: str) -> PresentedCall | None:
         return None
     try:
         raw = a2b_base64(text[cut:].encode().translate(FROM_URL) + padding, strict_mode=True)
-    except ValueError:  # another alphabet, or no text that could be written
+    except ValueError:  # another alphabet, or a lone surrogate
         return None
     found = _TAIL.match(raw, extra)
     if found is None:
@@ -207,15 +223,15 @@ def split_call(text: str) -> PresentedCall | None:
 
 
 class CallSigner:
-    """Makes one-shot tokens from one task token; keep it for as long as the token is used.
+    """Signer of the calls of one task token; keep it for as long as the token is used.
 
-    A parent's text is encoded once; a call costs one digest, one HMAC and the text of the tail.
+    The parent's text is encoded once.  A call costs one digest, one HMAC and the text of the tail.
     """
 
     __slots__ = ("_head", "_prefix", "_rest", "_signature")
 
     def __init__(self, macaroon: Macaroon, audience: str) -> None:
-        """Prepare.
+        """Encode the part of the token's text that every call shares.
 
         Args:
             macaroon: The task's token for this audience.
@@ -235,15 +251,15 @@ class CallSigner:
             raise AttenuationError("the task's token is too large to carry a call")
 
     def sign(self, fields: bytes, at_ms: int, nonce: bytes | None = None) -> str:
-        """Make the token of one call.
+        """Return the one-shot token of one call.  SPEC 8.1.
 
         Args:
             fields: ``http_fields`` or ``tool_fields`` of the call.
             at_ms: The holder's clock, ms since the Unix epoch.
-            nonce: 16 random bytes; fresh ones when left out.  Every attempt needs its own.
+            nonce: 16 random bytes; None draws them.  Every attempt needs its own.
 
         Returns:
-            The text to send, good for this call alone and for 10 s.
+            The text to send, valid for this call alone and for 10 s.
 
         Raises:
             ValueError: The time does not have 13 digits: it is not in ms since the Unix epoch.

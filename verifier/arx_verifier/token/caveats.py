@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a first-party caveat can say: every member restricts.  SPEC 6.
+"""First-party caveats: their members, and the strict parser of their one form.  SPEC 6.
 
-``Caveat`` is one canonical JSON object; ``read_caveat`` accepts exactly that form.  What a member prohibits is applied
-in ``chain_state``, once a chain is proven.  A member that is not listed here prohibits everything: an old verifier must
-not ignore a restriction that a newer holder added.
+``Caveat`` is one canonical JSON object; ``read_caveat`` accepts exactly that form.  ``verification`` applies the
+members once a chain is authenticated.
 """
 
 import ipaddress
@@ -30,12 +29,13 @@ Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Path = Annotated[str, Meta(min_length=1, max_length=64)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=96)]
 Audience = Annotated[str, Meta(min_length=1, max_length=64)]
-OF_HOLDERS: Final = Meta(extra={"of": "holders"})  # marks a member about a token's holders, which no discharge has
+OF_HOLDERS: Final = Meta(extra={"of": "holders"})  # marks a member about a token's holders; a discharge cannot have it
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
 
+# Unknown members are forbidden: an old verifier must not ignore a restriction that a newer holder added.
 class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Every member of a caveat but ``allow``; see there."""
+    """Every member of a caveat except ``allow``; see ``Caveat``."""
 
     aud: Annotated[tuple[Audience, ...], Meta(min_length=1)] | None = None
     call: Annotated[tuple[str, Natural, str] | None, OF_HOLDERS] = None
@@ -52,7 +52,15 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     to: Annotated[Path | None, OF_HOLDERS] = None
 
     def check_operands(self) -> Self:
-        """Check all but ``allow`` and ``hop``: rules are checked where they are compiled, hops where they are read."""
+        """Check all members except ``allow`` and ``hop``, which their own readers check.
+
+        Returns:
+            The caveat itself.
+
+        Raises:
+            MalformedTokenError: A member's value breaks SPEC 6.
+            UnknownCaveatError: ``require`` names an unknown proof.
+        """
         if (self.to is None) != (self.hop is None):
             raise MalformedTokenError("`to` and `hop` come together")
         if self.to is not None and not names.is_agent_path(self.to):
@@ -64,12 +72,13 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             read_network(network)
         for proof in self.require or ():
             if proof not in PROOFS:
+                # A proof that is ignored would be a restriction that is ignored.
                 raise UnknownCaveatError(f"`require` names a proof that this version does not know: {proof[:20]!r}")
         return self
 
 
 class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Restrictions that all hold together.  Every member may only take away.
+    """Restrictions that all hold together.  Every member can only restrict.
 
     Attributes:
         allow: The tool and its arguments must match one of these rules.
@@ -77,12 +86,12 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         call: Digest, time and nonce of the one call this token is for; alone and last.
         depth: How many delegations may follow.
         exp: End of validity, ms since the Unix epoch, exclusive.
-        fresh: The verifier's view of the kill epoch must be younger than this many ms; 0: asked for after the request.
-        delegate_to: Whoever a later delegation names must match one of these path patterns.
+        fresh: The verifier's view of the kill epoch must be younger than this, ms; 0: read after the request arrived.
+        delegate_to: Each agent that a later delegation names must match one of these path patterns.
         hop: 9 random bytes, base64url; with ``to``.
         nbf: Start of validity, ms since the Unix epoch, inclusive.
         net: The peer's address must be in one of these networks (CIDR).
-        once: A name, and when it was given, ms since the Unix epoch: one call of the task may have this name.
+        once: A name, and the time of its approval, ms since the Unix epoch: one call of the task may use this name.
         require: A caveat with this proof (``call``) must follow.
         task: A sub-task whose end also ends this token.
         to: The agent that this token was delegated to; with ``hop``.
@@ -94,10 +103,10 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
     allow: Annotated[tuple[Rule, ...], Meta(min_length=1)] | None = None
 
     def encode(self) -> bytes:
-        """Return the canonical JSON.
+        """Return the canonical JSON.  SPEC 3.
 
         Raises:
-            MalformedTokenError: The caveat says nothing, or something that no verifier would accept.
+            MalformedTokenError: The caveat has no member, or a value that no verifier accepts.
         """
         raw = jcs.encode(self)
         if len(raw) == 2:  # b"{}"
@@ -105,11 +114,21 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         return raw
 
     def delegated_to(self, to: str, hop: str) -> Self:
-        """Return the same restrictions as a delegation to ``to`` with the link name ``hop``."""
+        """Return the same restrictions as a delegation.  SPEC 5.2.
+
+        Args:
+            to: The next holder's agent path.
+            hop: 9 random bytes in 12 characters of base64url.
+        """
         return msgspec.structs.replace(self, to=to, hop=hop)
 
     def check_written(self) -> None:
-        """Refuse what ``check`` refuses and a caveat without a member, and keep nothing."""
+        """Raise for what ``check`` refuses and for a caveat without a member; cache nothing.
+
+        Raises:
+            MalformedTokenError: No member, or a member's value breaks SPEC 6.
+            UnknownCaveatError: ``require`` names an unknown proof.
+        """
         if count_members(self) == 0:
             raise MalformedTokenError("an empty caveat restricts nothing and is refused")
         for rule in self.allow or ():
@@ -119,7 +138,7 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         self.check_operands()
 
     def check(self) -> Self:
-        """Check what the types cannot say; a holder does so before it delegates what every verifier would refuse.
+        """Check what the types cannot express; a holder does so before it delegates what every verifier would refuse.
 
         Returns:
             The caveat itself.
@@ -136,13 +155,13 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
 
 
 class WireCaveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """A proven caveat as it stands in a token: the constraints of its rules are compiled from their bytes."""
+    """An authenticated caveat, with rules whose constraints stay bytes until they are compiled."""
 
     allow: Annotated[tuple[WireRule, ...], Meta(min_length=1)] | None = None
 
 
 def count_members(caveat: _Members) -> int:
-    """Count the members that a caveat has."""
+    """Return the number of members that a caveat has."""
     values = msgspec.structs.astuple(caveat)
     return len(values) - values.count(None)
 
@@ -156,7 +175,7 @@ _WIRE: Final = msgspec.json.Decoder(WireCaveat)
 
 
 def read_caveat(raw: bytes) -> Caveat:
-    """Read one caveat whole, for a person or a holder.
+    """Parse one caveat whole, for a person or a holder.
 
     Args:
         raw: The caveat's bytes as received.
@@ -172,11 +191,14 @@ def read_caveat(raw: bytes) -> Caveat:
 
 
 def read_proven(raw: bytes) -> WireCaveat:
-    """Read one proven caveat, its rules not compiled yet; see ``read_caveat``.
+    """Parse one authenticated caveat without compiling its rules; see ``read_caveat``.
+
+    Args:
+        raw: The caveat's bytes as received.
 
     Raises:
         UnknownCaveatError: As ``read_caveat``.
-        MalformedTokenError: As ``read_caveat``, but for what stands inside ``allow`` and ``hop``.
+        MalformedTokenError: As ``read_caveat``, except for mistakes inside ``allow`` and ``hop``.
     """
     return _read(_WIRE, raw).check_operands()
 
@@ -189,11 +211,12 @@ def _read(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
 
 
 def _unknown(raw: bytes) -> UnknownCaveatError | None:
-    """Name the unknown members of a caveat that could not be read; shortened, because a stranger wrote them."""
+    """Return an error with the unknown members of a caveat, or None if it has none."""
     try:
         value: Any = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    # A holder chose these names: their number and length in the error are bounded, and they are escaped.
     unknown = sorted(value.keys() - KNOWN)[:4] if isinstance(value, dict) else ()
     if not unknown:
         return None
@@ -201,20 +224,27 @@ def _unknown(raw: bytes) -> UnknownCaveatError | None:
 
 
 def read_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Read one network in CIDR form.
+    """Parse one network in CIDR form.
+
+    Args:
+        text: For example ``10.0.0.0/8``.
 
     Raises:
-        MalformedTokenError: It is not one in its one form, or has bits beyond its prefix.
+        MalformedTokenError: It is not in canonical form, or has bits beyond its prefix.
     """
     try:
         network = ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise MalformedTokenError(f"`net` holds networks such as 10.0.0.0/8, not {text[:40]!r}") from error
-    if str(network) != text:  # a mask, a host mask, no prefix: what another reader may take for another network
+    if str(network) != text:  # a mask, a host mask, no prefix: another reader may read them as another network
         raise MalformedTokenError(f"`net` holds networks in their one form, such as {network}")
     return network
 
 
 def canonical_hop(text: str) -> bytes:
-    """Read a hop's 9 bytes from its 12 characters (9 bytes fill them exactly, so there is one spelling)."""
-    return wire.bytes_of(text)
+    """Return the 9 bytes of a hop's 12 characters.
+
+    Raises:
+        MalformedTokenError: It is not canonical base64url.
+    """
+    return wire.bytes_of(text)  # 9 bytes fill 12 characters exactly, so there is one spelling

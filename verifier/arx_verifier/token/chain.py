@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HMAC step, and the names that hang from it.  SPEC 5.1, 5.
+"""The HMAC chain of a token, and the links of its delegations.  SPEC 5.
 
-``extend`` turns (signature, caveat) into the next signature; a token is that step repeated.  Nothing here parses, reads
-a clock or knows what a caveat means.  The chain is that of libmacaroons, so any macaroon library can check it.
+``extend`` computes the next signature from a signature and a caveat; a token's signature is that step repeated.  The
+chain is that of libmacaroons, so any macaroon library can verify it.  This module parses no caveat and reads no clock.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ GENERATOR_KEY: Final = b"macaroons-key-generator".ljust(32, b"\0")  # libmacaroo
 LINK_LABEL: Final = b"arx/1/link"
 LINK_BYTES: Final = 16
 
-# RFC 2104 with SHA-256 for the 32-byte keys of the chain.  Writing the two pads out here costs 0.8 us a fold where
-# hmac.digest costs 1.2 us; a test holds both equal.  Longer keys never occur: every key is a SHA-256 output.
+# RFC 2104 with SHA-256 for the 32-byte keys of the chain.  With the two pads written out a fold takes 0.8 us, with
+# hmac.digest 1.2 us; a test compares both.  Longer keys never occur: every key is a SHA-256 output.
 _INNER: Final = bytes(i ^ 0x36 for i in range(256))
 _OUTER: Final = bytes(i ^ 0x5C for i in range(256))
 _INNER_REST: Final = b"\x36" * 32
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @twin()
 def extend(signature: bytes, caveat: bytes) -> bytes:
-    """Fold one first-party caveat into a signature.
+    """Return the signature after one first-party caveat.  SPEC 5.1.
 
     Args:
         signature: The 32 bytes before this caveat.
@@ -50,13 +50,16 @@ def extend(signature: bytes, caveat: bytes) -> bytes:
 
 @twin()
 def states_of(signature: bytes) -> "States":
-    """Begin both hashes of ``extend``, for a signature that is extended many times.  They are as secret as it is."""
+    """Return both hashes of ``extend``, begun, for a signature that is extended many times.
+
+    They are as secret as the signature: both together can extend it.
+    """
     return sha256(signature.translate(_INNER) + _INNER_REST), sha256(signature.translate(_OUTER) + _OUTER_REST)
 
 
 @twin()
 def ends_in(states: "States", caveat: bytes, signature: bytes) -> bool:
-    """Tell whether one more caveat ends in *signature*; compared in constant time.
+    """Return whether one more caveat ends in *signature*.
 
     Args:
         states: What ``states_of`` returned for the signature before.
@@ -66,11 +69,11 @@ def ends_in(states: "States", caveat: bytes, signature: bytes) -> bool:
     inner, outer = states[0].copy(), states[1].copy()
     inner.update(caveat)
     outer.update(inner.digest())
-    return compare_digest(outer.digest(), signature)
+    return compare_digest(outer.digest(), signature)  # in constant time: an attacker chose *signature*
 
 
 def extend_third_party(signature: bytes, verification_id: bytes, caveat: bytes) -> bytes:
-    """Fold one third-party caveat into a signature, as libmacaroons does.
+    """Return the signature after one third-party caveat, as libmacaroons computes it.  SPEC 6.4.
 
     Args:
         signature: The 32 bytes before this caveat.
@@ -84,13 +87,13 @@ def extend_third_party(signature: bytes, verification_id: bytes, caveat: bytes) 
 
 
 def derive(root_key: bytes) -> bytes:
-    """Pass a root or audience key through libmacaroons' key generator (any length in, 32 bytes out)."""
+    """Return the output of libmacaroons' key generator for a root or audience key of any length: 32 bytes."""
     return digest(GENERATOR_KEY, root_key, "sha256")
 
 
 @twin()
 def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdPartyPacket]) -> bytes:
-    """Compute the signature of a token.
+    """Return the signature of a token.  SPEC 5.1.
 
     Args:
         derived_key: What ``derive`` returned.
@@ -113,7 +116,7 @@ def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdP
 
 @twin()
 def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes]:
-    """Add one first-party caveat to a macaroon.
+    """Return a macaroon with one more first-party caveat.
 
     Args:
         body: Everything before the end marker of the caveats.
@@ -131,14 +134,14 @@ def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes
 
 @twin()
 def links_of(first: str, hops: Iterable[bytes]) -> list[str]:
-    """Name the tokens that delegations make, one after the other.  SPEC 5.3.
+    """Return the links of a token's delegations, in order.  SPEC 5.3.
 
     Args:
-        first: The name before the first delegation: the token's id.
+        first: The link before the first delegation: the token's id.
         hops: Each delegation's 9 random bytes, in 12 characters of base64url.
 
     Returns:
-        For each the first 16 bytes of SHA-256(label, link, hop) as text; anyone who sees the token can compute it.
+        For each the first 16 bytes of SHA-256(label, link, hop) as text.  A link is public: it needs no key.
 
     Raises:
         MalformedTokenError: The first name or a hop is not canonical base64url.

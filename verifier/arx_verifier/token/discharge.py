@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Third-party caveats and what answers them: require a discharge, make it, bind it, send it along.  SPEC 6.4.
+"""Third-party caveats and discharges: require, issue, bind and send.  SPEC 6.4.
 
-For who requires (the mint), who approves, and who holds both; all offline.  The bytes are those of libmacaroons, so any
-macaroon library proves them.  ``verification.authenticate`` verifies presented discharges.
+For the mint, approvers and holders; every function works offline.  The bytes are those of libmacaroons, so any macaroon
+library can verify them.  ``verification.authenticate`` verifies presented discharges.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ _BINDING_KEY: Final = bytes(32)
 
 
 class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a third-party caveat requires: its identifier, and that of the discharge which answers it.  SPEC 6.4.
+    """The identifier of a third-party caveat and of the discharge that answers it.  SPEC 6.4.
 
     Attributes:
-        id: Names what must be approved to who can approve it, 1 to 160 characters.
+        id: The approver's name of what must be approved, 1 to 160 characters.
         tools: Calls of these tools, or patterns of them, need the discharge; None: every call.
     """
 
@@ -43,10 +43,10 @@ class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     tools: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
 
     def encode(self) -> bytes:
-        """Return the canonical JSON.
+        """Return the canonical JSON.  SPEC 3.
 
         Raises:
-            UnknownCaveatError: It says what no verifier would accept.
+            UnknownCaveatError: It has a value that no verifier accepts.
         """
         raw = jcs.encode(self)
         self.read(raw)
@@ -54,10 +54,13 @@ class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     @classmethod
     def read(cls, raw: bytes) -> "ThirdPartyCaveat":
-        """Read the identifier of a third-party caveat, or of a discharge.
+        """Parse the identifier of a third-party caveat, or of a discharge.
+
+        Args:
+            raw: The identifier's bytes as received.
 
         Raises:
-            UnknownCaveatError: It is not a third-party caveat in its one form: nobody can tell what it requires.
+            UnknownCaveatError: It is not a third-party caveat in canonical form, so what it requires is unknown.
         """
         try:
             found = jcs.decode(_THIRD_PARTY, raw)
@@ -70,7 +73,7 @@ class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         return found
 
     def binds(self, tool: str) -> bool:
-        """Tell whether a call of this tool needs the discharge."""
+        """Return whether a call of this tool needs the discharge."""
         return self.tools is None or any(names.matches_tool(pattern, tool) for pattern in self.tools)
 
 
@@ -78,16 +81,16 @@ _THIRD_PARTY: Final = msgspec.json.Decoder(ThirdPartyCaveat)
 
 
 def require_discharge(macaroon: Macaroon, third_party: bytes, key: bytes, location: bytes | None = None) -> Macaroon:
-    """Return a token, or a discharge, that is good only together with a discharge.
+    """Return a token, or a discharge, with one more third-party caveat.
 
     Args:
-        macaroon: What is attenuated so; not bound yet, if it is a discharge.
-        third_party: What ``ThirdPartyCaveat.encode`` returned.
-        key: The caveat key, 32 bytes; who knows it makes the discharge.
-        location: Where to ask for it, a hint.
+        macaroon: The token or the discharge to attenuate; a discharge must not be bound yet.
+        third_party: The result of ``ThirdPartyCaveat.encode``.
+        key: The caveat key, 32 bytes; every party that knows it can issue the discharge.
+        location: Where to ask for the discharge, a hint.
 
     Raises:
-        UnknownCaveatError: The third-party caveat is none.
+        UnknownCaveatError: *third_party* is not a third-party caveat.
         AttenuationError: This is a one-shot token, or the result would be too large.
     """
     ThirdPartyCaveat.read(third_party)
@@ -100,20 +103,21 @@ def require_discharge(macaroon: Macaroon, third_party: bytes, key: bytes, locati
 
 
 def issue_discharge(third_party: bytes, key: bytes, *, realm: str, caveats: tuple[Caveat, ...] = ()) -> Macaroon:
-    """Make the discharge of a third-party caveat.  It is a secret, and good with no token before it is bound.
+    """Return the discharge of a third-party caveat.  It is a secret; a verifier accepts it only after ``bind``.
 
     Args:
         third_party: The identifier of the caveat that it answers, byte for byte.
         key: The caveat key, 32 bytes.
         realm: The realm's name.
-        caveats: What it is good for; they hold for each call that it is sent with.
+        caveats: Restrictions of each call that it is sent with.
 
     Raises:
-        UnknownCaveatError: The third-party caveat is none.
-        MalformedTokenError: A caveat has a member that speaks of a token's holders.
+        UnknownCaveatError: *third_party* is not a third-party caveat.
+        MalformedTokenError: A caveat has a member about a token's holders.
     """
     ThirdPartyCaveat.read(third_party)
     for caveat in caveats:
+        # Those members describe the delegations of the token.  In a discharge, the approver would rewrite them.
         if any(getattr(caveat, name) is not None for name in ABOUT_HOLDERS):
             raise MalformedTokenError(f"a discharge says nothing of {', '.join(ABOUT_HOLDERS)}")
     head = wire.packet(wire.LOCATION, realm.encode("ascii")) + wire.packet(wire.IDENTIFIER, third_party)
@@ -122,14 +126,14 @@ def issue_discharge(third_party: bytes, key: bytes, *, realm: str, caveats: tupl
 
 
 def bind(made: Macaroon, parent: Macaroon) -> Macaroon:
-    """Return a discharge that is good with the calls of one token, and with none that is narrower or wider.
+    """Return a discharge bound to one token: no other token, attenuated or not, can present it.
 
     Args:
         made: The discharge, unbound.
         parent: The task's token that calls are signed with.
 
     Raises:
-        AttenuationError: The token is a one-shot one: a call is no parent.
+        AttenuationError: *parent* is a one-shot token.
     """
     if parent.is_one_shot:
         raise AttenuationError("bind a discharge to the task's token, not to the token of one call")
@@ -138,14 +142,14 @@ def bind(made: Macaroon, parent: Macaroon) -> Macaroon:
 
 
 def join(token: str, bound: Sequence[Macaroon]) -> str:
-    """Return the credential to send: a token and the discharges that are bound to it.
+    """Return the credential to send: a token and the discharges that are bound to it.  SPEC 6.7.
 
     Args:
-        token: The token's text, of one call or not.
-        bound: Discharges, at most 8; those of nested caveats too.
+        token: The token's text, one-shot or not.
+        bound: Discharges, at most 8, including those of nested caveats.
 
     Raises:
-        AttenuationError: More than a verifier takes.
+        AttenuationError: More than 8 discharges, or more than 7 168 characters.
     """
     if len(bound) > MAX_DISCHARGES:
         raise AttenuationError(f"a credential has at most {MAX_DISCHARGES} discharges, not {len(bound)}")
@@ -159,10 +163,10 @@ def join(token: str, bound: Sequence[Macaroon]) -> str:
 
 
 def third_party_caveats(macaroon: Macaroon) -> tuple[ThirdPartyCaveat, ...]:
-    """List what a token requires, as it is written; proven by nothing, for its holder.
+    """Return the third-party caveats of a token, unverified, for its holder.
 
     Raises:
-        UnknownCaveatError: It requires what this version does not know; every verifier refuses such a token.
+        UnknownCaveatError: One is of a kind that this version does not know; every verifier refuses such a token.
     """
     return tuple(
         ThirdPartyCaveat.read(packet.identifier)
@@ -172,7 +176,7 @@ def third_party_caveats(macaroon: Macaroon) -> tuple[ThirdPartyCaveat, ...]:
 
 
 def caveat_key(audience_key: bytes, name: str) -> bytes:
-    """Derive the key of a caveat by its third-party caveat's id, so that whoever has the audience key keeps none.
+    """Return the key of a third-party caveat, derived from its id and the audience key.  SPEC 6.5.
 
     Args:
         audience_key: 32 bytes.
@@ -181,16 +185,17 @@ def caveat_key(audience_key: bytes, name: str) -> bytes:
     Returns:
         HKDF-SHA256 (no salt) of 32 bytes.
     """
-    extracted = digest(bytes(KEY_BYTES), audience_key, "sha256")  # RFC 5869; one block is all that is expanded
+    # Derived and not drawn: the mint then stores no key for each caveat.
+    extracted = digest(bytes(KEY_BYTES), audience_key, "sha256")  # RFC 5869; 32 bytes are one block of the expansion
     return digest(extracted, _KEY_LABEL + name.encode("utf-8") + b"\x01", "sha256")
 
 
 def binding(parent: bytes, made: bytes) -> bytes:
-    """Bind a discharge's signature to that of a token, as libmacaroons does.
+    """Return a discharge's signature, bound to that of a token, as libmacaroons binds it.
 
     Args:
         parent: The token's signature before its call.
-        made: The discharge's, unbound.
+        made: The discharge's signature, unbound.
 
     Returns:
         The 32 bytes that the discharge is presented with.
@@ -199,31 +204,30 @@ def binding(parent: bytes, made: bytes) -> bytes:
 
 
 def seal(signature: bytes, derived_key: bytes, third_party: bytes) -> bytes:
-    """Make the verification id of a third-party caveat.
-
-    The nonce is derived and not random: who signs a token again, to repeat an answer, makes the same bytes.  Of two
-    messages under one signature none share a nonce, since all that could differ goes into it.
+    """Return the verification id of a third-party caveat: nonce and sealed caveat key (XSalsa20-Poly1305).
 
     Args:
         signature: The 32 bytes before the caveat.
         derived_key: The caveat key, passed through the key generator.
         third_party: The caveat's identifier.
     """
-    from nacl.bindings import crypto_secretbox  # needed where something is approved: who starts need not wait for it
+    from nacl.bindings import crypto_secretbox  # slow to import, and only approvals need it
 
+    # Derived and not random: an idempotent retry that signs the token again returns the same bytes.  Two messages under
+    # one signature never share a nonce, because the nonce depends on everything that can differ.
     nonce = chain.extend(signature, _SEAL + derived_key + third_party)[:NONCE_BYTES]
     return nonce + crypto_secretbox(derived_key, nonce, signature)
 
 
 def unseal(signature: bytes, verification_id: bytes) -> bytes | None:
-    """Open a verification id.
+    """Return the caveat key that a verification id seals.
 
     Args:
         signature: The 32 bytes before the caveat.
-        verification_id: What stands in it.
+        verification_id: The caveat's verification id.
 
     Returns:
-        The derived caveat key, 32 bytes; None where it was sealed under another signature, or not so at all.
+        The derived caveat key, 32 bytes; None if it was sealed under another signature or is malformed.
     """
     from nacl.bindings import crypto_secretbox_open
     from nacl.exceptions import CryptoError

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audience keys by key id.  SPEC 9.
 
-A verifier holds the keys of its own audience and no other: with HMAC whoever verifies can also mint, so a stolen
-audience key forges tokens for that one service and for nothing else.  Where keys come from is not decided here.
+A verifier has the keys of its own audience and no other.  HMAC is symmetric: every verifier can also mint, so a stolen
+audience key forges tokens for that one service and for no other.  ``service`` reads the keys from a file.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ class AudienceKey:
 
     Attributes:
         kid: Its id.
-        target: The target that ends all that was minted with it.
+        target: The target whose kill ends every token that was minted with it.
         derived: The key, a secret.
-        gone: Whether its ring has it no more, or another under its id: what was proven with it is proven again.
+        gone: Whether its ring dropped or replaced it; a chain that it authenticated must then be verified again.
     """
 
     __slots__ = ("derived", "gone", "kid", "target")
@@ -44,7 +44,7 @@ class KeyRing:
     """The keys that a verifier accepts, for one realm and audience.
 
     Attributes:
-        realm: The realm's name; every token says it as its location.
+        realm: The realm's name, which is the location of every token.
         location: The same in bytes.
         max_ttl_ms: The longest ``exp - iat`` that is accepted, in ms.
     """
@@ -52,7 +52,7 @@ class KeyRing:
     __slots__ = ("_keys", "location", "max_ttl_ms", "realm")
 
     def __init__(self, keys: Mapping[str, bytes], *, realm: str, max_ttl_ms: int = DEFAULT_MAX_TTL_MS) -> None:
-        """Hold keys.
+        """Check and derive the keys.
 
         Args:
             keys: Key id to 32 secret bytes.
@@ -60,7 +60,7 @@ class KeyRing:
             max_ttl_ms: The realm's longest token life in ms.
 
         Raises:
-            SettingsError: No key, or one of another length or with no key id: without a key nothing starts.
+            SettingsError: No key, a key of another length, an invalid key id, or an invalid realm.
         """
         if not names.is_realm(realm):
             raise SettingsError(f"{realm!r:.60} cannot name a realm: lower-case letters, digits, '.', '_' and '-'")
@@ -85,7 +85,10 @@ class KeyRing:
         return self._keys.get(kid)
 
     def replace(self, keys: Mapping[str, bytes]) -> None:
-        """Take a new set of keys, whole; what was proven with a key that is gone or changed is proven again.
+        """Replace all keys; a cached chain of a dropped or changed key is verified again.
+
+        Args:
+            keys: Key id to 32 secret bytes.
 
         Raises:
             SettingsError: As for the constructor; the old keys stay in force.
@@ -94,7 +97,7 @@ class KeyRing:
         for kid, key in fresh.items():
             known = self._keys.get(kid)
             if known is not None and chain.equal(known.derived, key.derived):
-                fresh[kid] = known  # what was proven with it stays proven
+                fresh[kid] = known  # the same object, so that its cached chains stay valid
         before, self._keys = self._keys, fresh  # one assignment: a reader sees the old set or the new, never a mixture
         for kid, key in before.items():
             if fresh.get(kid) is not key:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token that anyone may hold: read it, attenuate it, delegate it.  SPEC 2 to 5.
+"""Tokens as holders use them: parse, attenuate and delegate, offline.  SPEC 2 to 5.
 
-Everything here is offline and pure.  Nothing is proven by it: what is read from a ``Macaroon`` is ``unverified_…``
-until a ``Verifier`` has said yes.  What a caveat means is not known here: a holder can pass on what it does not
-understand.
+Nothing here verifies: the content of a ``Macaroon`` is ``unverified_…`` until a ``Verifier`` has allowed a call.  This
+module interprets no caveat, so a holder can delegate a token with caveats that it does not understand.
 """
 
 import os
@@ -17,7 +16,7 @@ import arx_verifier.token.chain as chain
 import arx_verifier.token.wire as wire
 from arx_verifier.errors import AttenuationError, MalformedTokenError
 
-MAX_INTEGER: Final = 2**53 - 1  # what every JSON reader holds exactly
+MAX_INTEGER: Final = 2**53 - 1  # the largest integer that every JSON parser returns exactly
 MAX_HOPS: Final = 16  # delegations in one token
 ID_BYTES: Final = 16
 HOP_BYTES: Final = 9  # 72 random bits name a delegation; two equal ones only die together
@@ -26,17 +25,17 @@ MINT_AUDIENCE: Final = "arx.mint"
 _ENDING_BYTES: Final = len(wire.TAIL) + wire.SIGNATURE_BYTES
 _PREFIX_CHARS: Final = len(wire.TOKEN_PREFIX)
 _AROUND_CHARS: Final = _PREFIX_CHARS + 1
-CALL_MARK: Final = b'{"call":['  # how the one caveat begins that nothing may follow
+CALL_MARK: Final = b'{"call":['  # the beginning of a call caveat, which no other caveat may follow
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Name = Annotated[str, Meta(min_length=1, max_length=96)]
-ABOUT: Final = ("version", "owner", "purpose")  # what ``meta`` says, in its order
+ABOUT: Final = ("version", "owner", "purpose")  # the texts of ``meta``, in its order
 MAX_ABOUT_CHARS: Final = 64  # of each: a token travels with every call
 About = Annotated[str, Meta(max_length=MAX_ABOUT_CHARS)]
 
 
 class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Who holds the token and its outer limits, set by the mint alone.  SPEC 4.
+    """A token's agent and its outer limits, set by the mint alone.  SPEC 4.
 
     Attributes:
         agent: The agent's path.
@@ -46,10 +45,10 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         exp: End of validity, ms since the Unix epoch, exclusive.
         iat: Time of minting, ms since the Unix epoch.
         id: 16 random bytes, base64url: the first link.
-        kid: Which audience key proves this token.
+        kid: The id of the audience key that signed this token.
         session: The session's id.
         holder: Reserved for bound tokens; refused in this version.
-        meta: What else is enrolled of the agent, in the order of ``ABOUT``; empty texts and no end for what is not.
+        meta: Further texts of the agent's enrolment, in the order of ``ABOUT``; empty or omitted if not enrolled.
         model: The agent's model, as enrolled.
         policy: Digest of the policy that granted it.
         subject: Issuer and subject on whose behalf the session runs.
@@ -76,13 +75,14 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def about(identifier: Identifier) -> tuple[tuple[str, str], ...]:
-    """Return what ``meta`` says, as names and values."""
+    """Return the texts of ``meta`` that are not empty, each with its name."""
     return tuple((name, said) for name, said in zip(ABOUT, identifier.meta or (), strict=False) if said)
 
 
 class OperatorIdentifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An operator's token for the mint: no session, no epoch, so that a realm kill locks no operator out.  SPEC 4.3."""
+    """The identifier of an operator's token for the mint.  SPEC 4.3."""
 
+    # No session and no `born`: a kill of the realm must not lock the operators out.
     aud: Name
     exp: Natural
     iat: Natural
@@ -97,14 +97,14 @@ _OPERATOR: Final = msgspec.json.Decoder(OperatorIdentifier)
 
 
 class CaveatLike(Protocol):
-    """What a macaroon needs to know of a caveat: its bytes, and how to say that it is a delegation."""
+    """The part of a caveat that ``Macaroon`` uses: its bytes, and the same restrictions as a delegation."""
 
     def encode(self) -> bytes:
         """Return the caveat's canonical JSON."""
         ...
 
     def delegated_to(self, to: str, hop: str) -> "CaveatLike":
-        """Return the same restrictions as a delegation to ``to``."""
+        """Return the same restrictions as a delegation to ``to``, with the link name ``hop``."""
         ...
 
 
@@ -121,12 +121,12 @@ class Macaroon:
     packets: tuple[bytes | wire.ThirdPartyPacket, ...]
 
     def __init__(self, body: bytes, signature: bytes, head: str = "") -> None:
-        """Read the parts of a macaroon.
+        """Parse the parts of a macaroon.
 
         Args:
             body: Everything before the end marker of the caveats.
             signature: The 32 bytes at its end.
-            head: The text of the body's first bytes, where it is known: a delegation adds to the other end.
+            head: The base64url text of the body's first bytes, if known.  A delegation appends, so it reuses the text.
 
         Raises:
             MalformedTokenError: The bytes break SPEC 2.
@@ -142,26 +142,29 @@ class Macaroon:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a token's text form.
+        """Parse a token's text form.  SPEC 2.3.
 
         Args:
             text: ``arx1_…``, at most 7 168 characters.
 
         Returns:
-            The macaroon, unproven.
+            The macaroon, unverified.
 
         Raises:
-            MalformedTokenError: The text is not the one form of a macaroon.
+            MalformedTokenError: The text is not a macaroon in canonical form.
         """
         body, signature = wire.read_text(text)
         return cls(body, signature, text[_PREFIX_CHARS : _PREFIX_CHARS + len(body) // 3 * 4])
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
-        """Read a token's binary form (macaroon version 2).
+        """Parse a token's binary form (macaroon version 2).  SPEC 2.
+
+        Args:
+            raw: The whole macaroon and nothing else.
 
         Raises:
-            MalformedTokenError: The bytes are not the one form of a macaroon.
+            MalformedTokenError: The bytes are not a macaroon in canonical form.
         """
         return cls(*wire.split_body(raw))
 
@@ -174,10 +177,10 @@ class Macaroon:
         realm: str,
         caveats: tuple[CaveatLike, ...] = (),
     ) -> Self:
-        """Make a root macaroon.  Only who holds the audience key can.
+        """Return a root macaroon.  The mint calls this: it needs the audience key.
 
         Args:
-            identifier: Who, and the outer limits.
+            identifier: The agent and the outer limits.
             key: The audience key of ``identifier.kid``, 32 bytes.
             realm: The realm's name, written as the location.
             caveats: The mint's own restrictions; the first has ``allow``.
@@ -191,8 +194,8 @@ class Macaroon:
         return root.attenuate(*caveats) if caveats else root
 
     def encode(self) -> str:
-        """Return the text form, ``arx1_…``.  It is a secret: whoever has it holds the token."""
-        # The head is the text of how the body begins, in whole groups of four characters: only the rest is written.
+        """Return the text form, ``arx1_…``.  It is a secret: it is all that a holder needs."""
+        # The head is the text of the body's first bytes, in whole groups of four characters: only the rest is encoded.
         written = len(self._head) // 4 * 3
         rest = self._body[written:] + wire.TAIL + self._signature
         return wire.TOKEN_PREFIX + self._head + wire.base64_of(rest).decode("ascii")
@@ -202,10 +205,10 @@ class Macaroon:
         return self._body + wire.TAIL + self._signature
 
     def attenuate(self, *caveats: CaveatLike) -> Self:
-        """Return an attenuated token; the receiver keeps its authority.  Offline, needs no key.
+        """Return an attenuated token; this one stays as it is.  Offline, needs no key.  SPEC 6.
 
         Args:
-            caveats: Restrictions; each can only take away.
+            caveats: Restrictions that all calls of the new token must meet.
 
         Raises:
             AttenuationError: This is a one-shot token, or the result would be too large.
@@ -213,12 +216,12 @@ class Macaroon:
         return self._extended(tuple([caveat.encode() for caveat in caveats]))
 
     def delegate(self, to: str, caveat: CaveatLike | None = None, *, hop: bytes | None = None) -> Self:
-        """Return a token for another agent: named, attenuated and killable by its own link.  Offline.  SPEC 5.
+        """Return a token for another agent: named, attenuated and killable by its own link.  Offline.  SPEC 5.2.
 
         Args:
             to: The next holder's agent path.
-            caveat: What this delegation takes away.
-            hop: 9 random bytes, shared by the macaroons of one bundle; fresh ones when left out.
+            caveat: The restrictions of this delegation; None adds none.
+            hop: 9 random bytes, shared by the macaroons of one bundle; None draws them.
 
         Raises:
             AttenuationError: This is a one-shot token, or the result would be too large.
@@ -241,6 +244,7 @@ class Macaroon:
                 f"the token would have {len(packets)} caveats and {size} characters; the limits are "
                 f"{wire.MAX_CAVEATS} and {wire.MAX_CREDENTIAL_CHARS}: restate less at each delegation"
             )
+        # Not through ``__init__``: it would parse again what was parsed when this token was read.
         attenuated = object.__new__(type(self))
         attenuated.location, attenuated.identifier, attenuated.packets = self.location, self.identifier, packets
         attenuated._body, attenuated._head, attenuated._signature = body, self._head, signature
@@ -254,7 +258,7 @@ class Macaroon:
 
     @property
     def unverified_identifier(self) -> Identifier | OperatorIdentifier:
-        """The identifier as it is written; proven by nothing yet.
+        """The identifier, not authenticated.
 
         Raises:
             MalformedTokenError: It is not an ARx identifier.
@@ -262,7 +266,7 @@ class Macaroon:
         return read_identifier(self.identifier)
 
     def parts(self) -> tuple[bytes, bytes]:
-        """Return body and signature, for the code that signs calls.  The signature is a secret."""
+        """Return body and signature, for code that signs calls.  The signature is a secret."""
         return self._body, self._signature
 
     def __eq__(self, other: object) -> bool:
@@ -277,27 +281,27 @@ class Macaroon:
         return f"<Macaroon of {self.location!r}, {len(self.packets)} caveats>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Pickled tokens end up in caches and crash reports; whoever means to pass one on writes encode().
+        # Pickled objects end up in caches and crash reports: a program that sends a token must call encode() itself.
         raise TypeError("a Macaroon is a secret and is not pickled; pass on its encode() where that is meant")
 
 
 def read_identifier(raw: bytes) -> Identifier | OperatorIdentifier:
-    """Read an identifier's bytes.
+    """Parse an identifier's bytes.  SPEC 4.
 
     Args:
         raw: Canonical JSON.
 
     Returns:
-        An agent's identifier, or an operator's where it says ``operator``.
+        An agent's identifier, or an operator's if it has the member ``operator``.
 
     Raises:
-        MalformedTokenError: Not canonical, or not of either shape.
+        MalformedTokenError: Not canonical, or neither of both.
     """
     try:
         identifier = _IDENTIFIER.decode(raw)
         if raw.isascii() and jcs.encode(identifier) == raw:  # nearly every one
             return identifier
-    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors; what is wrong is said below
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors; ``jcs.decode`` below raises the exact one
         pass
     if b'"operator":' in raw and b'"agent":' not in raw:
         return jcs.decode(_OPERATOR, raw)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The targets that a token names: what a kill or a freeze can be aimed at.  SPEC 10.1.
+"""The targets of kills and freezes that depend on a token's agent and subject.  SPEC 10.1.
 
-Mint, verifiers and operators must write one target alike, or a kill would miss: this is its only spelling.
+Mint, verifiers and operator tools all use these functions: with a second spelling, a kill would miss.
 """
 
 from functools import lru_cache
@@ -16,10 +16,20 @@ MAX_TARGET_BYTES: Final = 96
 
 @lru_cache(maxsize=4096)
 def agent_targets(path: str) -> tuple[str, ...]:
-    """Return the targets of an agent and of everyone above it: killing ``acme`` ends ``acme/x`` and not ``acme2``."""
+    """Return the targets of an agent and of all paths above it, nearest first.
+
+    Args:
+        path: An agent path.  A kill of ``acme`` ends ``acme/x`` and not ``acme2``.
+    """
     return tuple(f"agent:{ancestor}" for ancestor in names.ancestors(path))
 
 
 def subject_target(issuer: str, subject: str) -> str:
-    """Return the target of a person or service; hashed, because two joined texts would be ambiguous and too long."""
+    """Return the target of a person or a service.
+
+    Args:
+        issuer: The issuer of the ID token.
+        subject: Its ``sub``.
+    """
+    # Hashed: the two texts joined would exceed MAX_TARGET_BYTES, and the target would show a person's name.
     return "subject:" + sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:32]

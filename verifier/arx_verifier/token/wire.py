@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes <-> packets <-> text, strict and bounded.  SPEC 2.
+"""The byte form and the text form of macaroons, strict and bounded.  SPEC 2.
 
 One token has exactly one byte form and one text form: minimal lengths, nothing after the signature, canonical unpadded
-base64url.  Anything else is refused, because two spellings of one token would be two cache keys, two replay keys and
-two log lines.  What the bytes mean is decided elsewhere.
+base64url.  Every other form is refused: two spellings of one token would be two cache keys, two replay keys and two log
+lines.  This module interprets no packet.
 """
 
 from binascii import Error as Base64Error
@@ -19,7 +19,7 @@ TOKEN_PREFIX: Final = "arx1_"  # noqa: S105 - a marker for secret scanners, not 
 JOINT: Final = "~"  # between a token and its discharges; no character of base64url
 BUNDLE_PREFIX: Final = "arxb1_"
 MAX_CREDENTIAL_CHARS: Final = 7168  # with its header name below the common 8 KiB header limit
-MAX_CAVEATS: Final = 64  # work of one chain: 64 HMACs are about 60 us
+MAX_CAVEATS: Final = 64  # bounds the work of an unauthenticated chain: 64 HMACs take about 60 us
 SIGNATURE_BYTES: Final = 32
 
 VERSION: Final = 2  # macaroon format version, the first byte
@@ -28,17 +28,17 @@ LOCATION: Final = 1
 IDENTIFIER: Final = 2
 VERIFICATION_ID: Final = 4
 SIGNATURE: Final = 6
-TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # what stands between the last caveat and the signature
+TAIL: Final = bytes([EOS, SIGNATURE, SIGNATURE_BYTES])  # the bytes between the last caveat and the signature
 _ENDING: Final = -len(TAIL) - SIGNATURE_BYTES
 
 TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # what only the other alphabet has becomes what no reader takes
-_SHORT: Final = 256  # above it, replacing two characters costs less than looking each one up
-_PLUS, _SLASH, _EQUALS = b"+/="  # numbers: looking for one costs a sixth of looking for bytes
+FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # characters of the other alphabet become invalid ones
+_SHORT: Final = 256  # above it, two replacements cost less than a look-up of each character
+_PLUS, _SLASH, _EQUALS = b"+/="  # numbers: the search for a number costs a sixth of that for bytes
 _PADDING: Final = (b"", b"", b"==", b"=")  # by the number of characters modulo 4
 URL_CHARS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _URL_CHARS: Final = [char.encode() for char in URL_CHARS]
-# What may stand last, by the number of characters modulo 4: nothing is carried beyond the last byte.
+# The last characters that are allowed, by the number of characters modulo 4: they carry no bits beyond the last byte.
 _LAST: Final = (
     frozenset(_URL_CHARS) | {b""},
     frozenset[bytes](),
@@ -48,7 +48,7 @@ _LAST: Final = (
 
 
 class ThirdPartyPacket(NamedTuple):
-    """A caveat that another service answers for."""
+    """A third-party caveat, uninterpreted."""
 
     location: bytes | None
     identifier: bytes
@@ -56,13 +56,13 @@ class ThirdPartyPacket(NamedTuple):
 
 
 class Packets(NamedTuple):
-    """The parts of a macaroon, nothing of them interpreted.
+    """The parts of a macaroon, uninterpreted.
 
     Attributes:
         location: The unsigned hint, or None.
         identifier: The identifier's bytes.
         caveats: First-party caveats as bytes, third-party ones as ``ThirdPartyPacket``, in order.
-        signature: 32 bytes, a secret of whoever holds the token.
+        signature: 32 bytes, a secret of the holder.
     """
 
     location: bytes | None
@@ -73,13 +73,13 @@ class Packets(NamedTuple):
 
 @twin()
 def sha256_of(first: bytes, then: bytes) -> bytes:
-    """Hash one text and another behind it: SHA-256, 32 bytes."""
+    """Return SHA-256 of two byte strings joined: 32 bytes."""
     return sha256(first + then).digest()
 
 
 @twin()
 def base64_of(raw: bytes) -> bytes:
-    """Write bytes as canonical base64url without padding, in ASCII bytes."""
+    """Return bytes as canonical base64url without padding, in ASCII bytes."""
     text = b2a_base64(raw, newline=False)
     if len(text) < _SHORT:
         return text.translate(TO_URL, b"=")
@@ -87,13 +87,13 @@ def base64_of(raw: bytes) -> bytes:
 
 
 def text_of(raw: bytes) -> str:
-    """Write bytes as canonical base64url without padding."""
+    """Return bytes as canonical base64url without padding."""
     return base64_of(raw).decode("ascii")
 
 
 @twin()
 def bytes_of(text: str | bytes) -> bytes:
-    """Read canonical base64url without padding.
+    """Parse canonical base64url without padding.
 
     Args:
         text: The characters, without prefix.
@@ -107,7 +107,8 @@ def bytes_of(text: str | bytes) -> bytes:
     over = len(text) & 3
     try:
         raw = text if isinstance(text, bytes) else text.encode("ascii")
-        # Python's decoder knows the other alphabet and ignores bits after the last byte: both are looked at here.
+        # Python's decoder accepts the other alphabet and ignores bits after the last byte.  Both would be a second
+        # spelling of the same bytes.
         if raw[-1:] not in _LAST[over]:
             raise MalformedTokenError("this is not base64url text in its canonical form")
         if len(raw) < _SHORT:
@@ -122,7 +123,7 @@ def bytes_of(text: str | bytes) -> bytes:
 
 
 def split_text(text: str) -> bytes:
-    """Read the text form of one macaroon.
+    """Return the bytes of a macaroon's text form.
 
     Args:
         text: ``arx1_`` and base64url, at most 7 168 characters.
@@ -137,20 +138,24 @@ def split_text(text: str) -> bytes:
         raise MalformedTokenError(f"this token has more than {MAX_CREDENTIAL_CHARS} characters")
     if not text.startswith(TOKEN_PREFIX):
         if text.startswith(BUNDLE_PREFIX):
-            raise MalformedTokenError("this is a bundle; a service is sent one token of it, never the bundle")
+            raise MalformedTokenError("a bundle is not a token; send the service's token of the bundle")
         raise MalformedTokenError(f"a token begins with {TOKEN_PREFIX}")
     try:
         return bytes_of(text[len(TOKEN_PREFIX) :])
     except MalformedTokenError as error:
         if JOINT in text:
             raise MalformedTokenError(
-                f"this is a token with discharges; the token is what stands before the `{JOINT}`"
+                f"this is a token with discharges; the token is the part before the `{JOINT}`"
             ) from error
         raise
 
 
 def packet(kind: int, data: bytes) -> bytes:
-    """Write one packet with its length in the fewest bytes."""
+    """Return one packet, with its length in the fewest bytes.
+
+    Raises:
+        MalformedTokenError: *data* has more than 16 383 bytes.
+    """
     size = len(data)
     if size < 0x80:
         return bytes((kind, size)) + data
@@ -160,7 +165,7 @@ def packet(kind: int, data: bytes) -> bytes:
 
 
 def caveat_packet(caveat: bytes | ThirdPartyPacket) -> bytes:
-    """Write one caveat with its end marker."""
+    """Return one caveat's packets with their end marker."""
     if isinstance(caveat, bytes):
         return packet(IDENTIFIER, caveat) + b"\0"
     location = packet(LOCATION, caveat.location) if caveat.location is not None else b""
@@ -168,20 +173,20 @@ def caveat_packet(caveat: bytes | ThirdPartyPacket) -> bytes:
 
 
 def encode(packets: Packets) -> bytes:
-    """Write a macaroon, version 2."""
+    """Return the byte form of a macaroon, version 2."""
     head = packet(LOCATION, packets.location) if packets.location is not None else b""
     body = b"".join([caveat_packet(caveat) for caveat in packets.caveats])
     return b"\x02" + head + packet(IDENTIFIER, packets.identifier) + b"\0" + body + TAIL + packets.signature
 
 
 def decode(raw: bytes) -> Packets:
-    """Read a macaroon, version 2.
+    """Parse a macaroon, version 2.
 
     Args:
         raw: The whole macaroon and nothing else.
 
     Returns:
-        Its parts, uninterpreted and unproven.
+        Its parts, uninterpreted and unverified.
 
     Raises:
         MalformedTokenError: Another version, a field missing, out of place or not minimal, more than 64 caveats, or
@@ -194,7 +199,7 @@ def decode(raw: bytes) -> Packets:
 
 @twin()
 def read_text(text: str) -> tuple[bytes, bytes]:
-    """Read the text form of one macaroon: what ``split_body`` makes of its bytes.
+    """Return ``split_body`` of the bytes of a macaroon's text form.
 
     Raises:
         MalformedTokenError: As ``split_text`` and ``split_body``.
@@ -203,7 +208,7 @@ def read_text(text: str) -> tuple[bytes, bytes]:
 
 
 def split_body(raw: bytes) -> tuple[bytes, bytes]:
-    """Cut a macaroon into what stands before the end marker of its caveats, and its signature.
+    """Return the body of a macaroon, up to the end marker of its caveats, and its signature.
 
     Raises:
         MalformedTokenError: It does not end in a signature.
@@ -221,11 +226,11 @@ def cut_out(
 
     Args:
         packets: Caveats.
-        mark: What stands before the text; where it stands twice, the last one.
-        size: How long the text is.
+        mark: The bytes before the text; the last occurrence counts.
+        size: Length of the text, bytes.
 
     Returns:
-        The caveats, with a zero byte in the place of each text; and the texts, which are shorter where a caveat ends.
+        The caveats, with a zero byte instead of each text; and the texts, which are shorter if the caveat ends first.
     """
     rest: list[bytes | ThirdPartyPacket] = []
     texts: list[bytes] = []
@@ -241,7 +246,7 @@ def cut_out(
 
 @twin(ThirdPartyPacket)
 def walk(body: bytes) -> tuple[bytes | None, bytes, tuple[bytes | ThirdPartyPacket, ...]]:
-    """Read a macaroon up to, and without, the end marker before its signature.
+    """Parse a macaroon's body, which ends before the end marker and the signature.
 
     Args:
         body: Version, location, identifier and caveats.
@@ -281,11 +286,11 @@ def _caveats(body: bytes, at: int) -> tuple[bytes | ThirdPartyPacket, ...]:
     end = len(body)
     while at < end:
         if body[at] == IDENTIFIER:
-            # Nearly every caveat; the rest of the cases stands below, once.
+            # The fast path of nearly every caveat; ``_third_party`` below handles all other cases.
             start, size = at + 2, body[at + 1]
             if size >= 0x80:
                 high = body[start]
-                # What ``_long_size`` refuses is read by it below.
+                # A size that ``_long_size`` refuses becomes one that does not fit, so that ``_third_party`` raises.
                 start, size = start + 1, (size & 0x7F | high << 7 if 0 < high < 0x80 else end)
             after = start + size
             if after < end and not body[after]:
@@ -307,8 +312,8 @@ def _third_party(body: bytes, at: int) -> tuple[ThirdPartyPacket, int]:
         raise MalformedTokenError("a caveat's identifier is missing")
     identifier, at = _field(body, at)
     if body[at] != VERIFICATION_ID:
-        told = "a caveat is not closed" if location is None else "only a third-party caveat has a location"
-        raise MalformedTokenError(told)
+        why = "a caveat is not closed" if location is None else "only a third-party caveat has a location"
+        raise MalformedTokenError(why)
     verification_id, at = _field(body, at)
     if body[at] != EOS:
         raise MalformedTokenError("a caveat is not closed")
@@ -316,7 +321,7 @@ def _third_party(body: bytes, at: int) -> tuple[ThirdPartyPacket, int]:
 
 
 def _field(body: bytes, at: int) -> tuple[bytes, int]:
-    """Read the field at ``at``: its data and where the next one begins."""
+    """Return the data of the field at ``at``, and the offset of the next one."""
     size = body[at + 1]
     start = at + 2
     if size >= 0x80:
