@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision whether an authentic token allows a call; the only code that grants.  SPEC 11."""
+"""The decision whether a presented token allows a call; the only code that builds a grant.  SPEC 11."""
 
 from typing import TYPE_CHECKING
 

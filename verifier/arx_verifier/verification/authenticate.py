@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Authenticate a token and the discharges presented with it: steps 1 to 3 of SPEC 11, and 6.7.
 
-Nothing but ``kid`` and ``aud`` is interpreted before the signature holds, and nothing of a discharge but its identifier
-before its own does.  Here is also what is kept of a chain for its next call, which then costs one HMAC;
-``chain_state`` says how its caveats restrict.
+Before the signature is verified, only ``kid`` and ``aud`` of a token and the identifier of a discharge are interpreted.
+``Authenticator`` also caches chains: the next call of a cached chain costs one HMAC.
 """
 
 import os
@@ -32,24 +31,24 @@ from arx_verifier.token import (
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import BAD_SIGNATURE, PLACES, Refused, failures_of
 
-MAX_DEPTH: Final = 4  # a discharge of a discharge of …; each was made by another party
+MAX_DEPTH: Final = 4  # of nested discharges; bounds recursion, and no real approval is nested deeper
 _MALFORMED: Final = Refused("malformed", ())
 _AUTHENTICATORS: "weakref.WeakSet[Authenticator]" = weakref.WeakSet()
 
 
 class Authenticator:
-    """Steps 1 to 3 for one audience, with the chains that calls were allowed with before.  Shared by threads.
+    """Steps 1 to 3 of SPEC 11 for one audience, with a cache of chains that were allowed before.  Thread-safe.
 
     Args:
         audience: The verifier's audience.
         keys: Its keys.
-        cache_bytes: Memory for proven chains, about.
+        cache_bytes: Approximate memory for cached chains, bytes.
     """
 
     def __init__(self, audience: str, keys: KeyRing, cache_bytes: int) -> None:
         self._audience, self._keys = audience, keys
-        # A head and a whole text never share a map: a parent's text followed by a call would otherwise be found as if
-        # it were a head, and pass warm where a cold check refuses it.
+        # A head and a whole text never share a map.  Otherwise a token whose text equals another's head would be found
+        # in the cache, and accepted there although a verification refuses it.
         self._parents: dict[str, ProvenChain] = {}
         self._wholes: dict[str, ProvenChain] = {}
         self._cache_bytes, self._cached = cache_bytes, 0
@@ -60,40 +59,41 @@ class Authenticator:
         """Authenticate a presented token.
 
         Args:
-            token: What was presented, a secret.
+            token: The presented text, a secret.
 
         Returns:
-            The call that it carried; the parent that was proven before; and the chain that is proven now, which may be
-            that one, or the refusal.
+            The call that it carries, or None; the cached parent, or None; and the authenticated chain, which may be the
+            cached one, or the refusal.
         """
         call = call_proof.split_call(token)
         known = self._parents.get(call.head) if call is not None else self._wholes.get(token)
         if known is not None and not known.key.gone:
             if call is None:
                 return None, known, known
-            # The last bytes of the parent are in the tail, outside the map's key: without this comparison two parents
-            # that differ only there would share one proof.
+            # The parent's last bytes are in the tail, outside the map's key: without this comparison, two parents that
+            # differ only there would share one cache entry.
             if call.rest == known.rest:
                 return call, known, known if known.has_signed(call.caveat, call.signature) else BAD_SIGNATURE
         if JOINT in token:
             call, found = _prove_joined(token, self._audience, self._keys)
-            # A token with discharges is proven whole each time: as the parent of itself nothing of it is kept.
+            # A token with discharges is verified whole each time: a cached chain must not outlive its discharges.
             return call, found if isinstance(found, ProvenChain) else None, found
-        return call, known, prove(token, call, self._audience, self._keys)  # also where its key was replaced
+        return call, known, prove(token, call, self._audience, self._keys)  # also for a cached chain whose key is gone
 
     def remember(self, token: str, call: PresentedCall | None, proven: ProvenChain, now_ms: int) -> None:
-        """Keep a chain after full success; what contains a call is never a parent.
+        """Cache a chain.  The caller does so only after it allowed the call.
 
         Args:
-            token: What was presented, a secret.
-            call: The call that it carried.
+            token: The presented text, a secret.
+            call: The call that it carried, or None.
             proven: The chain.
-            now_ms: The request's time.
+            now_ms: The request's time, ms since the Unix epoch.
         """
         key, entries = (token, self._wholes) if call is None else (call.head, self._parents)
         cost = limits.cost_of(key, proven.parts)
         if cost > self._cache_bytes:
             return
+        # Only allowed calls come here: an attacker without a valid token cannot fill the cache.
         with self._lock:
             known = entries.get(key)
             if known is not None:
@@ -103,13 +103,14 @@ class Authenticator:
             if len(entries) > 1:
                 self._drop_ended(entries, now_ms)
             while self._cached > self._cache_bytes:
-                # From the map that has more: else a holder that fills one would keep the other one empty for all.
+                # From the larger map: otherwise a holder that fills one would keep the other one empty for all holders.
                 oldest = self._parents if len(self._parents) >= len(self._wholes) else self._wholes
                 dropped = next(iter(oldest))
                 self._cached -= limits.cost_of(dropped, oldest.pop(dropped).parts)
 
     def _drop_ended(self, entries: dict[str, ProvenChain], now_ms: int) -> None:
-        """Drop the entry in front if its time or its key ended, else put it at the end."""
+        """Drop the oldest entry if its token expired or its key is gone; otherwise move it to the end."""
+        # One entry a call: the work stays constant, and every expired entry is found in the end.
         key = next(iter(entries))
         proven = entries.pop(key)
         if proven.exp > now_ms and not proven.key.gone:
@@ -125,7 +126,8 @@ class Authenticator:
             self._cached = 0
 
     def _forked(self) -> None:
-        """Begin anew in a forked child: a thread of the parent may have held the lock, which is then never released."""
+        """Empty the cache in a forked child."""
+        # A thread of the parent may have held the lock at the fork, and no thread of the child releases it.
         self._lock = threading.Lock()
         self.forget()
 
@@ -139,12 +141,12 @@ os.register_at_fork(after_in_child=_fork_all)
 
 
 class OpenedDischarges(NamedTuple):
-    """A token and its discharges, all of them proven.
+    """A token and its discharges, all authenticated.
 
     Attributes:
         packets: The token's caveats, then those of each discharge in the order in which they were presented.
-        answered: At which of these places stands a third-party caveat that was answered.
-        begins: Where the caveats of each discharge begin, and what it answers.
+        answered: Indices in ``packets`` of the third-party caveats that a discharge answers.
+        begins: For each discharge, the index of its first caveat in ``packets``, and the identifier that it answers.
     """
 
     packets: tuple[bytes | wire.ThirdPartyPacket, ...]
@@ -152,15 +154,14 @@ class OpenedDischarges(NamedTuple):
     begins: tuple[tuple[int, bytes], ...]
 
     def own_name(self, place: str, name: str) -> str:
-        """Return what a ``once`` is spent as: that of a discharge belongs to what it answers.
-
-        Approvals have names that many may read.  A holder that writes one into its token, or into a discharge of its
-        own making, uses up a name of its own.  It cannot make one that answers another party's third-party caveat.
+        """Return the name under which a ``once`` is spent: that of a discharge includes what the discharge answers.
 
         Args:
-            place: Where it stands, as ``reasons.place`` has it.
-            name: As it is written.
+            place: The caveat's place, as ``reasons.place`` names it.
+            name: The name in the caveat.
         """
+        # Names of approvals are no secret.  A holder that writes one into its own token, or into a discharge that it
+        # issued, must not use up the approval of another holder: it cannot answer another party's third-party caveat.
         index = PLACES.index(place) - 1
         answers = next((answers for begin, answers in reversed(self.begins) if begin <= index), None)
         return name if answers is None else f"{wire.text_of(sha256(answers).digest()[:16])}:{name}"
@@ -169,17 +170,17 @@ class OpenedDischarges(NamedTuple):
 def prove(
     token: str, call: PresentedCall | None, audience: str, keys: KeyRing, discharges: Sequence[str] = ()
 ) -> ProvenChain | Refused:
-    """Prove a presented token.
+    """Verify the signatures of a presented token.  SPEC 11, steps 1 to 3.
 
     Args:
-        token: What was presented, a secret.
-        call: What ``split_call`` made of it.
+        token: The presented text, a secret.
+        call: The result of ``split_call`` for it.
         audience: The verifier's audience.
         keys: Its keys.
-        discharges: What was presented with it, secrets.
+        discharges: The texts of the discharges that were presented with it, secrets.
 
     Returns:
-        The chain, without the call it may have carried; or the refusal.
+        The chain, without the call that it may have carried; or the refusal.
     """
     try:
         # 1. token/wire: size, version, one byte form.  SPEC 2
@@ -200,6 +201,7 @@ def prove(
         # 3. token/chain: fold and compare, then the discharges.  SPEC 5, 6.7
         parent = chain.fold(key.derived, raw_identifier, packets)
         folded = chain.extend(parent, call.caveat) if call is not None else parent
+        # In constant time: an attacker who measures the comparison must not learn how many bytes were right.
         if not chain.equal(folded, signature):
             return Refused("bad_signature", ())
         opened = None
@@ -226,10 +228,10 @@ def prove(
 
 
 def _prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCall | None, ProvenChain | Refused]:
-    """Prove a token with the discharges joined to it.  SPEC 6.7.
+    """Verify a token with the discharges joined to it.  SPEC 6.7.
 
     Args:
-        text: What was presented, a secret.
+        text: The presented text, a secret.
         audience: The verifier's audience.
         keys: Its keys.
 
@@ -246,7 +248,7 @@ def _prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCal
 
 
 def _read(proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str) -> None:
-    """Read the token's caveats, *own* of them, and then those of the discharges."""
+    """Read the caveats of an authenticated token, the first *own* ones, and then those of its discharges."""
     wrong = speaks_of_holders(opened.packets, own)
     proven.read_caveats(opened.packets if wrong is None else opened.packets[:own], audience)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
@@ -257,19 +259,19 @@ def _read(proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str
 
 
 def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str, keys: KeyRing) -> Identifier:
-    """Hold a proven identifier to the realm's outer limits.
+    """Check an authenticated identifier against the realm's limits.  SPEC 4.
 
     Args:
-        identifier: What ``read_identifier`` read.
+        identifier: The identifier.
         audience: This verifier's audience.
-        keys: For the realm's longest token life.
+        keys: Its keys, which have the realm's longest token life.
 
     Returns:
-        The identifier, an agent's.
+        The identifier of an agent's token.
 
     Raises:
-        MalformedTokenError: An operator's, a life longer than the realm's, a bound token, no task, or a name that is
-            none of SPEC 4.4.
+        MalformedTokenError: An operator's token, a life longer than the realm's, a bound token, a task in a token for
+            the mint or none in another one, or a name that SPEC 4.4 does not allow.
     """
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("an operator's token is good for the mint alone")
@@ -277,6 +279,7 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
         # A token that lives longer would outlive the record of its kill.
         raise MalformedTokenError(f"a token of this realm lives at most {keys.max_ttl_ms} ms")
     if identifier.holder is not None:
+        # As a bearer token it would be accepted from every holder, against what the mint signed.
         raise MalformedTokenError("bound tokens are reserved and not accepted by this version")
     if (identifier.task is None) != (audience == MINT_AUDIENCE):
         raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
@@ -290,11 +293,11 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
 
 class _Given(NamedTuple):
     parts: wire.Packets
-    at: int  # where its caveats begin
+    at: int  # the index of its first caveat
 
 
 class _Answers:
-    """The discharges that were not asked for yet."""
+    """The verification of discharges: those without a matching third-party caveat yet, and the answered places."""
 
     def __init__(self, parent: bytes) -> None:
         self.parent = parent
@@ -302,24 +305,28 @@ class _Answers:
         self.answered: set[int] = set()
 
     def answer(self, signature: bytes, packets: Sequence[bytes | wire.ThirdPartyPacket], at: int, depth: int) -> None:
-        """Prove what answers the third-party caveats of a proven chain, and what answers theirs.
+        """Verify the discharges of an authenticated chain's third-party caveats, and those of theirs.  SPEC 6.7.
 
         Args:
-            signature: The chain's first, of its identifier alone.
+            signature: The chain's signature of its identifier alone, before its caveats.
             packets: Its caveats.
-            at: Where they begin among all.
-            depth: How many discharges led here.
+            at: The index of the first of them among all.
+            depth: How many discharges led to this chain.
+
+        Raises:
+            MalformedTokenError: More than ``MAX_DEPTH`` nested discharges.
+            SignatureMismatchError: A discharge was made with another key, altered, or bound to another token.
         """
         for place, packet in enumerate(packets, at):
             if isinstance(packet, bytes):
                 signature = chain.extend(signature, packet)
                 continue
-            # Spent before it is checked: two that name each other would otherwise recurse until the stack ends.
+            # Removed before it is verified: two discharges that name each other would otherwise recurse without end.
             given = self.waiting.pop(packet.identifier, None)
             if given is not None:
                 if depth == MAX_DEPTH:
                     raise MalformedTokenError(f"a discharge of a discharge, more than {MAX_DEPTH} deep")
-                from arx_verifier.token import unseal  # few tokens have one: a start need not wait for it
+                from arx_verifier.token import unseal  # slow to import, and few tokens have a discharge
 
                 self._prove(unseal(signature, packet.verification_id), given, depth + 1)
                 self.answered.add(place)
@@ -344,24 +351,24 @@ def open_discharges(
     location: bytes,
     room: int,
 ) -> OpenedDischarges:
-    """Prove discharges against the proven token that they were presented with.
+    """Verify discharges against the authenticated token that they were presented with.  SPEC 6.7.
 
     Args:
         texts: Each discharge's text.
-        key: The derived key that the token was proven with.
-        identifier: The token's.
+        key: The derived key that signed the token.
+        identifier: The token's identifier.
         packets: Its caveats, without its call.
-        parent: Its signature before that.
-        location: That of the realm.
-        room: How many caveats there may be in all.
+        parent: Its signature before its call.
+        location: The realm's location.
+        room: How many caveats token and discharges may have together.
 
     Returns:
-        All that is proven now.
+        All caveats, authenticated.
 
     Raises:
-        MalformedTokenError: A discharge is no macaroon of this realm, is of no or the same caveat, or is nested too
-            deeply; or there are too many caveats.
-        SignatureMismatchError: One was made with another key, altered, or bound to another token.
+        MalformedTokenError: A discharge is not a macaroon of this realm, answers no caveat or one that another
+            discharge answers, or is nested too deeply; or there are too many caveats.
+        SignatureMismatchError: A discharge was made with another key, altered, or bound to another token.
     """
     answers = _Answers(parent)
     found = packets
@@ -378,23 +385,24 @@ def open_discharges(
     begins = tuple([(given.at, answered) for answered, given in answers.waiting.items()])
     answers.answer(chain.extend(key, identifier), packets, 0, 0)
     if answers.waiting:
+        # It was not verified: its caveats would come into the decision and its bytes into no signature.
         raise MalformedTokenError("a discharge that no caveat asks for")
     return OpenedDischarges(found, frozenset(answers.answered), begins)
 
 
 def speaks_of_holders(packets: Sequence[bytes | wire.ThirdPartyPacket], begin: int) -> tuple[int, ArxError] | None:
-    """Find the first caveat of a discharge that would say something of the token's holders; and what is wrong with it.
+    """Return the index of the first caveat of a discharge with a member about holders, and the error; or None.
 
     Args:
-        packets: As ``OpenedDischarges`` has them.
-        begin: Where those of discharges begin.
+        packets: ``OpenedDischarges.packets``.
+        begin: The index of the first caveat of a discharge.
     """
     for index, packet in enumerate(packets[begin:], begin):
         if isinstance(packet, bytes):
             try:
                 caveat = caveats.read_proven(packet)
             except ArxError:
-                return None  # the reader of all of them refuses it
+                return None  # ``ProvenChain.read_caveats`` refuses it, with its own code
             said = [name for name in caveats.ABOUT_HOLDERS if getattr(caveat, name) is not None]
             if said:
                 return index, MalformedTokenError(f"a discharge says nothing of {', '.join(said)}")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proven chain allows, worked out once and kept for its next call.  SPEC 5, 6.
+"""The restrictions of an authenticated chain, computed once and cached for its next call.  SPEC 5, 6.
 
-A ``ProvenChain`` is built after the signatures hold, never before.  What does not depend on the request (names,
-depth, unknown caveats) is judged while it is built; what does is left in the form that ``verifier`` judges fastest.  It
-holds a live signature, so it stays in memory, is never pickled and shows nothing in ``repr``.
+A ``ProvenChain`` is built only after the signatures were verified.  Restrictions that do not depend on the request
+(names, depth, unknown caveats) are applied while it is built.  All others are compiled for ``evaluate``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,25 +34,24 @@ _LINK: Final = "link:".__add__
 
 
 class ProvenChain:
-    """A chain whose signature was proven with ``key``, without the call it may have carried.
+    """A chain whose signature ``key`` verifies, without the call that it may have carried.
 
     Attributes:
-        key: The audience key; it says itself when it was replaced, which ends the entry.
+        key: The audience key; its ``gone`` ends the cache entry.
         signature: The chain's last signature, a secret.
-        rest: The parent's last 0 to 2 bytes, when it was cut from a one-shot text.
-        identifier: The proven identifier.
-        nbf: The latest start of validity, ms: of the caveats, and of ``iat`` as far as clocks may differ.
-        exp: The earliest end of validity, ms.
-        targets: Everything whose kill or freeze ends this token.
-        needs_call: Whether a per-call proof is required.
-        once: The names that one call may have, each with its place and when it was given; that of a discharge with what
-            it answers before it.
-        fresh_ms: The smallest ``fresh``, or None.
-        conditions: What each request must meet beside its tool and arguments.
-        facts: Who and through whom, for the decision record.
-        parts: How much there is of it to keep in memory.
-        refused: What speaks against this chain whatever is asked, or None.
-        unmet: What it requires of third parties and was not presented, each with its place, counted from 0.
+        rest: The parent's last 0 to 2 bytes, if the chain was cut from a one-shot text.
+        identifier: The authenticated identifier.
+        nbf: The latest start of validity, ms since the Unix epoch: of the caveats, and ``iat`` less the clock error.
+        exp: The earliest end of validity, ms since the Unix epoch.
+        targets: All targets whose kill or freeze ends this token.
+        needs_call: Whether a call proof is required.
+        once: Each ``once`` as place, name (see ``OpenedDischarges.own_name``) and time of its approval.
+        fresh_ms: The smallest ``fresh``, ms, or None.
+        conditions: Restrictions of the request other than its tool and arguments.
+        facts: Agent, holders, session and task, for the decision record.
+        parts: The number of its parts, which ``limits.cost_of`` charges.
+        refused: The refusal of every request with this chain, or None.
+        unmet: The third-party caveats without a discharge, each with its index.
     """
 
     __slots__ = (
@@ -99,19 +97,22 @@ class ProvenChain:
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
 
     def has_signed(self, caveat: bytes, signature: bytes) -> bool:
-        """Tell whether this chain, with one more caveat, ends in a signature."""
+        """Return whether the chain with one more caveat ends in a signature."""
         states = self._states
-        if states is None:  # made for the second call, as most chains see one only
+        if states is None:  # computed at the second call: most chains see only one
             self._states = states = chain.states_of(self.signature)
         return chain.ends_in(states, caveat, signature)
 
     def judge_tool(self, tool: str, args: Mapping[str, Any], written: bytes | None = None) -> Refused | None:
-        """Apply every ``allow``: in each, one rule must match the tool and all its arguments.
+        """Apply every ``allow``: in each, one rule must match the tool and all its arguments.  SPEC 7.
 
         Args:
-            tool: What is asked for.
+            tool: The tool that the caller requests.
             args: Its arguments.
-            written: Their ``canonical.flat_jcs``, where it was made.
+            written: Their ``jcs.flat_jcs``, if it was computed.
+
+        Returns:
+            The refusal, or None.
         """
         rules = self._by_tool.get(tool)
         if rules is None or not rules.merged:
@@ -121,7 +122,7 @@ class ProvenChain:
             rules = found
         if (
             rules.tests > limits.FREE_TESTS
-            # Their JSON is longer than what is counted: where even that would not be too much, nothing is.
+            # The JSON is an upper bound of ``size_of`` and is known already: below the limit, nothing is counted.
             and (written is None or rules.tests * len(written) > limits.MAX_WORK)
             and rules.tests * limits.size_of(args) > limits.MAX_WORK
         ):
@@ -137,11 +138,14 @@ class ProvenChain:
         return None
 
     def judge_request(self, request: AccessRequest, but: frozenset[str] = frozenset()) -> Refused | None:
-        """Apply every condition; the first that the request does not meet refuses it.
+        """Apply every condition.
 
         Args:
-            request: What is asked for.
-            but: Members of caveats that are left out.
+            request: The request.
+            but: Members of caveats that are not applied.
+
+        Returns:
+            The refusal of the first condition that the request does not meet, or None.
         """
         for member, place, operand, judge in self.conditions:
             if member not in but and (refused := judge(place, operand, request)) is not None:
@@ -149,9 +153,9 @@ class ProvenChain:
         return None
 
     def _gather(self, tool: str, *, again: bool) -> ToolRules | Refused:
-        """Keep what the rules say of a tool, or say that they allow none of this name."""
+        """Return the rules of a tool and cache them; or the refusal, if no rule allows the tool."""
         last, refused = self._last_refused
-        if tool == last:  # an agent that errs tries the same again
+        if tool == last:  # an agent often repeats a refused call
             return refused
         rules = gather(tool, self._allows, again=again) if tool else None  # no tool: not even `*` allows it
         if rules is None:
@@ -160,7 +164,7 @@ class ProvenChain:
                 self._last_refused = tool, refused
             return refused
         if len(tool) > names.MAX_TOOL_CHARS:
-            return rules  # `*` allows a name of any length, and whoever calls chooses it
+            return rules  # `*` allows a name of any length: a caller could fill the cache with long names
         by_tool = self._by_tool
         if by_tool and not again and len(by_tool) >= limits.tools_for(self.parts):
             by_tool.clear()
@@ -177,7 +181,12 @@ class ProvenChain:
         return Refused("tool_not_allowed", tuple(failures))
 
     def read_caveats(self, packets: tuple[bytes | wire.ThirdPartyPacket, ...], audience: str) -> None:
-        """Take in the proven caveats, in order; the first that can never hold ends it as ``refused``."""
+        """Apply the authenticated caveats, in order, up to the first that can never hold: it sets ``refused``.
+
+        Args:
+            packets: The caveats.
+            audience: The verifier's audience.
+        """
         said, links = read_caveats(packets, self.identifier, audience)
         self.refused = None if said.refused is None else Refused(*said.refused)
         self.parts, self._allows, self._places = said.parts, said.allows, said.places
@@ -190,7 +199,7 @@ class ProvenChain:
         self._name(said, links)
 
     def _name(self, said: ChainRestrictions, links: Sequence[str]) -> None:
-        """Say who and through whom, and all that its end hangs on, as far as the caveats could be read."""
+        """Compute the record's facts and the revocation targets from the caveats that were read."""
         identifier = self.identifier
         agent, session, task = identifier.agent, identifier.session, identifier.task
         token, subject, policy = identifier.id, identifier.subject, identifier.policy
@@ -202,7 +211,7 @@ class ProvenChain:
         if task is not None:
             found.append(f"task:{task}")
         self.targets = (*found, *said.targets, *map(_LINK, links))
-        self.facts = ChainFacts(  # in the order of its fields: names would cost three times as much
+        self.facts = ChainFacts(  # by position, in the order of its fields: keywords cost three times as much
             agent,
             session,
             said.named,

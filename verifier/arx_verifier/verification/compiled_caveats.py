@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile proven caveats: each one by its bytes, all of a chain together, and the rules for one tool.  SPEC 6, 7.
+"""Compile authenticated caveats, and cache the results for all tokens of the process.  SPEC 6, 7.
 
-Policies write the same caveat into every token and code delegates with the same words.  So what was read and compiled
-is kept for all tokens: of one caveat by its bytes without its hop, which alone is new each time; of a sequence of
-caveats by those.  A refusal is kept too.  Only proven bytes come this far, nothing kept is secret, and number and size
-are bounded.
+Tokens of one policy have the same caveats, except for hops.  One cache has single caveats by their bytes without the
+hop, one has the caveats of a chain together, one has the rules of a tool, and one has refusals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,35 +29,42 @@ from arx_verifier.verification.reasons import PLACES
 if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
 
-_MAX_PARTS: Final = 12_288  # of all that is kept; measured, a part takes up to 430 bytes: about 5 MB
-_MAX_TOGETHER: Final = 16_384  # of what caveats say together; one takes about 100 bytes: under 2 MB
+# Bounds of the caches: a holder attenuates as often as it likes, so that it could otherwise fill a service's memory.
+# Only authenticated bytes are cached, and nothing cached is secret.
+_MAX_PARTS: Final = 12_288  # of all cached caveats; measured, a part takes up to 430 bytes: about 5 MB
+_MAX_TOGETHER: Final = 16_384  # parts of cached sequences; one takes about 100 bytes: under 2 MB
 _MAX_REFUSED: Final = 512  # caveats that no chain may have; one takes up to 1 KB
-_MAX_THIRD_PARTIES: Final = 2048  # parts of what third parties must agree to; under 1 MB
-_MAX_RULES: Final = 131_072  # of rules gathered by tool, with tests and places; one takes 30 to 40 bytes: about 5 MB
+_MAX_THIRD_PARTIES: Final = 2048  # parts of third-party caveats; under 1 MB
+_MAX_RULES: Final = 131_072  # parts of rules by tool, with tests and places; one takes 30 to 40 bytes: about 5 MB
 _MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a delegation take about 230
 _MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
 
 HOP_CHARS: Final = 12
 HOP_MARK: Final = b'"hop":"'
-GAP: Final = HOP_MARK + b"\0"  # stands for both in what terms are kept by; JSON has no such byte
+GAP: Final = HOP_MARK + b"\0"  # replaces mark and hop in a cache key; JSON text has no zero byte
 
 
 class CompiledCaveat:
     """One caveat, its operands checked.
 
     Attributes:
-        caveat: As it is written; its ``hop`` is that of the token it was read from first.
+        caveat: The caveat; its ``hop`` is that of the token that it was read from first.
         allow: Its rules, or None.
-        to: Whom it delegates to, or empty.
+        to: The agent that it delegates to, or empty.
         agents: The targets of that agent.
-        effects: What its other members do; see ``effects.effects_of``.
-        parts: How many rules, operands and members it has, from above.
+        effects: The effects of its other members; see ``effects.effects_of``.
+        parts: An upper bound of the number of its rules, operands and members.
     """
 
     __slots__ = ("agents", "allow", "caveat", "effects", "parts", "to")
 
     def __init__(self, caveat: caveats.WireCaveat, parts: int, shared: bool) -> None:
-        """Check a caveat's rules and make its terms.
+        """Check and compile a caveat's rules.
+
+        Args:
+            caveat: The caveat.
+            parts: An upper bound of the number of its parts.
+            shared: Whether the result is cached for other chains.
 
         Raises:
             MalformedTokenError: An operand that SPEC 7 does not allow.
@@ -72,14 +77,14 @@ class CompiledCaveat:
 
 
 class ToolRules:
-    """What a chain's rules say of one tool.
+    """A chain's rules for one tool.
 
     Attributes:
-        groups: The rules to be asked: one of each group must permit.
-        matching: For each ``allow``, its rules for this tool, ready to be asked and as they are written.
-        tests: How many tests they can cost.
-        merged: Whether ``groups`` are as few as they can be.
-        single: Whether each ``allow`` has just one of them, so that all must permit.
+        groups: Compiled rules: one of each group must permit the call.
+        matching: For each ``allow``, its rules for this tool, compiled and as written.
+        tests: An upper bound of the number of constraint tests.
+        merged: Whether ``groups`` were merged.
+        single: Whether each ``allow`` has exactly one rule for the tool, so that all must permit.
     """
 
     __slots__ = ("groups", "matching", "merged", "single", "tests")
@@ -97,13 +102,13 @@ class ToolRules:
     def tell(
         self, group: Sequence[CompiledRule], places: Sequence[str], args: Mapping[str, Any], name: str
     ) -> tuple[tuple[Failure, ...], Callable[[], tuple[Failure, ...]]]:
-        """Tell of the argument at which the last rule of a group said no, and of all when it is called.
+        """Return the failure of one argument, for the record, and a function that returns all failures.
 
         Args:
-            group: One of ``groups``.
-            places: Where each ``allow`` stands.
+            group: The one of ``groups`` that refused the call.
+            places: The place of each ``allow``.
             args: The call's arguments.
-            name: What ``wrong_in`` found.
+            name: The argument that ``wrong_in`` found.
         """
         if self.single:
             first = tell_first(self.matching, places, args, name)
@@ -113,7 +118,12 @@ class ToolRules:
         return first, lambda: self.explain(places, args)
 
     def explain(self, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:
-        """Tell of every argument for which the rules say no, as far as ``MAX_TOLD`` goes."""
+        """Return the failures of all arguments that the rules refuse, ``MAX_TOLD`` at most.
+
+        Args:
+            places: The place of each ``allow``.
+            args: The call's arguments.
+        """
         if self.single:
             return explain_last(self.groups, self.matching, places, args)
         failures: list[Failure] = []
@@ -127,13 +137,13 @@ class ToolRules:
         return tuple(failures)
 
 
-# By audience, the identifier's depth, and what ``KEPT`` has caveats by.
+# Keys: the audience, the identifier's depth, and the keys of the caveats in ``KEPT``.
 TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | ThirdPartyPacket, ...]], ChainRestrictions]] = limits.Kept(
     _MAX_TOGETHER, 6
 )
-# By its bytes, with ``GAP`` for its hop.
+# Keys: the caveat's bytes, with ``GAP`` for its hop.
 KEPT: Final[limits.Kept[bytes | ThirdPartyPacket, CompiledCaveat]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
-REFUSED: Final[limits.Kept[bytes, tuple[type[ArxError], str]]] = limits.Kept(_MAX_REFUSED, 1)  # by its bytes: why
+REFUSED: Final[limits.Kept[bytes, tuple[type[ArxError], str]]] = limits.Kept(_MAX_REFUSED, 1)  # by bytes
 _THIRD_PARTIES: Final[limits.Kept[bytes, tuple["ThirdPartyCaveat", int]]] = limits.Kept(_MAX_THIRD_PARTIES, 1)
 _GATHERED: Final[limits.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = limits.Kept(_MAX_RULES, 8)
 
@@ -141,18 +151,18 @@ _GATHERED: Final[limits.Kept[tuple[str, tuple[Allow, ...]], ToolRules]] = limits
 def read_caveats(
     packets: tuple[bytes | ThirdPartyPacket, ...], identifier: Identifier, audience: str
 ) -> tuple[ChainRestrictions, Sequence[str]]:
-    """Read proven caveats.
+    """Return the restrictions of authenticated caveats.  SPEC 6.
 
     Args:
         packets: The caveats, in order.
-        identifier: What they restrict.
+        identifier: The token's identifier.
         audience: The verifier's audience.
 
     Returns:
-        What they say, up to the first that can never hold, which is then ``refused``; and the links up to there.
+        The restrictions up to the first caveat that can never hold, which is then ``refused``; and the links so far.
 
     Raises:
-        MalformedTokenError: The identifier's id is no link.
+        MalformedTokenError: The identifier's id is not canonical base64url.
     """
     keys, hops = cut_out(packets, HOP_MARK, HOP_CHARS)
     together = (audience, identifier.depth, keys)
@@ -161,7 +171,7 @@ def read_caveats(
         try:
             return said, chain.links_of(identifier.id, hops)[: len(said.named)]
         except MalformedTokenError:
-            pass  # where it is wrong is told below
+            pass  # ``_read_each`` finds the caveat with the wrong hop
     said, links = _read_each(packets, identifier, audience)
     if _may_be_kept(said, keys) and _are_links(identifier, hops):
         TOGETHER.keep(together, said, sum([2 + len(key) // 100 for key in keys]))
@@ -169,18 +179,18 @@ def read_caveats(
 
 
 def _may_be_kept(said: ChainRestrictions, keys: Sequence[bytes | ThirdPartyPacket]) -> bool:
-    """Tell whether what caveats say is made of what is kept of each of those that were read."""
+    """Return whether the restrictions may be cached: only if each caveat that they are made of is cached."""
     if not all([key.__class__ is bytes for key in keys]):  # noqa: C419 - a generator costs more
         return False
     read = keys[: said.read]
-    # A text behind a mark is a hop where the caveat is known.  Of one that is refused by itself it can be the reason.
+    # The text after a mark is a hop if the caveat is cached.  In a refused caveat it may be the reason of the refusal.
     if said.refused is not None and read and read[-1] in REFUSED and HOP_MARK not in read[-1]:
         read = read[:-1]
     return all([key in KEPT for key in read])  # noqa: C419 - likewise
 
 
 def _are_links(identifier: Identifier, hops: tuple[bytes, ...]) -> bool:
-    """Tell whether no hop can be what a chain is refused for."""
+    """Return whether the id and all hops are canonical, so that none of them is the reason of a refusal."""
     try:
         chain.links_of(identifier.id, hops)
     except MalformedTokenError:
@@ -195,7 +205,7 @@ def _read_each(
     allows, places, named, links = [], [], [], []
     agents: list[str] = []
     link = identifier.id
-    chain.links_of(link, ())  # an id that is no link is nobody's caveat
+    chain.links_of(link, ())  # raises outside of ``try``: a wrong id is not the fault of a caveat
     index, parts = -1, len(packets)
     try:
         for index, packet in enumerate(packets):
@@ -222,7 +232,7 @@ def _read_each(
             for take, value in terms.effects:
                 take(said, index, value, audience)
         if not places or places[0] != PLACES[1]:
-            # Without this a mint's slip would grant every tool there is.
+            # Without this check, a mint that forgets `allow` would grant every tool of the service.
             raise MalformedTokenError("a token's first caveat says what it allows")
     except ArxError as error:
         said.refused, parts = (error.code, reasons.failures_of(error, index)), limits.parts_of(packets)
@@ -233,7 +243,7 @@ def _read_each(
 
 
 def _hold_delegate(said: ChainRestrictions, index: int, to: str) -> None:
-    """Refuse a delegation where none may follow, or to somebody whom an earlier caveat does not name."""
+    """Raise if no delegation may follow, or if an earlier ``delegate_to`` does not match the agent.  SPEC 5.2."""
     if said.depth == 0:
         raise reasons.too_deep(index, to)
     for rule_index, patterns in said.delegate_to:
@@ -242,28 +252,28 @@ def _hold_delegate(said: ChainRestrictions, index: int, to: str) -> None:
 
 
 def _link_of(link: str, packet: bytes, end: bytes) -> str:
-    """Name the token that a delegation makes.
+    """Return the link of a delegation.  SPEC 5.3.
 
     Args:
-        link: The name before it.
-        packet: Its bytes as received.
-        end: What follows the last ``HOP_MARK`` in them.
+        link: The link before it.
+        packet: The caveat's bytes as received.
+        end: The bytes after the last ``HOP_MARK`` in them.
 
     Raises:
-        MalformedTokenError: No hop follows.
+        MalformedTokenError: *end* does not begin with a hop.
     """
     try:
         return chain.links_of(link, (end[:HOP_CHARS],))[0]
     except MalformedTokenError:
-        read_terms(packet)  # which says what is wrong with it
+        read_terms(packet)  # raises the exact error, if the caveat itself is malformed
         raise MalformedTokenError("a hop is 9 bytes in base64url") from None
 
 
 def read_terms(packet: bytes) -> CompiledCaveat:
-    """Read one proven caveat that is not among those that are kept, and keep it if it may be; also that it is refused.
+    """Compile one authenticated caveat and cache the result, or the refusal.
 
     Args:
-        packet: Its bytes as received.
+        packet: The caveat's bytes as received.
 
     Raises:
         UnknownCaveatError: It has a member, or requires a proof, that this version does not know.
@@ -295,18 +305,17 @@ def _read_new(packet: bytes) -> CompiledCaveat:
 
 
 def key_of(packet: bytes, hop: str | None) -> bytes | None:
-    """Return what the terms of a caveat may be kept by: its bytes, those of its hop cut out.
-
-    An argument may be called ``hop`` too, and then what is looked for is found there, in a caveat that has no hop.  In
-    one that has, its own is the last: the members behind it hold no names, and canonical text holds no bare quote.
+    """Return the cache key of a caveat: its bytes without those of its hop.
 
     Args:
         packet: Canonical JSON.
         hop: Its hop, 12 characters, or None.
 
     Returns:
-        The key; or None for a caveat that cannot be told from one with a hop.
+        The key; or None for a caveat that cannot be distinguished from one with a hop.
     """
+    # A caveat without a hop has the mark too, if an argument is named `hop`.  In a caveat with a hop, the last mark is
+    # the hop's: no member after it has names, and canonical text has no bare quote.
     start, mark, end = packet.rpartition(HOP_MARK)
     if not mark:
         return packet
@@ -314,22 +323,22 @@ def key_of(packet: bytes, hop: str | None) -> bytes | None:
 
 
 def third_party_of(index: int, packet: ThirdPartyPacket) -> tuple[tuple[int, "ThirdPartyCaveat"], int]:
-    """Read what a proven third party's caveat requires, and keep it if it may be.
+    """Parse an authenticated third-party caveat and cache the result.
 
     Args:
-        index: Its place, counted from 0.
+        index: Its index, from 0.
         packet: The caveat.
 
     Returns:
-        The place with what is required; and of how many parts that is.
+        The index with the caveat; and the number of its parts.
 
     Raises:
-        UnknownCaveatError: It is no third-party caveat that this version knows.
+        UnknownCaveatError: This version does not know a third-party caveat of this kind.
     """
     identifier = packet.identifier
     known = _THIRD_PARTIES.get(identifier)
     if known is None:
-        from arx_verifier.token import ThirdPartyCaveat  # few tokens have one: who starts need not wait
+        from arx_verifier.token import ThirdPartyCaveat  # imported on use: few tokens have one
 
         known = ThirdPartyCaveat.read(identifier), limits.THIRD_PARTY_PARTS + identifier.count(b",")
         if len(identifier) <= _MAX_KEPT_BYTES:
@@ -338,15 +347,15 @@ def third_party_of(index: int, packet: ThirdPartyPacket) -> tuple[tuple[int, "Th
 
 
 def gather(tool: str, allows: tuple[Allow, ...], *, again: bool) -> ToolRules | None:
-    """Find what a chain's rules say of one tool.
+    """Return a chain's rules for one tool.
 
     Args:
-        tool: Not empty.
+        tool: The tool, not empty.
         allows: Every ``allow`` of the chain, in order.
-        again: Whether this was asked before, so that merging the rules is worth the work.
+        again: Whether this is not the chain's first call of the tool, so that merging the rules pays.
 
     Returns:
-        The rules, or None when an ``allow`` has none for this tool.
+        The rules, or None if an ``allow`` has none for this tool.
     """
     found = _GATHERED.get((tool, allows))
     if found is not None:

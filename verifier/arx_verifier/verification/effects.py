@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The effect of each member of a caveat: what it takes from a token, and the refusal of a call.  SPEC 6.
+"""The effect of each member of a caveat on a chain's restrictions, and the refusal of a request.  SPEC 6.
 
 ``EFFECTS`` has a row for each member beside ``allow``, ``call``, ``hop`` and ``to``.  A new member is a field in
 ``token.caveats`` and a row here.  ``compiled_caveats`` reads ``allow``, ``to`` and ``hop``, and applies the rows.
@@ -26,13 +26,13 @@ Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Net
 
 
 class Condition(NamedTuple):
-    """What a caveat asks of each request, beside its tool and arguments.
+    """A restriction of each request, other than its tool and arguments.
 
     Attributes:
         member: The member of the caveat.
         place: The caveat's place.
-        operand: The member's value, read.
-        judge: Returns the refusal of a request, or None: takes place, operand and request.
+        operand: The member's value, parsed.
+        judge: Takes place, operand and request; returns the refusal or None.
     """
 
     member: str
@@ -42,19 +42,23 @@ class Condition(NamedTuple):
 
 
 class Allow:
-    """One ``allow``, as it is written and ready to be asked; compared by identity.
+    """One ``allow``, as written and compiled; compared by identity.
 
     Attributes:
-        rules: As they are written.
-        compiled: The same, in the same order.
-        weight: How many tests all of them are.
-        shared: Whether other chains use this very object.
+        rules: The rules as written.
+        compiled: The same rules, compiled, in the same order.
+        weight: The number of constraint tests of all rules.
+        shared: Whether other chains use this same object.
     """
 
     __slots__ = ("compiled", "rules", "shared", "weight")
 
     def __init__(self, rules: tuple[WireRule, ...], shared: bool) -> None:
-        """Check the operands of rules and make their tests.
+        """Check and compile rules.
+
+        Args:
+            rules: The rules as written.
+            shared: Whether other chains use this same object.
 
         Raises:
             MalformedTokenError: An operand that SPEC 7 does not allow.
@@ -65,26 +69,27 @@ class Allow:
 
 
 class ChainRestrictions:
-    """What the caveats of a chain say together, whatever its hops are.
+    """The restrictions of all caveats of a chain together; they do not depend on its hops.
 
     Attributes:
-        refused: Code and failures of the first caveat that can never hold, or None; those before it say all else.
-        parts: How many rules, operands and members they have, from above.
-        read: How many caveats were read, one that is refused included.
+        refused: Code and failures of the first caveat that can never hold, or None.  The caveats before it make all
+            other attributes.
+        parts: An upper bound of the number of rules, operands and members.
+        read: How many caveats were read, including a refused one.
         allows: Every ``allow``, in order.
-        places: Where each of them stands.
-        named: Whom they delegate to.
+        places: The place of each of them.
+        named: The agents that they delegate to.
         tasks: The sub-tasks that they attenuate to.
-        targets: Those of the sub-tasks and of the agents.
-        nbf: The latest start of validity, ms; below any time where none is said.
-        exp: The earliest end of validity, ms; above any time where none is said.
+        targets: The targets of the sub-tasks and of the agents.
+        nbf: The latest start of validity, ms since the Unix epoch; below any time if there is none.
+        exp: The earliest end of validity, ms since the Unix epoch; above any time if there is none.
         depth: How many delegations may follow.
-        delegate_to: Each ``delegate_to``, behind its place, counted from 0.
-        fresh_ms: The smallest ``fresh``, or None.
-        conditions: What each request must meet.
-        once: Each ``once`` as name and time, behind its place.
-        unmet: What third parties must agree to, each with its place, counted from 0.
-        needs_call: Whether a per-call proof is required.
+        delegate_to: Each ``delegate_to`` after the index of its caveat.
+        fresh_ms: The smallest ``fresh``, ms, or None.
+        conditions: Restrictions of each request.
+        once: Each ``once`` as place, name and time of approval, ms since the Unix epoch.
+        unmet: Each third-party caveat after its index.
+        needs_call: Whether a call proof is required.
     """
 
     __slots__ = (
@@ -170,6 +175,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    # A dual-stack socket reports an IPv4 peer as ::ffff:a.b.c.d, which no IPv4 network contains.
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped if mapped is not None else address
 
@@ -182,6 +188,7 @@ def _require(said: ChainRestrictions, index: int, proofs: Sequence[str], _audien
 
 def _once(said: ChainRestrictions, index: int, once: tuple[str, int], _audience: str) -> None:
     if len(said.once) == limits.MAX_ONCE:
+        # Each name stays in the nonce store for a day: a holder must not fill it with one call.
         raise MalformedTokenError(f"a token and its discharges have at most {limits.MAX_ONCE} `once`")
     said.once = (*said.once, (PLACES[index + 1], *once))
 
@@ -199,12 +206,12 @@ def _task(said: ChainRestrictions, _index: int, task: str, _audience: str) -> No
 
 
 class Effect(NamedTuple):
-    """What a member does.
+    """The effect of a member.
 
     Attributes:
-        take: Takes the member's value into ``ChainRestrictions``, or raises why it can never hold: the caveat's index,
-            the value, the verifier's audience.
-        read: Reads the value first, once for all tokens that have this caveat.
+        take: Takes restrictions, the caveat's index, the member's value and the verifier's audience.  Adds the value to
+            the restrictions, or raises if it can never hold.
+        read: Parses the value first, once for all tokens that have this caveat; None if the value is used as it is.
     """
 
     take: Callable[[ChainRestrictions, int, Any, str], None]
@@ -227,7 +234,7 @@ EFFECTS: Final[dict[str, Effect]] = {
 _OF_THE_CAVEAT: Final = {"allow", "call", "hop", "to"}  # read with the caveat itself
 _operands: Final = attrgetter(*EFFECTS)
 
-# A member without an effect would restrict nothing, so nothing starts that has one.
+# A member without an effect would restrict nothing, so the import fails.
 if {*EFFECTS, *_OF_THE_CAVEAT} != caveats.KNOWN:
     raise AssertionError(f"members without an effect: {sorted(caveats.KNOWN - EFFECTS.keys() - _OF_THE_CAVEAT)}")
 
@@ -235,7 +242,10 @@ if {*EFFECTS, *_OF_THE_CAVEAT} != caveats.KNOWN:
 def effects_of(
     caveat: caveats.WireCaveat,
 ) -> tuple[tuple[Callable[[ChainRestrictions, int, Any, str], None], Any], ...]:
-    """Return what a caveat does beside ``allow`` and ``to``: for each member its ``take``, and the value, read.
+    """Return for each member except ``allow``, ``to`` and ``hop`` its ``take`` and the parsed value.
+
+    Args:
+        caveat: The caveat.
 
     Raises:
         MalformedTokenError: A value that SPEC 6 does not allow.

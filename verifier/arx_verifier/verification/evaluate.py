@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask whether an authentic token allows a call, each of its caveats.  SPEC 11, step 4.
+"""Apply every restriction of an authenticated token to a request, in order.  SPEC 11, step 4.
 
-What a chain says stands in ``chain_state``; here is the order in which it is asked.  Nothing here is remembered or
-waited for.
+This step changes no state and never waits.
 """
 
 from arx_verifier.errors import RequestError
@@ -29,17 +28,18 @@ def judge(
     """Apply every restriction.
 
     Args:
-        epochs: For the store's clock.
+        epochs: The epoch view, which bounds the store's clock.
         prefix: ``call_proof.digest_prefix`` of the audience.
         proven: The chain.
-        call: What was presented, or None for a whole token.
-        request: What is asked for.
+        call: The presented call, or None for a token without a call proof.
+        request: The request.
 
     Returns:
-        The refusal, if there is one; and the arguments' JSON, if it was written on the way, for ``digest_arguments``.
+        The refusal or None; and the arguments' JSON, if it was computed, for ``digest_arguments``.
     """
     if proven.refused is not None:
         return proven.refused, None
+    # The start is compared with the earliest time that it can be, the end with the latest: a clock error never grants.
     early, late = epochs.times_ms(request.at)
     if late >= proven.exp or early < proven.nbf:
         return out_of_time(proven.nbf, proven.exp, proven.identifier.iat, early, late), None
@@ -51,12 +51,12 @@ def judge(
         try:
             written = flat_jcs(request.args) if request.http is None else None
             if written is not None:
-                digest = tool_digest(prefix, call.caveat, request.tool, written)  # what most calls are
+                digest = tool_digest(prefix, call.caveat, request.tool, written)  # the fast path of most calls
             else:
                 digest = call_digest(prefix, call.stamp, fields_of(request))
         except (RequestError, UnicodeEncodeError) as error:
             return no_form(error), None
-        # No secret: whoever sent it has proven that a holder of the parent meant it so.
+        # Not in constant time: the digest is no secret, and the signature over it was verified in step 3.
         if digest != call.digest:
             return another_call(request), written
     elif proven.needs_call:
@@ -66,9 +66,9 @@ def judge(
     refused = proven.judge_tool(request.tool, request.args, written)
     if refused is None and written is None and (call is None or request.http is not None):
         try:
-            written = form_of(request.args)  # no proof covers these arguments
+            written = form_of(request.args)  # no proof covers these arguments, so they were not checked yet
         except RequestError as error:
             return no_form(error), None
-    if refused is None and proven.unmet:  # last: what is refused for another reason needs nobody's approval
+    if refused is None and proven.unmet:  # last: a call that is refused for another reason must not ask for approval
         refused = missing_discharge(proven.unmet, request.tool)
     return refused, written

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask whether a proven token stands: before it is accepted, and again while what it allowed goes on.  SPEC 10, 11.
+"""Check an authenticated token against the revocation epoch: before the call, and again while it runs.  SPEC 10, 11.
 
-``epoch`` decides; here is what is asked, for how long an answer may be waited for, and who waits: a thread, or the
-caller, who is told what for.
+``revocation.epoch`` decides.  This module chooses how long a decision may wait for a newer view, and whether this
+thread waits or the caller does.
 """
 
 import time
@@ -15,17 +15,17 @@ from arx_verifier.revocation import Epochs
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, out_of_time
 
-BEHIND_WAIT_S: Final = 0.05  # a token born after this view: its kill-free birth is normally one probe away
-SYNCING_WAIT_S: Final = 0.5  # a view that has just begun is normally whole within milliseconds
-FRESH_WAIT_S: Final = 1.0  # as long as the default lease: a store that takes longer has ended every lease anyway
+BEHIND_WAIT_S: Final = 0.05  # a token born after this view: one probe normally brings the view to its birth
+SYNCING_WAIT_S: Final = 0.5  # a new view is normally complete within milliseconds
+FRESH_WAIT_S: Final = 1.0  # the default lease: if the store takes longer, every lease has ended anyway
 
 
 class Wait(NamedTuple):
-    """What an answer has to wait for, as ``Epochs.catch_up`` takes it.
+    """The state of the view that a decision waits for: the arguments of ``Epochs.catch_up``.
 
     Attributes:
         sent_after: A probe must have been sent at or after this time, boot clock, ns.
-        born: It must have brought the view to here.
+        born: The sequence that the view must have reached.
         timeout_s: How long to wait.
     """
 
@@ -39,8 +39,8 @@ class VerifierReadiness(NamedTuple):
 
     Attributes:
         ready: Whether it can.
-        why: The reason code of what stands against it, or None.
-        fill: How much of its budget the journal has taken, 0.0 to 1.0; 0.0 where decisions go elsewhere.
+        why: The reason code that every call would be refused with, or None.
+        fill: The used part of the journal's quota, 0.0 to 1.0; 0.0 for another sink.
     """
 
     ready: bool
@@ -49,7 +49,12 @@ class VerifierReadiness(NamedTuple):
 
 
 def readiness(epochs: Epochs, decisions: DecisionSink) -> VerifierReadiness:
-    """Say whether calls can be allowed now, without waiting."""
+    """Return whether calls can be allowed now, without waiting.
+
+    Args:
+        epochs: The epoch view.
+        decisions: The sink of the decision records.
+    """
     incarnation, applied, _ = epochs.view()
     refused = epochs.check(incarnation, applied, ())
     fill = float(getattr(decisions, "fill", 0.0))
@@ -58,12 +63,12 @@ def readiness(epochs: Epochs, decisions: DecisionSink) -> VerifierReadiness:
 
 
 def end_of(decision: Decision, reason: ArxError, epochs: Epochs) -> Decision:
-    """Make the record of running work that was ended.
+    """Return the record of running work that the middleware ended.  SPEC 12.
 
     Args:
-        decision: The allow that it ran under.
-        reason: Why it was ended.
-        epochs: The view that said so.
+        decision: The decision that allowed the work.
+        reason: Why the middleware ended it.
+        epochs: The epoch view at that time.
     """
     incarnation, applied, age_ms = epochs.view()
     return Decision(
@@ -83,15 +88,16 @@ def end_of(decision: Decision, reason: ArxError, epochs: Epochs) -> Decision:
 
 
 def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refused | Wait | None:
-    """Ask without waiting.
+    """Check a token against the epoch view without waiting.  SPEC 10.4.
 
     Args:
-        epochs: The view.
+        epochs: The epoch view.
         proven: The token.
-        waited: What this call was told to wait for before, and has; it is then told to wait no more.
+        waited: The result of the first check, if the caller has waited for it.
 
     Returns:
-        None when the token stands, the refusal, or what to wait for before asking again.
+        None if the token is neither revoked nor frozen and the view is current; the refusal; or, for a first check
+        alone, the state that the caller must wait for before it checks again.
     """
     incarnation, born = proven.identifier.born
     fresh = proven.fresh_ms
@@ -110,12 +116,20 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
             return Wait(sent_after, born, SYNCING_WAIT_S)
         if fresh is not None and refused.code == "stale":
             return Wait(sent_after, born, FRESH_WAIT_S)
-    # What a caller may learn of a kill is that there was one, not whose.
+    # A caller may learn that the token was killed or frozen, but not which target: it could be another tenant's.
     return Refused(refused.code, ())
 
 
 def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
-    """Ask, and where an answer is worth waiting for, wait in this thread and ask again."""
+    """Check a token; if the view is not current, wait in this thread and check once more.
+
+    Args:
+        epochs: The epoch view.
+        proven: The token.
+
+    Returns:
+        The refusal, or None.
+    """
     found = ask(epochs, proven)
     if isinstance(found, Wait):
         epochs.catch_up(*found)
@@ -125,13 +139,16 @@ def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
 
 
 def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun: int) -> Refused | None:
-    """Ask as ``ask_and_wait`` does, and whether the token's time ran out meanwhile.
+    """Check a token as ``ask_and_wait`` does, and whether it expired meanwhile.  SPEC 11, step 8.
 
     Args:
-        epochs: The view.
+        epochs: The epoch view.
         proven: The token.
-        request: What was decided.
-        begun: What ``time.monotonic_ns`` said when the token's time was last looked at.
+        request: The request.
+        begun: ``time.monotonic_ns`` at the last check of the token's validity.
+
+    Returns:
+        The refusal, or None.
     """
     refused = ask_and_wait(epochs, proven)
     early, late = epochs.times_ms(request.after(time.monotonic_ns() - begun).at)
@@ -141,15 +158,15 @@ def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun:
 
 
 def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | None:
-    """Ask whether what was allowed may go on.
+    """Check whether an allowed call may go on.  SPEC 11.
 
     Args:
-        epochs: The view.
+        epochs: The epoch view.
         proven: The token.
-        may_wait: Whether this thread may wait for a probe, as the token's ``fresh`` may ask; else the lease decides.
+        may_wait: Whether this thread may wait for a probe, as the token's ``fresh`` may need; else the lease decides.
 
     Returns:
-        None while it may.
+        None while it may, or the error.
     """
     if epochs.times_ms(time.time_ns() // 1_000_000)[1] >= proven.exp:
         return refusal("expired")

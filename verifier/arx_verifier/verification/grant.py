@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a successful verification returns: on whose behalf the call may run, and how to ask again.  SPEC 11.
+"""The grant: the result of a successful verification.  SPEC 11.
 
-A decision is not its effect.  What runs for long asks again with ``recheck``, and learns with ``on_end`` that the
-middleware has ended it.  What is asked stands in ``freshness``.
+A kill after the decision does not stop running work by itself.  A long call rechecks its token with ``recheck``, and
+``on_end`` reports that the middleware has ended the call.
 """
 
 import os
@@ -17,8 +17,9 @@ from arx_verifier.revocation import Epochs
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck
 
-_ENDING = threading.Lock()  # one for all grants: it is taken when a call is ended early, or asks to be told of that
-# A child that is forked while another thread holds it would wait for ever.  The standard library mends its locks so.
+_ENDING = threading.Lock()  # one for all grants: only ``end`` and ``on_end`` take it, which are rare
+# A child that is forked while another thread has the lock would wait forever.  The standard library resets its own
+# locks in the same way.
 os.register_at_fork(after_in_child=_ENDING._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
@@ -26,11 +27,11 @@ class Grant(msgspec.Struct, eq=False):
     """One allowed call.  Only a ``Verifier`` builds one.
 
     Attributes:
-        facts: Who, through whom, for which task: proven.  Names in ``facts.named`` are what the previous holder wrote;
-            a tool must not authorise on them.
+        facts: Agent, holders, session and task, authenticated.  Names in ``facts.named`` are what the previous holder
+            wrote; a tool must not authorize on them.
         tool: The tool that was allowed.
-        exp: When the token's time is over, ms since the Unix epoch.
-        ended: Why the middleware ended the call before it was over; None while it may go on.
+        exp: When the token expires, ms since the Unix epoch.
+        ended: Why the middleware ended the call early; None while it may go on.
     """
 
     facts: ChainFacts
@@ -55,14 +56,14 @@ class Grant(msgspec.Struct, eq=False):
 
     @property
     def holder(self) -> str:
-        """The last agent named in the chain: who is said to hold the token now."""
+        """The last agent named in the chain: the holder, according to the previous holder."""
         return self.facts.named[-1] if self.facts.named else self.facts.agent
 
     @property
     def subject(self) -> tuple[str, str] | None:
-        """Issuer and subject on whose behalf the agent's session runs, proven; None for nobody's.
+        """Issuer and subject on whose behalf the agent's session runs, authenticated; None for a session without one.
 
-        They are not the agent: what a tool lets them do, it lets them do through this agent and this task.
+        The subject is not the caller: the tool acts for the subject through this agent and this task.
         """
         return self.facts.subject
 
@@ -77,40 +78,39 @@ class Grant(msgspec.Struct, eq=False):
         return self.facts.task
 
     def recheck(self) -> None:
-        """Ask once more, before an irreversible step of a long call, whether everything still stands.
+        """Raise if the token was revoked, frozen or expired meanwhile; call it before each irreversible step.
 
-        Waits for the revocation store when the token asks for a fresh view; from an event loop use
-        ``recheck_async``.
+        It waits for the revocation store if the token requires a fresh view; from an event loop use ``recheck_async``.
 
         Raises:
             RevokedError: A target of the token was killed or frozen meanwhile.
-            StaleEpochError: The verifier cannot know.
-            ValidityError: The token's time is over.
+            StaleEpochError: The verifier's view of the epoch is too old to decide.
+            ValidityError: The token has expired.
         """
         refused = recheck(self._epochs, self._proven, may_wait=True)
         if refused is not None:
             raise refused
 
     async def recheck_async(self) -> None:
-        """Ask as ``recheck`` does, without holding the event loop.
+        """Raise as ``recheck`` does, without blocking the event loop.
 
         Raises:
             RevokedError: A target of the token was killed or frozen meanwhile.
-            StaleEpochError: The verifier cannot know.
-            ValidityError: The token's time is over.
+            StaleEpochError: The verifier's view of the epoch is too old to decide.
+            ValidityError: The token has expired.
         """
         from asyncio import to_thread
 
         await to_thread(self.recheck)
 
     def on_end(self, callback: Callable[[ArxError], object]) -> None:
-        """Be told when the middleware ends this call because the token no longer stands.
+        """Register a callback for the end of this call by the middleware, after a kill, a freeze or the expiry.
 
-        It ends what runs in the event loop itself, by cancelling it.  This is for the rest: a thread, a process, a
-        database's query.
+        The middleware itself cancels the work in the event loop.  The callback is for other work of the call: a thread,
+        a process, a database query.
 
         Args:
-            callback: Called once, with the reason, in the event loop's thread: it must not wait.  Called at once when
+            callback: Called once, with the reason, in the event loop's thread: it must not block.  Called at once if
                 the call has ended already.
         """
         with _ENDING:
@@ -120,11 +120,15 @@ class Grant(msgspec.Struct, eq=False):
         callback(self.ended)
 
     def look_again(self) -> ArxError | None:
-        """Look, without waiting, whether the token no longer stands; by the lease alone, whatever it asks for."""
+        """Return the error that ``recheck`` would raise, without waiting; a ``fresh`` of the token is not applied."""
         return recheck(self._epochs, self._proven, may_wait=False)
 
     def end(self, reason: ArxError) -> None:
-        """End the call: for who runs it, such as the middleware.  Later ends than the first change nothing."""
+        """End the call; the middleware calls this.  A second call changes nothing.
+
+        Args:
+            reason: Why the call ends.
+        """
         with _ENDING:
             if self.ended is not None:
                 return
@@ -132,14 +136,14 @@ class Grant(msgspec.Struct, eq=False):
         for callback in callbacks:
             try:
                 callback(reason)
-            except Exception:  # whatever it is, the other callbacks are told
-                _tell_of_it()
+            except Exception:  # a callback's error must not keep the other callbacks from their cleanup
+                _log_failure()
 
     def __repr__(self) -> str:
         return f"<Grant of {self.tool} to {self.holder}, decision {self.decision}>"
 
 
-def _tell_of_it() -> None:
-    import logging  # for what nearly never happens; whoever starts need not wait for it
+def _log_failure() -> None:
+    import logging  # imported on use, to keep the start fast: callbacks rarely fail
 
     logging.getLogger(__name__).exception("a callback of an ended call failed; the call is ended all the same")

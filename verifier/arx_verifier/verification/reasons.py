@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals: the code and the facts of each, for a caveat, a call, a request.  SPEC 13.
+"""Refusals of caveats, calls and requests: the code and the failures of each.  SPEC 13.
 
-Facts for people: what was expected and what came, never a key, a token or a signature.  The other modules here decide
-when to refuse.
+The other modules of this package decide when to refuse.
 """
+
+# A failure has the expected and the received value, for people.  It never has a key, a token or a signature.
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,12 +21,12 @@ PLACES: Final = ("identifier", *[f"caveat {number}" for number in range(1, wire.
 
 
 class Refused(NamedTuple):
-    """A refusal on its way to becoming a decision.
+    """A refusal before it is recorded as a decision.
 
     Attributes:
-        code: The reason.
-        failures: What did not hold, for the record.
-        untold: Puts all that did not hold into words, where ``failures`` are the first of them alone.
+        code: The reason code.
+        failures: The failures for the record.
+        untold: Returns all failures, if ``failures`` has only the first one; computed for the answer alone.
     """
 
     code: str
@@ -33,7 +34,7 @@ class Refused(NamedTuple):
     untold: Callable[[], tuple[Failure, ...]] | None = None
 
     def all_failures(self) -> tuple[Failure, ...]:
-        """Return all that did not hold, also what no record tells."""
+        """Return all failures, including those that are not recorded."""
         return self.failures if self.untold is None else self.untold()
 
 
@@ -46,7 +47,7 @@ PROOF_MISSING: Final = Refused(
 REPLAYED: Final = Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
 BEFORE_START: Final = Refused(
     "proof_invalid",
-    # The rule is what a client knows it by, which then signs anew by itself: SPEC 8.3.
+    # A client recognizes the refusal by the rule `start`, and then signs anew by itself: SPEC 8.3.
     (Failure("call", "start", "a call signed after this service started; sign it anew", "an earlier one"),),
 )
 ONCE_USED: Final = ("the first call that this approval is used for", "a further one")
@@ -88,22 +89,32 @@ def _prohibits(code: str, index: int, rule: str, expected: str, came: str) -> Ar
 
 
 def used_up(at: str, words: tuple[str, str]) -> Refused:
-    """A ``once`` that cannot be known to be the first."""
+    """A ``once`` that was used before, or that the store may have forgotten.
+
+    Args:
+        at: The caveat's place.
+        words: The expected and the received value.
+    """
     return Refused("already_used", (Failure(at, "once", *words),))
 
 
 def ahead(at: str, by_ms: int) -> Refused:
-    """A ``once`` of a time that has not come: no store remembers it surely."""
+    """A ``once`` whose time is in the future: a store that restarts before that time would forget its use.
+
+    Args:
+        at: The caveat's place.
+        by_ms: How far in the future, ms.
+    """
     came = f"one of {by_ms} ms from now: call again then, and set the clocks"
     return Refused("store_unavailable", (Failure(at, "once", "an approval given before now", came),))
 
 
 def missing_discharge(unmet: Sequence[tuple[int, "ThirdPartyCaveat"]], tool: str) -> Refused | None:
-    """What must be approved before a call of this tool and was not presented; None if nothing.
+    """A call of this tool without the discharges that it needs; None if it needs none.
 
     Args:
-        unmet: The third-party caveats without a discharge, each with its place.
-        tool: What is asked for.
+        unmet: The third-party caveats without a discharge, each with its index.
+        tool: The tool that the caller requests.
     """
     failures: list[Failure] = []
     for index, wanted in unmet:
@@ -117,14 +128,14 @@ def _shown(name: str) -> str:
 
 
 def out_of_time(nbf: int, exp: int, iat: int, early: int, late: int) -> Refused:
-    """The clock is outside a token's time.
+    """A request outside of the token's validity.  All times are ms since the Unix epoch.
 
     Args:
-        nbf: The latest start of validity, ms.
-        exp: The earliest end.
-        iat: When the mint issued it.
-        early: The earliest time it can be, which the start is held to.
-        late: The latest, which the end is held to.
+        nbf: The latest start of validity.
+        exp: The earliest end of validity.
+        iat: When the mint issued the token.
+        early: The earliest possible time of the request, compared with the start.
+        late: The latest possible time of the request, compared with the end.
     """
     if late >= exp:
         return Refused("expired", (Failure("token", "exp", f"a time before {exp}", str(late)),))
@@ -135,35 +146,39 @@ def out_of_time(nbf: int, exp: int, iat: int, early: int, late: int) -> Refused:
 
 
 def out_of_age(age: int) -> Refused:
-    """The call was signed too long ago, or too far ahead."""
+    """A call that was signed too long ago, or too far in the future.
+
+    Args:
+        age: Time since the signature, ms; negative in the future.
+    """
     expected = f"an age of at most {MAX_AGE_MS} ms, at most {MAX_AHEAD_MS} ms ahead"
     off = f"{age} ms behind" if age >= 0 else f"{-age} ms ahead of"
     return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{off} this service's clock"),))
 
 
 def no_form(error: Exception) -> Refused:
-    """The request has no form that a proof could cover."""
+    """A request whose arguments have no RFC 8785 form."""
     return Refused("malformed_request", (Failure("request", "arguments", "JSON as in RFC 8785", str(error)),))
 
 
 def another_call(request: AccessRequest) -> Refused:
-    """The proof is of another call."""
+    """A call proof of another call."""
     what = "method, path, query and body" if request.http is not None else "tool and arguments"
     return Refused("proof_invalid", (Failure("call", "digest", f"the {what} that were signed", "others"),))
 
 
 def code_of(token: object) -> str | None:
-    """Return the code to refuse a token with that is no text, as it may come in a message; None for text."""
+    """Return the reason code for a token that is not text, as a JSON message may have it; None for text."""
     if isinstance(token, str):
         return None
     return "missing_token" if token is None else "malformed"
 
 
 def hold_request(request: object) -> None:
-    """Name what was given in the place of a request.
+    """Raise if *request* is not an ``AccessRequest``.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is of another class, which the text names.
     """
     if not isinstance(request, AccessRequest):
         raise TypeError(f"a verifier decides on an AccessRequest, not on {type(request).__name__}")
